@@ -1,0 +1,104 @@
+# A Kafka broker of one node (broker and controller in one process) in a folder of its own. Sourced; brings common.sh.
+# shellcheck shell=bash source-path=SCRIPTDIR
+# shellcheck source=common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+KAFKA_VERSION=4.3.1
+kafka_libs=$OMNILINK_CACHE/kafka-$KAFKA_VERSION
+
+# Downloads Kafka's jars once; later starts need no network.
+kafka_fetch() {
+  "$scripts/install" kafka
+  [[ ! -f $kafka_libs/.complete ]] || return 0
+  say "fetching Kafka $KAFKA_VERSION (44 MB, once)"
+  local work
+  mkdir -p "$OMNILINK_CACHE"
+  work=$(mktemp -d "$OMNILINK_CACHE/kafka-fetch.XXXXXX")
+  cat >"$work/pom.xml" <<EOF
+<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>omnilink</groupId>
+  <artifactId>kafka-for-tests</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$KAFKA_VERSION</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+EOF
+  # -C: a checksum that does not match is an error, not a warning.
+  if ! mvn -q -B -C -f "$work/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$work/libs" </dev/null >"$work/log" 2>&1; then
+    tail -n 20 "$work/log" >&2
+    rm -rf "$work"
+    die "Kafka could not be downloaded with Maven"
+  fi
+  touch "$work/libs/.complete"
+  rm -rf "$kafka_libs"
+  mv "$work/libs" "$kafka_libs"
+  rm -rf "$work"
+}
+
+kafka_java=(java -Xmx512m -cp "$kafka_libs/*" -Dorg.slf4j.simpleLogger.showDateTime=true
+  '-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS')
+
+# kafka_properties FOLDER CONTROLLER_PORT: what every broker of ours has in common; listeners are the caller's.
+kafka_properties() {
+  cat <<EOF
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:$2
+log.dirs=$1/data
+
+# One node holds the only copy.
+default.replication.factor=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+
+# Small, so that a start is quick and the heap is ours.
+offsets.topic.num.partitions=8
+transaction.state.log.num.partitions=8
+log.cleaner.dedupe.buffer.size=16777216
+
+# OmniLink makes its own topics; one that comes by itself hides a mistake.
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+
+# Compaction, retention and the end of forgotten transactions are tested, so they happen within seconds.
+log.initial.task.delay.ms=0
+log.cleaner.backoff.ms=200
+log.retention.check.interval.ms=1000
+log.segment.delete.delay.ms=1000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+group.min.session.timeout.ms=1000
+
+# After a kill the broker may only come back when its old session has run out.
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+EOF
+}
+
+# kafka_start WHO FOLDER PORT FORMAT_OPTION…: FOLDER holds server.properties; formats the data folder the first time.
+kafka_start() {
+  local who=$1 folder=$2 port=$3
+  shift 3
+  if [[ ! -f $folder/data/meta.properties ]]; then
+    rm -rf "$folder/data"
+    # A cluster's id is 16 bytes in URL-safe base64; the first character may not look like an option.
+    local id
+    id=O$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)
+    "${kafka_java[@]}" kafka.tools.StorageTool format --standalone -t "$id" -c "$folder/server.properties" "$@" \
+      >"$folder/format.log" 2>&1 </dev/null 9>&- || {
+      tail -n 20 "$folder/format.log" >&2
+      die "$who: its data folder could not be formatted"
+    }
+  fi
+  spawn "$folder" "${kafka_java[@]}" kafka.Kafka "$folder/server.properties"
+  await "$who" "$folder" 60 kafka_ready "$folder" "$port"
+}
+
+kafka_ready() { grep -q 'Kafka Server started' "$1/log" && port_open "$2"; }

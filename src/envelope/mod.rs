@@ -1,0 +1,116 @@
+//! What travels: the event, how producers write it (CloudEvents 1.0.2, `contracts.md` section 1), and how OmniLink
+//! keeps it (Avro).
+
+use std::borrow::Cow;
+
+use crate::id::{Identity, Tenant};
+
+/// Who set an event's `time`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimeSource {
+    /// The producer.
+    Producer,
+    /// OmniLink, on receipt.
+    Receiver,
+}
+
+/// What an event is about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entity<'a> {
+    /// At most 512 bytes.
+    pub kind: Cow<'a, str>,
+    /// At most 512 bytes.
+    pub external_id: Cow<'a, str>,
+    /// For people.
+    pub display_name: Option<Cow<'a, str>>,
+}
+
+/// An event's payload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Data<'a> {
+    /// None at all.
+    Absent,
+    /// Checked JSON text (`null` included), as it came.
+    Json(Cow<'a, str>),
+    /// Bytes.
+    Binary(Cow<'a, [u8]>),
+}
+
+/// One event, normalised. Borrows from what it was read from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event<'a> {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// CloudEvents `id`, 1 to 512 bytes.
+    pub id: Cow<'a, str>,
+    /// CloudEvents `source`, a URI reference of 1 to 512 bytes.
+    pub source: Cow<'a, str>,
+    /// CloudEvents `type`, 1 to 512 bytes.
+    pub kind: Cow<'a, str>,
+    /// CloudEvents `subject`.
+    pub subject: Option<Cow<'a, str>>,
+    /// What it is about.
+    pub entity: Option<Entity<'a>>,
+    /// Extension `correlationid`.
+    pub correlation_id: Option<Cow<'a, str>>,
+    /// Extension `causationid`.
+    pub causation_id: Option<Cow<'a, str>>,
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    pub time: i64,
+    /// Who set `time`.
+    pub time_source: TimeSource,
+    /// The payload.
+    pub data: Data<'a>,
+    /// All other context attributes (`dataschema`, `datacontenttype`, `traceparent`, …): the text of a JSON object.
+    pub extensions: Cow<'a, str>,
+    /// A Kafka record without a value: the entity is deleted.
+    pub tombstone: bool,
+    /// The extension `idempotencykey`; over HTTP the header wins.
+    pub idempotency_key: Option<Cow<'a, str>>,
+}
+
+impl Event<'_> {
+    /// What makes it unique for admission: tenant, source and id.
+    pub fn identity(&self) -> Identity {
+        Identity::of("event", &[self.tenant.as_str(), &self.source, &self.id])
+    }
+
+    /// The key of its record on `ingress` and `events`: tenant + entity, else tenant + id, so that events of
+    /// one entity keep their order. `/` separates; it cannot be in a tenant's name, and it is doubled nowhere because the
+    /// lengths of type and id are free: two entities on one key only share a partition.
+    pub fn record_key(&self) -> String {
+        let tenant = self.tenant.as_str();
+        match &self.entity {
+            Some(e) => format!("{tenant}/{}/{}", e.kind, e.external_id),
+            None => format!("{tenant}/{}", self.id),
+        }
+    }
+}
+
+/// Why an envelope is refused: a stable code (`contracts.md`) and a message that says what and where.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Invalid {
+    /// Such as `missing_id` or `invalid_payload`.
+    pub code: Cow<'static, str>,
+    /// For people.
+    pub message: String,
+}
+
+impl Invalid {
+    /// `invalid_payload` with a message.
+    pub fn payload(message: impl Into<String>) -> Self {
+        Self {
+            code: Cow::Borrowed("invalid_payload"),
+            message: message.into(),
+        }
+    }
+
+    /// `missing_{field}`.
+    pub fn missing(field: &str) -> Self {
+        Self {
+            code: Cow::Owned(format!("missing_{field}")),
+            message: format!("`{field}` is required and must not be empty"),
+        }
+    }
+}

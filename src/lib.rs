@@ -1,0 +1,12 @@
+//! OmniLink: an event-sourced stream processor. Everything that matters is a record in a log; all else is derived from it.
+//!
+//! The modules are floors: lower ones know nothing of higher ones (`docs/architecture.md`).
+
+// Floor 1: what keeps things.
+pub mod log;
+pub mod state;
+
+// Floor 0: what travels, and what everyone needs.
+pub mod clock;
+pub mod envelope;
+pub mod id;

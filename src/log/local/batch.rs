@@ -1,0 +1,256 @@
+//! How records lie in the store: one value a commit and partition, which holds a whole batch.
+//!
+//! `version(1) count(4) last_offset_delta(4) base_timestamp(8) max_timestamp(8)`, then for each record, in LEB128
+//! varints: offset delta, timestamp delta, key, value, headers. Key and value are `0` when absent, else length + 1 and the bytes.
+
+use bytes::{Buf, Bytes};
+
+use crate::{
+    clock::Millis,
+    log::{Fetched, Record},
+};
+
+const VERSION: u8 = 1;
+const HEAD: usize = 25;
+
+/// A batch under construction.
+pub(super) struct Builder {
+    pub(super) base: u64,
+    next: u64,
+    count: u32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    bytes: Vec<u8>,
+}
+
+impl Builder {
+    pub(super) fn new(base: u64, timestamp: Millis) -> Self {
+        let mut bytes = Vec::with_capacity(4096);
+        bytes.resize(HEAD, 0);
+        Self {
+            base,
+            next: base,
+            count: 0,
+            base_timestamp: timestamp.0,
+            max_timestamp: timestamp.0,
+            bytes,
+        }
+    }
+
+    pub(super) fn push(&mut self, offset: u64, timestamp: Millis, record: &Record) {
+        varint(&mut self.bytes, offset - self.base);
+        varint(&mut self.bytes, timestamp.0.abs_diff(self.base_timestamp));
+        optional(&mut self.bytes, record.key.as_deref());
+        optional(&mut self.bytes, record.value.as_deref());
+        varint(&mut self.bytes, record.headers.len() as u64);
+        for (name, value) in &record.headers {
+            varint(&mut self.bytes, name.len() as u64);
+            self.bytes.extend_from_slice(name.as_bytes());
+            optional(&mut self.bytes, value.as_deref());
+        }
+        self.count += 1;
+        self.next = offset + 1;
+        self.max_timestamp = self.max_timestamp.max(timestamp.0);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The finished batch; `next` is one past the last offset it stands for (compaction leaves holes).
+    pub(super) fn finish(mut self, next: Option<u64>) -> Batch {
+        self.next = next.unwrap_or(self.next);
+        self.bytes[0] = VERSION;
+        self.bytes[1..5].copy_from_slice(&self.count.to_be_bytes());
+        self.bytes[5..9].copy_from_slice(&((self.next - self.base) as u32).to_be_bytes());
+        self.bytes[9..17].copy_from_slice(&self.base_timestamp.to_be_bytes());
+        self.bytes[17..25].copy_from_slice(&self.max_timestamp.to_be_bytes());
+        self.bytes.shrink_to_fit();
+        Batch {
+            base: self.base,
+            next: self.next,
+            max_timestamp: self.max_timestamp,
+            bytes: self.bytes.into(),
+        }
+    }
+}
+
+/// A finished batch.
+#[derive(Clone)]
+pub(super) struct Batch {
+    pub(super) base: u64,
+    /// One past the last offset.
+    pub(super) next: u64,
+    pub(super) max_timestamp: i64,
+    pub(super) bytes: Bytes,
+}
+
+impl Batch {
+    /// Reads a stored value's head. `None`: damaged.
+    pub(super) fn open(base: u64, bytes: Bytes) -> Option<Self> {
+        let mut head = bytes.get(..HEAD)?;
+        if head.get_u8() != VERSION {
+            return None;
+        }
+        let _count = head.get_u32();
+        let next = base.checked_add(u64::from(head.get_u32()))?;
+        let _base_timestamp = head.get_i64();
+        let max_timestamp = head.get_i64();
+        Some(Self {
+            base,
+            next,
+            max_timestamp,
+            bytes,
+        })
+    }
+
+    /// Appends the records from `from` on to `out`, at most `limit`. `None`: damaged.
+    pub(super) fn read(
+        &self,
+        (topic, partition): (usize, u32),
+        from: u64,
+        limit: usize,
+        out: &mut Vec<Fetched>,
+    ) -> Option<()> {
+        let mut head = self.bytes.get(1..HEAD)?;
+        let count = head.get_u32();
+        head.advance(4);
+        let base_timestamp = head.get_i64();
+        let mut at = Cursor {
+            bytes: &self.bytes,
+            at: HEAD,
+        };
+        let mut taken = 0;
+        for _ in 0..count {
+            let offset = self.base.wrapping_add(at.varint()?);
+            let timestamp = Millis(base_timestamp.wrapping_add(at.varint()? as i64));
+            let (key, value) = (at.optional()?, at.optional()?);
+            let headers = (0..at.varint()?)
+                .map(|_| {
+                    let length = at.varint()?;
+                    let name = at.take(length as usize)?;
+                    let name = std::str::from_utf8(&name).ok()?.to_owned();
+                    Some((name, at.optional()?))
+                })
+                .collect::<Option<Vec<_>>>()?;
+            if offset < from {
+                continue;
+            }
+            if taken == limit {
+                break;
+            }
+            taken += 1;
+            out.push(Fetched {
+                topic,
+                partition,
+                offset,
+                timestamp,
+                record: Record {
+                    key,
+                    value,
+                    headers,
+                },
+            });
+        }
+        Some(())
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a Bytes,
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = *self.bytes.get(self.at)?;
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, length: usize) -> Option<Bytes> {
+        let end = self.at.checked_add(length)?;
+        if end > self.bytes.len() {
+            return None;
+        }
+        let taken = self.bytes.slice(self.at..end);
+        self.at = end;
+        Some(taken)
+    }
+
+    fn optional(&mut self) -> Option<Option<Bytes>> {
+        match self.varint()? {
+            0 => Some(None),
+            length => Some(Some(self.take(length as usize - 1)?)),
+        }
+    }
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn optional(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    match bytes {
+        None => out.push(0),
+        Some(bytes) => {
+            varint(out, bytes.len() as u64 + 1);
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes() -> impl Strategy<Value = Option<Bytes>> {
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from))
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(
+            records in prop::collection::vec((bytes(), bytes(), prop::collection::vec(("[a-z]{0,9}", bytes()), 0..3)), 1..40),
+            from in 0u64..50,
+        ) {
+            let mut builder = Builder::new(5, Millis(1000));
+            let records: Vec<_> = records.into_iter().map(|(key, value, headers)| Record { key, value, headers }).collect();
+            for (i, record) in records.iter().enumerate() {
+                builder.push(5 + i as u64, Millis(1000 + i as i64), record);
+            }
+            let batch = builder.finish(None);
+            let batch = Batch::open(5, batch.bytes).unwrap();
+            prop_assert_eq!(batch.next, 5 + records.len() as u64);
+            let mut out = Vec::new();
+            batch.read((0, 2), from, usize::MAX, &mut out).unwrap();
+            let expected: Vec<_> = records.into_iter().enumerate().filter(|(i, _)| 5 + *i as u64 >= from).collect();
+            prop_assert_eq!(out.len(), expected.len());
+            for (got, (i, record)) in out.into_iter().zip(expected) {
+                prop_assert_eq!(got.offset, 5 + i as u64);
+                prop_assert_eq!(got.timestamp, Millis(1000 + i as i64));
+                prop_assert_eq!(got.record, record);
+            }
+        }
+
+        #[test]
+        fn damage_is_told(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            if let Some(batch) = Batch::open(0, bytes.into()) {
+                let _ = batch.read((0, 0), 0, usize::MAX, &mut Vec::new());
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The topics of the embedded log: kept in the store, never shrunk, each partition with a slot of its own.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    log::{Cleanup, LogError, TopicSpec},
+    state::StateStore,
+};
+
+/// One topic.
+#[derive(Clone, Debug)]
+pub(super) struct Topic {
+    pub(super) name: Arc<str>,
+    pub(super) partitions: u32,
+    pub(super) cleanup: Cleanup,
+    /// The slot of its partition 0; the others follow.
+    pub(super) first_slot: usize,
+}
+
+/// All topics. A partition's slot is its number among all partitions, in the order of making; the key of
+/// a batch in the store is `slot(4) offset(8)`, big-endian.
+#[derive(Default)]
+pub(super) struct Catalogue {
+    topics: Vec<Topic>,
+    by_name: HashMap<Arc<str>, usize>,
+}
+
+const ROW: &[u8] = b"topics";
+
+impl Catalogue {
+    pub(super) fn load(store: &StateStore) -> Result<Self, LogError> {
+        let mut catalogue = Self::default();
+        let Some(row) = store.meta(ROW)? else {
+            return Ok(catalogue);
+        };
+        let rows: Vec<(String, u32)> = serde_json::from_slice(&row)
+            .map_err(|e| LogError::Fatal(format!("the list of topics is damaged: {e}")))?;
+        for (name, partitions) in rows {
+            catalogue.add(name.into(), partitions, Cleanup::Keep);
+        }
+        Ok(catalogue)
+    }
+
+    fn add(&mut self, name: Arc<str>, partitions: u32, cleanup: Cleanup) {
+        let first_slot = self.slots();
+        self.by_name.insert(Arc::clone(&name), self.topics.len());
+        self.topics.push(Topic {
+            name,
+            partitions,
+            cleanup,
+            first_slot,
+        });
+    }
+
+    /// Makes what is missing, checks the rest. Policies follow the configuration at every start.
+    pub(super) fn provision(
+        &mut self,
+        store: &StateStore,
+        specs: &[TopicSpec],
+        create: bool,
+    ) -> Result<(), LogError> {
+        for spec in specs {
+            if let Some(index) = self.by_name.get(&spec.name) {
+                let topic = &mut self.topics[*index];
+                if topic.partitions != spec.partitions {
+                    return Err(LogError::PartitionCount {
+                        topic: spec.name.to_string(),
+                        expected: spec.partitions,
+                        found: topic.partitions,
+                    });
+                }
+                topic.cleanup = spec.cleanup;
+            } else if create {
+                self.add(Arc::clone(&spec.name), spec.partitions, spec.cleanup);
+            } else {
+                return Err(LogError::UnknownTopic(spec.name.to_string()));
+            }
+        }
+        let rows: Vec<(&str, u32)> = self
+            .topics
+            .iter()
+            .map(|t| (&*t.name, t.partitions))
+            .collect();
+        let row = serde_json::to_vec(&rows).map_err(|e| LogError::Fatal(e.to_string()))?;
+        store.apply(&crate::state::Changes::default(), &[(ROW.to_vec(), row)])?;
+        store.sync()?;
+        Ok(())
+    }
+
+    pub(super) fn topic(&self, name: &str) -> Result<&Topic, LogError> {
+        let index = self.by_name.get(name);
+        index
+            .map(|i| &self.topics[*i])
+            .ok_or_else(|| LogError::UnknownTopic(name.into()))
+    }
+
+    pub(super) fn slot(&self, name: &str, partition: u32) -> Result<usize, LogError> {
+        let topic = self.topic(name)?;
+        if partition >= topic.partitions {
+            return Err(LogError::UnknownTopic(format!("{name}/{partition}")));
+        }
+        Ok(topic.first_slot + partition as usize)
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.topics
+            .last()
+            .map_or(0, |t| t.first_slot + t.partitions as usize)
+    }
+
+    pub(super) fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+}
+
+/// The store's key of a batch.
+pub(super) fn batch_key(slot: usize, base: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&(slot as u32).to_be_bytes());
+    key[4..].copy_from_slice(&base.to_be_bytes());
+    key
+}
+
+/// The base offset in a batch's key.
+pub(super) fn base_of(key: &[u8]) -> u64 {
+    let mut base = [0; 8];
+    base.copy_from_slice(&key[4..12]);
+    u64::from_be_bytes(base)
+}

@@ -1,0 +1,76 @@
+//! The one thread that writes: takes what has gathered, commits it atomically and synced, wakes those who wait.
+
+use std::time::{Duration, Instant};
+
+use fjall::PersistMode;
+
+use super::{Shared, catalogue::batch_key, sequencer::Commit};
+use crate::log::LogError;
+
+/// How often the free space is measured while there is something to write.
+const DISK_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(super) fn run(shared: &Shared) {
+    let mut looked = Instant::now();
+    loop {
+        let commit = {
+            let mut sequencer = shared.sequencer.lock();
+            while sequencer.idle() {
+                // A full disk is looked at even when everyone is refused.
+                shared.gathered.wait_for(&mut sequencer, Duration::from_secs(1));
+                if shared.full.load(std::sync::atomic::Ordering::Relaxed) {
+                    shared.look_at_disk();
+                }
+            }
+            match sequencer.take() {
+                Some(commit) => commit,
+                None => return,
+            }
+        };
+        if looked.elapsed() > DISK_INTERVAL {
+            shared.look_at_disk();
+            looked = Instant::now();
+        }
+        match write(shared, &commit) {
+            Ok(()) => {
+                shared.sequencer.lock().durable_now(&commit);
+                for (answer, positions) in commit.pending.waiters {
+                    // Whoever does not wait any more needs no answer.
+                    let _ = answer.send(Ok(positions));
+                }
+            }
+            Err(error) => {
+                // What the disk holds is unknown now. Nothing more is taken; the process ends, and the next start recovers.
+                tracing::error!(%error, "the log cannot be written");
+                let mut sequencer = shared.sequencer.lock();
+                sequencer.fail(&error);
+                let rest = sequencer.take();
+                drop(sequencer);
+                let waiters = commit.pending.waiters.into_iter();
+                for (answer, _) in waiters.chain(rest.into_iter().flat_map(|c| c.pending.waiters)) {
+                    let _ = answer.send(Err(error.clone()));
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn write(shared: &Shared, commit: &Commit) -> Result<(), LogError> {
+    let mut batch = shared
+        .store
+        .database
+        .batch()
+        .durability(Some(PersistMode::SyncData));
+    for (slot, records) in &commit.batches {
+        let key = batch_key(*slot, records.base);
+        batch.insert(&shared.batches, key, records.bytes.clone());
+    }
+    for changes in &commit.pending.state {
+        shared.store.stage(&mut batch, changes);
+    }
+    for (row, next) in &commit.pending.positions {
+        batch.insert(&shared.store.meta, row.as_slice(), next.to_be_bytes());
+    }
+    Ok(batch.commit()?)
+}

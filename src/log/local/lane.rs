@@ -1,0 +1,177 @@
+//! Lanes and sources of the embedded log: one owner of all partitions, a new one fences the one before.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Shared, position_row,
+    reader::{LocalReader, UpTo},
+    sequencer::Ownership,
+};
+use crate::{
+    log::{Fetched, Lane, LogError, Polled, Reader, Source, Transaction, Watermarks},
+    state::StateStore,
+};
+
+fn all_partitions(shared: &Shared, topics: &[String]) -> Result<Vec<(usize, u32)>, LogError> {
+    let catalogue = shared.catalogue.read();
+    let mut all = Vec::new();
+    for (index, topic) in topics.iter().enumerate() {
+        all.extend((0..catalogue.topic(topic)?.partitions).map(|p| (index, p)));
+    }
+    Ok(all)
+}
+
+pub(super) struct LocalLane {
+    shared: Arc<Shared>,
+    processor: Arc<str>,
+    epoch: u64,
+    topics: Vec<String>,
+    reader: LocalReader,
+    announced: bool,
+}
+
+impl LocalLane {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        processor: &str,
+        topics: &[String],
+    ) -> Result<Self, LogError> {
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let reader = LocalReader::new(Arc::clone(&shared), &names, UpTo::Sequenced)?;
+        let processor: Arc<str> = processor.into();
+        let epoch = shared.sequencer.lock().own(&processor);
+        Ok(Self {
+            shared,
+            processor,
+            epoch,
+            topics: topics.to_vec(),
+            reader,
+            announced: false,
+        })
+    }
+}
+
+impl Lane for LocalLane {
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
+        if !self.announced {
+            self.announced = true;
+            return Ok(Polled::Assigned(all_partitions(&self.shared, &self.topics)?));
+        }
+        self.reader.poll(wait, out)?;
+        Ok(Polled::Records)
+    }
+
+    fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError> {
+        let name = &self.topics[topic];
+        let next = self
+            .shared
+            .committed(&self.processor, name, partition)?
+            .unwrap_or_default();
+        self.reader.assign_at(topic, partition, next)?;
+        Ok(next)
+    }
+
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        for (topic, partition) in partitions {
+            self.reader.release(*topic, *partition);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {
+        let positions = transaction
+            .positions
+            .iter()
+            .map(|(topic, partition, next)| {
+                let row = position_row(&self.processor, &self.topics[*topic], *partition);
+                (row, *next)
+            })
+            .collect();
+        let ownership = Ownership {
+            processor: &self.processor,
+            epoch: self.epoch,
+            positions,
+        };
+        let (answer, acknowledged) = oneshot::channel();
+        self.shared
+            .sequence(
+                &transaction.outputs,
+                Some(transaction.state),
+                Some(ownership),
+                answer,
+            )
+            .map_err(|(_, error)| error)?;
+        match acknowledged.blocking_recv() {
+            Ok(result) => result.map(drop),
+            Err(_) => Err(LogError::Fatal("the log has stopped".into())),
+        }
+    }
+
+    fn watermarks(&self, topic: usize, partition: u32) -> Result<Watermarks, LogError> {
+        let slot = self
+            .shared
+            .catalogue
+            .read()
+            .slot(&self.topics[topic], partition)?;
+        Ok(self.shared.sequencer.lock().sequenced(slot))
+    }
+
+    fn state(&self) -> &StateStore {
+        &self.shared.store
+    }
+}
+
+pub(super) struct LocalSource {
+    shared: Arc<Shared>,
+    topic: String,
+    reader: LocalReader,
+    announced: bool,
+}
+
+impl LocalSource {
+    pub(super) fn new(shared: Arc<Shared>, topic: &str) -> Result<Self, LogError> {
+        let reader = LocalReader::new(Arc::clone(&shared), &[topic], UpTo::Durable)?;
+        Ok(Self {
+            shared,
+            topic: topic.to_owned(),
+            reader,
+            announced: false,
+        })
+    }
+}
+
+impl Source for LocalSource {
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
+        if !self.announced {
+            self.announced = true;
+            let topics = std::slice::from_ref(&self.topic);
+            return Ok(Polled::Assigned(all_partitions(&self.shared, topics)?));
+        }
+        self.reader.poll(wait, out)?;
+        Ok(Polled::Records)
+    }
+
+    fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
+        let slot = self.shared.catalogue.read().slot(&self.topic, partition)?;
+        let Watermarks { start, end } = self.shared.sequencer.lock().durable(slot);
+        if offset < start || offset > end {
+            return Err(LogError::OutOfRange {
+                topic: self.topic.clone(),
+                partition,
+                offset,
+                start,
+                end,
+            });
+        }
+        self.reader.assign_at(0, partition, offset)
+    }
+
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        for (topic, partition) in partitions {
+            self.reader.release(*topic, *partition);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! The embedded log: one process, one directory, one atomic synced commit for all who wait.
+//!
+//! Appends and transactions gather under one lock ([`sequencer`]); one thread ([`committer`]) takes what has gathered, writes it
+//! as one atomic batch of the store (log, keyed state, positions), syncs, and wakes those who wait: a
+//! commit is a group commit by construction. Lanes may read what is sequenced but not yet durable, for their own
+//! commit comes later in the same order; everyone else reads up to the durable end.
+
+mod batch;
+mod catalogue;
+mod committer;
+mod lane;
+mod reader;
+mod retention;
+mod sequencer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+    thread::JoinHandle,
+};
+
+use catalogue::Catalogue;
+use fjall::{Keyspace, KeyspaceCreateOptions};
+use parking_lot::{Condvar, Mutex, RwLock};
+use sequencer::Sequencer;
+use tokio::sync::oneshot;
+
+use super::{
+    Acknowledged, Append, Lane, Log, LogError, Output, Reader, Source, TopicSpec, Watermarks,
+};
+use crate::{
+    clock::{Clock, Millis},
+    state::{Changes, StateError, StateStore},
+};
+
+/// How the embedded log is kept.
+#[derive(Clone)]
+pub struct LocalOptions {
+    /// Appends are refused while less than this is free on the disk (`DiskFull`), so that the store itself
+    /// never meets a full disk.
+    pub min_free_bytes: u64,
+    /// The clock that stamps records.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl LocalOptions {
+    /// The usual: 256 MiB kept free.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            min_free_bytes: 256 << 20,
+            clock,
+        }
+    }
+}
+
+/// The embedded log. Dropping it commits what was appended and stops its threads.
+pub struct LocalLog {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    store: StateStore,
+    batches: Keyspace,
+    dir: PathBuf,
+    options: LocalOptions,
+    catalogue: RwLock<Catalogue>,
+    sequencer: Mutex<Sequencer>,
+    /// Something was appended, or the log is closing.
+    gathered: Condvar,
+    /// Less than `min_free_bytes` is free.
+    full: AtomicBool,
+    closing: Mutex<bool>,
+    closed: Condvar,
+}
+
+impl From<StateError> for LogError {
+    fn from(error: StateError) -> Self {
+        Self::Fatal(error.0)
+    }
+}
+
+impl From<fjall::Error> for LogError {
+    fn from(error: fjall::Error) -> Self {
+        StateError::from(error).into()
+    }
+}
+
+/// A batch in memory before it goes to disk.
+const BATCHES_MEMTABLE_BYTES: u64 = 32 << 20;
+
+impl LocalLog {
+    /// Opens or makes the log in `dir`, and recovers what the last process left.
+    pub fn open(dir: &Path, options: LocalOptions) -> Result<Self, LogError> {
+        let store = StateStore::open(dir)?;
+        let batches = store.database.keyspace("log", || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(BATCHES_MEMTABLE_BYTES)
+                .with_kv_separation(Some(fjall::KvSeparationOptions::default()))
+        })?;
+        let catalogue = Catalogue::load(&store)?;
+        let sequencer = Sequencer::recover(&batches, &catalogue)?;
+        let shared = Arc::new(Shared {
+            store,
+            batches,
+            dir: dir.to_owned(),
+            options,
+            catalogue: RwLock::new(catalogue),
+            sequencer: Mutex::new(sequencer),
+            gathered: Condvar::new(),
+            full: AtomicBool::new(false),
+            closing: Mutex::new(false),
+            closed: Condvar::new(),
+        });
+        shared.look_at_disk();
+        let run = |name: &str, body: fn(&Shared)| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || body(&shared))
+                .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))
+        };
+        let threads = vec![
+            run("log-commit", committer::run)?,
+            run("log-upkeep", retention::run)?,
+        ];
+        Ok(Self { shared, threads })
+    }
+
+    /// The keyed state beside the log, committed with it.
+    pub fn state(&self) -> &StateStore {
+        &self.shared.store
+    }
+
+    /// Drops what retention lets go and compacts compacted topics, as of now; runs by itself once a minute.
+    pub fn tidy(&self) -> Result<(), LogError> {
+        self.shared.tidy()
+    }
+}
+
+impl Drop for LocalLog {
+    fn drop(&mut self) {
+        *self.shared.closing.lock() = true;
+        self.shared.closed.notify_all();
+        self.shared.sequencer.lock().close();
+        self.shared.gathered.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said why.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Log for LocalLog {
+    fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError> {
+        let mut catalogue = self.shared.catalogue.write();
+        let before = catalogue.slots();
+        catalogue.provision(&self.shared.store, topics, create)?;
+        self.shared
+            .sequencer
+            .lock()
+            .add_partitions(catalogue.slots() - before);
+        Ok(())
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        Ok(self.shared.catalogue.read().topic(topic)?.partitions)
+    }
+
+    fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
+        let (answer, acknowledged) = oneshot::channel();
+        if let Err((answer, error)) = self.shared.append(&records, state, answer) {
+            // Nobody waits any more: then nobody needs the error.
+            let _ = answer.send(Err(error));
+        }
+        acknowledged
+    }
+
+    fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(reader::LocalReader::new(
+            Arc::clone(&self.shared),
+            &[topic],
+            reader::UpTo::Durable,
+        )?))
+    }
+
+    fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
+        Ok(Box::new(lane::LocalLane::new(
+            Arc::clone(&self.shared),
+            processor,
+            topics,
+        )?))
+    }
+
+    fn source(&self, _processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError> {
+        Ok(Box::new(lane::LocalSource::new(
+            Arc::clone(&self.shared),
+            topic,
+        )?))
+    }
+
+    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
+        let slot = self.shared.catalogue.read().slot(topic, partition)?;
+        Ok(self.shared.sequencer.lock().durable(slot))
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
+        self.shared.offset_at(topic, partition, at)
+    }
+
+    fn committed(
+        &self,
+        processor: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Option<u64>, LogError> {
+        self.shared.committed(processor, topic, partition)
+    }
+
+    fn health(&self) -> Result<(), LogError> {
+        if self.shared.full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(self.shared.disk_full());
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn committed(
+        &self,
+        processor: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Option<u64>, LogError> {
+        let row = self.store.meta(&position_row(processor, topic, partition))?;
+        Ok(row
+            .and_then(|row| row.as_ref().try_into().ok())
+            .map(u64::from_be_bytes))
+    }
+
+    fn disk_full(&self) -> LogError {
+        LogError::DiskFull(format!(
+            "less than {} MiB are free under {}; appends are refused until there is room",
+            self.options.min_free_bytes >> 20,
+            self.dir.display()
+        ))
+    }
+
+    /// Measures the free space. A disk that cannot be asked counts as free: the store will tell.
+    fn look_at_disk(&self) {
+        let full = rustix::fs::statvfs(&self.dir)
+            .is_ok_and(|disk| disk.f_bavail * disk.f_frsize < self.options.min_free_bytes);
+        self.full
+            .store(full, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+fn position_row(processor: &str, topic: &str, partition: u32) -> Vec<u8> {
+    format!("position/{processor}/{topic}/{partition}").into_bytes()
+}
+
+/// Outputs and appends alike: topic, chosen partition, record.
+trait Outgoing {
+    fn parts(&self) -> (&Arc<str>, Option<u32>, &super::Record);
+}
+
+impl Outgoing for Append {
+    fn parts(&self) -> (&Arc<str>, Option<u32>, &super::Record) {
+        (&self.topic, None, &self.record)
+    }
+}
+
+impl Outgoing for Output {
+    fn parts(&self) -> (&Arc<str>, Option<u32>, &super::Record) {
+        (&self.topic, self.partition, &self.record)
+    }
+}

@@ -1,0 +1,202 @@
+//! Reading the embedded log.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Shared;
+use crate::log::{Fetched, LogError, Reader, Watermarks};
+
+/// How far a reader may see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UpTo {
+    /// What is on disk.
+    Durable,
+    /// What has its place in the order, for lanes.
+    Sequenced,
+}
+
+/// Wakes one reader.
+pub(super) struct Signal {
+    up_to: UpTo,
+    raised: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Signal {
+    fn raise(&self) {
+        *self.raised.lock() = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn raise_sequenced(&self) {
+        if self.up_to == UpTo::Sequenced {
+            self.raise();
+        }
+    }
+
+    pub(super) fn raise_durable(&self) {
+        if self.up_to == UpTo::Durable {
+            self.raise();
+        }
+    }
+
+    fn wait_until(&self, deadline: Instant) -> bool {
+        let mut raised = self.raised.lock();
+        while !*raised {
+            if self.wake.wait_until(&mut raised, deadline).timed_out() {
+                break;
+            }
+        }
+        std::mem::take(&mut raised)
+    }
+}
+
+struct Assigned {
+    topic: usize,
+    partition: u32,
+    slot: usize,
+    next: u64,
+}
+
+/// A reader of partitions of some topics.
+pub(super) struct LocalReader {
+    shared: Arc<Shared>,
+    topics: Vec<String>,
+    signal: Arc<Signal>,
+    assigned: Vec<Assigned>,
+    /// Where the next poll begins, so that no partition starves.
+    turn: usize,
+}
+
+const POLL_RECORDS: usize = 10_000;
+
+impl LocalReader {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        topics: &[&str],
+        up_to: UpTo,
+    ) -> Result<Self, LogError> {
+        for topic in topics {
+            shared.catalogue.read().topic(topic)?;
+        }
+        Ok(Self {
+            shared,
+            topics: topics.iter().map(|t| (*t).to_owned()).collect(),
+            signal: Arc::new(Signal {
+                up_to,
+                raised: Mutex::new(false),
+                wake: Condvar::new(),
+            }),
+            assigned: Vec::new(),
+            turn: 0,
+        })
+    }
+
+    pub(super) fn assign_at(
+        &mut self,
+        topic: usize,
+        partition: u32,
+        offset: u64,
+    ) -> Result<(), LogError> {
+        let slot = self
+            .shared
+            .catalogue
+            .read()
+            .slot(&self.topics[topic], partition)?;
+        self.release(topic, partition);
+        self.shared.sequencer.lock().watch(slot, &self.signal);
+        self.assigned.push(Assigned {
+            topic,
+            partition,
+            slot,
+            next: offset,
+        });
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, topic: usize, partition: u32) {
+        self.assigned.retain(|a| {
+            let keep = (a.topic, a.partition) != (topic, partition);
+            if !keep {
+                self.shared.sequencer.lock().unwatch(a.slot, &self.signal);
+            }
+            keep
+        });
+    }
+
+    fn watermarks(&self, slot: usize) -> Watermarks {
+        let sequencer = self.shared.sequencer.lock();
+        match self.signal.up_to {
+            UpTo::Durable => sequencer.durable(slot),
+            UpTo::Sequenced => sequencer.sequenced(slot),
+        }
+    }
+
+    /// Takes what is there now.
+    fn drain(&mut self, out: &mut Vec<Fetched>) -> Result<(), LogError> {
+        let before = out.len();
+        let count = self.assigned.len();
+        for i in 0..count {
+            let index = (self.turn + i) % count;
+            loop {
+                let room = POLL_RECORDS.saturating_sub(out.len() - before);
+                if room == 0 {
+                    self.turn = index;
+                    return Ok(());
+                }
+                let at = &self.assigned[index];
+                let marks = self.watermarks(at.slot);
+                let from = at.next.max(marks.start);
+                if from >= marks.end {
+                    break;
+                }
+                let Some(batch) = self.shared.batch_at(at.slot, from)? else {
+                    break;
+                };
+                if batch.base >= marks.end {
+                    break;
+                }
+                let had = out.len();
+                batch
+                    .read((at.topic, at.partition), from, room, out)
+                    .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))?;
+                let took = out.len() - had;
+                self.assigned[index].next = match out.last() {
+                    Some(last) if took == room => last.offset + 1,
+                    _ => batch.next,
+                };
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Reader for LocalReader {
+    fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.assign_at(0, partition, offset)
+    }
+
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError> {
+        let deadline = Instant::now() + wait;
+        let before = out.len();
+        loop {
+            self.drain(out)?;
+            if out.len() > before || !self.signal.wait_until(deadline) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for LocalReader {
+    fn drop(&mut self) {
+        let mut sequencer = self.shared.sequencer.lock();
+        for at in &self.assigned {
+            sequencer.unwatch(at.slot, &self.signal);
+        }
+    }
+}

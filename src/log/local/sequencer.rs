@@ -1,0 +1,386 @@
+//! Gathers appends and transactions in one order until the committer takes them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+};
+
+use fjall::Keyspace;
+use tokio::sync::oneshot;
+
+use super::{
+    Outgoing, Shared,
+    batch::{Batch, Builder},
+    catalogue::{Catalogue, base_of, batch_key},
+    reader::Signal,
+};
+use crate::{
+    clock::Millis,
+    log::{LogError, Position, Watermarks, partition_for},
+    state::Changes,
+};
+
+pub(super) type Answer = oneshot::Sender<Result<Vec<Position>, LogError>>;
+
+/// Batches kept in memory for readers near the end, for each partition.
+const RECENT_BYTES: usize = 1 << 20;
+/// A batch is closed at this size, so that reading one record back costs no more than this.
+const BATCH_BYTES: usize = 512 << 10;
+/// Appends beyond this much that waits for the disk are refused.
+const PENDING_BYTES: usize = 64 << 20;
+/// The largest record.
+const RECORD_BYTES: usize = 16 << 20;
+
+/// The tail of one partition.
+pub(super) struct Tail {
+    start: u64,
+    next: u64,
+    /// One past what is sequenced: frozen into batches, on its way to the disk.
+    sequenced: u64,
+    durable: u64,
+    latest: i64,
+    building: Vec<Builder>,
+    recent: VecDeque<Batch>,
+    recent_bytes: usize,
+    signals: Vec<Arc<Signal>>,
+}
+
+impl Tail {
+    fn new(start: u64, next: u64) -> Self {
+        Self {
+            start,
+            next,
+            sequenced: next,
+            durable: next,
+            latest: i64::MIN,
+            building: Vec::new(),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            signals: Vec::new(),
+        }
+    }
+}
+
+/// What has gathered since the committer came last.
+#[derive(Default)]
+pub(super) struct Pending {
+    touched: Vec<usize>,
+    pub(super) state: Vec<Changes>,
+    pub(super) positions: Vec<(Vec<u8>, u64)>,
+    pub(super) waiters: Vec<(Answer, Vec<Position>)>,
+    bytes: usize,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+}
+
+/// What the committer writes.
+pub(super) struct Commit {
+    pub(super) batches: Vec<(usize, Batch)>,
+    pub(super) pending: Pending,
+}
+
+pub(super) struct Sequencer {
+    tails: Vec<Tail>,
+    pending: Pending,
+    /// The newest owner of each processor's lane.
+    owners: HashMap<Arc<str>, u64>,
+    closing: bool,
+    failed: Option<LogError>,
+}
+
+impl Sequencer {
+    /// Finds the ends of all partitions.
+    pub(super) fn recover(batches: &Keyspace, catalogue: &Catalogue) -> Result<Self, LogError> {
+        let mut tails = Vec::new();
+        for slot in 0..catalogue.slots() {
+            let prefix = (slot as u32).to_be_bytes();
+            let first = batches.prefix(prefix).next();
+            let last = batches.prefix(prefix).next_back();
+            let start = match first {
+                Some(guard) => base_of(&guard.key()?),
+                None => 0,
+            };
+            let next = match last {
+                Some(guard) => {
+                    let (key, value) = guard.into_inner()?;
+                    Batch::open(base_of(&key), value.into())
+                        .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))?
+                        .next
+                }
+                None => 0,
+            };
+            tails.push(Tail::new(start, next));
+        }
+        Ok(Self {
+            tails,
+            pending: Pending::default(),
+            owners: HashMap::new(),
+            closing: false,
+            failed: None,
+        })
+    }
+
+    pub(super) fn add_partitions(&mut self, count: usize) {
+        self.tails
+            .extend(std::iter::repeat_with(|| Tail::new(0, 0)).take(count));
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    pub(super) fn fail(&mut self, error: &LogError) {
+        self.failed = Some(error.clone());
+    }
+
+    pub(super) fn failed(&self) -> Option<&LogError> {
+        self.failed.as_ref()
+    }
+
+    pub(super) fn durable(&self, slot: usize) -> Watermarks {
+        let tail = &self.tails[slot];
+        Watermarks {
+            start: tail.start,
+            end: tail.durable,
+        }
+    }
+
+    pub(super) fn sequenced(&self, slot: usize) -> Watermarks {
+        let tail = &self.tails[slot];
+        Watermarks {
+            start: tail.start,
+            end: tail.sequenced,
+        }
+    }
+
+    pub(super) fn set_start(&mut self, slot: usize, start: u64) {
+        self.tails[slot].start = start;
+    }
+
+    pub(super) fn watch(&mut self, slot: usize, signal: &Arc<Signal>) {
+        self.tails[slot].signals.push(Arc::clone(signal));
+    }
+
+    pub(super) fn unwatch(&mut self, slot: usize, signal: &Arc<Signal>) {
+        self.tails[slot].signals.retain(|s| !Arc::ptr_eq(s, signal));
+    }
+
+    /// The batch in memory that holds `offset`.
+    pub(super) fn recent(&self, slot: usize, offset: u64) -> Option<Batch> {
+        let recent = &self.tails[slot].recent;
+        let after = recent.partition_point(|batch| batch.next <= offset);
+        recent
+            .get(after)
+            .filter(|batch| batch.base <= offset)
+            .cloned()
+    }
+
+    /// Forgets batches in memory that compaction has rewritten.
+    pub(super) fn forget_recent(&mut self, slot: usize) {
+        let tail = &mut self.tails[slot];
+        // What is not durable yet is only here.
+        let durable = tail.durable;
+        tail.recent.retain(|batch| batch.next > durable);
+        tail.recent_bytes = tail.recent.iter().map(|b| b.bytes.len()).sum();
+    }
+
+    /// Makes a new owner of a processor's lane; the one before is fenced.
+    pub(super) fn own(&mut self, processor: &Arc<str>) -> u64 {
+        let epoch = self.owners.entry(Arc::clone(processor)).or_default();
+        *epoch += 1;
+        *epoch
+    }
+
+    fn check_owner(&self, processor: &Arc<str>, epoch: u64) -> Result<(), LogError> {
+        let newest = self.owners.get(processor).copied().unwrap_or_default();
+        if newest == epoch {
+            return Ok(());
+        }
+        Err(LogError::Fenced(format!(
+            "a newer lane of `{processor}` has taken over"
+        )))
+    }
+
+    fn push(&mut self, slot: usize, record: &crate::log::Record, now: Millis) -> u64 {
+        let tail = &mut self.tails[slot];
+        // LogAppendTime never steps back within a partition, whatever the clock does.
+        tail.latest = tail.latest.max(now.0);
+        let timestamp = Millis(tail.latest);
+        if tail.building.is_empty() {
+            self.pending.touched.push(slot);
+        }
+        let offset = tail.next;
+        let full = tail.building.last().is_none_or(|b| b.len() >= BATCH_BYTES);
+        if full {
+            tail.building.push(Builder::new(offset, timestamp));
+        }
+        if let Some(builder) = tail.building.last_mut() {
+            let before = builder.len();
+            builder.push(offset, timestamp, record);
+            self.pending.bytes += builder.len() - before;
+        }
+        tail.next += 1;
+        offset
+    }
+
+    /// Whether the committer has something to do, or is to stop.
+    pub(super) fn idle(&self) -> bool {
+        self.pending.is_empty() && !self.closing
+    }
+
+    /// Takes what has gathered; `None`: the log closes and all is committed.
+    pub(super) fn take(&mut self) -> Option<Commit> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let mut batches = Vec::with_capacity(pending.touched.len());
+        for slot in &pending.touched {
+            let tail = &mut self.tails[*slot];
+            for builder in std::mem::take(&mut tail.building) {
+                let batch = builder.finish(None);
+                tail.recent_bytes += batch.bytes.len();
+                tail.recent.push_back(batch.clone());
+                batches.push((*slot, batch));
+            }
+            tail.sequenced = tail.next;
+            for signal in &tail.signals {
+                signal.raise_sequenced();
+            }
+        }
+        Some(Commit { batches, pending })
+    }
+
+    /// Marks a commit as durable, and lets go of old batches in memory.
+    pub(super) fn durable_now(&mut self, commit: &Commit) {
+        for (slot, batch) in &commit.batches {
+            let tail = &mut self.tails[*slot];
+            tail.durable = batch.next;
+            while tail.recent_bytes > RECENT_BYTES
+                && tail.recent.front().is_some_and(|b| b.next <= tail.durable)
+            {
+                if let Some(old) = tail.recent.pop_front() {
+                    tail.recent_bytes -= old.bytes.len();
+                }
+            }
+            for signal in &tail.signals {
+                signal.raise_durable();
+            }
+        }
+    }
+}
+
+/// What a transaction adds to its appends.
+pub(super) struct Ownership<'a> {
+    pub(super) processor: &'a Arc<str>,
+    pub(super) epoch: u64,
+    pub(super) positions: Vec<(Vec<u8>, u64)>,
+}
+
+impl Shared {
+    pub(super) fn append<T: Outgoing>(
+        &self,
+        records: &[T],
+        state: Option<Changes>,
+        answer: Answer,
+    ) -> Result<(), (Answer, LogError)> {
+        self.sequence(records, state, None, answer)
+    }
+
+    /// Puts records, state and positions into the next commit, in order, all or nothing.
+    pub(super) fn sequence<T: Outgoing>(
+        &self,
+        records: &[T],
+        state: Option<Changes>,
+        ownership: Option<Ownership<'_>>,
+        answer: Answer,
+    ) -> Result<(), (Answer, LogError)> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err((answer, self.disk_full()));
+        }
+        let mut slots = Vec::with_capacity(records.len());
+        {
+            let catalogue = self.catalogue.read();
+            let mut topic: Option<&super::catalogue::Topic> = None;
+            for outgoing in records {
+                let (name, partition, record) = outgoing.parts();
+                let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
+                if size > RECORD_BYTES {
+                    return Err((answer, LogError::TooLarge(size)));
+                }
+                if topic.is_none_or(|t| t.name != *name) {
+                    match catalogue.topic(name) {
+                        Ok(found) => topic = Some(found),
+                        Err(error) => return Err((answer, error)),
+                    }
+                }
+                let Some(topic) = topic else { continue };
+                let partition = partition.unwrap_or_else(|| {
+                    let key = record.key.as_deref().unwrap_or_default();
+                    partition_for(key, topic.partitions)
+                });
+                slots.push((topic.first_slot + partition as usize, partition));
+            }
+        }
+        let now = self.options.clock.now();
+        let mut sequencer = self.sequencer.lock();
+        if let Some(error) = sequencer.failed() {
+            return Err((answer, error.clone()));
+        }
+        if sequencer.closing {
+            let error = LogError::Unavailable("the log is closing".into());
+            return Err((answer, error));
+        }
+        if sequencer.pending.bytes > PENDING_BYTES {
+            let error = LogError::Unavailable("the disk does not keep up".into());
+            return Err((answer, error));
+        }
+        if let Some(ownership) = ownership {
+            if let Err(error) = sequencer.check_owner(ownership.processor, ownership.epoch) {
+                return Err((answer, error));
+            }
+            sequencer.pending.positions.extend(ownership.positions);
+        }
+        let was_idle = sequencer.pending.is_empty();
+        let positions = records
+            .iter()
+            .zip(slots)
+            .map(|(outgoing, (slot, partition))| Position {
+                partition,
+                offset: sequencer.push(slot, outgoing.parts().2, now),
+            })
+            .collect();
+        sequencer.pending.state.extend(state);
+        sequencer.pending.waiters.push((answer, positions));
+        drop(sequencer);
+        if was_idle {
+            self.gathered.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The batch that holds `offset`, from memory or the store; else the next one after it.
+    pub(super) fn batch_at(&self, slot: usize, offset: u64) -> Result<Option<Batch>, LogError> {
+        if let Some(batch) = self.sequencer.lock().recent(slot, offset) {
+            return Ok(Some(batch));
+        }
+        let open = |guard: fjall::Guard| {
+            let (key, value) = guard.into_inner()?;
+            Batch::open(base_of(&key), value.into())
+                .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))
+        };
+        let before = batch_key(slot, 0)..=batch_key(slot, offset);
+        if let Some(guard) = self.batches.range(before).next_back() {
+            let batch = open(guard)?;
+            if batch.next > offset {
+                return Ok(Some(batch));
+            }
+        }
+        let after = batch_key(slot, offset)..=batch_key(slot, u64::MAX);
+        self.batches.range(after).next().map(open).transpose()
+    }
+}

@@ -1,0 +1,160 @@
+//! The log: topics of ordered, partitioned records, on Kafka or embedded, behind one interface.
+//!
+//! [`Log`] is a handle for everyone (append, read, look up offsets); a [`Lane`] is the exactly-once
+//! side: it reads its share of the input partitions and commits outputs, keyed state and positions
+//! in one transaction; a [`Source`] shares out input partitions like a lane and keeps no position:
+//! projections keep theirs in Postgres.
+//!
+//! One conformance suite (`tests/it/log_conformance.rs`) runs against both implementations.
+
+mod error;
+mod partitioner;
+mod record;
+pub mod topics;
+
+// #[cfg(feature = "kafka")]
+// pub mod kafka;
+pub mod local;
+
+use std::time::Duration;
+
+pub use error::{Class, LogError};
+pub use partitioner::{murmur2, partition_for};
+pub use record::{Append, Fetched, Headers, Output, Record, header};
+use tokio::sync::oneshot;
+pub use topics::{Cleanup, TopicSpec};
+
+use crate::{clock::Millis, state};
+
+/// Where an appended record lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Position {
+    /// The partition, from 0.
+    pub partition: u32,
+    /// The offset in the partition, from 0.
+    pub offset: u64,
+}
+
+/// Resolves once the records are durable (on Kafka: `acks=all`), in the order in which they were given.
+pub type Acknowledged = oneshot::Receiver<Result<Vec<Position>, LogError>>;
+
+/// First offset that is still there, and the offset that the next record will get
+/// (on Kafka: the last stable offset).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watermarks {
+    /// The first offset still there.
+    pub start: u64,
+    /// One past the last readable record.
+    pub end: u64,
+}
+
+/// A handle to the log, shared by all rooms. Calls that may wait on the network block: from async code,
+/// call them in `spawn_blocking`; [`Log::append`] alone never blocks.
+pub trait Log: Send + Sync {
+    /// Makes missing topics; checks the partition counts of those that exist, which never change once
+    /// made. With `create` false a missing topic is an error.
+    fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError>;
+
+    /// The number of partitions of a topic.
+    fn partitions(&self, topic: &str) -> Result<u32, LogError>;
+
+    /// Appends outside a transaction. Records of one call for one partition keep their order; on the local
+    /// log the call is atomic. `state` is written in the same commit on the local log, and
+    /// after the acknowledgement on Kafka.
+    fn append(&self, records: Vec<Append>, state: Option<state::Changes>) -> Acknowledged;
+
+    /// A reader of chosen partitions of a topic, read-committed and durable only.
+    fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError>;
+
+    /// A lane of `processor` over `topics`: reads its share of the partitions and commits
+    /// transactions. Lanes of one processor share the partitions of all nodes.
+    fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError>;
+
+    /// The group-managed input of a projection: its share of the partitions of `topic`, each read from the
+    /// offset given to [`Source::open`].
+    fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError>;
+
+    /// First and next offset of a partition.
+    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError>;
+
+    /// The first offset whose record was appended at or after `at`; the end if there is none.
+    fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError>;
+
+    /// The committed position of a processor: the next offset that it will read; `None` if it never committed.
+    fn committed(&self, processor: &str, topic: &str, partition: u32) -> Result<Option<u64>, LogError>;
+
+    /// Whether the log answers now; for readiness. The text says what is wrong.
+    fn health(&self) -> Result<(), LogError>;
+}
+
+/// Reads chosen partitions of one topic.
+pub trait Reader: Send {
+    /// Starts to read a partition at an offset (one past the end is the end; offsets that retention has
+    /// dropped read from the first one left). May be called again to seek.
+    fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
+
+    /// Appends records to `out` as soon as there are any, else returns after `wait`. At most about
+    /// 10,000 records or 8 MiB a call.
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError>;
+}
+
+/// What a poll of shared-out input met.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Polled {
+    /// Records were appended to `out`, or none came within the wait.
+    Records,
+    /// Partitions are ours now (topic index in the order given, partition): call `open` for each.
+    Assigned(Vec<(usize, u32)>),
+    /// Partitions are to be given up: commit what is open, then call `release`.
+    Revoked(Vec<(usize, u32)>),
+    /// Partitions were taken: drop what is open, commit nothing, then call `release`.
+    Lost(Vec<(usize, u32)>),
+}
+
+/// Input shared out among the nodes, whose position is kept elsewhere.
+pub trait Source: Send {
+    /// As [`Reader::poll`]; hands on changes of the assignment.
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
+
+    /// Begins to read an assigned partition at `offset`; may be called again to seek. An offset outside
+    /// the log is [`LogError::OutOfRange`], never a reset.
+    fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
+
+    /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
+}
+
+/// One transaction of a lane: all of it is committed, or nothing.
+#[derive(Default, Debug)]
+pub struct Transaction {
+    /// Records to append.
+    pub outputs: Vec<Output>,
+    /// Changes of keyed state, and on Kafka its changelog.
+    pub state: state::Changes,
+    /// Input consumed: (topic index, partition, next offset).
+    pub positions: Vec<(usize, u32, u64)>,
+}
+
+/// The exactly-once input of a transform.
+pub trait Lane: Send {
+    /// As [`Source::poll`].
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
+
+    /// Restores the keyed state of an assigned partition and begins to read it at the committed position,
+    /// which is returned.
+    fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError>;
+
+    /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
+
+    /// Commits. [`Class::Abortable`] means that nothing was committed: drop uncommitted state, `open` again.
+    /// [`Class::Fatal`]: build a new lane.
+    fn commit(&mut self, transaction: Transaction) -> Result<(), LogError>;
+
+    /// First and next offset of an input partition, for timers: one due at T fires after the lane has read past the
+    /// end that it saw at or after T.
+    fn watermarks(&self, topic: usize, partition: u32) -> Result<Watermarks, LogError>;
+
+    /// The keyed state of this node.
+    fn state(&self) -> &state::StateStore;
+}

@@ -1,0 +1,98 @@
+//! OmniLink's own topics (`design.md`, "The way of a record").
+
+use std::sync::Arc;
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// What happens to old records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cleanup {
+    /// Kept for ever.
+    Keep,
+    /// Dropped when older than this many milliseconds.
+    Delete {
+        /// Milliseconds.
+        retention_ms: i64,
+    },
+    /// The last record a key is kept.
+    Compact,
+    /// Both.
+    CompactDelete {
+        /// Milliseconds.
+        retention_ms: i64,
+    },
+}
+
+/// A topic to be made or checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicSpec {
+    /// The whole name, prefix included.
+    pub name: Arc<str>,
+    /// The number of partitions.
+    pub partitions: u32,
+    /// What happens to old records.
+    pub cleanup: Cleanup,
+}
+
+/// The names of the system's topics under one prefix.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// `topics.prefix`, such as `omnilink.`; also in front of consumer groups and transactional ids.
+    pub prefix: Arc<str>,
+    /// Events as they came.
+    pub ingress: Arc<str>,
+    /// Admitted events: the history.
+    pub events: Arc<str>,
+    /// Keys, sources, switches, policies.
+    pub controls: Arc<str>,
+    /// Who did what.
+    pub audit: Arc<str>,
+    /// Rejected, with why.
+    pub dlq: Arc<str>,
+}
+
+impl Names {
+    /// The names under `prefix`.
+    pub fn new(prefix: &str) -> Self {
+        let name = |n: &str| -> Arc<str> { format!("{prefix}{n}").into() };
+        Self {
+            prefix: prefix.into(),
+            ingress: name("ingress"),
+            events: name("events"),
+            controls: name("controls"),
+            audit: name("audit"),
+            dlq: name("dlq"),
+        }
+    }
+
+    /// The changelog topic of a processor's keyed state.
+    pub fn state(&self, processor: &str) -> Arc<str> {
+        format!("{}state.{processor}", self.prefix).into()
+    }
+
+    /// All topics, with their policies.
+    pub fn specs(&self, partitions: u32) -> Vec<TopicSpec> {
+        let spec = |name: &Arc<str>, partitions, cleanup| TopicSpec {
+            name: Arc::clone(name),
+            partitions,
+            cleanup,
+        };
+        let delete = |days: i64| Cleanup::Delete {
+            retention_ms: days * DAY_MS,
+        };
+        vec![
+            spec(&self.ingress, partitions, delete(7)),
+            spec(&self.events, partitions, Cleanup::Keep),
+            spec(&self.controls, 1, Cleanup::Compact),
+            spec(&self.audit, partitions, delete(90)),
+            spec(&self.dlq, partitions, delete(30)),
+            spec(
+                &self.state("admission"),
+                partitions,
+                Cleanup::CompactDelete {
+                    retention_ms: 2 * DAY_MS,
+                },
+            ),
+        ]
+    }
+}
