@@ -31,7 +31,9 @@ pub enum LogError {
     #[error("there is no topic `{0}`; `omnilink topics create` makes it")]
     UnknownTopic(String),
     /// A topic has another number of partitions than configured. They never change once made.
-    #[error("topic `{topic}` has {found} partitions, but {expected} are configured; set topics.partitions to {found}")]
+    #[error(
+        "topic `{topic}` has {found} partitions, but {expected} are configured; set topics.partitions to {found}"
+    )]
     PartitionCount {
         /// The topic.
         topic: String,

@@ -12,8 +12,8 @@ mod partitioner;
 mod record;
 pub mod topics;
 
-// #[cfg(feature = "kafka")]
-// pub mod kafka;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod local;
 
 use std::time::Duration;
@@ -81,7 +81,17 @@ pub trait Log: Send + Sync {
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError>;
 
     /// The committed position of a processor: the next offset that it will read; `None` if it never committed.
-    fn committed(&self, processor: &str, topic: &str, partition: u32) -> Result<Option<u64>, LogError>;
+    fn committed(
+        &self,
+        processor: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Option<u64>, LogError>;
+
+    /// Drops what retention and compaction let go, now. It happens by itself as well; on Kafka only so.
+    fn tidy(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Whether the log answers now; for readiness. The text says what is wrong.
     fn health(&self) -> Result<(), LogError>;

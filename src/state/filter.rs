@@ -45,7 +45,10 @@ impl Filter {
 
     pub(super) fn may_contain(&self, id: &[u8; 16]) -> bool {
         let block = &self.0[self.block(id)];
-        block.iter().zip(Self::mask(id)).all(|(word, bit)| word & bit != 0)
+        block
+            .iter()
+            .zip(Self::mask(id))
+            .all(|(word, bit)| word & bit != 0)
     }
 
     pub(super) fn to_bytes(&self) -> Bytes {

@@ -87,7 +87,11 @@ fn prefix(bytes: &[u8]) -> u64 {
 
 impl Window {
     /// Reads back what the store holds of the space.
-    pub fn load(store: &StateStore, space: Space, options: WindowOptions) -> Result<Self, StateError> {
+    pub fn load(
+        store: &StateStore,
+        space: Space,
+        options: WindowOptions,
+    ) -> Result<Self, StateError> {
         let mut window = Self {
             store: store.clone(),
             space,
@@ -176,7 +180,9 @@ impl Window {
         let upper = run.fences.partition_point(|fence| *fence <= wanted);
         let lower = run.fences.partition_point(|fence| *fence < wanted);
         for page in lower.saturating_sub(1)..upper {
-            let Some(bytes) = self.store.get(&self.space, &page_key(bucket, run.number, page as u32))?
+            let Some(bytes) = self
+                .store
+                .get(&self.space, &page_key(bucket, run.number, page as u32))?
             else {
                 continue;
             };
@@ -200,7 +206,11 @@ impl Window {
         // Append times may step back a little with the clock: the bucket never does.
         self.latest = self.latest.max(now.0);
         let number = self.bucket_at(self.latest);
-        self.buckets.entry(number).or_default().recent.insert(id, payload);
+        self.buckets
+            .entry(number)
+            .or_default()
+            .recent
+            .insert(id, payload);
         let row = self.added.entry(number).or_default();
         row.put_slice(&id.0);
         row.put_slice(&payload[..self.options.payload]);
@@ -236,7 +246,11 @@ impl Window {
             return;
         };
         target.sealed = std::mem::take(&mut target.recent);
-        let mut sorted: Vec<_> = target.sealed.iter().map(|(id, kept)| (*id, *kept)).collect();
+        let mut sorted: Vec<_> = target
+            .sealed
+            .iter()
+            .map(|(id, kept)| (*id, *kept))
+            .collect();
         sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut filter = Filter::for_keys(sorted.len());
         let mut fences = Vec::new();
@@ -258,7 +272,11 @@ impl Window {
             head.put_u64(*fence);
         }
         head.put_slice(&filter.to_bytes());
-        changes.upkeep(&self.space, row_key(b'f', bucket, number), Some(head.freeze()));
+        changes.upkeep(
+            &self.space,
+            row_key(b'f', bucket, number),
+            Some(head.freeze()),
+        );
         for sequence in target.rows.drain(..) {
             changes.upkeep(&self.space, row_key(b'w', bucket, sequence), None);
         }

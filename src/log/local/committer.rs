@@ -17,7 +17,9 @@ pub(super) fn run(shared: &Shared) {
             let mut sequencer = shared.sequencer.lock();
             while sequencer.idle() {
                 // A full disk is looked at even when everyone is refused.
-                shared.gathered.wait_for(&mut sequencer, Duration::from_secs(1));
+                shared
+                    .gathered
+                    .wait_for(&mut sequencer, Duration::from_secs(1));
                 if shared.full.load(std::sync::atomic::Ordering::Relaxed) {
                     shared.look_at_disk();
                 }

@@ -57,7 +57,10 @@ impl Lane for LocalLane {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if !self.announced {
             self.announced = true;
-            return Ok(Polled::Assigned(all_partitions(&self.shared, &self.topics)?));
+            return Ok(Polled::Assigned(all_partitions(
+                &self.shared,
+                &self.topics,
+            )?));
         }
         self.reader.poll(wait, out)?;
         Ok(Polled::Records)

@@ -131,11 +131,6 @@ impl LocalLog {
     pub fn state(&self) -> &StateStore {
         &self.shared.store
     }
-
-    /// Drops what retention lets go and compacts compacted topics, as of now; runs by itself once a minute.
-    pub fn tidy(&self) -> Result<(), LogError> {
-        self.shared.tidy()
-    }
 }
 
 impl Drop for LocalLog {
@@ -217,6 +212,10 @@ impl Log for LocalLog {
         self.shared.committed(processor, topic, partition)
     }
 
+    fn tidy(&self) -> Result<(), LogError> {
+        self.shared.tidy()
+    }
+
     fn health(&self) -> Result<(), LogError> {
         if self.shared.full.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(self.shared.disk_full());
@@ -232,7 +231,9 @@ impl Shared {
         topic: &str,
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
-        let row = self.store.meta(&position_row(processor, topic, partition))?;
+        let row = self
+            .store
+            .meta(&position_row(processor, topic, partition))?;
         Ok(row
             .and_then(|row| row.as_ref().try_into().ok())
             .map(u64::from_be_bytes))
@@ -250,8 +251,7 @@ impl Shared {
     fn look_at_disk(&self) {
         let full = rustix::fs::statvfs(&self.dir)
             .is_ok_and(|disk| disk.f_bavail * disk.f_frsize < self.options.min_free_bytes);
-        self.full
-            .store(full, std::sync::atomic::Ordering::Relaxed);
+        self.full.store(full, std::sync::atomic::Ordering::Relaxed);
     }
 }
 

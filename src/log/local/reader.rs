@@ -75,11 +75,7 @@ pub(super) struct LocalReader {
 const POLL_RECORDS: usize = 10_000;
 
 impl LocalReader {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        topics: &[&str],
-        up_to: UpTo,
-    ) -> Result<Self, LogError> {
+    pub(super) fn new(shared: Arc<Shared>, topics: &[&str], up_to: UpTo) -> Result<Self, LogError> {
         for topic in topics {
             shared.catalogue.read().topic(topic)?;
         }

@@ -97,8 +97,8 @@ impl Shared {
                     continue;
                 };
                 let last = seen.insert(key.clone());
-                let stale = fetched.record.value.is_none()
-                    && fetched.timestamp.0 < now.0 - TOMBSTONE_MS;
+                let stale =
+                    fetched.record.value.is_none() && fetched.timestamp.0 < now.0 - TOMBSTONE_MS;
                 if newest || last && !stale {
                     kept.push(fetched);
                 }
@@ -107,10 +107,7 @@ impl Shared {
             if kept.len() == before {
                 continue;
             }
-            let mut batch = self
-                .store
-                .database
-                .batch();
+            let mut batch = self.store.database.batch();
             if kept.is_empty() {
                 batch.remove(&self.batches, key);
             } else {
@@ -151,7 +148,9 @@ impl Shared {
         if let Some(batch) = self.batch_at(slot, low)? {
             read(&batch, &mut records)?;
         }
-        let first = records.iter().find(|r| r.offset >= low && r.timestamp >= at);
+        let first = records
+            .iter()
+            .find(|r| r.offset >= low && r.timestamp >= at);
         Ok(first.map_or(marks.end, |r| r.offset))
     }
 }

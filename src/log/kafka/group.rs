@@ -1,0 +1,216 @@
+//! A member of a consumer group: its share of the input, read from positions that we give.
+//!
+//! librdkafka waits for our call after each change of the assignment; we make it when the caller has restored or committed what it must, not within its callback.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    types::RDKafkaRespErr,
+};
+
+use super::{KafkaOptions, reader::drain, watermarks};
+use crate::log::{Fetched, LogError, Polled, Source};
+
+enum Change {
+    Assigned(Vec<(String, u32)>),
+    Revoked(Vec<(String, u32)>, bool),
+}
+
+#[derive(Default)]
+struct Changes {
+    queue: VecDeque<Change>,
+    /// The consumer is being dropped: nobody will make the call any more.
+    closing: bool,
+}
+
+/// Notes changes of the assignment.
+#[derive(Clone, Default)]
+pub(super) struct GroupContext(Arc<Mutex<Changes>>);
+
+impl ClientContext for GroupContext {}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let mut changes = self.0.lock();
+        let partitions = list
+            .elements()
+            .iter()
+            .map(|e| (e.topic().to_owned(), e.partition() as u32))
+            .collect();
+        if changes.closing {
+            if let Err(error) = consumer.unassign() {
+                tracing::warn!(%error, "partitions were not given up");
+            }
+        } else if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            changes.queue.push_back(Change::Assigned(partitions));
+        } else {
+            let lost = consumer.assignment_lost();
+            changes.queue.push_back(Change::Revoked(partitions, lost));
+        }
+    }
+}
+
+/// The member.
+pub(super) struct GroupConsumer {
+    pub(super) consumer: BaseConsumer<GroupContext>,
+    context: GroupContext,
+    pub(super) topics: Vec<String>,
+    /// What is read, and the next offset of each.
+    open: BTreeMap<(usize, u32), u64>,
+    /// `open` has changed and librdkafka does not know yet.
+    changed: bool,
+}
+
+impl GroupConsumer {
+    pub(super) fn new(
+        options: &KafkaOptions,
+        group: &str,
+        topics: &[String],
+        reset: &str,
+    ) -> Result<Self, LogError> {
+        let context = GroupContext::default();
+        let mut config = options.consumer_config();
+        config
+            .set("group.id", group)
+            .set("auto.offset.reset", reset)
+            .set("partition.assignment.strategy", "range")
+            .set("session.timeout.ms", "10000")
+            .set("heartbeat.interval.ms", "2000");
+        let consumer: BaseConsumer<GroupContext> = config.create_with_context(context.clone())?;
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names)?;
+        Ok(Self {
+            consumer,
+            context,
+            topics: topics.to_vec(),
+            open: BTreeMap::new(),
+            changed: false,
+        })
+    }
+
+    fn indexed(&self, partitions: &[(String, u32)]) -> Vec<(usize, u32)> {
+        partitions
+            .iter()
+            .filter_map(|(topic, partition)| {
+                let index = self.topics.iter().position(|t| t == topic)?;
+                Some((index, *partition))
+            })
+            .collect()
+    }
+
+    fn next_change(&mut self) -> Option<Polled> {
+        let change = self.context.0.lock().queue.pop_front()?;
+        Some(match change {
+            Change::Assigned(partitions) => {
+                // An empty share is an assignment too, and librdkafka waits for the call.
+                self.changed = true;
+                Polled::Assigned(self.indexed(&partitions))
+            }
+            Change::Revoked(partitions, true) => Polled::Lost(self.indexed(&partitions)),
+            Change::Revoked(partitions, false) => Polled::Revoked(self.indexed(&partitions)),
+        })
+    }
+
+    pub(super) fn open_at(&mut self, topic: usize, partition: u32, offset: u64) {
+        self.open.insert((topic, partition), offset);
+        self.changed = true;
+    }
+
+    fn tell(&mut self) -> Result<(), LogError> {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), next) in &self.open {
+            let offset = Offset::Offset(*next as i64);
+            list.add_partition_offset(&self.topics[*topic], *partition as i32, offset)?;
+        }
+        self.consumer.assign(&list)?;
+        self.changed = false;
+        Ok(())
+    }
+
+    pub(super) fn poll_group(
+        &mut self,
+        wait: Duration,
+        out: &mut Vec<Fetched>,
+    ) -> Result<Polled, LogError> {
+        if let Some(change) = self.next_change() {
+            return Ok(change);
+        }
+        if self.changed {
+            self.tell()?;
+        }
+        let before = out.len();
+        drain(&self.consumer, &self.topics, wait, out)?;
+        // What librdkafka had fetched before a seek or a loss is not ours.
+        let open = &mut self.open;
+        let mut kept = before;
+        for index in before..out.len() {
+            let at = (out[index].topic, out[index].partition);
+            if let Some(next) = open.get_mut(&at)
+                && out[index].offset >= *next
+            {
+                *next = out[index].offset + 1;
+                out.swap(kept, index);
+                kept += 1;
+            }
+        }
+        out.truncate(kept);
+        Ok(Polled::Records)
+    }
+
+    pub(super) fn give_up(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        for at in partitions {
+            self.open.remove(at);
+        }
+        self.consumer.unassign()?;
+        self.changed = false;
+        // Under the eager protocol all is given up at once; what remained open would be assigned again.
+        self.open.clear();
+        Ok(())
+    }
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        self.context.0.lock().closing = true;
+        if let Err(error) = self.consumer.unassign() {
+            tracing::debug!(%error, "nothing to give up");
+        }
+    }
+}
+
+impl Source for GroupConsumer {
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
+        self.poll_group(wait, out)
+    }
+
+    fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
+        let marks = watermarks(&self.consumer, &self.topics[0], partition)?;
+        if offset < marks.start || offset > marks.end {
+            return Err(LogError::OutOfRange {
+                topic: self.topics[0].clone(),
+                partition,
+                offset,
+                start: marks.start,
+                end: marks.end,
+            });
+        }
+        self.open_at(0, partition, offset);
+        Ok(())
+    }
+
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        self.give_up(partitions)
+    }
+}

@@ -1,0 +1,382 @@
+//! A lane on Kafka: group member, transactional producer, keyed state with its changelog.
+//!
+//! One type alone owns the transaction. The changelog topic `state.{processor}` has the input's partitions; each
+//! transaction adds its changes of state there, and a record with the key [`POSITION`] that says which input they reflect. This node's
+//! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext, Message, Offset, TopicPartitionList,
+    consumer::Consumer,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::DeliveryResult,
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
+};
+
+use super::{
+    KafkaOptions, committed, group::GroupConsumer, producer::headers, reader::KafkaReader,
+    watermarks,
+};
+use crate::{
+    clock::{Clock, Millis, SystemClock},
+    log::{Fetched, Headers, Lane, LogError, Polled, Reader, Transaction, Watermarks},
+    state::{Changes, Space, StateStore},
+};
+
+/// The changelog key of the record that says which input the state reflects: topic index(1) next offset(8).
+const POSITION: &[u8] = b"\0position";
+const TRANSACTION: Duration = Duration::from_secs(10);
+/// How long a restore waits for the next record of a changelog.
+const RESTORE: Duration = Duration::from_secs(30);
+/// Local state that has not followed its changelog for this long is dropped: tombstones that it missed may be gone
+/// (`delete.retention.ms` is 24 h).
+const STALE_MS: i64 = 12 * 3600 * 1000;
+
+/// Notes how far the changelog has grown.
+#[derive(Clone)]
+struct Context {
+    changelog: Arc<str>,
+    ends: Arc<Mutex<HashMap<u32, u64>>>,
+}
+
+impl ClientContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        // What was not delivered fails the transaction.
+        if let Ok(message) = result
+            && message.topic() == &*self.changelog
+        {
+            let end = message.offset() as u64 + 1;
+            self.ends
+                .lock()
+                .entry(message.partition() as u32)
+                .and_modify(|e| *e = end.max(*e))
+                .or_insert(end);
+        }
+    }
+}
+
+pub(super) struct KafkaLane {
+    options: KafkaOptions,
+    state: StateStore,
+    group: GroupConsumer,
+    producer: BaseProducer<Context>,
+    context: Context,
+    processor: Arc<str>,
+    changelog: Arc<str>,
+}
+
+impl KafkaLane {
+    pub(super) fn new(
+        options: &KafkaOptions,
+        state: StateStore,
+        group: GroupConsumer,
+        processor: &str,
+        changelog: &str,
+        number: u32,
+    ) -> Result<Self, LogError> {
+        let changelog: Arc<str> = changelog.into();
+        let context = Context {
+            changelog: Arc::clone(&changelog),
+            ends: Arc::default(),
+        };
+        let mut config = options.config();
+        config
+            .set(
+                "transactional.id",
+                format!("{}{processor}-{}-{number}", options.prefix, options.node),
+            )
+            .set("transaction.timeout.ms", "10000")
+            .set("linger.ms", "0")
+            .set("batch.size", "1000000")
+            .set("queue.buffering.max.messages", "1000000")
+            .set("partitioner", "murmur2_random");
+        let producer: BaseProducer<Context> = config.create_with_context(context.clone())?;
+        producer.init_transactions(Duration::from_secs(30))?;
+        Ok(Self {
+            options: options.clone(),
+            state,
+            group,
+            producer,
+            context,
+            processor: processor.into(),
+            changelog,
+        })
+    }
+
+    fn changelog_row(&self, partition: u32) -> Vec<u8> {
+        format!("changelog/{}/{partition}", self.processor).into_bytes()
+    }
+
+    fn reflects_row(&self, topic: usize, partition: u32) -> Vec<u8> {
+        format!("reflects/{}/{topic}/{partition}", self.processor).into_bytes()
+    }
+
+    fn number(&self, row: &[u8]) -> Result<Option<u64>, LogError> {
+        let row = self.state.meta(row)?;
+        Ok(row
+            .and_then(|r| r.get(..8).and_then(|b| b.try_into().ok()))
+            .map(u64::from_be_bytes))
+    }
+
+    /// Reads the changelog from where this node's copy stands to its end.
+    fn restore(&self, partition: u32) -> Result<(), LogError> {
+        let space = Space {
+            processor: Arc::clone(&self.processor),
+            partition,
+        };
+        let marks = match watermarks(&self.group.consumer, &self.changelog, partition) {
+            Ok(marks) => marks,
+            // A processor without state has no changelog.
+            Err(LogError::UnknownTopic(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let row = self.changelog_row(partition);
+        let followed = self.state.meta(&row)?;
+        let at = followed
+            .as_ref()
+            .and_then(|r| r.get(8..16).and_then(|b| b.try_into().ok()))
+            .map_or(0, i64::from_be_bytes);
+        let now = SystemClock.now();
+        let mut next = self.number(&row)?.unwrap_or(marks.start);
+        if next > marks.end || followed.is_some() && at < now.0 - STALE_MS {
+            tracing::warn!(processor = %self.processor, partition, "the local state is too old; it is restored from its changelog");
+            self.state.clear(&space)?;
+            next = marks.start;
+        }
+        if next >= marks.end {
+            return Ok(());
+        }
+        let mut reader = KafkaReader::new(&self.options, &self.changelog)?;
+        reader.assign(partition, next)?;
+        let mut fetched = Vec::new();
+        let mut idle = Instant::now();
+        while next < marks.end {
+            fetched.clear();
+            reader.poll(Duration::from_millis(100), &mut fetched)?;
+            let at_end = reader.at_end();
+            if fetched.is_empty() {
+                // Markers of transactions, which no reader sees, may be all that is left.
+                if at_end {
+                    break;
+                }
+                if idle.elapsed() > RESTORE {
+                    return Err(LogError::Unavailable(format!(
+                        "the changelog of `{}` cannot be read",
+                        self.processor
+                    )));
+                }
+                continue;
+            }
+            idle = Instant::now();
+            let mut changes = Changes::default();
+            let mut meta = Vec::new();
+            for change in fetched.drain(..) {
+                next = change.offset + 1;
+                let Some(key) = change.record.key else {
+                    continue;
+                };
+                if key == POSITION {
+                    if let Some(value) = change.record.value.filter(|v| v.len() == 9) {
+                        let topic = usize::from(value[0]);
+                        meta.push((self.reflects_row(topic, partition), value[1..].to_vec()));
+                    }
+                } else {
+                    changes.upkeep(&space, key, change.record.value);
+                }
+            }
+            meta.push((row.clone(), followed_to(next, now)));
+            self.state.apply(&changes, &meta)?;
+        }
+        Ok(())
+    }
+
+    fn send(
+        &self,
+        topic: &str,
+        partition: Option<u32>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        with: &Headers,
+    ) -> Result<(), KafkaError> {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
+        if let Some(partition) = partition {
+            record = record.partition(partition as i32);
+        }
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
+        if !with.is_empty() {
+            record = record.headers(headers(with));
+        }
+        let deadline = Instant::now() + TRANSACTION;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if Instant::now() < deadline =>
+                {
+                    record = back;
+                    self.producer.poll(Duration::from_millis(1));
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<(), KafkaError> {
+        self.producer.begin_transaction()?;
+        for output in &transaction.outputs {
+            let record = &output.record;
+            self.send(
+                &output.topic,
+                output.partition,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                &record.headers,
+            )?;
+        }
+        let none = Headers::new();
+        let mut stateful = Vec::new();
+        for change in transaction.state.0.iter().filter(|c| c.logged) {
+            let partition = change.space.partition;
+            self.send(
+                &self.changelog,
+                Some(partition),
+                Some(&change.key),
+                change.value.as_deref(),
+                &none,
+            )?;
+            if !stateful.contains(&partition) {
+                stateful.push(partition);
+            }
+        }
+        let mut list = TopicPartitionList::new();
+        for (topic, partition, next) in &transaction.positions {
+            let offset = Offset::Offset(*next as i64);
+            list.add_partition_offset(&self.group.topics[*topic], *partition as i32, offset)?;
+            if stateful.contains(partition) {
+                let value = position_value(*topic, *next);
+                self.send(
+                    &self.changelog,
+                    Some(*partition),
+                    Some(POSITION),
+                    Some(&value),
+                    &none,
+                )?;
+            }
+        }
+        // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
+        self.producer.flush(TRANSACTION)?;
+        let member = self
+            .group
+            .consumer
+            .group_metadata()
+            .ok_or_else(|| KafkaError::Canceled)?;
+        self.producer
+            .send_offsets_to_transaction(&list, &member, TRANSACTION)?;
+        loop {
+            match self.producer.commit_transaction(TRANSACTION) {
+                Err(KafkaError::Transaction(e)) if e.is_retriable() => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Ends a failed transaction and says what the caller must do.
+    fn abort(&self, error: KafkaError) -> LogError {
+        self.context.ends.lock().clear();
+        let class = match &error {
+            KafkaError::Transaction(e) if e.is_fatal() => return error.into(),
+            _ => self.producer.client().fatal_error(),
+        };
+        if let Some((code, reason)) = class {
+            return match code {
+                RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::InvalidProducerEpoch => LogError::Fenced(reason),
+                _ => LogError::Fatal(reason),
+            };
+        }
+        match self.producer.abort_transaction(TRANSACTION) {
+            Ok(()) => LogError::Aborted(error.to_string()),
+            Err(second) => LogError::Fatal(format!("{error}; and the abort failed: {second}")),
+        }
+    }
+}
+
+fn followed_to(next: u64, at: Millis) -> Vec<u8> {
+    let mut row = next.to_be_bytes().to_vec();
+    row.extend_from_slice(&at.0.to_be_bytes());
+    row
+}
+
+fn position_value(topic: usize, next: u64) -> Vec<u8> {
+    let mut value = vec![topic as u8];
+    value.extend_from_slice(&next.to_be_bytes());
+    value
+}
+
+impl Lane for KafkaLane {
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
+        self.group.poll_group(wait, out)
+    }
+
+    fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError> {
+        let name = self.group.topics[topic].clone();
+        // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
+        let position = committed(&self.group.consumer, &name, partition)?;
+        self.restore(partition)?;
+        let reflects = self.number(&self.reflects_row(topic, partition))?;
+        let next = match position.max(reflects) {
+            Some(next) => next,
+            None => watermarks(&self.group.consumer, &name, partition)?.start,
+        };
+        self.group.open_at(topic, partition, next);
+        Ok(next)
+    }
+
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        self.group.give_up(partitions)
+    }
+
+    fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {
+        self.transact(&transaction).map_err(|e| self.abort(e))?;
+        let now = SystemClock.now();
+        let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
+            .positions
+            .iter()
+            .map(|(topic, partition, next)| {
+                (
+                    self.reflects_row(*topic, *partition),
+                    next.to_be_bytes().to_vec(),
+                )
+            })
+            .collect();
+        for (partition, end) in self.context.ends.lock().drain() {
+            meta.push((self.changelog_row(partition), followed_to(end, now)));
+        }
+        self.state.apply(&transaction.state, &meta)?;
+        Ok(())
+    }
+
+    fn watermarks(&self, topic: usize, partition: u32) -> Result<Watermarks, LogError> {
+        watermarks(&self.group.consumer, &self.group.topics[topic], partition)
+    }
+
+    fn state(&self) -> &StateStore {
+        &self.state
+    }
+}

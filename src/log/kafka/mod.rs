@@ -1,0 +1,265 @@
+//! The log of production: Kafka, by librdkafka. Any of its properties passes through `kafka.properties`.
+
+mod group;
+mod lane;
+mod producer;
+mod provision;
+mod reader;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use group::GroupConsumer;
+use parking_lot::Mutex;
+use producer::Appender;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tokio::sync::oneshot;
+
+use super::{Acknowledged, Append, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks};
+use crate::{
+    clock::Millis,
+    state::{Changes, StateStore},
+};
+
+/// A single request to the broker.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// How to reach Kafka.
+#[derive(Clone, Debug, Default)]
+pub struct KafkaOptions {
+    /// `host:port`, comma-separated.
+    pub brokers: String,
+    /// librdkafka properties, as they are.
+    pub properties: BTreeMap<String, String>,
+    /// In front of consumer groups and transactional ids: `topics.prefix`.
+    pub prefix: String,
+    /// This node: stable over restarts, so that a restart aborts at once what the killed process left open.
+    pub node: String,
+    /// Replicas of topics that are made; `None`: the broker's default.
+    pub replication_factor: Option<i32>,
+}
+
+impl KafkaOptions {
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", format!("omnilink-{}", self.node))
+            .set("retry.backoff.ms", "1")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("socket.nagle.disable", "true")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+
+    fn consumer_config(&self) -> ClientConfig {
+        let mut config = self.config();
+        config
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", "2")
+            .set("fetch.error.backoff.ms", "50")
+            .set("queued.min.messages", "20000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.max.bytes", "8388608")
+            .set("fetch.message.max.bytes", "2097152");
+        config
+    }
+}
+
+/// The log on Kafka.
+pub struct KafkaLog {
+    options: KafkaOptions,
+    state: StateStore,
+    appender: Appender,
+    /// Asked for metadata and offsets.
+    asker: BaseConsumer,
+    partitions: Arc<Mutex<HashMap<String, u32>>>,
+    lanes: std::sync::atomic::AtomicU32,
+}
+
+impl KafkaLog {
+    /// Connects. `state` keeps this node's copy of keyed state. Does not wait for the brokers to answer.
+    pub fn connect(options: KafkaOptions, state: StateStore) -> Result<Self, LogError> {
+        let asker = options.consumer_config().create()?;
+        let appender = Appender::new(&options)?;
+        Ok(Self {
+            options,
+            state,
+            appender,
+            asker,
+            partitions: Arc::default(),
+            lanes: std::sync::atomic::AtomicU32::new(0),
+        })
+    }
+
+    /// The keyed state of this node.
+    pub fn state(&self) -> &StateStore {
+        &self.state
+    }
+
+    fn group(&self, processor: &str) -> String {
+        format!("{}{processor}", self.options.prefix)
+    }
+}
+
+impl From<KafkaError> for LogError {
+    fn from(error: KafkaError) -> Self {
+        let code = error.rdkafka_error_code();
+        match code {
+            Some(
+                RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+                | RDKafkaErrorCode::FencedInstanceId,
+            ) => Self::Fenced(error.to_string()),
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => {
+                Self::UnknownTopic(error.to_string())
+            }
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(0),
+            _ => match &error {
+                KafkaError::Transaction(e) if e.is_fatal() => Self::Fatal(error.to_string()),
+                KafkaError::Transaction(e) if e.txn_requires_abort() => {
+                    Self::Aborted(error.to_string())
+                }
+                KafkaError::ClientConfig(..) | KafkaError::MessageConsumptionFatal(_) => {
+                    Self::Fatal(error.to_string())
+                }
+                _ => Self::Unavailable(error.to_string()),
+            },
+        }
+    }
+}
+
+impl Log for KafkaLog {
+    fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError> {
+        provision::provision(&self.options, &self.asker, topics, create)?;
+        let mut known = self.partitions.lock();
+        for spec in topics {
+            known.insert(spec.name.to_string(), spec.partitions);
+        }
+        Ok(())
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        if let Some(count) = self.partitions.lock().get(topic) {
+            return Ok(*count);
+        }
+        let count = provision::partitions(&self.asker, topic)?
+            .ok_or_else(|| LogError::UnknownTopic(topic.into()))?;
+        self.partitions.lock().insert(topic.to_owned(), count);
+        Ok(count)
+    }
+
+    fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
+        let (answer, acknowledged) = oneshot::channel();
+        let state = state.map(|changes| (self.state.clone(), changes));
+        self.appender.append(&records, state, answer);
+        acknowledged
+    }
+
+    fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(reader::KafkaReader::new(&self.options, topic)?))
+    }
+
+    fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
+        let number = self
+            .lanes
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let group = GroupConsumer::new(&self.options, &self.group(processor), topics, "earliest")?;
+        let changelog = format!("{}state.{processor}", self.options.prefix);
+        Ok(Box::new(lane::KafkaLane::new(
+            &self.options,
+            self.state.clone(),
+            group,
+            processor,
+            &changelog,
+            number,
+        )?))
+    }
+
+    fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError> {
+        let topics = [topic.to_owned()];
+        let group = GroupConsumer::new(&self.options, &self.group(processor), &topics, "error")?;
+        Ok(Box::new(group))
+    }
+
+    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
+        watermarks(&self.asker, topic, partition)
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))?;
+        let found = self.asker.offsets_for_times(list, REQUEST)?;
+        match found.elements().first().map(|e| e.offset()) {
+            Some(Offset::Offset(offset)) => Ok(offset as u64),
+            _ => Ok(self.watermarks(topic, partition)?.end),
+        }
+    }
+
+    fn committed(
+        &self,
+        processor: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Option<u64>, LogError> {
+        let mut config = self.options.consumer_config();
+        config.set("group.id", self.group(processor));
+        let consumer: BaseConsumer<rdkafka::consumer::DefaultConsumerContext> = config.create()?;
+        committed(&consumer, topic, partition)
+    }
+
+    fn health(&self) -> Result<(), LogError> {
+        let timeout = Duration::from_secs(2);
+        self.asker
+            .client()
+            .fetch_metadata(Some(""), timeout)
+            .or_else(|_| self.asker.client().fetch_metadata(None, timeout))?;
+        Ok(())
+    }
+}
+
+fn watermarks<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
+    consumer: &C,
+    topic: &str,
+    partition: u32,
+) -> Result<Watermarks, LogError> {
+    let (start, end) = consumer.fetch_watermarks(topic, partition as i32, REQUEST)?;
+    Ok(Watermarks {
+        start: start.max(0) as u64,
+        end: end.max(0) as u64,
+    })
+}
+
+/// The committed position of the consumer's group. Waits for open transactions of the group to end.
+fn committed<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
+    consumer: &C,
+    topic: &str,
+    partition: u32,
+) -> Result<Option<u64>, LogError> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition(topic, partition as i32);
+    let found = consumer.committed_offsets(list, Duration::from_secs(15))?;
+    Ok(match found.elements().first().map(|e| e.offset()) {
+        Some(Offset::Offset(offset)) => Some(offset as u64),
+        _ => None,
+    })
+}

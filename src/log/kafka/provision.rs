@@ -1,0 +1,123 @@
+//! Makes missing topics with the right policies, and checks partition counts.
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    error::RDKafkaErrorCode,
+};
+
+use super::{KafkaOptions, REQUEST};
+use crate::log::{Cleanup, LogError, TopicSpec};
+
+/// The partition count of a topic; `None`: there is no such topic.
+pub(super) fn partitions(asker: &BaseConsumer, topic: &str) -> Result<Option<u32>, LogError> {
+    let metadata = asker.fetch_metadata(Some(topic), REQUEST)?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic);
+    Ok(found
+        .filter(|t| t.error().is_none() && !t.partitions().is_empty())
+        .map(|t| t.partitions().len() as u32))
+}
+
+fn policies(cleanup: Cleanup) -> Vec<(&'static str, String)> {
+    let (policy, retention_ms) = match cleanup {
+        Cleanup::Keep => ("delete", Some(-1)),
+        Cleanup::Delete { retention_ms } => ("delete", Some(retention_ms)),
+        Cleanup::Compact => ("compact", None),
+        Cleanup::CompactDelete { retention_ms } => ("compact,delete", Some(retention_ms)),
+    };
+    let mut policies = vec![
+        ("cleanup.policy", policy.to_owned()),
+        ("message.timestamp.type", "LogAppendTime".to_owned()),
+    ];
+    policies.extend(retention_ms.map(|ms| ("retention.ms", ms.to_string())));
+    policies
+}
+
+pub(super) fn provision(
+    options: &KafkaOptions,
+    asker: &BaseConsumer,
+    topics: &[TopicSpec],
+    create: bool,
+) -> Result<(), LogError> {
+    let mut missing = Vec::new();
+    for spec in topics {
+        match partitions(asker, &spec.name)? {
+            Some(found) if found != spec.partitions => {
+                return Err(LogError::PartitionCount {
+                    topic: spec.name.to_string(),
+                    expected: spec.partitions,
+                    found,
+                });
+            }
+            Some(_) => {}
+            None if create => missing.push(spec),
+            None => return Err(LogError::UnknownTopic(spec.name.to_string())),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    make(options, &missing)?;
+    // Another node may have made them at the same moment, with other counts.
+    for spec in missing {
+        let mut found = None;
+        for _ in 0..100 {
+            found = partitions(asker, &spec.name)?;
+            if found.is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        match found {
+            Some(found) if found == spec.partitions => {}
+            Some(found) => {
+                return Err(LogError::PartitionCount {
+                    topic: spec.name.to_string(),
+                    expected: spec.partitions,
+                    found,
+                });
+            }
+            None => return Err(LogError::UnknownTopic(spec.name.to_string())),
+        }
+    }
+    Ok(())
+}
+
+fn make(options: &KafkaOptions, missing: &[&TopicSpec]) -> Result<(), LogError> {
+    let admin: AdminClient<DefaultClientContext> = options.config().create()?;
+    let replicas = options.replication_factor.unwrap_or(-1);
+    let policies: Vec<_> = missing.iter().map(|s| policies(s.cleanup)).collect();
+    let topics: Vec<_> = missing
+        .iter()
+        .zip(&policies)
+        .map(|(spec, policies)| {
+            let topic = NewTopic::new(
+                &spec.name,
+                spec.partitions as i32,
+                TopicReplication::Fixed(replicas),
+            );
+            policies
+                .iter()
+                .fold(topic, |topic, (name, value)| topic.set(name, value))
+        })
+        .collect();
+    let request = AdminOptions::new()
+        .request_timeout(Some(REQUEST))
+        .operation_timeout(Some(REQUEST));
+    let made = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|e| LogError::Fatal(e.to_string()))?
+        .block_on(admin.create_topics(&topics, &request))?;
+    for result in made {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                return Err(LogError::Fatal(format!(
+                    "topic `{topic}` cannot be made: {code}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Reading chosen partitions, and turning librdkafka's messages into records.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::{
+    Message, Offset, Timestamp, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers as _},
+};
+
+use super::KafkaOptions;
+use crate::{
+    clock::Millis,
+    log::{Fetched, LogError, Reader, Record},
+};
+
+/// Records and bytes of one poll.
+const POLL_RECORDS: usize = 10_000;
+const POLL_BYTES: usize = 8 << 20;
+
+pub(super) struct KafkaReader {
+    consumer: BaseConsumer,
+    topic: String,
+    assigned: Vec<(u32, u64)>,
+    at_end: bool,
+}
+
+impl KafkaReader {
+    pub(super) fn new(options: &KafkaOptions, topic: &str) -> Result<Self, LogError> {
+        let mut config = options.consumer_config();
+        config
+            .set("auto.offset.reset", "earliest")
+            .set("enable.partition.eof", "true")
+            // Never joined: librdkafka wants a name.
+            .set("group.id", format!("{}reader", options.prefix));
+        Ok(Self {
+            consumer: config.create()?,
+            topic: topic.to_owned(),
+            assigned: Vec::new(),
+            at_end: false,
+        })
+    }
+
+    /// Whether the last poll met the end of a partition.
+    pub(super) fn at_end(&self) -> bool {
+        self.at_end
+    }
+}
+
+impl Reader for KafkaReader {
+    fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.assigned.retain(|(p, _)| *p != partition);
+        self.assigned.push((partition, offset));
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in &self.assigned {
+            list.add_partition_offset(
+                &self.topic,
+                *partition as i32,
+                Offset::Offset(*offset as i64),
+            )?;
+        }
+        self.consumer.assign(&list)?;
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError> {
+        let before = out.len();
+        let topics = std::slice::from_ref(&self.topic);
+        self.at_end = drain(&self.consumer, topics, wait, out)?;
+        for fetched in &out[before..] {
+            if let Some(at) = self
+                .assigned
+                .iter_mut()
+                .find(|(p, _)| *p == fetched.partition)
+            {
+                at.1 = fetched.offset + 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a first record, then takes what is there. True: the end of a partition was met.
+pub(super) fn drain<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topics: &[String],
+    wait: Duration,
+    out: &mut Vec<Fetched>,
+) -> Result<bool, LogError> {
+    let mut at_end = false;
+    let deadline = Instant::now() + wait;
+    let mut timeout = wait;
+    let (before, mut bytes) = (out.len(), 0);
+    while out.len() - before < POLL_RECORDS && bytes < POLL_BYTES {
+        match consumer.poll(timeout) {
+            None => break,
+            Some(Ok(message)) => {
+                bytes += message.payload_len();
+                out.push(fetched(&message, topics));
+                timeout = Duration::ZERO;
+            }
+            Some(Err(error)) if passing(&error) => {
+                // librdkafka goes on by itself; what it could not do shows in readiness and lag.
+                at_end |= matches!(error, KafkaError::PartitionEOF(_));
+                tracing::debug!(%error, "Kafka");
+                timeout = match out.len() > before {
+                    true => Duration::ZERO,
+                    false => deadline.saturating_duration_since(Instant::now()),
+                };
+            }
+            Some(Err(error)) => return Err(error.into()),
+        }
+    }
+    Ok(at_end)
+}
+
+fn passing(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::PartitionEOF(_) => true,
+        KafkaError::MessageConsumption(code) => !matches!(
+            code,
+            RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        ),
+        _ => false,
+    }
+}
+
+fn fetched(message: &BorrowedMessage<'_>, topics: &[String]) -> Fetched {
+    let topic = message.topic();
+    let timestamp = match message.timestamp() {
+        Timestamp::LogAppendTime(ms) | Timestamp::CreateTime(ms) => ms,
+        Timestamp::NotAvailable => 0,
+    };
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers
+            .iter()
+            .map(|h| (h.key.to_owned(), h.value.map(Bytes::copy_from_slice)))
+            .collect()
+    });
+    Fetched {
+        topic: topics.iter().position(|t| t == topic).unwrap_or_default(),
+        partition: message.partition() as u32,
+        offset: message.offset() as u64,
+        timestamp: Millis(timestamp),
+        record: Record {
+            key: message.key().map(Bytes::copy_from_slice),
+            value: message.payload().map(Bytes::copy_from_slice),
+            headers,
+        },
+    }
+}

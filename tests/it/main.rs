@@ -1,0 +1,5 @@
+//! Behaviour through the public doors, against the real parts. One binary: each one more would link everything again.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::needless_pass_by_value)]
+
+mod log_conformance;
+mod support;

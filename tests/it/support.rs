@@ -1,0 +1,220 @@
+//! What tests need to meet the real parts.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use omnilink::{
+    clock::{Clock, SystemClock},
+    log::{
+        Append, Fetched, Lane, Log, LogError, Output, Polled, Position, Record, TopicSpec,
+        kafka::{KafkaLog, KafkaOptions},
+        local::{LocalLog, LocalOptions},
+    },
+    state::StateStore,
+};
+use tempfile::TempDir;
+
+/// A part's address from the environment; prints why a test is skipped without it.
+pub fn part(variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok().filter(|v| !v.is_empty());
+    if value.is_none() {
+        eprintln!(
+            "SKIPPED: {variable} is not set (scripts/stack start; eval \"$(scripts/stack env)\")"
+        );
+    }
+    value
+}
+
+/// Which log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Local,
+    Kafka,
+}
+
+/// A log of its own for one test: a directory, and on Kafka a prefix.
+pub struct Bed {
+    pub kind: Kind,
+    pub prefix: String,
+    pub dir: TempDir,
+    pub clock: Arc<dyn Clock>,
+    brokers: String,
+    properties: std::collections::BTreeMap<String, String>,
+}
+
+impl Bed {
+    /// `None`: the part is not there.
+    pub fn new(kind: Kind) -> Option<Self> {
+        let (brokers, properties) = match kind {
+            Kind::Local => (String::new(), Default::default()),
+            Kind::Kafka => (part("OMNILINK_TEST_KAFKA")?, Default::default()),
+        };
+        Some(Self::with(kind, brokers, properties))
+    }
+
+    pub fn with(
+        kind: Kind,
+        brokers: String,
+        properties: std::collections::BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            kind,
+            prefix: format!("t{}.", uuid::Uuid::now_v7().simple()),
+            dir: TempDir::new().unwrap(),
+            clock: Arc::new(SystemClock),
+            brokers,
+            properties,
+        }
+    }
+
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Opens the log as node `node`, with its own directory.
+    pub fn open(&self, node: &str) -> Arc<dyn Log> {
+        self.open_in(node, &self.dir.path().join(node))
+    }
+
+    /// Opens the log as node `node` in `dir`. On the local log all nodes are one.
+    pub fn open_in(&self, node: &str, dir: &Path) -> Arc<dyn Log> {
+        match self.kind {
+            Kind::Local => {
+                let mut options = LocalOptions::new(Arc::clone(&self.clock));
+                options.min_free_bytes = 1 << 20;
+                Arc::new(LocalLog::open(&self.dir.path().join("log"), options).unwrap())
+            }
+            Kind::Kafka => {
+                let options = KafkaOptions {
+                    brokers: self.brokers.clone(),
+                    properties: self.properties.clone(),
+                    prefix: self.prefix.clone(),
+                    node: node.to_owned(),
+                    replication_factor: None,
+                };
+                std::fs::create_dir_all(dir).unwrap();
+                let state = StateStore::open(dir).unwrap();
+                Arc::new(KafkaLog::connect(options, state).unwrap())
+            }
+        }
+    }
+
+    /// Changes a topic's settings on Kafka.
+    pub fn alter_topic(&self, topic: &str, settings: &[(&str, &str)]) {
+        use rdkafka::{
+            admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+            client::DefaultClientContext,
+        };
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        let change = settings.iter().fold(
+            AlterConfig::new(ResourceSpecifier::Topic(topic)),
+            |c, (name, value)| c.set(name, value),
+        );
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(admin.alter_configs([&change], &AdminOptions::new()))
+            .unwrap()
+            .into_iter()
+            .for_each(|result| drop(result.unwrap()));
+    }
+
+    pub fn spec(&self, name: &str, partitions: u32, cleanup: omnilink::log::Cleanup) -> TopicSpec {
+        TopicSpec {
+            name: self.topic(name).into(),
+            partitions,
+            cleanup,
+        }
+    }
+}
+
+pub fn record(key: &str, value: &str) -> Record {
+    Record {
+        key: Some(key.to_owned().into()),
+        value: Some(value.to_owned().into()),
+        headers: Vec::new(),
+    }
+}
+
+pub fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<Vec<Position>, LogError> {
+    let appends = records
+        .into_iter()
+        .map(|record| Append {
+            topic: topic.into(),
+            record,
+        })
+        .collect();
+    log.append(appends, None).blocking_recv().unwrap()
+}
+
+pub fn output(topic: &str, record: Record) -> Output {
+    Output {
+        topic: topic.into(),
+        partition: None,
+        record,
+    }
+}
+
+/// Everything in a topic, by partition and offset. Waits until `at_least` records are there, at most 20 s, then a moment more.
+pub fn read_all(log: &dyn Log, topic: &str, at_least: usize) -> Vec<Fetched> {
+    let mut reader = log.reader(topic).unwrap();
+    for partition in 0..log.partitions(topic).unwrap() {
+        reader.assign(partition, 0).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut all = Vec::new();
+    while all.len() < at_least && Instant::now() < deadline {
+        reader.poll(Duration::from_millis(200), &mut all).unwrap();
+    }
+    reader.poll(Duration::from_millis(300), &mut all).unwrap();
+    all.sort_by_key(|f| (f.partition, f.offset));
+    all
+}
+
+pub fn value(fetched: &Fetched) -> String {
+    String::from_utf8(fetched.record.value.clone().unwrap_or_default().to_vec()).unwrap()
+}
+
+/// Polls until the lane has its partitions, and opens them.
+pub fn settle(lane: &mut dyn Lane) -> Vec<(usize, u32, u64)> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut out = Vec::new();
+    while Instant::now() < deadline {
+        match lane.poll(Duration::from_millis(100), &mut out).unwrap() {
+            Polled::Assigned(partitions) if !partitions.is_empty() => {
+                return partitions
+                    .into_iter()
+                    .map(|(t, p)| (t, p, lane.open(t, p).unwrap()))
+                    .collect();
+            }
+            Polled::Revoked(partitions) | Polled::Lost(partitions) => {
+                lane.release(&partitions).unwrap();
+            }
+            _ => {}
+        }
+    }
+    panic!("no partitions within 30 s");
+}
+
+/// Polls until `count` records came.
+pub fn take(lane: &mut dyn Lane, count: usize) -> Vec<Fetched> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut out = Vec::new();
+    while out.len() < count {
+        assert!(
+            Instant::now() < deadline,
+            "{} of {count} records within 20 s",
+            out.len()
+        );
+        lane.poll(Duration::from_millis(100), &mut out).unwrap();
+    }
+    out
+}
