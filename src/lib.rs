@@ -2,6 +2,12 @@
 //!
 //! The modules are floors: lower ones know nothing of higher ones (`docs/architecture.md`).
 
+// Floor 3: the doors and the processors.
+pub mod admission;
+
+// Floor 2: what runs processors.
+pub mod stream;
+
 // Floor 1: what keeps things.
 pub mod log;
 pub mod state;

@@ -1,9 +1,40 @@
 //! What travels: the event, how producers write it (CloudEvents 1.0.2, `contracts.md` section 1), and how OmniLink
 //! keeps it (Avro).
 
+mod attributes;
+pub mod avro;
+mod binary;
+mod cloudevents;
+mod json;
+pub mod kafka;
+mod media;
+mod rules;
+pub mod schemas;
+mod time;
+mod upgrade;
+mod uri;
+
 use std::borrow::Cow;
 
+pub use self::{
+    binary::{Binding, parse_binary},
+    cloudevents::{Body, Item, Parsed, parse, parse_batch, parse_structured},
+    json::{JsonError, MAX_DEPTH, Problem, canonical_hash},
+    media::Media,
+    rules::IDENTIFIER_MAX,
+    time::parse_rfc3339,
+    uri::is_uri_reference,
+};
 use crate::id::{Identity, Tenant};
+
+/// How an event is written as a JSON object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// CloudEvents' own (`application/cloudevents+json`): `specversion` is required, `data` is not.
+    CloudEvents,
+    /// OmniLink's (`application/json`): `data` is required, `specversion` is not, and there is `entity`.
+    OmniLink,
+}
 
 /// Who set an event's `time`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +101,34 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
+    /// The same event, borrowing from nothing.
+    pub fn into_owned(self) -> Event<'static> {
+        Event {
+            tenant: self.tenant,
+            id: owned(self.id),
+            source: owned(self.source),
+            kind: owned(self.kind),
+            subject: self.subject.map(owned),
+            entity: self.entity.map(|entity| Entity {
+                kind: owned(entity.kind),
+                external_id: owned(entity.external_id),
+                display_name: entity.display_name.map(owned),
+            }),
+            correlation_id: self.correlation_id.map(owned),
+            causation_id: self.causation_id.map(owned),
+            time: self.time,
+            time_source: self.time_source,
+            data: match self.data {
+                Data::Absent => Data::Absent,
+                Data::Json(text) => Data::Json(owned(text)),
+                Data::Binary(bytes) => Data::Binary(owned(bytes)),
+            },
+            extensions: owned(self.extensions),
+            tombstone: self.tombstone,
+            idempotency_key: self.idempotency_key.map(owned),
+        }
+    }
+
     /// What makes it unique for admission: tenant, source and id.
     pub fn identity(&self) -> Identity {
         Identity::of("event", &[self.tenant.as_str(), &self.source, &self.id])
@@ -85,6 +144,10 @@ impl Event<'_> {
             None => format!("{tenant}/{}", self.id),
         }
     }
+}
+
+fn owned<T: ToOwned + ?Sized>(value: Cow<'_, T>) -> Cow<'static, T> {
+    Cow::Owned(value.into_owned())
 }
 
 /// Why an envelope is refused: a stable code (`contracts.md`) and a message that says what and where.
@@ -106,10 +169,10 @@ impl Invalid {
         }
     }
 
-    /// `missing_{field}`.
+    /// `missing_{field}`, a dot in it written as `_`.
     pub fn missing(field: &str) -> Self {
         Self {
-            code: Cow::Owned(format!("missing_{field}")),
+            code: Cow::Owned(format!("missing_{}", field.replace('.', "_"))),
             message: format!("`{field}` is required and must not be empty"),
         }
     }

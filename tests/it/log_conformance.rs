@@ -333,7 +333,12 @@ fn compaction_keeps_the_last(bed: Bed) {
     eager_cleaning(
         &bed,
         &topic,
-        &[("min.cleanable.dirty.ratio", "0.01"), ("segment.ms", "200")],
+        &[
+            ("cleanup.policy", "compact"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("min.cleanable.dirty.ratio", "0.01"),
+            ("segment.ms", "200"),
+        ],
     );
     for n in 0..30 {
         append(
@@ -369,7 +374,15 @@ fn retention_drops_the_old(bed: Bed) {
     let spec = bed.spec("r", 1, Cleanup::Delete { retention_ms: 300 });
     log.provision(std::slice::from_ref(&spec), true).unwrap();
     let topic = bed.topic("r");
-    eager_cleaning(&bed, &topic, &[("segment.ms", "100")]);
+    eager_cleaning(
+        &bed,
+        &topic,
+        &[
+            ("cleanup.policy", "delete"),
+            ("retention.ms", "300"),
+            ("segment.ms", "100"),
+        ],
+    );
     for n in 0..10 {
         append(&*log, &topic, vec![record("k", &n.to_string())]).unwrap();
     }
@@ -401,7 +414,7 @@ fn retention_drops_the_old(bed: Bed) {
     source.open(0, start).unwrap();
 }
 
-/// On Kafka the cleaner is hurried; the embedded log is tidied by hand.
+/// On Kafka the cleaner is hurried (these settings replace all others of the topic); the embedded log is tidied by hand.
 fn eager_cleaning(bed: &Bed, topic: &str, settings: &[(&str, &str)]) {
     if bed.kind == Kind::Kafka {
         bed.alter_topic(topic, settings);

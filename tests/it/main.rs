@@ -1,5 +1,11 @@
 //! Behaviour through the public doors, against the real parts. One binary: each one more would link everything again.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::needless_pass_by_value)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value
+)]
 
+mod lanes;
 mod log_conformance;
 mod support;

@@ -130,9 +130,7 @@ impl From<KafkaError> for LogError {
                 RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition,
-            ) => {
-                Self::UnknownTopic(error.to_string())
-            }
+            ) => Self::UnknownTopic(error.to_string()),
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(0),
             _ => match &error {
                 KafkaError::Transaction(e) if e.is_fatal() => Self::Fatal(error.to_string()),

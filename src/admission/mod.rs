@@ -1,0 +1,174 @@
+//! Admission: what lies on `ingress` becomes an event, once.
+//!
+//! It reads whatever producers send (`contracts.md` section 1), passes on what lies on another partition than its own key's, drops what
+//! it has seen within the dedupe window, and appends the rest to `events`. The same identity always has the same key, hence the
+//! same partition, hence this window.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    envelope::{
+        Event, Invalid, avro,
+        kafka::{Inbound, read},
+    },
+    log::{Fetched, Record, partition_for, topics::Names},
+    state::{Space, StateError, StateStore, Window, WindowOptions},
+    stream::{Context, Failure, Processor, Rejected, Transform},
+};
+
+/// Its name.
+pub const NAME: &str = "admission";
+/// Hashes in memory for each partition before they go to disk.
+const SEAL_AT: usize = 32_768;
+
+/// The processor.
+pub struct Admission {
+    names: Names,
+    partitions: u32,
+    window: WindowOptions,
+    counters: Arc<Counters>,
+}
+
+/// What happened to records.
+pub struct Counters {
+    admitted: metrics::Counter,
+    duplicates: metrics::Counter,
+    passed_on: metrics::Counter,
+}
+
+impl Admission {
+    /// Admission between `ingress` and `events`, which have `partitions` partitions.
+    pub fn new(names: &Names, partitions: u32, dedupe_window_ms: i64) -> Self {
+        let outcome = |outcome: &'static str| metrics::counter!("omnilink_admission_total", "outcome" => outcome);
+        Self {
+            names: names.clone(),
+            partitions,
+            window: WindowOptions {
+                window_ms: dedupe_window_ms,
+                payload: 0,
+                seal_at: SEAL_AT,
+            },
+            counters: Arc::new(Counters {
+                admitted: outcome("admitted"),
+                duplicates: outcome("duplicate"),
+                passed_on: outcome("passed_on"),
+            }),
+        }
+    }
+}
+
+impl Processor for Admission {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn topics(&self) -> Vec<String> {
+        vec![self.names.ingress.to_string()]
+    }
+
+    fn transform(
+        &self,
+        space: &Space,
+        state: &StateStore,
+    ) -> Result<Box<dyn Transform>, StateError> {
+        Ok(Box::new(Admit {
+            window: Window::load(state, space.clone(), self.window)?,
+            names: self.names.clone(),
+            partitions: self.partitions,
+            counters: Arc::clone(&self.counters),
+        }))
+    }
+}
+
+struct Admit {
+    window: Window,
+    names: Names,
+    partitions: u32,
+    counters: Arc<Counters>,
+}
+
+impl Transform for Admit {
+    fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        match read(&input.record, input.timestamp)? {
+            Inbound::Own(own) => {
+                let write = |out: &mut Vec<u8>| own.events_record(input.timestamp, out);
+                self.admit(&own.event, input, cx, write)
+            }
+            Inbound::One(event) => self.admit_parsed(&event, input, cx),
+            Inbound::Batch(items) => {
+                for (raw, item) in items {
+                    let done = item
+                        .map_err(Failure::from)
+                        .and_then(|event| self.admit_parsed(&event, input, cx));
+                    match done {
+                        Ok(()) => {}
+                        Err(Failure::Rejected(rejected)) => cx.reject(Rejected {
+                            value: Some(Bytes::copy_from_slice(raw)),
+                            ..rejected
+                        }),
+                        Err(stalled @ Failure::State(_)) => return Err(stalled),
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn close(&mut self, cx: &mut Context<'_>) {
+        cx.add_changes(self.window.take_changes());
+    }
+}
+
+impl Admit {
+    fn admit_parsed(
+        &mut self,
+        event: &Event<'_>,
+        input: &Fetched,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        self.admit(event, input, cx, |out| {
+            avro::encode_event(event, input.timestamp, out);
+            Ok(())
+        })
+    }
+
+    fn admit(
+        &mut self,
+        event: &Event<'_>,
+        input: &Fetched,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Invalid>,
+    ) -> Result<(), Failure> {
+        let key = Bytes::from(event.record_key());
+        if partition_for(&key, self.partitions) != cx.partition() {
+            self.counters.passed_on.increment(1);
+            let mut value = Vec::with_capacity(512);
+            avro::encode_ingress(event, &mut value);
+            let record = Record {
+                key: Some(key),
+                value: Some(value.into()),
+                headers: Vec::new(),
+            };
+            cx.emit(&self.names.ingress, record);
+            return Ok(());
+        }
+        let identity = event.identity();
+        if self.window.get(&identity, input.timestamp)?.is_some() {
+            self.counters.duplicates.increment(1);
+            return Ok(());
+        }
+        let mut value = Vec::with_capacity(512);
+        write(&mut value)?;
+        self.window.insert(identity, [0; 16], input.timestamp);
+        self.counters.admitted.increment(1);
+        let record = Record {
+            key: Some(key),
+            value: Some(value.into()),
+            headers: Vec::new(),
+        };
+        cx.emit_here(&self.names.events, record);
+        Ok(())
+    }
+}

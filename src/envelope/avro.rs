@@ -1,0 +1,343 @@
+//! Events on OmniLink's own topics: Avro in Confluent's wire format (a zero byte, the schema's id in four bytes, big
+//! endian, then the fields), written and read directly.
+//!
+//! `events` holds the fields of `ingress` in the same order and then `received_at`, so that an admitted record is the
+//! bytes of the one that came with another id before them and the time behind. Versions that are written no more go
+//! through [`super::upgrade`].
+
+use std::borrow::Cow;
+
+use super::{
+    Data, Entity, Event, Invalid, TimeSource,
+    schemas::{self, Schema},
+    upgrade::upgrade,
+};
+use crate::{clock::Millis, id::Tenant};
+
+/// The bytes before the fields.
+const HEAD: usize = 5;
+
+/// Appends the record for `ingress`.
+pub fn encode_ingress(event: &Event<'_>, out: &mut Vec<u8>) {
+    put_head(schemas::INGRESS, out);
+    put_fields(event, out);
+}
+
+/// Appends the record for `events`.
+pub fn encode_event(event: &Event<'_>, received_at: Millis, out: &mut Vec<u8>) {
+    put_head(schemas::EVENTS, out);
+    put_fields(event, out);
+    put_long(received_at.0, out);
+}
+
+/// Appends the record for `events` that a record of `ingress` becomes. Lengths are checked, contents are not
+/// ([`decode_ingress`] does that).
+pub fn events_from_ingress(
+    ingress: &[u8],
+    received_at: Millis,
+    out: &mut Vec<u8>,
+) -> Result<(), Invalid> {
+    let current = current(schemas::INGRESS, ingress)?;
+    let fields = &current[HEAD..];
+    let mut reader = Reader { rest: fields };
+    reader.skip_fields()?;
+    reader.end()?;
+    put_head(schemas::EVENTS, out);
+    out.extend_from_slice(fields);
+    put_long(received_at.0, out);
+    Ok(())
+}
+
+/// Reads a record of `ingress`. What the fields hold is checked as far as the types go; [`Event::check`] does the rest.
+pub fn decode_ingress(record: &[u8]) -> Result<Event<'_>, Invalid> {
+    decode(schemas::INGRESS, record, |_| Ok(())).map(|(event, ())| event)
+}
+
+/// Reads a record of `events`: the event, and when it was received.
+pub fn decode_event(record: &[u8]) -> Result<(Event<'_>, Millis), Invalid> {
+    decode(schemas::EVENTS, record, |reader| {
+        reader.long("received_at").map(Millis)
+    })
+}
+
+/// The schema's id, if the bytes are in Confluent's wire format.
+pub fn schema_id(record: &[u8]) -> Option<u32> {
+    match record {
+        [0, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+        _ => None,
+    }
+}
+
+/// The record in its topic's current version: as it stands, if it is that.
+fn current(wanted: Schema, record: &[u8]) -> Result<Cow<'_, [u8]>, Invalid> {
+    let id =
+        schema_id(record).ok_or_else(|| Invalid::payload("not Avro in Confluent's wire format"))?;
+    if id == wanted.id {
+        return Ok(Cow::Borrowed(record));
+    }
+    match schemas::by_id(id).filter(|schema| schema.topic == wanted.topic) {
+        Some(written) => upgrade(written, &wanted, record).map(Cow::Owned),
+        None => Err(Invalid {
+            code: "unknown_schema".into(),
+            message: format!("schema {id} is not one of `{}`", wanted.topic),
+        }),
+    }
+}
+
+fn decode<T>(
+    wanted: Schema,
+    record: &[u8],
+    rest: impl Fn(&mut Reader<'_>) -> Result<T, Invalid>,
+) -> Result<(Event<'_>, T), Invalid> {
+    match current(wanted, record)? {
+        Cow::Borrowed(record) => decode_fields(record, rest),
+        Cow::Owned(record) => {
+            decode_fields(&record, rest).map(|(event, rest)| (event.into_owned(), rest))
+        }
+    }
+}
+
+fn decode_fields<T>(
+    record: &[u8],
+    rest: impl Fn(&mut Reader<'_>) -> Result<T, Invalid>,
+) -> Result<(Event<'_>, T), Invalid> {
+    let mut reader = Reader {
+        rest: &record[HEAD..],
+    };
+    let event = reader.event()?;
+    let rest = rest(&mut reader)?;
+    reader.end()?;
+    Ok((event, rest))
+}
+
+pub(super) fn put_head(schema: Schema, out: &mut Vec<u8>) {
+    out.push(0);
+    out.extend_from_slice(&schema.id.to_be_bytes());
+}
+
+fn put_fields(event: &Event<'_>, out: &mut Vec<u8>) {
+    let (data, binary) = match &event.data {
+        Data::Absent => (None, None),
+        Data::Json(text) => (Some(text.as_bytes()), None),
+        Data::Binary(bytes) => (None, Some(&**bytes)),
+    };
+    let payload = data.or(binary).map_or(0, <[u8]>::len);
+    out.reserve(payload + event.extensions.len() + 512);
+    put_bytes(event.tenant.as_str().as_bytes(), out);
+    put_bytes(event.id.as_bytes(), out);
+    put_bytes(event.source.as_bytes(), out);
+    put_bytes(event.kind.as_bytes(), out);
+    put_optional(text(event.subject.as_ref()), out);
+    let entity = event.entity.as_ref();
+    put_optional(text(entity.map(|e| &e.kind)), out);
+    put_optional(text(entity.map(|e| &e.external_id)), out);
+    put_optional(text(entity.and_then(|e| e.display_name.as_ref())), out);
+    put_optional(text(event.correlation_id.as_ref()), out);
+    put_optional(text(event.causation_id.as_ref()), out);
+    put_long(event.time, out);
+    out.push(match event.time_source {
+        TimeSource::Producer => 0,
+        TimeSource::Receiver => 2,
+    });
+    put_optional(data, out);
+    put_optional(binary, out);
+    put_bytes(event.extensions.as_bytes(), out);
+    out.push(u8::from(event.tombstone));
+    put_optional(text(event.idempotency_key.as_ref()), out);
+}
+
+fn text<'a>(text: Option<&'a Cow<'_, str>>) -> Option<&'a [u8]> {
+    text.map(|text| text.as_bytes())
+}
+
+/// Zigzag, then seven bits a byte, the lowest first.
+fn put_long(value: i64, out: &mut Vec<u8>) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_long(bytes.len() as i64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// A union of null and something.
+fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
+    match bytes {
+        None => out.push(0),
+        Some(bytes) => {
+            out.push(2);
+            put_bytes(bytes, out);
+        }
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn event(&mut self) -> Result<Event<'a>, Invalid> {
+        let tenant = self.text("tenant")?;
+        let tenant = Tenant::new(tenant).map_err(|e| Invalid {
+            code: "invalid_tenant".into(),
+            message: e.to_string(),
+        })?;
+        let id = self.text("id")?.into();
+        let source = self.text("source")?.into();
+        let kind = self.text("type")?.into();
+        let subject = self.optional_text("subject")?;
+        let entity_type = self.optional_text("entity_type")?;
+        let entity_id = self.optional_text("entity_id")?;
+        let display_name = self.optional_text("display_name")?;
+        let correlation_id = self.optional_text("correlation_id")?;
+        let causation_id = self.optional_text("causation_id")?;
+        let time = self.long("time")?;
+        let time_source = match self.long("time_source")? {
+            0 => TimeSource::Producer,
+            1 => TimeSource::Receiver,
+            _ => return Err(broken("time_source")),
+        };
+        let data = self.optional_text("data")?;
+        let binary = self.optional("data_base64")?;
+        let extensions = self.text("extensions")?.into();
+        let tombstone = self.boolean("tombstone")?;
+        let idempotency_key = self.optional_text("idempotency_key")?;
+        let entity = match (entity_type, entity_id) {
+            (Some(kind), Some(external_id)) => Some(Entity {
+                kind,
+                external_id,
+                display_name,
+            }),
+            (None, None) if display_name.is_none() => None,
+            _ => return Err(broken("entity_id")),
+        };
+        let data = match (data, binary) {
+            (None, None) => Data::Absent,
+            (Some(text), None) => Data::Json(text),
+            (None, Some(bytes)) => Data::Binary(bytes.into()),
+            (Some(_), Some(_)) => return Err(broken("data_base64")),
+        };
+        Ok(Event {
+            tenant,
+            id,
+            source,
+            kind,
+            subject,
+            entity,
+            correlation_id,
+            causation_id,
+            time,
+            time_source,
+            data,
+            extensions,
+            tombstone,
+            idempotency_key,
+        })
+    }
+
+    /// The same fields as [`Reader::event`] reads.
+    fn skip_fields(&mut self) -> Result<(), Invalid> {
+        for field in ["tenant", "id", "source", "type"] {
+            self.bytes(field)?;
+        }
+        for field in [
+            "subject",
+            "entity_type",
+            "entity_id",
+            "display_name",
+            "correlation_id",
+            "causation_id",
+        ] {
+            self.optional(field)?;
+        }
+        self.long("time")?;
+        self.long("time_source")?;
+        self.optional("data")?;
+        self.optional("data_base64")?;
+        self.bytes("extensions")?;
+        self.boolean("tombstone")?;
+        self.optional("idempotency_key")?;
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), Invalid> {
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        Err(Invalid::payload("Avro: bytes follow the last field"))
+    }
+
+    fn byte(&mut self, field: &'static str) -> Result<u8, Invalid> {
+        let (byte, rest) = self.rest.split_first().ok_or_else(|| broken(field))?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    fn long(&mut self, field: &'static str) -> Result<i64, Invalid> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte(field)?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+            }
+        }
+        Err(broken(field))
+    }
+
+    fn boolean(&mut self, field: &'static str) -> Result<bool, Invalid> {
+        match self.byte(field)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(broken(field)),
+        }
+    }
+
+    fn bytes(&mut self, field: &'static str) -> Result<&'a [u8], Invalid> {
+        let length = usize::try_from(self.long(field)?).map_err(|_| broken(field))?;
+        let (bytes, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or_else(|| broken(field))?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    fn text(&mut self, field: &'static str) -> Result<&'a str, Invalid> {
+        std::str::from_utf8(self.bytes(field)?).map_err(|_| broken(field))
+    }
+
+    fn is_some(&mut self, field: &'static str) -> Result<bool, Invalid> {
+        match self.long(field)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(broken(field)),
+        }
+    }
+
+    fn optional(&mut self, field: &'static str) -> Result<Option<&'a [u8]>, Invalid> {
+        if self.is_some(field)? {
+            self.bytes(field).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn optional_text(&mut self, field: &'static str) -> Result<Option<Cow<'a, str>>, Invalid> {
+        if self.is_some(field)? {
+            self.text(field).map(|text| Some(text.into()))
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+#[cold]
+fn broken(field: &'static str) -> Invalid {
+    Invalid::payload(format!("Avro: the field `{field}` cannot be read"))
+}

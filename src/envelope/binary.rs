@@ -1,0 +1,193 @@
+//! CloudEvents in binary mode: attributes in headers, the body is the data (HTTP binding 1.0.2 section 3.1, Kafka
+//! binding 1.0.2 section 3.2).
+
+use std::borrow::Cow;
+
+use super::{
+    Form, Invalid, Parsed,
+    attributes::{Attributes, Receipt},
+    json::{self, Value, hash},
+};
+use crate::{clock::Millis, id::Tenant};
+
+/// How headers carry attributes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Binding {
+    /// `ce-…`, percent-encoded, perhaps in double quotes. A header given twice is refused.
+    Http,
+    /// `ce_…`, plain UTF-8. Of a header given twice the last one counts.
+    Kafka,
+}
+
+impl Binding {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Http => "ce-",
+            Self::Kafka => "ce_",
+        }
+    }
+
+    /// The attribute that a header carries; HTTP's names have no case.
+    fn attribute(self, header: &str) -> Option<Cow<'_, str>> {
+        let (prefix, name) = header.split_at_checked(self.prefix().len())?;
+        match self {
+            Self::Kafka => (prefix == "ce_").then_some(Cow::Borrowed(name)),
+            Self::Http if !prefix.eq_ignore_ascii_case("ce-") => None,
+            Self::Http if name.bytes().any(|b| b.is_ascii_uppercase()) => {
+                Some(name.to_ascii_lowercase().into())
+            }
+            Self::Http => Some(Cow::Borrowed(name)),
+        }
+    }
+
+    fn decode<'a>(self, name: &str, value: &'a [u8]) -> Result<Cow<'a, str>, Invalid> {
+        let wrong =
+            |what: &str| Invalid::payload(format!("header `{}{name}`: {what}", self.prefix()));
+        let text = std::str::from_utf8(value).map_err(|_| wrong("not UTF-8"))?;
+        if self == Self::Kafka {
+            return Ok(Cow::Borrowed(text));
+        }
+        let text = unquoted(text.trim_matches([' ', '\t']))
+            .ok_or_else(|| wrong("a double quote is not closed"))?;
+        if !text.contains('%') {
+            return Ok(text);
+        }
+        let decoded = percent_encoding::percent_decode_str(&text).decode_utf8();
+        Ok(Cow::Owned(
+            decoded.map_err(|_| wrong("not UTF-8"))?.into_owned(),
+        ))
+    }
+}
+
+/// A quoted string's content (RFC 9110, section 5.6.4); other texts as they are.
+fn unquoted(text: &str) -> Option<Cow<'_, str>> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return Some(Cow::Borrowed(text));
+    };
+    if let Some(inner) = quoted
+        .strip_suffix('"')
+        .filter(|inner| !inner.contains(['"', '\\']))
+    {
+        return Some(Cow::Borrowed(inner));
+    }
+    let mut content = String::with_capacity(quoted.len());
+    let mut rest = quoted.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(Cow::Owned(content)),
+            '\\' => content.push(rest.next()?),
+            other => content.push(other),
+        }
+    }
+}
+
+/// One event in binary mode. Headers that carry no attribute are passed over. `content_type` is the data's
+/// (`datacontenttype`); without one, data that is JSON is taken as such. No body at all is a tombstone, an empty one an
+/// event without data.
+pub fn parse_binary<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    binding: Binding,
+    content_type: Option<&'a [u8]>,
+    body: Option<&'a [u8]>,
+    tenant: &Tenant,
+    received: Millis,
+) -> Result<Parsed<'a>, Invalid> {
+    read(headers, binding, content_type, body).finish(Receipt { tenant, received })
+}
+
+/// Attributes and their hash, not judged yet.
+pub(super) struct Binary<'a> {
+    pub(super) attributes: Attributes<'a>,
+    hash: hash::Object,
+}
+
+impl<'a> Binary<'a> {
+    pub(super) fn finish(self, receipt: Receipt<'_>) -> Result<Parsed<'a>, Invalid> {
+        Ok(Parsed {
+            event: self.attributes.finish(Form::CloudEvents, receipt)?,
+            body_hash: self.hash.finish().to_le_bytes(),
+        })
+    }
+}
+
+pub(super) fn read<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    binding: Binding,
+    content_type: Option<&'a [u8]>,
+    body: Option<&'a [u8]>,
+) -> Binary<'a> {
+    let mut binary = Binary {
+        attributes: Attributes::default(),
+        hash: hash::Object::default(),
+    };
+    let content_type = content_type.filter(|text| !text.is_empty());
+    let mut found: Vec<_> = headers
+        .filter_map(|(header, value)| Some((binding.attribute(header)?, value)))
+        .collect();
+    // Stable, so that of one name the last one stays last.
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (at, (name, value)) in found.iter().enumerate() {
+        if found.get(at + 1).is_some_and(|(next, _)| next == name) {
+            if binding == Binding::Http {
+                binary.attributes.fail(Invalid::payload(format!(
+                    "header `ce-{name}` is given twice"
+                )));
+            }
+            continue;
+        }
+        // The content type is the standard's place for it.
+        if name != "datacontenttype" || content_type.is_none() {
+            binary.attribute(name, binding.decode(name, value));
+        }
+    }
+    if let Some(content_type) = content_type {
+        let text = std::str::from_utf8(content_type).map(Cow::Borrowed);
+        binary.attribute(
+            "datacontenttype",
+            text.map_err(|_| Invalid::payload("the content type is not UTF-8")),
+        );
+    }
+    binary.body(body);
+    binary
+}
+
+impl<'a> Binary<'a> {
+    fn attribute(&mut self, name: &str, value: Result<Cow<'a, str>, Invalid>) {
+        let value = match value {
+            Ok(value) => value,
+            Err(problem) => return self.attributes.fail(problem),
+        };
+        if matches!(name, "data" | "data_base64") {
+            let problem = format!("`{name}` is the body in binary mode, not an attribute");
+            return self.attributes.fail(Invalid::payload(problem));
+        }
+        self.hash.insert(hash::key(name), hash::string(&value));
+        self.attributes.set(name, Value::Text(value), None);
+    }
+
+    fn body(&mut self, body: Option<&'a [u8]>) {
+        let Some(body) = body else {
+            self.attributes.tombstone = true;
+            return;
+        };
+        if body.is_empty() {
+            return;
+        }
+        let says_json = self.attributes.says_json();
+        if says_json != Some(false) {
+            // The envelope would be one level around it.
+            match json::scan(body, 1).and_then(|hash| Ok((json::utf8(body)?, hash))) {
+                Ok((text, hash)) => {
+                    self.attributes.json = Some(text.trim_matches([' ', '\t', '\r', '\n']));
+                    self.hash.insert(hash::key("data"), hash);
+                    return;
+                }
+                Err(error) if says_json.is_some() => return self.attributes.fail((error).into()),
+                Err(_) => {}
+            }
+        }
+        self.attributes.binary = Some(Cow::Borrowed(body));
+        self.hash
+            .insert(hash::key("data_base64"), hash::bytes(body));
+    }
+}

@@ -1,0 +1,309 @@
+//! CloudEvents as JSON text: one event, or a batch (`contracts.md`, section 1; CloudEvents JSON format 1.0.2).
+
+use std::borrow::Cow;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::{
+    Entity, Event, Form, Invalid,
+    attributes::{Attributes, Receipt, string},
+    json::{self, JsonError, Scanner, Value},
+    rules,
+};
+use crate::{clock::Millis, id::Tenant};
+
+/// An event as it came, and what tells two bodies apart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parsed<'a> {
+    /// The event.
+    pub event: Event<'a>,
+    /// The canonical hash of the whole envelope, as a JSON value; nothing that was defaulted is in it.
+    pub body_hash: [u8; 16],
+}
+
+/// One item of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item<'a> {
+    /// Its text.
+    pub raw: &'a [u8],
+    /// What it says, or why it is refused.
+    pub parsed: Result<Parsed<'a>, Invalid>,
+}
+
+/// A body that may be either.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body<'a> {
+    /// One event.
+    One(Parsed<'a>),
+    /// A batch, perhaps of one, perhaps of none.
+    Batch(Vec<Item<'a>>),
+}
+
+/// A body in OmniLink's form (`application/json`): an object is one event, an array or `{"events": […]}` a batch.
+pub fn parse<'a>(
+    body: &'a [u8],
+    max_items: usize,
+    tenant: &Tenant,
+    received: Millis,
+) -> Result<Body<'a>, Invalid> {
+    let form = Form::OmniLink;
+    let mut scanner = start(body)?;
+    if scanner.peek() != Some(b'[') && !scanner.at_events() {
+        let envelope = envelope(&mut scanner, form)?;
+        scanner.end()?;
+        if !envelope.is_batch {
+            let receipt = Receipt { tenant, received };
+            return Ok(Body::One(envelope.finish(form, receipt)?));
+        }
+    }
+    Ok(Body::Batch(parse_batch(
+        body, form, max_items, tenant, received,
+    )?))
+}
+
+/// One structured event.
+pub fn parse_structured<'a>(
+    body: &'a [u8],
+    form: Form,
+    tenant: &Tenant,
+    received: Millis,
+) -> Result<Parsed<'a>, Invalid> {
+    structured(body, form)?.finish(form, Receipt { tenant, received })
+}
+
+/// A batch: an array, or in OmniLink's form `{"events": […]}` too. A bad item does not refuse the others, as long as
+/// the whole is JSON. More than `max_items` are `batch_too_large`.
+pub fn parse_batch<'a>(
+    body: &'a [u8],
+    form: Form,
+    max_items: usize,
+    tenant: &Tenant,
+    received: Millis,
+) -> Result<Vec<Item<'a>>, Invalid> {
+    let receipt = Receipt { tenant, received };
+    batch(body, form, max_items, |envelope| {
+        envelope.finish(form, receipt)
+    })
+}
+
+/// As [`parse_structured`], before the rules are applied.
+pub(super) fn structured(body: &[u8], form: Form) -> Result<Envelope<'_>, Box<JsonError>> {
+    let mut scanner = start(body)?;
+    let envelope = envelope(&mut scanner, form)?;
+    scanner.end()?;
+    Ok(envelope)
+}
+
+/// As [`parse_batch`], with `judge` in place of the rules.
+pub(super) fn batch<'a>(
+    body: &'a [u8],
+    form: Form,
+    max_items: usize,
+    judge: impl Fn(Envelope<'a>) -> Result<Parsed<'a>, Invalid>,
+) -> Result<Vec<Item<'a>>, Invalid> {
+    let mut scanner = start(body)?;
+    let in_object = form == Form::OmniLink && scanner.peek() == Some(b'{');
+    if in_object {
+        enter_events(&mut scanner)?;
+    }
+    let found = items(&mut scanner, form, max_items, judge)?;
+    if in_object {
+        scanner.spaces();
+        if !scanner.eat(b'}') {
+            return Err(Invalid::payload(
+                "a batch has no other member beside `events`",
+            ));
+        }
+    }
+    scanner.end()?;
+    Ok(found)
+}
+
+fn start(body: &[u8]) -> Result<Scanner<'_>, Box<JsonError>> {
+    let mut scanner = Scanner::new(json::utf8(body)?);
+    scanner.spaces();
+    Ok(scanner)
+}
+
+/// Up to the array in `{"events": […]}`.
+fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
+    let members = scanner.enter_object()?;
+    if !scanner.next_member(&members)? {
+        return Err(Invalid::missing("events"));
+    }
+    let (name, _) = scanner.name(&members)?;
+    if name == "events" {
+        return Ok(());
+    }
+    Err(Invalid::payload(format!(
+        "`{}` beside `events`: a batch has no other member",
+        rules::shown(&name)
+    )))
+}
+
+fn items<'a>(
+    scanner: &mut Scanner<'a>,
+    form: Form,
+    max_items: usize,
+    judge: impl Fn(Envelope<'a>) -> Result<Parsed<'a>, Invalid>,
+) -> Result<Vec<Item<'a>>, Invalid> {
+    let mut items = Vec::new();
+    if !scanner.eat(b'[') {
+        return Err(scanner.expected("an array of events").into());
+    }
+    scanner.spaces();
+    if scanner.eat(b']') {
+        return Ok(items);
+    }
+    loop {
+        if items.len() == max_items {
+            return Err(Invalid {
+                code: "batch_too_large".into(),
+                message: format!("a batch has at most {max_items} items"),
+            });
+        }
+        let start = scanner.position();
+        scanner.restart(start);
+        let parsed = match envelope(scanner, form) {
+            Ok(envelope) => judge(envelope),
+            Err(error) => {
+                // Whatever is wrong with it, it must end somewhere for the others to be read.
+                let end = scanner.skip_from(start)?;
+                scanner.restart(end);
+                Err(error.into())
+            }
+        };
+        let raw = scanner.since(start).as_bytes();
+        items.push(Item { raw, parsed });
+        scanner.spaces();
+        if scanner.eat(b']') {
+            return Ok(items);
+        }
+        if !scanner.eat(b',') {
+            return Err(scanner.expected("a comma or a closing bracket").into());
+        }
+        scanner.spaces();
+    }
+}
+
+/// One event, read but not judged.
+pub(super) struct Envelope<'a> {
+    pub(super) attributes: Attributes<'a>,
+    /// It has a member `events` that is an array.
+    is_batch: bool,
+    hash: u128,
+}
+
+impl<'a> Envelope<'a> {
+    pub(super) fn finish(self, form: Form, receipt: Receipt<'_>) -> Result<Parsed<'a>, Invalid> {
+        Ok(Parsed {
+            event: self.attributes.finish(form, receipt)?,
+            body_hash: self.hash.to_le_bytes(),
+        })
+    }
+}
+
+fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, Box<JsonError>> {
+    if scanner.peek() != Some(b'{') {
+        return Err(scanner.expected("an object"));
+    }
+    let mut attributes = Attributes::default();
+    let mut is_batch = false;
+    let mut members = scanner.enter_object()?;
+    while scanner.next_member(&members)? {
+        let (name, name_hash) = scanner.name(&members)?;
+        let start = scanner.position();
+        let hash = match &*name {
+            "data" => {
+                let hash = scanner.value()?;
+                attributes.json = Some(scanner.since(start));
+                hash
+            }
+            "entity" if form == Form::OmniLink => entity(scanner, &mut attributes)?,
+            "events" if form == Form::OmniLink && scanner.peek() == Some(b'[') => {
+                is_batch = true;
+                scanner.value()?
+            }
+            _ => {
+                let (value, hash) = scanner.scalar()?;
+                if name == "data_base64" {
+                    match string(&name, value) {
+                        Ok(text) => set_base64(&mut attributes, text),
+                        Err(problem) => attributes.fail(problem),
+                    }
+                } else {
+                    attributes.set(&name, value, Some(scanner.since(start)));
+                }
+                hash
+            }
+        };
+        Scanner::insert(&mut members, name_hash, hash);
+    }
+    let hash = scanner.leave_object(&members)?;
+    Ok(Envelope {
+        attributes,
+        is_batch,
+        hash,
+    })
+}
+
+fn set_base64<'a>(attributes: &mut Attributes<'a>, text: Option<Cow<'a, str>>) {
+    let Some(text) = text else {
+        return;
+    };
+    match STANDARD.decode(text.as_bytes()) {
+        Ok(bytes) => attributes.binary = Some(Cow::Owned(bytes)),
+        Err(_) => attributes.fail(Invalid::payload(
+            "`data_base64` must be base64 (RFC 4648, section 4)",
+        )),
+    }
+}
+
+/// `entity {type, external_id, display_name?}`, or `null`.
+fn entity<'a>(
+    scanner: &mut Scanner<'a>,
+    attributes: &mut Attributes<'a>,
+) -> Result<u128, Box<JsonError>> {
+    if scanner.peek() != Some(b'{') {
+        let (value, hash) = scanner.scalar()?;
+        if !matches!(value, Value::Null) {
+            attributes.fail(Invalid::payload("`entity` must be an object"));
+        }
+        return Ok(hash);
+    }
+    let [mut kind, mut external_id, mut display_name] = [None, None, None];
+    let mut members = scanner.enter_object()?;
+    while scanner.next_member(&members)? {
+        let (name, name_hash) = scanner.name(&members)?;
+        let (value, hash) = scanner.scalar()?;
+        Scanner::insert(&mut members, name_hash, hash);
+        let (field, place) = match &*name {
+            "type" => ("entity.type", &mut kind),
+            "external_id" => ("entity.external_id", &mut external_id),
+            "display_name" => ("entity.display_name", &mut display_name),
+            other => {
+                let other = rules::shown(other);
+                attributes.fail(Invalid::payload(format!(
+                    "`entity.{other}` is no known field"
+                )));
+                continue;
+            }
+        };
+        match string(field, value) {
+            Ok(text) => *place = text,
+            Err(problem) => attributes.fail(problem),
+        }
+    }
+    let (kind, external_id) = (kind.unwrap_or_default(), external_id.unwrap_or_default());
+    for (field, text) in [("entity.type", &kind), ("entity.external_id", &external_id)] {
+        if let Err(problem) = rules::identifier(field, text) {
+            attributes.fail(problem);
+        }
+    }
+    attributes.entity = Some(Entity {
+        kind,
+        external_id,
+        display_name,
+    });
+    scanner.leave_object(&members)
+}

@@ -1,0 +1,577 @@
+//! JSON in one pass: checked as RFC 8259 has it, and by what Postgres can hold, and hashed on the way.
+//!
+//! Beyond the grammar it refuses duplicate names (unescaped, at every level), lone surrogates, nesting deeper than
+//! [`MAX_DEPTH`], and numbers that `numeric` cannot hold. It builds no tree: callers walk the members of the objects
+//! they care about and step over the rest. Memory is bounded by the text: 32 bytes for each name of the objects that
+//! are open, and one buffer for strings with escapes.
+
+pub(crate) mod hash;
+mod number;
+mod skip;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, fmt};
+
+use self::{
+    number::Number,
+    skip::{literal, skip, spaces},
+};
+use super::Invalid;
+
+/// The deepest nesting, the outermost value counted.
+pub const MAX_DEPTH: usize = 128;
+
+/// Up to this many names of one object are compared one by one, more are sorted.
+const FEW: usize = 16;
+
+/// What is wrong with a text, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JsonError {
+    /// The offset in bytes.
+    pub at: usize,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// Not UTF-8.
+    Utf8,
+    /// Not JSON: what was expected there.
+    Syntax(&'static str),
+    /// Something follows the value.
+    Trailing,
+    /// A name that its object has already.
+    Duplicate(String),
+    /// Nesting deeper than [`MAX_DEPTH`].
+    Depth,
+    /// Half a UTF-16 pair, as an escape.
+    Surrogate,
+    /// A number that Postgres `numeric` cannot hold.
+    Number,
+}
+
+impl JsonError {
+    #[cold]
+    fn new(at: usize, problem: Problem) -> Box<Self> {
+        Box::new(Self { at, problem })
+    }
+
+    #[cold]
+    fn syntax(at: usize, expected: &'static str) -> Box<Self> {
+        Self::new(at, Problem::Syntax(expected))
+    }
+
+    /// Whether the text is no JSON at all, as opposed to JSON that is not accepted.
+    pub fn is_syntax(&self) -> bool {
+        matches!(
+            self.problem,
+            Problem::Utf8 | Problem::Syntax(_) | Problem::Trailing
+        )
+    }
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            Problem::Utf8 => f.write_str("not UTF-8")?,
+            Problem::Syntax(expected) => write!(f, "not JSON: {expected} was expected")?,
+            Problem::Trailing => f.write_str("not JSON: something follows the value")?,
+            Problem::Duplicate(name) => write!(f, "duplicate name {name:?}")?,
+            Problem::Depth => write!(f, "nested deeper than {MAX_DEPTH}")?,
+            Problem::Surrogate => f.write_str("a lone UTF-16 surrogate")?,
+            Problem::Number => {
+                f.write_str(
+                    "a number with more than 131072 digits before or 16383 after the decimal point",
+                )?;
+            }
+        }
+        write!(f, ", at byte {}", self.at)
+    }
+}
+
+impl std::error::Error for JsonError {}
+
+impl From<Box<JsonError>> for Invalid {
+    fn from(error: Box<JsonError>) -> Self {
+        Self::payload(error.to_string())
+    }
+}
+
+/// Checks a whole text, and returns its canonical hash: equal for equal values, however they are written (the order of
+/// members, white space, escapes, `1` or `10e-1`).
+pub fn canonical_hash(text: &[u8]) -> Result<[u8; 16], Box<JsonError>> {
+    Ok(scan(text, 0)?.to_le_bytes())
+}
+
+/// As [`canonical_hash`], for a text that is `depth` levels inside another.
+pub(crate) fn scan(text: &[u8], depth: usize) -> Result<u128, Box<JsonError>> {
+    let mut scanner = Scanner::new(utf8(text)?);
+    scanner.depth = depth;
+    scanner.spaces();
+    let hash = scanner.value()?;
+    scanner.end()?;
+    Ok(hash)
+}
+
+/// Whether the text begins as an object that has the member `wanted`, as far as it can be read.
+pub(crate) fn has_member(text: &str, wanted: &str) -> bool {
+    let mut scanner = Scanner::new(text);
+    scanner.spaces();
+    if !scanner.eat(b'{') {
+        return false;
+    }
+    loop {
+        scanner.spaces();
+        if scanner.peek() != Some(b'"') {
+            return false;
+        }
+        match scanner.text() {
+            Ok(name) if name == wanted => return true,
+            Ok(_) => scanner.spaces(),
+            Err(_) => return false,
+        }
+        if !scanner.eat(b':') {
+            return false;
+        }
+        scanner.spaces();
+        let Ok(end) = skip(text, scanner.at) else {
+            return false;
+        };
+        scanner.at = end;
+        scanner.spaces();
+        if !scanner.eat(b',') {
+            return false;
+        }
+    }
+}
+
+/// The bytes as text.
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Box<JsonError>> {
+    std::str::from_utf8(bytes).map_err(|e| JsonError::new(e.valid_up_to(), Problem::Utf8))
+}
+
+struct Name {
+    hash: u128,
+    at: usize,
+}
+
+/// An object that is being read.
+pub(crate) struct Members {
+    /// Where its names start on the scanner's stack.
+    base: usize,
+    hash: hash::Object,
+}
+
+/// A value of the outer object, with its text where the value is small.
+pub(crate) enum Value<'a> {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool,
+    /// A number; whether it is written as an integer.
+    Number { integer: bool },
+    /// A string, unescaped.
+    Text(Cow<'a, str>),
+    /// An array or an object.
+    Compound,
+}
+
+/// Reads a text from its start to its end.
+pub(crate) struct Scanner<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+    /// The names of all open objects.
+    names: Vec<Name>,
+    /// The content of the last string that had escapes.
+    unescaped: String,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            at: 0,
+            depth: 0,
+            names: Vec::with_capacity(2 * FEW),
+            unescaped: String::new(),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Goes on at `at`, outside all objects.
+    pub(crate) fn restart(&mut self, at: usize) {
+        self.at = at;
+        self.depth = 0;
+        self.names.clear();
+    }
+
+    /// Where the value that starts at `start` ends, by grammar alone.
+    pub(crate) fn skip_from(&self, start: usize) -> Result<usize, Box<JsonError>> {
+        skip(self.text, start)
+    }
+
+    /// Whether `{"events": […` is next.
+    pub(crate) fn at_events(&self) -> bool {
+        let bytes = self.text.as_bytes();
+        let literal = |at: usize, text: &[u8]| {
+            let at = spaces(bytes, at);
+            bytes
+                .get(at..)
+                .is_some_and(|rest| rest.starts_with(text))
+                .then_some(at + text.len())
+        };
+        literal(self.at, b"{")
+            .and_then(|at| literal(at, b"\"events\""))
+            .and_then(|at| literal(at, b":"))
+            .is_some_and(|at| literal(at, b"[").is_some())
+    }
+
+    /// The text from `start` up to where it is.
+    pub(crate) fn since(&self, start: usize) -> &'a str {
+        &self.text[start..self.at]
+    }
+
+    /// The next byte.
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Steps over `byte` if it is next.
+    pub(crate) fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    /// Steps over white space.
+    pub(crate) fn spaces(&mut self) {
+        // Most texts have none.
+        if self.peek().is_some_and(|b| b <= b' ') {
+            self.at = spaces(self.text.as_bytes(), self.at);
+        }
+    }
+
+    /// Nothing but white space may follow.
+    pub(crate) fn end(&mut self) -> Result<(), Box<JsonError>> {
+        self.spaces();
+        if self.at < self.text.len() {
+            return Err(JsonError::new(self.at, Problem::Trailing));
+        }
+        Ok(())
+    }
+
+    /// An error where it is.
+    pub(crate) fn expected(&self, what: &'static str) -> Box<JsonError> {
+        JsonError::syntax(self.at, what)
+    }
+
+    /// Enters the object that starts here.
+    pub(crate) fn enter_object(&mut self) -> Result<Members, Box<JsonError>> {
+        self.enter()?;
+        Ok(Members {
+            base: self.names.len(),
+            hash: hash::Object::default(),
+        })
+    }
+
+    /// Steps to the next member's name; `false` at the object's end.
+    pub(crate) fn next_member(&mut self, members: &Members) -> Result<bool, Box<JsonError>> {
+        self.spaces();
+        let first = self.names.len() == members.base;
+        match self.peek() {
+            Some(b'}') => {
+                self.at += 1;
+                return Ok(false);
+            }
+            Some(b',') if !first => {
+                self.at += 1;
+                self.spaces();
+            }
+            _ if first => {}
+            _ => return Err(self.expected("a comma or a closing bracket")),
+        }
+        if self.peek() == Some(b'"') {
+            return Ok(true);
+        }
+        Err(self.expected("a name in double quotes"))
+    }
+
+    /// Reads a member's name, up to its value; returns the name and its hash.
+    pub(crate) fn name(
+        &mut self,
+        members: &Members,
+    ) -> Result<(Cow<'a, str>, u128), Box<JsonError>> {
+        let at = self.at;
+        let text = self.text()?;
+        let hash = hash::key(&text);
+        self.note_name(members.base, hash, at)?;
+        Ok((text, hash))
+    }
+
+    fn name_hash(&mut self, members: &Members) -> Result<u128, Box<JsonError>> {
+        let at = self.at;
+        let plain = self.string()?;
+        let hash = hash::key(plain.unwrap_or(&self.unescaped));
+        self.note_name(members.base, hash, at)?;
+        Ok(hash)
+    }
+
+    /// Adds a member's value to the object's hash.
+    pub(crate) fn insert(members: &mut Members, name: u128, value: u128) {
+        members.hash.insert(name, value);
+    }
+
+    /// Leaves the object after its last member; returns its hash.
+    pub(crate) fn leave_object(&mut self, members: &Members) -> Result<u128, Box<JsonError>> {
+        self.depth -= 1;
+        let own = &mut self.names[members.base..];
+        if own.len() > FEW {
+            own.sort_unstable_by_key(|name| (name.hash, name.at));
+            if let Some(pair) = own.windows(2).find(|pair| pair[0].hash == pair[1].hash) {
+                let at = pair[1].at;
+                return Err(self.duplicate(at));
+            }
+        }
+        self.names.truncate(members.base);
+        Ok(members.hash.finish())
+    }
+
+    /// Reads any value; returns its hash.
+    pub(crate) fn value(&mut self) -> Result<u128, Box<JsonError>> {
+        let bytes = self.text.as_bytes();
+        match self.peek() {
+            Some(b'"') => {
+                let plain = self.string()?;
+                Ok(hash::string(plain.unwrap_or(&self.unescaped)))
+            }
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
+            Some(b'-' | b'0'..=b'9') => {
+                let number = Number::read(bytes, self.at)?;
+                self.at = number.end;
+                number.hash(bytes)
+            }
+            Some(b't') => {
+                self.at = literal(bytes, self.at, "true")?;
+                Ok(hash::TRUE)
+            }
+            Some(b'f') => {
+                self.at = literal(bytes, self.at, "false")?;
+                Ok(hash::FALSE)
+            }
+            Some(b'n') => {
+                self.at = literal(bytes, self.at, "null")?;
+                Ok(hash::NULL)
+            }
+            _ => Err(self.expected("a value")),
+        }
+    }
+
+    /// Reads any value, and says what it is.
+    pub(crate) fn scalar(&mut self) -> Result<(Value<'a>, u128), Box<JsonError>> {
+        let bytes = self.text.as_bytes();
+        match self.peek() {
+            Some(b'"') => {
+                let text = self.text()?;
+                let hash = hash::string(&text);
+                Ok((Value::Text(text), hash))
+            }
+            Some(b'-' | b'0'..=b'9') => {
+                let number = Number::read(bytes, self.at)?;
+                self.at = number.end;
+                let integer = number.is_plain_integer();
+                Ok((Value::Number { integer }, number.hash(bytes)?))
+            }
+            first => {
+                let hash = self.value()?;
+                let value = match first {
+                    Some(b'n') => Value::Null,
+                    Some(b't' | b'f') => Value::Bool,
+                    _ => Value::Compound,
+                };
+                Ok((value, hash))
+            }
+        }
+    }
+
+    /// Reads a string, unescaped.
+    fn text(&mut self) -> Result<Cow<'a, str>, Box<JsonError>> {
+        Ok(match self.string()? {
+            Some(plain) => Cow::Borrowed(plain),
+            None => Cow::Owned(self.unescaped.clone()),
+        })
+    }
+
+    fn object(&mut self) -> Result<u128, Box<JsonError>> {
+        let mut members = self.enter_object()?;
+        while self.next_member(&members)? {
+            let name = self.name_hash(&members)?;
+            let value = self.value()?;
+            Self::insert(&mut members, name, value);
+        }
+        self.leave_object(&members)
+    }
+
+    fn array(&mut self) -> Result<u128, Box<JsonError>> {
+        self.enter()?;
+        let mut hash = hash::Array::default();
+        self.spaces();
+        if !self.eat(b']') {
+            loop {
+                hash.push(self.value()?);
+                self.spaces();
+                if self.eat(b']') {
+                    break;
+                }
+                if !self.eat(b',') {
+                    return Err(self.expected("a comma or a closing bracket"));
+                }
+                self.spaces();
+            }
+        }
+        self.depth -= 1;
+        Ok(hash.finish())
+    }
+
+    /// Steps over an opening bracket.
+    fn enter(&mut self) -> Result<(), Box<JsonError>> {
+        if self.depth == MAX_DEPTH {
+            return Err(JsonError::new(self.at, Problem::Depth));
+        }
+        self.depth += 1;
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Records a name, and steps to its value.
+    fn note_name(&mut self, base: usize, hash: u128, at: usize) -> Result<(), Box<JsonError>> {
+        let own = &self.names[base..];
+        if own.len() <= FEW && own.iter().any(|name| name.hash == hash) {
+            return Err(self.duplicate(at));
+        }
+        self.names.push(Name { hash, at });
+        self.spaces();
+        if !self.eat(b':') {
+            return Err(self.expected("a colon"));
+        }
+        self.spaces();
+        Ok(())
+    }
+
+    #[cold]
+    fn duplicate(&mut self, at: usize) -> Box<JsonError> {
+        self.at = at;
+        let name = self.text().map(Cow::into_owned).unwrap_or_default();
+        JsonError::new(
+            at,
+            Problem::Duplicate(super::rules::shown(&name).to_owned()),
+        )
+    }
+
+    /// Reads a string: its content as it stands, or `None` when it had escapes and lies in `unescaped`.
+    fn string(&mut self) -> Result<Option<&'a str>, Box<JsonError>> {
+        let start = self.at + 1;
+        let end = special(self.text.as_bytes(), start);
+        if self.text.as_bytes().get(end) == Some(&b'"') {
+            self.at = end + 1;
+            return Ok(Some(&self.text[start..end]));
+        }
+        self.escaped_string(start, end)?;
+        Ok(None)
+    }
+
+    /// Goes on with a string that is plain from `start` to `end`.
+    fn escaped_string(&mut self, mut start: usize, mut end: usize) -> Result<(), Box<JsonError>> {
+        let bytes = self.text.as_bytes();
+        self.unescaped.clear();
+        loop {
+            self.unescaped.push_str(&self.text[start..end]);
+            match bytes.get(end) {
+                Some(b'"') => break,
+                Some(b'\\') => {}
+                Some(_) => return Err(JsonError::syntax(end, "no bare control character")),
+                None => return Err(JsonError::syntax(end, "a closing double quote")),
+            }
+            let (character, next) = escape(bytes, end)?;
+            self.unescaped.push(character);
+            start = next;
+            end = special(bytes, start);
+        }
+        self.at = end + 1;
+        Ok(())
+    }
+}
+
+/// The character of the escape at `at`, and where it ends.
+fn escape(bytes: &[u8], at: usize) -> Result<(char, usize), Box<JsonError>> {
+    let character = match bytes.get(at + 1) {
+        Some(b'"') => '"',
+        Some(b'\\') => '\\',
+        Some(b'/') => '/',
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        Some(b'u') => {
+            let first = unit(bytes, at)?;
+            let lone = || JsonError::new(at, Problem::Surrogate);
+            if !(0xd800..0xe000).contains(&first) {
+                return Ok((char::from_u32(first).ok_or_else(lone)?, at + 6));
+            }
+            if bytes.get(at + 6..at + 8) != Some(b"\\u") {
+                return Err(lone());
+            }
+            let second = unit(bytes, at + 6)?;
+            if first >= 0xdc00 || !(0xdc00..0xe000).contains(&second) {
+                return Err(lone());
+            }
+            let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+            return Ok((char::from_u32(code).ok_or_else(lone)?, at + 12));
+        }
+        _ => return Err(JsonError::syntax(at, "an escape")),
+    };
+    Ok((character, at + 2))
+}
+
+/// The UTF-16 unit of the `\uXXXX` at `at`.
+fn unit(bytes: &[u8], at: usize) -> Result<u32, Box<JsonError>> {
+    let wrong = || JsonError::syntax(at, "four hexadecimal digits");
+    let digits = bytes.get(at + 2..at + 6).ok_or_else(wrong)?;
+    digits.iter().try_fold(0, |unit, b| {
+        let digit = char::from(*b).to_digit(16).ok_or_else(wrong)?;
+        Ok(unit << 4 | digit)
+    })
+}
+
+/// The first double quote, backslash or control character from `at` on; else the end. Eight bytes at a time.
+fn special(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = ONES << 7;
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let word = u64::from_le_bytes(*chunk);
+        let quote = word ^ (ONES * b'"' as u64);
+        let slash = word ^ (ONES * b'\\' as u64);
+        // A byte below 1, or below 0x20, borrows into its high bit. A borrow may spoil bytes above, never below, so the
+        // lowest mark is right.
+        let marks =
+            (quote.wrapping_sub(ONES) | slash.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20))
+                & !word
+                & HIGH;
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let stop = |b: &u8| matches!(b, b'"' | b'\\' | 0..0x20);
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(stop).unwrap_or(rest.len())
+}

@@ -1,0 +1,205 @@
+//! What a Kafka record says: which of the forms it is in, in the contract's order (`contracts.md`, section 1).
+
+use super::{
+    Event, Form, Invalid, Media,
+    attributes::{Attributes, Receipt},
+    avro,
+    binary::{self, Binding},
+    cloudevents::{self, Item},
+    json, schemas,
+};
+use crate::{
+    clock::Millis,
+    id::Tenant,
+    log::{Record, header},
+};
+
+/// The header that names the tenant.
+pub const TENANT_HEADER: &str = "omnilink-tenant";
+
+/// The most items of a batch in one record: bounds what a record of many empty items costs.
+pub const BATCH_MAX: usize = 10_000;
+
+/// The headers that make a record one in binary mode.
+const REQUIRED: [&str; 4] = ["ce_specversion", "ce_id", "ce_source", "ce_type"];
+
+/// What a record holds.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Inbound<'a> {
+    /// One event.
+    One(Event<'a>),
+    /// One event that OmniLink wrote itself, or somebody with its schema.
+    Own(OwnIngress<'a>),
+    /// The items of a batch, each with its text.
+    Batch(Vec<(&'a [u8], Result<Event<'a>, Invalid>)>),
+}
+
+/// An event that came as Avro in OmniLink's schema.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OwnIngress<'a> {
+    /// The event.
+    pub event: Event<'a>,
+    /// The record's value, if it is in the current version.
+    value: Option<&'a [u8]>,
+}
+
+impl OwnIngress<'_> {
+    /// Appends the record for `events`: a copy, where that is enough.
+    pub fn events_record(&self, received_at: Millis, out: &mut Vec<u8>) -> Result<(), Invalid> {
+        match self.value {
+            Some(value) => avro::events_from_ingress(value, received_at, out),
+            None => {
+                avro::encode_event(&self.event, received_at, out);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Reads a record; `timestamp` is its own, the `time` of events that have none.
+///
+/// Errors, beside those of the forms: `unsupported_media_type`, `unsupported_kind`, `unknown_schema`,
+/// `unrecognised_payload`, `missing_tenant`, `invalid_tenant`, `missing_entity` (a tombstone of nothing).
+pub fn read(record: &Record, timestamp: Millis) -> Result<Inbound<'_>, Invalid> {
+    let content_type = header(&record.headers, "content-type");
+    let value = record.value.as_deref();
+    match content_type
+        .and_then(|text| std::str::from_utf8(text).ok())
+        .map(Media::of)
+    {
+        Some(Media::Structured(Form::CloudEvents)) => {
+            let tenant = tenant(record)?;
+            return one(some(value)?, Form::CloudEvents, &tenant, timestamp);
+        }
+        Some(Media::Batch) => {
+            let tenant = tenant(record)?;
+            return batch(some(value)?, &tenant, timestamp);
+        }
+        Some(Media::OtherCloudEvents) => {
+            return Err(refused(
+                "unsupported_media_type",
+                "CloudEvents are read as JSON only",
+            ));
+        }
+        Some(Media::Structured(Form::OmniLink) | Media::Other) | None => {}
+    }
+    if REQUIRED
+        .iter()
+        .all(|name| header(&record.headers, name).is_some())
+    {
+        let tenant = tenant(record)?;
+        let headers = record
+            .headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
+        let binary = binary::read(headers, Binding::Kafka, content_type, value);
+        check_kind(&binary.attributes)?;
+        let receipt = Receipt {
+            tenant: &tenant,
+            received: timestamp,
+        };
+        return Ok(Inbound::One(binary.finish(receipt)?.event));
+    }
+    let Some(value) = value else {
+        return Err(unrecognised(record, "no value"));
+    };
+    if let Some(id) = avro::schema_id(value) {
+        return own(id, value);
+    }
+    if has_specversion(value) {
+        let tenant = tenant(record)?;
+        return one(value, Form::OmniLink, &tenant, timestamp);
+    }
+    Err(unrecognised(record, "the value is no CloudEvent"))
+}
+
+fn own(id: u32, value: &[u8]) -> Result<Inbound<'_>, Invalid> {
+    if id < schemas::FIRST_ID {
+        return Err(refused(
+            "unknown_schema",
+            format!("there is no schema registry to ask for schema {id}"),
+        ));
+    }
+    let event = avro::decode_ingress(value)?;
+    // Our schemas are public: what others encoded must not pass unread.
+    event.check()?;
+    Ok(Inbound::Own(OwnIngress {
+        event,
+        value: (id == schemas::INGRESS.id).then_some(value),
+    }))
+}
+
+fn one<'a>(
+    value: &'a [u8],
+    form: Form,
+    tenant: &Tenant,
+    received: Millis,
+) -> Result<Inbound<'a>, Invalid> {
+    let envelope = cloudevents::structured(value, form)?;
+    check_kind(&envelope.attributes)?;
+    Ok(Inbound::One(
+        envelope.finish(form, Receipt { tenant, received })?.event,
+    ))
+}
+
+fn batch<'a>(value: &'a [u8], tenant: &Tenant, received: Millis) -> Result<Inbound<'a>, Invalid> {
+    let receipt = Receipt { tenant, received };
+    let judge = |envelope: cloudevents::Envelope<'a>| {
+        check_kind(&envelope.attributes)?;
+        envelope.finish(Form::CloudEvents, receipt)
+    };
+    let items = cloudevents::batch(value, Form::CloudEvents, BATCH_MAX, judge)?;
+    let event = |Item { raw, parsed }| (raw, parsed.map(|p| p.event));
+    Ok(Inbound::Batch(items.into_iter().map(event).collect()))
+}
+
+/// Only events are taken in yet.
+fn check_kind(attributes: &Attributes<'_>) -> Result<(), Invalid> {
+    match attributes.envelope_kind.as_deref() {
+        None | Some("event") => Ok(()),
+        Some(_) => Err(refused(
+            "unsupported_kind",
+            "`omnilinkkind` must be `event`",
+        )),
+    }
+}
+
+/// Whether the value is a JSON object, however bad, with the member `specversion`.
+fn has_specversion(value: &[u8]) -> bool {
+    value.trim_ascii_start().first() == Some(&b'{')
+        && json::utf8(value).is_ok_and(|text| json::has_member(text, "specversion"))
+}
+
+fn tenant(record: &Record) -> Result<Tenant, Invalid> {
+    let name = header(&record.headers, TENANT_HEADER).ok_or_else(|| Invalid::missing("tenant"))?;
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    Tenant::new(name).map_err(|e| refused("invalid_tenant", e.to_string()))
+}
+
+fn some(value: Option<&[u8]>) -> Result<&[u8], Invalid> {
+    value.ok_or_else(|| Invalid::payload("a structured CloudEvent needs a value"))
+}
+
+fn unrecognised(record: &Record, what: &str) -> Invalid {
+    let missing = REQUIRED
+        .iter()
+        .filter(|name| header(&record.headers, name).is_none());
+    let missing: Vec<_> = missing.copied().collect();
+    if missing.len() == REQUIRED.len() {
+        return refused("unrecognised_payload", what);
+    }
+    refused(
+        "unrecognised_payload",
+        format!(
+            "{what}, and of the headers of one {} are missing",
+            missing.join(", ")
+        ),
+    )
+}
+
+fn refused(code: &'static str, message: impl Into<String>) -> Invalid {
+    Invalid {
+        code: code.into(),
+        message: message.into(),
+    }
+}

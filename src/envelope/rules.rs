@@ -1,0 +1,129 @@
+//! What the fields of an event must satisfy, whichever way it came (`contracts.md`, section 1).
+
+use std::ops::RangeInclusive;
+
+use super::{Data, Event, Invalid, json, uri::is_uri_reference};
+
+/// The most bytes of `id`, `source`, `type`, `entity.type` and `entity.external_id`.
+pub const IDENTIFIER_MAX: usize = 512;
+
+/// The most bytes of an extension attribute's name.
+const EXTENSION_NAME_MAX: usize = 20;
+
+/// The most bytes of a producer's text that a message repeats.
+const SHOWN_MAX: usize = 64;
+
+/// The times that RFC 3339 can write, years 0 to 9999, in microseconds.
+const TIMES: RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
+
+/// The nearest time that can be written.
+pub(super) fn clamp_time(micros: i64) -> i64 {
+    micros.clamp(*TIMES.start(), *TIMES.end())
+}
+
+/// A name for a message: its beginning, when it is long.
+pub(super) fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(SHOWN_MAX)]
+}
+
+/// Not empty, and not too long.
+pub(super) fn identifier(field: &str, text: &str) -> Result<(), Invalid> {
+    if text.is_empty() {
+        return Err(Invalid::missing(field));
+    }
+    if text.len() > IDENTIFIER_MAX {
+        return Err(Invalid::payload(format!(
+            "`{field}` has {} bytes; at most {IDENTIFIER_MAX} are allowed",
+            text.len()
+        )));
+    }
+    Ok(())
+}
+
+/// A URI reference.
+pub(super) fn uri_reference(field: &str, text: &str) -> Result<(), Invalid> {
+    if is_uri_reference(text) {
+        return Ok(());
+    }
+    Err(Invalid::payload(format!(
+        "`{field}` must be a URI reference (RFC 3986)"
+    )))
+}
+
+/// Present, so not empty.
+pub(super) fn not_empty(field: &str, text: &str) -> Result<(), Invalid> {
+    if text.is_empty() {
+        return Err(Invalid::payload(format!(
+            "`{field}` must not be empty; leave it out instead"
+        )));
+    }
+    Ok(())
+}
+
+/// A name that producers may give to an extension attribute.
+pub(super) fn extension_name(name: &str) -> Result<(), Invalid> {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if name.is_empty() || name.len() > EXTENSION_NAME_MAX || !name.bytes().all(good) {
+        return Err(Invalid::payload(format!(
+            "`{}` is no known field, nor the name of an extension attribute (1 to {EXTENSION_NAME_MAX} of [a-z0-9])",
+            shown(name)
+        )));
+    }
+    if name.starts_with("omnilink") {
+        return Err(Invalid::payload(format!(
+            "`{name}`: names that begin with `omnilink` are reserved"
+        )));
+    }
+    Ok(())
+}
+
+impl Event<'_> {
+    /// Checks what [`super::avro`] does not: an event that somebody else may have encoded must satisfy what one in JSON
+    /// does.
+    pub fn check(&self) -> Result<(), Invalid> {
+        identifier("id", &self.id)?;
+        identifier("source", &self.source)?;
+        uri_reference("source", &self.source)?;
+        identifier("type", &self.kind)?;
+        if let Some(entity) = &self.entity {
+            identifier("entity_type", &entity.kind)?;
+            identifier("entity_id", &entity.external_id)?;
+        }
+        if let Some(subject) = &self.subject {
+            not_empty("subject", subject)?;
+        }
+        if !TIMES.contains(&self.time) {
+            return Err(Invalid::payload("`time` lies outside the years 0 to 9999"));
+        }
+        if let Data::Json(text) = &self.data {
+            // Inside an envelope it was one level deeper.
+            json::scan(text.as_bytes(), 1)?;
+        }
+        if self.extensions != "{}" {
+            check_extensions(&self.extensions)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_extensions(text: &str) -> Result<(), Invalid> {
+    let mut scanner = json::Scanner::new(text);
+    let members = scanner.enter_object()?;
+    while scanner.next_member(&members)? {
+        let (name, _) = scanner.name(&members)?;
+        extension_name(&name)?;
+        if matches!(scanner.scalar()?.0, json::Value::Compound) {
+            return Err(not_scalar(&name));
+        }
+    }
+    scanner.leave_object(&members)?;
+    Ok(scanner.end()?)
+}
+
+/// An extension attribute's value that CloudEvents does not know.
+pub(super) fn not_scalar(name: &str) -> Invalid {
+    Invalid::payload(format!(
+        "`{}`: an extension attribute is a string, a boolean or a 32-bit integer",
+        shown(name)
+    ))
+}

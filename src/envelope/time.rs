@@ -1,0 +1,144 @@
+//! RFC 3339 times.
+
+/// Microseconds since 1970-01-01T00:00:00Z of an RFC 3339 date-time, or `None`. Digits beyond microseconds are dropped;
+/// a leap second (23:59:60 UTC) is the first one of the next day, as in Postgres.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let bytes = text.as_bytes();
+    let number = |at: usize, digits: usize| -> Option<i64> {
+        bytes.get(at..at + digits)?.iter().try_fold(0, |n, b| {
+            b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0'))
+        })
+    };
+    let is = |at: usize, wanted: &[u8]| bytes.get(at).is_some_and(|b| wanted.contains(b));
+    let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
+    let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
+    let separated = is(4, b"-") && is(7, b"-") && is(10, b"Tt") && is(13, b":") && is(16, b":");
+    let in_range = (1..=12).contains(&month)
+        && (1..=days_in(year, month)).contains(&day)
+        && hour <= 23
+        && minute <= 59
+        && second <= 60;
+    if !separated || !in_range {
+        return None;
+    }
+    let mut at = 19;
+    let mut micros = 0;
+    if is(at, b".") {
+        let digits = bytes[at + 1..]
+            .iter()
+            .take_while(|b| b.is_ascii_digit())
+            .count();
+        if digits == 0 {
+            return None;
+        }
+        let kept = digits.min(6);
+        micros = number(at + 1, kept)? * 10_i64.pow(6 - kept as u32);
+        at += 1 + digits;
+    }
+    let offset_minutes = match bytes.get(at)? {
+        b'Z' | b'z' => {
+            at += 1;
+            0
+        }
+        sign @ (b'+' | b'-') => {
+            let (hours, minutes) = (number(at + 1, 2)?, number(at + 4, 2)?);
+            if !is(at + 3, b":") || hours > 23 || minutes > 59 {
+                return None;
+            }
+            at += 6;
+            let minutes = hours * 60 + minutes;
+            if *sign == b'-' { -minutes } else { minutes }
+        }
+        _ => return None,
+    };
+    if at != bytes.len() {
+        return None;
+    }
+    let minutes = (days_since_1970(year, month, day) * 24 + hour) * 60 + minute - offset_minutes;
+    if second == 60 && minutes.rem_euclid(24 * 60) != 24 * 60 - 1 {
+        return None;
+    }
+    Some((minutes * 60 + second) * 1_000_000 + micros)
+}
+
+fn days_in(year: i64, month: i64) -> i64 {
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Days of the proleptic Gregorian calendar (H. Hinnant, `days_from_civil`): years start in March.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_counts_as_a_time() {
+        let good = [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1969-12-31T23:59:59.999999Z", -1),
+            ("2018-04-05T17:31:00Z", 1_522_949_460_000_000),
+            ("2018-04-05t19:31:00.5+02:00", 1_522_949_460_500_000),
+            ("2018-04-05T17:31:00.1234567899z", 1_522_949_460_123_456),
+            ("2016-12-31T23:59:60Z", 1_483_228_800_000_000),
+            ("2017-01-01T00:59:60+01:00", 1_483_228_800_000_000),
+            ("2024-02-29T00:00:00-00:00", 1_709_164_800_000_000),
+            ("0000-01-01T00:00:00Z", -62_167_219_200_000_000),
+            ("9999-12-31T23:59:59Z", 253_402_300_799_000_000),
+        ];
+        for (text, micros) in good {
+            assert_eq!(parse_rfc3339(text), Some(micros), "{text}");
+        }
+        let bad = [
+            "",
+            "2018-04-05",
+            "2018-04-05T17:31:00",
+            "2018-04-05 17:31:00Z",
+            "2018-04-05T17:31Z",
+            "2018-04-05T17:31:00.Z",
+            "2018-04-05T17:31:00+0200",
+            "2018-04-05T17:31:00+24:00",
+            "2018-04-05T17:31:00Zx",
+            "2018-04-05T24:00:00Z",
+            "2018-04-05T12:00:60Z",
+            "2018-13-05T17:31:00Z",
+            "2018-00-05T17:31:00Z",
+            "2018-04-31T17:31:00Z",
+            "2023-02-29T00:00:00Z",
+            "1900-02-29T00:00:00Z",
+            "+018-04-05T17:31:00Z",
+            "2018-04-05T17:31:00٣Z",
+        ];
+        for text in bad {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_jiff(micros in -62_167_219_200_000_000..253_402_207_200_000_000_i64) {
+            let text = jiff::Timestamp::from_microsecond(micros).unwrap().to_string();
+            prop_assert_eq!(parse_rfc3339(&text), Some(micros), "{}", text);
+        }
+
+        #[test]
+        fn never_panics(text in "[0-9TZtz:.+ -]{0,40}") {
+            if let (Some(ours), Ok(theirs)) = (parse_rfc3339(&text), text.parse::<jiff::Timestamp>()) {
+                prop_assert_eq!(ours, theirs.as_microsecond());
+            }
+        }
+    }
+}

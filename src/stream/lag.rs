@@ -1,0 +1,107 @@
+//! How far a processor is, and how it is: for readiness, metrics and `lag`.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    clock::Millis,
+    log::{Log, LogError},
+};
+
+/// A processor's state and positions, told by its lanes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    stalled: Mutex<Option<String>>,
+    positions: Mutex<BTreeMap<(String, u32), u64>>,
+    rejected: AtomicU64,
+}
+
+impl Progress {
+    /// It works.
+    pub fn running(&self) {
+        let mut stalled = self.stalled.lock();
+        if stalled.is_some() {
+            *stalled = None;
+        }
+    }
+
+    /// It cannot go on, for this reason, and tries again.
+    pub fn stalled(&self, why: String) {
+        *self.stalled.lock() = Some(why);
+    }
+
+    /// Why it stalls; `None`: it works.
+    pub fn trouble(&self) -> Option<String> {
+        self.stalled.lock().clone()
+    }
+
+    /// Its next offset in a partition.
+    pub fn at(&self, topic: &str, partition: u32, next: u64) {
+        let mut positions = self.positions.lock();
+        if let Some(at) = positions.get_mut(&(topic.to_owned(), partition)) {
+            *at = next;
+        } else {
+            positions.insert((topic.to_owned(), partition), next);
+        }
+    }
+
+    /// Another node has the partition now.
+    pub fn gave_up(&self, topic: &str, partition: u32) {
+        self.positions.lock().remove(&(topic.to_owned(), partition));
+    }
+
+    /// Counts a record that went to the dead-letter queue.
+    pub fn rejected(&self) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records that went to the dead-letter queue since the start.
+    pub fn rejections(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// All positions: topic, partition, next offset.
+    pub fn positions(&self) -> Vec<(String, u32, u64)> {
+        let positions = self.positions.lock();
+        positions
+            .iter()
+            .map(|((topic, partition), next)| (topic.clone(), *partition, *next))
+            .collect()
+    }
+}
+
+/// How far behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lag {
+    /// Records not processed yet (on Kafka markers of transactions count).
+    pub records: u64,
+    /// The age of the oldest of them, in milliseconds.
+    pub age_ms: i64,
+}
+
+/// The lag of a position in a partition. Reads the oldest unprocessed record, if there is one, to see its age.
+pub fn lag(
+    log: &dyn Log,
+    topic: &str,
+    partition: u32,
+    next: u64,
+    now: Millis,
+) -> Result<Lag, LogError> {
+    let end = log.watermarks(topic, partition)?.end;
+    if next >= end {
+        return Ok(Lag::default());
+    }
+    let mut reader = log.reader(topic)?;
+    reader.assign(partition, next)?;
+    let mut oldest = Vec::new();
+    reader.poll(Duration::from_millis(500), &mut oldest)?;
+    Ok(oldest.first().map_or_else(Lag::default, |first| Lag {
+        records: end - next,
+        age_ms: (now.0 - first.timestamp.0).max(0),
+    }))
+}

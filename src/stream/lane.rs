@@ -1,0 +1,467 @@
+//! A lane: one thread that runs a transform over its share of the input, exactly once.
+//!
+//! ```text
+//!            ┌────────────── poll ──────────────┐
+//!            ▼                                  │
+//!  open ─► process what is ready ─► fire timers ─► commit (one transaction) ─┐
+//!   ▲                                                                        │
+//!   └── abort: drop what is uncommitted, make the transforms anew ◄──────────┘
+//! ```
+//!
+//! A transaction is a group commit: it ends as soon as the input is drained, so an idle system answers in one transaction, and
+//! a busy one amortises it over what came meanwhile. A record that panics is remembered, the transaction is aborted, and
+//! when the record comes again it goes to the dead-letter queue.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Context, Failure, Processor, Rejected, Transform, dlq, lag::Progress, timers::Timers,
+    transform::Gathered,
+};
+use crate::{
+    clock::{Clock, Millis},
+    log::{Class, Fetched, Lane, Log, LogError, Output, Polled, Transaction, Watermarks},
+    state::{Space, StateStore},
+};
+
+/// How long a poll waits when there is nothing to do.
+const IDLE: Duration = Duration::from_millis(100);
+/// Timers fired in one transaction.
+const TIMERS: usize = 1_000;
+/// After this long without a record, all that lies before the end seen are markers of transactions.
+const QUIET: Duration = Duration::from_millis(250);
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(5),
+};
+
+/// Pauses that double, with jitter.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// The first pause.
+    pub first: Duration,
+    /// The longest.
+    pub most: Duration,
+}
+
+impl Backoff {
+    /// The pause before try `attempt` (from 0): between half and all of the doubled one.
+    pub fn pause(&self, attempt: u32) -> Duration {
+        let whole = self
+            .first
+            .saturating_mul(1 << attempt.min(16))
+            .min(self.most);
+        whole.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// A running lane. Dropping it stops the lane after the transaction in hand.
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Asks it to stop; does not wait.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            // A lane that panicked has said why.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a lane needs.
+pub struct Setup {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The whole name of the dead-letter topic.
+    pub dlq: Arc<str>,
+    /// For timers.
+    pub clock: Arc<dyn Clock>,
+    /// Where it tells how it is.
+    pub progress: Arc<Progress>,
+}
+
+/// Starts a lane of a processor on a thread of its own.
+pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Running> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let thread = std::thread::Builder::new()
+        .name(format!("lane-{}", processor.name()))
+        .spawn(move || {
+            Runner {
+                topics: processor.topics(),
+                processor,
+                setup,
+                stop: flag,
+                poison: HashMap::new(),
+            }
+            .run();
+        })?;
+    Ok(Running {
+        stop,
+        thread: Some(thread),
+    })
+}
+
+type At = (usize, u32, u64);
+
+struct Runner {
+    processor: Arc<dyn Processor>,
+    topics: Vec<String>,
+    setup: Setup,
+    stop: Arc<AtomicBool>,
+    /// Records that panicked, and why: they go to the dead-letter queue when they come again.
+    poison: HashMap<At, Rejected>,
+}
+
+/// One input partition.
+struct Task {
+    space: Space,
+    transform: Box<dyn Transform>,
+    timers: Timers,
+    /// The next offset and when the last record came, for each input topic.
+    inputs: BTreeMap<usize, (u64, Instant)>,
+    /// Timers were due at this time, and the inputs then ended here: they fire when that was read.
+    due: Option<Due>,
+}
+
+struct Due {
+    at: Millis,
+    asked: Instant,
+    ends: Vec<(usize, u64)>,
+}
+
+impl Task {
+    fn caught_up(&self, due: &Due) -> bool {
+        due.ends.iter().all(|(topic, end)| {
+            self.inputs.get(topic).is_some_and(|(next, last)| {
+                next >= end || due.asked.elapsed() > QUIET && last.elapsed() > QUIET
+            })
+        })
+    }
+}
+
+/// Why a batch did not become a transaction.
+enum Failed {
+    /// This record panicked, or failed after it had changed state.
+    Poison(At, Rejected),
+    Log(LogError),
+}
+
+impl From<LogError> for Failed {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl Runner {
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn run(mut self) {
+        let mut attempt = 0;
+        while !self.stopping() {
+            let error = match self.setup.log.lane(self.processor.name(), &self.topics) {
+                // A panic outside a record's own processing is a fault of the transform: the lane is built anew, and says so.
+                Ok(lane) => match catch_unwind(AssertUnwindSafe(|| self.serve(lane, &mut attempt)))
+                {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error,
+                    Err(panic) => LogError::Fatal(panic_message(&*panic)),
+                },
+                Err(error) => error,
+            };
+            self.stalled(&error, attempt);
+            attempt += 1;
+        }
+    }
+
+    fn stalled(&self, error: &LogError, attempt: u32) {
+        let pause = BACKOFF.pause(attempt);
+        tracing::warn!(processor = self.processor.name(), %error, ?pause, "the lane stalls and tries again");
+        self.setup.progress.stalled(error.to_string());
+        let until = Instant::now() + pause;
+        while !self.stopping() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20).min(pause));
+        }
+    }
+
+    /// Runs until asked to stop (`Ok`) or until the lane is over.
+    fn serve(&mut self, mut lane: Box<dyn Lane>, attempt: &mut u32) -> Result<(), LogError> {
+        let mut tasks: BTreeMap<u32, Task> = BTreeMap::new();
+        let mut batch = Vec::new();
+        let mut ours: HashSet<(usize, u32)> = HashSet::new();
+        while !self.stopping() {
+            batch.clear();
+            let wait = self.wait(&mut tasks);
+            let failed = match lane.poll(wait, &mut batch)? {
+                Polled::Records => self.transact(&mut *lane, &mut tasks, &batch).err(),
+                Polled::Assigned(partitions) => {
+                    ours.extend(&partitions);
+                    self.open(&mut *lane, &mut tasks, &partitions)
+                        .err()
+                        .map(Failed::Log)
+                }
+                Polled::Revoked(partitions) | Polled::Lost(partitions) => {
+                    // Each poll ends in its own transaction: nothing is open here.
+                    for at in &partitions {
+                        ours.remove(at);
+                        tasks.remove(&at.1);
+                        self.setup.progress.gave_up(&self.topics[at.0], at.1);
+                    }
+                    lane.release(&partitions)?;
+                    None
+                }
+            };
+            let Some(failed) = failed else {
+                *attempt = 0;
+                self.setup.progress.running();
+                continue;
+            };
+            match failed {
+                Failed::Poison(at, rejected) => {
+                    self.poison.insert(at, rejected);
+                }
+                Failed::Log(error) if error.class() == Class::Fatal => return Err(error),
+                Failed::Log(error) => {
+                    self.stalled(&error, *attempt);
+                    *attempt += 1;
+                }
+            }
+            tasks.clear();
+            let again: Vec<_> = ours.iter().copied().collect();
+            self.open(&mut *lane, &mut tasks, &again)?;
+        }
+        Ok(())
+    }
+
+    /// Restores state and makes transforms.
+    fn open(
+        &self,
+        lane: &mut dyn Lane,
+        tasks: &mut BTreeMap<u32, Task>,
+        partitions: &[(usize, u32)],
+    ) -> Result<(), LogError> {
+        for (topic, partition) in partitions {
+            let next = lane.open(*topic, *partition)?;
+            self.setup
+                .progress
+                .at(&self.topics[*topic], *partition, next);
+            if !tasks.contains_key(partition) {
+                let space = Space::new(self.processor.name(), *partition);
+                let task = Task {
+                    transform: self.processor.transform(&space, lane.state())?,
+                    timers: Timers::load(lane.state(), &space)?,
+                    space,
+                    inputs: BTreeMap::new(),
+                    due: None,
+                };
+                tasks.insert(*partition, task);
+            }
+            if let Some(task) = tasks.get_mut(partition) {
+                task.inputs.insert(*topic, (next, Instant::now()));
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the next poll may wait: until the next timer at most.
+    fn wait(&self, tasks: &mut BTreeMap<u32, Task>) -> Duration {
+        let now = self.setup.clock.now();
+        let next = tasks.values_mut().filter_map(|t| t.timers.next_due()).min();
+        next.map_or(IDLE, |due| {
+            let left = u64::try_from(due.0 - now.0).unwrap_or(0).max(1);
+            Duration::from_millis(left).min(IDLE)
+        })
+    }
+
+    /// Processes what was read and what is due, and commits it.
+    fn transact(
+        &mut self,
+        lane: &mut dyn Lane,
+        tasks: &mut BTreeMap<u32, Task>,
+        batch: &[Fetched],
+    ) -> Result<(), Failed> {
+        let store = lane.state().clone();
+        let mut transaction = Transaction::default();
+        let mut touched: BTreeMap<u32, Gathered> = BTreeMap::new();
+        for input in batch {
+            let Some(task) = tasks.get_mut(&input.partition) else {
+                continue;
+            };
+            let gathered = touched.entry(input.partition).or_default();
+            self.process(task, &store, gathered, input)?;
+            for rejected in gathered.rejected.drain(..) {
+                let record = self.dead_letter(input, rejected);
+                transaction.outputs.push(record);
+            }
+            task.inputs
+                .insert(input.topic, (input.offset + 1, Instant::now()));
+        }
+        self.fire(lane, &store, tasks, &mut touched)?;
+        for (partition, mut gathered) in touched {
+            let Some(task) = tasks.get_mut(&partition) else {
+                continue;
+            };
+            let mut context = Context {
+                space: &task.space,
+                store: &store,
+                timers: &mut task.timers,
+                gathered: &mut gathered,
+            };
+            task.transform.close(&mut context);
+            transaction.outputs.append(&mut gathered.outputs);
+            transaction.state.0.append(&mut gathered.changes.0);
+            for (topic, (next, _)) in &task.inputs {
+                transaction.positions.push((*topic, partition, *next));
+            }
+        }
+        if transaction.positions.is_empty() {
+            return Ok(());
+        }
+        let positions = transaction.positions.clone();
+        lane.commit(transaction)?;
+        for (topic, partition, next) in positions {
+            self.setup.progress.at(&self.topics[topic], partition, next);
+            self.poison
+                .retain(|at, _| (at.0, at.1) != (topic, partition) || at.2 >= next);
+        }
+        Ok(())
+    }
+
+    fn process(
+        &self,
+        task: &mut Task,
+        store: &StateStore,
+        gathered: &mut Gathered,
+        input: &Fetched,
+    ) -> Result<(), Failed> {
+        let at = (input.topic, input.partition, input.offset);
+        if let Some(rejected) = self.poison.get(&at) {
+            gathered.rejected.push(rejected.clone());
+            return Ok(());
+        }
+        let mark = gathered.mark();
+        let mut context = Context {
+            space: &task.space,
+            store,
+            timers: &mut task.timers,
+            gathered,
+        };
+        let transform = &mut task.transform;
+        // The transform is dropped after a panic: nothing sees what it left half done.
+        let result = catch_unwind(AssertUnwindSafe(|| transform.process(input, &mut context)));
+        let rejected = match result {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Failure::State(error))) => return Err(Failed::Log(error.into())),
+            Ok(Err(Failure::Rejected(rejected))) => {
+                if gathered.take_back(&mark) {
+                    gathered.rejected.push(rejected);
+                    return Ok(());
+                }
+                rejected
+            }
+            Err(panic) => Rejected {
+                code: "panic".into(),
+                message: panic_message(&*panic),
+                value: None,
+            },
+        };
+        Err(Failed::Poison(at, rejected))
+    }
+
+    fn dead_letter(&self, input: &Fetched, rejected: Rejected) -> Output {
+        let reason = dlq::Reason {
+            topic: &self.topics[input.topic],
+            stage: self.processor.name(),
+            code: &rejected.code,
+            message: &rejected.message,
+            failed_at: self.setup.clock.now(),
+        };
+        self.setup.progress.rejected();
+        Output {
+            topic: Arc::clone(&self.setup.dlq),
+            partition: None,
+            record: dlq::record(input, rejected.value, &reason),
+        }
+    }
+
+    /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time.
+    fn fire(
+        &self,
+        lane: &dyn Lane,
+        store: &StateStore,
+        tasks: &mut BTreeMap<u32, Task>,
+        touched: &mut BTreeMap<u32, Gathered>,
+    ) -> Result<(), LogError> {
+        let now = self.setup.clock.now();
+        let mut budget = TIMERS;
+        for (partition, task) in tasks {
+            if task.timers.next_due().is_none_or(|due| due > now) {
+                task.due = None;
+                continue;
+            }
+            let due = match task.due.take() {
+                Some(due) => due,
+                None => {
+                    let end = |topic: &usize| {
+                        let Watermarks { end, .. } = lane.watermarks(*topic, *partition)?;
+                        Ok((*topic, end))
+                    };
+                    let ends: Result<_, LogError> = task.inputs.keys().map(end).collect();
+                    Due {
+                        at: now,
+                        asked: Instant::now(),
+                        ends: ends?,
+                    }
+                }
+            };
+            if !task.caught_up(&due) {
+                task.due = Some(due);
+                continue;
+            }
+            let gathered = touched.entry(*partition).or_default();
+            while budget > 0
+                && let Some((at, key)) =
+                    task.timers.take(due.at, &task.space, &mut gathered.changes)
+            {
+                budget -= 1;
+                let mut context = Context {
+                    space: &task.space,
+                    store,
+                    timers: &mut task.timers,
+                    gathered,
+                };
+                task.transform.fire(&key, at, &mut context);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "panicked".to_owned())
+}

@@ -1,0 +1,15 @@
+//! What runs processors: lanes for transforms, their timers, the dead-letter queue, lag.
+//!
+//! | kind | runs in | guarantee |
+//! |---|---|---|
+//! | transform | [`lane`] | exactly once: outputs, changes of state and positions in one transaction of the log |
+//! | project | `crate::projections` | exactly once: rows and position in one transaction of Postgres |
+//! | effect | the room of the effect | at least once, an idempotency key on every call |
+
+pub mod dlq;
+pub mod lag;
+pub mod lane;
+mod timers;
+mod transform;
+
+pub use transform::{Context, Failure, Processor, Rejected, Transform};

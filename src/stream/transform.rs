@@ -1,0 +1,213 @@
+//! A transform: pure, synchronous and deterministic. Records go in, records and changes of keyed state come out; time is handed in.
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::timers::Timers;
+use crate::{
+    clock::Millis,
+    log::{Fetched, Output, Record},
+    state::{Changes, Space, StateError, StateStore},
+};
+
+/// Makes the transforms of a processor, one for each input partition.
+pub trait Processor: Send + Sync {
+    /// Its name, such as `admission`: names its consumer group, changelog and metrics.
+    fn name(&self) -> &str;
+
+    /// The whole names of its input topics, all with the same number of partitions.
+    fn topics(&self) -> Vec<String>;
+
+    /// A transform for one input partition, from the keyed state there is.
+    fn transform(
+        &self,
+        space: &Space,
+        state: &StateStore,
+    ) -> Result<Box<dyn Transform>, StateError>;
+}
+
+/// Turns input into output. What it keeps in memory must follow from keyed state: after an aborted
+/// transaction it is made anew.
+pub trait Transform: Send {
+    /// Takes one record. An error or a panic sends it to the dead-letter queue and drops what it emitted and put.
+    /// On an error before any change of state the transform's own memory must be as before; otherwise it is made anew.
+    fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure>;
+
+    /// A timer set with [`Context::set_timer`] is due; it is gone now.
+    fn fire(&mut self, _key: &[u8], _due: Millis, _cx: &mut Context<'_>) {}
+
+    /// The transaction closes: last outputs and changes.
+    fn close(&mut self, _cx: &mut Context<'_>) {}
+}
+
+/// Why a record goes to the dead-letter queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    /// A stable code.
+    pub code: Cow<'static, str>,
+    /// For people.
+    pub message: String,
+    /// For one item of a batch: its bytes, in place of the record's value.
+    pub value: Option<Bytes>,
+}
+
+/// Why a record was not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The record is bad: to the dead-letter queue with it.
+    Rejected(Rejected),
+    /// The state cannot be read: nothing goes on before it can.
+    State(StateError),
+}
+
+impl From<Rejected> for Failure {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<crate::envelope::Invalid> for Failure {
+    fn from(invalid: crate::envelope::Invalid) -> Self {
+        Self::Rejected(invalid.into())
+    }
+}
+
+impl From<crate::envelope::Invalid> for Rejected {
+    fn from(invalid: crate::envelope::Invalid) -> Self {
+        Self {
+            code: invalid.code,
+            message: invalid.message,
+            value: None,
+        }
+    }
+}
+
+/// What an open transaction has gathered for one partition.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) outputs: Vec<Output>,
+    pub(super) changes: Changes,
+    /// Uncommitted values, for reads.
+    overlay: HashMap<Bytes, Option<Bytes>>,
+    pub(super) rejected: Vec<Rejected>,
+}
+
+/// What a transform may do.
+pub struct Context<'a> {
+    pub(super) space: &'a Space,
+    pub(super) store: &'a StateStore,
+    pub(super) timers: &'a mut Timers,
+    pub(super) gathered: &'a mut Gathered,
+}
+
+/// Where one record's part of what is gathered begins.
+pub(super) struct Mark {
+    outputs: usize,
+    changes: usize,
+    rejected: usize,
+}
+
+impl Gathered {
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            outputs: self.outputs.len(),
+            changes: self.changes.0.len(),
+            rejected: self.rejected.len(),
+        }
+    }
+
+    /// Drops what was emitted since. False: state was changed too, which only a new start can take back.
+    pub(super) fn take_back(&mut self, mark: &Mark) -> bool {
+        self.outputs.truncate(mark.outputs);
+        self.rejected.truncate(mark.rejected);
+        self.changes.0.len() == mark.changes
+    }
+}
+
+/// Rows of transforms lie under this letter, beside timers (`t`) and windows (`w`, `p`, `f`).
+fn row(key: &[u8]) -> Bytes {
+    let mut row = Vec::with_capacity(key.len() + 1);
+    row.push(b's');
+    row.extend_from_slice(key);
+    row.into()
+}
+
+impl Context<'_> {
+    /// The input partition.
+    pub fn partition(&self) -> u32 {
+        self.space.partition
+    }
+
+    /// Emits a record to the partition of its key.
+    pub fn emit(&mut self, topic: &Arc<str>, record: Record) {
+        self.output(topic, None, record);
+    }
+
+    /// Emits a record to the partition of the input, whose topic has as many.
+    pub fn emit_here(&mut self, topic: &Arc<str>, record: Record) {
+        self.output(topic, Some(self.space.partition), record);
+    }
+
+    fn output(&mut self, topic: &Arc<str>, partition: Option<u32>, record: Record) {
+        self.gathered.outputs.push(Output {
+            topic: Arc::clone(topic),
+            partition,
+            record,
+        });
+    }
+
+    /// Sends a part of the record to the dead-letter queue and goes on.
+    pub fn reject(&mut self, rejected: Rejected) {
+        self.gathered.rejected.push(rejected);
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let row = row(key);
+        match self.gathered.overlay.get(&row) {
+            Some(value) => Ok(value.clone()),
+            None => self.store.get(self.space, &row),
+        }
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
+        let (row, value) = (row(key), value.into());
+        self.gathered
+            .overlay
+            .insert(row.clone(), Some(value.clone()));
+        self.gathered.changes.put(self.space, row, value);
+    }
+
+    /// Deletes a key.
+    pub fn delete(&mut self, key: &[u8]) {
+        let row = row(key);
+        self.gathered.overlay.insert(row.clone(), None);
+        self.gathered.changes.delete(self.space, row);
+    }
+
+    /// Adds changes that the transform made by itself, as a [`crate::state::Window`] does.
+    pub fn add_changes(&mut self, changes: Changes) {
+        self.gathered.changes.0.extend(changes.0);
+    }
+
+    /// Sets a timer, or moves the one of that key. It fires once, not before `due`, and never before what was in the log
+    /// by then.
+    pub fn set_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
+        self.timers
+            .set(key.into(), due, self.space, &mut self.gathered.changes);
+    }
+
+    /// Forgets a timer.
+    pub fn cancel_timer(&mut self, key: &[u8]) {
+        self.timers
+            .cancel(key, self.space, &mut self.gathered.changes);
+    }
+}

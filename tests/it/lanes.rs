@@ -1,0 +1,264 @@
+//! Lanes through the public door, on both logs: exactly once over stops, poison, timers, dead letters, passing on.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use omnilink::{
+    clock::{Clock, Millis},
+    log::{Cleanup, Fetched, Log, Record, header},
+    state::{Space, StateError, StateStore},
+    stream::{
+        Context, Failure, Processor, Rejected, Transform,
+        lag::{Progress, lag},
+        lane::{self, Running, Setup},
+    },
+};
+
+use crate::support::{Bed, append, read_all, record, value};
+
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod local {
+            $(#[test] fn $name() { super::$name(super::Bed::new(crate::support::Kind::Local).unwrap()); })*
+        }
+        mod kafka {
+            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(crate::support::Kind::Kafka) { super::$name(bed); } })*
+        }
+    };
+}
+
+on_both!(
+    counts_survive_stops,
+    poison_goes_to_the_dead_letters,
+    timers_fire_once_and_late,
+);
+
+/// Counts records by key; a value `boom` panics after it has changed state, `bad` is rejected, `in:N` sets a timer.
+struct Count {
+    names: [Arc<str>; 2],
+    clock: Arc<dyn Clock>,
+    /// Panics in `close`, once.
+    fault: Arc<AtomicBool>,
+}
+
+impl Processor for Count {
+    fn name(&self) -> &'static str {
+        "count"
+    }
+    fn topics(&self) -> Vec<String> {
+        vec![self.names[0].to_string()]
+    }
+    fn transform(&self, _: &Space, _: &StateStore) -> Result<Box<dyn Transform>, StateError> {
+        Ok(Box::new(CountOne {
+            out: Arc::clone(&self.names[1]),
+            clock: Arc::clone(&self.clock),
+            fault: Arc::clone(&self.fault),
+        }))
+    }
+}
+
+struct CountOne {
+    out: Arc<str>,
+    clock: Arc<dyn Clock>,
+    fault: Arc<AtomicBool>,
+}
+
+impl Transform for CountOne {
+    fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let key = input.record.key.clone().unwrap();
+        let text = value(input);
+        let count = cx
+            .get(&key)?
+            .map_or(0, |n| String::from_utf8_lossy(&n).parse::<u64>().unwrap())
+            + 1;
+        cx.put(&key, count.to_string());
+        cx.emit(
+            &self.out,
+            Record {
+                key: Some(key.clone()),
+                value: Some(count.to_string().into()),
+                headers: vec![],
+            },
+        );
+        if text == "boom" {
+            panic!("boom");
+        }
+        if text == "bad" {
+            return Err(Rejected {
+                code: "bad".into(),
+                message: "it is bad".into(),
+                value: None,
+            }
+            .into());
+        }
+        if let Some(ms) = text.strip_prefix("in:") {
+            cx.set_timer(key, Millis(self.clock.now().0 + ms.parse::<i64>().unwrap()));
+        }
+        Ok(())
+    }
+
+    fn fire(&mut self, key: &[u8], due: Millis, cx: &mut Context<'_>) {
+        let late = self.clock.now().0 - due.0;
+        cx.emit(
+            &self.out,
+            record(
+                std::str::from_utf8(key).unwrap(),
+                &format!("fired {}", late >= 0),
+            ),
+        );
+    }
+
+    fn close(&mut self, _: &mut Context<'_>) {
+        assert!(!self.fault.swap(false, Ordering::SeqCst), "planted");
+    }
+}
+
+struct World {
+    log: Arc<dyn Log>,
+    progress: Arc<Progress>,
+    input: String,
+    out: String,
+    dlq: String,
+    fault: Arc<AtomicBool>,
+}
+
+fn world(bed: &Bed, node: &str) -> World {
+    let log = bed.open(node);
+    let specs = [
+        bed.spec("in", 3, Cleanup::Keep),
+        bed.spec("out", 3, Cleanup::Keep),
+        bed.spec("dlq", 3, Cleanup::Keep),
+        bed.spec("state.count", 3, Cleanup::Compact),
+    ];
+    log.provision(&specs, true).unwrap();
+    World {
+        log,
+        progress: Arc::default(),
+        input: bed.topic("in"),
+        out: bed.topic("out"),
+        dlq: bed.topic("dlq"),
+        fault: Arc::default(),
+    }
+}
+
+fn start(bed: &Bed, world: &World) -> Running {
+    let processor = Count {
+        names: [world.input.as_str().into(), world.out.as_str().into()],
+        clock: Arc::clone(&bed.clock),
+        fault: Arc::clone(&world.fault),
+    };
+    let setup = Setup {
+        log: Arc::clone(&world.log),
+        dlq: world.dlq.as_str().into(),
+        clock: Arc::clone(&bed.clock),
+        progress: Arc::clone(&world.progress),
+    };
+    lane::start(Arc::new(processor), setup).unwrap()
+}
+
+/// The counts emitted for a key, in order.
+fn counts(all: &[Fetched], key: &str) -> Vec<String> {
+    all.iter()
+        .filter(|f| f.record.key.as_deref() == Some(key.as_bytes()))
+        .map(value)
+        .collect()
+}
+
+fn counts_survive_stops(bed: Bed) {
+    let mut sent = 0;
+    for round in 0..4 {
+        let world = world(&bed, "a");
+        let running = start(&bed, &world);
+        // A fault in the middle: the transaction in hand is aborted and done again.
+        world.fault.store(round % 2 == 1, Ordering::SeqCst);
+        for _ in 0..25 {
+            for key in ["x", "y", "z"] {
+                append(&*world.log, &world.input, vec![record(key, "1")]).unwrap();
+            }
+            sent += 1;
+        }
+        let all = read_all(&*world.log, &world.out, sent * 3);
+        for key in ["x", "y", "z"] {
+            let expected: Vec<_> = (1..=sent).map(|n| n.to_string()).collect();
+            assert_eq!(counts(&all, key), expected, "round {round}");
+        }
+        if round == 0 {
+            // Stopped with work left: the next round does it.
+            running.stop();
+        }
+        drop(running);
+    }
+}
+
+fn poison_goes_to_the_dead_letters(bed: Bed) {
+    let world = world(&bed, "a");
+    let _running = start(&bed, &world);
+    for text in ["1", "boom", "1", "bad", "1"] {
+        let mut record = record("k", text);
+        record.headers.push(("mine".into(), Some("kept".into())));
+        append(&*world.log, &world.input, vec![record]).unwrap();
+    }
+    let dead = read_all(&*world.log, &world.dlq, 2);
+    assert_eq!(dead.iter().map(value).collect::<Vec<_>>(), ["boom", "bad"]);
+    let head = |i: usize, name: &str| {
+        String::from_utf8(header(&dead[i].record.headers, name).unwrap().to_vec()).unwrap()
+    };
+    assert_eq!(head(0, "omnilink.dlq.code"), "panic");
+    assert_eq!(head(0, "omnilink.dlq.message"), "boom");
+    assert_eq!(head(1, "omnilink.dlq.code"), "bad");
+    assert_eq!(head(1, "omnilink.dlq.topic"), world.input);
+    assert_eq!(head(1, "omnilink.dlq.offset"), "3");
+    assert_eq!(head(1, "omnilink.dlq.stage"), "count");
+    assert_eq!(head(1, "mine"), "kept");
+    assert!(head(1, "omnilink.dlq.failed_at").ends_with('Z'));
+    // Neither left a trace in the state.
+    let all = read_all(&*world.log, &world.out, 3);
+    assert_eq!(counts(&all, "k"), ["1", "2", "3"]);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let lags: Vec<_> = world
+            .progress
+            .positions()
+            .into_iter()
+            .map(|(topic, partition, next)| {
+                lag(&*world.log, &topic, partition, next, bed.clock.now())
+                    .unwrap()
+                    .records
+            })
+            .collect();
+        if lags.len() == 3 && lags.iter().all(|l| *l == 0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{lags:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn timers_fire_once_and_late(bed: Bed) {
+    {
+        let world = world(&bed, "a");
+        let running = start(&bed, &world);
+        append(
+            &*world.log,
+            &world.input,
+            vec![record("soon", "in:300"), record("later", "in:2500")],
+        )
+        .unwrap();
+        let all = read_all(&*world.log, &world.out, 3);
+        assert_eq!(counts(&all, "soon"), ["1", "fired true"]);
+        assert_eq!(counts(&all, "later"), ["1"]);
+        drop(running);
+    }
+    // The second one fires after a restart.
+    let world = world(&bed, "a");
+    let _running = start(&bed, &world);
+    let all = read_all(&*world.log, &world.out, 4);
+    assert_eq!(counts(&all, "later"), ["1", "fired true"]);
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(read_all(&*world.log, &world.out, 4).len(), 4);
+}
