@@ -8,4 +8,5 @@
 
 mod lanes;
 mod log_conformance;
+mod log_kill;
 mod support;

@@ -1,0 +1,29 @@
+//! Measures OmniLink beside the limits of the same machine in the same run; `scripts/bench` is the door.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout
+)]
+
+mod load;
+mod log;
+mod machine;
+mod port;
+mod report;
+
+fn main() {
+    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .collect();
+    let names: Vec<&str> = args.iter().map(String::as_str).collect();
+    match names.as_slice() {
+        ["log"] => log::run(),
+        ["port", rest @ ..] => port::run(rest),
+        // The bare answer that the port is measured against, in a process of its own.
+        ["bare", address] => port::bare(address),
+        _ => println!("parts: log, port [local|kafka]; see scripts/bench"),
+    }
+}

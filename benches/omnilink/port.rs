@@ -1,0 +1,3 @@
+//! x
+pub fn run(_: &[&str]) {}
+pub fn bare(_: &str) {}
