@@ -7,6 +7,9 @@ use super::{
 };
 use crate::{clock::Millis, id::Tenant};
 
+/// The first size of the text of extensions: enough for most.
+const EXTENSIONS_RESERVED: usize = 128;
+
 /// What a route or a topic adds to what the envelope says.
 #[derive(Clone, Copy)]
 pub(super) struct Receipt<'t> {

@@ -278,7 +278,19 @@ impl<'a> Reader<'a> {
         Ok(*byte)
     }
 
+    #[inline]
     fn long(&mut self, field: &'static str) -> Result<i64, Invalid> {
+        match self.rest.split_first() {
+            // Most are one byte.
+            Some((byte, rest)) if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(i64::from(*byte >> 1) ^ -i64::from(*byte & 1))
+            }
+            _ => self.long_long(field),
+        }
+    }
+
+    fn long_long(&mut self, field: &'static str) -> Result<i64, Invalid> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte(field)?;

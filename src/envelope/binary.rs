@@ -161,7 +161,8 @@ impl<'a> Binary<'a> {
             let problem = format!("`{name}` is the body in binary mode, not an attribute");
             return self.attributes.fail(Invalid::payload(problem));
         }
-        self.hash.insert(hash::key(name), hash::string(&value));
+        self.hash
+            .insert(hash::key(name.as_bytes()), hash::string(value.as_bytes()));
         self.attributes.set(name, Value::Text(value), None);
     }
 
@@ -179,7 +180,7 @@ impl<'a> Binary<'a> {
             match json::scan(body, 1).and_then(|hash| Ok((json::utf8(body)?, hash))) {
                 Ok((text, hash)) => {
                     self.attributes.json = Some(text.trim_matches([' ', '\t', '\r', '\n']));
-                    self.hash.insert(hash::key("data"), hash);
+                    self.hash.insert(hash::key(b"data"), hash);
                     return;
                 }
                 Err(error) if says_json.is_some() => return self.attributes.fail((error).into()),
@@ -188,6 +189,6 @@ impl<'a> Binary<'a> {
         }
         self.attributes.binary = Some(Cow::Borrowed(body));
         self.hash
-            .insert(hash::key("data_base64"), hash::bytes(body));
+            .insert(hash::key(b"data_base64"), hash::bytes(body));
     }
 }

@@ -2,6 +2,10 @@
 
 /// Whether `text` is a URI reference. An empty one is (the attributes that hold one refuse empty texts themselves).
 pub fn is_uri_reference(text: &str) -> bool {
+    // Most are plain paths.
+    if text.bytes().all(|b| is_unreserved(b) || b == b'/') && !text.starts_with("//") {
+        return true;
+    }
     let (rest, fragment) = split(text, '#');
     let (hierarchy, query) = split(rest, '?');
     if ![fragment, query]

@@ -6,6 +6,7 @@
     clippy::needless_pass_by_value
 )]
 
+mod admission;
 mod lanes;
 mod log_conformance;
 mod log_kill;

@@ -41,12 +41,12 @@ fn twice(a: u64) -> u128 {
 }
 
 /// Of a member's name.
-pub(crate) fn key(text: &str) -> u128 {
-    xxh3_128(text.as_bytes())
+pub(crate) fn key(text: &[u8]) -> u128 {
+    xxh3_128(text)
 }
 
 /// Of a string.
-pub(crate) fn string(text: &str) -> u128 {
+pub(crate) fn string(text: &[u8]) -> u128 {
     key(text).wrapping_add(STRING)
 }
 

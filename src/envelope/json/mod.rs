@@ -311,7 +311,7 @@ impl<'a> Scanner<'a> {
     ) -> Result<(Cow<'a, str>, u128), Box<JsonError>> {
         let at = self.at;
         let text = self.text()?;
-        let hash = hash::key(&text);
+        let hash = hash::key(text.as_bytes());
         self.note_name(members.base, hash, at)?;
         Ok((text, hash))
     }
@@ -319,7 +319,7 @@ impl<'a> Scanner<'a> {
     fn name_hash(&mut self, members: &Members) -> Result<u128, Box<JsonError>> {
         let at = self.at;
         let plain = self.string()?;
-        let hash = hash::key(plain.unwrap_or(&self.unescaped));
+        let hash = hash::key(self.content(plain));
         self.note_name(members.base, hash, at)?;
         Ok(hash)
     }
@@ -350,7 +350,7 @@ impl<'a> Scanner<'a> {
         match self.peek() {
             Some(b'"') => {
                 let plain = self.string()?;
-                Ok(hash::string(plain.unwrap_or(&self.unescaped)))
+                Ok(hash::string(self.content(plain)))
             }
             Some(b'{') => self.object(),
             Some(b'[') => self.array(),
@@ -381,7 +381,7 @@ impl<'a> Scanner<'a> {
         match self.peek() {
             Some(b'"') => {
                 let text = self.text()?;
-                let hash = hash::string(&text);
+                let hash = hash::string(text.as_bytes());
                 Ok((Value::Text(text), hash))
             }
             Some(b'-' | b'0'..=b'9') => {
@@ -405,7 +405,7 @@ impl<'a> Scanner<'a> {
     /// Reads a string, unescaped.
     fn text(&mut self) -> Result<Cow<'a, str>, Box<JsonError>> {
         Ok(match self.string()? {
-            Some(plain) => Cow::Borrowed(plain),
+            Some((start, end)) => Cow::Borrowed(&self.text[start..end]),
             None => Cow::Owned(self.unescaped.clone()),
         })
     }
@@ -476,19 +476,29 @@ impl<'a> Scanner<'a> {
         )
     }
 
-    /// Reads a string: its content as it stands, or `None` when it had escapes and lies in `unescaped`.
-    fn string(&mut self) -> Result<Option<&'a str>, Box<JsonError>> {
+    /// The content of a string just read.
+    fn content(&self, plain: Option<(usize, usize)>) -> &[u8] {
+        match plain {
+            Some((start, end)) => &self.text.as_bytes()[start..end],
+            None => self.unescaped.as_bytes(),
+        }
+    }
+
+    /// Reads a string: where its content stands, or `None` when it had escapes and lies in `unescaped`.
+    #[inline]
+    fn string(&mut self) -> Result<Option<(usize, usize)>, Box<JsonError>> {
         let start = self.at + 1;
         let end = special(self.text.as_bytes(), start);
         if self.text.as_bytes().get(end) == Some(&b'"') {
             self.at = end + 1;
-            return Ok(Some(&self.text[start..end]));
+            return Ok(Some((start, end)));
         }
         self.escaped_string(start, end)?;
         Ok(None)
     }
 
     /// Goes on with a string that is plain from `start` to `end`.
+    #[cold]
     fn escaped_string(&mut self, mut start: usize, mut end: usize) -> Result<(), Box<JsonError>> {
         let bytes = self.text.as_bytes();
         self.unescaped.clear();

@@ -1,0 +1,163 @@
+//! Talking to a running `omnilink up` over its port.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    HeaderMap, Method, Request, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use hyper_util::{
+    client::legacy::{Client as Http, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+
+use crate::config::Config;
+
+/// An answer must be there within this time.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The most bytes of an answer.
+const ANSWER_BYTES: usize = 16 << 20;
+
+/// The port of a running node, and a key for it.
+pub(super) struct Client {
+    http: Http<HttpConnector, Full<Bytes>>,
+    base: String,
+    key: String,
+}
+
+/// An answer, whatever its status.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
+}
+
+/// The file in the data directory that holds the first key.
+pub(super) const ADMIN_KEY: &str = "admin.key";
+
+impl Client {
+    /// `OMNILINK_URL` or the configured address; `OMNILINK_KEY` or the first key's file.
+    pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
+        let base = std::env::var("OMNILINK_URL")
+            .unwrap_or_else(|_| format!("http://{}", reachable(config)));
+        let base = base.trim_end_matches('/').to_owned();
+        if !base.starts_with("http://") {
+            bail!("OMNILINK_URL is `{base}`, and only http:// URLs are understood");
+        }
+        let key = match std::env::var("OMNILINK_KEY") {
+            Ok(key) => key,
+            Err(_) => read_key(&config.data_dir.join(ADMIN_KEY))?,
+        };
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        Ok(Self {
+            http: Http::builder(TokioExecutor::new()).build(connector),
+            base,
+            key,
+        })
+    }
+
+    /// Sends JSON and reads JSON. An error means that there was no answer.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> anyhow::Result<Answer> {
+        let url = format!("{}{path}", self.base);
+        let uri: Uri = url.parse().with_context(|| format!("`{url}` is no URL"))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(AUTHORIZATION, format!("Bearer {}", self.key))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body.unwrap_or_default()))
+            .context("OMNILINK_KEY cannot stand in a header")?;
+        let exchange = async {
+            let response = self
+                .http
+                .request(request)
+                .await
+                .map_err(|error| unreachable(&self.base, error))?;
+            let (head, body) = response.into_parts();
+            let bytes = Limited::new(body, ANSWER_BYTES).collect().await;
+            let bytes = bytes
+                .map_err(|error| {
+                    anyhow::anyhow!("the answer from {} broke off: {error}", self.base)
+                })?
+                .to_bytes();
+            anyhow::Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            })
+        };
+        tokio::time::timeout(DEADLINE, exchange)
+            .await
+            .with_context(|| {
+                format!(
+                    "{} did not answer within {} s",
+                    self.base,
+                    DEADLINE.as_secs()
+                )
+            })?
+    }
+}
+
+fn unreachable(base: &str, error: hyper_util::client::legacy::Error) -> anyhow::Error {
+    let connect = error.is_connect();
+    let error = anyhow::Error::new(error);
+    if connect {
+        error.context(format!(
+            "nothing answers at {base}; start `omnilink up`, or set OMNILINK_URL"
+        ))
+    } else {
+        error.context(format!("the request to {base} failed"))
+    }
+}
+
+/// A node that listens on every address is asked on loopback.
+fn reachable(config: &Config) -> std::net::SocketAddr {
+    let mut address = config.listen;
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        };
+        address.set_ip(loopback);
+    }
+    address
+}
+
+fn read_key(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "no key: OMNILINK_KEY is not set, and {} cannot be read (the first `omnilink up` makes it)",
+            path.display()
+        )
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+impl Answer {
+    /// The body, if it was a success; else an error that says what the problem details say.
+    pub(super) fn success(self) -> anyhow::Result<Value> {
+        if self.status.is_success() {
+            return Ok(self.body);
+        }
+        let text = |name: &str| {
+            self.body
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        bail!("{} ({}): {}", self.status, text("code"), text("detail"))
+    }
+}

@@ -1,0 +1,74 @@
+//! `omnilink config`.
+
+use std::fmt::Write;
+
+use clap::builder::StyledStr;
+use serde_json::Value;
+
+use super::{Global, output};
+use crate::config::keys::KEYS;
+
+/// Nothing beside the global flags.
+#[derive(clap::Args)]
+#[command(after_long_help = keys_help())]
+#[command(after_help = "Examples:
+  omnilink config
+  omnilink config --config /etc/omnilink.yaml --json
+  OMNILINK__TOPICS__PARTITIONS=4 omnilink config
+
+`omnilink config --help` lists all keys.")]
+pub(super) struct Args {}
+
+pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
+    let config = global.load(|sources| sources)?;
+    let shown = config.redacted();
+    if global.json {
+        return output::json(&shown);
+    }
+    match &config.file {
+        Some(file) => output::note(&format!(
+            "# from {}, the environment and flags",
+            file.display()
+        )),
+        None => output::note("# no file; from the environment, flags and defaults"),
+    }
+    let mut text = String::new();
+    yaml(&shown, "", &mut text);
+    output::line(text.trim_end());
+    Ok(())
+}
+
+/// Two levels and lists of texts: all that a configuration has. JSON's scalars are YAML's.
+fn yaml(value: &Value, indent: &str, out: &mut String) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        // A `String` never refuses text.
+        let _ = match value {
+            Value::Object(map) if !map.is_empty() => writeln!(out, "{indent}{name}:"),
+            Value::Array(items) if !items.is_empty() => writeln!(out, "{indent}{name}:"),
+            other => writeln!(out, "{indent}{name}: {other}"),
+        };
+        for item in value.as_array().into_iter().flatten() {
+            let _ = writeln!(out, "{indent}  - {item}");
+        }
+        if value.is_object() {
+            yaml(value, &format!("{indent}  "), out);
+        }
+    }
+}
+
+fn keys_help() -> StyledStr {
+    let mut text = String::from(
+        "Examples:
+  omnilink config
+  omnilink config --config /etc/omnilink.yaml --json
+  OMNILINK__TOPICS__PARTITIONS=4 omnilink config
+
+Keys of omnilink.yaml (in brackets what each is when absent). A dot is a section; the environment variable of
+topics.prefix is OMNILINK__TOPICS__PREFIX. A password or URL may be `env:NAME` or `file:PATH`.\n\n",
+    );
+    for key in KEYS {
+        // A `String` never refuses text.
+        let _ = writeln!(text, "  {:26} {}", key.name, key.doc);
+    }
+    text.into()
+}

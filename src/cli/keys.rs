@@ -1,0 +1,218 @@
+//! `omnilink keys`.
+
+use std::{fmt::Write, path::PathBuf};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{Global, client::Client, node, output};
+use crate::config::Config;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Make a key; it is shown once
+    Create(Create),
+    /// List the keys of a tenant
+    List(List),
+    /// End a key at once
+    Revoke(Revoke),
+}
+
+/// What the key shall be.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink keys create --name shop --permission events:write
+  omnilink keys create --name ann --kind person --permission '*' --json
+  omnilink keys create --tenant acme --name acme-shop --scopes scopes.json
+  omnilink keys create --first                # on Kafka, before there is any key
+
+A file for --scopes: {\"permissions\": [\"events:write\"], \"constraints\": {\"env_allowlist\": [\"prod\"]}}")]
+pub(super) struct Create {
+    /// Whose key it is [default: that of the key that asks]
+    #[arg(long)]
+    tenant: Option<String>,
+    /// What to call it
+    #[arg(long, default_value = "unnamed")]
+    name: String,
+    /// Who it says is acting [default: the name]
+    #[arg(long)]
+    principal: Option<String>,
+    /// Who holds it
+    #[arg(long, value_enum, default_value_t = Kind::Service)]
+    kind: Kind,
+    /// What it may do: `events:write`, `admin`, `prefix:*`, `*`; may be repeated
+    #[arg(long = "permission", value_name = "PERMISSION", required_unless_present_any = ["scopes", "first"])]
+    permissions: Vec<String>,
+    /// A JSON file with permissions and constraints
+    #[arg(long, value_name = "FILE", conflicts_with = "permissions")]
+    scopes: Option<PathBuf>,
+    /// Make the first key, straight through the log: on Kafka, while there is none
+    #[arg(long, conflicts_with_all = ["tenant", "permissions", "scopes", "principal", "kind", "name"])]
+    first: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Person,
+    Service,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink keys list
+  omnilink keys list --json | jq -r '.items[].id'")]
+pub(super) struct List {
+    /// Whose keys, for operators [default: those of the key that asks]
+    #[arg(long)]
+    tenant: Option<String>,
+    /// How many at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    /// Where to go on: `next_cursor` of the list before
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  omnilink keys revoke 0199c2f4-0000-7000-8000-000000000000")]
+pub(super) struct Revoke {
+    /// The key's id, as `keys list` shows it
+    id: String,
+}
+
+pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
+    let config = global.load(|sources| sources)?;
+    super::runtime()?.block_on(async {
+        match command {
+            Command::Create(args) if args.first => first(global, &config).await,
+            Command::Create(args) => create(global, &config, args).await,
+            Command::List(args) => list(global, &config, &args).await,
+            Command::Revoke(args) => revoke(global, &config, &args).await,
+        }
+    })
+}
+
+async fn create(global: &Global, config: &Config, args: Create) -> anyhow::Result<()> {
+    let scopes: Value = match &args.scopes {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("{} cannot be read", file.display()))?;
+            serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))?
+        }
+        None => json!({ "permissions": args.permissions }),
+    };
+    let kind = match args.kind {
+        Kind::Person => "person",
+        Kind::Service => "service",
+    };
+    let mut body = json!({ "name": args.name, "kind": kind, "scopes": scopes });
+    for (field, value) in [("tenant", args.tenant), ("principal", args.principal)] {
+        if let Some(value) = value {
+            body[field] = value.into();
+        }
+    }
+    let client = Client::new(config)?;
+    let answer = client
+        .call(Method::POST, "/v1/keys", Some(body.to_string().into()))
+        .await?
+        .success()?;
+    if global.json {
+        return output::json(&answer);
+    }
+    let text = |name: &str| answer[name].as_str().unwrap_or_default();
+    output::note(&format!(
+        "key {} of tenant {} ({}); it is not shown again:",
+        text("id"),
+        text("tenant"),
+        text("name")
+    ));
+    output::line(text("key"));
+    Ok(())
+}
+
+async fn first(global: &Global, config: &Config) -> anyhow::Result<()> {
+    if !config.on_kafka() {
+        bail!(
+            "without Kafka the first `omnilink up` makes the first key, in {}/admin.key",
+            config.data_dir.display()
+        );
+    }
+    let (token, file) = node::first_key(config).await?;
+    if global.json {
+        return output::json(&json!({ "key": token, "file": file }));
+    }
+    output::note(&format!("the first key, kept in {}:", file.display()));
+    output::line(&token);
+    Ok(())
+}
+
+async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
+    let mut path = format!("/v1/keys?limit={}", args.limit);
+    for (name, value) in [("tenant", &args.tenant), ("cursor", &args.cursor)] {
+        if let Some(value) = value {
+            let value =
+                percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
+            // A `String` never refuses text.
+            let _ = write!(path, "&{name}={value}");
+        }
+    }
+    let answer = Client::new(config)?
+        .call(Method::GET, &path, None)
+        .await?
+        .success()?;
+    if global.json {
+        return output::json(&answer);
+    }
+    let rows: Vec<Vec<String>> = answer["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|key| {
+            let text = |name: &str| key[name].as_str().unwrap_or("-").to_owned();
+            let permissions = key["scopes"]["permissions"].as_array();
+            let permissions = permissions.into_iter().flatten().filter_map(Value::as_str);
+            vec![
+                text("id"),
+                text("prefix"),
+                text("name"),
+                text("kind"),
+                permissions.collect::<Vec<_>>().join(","),
+                text("created_at"),
+                text("expires_at"),
+            ]
+        })
+        .collect();
+    output::table(
+        &[
+            "ID",
+            "PREFIX",
+            "NAME",
+            "KIND",
+            "PERMISSIONS",
+            "CREATED",
+            "EXPIRES",
+        ],
+        &rows,
+    );
+    if let Some(cursor) = answer["next_cursor"].as_str() {
+        output::note(&format!("there are more: --cursor {cursor}"));
+    }
+    Ok(())
+}
+
+async fn revoke(global: &Global, config: &Config, args: &Revoke) -> anyhow::Result<()> {
+    let id = percent_encoding::utf8_percent_encode(&args.id, percent_encoding::NON_ALPHANUMERIC);
+    let path = format!("/v1/keys/{id}");
+    Client::new(config)?
+        .call(Method::DELETE, &path, None)
+        .await?
+        .success()?;
+    if global.json {
+        return output::json(&json!({ "id": args.id, "status": "revoked" }));
+    }
+    output::note(&format!("key {} has ended", args.id));
+    Ok(())
+}

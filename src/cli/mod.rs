@@ -1,0 +1,124 @@
+//! The command line: one file a subcommand.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod client;
+mod completions;
+mod config;
+mod keys;
+pub mod node;
+mod output;
+mod send;
+pub mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Sources};
+
+/// OmniLink, an event-sourced stream processor: events in over HTTP or Kafka, exactly once, out as rows in Postgres.
+#[derive(Parser)]
+#[command(
+    name = "omnilink",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(after_help = "Examples:
+  omnilink up                              # everything in one process, nothing to configure
+  omnilink keys create --name shop --permission events:write
+  omnilink send events.jsonl
+  omnilink config                          # what is in effect, and where it would go
+
+Configuration: omnilink.yaml, then OMNILINK__SECTION__KEY, then flags; `omnilink config --help` lists the keys.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes, before or after its name.
+#[derive(Args)]
+struct Global {
+    /// Configuration file [default: omnilink.yaml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where everything on disk is kept
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything in one process
+    Up(up::Args),
+    /// Print the configuration in effect, secrets masked
+    Config(config::Args),
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Send events from a file of JSON lines
+    Send(send::Args),
+    /// Print a script that completes commands in a shell
+    Completions(completions::Args),
+}
+
+impl Global {
+    /// The configuration, with flags on top of it.
+    fn load(&self, sources: impl FnOnce(Sources) -> Sources) -> anyhow::Result<Config> {
+        let data_dir = self.data_dir.as_ref().map(|dir| {
+            // A path in a flag starts where one stands; one in the file starts at the file.
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            dir.display().to_string()
+        });
+        let base =
+            Sources::of_process(self.config.clone()).flag("--data-dir", "data_dir", data_dir);
+        Ok(Config::load(&sources(base))?)
+    }
+}
+
+/// Runs the command of the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Up(args) => up::main(&cli.global, &args),
+        Command::Config(args) => config::main(&cli.global, &args),
+        Command::Keys(command) => keys::main(&cli.global, command),
+        Command::Send(args) => send::main(&cli.global, &args),
+        Command::Completions(args) => {
+            completions::main(&args);
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A runtime for commands that only ask.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    use anyhow::Context;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,194 @@
+//! What the commands that work on the log itself share: opening it, the secret key, the first key.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    config::Config,
+    controls::{
+        Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail,
+        seal::{self, write_private},
+    },
+    id::Tenant,
+    log::{
+        Log,
+        local::{LocalLog, LocalOptions},
+        topics::Names,
+    },
+    state::StateStore,
+};
+
+/// The tenant that the first start makes.
+const FIRST_TENANT: &str = "default";
+/// `controls` must have been read to its end within this time.
+const CONTROLS_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The log and the keyed state of this node.
+pub struct Storage {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// Keyed state; on the embedded log the log's own, so that both are one commit.
+    pub state: StateStore,
+    /// The names of the topics.
+    pub names: Names,
+    /// How many appends the port has under way at once.
+    pub appends: usize,
+}
+
+impl Storage {
+    /// Opens the log that the configuration names, and makes or checks the topics.
+    pub fn open(config: &Config, provision: bool) -> anyhow::Result<Self> {
+        make_dir(&config.data_dir)?;
+        let names = Names::new(&config.topics.prefix);
+        let (log, state, appends): (Arc<dyn Log>, _, _) = if config.on_kafka() {
+            open_kafka(config)?
+        } else {
+            let dir = config.data_dir.join("log");
+            let log = LocalLog::open(&dir, LocalOptions::new(Arc::new(SystemClock)))
+                .with_context(|| format!("the log in {} cannot be opened", dir.display()))?;
+            let state = log.state().clone();
+            (Arc::new(log), state, 2)
+        };
+        log.provision(&names.specs(config.topics.partitions), provision)
+            .context("the topics are not as they should be")?;
+        Ok(Self {
+            log,
+            state,
+            names,
+            appends,
+        })
+    }
+
+    /// Starts to read `controls`, and returns when it has been read to its end.
+    pub async fn controls(&self, config: &Config) -> anyhow::Result<(Arc<Controls>, Tail)> {
+        let secrets = secret_keys(config)?;
+        let topic = Arc::clone(&self.names.controls);
+        let (controls, tail) = Controls::start(Arc::clone(&self.log), topic, secrets)?;
+        if !controls.wait_readable(CONTROLS_DEADLINE).await {
+            bail!(
+                "topic {} could not be read within {} s; is the log reachable?",
+                self.names.controls,
+                CONTROLS_DEADLINE.as_secs()
+            );
+        }
+        Ok((controls, tail))
+    }
+}
+
+#[cfg(not(feature = "kafka"))]
+fn open_kafka(_: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usize)> {
+    bail!("`kafka.brokers` is set, but this binary was built without Kafka")
+}
+
+#[cfg(feature = "kafka")]
+fn open_kafka(config: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usize)> {
+    use crate::log::kafka::{KafkaLog, KafkaOptions};
+    let dir = config.data_dir.join("state");
+    let state = StateStore::open(&dir)
+        .with_context(|| format!("the state in {} cannot be opened", dir.display()))?;
+    let brokers = config.kafka.brokers.join(",");
+    let properties = config.kafka.properties.iter();
+    let options = KafkaOptions {
+        brokers: brokers.clone(),
+        properties: properties
+            .map(|(k, v)| (k.clone(), v.expose().to_owned()))
+            .collect(),
+        prefix: config.topics.prefix.clone(),
+        node: node_id(&config.data_dir)?,
+        replication_factor: config.topics.replication_factor.map(i32::from),
+    };
+    let log = KafkaLog::connect(options, state.clone())
+        .with_context(|| format!("Kafka at {brokers} cannot be used"))?;
+    Ok((Arc::new(log), state, 16))
+}
+
+/// The name of this node: made once, kept in the data directory.
+#[cfg(feature = "kafka")]
+fn node_id(data_dir: &Path) -> anyhow::Result<String> {
+    let path = data_dir.join("node.id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+        _ => {
+            let id = uuid::Uuid::now_v7().simple().to_string();
+            write_private(&path, &id)
+                .with_context(|| format!("{} cannot be written", path.display()))?;
+            Ok(id)
+        }
+    }
+}
+
+fn make_dir(dir: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| {
+            format!(
+                "the data directory {} cannot be made; `data_dir` (or --data-dir) chooses another",
+                dir.display()
+            )
+        })
+}
+
+/// The configured keys, or the one in the data directory.
+fn secret_keys(config: &Config) -> anyhow::Result<SecretKeys> {
+    let keys = if config.secret_key.is_empty() {
+        SecretKeys::open_or_create(&config.data_dir)
+    } else {
+        SecretKeys::new(config.secret_key.iter().map(crate::config::Secret::expose))
+    };
+    keys.with_context(|| {
+        format!(
+            "no secret key ({} in the data directory, or `secret_key`)",
+            seal::FILE
+        )
+    })
+}
+
+/// The file of the first key.
+pub fn admin_key_file(config: &Config) -> PathBuf {
+    config.data_dir.join(super::client::ADMIN_KEY)
+}
+
+/// Makes the first key if there is none: of tenant `default`, kind person, everything, unlimited. Writes it to the data
+/// directory, readable by its owner alone, and returns it.
+pub async fn make_first_key(
+    config: &Config,
+    controls: &Controls,
+) -> anyhow::Result<Option<String>> {
+    if controls.has_keys() {
+        return Ok(None);
+    }
+    let new = NewKey {
+        tenant: Tenant::new(FIRST_TENANT)?,
+        name: "admin".into(),
+        principal: "admin".into(),
+        kind: KeyKind::Person,
+        scopes: Scopes::all(),
+        expires_at: None,
+    };
+    let (_, token) = controls
+        .create_key(new, "omnilink", SystemClock.now())
+        .await?;
+    let file = admin_key_file(config);
+    write_private(&file, token.reveal())
+        .with_context(|| format!("{} cannot be written", file.display()))?;
+    Ok(Some(token.reveal().to_owned()))
+}
+
+/// `keys create --first`.
+pub(super) async fn first_key(config: &Config) -> anyhow::Result<(String, PathBuf)> {
+    let storage = Storage::open(config, true)?;
+    let (controls, _tail) = storage.controls(config).await?;
+    match make_first_key(config, &controls).await? {
+        Some(token) => Ok((token, admin_key_file(config))),
+        None => bail!("there are keys already; an admin key makes more: `omnilink keys create`"),
+    }
+}

@@ -1,0 +1,196 @@
+//! `omnilink up`: everything in one process.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Global, node, node::Storage, output};
+use crate::{
+    clock::SystemClock,
+    config::Config,
+    port::{Parts, Port},
+    telemetry::{self, Need, PartStatus, Readiness},
+};
+
+/// What to do differently.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink up
+  omnilink up --listen 127.0.0.1:8080 --data-dir /var/lib/omnilink
+  OMNILINK__KAFKA__BROKERS=kafka-1:9092 omnilink up --no-provision")]
+pub struct Args {
+    /// Address and port [default: 127.0.0.1:7700]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Allow an address that other machines reach, though keys travel unencrypted
+    #[arg(long)]
+    insecure_listen: bool,
+    /// Make no topics and migrate nothing: what is missing is an error
+    #[arg(long)]
+    no_provision: bool,
+}
+
+pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let config = global.load(|sources| {
+        sources
+            .flag("--listen", "listen", args.listen.clone())
+            .flag(
+                "--insecure-listen",
+                "insecure_listen",
+                args.insecure_listen.then(|| "true".into()),
+            )
+    })?;
+    telemetry::init_logs(config.log_format);
+    more_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("port")
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(run(config, !args.no_provision));
+    // What still blocks a thread now has had its time.
+    Runtime::shutdown_timeout(runtime, Duration::from_secs(1));
+    result
+}
+
+/// Runs until it is interrupted.
+pub async fn run(config: Config, provision: bool) -> anyhow::Result<()> {
+    // Before anything is started: an interrupt during a long start must be heard.
+    let stop = stop_on_signals()?;
+    let storage = Storage::open(&config, provision)?;
+    let (controls, tail) = storage.controls(&config).await?;
+    let readiness = Readiness::default();
+    report(&readiness, &config, &storage, &controls);
+    let first = if config.on_kafka() {
+        None
+    } else {
+        node::make_first_key(&config, &controls).await?
+    };
+
+    let port = Port::bind(
+        config.listen,
+        Parts {
+            log: Arc::clone(&storage.log),
+            ingress: Arc::clone(&storage.names.ingress),
+            state: storage.state.clone(),
+            appends: storage.appends,
+            controls,
+            readiness,
+            clock: Arc::new(SystemClock),
+            limits: config.limits.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+        },
+    )
+    .await?;
+    let address = port.address().context("the port has no address")?;
+    welcome(&config, address, first.as_deref());
+    let upkeep = tokio::spawn(upkeep());
+
+    port.serve(stop.cancelled_owned()).await;
+
+    // The port first, so that nothing more comes in; then what carries on with what did.
+    upkeep.abort();
+    drop(tail);
+    drop(storage);
+    output::note("stopped");
+    Ok(())
+}
+
+/// The parts that `/readyz` always has.
+fn report(
+    readiness: &Readiness,
+    config: &Config,
+    storage: &Storage,
+    controls: &Arc<crate::controls::Controls>,
+) {
+    let name = if config.on_kafka() { "kafka" } else { "log" };
+    let log = Arc::clone(&storage.log);
+    readiness.part(name, Need::Required, move || match log.health() {
+        Ok(()) => PartStatus::ok(""),
+        Err(error) => PartStatus::down(error.to_string()),
+    });
+    let controls = Arc::clone(controls);
+    readiness.part("controls", Need::Required, move || {
+        if controls.readable() {
+            PartStatus::ok("")
+        } else {
+            PartStatus::down("not read for 5 s")
+        }
+    });
+}
+
+/// Histograms keep every value until they are asked for, or until this.
+async fn upkeep() {
+    let mut due = tokio::time::interval(telemetry::UPKEEP);
+    loop {
+        due.tick().await;
+        telemetry::metrics().run_upkeep();
+    }
+}
+
+fn welcome(config: &Config, address: std::net::SocketAddr, first: Option<&str>) {
+    let url = format!("http://{address}");
+    let file = node::admin_key_file(config);
+    let file = file.display();
+    output::line(&format!(
+        "OmniLink {} listens on {url}",
+        env!("CARGO_PKG_VERSION")
+    ));
+    match first {
+        Some(token) => output::line(&format!(
+            "Admin key (kept in {file}, shown this once): {token}"
+        )),
+        None if config.on_kafka() && !node::admin_key_file(config).exists() => {
+            output::line("Keys: `omnilink keys create --first` makes the first one");
+        }
+        None => output::line(&format!("Admin key: in {file}")),
+    }
+    output::line("Try:");
+    output::line(&format!(
+        "  curl -i {url}/v1/events -H \"Authorization: Bearer $(cat {file})\" -H 'Content-Type: application/json' \\\n    \
+         -d '{{\"id\":\"1\",\"source\":\"/shop\",\"type\":\"order.paid\",\"entity\":{{\"type\":\"order\",\"external_id\":\"1\"}},\"data\":{{\"total\":9.5}}}}'"
+    ));
+    output::line(&format!("  curl {url}/readyz"));
+    output::line(&format!("  curl {url}/metrics"));
+}
+
+/// Cancelled by the first interrupt or SIGTERM; the second ends the process at once.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    tokio::spawn(async move {
+        let mut signals = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        signals().await;
+        output::note("stopping; again to stop at once");
+        stop.cancel();
+        signals().await;
+        std::process::exit(130);
+    });
+    Ok(token)
+}
+
+/// Each connection is a file: takes as many as the system allows.
+fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused, the port serves fewer connections at once.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+}

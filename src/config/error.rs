@@ -1,0 +1,43 @@
+//! What is wrong with a configuration: all of it, each with its place.
+
+use std::fmt;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `omnilink.yaml:3:5`, the name of an environment variable, or a flag.
+    pub place: String,
+    /// The key, such as `topics.partitions`; empty if it is about a whole file.
+    pub key: String,
+    /// What is wrong, and what to do. Never holds a value that may be a secret.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            write!(f, "{}: {}", self.place, self.message)
+        } else {
+            write!(f, "{}: `{}`: {}", self.place, self.key, self.message)
+        }
+    }
+}
+
+/// All that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problems[..] {
+            [one] => write!(f, "{one}"),
+            all => {
+                write!(f, "the configuration has {} errors", all.len())?;
+                all.iter().try_for_each(|p| write!(f, "\n  {p}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What was given for a key, with the place where it was given.
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use super::{ENV_PREFIX, Problem, keys};
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub(super) place: String,
+    pub(super) value: Value,
+}
+
+/// A value as it stands in the file, or the raw text of a variable or flag.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// Another YAML number; no key is one.
+    Number,
+    Text(String),
+    List(Vec<Value>),
+    Map(Vec<(String, Value)>),
+    /// From a variable or flag: not typed yet.
+    Raw(String),
+}
+
+impl Given {
+    pub(super) fn raw(text: &str, place: &str) -> Self {
+        Self {
+            place: place.to_owned(),
+            value: Value::Raw(text.to_owned()),
+        }
+    }
+}
+
+/// `KAFKA__PROPERTIES__SASL_PASSWORD` is `kafka.properties.sasl.password`; below the named keys `_` stands for `.`,
+/// because librdkafka's names have dots and variables cannot.
+pub(super) fn env_path(name: &str) -> String {
+    let path = name.to_ascii_lowercase().replace("__", ".");
+    match path
+        .strip_prefix(keys::PROPERTIES)
+        .and_then(|rest| rest.strip_prefix('.'))
+    {
+        Some(property) => format!("{}.{}", keys::PROPERTIES, property.replace('_', ".")),
+        None => path,
+    }
+}
+
+/// The name of the variable that sets a key.
+pub(super) fn env_name(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// All leaves of a YAML file with their paths. Only what is no YAML at all is an error here.
+pub(super) fn from_yaml(text: &str, file: &str) -> Result<Vec<(String, Given)>, Problem> {
+    let root: Spanned<Node> = serde_saphyr::from_str(text).map_err(|e| {
+        let place = e.location().map_or_else(
+            || file.to_owned(),
+            |at| format!("{file}:{}:{}", at.line(), at.column()),
+        );
+        Problem {
+            place,
+            key: String::new(),
+            // The error's own rendering quotes lines of the file, which may hold secrets.
+            message: e.without_snippet().to_string(),
+        }
+    })?;
+    let mut leaves = Vec::new();
+    match root.value {
+        Node::Map(entries) => flatten("", entries, file, &mut leaves),
+        Node::Null => {}
+        _ => {
+            return Err(Problem {
+                place: format!("{file}:1:1"),
+                key: String::new(),
+                message: "a configuration is a mapping, such as `listen: 127.0.0.1:7700`".into(),
+            });
+        }
+    }
+    Ok(leaves)
+}
+
+fn flatten(
+    prefix: &str,
+    entries: Vec<(Spanned<String>, Spanned<Node>)>,
+    file: &str,
+    leaves: &mut Vec<(String, Given)>,
+) {
+    for (key, node) in entries {
+        let path = if prefix.is_empty() {
+            key.value.clone()
+        } else {
+            format!("{prefix}.{}", key.value)
+        };
+        let at = key.referenced;
+        let place = format!("{file}:{}:{}", at.line(), at.column());
+        match node.value {
+            // A section; an unknown one is reported once, as a whole.
+            Node::Map(entries) if keys::is_section(&path) => flatten(&path, entries, file, leaves),
+            // `kafka:` with everything under it commented out.
+            Node::Null if keys::is_section(&path) => {}
+            other => leaves.push((
+                path,
+                Given {
+                    place,
+                    value: other.into(),
+                },
+            )),
+        }
+    }
+}
+
+/// Any YAML.
+enum Node {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Number,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Spanned<String>, Spanned<Node>)>),
+}
+
+impl From<Node> for Value {
+    fn from(node: Node) -> Self {
+        match node {
+            Node::Null => Self::Null,
+            Node::Bool(b) => Self::Bool(b),
+            Node::Int(i) => Self::Int(i),
+            Node::Number => Self::Number,
+            Node::Text(t) => Self::Text(t),
+            Node::List(items) => Self::List(items.into_iter().map(Into::into).collect()),
+            Node::Map(entries) => Self::Map(
+                entries
+                    .into_iter()
+                    .map(|(k, v)| (k.value, v.value.into()))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Node;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("YAML")
+            }
+
+            fn visit_unit<E>(self) -> Result<Node, E> {
+                Ok(Node::Null)
+            }
+
+            fn visit_none<E>(self) -> Result<Node, E> {
+                Ok(Node::Null)
+            }
+
+            fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Node, D::Error> {
+                d.deserialize_any(self)
+            }
+
+            fn visit_bool<E>(self, v: bool) -> Result<Node, E> {
+                Ok(Node::Bool(v))
+            }
+
+            fn visit_i64<E>(self, v: i64) -> Result<Node, E> {
+                Ok(Node::Int(v))
+            }
+
+            fn visit_u64<E>(self, v: u64) -> Result<Node, E> {
+                Ok(i64::try_from(v).map_or(Node::Number, Node::Int))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+                Ok(Node::Number)
+            }
+
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Node, E> {
+                Ok(Node::Text(v.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Node::List(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Node::Map(entries))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}

@@ -1,0 +1,469 @@
+//! Every key of the configuration: one row each.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    Config, LogFormat, Network, Problem, Secret, SecretUrl,
+    given::{self, Given, Value},
+    secret::MASK,
+};
+
+/// The key whose own names are librdkafka's.
+pub(super) const PROPERTIES: &str = "kafka.properties";
+
+/// One key.
+pub struct Key {
+    /// Such as `topics.prefix`.
+    pub name: &'static str,
+    /// What it does, for people.
+    pub doc: &'static str,
+    set: fn(&mut Config, &Value, &Context<'_>) -> Result<(), String>,
+    show: fn(&Config) -> Json,
+}
+
+impl Key {
+    /// The variable that sets it.
+    pub fn env(&self) -> String {
+        given::env_name(self.name)
+    }
+}
+
+/// What reading a value may need.
+pub(super) struct Context<'a> {
+    pub(super) base: &'a Path,
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// All keys, in the order in which they are shown.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "listen",
+        doc: "address and port of the HTTP port (127.0.0.1:7700)",
+        set: |c, v, _| {
+            c.listen = parse::<SocketAddr>(v, "an address and port, such as 127.0.0.1:7700")?;
+            Ok(())
+        },
+        show: |c| json!(c.listen.to_string()),
+    },
+    Key {
+        name: "insecure_listen",
+        doc: "allow `listen` beyond loopback though keys travel unencrypted (false)",
+        set: |c, v, _| {
+            c.insecure_listen = boolean(v)?;
+            Ok(())
+        },
+        show: |c| json!(c.insecure_listen),
+    },
+    Key {
+        name: "trusted_proxies",
+        doc: "list of addresses or networks whose X-Forwarded-For is believed (none)",
+        set: |c, v, _| {
+            c.trusted_proxies = texts(v)?
+                .iter()
+                .map(|t| {
+                    Network::parse(t)
+                        .ok_or_else(|| format!("`{t}` is no address or network such as 10.0.0.0/8"))
+                })
+                .collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |c| {
+            json!(
+                c.trusted_proxies
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+            )
+        },
+    },
+    Key {
+        name: "data_dir",
+        doc: "folder for everything kept on disk (./data)",
+        set: |c, v, ctx| {
+            c.data_dir = path(v, ctx)?;
+            Ok(())
+        },
+        show: |c| json!(c.data_dir.display().to_string()),
+    },
+    Key {
+        name: "secret_key",
+        doc: "list of base64 32-byte keys: the first seals, all open; alone one is made in data_dir, with Kafka required",
+        set: |c, v, ctx| {
+            c.secret_key = texts(v)?
+                .iter()
+                .map(|t| secret_key(t, ctx))
+                .collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |c| {
+            json!(
+                c.secret_key
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+            )
+        },
+    },
+    Key {
+        name: "topics.prefix",
+        doc: "in front of every topic, consumer group and transactional id (omnilink.)",
+        set: |c, v, _| {
+            let prefix = text(v)?;
+            let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+            if prefix.len() > 100 || !prefix.bytes().all(good) {
+                return Err("at most 100 of the characters A-Z a-z 0-9 . _ -".into());
+            }
+            c.topics.prefix = prefix;
+            Ok(())
+        },
+        show: |c| json!(c.topics.prefix),
+    },
+    Key {
+        name: "topics.partitions",
+        doc: "partitions of a topic; never changes once topics are made (8)",
+        set: |c, v, _| {
+            c.topics.partitions = within(v, 1, 10_000)? as u32;
+            Ok(())
+        },
+        show: |c| json!(c.topics.partitions),
+    },
+    Key {
+        name: "topics.replication_factor",
+        doc: "copies of a topic on Kafka (the broker's default)",
+        set: |c, v, _| {
+            c.topics.replication_factor = Some(within(v, 1, 100)? as u16);
+            Ok(())
+        },
+        show: |c| json!(c.topics.replication_factor),
+    },
+    Key {
+        name: "kafka.brokers",
+        doc: "list of host:port of some brokers; without it the log is embedded",
+        set: |c, v, _| {
+            let brokers = texts(v)?;
+            if let Some(bad) = brokers.iter().find(|b| !is_host_port(b)) {
+                return Err(format!("`{bad}` is no broker such as kafka-1:9092"));
+            }
+            c.kafka.brokers = brokers;
+            Ok(())
+        },
+        show: |c| json!(c.kafka.brokers),
+    },
+    Key {
+        name: PROPERTIES,
+        doc: "map of librdkafka properties, passed on as they are; values may be references",
+        set: |c, v, ctx| {
+            let entries = match v {
+                Value::Map(entries) => entries.clone(),
+                Value::Raw(raw) => match given::from_yaml(raw, "") {
+                    Ok(leaves) => leaves.into_iter().map(|(k, g)| (k, g.value)).collect(),
+                    Err(e) => return Err(e.message),
+                },
+                _ => return Err("a map, such as {security.protocol: SASL_SSL}".into()),
+            };
+            entries
+                .iter()
+                .try_for_each(|(name, value)| property(c, name, value, ctx))
+        },
+        show: |c| {
+            let shown = c.kafka.properties.iter().map(|(name, value)| {
+                let masked = value.is_reference() || hides(name);
+                let value = if masked {
+                    value.to_string()
+                } else {
+                    value.expose().to_owned()
+                };
+                (name.clone(), json!(value))
+            });
+            Json::Object(shown.collect())
+        },
+    },
+    Key {
+        name: "postgres.url",
+        doc: "postgres://… ; without it Postgres is embedded",
+        set: |c, v, ctx| {
+            c.postgres_url = Some(SecretUrl::new(
+                secret(v, ctx)?,
+                &["postgres", "postgresql"],
+            )?);
+            Ok(())
+        },
+        show: |c| json!(c.postgres_url.as_ref().map(ToString::to_string)),
+    },
+    Key {
+        name: "redis.url",
+        doc: "redis://… ; what several nodes share about requests in flight; without it each node keeps its own",
+        set: |c, v, ctx| {
+            c.redis_url = Some(SecretUrl::new(secret(v, ctx)?, &["redis", "rediss"])?);
+            Ok(())
+        },
+        show: |c| json!(c.redis_url.as_ref().map(ToString::to_string)),
+    },
+    Key {
+        name: "limits.single_bytes",
+        doc: "most bytes of a single event (262144)",
+        set: |c, v, _| {
+            c.limits.single_bytes = within(v, 1024, 64 << 20)? as usize;
+            Ok(())
+        },
+        show: |c| json!(c.limits.single_bytes),
+    },
+    Key {
+        name: "limits.batch_bytes",
+        doc: "most bytes of a batch (1048576)",
+        set: |c, v, _| {
+            c.limits.batch_bytes = within(v, 1024, 64 << 20)? as usize;
+            Ok(())
+        },
+        show: |c| json!(c.limits.batch_bytes),
+    },
+    Key {
+        name: "limits.batch_items",
+        doc: "most items of a batch (50)",
+        set: |c, v, _| {
+            c.limits.batch_items = within(v, 1, 10_000)? as usize;
+            Ok(())
+        },
+        show: |c| json!(c.limits.batch_items),
+    },
+    Key {
+        name: "limits.dedupe_window_s",
+        doc: "seconds for which an event's identity is remembered (86400)",
+        set: |c, v, _| {
+            c.limits.dedupe_window = Duration::from_secs(within(v, 60, 366 * 86_400)? as u64);
+            Ok(())
+        },
+        show: |c| json!(c.limits.dedupe_window.as_secs()),
+    },
+    Key {
+        name: "log.format",
+        doc: "`text` or `json` lines on standard error (text); RUST_LOG chooses what is logged",
+        set: |c, v, _| {
+            c.log_format = match &text(v)?[..] {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err("`text` or `json`".into()),
+            };
+            Ok(())
+        },
+        show: |c| {
+            json!(match c.log_format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            })
+        },
+    },
+];
+
+impl Config {
+    /// The effective configuration as nested JSON, secrets replaced by `***` or by the reference they came from.
+    pub fn redacted(&self) -> Json {
+        let mut root = Map::new();
+        for key in KEYS {
+            let value = (key.show)(self);
+            match key.name.split_once('.') {
+                None => {
+                    root.insert(key.name.to_owned(), value);
+                }
+                Some((section, name)) => {
+                    let section = root
+                        .entry(section)
+                        .or_insert_with(|| Json::Object(Map::new()));
+                    if let Json::Object(map) = section {
+                        map.insert(name.to_owned(), value);
+                    }
+                }
+            }
+        }
+        Json::Object(root)
+    }
+}
+
+/// Whether keys lie under this name.
+pub(super) fn is_section(path: &str) -> bool {
+    KEYS.iter()
+        .any(|k| k.name.split_once('.').is_some_and(|(s, _)| s == path))
+}
+
+/// Sets one key, or says why not.
+pub(super) fn set(
+    config: &mut Config,
+    path: &str,
+    given: &Given,
+    context: &Context<'_>,
+    problems: &mut Vec<Problem>,
+) {
+    let result = if let Some(key) = KEYS.iter().find(|k| k.name == path) {
+        (key.set)(config, &given.value, context)
+    } else if let Some(name) = path
+        .strip_prefix(PROPERTIES)
+        .and_then(|p| p.strip_prefix('.'))
+    {
+        property(config, name, &given.value, context)
+    } else if is_section(path) {
+        Err("a section, with its keys under it".into())
+    } else {
+        Err(match nearest(path, KEYS.iter().map(|k| k.name)) {
+            Some(name) => format!("there is no such key; did you mean `{name}`?"),
+            None => "there is no such key; `omnilink config --help` lists them".into(),
+        })
+    };
+    if let Err(message) = result {
+        problems.push(Problem {
+            place: given.place.clone(),
+            key: path.to_owned(),
+            message,
+        });
+    }
+}
+
+/// The candidate that was probably meant.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    candidates
+        .map(|c| {
+            // A key put into the wrong section, or into none, is as good as a typing error.
+            let c_last = c.rsplit('.').next().unwrap_or(c);
+            (distance(name, c).min(1 + distance(last, c_last)), c)
+        })
+        .min()
+        .filter(|(d, _)| *d <= 1 + name.len() / 4)
+        .map(|(_, c)| c)
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let swap = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = swap.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn text(value: &Value) -> Result<String, String> {
+    match value {
+        Value::Text(t) | Value::Raw(t) if !t.is_empty() => Ok(t.clone()),
+        Value::Text(_) | Value::Raw(_) | Value::Null => Err("must not be empty".into()),
+        Value::Int(_) | Value::Number | Value::Bool(_) => {
+            Err("must be text: put it in quotes".into())
+        }
+        Value::List(_) | Value::Map(_) => Err("must be text".into()),
+    }
+}
+
+/// A list; one value stands for a list of one, and a variable's is separated by commas.
+fn texts(value: &Value) -> Result<Vec<String>, String> {
+    match value {
+        Value::List(items) => items.iter().map(text).collect(),
+        Value::Raw(raw) => Ok(raw
+            .split(',')
+            .map(str::trim)
+            .filter(|t| !t.is_empty())
+            .map(str::to_owned)
+            .collect()),
+        Value::Null => Ok(Vec::new()),
+        one => Ok(vec![text(one)?]),
+    }
+}
+
+fn parse<T: std::str::FromStr>(value: &Value, what: &str) -> Result<T, String> {
+    text(value)?.parse().map_err(|_| format!("must be {what}"))
+}
+
+fn boolean(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Bool(b) => Ok(*b),
+        Value::Raw(t) if t == "true" || t == "1" => Ok(true),
+        Value::Raw(t) if t == "false" || t == "0" => Ok(false),
+        _ => Err("must be true or false".into()),
+    }
+}
+
+fn within(value: &Value, least: i64, most: i64) -> Result<i64, String> {
+    let found = match value {
+        Value::Int(i) => Some(*i),
+        Value::Raw(t) => t.parse().ok(),
+        _ => None,
+    };
+    found
+        .filter(|i| (least..=most).contains(i))
+        .ok_or_else(|| format!("must be a whole number from {least} to {most}"))
+}
+
+fn path(value: &Value, context: &Context<'_>) -> Result<PathBuf, String> {
+    Ok(context.base.join(text(value)?))
+}
+
+fn secret(value: &Value, context: &Context<'_>) -> Result<Secret, String> {
+    Secret::resolve(&text(value)?, context.base, context.env)
+}
+
+fn secret_key(given: &str, context: &Context<'_>) -> Result<Secret, String> {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let secret = Secret::resolve(given, context.base, context.env)?;
+    match STANDARD.decode(secret.expose().trim()) {
+        Ok(bytes) if bytes.len() == 32 => Ok(secret),
+        _ => Err("must be base64 of 32 bytes: `openssl rand -base64 32` makes one".into()),
+    }
+}
+
+fn property(
+    config: &mut Config,
+    name: &str,
+    value: &Value,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let text = match value {
+        Value::Bool(b) => b.to_string(),
+        Value::Int(i) => i.to_string(),
+        Value::Text(t) | Value::Raw(t) => t.clone(),
+        _ => {
+            return Err(format!(
+                "`{name}` must be text, a whole number, true or false"
+            ));
+        }
+    };
+    let secret = Secret::resolve(&text, context.base, context.env)?;
+    config.kafka.properties.insert(name.to_owned(), secret);
+    Ok(())
+}
+
+/// Whether a property of librdkafka may hold a secret.
+fn hides(name: &str) -> bool {
+    [
+        "password",
+        "secret",
+        "token",
+        ".pem",
+        "jaas",
+        "oauthbearer.config",
+        "username",
+        "assertion",
+    ]
+    .iter()
+    .any(|part| name.contains(part))
+}
+
+fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// What stands for a secret in [`Config::redacted`].
+pub const REDACTED: &str = MASK;

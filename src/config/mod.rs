@@ -1,0 +1,315 @@
+//! The configuration: `omnilink.yaml`, then the environment (`OMNILINK__SECTION__KEY`), then flags; later ones win.
+//!
+//! Every key is one row of [`keys::KEYS`]: its name, what it does, how it is read and how it is shown. Unknown keys
+//! are errors, and all errors are reported at once.
+
+mod error;
+mod given;
+pub mod keys;
+mod secret;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use error::{ConfigError, Problem};
+pub use secret::{Secret, SecretUrl};
+
+use given::Given;
+
+/// The file that is read when `--config` names none, if it is there.
+pub const DEFAULT_FILE: &str = "omnilink.yaml";
+
+/// What environment variables begin with.
+const ENV_PREFIX: &str = "OMNILINK__";
+
+/// The effective configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// `listen`: where the port listens.
+    pub listen: SocketAddr,
+    /// `insecure_listen`: whether it may listen beyond loopback without TLS.
+    pub insecure_listen: bool,
+    /// `trusted_proxies`: whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// `data_dir`: everything that OmniLink keeps on disk.
+    pub data_dir: PathBuf,
+    /// `secret_key`: base64 of 32 bytes each; the first seals, all open.
+    pub secret_key: Vec<Secret>,
+    /// `topics.*`.
+    pub topics: Topics,
+    /// `kafka.*`.
+    pub kafka: Kafka,
+    /// `postgres.url`; without it Postgres is embedded.
+    pub postgres_url: Option<SecretUrl>,
+    /// `redis.url`; without it one node keeps what nodes would share.
+    pub redis_url: Option<SecretUrl>,
+    /// `limits.*`.
+    pub limits: Limits,
+    /// `log.format`.
+    pub log_format: LogFormat,
+}
+
+/// `topics.*`.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    /// In front of every topic, consumer group and transactional id.
+    pub prefix: String,
+    /// Partitions of a topic; they never change once made.
+    pub partitions: u32,
+    /// Copies of a topic on Kafka; the broker's default if absent.
+    pub replication_factor: Option<u16>,
+}
+
+/// `kafka.*`.
+#[derive(Clone, Debug, Default)]
+pub struct Kafka {
+    /// `host:port` of some brokers; empty means the embedded log.
+    pub brokers: Vec<String>,
+    /// librdkafka's own properties, as they are.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+/// `limits.*`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The most bytes of a single event.
+    pub single_bytes: usize,
+    /// The most bytes of a batch.
+    pub batch_bytes: usize,
+    /// The most items of a batch.
+    pub batch_items: usize,
+    /// How long an event's identity is remembered.
+    pub dedupe_window: Duration,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A range of addresses, such as `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Reads `10.0.0.0/8`, or one address.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
+            None => (text.parse().ok()?, None),
+        };
+        let most = if matches!(address, IpAddr::V4(_)) {
+            32
+        } else {
+            128
+        };
+        let bits = bits.unwrap_or(most);
+        (bits <= most).then_some(Self { address, bits })
+    }
+
+    /// Whether the address lies in it.
+    pub fn contains(&self, other: IpAddr) -> bool {
+        match (self.address, other.to_canonical()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let shift = 32 - u32::from(self.bits);
+                a.to_bits().checked_shr(shift) == b.to_bits().checked_shr(shift)
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let shift = 128 - u32::from(self.bits);
+                a.to_bits().checked_shr(shift) == b.to_bits().checked_shr(shift)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+/// Where the configuration comes from, handed in so that tests need no process environment.
+#[derive(Default)]
+pub struct Sources {
+    /// `--config`; an error if it is not there.
+    pub file: Option<PathBuf>,
+    /// The environment's variables, all of them.
+    pub env: Vec<(String, String)>,
+    /// Flags: the flag as typed, the key that it sets, and its value.
+    pub flags: Vec<(&'static str, &'static str, String)>,
+}
+
+impl Sources {
+    /// The process's environment, and a file if one was named. Variables that are not Unicode cannot be ours.
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        let env = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        Self {
+            file,
+            env,
+            flags: Vec::new(),
+        }
+    }
+
+    /// Adds a flag, if it was given.
+    #[must_use]
+    pub fn flag(mut self, flag: &'static str, key: &'static str, value: Option<String>) -> Self {
+        self.flags.extend(value.map(|v| (flag, key, v)));
+        self
+    }
+}
+
+impl Config {
+    /// The defaults, with relative paths under `base`.
+    pub fn defaults(base: &Path) -> Self {
+        Self {
+            file: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
+            insecure_listen: false,
+            trusted_proxies: Vec::new(),
+            data_dir: base.join("data"),
+            secret_key: Vec::new(),
+            topics: Topics {
+                prefix: "omnilink.".into(),
+                partitions: 8,
+                replication_factor: None,
+            },
+            kafka: Kafka::default(),
+            postgres_url: None,
+            redis_url: None,
+            limits: Limits {
+                single_bytes: 256 * 1024,
+                batch_bytes: 1024 * 1024,
+                batch_items: 50,
+                dedupe_window: Duration::from_hours(24),
+            },
+            log_format: LogFormat::Text,
+        }
+    }
+
+    /// Whether the log is Kafka.
+    pub fn on_kafka(&self) -> bool {
+        !self.kafka.brokers.is_empty()
+    }
+
+    /// Reads all sources. The error holds everything that is wrong, not only the first of it.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let (file, text) = read_file(sources.file.as_deref(), &mut problems);
+        // A bare `omnilink.yaml` has the empty path as parent, which is the current folder, as it should be.
+        let base = file
+            .as_deref()
+            .and_then(Path::parent)
+            .unwrap_or(Path::new(""));
+        let mut config = Self::defaults(base);
+        config.file.clone_from(&file);
+
+        let mut given = Vec::new();
+        if let (Some(file), Some(text)) = (&file, &text) {
+            match given::from_yaml(text, &file.display().to_string()) {
+                Ok(mut from_file) => given.append(&mut from_file),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        for (name, value) in &sources.env {
+            if let Some(path) = name.strip_prefix(ENV_PREFIX) {
+                given.push((given::env_path(path), Given::raw(value, name)));
+            }
+        }
+        for (flag, key, value) in &sources.flags {
+            given.push(((*key).to_owned(), Given::raw(value, flag)));
+        }
+        let env = |name: &str| {
+            sources
+                .env
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.clone())
+        };
+        let context = keys::Context { base, env: &env };
+        for (path, value) in &given {
+            keys::set(&mut config, path, value, &context, &mut problems);
+        }
+        // What does not fit together is only worth saying about values that were read.
+        if problems.is_empty() {
+            config.check(&mut problems);
+        }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError { problems })
+        }
+    }
+
+    /// What each key allows, but together they do not.
+    fn check(&self, problems: &mut Vec<Problem>) {
+        let mut wrong = |key: &str, message: String| {
+            problems.push(Problem {
+                place: "configuration".into(),
+                key: key.into(),
+                message,
+            });
+        };
+        if self.on_kafka() && self.secret_key.is_empty() {
+            wrong(
+                "secret_key",
+                "required with Kafka, the same on every node: `openssl rand -base64 32` makes one; give it as `env:NAME` or `file:PATH`".into(),
+            );
+        }
+        if !self.on_kafka() && !self.kafka.properties.is_empty() {
+            wrong("kafka.properties", "set, but `kafka.brokers` is not".into());
+        }
+        if !self.listen.ip().is_loopback() && !self.insecure_listen {
+            wrong(
+                "listen",
+                format!(
+                    "{} can be reached from other machines, and keys would travel unencrypted; listen on 127.0.0.1 behind a proxy that speaks TLS, or set `insecure_listen: true`",
+                    self.listen
+                ),
+            );
+        }
+        if self.limits.single_bytes > self.limits.batch_bytes {
+            wrong(
+                "limits.single_bytes",
+                format!(
+                    "{} is more than `limits.batch_bytes` ({})",
+                    self.limits.single_bytes, self.limits.batch_bytes
+                ),
+            );
+        }
+    }
+}
+
+fn read_file(
+    named: Option<&Path>,
+    problems: &mut Vec<Problem>,
+) -> (Option<PathBuf>, Option<String>) {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    match std::fs::read_to_string(path) {
+        Ok(text) => (Some(path.to_owned()), Some(text)),
+        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => (None, None),
+        Err(e) => {
+            problems.push(Problem {
+                place: path.display().to_string(),
+                key: String::new(),
+                message: format!("cannot be read: {e}"),
+            });
+            (None, None)
+        }
+    }
+}

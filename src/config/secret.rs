@@ -1,0 +1,173 @@
+//! Values that are used and never shown.
+
+use std::{fmt, path::Path};
+
+/// What stands where a secret was.
+pub(crate) const MASK: &str = "***";
+
+/// Query parameters of a URL that are shown.
+const HARMLESS: [&str; 6] = [
+    "sslmode",
+    "host",
+    "port",
+    "dbname",
+    "application_name",
+    "protocol",
+];
+
+/// A text that no log, error or page shows. It may have come from a reference (`env:NAME`, `file:PATH`), which is
+/// shown instead.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    value: String,
+    reference: Option<String>,
+}
+
+impl Secret {
+    /// A secret given as it is.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self {
+            value: value.into(),
+            reference: None,
+        }
+    }
+
+    /// Follows `env:NAME` and `file:PATH` (relative to `base`; one line end is taken off); any other text is the value.
+    pub(crate) fn resolve(
+        text: &str,
+        base: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, String> {
+        let value = if let Some(name) = text.strip_prefix("env:") {
+            env(name).ok_or_else(|| format!("the environment variable {name} is not set"))?
+        } else if let Some(path) = text.strip_prefix("file:") {
+            let path = base.join(path);
+            let read = std::fs::read_to_string(&path)
+                .map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+            let line = read.strip_suffix('\n').unwrap_or(&read);
+            line.strip_suffix('\r').unwrap_or(line).to_owned()
+        } else {
+            return Ok(Self::new(text));
+        };
+        Ok(Self {
+            value,
+            reference: Some(text.to_owned()),
+        })
+    }
+
+    /// The value itself, for whoever needs it.
+    pub fn expose(&self) -> &str {
+        &self.value
+    }
+
+    /// Whether it came from a reference.
+    pub(crate) fn is_reference(&self) -> bool {
+        self.reference.is_some()
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reference.as_deref().unwrap_or(MASK))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({self})")
+    }
+}
+
+/// A URL whose password is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(Secret);
+
+impl SecretUrl {
+    /// Checks the scheme; the rest is for the client that uses it.
+    pub(crate) fn new(secret: Secret, schemes: &[&str]) -> Result<Self, String> {
+        let scheme = secret.expose().split_once("://").map_or("", |(s, _)| s);
+        if schemes.contains(&scheme) {
+            Ok(Self(secret))
+        } else {
+            Err(format!(
+                "must be a URL that begins with `{}://`",
+                schemes.join("://` or `")
+            ))
+        }
+    }
+
+    /// The whole URL, for the client that connects.
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    /// The reference; or the URL with `***` for the password and for every query parameter that may hold one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_reference() {
+            return write!(f, "{}", self.0);
+        }
+        let (scheme, rest) = self.0.expose().split_once("://").unwrap_or_default();
+        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        // An `@` after the authority: perhaps a password that was not percent-encoded. Then nothing is shown.
+        if tail.contains('@') {
+            return write!(f, "{scheme}://{MASK}");
+        }
+        write!(f, "{scheme}://")?;
+        match authority.rsplit_once('@') {
+            Some((user, host)) => match user.split_once(':') {
+                Some((name, _)) => write!(f, "{name}:{MASK}@{host}")?,
+                None => write!(f, "{user}@{host}")?,
+            },
+            None => f.write_str(authority)?,
+        }
+        let (path, query) = tail
+            .split_once('?')
+            .map_or((tail, None), |(a, b)| (a, Some(b)));
+        f.write_str(path)?;
+        for (i, pair) in query.into_iter().flat_map(|q| q.split('&')).enumerate() {
+            let name = pair.split('=').next().unwrap_or_default();
+            let open = if i == 0 { '?' } else { '&' };
+            if HARMLESS.contains(&name) {
+                write!(f, "{open}{pair}")?;
+            } else {
+                write!(f, "{open}{name}={MASK}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_keeps_its_password_to_itself() {
+        let cases = [
+            (
+                "postgres://me:pass@h:1/db?sslmode=require&password=x",
+                "postgres://me:***@h:1/db?sslmode=require&password=***",
+            ),
+            ("postgres://h/db", "postgres://h/db"),
+            ("postgres://me@h/db", "postgres://me@h/db"),
+            // Passwords that should have been percent-encoded.
+            ("postgres://u:a?b@h/db", "postgres://***"),
+            ("postgres://u:a/b@h/db", "postgres://***"),
+            ("postgres://u:a@b@h/db", "postgres://u:***@h/db"),
+            ("postgres://h/db?password=a@b", "postgres://***"),
+        ];
+        for (url, shown) in cases {
+            let url = SecretUrl::new(Secret::new(url), &["postgres"]).unwrap();
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(format!("{url:?}"), format!("SecretUrl({shown})"));
+        }
+    }
+}

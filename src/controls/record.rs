@@ -1,0 +1,120 @@
+//! Records of the topic `controls`: Avro (`schemas/controls.avsc`), keyed `tenant/kind/name`.
+
+use std::sync::LazyLock;
+
+use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{clock::Millis, log::Record};
+
+/// The kind of a key's record.
+pub(super) const KEY: &str = "key";
+
+/// The schema id in front of the value, as Confluent's wire format has it.
+pub const SCHEMA_ID: u32 = (1 << 30) + 64;
+
+/// The text of the schema.
+pub const SCHEMA: &str = include_str!("../../schemas/controls.avsc");
+
+static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(SCHEMA) {
+    Ok(schema) => schema,
+    Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
+});
+
+/// One thing's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Control {
+    pub(super) tenant: String,
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) at: i64,
+    pub(super) principal: String,
+    pub(super) body: String,
+    #[serde(with = "apache_avro::serde::bytes_opt")]
+    pub(super) sealed: Option<Vec<u8>>,
+}
+
+impl Control {
+    /// Microseconds.
+    pub(super) fn at(now: Millis) -> i64 {
+        now.0.saturating_mul(1000)
+    }
+
+    /// The record's key.
+    pub(super) fn key(tenant: &str, kind: &str, name: &str) -> String {
+        format!("{tenant}/{kind}/{name}")
+    }
+
+    /// What the sealed part is bound to: the record's key and the readable body, so that neither can be
+    /// changed by someone who can write to the topic but has no `secret_key`.
+    pub(super) fn place(key: &str, body: &str) -> Vec<u8> {
+        let mut place = Vec::with_capacity(key.len() + body.len() + 1);
+        place.extend_from_slice(key.as_bytes());
+        place.push(0);
+        place.extend_from_slice(body.as_bytes());
+        place
+    }
+
+    pub(super) fn encode(&self) -> Result<Record, apache_avro::Error> {
+        let mut value = vec![0];
+        value.extend_from_slice(&SCHEMA_ID.to_be_bytes());
+        GenericDatumWriter::builder(&PARSED)
+            .build()?
+            .write_ser(&mut value, self)?;
+        Ok(Record {
+            key: Some(Self::key(&self.tenant, &self.kind, &self.name).into()),
+            value: Some(value.into()),
+            headers: Vec::new(),
+        })
+    }
+
+    /// `None` for what is no record of ours.
+    pub(super) fn decode(value: &Bytes) -> Option<Self> {
+        let rest = value.strip_prefix(&[0])?;
+        let (id, mut datum) = rest.split_first_chunk::<4>()?;
+        if u32::from_be_bytes(*id) != SCHEMA_ID {
+            return None;
+        }
+        GenericDatumReader::builder(&PARSED)
+            .build()
+            .ok()?
+            .read_deser(&mut datum)
+            .ok()
+    }
+}
+
+/// Tenant, kind and name of a record's key.
+pub(super) fn parse_key(key: &[u8]) -> Option<(&str, &str, &str)> {
+    let mut parts = std::str::from_utf8(key).ok()?.splitn(3, '/');
+    Some((parts.next()?, parts.next()?, parts.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back() {
+        let control = Control {
+            tenant: "acme".into(),
+            kind: KEY.into(),
+            name: "1".into(),
+            at: 5,
+            principal: "me".into(),
+            body: "{}".into(),
+            sealed: Some(vec![1, 2]),
+        };
+        let record = control.encode().unwrap();
+        assert_eq!(
+            parse_key(record.key.as_deref().unwrap()),
+            Some(("acme", "key", "1"))
+        );
+        assert_eq!(Control::decode(&record.value.unwrap()), Some(control));
+        assert_eq!(Control::decode(&Bytes::from_static(b"{}")), None);
+        assert_eq!(
+            Control::decode(&Bytes::from_static(b"\0\x40\0\0\x40\xff")),
+            None
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! Sealing with `secret_key`: XChaCha20-Poly1305, bound to where the sealed bytes lie. The first key seals, all open.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Payload},
+};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+/// The file in the data directory that holds the key that was made there, base64, one key a line.
+pub const FILE: &str = "secret.key";
+
+const VERSION: u8 = 1;
+const NONCE: usize = 24;
+
+/// Why there is no secret key, or why something does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// No key at all.
+    #[error("`secret_key` holds no key")]
+    NoKey,
+    /// Not base64 of 32 bytes.
+    #[error("{0} must hold base64 of 32 bytes a line: `openssl rand -base64 32` makes one")]
+    BadKey(String),
+    /// The key file cannot be read or made.
+    #[error("{path}: {error}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Sealed under a key that is not there, moved from elsewhere, or damaged.
+    #[error("sealed under a key that is not in `secret_key`, or damaged")]
+    Closed,
+}
+
+/// The keys of `secret_key`.
+pub struct SecretKeys {
+    ciphers: Vec<XChaCha20Poly1305>,
+}
+
+impl SecretKeys {
+    /// From base64 texts; the first seals.
+    pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, SealError> {
+        let ciphers = keys
+            .into_iter()
+            .map(|text| {
+                let bytes = STANDARD
+                    .decode(text.trim())
+                    .map_err(|_| SealError::BadKey("`secret_key`".into()))?;
+                let key: [u8; 32] = bytes
+                    .try_into()
+                    .map_err(|_| SealError::BadKey("`secret_key`".into()))?;
+                Ok(XChaCha20Poly1305::new(&derive(&key).into()))
+            })
+            .collect::<Result<Vec<_>, SealError>>()?;
+        if ciphers.is_empty() {
+            return Err(SealError::NoKey);
+        }
+        Ok(Self { ciphers })
+    }
+
+    /// The keys in `data_dir`; the first start makes one.
+    pub fn open_or_create(data_dir: &Path) -> Result<Self, SealError> {
+        let path = data_dir.join(FILE);
+        let failed = |error| SealError::File {
+            path: path.clone(),
+            error,
+        };
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let text = STANDARD.encode(rand::random::<[u8; 32]>());
+                write_private(&path, &text).map_err(failed)?;
+                text
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        Self::new(text.lines().filter(|line| !line.trim().is_empty())).map_err(|e| match e {
+            SealError::BadKey(_) => SealError::BadKey(path.display().to_string()),
+            other => other,
+        })
+    }
+
+    /// Seals; `place` says where the result will lie, and it opens only there.
+    pub fn seal(&self, plain: &[u8], place: &[u8]) -> Vec<u8> {
+        let nonce: [u8; NONCE] = rand::random();
+        let payload = Payload {
+            msg: plain,
+            aad: place,
+        };
+        let mut sealed = vec![VERSION];
+        sealed.extend_from_slice(&nonce);
+        // The cipher refuses only plaintexts beyond 256 GiB; an empty seal would open nowhere.
+        sealed.extend(
+            self.ciphers[0]
+                .encrypt(&XNonce::from(nonce), payload)
+                .unwrap_or_default(),
+        );
+        sealed
+    }
+
+    /// Opens what [`SecretKeys::seal`] sealed for the same place.
+    pub fn open(&self, sealed: &[u8], place: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (version, rest) = sealed.split_first().ok_or(SealError::Closed)?;
+        let (nonce, cipher_text) = rest.split_first_chunk::<NONCE>().ok_or(SealError::Closed)?;
+        if *version != VERSION {
+            return Err(SealError::Closed);
+        }
+        self.ciphers
+            .iter()
+            .find_map(|cipher| {
+                let payload = Payload {
+                    msg: cipher_text,
+                    aad: place,
+                };
+                cipher.decrypt(&XNonce::from(*nonce), payload).ok()
+            })
+            .ok_or(SealError::Closed)
+    }
+}
+
+/// The sealing key under a secret key: other uses of it will have keys of their own.
+fn derive(key: &[u8; 32]) -> [u8; 32] {
+    // HMAC takes keys of any length.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        unreachable!("HMAC takes keys of any length")
+    };
+    mac.update(b"omnilink seal 1");
+    mac.finalize().into_bytes().into()
+}
+
+/// Writes a file that only its owner can read: whole or not at all, and durable.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let new = path.with_extension("new");
+    // A left-over of a start that was killed may have other rights.
+    let _ = fs::remove_file(&new);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => fs::File::open(dir)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn opens_only_where_it_was_sealed_and_with_any_key_of_the_list() {
+        let text = |n: u8| STANDARD.encode([n; 32]);
+        let old = SecretKeys::new([&text(1)[..]]).unwrap();
+        let both = SecretKeys::new([&text(2)[..], &text(1)]).unwrap();
+        let sealed = old.seal(b"secret", b"here");
+        assert_eq!(both.open(&sealed, b"here").unwrap(), b"secret");
+        assert!(both.open(&sealed, b"there").is_err());
+        assert!(old.open(&both.seal(b"secret", b"here"), b"here").is_err());
+        for cut in 0..sealed.len() {
+            assert!(old.open(&sealed[..cut], b"here").is_err());
+        }
+        assert!(SecretKeys::new([]).is_err());
+        assert!(SecretKeys::new(["c2hvcnQ="]).is_err());
+    }
+
+    #[test]
+    fn the_file_is_made_once_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = SecretKeys::open_or_create(dir.path()).unwrap();
+        let again = SecretKeys::open_or_create(dir.path()).unwrap();
+        assert_eq!(again.open(&first.seal(b"x", b""), b"").unwrap(), b"x");
+        let mode = fs::metadata(dir.path().join(FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

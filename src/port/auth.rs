@@ -1,0 +1,214 @@
+//! Who asks: the bearer key, and a limit on wrong ones.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE},
+};
+use parking_lot::Mutex;
+
+use super::{Shared, problem::Problem};
+use crate::{clock::Millis, config::Network, controls::Key};
+
+/// Wrong keys that an address may send in a window.
+const LIMIT: usize = 30;
+/// The window, in seconds.
+const WINDOW_S: u32 = 60;
+/// Addresses remembered at once: about 2 MiB.
+const ADDRESSES: usize = 16_384;
+
+/// Whose request this is. A good key passes whatever its address did before.
+pub(super) fn authenticate(
+    shared: &Shared,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<Arc<Key>, Problem> {
+    if !shared.controls.readable() {
+        return Err(Problem::log_unavailable());
+    }
+    let challenge = HeaderValue::from_static("Bearer realm=\"omnilink\"");
+    let Some(token) = bearer(headers) else {
+        let detail = "a key is needed: `Authorization: Bearer omni.…`";
+        return Err(
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+                .header(WWW_AUTHENTICATE, challenge),
+        );
+    };
+    let now = shared.clock.now();
+    if let Some(key) = std::str::from_utf8(token)
+        .ok()
+        .and_then(|t| shared.controls.authenticate(t, now))
+    {
+        return Ok(key);
+    }
+    let address = client(headers, peer, &shared.trusted_proxies);
+    shared.meters.wrong_keys.increment(1);
+    if let Err(wait) = shared.attempts.failed(address, now) {
+        return Err(limited(wait));
+    }
+    // The same answer whatever is wrong with it.
+    Err(Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_key",
+        "the key is not valid",
+    )
+    .header(
+        WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"omnilink\", error=\"invalid_token\""),
+    ))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| token.trim_ascii())
+}
+
+/// The address that counts: the peer's, or what trusted proxies say, read from the right until one is not trusted.
+fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
+    let trusts = |address: IpAddr| trusted.iter().any(|n| n.contains(address));
+    let mut address = peer.to_canonical();
+    if !trusts(address) {
+        return address;
+    }
+    let forwarded = headers.get_all("x-forwarded-for");
+    let hops: Vec<&str> = forwarded
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .collect();
+    for hop in hops.into_iter().rev() {
+        let Ok(hop) = hop.trim().parse::<IpAddr>() else {
+            break;
+        };
+        address = hop.to_canonical();
+        if !trusts(address) {
+            break;
+        }
+    }
+    address
+}
+
+fn limited(wait: u32) -> Problem {
+    let number = |n: u32| HeaderValue::from(n);
+    let text = |t: String| HeaderValue::from_str(&t).unwrap_or(HeaderValue::from_static(""));
+    let detail = "too many wrong keys from this address";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", detail)
+        .retry_after(wait)
+        .header(
+            HeaderName::from_static("ratelimit-policy"),
+            text(format!("\"authentication\";q={LIMIT};w={WINDOW_S}")),
+        )
+        .header(
+            HeaderName::from_static("ratelimit"),
+            text(format!("\"authentication\";r=0;t={wait}")),
+        )
+        .header(
+            HeaderName::from_static("x-ratelimit-limit"),
+            number(LIMIT as u32),
+        )
+        .header(HeaderName::from_static("x-ratelimit-remaining"), number(0))
+        .header(HeaderName::from_static("x-ratelimit-reset"), number(wait))
+}
+
+/// Wrong keys of the last minute, by address.
+#[derive(Default)]
+pub(super) struct Attempts(Mutex<HashMap<IpAddr, Failures>>);
+
+/// When the last failures were, as a ring: the window slides exactly.
+struct Failures {
+    at: [i64; LIMIT],
+    next: usize,
+}
+
+impl Attempts {
+    /// Counts one; beyond the limit the error is the seconds until one is allowed again.
+    fn failed(&self, address: IpAddr, now: Millis) -> Result<(), u32> {
+        let window = i64::from(WINDOW_S) * 1000;
+        let mut all = self.0.lock();
+        if all.len() >= ADDRESSES {
+            all.retain(|_, f| f.latest() > now.0 - window);
+            if all.len() >= ADDRESSES {
+                // An attack from everywhere: forgetting it all keeps memory bounded.
+                all.clear();
+            }
+        }
+        let failures = all.entry(network(address)).or_insert(Failures {
+            at: [i64::MIN; LIMIT],
+            next: 0,
+        });
+        let oldest = failures.at[failures.next];
+        let free_at = oldest.saturating_add(window);
+        if free_at > now.0 {
+            return Err(((free_at - now.0 + 999) / 1000).clamp(1, i64::from(WINDOW_S)) as u32);
+        }
+        failures.at[failures.next] = now.0;
+        failures.next = (failures.next + 1) % LIMIT;
+        Ok(())
+    }
+}
+
+impl Failures {
+    fn latest(&self) -> i64 {
+        self.at[(self.next + LIMIT - 1) % LIMIT]
+    }
+}
+
+/// One customer has a whole /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thirty_a_minute_sliding() {
+        let attempts = Attempts::default();
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        for n in 0..30 {
+            assert_eq!(attempts.failed(address, Millis(n * 1000)), Ok(()));
+        }
+        assert_eq!(attempts.failed(address, Millis(30_000)), Err(30));
+        assert_eq!(
+            attempts.failed("10.0.0.2".parse().unwrap(), Millis(30_000)),
+            Ok(())
+        );
+        assert_eq!(attempts.failed(address, Millis(59_999)), Err(1));
+        assert_eq!(attempts.failed(address, Millis(60_000)), Ok(()));
+        assert!(attempts.failed(address, Millis(60_001)).is_err());
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let attempts = Attempts::default();
+        for n in 0..40_000u32 {
+            let _ = attempts.failed(IpAddr::from(n.to_be_bytes()), Millis(i64::from(n)));
+        }
+        assert!(attempts.0.lock().len() <= ADDRESSES);
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "x-forwarded-for",
+            HeaderValue::from_static("6.6.6.6, 1.2.3.4, 10.0.0.9"),
+        );
+        let trusted = [Network::parse("10.0.0.0/8").unwrap()];
+        let client = |peer: &str| client(&headers, peer.parse().unwrap(), &trusted).to_string();
+        assert_eq!(client("10.0.0.1"), "1.2.3.4");
+        assert_eq!(client("8.8.8.8"), "8.8.8.8");
+    }
+}

@@ -1,0 +1,356 @@
+//! `POST /v1/events`: one event or a batch, in every form.
+//!
+//! Checks in this order: length, controls, key, media type, body, fields, scope, identity, append.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE};
+
+use super::{
+    Shared,
+    answer::{self, Outcome, Refusal},
+    auth,
+    body::{self, BodyError},
+    idempotency::{BodyHash, Verdict},
+    intake::Reserved,
+    media::{self, Form},
+    problem::Problem,
+};
+use crate::{
+    clock::Millis,
+    controls::Key,
+    envelope::{self, Binding, Body, Invalid, Item, Parsed, avro::encode_ingress},
+    id::Identity,
+    log::Record,
+};
+
+/// The most bytes of an idempotency key.
+const IDEMPOTENCY_KEY_MAX: usize = 512;
+
+/// Answers the request, whatever it is.
+pub(super) async fn post(
+    shared: &Shared,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Full<Bytes>> {
+    let began = std::time::Instant::now();
+    let id = shared.ids.next();
+    let response = match take(shared, request, peer).await {
+        Ok(outcomes) => {
+            shared.meters.count(&outcomes);
+            answer::respond(id, outcomes)
+        }
+        Err(problem) => problem.into_response(id),
+    };
+    shared.meters.answered(response.status().as_u16());
+    shared.meters.seconds.record(began.elapsed());
+    response
+}
+
+async fn take(
+    shared: &Shared,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Result<Vec<Outcome>, Problem> {
+    let (head, mut body) = request.into_parts();
+    let checked = check_head(shared, &head.headers, &body, peer);
+    let (key, form, limit) = match checked {
+        Ok(checked) => checked,
+        Err(problem) => {
+            body::discard(body);
+            return Err(problem);
+        }
+    };
+    let bytes = match body::read(&mut body, limit, &shared.bodies).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            body::discard(body);
+            return Err(refuse_body(error, form, limit));
+        }
+    };
+    let now = shared.clock.now();
+    let mut taking = Taking {
+        shared,
+        key: &key,
+        header: idempotency_key(&head.headers)?,
+        now,
+        outcomes: Vec::new(),
+        reserved: Vec::new(),
+    };
+    taking.read(form, &head.headers, &bytes)?;
+    taking.append().await
+}
+
+fn check_head(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: &Incoming,
+    peer: IpAddr,
+) -> Result<(std::sync::Arc<Key>, Form, usize), Problem> {
+    let limits = &shared.limits;
+    let announced = body::announced(body).unwrap_or(0);
+    if announced > limits.batch_bytes as u64 {
+        let form = media::form(headers).unwrap_or(Form::Json);
+        return Err(refuse_body(BodyError::TooLarge, form, limits.batch_bytes));
+    }
+    let key = auth::authenticate(shared, headers, peer)?;
+    let form = media::form(headers)?;
+    let limit = match form {
+        Form::Structured | Form::Binary => limits.single_bytes,
+        Form::Batch | Form::Json => limits.batch_bytes,
+    };
+    if announced > limit as u64 {
+        return Err(refuse_body(BodyError::TooLarge, form, limit));
+    }
+    Ok((key, form, limit))
+}
+
+fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
+    match error {
+        BodyError::TooLarge if form == Form::Batch => {
+            Problem::too_large("batch_too_large", format!("a batch may have {limit} bytes"))
+        }
+        BodyError::TooLarge => Problem::too_large(
+            "payload_too_large",
+            format!("the body may have {limit} bytes"),
+        ),
+        BodyError::Slow => Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "the body did not come within 10 seconds",
+        ),
+        BodyError::Broken => Problem::invalid("the body broke off, or its framing is wrong"),
+        BodyError::Busy => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many large bodies at once; send it again",
+        )
+        .retry_after(1),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let given = headers
+        .get("idempotency-key")
+        .or_else(|| headers.get("x-idempotency-key"));
+    let Some(value) = given.filter(|v| !v.is_empty()) else {
+        return Ok(None);
+    };
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) if text.len() <= IDEMPOTENCY_KEY_MAX => Ok(Some(text)),
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_idempotency_key",
+            "`Idempotency-Key` must be UTF-8 of at most 512 bytes",
+        )),
+    }
+}
+
+/// One request on its way in.
+struct Taking<'a> {
+    shared: &'a Shared,
+    key: &'a Key,
+    /// `Idempotency-Key`.
+    header: Option<&'a str>,
+    now: Millis,
+    outcomes: Vec<Outcome>,
+    /// What is to be appended.
+    reserved: Vec<Reserved>,
+}
+
+impl Taking<'_> {
+    fn read(&mut self, form: Form, headers: &HeaderMap, body: &[u8]) -> Result<(), Problem> {
+        let (tenant, now) = (&self.key.tenant, self.now);
+        let most = self.shared.limits.batch_items;
+        let one = |parsed| match parsed {
+            Ok(parsed) => Ok(Body::One(parsed)),
+            Err(invalid) => Err(invalid),
+        };
+        let parsed = match form {
+            Form::Json => envelope::parse(body, most, tenant, now),
+            Form::Structured => one(envelope::parse_structured(
+                body,
+                envelope::Form::CloudEvents,
+                tenant,
+                now,
+            )),
+            Form::Batch => {
+                envelope::parse_batch(body, envelope::Form::CloudEvents, most, tenant, now)
+                    .map(Body::Batch)
+            }
+            Form::Binary => {
+                let content_type = headers
+                    .get(CONTENT_TYPE)
+                    .map(hyper::header::HeaderValue::as_bytes);
+                let headers = headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_bytes()));
+                one(envelope::parse_binary(
+                    headers,
+                    Binding::Http,
+                    content_type,
+                    Some(body),
+                    tenant,
+                    now,
+                ))
+            }
+        };
+        match parsed {
+            Ok(Body::One(parsed)) => self.single(body.len(), parsed)?,
+            Ok(Body::Batch(items)) => self.batch(items)?,
+            Err(invalid) if invalid.code == "batch_too_large" => {
+                return Err(Problem::too_large("batch_too_large", invalid.message));
+            }
+            Err(invalid) => self
+                .outcomes
+                .push(Outcome::Refused(Refusal::invalid(invalid))),
+        }
+        Ok(())
+    }
+
+    fn single(&mut self, size: usize, parsed: Parsed<'_>) -> Result<(), Problem> {
+        let limit = self.shared.limits.single_bytes;
+        if size > limit {
+            return Err(Problem::too_large(
+                "payload_too_large",
+                format!("a single event may have {limit} bytes"),
+            ));
+        }
+        let outcome = self.item(size, Ok(parsed));
+        self.outcomes.push(outcome);
+        Ok(())
+    }
+
+    fn batch(&mut self, items: Vec<Item<'_>>) -> Result<(), Problem> {
+        if items.is_empty() && !self.key.writes_events {
+            return Err(Problem::denied(
+                "the key lacks the permission `events:write`",
+            ));
+        }
+        // Of one identity twice in a batch the first counts.
+        let mut mine: HashMap<Identity, BodyHash> = HashMap::new();
+        self.outcomes.reserve(items.len());
+        self.reserved.reserve(items.len());
+        for item in items {
+            let outcome = match self.judge(item.raw.len(), item.parsed) {
+                Err(refusal) => Outcome::Refused(refusal),
+                Ok((id, parsed)) => match mine.get(&id) {
+                    Some(body) if *body == parsed.body_hash => Outcome::Duplicate(id),
+                    Some(_) => Outcome::Refused(Refusal::mismatch(id)),
+                    None => {
+                        let body = parsed.body_hash;
+                        let outcome = self.reserve(id, &parsed);
+                        if matches!(outcome, Outcome::Ingested(_)) {
+                            mine.insert(id, body);
+                        }
+                        outcome
+                    }
+                },
+            };
+            self.outcomes.push(outcome);
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, size: usize, parsed: Result<Parsed<'_>, Invalid>) -> Outcome {
+        match self.judge(size, parsed) {
+            Ok((id, parsed)) => self.reserve(id, &parsed),
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+
+    /// Fields and scope.
+    fn judge<'p>(
+        &self,
+        size: usize,
+        parsed: Result<Parsed<'p>, Invalid>,
+    ) -> Result<(Identity, Parsed<'p>), Refusal> {
+        let constraints = &self.key.scopes.constraints;
+        let limit = (constraints.max_payload_kb as usize).saturating_mul(1024);
+        if size > limit {
+            return Err(Refusal::too_large(limit));
+        }
+        let parsed = parsed.map_err(Refusal::invalid)?;
+        let event = &parsed.event;
+        if !self.key.writes_events {
+            return Err(Refusal::permission());
+        }
+        if !constraints.env_allowlist.is_empty() {
+            let env = event.source.rsplit('/').next().unwrap_or_default();
+            if !constraints
+                .env_allowlist
+                .iter()
+                .any(|allowed| allowed == env)
+            {
+                return Err(Refusal::environment(env));
+            }
+        }
+        let key = self.header.or(event.idempotency_key.as_deref());
+        let id = match key {
+            Some(key) => Identity::of("event-key", &[event.tenant.as_str(), key, &event.id]),
+            None => event.identity(),
+        };
+        Ok((id, parsed))
+    }
+
+    fn reserve(&mut self, id: Identity, parsed: &Parsed<'_>) -> Outcome {
+        match self.shared.intake.reserve(id, parsed.body_hash, self.now) {
+            Verdict::New => {}
+            Verdict::Duplicate => return Outcome::Duplicate(id),
+            Verdict::Mismatch => return Outcome::Refused(Refusal::mismatch(id)),
+            Verdict::InFlight(seconds) => return Outcome::Refused(Refusal::in_flight(id, seconds)),
+            Verdict::Full => return Outcome::Refused(Refusal::unavailable()),
+        }
+        let event = &parsed.event;
+        let mut value =
+            Vec::with_capacity(256 + size_of_data(&event.data) + event.extensions.len());
+        encode_ingress(event, &mut value);
+        self.reserved.push(Reserved {
+            id,
+            body: parsed.body_hash,
+            record: Record {
+                key: Some(event.record_key().into()),
+                value: Some(value.into()),
+                headers: Vec::new(),
+            },
+        });
+        Outcome::Ingested(id)
+    }
+
+    /// Appends what is new. Until it is durable, nothing of it was accepted, nor what repeats it.
+    async fn append(mut self) -> Result<Vec<Outcome>, Problem> {
+        if self.reserved.is_empty() {
+            return Ok(self.outcomes);
+        }
+        let new: Vec<Identity> = if self.outcomes.len() > 1 {
+            self.reserved.iter().map(|r| r.id).collect()
+        } else {
+            Vec::new()
+        };
+        let durable = self.shared.intake.submit(self.reserved);
+        if durable.await.unwrap_or(false) {
+            return Ok(self.outcomes);
+        }
+        for outcome in &mut self.outcomes {
+            let lost = match outcome {
+                Outcome::Ingested(_) => true,
+                Outcome::Duplicate(id) => new.contains(id),
+                Outcome::Refused(_) => false,
+            };
+            if lost {
+                *outcome = Outcome::Refused(Refusal::unavailable());
+            }
+        }
+        Ok(self.outcomes)
+    }
+}
+
+fn size_of_data(data: &envelope::Data<'_>) -> usize {
+    match data {
+        envelope::Data::Absent => 0,
+        envelope::Data::Json(text) => text.len(),
+        envelope::Data::Binary(bytes) => bytes.len(),
+    }
+}

@@ -1,0 +1,187 @@
+//! The HTTP port: routes, keys, idempotency, problem details (`contracts.md`, section 2).
+//!
+//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`events`], for it carries the load; every other route
+//! goes through axum's router ([`routes`]).
+
+mod answer;
+mod auth;
+mod body;
+mod events;
+mod idempotency;
+mod intake;
+mod keys;
+mod media;
+mod meters;
+mod problem;
+mod routes;
+mod serve;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use auth::Attempts;
+use intake::Intake;
+use meters::Meters;
+use tokio::net::TcpListener;
+
+use crate::{
+    clock::Clock,
+    config::{Limits, Network},
+    controls::Controls,
+    log::Log,
+    state::{StateError, StateStore},
+    telemetry::Readiness,
+};
+
+/// How long a drain may take before connections are cut.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the port works with.
+pub struct Parts {
+    /// Where events are appended.
+    pub log: Arc<dyn Log>,
+    /// The whole name of the topic `ingress`.
+    pub ingress: Arc<str>,
+    /// Where the window of identities is kept: on the embedded log the log's own store, so that both are
+    /// one commit.
+    pub state: StateStore,
+    /// How many appends may be under way at once: a few on the embedded log, where each is a commit.
+    pub appends: usize,
+    /// Keys.
+    pub controls: Arc<Controls>,
+    /// What `/readyz` reports.
+    pub readiness: Readiness,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Sizes and the window.
+    pub limits: Limits,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// The port, bound and ready to serve.
+pub struct Port {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// What all requests share.
+struct Shared {
+    controls: Arc<Controls>,
+    intake: Intake,
+    readiness: Readiness,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    trusted_proxies: Vec<Network>,
+    attempts: Attempts,
+    bodies: body::Budget,
+    meters: Meters,
+    ids: RequestIds,
+}
+
+impl Port {
+    /// Binds the address and reads the window of identities back.
+    pub async fn bind(listen: SocketAddr, parts: Parts) -> Result<Self, BindError> {
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|error| BindError::Listen { listen, error })?;
+        let window = parts.limits.dedupe_window;
+        let meters = Meters::new();
+        let intake = Intake::open(
+            intake::Options {
+                log: parts.log,
+                topic: parts.ingress,
+                store: parts.state,
+                window,
+                appends: parts.appends,
+            },
+            Arc::clone(&parts.clock),
+        )?;
+        Ok(Self {
+            listener,
+            shared: Arc::new(Shared {
+                controls: parts.controls,
+                intake,
+                readiness: parts.readiness,
+                clock: parts.clock,
+                limits: parts.limits,
+                trusted_proxies: parts.trusted_proxies,
+                attempts: Attempts::default(),
+                bodies: body::Budget::default(),
+                meters,
+                ids: RequestIds::new(),
+            }),
+        })
+    }
+
+    /// Where it listens: the port number is chosen by the system if it was given as 0.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown` resolves, then finishes what is under way, for [`DRAIN`] at most.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        serve::serve(self.listener, self.shared, shutdown).await;
+    }
+}
+
+/// Why the port does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address cannot be had.
+    #[error(
+        "cannot listen on {listen}: {error}; is another OmniLink running? `listen` (or --listen) chooses another address"
+    )]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The window of identities cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Ids of requests: unlike in every process, counted in it.
+struct RequestIds {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        Self {
+            process: rand::random(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    fn next(&self) -> RequestId {
+        RequestId(self.process, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A request's id: 32 hexadecimal digits.
+#[derive(Clone, Copy)]
+struct RequestId(u64, u64);
+
+impl RequestId {
+    fn write(self, out: &mut Vec<u8>) {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        for half in [self.0, self.1] {
+            out.extend(
+                (0..16)
+                    .rev()
+                    .map(|digit| HEX[(half >> (digit * 4)) as usize & 15]),
+            );
+        }
+    }
+}

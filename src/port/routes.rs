@@ -1,0 +1,95 @@
+//! All routes but `POST /v1/events`.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{DefaultBodyLimit, State},
+    http::{Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::{any, delete, get, post},
+};
+
+use super::{
+    Shared, keys,
+    problem::{Problem, Refused},
+};
+use crate::telemetry::{self, Status};
+
+/// The most bytes of a body on these routes.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// The address at the other end of the connection.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/events", any(only_post))
+        .route(
+            "/v1/keys",
+            post(keys::create).get(keys::list).fallback(not_allowed),
+        )
+        .route("/v1/keys/{id}", delete(keys::revoke).fallback(not_allowed))
+        .route("/healthz", get(healthz).fallback(not_allowed))
+        .route("/readyz", get(readyz).fallback(not_allowed))
+        .route("/metrics", get(metrics).fallback(not_allowed))
+        .fallback(not_found)
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .with_state(shared)
+}
+
+/// Alive: it answers.
+async fn healthz() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "status": "ok" }))
+}
+
+/// 503 only when a required part is down: the log, or the controls.
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let report = shared.readiness.report().await;
+    let status = match report.status {
+        Status::Down => StatusCode::SERVICE_UNAVAILABLE,
+        Status::Ok | Status::Degraded => StatusCode::OK,
+    };
+    (status, Json(report)).into_response()
+}
+
+async fn metrics() -> Response {
+    let text = telemetry::metrics().render();
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
+}
+
+async fn not_found(State(shared): State<Arc<Shared>>, uri: Uri) -> Refused {
+    let detail = format!("there is nothing at {}", uri.path());
+    Refused::new(
+        Problem::new(StatusCode::NOT_FOUND, "not_found", detail),
+        shared.ids.next(),
+    )
+}
+
+async fn not_allowed(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Refused {
+    let detail = format!("{} does not take {method}", uri.path());
+    Refused::new(
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail),
+        shared.ids.next(),
+    )
+}
+
+async fn only_post(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Response {
+    let mut response = not_allowed(State(shared), method, uri)
+        .await
+        .into_response();
+    let allow = header::HeaderValue::from_static("POST");
+    response.headers_mut().insert(header::ALLOW, allow);
+    response
+}
+
+/// The peer, from the connection.
+pub(super) type FromPeer = Extension<Peer>;

@@ -1,0 +1,127 @@
+//! Connections: accepted up to a number, served by hyper, drained at the end.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tower::ServiceExt;
+
+use super::{DRAIN, Shared, events, routes};
+
+/// Connections at once. Beyond it they wait in the system's queue.
+const CONNECTIONS: usize = 8192;
+/// The whole head of a request must come within this time; a connection that asks nothing is closed after it.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// The most headers of a request, and the most bytes of its head.
+const HEADERS: usize = 100;
+const HEAD_BYTES: usize = 64 * 1024;
+/// Pause after the system refused to accept: it has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+type Body = Either<Full<Bytes>, axum::body::Body>;
+
+pub(super) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let router = routes::router(Arc::clone(&shared));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_headers(HEADERS)
+        .max_buf_size(HEAD_BYTES)
+        .pipeline_flush(true);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = &mut shutdown => break,
+        };
+        let Some((stream, peer, place)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let connection = Connection {
+            shared: Arc::clone(&shared),
+            router: router.clone(),
+            peer,
+        };
+        let service = service_fn(move |request| connection.clone().answer(request));
+        let served = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            shared.meters.connections.increment(1.0);
+            // Whatever ends a connection is the client's business: it has its answer, or asks again.
+            let _ = served.await;
+            shared.meters.connections.decrement(1.0);
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "some requests did not end within {} s and are cut off",
+            DRAIN.as_secs()
+        );
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
+    // Never closed.
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => {
+            // Without it an answer waits for the client's acknowledgement of the one before; a socket that
+            // cannot have it is only slower.
+            let _ = stream.set_nodelay(true);
+            Some((stream, peer.ip(), place))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a connection cannot be accepted");
+            None
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Connection {
+    shared: Arc<Shared>,
+    router: Router,
+    peer: IpAddr,
+}
+
+impl Connection {
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, std::convert::Infallible> {
+        if request.method() == Method::POST && request.uri().path() == "/v1/events" {
+            return Ok(events::post(&self.shared, request, self.peer)
+                .await
+                .map(Either::Left));
+        }
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(routes::Peer(self.peer));
+        let response = self.router.oneshot(request).await?;
+        Ok(response.map(Either::Right))
+    }
+}
