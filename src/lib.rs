@@ -2,17 +2,24 @@
 //!
 //! The modules are floors: lower ones know nothing of higher ones (`docs/architecture.md`).
 
+// Floor 4: the command line.
+pub mod cli;
+
 // Floor 3: the doors and the processors.
 pub mod admission;
+pub mod port;
 
 // Floor 2: what runs processors.
 pub mod stream;
 
 // Floor 1: what keeps things.
+pub mod controls;
 pub mod log;
 pub mod state;
 
 // Floor 0: what travels, and what everyone needs.
 pub mod clock;
+pub mod config;
 pub mod envelope;
 pub mod id;
+pub mod telemetry;

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Global, node, node::Storage, output};
 use crate::{
+    admission::{self, Admission},
     clock::SystemClock,
     config::Config,
     port::{Parts, Port},
+    stream::{lag::Progress, lane},
     telemetry::{self, Need, PartStatus, Readiness},
 };
 
@@ -33,6 +35,18 @@ pub struct Args {
     /// Make no topics and migrate nothing: what is missing is an error
     #[arg(long)]
     no_provision: bool,
+    /// Leave out a part that other nodes run
+    #[arg(long, value_name = "PART", value_enum)]
+    without: Vec<Part>,
+}
+
+/// What a node may leave to others.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// From `ingress` to `events`.
+    Admission,
+    /// From `events` to Postgres.
+    Projections,
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
@@ -52,14 +66,14 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
         .thread_name("port")
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(run(config, !args.no_provision));
+    let result = runtime.block_on(run(config, !args.no_provision, &args.without));
     // What still blocks a thread now has had its time.
     Runtime::shutdown_timeout(runtime, Duration::from_secs(1));
     result
 }
 
 /// Runs until it is interrupted.
-pub async fn run(config: Config, provision: bool) -> anyhow::Result<()> {
+pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
     let storage = Storage::open(&config, provision)?;
@@ -70,6 +84,11 @@ pub async fn run(config: Config, provision: bool) -> anyhow::Result<()> {
         None
     } else {
         node::make_first_key(&config, &controls).await?
+    };
+
+    let admission = match without.contains(&Part::Admission) {
+        true => None,
+        false => Some(start_admission(&config, &storage, &readiness)?),
     };
 
     let port = Port::bind(
@@ -95,10 +114,32 @@ pub async fn run(config: Config, provision: bool) -> anyhow::Result<()> {
 
     // The port first, so that nothing more comes in; then what carries on with what did.
     upkeep.abort();
+    drop(admission);
     drop(tail);
     drop(storage);
     output::note("stopped");
     Ok(())
+}
+
+/// From `ingress` to `events`.
+fn start_admission(
+    config: &Config,
+    storage: &Storage,
+    readiness: &Readiness,
+) -> anyhow::Result<lane::Running> {
+    let window_ms = config.limits.dedupe_window.as_millis() as i64;
+    let admission = Admission::new(&storage.names, config.topics.partitions, window_ms);
+    let progress = Arc::<Progress>::default();
+    let setup = lane::Setup {
+        log: Arc::clone(&storage.log),
+        dlq: Arc::clone(&storage.names.dlq),
+        clock: Arc::new(SystemClock),
+        progress: Arc::clone(&progress),
+    };
+    readiness.part(admission::NAME, Need::Optional, move || {
+        progress.trouble().map_or(PartStatus::ok(""), PartStatus::degraded)
+    });
+    lane::start(Arc::new(admission), setup).context("admission cannot be started")
 }
 
 /// The parts that `/readyz` always has.

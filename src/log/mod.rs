@@ -8,6 +8,7 @@
 //! One conformance suite (`tests/it/log_conformance.rs`) runs against both implementations.
 
 mod error;
+mod finished;
 mod partitioner;
 mod record;
 pub mod topics;
@@ -19,6 +20,7 @@ pub mod local;
 use std::time::Duration;
 
 pub use error::{Class, LogError};
+pub use finished::Finished;
 pub use partitioner::{murmur2, partition_for};
 pub use record::{Append, Fetched, Headers, Output, Record, header};
 use tokio::sync::oneshot;
@@ -73,6 +75,9 @@ pub trait Log: Send + Sync {
     /// The group-managed input of a projection: its share of the partitions of `topic`, each read from the
     /// offset given to [`Source::open`].
     fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError>;
+
+    /// The group-managed input of an effect, which keeps what is finished.
+    fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError>;
 
     /// First and next offset of a partition.
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError>;
@@ -129,6 +134,22 @@ pub trait Source: Send {
     /// Begins to read an assigned partition at `offset`; may be called again to seek. An offset outside
     /// the log is [`LogError::OutOfRange`], never a reset.
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
+
+    /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
+}
+
+/// The input of an effect: work may finish out of order, and what finished beyond the low-water mark is kept with it,
+/// so that one slow call makes nothing else repeat.
+pub trait Work: Send {
+    /// As [`Source::poll`].
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
+
+    /// Begins to read an assigned partition at its low-water mark, and says what is finished.
+    fn open(&mut self, partition: u32) -> Result<Finished, LogError>;
+
+    /// Keeps what is finished.
+    fn commit(&mut self, partition: u32, finished: &Finished) -> Result<(), LogError>;
 
     /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;

@@ -4,9 +4,10 @@
 //! |---|---|---|
 //! | transform | [`lane`] | exactly once: outputs, changes of state and positions in one transaction of the log |
 //! | project | `crate::projections` | exactly once: rows and position in one transaction of Postgres |
-//! | effect | the room of the effect | at least once, an idempotency key on every call |
+//! | effect | [`effect`] | at least once, an idempotency key on every call |
 
 pub mod dlq;
+pub mod effect;
 pub mod lag;
 pub mod lane;
 mod timers;

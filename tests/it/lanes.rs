@@ -13,7 +13,7 @@ use omnilink::{
     log::{Cleanup, Fetched, Log, Record, header},
     state::{Space, StateError, StateStore},
     stream::{
-        Context, Failure, Processor, Rejected, Transform,
+        Context, Failure, Processor, Rejected, Transform, effect,
         lag::{Progress, lag},
         lane::{self, Running, Setup},
     },
@@ -36,6 +36,7 @@ on_both!(
     counts_survive_stops,
     poison_goes_to_the_dead_letters,
     timers_fire_once_and_late,
+    a_slow_call_makes_nothing_else_repeat,
 );
 
 /// Counts records by key; a value `boom` panics after it has changed state, `bad` is rejected, `in:N` sets a timer.
@@ -261,4 +262,65 @@ fn timers_fire_once_and_late(bed: Bed) {
     assert_eq!(counts(&all, "later"), ["1", "fired true"]);
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(read_all(&*world.log, &world.out, 4).len(), 4);
+}
+
+/// Notes its calls; the record `slow` never ends.
+struct Calls(parking_lot::Mutex<Vec<String>>);
+
+impl effect::Effect for Calls {
+    fn call(&self, input: Fetched) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let text = value(&input);
+        Box::pin(async move {
+            self.0.lock().push(text.clone());
+            if text == "slow" {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+fn a_slow_call_makes_nothing_else_repeat(bed: Bed) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    for round in 0..2 {
+        let world = world(&bed, "a");
+        if round == 0 {
+            for text in ["a", "slow", "b", "c", "d"] {
+                append(&*world.log, &world.input, vec![record("k", text)]).unwrap();
+            }
+        } else {
+            append(&*world.log, &world.input, vec![record("k", "e")]).unwrap();
+        }
+        let calls = Arc::new(Calls(parking_lot::Mutex::default()));
+        let setup = effect::Setup {
+            log: Arc::clone(&world.log),
+            name: "calls".into(),
+            topic: world.input.clone(),
+            concurrency: 3,
+            runtime: runtime.handle().clone(),
+            progress: Arc::clone(&world.progress),
+        };
+        let running = effect::start(calls.clone(), setup).unwrap();
+        let expected: &[&str] = if round == 0 {
+            &["a", "b", "c", "d", "slow"]
+        } else {
+            &["e", "slow"]
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let seen = || {
+            let mut seen = calls.0.lock().clone();
+            seen.sort();
+            seen
+        };
+        while seen().len() < expected.len() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Long enough for what is finished to be kept, and for a repeat to show.
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!(seen(), expected, "round {round}");
+        drop(running);
+    }
 }

@@ -5,6 +5,7 @@ mod lane;
 mod producer;
 mod provision;
 mod reader;
+mod work;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +24,9 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-use super::{Acknowledged, Append, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks};
+use super::{
+    Acknowledged, Append, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
+};
 use crate::{
     clock::Millis,
     state::{Changes, StateStore},
@@ -197,6 +200,12 @@ impl Log for KafkaLog {
         let topics = [topic.to_owned()];
         let group = GroupConsumer::new(&self.options, &self.group(processor), &topics, "error")?;
         Ok(Box::new(group))
+    }
+
+    fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError> {
+        let topics = [topic.to_owned()];
+        let group = GroupConsumer::new(&self.options, &self.group(processor), &topics, "earliest")?;
+        Ok(Box::new(work::KafkaWork(group)))
     }
 
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {

@@ -71,8 +71,8 @@ fn write(shared: &Shared, commit: &Commit) -> Result<(), LogError> {
     for changes in &commit.pending.state {
         shared.store.stage(&mut batch, changes);
     }
-    for (row, next) in &commit.pending.positions {
-        batch.insert(&shared.store.meta, row.as_slice(), next.to_be_bytes());
+    for (row, value) in &commit.pending.positions {
+        batch.insert(&shared.store.meta, row.as_slice(), value.as_slice());
     }
     Ok(batch.commit()?)
 }

@@ -10,8 +10,11 @@ use super::{
     sequencer::Ownership,
 };
 use crate::{
-    log::{Fetched, Lane, LogError, Polled, Reader, Source, Transaction, Watermarks},
-    state::StateStore,
+    log::{
+        Fetched, Finished, Lane, LogError, Output, Polled, Reader, Source, Transaction, Watermarks,
+        Work,
+    },
+    state::{Changes, StateStore},
 };
 
 fn all_partitions(shared: &Shared, topics: &[String]) -> Result<Vec<(usize, u32)>, LogError> {
@@ -21,6 +24,23 @@ fn all_partitions(shared: &Shared, topics: &[String]) -> Result<Vec<(usize, u32)
         all.extend((0..catalogue.topic(topic)?.partitions).map(|p| (index, p)));
     }
     Ok(all)
+}
+
+/// Commits and waits until it is durable.
+fn commit(
+    shared: &Shared,
+    outputs: &[Output],
+    state: Changes,
+    ownership: Ownership<'_>,
+) -> Result<(), LogError> {
+    let (answer, acknowledged) = oneshot::channel();
+    shared
+        .sequence(outputs, Some(state), Some(ownership), answer)
+        .map_err(|(_, error)| error)?;
+    match acknowledged.blocking_recv() {
+        Ok(result) => result.map(drop),
+        Err(_) => Err(LogError::Fatal("the log has stopped".into())),
+    }
 }
 
 pub(super) struct LocalLane {
@@ -89,7 +109,7 @@ impl Lane for LocalLane {
             .iter()
             .map(|(topic, partition, next)| {
                 let row = position_row(&self.processor, &self.topics[*topic], *partition);
-                (row, *next)
+                (row, next.to_be_bytes().to_vec())
             })
             .collect();
         let ownership = Ownership {
@@ -97,19 +117,12 @@ impl Lane for LocalLane {
             epoch: self.epoch,
             positions,
         };
-        let (answer, acknowledged) = oneshot::channel();
-        self.shared
-            .sequence(
-                &transaction.outputs,
-                Some(transaction.state),
-                Some(ownership),
-                answer,
-            )
-            .map_err(|(_, error)| error)?;
-        match acknowledged.blocking_recv() {
-            Ok(result) => result.map(drop),
-            Err(_) => Err(LogError::Fatal("the log has stopped".into())),
-        }
+        commit(
+            &self.shared,
+            &transaction.outputs,
+            transaction.state,
+            ownership,
+        )
     }
 
     fn watermarks(&self, topic: usize, partition: u32) -> Result<Watermarks, LogError> {
@@ -176,5 +189,62 @@ impl Source for LocalSource {
             self.reader.release(*topic, *partition);
         }
         Ok(())
+    }
+}
+
+/// The input of an effect: a source that keeps its position, and what is finished beyond it, in the log's own store.
+pub(super) struct LocalWork {
+    source: LocalSource,
+    processor: Arc<str>,
+    epoch: u64,
+}
+
+impl LocalWork {
+    pub(super) fn new(shared: Arc<Shared>, processor: &str, topic: &str) -> Result<Self, LogError> {
+        let processor: Arc<str> = processor.into();
+        let epoch = shared.sequencer.lock().own(&processor);
+        Ok(Self {
+            source: LocalSource::new(shared, topic)?,
+            processor,
+            epoch,
+        })
+    }
+}
+
+impl Work for LocalWork {
+    fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
+        self.source.poll(wait, out)
+    }
+
+    fn open(&mut self, partition: u32) -> Result<Finished, LogError> {
+        let shared = &self.source.shared;
+        let row = position_row(&self.processor, &self.source.topic, partition);
+        let value = shared.store.meta(&row)?.unwrap_or_default();
+        let finished = match value.split_at_checked(8) {
+            Some((next, rest)) => {
+                let next = u64::from_be_bytes(next.try_into().unwrap_or_default());
+                Finished::parse(next, &String::from_utf8_lossy(rest))
+            }
+            None => Finished::default(),
+        };
+        let reader = &mut self.source.reader;
+        reader.assign_at(0, partition, finished.next())?;
+        Ok(finished)
+    }
+
+    fn commit(&mut self, partition: u32, finished: &Finished) -> Result<(), LogError> {
+        let row = position_row(&self.processor, &self.source.topic, partition);
+        let mut value = finished.next().to_be_bytes().to_vec();
+        value.extend_from_slice(finished.metadata().as_bytes());
+        let ownership = Ownership {
+            processor: &self.processor,
+            epoch: self.epoch,
+            positions: vec![(row, value)],
+        };
+        commit(&self.source.shared, &[], Changes::default(), ownership)
+    }
+
+    fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        self.source.release(partitions)
     }
 }

@@ -26,7 +26,7 @@ use sequencer::Sequencer;
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Lane, Log, LogError, Output, Reader, Source, TopicSpec, Watermarks,
+    Acknowledged, Append, Lane, Log, LogError, Output, Reader, Source, TopicSpec, Watermarks, Work,
 };
 use crate::{
     clock::{Clock, Millis},
@@ -194,6 +194,14 @@ impl Log for LocalLog {
         )?))
     }
 
+    fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError> {
+        Ok(Box::new(lane::LocalWork::new(
+            Arc::clone(&self.shared),
+            processor,
+            topic,
+        )?))
+    }
+
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
         let slot = self.shared.catalogue.read().slot(topic, partition)?;
         Ok(self.shared.sequencer.lock().durable(slot))
@@ -235,7 +243,7 @@ impl Shared {
             .store
             .meta(&position_row(processor, topic, partition))?;
         Ok(row
-            .and_then(|row| row.as_ref().try_into().ok())
+            .and_then(|row| row.get(..8).and_then(|next| next.try_into().ok()))
             .map(u64::from_be_bytes))
     }
 

@@ -66,7 +66,7 @@ impl Tail {
 pub(super) struct Pending {
     touched: Vec<usize>,
     pub(super) state: Vec<Changes>,
-    pub(super) positions: Vec<(Vec<u8>, u64)>,
+    pub(super) positions: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) waiters: Vec<(Answer, Vec<Position>)>,
     bytes: usize,
 }
@@ -278,7 +278,7 @@ impl Sequencer {
 pub(super) struct Ownership<'a> {
     pub(super) processor: &'a Arc<str>,
     pub(super) epoch: u64,
-    pub(super) positions: Vec<(Vec<u8>, u64)>,
+    pub(super) positions: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Shared {
