@@ -7,7 +7,6 @@
 )]
 
 mod load;
-mod log;
 mod machine;
 mod port;
 mod report;
@@ -20,10 +19,9 @@ fn main() {
         .collect();
     let names: Vec<&str> = args.iter().map(String::as_str).collect();
     match names.as_slice() {
-        ["log"] => log::run(),
         ["port", rest @ ..] => port::run(rest),
         // The bare answer that the port is measured against, in a process of its own.
         ["bare", address] => port::bare(address),
-        _ => println!("parts: log, port [local|kafka]; see scripts/bench"),
+        _ => println!("parts: port [local|kafka]; see scripts/bench"),
     }
 }

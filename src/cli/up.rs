@@ -137,7 +137,9 @@ fn start_admission(
         progress: Arc::clone(&progress),
     };
     readiness.part(admission::NAME, Need::Optional, move || {
-        progress.trouble().map_or(PartStatus::ok(""), PartStatus::degraded)
+        progress
+            .trouble()
+            .map_or(PartStatus::ok(""), PartStatus::degraded)
     });
     lane::start(Arc::new(admission), setup).context("admission cannot be started")
 }

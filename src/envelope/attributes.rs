@@ -112,7 +112,7 @@ impl<'a> Attributes<'a> {
             "correlationid" => self.correlation_id = string(name, value)?,
             "causationid" => self.causation_id = string(name, value)?,
             "idempotencykey" => {
-                self.idempotency_key = string(name, value)?.filter(|key| !key.is_empty())
+                self.idempotency_key = string(name, value)?.filter(|key| !key.is_empty());
             }
             "omnilinkkind" => self.envelope_kind = string(name, value)?,
             _ => {
@@ -140,6 +140,7 @@ impl<'a> Attributes<'a> {
 
     fn push_extension(&mut self, name: &str, raw: &str) {
         let open = if self.extensions.is_empty() {
+            self.extensions.reserve(EXTENSIONS_RESERVED);
             "{\""
         } else {
             ",\""

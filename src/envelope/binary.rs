@@ -121,6 +121,13 @@ pub(super) fn read<'a>(
         hash: hash::Object::default(),
     };
     let content_type = content_type.filter(|text| !text.is_empty());
+    if let Some(content_type) = content_type {
+        let text = std::str::from_utf8(content_type).map(Cow::Borrowed);
+        binary.attribute(
+            "datacontenttype",
+            text.map_err(|_| Invalid::payload("the content type is not UTF-8")),
+        );
+    }
     let mut found: Vec<_> = headers
         .filter_map(|(header, value)| Some((binding.attribute(header)?, value)))
         .collect();
@@ -139,13 +146,6 @@ pub(super) fn read<'a>(
         if name != "datacontenttype" || content_type.is_none() {
             binary.attribute(name, binding.decode(name, value));
         }
-    }
-    if let Some(content_type) = content_type {
-        let text = std::str::from_utf8(content_type).map(Cow::Borrowed);
-        binary.attribute(
-            "datacontenttype",
-            text.map_err(|_| Invalid::payload("the content type is not UTF-8")),
-        );
     }
     binary.body(body);
     binary

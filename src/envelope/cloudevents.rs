@@ -31,6 +31,10 @@ pub struct Item<'a> {
 }
 
 /// A body that may be either.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one a request, taken apart at once"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body<'a> {
     /// One event.
@@ -87,7 +91,7 @@ pub fn parse_batch<'a>(
 }
 
 /// As [`parse_structured`], before the rules are applied.
-pub(super) fn structured(body: &[u8], form: Form) -> Result<Envelope<'_>, Box<JsonError>> {
+pub(super) fn structured(body: &[u8], form: Form) -> Result<Envelope<'_>, JsonError> {
     let mut scanner = start(body)?;
     let envelope = envelope(&mut scanner, form)?;
     scanner.end()?;
@@ -119,7 +123,7 @@ pub(super) fn batch<'a>(
     Ok(found)
 }
 
-fn start(body: &[u8]) -> Result<Scanner<'_>, Box<JsonError>> {
+fn start(body: &[u8]) -> Result<Scanner<'_>, JsonError> {
     let mut scanner = Scanner::new(json::utf8(body)?);
     scanner.spaces();
     Ok(scanner)
@@ -203,7 +207,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, Box<JsonError>> {
+fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, JsonError> {
     if scanner.peek() != Some(b'{') {
         return Err(scanner.expected("an object"));
     }
@@ -222,6 +226,9 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, B
             "entity" if form == Form::OmniLink => entity(scanner, &mut attributes)?,
             "events" if form == Form::OmniLink && scanner.peek() == Some(b'[') => {
                 is_batch = true;
+                attributes.fail(Invalid::payload(
+                    "`events`: a batch has no other member, and no batch inside",
+                ));
                 scanner.value()?
             }
             _ => {
@@ -263,7 +270,7 @@ fn set_base64<'a>(attributes: &mut Attributes<'a>, text: Option<Cow<'a, str>>) {
 fn entity<'a>(
     scanner: &mut Scanner<'a>,
     attributes: &mut Attributes<'a>,
-) -> Result<u128, Box<JsonError>> {
+) -> Result<u128, JsonError> {
     if scanner.peek() != Some(b'{') {
         let (value, hash) = scanner.scalar()?;
         if !matches!(value, Value::Null) {

@@ -46,13 +46,11 @@ pub struct OwnIngress<'a> {
 impl OwnIngress<'_> {
     /// Appends the record for `events`: a copy, where that is enough.
     pub fn events_record(&self, received_at: Millis, out: &mut Vec<u8>) -> Result<(), Invalid> {
-        match self.value {
-            Some(value) => avro::events_from_ingress(value, received_at, out),
-            None => {
-                avro::encode_event(&self.event, received_at, out);
-                Ok(())
-            }
+        if let Some(value) = self.value {
+            return avro::events_from_ingress(value, received_at, out);
         }
+        avro::encode_event(&self.event, received_at, out);
+        Ok(())
     }
 }
 

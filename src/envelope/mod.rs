@@ -10,6 +10,8 @@ pub mod kafka;
 mod media;
 mod rules;
 pub mod schemas;
+#[cfg(test)]
+mod tests;
 mod time;
 mod upgrade;
 mod uri;

@@ -35,8 +35,16 @@ pub const EVENTS: Schema = Schema {
     text: include_str!("../../schemas/events.avsc"),
 };
 
+/// `controls`, as it is written now.
+pub const CONTROLS: Schema = Schema {
+    id: FIRST_ID + 2,
+    topic: "controls",
+    version: 1,
+    text: include_str!("../../schemas/controls.avsc"),
+};
+
 /// All versions, by topic, oldest first.
-pub const ALL: &[Schema] = &[INGRESS, EVENTS];
+pub const ALL: &[Schema] = &[INGRESS, EVENTS, CONTROLS];
 
 /// The schema with that id.
 pub fn by_id(id: u32) -> Option<&'static Schema> {
@@ -75,7 +83,7 @@ mod tests {
                 "{topic}"
             );
         }
-        for current in [INGRESS, EVENTS] {
+        for current in [INGRESS, EVENTS, CONTROLS] {
             assert_eq!(of_topic(current.topic).last(), Some(&current));
         }
     }

@@ -2,12 +2,15 @@
 //! LSM store. Derived: on Kafka it is restored from its changelog topic, on the local log it is committed together with the log.
 
 mod filter;
+mod journal;
+mod keeper;
 mod window;
 
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use keeper::Keeper;
 pub use window::{Window, WindowOptions};
 
 /// The state of one processor for one input partition.
@@ -87,10 +90,21 @@ impl Changes {
 #[error("the store in the data directory: {0}")]
 pub struct StateError(pub String);
 
+impl From<std::io::Error> for StateError {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 impl From<fjall::Error> for StateError {
     fn from(error: fjall::Error) -> Self {
         Self(error.to_string())
     }
+}
+
+/// Options of a keyspace: the keeper alone rotates memtables.
+pub(crate) fn keyspace() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(u64::MAX)
 }
 
 /// The embedded store. Cheap to clone.
@@ -100,32 +114,72 @@ pub struct StateStore {
     rows: Keyspace,
     /// Positions and other bookkeeping of the log.
     pub(crate) meta: Keyspace,
+    keeper: Arc<Keeper>,
 }
 
+const MIB: u64 = 1 << 20;
 /// Memory of the store's block cache.
-const CACHE_BYTES: u64 = 32 << 20;
-/// A memtable of rows before it goes to disk.
-const ROWS_MEMTABLE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 16 * MIB;
+/// A journal is dropped when all that it holds is in tables; a keyspace that is written seldom is made to let go at this size.
+const JOURNAL_BYTES: u64 = 128 * MIB;
+/// Memtables before they go to disk.
+const ROWS_BYTES: u64 = 8 * MIB;
+const META_BYTES: u64 = MIB;
 
 impl StateStore {
     /// Opens or makes the store in `dir`, which no other process may hold.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
+        if let Some(cut) = journal::cut_torn_tail(dir)? {
+            tracing::warn!(
+                bytes = cut,
+                "the last write before a power loss was torn; nobody was told of it, and it is set aside"
+            );
+        }
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .worker_threads(2)
-            .max_journaling_size(256 << 20)
+            .max_journaling_size(JOURNAL_BYTES)
+            .max_cached_files(Some(256))
+            // Batches of records are compressed already.
+            .journal_compression(fjall::CompressionType::None)
             .open()?;
-        let rows = database.keyspace("state", || {
-            KeyspaceCreateOptions::default().max_memtable_size(ROWS_MEMTABLE_BYTES)
-        })?;
-        let meta = database.keyspace("meta", || {
-            KeyspaceCreateOptions::default().max_memtable_size(1 << 20)
-        })?;
+        let rows = database.keyspace("state", keyspace)?;
+        let meta = database.keyspace("meta", keyspace)?;
+        let keeper = Keeper::start(database.clone())?;
+        keeper.watch(&rows, ROWS_BYTES);
+        keeper.watch(&meta, META_BYTES);
         Ok(Self {
             database,
             rows,
             meta,
+            keeper,
         })
+    }
+
+    /// One more keyspace, whose memtable goes to disk at `memtable_bytes`.
+    pub(crate) fn keyspace(
+        &self,
+        name: &str,
+        options: KeyspaceCreateOptions,
+        memtable_bytes: u64,
+    ) -> Result<Keyspace, StateError> {
+        let keyspace = self.database.keyspace(name, || options)?;
+        self.keeper.watch(&keyspace, memtable_bytes);
+        Ok(keyspace)
+    }
+
+    /// Commits a batch.
+    pub(crate) fn commit(&self, batch: fjall::OwnedWriteBatch) -> Result<(), StateError> {
+        let under_way = self.keeper.begin();
+        batch.commit()?;
+        drop(under_way);
+        self.keeper.rotate_if_due();
+        Ok(())
+    }
+
+    /// Why the store cannot be written any more; the process is to end.
+    pub fn failure(&self) -> Option<String> {
+        self.keeper.failure()
     }
 
     /// The value of a key.
@@ -164,7 +218,7 @@ impl StateStore {
         for (key, value) in meta {
             batch.insert(&self.meta, key.as_slice(), value.as_slice());
         }
-        Ok(batch.commit()?)
+        self.commit(batch)
     }
 
     /// A bookkeeping row.
@@ -178,7 +232,7 @@ impl StateStore {
         for guard in self.rows.prefix(space.row(b"")) {
             batch.remove(&self.rows, guard.key()?);
         }
-        Ok(batch.commit()?)
+        self.commit(batch)
     }
 
     /// Makes everything written so far durable.

@@ -5,19 +5,22 @@
 //! they care about and step over the rest. Memory is bounded by the text: 32 bytes for each name of the objects that
 //! are open, and one buffer for strings with escapes.
 
+mod error;
 pub(crate) mod hash;
 mod number;
 mod skip;
+mod string;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
+pub use self::error::{JsonError, Problem};
 use self::{
     number::Number,
     skip::{literal, skip, spaces},
+    string::{escape, special},
 };
-use super::Invalid;
 
 /// The deepest nesting, the outermost value counted.
 pub const MAX_DEPTH: usize = 128;
@@ -25,89 +28,14 @@ pub const MAX_DEPTH: usize = 128;
 /// Up to this many names of one object are compared one by one, more are sorted.
 const FEW: usize = 16;
 
-/// What is wrong with a text, and where.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct JsonError {
-    /// The offset in bytes.
-    pub at: usize,
-    /// What is wrong.
-    pub problem: Problem,
-}
-
-/// What can be wrong with a text.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Problem {
-    /// Not UTF-8.
-    Utf8,
-    /// Not JSON: what was expected there.
-    Syntax(&'static str),
-    /// Something follows the value.
-    Trailing,
-    /// A name that its object has already.
-    Duplicate(String),
-    /// Nesting deeper than [`MAX_DEPTH`].
-    Depth,
-    /// Half a UTF-16 pair, as an escape.
-    Surrogate,
-    /// A number that Postgres `numeric` cannot hold.
-    Number,
-}
-
-impl JsonError {
-    #[cold]
-    fn new(at: usize, problem: Problem) -> Box<Self> {
-        Box::new(Self { at, problem })
-    }
-
-    #[cold]
-    fn syntax(at: usize, expected: &'static str) -> Box<Self> {
-        Self::new(at, Problem::Syntax(expected))
-    }
-
-    /// Whether the text is no JSON at all, as opposed to JSON that is not accepted.
-    pub fn is_syntax(&self) -> bool {
-        matches!(
-            self.problem,
-            Problem::Utf8 | Problem::Syntax(_) | Problem::Trailing
-        )
-    }
-}
-
-impl fmt::Display for JsonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.problem {
-            Problem::Utf8 => f.write_str("not UTF-8")?,
-            Problem::Syntax(expected) => write!(f, "not JSON: {expected} was expected")?,
-            Problem::Trailing => f.write_str("not JSON: something follows the value")?,
-            Problem::Duplicate(name) => write!(f, "duplicate name {name:?}")?,
-            Problem::Depth => write!(f, "nested deeper than {MAX_DEPTH}")?,
-            Problem::Surrogate => f.write_str("a lone UTF-16 surrogate")?,
-            Problem::Number => {
-                f.write_str(
-                    "a number with more than 131072 digits before or 16383 after the decimal point",
-                )?;
-            }
-        }
-        write!(f, ", at byte {}", self.at)
-    }
-}
-
-impl std::error::Error for JsonError {}
-
-impl From<Box<JsonError>> for Invalid {
-    fn from(error: Box<JsonError>) -> Self {
-        Self::payload(error.to_string())
-    }
-}
-
 /// Checks a whole text, and returns its canonical hash: equal for equal values, however they are written (the order of
 /// members, white space, escapes, `1` or `10e-1`).
-pub fn canonical_hash(text: &[u8]) -> Result<[u8; 16], Box<JsonError>> {
+pub fn canonical_hash(text: &[u8]) -> Result<[u8; 16], JsonError> {
     Ok(scan(text, 0)?.to_le_bytes())
 }
 
 /// As [`canonical_hash`], for a text that is `depth` levels inside another.
-pub(crate) fn scan(text: &[u8], depth: usize) -> Result<u128, Box<JsonError>> {
+pub(crate) fn scan(text: &[u8], depth: usize) -> Result<u128, JsonError> {
     let mut scanner = Scanner::new(utf8(text)?);
     scanner.depth = depth;
     scanner.spaces();
@@ -149,7 +77,7 @@ pub(crate) fn has_member(text: &str, wanted: &str) -> bool {
 }
 
 /// The bytes as text.
-pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Box<JsonError>> {
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, JsonError> {
     std::str::from_utf8(bytes).map_err(|e| JsonError::new(e.valid_up_to(), Problem::Utf8))
 }
 
@@ -214,7 +142,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Where the value that starts at `start` ends, by grammar alone.
-    pub(crate) fn skip_from(&self, start: usize) -> Result<usize, Box<JsonError>> {
+    pub(crate) fn skip_from(&self, start: usize) -> Result<usize, JsonError> {
         skip(self.text, start)
     }
 
@@ -260,7 +188,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Nothing but white space may follow.
-    pub(crate) fn end(&mut self) -> Result<(), Box<JsonError>> {
+    pub(crate) fn end(&mut self) -> Result<(), JsonError> {
         self.spaces();
         if self.at < self.text.len() {
             return Err(JsonError::new(self.at, Problem::Trailing));
@@ -269,12 +197,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// An error where it is.
-    pub(crate) fn expected(&self, what: &'static str) -> Box<JsonError> {
+    pub(crate) fn expected(&self, what: &'static str) -> JsonError {
         JsonError::syntax(self.at, what)
     }
 
     /// Enters the object that starts here.
-    pub(crate) fn enter_object(&mut self) -> Result<Members, Box<JsonError>> {
+    pub(crate) fn enter_object(&mut self) -> Result<Members, JsonError> {
         self.enter()?;
         Ok(Members {
             base: self.names.len(),
@@ -283,7 +211,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Steps to the next member's name; `false` at the object's end.
-    pub(crate) fn next_member(&mut self, members: &Members) -> Result<bool, Box<JsonError>> {
+    pub(crate) fn next_member(&mut self, members: &Members) -> Result<bool, JsonError> {
         self.spaces();
         let first = self.names.len() == members.base;
         match self.peek() {
@@ -305,10 +233,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a member's name, up to its value; returns the name and its hash.
-    pub(crate) fn name(
-        &mut self,
-        members: &Members,
-    ) -> Result<(Cow<'a, str>, u128), Box<JsonError>> {
+    pub(crate) fn name(&mut self, members: &Members) -> Result<(Cow<'a, str>, u128), JsonError> {
         let at = self.at;
         let text = self.text()?;
         let hash = hash::key(text.as_bytes());
@@ -316,7 +241,7 @@ impl<'a> Scanner<'a> {
         Ok((text, hash))
     }
 
-    fn name_hash(&mut self, members: &Members) -> Result<u128, Box<JsonError>> {
+    fn name_hash(&mut self, members: &Members) -> Result<u128, JsonError> {
         let at = self.at;
         let plain = self.string()?;
         let hash = hash::key(self.content(plain));
@@ -330,7 +255,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Leaves the object after its last member; returns its hash.
-    pub(crate) fn leave_object(&mut self, members: &Members) -> Result<u128, Box<JsonError>> {
+    pub(crate) fn leave_object(&mut self, members: &Members) -> Result<u128, JsonError> {
         self.depth -= 1;
         let own = &mut self.names[members.base..];
         if own.len() > FEW {
@@ -345,7 +270,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads any value; returns its hash.
-    pub(crate) fn value(&mut self) -> Result<u128, Box<JsonError>> {
+    pub(crate) fn value(&mut self) -> Result<u128, JsonError> {
         let bytes = self.text.as_bytes();
         match self.peek() {
             Some(b'"') => {
@@ -376,7 +301,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads any value, and says what it is.
-    pub(crate) fn scalar(&mut self) -> Result<(Value<'a>, u128), Box<JsonError>> {
+    pub(crate) fn scalar(&mut self) -> Result<(Value<'a>, u128), JsonError> {
         let bytes = self.text.as_bytes();
         match self.peek() {
             Some(b'"') => {
@@ -403,14 +328,14 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a string, unescaped.
-    fn text(&mut self) -> Result<Cow<'a, str>, Box<JsonError>> {
+    fn text(&mut self) -> Result<Cow<'a, str>, JsonError> {
         Ok(match self.string()? {
             Some((start, end)) => Cow::Borrowed(&self.text[start..end]),
             None => Cow::Owned(self.unescaped.clone()),
         })
     }
 
-    fn object(&mut self) -> Result<u128, Box<JsonError>> {
+    fn object(&mut self) -> Result<u128, JsonError> {
         let mut members = self.enter_object()?;
         while self.next_member(&members)? {
             let name = self.name_hash(&members)?;
@@ -420,7 +345,7 @@ impl<'a> Scanner<'a> {
         self.leave_object(&members)
     }
 
-    fn array(&mut self) -> Result<u128, Box<JsonError>> {
+    fn array(&mut self) -> Result<u128, JsonError> {
         self.enter()?;
         let mut hash = hash::Array::default();
         self.spaces();
@@ -442,7 +367,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Steps over an opening bracket.
-    fn enter(&mut self) -> Result<(), Box<JsonError>> {
+    fn enter(&mut self) -> Result<(), JsonError> {
         if self.depth == MAX_DEPTH {
             return Err(JsonError::new(self.at, Problem::Depth));
         }
@@ -452,7 +377,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Records a name, and steps to its value.
-    fn note_name(&mut self, base: usize, hash: u128, at: usize) -> Result<(), Box<JsonError>> {
+    fn note_name(&mut self, base: usize, hash: u128, at: usize) -> Result<(), JsonError> {
         let own = &self.names[base..];
         if own.len() <= FEW && own.iter().any(|name| name.hash == hash) {
             return Err(self.duplicate(at));
@@ -467,7 +392,7 @@ impl<'a> Scanner<'a> {
     }
 
     #[cold]
-    fn duplicate(&mut self, at: usize) -> Box<JsonError> {
+    fn duplicate(&mut self, at: usize) -> JsonError {
         self.at = at;
         let name = self.text().map(Cow::into_owned).unwrap_or_default();
         JsonError::new(
@@ -486,7 +411,7 @@ impl<'a> Scanner<'a> {
 
     /// Reads a string: where its content stands, or `None` when it had escapes and lies in `unescaped`.
     #[inline]
-    fn string(&mut self) -> Result<Option<(usize, usize)>, Box<JsonError>> {
+    fn string(&mut self) -> Result<Option<(usize, usize)>, JsonError> {
         let start = self.at + 1;
         let end = special(self.text.as_bytes(), start);
         if self.text.as_bytes().get(end) == Some(&b'"') {
@@ -499,7 +424,7 @@ impl<'a> Scanner<'a> {
 
     /// Goes on with a string that is plain from `start` to `end`.
     #[cold]
-    fn escaped_string(&mut self, mut start: usize, mut end: usize) -> Result<(), Box<JsonError>> {
+    fn escaped_string(&mut self, mut start: usize, mut end: usize) -> Result<(), JsonError> {
         let bytes = self.text.as_bytes();
         self.unescaped.clear();
         loop {
@@ -518,70 +443,4 @@ impl<'a> Scanner<'a> {
         self.at = end + 1;
         Ok(())
     }
-}
-
-/// The character of the escape at `at`, and where it ends.
-fn escape(bytes: &[u8], at: usize) -> Result<(char, usize), Box<JsonError>> {
-    let character = match bytes.get(at + 1) {
-        Some(b'"') => '"',
-        Some(b'\\') => '\\',
-        Some(b'/') => '/',
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(b'n') => '\n',
-        Some(b'r') => '\r',
-        Some(b't') => '\t',
-        Some(b'u') => {
-            let first = unit(bytes, at)?;
-            let lone = || JsonError::new(at, Problem::Surrogate);
-            if !(0xd800..0xe000).contains(&first) {
-                return Ok((char::from_u32(first).ok_or_else(lone)?, at + 6));
-            }
-            if bytes.get(at + 6..at + 8) != Some(b"\\u") {
-                return Err(lone());
-            }
-            let second = unit(bytes, at + 6)?;
-            if first >= 0xdc00 || !(0xdc00..0xe000).contains(&second) {
-                return Err(lone());
-            }
-            let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-            return Ok((char::from_u32(code).ok_or_else(lone)?, at + 12));
-        }
-        _ => return Err(JsonError::syntax(at, "an escape")),
-    };
-    Ok((character, at + 2))
-}
-
-/// The UTF-16 unit of the `\uXXXX` at `at`.
-fn unit(bytes: &[u8], at: usize) -> Result<u32, Box<JsonError>> {
-    let wrong = || JsonError::syntax(at, "four hexadecimal digits");
-    let digits = bytes.get(at + 2..at + 6).ok_or_else(wrong)?;
-    digits.iter().try_fold(0, |unit, b| {
-        let digit = char::from(*b).to_digit(16).ok_or_else(wrong)?;
-        Ok(unit << 4 | digit)
-    })
-}
-
-/// The first double quote, backslash or control character from `at` on; else the end. Eight bytes at a time.
-fn special(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES << 7;
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let word = u64::from_le_bytes(*chunk);
-        let quote = word ^ (ONES * b'"' as u64);
-        let slash = word ^ (ONES * b'\\' as u64);
-        // A byte below 1, or below 0x20, borrows into its high bit. A borrow may spoil bytes above, never below, so the
-        // lowest mark is right.
-        let marks =
-            (quote.wrapping_sub(ONES) | slash.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20))
-                & !word
-                & HIGH;
-        if marks != 0 {
-            return at + marks.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    let stop = |b: &u8| matches!(b, b'"' | b'\\' | 0..0x20);
-    let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(stop).unwrap_or(rest.len())
 }

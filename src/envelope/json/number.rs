@@ -32,7 +32,7 @@ pub(super) struct Number {
 
 impl Number {
     /// Reads the number that starts at `at`.
-    pub(super) fn read(bytes: &[u8], at: usize) -> Result<Self, Box<JsonError>> {
+    pub(super) fn read(bytes: &[u8], at: usize) -> Result<Self, JsonError> {
         let digit = |at: usize| {
             bytes
                 .get(at)
@@ -106,7 +106,7 @@ impl Number {
     }
 
     /// The canonical hash of its exact value; refused when Postgres could not hold it.
-    pub(super) fn hash(&self, bytes: &[u8]) -> Result<u128, Box<JsonError>> {
+    pub(super) fn hash(&self, bytes: &[u8]) -> Result<u128, JsonError> {
         let count = (self.int_end - self.int) + (self.frac_end - self.frac);
         let scale = (self.frac_end - self.frac) as i64 - self.exponent;
         if count > SMALL {
@@ -121,7 +121,7 @@ impl Number {
         mut mantissa: u64,
         mut exponent: i64,
         scale: i64,
-    ) -> Result<u128, Box<JsonError>> {
+    ) -> Result<u128, JsonError> {
         if mantissa == 0 {
             self.fits(0, scale)?;
             return Ok(hash::number(false, 0, 0));
@@ -135,7 +135,7 @@ impl Number {
     }
 
     #[cold]
-    fn hash_long(&self, bytes: &[u8], scale: i64) -> Result<u128, Box<JsonError>> {
+    fn hash_long(&self, bytes: &[u8], scale: i64) -> Result<u128, JsonError> {
         let all = [
             &bytes[self.int..self.int_end],
             &bytes[self.frac..self.frac_end],
@@ -157,7 +157,7 @@ impl Number {
     }
 
     /// `leading`: the power of ten of the first digit that is not 0.
-    fn fits(&self, leading: i64, scale: i64) -> Result<(), Box<JsonError>> {
+    fn fits(&self, leading: i64, scale: i64) -> Result<(), JsonError> {
         if leading > MAX_LEADING || scale > MAX_SCALE || self.exponent >= MAX_EXPONENT {
             return Err(JsonError::new(self.start, Problem::Number));
         }

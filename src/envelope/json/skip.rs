@@ -1,9 +1,9 @@
 //! Steps over a value by grammar alone, at any depth: finds where a batch's bad item ends.
 
-use super::{JsonError, number::Number, special};
+use super::{JsonError, number::Number, string::special};
 
 /// The end of the value that starts at `at` (no white space before it). Memory: one byte a level.
-pub(super) fn skip(text: &str, at: usize) -> Result<usize, Box<JsonError>> {
+pub(super) fn skip(text: &str, at: usize) -> Result<usize, JsonError> {
     let bytes = text.as_bytes();
     let mut at = at;
     // The closing brackets that are due.
@@ -71,11 +71,7 @@ pub(super) fn spaces(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// Past `word`.
-pub(super) fn literal(
-    bytes: &[u8],
-    at: usize,
-    word: &'static str,
-) -> Result<usize, Box<JsonError>> {
+pub(super) fn literal(bytes: &[u8], at: usize, word: &'static str) -> Result<usize, JsonError> {
     if bytes[at..].starts_with(word.as_bytes()) {
         return Ok(at + word.len());
     }
@@ -83,7 +79,7 @@ pub(super) fn literal(
 }
 
 /// Past a name and its colon.
-fn key(bytes: &[u8], at: usize) -> Result<usize, Box<JsonError>> {
+fn key(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     if bytes.get(at) != Some(&b'"') {
         return Err(JsonError::syntax(at, "a name in double quotes"));
     }
@@ -94,7 +90,7 @@ fn key(bytes: &[u8], at: usize) -> Result<usize, Box<JsonError>> {
     Ok(spaces(bytes, at + 1))
 }
 
-fn string(bytes: &[u8], at: usize) -> Result<usize, Box<JsonError>> {
+fn string(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     let mut at = at + 1;
     loop {
         at = special(bytes, at);

@@ -10,7 +10,7 @@ fn hash(text: &str) -> u128 {
 }
 
 fn problem(text: &[u8]) -> Problem {
-    canonical_hash(text).unwrap_err().problem
+    canonical_hash(text).unwrap_err().problem().clone()
 }
 
 #[test]
@@ -149,8 +149,8 @@ fn duplicate_names() {
         for repeated in [0, count / 2, count - 1] {
             let text = format!("{{{},\"k{repeated}\":0}}", names.join(","));
             let error = canonical_hash(text.as_bytes()).unwrap_err();
-            assert_eq!(error.problem, is(&format!("k{repeated}")), "{count}");
-            assert_eq!(error.at, text.rfind("\"k").unwrap());
+            assert_eq!(error.problem(), &is(&format!("k{repeated}")), "{count}");
+            assert_eq!(error.at(), text.rfind("\"k").unwrap());
         }
     }
 }
@@ -202,7 +202,7 @@ fn numbers_that_postgres_can_hold() {
         format!("1e{}5", zeros(50)),
     ];
     for number in &good {
-        assert!(canonical_hash(number.as_bytes()).is_ok(), "{:.40}", number);
+        assert!(canonical_hash(number.as_bytes()).is_ok(), "{number:.40}");
     }
     let bad = [
         "1e131072".to_owned(),
@@ -223,12 +223,7 @@ fn numbers_that_postgres_can_hold() {
         "0e99999999999999999999999999".to_owned(),
     ];
     for number in &bad {
-        assert_eq!(
-            problem(number.as_bytes()),
-            Problem::Number,
-            "{:.40}",
-            number
-        );
+        assert_eq!(problem(number.as_bytes()), Problem::Number, "{number:.40}");
         assert!(whole_by_skip(number));
     }
 }
@@ -292,11 +287,11 @@ fn equal_values_have_equal_hashes() {
     assert_eq!(hash(text), STORED);
 }
 
-const STORED: u128 = 0;
+const STORED: u128 = 90_423_202_038_736_414_724_675_218_431_181_375_813;
 
 fn whole_by_skip(text: &str) -> bool {
-    let at = skip::spaces(text.as_bytes(), 0);
-    skip(text, at).is_ok_and(|end| skip::spaces(text.as_bytes(), end) == text.len())
+    let at = spaces(text.as_bytes(), 0);
+    skip(text, at).is_ok_and(|end| spaces(text.as_bytes(), end) == text.len())
 }
 
 fn whole_by_serde(text: &[u8]) -> bool {
@@ -358,7 +353,7 @@ impl Model {
             Self::Null => out.push_str("null"),
             Self::Bool(b) => write!(out, "{b}").unwrap(),
             Self::Number(negative, digits, power) => {
-                write_number(*negative, digits, *power, dice, out)
+                write_number(*negative, digits, *power, dice, out);
             }
             Self::Text(text) => write_text(text, dice, out),
             Self::Array(items) => {

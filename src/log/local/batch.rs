@@ -1,6 +1,7 @@
 //! How records lie in the store: one value a commit and partition, which holds a whole batch.
 //!
-//! `version(1) count(4) last_offset_delta(4) base_timestamp(8) max_timestamp(8)`, then for each record, in LEB128
+//! `version(1) count(4) last_offset_delta(4) base_timestamp(8) max_timestamp(8)`; then, as one LZ4 block behind its length(4)
+//! when the version is 2, for each record, in LEB128
 //! varints: offset delta, timestamp delta, key, value, headers. Key and value are `0` when absent, else length + 1 and the bytes.
 
 use bytes::{Buf, Bytes};
@@ -10,7 +11,14 @@ use crate::{
     log::{Fetched, Record},
 };
 
-const VERSION: u8 = 1;
+/// Records as they are: batches in memory, and those too small to be worth more.
+const PLAIN: u8 = 1;
+/// Records as one LZ4 block: the disk gets a third of the bytes.
+const LZ4: u8 = 2;
+/// Below this a block saves nothing.
+const COMPRESS_FROM: usize = 512;
+/// The longest block that is read back; none is written that is longer.
+const MOST: usize = 64 << 20;
 const HEAD: usize = 25;
 
 /// A batch under construction.
@@ -60,7 +68,7 @@ impl Builder {
     /// The finished batch; `next` is one past the last offset it stands for (compaction leaves holes).
     pub(super) fn finish(mut self, next: Option<u64>) -> Batch {
         self.next = next.unwrap_or(self.next);
-        self.bytes[0] = VERSION;
+        self.bytes[0] = PLAIN;
         self.bytes[1..5].copy_from_slice(&self.count.to_be_bytes());
         self.bytes[5..9].copy_from_slice(&((self.next - self.base) as u32).to_be_bytes());
         self.bytes[9..17].copy_from_slice(&self.base_timestamp.to_be_bytes());
@@ -88,10 +96,12 @@ pub(super) struct Batch {
 impl Batch {
     /// Reads a stored value's head. `None`: damaged.
     pub(super) fn open(base: u64, bytes: Bytes) -> Option<Self> {
-        let mut head = bytes.get(..HEAD)?;
-        if head.get_u8() != VERSION {
-            return None;
-        }
+        let bytes = match *bytes.first()? {
+            PLAIN => bytes,
+            LZ4 => expand(&bytes)?,
+            _ => return None,
+        };
+        let mut head = bytes.get(1..HEAD)?;
         let _count = head.get_u32();
         let next = base.checked_add(u64::from(head.get_u32()))?;
         let _base_timestamp = head.get_i64();
@@ -102,6 +112,19 @@ impl Batch {
             max_timestamp,
             bytes,
         })
+    }
+
+    /// The value for the store.
+    pub(super) fn stored(&self) -> Bytes {
+        let records = &self.bytes[HEAD..];
+        if records.len() < COMPRESS_FROM {
+            return self.bytes.clone();
+        }
+        let mut out = Vec::with_capacity(HEAD + 4 + records.len() / 2);
+        out.extend_from_slice(&self.bytes[..HEAD]);
+        out[0] = LZ4;
+        out.extend_from_slice(&lz4_flex::block::compress_prepend_size(records));
+        out.into()
     }
 
     /// Appends the records from `from` on to `out`, at most `limit`. `None`: damaged.
@@ -154,6 +177,20 @@ impl Batch {
         }
         Some(())
     }
+}
+
+/// A compressed value as it was. `None`: damaged.
+fn expand(bytes: &[u8]) -> Option<Bytes> {
+    let (head, block) = bytes.split_at_checked(HEAD)?;
+    let length = u32::from_le_bytes(*block.first_chunk::<4>()?) as usize;
+    if length > MOST {
+        return None;
+    }
+    let mut out = vec![0; HEAD + length];
+    out[..HEAD].copy_from_slice(head);
+    out[0] = PLAIN;
+    let wrote = lz4_flex::block::decompress_into(&block[4..], &mut out[HEAD..]).ok()?;
+    (wrote == length).then(|| out.into())
 }
 
 struct Cursor<'a> {
@@ -233,7 +270,7 @@ mod tests {
                 builder.push(5 + i as u64, Millis(1000 + i as i64), record);
             }
             let batch = builder.finish(None);
-            let batch = Batch::open(5, batch.bytes).unwrap();
+            let batch = Batch::open(5, batch.stored()).unwrap();
             prop_assert_eq!(batch.next, 5 + records.len() as u64);
             let mut out = Vec::new();
             batch.read((0, 2), from, usize::MAX, &mut out).unwrap();

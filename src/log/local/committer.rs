@@ -66,7 +66,7 @@ fn write(shared: &Shared, commit: &Commit) -> Result<(), LogError> {
         .durability(Some(PersistMode::SyncData));
     for (slot, records) in &commit.batches {
         let key = batch_key(*slot, records.base);
-        batch.insert(&shared.batches, key, records.bytes.clone());
+        batch.insert(&shared.batches, key, records.stored());
     }
     for changes in &commit.pending.state {
         shared.store.stage(&mut batch, changes);
@@ -74,5 +74,5 @@ fn write(shared: &Shared, commit: &Commit) -> Result<(), LogError> {
     for (row, value) in &commit.pending.positions {
         batch.insert(&shared.store.meta, row.as_slice(), value.as_slice());
     }
-    Ok(batch.commit()?)
+    Ok(shared.store.commit(batch)?)
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use catalogue::Catalogue;
-use fjall::{Keyspace, KeyspaceCreateOptions};
+use fjall::{CompressionType, Keyspace, KvSeparationOptions};
 use parking_lot::{Condvar, Mutex, RwLock};
 use sequencer::Sequencer;
 use tokio::sync::oneshot;
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Millis},
-    state::{Changes, StateError, StateStore},
+    state::{self, Changes, StateError, StateStore},
 };
 
 /// How the embedded log is kept.
@@ -87,17 +87,19 @@ impl From<fjall::Error> for LogError {
 }
 
 /// A batch in memory before it goes to disk.
-const BATCHES_MEMTABLE_BYTES: u64 = 32 << 20;
+const BATCHES_MEMTABLE_BYTES: u64 = 16 << 20;
 
 impl LocalLog {
     /// Opens or makes the log in `dir`, and recovers what the last process left.
     pub fn open(dir: &Path, options: LocalOptions) -> Result<Self, LogError> {
         let store = StateStore::open(dir)?;
-        let batches = store.database.keyspace("log", || {
-            KeyspaceCreateOptions::default()
-                .max_memtable_size(BATCHES_MEMTABLE_BYTES)
-                .with_kv_separation(Some(fjall::KvSeparationOptions::default()))
-        })?;
+        let separated = KvSeparationOptions::default()
+            .separation_threshold(1024)
+            // Batches are compressed already.
+            .compression(CompressionType::None)
+            .file_target_size(16 << 20);
+        let kept = state::keyspace().with_kv_separation(Some(separated));
+        let batches = store.keyspace("log", kept, BATCHES_MEMTABLE_BYTES)?;
         let catalogue = Catalogue::load(&store)?;
         let sequencer = Sequencer::recover(&batches, &catalogue)?;
         let shared = Arc::new(Shared {

@@ -73,7 +73,7 @@ impl Shared {
             let Some(start) = start else { return Ok(()) };
             // Readers skip ahead before the batches go.
             self.sequencer.lock().set_start(slot, start);
-            batch.commit()?;
+            self.store.commit(batch)?;
         }
     }
 
@@ -116,9 +116,9 @@ impl Shared {
                 for fetched in kept.iter().rev() {
                     builder.push(fetched.offset, fetched.timestamp, &fetched.record);
                 }
-                batch.insert(&self.batches, key, builder.finish(Some(old.next)).bytes);
+                batch.insert(&self.batches, key, builder.finish(Some(old.next)).stored());
             }
-            batch.commit()?;
+            self.store.commit(batch)?;
         }
         self.sequencer.lock().forget_recent(slot);
         Ok(())

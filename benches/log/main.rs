@@ -1,4 +1,6 @@
 //! The embedded log alone: synced appends in waves, as 64 connections would make them.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
+
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,9 +12,16 @@ use omnilink::{
     },
 };
 
-use crate::{machine, report::Row};
+#[path = "../omnilink/machine.rs"]
+#[allow(dead_code)]
+mod machine;
+#[path = "../omnilink/report.rs"]
+#[allow(dead_code)]
+mod report;
 
-pub fn run() {
+use report::Row;
+
+fn main() {
     for (batch, wave, rounds) in [(1, 64, 4000), (50, 16, 1500)] {
         let dir = tempfile::tempdir_in(".").unwrap();
         let log = LocalLog::open(dir.path(), LocalOptions::new(Arc::new(SystemClock))).unwrap();

@@ -1,0 +1,86 @@
+//! Why a text is refused.
+
+use std::fmt;
+
+use super::MAX_DEPTH;
+use crate::envelope::Invalid;
+
+/// What is wrong with a text, and where. Boxed, so that it costs the good ones little.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JsonError(Box<(usize, Problem)>);
+
+/// What can be wrong with a text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// Not UTF-8.
+    Utf8,
+    /// Not JSON: what was expected there.
+    Syntax(&'static str),
+    /// Something follows the value.
+    Trailing,
+    /// A name that its object has already.
+    Duplicate(String),
+    /// Nesting deeper than [`MAX_DEPTH`].
+    Depth,
+    /// Half a UTF-16 pair, as an escape.
+    Surrogate,
+    /// A number that Postgres `numeric` cannot hold.
+    Number,
+}
+
+impl JsonError {
+    #[cold]
+    pub(super) fn new(at: usize, problem: Problem) -> Self {
+        Self(Box::new((at, problem)))
+    }
+
+    #[cold]
+    pub(super) fn syntax(at: usize, expected: &'static str) -> Self {
+        Self::new(at, Problem::Syntax(expected))
+    }
+
+    /// The offset, in bytes.
+    pub fn at(&self) -> usize {
+        self.0.0
+    }
+
+    /// What is wrong.
+    pub fn problem(&self) -> &Problem {
+        &self.0.1
+    }
+
+    /// Whether the text is no JSON at all, as opposed to JSON that is not accepted.
+    pub fn is_syntax(&self) -> bool {
+        matches!(
+            self.problem(),
+            Problem::Utf8 | Problem::Syntax(_) | Problem::Trailing
+        )
+    }
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problem() {
+            Problem::Utf8 => f.write_str("not UTF-8")?,
+            Problem::Syntax(expected) => write!(f, "not JSON: {expected} was expected")?,
+            Problem::Trailing => f.write_str("not JSON: something follows the value")?,
+            Problem::Duplicate(name) => write!(f, "duplicate name {name:?}")?,
+            Problem::Depth => write!(f, "nested deeper than {MAX_DEPTH}")?,
+            Problem::Surrogate => f.write_str("a lone UTF-16 surrogate")?,
+            Problem::Number => {
+                f.write_str(
+                    "a number with more than 131072 digits before or 16383 after the decimal point",
+                )?;
+            }
+        }
+        write!(f, ", at byte {}", self.at())
+    }
+}
+
+impl std::error::Error for JsonError {}
+
+impl From<JsonError> for Invalid {
+    fn from(error: JsonError) -> Self {
+        Self::payload(error.to_string())
+    }
+}

@@ -1,0 +1,366 @@
+use bytes::Bytes;
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::{
+    envelope::{
+        avro::{decode_event, encode_event, encode_ingress},
+        kafka::{BATCH_MAX, Inbound, read},
+        schemas,
+    },
+    log::Record,
+};
+
+const CE: [(&str, &str); 4] = [
+    ("ce_specversion", "1.0"),
+    ("ce_id", "1"),
+    ("ce_source", "/s"),
+    ("ce_type", "t"),
+];
+const TENANT: (&str, &str) = ("omnilink-tenant", "acme");
+const STRUCTURED: (&str, &str) = (
+    "content-type",
+    "application/cloudevents+json; charset=utf-8",
+);
+/// Headers, value, code.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u8], &'a str);
+
+const STRICT: &str = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
+
+fn record(headers: &[&[(&str, &str)]], value: Option<&[u8]>) -> Record {
+    let headers = headers.concat().into_iter();
+    Record {
+        key: None,
+        value: value.map(Bytes::copy_from_slice),
+        headers: headers
+            .map(|(name, value)| {
+                (
+                    name.to_owned(),
+                    Some(Bytes::copy_from_slice(value.as_bytes())),
+                )
+            })
+            .collect(),
+    }
+}
+
+fn one(record: &Record) -> Event<'_> {
+    match read(record, NOW) {
+        Ok(Inbound::One(event)) => event,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn structured_before_binary_before_avro_before_headerless() {
+    let structured = record(
+        &[&[TENANT, STRUCTURED], &CE],
+        Some(STRICT.replace("\"1\"", "\"body\"").as_bytes()),
+    );
+    assert_eq!(one(&structured).id, "body");
+    assert_eq!(one(&structured).data, Data::Absent);
+
+    // A body that looks like Avro, but the headers say what it is.
+    let binary = record(&[&[TENANT], &CE], Some(&[0, 0, 0, 0, 1, 9]));
+    let event = one(&binary);
+    assert_eq!(
+        (event.data, event.time),
+        (Data::Binary((&[0, 0, 0, 0, 1, 9][..]).into()), NOW.0 * 1000)
+    );
+
+    let json = record(
+        &[&[TENANT, ("content-type", "application/json")], &CE],
+        Some(b"{\"a\":1}"),
+    );
+    let event = one(&json);
+    assert_eq!(event.data, Data::Json("{\"a\":1}".into()));
+    assert_eq!(
+        event.extensions,
+        r#"{"datacontenttype":"application/json"}"#
+    );
+
+    let headerless = format!(
+        " {}",
+        minimal(r#","specversion":"1.0","entity":{"type":"a","external_id":"b"}"#)
+    );
+    let headerless = record(
+        &[&[TENANT, ("content-type", "application/json")]],
+        Some(headerless.as_bytes()),
+    );
+    assert_eq!(one(&headerless).entity.unwrap().external_id, "b");
+}
+
+#[test]
+fn of_repeated_headers_the_last_counts() {
+    let twice = record(
+        &[&[TENANT], &CE, &[("ce_id", "2"), ("ce_subject", "%41")]],
+        Some(b"1"),
+    );
+    let event = one(&twice);
+    assert_eq!((&*event.id, event.subject.as_deref()), ("2", Some("%41")));
+}
+
+#[test]
+fn a_tombstone_names_its_entity() {
+    let entity = [("ce_entitytype", "order"), ("ce_entityid", "7")];
+    let record_of = |headers: &[&[(&str, &str)]]| record(headers, None);
+    let tombstone = record_of(&[&[TENANT], &CE, &entity]);
+    let event = one(&tombstone);
+    assert!(event.tombstone);
+    assert_eq!(
+        (event.data, event.entity.unwrap().external_id),
+        (Data::Absent, "7".into())
+    );
+    // An empty value is no tombstone.
+    let empty = record(&[&[TENANT], &CE, &entity], Some(b""));
+    assert!(!one(&empty).tombstone);
+
+    refused(
+        read(&record_of(&[&[TENANT], &CE]), NOW),
+        "missing_entity",
+        "no entity",
+    );
+    refused(
+        read(&record_of(&[&[TENANT], &CE, &entity[..1]]), NOW),
+        "missing_entityid",
+        "half an entity",
+    );
+    refused(
+        read(&record_of(&[&[TENANT], &CE[1..], &entity]), NOW),
+        "unrecognised_payload",
+        "three headers",
+    );
+    refused(
+        read(&record_of(&[]), NOW),
+        "unrecognised_payload",
+        "nothing",
+    );
+    refused(
+        read(&record_of(&[&[TENANT, STRUCTURED]]), NOW),
+        "invalid_payload",
+        "structured without a value",
+    );
+}
+
+#[test]
+fn each_wrong_record_has_its_code() {
+    let strict = |more: &str| STRICT.replace('}', &format!("{more}}}"));
+    let command = strict(r#","omnilinkkind":"command","params":{},"run_at":"x""#);
+    let broken = strict(",");
+    let twice = strict(r#","id":"2""#);
+    let cases: &[Case<'_>] = &[
+        (&[STRUCTURED], STRICT.as_bytes(), "missing_tenant"),
+        (
+            &[STRUCTURED, ("omnilink-tenant", "")],
+            STRICT.as_bytes(),
+            "invalid_tenant",
+        ),
+        (
+            &[STRUCTURED, ("omnilink-tenant", "a b")],
+            STRICT.as_bytes(),
+            "invalid_tenant",
+        ),
+        (&[STRUCTURED, TENANT], b"{}", "missing_specversion"),
+        (&[STRUCTURED, TENANT], b"[]", "invalid_payload"),
+        (
+            &[STRUCTURED, TENANT],
+            command.as_bytes(),
+            "unsupported_kind",
+        ),
+        (
+            &[TENANT, ("content-type", "application/cloudevents+avro")],
+            b"x",
+            "unsupported_media_type",
+        ),
+        (
+            &[("content-type", "application/cloudevents+protobuf")],
+            b"x",
+            "unsupported_media_type",
+        ),
+        (
+            &[("content-type", "application/cloudevents-batch+avro")],
+            b"x",
+            "unsupported_media_type",
+        ),
+        (
+            &[("content-type", "application/cloudevents-batch+json")],
+            b"[]",
+            "missing_tenant",
+        ),
+        (
+            &[
+                TENANT,
+                ("content-type", "application/cloudevents-batch+json"),
+            ],
+            b"[1",
+            "invalid_payload",
+        ),
+        (&[CE[0], CE[1], CE[2], CE[3]], b"1", "missing_tenant"),
+        (
+            &[TENANT, CE[0], CE[1], CE[2], CE[3], ("ce_id", "")],
+            b"1",
+            "missing_id",
+        ),
+        (
+            &[
+                TENANT,
+                CE[0],
+                CE[1],
+                CE[2],
+                CE[3],
+                ("ce_specversion", "0.3"),
+            ],
+            b"1",
+            "invalid_payload",
+        ),
+        (
+            &[
+                TENANT,
+                CE[0],
+                CE[1],
+                CE[2],
+                CE[3],
+                ("ce_omnilinkkind", "task"),
+            ],
+            b"1",
+            "unsupported_kind",
+        ),
+        (&[TENANT, CE[1], CE[2], CE[3]], b"1", "unrecognised_payload"),
+        (&[TENANT], &[0, 0, 0, 0, 7, 1], "unknown_schema"),
+        (&[TENANT], &[0, 0x40, 0, 0, 1, 1], "unknown_schema"),
+        (&[TENANT], &[0, 0x7f, 0, 0, 0, 1], "unknown_schema"),
+        (&[TENANT], &[0, 0x40, 0, 0, 0, 1], "invalid_payload"),
+        (&[TENANT], &[0, 0x40, 0, 0], "unrecognised_payload"),
+        (&[], STRICT.as_bytes(), "missing_tenant"),
+        (&[TENANT], STRICT.as_bytes(), "missing_data"),
+        (&[TENANT], broken.as_bytes(), "invalid_payload"),
+        (&[TENANT], twice.as_bytes(), "invalid_payload"),
+        (&[TENANT], command.as_bytes(), "unsupported_kind"),
+        (
+            &[TENANT],
+            br#"{"id":"1","source":"/s","type":"t","data":1}"#,
+            "unrecognised_payload",
+        ),
+        (
+            &[TENANT],
+            br#"{"data":{"specversion":"1.0"}}"#,
+            "unrecognised_payload",
+        ),
+        (
+            &[TENANT],
+            br#"{"eventId":"1","eventType":"a:b.c"}"#,
+            "unrecognised_payload",
+        ),
+        (&[TENANT], b"[]", "unrecognised_payload"),
+        (&[TENANT], b"hello", "unrecognised_payload"),
+        (&[TENANT], b"{", "unrecognised_payload"),
+        (&[TENANT], b"\xff", "unrecognised_payload"),
+        (&[TENANT], b"", "unrecognised_payload"),
+    ];
+    for (headers, value, code) in cases {
+        refused(
+            read(&record(&[headers], Some(value)), NOW),
+            code,
+            &String::from_utf8_lossy(value),
+        );
+    }
+    let invalid = Record {
+        headers: vec![("omnilink-tenant".into(), Some(Bytes::from_static(b"\xff")))],
+        ..record(&[], Some(STRICT.as_bytes()))
+    };
+    refused(read(&invalid, NOW), "invalid_tenant", "not UTF-8");
+}
+
+#[test]
+fn a_batch_keeps_the_text_of_its_items() {
+    let command = STRICT.replace('}', r#","omnilinkkind":"command"}"#);
+    let body = format!("[{STRICT}, {{}} ,{command}]");
+    let record = record(
+        &[&[
+            TENANT,
+            ("content-type", "application/cloudevents-batch+json"),
+        ]],
+        Some(body.as_bytes()),
+    );
+    let Ok(Inbound::Batch(items)) = read(&record, NOW) else {
+        panic!("no batch");
+    };
+    let [(good, event), (bad, missing), (other, kind)] = <[_; 3]>::try_from(items).unwrap();
+    assert_eq!((good, event.unwrap().tenant), (STRICT.as_bytes(), acme()));
+    assert_eq!(bad, b"{}");
+    refused(missing, "missing_specversion", "an empty item");
+    assert_eq!(other, command.as_bytes());
+    refused(kind, "unsupported_kind", "a command");
+}
+
+#[test]
+fn a_batch_is_bounded() {
+    let body = format!("[{}]", vec!["0"; BATCH_MAX + 1].join(","));
+    let record = record(
+        &[&[
+            TENANT,
+            ("content-type", "application/cloudevents-batch+json"),
+        ]],
+        Some(body.as_bytes()),
+    );
+    refused(read(&record, NOW), "batch_too_large", "10,001 items");
+}
+
+#[test]
+fn what_a_foreign_clock_says_is_bounded() {
+    let record = record(&[&[TENANT], &CE], Some(b"1"));
+    for timestamp in [i64::MIN, -1, 0, i64::MAX] {
+        let Ok(Inbound::One(event)) = read(&record, Millis(timestamp)) else {
+            panic!("refused");
+        };
+        event.check().unwrap();
+    }
+}
+
+proptest! {
+    #[test]
+    fn own_records_need_no_headers_and_become_events(event in events()) {
+        let mut value = Vec::new();
+        encode_ingress(&event, &mut value);
+        let record = record(&[], Some(&value));
+        let own = match read(&record, NOW) {
+            Ok(Inbound::Own(own)) => own,
+            other => return Err(TestCaseError::fail(format!("{other:?}"))),
+        };
+        prop_assert_eq!(&own.event, &event);
+        let [mut copied, mut encoded] = [Vec::new(), Vec::new()];
+        own.events_record(NOW, &mut copied).unwrap();
+        encode_event(&event, NOW, &mut encoded);
+        prop_assert_eq!(&copied, &encoded);
+        prop_assert_eq!(decode_event(&copied), Ok((event, NOW)));
+    }
+
+    #[test]
+    fn random_records_never_panic(
+        headers in vec((
+            "ce_(id|source|type|specversion|entityid|entitytype|time|x)|content-type|omnilink-tenant|[a-z]{1,4}",
+            option::of("1\\.0|/s|acme|application/cloudevents(-batch)?\\+json|application/json|[ -~]{0,9}"),
+        ), 0..10),
+        value in option::of(prop_oneof![vec(any::<u8>(), 0..60), Just(STRICT.as_bytes().to_vec())]),
+        own in any::<bool>(),
+    ) {
+        let mut value = value;
+        if let (true, Some(value)) = (own, &mut value) {
+            value.splice(0..0, [0].into_iter().chain(schemas::INGRESS.id.to_be_bytes()));
+        }
+        let record = Record {
+            key: None,
+            value: value.map(Bytes::from),
+            headers: headers.into_iter().map(|(name, value)| (name, value.map(Bytes::from))).collect(),
+        };
+        match read(&record, NOW) {
+            Ok(Inbound::One(event)) => prop_assert_eq!(event.check(), Ok(())),
+            Ok(Inbound::Own(own)) => prop_assert_eq!(own.event.check(), Ok(())),
+            Ok(Inbound::Batch(items)) => {
+                for event in items.into_iter().filter_map(|(_, event)| event.ok()) {
+                    prop_assert_eq!(event.check(), Ok(()));
+                }
+            }
+            Err(error) => prop_assert!(!error.code.is_empty()),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The fuzz targets' corpora, on stable: each input whole, cut short and damaged.
+
+#[path = "../../fuzz/checks.rs"]
+mod checks;
+
+use std::{fs, path::Path};
+
+/// Runs a target on all it has, and on what is near to it.
+fn run(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
+    let files = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut count = 0;
+    for file in files {
+        let path = file.expect("a readable folder").path();
+        let input = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        check(&input);
+        for at in 0..input.len().min(2000) {
+            check(&input[..at]);
+            for byte in [b'"', b'}', 0, 0xff, input[at] ^ 1, input[at] ^ 0x80] {
+                let mut damaged = input.clone();
+                damaged[at] = byte;
+                check(&damaged);
+            }
+        }
+        count += 1;
+    }
+    assert!(count > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn structured() {
+    run("structured", checks::structured);
+}
+
+#[test]
+fn batch() {
+    run("batch", checks::batch);
+}
+
+#[test]
+fn binary() {
+    run("binary", checks::binary);
+}
+
+#[test]
+fn avro() {
+    run("avro", checks::avro);
+}
+
+#[test]
+fn kafka() {
+    run("kafka", checks::kafka);
+}
