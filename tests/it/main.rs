@@ -7,6 +7,7 @@
 )]
 
 mod admission;
+mod disk_full;
 mod lanes;
 mod log_conformance;
 mod log_kill;
