@@ -12,6 +12,8 @@ use omnilink::{
     log::Record,
 };
 
+type Header<'a> = (&'a str, &'a [u8]);
+
 const NOW: Millis = Millis(1_738_324_800_000);
 const FORMS: [Form; 2] = [Form::CloudEvents, Form::OmniLink];
 
@@ -139,7 +141,7 @@ pub(crate) fn kafka(data: &[u8]) {
 }
 
 /// Lines `name: value`, an empty line, the body.
-fn headers_and_body(data: &[u8]) -> (Vec<(&str, &[u8])>, Option<&[u8]>) {
+fn headers_and_body(data: &[u8]) -> (Vec<Header<'_>>, Option<&[u8]>) {
     let mut headers = Vec::new();
     let mut rest = data;
     loop {

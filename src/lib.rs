@@ -8,6 +8,7 @@ pub mod cli;
 // Floor 3: the doors and the processors.
 pub mod admission;
 pub mod port;
+pub mod projections;
 
 // Floor 2: what runs processors.
 pub mod stream;
@@ -16,8 +17,10 @@ pub mod stream;
 pub mod controls;
 pub mod log;
 pub mod state;
+pub mod store;
 
 // Floor 0: what travels, and what everyone needs.
+pub mod chaos;
 pub mod clock;
 pub mod config;
 pub mod envelope;

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 /// What is logged unless `RUST_LOG` says otherwise.
-const DEFAULT_FILTER: &str = "info,hyper=warn,sqlx=warn";
+const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,hyper=warn,sqlx=warn";
 
 /// Upper bounds of the buckets of every histogram, in seconds.
 const BUCKETS: [f64; 13] = [

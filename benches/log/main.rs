@@ -1,6 +1,10 @@
 //! The embedded log alone: synced appends in waves, as 64 connections would make them.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
-
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout
+)]
 
 use std::{sync::Arc, time::Instant};
 

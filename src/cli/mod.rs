@@ -8,6 +8,7 @@ mod config;
 mod keys;
 pub mod node;
 mod output;
+mod postgres;
 mod send;
 pub mod up;
 

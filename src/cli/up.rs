@@ -9,7 +9,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Global, node, node::Storage, output};
+use super::{
+    Global, node,
+    node::Storage,
+    output,
+    postgres::{self, Postgres},
+};
 use crate::{
     admission::{self, Admission},
     clock::SystemClock,
@@ -90,6 +95,8 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
         true => None,
         false => Some(start_admission(&config, &storage, &readiness)?),
     };
+    let projections = (!without.contains(&Part::Projections))
+        .then(|| Postgres::start(&config, &storage, &readiness, provision));
 
     let port = Port::bind(
         config.listen,
@@ -115,6 +122,9 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     // The port first, so that nothing more comes in; then what carries on with what did.
     upkeep.abort();
     drop(admission);
+    if let Some(projections) = projections {
+        tokio::task::spawn_blocking(|| projections.stop()).await?;
+    }
     drop(tail);
     drop(storage);
     output::note("stopped");
@@ -200,6 +210,13 @@ fn welcome(config: &Config, address: std::net::SocketAddr, first: Option<&str>) 
     ));
     output::line(&format!("  curl {url}/readyz"));
     output::line(&format!("  curl {url}/metrics"));
+    if config.postgres_url.is_none() {
+        let file = postgres::url_file(&config.data_dir);
+        output::line(&format!(
+            "and read it back: psql \"$(cat {})\" -c 'TABLE omnilink.entities'",
+            file.display()
+        ));
+    }
 }
 
 /// Cancelled by the first interrupt or SIGTERM; the second ends the process at once.

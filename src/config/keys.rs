@@ -299,8 +299,14 @@ pub(super) fn set(
     context: &Context<'_>,
     problems: &mut Vec<Problem>,
 ) {
+    // `redis: { url: }`: as good as absent.
+    let absent = matches!(given.value, Value::Null);
     let result = if let Some(key) = KEYS.iter().find(|k| k.name == path) {
-        (key.set)(config, &given.value, context)
+        if absent {
+            Ok(())
+        } else {
+            (key.set)(config, &given.value, context)
+        }
     } else if let Some(name) = path
         .strip_prefix(PROPERTIES)
         .and_then(|p| p.strip_prefix('.'))

@@ -6,16 +6,16 @@ use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::Gene
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Millis, log::Record};
+use crate::{clock::Millis, envelope::schemas, log::Record};
 
 /// The kind of a key's record.
 pub(super) const KEY: &str = "key";
 
 /// The schema id in front of the value, as Confluent's wire format has it.
-pub const SCHEMA_ID: u32 = (1 << 30) + 64;
+pub const SCHEMA_ID: u32 = schemas::CONTROLS.id;
 
 /// The text of the schema.
-pub const SCHEMA: &str = include_str!("../../schemas/controls.avsc");
+pub const SCHEMA: &str = schemas::CONTROLS.text;
 
 static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(SCHEMA) {
     Ok(schema) => schema,

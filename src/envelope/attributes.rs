@@ -176,12 +176,7 @@ impl<'a> Attributes<'a> {
             (a, b) => a.or(b),
         };
         if self.tombstone && entity.is_none() {
-            return Err(Invalid {
-                code: "missing_entity".into(),
-                message:
-                    "a record without a value must name an entity: `ce_entitytype`, `ce_entityid`"
-                        .into(),
-            });
+            return Err(rules::no_entity());
         }
         let data = match (self.json, self.binary) {
             (Some(_), Some(_)) => {

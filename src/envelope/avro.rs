@@ -3,7 +3,7 @@
 //!
 //! `events` holds the fields of `ingress` in the same order and then `received_at`, so that an admitted record is the
 //! bytes of the one that came with another id before them and the time behind. Versions that are written no more go
-//! through [`super::upgrade`].
+//! through Avro's schema resolution.
 
 use std::borrow::Cow;
 

@@ -153,7 +153,7 @@ fn items<'a>(
 ) -> Result<Vec<Item<'a>>, Invalid> {
     let mut items = Vec::new();
     if !scanner.eat(b'[') {
-        return Err(scanner.expected("an array of events").into());
+        return Err(scanner.not("an array of events").into());
     }
     scanner.spaces();
     if scanner.eat(b']') {
@@ -209,7 +209,7 @@ impl<'a> Envelope<'a> {
 
 fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, JsonError> {
     if scanner.peek() != Some(b'{') {
-        return Err(scanner.expected("an object"));
+        return Err(scanner.not("an object"));
     }
     let mut attributes = Attributes::default();
     let mut is_batch = false;

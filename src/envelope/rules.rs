@@ -1,8 +1,6 @@
 //! What the fields of an event must satisfy, whichever way it came (`contracts.md`, section 1).
 
-use std::ops::RangeInclusive;
-
-use super::{Data, Event, Invalid, json, uri::is_uri_reference};
+use super::{Data, Event, Invalid, json, time::TIMES, uri::is_uri_reference};
 
 /// The most bytes of `id`, `source`, `type`, `entity.type` and `entity.external_id`.
 pub const IDENTIFIER_MAX: usize = 512;
@@ -12,9 +10,6 @@ const EXTENSION_NAME_MAX: usize = 20;
 
 /// The most bytes of a producer's text that a message repeats.
 const SHOWN_MAX: usize = 64;
-
-/// The times that RFC 3339 can write, years 0 to 9999, in microseconds.
-const TIMES: RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
 
 /// The nearest time that can be written.
 pub(super) fn clamp_time(micros: i64) -> i64 {
@@ -95,6 +90,12 @@ impl Event<'_> {
         if !TIMES.contains(&self.time) {
             return Err(Invalid::payload("`time` lies outside the years 0 to 9999"));
         }
+        if self.tombstone && self.entity.is_none() {
+            return Err(no_entity());
+        }
+        if self.tombstone && self.data != Data::Absent {
+            return Err(Invalid::payload("a tombstone has no data"));
+        }
         if let Data::Json(text) = &self.data {
             // Inside an envelope it was one level deeper.
             json::scan(text.as_bytes(), 1)?;
@@ -118,6 +119,15 @@ fn check_extensions(text: &str) -> Result<(), Invalid> {
     }
     scanner.leave_object(&members)?;
     Ok(scanner.end()?)
+}
+
+/// A tombstone of nothing.
+pub(super) fn no_entity() -> Invalid {
+    Invalid {
+        code: "missing_entity".into(),
+        message: "a record without a value must name an entity: `ce_entitytype`, `ce_entityid`"
+            .into(),
+    }
 }
 
 /// An extension attribute's value that CloudEvents does not know.

@@ -1,7 +1,13 @@
 //! RFC 3339 times.
 
+use std::ops::RangeInclusive;
+
+/// The times that RFC 3339 can write in UTC, years 0 to 9999, in microseconds.
+pub(super) const TIMES: RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
+
 /// Microseconds since 1970-01-01T00:00:00Z of an RFC 3339 date-time, or `None`. Digits beyond microseconds are dropped;
-/// a leap second (23:59:60 UTC) is the first one of the next day, as in Postgres.
+/// a leap second (23:59:60 UTC) is the first one of the next day, as in Postgres. What lies outside the years 0 to 9999 in
+/// UTC is none.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let number = |at: usize, digits: usize| -> Option<i64> {
@@ -58,7 +64,7 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     if second == 60 && minutes.rem_euclid(24 * 60) != 24 * 60 - 1 {
         return None;
     }
-    Some((minutes * 60 + second) * 1_000_000 + micros)
+    Some((minutes * 60 + second) * 1_000_000 + micros).filter(|time| TIMES.contains(time))
 }
 
 fn days_in(year: i64, month: i64) -> i64 {
@@ -121,6 +127,9 @@ mod tests {
             "1900-02-29T00:00:00Z",
             "+018-04-05T17:31:00Z",
             "2018-04-05T17:31:00٣Z",
+            "0000-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:59-00:01",
+            "9999-12-31T23:59:60Z",
         ];
         for text in bad {
             assert_eq!(parse_rfc3339(text), None, "{text}");

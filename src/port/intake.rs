@@ -270,6 +270,7 @@ impl Shared {
                 shared.failed.lock().extend_from_slice(&group.ids);
                 tracing::warn!(error, records = group.ids.len(), "an append failed");
                 group.answer(false);
+                shared.work.notify_one();
             } else {
                 shared.seen.settle(&group.ids);
                 group.answer(true);

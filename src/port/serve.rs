@@ -21,10 +21,10 @@ use super::{DRAIN, Shared, events, routes};
 /// Connections at once. Beyond it they wait in the system's queue.
 const CONNECTIONS: usize = 8192;
 /// The whole head of a request must come within this time; a connection that asks nothing is closed after it.
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 /// The most headers of a request, and the most bytes of its head.
 const HEADERS: usize = 100;
-const HEAD_BYTES: usize = 64 * 1024;
+const HEAD_BYTES: usize = 32 * 1024;
 /// Pause after the system refused to accept: it has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -42,8 +42,8 @@ pub(super) async fn serve(
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_headers(HEADERS)
-        .max_buf_size(HEAD_BYTES)
-        .pipeline_flush(true);
+        .max_header_size(HEAD_BYTES)
+        .max_buf_size(2 * HEAD_BYTES);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {

@@ -28,6 +28,7 @@ use super::{
     transform::Gathered,
 };
 use crate::{
+    chaos::{Bug, planted},
     clock::{Clock, Millis},
     log::{Class, Fetched, Lane, Log, LogError, Output, Polled, Transaction, Watermarks},
     state::{Space, StateStore},
@@ -312,7 +313,9 @@ impl Runner {
             self.process(task, &store, gathered, input)?;
             for rejected in gathered.rejected.drain(..) {
                 let record = self.dead_letter(input, rejected);
-                transaction.outputs.push(record);
+                if !planted(Bug::LossyDlq) {
+                    transaction.outputs.push(record);
+                }
             }
             task.inputs
                 .insert(input.topic, (input.offset + 1, Instant::now()));

@@ -7,7 +7,9 @@
 )]
 
 mod admission;
+mod chaos;
 mod disk_full;
+mod envelope_corpus;
 mod lanes;
 mod log_conformance;
 mod log_kill;

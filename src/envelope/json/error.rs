@@ -16,6 +16,8 @@ pub enum Problem {
     Utf8,
     /// Not JSON: what was expected there.
     Syntax(&'static str),
+    /// Another kind of value than it must be: which was expected.
+    Kind(&'static str),
     /// Something follows the value.
     Trailing,
     /// A name that its object has already.
@@ -63,6 +65,7 @@ impl fmt::Display for JsonError {
         match self.problem() {
             Problem::Utf8 => f.write_str("not UTF-8")?,
             Problem::Syntax(expected) => write!(f, "not JSON: {expected} was expected")?,
+            Problem::Kind(expected) => write!(f, "{expected} was expected")?,
             Problem::Trailing => f.write_str("not JSON: something follows the value")?,
             Problem::Duplicate(name) => write!(f, "duplicate name {name:?}")?,
             Problem::Depth => write!(f, "nested deeper than {MAX_DEPTH}")?,

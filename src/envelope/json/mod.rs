@@ -201,6 +201,11 @@ impl<'a> Scanner<'a> {
         JsonError::syntax(self.at, what)
     }
 
+    /// `what` is not what is here.
+    pub(crate) fn not(&self, what: &'static str) -> JsonError {
+        JsonError::new(self.at, Problem::Kind(what))
+    }
+
     /// Enters the object that starts here.
     pub(crate) fn enter_object(&mut self) -> Result<Members, JsonError> {
         self.enter()?;

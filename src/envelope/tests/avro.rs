@@ -192,6 +192,23 @@ fn what_types_cannot_say_is_checked() {
         let record = record(&set(name, value, optional));
         refused(decode_ingress(&record).unwrap().check(), code, name);
     }
+    let entity = [("entity_type", "a"), ("entity_id", "b")];
+    for (fields, code) in [
+        (&entity[..0], "missing_entity"),
+        (&entity[..], "invalid_payload"),
+    ] {
+        let tombstone = record(&|all| {
+            for (name, value) in fields {
+                set(name, value, true)(all);
+            }
+            all[15].1 = Value::Boolean(true);
+        });
+        refused(
+            decode_ingress(&tombstone).unwrap().check(),
+            code,
+            "a tombstone",
+        );
+    }
     for time in [i64::MIN, i64::MAX] {
         let record = record(&|fields| fields[10].1 = Value::TimestampMicros(time));
         refused(

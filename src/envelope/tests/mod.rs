@@ -120,6 +120,8 @@ fn events() -> impl Strategy<Value = Event<'static>> {
                 (entity, correlation_id, causation_id, idempotency_key),
                 (time, producer, data, extensions, tombstone),
             )| Event {
+                // Of an entity, and of nothing else.
+                tombstone: tombstone && entity.is_some() && data == Data::Absent,
                 tenant: Tenant::new(&tenant).unwrap(),
                 id,
                 source: source.into(),
@@ -136,7 +138,6 @@ fn events() -> impl Strategy<Value = Event<'static>> {
                 },
                 data,
                 extensions: extensions.into(),
-                tombstone,
                 idempotency_key,
             },
         )

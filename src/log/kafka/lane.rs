@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
-    consumer::Consumer,
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
@@ -24,6 +24,7 @@ use super::{
     watermarks,
 };
 use crate::{
+    chaos::{Bug, pause, planted},
     clock::{Clock, Millis, SystemClock},
     log::{Fetched, Headers, Lane, LogError, Polled, Reader, Transaction, Watermarks},
     state::{Changes, Space, StateStore},
@@ -237,6 +238,9 @@ impl KafkaLane {
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<(), KafkaError> {
+        if planted(Bug::ZombieNotFenced) {
+            pause();
+        }
         self.producer.begin_transaction()?;
         for output in &transaction.outputs {
             let record = &output.record;
@@ -247,6 +251,12 @@ impl KafkaLane {
                 record.value.as_deref(),
                 &record.headers,
             )?;
+        }
+        if planted(Bug::NoTransaction) {
+            self.producer.flush(TRANSACTION)?;
+            self.producer.commit_transaction(TRANSACTION)?;
+            pause();
+            self.producer.begin_transaction()?;
         }
         let none = Headers::new();
         let mut stateful = Vec::new();
@@ -280,11 +290,17 @@ impl KafkaLane {
         }
         // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
         self.producer.flush(TRANSACTION)?;
-        let member = self
-            .group
-            .consumer
-            .group_metadata()
-            .ok_or_else(|| KafkaError::Canceled)?;
+        let mut member = self.group.consumer.group_metadata();
+        if planted(Bug::ZombieNotFenced) {
+            // Who never joined has no generation, and the broker asks for none.
+            let mut config = self.options.consumer_config();
+            config.set(
+                "group.id",
+                format!("{}{}", self.options.prefix, self.processor),
+            );
+            member = config.create::<BaseConsumer>()?.group_metadata();
+        }
+        let member = member.ok_or_else(|| KafkaError::Canceled)?;
         self.producer
             .send_offsets_to_transaction(&list, &member, TRANSACTION)?;
         loop {

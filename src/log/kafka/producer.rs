@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::KafkaOptions;
 use crate::{
+    chaos::{Bug, planted},
     log::{Append, Headers, LogError, Position},
     state::{Changes, StateStore},
 };
@@ -104,6 +105,9 @@ impl Appender {
             .set("queue.buffering.max.kbytes", "131072")
             .set("message.timeout.ms", "30000")
             .set("partitioner", "murmur2_random");
+        if planted(Bug::AnswerBeforeDurable) {
+            config.set("linger.ms", "250");
+        }
         Ok(Self(config.create_with_context(Context)?))
     }
 
@@ -144,6 +148,10 @@ impl Appender {
                 drop(unsent);
                 call.done(index, Err(queue_error(&error)));
             }
+        }
+        if planted(Bug::AnswerBeforeDurable) {
+            let early = call.outcome.lock().answer.take();
+            let _ = early.map(|answer| answer.send(Ok(vec![nowhere; records.len()])));
         }
         call.done(records.len(), Ok(nowhere));
     }

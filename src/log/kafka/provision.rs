@@ -58,7 +58,9 @@ pub(super) fn provision(
     if missing.is_empty() {
         return Ok(());
     }
-    make(options, &missing)?;
+    // It runs futures, and the caller's thread may belong to a runtime already.
+    std::thread::scope(|scope| scope.spawn(|| make(options, &missing)).join())
+        .unwrap_or_else(|_| Err(LogError::Fatal("the topics could not be made".into())))?;
     // Another node may have made them at the same moment, with other counts.
     for spec in missing {
         let mut found = None;

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use fjall::PersistMode;
 
 use super::{Shared, catalogue::batch_key, sequencer::Commit};
-use crate::log::LogError;
+use crate::{
+    chaos::{Bug, pause, planted},
+    log::LogError,
+};
 
 /// How often the free space is measured while there is something to write.
 const DISK_INTERVAL: Duration = Duration::from_millis(100);
@@ -32,6 +35,9 @@ pub(super) fn run(shared: &Shared) {
         if looked.elapsed() > DISK_INTERVAL {
             shared.look_at_disk();
             looked = Instant::now();
+        }
+        if planted(Bug::AnswerBeforeDurable) {
+            pause();
         }
         match write(shared, &commit) {
             Ok(()) => {

@@ -10,6 +10,7 @@ use super::{
     sequencer::Ownership,
 };
 use crate::{
+    chaos::{Bug, pause, planted},
     log::{
         Fetched, Finished, Lane, LogError, Output, Polled, Reader, Source, Transaction, Watermarks,
         Work,
@@ -103,7 +104,18 @@ impl Lane for LocalLane {
         Ok(())
     }
 
-    fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {
+    fn commit(&mut self, mut transaction: Transaction) -> Result<(), LogError> {
+        if planted(Bug::NoTransaction)
+            && !transaction.outputs.is_empty()
+            && !transaction.positions.is_empty()
+        {
+            let outputs = std::mem::take(&mut transaction.outputs);
+            self.commit(Transaction {
+                outputs,
+                ..Transaction::default()
+            })?;
+            pause();
+        }
         let positions = transaction
             .positions
             .iter()

@@ -15,6 +15,7 @@ use super::{
     reader::Signal,
 };
 use crate::{
+    chaos::{Bug, planted},
     clock::Millis,
     log::{LogError, Position, Watermarks, partition_for},
     state::Changes,
@@ -346,7 +347,7 @@ impl Shared {
             sequencer.pending.positions.extend(ownership.positions);
         }
         let was_idle = sequencer.pending.is_empty();
-        let positions = records
+        let positions: Vec<Position> = records
             .iter()
             .zip(slots)
             .map(|(outgoing, (slot, partition))| Position {
@@ -355,7 +356,13 @@ impl Shared {
             })
             .collect();
         sequencer.pending.state.extend(state);
-        sequencer.pending.waiters.push((answer, positions));
+        let answer = if planted(Bug::AnswerBeforeDurable) {
+            let _ = answer.send(Ok(positions));
+            (oneshot::channel().0, Vec::new())
+        } else {
+            (answer, positions)
+        };
+        sequencer.pending.waiters.push(answer);
         drop(sequencer);
         if was_idle {
             self.gathered.notify_one();

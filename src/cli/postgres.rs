@@ -1,0 +1,246 @@
+//! Postgres on this node: the one that the configuration names, or an embedded one; kept up with the log by the projector.
+//!
+//! It starts behind the port: taking in does not wait for it, and goes on without it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use super::{node::Storage, output};
+use crate::{
+    clock::SystemClock,
+    config::{Config, SecretUrl},
+    controls::seal::write_private,
+    projections::{PROJECTION, Projector, Setup},
+    store::{
+        Store,
+        embedded::{Embedded, EmbeddedError},
+    },
+    stream::{lag::Progress, lane::Backoff},
+    telemetry::{Need, PartStatus, Readiness},
+};
+
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    most: Duration::from_secs(10),
+};
+/// How long readiness waits for Postgres.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Where the start stands.
+enum State {
+    Starting,
+    /// Why it waits, and tries again.
+    Waiting(String),
+    /// Why there is none, for good.
+    Absent(String),
+    Running(Running),
+    Stopped,
+}
+
+struct Running {
+    /// Dropped before the server.
+    projector: Option<Projector>,
+    setup: Setup,
+    embedded: Option<Embedded>,
+}
+
+/// The projector and its Postgres, started in the background.
+pub(super) struct Postgres {
+    state: Arc<Mutex<State>>,
+    task: JoinHandle<()>,
+}
+
+struct Start {
+    url: Option<SecretUrl>,
+    data_dir: PathBuf,
+    provision: bool,
+    state: Arc<Mutex<State>>,
+    setup: SetupWithoutStore,
+}
+
+/// Everything but the store, which is known only when the server is.
+struct SetupWithoutStore {
+    log: Arc<dyn crate::log::Log>,
+    topic: Arc<str>,
+    dlq: Arc<str>,
+    progress: Arc<Progress>,
+}
+
+impl Postgres {
+    /// Begins to start; returns at once.
+    pub(super) fn start(
+        config: &Config,
+        storage: &Storage,
+        readiness: &Readiness,
+        provision: bool,
+    ) -> Self {
+        let state = Arc::new(Mutex::new(State::Starting));
+        let progress = Arc::<Progress>::default();
+        report(readiness, &state, &progress);
+        let start = Start {
+            url: config.postgres_url.clone(),
+            data_dir: config.data_dir.clone(),
+            provision,
+            state: Arc::clone(&state),
+            setup: SetupWithoutStore {
+                log: Arc::clone(&storage.log),
+                topic: Arc::clone(&storage.names.events),
+                dlq: Arc::clone(&storage.names.dlq),
+                progress,
+            },
+        };
+        Self {
+            state,
+            task: tokio::spawn(start.run()),
+        }
+    }
+
+    /// What a rebuild needs; the error says why there is none.
+    pub(super) fn setup(&self) -> Result<Setup, String> {
+        match &*self.state.lock() {
+            State::Running(running) => Ok(running.setup.clone()),
+            State::Waiting(why) | State::Absent(why) => Err(why.clone()),
+            State::Starting | State::Stopped => Err("Postgres is starting".into()),
+        }
+    }
+
+    /// Finishes what is in hand and stops the server. Blocks for seconds.
+    pub(super) fn stop(self) {
+        self.task.abort();
+        let state = std::mem::replace(&mut *self.state.lock(), State::Stopped);
+        if let State::Running(mut running) = state {
+            drop(running.projector.take());
+            if let Some(embedded) = running.embedded {
+                embedded.stop();
+            }
+        }
+    }
+}
+
+impl Start {
+    async fn run(self) {
+        let mut attempt = 0;
+        loop {
+            match self.try_start().await {
+                Ok(running) => {
+                    self.set(State::Running(running));
+                    return;
+                }
+                Err(Trouble::ForGood(why)) => {
+                    output::note(&format!(
+                        "events are taken in, but there are no rows: {why}"
+                    ));
+                    self.set(State::Absent(why));
+                    return;
+                }
+                Err(Trouble::ForNow(why)) => {
+                    tracing::warn!(why, "Postgres cannot be used yet");
+                    self.set(State::Waiting(why));
+                }
+            }
+            tokio::time::sleep(BACKOFF.pause(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    fn set(&self, new: State) {
+        let mut state = self.state.lock();
+        if !matches!(*state, State::Stopped) {
+            *state = new;
+        }
+    }
+
+    async fn try_start(&self) -> Result<Running, Trouble> {
+        let (store, embedded) = match &self.url {
+            Some(url) => {
+                let store =
+                    Store::new(url.expose()).map_err(|e| Trouble::ForGood(e.to_string()))?;
+                (store, None)
+            }
+            None => {
+                let embedded = Embedded::start(&self.data_dir).await.map_err(|e| match e {
+                    EmbeddedError::NoBinaries
+                    | EmbeddedError::OtherVersion { .. }
+                    | EmbeddedError::NoUser => Trouble::ForGood(e.to_string()),
+                    e => Trouble::ForNow(e.to_string()),
+                })?;
+                (embedded.store(), Some(embedded))
+            }
+        };
+        let for_now = |e: crate::store::StoreError| Trouble::ForNow(e.to_string());
+        if self.provision {
+            store.migrate().await.map_err(for_now)?;
+        } else if let Some(first) = store.pending().await.map_err(for_now)?.first() {
+            return Err(Trouble::ForNow(format!(
+                "migration {first} is missing; `omnilink migrate` runs it"
+            )));
+        }
+        let setup = Setup {
+            store,
+            log: Arc::clone(&self.setup.log),
+            topic: Arc::clone(&self.setup.topic),
+            dlq: Arc::clone(&self.setup.dlq),
+            clock: Arc::new(SystemClock),
+            runtime: Handle::current(),
+            progress: Arc::clone(&self.setup.progress),
+        };
+        let projector = Projector::start(&setup, 1).map_err(|e| Trouble::ForNow(e.to_string()))?;
+        if let Some(embedded) = &embedded {
+            let file = url_file(&self.data_dir);
+            write_private(&file, &embedded.url()).map_err(|e| {
+                Trouble::ForNow(format!("{} cannot be written: {e}", file.display()))
+            })?;
+        }
+        Ok(Running {
+            projector: Some(projector),
+            setup,
+            embedded,
+        })
+    }
+}
+
+/// The URL of the embedded Postgres, password included; readable by its owner alone.
+pub(super) fn url_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("postgres.url")
+}
+
+/// Why there is no Postgres.
+enum Trouble {
+    ForNow(String),
+    ForGood(String),
+}
+
+fn report(readiness: &Readiness, state: &Arc<Mutex<State>>, progress: &Arc<Progress>) {
+    let state = Arc::clone(state);
+    let runtime = Handle::current();
+    readiness.part("postgres", Need::Optional, move || {
+        let store = match &*state.lock() {
+            State::Starting => return PartStatus::degraded("starting"),
+            State::Waiting(why) | State::Absent(why) => return PartStatus::degraded(why.clone()),
+            State::Stopped => return PartStatus::degraded("stopped"),
+            State::Running(running) => running.setup.store.clone(),
+        };
+        let asked = runtime.block_on(async { tokio::time::timeout(PROBE, store.health()).await });
+        match asked {
+            Ok(Ok(())) => PartStatus::ok(""),
+            Ok(Err(error)) => PartStatus::degraded(error.to_string()),
+            Err(_) => PartStatus::degraded(format!("no answer within {} s", PROBE.as_secs())),
+        }
+    });
+    let progress = Arc::clone(progress);
+    readiness.part(
+        &format!("projection {PROJECTION}"),
+        Need::Optional,
+        move || {
+            progress
+                .trouble()
+                .map_or(PartStatus::ok(""), PartStatus::degraded)
+        },
+    );
+}

@@ -1,0 +1,357 @@
+//! Records become a batch of rows: decoded, encoded, and merged into what is known of their entities.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    ops::Range,
+    vec::IntoIter,
+};
+
+use super::{
+    cache::{At, Cache, Known},
+    entity::{Change, Entity},
+    error::ProjectionError,
+    offsets::{Owned, Step},
+    reject::Reject,
+    rows::{entity_row, event_row, storable_data},
+    target::Target,
+    write::{Rows, Stored},
+};
+use crate::{
+    clock::Millis,
+    envelope::{Event, avro},
+    log::Fetched,
+    store::{CopyRows, months::Month, storable_text},
+};
+
+/// A batch is full at so many records…
+const RECORDS: usize = 10_000;
+/// … or so many bytes of rows and entities.
+const BYTES: usize = 12 << 20;
+/// Entities are looked up for so many records at once…
+const CHUNK: usize = 1_024;
+/// … or fewer, so that what is read stays about below this.
+const LOOKUP_BYTES: usize = 4 << 20;
+
+/// What is gathered for one transaction.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// From 1, in the order of commits.
+    pub(super) number: u64,
+    /// Its input, for the case that it fails.
+    pub(super) records: Vec<Fetched>,
+    pub(super) rows: Rows,
+    /// The months of its events.
+    pub(super) months: BTreeSet<Month>,
+    month: Range<i64>,
+    ends: BTreeMap<u32, u64>,
+    touched: Vec<At>,
+    entity_bytes: usize,
+    /// Events, and entities new and changed.
+    pub(super) counts: Counts,
+}
+
+/// What a batch holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) events: u64,
+    pub(super) entities: u64,
+    pub(super) rejected: u64,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.records.len() >= RECORDS || self.rows.events.len() + self.entity_bytes >= BYTES
+    }
+
+    /// The next offset of a partition after this batch, if it holds any of it.
+    pub(super) fn end(&self, partition: u32) -> Option<u64> {
+        self.ends.get(&partition).copied()
+    }
+
+    /// Forgets all but its memory.
+    pub(super) fn clear(&mut self, number: u64) {
+        self.number = number;
+        self.records.clear();
+        self.rows.steps.clear();
+        self.rows.events.clear();
+        self.rows.new.clear();
+        self.rows.changed.clear();
+        self.months.clear();
+        self.month = 0..0;
+        self.ends.clear();
+        self.touched.clear();
+        self.entity_bytes = 0;
+        self.counts = Counts::default();
+    }
+
+    /// Takes note of a month; a row of the same month as the last costs a comparison.
+    fn note_month(&mut self, at: Millis) {
+        if !self.month.contains(&at.0) {
+            let month = Month::of(at);
+            self.month = month.start().0..month.next().start().0;
+            self.months.insert(month);
+        }
+    }
+
+    /// Makes the rows of the entities and the steps of the positions; nothing is added afterwards.
+    pub(super) fn seal(&mut self, cache: &mut Cache, owned: &mut BTreeMap<u32, Owned>) {
+        // In the order of the index: neighbours share pages.
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_by(|a, b| cache.slot(*a).order().cmp(cache.slot(*b).order()));
+        for at in &touched {
+            let slot = cache.slot_mut(*at);
+            match slot.known {
+                Known::Present => self.rows.changed.push(slot),
+                Known::Absent | Known::No => {
+                    slot.known = Known::Present;
+                    entity_row(&mut self.rows.new, slot);
+                }
+            }
+        }
+        self.counts.entities = touched.len() as u64;
+        touched.clear();
+        self.touched = touched;
+        for (&partition, &to) in &self.ends {
+            if let Some(at) = owned.get_mut(&partition) {
+                self.rows.steps.push(Step {
+                    partition,
+                    from: at.next,
+                    to,
+                    epoch: at.epoch,
+                    generation: at.generation,
+                });
+                at.next = to;
+            }
+        }
+    }
+}
+
+/// Reads the entities of these keys that have a row.
+pub(super) type LookUp<'a> = dyn FnMut(&[[&str; 3]]) -> Result<Vec<Stored>, ProjectionError> + 'a;
+
+/// Makes batches.
+pub(super) struct Assembler<'a> {
+    pub(super) target: &'a Target,
+    pub(super) cache: &'a mut Cache,
+    pub(super) reject: &'a dyn Reject,
+    /// Records that were rejected already.
+    pub(super) skip: &'a HashSet<(u32, u64)>,
+    /// How many records are looked up at once; adapts to the size of entities.
+    pub(super) chunk: &'a mut usize,
+}
+
+/// One decoded record.
+struct Decoded<'a> {
+    partition: u32,
+    offset: u64,
+    received_at: Millis,
+    event: Event<'a>,
+}
+
+impl Assembler<'_> {
+    /// Adds records, in order, until the batch is full or there are no more. `look_up` reads entities that have a row.
+    pub(super) fn add(
+        &mut self,
+        batch: &mut Batch,
+        records: &mut IntoIter<Fetched>,
+        look_up: &mut LookUp<'_>,
+    ) -> Result<(), ProjectionError> {
+        while !records.as_slice().is_empty() && !batch.is_full() {
+            let room = RECORDS - batch.records.len();
+            let mut input = std::mem::take(&mut batch.records);
+            let start = input.len();
+            input.extend(records.by_ref().take(room.min(*self.chunk)));
+            let result = self.add_chunk(batch, &input[start..], look_up);
+            batch.records = input;
+            result?;
+        }
+        Ok(())
+    }
+
+    fn add_chunk(
+        &mut self,
+        batch: &mut Batch,
+        records: &[Fetched],
+        look_up: &mut LookUp<'_>,
+    ) -> Result<(), ProjectionError> {
+        let mut decoded = Vec::with_capacity(records.len());
+        for record in records {
+            batch.ends.insert(record.partition, record.offset + 1);
+            if self.skip.contains(&(record.partition, record.offset)) {
+                continue;
+            }
+            match decode(record) {
+                Ok(event) => decoded.push(event),
+                Err(invalid) => {
+                    self.reject
+                        .reject(record, &invalid.code, &invalid.message)?;
+                    batch.counts.rejected += 1;
+                }
+            }
+        }
+        let mut places: Vec<Option<(At, bool)>> = Vec::with_capacity(decoded.len());
+        let mut unknown: Vec<At> = Vec::new();
+        for Decoded { event, .. } in &decoded {
+            let Some(entity) = event.entity.as_ref().filter(|_| self.target.entities) else {
+                places.push(None);
+                continue;
+            };
+            let (kind, id) = (
+                storable_text(&entity.kind),
+                storable_text(&entity.external_id),
+            );
+            let key = [event.tenant.as_str(), &kind, &id];
+            let (at, first) = self.cache.place(key, batch.number);
+            if first {
+                batch.touched.push(at);
+                if self.cache.slot(at).known == Known::No {
+                    unknown.push(at);
+                }
+            }
+            places.push(Some((at, first)));
+        }
+        self.learn(&unknown, look_up)?;
+        let mut scratch = Vec::new();
+        for (item, place) in decoded.iter().zip(places) {
+            let event = &item.event;
+            let data = storable_data(event);
+            if self.target.events.is_some() {
+                batch.note_month(item.received_at);
+                let at = (item.partition, item.offset);
+                event_row(
+                    &mut batch.rows.events,
+                    event,
+                    data.as_deref(),
+                    item.received_at,
+                    at,
+                );
+            }
+            let Some((at, first)) = place else { continue };
+            let name = event
+                .entity
+                .as_ref()
+                .and_then(|e| e.display_name.as_deref());
+            let name = name.map(storable_text);
+            let change = Change {
+                event_id: &storable_text(&event.id),
+                time: event.time,
+                display_name: name.as_deref(),
+                data: data.as_deref().map(str::as_bytes),
+                deletes: Change::deletes(&event.kind, event.tombstone),
+            };
+            self.cache.slot_mut(at).entity.apply(&change, &mut scratch);
+            let (before, after) = self.cache.weigh(at);
+            batch.entity_bytes += if first {
+                after
+            } else {
+                after.saturating_sub(before)
+            };
+        }
+        batch.counts.events += decoded.len() as u64;
+        Ok(())
+    }
+
+    /// Fills in what the table has of entities that the cache does not know.
+    fn learn(&mut self, unknown: &[At], look_up: &mut LookUp<'_>) -> Result<(), ProjectionError> {
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<[&str; 3]> = unknown
+            .iter()
+            .map(|at| self.cache.slot(*at).key())
+            .collect();
+        let found = look_up(&keys)?;
+        for at in unknown {
+            self.cache.slot_mut(*at).known = Known::Absent;
+        }
+        let mut bytes = 0;
+        let rows = found.len();
+        for stored in found {
+            let Some(at) = unknown.get(stored.index) else {
+                continue;
+            };
+            bytes += stored.state.len();
+            let slot = self.cache.slot_mut(*at);
+            slot.known = Known::Present;
+            slot.entity = Entity {
+                display_name: stored.display_name,
+                state: stored.state,
+                version: stored.version,
+                // Only whether it is deleted counts; the events at hand set the rest.
+                deleted_at: stored.deleted.then_some(0),
+                ..Entity::default()
+            };
+        }
+        if let Some(each) = bytes.checked_div(rows) {
+            *self.chunk = (LOOKUP_BYTES / each.max(1)).clamp(16, CHUNK);
+        }
+        Ok(())
+    }
+}
+
+/// The number of records that are looked up at once, at first.
+pub(super) const FIRST_CHUNK: usize = CHUNK;
+
+fn decode(record: &Fetched) -> Result<Decoded<'_>, crate::envelope::Invalid> {
+    let value = record
+        .record
+        .value
+        .as_deref()
+        .ok_or_else(|| crate::envelope::Invalid {
+            code: Cow::Borrowed("invalid_payload"),
+            message: "a record of `events` must have a value".to_owned(),
+        })?;
+    let (event, received_at) = avro::decode_event(value)?;
+    Ok(Decoded {
+        partition: record.partition,
+        offset: record.offset,
+        received_at,
+        event,
+    })
+}
+
+/// All rows of some records in batches, entities in their final state; for comparison.
+pub(super) fn all_rows(
+    target: &Target,
+    cache: &mut Cache,
+    input: &[Fetched],
+) -> (Vec<CopyRows>, Vec<CopyRows>) {
+    let mut events = Vec::new();
+    let mut touched = Vec::new();
+    for records in input.chunks(RECORDS) {
+        let mut batch = Batch {
+            number: 1,
+            touched: std::mem::take(&mut touched),
+            ..Batch::default()
+        };
+        let mut assembler = Assembler {
+            target,
+            cache,
+            reject: &super::reject::LeaveOut,
+            skip: &HashSet::new(),
+            chunk: &mut CHUNK.clone(),
+        };
+        let mut records = Vec::from(records).into_iter();
+        // Nothing is looked up and nothing rejected that could fail.
+        let _ = assembler.add(&mut batch, &mut records, &mut |_| Ok(Vec::new()));
+        touched = batch.touched;
+        events.push(batch.rows.events);
+    }
+    touched.sort_by(|a, b| cache.slot(*a).order().cmp(cache.slot(*b).order()));
+    let entities = touched
+        .chunks(RECORDS)
+        .map(|some| {
+            let mut rows = CopyRows::default();
+            for at in some {
+                entity_row(&mut rows, cache.slot(*at));
+            }
+            rows
+        })
+        .collect();
+    (events, entities)
+}

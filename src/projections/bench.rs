@@ -1,0 +1,209 @@
+//! The projector beside a bare `COPY` of the same rows into the same tables, over the same kind of connection: how much of
+//! what Postgres can take in is left when there is a fence, decoding, merging and upserts.
+
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::{
+    cache::Cache, error::ProjectionError, pipeline::Pipeline, reject::LeaveOut, target::Target,
+};
+use crate::{
+    clock::{Clock, Millis, SystemClock},
+    envelope::{Data, Entity, Event, TimeSource, avro},
+    id::Tenant,
+    log::{Fetched, Record, partition_for},
+    store::{CopyRows, Session, Store},
+};
+
+/// What is fed in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Events.
+    pub events: usize,
+    /// Events of each entity.
+    pub each: usize,
+    /// Whether an entity's events come one after the other, or spread over all.
+    pub together: bool,
+    /// Bytes of JSON data an event.
+    pub bytes: usize,
+}
+
+/// Events a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// `COPY` of the rows of `events` alone.
+    pub copy_events: f64,
+    /// `COPY` of the rows of `events`, and of the final rows of `entities`.
+    pub copy_both: f64,
+    /// The projector.
+    pub projector: f64,
+    /// Of that, how long this side's thread was at work rather than waiting: microseconds an event.
+    pub thread_us: f64,
+}
+
+const POLL: usize = 2_000;
+const PARTITIONS: u32 = 8;
+
+/// Measures once; empties the tables before each part.
+pub fn measure(runtime: &Handle, store: &Store, load: Load) -> Result<Measured, ProjectionError> {
+    let input = input(load);
+    let (events, entities) = rows(&input);
+    let count = load.events as f64;
+    let per_second = |took: Duration| count / took.as_secs_f64();
+    let target = Target::live();
+    let copy = |both: bool| -> Result<Duration, ProjectionError> {
+        runtime.block_on(async {
+            let mut connection = store.connect(Session::Projection).await?;
+            empty(&mut connection).await?;
+            let began = Instant::now();
+            for rows in &events {
+                rows.send(&mut connection, &target.copy_events).await?;
+            }
+            for rows in entities.iter().filter(|_| both) {
+                rows.send(&mut connection, &target.copy_entities).await?;
+            }
+            Ok(began.elapsed())
+        })
+    };
+    let copy_events = copy(false)?;
+    let copy_both = copy(true)?;
+
+    runtime.block_on(async {
+        let mut connection = store.connect(Session::Projection).await?;
+        empty(&mut connection).await
+    })?;
+    let mut pipeline = Pipeline::new(
+        runtime.clone(),
+        store.clone(),
+        Target::live(),
+        Arc::new(SystemClock),
+        Arc::new(LeaveOut),
+        32 << 20,
+        Box::new(|_| {}),
+    );
+    pipeline.take(0..PARTITIONS)?;
+    let polls: Vec<Vec<Fetched>> = input.chunks(POLL).map(<[_]>::to_vec).collect();
+    let began = Instant::now();
+    let busy = thread_time();
+    for poll in polls {
+        pipeline.add(poll)?;
+        pipeline.push()?;
+    }
+    pipeline.flush()?;
+    let busy = thread_time().saturating_sub(busy);
+    Ok(Measured {
+        copy_events: per_second(copy_events),
+        copy_both: per_second(copy_both),
+        projector: per_second(began.elapsed()),
+        thread_us: busy.as_secs_f64() * 1e6 / count,
+    })
+}
+
+/// Processor time of this thread; nothing where there is no `/proc`.
+fn thread_time() -> Duration {
+    // On-processor time in nanoseconds is the first field.
+    std::fs::read_to_string("/proc/thread-self/schedstat")
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse().ok())
+        .map_or(Duration::ZERO, Duration::from_nanos)
+}
+
+async fn empty(connection: &mut sqlx::PgConnection) -> Result<(), ProjectionError> {
+    sqlx::raw_sql("TRUNCATE omnilink.events, omnilink.entities, omnilink.projection_offsets")
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Records of the topic `events`.
+fn input(load: Load) -> Vec<Fetched> {
+    let now = SystemClock.now();
+    let entities = load.events.div_ceil(load.each);
+    let mut next = [0_u64; PARTITIONS as usize];
+    (0..load.events)
+        .map(|n| {
+            // Spread: a stride that meets each entity once a round, in an order that is not the keys'.
+            let key = if load.together {
+                n / load.each
+            } else {
+                (n * 7_919) % entities
+            };
+            let id = format!("evt-{n:012}");
+            let external_id = format!("order-{:010}", key as u64 * 2_654_435_761 % 10_000_000_000);
+            let data = data(n, key, load.bytes);
+            // The tenant's name is a good one.
+            let Ok(tenant) = Tenant::new("acme") else {
+                unreachable!()
+            };
+            let event = Event {
+                tenant,
+                id: id.as_str().into(),
+                source: "/shop/orders".into(),
+                kind: "order.paid".into(),
+                subject: None,
+                entity: Some(Entity {
+                    kind: "order".into(),
+                    external_id: external_id.as_str().into(),
+                    display_name: None,
+                }),
+                correlation_id: Some("c-5d0e3b".into()),
+                causation_id: None,
+                time: now.0 * 1000 + n as i64,
+                time_source: TimeSource::Producer,
+                data: Data::Json(data.into()),
+                extensions: "{}".into(),
+                tombstone: false,
+                idempotency_key: None,
+            };
+            let partition = partition_for(event.record_key().as_bytes(), PARTITIONS);
+            let offset = next[partition as usize];
+            next[partition as usize] += 1;
+            let received_at = Millis(now.0 + n as i64 / 20);
+            let mut value = Vec::new();
+            avro::encode_event(&event, received_at, &mut value);
+            Fetched {
+                topic: 0,
+                partition,
+                offset,
+                timestamp: received_at,
+                record: Record {
+                    key: Some(event.record_key().into()),
+                    value: Some(Bytes::from(value)),
+                    headers: Vec::new(),
+                },
+            }
+        })
+        .collect()
+}
+
+fn data(n: usize, key: usize, bytes: usize) -> String {
+    let mut text = format!(
+        r#"{{"order":{key},"seq":{n},"state":"paid","amount":{}.5,"customer":{{"id":{},"name":"Customer {}"}},"lines":["#,
+        n % 1_000,
+        key % 500,
+        key % 500
+    );
+    while text.len() + 40 < bytes {
+        let sku = (n + text.len()) % 10_000;
+        // Writing to a string does not fail.
+        let _ = write!(text, r#"{{"sku":"A-{sku:04}","quantity":{}}},"#, n % 9);
+    }
+    text.push_str(r#""end"],"note":""#);
+    while text.len() + 2 < bytes {
+        text.push((b'a' + (text.len() % 26) as u8) as char);
+    }
+    text.push_str("\"}");
+    text
+}
+
+/// The same rows as the projector writes, in batches of its size.
+fn rows(input: &[Fetched]) -> (Vec<CopyRows>, Vec<CopyRows>) {
+    let mut cache = Cache::new(usize::MAX);
+    super::assemble::all_rows(&Target::live(), &mut cache, input)
+}

@@ -1,0 +1,75 @@
+//! Why a projection cannot go on for now.
+
+use crate::{
+    log::LogError,
+    store::{Class, StoreError},
+};
+
+/// An error of a projection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectionError {
+    /// Postgres.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log.
+    #[error("the log: {0}")]
+    Log(#[from] LogError),
+    /// Another owner has a partition, or a rebuild has changed the tables: what was not committed is dropped.
+    #[error("the position in the log has another owner by now, or the tables were rebuilt")]
+    Fenced,
+    /// A row is not acceptable to Postgres.
+    #[error("{0}")]
+    Row(StoreError),
+    /// The table's position lies behind the end of the log: another log, or one that lost its end.
+    #[error(
+        "projection `{projection}` has read `{topic}`/{partition} up to {position}, but the log ends at {end}: this is another log, or it \
+         has lost its end; `omnilink rebuild events entities` makes the tables from the log as it is"
+    )]
+    AheadOfLog {
+        /// The projection.
+        projection: String,
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// The position in the table.
+        position: u64,
+        /// The end of the log.
+        end: u64,
+    },
+    /// Another rebuild runs.
+    #[error("another rebuild is running on this database")]
+    RebuildRuns,
+    /// The log did not give what it must have.
+    #[error(
+        "`{topic}`/{partition} gave no record after offset {offset} within {waited_s} s, though there are more"
+    )]
+    Silent {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// Where it stopped.
+        offset: u64,
+        /// How long it was waited for.
+        waited_s: u64,
+    },
+}
+
+impl ProjectionError {
+    /// An error of a statement that carried rows.
+    pub(super) fn of_rows(error: sqlx::Error) -> Self {
+        let error = StoreError::from(error);
+        match error.class() {
+            Class::Rejected => Self::Row(error),
+            _ => Self::Store(error),
+        }
+    }
+}
+
+impl From<sqlx::Error> for ProjectionError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}

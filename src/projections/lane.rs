@@ -1,0 +1,430 @@
+//! A lane of the projector: one thread that reads its share of `events` and keeps the tables up with it.
+//!
+//! ```text
+//!              ┌──────── poll ─► add ─► push ────────┐
+//!              ▼                                     │ an error
+//!   take, seek to the table's position               ▼
+//!              ▲                          drop what is not committed
+//!              └──── pause, polling on ◄─────────────┘
+//! ```
+//!
+//! While it cannot write it goes on polling, so that it stays in its group, and drops what it gets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    error::ProjectionError,
+    offsets,
+    pipeline::Pipeline,
+    reject::{DeadLetters, Reject},
+    target::{PROJECTION, Target},
+};
+use crate::{
+    clock::Clock,
+    log::{Class, Fetched, Log, LogError, Polled, Source},
+    store::{Session, Store},
+    stream::{lag::Progress, lane::Backoff},
+};
+
+/// How long a poll waits when there is nothing to do…
+const IDLE: Duration = Duration::from_millis(100);
+/// … and when Postgres is at work and records wait for it.
+const BUSY: Duration = Duration::from_millis(1);
+/// The pause between polls while nothing can be written.
+const STALLED: Duration = Duration::from_millis(250);
+/// A partition that another owner took is not taken back before this, unless it is assigned again: by then a stopped
+/// node has learnt that it lost it.
+const SHUN: Duration = Duration::from_secs(15);
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(5),
+};
+/// How long a stop waits for what is in hand; what is not committed by then is read again.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Entities in memory, of all lanes together.
+const MEMORY: usize = 32 << 20;
+
+/// What the projector needs.
+#[derive(Clone)]
+pub struct Setup {
+    /// Postgres, migrated or not: the projector waits until it is.
+    pub store: Store,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The whole name of the topic `events`.
+    pub topic: Arc<str>,
+    /// The whole name of the dead-letter topic.
+    pub dlq: Arc<str>,
+    /// For partitions ahead of time and dead letters.
+    pub clock: Arc<dyn Clock>,
+    /// Where SQL runs.
+    pub runtime: Handle,
+    /// Where the lanes tell how they are.
+    pub progress: Arc<Progress>,
+}
+
+/// A running projector. Dropping it commits what is in hand, within seconds, and stops.
+pub struct Projector {
+    stop: Arc<AtomicBool>,
+    lanes: Vec<JoinHandle<()>>,
+}
+
+impl Projector {
+    /// Starts the projector of `events` and `entities`, with so many lanes: one does for a small machine.
+    pub fn start(setup: &Setup, lanes: usize) -> std::io::Result<Self> {
+        let reject: Arc<dyn Reject> = Arc::new(DeadLetters {
+            log: Arc::clone(&setup.log),
+            dlq: Arc::clone(&setup.dlq),
+            topic: Arc::clone(&setup.topic),
+            stage: PROJECTION,
+            clock: Arc::clone(&setup.clock),
+            runtime: setup.runtime.clone(),
+        });
+        Self::start_with(setup, lanes, &reject)
+    }
+
+    /// As [`Projector::start`], with another place for records that cannot become rows.
+    pub fn start_with(
+        setup: &Setup,
+        lanes: usize,
+        reject: &Arc<dyn Reject>,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut projector = Self {
+            stop: Arc::clone(&stop),
+            lanes: Vec::new(),
+        };
+        let lanes = lanes.max(1);
+        for n in 0..lanes {
+            let lane = Lane::new(
+                setup.clone(),
+                Arc::clone(reject),
+                Arc::clone(&stop),
+                MEMORY / lanes,
+            );
+            let thread = std::thread::Builder::new().name(format!("project-{n}"));
+            projector.lanes.push(thread.spawn(move || lane.run())?);
+        }
+        Ok(projector)
+    }
+
+    /// Asks it to stop; does not wait.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Projector {
+    fn drop(&mut self) {
+        self.stop();
+        for lane in self.lanes.drain(..) {
+            // A lane that panicked has said why.
+            let _ = lane.join();
+        }
+    }
+}
+
+struct Lane {
+    setup: Setup,
+    stop: Arc<AtomicBool>,
+    pipeline: Pipeline,
+    /// What the log has given us to read.
+    assigned: BTreeSet<u32>,
+    /// Of those, what another owner took, and until when we leave it alone.
+    shunned: BTreeMap<u32, Instant>,
+    /// The input of a batch that failed because of a row.
+    suspects: Vec<Fetched>,
+    /// Nothing can be written now, or the partitions changed: take over again at this time.
+    again: Option<Instant>,
+    attempt: u32,
+}
+
+impl Lane {
+    fn new(setup: Setup, reject: Arc<dyn Reject>, stop: Arc<AtomicBool>, memory: usize) -> Self {
+        let (progress, topic) = (Arc::clone(&setup.progress), Arc::clone(&setup.topic));
+        let written = metrics::counter!("omnilink_projection_events_total");
+        let merged = metrics::counter!("omnilink_projection_entities_total");
+        let batches = metrics::counter!("omnilink_projection_batches_total");
+        let on_commit = Box::new(move |batch: &super::assemble::Batch| {
+            for step in &batch.rows.steps {
+                progress.at(&topic, step.partition, step.to);
+            }
+            written.increment(batch.counts.events);
+            merged.increment(batch.counts.entities);
+            batches.increment(1);
+        });
+        let counted: Arc<dyn Reject> = Arc::new(Counted {
+            to: reject,
+            progress: Arc::clone(&setup.progress),
+        });
+        let pipeline = Pipeline::new(
+            setup.runtime.clone(),
+            setup.store.clone(),
+            Target::live(),
+            Arc::clone(&setup.clock),
+            counted,
+            memory,
+            on_commit,
+        );
+        Self {
+            setup,
+            stop,
+            pipeline,
+            assigned: BTreeSet::new(),
+            shunned: BTreeMap::new(),
+            suspects: Vec::new(),
+            again: None,
+            attempt: 0,
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn run(mut self) {
+        while !self.stopping() {
+            let served = self
+                .setup
+                .log
+                .source(PROJECTION, &self.setup.topic)
+                .and_then(|mut source| self.serve(&mut *source));
+            let Err(error) = served else { return };
+            self.pipeline.reset();
+            self.assigned.clear();
+            self.stalled(&error.into());
+            self.pause();
+        }
+    }
+
+    /// Runs until asked to stop (`Ok`), or until the source is over.
+    fn serve(&mut self, source: &mut dyn Source) -> Result<(), LogError> {
+        while !self.stopping() {
+            let mut records = Vec::new();
+            let wait = if self.pipeline.is_empty() { IDLE } else { BUSY };
+            match source.poll(wait.min(self.until_again()), &mut records)? {
+                Polled::Records if self.again.is_none() => {
+                    let added = if records.is_empty() {
+                        Ok(())
+                    } else {
+                        self.pipeline.add(records)
+                    };
+                    if let Err(error) = added.and_then(|()| self.pipeline.push()) {
+                        self.failed(error)?;
+                    }
+                }
+                Polled::Records if records.is_empty() => {}
+                Polled::Records => self.hold(source),
+                Polled::Assigned(partitions) => {
+                    for (_, partition) in partitions {
+                        self.assigned.insert(partition);
+                        self.shunned.remove(&partition);
+                    }
+                    self.flush();
+                    self.again = Some(Instant::now());
+                }
+                Polled::Revoked(partitions) => {
+                    self.flush();
+                    self.give_up(source, &partitions)?;
+                }
+                Polled::Lost(partitions) => self.give_up(source, &partitions)?,
+            }
+            self.look_at_shunned();
+            if self.again.is_some_and(|at| Instant::now() >= at) {
+                self.take_over(source)?;
+            }
+        }
+        self.pipeline.hurry(DRAIN);
+        self.flush();
+        let all: Vec<_> = self
+            .assigned
+            .iter()
+            .map(|partition| (0, *partition))
+            .collect();
+        source.release(&all)
+    }
+
+    /// How long until partitions are to be taken over.
+    fn until_again(&self) -> Duration {
+        self.again
+            .map_or(IDLE, |at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Commits what is in hand before partitions change. What cannot be committed is read again by whoever has it next.
+    fn flush(&mut self) {
+        if self.again.is_none()
+            && let Err(error) = self.pipeline.flush()
+        {
+            tracing::warn!(%error, "dropped a batch: it will be read again");
+            self.suspects = self.pipeline.take_failed();
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        source: &mut dyn Source,
+        partitions: &[(usize, u32)],
+    ) -> Result<(), LogError> {
+        for (_, partition) in partitions {
+            self.assigned.remove(partition);
+            self.shunned.remove(partition);
+            self.setup.progress.gave_up(&self.setup.topic, *partition);
+        }
+        self.pipeline.reset();
+        self.again = Some(Instant::now());
+        source.release(partitions)
+    }
+
+    /// Takes over all that is assigned, and reads on from where the table is.
+    fn take_over(&mut self, source: &mut dyn Source) -> Result<(), LogError> {
+        match self.try_take_over(source) {
+            Ok(()) => {
+                self.again = None;
+                self.attempt = 0;
+                self.setup.progress.running();
+                Ok(())
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn try_take_over(&mut self, source: &mut dyn Source) -> Result<(), ProjectionError> {
+        let ours = self
+            .assigned
+            .iter()
+            .copied()
+            .filter(|p| !self.shunned.contains_key(p));
+        self.pipeline.take(ours)?;
+        if !self.suspects.is_empty() {
+            let suspects = std::mem::take(&mut self.suspects);
+            self.pipeline.careful(suspects)?;
+        }
+        for (partition, next) in self.pipeline.owned() {
+            source.open(partition, next).map_err(|error| match error {
+                LogError::OutOfRange { end, .. } if next > end => ProjectionError::AheadOfLog {
+                    projection: PROJECTION.to_owned(),
+                    topic: self.setup.topic.to_string(),
+                    partition,
+                    position: next,
+                    end,
+                },
+                other => other.into(),
+            })?;
+            self.setup.progress.at(&self.setup.topic, partition, next);
+        }
+        Ok(())
+    }
+
+    /// Drops what is not committed and plans the next try; passes on what ends the source.
+    fn failed(&mut self, error: ProjectionError) -> Result<(), LogError> {
+        match error {
+            ProjectionError::Log(error) if error.class() == Class::Fatal => return Err(error),
+            ProjectionError::Row(_) if self.suspects.is_empty() => {
+                self.suspects = self.pipeline.take_failed();
+                tracing::warn!(%error, "a row is refused: looking for it");
+                self.pipeline.reset();
+                self.again = Some(Instant::now());
+            }
+            ProjectionError::Fenced => {
+                self.pipeline.reset();
+                self.shun_others();
+                self.again = Some(Instant::now() + BACKOFF.pause(0));
+            }
+            error => {
+                self.pipeline.reset();
+                self.stalled(&error);
+                self.again = Some(Instant::now() + BACKOFF.pause(self.attempt));
+                self.attempt += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a fence: leaves alone what another owner has taken; after a rebuild nobody has.
+    fn shun_others(&mut self) {
+        let mine = self.pipeline.last_taken();
+        let store = self.setup.store.clone();
+        let asking = async {
+            let mut connection = store.connect(Session::Service).await?;
+            offsets::positions(&mut connection, PROJECTION).await
+        };
+        match self.setup.runtime.block_on(asking) {
+            Ok(now) => {
+                for (partition, owned) in now {
+                    if mine.get(&partition).is_some_and(|m| m.epoch != owned.epoch) {
+                        tracing::warn!(partition, "another owner has the partition");
+                        self.shunned.insert(partition, Instant::now() + SHUN);
+                        self.setup.progress.gave_up(&self.setup.topic, partition);
+                    }
+                }
+            }
+            // The next take-over tells.
+            Err(error) => tracing::warn!(%error, "cannot read the positions"),
+        }
+    }
+
+    fn look_at_shunned(&mut self) {
+        let before = self.shunned.len();
+        self.shunned.retain(|_, until| Instant::now() < *until);
+        if self.shunned.len() < before && self.again.is_none() {
+            self.flush();
+            self.again = Some(Instant::now());
+        }
+    }
+
+    /// Records came that cannot be written now: goes back to before them, and rests.
+    fn hold(&self, source: &mut dyn Source) {
+        for (partition, next) in self.pipeline.last_taken() {
+            if self.assigned.contains(partition) {
+                // It is opened again when it is taken over.
+                let _ = source.open(*partition, next.next);
+            }
+        }
+        std::thread::sleep(STALLED.min(self.until_again()));
+    }
+
+    fn stalled(&self, error: &ProjectionError) {
+        tracing::warn!(%error, attempt = self.attempt, "the projection stalls and tries again");
+        self.setup.progress.stalled(error.to_string());
+    }
+
+    /// Waits before a new source is asked for.
+    fn pause(&mut self) {
+        let until = Instant::now() + BACKOFF.pause(self.attempt);
+        self.attempt += 1;
+        while !self.stopping() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Counts what is rejected.
+struct Counted {
+    to: Arc<dyn Reject>,
+    progress: Arc<Progress>,
+}
+
+impl Reject for Counted {
+    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError> {
+        self.to.reject(record, code, message)?;
+        tracing::warn!(
+            record.partition,
+            record.offset,
+            code,
+            message,
+            "a record was rejected"
+        );
+        self.progress.rejected();
+        Ok(())
+    }
+}

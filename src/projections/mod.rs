@@ -1,0 +1,38 @@
+//! Projections: the tables `omnilink.events` and `omnilink.entities`, kept up with the topic `events`, exactly once.
+//!
+//! Rows and position change in one transaction of Postgres, and a position is moved on by comparing: a stale owner moves
+//! nothing and so writes nothing. The way of a record through this room:
+//!
+//! | file | does |
+//! |---|---|
+//! | `lane` | polls a share of the partitions; stalls, recovers, gives up |
+//! | `assemble`, `rows`, `changed` | records → rows of one batch |
+//! | `entity`, `merge` | pure: what an event does to its entity |
+//! | `cache` | entities in memory |
+//! | `pipeline` | two batches at a time; halves a batch that fails |
+//! | `write`, `offsets` | one batch, one transaction; the fence |
+//! | `rebuild` | the tables anew, beside the old ones, and the swap |
+
+mod assemble;
+mod cache;
+mod changed;
+mod entity;
+mod error;
+mod lane;
+mod merge;
+mod offsets;
+mod pipeline;
+mod rebuild;
+mod reject;
+mod rows;
+mod target;
+mod write;
+
+#[doc(hidden)]
+pub mod bench;
+
+pub use error::ProjectionError;
+pub use lane::{Projector, Setup};
+pub use rebuild::{Rebuilt, What, rebuild};
+pub use reject::{DeadLetters, Reject};
+pub use target::PROJECTION;

@@ -1,0 +1,460 @@
+//! Two batches at a time: while Postgres works on one, the next is read, decoded, merged and encoded.
+//!
+//! ```text
+//!   this thread:  assemble 1 │ assemble 2      │ assemble 3      │ …
+//!   Postgres:                │ write 1         │ write 2         │ …
+//! ```
+//!
+//! The second is built on what the first says about entities, so when one fails, both are dropped, with all that memory
+//! knows ([`Pipeline::reset`]); the table tells where to go on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+    vec::IntoIter,
+};
+
+use sqlx::PgConnection;
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use super::{
+    assemble::{Assembler, Batch, FIRST_CHUNK},
+    cache::Cache,
+    error::ProjectionError,
+    offsets::{self, Owned},
+    reject::Reject,
+    target::Target,
+    write::{self, Rows, read_entities},
+};
+use crate::{
+    clock::Clock,
+    log::Fetched,
+    store::{
+        Session, Store, StoreError,
+        months::{self, Month},
+    },
+};
+
+/// How long one transaction may take, and anything else that is asked of Postgres.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// How long after a partition could not be made it is tried again.
+const MONTHS_REST: Duration = Duration::from_mins(1);
+
+/// Told of each commit.
+pub(super) type OnCommit = Box<dyn FnMut(&Batch) + Send>;
+
+struct Written {
+    connection: Option<PgConnection>,
+    batch: Batch,
+    result: Result<(), ProjectionError>,
+}
+
+/// Takes records in and commits them in batches. Blocks; for a thread of its own, outside the runtime.
+pub(super) struct Pipeline {
+    runtime: Handle,
+    store: Store,
+    target: Arc<Target>,
+    clock: Arc<dyn Clock>,
+    reject: Arc<dyn Reject>,
+    on_commit: OnCommit,
+    owned: BTreeMap<u32, Owned>,
+    /// What was taken over last, each with the position that was committed.
+    taken: BTreeMap<u32, Owned>,
+    /// How long a transaction under way is waited for.
+    patience: Duration,
+    cache: Cache,
+    chunk: usize,
+    batch: Batch,
+    spare: Option<Batch>,
+    /// The number of the last batch handed over, and of the last committed.
+    handed: u64,
+    committed: u64,
+    flight: Option<JoinHandle<Written>>,
+    writer: Option<PgConnection>,
+    /// For reading entities and making partitions while the writer works.
+    side: Option<PgConnection>,
+    months: BTreeSet<Month>,
+    /// Until then no partition is made: the last time it did not work.
+    months_rest: Option<Instant>,
+    /// Records that are not to become rows.
+    skip: HashSet<(u32, u64)>,
+    /// The input of the batch that failed because of a row.
+    failed: Vec<Fetched>,
+}
+
+impl Pipeline {
+    /// `memory`: bytes for entities.
+    pub(super) fn new(
+        runtime: Handle,
+        store: Store,
+        target: Target,
+        clock: Arc<dyn Clock>,
+        reject: Arc<dyn Reject>,
+        memory: usize,
+        on_commit: OnCommit,
+    ) -> Self {
+        let mut batch = Batch::default();
+        batch.clear(1);
+        Self {
+            runtime,
+            store,
+            target: Arc::new(target),
+            clock,
+            reject,
+            on_commit,
+            owned: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            patience: DEADLINE * 2,
+            cache: Cache::new(memory),
+            chunk: FIRST_CHUNK,
+            batch,
+            spare: None,
+            handed: 0,
+            committed: 0,
+            flight: None,
+            writer: None,
+            side: None,
+            months: BTreeSet::new(),
+            months_rest: None,
+            skip: HashSet::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    /// Runs something against Postgres, within the deadline.
+    fn wait<T>(
+        runtime: &Handle,
+        what: &'static str,
+        work: impl Future<Output = Result<T, ProjectionError>>,
+    ) -> Result<T, ProjectionError> {
+        runtime
+            .block_on(async { tokio::time::timeout(DEADLINE, work).await })
+            .unwrap_or(Err(ProjectionError::Store(StoreError::Deadline(what))))
+    }
+
+    /// Partitions that are ours, each with the next offset to hand in.
+    pub(super) fn owned(&self) -> impl Iterator<Item = (u32, u64)> {
+        // What lies in the open batch is in.
+        self.owned.iter().map(|(partition, owned)| {
+            (*partition, self.batch.end(*partition).unwrap_or(owned.next))
+        })
+    }
+
+    /// Takes partitions over, all of those that are to be ours, and forgets all others.
+    pub(super) fn take(
+        &mut self,
+        partitions: impl IntoIterator<Item = u32>,
+    ) -> Result<(), ProjectionError> {
+        self.reset();
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.connect()?,
+        };
+        let (projection, events) = (self.target.projection, self.target.events);
+        let partitions: Vec<u32> = partitions.into_iter().collect();
+        let taking = async {
+            let mut owned = BTreeMap::new();
+            for partition in partitions {
+                owned.insert(
+                    partition,
+                    offsets::take(&mut writer, projection, partition).await?,
+                );
+            }
+            let months = match events {
+                Some(table) => months::existing(&mut writer, table.table).await?,
+                None => BTreeSet::new(),
+            };
+            Ok((owned, months))
+        };
+        (self.owned, self.months) = Self::wait(&self.runtime, "taking partitions over", taking)?;
+        self.taken.clone_from(&self.owned);
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    /// The tables are empty, and so many records at most will come.
+    pub(super) fn start_fresh(&mut self, records: u64) {
+        self.cache.start_fresh(records);
+    }
+
+    /// What was taken over last, each with the position that was committed; kept over a reset.
+    pub(super) fn last_taken(&self) -> &BTreeMap<u32, Owned> {
+        &self.taken
+    }
+
+    /// From now on waits for no more than this.
+    pub(super) fn hurry(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    fn connect(&self) -> Result<PgConnection, ProjectionError> {
+        Ok(self
+            .runtime
+            .block_on(self.store.connect(Session::Projection))?)
+    }
+
+    /// Adds records, each partition's in order and from where it was taken over. Full batches are handed over; the
+    /// rest waits for [`Pipeline::push`].
+    pub(super) fn add(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
+        let mut records = records.into_iter();
+        while !records.as_slice().is_empty() {
+            self.assemble(&mut records)?;
+            if self.batch.is_full() {
+                self.reap(true)?;
+                self.hand_over()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn assemble(&mut self, records: &mut IntoIter<Fetched>) -> Result<(), ProjectionError> {
+        let Self {
+            runtime,
+            store,
+            side,
+            target,
+            ..
+        } = self;
+        let mut look_up = |keys: &[[&str; 3]]| {
+            Self::wait(runtime, "reading entities", async {
+                let mut connection = match side.take() {
+                    Some(connection) => connection,
+                    None => store.connect(Session::Projection).await?,
+                };
+                let found = read_entities(&mut connection, target, keys).await?;
+                *side = Some(connection);
+                Ok(found)
+            })
+        };
+        let mut assembler = Assembler {
+            target,
+            cache: &mut self.cache,
+            reject: &*self.reject,
+            skip: &self.skip,
+            chunk: &mut self.chunk,
+        };
+        assembler.add(&mut self.batch, records, &mut look_up)
+    }
+
+    /// Whether there is something to hand over.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Hands the open batch over if Postgres is idle; tells of what was committed meanwhile.
+    pub(super) fn push(&mut self) -> Result<(), ProjectionError> {
+        self.reap(false)?;
+        if self.flight.is_none() && !self.batch.is_empty() {
+            self.hand_over()?;
+        }
+        Ok(())
+    }
+
+    /// Commits all that was added.
+    pub(super) fn flush(&mut self) -> Result<(), ProjectionError> {
+        self.reap(true)?;
+        if !self.batch.is_empty() {
+            self.hand_over()?;
+        }
+        self.reap(true)
+    }
+
+    /// Drops all that is not committed and all that memory knows. The partitions must be taken over again.
+    pub(super) fn reset(&mut self) {
+        // Whether it was committed shows in the table.
+        if let Err(error) = self.reap(true) {
+            tracing::debug!(%error, "dropped a batch");
+        }
+        self.cache.clear();
+        self.batch.clear(self.handed + 1);
+        self.committed = self.handed;
+        self.owned.clear();
+    }
+
+    /// The input of the batch that failed because of a row: [`Pipeline::careful`] finds it.
+    pub(super) fn take_failed(&mut self) -> Vec<Fetched> {
+        std::mem::take(&mut self.failed)
+    }
+
+    /// Commits records one half after the other, until the bad ones stand alone; those are rejected.
+    pub(super) fn careful(&mut self, mut records: Vec<Fetched>) -> Result<(), ProjectionError> {
+        records.retain(|r| {
+            self.owned
+                .get(&r.partition)
+                .is_some_and(|owned| r.offset >= owned.next)
+        });
+        self.halve(&records)
+    }
+
+    fn halve(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
+        let Err(error) = self.attempt(records) else {
+            return Ok(());
+        };
+        let ProjectionError::Row(why) = &error else {
+            return Err(error);
+        };
+        if let [record] = records {
+            // Alone and twice: what only met a change of the tables has passed by now.
+            let Err(ProjectionError::Row(_)) = self.attempt(records) else {
+                return Ok(());
+            };
+            let code = why
+                .sqlstate()
+                .map_or_else(|| "invalid_row".to_owned(), |s| format!("postgres_{s}"));
+            self.reject.reject(record, &code, &why.to_string())?;
+            self.skip.insert((record.partition, record.offset));
+            return self.attempt(records);
+        }
+        let (first, second) = records.split_at(records.len() / 2);
+        self.halve(first)?;
+        self.halve(second)
+    }
+
+    /// One batch, waited for. When it fails because of a row, the positions are as before.
+    fn attempt(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let owned = self.owned.clone();
+        let result = self.add(records.to_vec()).and_then(|()| self.flush());
+        if matches!(result, Err(ProjectionError::Row(_))) {
+            self.take_failed();
+            self.reset();
+            self.owned = owned;
+        }
+        result
+    }
+
+    /// Takes in what the writer did; with `wait`, once it is done.
+    fn reap(&mut self, wait: bool) -> Result<(), ProjectionError> {
+        let Some(mut flight) = self.flight.take_if(|flight| wait || flight.is_finished()) else {
+            return Ok(());
+        };
+        let patience = self.patience;
+        let flown = self
+            .runtime
+            .block_on(async { tokio::time::timeout(patience, &mut flight).await });
+        let Ok(Ok(written)) = flown else {
+            // Dropping the connection ends the transaction, unless it was committed: the table will tell.
+            flight.abort();
+            return Err(ProjectionError::Store(StoreError::Deadline(
+                "writing a batch",
+            )));
+        };
+        let Written {
+            connection,
+            mut batch,
+            result,
+        } = written;
+        self.writer = connection;
+        match result {
+            Ok(()) => {
+                self.committed = batch.number;
+                for step in &batch.rows.steps {
+                    if let Some(taken) = self.taken.get_mut(&step.partition) {
+                        taken.next = step.to;
+                    }
+                }
+                self.cache.shrink(self.committed);
+                (self.on_commit)(&batch);
+                if !self.skip.is_empty() {
+                    for record in &batch.records {
+                        self.skip.remove(&(record.partition, record.offset));
+                    }
+                }
+                batch.clear(0);
+                self.spare = Some(batch);
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error, ProjectionError::Row(_)) {
+                    self.failed = std::mem::take(&mut batch.records);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<(), ProjectionError> {
+        self.make_months();
+        let mut connection = match self.writer.take() {
+            Some(connection) => connection,
+            None => self.connect()?,
+        };
+        let mut next = self.spare.take().unwrap_or_default();
+        self.handed = self.batch.number;
+        next.clear(self.handed + 1);
+        let mut batch = std::mem::replace(&mut self.batch, next);
+        batch.seal(&mut self.cache, &mut self.owned);
+        let target = Arc::clone(&self.target);
+        self.flight = Some(self.runtime.spawn(async move {
+            let rows: &Rows = &batch.rows;
+            let writing = write::write(&mut connection, &target, rows);
+            let result = tokio::time::timeout(DEADLINE, writing).await.unwrap_or(Err(
+                ProjectionError::Store(StoreError::Deadline("writing a batch")),
+            ));
+            // After a refused row the connection is good; after anything else, a new one tells more.
+            let keep = matches!(
+                result,
+                Ok(()) | Err(ProjectionError::Row(_) | ProjectionError::Fenced)
+            );
+            Written {
+                connection: keep.then_some(connection),
+                batch,
+                result,
+            }
+        }));
+        Ok(())
+    }
+
+    /// Makes the partitions that the batch needs. Where that does not work now, rows go to the default partition, and
+    /// are moved when it works.
+    fn make_months(&mut self) {
+        let Some(table) = self.target.events else {
+            return;
+        };
+        let now = self.clock.now();
+        let mut missing: BTreeSet<Month> = self.batch.months.clone();
+        // The next one as well, so that a new month finds it there.
+        missing.extend(
+            self.batch
+                .months
+                .last()
+                .filter(|m| **m == Month::of(now))
+                .map(|m| m.next()),
+        );
+        missing.retain(|month| !self.months.contains(month) && month.sensible(now));
+        if self.months_rest.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        for month in missing {
+            let Self {
+                runtime,
+                store,
+                side,
+                ..
+            } = self;
+            let made = Self::wait(runtime, "making a partition", async {
+                let mut connection = match side.take() {
+                    Some(connection) => connection,
+                    None => store.connect(Session::Projection).await?,
+                };
+                months::ensure(&mut connection, table, month).await?;
+                *side = Some(connection);
+                Ok(())
+            });
+            match made {
+                Ok(()) => {
+                    self.months.insert(month);
+                }
+                Err(error) => {
+                    self.months_rest = Some(Instant::now() + MONTHS_REST);
+                    tracing::warn!(?month, %error, "no partition yet: rows go to the default one");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Where records go that cannot become rows.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    clock::Clock,
+    log::{Append, Fetched, Log, LogError},
+    stream::dlq,
+};
+
+/// How long the log may take to confirm a dead letter.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Takes a record that cannot become a row. Returns once it is kept for good, for the position then moves past it.
+/// A crash between the two leaves the record there twice.
+pub trait Reject: Send + Sync {
+    /// Keeps the record, with why. Blocks.
+    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError>;
+}
+
+/// The dead-letter queue.
+pub struct DeadLetters {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The whole name of the dead-letter topic.
+    pub dlq: Arc<str>,
+    /// The whole name of the topic that is read.
+    pub topic: Arc<str>,
+    /// The processor that rejects.
+    pub stage: &'static str,
+    /// For `failed_at`.
+    pub clock: Arc<dyn Clock>,
+    /// To wait on.
+    pub runtime: Handle,
+}
+
+impl Reject for DeadLetters {
+    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError> {
+        let reason = dlq::Reason {
+            topic: &self.topic,
+            stage: self.stage,
+            code,
+            message,
+            failed_at: self.clock.now(),
+        };
+        let append = Append {
+            topic: Arc::clone(&self.dlq),
+            record: dlq::record(record, None, &reason),
+        };
+        let kept = self.log.append(vec![append], None);
+        match self
+            .runtime
+            .block_on(async { tokio::time::timeout(DEADLINE, kept).await })
+        {
+            Ok(Ok(result)) => result.map(|_| ()),
+            Ok(Err(_)) => Err(LogError::Unavailable("it stopped".to_owned())),
+            Err(_) => Err(LogError::Unavailable(format!(
+                "a dead letter was not confirmed within {} s",
+                DEADLINE.as_secs()
+            ))),
+        }
+    }
+}
+
+/// Leaves rejected records out: for a rebuild, which meets those that the projection has rejected before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LeaveOut;
+
+impl Reject for LeaveOut {
+    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError> {
+        tracing::warn!(
+            record.partition,
+            record.offset,
+            code,
+            message,
+            "left out of the rebuild"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! Where a projection writes: the live tables, or those that a rebuild fills beside them.
+
+use super::rows::{ENTITY_COLUMNS, EVENT_COLUMNS};
+use crate::store::months::{self, ByMonth};
+
+/// The name of the projection of `events` and `entities` in `projection_offsets`, and of its consumer group.
+pub const PROJECTION: &str = "events";
+/// The projection that a rebuild is until the swap.
+pub(super) const REBUILD: &str = "events.rebuild";
+
+/// Tables, and the statements on them.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) projection: &'static str,
+    /// The table for events, if events are written.
+    pub(super) events: Option<ByMonth>,
+    pub(super) copy_events: String,
+    /// Whether entities are written.
+    pub(super) entities: bool,
+    pub(super) copy_entities: String,
+    pub(super) read_entities: String,
+    pub(super) update_entities: String,
+}
+
+impl Target {
+    /// The live tables.
+    pub(super) fn live() -> Self {
+        Self::of(PROJECTION, Some(months::EVENTS), Some("entities"))
+    }
+
+    /// Other tables of the same shape.
+    pub(super) fn of(
+        projection: &'static str,
+        events: Option<ByMonth>,
+        entities: Option<&'static str>,
+    ) -> Self {
+        let events_table = events.map_or("events", |e| e.table);
+        let table = entities.unwrap_or("entities");
+        Self {
+            projection,
+            events,
+            copy_events: format!(
+                "COPY omnilink.{events_table} ({EVENT_COLUMNS}) FROM STDIN (FORMAT binary)"
+            ),
+            entities: entities.is_some(),
+            copy_entities: format!(
+                "COPY omnilink.{table} ({ENTITY_COLUMNS}) FROM STDIN (FORMAT binary)"
+            ),
+            read_entities: format!(
+                "SELECT k.n, e.display_name, e.state, e.version, e.deleted_at IS NOT NULL \
+                 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY k(tenant, entity_type, external_id, n) \
+                 JOIN omnilink.{table} e \
+                 ON e.tenant = k.tenant AND e.entity_type = k.entity_type AND e.external_id = k.external_id"
+            ),
+            update_entities: format!(
+                "UPDATE omnilink.{table} e SET display_name = k.display_name, state = k.state::jsonb, version = k.version, \
+                 last_event_id = k.last_event_id, last_event_at = k.last_event_at, deleted_at = k.deleted_at \
+                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], \
+                 $8::timestamptz[], $9::timestamptz[]) k({ENTITY_COLUMNS}) \
+                 WHERE e.tenant = k.tenant AND e.entity_type = k.entity_type AND e.external_id = k.external_id"
+            ),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One batch, one transaction.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+use super::{
+    changed::Changed,
+    error::ProjectionError,
+    offsets::{self, Step},
+    target::Target,
+};
+use crate::store::{CopyRows, jsonb_text};
+
+/// Rows and positions that are to be committed together.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub(super) steps: Vec<Step>,
+    pub(super) events: CopyRows,
+    /// Entities that have no row yet.
+    pub(super) new: CopyRows,
+    pub(super) changed: Changed,
+}
+
+/// Writes a batch: the fence first, so that a stale owner is turned away before it writes a row.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    target: &Target,
+    rows: &Rows,
+) -> Result<(), ProjectionError> {
+    let mut transaction = connection.begin().await?;
+    offsets::advance(&mut transaction, target.projection, &rows.steps).await?;
+    if target.events.is_some() && !rows.events.is_empty() {
+        rows.events
+            .send(&mut transaction, &target.copy_events)
+            .await
+            .map_err(ProjectionError::of_rows)?;
+    }
+    if !rows.new.is_empty() {
+        rows.new
+            .send(&mut transaction, &target.copy_entities)
+            .await
+            .map_err(ProjectionError::of_rows)?;
+    }
+    if rows.changed.rows() > 0 {
+        update(&mut transaction, target, &rows.changed).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn update(
+    transaction: &mut PgConnection,
+    target: &Target,
+    changed: &Changed,
+) -> Result<(), ProjectionError> {
+    let mut query = sqlx::query(AssertSqlSafe(target.update_entities.as_str()));
+    for column in changed.columns() {
+        query = query.bind(column);
+    }
+    let updated = query
+        .execute(transaction)
+        .await
+        .map_err(ProjectionError::of_rows)?
+        .rows_affected();
+    // What the cache knows is what this owner read or wrote; rows that are gone were not its own to lose.
+    if updated == changed.rows() {
+        Ok(())
+    } else {
+        Err(ProjectionError::Fenced)
+    }
+}
+
+/// An entity as the table has it.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// The index among the keys asked for.
+    pub(super) index: usize,
+    pub(super) display_name: Option<String>,
+    pub(super) state: Vec<u8>,
+    pub(super) version: i64,
+    pub(super) deleted: bool,
+}
+
+/// Reads the entities that have a row.
+pub(super) async fn read_entities(
+    connection: &mut PgConnection,
+    target: &Target,
+    keys: &[[&str; 3]],
+) -> Result<Vec<Stored>, ProjectionError> {
+    let column = |part: usize| keys.iter().map(|key| key[part]).collect::<Vec<_>>();
+    let rows = sqlx::query(AssertSqlSafe(target.read_entities.as_str()))
+        .bind(column(0))
+        .bind(column(1))
+        .bind(column(2))
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let state = row.try_get_raw(2)?;
+            let state = state.as_bytes().map_err(sqlx::Error::Decode)?;
+            Ok(Stored {
+                index: row.try_get::<i64, _>(0)? as usize - 1,
+                display_name: row.try_get(1)?,
+                state: jsonb_text(state).unwrap_or(b"{}").to_vec(),
+                version: row.try_get(3)?,
+                deleted: row.try_get(4)?,
+            })
+        })
+        .collect::<Result<_, sqlx::Error>>()
+        .map_err(Into::into)
+}

@@ -1,0 +1,220 @@
+//! Rows in the form of `COPY … (FORMAT binary)`, written by hand: no allocation a row.
+//!
+//! Layout (Postgres manual, "COPY", binary format): a header, per row a field count and per field a length and bytes, a
+//! trailer. Text is UTF-8, `jsonb` a version byte and JSON text, `timestamptz` microseconds since 2000-01-01.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memmem};
+
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// 2000-01-01T00:00:00Z in microseconds since 1970.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+/// `\ufffd`, the replacement character, as an escape and as itself.
+const ESCAPED_NUL: &[u8] = br"\u0000";
+const REPLACEMENT: &str = "\u{fffd}";
+
+/// Rows for one `COPY`.
+#[derive(Debug, Default)]
+pub struct CopyRows {
+    bytes: Vec<u8>,
+    rows: u64,
+}
+
+impl CopyRows {
+    /// Starts a row of so many fields; as many calls of the others must follow.
+    pub fn row(&mut self, fields: i16) {
+        if self.bytes.is_empty() {
+            self.bytes.extend_from_slice(HEADER);
+        }
+        self.bytes.extend_from_slice(&fields.to_be_bytes());
+        self.rows += 1;
+    }
+
+    /// SQL's NULL.
+    pub fn null(&mut self) {
+        self.bytes.extend_from_slice(&(-1_i32).to_be_bytes());
+    }
+
+    /// `text`; U+0000, which Postgres cannot hold, becomes U+FFFD.
+    pub fn text(&mut self, value: &str) {
+        if memchr(0, value.as_bytes()).is_none() {
+            self.field(value.as_bytes());
+        } else {
+            self.field(storable_text(value).as_bytes());
+        }
+    }
+
+    /// `text` or NULL.
+    pub fn optional_text(&mut self, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(value),
+            None => self.null(),
+        }
+    }
+
+    /// `jsonb`, from valid JSON text that has gone through [`storable_json`].
+    pub fn jsonb(&mut self, value: &[u8]) {
+        self.length(value.len() + 1);
+        self.bytes.push(1);
+        self.bytes.extend_from_slice(value);
+    }
+
+    /// `bytea`.
+    pub fn bytes(&mut self, value: &[u8]) {
+        self.field(value);
+    }
+
+    /// `integer`.
+    pub fn integer(&mut self, value: i32) {
+        self.field(&value.to_be_bytes());
+    }
+
+    /// `bigint`.
+    pub fn bigint(&mut self, value: i64) {
+        self.field(&value.to_be_bytes());
+    }
+
+    /// `timestamptz`, from microseconds since 1970.
+    pub fn timestamp(&mut self, micros: i64) {
+        self.bigint(micros.saturating_sub(POSTGRES_EPOCH));
+    }
+
+    /// Fields written without [`CopyRows::row`]: each its length and its bytes.
+    pub(crate) fn fields(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// How many bytes they take.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Takes back what was written after the buffer had `len` bytes and `rows` rows.
+    pub fn truncate(&mut self, len: usize, rows: u64) {
+        self.bytes.truncate(len);
+        self.rows = rows;
+    }
+
+    /// Forgets all rows, keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.rows = 0;
+    }
+
+    /// Runs the `COPY`. The statement names table and columns and ends in `FROM STDIN (FORMAT binary)`.
+    pub async fn send(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        statement: &str,
+    ) -> Result<u64, sqlx::Error> {
+        let mut copy = connection.copy_in_raw(statement).await?;
+        if let Err(e) = async {
+            copy.send(self.bytes.as_slice()).await?;
+            copy.send((-1_i16).to_be_bytes().as_slice())
+                .await
+                .map(|_| ())
+        }
+        .await
+        {
+            // The server's reason says more than a broken pipe.
+            return Err(copy.finish().await.err().unwrap_or(e));
+        }
+        copy.finish().await
+    }
+
+    fn field(&mut self, value: &[u8]) {
+        self.length(value.len());
+        self.bytes.extend_from_slice(value);
+    }
+
+    /// Fields are bounded by the size of a record, far below 2 GiB.
+    fn length(&mut self, len: usize) {
+        self.bytes.extend_from_slice(&(len as i32).to_be_bytes());
+    }
+}
+
+/// Text as Postgres can hold it: U+0000 becomes U+FFFD.
+pub fn storable_text(text: &str) -> Cow<'_, str> {
+    match memchr(0, text.as_bytes()) {
+        None => Cow::Borrowed(text),
+        Some(_) => Cow::Owned(text.replace('\0', REPLACEMENT)),
+    }
+}
+
+/// Valid JSON text as `jsonb` can hold it: the escape `\u0000` becomes `\ufffd`.
+pub fn storable_json(json: &str) -> Cow<'_, str> {
+    let bytes = json.as_bytes();
+    let mut hits = memmem::find_iter(bytes, ESCAPED_NUL).peekable();
+    if hits.peek().is_none() {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len());
+    let mut from = 0;
+    for at in hits {
+        // After an odd number of backslashes ours is itself escaped, and `u0000` is plain text.
+        let before = bytes[..at]
+            .iter()
+            .rev()
+            .take_while(|b| **b == b'\\')
+            .count();
+        if before % 2 == 0 {
+            out.push_str(&json[from..at]);
+            out.push_str(r"\ufffd");
+            from = at + ESCAPED_NUL.len();
+        }
+    }
+    out.push_str(&json[from..]);
+    Cow::Owned(out)
+}
+
+/// The JSON text of a `jsonb` value in binary form.
+pub fn jsonb_text(binary: &[u8]) -> Option<&[u8]> {
+    match binary.split_first() {
+        Some((1, text)) => Some(text),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nul_becomes_the_replacement_character() {
+        assert_eq!(storable_text("a\0b"), "a\u{fffd}b");
+        assert_eq!(storable_json(r#"{"a":"\u0000"}"#), r#"{"a":"\ufffd"}"#);
+        assert_eq!(
+            storable_json(r#"["\\u0000","\\\u0000\u0000"]"#),
+            r#"["\\u0000","\\\ufffd\ufffd"]"#
+        );
+        assert!(matches!(
+            storable_json(r#"{"a":"\u0001"}"#),
+            Cow::Borrowed(_)
+        ));
+    }
+
+    #[test]
+    fn a_row_in_bytes() {
+        let mut rows = CopyRows::default();
+        rows.row(3);
+        rows.text("hé");
+        rows.null();
+        rows.timestamp(POSTGRES_EPOCH + 5);
+        let mut expected = HEADER.to_vec();
+        expected.extend_from_slice(&[0, 3, 0, 0, 0, 3, b'h', 0xc3, 0xa9]);
+        expected.extend_from_slice(&[0xff; 4]);
+        expected.extend_from_slice(&[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 5]);
+        assert_eq!(rows.bytes, expected);
+    }
+}

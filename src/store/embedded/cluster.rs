@@ -1,0 +1,406 @@
+//! The files of the private server: where they lie, whose they are, and making them at first use.
+//!
+//! Postgres refuses to run as root. As root, the server runs as the user `postgres`, and so that user must reach the
+//! files. Where it cannot enter the data directory (one under `/root`, say), they lie in `/var/lib/omnilink/postgres-…`,
+//! named after the data directory's path, and `{data_dir}/postgres` is a link to it. Permissions of folders that are not
+//! ours are never changed.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    net::TcpListener,
+    os::unix::{
+        fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use base64::Engine as _;
+
+use super::{EmbeddedError, SUPERUSER, binaries::Binaries, io_error};
+
+/// Written once all files of a new server are on the disk. Without it they are made anew: nothing is lost, for all
+/// that is in them comes from the log.
+const MADE: &str = "made";
+const ELSEWHERE: &str = "/var/lib/omnilink";
+/// The longest path of a Unix socket, less the name that Postgres gives the file.
+const SOCKET_DIR_MAX: usize = 107 - "/.s.PGSQL.65535".len();
+
+/// Settings for a small machine. A person's own go below the `include` in `postgresql.conf`, and win.
+const SETTINGS: &str = "\
+# Written by OmniLink at each start; your own settings belong in postgresql.conf, below the line that includes this file.
+shared_buffers = 64MB
+work_mem = 8MB
+maintenance_work_mem = 32MB
+effective_cache_size = 512MB
+max_connections = 40
+superuser_reserved_connections = 3
+max_worker_processes = 2
+max_parallel_workers_per_gather = 1
+autovacuum_max_workers = 2
+# Nothing replicates from here.
+wal_level = minimal
+max_wal_senders = 0
+max_logical_replication_workers = 0
+# Checkpoints are rare: after each, every page is logged in full once.
+max_wal_size = 1GB
+min_wal_size = 96MB
+checkpoint_timeout = 15min
+jit = off
+log_timezone = 'UTC'
+timezone = 'UTC'
+log_line_prefix = '%m [%p] '
+";
+
+/// As whom the server runs, where that is not ourselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RunAs {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+/// The files of one server. Holds their lock.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    /// The folder that holds everything else.
+    pub(super) home: PathBuf,
+    pub(super) binaries: Binaries,
+    pub(super) run_as: Option<RunAs>,
+    pub(super) password: String,
+    pub(super) port: u16,
+    /// `None` where its path would be too long: then there is loopback alone.
+    pub(super) socket_dir: Option<PathBuf>,
+    _lock: File,
+}
+
+impl Cluster {
+    /// Opens the server's files of a data directory; makes them where there are none.
+    pub(super) fn open(data_dir: &Path, found: &[Binaries]) -> Result<Self, EmbeddedError> {
+        fs::create_dir_all(data_dir).map_err(io_error(format!("making {}", data_dir.display())))?;
+        let data_dir = data_dir
+            .canonicalize()
+            .map_err(io_error(format!("entering {}", data_dir.display())))?;
+        let run_as = run_as()?;
+        let home = find_home(&data_dir, run_as)?;
+        let lock = lock(&home)?;
+        let made = fs::read_to_string(home.join("data/PG_VERSION")).ok();
+        let binaries = match made.as_deref().map(str::trim) {
+            None => found.first(),
+            Some(version) => found.iter().find(|b| b.major.to_string() == version),
+        };
+        let Some(binaries) = binaries.cloned() else {
+            return Err(EmbeddedError::OtherVersion {
+                path: home,
+                made: made.unwrap_or_default().trim().to_owned(),
+            });
+        };
+        let socket_dir = home.join("run");
+        let mut cluster = Self {
+            socket_dir: (socket_dir.as_os_str().len() <= SOCKET_DIR_MAX).then_some(socket_dir),
+            home,
+            binaries,
+            run_as,
+            password: String::new(),
+            port: 0,
+            _lock: lock,
+        };
+        // One that still runs has its port, and may be stopping this very moment.
+        super::server::end_leftover(&cluster, super::STOP);
+        cluster.password = cluster.read_password()?;
+        if !cluster.home.join(MADE).is_file() {
+            cluster.make()?;
+        }
+        cluster.configure()?;
+        cluster.port = cluster.find_port()?;
+        Ok(cluster)
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    /// A command that runs as the server's user.
+    pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        if let Some(RunAs { uid, gid }) = self.run_as {
+            command.uid(uid).gid(gid);
+        }
+        // Where the user can be; and out of our process group, so that an interrupt at the terminal reaches us alone.
+        command
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Opens the server's log for appending, after setting a long one aside.
+    pub(super) fn log(&self) -> io::Result<File> {
+        let path = self.home.join("log");
+        if fs::metadata(&path).is_ok_and(|m| m.len() > 8 << 20) {
+            fs::rename(&path, self.home.join("log.before"))?;
+        }
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o640)
+            .open(path)
+    }
+
+    /// The end of the server's log, for error messages.
+    pub(super) fn last_words(&self) -> String {
+        let text = fs::read(self.home.join("log")).unwrap_or_default();
+        last_lines(&text)
+    }
+
+    fn read_password(&self) -> Result<String, EmbeddedError> {
+        let path = self.home.join("password");
+        if let Ok(password) = fs::read_to_string(&path)
+            && !password.trim().is_empty()
+        {
+            return Ok(password.trim().to_owned());
+        }
+        let password =
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(rand::random::<[u8; 24]>());
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| writeln!(file, "{password}"))
+            .and_then(|()| self.give(&path))
+            .map_err(io_error(format!("writing {}", path.display())))?;
+        // Files made with another password let nobody in.
+        let _ = fs::remove_file(self.home.join(MADE));
+        Ok(password)
+    }
+
+    /// `initdb`, without waiting for the disk: that goes on beside the first start.
+    fn make(&self) -> Result<(), EmbeddedError> {
+        let data = self.data();
+        if data.exists() {
+            fs::remove_dir_all(&data).map_err(io_error(format!("removing {}", data.display())))?;
+        }
+        fs::create_dir(&data)
+            .and_then(|()| fs::set_permissions(&data, fs::Permissions::from_mode(0o700)))
+            .and_then(|()| self.give(&data))
+            .map_err(io_error(format!("making {}", data.display())))?;
+        // With `C` alone, `lower()` and the like know ASCII only; not every system has the other.
+        let output = self.initdb(&data, "C.UTF-8")?;
+        if !output.status.success() {
+            let output = self.initdb(&data, "C")?;
+            if !output.status.success() {
+                return Err(EmbeddedError::Failed {
+                    program: "initdb",
+                    words: last_lines(&[output.stdout, output.stderr].concat()),
+                });
+            }
+        }
+        let conf = data.join("postgresql.conf");
+        OpenOptions::new()
+            .append(true)
+            .open(&conf)
+            .and_then(|mut file| {
+                writeln!(
+                    file,
+                    "\ninclude_if_exists = 'omnilink.conf'\n# Your own settings:"
+                )
+            })
+            .map_err(io_error(format!("writing {}", conf.display())))?;
+        let mut sync = self.command(self.binaries.program("initdb"));
+        sync.arg("--sync-only")
+            .arg("-D")
+            .arg(&data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let made = self.home.join(MADE);
+        std::thread::Builder::new()
+            .name("postgres-sync".to_owned())
+            .spawn(move || {
+                // Failing leaves the mark away: the next start makes the files anew.
+                if sync.status().is_ok_and(|s| s.success()) {
+                    let _ = File::create(made).and_then(|f| f.sync_all());
+                }
+            })
+            .map_err(io_error("starting a thread"))?;
+        Ok(())
+    }
+
+    fn initdb(&self, data: &Path, locale: &str) -> Result<std::process::Output, EmbeddedError> {
+        self.command(self.binaries.program("initdb"))
+            .arg("-D")
+            .arg(data)
+            .args(["-U", SUPERUSER, "--auth=scram-sha-256", "--encoding=UTF8"])
+            .arg(format!("--locale={locale}"))
+            .args(["--no-sync", "--no-instructions"])
+            .arg(format!("--pwfile={}", self.home.join("password").display()))
+            .output()
+            .map_err(io_error("running initdb"))
+    }
+
+    fn configure(&self) -> Result<(), EmbeddedError> {
+        let path = self.data().join("omnilink.conf");
+        let mut settings = SETTINGS.to_owned();
+        if self.binaries.major >= 15 && self.accepts("wal_compression", "lz4") {
+            settings.push_str("wal_compression = lz4\n");
+        }
+        if fs::read_to_string(&path).is_ok_and(|now| now == settings) {
+            return Ok(());
+        }
+        fs::write(&path, settings)
+            .and_then(|()| self.give(&path))
+            .map_err(io_error(format!("writing {}", path.display())))
+    }
+
+    /// Whether this build takes a value of a setting.
+    fn accepts(&self, name: &str, value: &str) -> bool {
+        self.command(self.binaries.program("postgres"))
+            .arg("-D")
+            .arg(self.data())
+            .args(["-c", &format!("{name}={value}"), "-C", name])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    }
+
+    /// The port of the last time, if it is free; else another.
+    fn find_port(&self) -> Result<u16, EmbeddedError> {
+        let path = self.home.join("port");
+        let last = fs::read_to_string(&path)
+            .ok()
+            .and_then(|p| p.trim().parse::<u16>().ok());
+        if let Some(port) = last
+            && TcpListener::bind(("127.0.0.1", port)).is_ok()
+        {
+            return Ok(port);
+        }
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|l| l.local_addr())
+            .map_err(io_error("finding a free port"))?
+            .port();
+        fs::write(&path, format!("{port}\n"))
+            .map_err(io_error(format!("writing {}", path.display())))?;
+        Ok(port)
+    }
+
+    /// Makes a file the server's user's.
+    fn give(&self, path: &Path) -> io::Result<()> {
+        match self.run_as {
+            Some(RunAs { uid, gid }) => chown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The last lines of what a program printed.
+fn last_lines(printed: &[u8]) -> String {
+    let text = String::from_utf8_lossy(printed);
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+/// Who the server runs as: `None` for ourselves.
+fn run_as() -> Result<Option<RunAs>, EmbeddedError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let mut users = String::new();
+    // Without the file there is no user either.
+    let _ = File::open("/etc/passwd").and_then(|mut f| f.read_to_string(&mut users));
+    users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&"postgres"))
+        .and_then(|fields| {
+            Some(RunAs {
+                uid: fields.get(2)?.parse().ok()?,
+                gid: fields.get(3)?.parse().ok()?,
+            })
+        })
+        .map(Some)
+        .ok_or(EmbeddedError::NoUser)
+}
+
+/// The folder of the server's files, made where there is none.
+fn find_home(data_dir: &Path, run_as: Option<RunAs>) -> Result<PathBuf, EmbeddedError> {
+    let inside = data_dir.join("postgres");
+    let Some(user) = run_as else {
+        return make_home(&inside, None);
+    };
+    if inside.symlink_metadata().is_ok_and(|m| m.is_dir()) || reaches(data_dir, user) {
+        let home = make_home(&inside, run_as)?;
+        return if reaches(&home, user) {
+            Ok(home)
+        } else {
+            Err(EmbeddedError::OutOfReach(home))
+        };
+    }
+    // Named after the path, not after what the link says: a copied data directory must not share its original's server.
+    let name = xxhash_rust::xxh3::xxh3_64(data_dir.as_os_str().as_encoded_bytes());
+    let home = make_home(
+        &Path::new(ELSEWHERE).join(format!("postgres-{name:016x}")),
+        run_as,
+    )?;
+    if !reaches(&home, user) {
+        return Err(EmbeddedError::OutOfReach(home));
+    }
+    if fs::read_link(&inside).ok().as_deref() != Some(home.as_path()) {
+        tracing::info!(
+            home = %home.display(),
+            "the user postgres cannot enter the data directory: the embedded Postgres lies elsewhere"
+        );
+        // There may be none.
+        let _ = fs::remove_file(&inside);
+        symlink(&home, &inside).map_err(io_error(format!("linking {}", inside.display())))?;
+    }
+    Ok(home)
+}
+
+fn make_home(home: &Path, run_as: Option<RunAs>) -> Result<PathBuf, EmbeddedError> {
+    let run = home.join("run");
+    let making = || -> io::Result<()> {
+        fs::create_dir_all(&run)?;
+        if let Some(RunAs { uid, gid }) = run_as
+            && fs::metadata(&run)?.uid() != uid
+        {
+            chown(&run, Some(uid), Some(gid))?;
+        }
+        fs::set_permissions(home, fs::Permissions::from_mode(0o755))?;
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o700))
+    };
+    making().map_err(io_error(format!("making {}", home.display())))?;
+    home.canonicalize()
+        .map_err(io_error(format!("entering {}", home.display())))
+}
+
+/// Whether the user can enter a folder: asked of the system, which knows about more than mode bits.
+fn reaches(folder: &Path, user: RunAs) -> bool {
+    Command::new("/bin/sh")
+        .args(["-c", "cd \"$0\"/."])
+        .arg(folder)
+        .uid(user.uid)
+        .gid(user.gid)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn lock(home: &Path) -> Result<File, EmbeddedError> {
+    let path = home.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error(format!("opening {}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(EmbeddedError::InUse(home.to_owned())),
+        Err(TryLockError::Error(e)) => Err(io_error(format!("locking {}", path.display()))(e)),
+    }
+}

@@ -1,0 +1,273 @@
+//! OmniLink as it is run: `omnilink up` as a process of its own, killed and started again.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{parts::Parts, plan::Plan};
+use crate::support::Kind;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_omnilink");
+/// A node answers within this time. The first wait may be long: nothing works while the broker is down.
+const START: Duration = Duration::from_secs(90);
+/// A node that is asked to stop drains for 10 s.
+const STOP: Duration = Duration::from_secs(20);
+
+pub struct Nodes {
+    dir: PathBuf,
+    settings: Vec<(String, String)>,
+    nodes: RwLock<Vec<Node>>,
+}
+
+struct Node {
+    dir: PathBuf,
+    child: Mutex<Option<Child>>,
+    address: RwLock<String>,
+}
+
+impl Nodes {
+    pub fn new(dir: &Path, plan: &Plan, parts: &Parts) -> Self {
+        let mut settings = vec![
+            ("OMNILINK__POSTGRES__URL".to_owned(), parts.postgres.clone()),
+            (
+                "OMNILINK_CHAOS_BUG".to_owned(),
+                plan.bug.unwrap_or_default().to_owned(),
+            ),
+        ];
+        if plan.kind == Kind::Kafka {
+            settings.push(("OMNILINK__KAFKA__BROKERS".to_owned(), parts.brokers.clone()));
+            // Of 32 bytes, the same on all nodes.
+            let secret = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2g=";
+            settings.push(("OMNILINK__SECRET_KEY".to_owned(), secret.to_owned()));
+        }
+        Self {
+            dir: dir.to_owned(),
+            settings,
+            nodes: RwLock::default(),
+        }
+    }
+
+    fn command(&self, data: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        // Not the settings of whoever runs the tests.
+        for (name, _) in std::env::vars() {
+            if name.starts_with("OMNILINK_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(arguments)
+            .current_dir(&self.dir)
+            .env("OMNILINK__DATA_DIR", data)
+            .envs(self.settings.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The folder of the first node.
+    pub fn first_dir(&self) -> PathBuf {
+        self.dir.join("node-0")
+    }
+
+    /// On Kafka the first key is made before the first node starts.
+    pub fn make_key(&self) {
+        let made = self
+            .command(&self.first_dir(), &["keys", "create", "--first"])
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "omnilink keys create --first: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+    }
+
+    /// The admin key, once the first node or [`Nodes::make_key`] has made it.
+    pub fn key(&self) -> String {
+        let key = std::fs::read_to_string(self.first_dir().join("admin.key")).unwrap();
+        key.trim().to_owned()
+    }
+
+    /// Adds a node and starts it.
+    pub fn add(&self) -> usize {
+        let index = self.nodes.read().len();
+        let dir = self.dir.join(format!("node-{index}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        self.nodes.write().push(Node {
+            dir,
+            child: Mutex::default(),
+            address: RwLock::default(),
+        });
+        self.start(index);
+        index
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.read().len()
+    }
+
+    /// Where a client goes on its `attempt`-th try; `None`: no node has an address yet.
+    pub fn address(&self, attempt: usize) -> Option<String> {
+        let nodes = self.nodes.read();
+        let node = nodes.get(attempt % nodes.len().max(1))?;
+        let address = node.address.read().clone();
+        (!address.is_empty()).then_some(address)
+    }
+
+    /// Starts a node and waits until it listens. One that ends before, as it does while the broker is down, is started again.
+    pub fn start(&self, index: usize) {
+        let deadline = Instant::now() + START;
+        let nodes = self.nodes.read();
+        let node = &nodes[index];
+        loop {
+            let (mut child, listens) = self.spawn(node);
+            match listens.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(address) => {
+                    *node.address.write() = address;
+                    *node.child.lock() = Some(child);
+                    return;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    drop(child.wait());
+                    assert!(
+                        Instant::now() < deadline,
+                        "node {index} does not start\n{}",
+                        node.said()
+                    );
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    drop(child.kill());
+                    drop(child.wait());
+                    panic!(
+                        "node {index} does not listen after {START:?}\n{}",
+                        node.said()
+                    );
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, node: &Node) -> (Child, mpsc::Receiver<String>) {
+        let log = |name: &str| {
+            let mut options = File::options();
+            options.create(true).append(true);
+            options.open(node.dir.join(name)).unwrap()
+        };
+        let mut out = log("stdout.log");
+        let mut child = self
+            .command(&node.dir, &["up", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(log("stderr.log"))
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (tell, listens) = mpsc::channel();
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("listens on http://") {
+                    drop(tell.send(address.trim().to_owned()));
+                }
+                drop(writeln!(out, "{line}"));
+            }
+        });
+        (child, listens)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self, index: usize) {
+        if let Some(mut child) = self.nodes.read()[index].child.lock().take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn signal(&self, index: usize, signal: Signal) {
+        if let Some(child) = &*self.nodes.read()[index].child.lock() {
+            let pid = Pid::from_raw(child.id() as i32).unwrap();
+            kill_process(pid, signal).unwrap();
+        }
+    }
+
+    /// Nodes that ended by themselves, with what they said last; they are forgotten.
+    pub fn ended(&self) -> Vec<(usize, String)> {
+        let mut ended = Vec::new();
+        for (index, node) in self.nodes.read().iter().enumerate() {
+            let mut child = node.child.lock();
+            if let Some(running) = &mut *child
+                && let Some(status) = running.try_wait().unwrap()
+            {
+                *child = None;
+                ended.push((
+                    index,
+                    format!("node {index} ended by itself ({status})\n{}", node.said()),
+                ));
+            }
+        }
+        ended
+    }
+
+    /// Asks all to stop, as an operator would; says who did not end with 0 in time.
+    pub fn stop(&self) -> Vec<String> {
+        for index in 0..self.len() {
+            self.signal(index, Signal::TERM);
+        }
+        let deadline = Instant::now() + STOP;
+        let mut bad = Vec::new();
+        for (index, node) in self.nodes.read().iter().enumerate() {
+            let Some(mut child) = node.child.lock().take() else {
+                continue;
+            };
+            let status = loop {
+                match child.try_wait().unwrap() {
+                    Some(status) => break Some(status),
+                    None if Instant::now() > deadline => break None,
+                    None => std::thread::sleep(Duration::from_millis(20)),
+                }
+            };
+            match status {
+                Some(status) if status.success() => {}
+                Some(status) => bad.push(format!(
+                    "node {index} stopped with {status}\n{}",
+                    node.said()
+                )),
+                None => {
+                    drop(child.kill());
+                    drop(child.wait());
+                    bad.push(format!(
+                        "node {index} did not stop within {STOP:?}\n{}",
+                        node.said()
+                    ));
+                }
+            }
+        }
+        bad
+    }
+}
+
+impl Node {
+    /// The end of what it wrote.
+    fn said(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("stderr.log")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for index in 0..self.len() {
+            // Also one that was stopped in the middle.
+            self.kill(index);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What a run does: how many events over how long, which faults, when. All of it follows from the seed, but for the
+//! machine's own timing.
+
+use std::time::Duration;
+
+use crate::support::Kind;
+
+/// A small generator of our own (splitmix64), so that a seed means the same after any upgrade.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A client's own.
+    pub fn of(seed: u64, name: &str) -> Self {
+        Self(seed ^ u64::from(omnilink::log::murmur2(name.as_bytes())))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From `low` to `high`, both of them included.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low + 1)
+    }
+
+    pub fn percent(&mut self, chance: u64) -> bool {
+        self.between(0, 99) < chance
+    }
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// SIGKILL of a node, which is started again.
+    Node,
+    /// SIGKILL of the broker.
+    Broker,
+    /// SIGKILL of Postgres and its children.
+    Postgres,
+    /// SIGSTOP of a node while another one runs, then SIGCONT.
+    Zombie,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub kind: Kind,
+    pub seed: u64,
+    pub events: u32,
+    pub per_second: u32,
+    pub node_kills: u32,
+    pub broker_kills: u32,
+    pub postgres_kills: u32,
+    pub zombies: u32,
+    /// How long a zombie is stopped.
+    pub stopped: Duration,
+    /// The bug that is planted, as `OMNILINK_CHAOS_BUG`.
+    pub bug: Option<&'static str>,
+    /// When everything has been sent: how long nothing may move before the rest counts as lost.
+    pub quiet: Duration,
+    /// All of it ends within this time.
+    pub deadline: Duration,
+}
+
+impl Plan {
+    /// What runs on every change.
+    pub fn short(kind: Kind, seed: u64) -> Self {
+        let kafka = kind == Kind::Kafka;
+        Self {
+            kind,
+            seed,
+            events: 4_000,
+            per_second: if kafka { 90 } else { 160 },
+            node_kills: 4,
+            broker_kills: u32::from(kafka),
+            postgres_kills: 1,
+            zombies: 0,
+            stopped: Duration::from_secs(20),
+            bug: None,
+            quiet: Duration::from_secs(30),
+            deadline: Duration::from_secs(240),
+        }
+    }
+
+    /// What `scripts/chaos` runs.
+    pub fn long(kind: Kind, seed: u64, events: u32) -> Self {
+        let kafka = kind == Kind::Kafka;
+        Self {
+            events,
+            per_second: 250,
+            node_kills: 20,
+            broker_kills: if kafka { 3 } else { 0 },
+            postgres_kills: 3,
+            zombies: u32::from(kafka),
+            deadline: Duration::from_secs(900 + u64::from(events) / 50),
+            ..Self::short(kind, seed)
+        }
+    }
+
+    /// When the faults come: each at a random number of accepted events, one in each of as many equal parts of the run.
+    pub fn faults(&self) -> Vec<(u64, Fault)> {
+        let mut dice = Dice::new(self.seed ^ 0xfa17);
+        let mut faults = Vec::new();
+        for (count, fault) in [
+            (self.node_kills, Fault::Node),
+            (self.broker_kills, Fault::Broker),
+            (self.postgres_kills, Fault::Postgres),
+            (self.zombies, Fault::Zombie),
+        ] {
+            faults.extend((0..count).map(|_| fault));
+        }
+        for at in (1..faults.len()).rev() {
+            faults.swap(at, dice.between(0, at as u64) as usize);
+        }
+        let (first, last) = (u64::from(self.events) / 50, u64::from(self.events) * 9 / 10);
+        let part = ((last - first) / faults.len().max(1) as u64).max(1);
+        let moment = |(n, fault)| (first + n as u64 * part + dice.between(0, part - 1), fault);
+        faults.into_iter().enumerate().map(moment).collect()
+    }
+}

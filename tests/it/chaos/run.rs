@@ -1,0 +1,514 @@
+//! One run: parts, nodes and clients are started, faults come, all settles, all is checked.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use omnilink::{
+    clock::SystemClock,
+    log::{
+        Log,
+        kafka::{KafkaLog, KafkaOptions},
+        local::{LocalLog, LocalOptions},
+        topics::Names,
+    },
+    state::StateStore,
+};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::{
+    check::{self, Totals},
+    findings::{Findings, Flaw},
+    http,
+    ledger::Ledger,
+    nodes::Nodes,
+    parts::Parts,
+    plan::{Dice, Fault, Plan},
+    producers, rows,
+};
+use crate::support::{Kind, append};
+
+/// Whether `omnilink up` writes to Postgres yet.
+const ROWS: bool = false;
+/// Bad records that wait in the embedded log before its first start: no door lets them in later.
+const LOCAL_POISONS: u32 = 20;
+/// Nothing may come any more for this long before all is looked at.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What clients, followers and faults share.
+pub struct Run {
+    pub plan: Plan,
+    pub ledger: Ledger,
+    pub nodes: Nodes,
+    pub names: Names,
+    pub brokers: String,
+    postgres: String,
+    dir: PathBuf,
+    began: Instant,
+    over: AtomicBool,
+    /// Events that a follower has seen in `events` (on Kafka), and rows in Postgres.
+    admitted: AtomicU64,
+    rows: AtomicU64,
+}
+
+impl Run {
+    /// Whether clients are to give up.
+    pub fn over(&self) -> bool {
+        self.over.load(Ordering::Relaxed) || self.began.elapsed() > self.plan.deadline
+    }
+
+    /// Ticks of clients that send as often fall together, also after a time of trouble.
+    pub fn every(&self, period: Duration) -> tokio::time::Interval {
+        let mut due = tokio::time::interval_at(self.began.into(), period);
+        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        due
+    }
+
+    fn say(&self, what: &str) {
+        let log = format!("{:?}", self.plan.kind).to_lowercase();
+        let bug = self.plan.bug.unwrap_or("no bug");
+        eprintln!(
+            "[{log}, {bug}, {:>5.1} s] {what}",
+            self.began.elapsed().as_secs_f64()
+        );
+    }
+
+    fn kafka(&self) -> bool {
+        self.plan.kind == Kind::Kafka
+    }
+
+    /// Accepted and not yet where it shall be at last, as far as that is followed.
+    fn waiting(&self) -> Option<u64> {
+        let arrived = match (ROWS, self.kafka()) {
+            (true, _) => &self.rows,
+            (false, true) => &self.admitted,
+            (false, false) => return None,
+        };
+        Some(
+            self.ledger
+                .accepted()
+                .saturating_sub(arrived.load(Ordering::Relaxed)),
+        )
+    }
+
+    /// The log, opened by us: the embedded one only while no node runs.
+    fn open(&self) -> Arc<dyn Log> {
+        if self.kafka() {
+            let dir = self.dir.join("reader");
+            std::fs::create_dir_all(&dir).unwrap();
+            let options = KafkaOptions {
+                brokers: self.brokers.clone(),
+                prefix: self.names.prefix.to_string(),
+                node: "reader".into(),
+                ..KafkaOptions::default()
+            };
+            Arc::new(KafkaLog::connect(options, StateStore::open(&dir).unwrap()).unwrap())
+        } else {
+            Arc::new(open_local(&self.nodes.first_dir()))
+        }
+    }
+}
+
+fn open_local(node: &Path) -> LocalLog {
+    let options = LocalOptions::new(Arc::new(SystemClock));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match LocalLog::open(&node.join("log"), options.clone()) {
+            Ok(log) => return log,
+            // The lock of a process that has just ended.
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Runs a plan and says what is wrong.
+pub fn run(plan: Plan) -> Findings {
+    let home =
+        std::env::var_os("OMNILINK_CHAOS_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let dir = TempDir::with_prefix_in("omnilink-chaos-", home).unwrap();
+    let parts = Parts::start(dir.path(), &plan);
+    let run = Arc::new(Run {
+        nodes: Nodes::new(dir.path(), &plan, &parts),
+        ledger: Ledger::default(),
+        names: Names::new("omnilink."),
+        brokers: parts.brokers.clone(),
+        postgres: parts.postgres.clone(),
+        dir: dir.path().to_owned(),
+        began: Instant::now(),
+        over: AtomicBool::new(false),
+        admitted: AtomicU64::new(0),
+        rows: AtomicU64::new(0),
+        plan,
+    });
+    let plan = &run.plan;
+    run.say(&format!(
+        "seed {}: {} events at {}/s; SIGKILL of OmniLink {}, of the broker {}, of Postgres {}; SIGSTOP {}",
+        plan.seed, plan.events, plan.per_second, plan.node_kills, plan.broker_kills, plan.postgres_kills, plan.zombies,
+    ));
+    prepare(&run);
+    run.nodes.add();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut findings = Findings::default();
+    let followers = follow(&run, &runtime);
+    let clients = clients(&run, &runtime);
+    let met = faults(&run, &parts, &clients, &mut findings);
+    finish(&run, &runtime, clients, &mut findings);
+    settle(&run, &mut findings);
+    run.over.store(true, Ordering::Relaxed);
+    for follower in followers {
+        // One that panicked has said why.
+        drop(follower.join());
+    }
+    for why in run.nodes.stop() {
+        findings.add(Flaw::Trouble, why);
+    }
+    if !run.kafka() {
+        drain_local(&run, &mut findings);
+    }
+    let (history, mut totals) = check::log(&*run.open(), &run.names, &run.ledger, &mut findings);
+    if ROWS {
+        match runtime.block_on(rows::read(&run.postgres)) {
+            Ok(found) => check::rows(&found, &history, &run.ledger, &mut findings, &mut totals),
+            Err(why) => findings.add(Flaw::Trouble, format!("Postgres cannot be read: {why}")),
+        }
+    }
+    for why in run.ledger.troubles() {
+        findings.add(Flaw::Trouble, why);
+    }
+    report(&run, met, &totals, &findings);
+    drop(runtime);
+    if std::env::var_os("OMNILINK_CHAOS_KEEP").is_some() {
+        run.say(&format!("kept: {}", dir.keep().display()));
+    }
+    findings
+}
+
+/// What must be there before the first node starts.
+fn prepare(run: &Run) {
+    if run.kafka() {
+        std::fs::create_dir_all(run.nodes.first_dir()).unwrap();
+        run.nodes.make_key();
+        return;
+    }
+    let log = open_local(&run.nodes.first_dir());
+    log.provision(&run.names.specs(check::PARTITIONS), true)
+        .unwrap();
+    let mut dice = Dice::new(run.plan.seed);
+    for n in 0..LOCAL_POISONS {
+        let mark = format!("local-{n}");
+        let record = producers::poison(&mark, &mut dice);
+        append(&log, &run.names.ingress, vec![record.clone()]).unwrap();
+        run.ledger.poison(mark, record);
+    }
+}
+
+/// Counts what arrives, from outside.
+fn follow(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<std::thread::JoinHandle<()>> {
+    let mut followers = Vec::new();
+    if run.kafka() {
+        let run = Arc::clone(run);
+        followers.push(std::thread::spawn(move || {
+            let log = run.open();
+            let mut reader = log.reader(&run.names.events).unwrap();
+            for partition in 0..check::PARTITIONS {
+                reader.assign(partition, 0).unwrap();
+            }
+            let mut out = Vec::new();
+            while !run.over.load(Ordering::Relaxed) {
+                out.clear();
+                // What the broker's absence does to a reader passes with it.
+                if reader.poll(Duration::from_millis(100), &mut out).is_ok() {
+                    run.admitted.fetch_add(out.len() as u64, Ordering::Relaxed);
+                }
+            }
+        }));
+    }
+    if ROWS {
+        let (run, handle) = (Arc::clone(run), runtime.handle().clone());
+        followers.push(std::thread::spawn(move || {
+            while !run.over.load(Ordering::Relaxed) {
+                if let Some(count) = handle.block_on(rows::count(&run.postgres)) {
+                    run.rows.store(count, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }));
+    }
+    followers
+}
+
+type Client = tokio::task::JoinHandle<()>;
+
+/// Everyone who sends, each its share of the events.
+fn clients(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<Client> {
+    use producers::Style as Form;
+    let plan = &run.plan;
+    let over = Duration::from_secs(1) * plan.events / plan.per_second;
+    let (mut styles, mut forms) = (Vec::new(), Vec::new());
+    // In hundredths of all events.
+    let (single, batch) = if run.kafka() { (4, 9) } else { (7, 15) };
+    for _ in 0..4 {
+        styles.push((http::Style::Structured, single));
+        styles.push((http::Style::Binary, single));
+    }
+    styles.push((http::Style::Batch(20), batch));
+    styles.push((http::Style::Batch(4), batch));
+    if run.kafka() {
+        forms = vec![(Form::Binary, 20), (Form::Structured, 15), (Form::Bare, 15)];
+    }
+    let parts: u32 = styles
+        .iter()
+        .map(|s| s.1)
+        .chain(forms.iter().map(|f| f.1))
+        .sum();
+    let mut left = plan.events;
+    let mut share = |part: u32| {
+        let quota = (plan.events * part).div_ceil(parts).min(left);
+        left -= quota;
+        quota
+    };
+    let key = run.nodes.key();
+    let mut clients = Vec::new();
+    for (n, (style, part)) in styles.into_iter().enumerate() {
+        let client = http::client(
+            Arc::clone(run),
+            format!("h{n}"),
+            style,
+            share(part),
+            over,
+            key.clone(),
+        );
+        clients.push(runtime.spawn(client));
+    }
+    for (n, (form, part)) in forms.into_iter().enumerate() {
+        let producer =
+            producers::producer(Arc::clone(run), format!("k{n}"), form, share(part), over);
+        clients.push(runtime.spawn(producer));
+    }
+    clients
+}
+
+/// Restarts nodes that ended by themselves, which none should.
+fn watch(run: &Run, findings: &mut Findings) {
+    for (index, why) in run.nodes.ended() {
+        run.say(&why);
+        findings.add(Flaw::Trouble, why);
+        run.nodes.start(index);
+    }
+}
+
+/// What was under way at the faults, summed up.
+#[derive(Default)]
+struct Met {
+    faults: usize,
+    under_way: u64,
+}
+
+fn faults(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings) -> Met {
+    let mut dice = Dice::new(run.plan.seed ^ 0xdead);
+    let mut met = Met::default();
+    for (at, fault) in run.plan.faults() {
+        while run.ledger.accepted() < at {
+            if run.over() || clients.iter().all(Client::is_finished) {
+                findings.add(
+                    Flaw::Trouble,
+                    format!("{fault:?} after {at} events never came"),
+                );
+                return met;
+            }
+            watch(run, findings);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(dice.between(0, 200)));
+        if fault == Fault::Zombie && run.nodes.len() == 1 {
+            run.nodes.add();
+            run.say("a second node runs");
+            // Until they share the partitions.
+            std::thread::sleep(Duration::from_secs(6));
+        }
+        // Not into a moment between two requests.
+        let patience = Instant::now() + Duration::from_secs(1);
+        while run.ledger.under_way() == [0; 3] && Instant::now() < patience {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let ([requests, events, records], waiting) = (run.ledger.under_way(), run.waiting());
+        let index = dice.between(0, run.nodes.len() as u64 - 1) as usize;
+        met.faults += 1;
+        met.under_way += (events + records).max(0) as u64;
+        let on = if fault == Fault::Node {
+            format!(" {index}")
+        } else {
+            String::new()
+        };
+        let waiting = waiting.map_or(String::new(), |n| {
+            format!(", {n} accepted and still on their way")
+        });
+        run.say(&format!(
+            "{fault:?}{on} after {at} events; under way: {requests} requests ({events} events), {records} records{waiting}"
+        ));
+        strike(run, parts, fault, index, &mut dice);
+    }
+    met
+}
+
+fn strike(run: &Run, parts: &Parts, fault: Fault, index: usize, dice: &mut Dice) {
+    let pause = |low, high, dice: &mut Dice| {
+        std::thread::sleep(Duration::from_millis(dice.between(low, high)))
+    };
+    match fault {
+        Fault::Node => {
+            run.nodes.kill(index);
+            pause(0, 500, dice);
+            run.nodes.start(index);
+        }
+        Fault::Broker => {
+            parts.kill("kafka");
+            pause(100, 2_000, dice);
+            parts.restart("kafka");
+        }
+        Fault::Postgres => {
+            parts.kill("postgres");
+            pause(100, 2_000, dice);
+            parts.restart("postgres");
+        }
+        Fault::Zombie => {
+            run.nodes.signal(0, Signal::STOP);
+            std::thread::sleep(run.plan.stopped);
+            run.nodes.signal(0, Signal::CONT);
+        }
+    }
+}
+
+/// Until the clients have sent everything.
+fn finish(
+    run: &Run,
+    runtime: &tokio::runtime::Runtime,
+    clients: Vec<Client>,
+    findings: &mut Findings,
+) {
+    while !clients.iter().all(Client::is_finished) && !run.over() {
+        watch(run, findings);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run.over.store(run.over(), Ordering::Relaxed);
+    for client in clients {
+        let ended =
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), client).await });
+        if !matches!(ended, Ok(Ok(()))) {
+            findings.add(Flaw::Trouble, "a client did not end");
+        }
+    }
+    let accepted = run.ledger.accepted();
+    if accepted != u64::from(run.plan.events) {
+        let what = format!(
+            "only {accepted} events were accepted within {:?}",
+            run.plan.deadline
+        );
+        findings.add(Flaw::Trouble, what);
+    }
+    run.say(&format!("all is sent; {accepted} accepted"));
+}
+
+/// Until all has arrived and nothing more comes, or nothing has come for too long.
+fn settle(run: &Run, findings: &mut Findings) {
+    let expected = run.ledger.accepted();
+    let read = || {
+        let admitted = run.admitted.load(Ordering::Relaxed);
+        (admitted, run.rows.load(Ordering::Relaxed))
+    };
+    let (mut before, mut moved) = (read(), Instant::now());
+    loop {
+        watch(run, findings);
+        std::thread::sleep(Duration::from_millis(100));
+        let now = read();
+        if now != before {
+            (before, moved) = (now, Instant::now());
+        }
+        let there = (!run.kafka() || now.0 >= expected) && (!ROWS || now.1 >= expected);
+        let patience = if there { SETTLED } else { run.plan.quiet };
+        if moved.elapsed() > patience {
+            return;
+        }
+    }
+}
+
+/// The embedded log says how far admission is: started again until it has read everything.
+fn drain_local(run: &Run, findings: &mut Findings) {
+    for _ in 0..5 {
+        let behind = {
+            let log = open_local(&run.nodes.first_dir());
+            let lag = |partition| {
+                let end = log.watermarks(&run.names.ingress, partition).unwrap().end;
+                let next = log
+                    .committed("admission", &run.names.ingress, partition)
+                    .unwrap();
+                end - next.unwrap_or_default()
+            };
+            (0..check::PARTITIONS).map(lag).sum::<u64>()
+        };
+        if behind == 0 {
+            return;
+        }
+        run.say(&format!("{behind} records are not read yet"));
+        run.nodes.start(0);
+        std::thread::sleep(SETTLED);
+        for why in run.nodes.stop() {
+            findings.add(Flaw::Trouble, why);
+        }
+    }
+    findings.add(
+        Flaw::Trouble,
+        "admission does not read its input to the end",
+    );
+}
+
+fn report(run: &Run, met: Met, totals: &Totals, findings: &Findings) {
+    let (retries, repeats) = run.ledger.retries_and_repeats();
+    let rows = if ROWS {
+        totals.rows.to_string()
+    } else {
+        "not looked at".into()
+    };
+    run.say(&format!(
+        "accepted {}, in the topic {}, rows {rows}; entities {}; bad records {}, dead letters {}; \
+         tries again {retries}, sent again on purpose {repeats}; faults {}, under way at them {}; found: {}",
+        run.ledger.accepted(),
+        totals.events,
+        totals.entities,
+        totals.poisons,
+        totals.dead_letters,
+        met.faults,
+        met.under_way,
+        findings.summary(),
+    ));
+    // For `scripts/chaos`.
+    eprintln!(
+        "CHAOS\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{:.0}\t{}",
+        format!("{:?}", run.plan.kind).to_lowercase(),
+        run.plan.bug.unwrap_or("-"),
+        run.plan.seed,
+        run.ledger.accepted(),
+        totals.events,
+        rows,
+        met.faults,
+        met.under_way,
+        run.began.elapsed().as_secs_f64(),
+        findings.summary(),
+    );
+    assert!(
+        met.faults == 0 || met.under_way > 0,
+        "seed {}: nothing was under way at any fault",
+        run.plan.seed
+    );
+}

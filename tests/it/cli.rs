@@ -1,0 +1,323 @@
+//! The binary, as a user runs it.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn omnilink(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_omnilink"));
+    command.current_dir(dir).args(args).env_remove("RUST_LOG");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OMNILINK") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn output(command: &mut Command) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// A running `omnilink up`.
+struct Up {
+    child: Child,
+    url: String,
+    banner: String,
+}
+
+impl Up {
+    fn start(dir: &Path) -> Self {
+        let mut child = omnilink(
+            dir,
+            &["up", "--listen", "127.0.0.1:0", "--data-dir", "data"],
+        )
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(dir.join("up.err")).unwrap())
+        .spawn()
+        .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut banner = String::new();
+        while !banner.contains("/metrics") {
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("{}", errors(dir)))
+                .unwrap();
+            banner.push_str(&line);
+            banner.push('\n');
+        }
+        let at = banner.find("http://").unwrap();
+        let url = banner[at..].split_whitespace().next().unwrap().to_owned();
+        Self { child, url, banner }
+    }
+
+    fn signal(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    fn stop(mut self) -> i32 {
+        self.signal();
+        let began = Instant::now();
+        let status = self.child.wait().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(10));
+        status.code().unwrap()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn errors(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("up.err")).unwrap()
+}
+
+#[test]
+fn from_nothing_to_events_and_back_again() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let began = Instant::now();
+    let up = Up::start(dir);
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let key = std::fs::read_to_string(dir.join("data/admin.key")).unwrap();
+    let key = key.trim();
+    assert!(up.banner.contains(key), "shown the first time");
+    assert_eq!(up.banner.matches("curl").count(), 3);
+    for file in ["admin.key", "secret.key"] {
+        let mode = std::fs::metadata(dir.join("data").join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let ask = |args: &[&str]| {
+        let mut command = omnilink(dir, args);
+        output(
+            command
+                .env("OMNILINK_URL", &up.url)
+                .args(["--data-dir", "data"]),
+        )
+    };
+
+    // Keys.
+    let (code, made, error) = ask(&[
+        "keys",
+        "create",
+        "--name",
+        "shop",
+        "--permission",
+        "events:write",
+        "--json",
+    ]);
+    assert_eq!(code, 0, "{error}");
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(
+        (&made["tenant"], &made["kind"]),
+        (&json!("default"), &json!("service"))
+    );
+    let (_, listed, _) = ask(&["keys", "list", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["items"][0]["id"], made["id"]);
+    assert_eq!(listed["items"][1]["kind"], "person");
+    let (_, table, _) = ask(&["keys", "list"]);
+    assert!(
+        table.starts_with("ID ") && table.contains("events:write"),
+        "{table}"
+    );
+
+    // Events: some new, one twice, one refused, one that is no JSON.
+    let mut file = std::fs::File::create(dir.join("events.jsonl")).unwrap();
+    for n in 0..120 {
+        let event = json!({ "id": n.to_string(), "source": "/s", "type": "t", "data": { "n": n } });
+        writeln!(file, "{event}\n").unwrap();
+    }
+    writeln!(
+        file,
+        "{{\"id\":\"7\",\"source\":\"/s\",\"type\":\"t\",\"data\":{{\"n\":7}}}}"
+    )
+    .unwrap();
+    writeln!(file, "{{\"id\":\"x\"}}\nnonsense").unwrap();
+    drop(file);
+    let (code, summary, _) = ask(&["send", "events.jsonl", "--json"]);
+    assert_eq!(code, 1);
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let counts =
+        ["events", "ingested", "duplicates", "refused"].map(|n| summary[n].as_u64().unwrap());
+    assert_eq!(counts, [123, 120, 1, 2], "{summary}");
+    let mut lines: Vec<_> = summary["refusals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["line"].as_u64().unwrap(), r["code"].as_str().unwrap()))
+        .collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [(242, "missing_source"), (243, "invalid_payload")]);
+    let (_, summary, _) = ask(&["send", "events.jsonl"]);
+    assert!(
+        summary.contains("0 ingested, 121 duplicates, 2 refused"),
+        "{summary}"
+    );
+
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(ask(&["keys", "revoke", id]).0, 0);
+    let (code, _, error) = ask(&["keys", "revoke", id]);
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("404") && error.contains("no such key"),
+        "{error}"
+    );
+
+    // A second start keeps everything, and tells no secret.
+    assert_eq!(up.stop(), 0);
+    let up = Up::start(dir);
+    assert!(!up.banner.contains(key));
+    assert_eq!(
+        std::fs::read_to_string(dir.join("data/admin.key"))
+            .unwrap()
+            .trim(),
+        key
+    );
+    let (_, summary, _) = output(
+        omnilink(dir, &["send", "events.jsonl", "--data-dir", "data"]).env("OMNILINK_URL", &up.url),
+    );
+    assert!(summary.contains("121 duplicates"), "{summary}");
+    assert!(!errors(dir).contains("omni."), "{}", errors(dir));
+    assert_eq!(up.stop(), 0);
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let dir = TempDir::new().unwrap();
+    let mut up = Up::start(dir.path());
+    let key = std::fs::read_to_string(dir.path().join("data/admin.key")).unwrap();
+    // A request that never ends holds the drain.
+    let mut stream = TcpStream::connect(up.url.trim_start_matches("http://")).unwrap();
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{",
+        key.trim()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    up.signal();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(up.child.try_wait().unwrap().is_none(), "did not drain");
+    up.signal();
+    let began = Instant::now();
+    assert!(!up.child.wait().unwrap().success());
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+}
+
+#[test]
+fn usage_and_failures_have_their_exit_codes() {
+    let dir = TempDir::new().unwrap();
+    let run = |args: &[&str]| output(&mut omnilink(dir.path(), args));
+    for args in [
+        &["upp"][..],
+        &["keys", "create"],
+        &["send"],
+        &["up", "--no-such"],
+        &[],
+    ] {
+        let (code, _, error) = run(args);
+        assert_eq!(code, 2, "{args:?}: {error}");
+    }
+    assert!(run(&["upp"]).2.contains("'up'"), "did you mean");
+    for args in [
+        &["--help"][..],
+        &["up", "--help"],
+        &["keys", "create", "--help"],
+        &["send", "--help"],
+        &["config", "--help"],
+    ] {
+        let (code, help, _) = run(args);
+        assert_eq!(code, 0);
+        assert!(help.contains("Examples:"), "{args:?}: {help}");
+        assert!(!help.contains('\u{1b}'), "colour without a terminal");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(&["completions", shell]);
+        assert_eq!(code, 0);
+        assert!(script.contains("omnilink"));
+    }
+
+    let (code, _, error) = run(&["send", "none.jsonl"]);
+    assert_eq!(code, 1);
+    assert!(
+        error.starts_with("error: no key: OMNILINK_KEY is not set"),
+        "{error}"
+    );
+    let nobody = "http://127.0.0.1:9";
+    let mut command = omnilink(dir.path(), &["keys", "list"]);
+    let (code, _, error) = output(command.env("OMNILINK_KEY", "x").env("OMNILINK_URL", nobody));
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("nothing answers at http://127.0.0.1:9; start `omnilink up`"),
+        "{error}"
+    );
+
+    std::fs::write(
+        dir.path().join("omnilink.yaml"),
+        "lisen: 1\ntopics: { partitions: x }\n",
+    )
+    .unwrap();
+    let (code, _, error) = run(&["config"]);
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("2 errors") && error.contains("did you mean `listen`?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn config_prints_what_is_in_effect_without_secrets() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(
+        dir.path().join("other.yaml"),
+        "postgres: { url: 'postgres://u:hush@h/db' }\ntrusted_proxies: [10.0.0.1]\n",
+    )
+    .unwrap();
+    let run = |args: &[&str]| {
+        let mut command = omnilink(dir.path(), args);
+        output(command.env("OMNILINK__TOPICS__PREFIX", "x."))
+    };
+    // Before or after the subcommand.
+    let (code, before, error) = run(&["--config", "other.yaml", "config", "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let (_, after, _) = run(&["config", "--json", "--config", "other.yaml"]);
+    assert_eq!(before, after);
+    let shown: Value = serde_json::from_str(&before).unwrap();
+    assert_eq!(shown["postgres"]["url"], "postgres://u:***@h/db");
+    assert_eq!(shown["topics"]["prefix"], "x.");
+    assert_eq!(shown["listen"], "127.0.0.1:7700");
+    let (_, text, _) = run(&["config", "--config", "other.yaml"]);
+    assert!(
+        text.contains("\ntrusted_proxies:\n  - \"10.0.0.1/32\"\n"),
+        "{text}"
+    );
+    assert!(!text.contains("hush"));
+
+    // What is printed is itself a configuration.
+    std::fs::write(dir.path().join("omnilink.yaml"), text.replace("u:***", "u")).unwrap();
+    let (code, _, error) = run(&["config"]);
+    assert_eq!(code, 0, "{error}");
+}

@@ -1,0 +1,367 @@
+//! A port of its own for one test, over the embedded log, which a test may hold, break or release.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use omnilink::{
+    clock::{Clock, Millis, SystemClock},
+    config::{Config, Network},
+    controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail},
+    id::Tenant,
+    log::{
+        Acknowledged, Append, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
+        local::{LocalLog, LocalOptions},
+        topics::Names,
+    },
+    port::{Parts, Port},
+    state::Changes,
+    telemetry::{Need, PartStatus, Readiness},
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+/// What the log does with an append.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// What it should.
+    Works = 0,
+    /// Appends when it is released.
+    Held = 1,
+    /// Refuses, having written nothing.
+    Fails = 2,
+    /// Refuses to be read too.
+    Gone = 3,
+}
+
+type Held = (
+    Vec<Append>,
+    Option<Changes>,
+    oneshot::Sender<Result<Vec<omnilink::log::Position>, LogError>>,
+);
+
+/// The embedded log with a switch.
+pub struct Switch {
+    inner: Arc<LocalLog>,
+    mode: AtomicU8,
+    held: Mutex<Vec<Held>>,
+}
+
+impl Switch {
+    pub fn set(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::SeqCst);
+        if mode == Mode::Works {
+            for (records, state, answer) in self.held.lock().drain(..) {
+                let done = self.inner.append(records, state);
+                std::thread::spawn(move || {
+                    let _ = answer.send(done.blocking_recv().unwrap());
+                });
+            }
+        }
+    }
+
+    fn is(&self, mode: Mode) -> bool {
+        self.mode.load(Ordering::SeqCst) == mode as u8
+    }
+
+    fn reachable(&self) -> Result<(), LogError> {
+        if self.is(Mode::Gone) {
+            return Err(LogError::Unavailable("switched off".into()));
+        }
+        Ok(())
+    }
+}
+
+impl Log for Switch {
+    fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError> {
+        self.inner.provision(topics, create)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        self.inner.partitions(topic)
+    }
+
+    fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
+        if self.is(Mode::Works) {
+            return self.inner.append(records, state);
+        }
+        let (answer, acknowledged) = oneshot::channel();
+        if self.is(Mode::Held) {
+            self.held.lock().push((records, state, answer));
+        } else {
+            let _ = answer.send(Err(LogError::Unavailable("switched off".into())));
+        }
+        acknowledged
+    }
+
+    fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        self.reachable()?;
+        self.inner.reader(topic)
+    }
+
+    fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
+        self.inner.lane(processor, topics)
+    }
+
+    fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError> {
+        self.inner.source(processor, topic)
+    }
+
+    fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError> {
+        self.inner.work(processor, topic)
+    }
+
+    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
+        self.reachable()?;
+        self.inner.watermarks(topic, partition)
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
+        self.inner.offset_at(topic, partition, at)
+    }
+
+    fn committed(
+        &self,
+        processor: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Option<u64>, LogError> {
+        self.inner.committed(processor, topic, partition)
+    }
+
+    fn health(&self) -> Result<(), LogError> {
+        self.reachable()
+    }
+}
+
+/// A running port.
+pub struct Node {
+    pub log: Arc<Switch>,
+    pub names: Names,
+    pub controls: Arc<Controls>,
+    pub address: SocketAddr,
+    /// A key of tenant `acme` that may do everything.
+    pub admin: String,
+    pub readiness: Readiness,
+    pub dir: TempDir,
+    http: Client<HttpConnector, Full<Bytes>>,
+    stop: Option<oneshot::Sender<()>>,
+    served: Option<tokio::task::JoinHandle<()>>,
+    tail: Option<Tail>,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|e| panic!("{e}: {} {}", self.status, self.text))
+    }
+
+    /// The code of the problem details, which must be well formed.
+    pub fn code(&self) -> String {
+        let body = self.json();
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json",
+            "{}",
+            self.text
+        );
+        assert_eq!(body["status"], self.status.as_u16());
+        assert!(
+            body["title"].is_string() && body["detail"].is_string() && body["type"].is_string()
+        );
+        assert_eq!(body["request_id"].as_str().unwrap().len(), 32);
+        body["code"].as_str().unwrap().to_owned()
+    }
+
+    pub fn result(&self, index: usize) -> Value {
+        let result = self.json()["results"][index].clone();
+        assert_eq!(result["index"], index, "{}", self.text);
+        result
+    }
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        Self::start_in(TempDir::new().unwrap()).await
+    }
+
+    /// Over what an earlier node left in the directory.
+    pub async fn start_in(dir: TempDir) -> Self {
+        let mut options = LocalOptions::new(Arc::new(SystemClock));
+        options.min_free_bytes = 1 << 20;
+        let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
+        let state = inner.state().clone();
+        let log = Arc::new(Switch {
+            inner,
+            mode: AtomicU8::new(Mode::Works as u8),
+            held: Mutex::default(),
+        });
+        let names = Names::new("t.");
+        log.provision(&names.specs(4), true).unwrap();
+        let secrets = SecretKeys::open_or_create(dir.path()).unwrap();
+        let shared: Arc<dyn Log> = log.clone();
+        let (controls, tail) =
+            Controls::start(shared.clone(), names.controls.clone(), secrets).unwrap();
+        assert!(controls.wait_readable(Duration::from_secs(5)).await);
+        let readiness = Readiness::default();
+        let part = log.clone();
+        readiness.part("log", Need::Required, move || match part.health() {
+            Ok(()) => PartStatus::ok(""),
+            Err(e) => PartStatus::down(e.to_string()),
+        });
+        let config = Config::defaults(dir.path());
+        let port = Port::bind(
+            "127.0.0.1:0".parse().unwrap(),
+            Parts {
+                log: shared,
+                ingress: names.ingress.clone(),
+                state,
+                appends: 2,
+                controls: controls.clone(),
+                readiness: readiness.clone(),
+                clock: Arc::new(SystemClock),
+                limits: config.limits,
+                trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
+            },
+        )
+        .await
+        .unwrap();
+        let address = port.address().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(port.serve(async {
+            let _ = stopped.await;
+        }));
+        let mut node = Self {
+            log,
+            names,
+            controls,
+            address,
+            admin: String::new(),
+            readiness,
+            dir,
+            http: Client::builder(TokioExecutor::new()).build_http(),
+            stop: Some(stop),
+            served: Some(served),
+            tail: Some(tail),
+        };
+        node.admin = node.key("acme", Scopes::all()).await;
+        node
+    }
+
+    /// Stops it in good order and gives the directory back.
+    pub async fn stop(mut self) -> TempDir {
+        self.ask_to_stop();
+        self.served.take().unwrap().await.unwrap();
+        // The log commits what was appended when its last owner goes.
+        let tail = self.tail.take();
+        tokio::task::spawn_blocking(move || drop(tail))
+            .await
+            .unwrap();
+        self.dir
+    }
+
+    pub fn ask_to_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// A key made past the port.
+    pub async fn key(&self, tenant: &str, scopes: Scopes) -> String {
+        self.key_until(tenant, scopes, None).await
+    }
+
+    pub async fn key_until(
+        &self,
+        tenant: &str,
+        scopes: Scopes,
+        expires_at: Option<Millis>,
+    ) -> String {
+        let new = NewKey {
+            tenant: Tenant::new(tenant).unwrap(),
+            name: "test".into(),
+            principal: "tester".into(),
+            kind: KeyKind::Service,
+            scopes,
+            expires_at,
+        };
+        let now = SystemClock.now();
+        let (_, token) = self.controls.create_key(new, "test", now).await.unwrap();
+        token.reveal().to_owned()
+    }
+
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
+        let response = self.http.request(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    /// With a key, as `application/json`.
+    pub async fn ask(&self, method: Method, path: &str, key: &str, body: &Value) -> Answer {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let authorization = format!("Bearer {key}");
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("content-type", "application/json"),
+        ];
+        self.call(method, path, &headers, body).await
+    }
+
+    /// Posts events with the admin key.
+    pub async fn post(&self, body: &Value) -> Answer {
+        self.ask(Method::POST, "/v1/events", &self.admin, body)
+            .await
+    }
+
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.admin)
+    }
+}
+
+pub fn scopes(permissions: &[&str]) -> Scopes {
+    Scopes {
+        permissions: permissions.iter().map(ToString::to_string).collect(),
+        constraints: Constraints::default(),
+    }
+}
