@@ -36,7 +36,7 @@ fn free_port() -> SocketAddr {
 }
 
 fn wait_for(address: SocketAddr) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while TcpStream::connect(address).is_err() {
         assert!(Instant::now() < deadline, "{address} does not answer");
         std::thread::sleep(Duration::from_millis(20));

@@ -6,9 +6,11 @@ mod client;
 mod completions;
 mod config;
 mod keys;
+mod migrate;
 pub mod node;
 mod output;
 mod postgres;
+mod rebuild;
 mod send;
 pub mod up;
 
@@ -65,6 +67,10 @@ enum Command {
     Keys(keys::Command),
     /// Send events from a file of JSON lines
     Send(send::Args),
+    /// Make tables anew from the log, beside the old ones
+    Rebuild(rebuild::Args),
+    /// Bring the schema in Postgres up to date
+    Migrate(migrate::Args),
     /// Print a script that completes commands in a shell
     Completions(completions::Args),
 }
@@ -91,6 +97,8 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::main(&cli.global, &args),
         Command::Keys(command) => keys::main(&cli.global, command),
         Command::Send(args) => send::main(&cli.global, &args),
+        Command::Rebuild(args) => rebuild::main(&cli.global, &args),
+        Command::Migrate(args) => migrate::main(&cli.global, &args),
         Command::Completions(args) => {
             completions::main(&args);
             Ok(())

@@ -16,7 +16,8 @@ use crate::{
     clock::SystemClock,
     config::{Config, SecretUrl},
     controls::seal::write_private,
-    projections::{PROJECTION, Projector, Setup},
+    port::{NotBegun, Rebuild, Rebuilds},
+    projections::{self, PROJECTION, Projector, Setup, What},
     store::{
         Store,
         embedded::{Embedded, EmbeddedError},
@@ -39,7 +40,7 @@ enum State {
     Waiting(String),
     /// Why there is none, for good.
     Absent(String),
-    Running(Running),
+    Running(Box<Running>),
     Stopped,
 }
 
@@ -101,13 +102,15 @@ impl Postgres {
         }
     }
 
-    /// What a rebuild needs; the error says why there is none.
-    pub(super) fn setup(&self) -> Result<Setup, String> {
-        match &*self.state.lock() {
-            State::Running(running) => Ok(running.setup.clone()),
-            State::Waiting(why) | State::Absent(why) => Err(why.clone()),
-            State::Starting | State::Stopped => Err("Postgres is starting".into()),
-        }
+    /// What makes projections anew.
+    pub(super) fn rebuilds(&self) -> Arc<dyn Rebuilds> {
+        Arc::new(RebuildJob {
+            state: Arc::clone(&self.state),
+            last: Arc::new(Mutex::new(Rebuild {
+                status: "idle",
+                ..Rebuild::default()
+            })),
+        })
     }
 
     /// Finishes what is in hand and stops the server. Blocks for seconds.
@@ -129,7 +132,7 @@ impl Start {
         loop {
             match self.try_start().await {
                 Ok(running) => {
-                    self.set(State::Running(running));
+                    self.set(State::Running(Box::new(running)));
                     return;
                 }
                 Err(Trouble::ForGood(why)) => {
@@ -157,21 +160,17 @@ impl Start {
     }
 
     async fn try_start(&self) -> Result<Running, Trouble> {
-        let (store, embedded) = match &self.url {
-            Some(url) => {
-                let store =
-                    Store::new(url.expose()).map_err(|e| Trouble::ForGood(e.to_string()))?;
-                (store, None)
-            }
-            None => {
-                let embedded = Embedded::start(&self.data_dir).await.map_err(|e| match e {
-                    EmbeddedError::NoBinaries
-                    | EmbeddedError::OtherVersion { .. }
-                    | EmbeddedError::NoUser => Trouble::ForGood(e.to_string()),
-                    e => Trouble::ForNow(e.to_string()),
-                })?;
-                (embedded.store(), Some(embedded))
-            }
+        let (store, embedded) = if let Some(url) = &self.url {
+            let store = Store::new(url.expose()).map_err(|e| Trouble::ForGood(e.to_string()))?;
+            (store, None)
+        } else {
+            let embedded = Embedded::start(&self.data_dir).await.map_err(|e| match e {
+                EmbeddedError::NoBinaries
+                | EmbeddedError::OtherVersion { .. }
+                | EmbeddedError::NoUser => Trouble::ForGood(e.to_string()),
+                e => Trouble::ForNow(e.to_string()),
+            })?;
+            (embedded.store(), Some(embedded))
         };
         let for_now = |e: crate::store::StoreError| Trouble::ForNow(e.to_string());
         if self.provision {
@@ -243,4 +242,112 @@ fn report(readiness: &Readiness, state: &Arc<Mutex<State>>, progress: &Arc<Progr
                 .map_or(PartStatus::ok(""), PartStatus::degraded)
         },
     );
+}
+
+/// Rebuilds over this node's Postgres, on a thread of their own.
+struct RebuildJob {
+    state: Arc<Mutex<State>>,
+    last: Arc<Mutex<Rebuild>>,
+}
+
+impl RebuildJob {
+    fn setup(&self) -> Result<Setup, NotBegun> {
+        match &*self.state.lock() {
+            State::Running(running) => Ok(running.setup.clone()),
+            State::Waiting(why) | State::Absent(why) => Err(NotBegun::Unavailable(why.clone())),
+            State::Starting | State::Stopped => {
+                Err(NotBegun::Unavailable("Postgres is starting".into()))
+            }
+        }
+    }
+}
+
+fn named(projections: &[String]) -> Result<What, NotBegun> {
+    let mut what = What {
+        events: false,
+        entities: false,
+    };
+    for name in projections {
+        match name.as_str() {
+            "events" => what.events = true,
+            "entities" => what.entities = true,
+            other => {
+                return Err(NotBegun::Unknown(format!(
+                    "there is no projection `{other}`: there are events, entities"
+                )));
+            }
+        }
+    }
+    if projections.is_empty() {
+        return Err(NotBegun::Unknown(
+            "name a projection: events, entities".into(),
+        ));
+    }
+    Ok(what)
+}
+
+impl Rebuilds for RebuildJob {
+    fn begin(&self, projections: &[String]) -> Result<(), NotBegun> {
+        let what = named(projections)?;
+        let setup = self.setup()?;
+        {
+            let mut last = self.last.lock();
+            if last.status == "running" {
+                return Err(NotBegun::Running);
+            }
+            *last = Rebuild {
+                status: "running",
+                ..Rebuild::default()
+            };
+        }
+        let last = Arc::clone(&self.last);
+        let run = move || {
+            let told = Arc::clone(&last);
+            let mut progress = move |done, total| {
+                let mut last = told.lock();
+                (last.done, last.total) = (done, total);
+            };
+            let outcome = projections::rebuild(&setup, what, &mut progress);
+            let mut last = last.lock();
+            match outcome {
+                Ok(rebuilt) => {
+                    last.status = "done";
+                    last.done = rebuilt.records;
+                    last.paused_ms = Some(rebuilt.paused.as_millis() as u64);
+                }
+                Err(error) => {
+                    last.status = "failed";
+                    last.error = Some(error.to_string());
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new()
+            .name("rebuild".into())
+            .spawn(run);
+        spawned.map(drop).map_err(|e| {
+            self.last.lock().status = "idle";
+            NotBegun::Unavailable(format!("cannot start a thread: {e}"))
+        })
+    }
+
+    fn status(&self) -> Rebuild {
+        self.last.lock().clone()
+    }
+}
+
+/// A node that leaves projections to others.
+pub(super) struct NoRebuilds;
+
+impl Rebuilds for NoRebuilds {
+    fn begin(&self, _: &[String]) -> Result<(), NotBegun> {
+        let why = "this node runs without projections; ask one that has them";
+        Err(NotBegun::Unavailable(why.into()))
+    }
+
+    fn status(&self) -> Rebuild {
+        Rebuild {
+            status: "idle",
+            ..Rebuild::default()
+        }
+    }
 }

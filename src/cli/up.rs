@@ -91,9 +91,10 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
         node::make_first_key(&config, &controls).await?
     };
 
-    let admission = match without.contains(&Part::Admission) {
-        true => None,
-        false => Some(start_admission(&config, &storage, &readiness)?),
+    let admission = if without.contains(&Part::Admission) {
+        None
+    } else {
+        Some(start_admission(&config, &storage, &readiness)?)
     };
     let projections = (!without.contains(&Part::Projections))
         .then(|| Postgres::start(&config, &storage, &readiness, provision));
@@ -101,6 +102,9 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     let port = Port::bind(
         config.listen,
         Parts {
+            rebuilds: projections
+                .as_ref()
+                .map_or_else(|| Arc::new(postgres::NoRebuilds) as _, Postgres::rebuilds),
             log: Arc::clone(&storage.log),
             ingress: Arc::clone(&storage.names.ingress),
             state: storage.state.clone(),

@@ -13,6 +13,7 @@ mod keys;
 mod media;
 mod meters;
 mod problem;
+mod rebuild;
 mod routes;
 mod serve;
 
@@ -29,6 +30,7 @@ use std::{
 use auth::Attempts;
 use intake::Intake;
 use meters::Meters;
+pub use rebuild::{NotBegun, Rebuild, Rebuilds};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -45,6 +47,8 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the port works with.
 pub struct Parts {
+    /// What makes projections anew.
+    pub rebuilds: Arc<dyn Rebuilds>,
     /// Where events are appended.
     pub log: Arc<dyn Log>,
     /// The whole name of the topic `ingress`.
@@ -74,6 +78,7 @@ pub struct Port {
 
 /// What all requests share.
 struct Shared {
+    rebuilds: Arc<dyn Rebuilds>,
     controls: Arc<Controls>,
     intake: Intake,
     readiness: Readiness,
@@ -107,6 +112,7 @@ impl Port {
         Ok(Self {
             listener,
             shared: Arc::new(Shared {
+                rebuilds: parts.rebuilds,
                 controls: parts.controls,
                 intake,
                 readiness: parts.readiness,

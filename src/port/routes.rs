@@ -13,6 +13,7 @@ use axum::{
 use super::{
     Shared, keys,
     problem::{Problem, Refused},
+    rebuild,
 };
 use crate::telemetry::{self, Status};
 
@@ -31,6 +32,12 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
             post(keys::create).get(keys::list).fallback(not_allowed),
         )
         .route("/v1/keys/{id}", delete(keys::revoke).fallback(not_allowed))
+        .route(
+            "/v1/rebuild",
+            post(rebuild::begin)
+                .get(rebuild::status)
+                .fallback(not_allowed),
+        )
         .route("/healthz", get(healthz).fallback(not_allowed))
         .route("/readyz", get(readyz).fallback(not_allowed))
         .route("/metrics", get(metrics).fallback(not_allowed))

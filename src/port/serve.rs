@@ -21,7 +21,7 @@ use super::{DRAIN, Shared, events, routes};
 /// Connections at once. Beyond it they wait in the system's queue.
 const CONNECTIONS: usize = 8192;
 /// The whole head of a request must come within this time; a connection that asks nothing is closed after it.
-const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+const HEAD_DEADLINE: Duration = Duration::from_mins(1);
 /// The most headers of a request, and the most bytes of its head.
 const HEADERS: usize = 100;
 const HEAD_BYTES: usize = 32 * 1024;

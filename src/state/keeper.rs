@@ -102,25 +102,25 @@ impl Keeper {
             if Self::full(keyspace, *limit)
                 && let Err(error) = keyspace.rotate_memtable()
             {
-                self.fail(error.to_string());
+                self.fail(&error.to_string());
             }
         }
     }
 
-    fn fail(&self, why: String) {
-        if self.failure.set(why.clone()).is_ok() {
+    fn fail(&self, why: &str) {
+        if self.failure.set(why.to_owned()).is_ok() {
             tracing::error!(why, "the store cannot be written any more");
         }
     }
 
     fn look(&self) {
         if let Err(error) = self.database.persist(PersistMode::Buffer) {
-            self.fail(error.to_string());
+            self.fail(&error.to_string());
         }
         let since = self.since.load(Ordering::Relaxed);
         let now = self.start.elapsed().as_millis() as u64;
         if since > 0 && now.saturating_sub(since) > STUCK.as_millis() as u64 {
-            self.fail(format!(
+            self.fail(&format!(
                 "a write has not returned for {} s",
                 STUCK.as_secs()
             ));

@@ -251,7 +251,7 @@ impl Window {
             .iter()
             .map(|(id, kept)| (*id, *kept))
             .collect();
-        sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        sorted.sort_unstable_by_key(|a| a.0);
         let mut filter = Filter::for_keys(sorted.len());
         let mut fences = Vec::new();
         for (page, entries) in sorted.chunks(PAGE_ENTRIES).enumerate() {

@@ -4,7 +4,7 @@
 //! that one slow call makes nothing else repeat after a restart. What a call has to say it appends to the log itself, before it ends.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
     sync::{
@@ -99,7 +99,7 @@ struct Taken {
     finished: Finished,
     changed: bool,
     /// Offsets handed out and not finished: the low-water mark stops before the first.
-    running: std::collections::BTreeSet<u64>,
+    running: BTreeSet<u64>,
     read_to: u64,
 }
 
@@ -135,7 +135,7 @@ fn serve(
                         Taken {
                             finished,
                             changed: false,
-                            running: Default::default(),
+                            running: BTreeSet::default(),
                             read_to,
                         },
                     );

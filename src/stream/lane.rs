@@ -423,19 +423,18 @@ impl Runner {
                 task.due = None;
                 continue;
             }
-            let due = match task.due.take() {
-                Some(due) => due,
-                None => {
-                    let end = |topic: &usize| {
-                        let Watermarks { end, .. } = lane.watermarks(*topic, *partition)?;
-                        Ok((*topic, end))
-                    };
-                    let ends: Result<_, LogError> = task.inputs.keys().map(end).collect();
-                    Due {
-                        at: now,
-                        asked: Instant::now(),
-                        ends: ends?,
-                    }
+            let due = if let Some(due) = task.due.take() {
+                due
+            } else {
+                let end = |topic: &usize| {
+                    let Watermarks { end, .. } = lane.watermarks(*topic, *partition)?;
+                    Ok((*topic, end))
+                };
+                let ends: Result<_, LogError> = task.inputs.keys().map(end).collect();
+                Due {
+                    at: now,
+                    asked: Instant::now(),
+                    ends: ends?,
                 }
             };
             if !task.caught_up(&due) {

@@ -86,9 +86,7 @@ impl Transform for CountOne {
                 headers: vec![],
             },
         );
-        if text == "boom" {
-            panic!("boom");
-        }
+        assert!(text != "boom", "boom");
         if text == "bad" {
             return Err(Rejected {
                 code: "bad".into(),

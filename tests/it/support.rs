@@ -1,6 +1,7 @@
 //! What tests need to meet the real parts.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,15 +43,15 @@ pub struct Bed {
     pub dir: TempDir,
     pub clock: Arc<dyn Clock>,
     brokers: String,
-    properties: std::collections::BTreeMap<String, String>,
+    properties: BTreeMap<String, String>,
 }
 
 impl Bed {
     /// `None`: the part is not there.
     pub fn new(kind: Kind) -> Option<Self> {
         let (brokers, properties) = match kind {
-            Kind::Local => (String::new(), Default::default()),
-            Kind::Kafka => (part("OMNILINK_TEST_KAFKA")?, Default::default()),
+            Kind::Local => (String::new(), BTreeMap::default()),
+            Kind::Kafka => (part("OMNILINK_TEST_KAFKA")?, BTreeMap::default()),
         };
         Some(Self::with(kind, brokers, properties))
     }
@@ -58,7 +59,7 @@ impl Bed {
     pub fn with(
         kind: Kind,
         brokers: String,
-        properties: std::collections::BTreeMap<String, String>,
+        properties: BTreeMap<String, String>,
     ) -> Self {
         Self {
             kind,

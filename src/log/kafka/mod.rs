@@ -216,7 +216,11 @@ impl Log for KafkaLog {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))?;
         let found = self.asker.offsets_for_times(list, REQUEST)?;
-        match found.elements().first().map(|e| e.offset()) {
+        match found
+            .elements()
+            .first()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::offset)
+        {
             Some(Offset::Offset(offset)) => Ok(offset as u64),
             _ => Ok(self.watermarks(topic, partition)?.end),
         }
@@ -265,8 +269,14 @@ fn committed<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition as i32);
     let found = consumer.committed_offsets(list, Duration::from_secs(15))?;
-    Ok(match found.elements().first().map(|e| e.offset()) {
-        Some(Offset::Offset(offset)) => Some(offset as u64),
-        _ => None,
-    })
+    Ok(
+        match found
+            .elements()
+            .first()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::offset)
+        {
+            Some(Offset::Offset(offset)) => Some(offset as u64),
+            _ => None,
+        },
+    )
 }

@@ -69,14 +69,13 @@ impl Call {
         let Some(answer) = outcome.answer.take() else {
             return;
         };
-        let result = match outcome.error.take() {
-            Some(error) => Err(error),
-            None => {
-                let mut positions = std::mem::take(&mut outcome.positions);
-                // The place of the call itself.
-                positions.pop();
-                Ok(positions)
-            }
+        let result = if let Some(error) = outcome.error.take() {
+            Err(error)
+        } else {
+            let mut positions = std::mem::take(&mut outcome.positions);
+            // The place of the call itself.
+            positions.pop();
+            Ok(positions)
         };
         if result.is_ok()
             && let Some((store, changes)) = outcome.state.take()

@@ -105,9 +105,10 @@ pub(super) fn drain<C: ConsumerContext>(
                 // librdkafka goes on by itself; what it could not do shows in readiness and lag.
                 at_end |= matches!(error, KafkaError::PartitionEOF(_));
                 tracing::debug!(%error, "Kafka");
-                timeout = match out.len() > before {
-                    true => Duration::ZERO,
-                    false => deadline.saturating_duration_since(Instant::now()),
+                timeout = if out.len() > before {
+                    Duration::ZERO
+                } else {
+                    deadline.saturating_duration_since(Instant::now())
                 };
             }
             Some(Err(error)) => return Err(error.into()),

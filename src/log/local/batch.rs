@@ -147,13 +147,13 @@ impl Batch {
         for _ in 0..count {
             let offset = self.base.wrapping_add(at.varint()?);
             let timestamp = Millis(base_timestamp.wrapping_add(at.varint()? as i64));
-            let (key, value) = (at.optional()?, at.optional()?);
+            let (key, value) = (at.optional().ok()?, at.optional().ok()?);
             let headers = (0..at.varint()?)
                 .map(|_| {
                     let length = at.varint()?;
                     let name = at.take(length as usize)?;
                     let name = std::str::from_utf8(&name).ok()?.to_owned();
-                    Some((name, at.optional()?))
+                    Some((name, at.optional().ok()?))
                 })
                 .collect::<Option<Vec<_>>>()?;
             if offset < from {
@@ -193,6 +193,8 @@ fn expand(bytes: &[u8]) -> Option<Bytes> {
     (wrote == length).then(|| out.into())
 }
 
+struct Damaged;
+
 struct Cursor<'a> {
     bytes: &'a Bytes,
     at: usize,
@@ -222,10 +224,11 @@ impl Cursor<'_> {
         Some(taken)
     }
 
-    fn optional(&mut self) -> Option<Option<Bytes>> {
-        match self.varint()? {
-            0 => Some(None),
-            length => Some(Some(self.take(length as usize - 1)?)),
+    /// `Err`: damaged.
+    fn optional(&mut self) -> Result<Option<Bytes>, Damaged> {
+        match self.varint().ok_or(Damaged)? {
+            0 => Ok(None),
+            length => self.take(length as usize - 1).map(Some).ok_or(Damaged),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     log::{Cleanup, Fetched, LogError},
 };
 
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_mins(1);
 /// A tombstone of a compacted topic is kept this long, so that whoever follows sees it (Kafka's `delete.retention.ms`).
 const TOMBSTONE_MS: i64 = 24 * 3600 * 1000;
 

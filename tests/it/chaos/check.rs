@@ -20,7 +20,7 @@ use super::{
 
 /// Partitions of a topic: the default.
 pub const PARTITIONS: u32 = 8;
-const READ: Duration = Duration::from_secs(120);
+const READ: Duration = Duration::from_mins(2);
 /// A topic without news for this long has been read: its last offsets may be markers of transactions.
 const QUIET: Duration = Duration::from_secs(2);
 

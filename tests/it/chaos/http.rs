@@ -217,7 +217,7 @@ fn judge(status: StatusCode, body: &Value, events: &[Event]) -> Answer {
         match result["status"].as_str().unwrap_or_default() {
             "ingested" | "duplicate" => accepted.push(true),
             "error" if matches!(code, "log_unavailable" | "idempotency_in_flight") => {
-                accepted.push(false)
+                accepted.push(false);
             }
             _ => return wrong(),
         }

@@ -86,7 +86,7 @@ impl Plan {
             stopped: Duration::from_secs(20),
             bug: None,
             quiet: Duration::from_secs(30),
-            deadline: Duration::from_secs(240),
+            deadline: Duration::from_mins(4),
         }
     }
 

@@ -364,7 +364,7 @@ fn faults(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings)
 
 fn strike(run: &Run, parts: &Parts, fault: Fault, index: usize, dice: &mut Dice) {
     let pause = |low, high, dice: &mut Dice| {
-        std::thread::sleep(Duration::from_millis(dice.between(low, high)))
+        std::thread::sleep(Duration::from_millis(dice.between(low, high)));
     };
     match fault {
         Fault::Node => {
