@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::IsTerminal,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -117,6 +117,8 @@ type Probe = Arc<dyn Fn() -> PartStatus + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Readiness {
     parts: Arc<RwLock<BTreeMap<String, (Need, Probe)>>>,
+    /// The last report: anyone may ask, as often as they like.
+    last: Arc<tokio::sync::Mutex<Option<(Instant, Report)>>>,
 }
 
 /// What `/readyz` answers.
@@ -130,6 +132,8 @@ pub struct Report {
 
 /// A probe that takes longer than this counts as down.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// A report is good for this long.
+const REPORT_AGE: Duration = Duration::from_millis(500);
 
 impl Readiness {
     /// Adds a part, or replaces it. The probe may block, for two seconds at most.
@@ -144,8 +148,21 @@ impl Readiness {
             .insert(name.to_owned(), (need, Arc::new(probe)));
     }
 
-    /// Asks every part, side by side.
+    /// How every part is now, or was half a second ago.
     pub async fn report(&self) -> Report {
+        let mut last = self.last.lock().await;
+        match &*last {
+            Some((at, report)) if at.elapsed() < REPORT_AGE => report.clone(),
+            _ => {
+                let report = self.ask().await;
+                *last = Some((Instant::now(), report.clone()));
+                report
+            }
+        }
+    }
+
+    /// Asks every part, side by side.
+    async fn ask(&self) -> Report {
         let probes: Vec<_> = self
             .parts
             .read()

@@ -20,6 +20,10 @@ fn main() {
     let names: Vec<&str> = args.iter().map(String::as_str).collect();
     match names.as_slice() {
         ["port", rest @ ..] => port::run(rest),
+        // Load alone, for a profiler beside it: address, key, connections, batch, seconds.
+        ["drive", address, key, connections, batch, seconds] => {
+            port::drive_only(address, key, connections, batch, seconds);
+        }
         // The bare answer that the port is measured against, in a process of its own.
         ["bare", address] => port::bare(address),
         _ => println!("parts: port [local|kafka]; see scripts/bench"),

@@ -166,6 +166,26 @@ fn drive(
     })
 }
 
+pub fn drive_only(address: &str, key: &str, connections: &str, batch: &str, seconds: &str) {
+    let outcome = load::run(Plan {
+        address: address.parse().unwrap(),
+        key: key.to_owned(),
+        connections: connections.parse().unwrap(),
+        shape: Shape {
+            batch: batch.parse().unwrap(),
+            entities: 10_000,
+        },
+        rate: None,
+        seconds: seconds.parse().unwrap(),
+        run: uuid::Uuid::now_v7().simple().to_string(),
+    });
+    println!(
+        "{:.0} events/s, p99 {:.2} ms",
+        outcome.per_second(),
+        outcome.percentile(0.99)
+    );
+}
+
 /// Which part of the system a thread belongs to.
 fn part(thread: &str) -> &'static str {
     match thread {

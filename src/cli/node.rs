@@ -12,7 +12,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     controls::{
-        Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail,
+        Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token,
         seal::{self, write_private},
     },
     id::Tenant,
@@ -174,12 +174,14 @@ pub async fn make_first_key(
         scopes: Scopes::all(),
         expires_at: None,
     };
-    let (_, token) = controls
-        .create_key(new, "omnilink", SystemClock.now())
-        .await?;
+    // The file first: a key that nobody has would be worse than a file that opens nothing yet.
+    let token = Token::generate();
     let file = admin_key_file(config);
     write_private(&file, token.reveal())
         .with_context(|| format!("{} cannot be written", file.display()))?;
+    controls
+        .create_key(new, &token, "omnilink", SystemClock.now())
+        .await?;
     Ok(Some(token.reveal().to_owned()))
 }
 

@@ -142,7 +142,10 @@ fn start_admission(
     readiness: &Readiness,
 ) -> anyhow::Result<lane::Running> {
     let window_ms = config.limits.dedupe_window.as_millis() as i64;
-    let admission = Admission::new(&storage.names, config.topics.partitions, window_ms);
+    // Only the port of this very process can write to the embedded log.
+    let trusted = !config.on_kafka();
+    let partitions = config.topics.partitions;
+    let admission = Admission::new(&storage.names, partitions, window_ms, trusted);
     let progress = Arc::<Progress>::default();
     let setup = lane::Setup {
         log: Arc::clone(&storage.log),

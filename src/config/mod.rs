@@ -26,6 +26,11 @@ pub const DEFAULT_FILE: &str = "omnilink.yaml";
 /// What environment variables begin with.
 const ENV_PREFIX: &str = "OMNILINK__";
 
+/// librdkafka's `message.max.bytes`, unless it is set.
+const KAFKA_MESSAGE_BYTES: usize = 1_000_000;
+/// What a record may have beyond its event: key, headers, framing.
+const KAFKA_OVERHEAD: usize = 16 * 1024;
+
 /// The effective configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -280,6 +285,18 @@ impl Config {
                 format!(
                     "{} can be reached from other machines, and keys would travel unencrypted; listen on 127.0.0.1 behind a proxy that speaks TLS, or set `insecure_listen: true`",
                     self.listen
+                ),
+            );
+        }
+        let kafka_takes = self.kafka.properties.get("message.max.bytes");
+        let kafka_takes = kafka_takes.and_then(|n| n.expose().parse().ok());
+        let kafka_takes: usize = kafka_takes.unwrap_or(KAFKA_MESSAGE_BYTES);
+        if self.on_kafka() && self.limits.single_bytes + KAFKA_OVERHEAD > kafka_takes {
+            wrong(
+                "limits.single_bytes",
+                format!(
+                    "{} does not go into a message of Kafka; `message.max.bytes` of `kafka.properties` is {kafka_takes}",
+                    self.limits.single_bytes
                 ),
             );
         }

@@ -185,14 +185,14 @@ impl Controls {
         keys
     }
 
-    /// Makes a key. The token is shown once and kept nowhere.
+    /// Makes a key that opens with `token`, which is shown once and kept nowhere.
     pub async fn create_key(
         &self,
         new: NewKey,
+        token: &Token,
         by: &str,
         now: Millis,
-    ) -> Result<(Key, Token), ControlsError> {
-        let token = Token::generate();
+    ) -> Result<Key, ControlsError> {
         let (prefix, hash) = token.fingerprint();
         let key = Key {
             id: uuid::Uuid::now_v7().to_string(),
@@ -224,7 +224,7 @@ impl Controls {
         };
         self.write(control.encode().map_err(|e| encoded(&e))?)
             .await?;
-        Ok((key, token))
+        Ok(key)
     }
 
     /// Ends a key at once, on every node that reads the log.

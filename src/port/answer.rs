@@ -102,7 +102,7 @@ impl Refusal {
         refusal
     }
 
-    pub(super) fn in_flight(id: Identity, seconds: u32) -> Self {
+    pub(super) fn in_flight(id: Identity) -> Self {
         let message =
             "the same event is being written right now; send it again to learn the outcome";
         let mut refusal = Self::new(
@@ -111,7 +111,8 @@ impl Refusal {
             "idempotency_in_flight",
             message,
         );
-        refusal.retry_after = Some(seconds);
+        // By then it is nearly always known.
+        refusal.retry_after = Some(1);
         refusal.record_id = Some(id);
         refusal
     }

@@ -268,7 +268,9 @@ impl Taking<'_> {
         parsed: Result<Parsed<'p>, Invalid>,
     ) -> Result<(Identity, Parsed<'p>), Refusal> {
         let constraints = &self.key.scopes.constraints;
-        let limit = (constraints.max_payload_kb as usize).saturating_mul(1024);
+        let own = (constraints.max_payload_kb as usize).saturating_mul(1024);
+        // What could not be sent alone cannot be sent in a batch.
+        let limit = own.min(self.shared.limits.single_bytes);
         if size > limit {
             return Err(Refusal::too_large(limit));
         }
@@ -300,7 +302,7 @@ impl Taking<'_> {
             Verdict::New => {}
             Verdict::Duplicate => return Outcome::Duplicate(id),
             Verdict::Mismatch => return Outcome::Refused(Refusal::mismatch(id)),
-            Verdict::InFlight(seconds) => return Outcome::Refused(Refusal::in_flight(id, seconds)),
+            Verdict::InFlight => return Outcome::Refused(Refusal::in_flight(id)),
             Verdict::Full => return Outcome::Refused(Refusal::unavailable()),
         }
         let event = &parsed.event;

@@ -24,7 +24,7 @@ pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Identities in flight at once.
 const MOST: usize = 65_536;
 /// Identities in memory before they go to disk as a sorted run.
-const SEAL_AT: usize = 65_536;
+const SEAL_AT: usize = 262_144;
 const SHARDS: usize = 64;
 
 /// The hash of a body.
@@ -39,8 +39,8 @@ pub(super) enum Verdict {
     Duplicate,
     /// Seen, with another body.
     Mismatch,
-    /// The same event is being written; ask again in this many seconds.
-    InFlight(u32),
+    /// The same event is being written.
+    InFlight,
     /// Too much is in flight.
     Full,
 }
@@ -118,9 +118,8 @@ impl Seen {
             if flight.body != body {
                 return Ok(Verdict::Mismatch);
             }
-            let left = AGAIN_AFTER.saturating_sub(flight.since.elapsed());
-            if !left.is_zero() {
-                return Ok(Verdict::InFlight(left.as_secs() as u32 + 1));
+            if flight.since.elapsed() < AGAIN_AFTER {
+                return Ok(Verdict::InFlight);
             }
             flight.since = Instant::now();
             return Ok(Verdict::New);
@@ -189,11 +188,11 @@ mod tests {
         let ask = |body| seen.reserve(id, body, now).unwrap();
 
         assert_eq!(ask(A), Verdict::New);
-        assert_eq!(ask(A), Verdict::InFlight(10));
+        assert_eq!(ask(A), Verdict::InFlight);
         assert_eq!(ask(B), Verdict::Mismatch);
         seen.commit(&[(id, A)], now, |changes| store.apply(&changes, &[]))
             .unwrap();
-        assert_eq!(ask(A), Verdict::InFlight(10));
+        assert_eq!(ask(A), Verdict::InFlight);
         seen.settle(&[(id, A)]);
         assert_eq!(ask(A), Verdict::Duplicate);
         assert_eq!(ask(B), Verdict::Mismatch);

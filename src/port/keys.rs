@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Millis,
-    controls::{ADMIN, ControlsError, Key, KeyKind, NewKey, OPERATOR, Scopes},
+    controls::{ADMIN, ControlsError, Key, KeyKind, NewKey, OPERATOR, Scopes, Token},
     id::Tenant,
 };
 
@@ -149,8 +149,9 @@ pub(super) async fn create(
     let new = check(asked, &admin)?;
     let controls = &admin.shared.controls;
     let now = admin.shared.clock.now();
-    let (key, token) = controls
-        .create_key(new, &admin.key.principal, now)
+    let token = Token::generate();
+    let key = controls
+        .create_key(new, &token, &admin.key.principal, now)
         .await
         .map_err(|e| admin.failed(&e))?;
     tracing::info!(id = key.id, tenant = %key.tenant, by = admin.key.principal, "key created");

@@ -12,7 +12,7 @@ use super::{
     entity::{Change, Entity},
     error::ProjectionError,
     offsets::{Owned, Step},
-    reject::Reject,
+    reject::{Reject, Rejection},
     rows::{entity_row, event_row, storable_data},
     target::Target,
     write::{Rows, Stored},
@@ -44,7 +44,6 @@ pub(super) struct Batch {
     /// The months of its events.
     pub(super) months: BTreeSet<Month>,
     month: Range<i64>,
-    ends: BTreeMap<u32, u64>,
     touched: Vec<At>,
     entity_bytes: usize,
     /// Events, and entities new and changed.
@@ -68,11 +67,6 @@ impl Batch {
         self.records.len() >= RECORDS || self.rows.events.len() + self.entity_bytes >= BYTES
     }
 
-    /// The next offset of a partition after this batch, if it holds any of it.
-    pub(super) fn end(&self, partition: u32) -> Option<u64> {
-        self.ends.get(&partition).copied()
-    }
-
     /// Forgets all but its memory.
     pub(super) fn clear(&mut self, number: u64) {
         self.number = number;
@@ -83,7 +77,6 @@ impl Batch {
         self.rows.changed.clear();
         self.months.clear();
         self.month = 0..0;
-        self.ends.clear();
         self.touched.clear();
         self.entity_bytes = 0;
         self.counts = Counts::default();
@@ -116,17 +109,15 @@ impl Batch {
         self.counts.entities = touched.len() as u64;
         touched.clear();
         self.touched = touched;
-        for (&partition, &to) in &self.ends {
-            if let Some(at) = owned.get_mut(&partition) {
-                self.rows.steps.push(Step {
-                    partition,
-                    from: at.next,
-                    to,
-                    epoch: at.epoch,
-                    generation: at.generation,
-                });
-                at.next = to;
-            }
+        for (&partition, at) in owned.iter_mut().filter(|(_, at)| at.read > at.next) {
+            self.rows.steps.push(Step {
+                partition,
+                from: at.next,
+                to: at.read,
+                epoch: at.epoch,
+                generation: at.generation,
+            });
+            at.next = at.read;
         }
     }
 }
@@ -138,9 +129,10 @@ pub(super) type LookUp<'a> = dyn FnMut(&[[&str; 3]]) -> Result<Vec<Stored>, Proj
 pub(super) struct Assembler<'a> {
     pub(super) target: &'a Target,
     pub(super) cache: &'a mut Cache,
+    pub(super) owned: &'a mut BTreeMap<u32, Owned>,
     pub(super) reject: &'a dyn Reject,
     /// Records that were rejected already.
-    pub(super) skip: &'a HashSet<(u32, u64)>,
+    pub(super) skip: &'a mut HashSet<(u32, u64)>,
     /// How many records are looked up at once; adapts to the size of entities.
     pub(super) chunk: &'a mut usize,
 }
@@ -165,7 +157,15 @@ impl Assembler<'_> {
             let room = RECORDS - batch.records.len();
             let mut input = std::mem::take(&mut batch.records);
             let start = input.len();
-            input.extend(records.by_ref().take(room.min(*self.chunk)));
+            let owned = &mut *self.owned;
+            let due = records.by_ref().filter(|record| {
+                // What is not ours must not become a row: nothing would fence it. Nor what is one already.
+                let at = owned.get_mut(&record.partition);
+                at.filter(|at| record.offset >= at.read)
+                    .map(|at| at.read = record.offset + 1)
+                    .is_some()
+            });
+            input.extend(due.take(room.min(*self.chunk)));
             let result = self.add_chunk(batch, &input[start..], look_up);
             batch.records = input;
             result?;
@@ -180,19 +180,26 @@ impl Assembler<'_> {
         look_up: &mut LookUp<'_>,
     ) -> Result<(), ProjectionError> {
         let mut decoded = Vec::with_capacity(records.len());
+        let mut rejections = Vec::new();
         for record in records {
-            batch.ends.insert(record.partition, record.offset + 1);
             if self.skip.contains(&(record.partition, record.offset)) {
                 continue;
             }
             match decode(record) {
                 Ok(event) => decoded.push(event),
-                Err(invalid) => {
-                    self.reject
-                        .reject(record, &invalid.code, &invalid.message)?;
-                    batch.counts.rejected += 1;
-                }
+                Err(invalid) => rejections.push(Rejection {
+                    record,
+                    code: invalid.code,
+                    message: invalid.message,
+                }),
             }
+        }
+        if !rejections.is_empty() {
+            self.reject.reject(&rejections)?;
+            // Should the batch have to be made again, they are not rejected again.
+            let at = |r: &Rejection<'_>| (r.record.partition, r.record.offset);
+            self.skip.extend(rejections.iter().map(at));
+            batch.counts.rejected += rejections.len() as u64;
         }
         let mut places: Vec<Option<(At, bool)>> = Vec::with_capacity(decoded.len());
         let mut unknown: Vec<At> = Vec::new();
@@ -323,6 +330,10 @@ pub(super) fn all_rows(
 ) -> (Vec<CopyRows>, Vec<CopyRows>) {
     let mut events = Vec::new();
     let mut touched = Vec::new();
+    let mut owned: BTreeMap<u32, Owned> = input
+        .iter()
+        .map(|record| (record.partition, Owned::default()))
+        .collect();
     for records in input.chunks(RECORDS) {
         let mut batch = Batch {
             number: 1,
@@ -332,8 +343,9 @@ pub(super) fn all_rows(
         let mut assembler = Assembler {
             target,
             cache,
+            owned: &mut owned,
             reject: &super::reject::LeaveOut,
-            skip: &HashSet::new(),
+            skip: &mut HashSet::new(),
             chunk: &mut CHUNK.clone(),
         };
         let mut records = Vec::from(records).into_iter();

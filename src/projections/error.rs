@@ -21,6 +21,11 @@ pub enum ProjectionError {
     /// A row is not acceptable to Postgres.
     #[error("{0}")]
     Row(StoreError),
+    /// A row is there already: the tables are not as this projection left them.
+    #[error(
+        "rows after the position are there already ({0}): if nobody else writes to them, run `omnilink rebuild events entities`"
+    )]
+    Conflict(StoreError),
     /// The table's position lies behind the end of the log: another log, or one that lost its end.
     #[error(
         "projection `{projection}` has read `{topic}`/{partition} up to {position}, but the log ends at {end}: this is another log, or it \
@@ -62,6 +67,10 @@ impl ProjectionError {
     pub(super) fn of_rows(error: sqlx::Error) -> Self {
         let error = StoreError::from(error);
         match error.class() {
+            // Never the row's own fault.
+            Class::Rejected if error.sqlstate().as_deref() == Some("23505") => {
+                Self::Conflict(error)
+            }
             Class::Rejected => Self::Row(error),
             _ => Self::Store(error),
         }

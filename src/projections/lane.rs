@@ -26,7 +26,7 @@ use super::{
     error::ProjectionError,
     offsets,
     pipeline::Pipeline,
-    reject::{DeadLetters, Reject},
+    reject::{DeadLetters, Reject, Rejection},
     target::{PROJECTION, Target},
 };
 use crate::{
@@ -415,16 +415,18 @@ struct Counted {
 }
 
 impl Reject for Counted {
-    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError> {
-        self.to.reject(record, code, message)?;
-        tracing::warn!(
-            record.partition,
-            record.offset,
+    fn reject(&self, rejections: &[Rejection<'_>]) -> Result<(), LogError> {
+        self.to.reject(rejections)?;
+        for Rejection {
+            record,
             code,
             message,
-            "a record was rejected"
-        );
-        self.progress.rejected();
+        } in rejections
+        {
+            let (partition, offset) = (record.partition, record.offset);
+            tracing::warn!(partition, offset, %code, message, "a record was rejected");
+            self.progress.rejected();
+        }
         Ok(())
     }
 }

@@ -34,5 +34,5 @@ pub mod bench;
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
 pub use rebuild::{Rebuilt, What, rebuild};
-pub use reject::{DeadLetters, Reject};
+pub use reject::{DeadLetters, Reject, Rejection};
 pub use target::PROJECTION;

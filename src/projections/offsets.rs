@@ -17,12 +17,25 @@ use crate::store::{PROJECTION_NAME, StoreError};
 const TRIES: u32 = 20;
 
 /// A partition that is ours.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Owned {
     pub(super) epoch: i64,
     pub(super) generation: i64,
-    /// The next offset to be written: what is in the table, or under way to it.
+    /// The next offset of the table, once what is under way is written.
     pub(super) next: u64,
+    /// The next offset to be read: what lies between the two is in the open batch.
+    pub(super) read: u64,
+}
+
+impl Owned {
+    fn at(next: i64, epoch: i64, generation: i64) -> Self {
+        Self {
+            epoch,
+            generation,
+            next: next as u64,
+            read: next as u64,
+        }
+    }
 }
 
 /// A partition's step forward, as one transaction makes it.
@@ -75,11 +88,7 @@ async fn try_take(
     .bind(partition as i32)
     .fetch_one(&mut *transaction)
     .await?;
-    let owned = Owned {
-        next: row.try_get::<i64, _>(0)? as u64,
-        epoch: row.try_get(1)?,
-        generation: row.try_get(2)?,
-    };
+    let owned = Owned::at(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     transaction.commit().await?;
     Ok(owned)
 }
@@ -169,14 +178,8 @@ pub(super) async fn positions(
     .await?;
     rows.iter()
         .map(|row| {
-            Ok((
-                row.try_get::<i32, _>(0)? as u32,
-                Owned {
-                    next: row.try_get::<i64, _>(1)? as u64,
-                    epoch: row.try_get(2)?,
-                    generation: row.try_get(3)?,
-                },
-            ))
+            let owned = Owned::at(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            Ok((row.try_get::<i32, _>(0)? as u32, owned))
         })
         .collect::<Result<_, sqlx::Error>>()
         .map_err(Into::into)

@@ -23,7 +23,7 @@ use super::{
     cache::Cache,
     error::ProjectionError,
     offsets::{self, Owned},
-    reject::Reject,
+    reject::{Reject, Rejection},
     target::Target,
     write::{self, Rows, read_entities},
 };
@@ -136,10 +136,9 @@ impl Pipeline {
 
     /// Partitions that are ours, each with the next offset to hand in.
     pub(super) fn owned(&self) -> impl Iterator<Item = (u32, u64)> {
-        // What lies in the open batch is in.
-        self.owned.iter().map(|(partition, owned)| {
-            (*partition, self.batch.end(*partition).unwrap_or(owned.next))
-        })
+        self.owned
+            .iter()
+            .map(|(partition, owned)| (*partition, owned.read))
     }
 
     /// Takes partitions over, all of those that are to be ours, and forgets all others.
@@ -195,7 +194,8 @@ impl Pipeline {
             .block_on(self.store.connect(Session::Projection))?)
     }
 
-    /// Adds records, each partition's in order and from where it was taken over. Full batches are handed over; the
+    /// Adds records, each partition's in order; those of partitions that are not ours, and those that are in already, are
+    /// dropped. Full batches are handed over; the
     /// rest waits for [`Pipeline::push`].
     pub(super) fn add(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         let mut records = records.into_iter();
@@ -231,8 +231,9 @@ impl Pipeline {
         let mut assembler = Assembler {
             target,
             cache: &mut self.cache,
+            owned: &mut self.owned,
             reject: &*self.reject,
-            skip: &self.skip,
+            skip: &mut self.skip,
             chunk: &mut self.chunk,
         };
         assembler.add(&mut self.batch, records, &mut look_up)
@@ -303,7 +304,11 @@ impl Pipeline {
             let code = why
                 .sqlstate()
                 .map_or_else(|| "invalid_row".to_owned(), |s| format!("postgres_{s}"));
-            self.reject.reject(record, &code, &why.to_string())?;
+            self.reject.reject(&[Rejection {
+                record,
+                code: code.into(),
+                message: why.to_string(),
+            }])?;
             self.skip.insert((record.partition, record.offset));
             return self.attempt(records);
         }

@@ -1,6 +1,6 @@
 //! Where records go that cannot become rows.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
@@ -13,11 +13,22 @@ use crate::{
 /// How long the log may take to confirm a dead letter.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Takes a record that cannot become a row. Returns once it is kept for good, for the position then moves past it.
-/// A crash between the two leaves the record there twice.
+/// A record that cannot become a row, and why.
+#[derive(Clone, Debug)]
+pub struct Rejection<'a> {
+    /// The record.
+    pub record: &'a Fetched,
+    /// A stable code: `invalid_…`, or `postgres_` and the SQLSTATE.
+    pub code: Cow<'a, str>,
+    /// For people.
+    pub message: String,
+}
+
+/// Takes records that cannot become rows. Returns once they are kept for good, for the position then moves past them.
+/// A crash between the two leaves them there twice.
 pub trait Reject: Send + Sync {
-    /// Keeps the record, with why. Blocks.
-    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError>;
+    /// Keeps the records, with why. Blocks.
+    fn reject(&self, rejections: &[Rejection<'_>]) -> Result<(), LogError>;
 }
 
 /// The dead-letter queue.
@@ -37,19 +48,23 @@ pub struct DeadLetters {
 }
 
 impl Reject for DeadLetters {
-    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError> {
-        let reason = dlq::Reason {
-            topic: &self.topic,
-            stage: self.stage,
-            code,
-            message,
-            failed_at: self.clock.now(),
+    fn reject(&self, rejections: &[Rejection<'_>]) -> Result<(), LogError> {
+        let append = |rejection: &Rejection<'_>| {
+            let reason = dlq::Reason {
+                topic: &self.topic,
+                stage: self.stage,
+                code: &rejection.code,
+                message: &rejection.message,
+                failed_at: self.clock.now(),
+            };
+            Append {
+                topic: Arc::clone(&self.dlq),
+                record: dlq::record(rejection.record, None, &reason),
+            }
         };
-        let append = Append {
-            topic: Arc::clone(&self.dlq),
-            record: dlq::record(record, None, &reason),
-        };
-        let kept = self.log.append(vec![append], None);
+        let kept = self
+            .log
+            .append(rejections.iter().map(append).collect(), None);
         match self
             .runtime
             .block_on(async { tokio::time::timeout(DEADLINE, kept).await })
@@ -69,14 +84,16 @@ impl Reject for DeadLetters {
 pub(super) struct LeaveOut;
 
 impl Reject for LeaveOut {
-    fn reject(&self, record: &Fetched, code: &str, message: &str) -> Result<(), LogError> {
-        tracing::warn!(
-            record.partition,
-            record.offset,
+    fn reject(&self, rejections: &[Rejection<'_>]) -> Result<(), LogError> {
+        for Rejection {
+            record,
             code,
             message,
-            "left out of the rebuild"
-        );
+        } in rejections
+        {
+            let (partition, offset) = (record.partition, record.offset);
+            tracing::warn!(partition, offset, %code, message, "left out of the rebuild");
+        }
         Ok(())
     }
 }

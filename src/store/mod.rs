@@ -61,7 +61,11 @@ impl Session {
         // go on doing so when the statistics of a young table say that reading all of it is cheaper.
         match self {
             Self::Login => "",
-            Self::Service => "SET ROLE omnilink_service; SET statement_timeout = '30s'",
+            // Before the migrations there is no role to act as.
+            Self::Service => {
+                "SELECT set_config('role', rolname, false) FROM pg_roles WHERE rolname = 'omnilink_service'; \
+                 SET statement_timeout = '30s'"
+            }
             Self::Projection => {
                 "SET ROLE omnilink_service; SET statement_timeout = '60s'; SET lock_timeout = '15s'; \
                  SET synchronous_commit = off; SET idle_in_transaction_session_timeout = '5s'; \
@@ -77,6 +81,12 @@ impl Session {
 impl Store {
     /// For a URL such as `postgres://user:password@host:5432/omnilink`. Does not connect.
     pub fn new(url: &str) -> Result<Self, StoreError> {
+        if !["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme))
+        {
+            return Err(StoreError::Url("it must begin with postgres://".to_owned()));
+        }
         let options =
             PgConnectOptions::from_str(url).map_err(|e| StoreError::Url(e.to_string()))?;
         Ok(Self::with(options))
@@ -145,12 +155,13 @@ impl Store {
     /// Whether Postgres answers now; for readiness.
     pub async fn health(&self) -> Result<(), StoreError> {
         let asking = async {
-            Ok::<_, StoreError>(
-                sqlx::raw_sql("SELECT 1")
-                    .execute(self.pool())
-                    .await
-                    .map(|_| ())?,
-            )
+            // A pool without a connection would try until its deadline, and then not say why it had none.
+            if let Some(mut connection) = self.pool().try_acquire() {
+                sqlx::raw_sql("SELECT 1").execute(&mut *connection).await?;
+            } else {
+                self.connect(Session::Login).await?.close().await?;
+            }
+            Ok(())
         };
         tokio::time::timeout(Duration::from_secs(2), asking)
             .await

@@ -46,7 +46,7 @@ fn world(bed: &Bed) -> World {
         clock: Arc::clone(&bed.clock),
         progress: Arc::default(),
     };
-    let admission = Admission::new(&names, PARTITIONS, 24 * 3_600_000);
+    let admission = Admission::new(&names, PARTITIONS, 24 * 3_600_000, false);
     let running = Some(lane::start(Arc::new(admission), setup).unwrap());
     World {
         log,

@@ -99,6 +99,10 @@ prefix: x.
             "limits: { single_bytes: 2000000 }",
             "is more than `limits.batch_bytes`",
         ),
+        (
+            "kafka: { brokers: b:9092 }\nsecret_key: env:K\nlimits: { single_bytes: 1000000 }",
+            "does not go into a message of Kafka",
+        ),
         ("topics: { prefix: 7 }", "put it in quotes"),
         (
             "postgres: { url: \"env:NO_SUCH\" }",
@@ -106,7 +110,7 @@ prefix: x.
         ),
         ("redis: { url: \"file:none\" }", "cannot be read"),
     ] {
-        let text = Config::load(&sources(&dir, yaml, &[]))
+        let text = Config::load(&sources(&dir, yaml, &[("K", KEY)]))
             .unwrap_err()
             .to_string();
         assert!(text.contains(expected), "{yaml}: {text}");

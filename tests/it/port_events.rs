@@ -14,6 +14,19 @@ fn event(id: &str) -> Value {
             "entity": { "type": "order", "external_id": "7" }, "data": { "total": 9.5 } })
 }
 
+/// Name, content type, further headers, body.
+type Form<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], String);
+
+/// Key, content type, further headers, body, status, code.
+type Case<'a> = (
+    &'a str,
+    &'a str,
+    Vec<(&'a str, &'a str)>,
+    String,
+    u16,
+    &'a str,
+);
+
 /// As CloudEvents would have it.
 fn cloud_event(id: &str) -> Value {
     json!({ "specversion": "1.0", "id": id, "source": "/shop/prod", "type": "order.paid",
@@ -24,7 +37,7 @@ fn cloud_event(id: &str) -> Value {
 async fn every_form_takes_the_event_in() {
     let node = Node::start().await;
     let bearer = node.bearer();
-    let forms: [(&str, &str, &[(&str, &str)], String); 6] = [
+    let forms: [Form<'_>; 6] = [
         (
             "object",
             "application/json",
@@ -146,15 +159,6 @@ async fn each_refusal_has_its_status_and_code() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     let large = |n: usize| "x".repeat(n);
 
-    // key, content type, further headers, body, status, code
-    type Case<'a> = (
-        &'a str,
-        &'a str,
-        Vec<(&'a str, &'a str)>,
-        String,
-        u16,
-        &'a str,
-    );
     let cases: Vec<Case<'_>> = vec![
         ("", json_type, vec![], good.clone(), 401, "unauthorized"),
         (

@@ -46,13 +46,8 @@ async fn nothing_is_answered_before_it_is_durable() {
         (again.status.as_u16(), again.code().as_str()),
         (409, "idempotency_in_flight")
     );
-    let wait: u32 = again.headers["retry-after"]
-        .to_str()
-        .unwrap()
-        .parse()
-        .unwrap();
-    assert!((1..=10).contains(&wait));
-    assert_eq!(again.result(0)["retry_after_seconds"], wait);
+    assert_eq!(again.headers["retry-after"], "1");
+    assert_eq!(again.result(0)["retry_after_seconds"], 1);
     let mut other = event("1");
     other["data"] = json!(2);
     assert_eq!(node.post(&other).await.status.as_u16(), 422);
@@ -229,7 +224,7 @@ async fn large_bodies_are_refused_without_being_read() {
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
 
-    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    let many = "x-y: z\r\n".repeat(200);
     let answer = raw(&node, head(many.trim_end()).as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     let long = format!("x-long: {}", "y".repeat(100_000));

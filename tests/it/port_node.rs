@@ -19,14 +19,14 @@ use hyper_util::{
 use omnilink::{
     clock::{Clock, Millis, SystemClock},
     config::{Config, Network},
-    controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail},
+    controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     id::Tenant,
     log::{
         Acknowledged, Append, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Parts, Port},
+    port::{NotBegun, Parts, Port, Rebuild, Rebuilds},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -148,6 +148,19 @@ impl Log for Switch {
     }
 }
 
+/// A node without Postgres.
+struct NoRebuilds;
+
+impl Rebuilds for NoRebuilds {
+    fn begin(&self, _: &[String]) -> Result<(), NotBegun> {
+        Err(NotBegun::Unavailable("no Postgres".into()))
+    }
+
+    fn status(&self) -> Rebuild {
+        Rebuild::default()
+    }
+}
+
 /// A running port.
 pub struct Node {
     pub log: Arc<Switch>,
@@ -232,6 +245,7 @@ impl Node {
         let port = Port::bind(
             "127.0.0.1:0".parse().unwrap(),
             Parts {
+                rebuilds: Arc::new(NoRebuilds),
                 log: shared,
                 ingress: names.ingress.clone(),
                 state,
@@ -305,7 +319,11 @@ impl Node {
             expires_at,
         };
         let now = SystemClock.now();
-        let (_, token) = self.controls.create_key(new, "test", now).await.unwrap();
+        let token = Token::generate();
+        self.controls
+            .create_key(new, &token, "test", now)
+            .await
+            .unwrap();
         token.reveal().to_owned()
     }
 

@@ -56,11 +56,7 @@ impl Bed {
         Some(Self::with(kind, brokers, properties))
     }
 
-    pub fn with(
-        kind: Kind,
-        brokers: String,
-        properties: BTreeMap<String, String>,
-    ) -> Self {
+    pub fn with(kind: Kind, brokers: String, properties: BTreeMap<String, String>) -> Self {
         Self {
             kind,
             prefix: format!("t{}.", uuid::Uuid::now_v7().simple()),

@@ -1,0 +1,240 @@
+//! Tables made anew beside the old ones, under load, and swapped without a gap.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use omnilink::{
+    log::Polled,
+    projections::{ProjectionError, Projector, What, rebuild},
+};
+use sqlx::{Connection, PgConnection};
+
+use crate::projections_bed::{Database, MemoryLog, all, wait_until};
+
+const BOTH: What = What {
+    events: true,
+    entities: true,
+};
+
+fn start(database: &Database, log: &Arc<MemoryLog>) -> Projector {
+    let member = log.members();
+    let projector = Projector::start(&database.setup(log), 1).unwrap();
+    log.tell(member, Polled::Assigned(all()));
+    projector
+}
+
+fn rows(database: &Database) -> i64 {
+    database.number("SELECT count(*) FROM omnilink.events")
+}
+
+/// Counts rows again and again: they must never be fewer than before.
+fn watch(database: &Database, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
+    let options = database.options.clone();
+    database.runtime.spawn(async move {
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        let mut before = (0, 0, 0);
+        let mut times = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let now = sqlx::query_as::<_, (i64, i64, i64)>(
+                "SELECT (SELECT count(*) FROM omnilink.events), (SELECT count(*) FROM omnilink.entities), \
+                 (SELECT sum(version)::bigint FROM omnilink.entities)",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .expect("a reader meets no error");
+            assert!(now.0 >= before.0 && now.1 >= before.1 && now.2 >= before.2, "{now:?} after {before:?}");
+            // One statement, one snapshot: each event counts in its entity.
+            assert_eq!(now.0, now.2, "events and entities differ");
+            before = now;
+            times += 1;
+        }
+        times
+    })
+}
+
+#[test]
+fn under_load_there_is_no_gap_and_nothing_is_lost() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let log = MemoryLog::new();
+    log.add_many(0, 20_000);
+    let projector = start(&database, &log);
+    wait_until("rows", || rows(&database) >= 10_000);
+    database.run("CREATE VIEW public.paid AS SELECT count(*) AS n FROM omnilink.events WHERE type = 'order.paid'");
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = watch(&database, Arc::clone(&stop));
+    let feeder = {
+        let (log, stop) = (Arc::clone(&log), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            let mut n = 20_000;
+            while !stop.load(Ordering::Relaxed) {
+                log.add_many(n, n + 20);
+                n += 20;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            n
+        })
+    };
+    let setup = database.setup(&log);
+    let mut told = Vec::new();
+    for what in [
+        BOTH,
+        What {
+            events: true,
+            entities: false,
+        },
+        What {
+            events: false,
+            entities: true,
+        },
+        BOTH,
+    ] {
+        // Whatever was wrong is right afterwards.
+        if what.entities {
+            database
+                .run("UPDATE omnilink.entities SET display_name = 'wrong' WHERE ctid = '(0,1)'");
+        }
+        let rebuilt = rebuild(&setup, what, &mut |done, total| told.push((done, total))).unwrap();
+        assert!(rebuilt.records >= 10_000, "{rebuilt:?}");
+        assert!(rebuilt.paused < Duration::from_secs(5), "{rebuilt:?}");
+        if what.entities {
+            assert_eq!(
+                database
+                    .number("SELECT count(*) FROM omnilink.entities WHERE display_name = 'wrong'"),
+                0
+            );
+        }
+    }
+    assert!(told.iter().all(|(done, total)| done <= total && *done > 0));
+    stop.store(true, Ordering::Relaxed);
+    let added = feeder.join().unwrap();
+    wait_until("the projector goes on", || rows(&database) == added as i64);
+    assert!(database.runtime.block_on(reader).unwrap() > 5);
+    drop(projector);
+    database.assert_exactly_once(&log);
+
+    // Nothing is left behind, the view shows the new rows, readers' grants and policies are there.
+    assert_eq!(
+        database.texts("SELECT c.relname FROM pg_class c WHERE c.relname LIKE '%rebuild%'"),
+        [""; 0]
+    );
+    assert_eq!(database.number("SELECT n FROM public.paid"), added as i64);
+    assert_eq!(
+        database.number("SELECT count(*) FROM pg_policies WHERE schemaname = 'omnilink'"),
+        3
+    );
+    assert_eq!(
+        database.number(
+            "SELECT count(*) FROM information_schema.role_table_grants \
+             WHERE grantee = 'omnilink_reader' AND table_name IN ('events', 'entities')"
+        ),
+        2
+    );
+    assert_eq!(
+        database.number("SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                         WHERE n.nspname = 'omnilink' AND c.relispartition AND c.relkind = 'r' AND NOT c.relrowsecurity"),
+        0
+    );
+    assert_eq!(
+        database.text("SELECT reloptions FROM pg_class WHERE relname = 'entities_all'"),
+        "{fillfactor=70}"
+    );
+    assert_eq!(
+        database.texts("SELECT conname FROM pg_constraint WHERE conname LIKE 'within%'"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn without_a_projector_it_goes_up_to_where_that_was() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let log = MemoryLog::new();
+    log.add_many(0, 1_000);
+    drop({
+        let projector = start(&database, &log);
+        wait_until("rows", || rows(&database) == 1_000);
+        projector
+    });
+    log.add_many(1_000, 1_500);
+    database
+        .run("DELETE FROM omnilink.events WHERE log_offset % 3 = 0; TRUNCATE omnilink.entities");
+    let rebuilt = rebuild(&database.setup(&log), BOTH, &mut |_, _| {}).unwrap();
+    assert_eq!(rebuilt.records, 1_000);
+    assert_eq!(rows(&database), 1_000);
+    let _projector = start(&database, &log);
+    wait_until("rows", || rows(&database) == 1_500);
+    database.assert_exactly_once(&log);
+}
+
+#[test]
+fn a_log_that_lost_its_end_is_taken_as_it_is() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let log = MemoryLog::new();
+    log.add_many(0, 1_000);
+    let setup = database.setup(&log);
+    let _projector = Projector::start(&setup, 1).unwrap();
+    log.tell(0, Polled::Assigned(all()));
+    wait_until("rows", || rows(&database) == 1_000);
+    log.forget();
+    log.add_many(0, 300);
+    log.tell(0, Polled::Revoked(all()));
+    log.tell(0, Polled::Assigned(all()));
+    wait_until("it stalls", || setup.progress.trouble().is_some());
+    let events = What {
+        events: true,
+        entities: false,
+    };
+    assert!(matches!(
+        rebuild(&setup, events, &mut |_, _| {}),
+        Err(ProjectionError::AheadOfLog { .. })
+    ));
+    rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();
+    log.add_many(300, 400);
+    wait_until("it goes on", || {
+        rows(&database) == 400 && setup.progress.trouble().is_none()
+    });
+    database.assert_exactly_once(&log);
+}
+
+#[test]
+fn one_at_a_time_and_what_is_left_over_is_removed() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let log = MemoryLog::new();
+    log.add_many(0, 500);
+    let _projector = start(&database, &log);
+    wait_until("rows", || rows(&database) == 500);
+    let setup = database.setup(&log);
+    let holder = database.runtime.block_on(async {
+        let mut connection = PgConnection::connect_with(&database.options).await.unwrap();
+        sqlx::raw_sql(
+            "SELECT pg_advisory_lock(8029195109841330805); CREATE TABLE omnilink.events_rebuild (n integer); \
+             ALTER TABLE omnilink.events_rebuild OWNER TO omnilink_service; \
+             INSERT INTO omnilink.projection_offsets VALUES ('events.rebuild', 0, 7, 1, 1)",
+        )
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        connection
+    });
+    assert!(matches!(
+        rebuild(&setup, BOTH, &mut |_, _| {}),
+        Err(ProjectionError::RebuildRuns)
+    ));
+    database.runtime.block_on(holder.close()).unwrap();
+    rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();
+    assert_eq!(rows(&database), 500);
+    database.assert_exactly_once(&log);
+}

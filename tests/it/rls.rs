@@ -1,0 +1,197 @@
+//! Who sees what in Postgres.
+
+use omnilink::store::grants::{self, Grant};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::projections_bed::Database;
+
+/// A login with the reader's role, and two tenants' rows.
+struct Readers {
+    database: Database,
+    login: String,
+}
+
+impl Readers {
+    fn new(attributes: &str) -> Option<Self> {
+        let database = Database::new()?;
+        let login = format!("r_{}", database.name);
+        database.run(&format!(
+            "CREATE ROLE {login} LOGIN PASSWORD 'x' {attributes}; GRANT omnilink_reader TO {login}"
+        ));
+        for tenant in ["acme", "beta", "gamma"] {
+            database.run(&format!(
+                "INSERT INTO omnilink.events SELECT '{tenant}', 'x', '/', 't', NULL, NULL, NULL, NULL, NULL, now(), 'producer', \
+                 now(), NULL, NULL, '{{}}', 0, (random() * 1e15)::bigint; \
+                 INSERT INTO omnilink.entities VALUES ('{tenant}', 'order', '1', NULL, '{{}}', 1, 'x', now())"
+            ));
+        }
+        Some(Self { database, login })
+    }
+
+    async fn connect(&self) -> PgConnection {
+        let options = self
+            .database
+            .options
+            .clone()
+            .username(&self.login)
+            .password("x");
+        PgConnection::connect_with(&options).await.unwrap()
+    }
+
+    fn grant(&self, tenants: &[&str]) {
+        let grants: Vec<Grant> = tenants
+            .iter()
+            .map(|tenant| Grant {
+                role: self.login.clone(),
+                tenant: (*tenant).to_owned(),
+            })
+            .collect();
+        let store = self.database.store();
+        self.database.runtime.block_on(async {
+            grants::replace(&store, &grants).await.unwrap();
+            assert_eq!(grants::list(&store).await.unwrap(), grants);
+        });
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.database.run(&format!(
+            "DROP OWNED BY {login}; DROP ROLE {login}",
+            login = self.login
+        ));
+    }
+}
+
+async fn tenants(connection: &mut PgConnection, table: &str) -> Vec<String> {
+    sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT tenant FROM {table} ORDER BY tenant"
+    )))
+    .fetch_all(connection)
+    .await
+    .unwrap()
+}
+
+async fn refused(connection: &mut PgConnection, sql: &'static str) {
+    let error = sqlx::raw_sql(sql).execute(connection).await.unwrap_err();
+    let code = error
+        .as_database_error()
+        .and_then(|e| e.code().map(|c| c.into_owned()));
+    assert_eq!(code.as_deref(), Some("42501"), "{sql}: {error}");
+}
+
+#[test]
+fn a_reader_sees_the_tenants_granted_to_its_login() {
+    let Some(readers) = Readers::new("") else {
+        return;
+    };
+    readers.grant(&["acme", "beta"]);
+    readers.database.runtime.block_on(async {
+        let mut reader = readers.connect().await;
+        for table in [
+            "omnilink.events",
+            "omnilink.entities",
+            "omnilink.reader_grants",
+        ] {
+            assert_eq!(
+                tenants(&mut reader, table).await,
+                ["acme", "beta"],
+                "{table}"
+            );
+        }
+        // The setting narrows, to nothing as well, and an empty one is none.
+        for (setting, seen) in [
+            ("beta", &["beta"][..]),
+            ("gamma", &[]),
+            ("", &["acme", "beta"]),
+        ] {
+            sqlx::query("SELECT set_config('omnilink.tenant', $1, false)")
+                .bind(setting)
+                .execute(&mut reader)
+                .await
+                .unwrap();
+            assert_eq!(
+                tenants(&mut reader, "omnilink.events").await,
+                seen,
+                "{setting}"
+            );
+            assert_eq!(
+                tenants(&mut reader, "omnilink.entities").await,
+                seen,
+                "{setting}"
+            );
+        }
+        for sql in [
+            "SELECT * FROM omnilink.events_default",
+            "SELECT * FROM omnilink.entities_all",
+            "SELECT * FROM omnilink.projection_offsets",
+            "SELECT * FROM omnilink.migrations",
+            "INSERT INTO omnilink.reader_grants SELECT session_user, 'gamma'",
+            "UPDATE omnilink.entities SET version = 2",
+            "DELETE FROM omnilink.events",
+            "TRUNCATE omnilink.events",
+            "CREATE TABLE omnilink.mine (n integer)",
+            "SET ROLE omnilink_service",
+        ] {
+            refused(&mut reader, sql).await;
+        }
+        // As the role itself it is still the login that counts.
+        sqlx::raw_sql("SET ROLE omnilink_reader")
+            .execute(&mut reader)
+            .await
+            .unwrap();
+        assert_eq!(
+            tenants(&mut reader, "omnilink.events").await,
+            ["acme", "beta"]
+        );
+    });
+    readers.grant(&[]);
+    readers.database.runtime.block_on(async {
+        let mut reader = readers.connect().await;
+        assert!(tenants(&mut reader, "omnilink.events").await.is_empty());
+    });
+}
+
+#[test]
+fn a_partition_granted_by_mistake_shows_nothing() {
+    let Some(readers) = Readers::new("") else {
+        return;
+    };
+    readers.grant(&["acme"]);
+    readers.database.run(&format!(
+        "GRANT SELECT ON ALL TABLES IN SCHEMA omnilink TO {}",
+        readers.login
+    ));
+    let partitions = readers.database.texts(
+        "SELECT i.inhrelid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'r'",
+    );
+    assert!(partitions.len() >= 4, "{partitions:?}");
+    readers.database.runtime.block_on(async {
+        let mut reader = readers.connect().await;
+        for partition in partitions {
+            let table = format!("omnilink.{}", partition.trim_start_matches("omnilink."));
+            assert!(tenants(&mut reader, &table).await.is_empty(), "{table}");
+        }
+        assert_eq!(tenants(&mut reader, "omnilink.events").await, ["acme"]);
+    });
+}
+
+#[test]
+fn a_view_of_a_readers_own_shows_no_more() {
+    let Some(readers) = Readers::new("NOINHERIT") else {
+        return;
+    };
+    readers.grant(&["beta"]);
+    readers.database.runtime.block_on(async {
+        let mut reader = readers.connect().await;
+        // Without inheriting, the role must be taken on.
+        refused(&mut reader, "SELECT * FROM omnilink.events").await;
+        sqlx::raw_sql(
+            "SET ROLE omnilink_reader; CREATE TEMP VIEW mine AS SELECT * FROM omnilink.events",
+        )
+        .execute(&mut reader)
+        .await
+        .unwrap();
+        assert_eq!(tenants(&mut reader, "mine").await, ["beta"]);
+    });
+}

@@ -1,0 +1,148 @@
+//! Connections and migrations.
+
+use omnilink::store::{Class, Session, Store, StoreError};
+use sqlx::{Connection, PgConnection};
+
+use crate::projections_bed::Database;
+
+#[test]
+fn an_empty_database_is_migrated_once() {
+    let Some(database) = Database::empty() else {
+        return;
+    };
+    let store = database.store();
+    database.runtime.block_on(async {
+        let pending = store.pending().await.unwrap();
+        assert!(pending.len() >= 2, "{pending:?}");
+        // Several at once: one of them does the work.
+        let all = futures_util::future::join_all((0..4).map(|_| store.migrate())).await;
+        let all: Vec<_> = all.into_iter().map(Result::unwrap).collect();
+        assert_eq!(
+            all.iter().map(|m| m.ran.len()).sum::<usize>(),
+            pending.len()
+        );
+        assert_eq!(all.iter().map(|m| m.partitions.len()).sum::<usize>(), 2);
+        assert!(store.pending().await.unwrap().is_empty());
+        assert!(store.migrate().await.unwrap().ran.is_empty());
+        store.health().await.unwrap();
+    });
+    let owners = database.texts(
+        "SELECT DISTINCT c.relowner::regrole FROM pg_class c WHERE c.relnamespace = 'omnilink'::regnamespace",
+    );
+    assert_eq!(owners, ["omnilink_service"]);
+    // A released file never changes.
+    database.run("UPDATE omnilink.migrations SET checksum = 'x' WHERE version = 2");
+    let error = database.runtime.block_on(store.migrate()).unwrap_err();
+    assert!(
+        matches!(error, StoreError::Changed("0002_events_and_entities")),
+        "{error}"
+    );
+    assert_eq!(error.class(), Class::Fatal);
+}
+
+/// A login that is no superuser, owns its database, and may or may not make roles.
+fn login(database: &Database, attributes: &str) -> (String, Store) {
+    let login = format!("m_{}", database.name);
+    database.admin(&format!(
+        "CREATE ROLE {login} LOGIN PASSWORD 'x' NOSUPERUSER {attributes}; ALTER DATABASE {} OWNER TO {login}",
+        database.name
+    ));
+    let store = Store::with(database.options.clone().username(&login).password("x"));
+    (login, store)
+}
+
+fn drop_login(database: &Database, login: &str) {
+    database.admin(&format!(
+        "ALTER DATABASE {} OWNER TO CURRENT_USER",
+        database.name
+    ));
+    database.run(&format!("DROP OWNED BY {login}"));
+    database.admin(&format!("DROP ROLE {login}"));
+}
+
+#[test]
+fn a_login_that_may_make_roles_needs_no_superuser() {
+    let Some(database) = Database::empty() else {
+        return;
+    };
+    // The roles belong to the whole server: after the first of these tests they are there already.
+    let (login, store) = login(&database, "CREATEROLE");
+    database.runtime.block_on(async {
+        store.migrate().await.unwrap();
+        let mut connection = store.connect(Session::Service).await.unwrap();
+        let who =
+            sqlx::query_as::<_, (String, String)>("SELECT session_user::text, current_user::text")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+        assert_eq!(who, (login.clone(), "omnilink_service".to_owned()));
+        connection.close().await.unwrap();
+    });
+    drop_login(&database, &login);
+}
+
+#[test]
+fn a_login_without_rights_is_told_what_to_do() {
+    let Some(database) = Database::empty() else {
+        return;
+    };
+    // So that the roles are there, and are not this login's.
+    drop(Database::new());
+    let (login, store) = login(&database, "NOCREATEROLE");
+    let error = database.runtime.block_on(store.migrate()).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Rights { login: l, .. } if *l == login),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("GRANT omnilink_service TO"),
+        "{error}"
+    );
+    // What the message says helps.
+    database.admin(&format!("GRANT omnilink_service TO {login}"));
+    database.runtime.block_on(store.migrate()).unwrap();
+    drop_login(&database, &login);
+}
+
+#[test]
+fn what_went_wrong_is_classed() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let store = database.store();
+    let run = |sql: &'static str| {
+        let failed = database.runtime.block_on(async {
+            let mut connection = PgConnection::connect_with(&database.options).await.unwrap();
+            sqlx::raw_sql(sql)
+                .execute(&mut connection)
+                .await
+                .unwrap_err()
+        });
+        StoreError::from(failed).class()
+    };
+    assert_eq!(run("SELECT 'x'::int"), Class::Rejected);
+    assert_eq!(
+        run("INSERT INTO omnilink.reader_grants VALUES ('a', NULL)"),
+        Class::Rejected
+    );
+    assert_eq!(run("SELECT * FROM omnilink.nothing"), Class::Fatal);
+    assert_eq!(
+        run("SET statement_timeout = 1; SELECT pg_sleep(1)"),
+        Class::Retriable
+    );
+    assert_eq!(
+        run("SELECT pg_terminate_backend(pg_backend_pid())"),
+        Class::Retriable
+    );
+    let nobody = Store::new("postgres://nobody:x@127.0.0.1:1/nothing").unwrap();
+    let error = database.runtime.block_on(nobody.health()).unwrap_err();
+    assert_eq!(error.class(), Class::Retriable, "{error}");
+    let wrong = Store::with(database.options.clone().password("wrong"));
+    let error = database
+        .runtime
+        .block_on(wrong.connect(Session::Service))
+        .unwrap_err();
+    assert_eq!(error.class(), Class::Fatal, "{error}");
+    assert!(Store::new("mysql://x").is_err());
+    database.runtime.block_on(store.close());
+}

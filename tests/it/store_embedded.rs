@@ -1,0 +1,259 @@
+//! The private Postgres: made, started, left over, taken over.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use omnilink::store::{
+    Store,
+    embedded::{Embedded, EmbeddedError},
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::projections_bed::wait_until;
+
+/// A folder that the user `postgres` can enter; `None` where there is no Postgres.
+fn folder(runtime: &Runtime) -> Option<(TempDir, Embedded)> {
+    let dir = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    match runtime.block_on(Embedded::start(dir.path())) {
+        Ok(server) => Some((dir, server)),
+        Err(EmbeddedError::NoBinaries | EmbeddedError::NoUser) => {
+            eprintln!("SKIPPED: no Postgres is installed here");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn pid(dir: &Path) -> i32 {
+    let text = fs::read_to_string(dir.join("postgres/data/postmaster.pid")).unwrap();
+    text.lines().next().unwrap().trim().parse().unwrap()
+}
+
+fn alive(pid: i32) -> bool {
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state
+        .rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+}
+
+fn signal(pid: i32, name: &str) {
+    assert!(
+        Command::new("kill")
+            .args(["-s", name, &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+async fn count(store: &Store) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT count(*) FROM omnilink.kept")
+        .fetch_one(store.pool())
+        .await
+}
+
+#[test]
+fn it_is_made_once_keeps_its_data_and_stops() {
+    let runtime = Runtime::new().unwrap();
+    let Some((dir, server)) = folder(&runtime) else {
+        return;
+    };
+    runtime.block_on(async {
+        let store = server.store();
+        store.migrate().await.unwrap();
+        sqlx::raw_sql("CREATE TABLE omnilink.kept AS SELECT generate_series(1, 100)")
+            .execute(store.pool())
+            .await
+            .unwrap();
+        // By loopback, as people do, with the password.
+        let url = server.url();
+        assert_eq!(count(&Store::new(&url).unwrap()).await.unwrap(), 100);
+        let wrong = url.replace("omnilink:", "omnilink:not");
+        Store::new(&wrong).unwrap().health().await.unwrap_err();
+        assert!(matches!(
+            Embedded::start(dir.path()).await,
+            Err(EmbeddedError::InUse(_))
+        ));
+    });
+    let mode = fs::metadata(server.home().join("password")).unwrap();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777,
+        0o600
+    );
+    let (url, first) = (server.url(), pid(dir.path()));
+    server.stop();
+    assert!(!alive(first));
+
+    wait_until("all files are on the disk", || {
+        dir.path().join("postgres/made").exists()
+    });
+    let began = Instant::now();
+    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(server.url(), url, "port and password are kept");
+    runtime.block_on(async {
+        let store = server.store();
+        assert_eq!(count(&store).await.unwrap(), 100);
+        assert!(store.migrate().await.unwrap().ran.is_empty());
+    });
+    // Dropped, it stops too.
+    let second = pid(dir.path());
+    drop(server);
+    wait_until("it stops", || !alive(second));
+}
+
+#[test]
+fn a_killed_server_is_started_again() {
+    let runtime = Runtime::new().unwrap();
+    let Some((dir, server)) = folder(&runtime) else {
+        return;
+    };
+    let store = server.store();
+    runtime.block_on(store.health()).unwrap();
+    let before = pid(dir.path());
+    signal(before, "KILL");
+    wait_until("it answers again", || {
+        runtime.block_on(store.health()).is_ok() && pid(dir.path()) != before
+    });
+    server.stop();
+}
+
+#[test]
+fn a_server_that_was_left_over_is_taken_over() {
+    let runtime = Runtime::new().unwrap();
+    let Some((dir, server)) = folder(&runtime) else {
+        return;
+    };
+    wait_until("all files are on the disk", || {
+        dir.path().join("postgres/made").exists()
+    });
+    server.stop();
+    // As a killed process leaves it: nobody holds the pipe that would stop it.
+    let data = dir.path().join("postgres/data");
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&data).unwrap());
+    let group = std::os::unix::fs::MetadataExt::gid(&fs::metadata(&data).unwrap());
+    let postgres = fs::read_to_string(data.join("postmaster.opts")).unwrap();
+    let program = postgres.split(' ').next().unwrap().to_owned();
+    let port = fs::read_to_string(dir.path().join("postgres/port")).unwrap();
+    let mut command = Command::new(program);
+    command
+        .arg("-D")
+        .arg(&data)
+        .args(["-p", port.trim(), "-c", "unix_socket_directories="])
+        .current_dir("/");
+    if fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0) {
+        command.uid(owner).gid(group);
+    }
+    let mut left = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it runs", || {
+        fs::read_to_string(data.join("postmaster.pid")).is_ok_and(|t| t.contains("ready"))
+    });
+    let old = pid(dir.path());
+    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+    assert_ne!(pid(dir.path()), old);
+    runtime.block_on(server.store().health()).unwrap();
+    left.wait().unwrap();
+    server.stop();
+
+    // Killed hard: a stale pid file, and perhaps children that have not noticed yet.
+    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+    let (old, stale) = (
+        pid(dir.path()),
+        fs::read_to_string(data.join("postmaster.pid")).unwrap(),
+    );
+    server.stop();
+    fs::write(
+        data.join("postmaster.pid"),
+        stale.replace(&old.to_string(), "1"),
+    )
+    .unwrap();
+    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+    runtime.block_on(server.store().health()).unwrap();
+    server.stop();
+}
+
+/// Not a test: the process that [`it_ends_with_a_killed_process`] starts and kills.
+#[test]
+fn a_process_that_holds_a_server() {
+    let Some(dir) = std::env::var_os("OMNILINK_TEST_HOLD") else {
+        return;
+    };
+    let runtime = Runtime::new().unwrap();
+    let server = runtime.block_on(Embedded::start(Path::new(&dir))).unwrap();
+    fs::write(Path::new(&dir).join("holds"), server.url()).unwrap();
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn it_ends_with_a_killed_process() {
+    let runtime = Runtime::new().unwrap();
+    let Some((dir, server)) = folder(&runtime) else {
+        return;
+    };
+    wait_until("all files are on the disk", || {
+        dir.path().join("postgres/made").exists()
+    });
+    server.stop();
+    for wait in [true, false] {
+        let mut holder = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store_embedded::a_process_that_holds_a_server"])
+            .env("OMNILINK_TEST_HOLD", dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("it holds a server", || dir.path().join("holds").exists());
+        let held = pid(dir.path());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        if wait {
+            wait_until("the server is gone", || !alive(held));
+        }
+        let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+        runtime.block_on(server.store().health()).unwrap();
+        assert!(!alive(held));
+        fs::remove_file(dir.path().join("holds")).unwrap();
+        server.stop();
+    }
+}
+
+#[test]
+fn a_folder_that_the_user_cannot_enter_gets_a_link() {
+    let runtime = Runtime::new().unwrap();
+    let root =
+        fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    if !root || folder(&runtime).is_none() {
+        return;
+    }
+    // Its mode is 0700.
+    let dir = TempDir::new().unwrap();
+    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+    let home = server.home().to_owned();
+    assert!(home.starts_with("/var/lib/omnilink"), "{home:?}");
+    assert_eq!(fs::read_link(dir.path().join("postgres")).unwrap(), home);
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(dir.path()).unwrap().permissions())
+            & 0o777,
+        0o700
+    );
+    runtime.block_on(server.store().health()).unwrap();
+    server.stop();
+    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+    assert_eq!(server.home(), home);
+    server.stop();
+    fs::remove_dir_all(home).unwrap();
+}
