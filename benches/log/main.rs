@@ -16,10 +16,10 @@ use omnilink::{
     },
 };
 
-#[path = "../omnilink/machine.rs"]
+#[path = "../port/machine.rs"]
 #[allow(dead_code)]
 mod machine;
-#[path = "../omnilink/report.rs"]
+#[path = "../port/report.rs"]
 #[allow(dead_code)]
 mod report;
 

@@ -200,7 +200,7 @@ pub const KEYS: &[Key] = &[
         name: "redis.url",
         doc: "redis://… ; what several nodes share about requests in flight; without it each node keeps its own",
         set: |c, v, ctx| {
-            c.redis_url = Some(SecretUrl::new(secret(v, ctx)?, &["redis", "rediss"])?);
+            c.redis_url = Some(SecretUrl::new(secret(v, ctx)?, &["redis"])?);
             Ok(())
         },
         show: |c| json!(c.redis_url.as_ref().map(ToString::to_string)),

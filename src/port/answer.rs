@@ -13,7 +13,7 @@ use super::{RequestId, problem::Problem};
 use crate::{envelope::Invalid, id::Identity};
 
 /// What became of one item.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Outcome {
     /// It is in the log.
     Ingested(Identity),
@@ -24,7 +24,7 @@ pub(super) enum Outcome {
 }
 
 /// Why an item is refused.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusal {
     status: &'static str,
     http: StatusCode,

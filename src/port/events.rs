@@ -14,7 +14,7 @@ use super::{
     auth,
     body::{self, BodyError},
     idempotency::{BodyHash, Verdict},
-    intake::Reserved,
+    intake::{Reserved, Unsent},
     media::{self, Form},
     problem::Problem,
 };
@@ -77,10 +77,10 @@ async fn take(
         header: idempotency_key(&head.headers)?,
         now,
         outcomes: Vec::new(),
-        reserved: Vec::new(),
+        unsent: shared.intake.unsent(),
     };
     taking.read(form, &head.headers, &bytes)?;
-    taking.append().await
+    Ok(taking.append().await)
 }
 
 fn check_head(
@@ -157,7 +157,7 @@ struct Taking<'a> {
     now: Millis,
     outcomes: Vec<Outcome>,
     /// What is to be appended.
-    reserved: Vec<Reserved>,
+    unsent: Unsent<'a>,
 }
 
 impl Taking<'_> {
@@ -232,7 +232,6 @@ impl Taking<'_> {
         // Of one identity twice in a batch the first counts.
         let mut mine: HashMap<Identity, BodyHash> = HashMap::new();
         self.outcomes.reserve(items.len());
-        self.reserved.reserve(items.len());
         for item in items {
             let outcome = match self.judge(item.raw.len(), item.parsed) {
                 Err(refusal) => Outcome::Refused(refusal),
@@ -298,18 +297,15 @@ impl Taking<'_> {
     }
 
     fn reserve(&mut self, id: Identity, parsed: &Parsed<'_>) -> Outcome {
-        match self.shared.intake.reserve(id, parsed.body_hash, self.now) {
-            Verdict::New => {}
-            Verdict::Duplicate => return Outcome::Duplicate(id),
-            Verdict::Mismatch => return Outcome::Refused(Refusal::mismatch(id)),
-            Verdict::InFlight => return Outcome::Refused(Refusal::in_flight(id)),
-            Verdict::Full => return Outcome::Refused(Refusal::unavailable()),
+        let verdict = self.shared.intake.reserve(id, parsed.body_hash, self.now);
+        if let Some(outcome) = not_new(id, verdict) {
+            return outcome;
         }
         let event = &parsed.event;
         let mut value =
             Vec::with_capacity(256 + size_of_data(&event.data) + event.extensions.len());
         encode_ingress(event, &mut value);
-        self.reserved.push(Reserved {
+        self.unsent.push(Reserved {
             id,
             body: parsed.body_hash,
             record: Record {
@@ -322,30 +318,41 @@ impl Taking<'_> {
     }
 
     /// Appends what is new. Until it is durable, nothing of it was accepted, nor what repeats it.
-    async fn append(mut self) -> Result<Vec<Outcome>, Problem> {
-        if self.reserved.is_empty() {
-            return Ok(self.outcomes);
+    async fn append(mut self) -> Vec<Outcome> {
+        if self.unsent.is_empty() {
+            return self.outcomes;
         }
-        let new: Vec<Identity> = if self.outcomes.len() > 1 {
-            self.reserved.iter().map(|r| r.id).collect()
+        // One event alone is what most requests are, and needs none of this.
+        let sent = if self.outcomes.len() > 1 {
+            self.unsent.ids()
         } else {
             Vec::new()
         };
-        let durable = self.shared.intake.submit(self.reserved);
-        if durable.await.unwrap_or(false) {
-            return Ok(self.outcomes);
-        }
-        for outcome in &mut self.outcomes {
-            let lost = match outcome {
-                Outcome::Ingested(_) => true,
-                Outcome::Duplicate(id) => new.contains(id),
-                Outcome::Refused(_) => false,
-            };
-            if lost {
-                *outcome = Outcome::Refused(Refusal::unavailable());
+        let durable = self.unsent.submit().await.unwrap_or(false);
+        if !durable {
+            for outcome in &mut self.outcomes {
+                let lost = match outcome {
+                    Outcome::Ingested(_) => true,
+                    Outcome::Duplicate(id) => sent.iter().any(|(sent, _)| sent == id),
+                    Outcome::Refused(_) => false,
+                };
+                if lost {
+                    *outcome = Outcome::Refused(Refusal::unavailable());
+                }
             }
         }
-        Ok(self.outcomes)
+        self.outcomes
+    }
+}
+
+/// The outcome of an identity that is not to be appended.
+fn not_new(id: Identity, verdict: Verdict) -> Option<Outcome> {
+    match verdict {
+        Verdict::New => None,
+        Verdict::Duplicate => Some(Outcome::Duplicate(id)),
+        Verdict::Mismatch => Some(Outcome::Refused(Refusal::mismatch(id))),
+        Verdict::InFlight => Some(Outcome::Refused(Refusal::in_flight(id))),
+        Verdict::Full => Some(Outcome::Refused(Refusal::unavailable())),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -70,20 +70,15 @@ struct Shared {
     topic: Arc<str>,
     clock: Arc<dyn Clock>,
     seen: Seen,
-    queue: Mutex<Queue>,
+    queue: Mutex<VecDeque<Group>>,
+    /// Bytes of records in the queue and under way.
+    bytes: AtomicUsize,
     work: Notify,
     turns: Arc<Semaphore>,
     appends: u32,
     /// Identities whose append failed: the window in memory is ahead of the disk.
     failed: Mutex<Vec<(Identity, BodyHash)>>,
     closed: AtomicBool,
-}
-
-#[derive(Default)]
-struct Queue {
-    groups: VecDeque<Group>,
-    /// Bytes in the queue and under way.
-    bytes: usize,
 }
 
 /// Requests that are appended together.
@@ -93,6 +88,52 @@ struct Group {
     ids: Vec<(Identity, BodyHash)>,
     records: Vec<Append>,
     waiters: Vec<oneshot::Sender<bool>>,
+}
+
+/// Items of one request that are reserved and not sent on. Dropped, for their sender hung up, they are new again.
+pub(super) struct Unsent<'a> {
+    intake: &'a Intake,
+    items: Vec<Reserved>,
+}
+
+impl Unsent<'_> {
+    pub(super) fn push(&mut self, item: Reserved) {
+        self.items.push(item);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Identities and bodies, in order.
+    pub(super) fn ids(&self) -> Vec<(Identity, BodyHash)> {
+        self.items.iter().map(|item| (item.id, item.body)).collect()
+    }
+
+    /// Keeps the items for which `keep` says so, in order; the others are not in flight here.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let mut index = 0;
+        self.items.retain(|item| {
+            let kept = keep(index);
+            index += 1;
+            if !kept {
+                self.intake.shared.seen.settle(&[(item.id, item.body)]);
+            }
+            kept
+        });
+    }
+
+    /// Sends them on.
+    pub(super) fn submit(mut self) -> Durable {
+        let items = std::mem::take(&mut self.items);
+        self.intake.submit(items)
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.retain(|_| false);
+    }
 }
 
 impl Group {
@@ -124,6 +165,7 @@ impl Intake {
             clock,
             seen: Seen::open(options.store, options.window)?,
             queue: Mutex::default(),
+            bytes: AtomicUsize::new(0),
             work: Notify::new(),
             turns: Arc::new(Semaphore::new(appends)),
             appends: appends as u32,
@@ -136,7 +178,8 @@ impl Intake {
 
     /// Judges an identity, and reserves it if it is new: then it must be submitted.
     pub(super) fn reserve(&self, id: Identity, body: BodyHash, now: Millis) -> Verdict {
-        if self.shared.closed.load(Ordering::Relaxed) || self.shared.queue.lock().bytes > MOST_BYTES
+        if self.shared.closed.load(Ordering::Relaxed)
+            || self.shared.bytes.load(Ordering::Relaxed) > MOST_BYTES
         {
             return Verdict::Full;
         }
@@ -149,18 +192,25 @@ impl Intake {
             })
     }
 
-    /// Sends the items of one request on.
-    pub(super) fn submit(&self, items: impl IntoIterator<Item = Reserved>) -> Durable {
+    /// The items of one request, none yet.
+    pub(super) fn unsent(&self) -> Unsent<'_> {
+        Unsent {
+            intake: self,
+            items: Vec::new(),
+        }
+    }
+
+    fn submit(&self, items: Vec<Reserved>) -> Durable {
         let (answer, durable) = oneshot::channel();
         let wake = {
             let mut queue = self.shared.queue.lock();
-            let wake = queue.groups.is_empty();
+            let wake = queue.is_empty();
             let full = |g: &Group| g.records.len() >= GROUP_RECORDS || g.bytes >= GROUP_BYTES;
-            if queue.groups.back().is_none_or(full) {
-                queue.groups.push_back(Group::new());
+            if queue.back().is_none_or(full) {
+                queue.push_back(Group::new());
             }
             let mut bytes = 0;
-            if let Some(group) = queue.groups.back_mut() {
+            if let Some(group) = queue.back_mut() {
                 for item in items {
                     bytes += item.record.value.as_ref().map_or(0, bytes::Bytes::len);
                     group.ids.push((item.id, item.body));
@@ -172,7 +222,7 @@ impl Intake {
                 group.waiters.push(answer);
                 group.bytes += bytes;
             }
-            queue.bytes += bytes;
+            self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
             wake
         };
         if wake {
@@ -218,7 +268,7 @@ impl Shared {
     }
 
     fn next(&self) -> Option<Group> {
-        self.queue.lock().groups.pop_front()
+        self.queue.lock().pop_front()
     }
 
     /// Gives up groups that waited too long for their turn: nothing of them reached the log.
@@ -226,12 +276,8 @@ impl Shared {
         let mut late = Vec::new();
         {
             let mut queue = self.queue.lock();
-            while queue
-                .groups
-                .front()
-                .is_some_and(|g| g.since.elapsed() >= DEADLINE)
-            {
-                late.extend(queue.groups.pop_front());
+            while queue.front().is_some_and(|g| g.since.elapsed() >= DEADLINE) {
+                late.extend(queue.pop_front());
             }
         }
         for group in late {
@@ -241,7 +287,7 @@ impl Shared {
 
     fn give_up(&self, mut group: Group) {
         self.seen.settle(&group.ids);
-        self.queue.lock().bytes -= group.bytes;
+        self.bytes.fetch_sub(group.bytes, Ordering::Relaxed);
         group.answer(false);
     }
 
@@ -275,7 +321,7 @@ impl Shared {
                 shared.seen.settle(&group.ids);
                 group.answer(true);
             }
-            shared.queue.lock().bytes -= group.bytes;
+            shared.bytes.fetch_sub(group.bytes, Ordering::Relaxed);
             drop(turn);
         });
     }

@@ -8,9 +8,21 @@
 
 mod admission;
 mod chaos;
+mod cli;
+mod config;
 mod disk_full;
 mod envelope_corpus;
+mod keys;
 mod lanes;
 mod log_conformance;
 mod log_kill;
+mod port_events;
+mod port_faults;
+mod port_node;
+mod projections;
+mod projections_bed;
+mod rebuild;
+mod rls;
+mod store;
+mod store_embedded;
 mod support;

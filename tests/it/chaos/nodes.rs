@@ -24,7 +24,7 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct Nodes {
     dir: PathBuf,
     settings: Vec<(String, String)>,
-    nodes: RwLock<Vec<Node>>,
+    all: RwLock<Vec<Node>>,
 }
 
 struct Node {
@@ -51,7 +51,7 @@ impl Nodes {
         Self {
             dir: dir.to_owned(),
             settings,
-            nodes: RwLock::default(),
+            all: RwLock::default(),
         }
     }
 
@@ -98,10 +98,10 @@ impl Nodes {
 
     /// Adds a node and starts it.
     pub fn add(&self) -> usize {
-        let index = self.nodes.read().len();
+        let index = self.all.read().len();
         let dir = self.dir.join(format!("node-{index}"));
         std::fs::create_dir_all(&dir).unwrap();
-        self.nodes.write().push(Node {
+        self.all.write().push(Node {
             dir,
             child: Mutex::default(),
             address: RwLock::default(),
@@ -111,12 +111,12 @@ impl Nodes {
     }
 
     pub fn len(&self) -> usize {
-        self.nodes.read().len()
+        self.all.read().len()
     }
 
     /// Where a client goes on its `attempt`-th try; `None`: no node has an address yet.
     pub fn address(&self, attempt: usize) -> Option<String> {
-        let nodes = self.nodes.read();
+        let nodes = self.all.read();
         let node = nodes.get(attempt % nodes.len().max(1))?;
         let address = node.address.read().clone();
         (!address.is_empty()).then_some(address)
@@ -125,7 +125,7 @@ impl Nodes {
     /// Starts a node and waits until it listens. One that ends before, as it does while the broker is down, is started again.
     pub fn start(&self, index: usize) {
         let deadline = Instant::now() + START;
-        let nodes = self.nodes.read();
+        let nodes = self.all.read();
         let node = &nodes[index];
         loop {
             let (mut child, listens) = self.spawn(node);
@@ -185,14 +185,14 @@ impl Nodes {
 
     /// SIGKILL.
     pub fn kill(&self, index: usize) {
-        if let Some(mut child) = self.nodes.read()[index].child.lock().take() {
+        if let Some(mut child) = self.all.read()[index].child.lock().take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
     }
 
     pub fn signal(&self, index: usize, signal: Signal) {
-        if let Some(child) = &*self.nodes.read()[index].child.lock() {
+        if let Some(child) = &*self.all.read()[index].child.lock() {
             let pid = Pid::from_raw(child.id() as i32).unwrap();
             kill_process(pid, signal).unwrap();
         }
@@ -201,7 +201,7 @@ impl Nodes {
     /// Nodes that ended by themselves, with what they said last; they are forgotten.
     pub fn ended(&self) -> Vec<(usize, String)> {
         let mut ended = Vec::new();
-        for (index, node) in self.nodes.read().iter().enumerate() {
+        for (index, node) in self.all.read().iter().enumerate() {
             let mut child = node.child.lock();
             if let Some(running) = &mut *child
                 && let Some(status) = running.try_wait().unwrap()
@@ -223,7 +223,7 @@ impl Nodes {
         }
         let deadline = Instant::now() + STOP;
         let mut bad = Vec::new();
-        for (index, node) in self.nodes.read().iter().enumerate() {
+        for (index, node) in self.all.read().iter().enumerate() {
             let Some(mut child) = node.child.lock().take() else {
                 continue;
             };
