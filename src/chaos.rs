@@ -1,6 +1,8 @@
 //! Bugs planted on purpose: with the feature `chaos`, `OMNILINK_CHAOS_BUG` names one, and `scripts/chaos --bug all`
 //! shows that each is found. Without the feature nothing of them is in the binary.
 
+use std::time::Duration;
+
 /// A promise that is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bug {
@@ -71,7 +73,10 @@ pub const fn planted(_: Bug) -> bool {
     false
 }
 
-/// Time for a kill to hit where the bug is open.
+/// How long a bug stays open, so that a kill hits it there.
+pub const PAUSE: Duration = Duration::from_millis(600);
+
+/// Waits for that long, on a thread that may block.
 pub fn pause() {
-    std::thread::sleep(std::time::Duration::from_millis(250));
+    std::thread::sleep(PAUSE);
 }

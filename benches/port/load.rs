@@ -170,3 +170,18 @@ fn thread_cpu() -> f64 {
         .unwrap_or_default()
         / 1000.0
 }
+
+/// One request on a connection of one's own; panics unless it is accepted.
+pub fn post_once(stream: &mut std::net::TcpStream, key: &str, body: &str) {
+    use std::io::{Read, Write};
+    write!(
+        stream,
+        "POST /v1/events HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = [0; 4096];
+    let length = stream.read(&mut answer).unwrap();
+    let text = String::from_utf8_lossy(&answer[..length]);
+    assert!(text.starts_with("HTTP/1.1 202"), "{text}");
+}

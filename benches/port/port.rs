@@ -288,9 +288,126 @@ pub fn run(which: &[&str]) {
         );
         println!("    data directory: {:.0} MB", folder_mb(server.dir.path()));
     }
-    if what == "all" || what == "latency" {
-        // HTTP to row: see `latency`.
+    if what == "all" || what == "sustained" {
+        sustained(log, limit);
     }
+    if what == "all" || what == "latency" {
+        latency(log);
+    }
+}
+
+/// Rows in `omnilink.events`, by the embedded Postgres of the server.
+struct Rows {
+    runtime: tokio::runtime::Runtime,
+    connection: sqlx::PgConnection,
+}
+
+impl Rows {
+    fn of(server: &Server) -> Self {
+        use sqlx::Connection;
+        let file = server.dir.path().join("postgres.url");
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !file.exists() {
+            assert!(Instant::now() < deadline, "no Postgres");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let url = std::fs::read_to_string(file).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let connection = runtime
+            .block_on(sqlx::PgConnection::connect(url.trim()))
+            .unwrap();
+        Self {
+            runtime,
+            connection,
+        }
+    }
+
+    fn projected(&mut self) -> i64 {
+        let query = sqlx::query_scalar(
+            "SELECT coalesce(sum(next), 0)::bigint FROM omnilink.projection_offsets",
+        );
+        self.runtime
+            .block_on(query.fetch_one(&mut self.connection))
+            .unwrap()
+    }
+
+    fn has_entity(&mut self, id: &str) -> bool {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM omnilink.entities WHERE tenant = 'default' AND entity_type = 'probe' AND external_id = $1)").bind(id);
+        self.runtime
+            .block_on(query.fetch_one(&mut self.connection))
+            .unwrap()
+    }
+}
+
+/// As fast as it goes for a minute, with rows; the lag must not grow. If it does, what was projected is what was sustained.
+fn sustained(log: &str, limit: f64) {
+    let seconds = std::env::var("OMNILINK_BENCH_SECONDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(60.0);
+    let server = up(log, true);
+    let mut rows = Rows::of(&server);
+    let before = rows.projected();
+    measured(
+        &server,
+        &format!("{log}: sustained into Postgres, single, c=64"),
+        limit,
+        64,
+        1,
+        seconds,
+    );
+    let at_end = rows.projected();
+    std::thread::sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    let mut last = (at_end, Instant::now());
+    while last.1.elapsed() < Duration::from_secs(2) && started.elapsed() < Duration::from_mins(2) {
+        let now = rows.projected();
+        if now > last.0 {
+            last = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Row::new(
+        format!("{log}: rows still missing at the end"),
+        (last.0 - at_end) as f64,
+        "rows",
+    )
+    .note(format!("of {}", last.0 - before))
+    .print();
+}
+
+/// From the request's first byte to a row that others see, at 100 a second.
+fn latency(log: &str) {
+    let server = up(log, true);
+    let mut rows = Rows::of(&server);
+    let run = uuid::Uuid::now_v7().simple().to_string();
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut taken: Vec<f64> = Vec::new();
+    let mut due = Instant::now();
+    for n in 0..1500 {
+        due += Duration::from_millis(10);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let id = format!("{run}-{n}");
+        let body = format!(
+            r#"{{"id":"{id}","source":"/probe","type":"probe.sent","entity":{{"type":"probe","external_id":"{id}"}},"data":{{"n":{n}}}}}"#
+        );
+        let sent = Instant::now();
+        load::post_once(&mut stream, &server.key, &body);
+        while !rows.has_entity(&id) {
+            assert!(sent.elapsed() < Duration::from_secs(20), "no row");
+        }
+        if n >= 300 {
+            taken.push(sent.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    taken.sort_by(f64::total_cmp);
+    let at = |p: f64| taken[(taken.len() as f64 * p) as usize];
+    Row::new(format!("{log}: HTTP to row at 100/s, p50"), at(0.5), "ms").print();
+    Row::new(format!("{log}: HTTP to row at 100/s, p99"), at(0.99), "ms").print();
 }
 
 fn folder_mb(path: &Path) -> f64 {

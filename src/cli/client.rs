@@ -111,7 +111,8 @@ impl Client {
 
 fn unreachable(base: &str, error: hyper_util::client::legacy::Error) -> anyhow::Error {
     let connect = error.is_connect();
-    let error = anyhow::Error::new(error);
+    // The layers between say nothing that the first and the last do not.
+    let error = anyhow::anyhow!("{}", anyhow::Error::new(error).root_cause());
     if connect {
         error.context(format!(
             "nothing answers at {base}; start `omnilink up`, or set OMNILINK_URL"

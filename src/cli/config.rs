@@ -5,8 +5,8 @@ use std::fmt::Write;
 use clap::builder::StyledStr;
 use serde_json::Value;
 
-use super::{Global, output};
-use crate::config::keys::KEYS;
+use super::{Global, output, postgres};
+use crate::config::{Config, Secret, SecretUrl, keys::KEYS};
 
 /// Nothing beside the global flags.
 #[derive(clap::Args)]
@@ -21,7 +21,10 @@ pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
-    let shown = config.redacted();
+    let mut shown = config.redacted();
+    if let Some(url) = embedded_url(&config) {
+        shown["postgres"]["url"] = url.to_string().into();
+    }
     if global.json {
         return output::json(&shown);
     }
@@ -36,6 +39,15 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     yaml(&shown, "", &mut text);
     output::line(text.trim_end());
     Ok(())
+}
+
+/// Where the embedded Postgres was when it was last started, its password masked.
+fn embedded_url(config: &Config) -> Option<SecretUrl> {
+    if config.postgres_url.is_some() {
+        return None;
+    }
+    let url = std::fs::read_to_string(postgres::url_file(&config.data_dir)).ok()?;
+    SecretUrl::new(Secret::new(url.trim()), &["postgres", "postgresql"]).ok()
 }
 
 /// Two levels and lists of texts: all that a configuration has. JSON's scalars are YAML's.

@@ -51,7 +51,7 @@ impl Storage {
         } else {
             let dir = config.data_dir.join("log");
             let log = LocalLog::open(&dir, LocalOptions::new(Arc::new(SystemClock)))
-                .with_context(|| format!("the log in {} cannot be opened", dir.display()))?;
+                .with_context(|| format!("the log in {} cannot be opened; does another omnilink use this data directory?", dir.display()))?;
             let state = log.state().clone();
             (Arc::new(log), state, 2)
         };
@@ -90,8 +90,12 @@ fn open_kafka(_: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usize)> {
 fn open_kafka(config: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usize)> {
     use crate::log::kafka::{KafkaLog, KafkaOptions};
     let dir = config.data_dir.join("state");
-    let state = StateStore::open(&dir)
-        .with_context(|| format!("the state in {} cannot be opened", dir.display()))?;
+    let state = StateStore::open(&dir).with_context(|| {
+        format!(
+            "the state in {} cannot be opened; does another omnilink use this data directory?",
+            dir.display()
+        )
+    })?;
     let brokers = config.kafka.brokers.join(",");
     let properties = config.kafka.properties.iter();
     let options = KafkaOptions {

@@ -83,6 +83,8 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     let stop = stop_on_signals()?;
     let storage = Storage::open(&config, provision)?;
     let (controls, tail) = storage.controls(&config).await?;
+    // Before anything is started that would have to be stopped again.
+    let listener = Port::listen(config.listen).await?;
     let readiness = Readiness::default();
     report(&readiness, &config, &storage, &controls);
     let first = if config.on_kafka() {
@@ -99,8 +101,8 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     let projections = (!without.contains(&Part::Projections))
         .then(|| Postgres::start(&config, &storage, &readiness, provision));
 
-    let port = Port::bind(
-        config.listen,
+    let port = Port::new(
+        listener,
         Parts {
             rebuilds: projections
                 .as_ref()
@@ -115,8 +117,7 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
             limits: config.limits.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
         },
-    )
-    .await?;
+    )?;
     let address = port.address().context("the port has no address")?;
     welcome(&config, address, first.as_deref());
     let upkeep = tokio::spawn(upkeep());

@@ -92,11 +92,14 @@ struct Shared {
 }
 
 impl Port {
-    /// Binds the address and reads the window of identities back.
-    pub async fn bind(listen: SocketAddr, parts: Parts) -> Result<Self, BindError> {
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(|error| BindError::Listen { listen, error })?;
+    /// Takes the address. Who connects now waits for [`Port::serve`].
+    pub async fn listen(listen: SocketAddr) -> Result<TcpListener, ListenError> {
+        let listener = TcpListener::bind(listen).await;
+        listener.map_err(|error| ListenError { listen, error })
+    }
+
+    /// Reads the window of identities back.
+    pub fn new(listener: TcpListener, parts: Parts) -> Result<Self, StateError> {
         let window = parts.limits.dedupe_window;
         let meters = Meters::new();
         let intake = Intake::open(
@@ -138,22 +141,14 @@ impl Port {
     }
 }
 
-/// Why the port does not start.
+/// The address cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address cannot be had.
-    #[error(
-        "cannot listen on {listen}: {error}; is another OmniLink running? `listen` (or --listen) chooses another address"
-    )]
-    Listen {
-        /// The address.
-        listen: SocketAddr,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// The window of identities cannot be read.
-    #[error(transparent)]
-    State(#[from] StateError),
+#[error(
+    "cannot listen on {listen}: {error}; is another OmniLink running? `listen` (or --listen) chooses another address"
+)]
+pub struct ListenError {
+    listen: SocketAddr,
+    error: io::Error,
 }
 
 /// Ids of requests: unlike in every process, counted in it.

@@ -32,18 +32,30 @@ pub struct Load {
     pub together: bool,
     /// Bytes of JSON data an event.
     pub bytes: usize,
+    /// Lanes of the projector; `COPY` has one connection.
+    pub lanes: u32,
 }
 
-/// Events a second.
+/// One way to write the load.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Events a second.
+    pub per_second: f64,
+    /// Processor time of the server's process, in microseconds an event; 0 where it is not on this machine. It says on a
+    /// busy machine what the rate says on an idle one.
+    pub server_us: f64,
+}
+
+/// The three ways.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
     /// `COPY` of the rows of `events` alone.
-    pub copy_events: f64,
+    pub copy_events: Rate,
     /// `COPY` of the rows of `events`, and of the final rows of `entities`.
-    pub copy_both: f64,
+    pub copy_both: Rate,
     /// The projector.
-    pub projector: f64,
-    /// Of that, how long this side's thread was at work rather than waiting: microseconds an event.
+    pub projector: Rate,
+    /// Processor time of the projector's own thread, in microseconds an event.
     pub thread_us: f64,
 }
 
@@ -55,20 +67,26 @@ pub fn measure(runtime: &Handle, store: &Store, load: Load) -> Result<Measured, 
     let input = input(load);
     let (events, entities) = rows(&input);
     let count = load.events as f64;
-    let per_second = |took: Duration| count / took.as_secs_f64();
+    let rate = |took: Duration, server: Duration| Rate {
+        per_second: count / took.as_secs_f64(),
+        server_us: server.as_secs_f64() * 1e6 / count,
+    };
     let target = Target::live();
-    let copy = |both: bool| -> Result<Duration, ProjectionError> {
+    let copy = |both: bool| -> Result<Rate, ProjectionError> {
         runtime.block_on(async {
             let mut connection = store.connect(Session::Projection).await?;
             empty(&mut connection).await?;
-            let began = Instant::now();
+            let process = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()")
+                .fetch_one(&mut connection)
+                .await?;
+            let (began, busy) = (Instant::now(), busy(process));
             for rows in &events {
                 rows.send(&mut connection, &target.copy_events).await?;
             }
             for rows in entities.iter().filter(|_| both) {
                 rows.send(&mut connection, &target.copy_entities).await?;
             }
-            Ok(began.elapsed())
+            Ok(rate(began.elapsed(), since(process, busy)))
         })
     };
     let copy_events = copy(false)?;
@@ -78,6 +96,51 @@ pub fn measure(runtime: &Handle, store: &Store, load: Load) -> Result<Measured, 
         let mut connection = store.connect(Session::Projection).await?;
         empty(&mut connection).await
     })?;
+    let mut polls: Vec<Vec<Vec<Fetched>>> = vec![Vec::new(); load.lanes as usize];
+    for poll in input.chunks(POLL) {
+        for (lane, polls) in (0..).zip(&mut polls) {
+            let ours = poll
+                .iter()
+                .filter(|record| record.partition % load.lanes == lane);
+            polls.push(ours.cloned().collect());
+        }
+    }
+    let began = Instant::now();
+    let lanes: Vec<_> = (0..load.lanes)
+        .zip(polls)
+        .map(|(lane, polls)| {
+            let (runtime, store) = (runtime.clone(), store.clone());
+            std::thread::spawn(move || {
+                project(
+                    &runtime,
+                    &store,
+                    (lane..PARTITIONS).step_by(load.lanes as usize),
+                    polls,
+                )
+            })
+        })
+        .collect();
+    let (mut server, mut own) = (Duration::ZERO, Duration::ZERO);
+    for lane in lanes {
+        let used = lane.join().unwrap_or(Err(ProjectionError::Fenced))?;
+        server += used.0;
+        own += used.1;
+    }
+    Ok(Measured {
+        copy_events,
+        copy_both,
+        projector: rate(began.elapsed(), server),
+        thread_us: own.as_secs_f64() * 1e6 / count,
+    })
+}
+
+/// One lane: processor time of the server's process and of this thread.
+fn project(
+    runtime: &Handle,
+    store: &Store,
+    partitions: impl Iterator<Item = u32>,
+    polls: Vec<Vec<Fetched>>,
+) -> Result<(Duration, Duration), ProjectionError> {
     let mut pipeline = Pipeline::new(
         runtime.clone(),
         store.clone(),
@@ -87,28 +150,34 @@ pub fn measure(runtime: &Handle, store: &Store, load: Load) -> Result<Measured, 
         32 << 20,
         Box::new(|_| {}),
     );
-    pipeline.take(0..PARTITIONS)?;
-    let polls: Vec<Vec<Fetched>> = input.chunks(POLL).map(<[_]>::to_vec).collect();
-    let began = Instant::now();
-    let busy = thread_time();
+    pipeline.take(partitions)?;
+    let process = pipeline.process()?;
+    let (server, own) = (busy(process), own_time());
     for poll in polls {
         pipeline.add(poll)?;
         pipeline.push()?;
     }
     pipeline.flush()?;
-    let busy = thread_time().saturating_sub(busy);
-    Ok(Measured {
-        copy_events: per_second(copy_events),
-        copy_both: per_second(copy_both),
-        projector: per_second(began.elapsed()),
-        thread_us: busy.as_secs_f64() * 1e6 / count,
-    })
+    Ok((since(process, server), own_time().saturating_sub(own)))
 }
 
-/// Processor time of this thread; nothing where there is no `/proc`.
-fn thread_time() -> Duration {
+/// Processor time of a process; nothing where there is no `/proc`.
+fn busy(process: i32) -> Duration {
+    schedstat(&format!("/proc/{process}/schedstat"))
+}
+
+fn since(process: i32, before: Duration) -> Duration {
+    busy(process).saturating_sub(before)
+}
+
+/// Processor time of this thread.
+fn own_time() -> Duration {
+    schedstat("/proc/thread-self/schedstat")
+}
+
+fn schedstat(path: &str) -> Duration {
     // On-processor time in nanoseconds is the first field.
-    std::fs::read_to_string("/proc/thread-self/schedstat")
+    std::fs::read_to_string(path)
         .ok()
         .and_then(|text| text.split(' ').next()?.parse().ok())
         .map_or(Duration::ZERO, Duration::from_nanos)

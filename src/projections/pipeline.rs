@@ -183,6 +183,18 @@ impl Pipeline {
         &self.taken
     }
 
+    /// The server's process that writes; for the bench.
+    pub(super) fn process(&mut self) -> Result<i32, ProjectionError> {
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.connect()?,
+        };
+        let asking = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut writer);
+        let process = self.runtime.block_on(asking)?;
+        self.writer = Some(writer);
+        Ok(process)
+    }
+
     /// From now on waits for no more than this.
     pub(super) fn hurry(&mut self, patience: Duration) {
         self.patience = patience;

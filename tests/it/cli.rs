@@ -185,6 +185,17 @@ fn from_nothing_to_events_and_back_again() {
         "{error}"
     );
 
+    let (_, shown, _) = ask(&["config", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let postgres = std::fs::read_to_string(dir.join("data/postgres.url"));
+    match shown["postgres"]["url"].as_str() {
+        Some(url) => assert!(
+            url.contains(":***@") && url != postgres.unwrap().trim(),
+            "{url}"
+        ),
+        None => assert!(postgres.is_err()),
+    }
+
     // A second start keeps everything, and tells no secret.
     assert_eq!(up.stop(), 0);
     let up = Up::start(dir);

@@ -18,6 +18,10 @@ macro_rules! on_both {
         mod kafka {
             $(#[test] fn $name() { if let Some(bed) = super::Bed::new(super::Kind::Kafka) { super::$name(bed); } })*
         }
+        /// A broker that demands SASL_SSL: what reaches it goes through `kafka.properties` alone.
+        mod kafka_sasl {
+            $(#[test] fn $name() { if let Some(bed) = super::Bed::sasl() { super::$name(bed); } })*
+        }
     };
 }
 

@@ -268,6 +268,15 @@ async fn idle_and_dripping_connections_delay_nobody() {
             began.elapsed()
         );
     }
+    // A body that does not come is given up.
+    let mut slow = open.swap_remove(2);
+    let mut answer = [0; 12];
+    let read = slow.read_exact(&mut answer);
+    timeout(Duration::from_secs(15), read)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -242,8 +242,9 @@ impl Node {
             Err(e) => PartStatus::down(e.to_string()),
         });
         let config = Config::defaults(dir.path());
-        let port = Port::bind(
-            "127.0.0.1:0".parse().unwrap(),
+        let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let port = Port::new(
+            listener,
             Parts {
                 rebuilds: Arc::new(NoRebuilds),
                 log: shared,
@@ -257,7 +258,6 @@ impl Node {
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
             },
         )
-        .await
         .unwrap();
         let address = port.address().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -282,18 +282,16 @@ fn bad_records_go_to_the_dead_letters_and_stop_nobody() {
     );
     assert_eq!(text(0, "topic"), EVENTS);
     assert_eq!(text(0, "stage"), "events");
-    for n in 0..3 {
-        let (partition, offset): (u32, u64) = (
-            text(n, "partition").parse().unwrap(),
-            text(n, "offset").parse().unwrap(),
-        );
+    for (n, letter) in dead.iter().enumerate() {
+        let number = |name: &str| text(n, name).parse::<u64>().unwrap();
+        let at = (number("partition"), number("offset"));
         let original = log
             .records(EVENTS)
             .into_iter()
-            .find(|r| (r.partition, r.offset) == (partition, offset))
+            .find(|r| (u64::from(r.partition), r.offset) == at)
             .unwrap();
-        assert_eq!(original.record.value, dead[n].record.value, "byte for byte");
-        assert_eq!(original.record.key, dead[n].record.key);
+        assert_eq!(original.record.value, letter.record.value, "byte for byte");
+        assert_eq!(original.record.key, letter.record.key);
     }
     // Its entity is as if the bad ones had never been.
     assert_eq!(

@@ -76,7 +76,7 @@ async fn refused(connection: &mut PgConnection, sql: &'static str) {
     let error = sqlx::raw_sql(sql).execute(connection).await.unwrap_err();
     let code = error
         .as_database_error()
-        .and_then(|e| e.code().map(|c| c.into_owned()));
+        .and_then(|e| e.code().map(std::borrow::Cow::into_owned));
     assert_eq!(code.as_deref(), Some("42501"), "{sql}: {error}");
 }
 

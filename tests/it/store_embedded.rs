@@ -196,7 +196,7 @@ fn a_process_that_holds_a_server() {
     let runtime = Runtime::new().unwrap();
     let server = runtime.block_on(Embedded::start(Path::new(&dir))).unwrap();
     fs::write(Path::new(&dir).join("holds"), server.url()).unwrap();
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_mins(1));
 }
 
 #[test]
@@ -239,8 +239,10 @@ fn a_folder_that_the_user_cannot_enter_gets_a_link() {
     if !root || folder(&runtime).is_none() {
         return;
     }
-    // Its mode is 0700.
-    let dir = TempDir::new().unwrap();
+    let dir = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .tempdir()
+        .unwrap();
     let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
     let home = server.home().to_owned();
     assert!(home.starts_with("/var/lib/omnilink"), "{home:?}");

@@ -56,7 +56,15 @@ impl Bed {
         Some(Self::with(kind, brokers, properties))
     }
 
-    pub fn with(kind: Kind, brokers: String, properties: BTreeMap<String, String>) -> Self {
+    /// On the broker that demands SASL_SSL. `None`: it is not there.
+    pub fn sasl() -> Option<Self> {
+        let brokers = part("OMNILINK_TEST_KAFKA_SASL")?;
+        let properties = part("OMNILINK_TEST_KAFKA_SASL_PROPERTIES")?;
+        let properties = serde_json::from_str(&properties).unwrap();
+        Some(Self::with(Kind::Kafka, brokers, properties))
+    }
+
+    fn with(kind: Kind, brokers: String, properties: BTreeMap<String, String>) -> Self {
         Self {
             kind,
             prefix: format!("t{}.", uuid::Uuid::now_v7().simple()),

@@ -15,7 +15,11 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{KafkaOptions, reader::drain, watermarks};
+use super::{
+    KafkaOptions,
+    reader::{Apart, drain},
+    watermarks,
+};
 use crate::log::{Fetched, LogError, Polled, Source};
 
 enum Change {
@@ -71,6 +75,7 @@ pub(super) struct GroupConsumer {
     open: BTreeMap<(usize, u32), u64>,
     /// `open` has changed and librdkafka does not know yet.
     changed: bool,
+    apart: Apart,
 }
 
 impl GroupConsumer {
@@ -97,6 +102,7 @@ impl GroupConsumer {
             topics: topics.to_vec(),
             open: BTreeMap::new(),
             changed: false,
+            apart: Apart::default(),
         })
     }
 
@@ -134,6 +140,7 @@ impl GroupConsumer {
             let offset = Offset::Offset(*next as i64);
             list.add_partition_offset(&self.topics[*topic], *partition as i32, offset)?;
         }
+        self.apart.keep();
         self.consumer.assign(&list)?;
         self.changed = false;
         Ok(())
@@ -173,6 +180,7 @@ impl GroupConsumer {
         for at in partitions {
             self.open.remove(at);
         }
+        self.apart.keep();
         self.consumer.unassign()?;
         self.changed = false;
         // Under the eager protocol all is given up at once; what remained open would be assigned again.
@@ -184,6 +192,7 @@ impl GroupConsumer {
 impl Drop for GroupConsumer {
     fn drop(&mut self) {
         self.context.0.lock().closing = true;
+        self.apart.keep();
         if let Err(error) = self.consumer.unassign() {
             tracing::debug!(%error, "nothing to give up");
         }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::KafkaOptions;
 use crate::{
-    chaos::{Bug, planted},
+    chaos::{Bug, PAUSE, planted},
     log::{Append, Headers, LogError, Position},
     state::{Changes, StateStore},
 };
@@ -105,7 +105,7 @@ impl Appender {
             .set("message.timeout.ms", "30000")
             .set("partitioner", "murmur2_random");
         if planted(Bug::AnswerBeforeDurable) {
-            config.set("linger.ms", "250");
+            config.set("linger.ms", PAUSE.as_millis().to_string());
         }
         Ok(Self(config.create_with_context(Context)?))
     }

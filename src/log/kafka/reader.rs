@@ -24,7 +24,27 @@ pub(super) struct KafkaReader {
     consumer: BaseConsumer,
     topic: String,
     assigned: Vec<(u32, u64)>,
+    /// `assigned` has changed and librdkafka does not know yet.
+    changed: bool,
+    apart: Apart,
     at_end: bool,
+}
+
+/// Keeps changes of an assignment apart: librdkafka ends the process when a partition is taken away for the second time before
+/// its fetcher has stopped (librdkafka issue 5573).
+#[derive(Default)]
+pub(super) struct Apart(Option<Instant>);
+
+impl Apart {
+    const LEAST: Duration = Duration::from_millis(50);
+
+    /// To be called before each change.
+    pub(super) fn keep(&mut self) {
+        if let Some(last) = self.0 {
+            std::thread::sleep(Self::LEAST.saturating_sub(last.elapsed()));
+        }
+        self.0 = Some(Instant::now());
+    }
 }
 
 impl KafkaReader {
@@ -39,8 +59,22 @@ impl KafkaReader {
             consumer: config.create()?,
             topic: topic.to_owned(),
             assigned: Vec::new(),
+            changed: false,
+            apart: Apart::default(),
             at_end: false,
         })
+    }
+
+    fn tell(&mut self) -> Result<(), LogError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in &self.assigned {
+            let offset = Offset::Offset(*offset as i64);
+            list.add_partition_offset(&self.topic, *partition as i32, offset)?;
+        }
+        self.apart.keep();
+        self.consumer.assign(&list)?;
+        self.changed = false;
+        Ok(())
     }
 
     /// Whether the last poll met the end of a partition.
@@ -53,19 +87,14 @@ impl Reader for KafkaReader {
     fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
         self.assigned.retain(|(p, _)| *p != partition);
         self.assigned.push((partition, offset));
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in &self.assigned {
-            list.add_partition_offset(
-                &self.topic,
-                *partition as i32,
-                Offset::Offset(*offset as i64),
-            )?;
-        }
-        self.consumer.assign(&list)?;
+        self.changed = true;
         Ok(())
     }
 
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError> {
+        if self.changed {
+            self.tell()?;
+        }
         let before = out.len();
         let topics = std::slice::from_ref(&self.topic);
         self.at_end = drain(&self.consumer, topics, wait, out)?;

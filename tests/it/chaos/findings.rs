@@ -40,17 +40,17 @@ impl Findings {
         self.0.entry(flaw).or_default().push(what.into());
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn any_of(&self, flaws: &[Flaw]) -> bool {
-        flaws.iter().any(|flaw| self.0.contains_key(flaw))
+    /// Whether it is what was to be found: any of these, or nothing at all.
+    pub fn are(&self, wanted: &[Flaw]) -> bool {
+        if wanted.is_empty() {
+            return self.0.is_empty();
+        }
+        wanted.iter().any(|flaw| self.0.contains_key(flaw))
     }
 
     /// Such as `LostEvent 12, Trouble 1`.
     pub fn summary(&self) -> String {
-        if self.is_empty() {
+        if self.0.is_empty() {
             return "nothing".into();
         }
         let counts = self

@@ -169,6 +169,8 @@ impl Nodes {
             .stderr(log("stderr.log"))
             .spawn()
             .unwrap();
+        // For `scripts/chaos`, should this process be killed.
+        std::fs::write(node.dir.join("pid"), child.id().to_string()).unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (tell, listens) = mpsc::channel();
         // Ends with the process.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::findings::Flaw;
 use crate::support::Kind;
 
 /// A small generator of our own (splitmix64), so that a seed means the same after any upgrade.
@@ -64,6 +65,8 @@ pub struct Plan {
     pub stopped: Duration,
     /// The bug that is planted, as `OMNILINK_CHAOS_BUG`.
     pub bug: Option<&'static str>,
+    /// What must be found of it; none: nothing may be found.
+    pub finds: &'static [Flaw],
     /// When everything has been sent: how long nothing may move before the rest counts as lost.
     pub quiet: Duration,
     /// All of it ends within this time.
@@ -78,13 +81,14 @@ impl Plan {
             kind,
             seed,
             events: 4_000,
-            per_second: if kafka { 90 } else { 160 },
+            per_second: if kafka { 60 } else { 160 },
             node_kills: 4,
             broker_kills: u32::from(kafka),
             postgres_kills: 1,
             zombies: 0,
             stopped: Duration::from_secs(20),
             bug: None,
+            finds: &[],
             quiet: Duration::from_secs(30),
             deadline: Duration::from_mins(4),
         }

@@ -34,10 +34,10 @@ use super::{
 };
 use crate::support::{Kind, append};
 
-/// Whether `omnilink up` writes to Postgres yet.
-const ROWS: bool = false;
 /// Bad records that wait in the embedded log before its first start: no door lets them in later.
 const LOCAL_POISONS: u32 = 20;
+/// How long rows are waited for before a kill.
+const FLOW: Duration = Duration::from_secs(30);
 /// Nothing may come any more for this long before all is looked at.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -84,17 +84,9 @@ impl Run {
     }
 
     /// Accepted and not yet where it shall be at last, as far as that is followed.
-    fn waiting(&self) -> Option<u64> {
-        let arrived = match (ROWS, self.kafka()) {
-            (true, _) => &self.rows,
-            (false, true) => &self.admitted,
-            (false, false) => return None,
-        };
-        Some(
-            self.ledger
-                .accepted()
-                .saturating_sub(arrived.load(Ordering::Relaxed)),
-        )
+    fn waiting(&self) -> u64 {
+        let arrived = self.rows.load(Ordering::Relaxed);
+        self.ledger.accepted().saturating_sub(arrived)
     }
 
     /// The log, opened by us: the embedded one only while no node runs.
@@ -177,11 +169,9 @@ pub fn run(plan: Plan) -> Findings {
         drain_local(&run, &mut findings);
     }
     let (history, mut totals) = check::log(&*run.open(), &run.names, &run.ledger, &mut findings);
-    if ROWS {
-        match runtime.block_on(rows::read(&run.postgres)) {
-            Ok(found) => check::rows(&found, &history, &run.ledger, &mut findings, &mut totals),
-            Err(why) => findings.add(Flaw::Trouble, format!("Postgres cannot be read: {why}")),
-        }
+    match runtime.block_on(rows::read(&run.postgres)) {
+        Ok(found) => check::rows(&found, &history, &run.ledger, &mut findings, &mut totals),
+        Err(why) => findings.add(Flaw::Trouble, format!("Postgres cannot be read: {why}")),
     }
     for why in run.ledger.troubles() {
         findings.add(Flaw::Trouble, why);
@@ -228,23 +218,20 @@ fn follow(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<std::thread:
             while !run.over.load(Ordering::Relaxed) {
                 out.clear();
                 // What the broker's absence does to a reader passes with it.
-                if reader.poll(Duration::from_millis(100), &mut out).is_ok() {
-                    run.admitted.fetch_add(out.len() as u64, Ordering::Relaxed);
-                }
+                drop(reader.poll(Duration::from_millis(100), &mut out));
+                run.admitted.fetch_add(out.len() as u64, Ordering::Relaxed);
             }
         }));
     }
-    if ROWS {
-        let (run, handle) = (Arc::clone(run), runtime.handle().clone());
-        followers.push(std::thread::spawn(move || {
-            while !run.over.load(Ordering::Relaxed) {
-                if let Some(count) = handle.block_on(rows::count(&run.postgres)) {
-                    run.rows.store(count, Ordering::Relaxed);
-                }
-                std::thread::sleep(Duration::from_millis(200));
+    let (run, handle) = (Arc::clone(run), runtime.handle().clone());
+    followers.push(std::thread::spawn(move || {
+        while !run.over.load(Ordering::Relaxed) {
+            if let Some(count) = handle.block_on(rows::count(&run.postgres)) {
+                run.rows.store(count, Ordering::Relaxed);
             }
-        }));
-    }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }));
     followers
 }
 
@@ -337,6 +324,17 @@ fn faults(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings)
             // Until they share the partitions.
             std::thread::sleep(Duration::from_secs(6));
         }
+        // Half of them not into a time in which nothing is read anyway, for the group waits for a member that was killed.
+        if run.plan.bug.is_some() || dice.percent(50) {
+            let (before, patience) = (run.rows.load(Ordering::Relaxed), Instant::now() + FLOW);
+            while run.rows.load(Ordering::Relaxed) == before
+                && Instant::now() < patience
+                && !clients.iter().all(Client::is_finished)
+            {
+                watch(run, findings);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         // Not into a moment between two requests.
         let patience = Instant::now() + Duration::from_secs(1);
         while run.ledger.under_way() == [0; 3] && Instant::now() < patience {
@@ -351,11 +349,8 @@ fn faults(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings)
         } else {
             String::new()
         };
-        let waiting = waiting.map_or(String::new(), |n| {
-            format!(", {n} accepted and still on their way")
-        });
         run.say(&format!(
-            "{fault:?}{on} after {at} events; under way: {requests} requests ({events} events), {records} records{waiting}"
+            "{fault:?}{on} after {at} events; under way: {requests} requests ({events} events), {records} records; {waiting} accepted and not yet rows"
         ));
         strike(run, parts, fault, index, &mut dice);
     }
@@ -435,7 +430,7 @@ fn settle(run: &Run, findings: &mut Findings) {
         if now != before {
             (before, moved) = (now, Instant::now());
         }
-        let there = (!run.kafka() || now.0 >= expected) && (!ROWS || now.1 >= expected);
+        let there = (!run.kafka() || now.0 >= expected) && now.1 >= expected;
         let patience = if there { SETTLED } else { run.plan.quiet };
         if moved.elapsed() > patience {
             return;
@@ -475,16 +470,12 @@ fn drain_local(run: &Run, findings: &mut Findings) {
 
 fn report(run: &Run, met: Met, totals: &Totals, findings: &Findings) {
     let (retries, repeats) = run.ledger.retries_and_repeats();
-    let rows = if ROWS {
-        totals.rows.to_string()
-    } else {
-        "not looked at".into()
-    };
     run.say(&format!(
-        "accepted {}, in the topic {}, rows {rows}; entities {}; bad records {}, dead letters {}; \
+        "accepted {}, in the topic {}, rows {}; entities {}; bad records {}, dead letters {}; \
          tries again {retries}, sent again on purpose {repeats}; faults {}, under way at them {}; found: {}",
         run.ledger.accepted(),
         totals.events,
+        totals.rows,
         totals.entities,
         totals.poisons,
         totals.dead_letters,
@@ -492,18 +483,25 @@ fn report(run: &Run, met: Met, totals: &Totals, findings: &Findings) {
         met.under_way,
         findings.summary(),
     ));
+    let verdict = match (findings.are(run.plan.finds), run.plan.bug) {
+        (true, None) => "held",
+        (true, Some(_)) => "found",
+        (false, None) => "BROKEN",
+        (false, Some(_)) => "MISSED",
+    };
     // For `scripts/chaos`.
     eprintln!(
-        "CHAOS\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{:.0}\t{}",
+        "CHAOS\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{:.0}\t{}\t{}",
         format!("{:?}", run.plan.kind).to_lowercase(),
         run.plan.bug.unwrap_or("-"),
         run.plan.seed,
         run.ledger.accepted(),
         totals.events,
-        rows,
+        totals.rows,
         met.faults,
         met.under_way,
         run.began.elapsed().as_secs_f64(),
+        verdict,
         findings.summary(),
     );
     assert!(

@@ -1,0 +1,108 @@
+//! The server itself dies, with commits that it had not yet written to the disk: rows and positions vanish together.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use omnilink::{
+    clock::SystemClock,
+    log::{Log, Polled},
+    projections::{Projector, Setup},
+    store::{
+        Store,
+        embedded::{Embedded, EmbeddedError},
+    },
+    stream::lag::Progress,
+};
+use tokio::runtime::Runtime;
+
+use crate::projections_bed::{DLQ, EVENTS, MemoryLog, all};
+
+/// Events, how many differ, entities, and events that the entities have counted; `None` while the server is away.
+async fn state(store: &Store) -> Option<(i64, i64, i64, i64)> {
+    let asked = async {
+        let mut connection = store
+            .connect(omnilink::store::Session::Service)
+            .await
+            .ok()?;
+        sqlx::query_as(
+            "SELECT (SELECT count(*) FROM omnilink.events), \
+             (SELECT count(DISTINCT (log_partition, log_offset)) FROM omnilink.events), \
+             (SELECT count(*) FROM omnilink.entities), (SELECT sum(version)::bigint FROM omnilink.entities)",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .ok()
+    };
+    tokio::time::timeout(Duration::from_secs(5), asked)
+        .await
+        .ok()?
+}
+
+#[test]
+fn each_row_once_though_the_server_is_killed() {
+    let runtime = Runtime::new().unwrap();
+    let dir = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let server = match runtime.block_on(Embedded::start(dir.path())) {
+        Ok(server) => server,
+        Err(EmbeddedError::NoBinaries | EmbeddedError::NoUser) => {
+            eprintln!("SKIPPED: no Postgres is installed here");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let store = server.store();
+    runtime.block_on(store.migrate()).unwrap();
+    let log = MemoryLog::new();
+    let setup = Setup {
+        store: store.clone(),
+        log: Arc::clone(&log) as Arc<dyn Log>,
+        topic: EVENTS.into(),
+        dlq: DLQ.into(),
+        clock: Arc::new(SystemClock),
+        runtime: runtime.handle().clone(),
+        progress: Arc::new(Progress::default()),
+    };
+    let projector = Projector::start(&setup, 1).unwrap();
+    log.tell(0, Polled::Assigned(all()));
+    let mut added = 0;
+    for _ in 0..4 {
+        for _ in 0..20 {
+            log.add_many(added, added + 250);
+            added += 250;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let file = std::fs::read_to_string(server.home().join("data/postmaster.pid")).unwrap();
+        let pid = file.lines().next().unwrap();
+        assert!(
+            std::process::Command::new("kill")
+                .args(["-s", "KILL", pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let before = runtime.block_on(state(&store)).map_or(0, |s| s.0);
+        println!("killed after {added} events; {before} rows seen since");
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let last = loop {
+        let now = runtime.block_on(state(&store));
+        if now.is_some_and(|s| s.0 >= added as i64) || Instant::now() > deadline {
+            break now.unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(
+        (last.0, last.1, last.3),
+        (added as i64, added as i64, added as i64),
+        "{:?}",
+        setup.progress.trouble()
+    );
+    assert!(setup.progress.trouble().is_none());
+    drop(projector);
+    server.stop();
+}
