@@ -13,6 +13,7 @@ mod postgres;
 mod rebuild;
 mod send;
 pub mod up;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -43,7 +43,13 @@ pub struct Storage {
 
 impl Storage {
     /// Opens the log that the configuration names, and makes or checks the topics.
-    pub fn open(config: &Config, provision: bool) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config, provision: bool) -> anyhow::Result<Self> {
+        let config = config.clone();
+        // It waits for disks and brokers.
+        tokio::task::spawn_blocking(move || Self::open_blocking(&config, provision)).await?
+    }
+
+    fn open_blocking(config: &Config, provision: bool) -> anyhow::Result<Self> {
         make_dir(&config.data_dir)?;
         let names = Names::new(&config.topics.prefix);
         let (log, state, appends): (Arc<dyn Log>, _, _) = if config.on_kafka() {
@@ -191,7 +197,7 @@ pub async fn make_first_key(
 
 /// `keys create --first`.
 pub(super) async fn first_key(config: &Config) -> anyhow::Result<(String, PathBuf)> {
-    let storage = Storage::open(config, true)?;
+    let storage = Storage::open(config, true).await?;
     let (controls, _tail) = storage.controls(config).await?;
     match make_first_key(config, &controls).await? {
         Some(token) => Ok((token, admin_key_file(config))),

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::{node::Storage, output};
+use super::{node::Storage, output, watch::Watch};
 use crate::{
     clock::SystemClock,
     config::{Config, SecretUrl},
@@ -79,11 +79,13 @@ impl Postgres {
         config: &Config,
         storage: &Storage,
         readiness: &Readiness,
+        watch: &mut Watch,
         provision: bool,
     ) -> Self {
         let state = Arc::new(Mutex::new(State::Starting));
         let progress = Arc::<Progress>::default();
         report(readiness, &state, &progress);
+        watch.processor(PROJECTION, &progress);
         let start = Start {
             url: config.postgres_url.clone(),
             data_dir: config.data_dir.clone(),

@@ -14,6 +14,7 @@ use super::{
     node::Storage,
     output,
     postgres::{self, Postgres},
+    watch::Watch,
 };
 use crate::{
     admission::{self, Admission},
@@ -81,7 +82,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
-    let storage = Storage::open(&config, provision)?;
+    let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     // Before anything is started that would have to be stopped again.
     let listener = Port::listen(config.listen).await?;
@@ -93,13 +94,15 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
         node::make_first_key(&config, &controls).await?
     };
 
+    let mut watch = Watch::new(&storage.log);
     let admission = if without.contains(&Part::Admission) {
         None
     } else {
-        Some(start_admission(&config, &storage, &readiness)?)
+        Some(start_admission(&config, &storage, &readiness, &mut watch)?)
     };
     let projections = (!without.contains(&Part::Projections))
-        .then(|| Postgres::start(&config, &storage, &readiness, provision));
+        .then(|| Postgres::start(&config, &storage, &readiness, &mut watch, provision));
+    let watching = watch.start().context("cannot start a thread")?;
 
     let port = Port::new(
         listener,
@@ -126,6 +129,7 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
 
     // The port first, so that nothing more comes in; then what carries on with what did.
     upkeep.abort();
+    drop(watching);
     drop(admission);
     if let Some(projections) = projections {
         tokio::task::spawn_blocking(|| projections.stop()).await?;
@@ -141,6 +145,7 @@ fn start_admission(
     config: &Config,
     storage: &Storage,
     readiness: &Readiness,
+    watch: &mut Watch,
 ) -> anyhow::Result<lane::Running> {
     let window_ms = config.limits.dedupe_window.as_millis() as i64;
     // Only the port of this very process can write to the embedded log.
@@ -148,6 +153,7 @@ fn start_admission(
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted);
     let progress = Arc::<Progress>::default();
+    watch.processor(admission::NAME, &progress);
     let setup = lane::Setup {
         log: Arc::clone(&storage.log),
         dlq: Arc::clone(&storage.names.dlq),

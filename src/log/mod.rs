@@ -98,6 +98,11 @@ pub trait Log: Send + Sync {
         Ok(())
     }
 
+    /// Why this log, or the state beside it, cannot be written any more: the process is to end, and the next start recovers.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the log answers now; for readiness. The text says what is wrong.
     fn health(&self) -> Result<(), LogError>;
 }

@@ -65,8 +65,14 @@ fn a_login_that_may_make_roles_needs_no_superuser() {
     let Some(database) = Database::empty() else {
         return;
     };
-    // The roles belong to the whole server: after the first of these tests they are there already.
     let (login, store) = login(&database, "CREATEROLE");
+    // The roles belong to the whole server: after the first of these tests they are there already. From 16 on, only
+    // who made them may grant them.
+    database.admin(&format!(
+        "DO $$ BEGIN IF current_setting('server_version_num')::int >= 160000 \
+         AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'omnilink_service') THEN \
+         EXECUTE 'GRANT omnilink_service TO {login} WITH ADMIN TRUE, SET FALSE, INHERIT FALSE'; END IF; END $$"
+    ));
     database.runtime.block_on(async {
         store.migrate().await.unwrap();
         let mut connection = store.connect(Session::Service).await.unwrap();

@@ -238,6 +238,10 @@ impl Log for KafkaLog {
         committed(&consumer, topic, partition)
     }
 
+    fn failure(&self) -> Option<String> {
+        self.state.failure()
+    }
+
     fn health(&self) -> Result<(), LogError> {
         let timeout = Duration::from_secs(2);
         self.asker

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::{
-    Message, Offset, Timestamp, TopicPartitionList,
+    ClientContext, Message, Offset, Timestamp, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers as _},
@@ -20,8 +20,21 @@ use crate::{
 const POLL_RECORDS: usize = 10_000;
 const POLL_BYTES: usize = 8 << 20;
 
+/// The end of a partition is news for us and no error for anyone else.
+struct Context;
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error, KafkaError::PartitionEOF(_)) {
+            tracing::warn!(%error, reason, "Kafka");
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
 pub(super) struct KafkaReader {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Context>,
     topic: String,
     assigned: Vec<(u32, u64)>,
     /// `assigned` has changed and librdkafka does not know yet.
@@ -56,7 +69,7 @@ impl KafkaReader {
             // Never joined: librdkafka wants a name.
             .set("group.id", format!("{}reader", options.prefix));
         Ok(Self {
-            consumer: config.create()?,
+            consumer: config.create_with_context(Context)?,
             topic: topic.to_owned(),
             assigned: Vec::new(),
             changed: false,

@@ -222,6 +222,16 @@ impl Log for LocalLog {
         self.shared.committed(processor, topic, partition)
     }
 
+    fn failure(&self) -> Option<String> {
+        let failed = self
+            .shared
+            .sequencer
+            .lock()
+            .failed()
+            .map(ToString::to_string);
+        failed.or_else(|| self.shared.store.failure())
+    }
+
     fn tidy(&self) -> Result<(), LogError> {
         self.shared.tidy()
     }
