@@ -20,7 +20,7 @@ use crate::{
     admission::{self, Admission},
     clock::SystemClock,
     config::Config,
-    port::{Parts, Port},
+    port::{Nodes, Parts, Port},
     stream::{lag::Progress, lane},
     telemetry::{self, Need, PartStatus, Readiness},
 };
@@ -104,6 +104,7 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
         .then(|| Postgres::start(&config, &storage, &readiness, &mut watch, provision));
     let watching = watch.start().context("cannot start a thread")?;
 
+    let nodes = connect_nodes(&config, &readiness)?;
     let port = Port::new(
         listener,
         Parts {
@@ -119,6 +120,7 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
             clock: Arc::new(SystemClock),
             limits: config.limits.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
+            nodes,
         },
     )?;
     let address = port.address().context("the port has no address")?;
@@ -138,6 +140,17 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     drop(storage);
     output::note("stopped");
     Ok(())
+}
+
+/// What the port shares with other nodes, if Redis is configured.
+fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Nodes>> {
+    let Some(url) = &config.redis_url else {
+        return Ok(None);
+    };
+    let nodes = Nodes::start(url, &config.topics.prefix, config.limits.dedupe_window)
+        .with_context(|| format!("`redis.url` is no URL of a Redis: {url}"))?;
+    readiness.part("redis", Need::Optional, nodes.probe());
+    Ok(Some(nodes))
 }
 
 /// From `ingress` to `events`.

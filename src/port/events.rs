@@ -16,6 +16,7 @@ use super::{
     idempotency::{BodyHash, Verdict},
     intake::{Reserved, Unsent},
     media::{self, Form},
+    nodes::Nodes,
     problem::Problem,
 };
 use crate::{
@@ -319,11 +320,15 @@ impl Taking<'_> {
 
     /// Appends what is new. Until it is durable, nothing of it was accepted, nor what repeats it.
     async fn append(mut self) -> Vec<Outcome> {
+        if let Some(nodes) = &self.shared.nodes {
+            self.ask_others(nodes).await;
+        }
         if self.unsent.is_empty() {
             return self.outcomes;
         }
         // One event alone is what most requests are, and needs none of this.
-        let sent = if self.outcomes.len() > 1 {
+        let several = self.outcomes.len() > 1 || self.shared.nodes.is_some();
+        let sent = if several {
             self.unsent.ids()
         } else {
             Vec::new()
@@ -340,8 +345,31 @@ impl Taking<'_> {
                     *outcome = Outcome::Refused(Refusal::unavailable());
                 }
             }
+        } else if let Some(nodes) = &self.shared.nodes {
+            nodes.confirm(sent, self.now);
         }
         self.outcomes
+    }
+
+    /// What is new here may be known to another node.
+    async fn ask_others(&mut self, nodes: &Nodes) {
+        if self.unsent.is_empty() {
+            return;
+        }
+        let ids = self.unsent.ids();
+        let verdicts = nodes.reserve(&ids, self.now).await;
+        self.unsent.retain(|index| verdicts[index] == Verdict::New);
+        for ((id, _), verdict) in ids.iter().zip(verdicts) {
+            let Some(instead) = not_new(*id, verdict) else {
+                continue;
+            };
+            // Itself, and what repeats it in this batch.
+            for outcome in &mut self.outcomes {
+                if matches!(outcome, Outcome::Ingested(i) | Outcome::Duplicate(i) if i == id) {
+                    *outcome = instead.clone();
+                }
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod intake;
 mod keys;
 mod media;
 mod meters;
+mod nodes;
 mod problem;
 mod rebuild;
 mod routes;
@@ -30,6 +31,7 @@ use std::{
 use auth::Attempts;
 use intake::Intake;
 use meters::Meters;
+pub use nodes::Nodes;
 pub use rebuild::{NotBegun, Rebuild, Rebuilds};
 use tokio::net::TcpListener;
 
@@ -68,6 +70,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// What the other nodes have in flight, and have seen.
+    pub nodes: Option<Nodes>,
 }
 
 /// The port, bound and ready to serve.
@@ -79,6 +83,7 @@ pub struct Port {
 /// What all requests share.
 struct Shared {
     rebuilds: Arc<dyn Rebuilds>,
+    nodes: Option<Nodes>,
     controls: Arc<Controls>,
     intake: Intake,
     readiness: Readiness,
@@ -116,6 +121,7 @@ impl Port {
             listener,
             shared: Arc::new(Shared {
                 rebuilds: parts.rebuilds,
+                nodes: parts.nodes,
                 controls: parts.controls,
                 intake,
                 readiness: parts.readiness,

@@ -26,7 +26,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{NotBegun, Parts, Port, Rebuild, Rebuilds},
+    port::{Nodes, NotBegun, Parts, Port, Rebuild, Rebuilds},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -219,6 +219,10 @@ impl Node {
 
     /// Over what an earlier node left in the directory.
     pub async fn start_in(dir: TempDir) -> Self {
+        Self::start_with(dir, None).await
+    }
+
+    pub async fn start_with(dir: TempDir, nodes: Option<Nodes>) -> Self {
         let mut options = LocalOptions::new(Arc::new(SystemClock));
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
@@ -256,6 +260,7 @@ impl Node {
                 clock: Arc::new(SystemClock),
                 limits: config.limits,
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
+                nodes,
             },
         )
         .unwrap();
