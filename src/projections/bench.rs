@@ -9,9 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    cache::Cache, error::ProjectionError, pipeline::Pipeline, reject::LeaveOut, target::Target,
+    cache::Cache, error::ProjectionError, link::Link, pipeline::Pipeline, reject::LeaveOut,
+    target::Target,
 };
 use crate::{
     clock::{Clock, Millis, SystemClock},
@@ -21,6 +23,15 @@ use crate::{
     store::{CopyRows, Session, Store},
 };
 
+/// How the events of one entity lie among the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// A hundred entities at a time, their events mixed: a batch holds most events of an entity.
+    Near,
+    /// All entities mixed: a batch meets most of its entities once.
+    Spread,
+}
+
 /// What is fed in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
@@ -28,8 +39,8 @@ pub struct Load {
     pub events: usize,
     /// Events of each entity.
     pub each: usize,
-    /// Whether an entity's events come one after the other, or spread over all.
-    pub together: bool,
+    /// How the entities' events lie.
+    pub order: Order,
     /// Bytes of JSON data an event.
     pub bytes: usize,
     /// Lanes of the projector; `COPY` has one connection.
@@ -60,6 +71,7 @@ pub struct Measured {
 }
 
 const POLL: usize = 2_000;
+const NEAR: usize = 100;
 const PARTITIONS: u32 = 8;
 
 /// Measures once; empties the tables before each part.
@@ -142,8 +154,11 @@ fn project(
     polls: Vec<Vec<Fetched>>,
 ) -> Result<(Duration, Duration), ProjectionError> {
     let mut pipeline = Pipeline::new(
-        runtime.clone(),
-        store.clone(),
+        Link {
+            runtime: runtime.clone(),
+            store: store.clone(),
+            stop: CancellationToken::new(),
+        },
         Target::live(),
         Arc::new(SystemClock),
         Arc::new(LeaveOut),
@@ -197,11 +212,10 @@ fn input(load: Load) -> Vec<Fetched> {
     let mut next = [0_u64; PARTITIONS as usize];
     (0..load.events)
         .map(|n| {
-            // Spread: a stride that meets each entity once a round, in an order that is not the keys'.
-            let key = if load.together {
-                n / load.each
-            } else {
-                (n * 7_919) % entities
+            let key = match load.order {
+                Order::Near => n / (NEAR * load.each) * NEAR + n % NEAR,
+                // A stride that meets each entity once a round.
+                Order::Spread => n * 7_919 % entities,
             };
             let id = format!("evt-{n:012}");
             let external_id = format!("order-{:010}", key as u64 * 2_654_435_761 % 10_000_000_000);

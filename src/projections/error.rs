@@ -63,6 +63,11 @@ pub enum ProjectionError {
 }
 
 impl ProjectionError {
+    /// Whether the connection is good still: the server has refused something. After anything else a new one tells more.
+    pub(super) fn spares_connection(&self) -> bool {
+        matches!(self, Self::Row(_) | Self::Conflict(_) | Self::Fenced)
+    }
+
     /// An error of a statement that carried rows.
     pub(super) fn of_rows(error: sqlx::Error) -> Self {
         let error = StoreError::from(error);

@@ -12,19 +12,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     error::ProjectionError,
-    offsets,
+    link::Link,
     pipeline::Pipeline,
     reject::{DeadLetters, Reject, Rejection},
     target::{PROJECTION, Target},
@@ -32,7 +30,7 @@ use super::{
 use crate::{
     clock::Clock,
     log::{Class, Fetched, Log, LogError, Polled, Source},
-    store::{Session, Store},
+    store::Store,
     stream::{lag::Progress, lane::Backoff},
 };
 
@@ -49,8 +47,6 @@ const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     most: Duration::from_secs(5),
 };
-/// How long a stop waits for what is in hand; what is not committed by then is read again.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Entities in memory, of all lanes together.
 const MEMORY: usize = 32 << 20;
 
@@ -75,7 +71,7 @@ pub struct Setup {
 
 /// A running projector. Dropping it commits what is in hand, within seconds, and stops.
 pub struct Projector {
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
     lanes: Vec<JoinHandle<()>>,
 }
 
@@ -99,9 +95,9 @@ impl Projector {
         lanes: usize,
         reject: &Arc<dyn Reject>,
     ) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = CancellationToken::new();
         let mut projector = Self {
-            stop: Arc::clone(&stop),
+            stop: stop.clone(),
             lanes: Vec::new(),
         };
         let lanes = lanes.max(1);
@@ -109,7 +105,7 @@ impl Projector {
             let lane = Lane::new(
                 setup.clone(),
                 Arc::clone(reject),
-                Arc::clone(&stop),
+                stop.clone(),
                 MEMORY / lanes,
             );
             let thread = std::thread::Builder::new().name(format!("project-{n}"));
@@ -120,7 +116,7 @@ impl Projector {
 
     /// Asks it to stop; does not wait.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.cancel();
     }
 }
 
@@ -136,7 +132,7 @@ impl Drop for Projector {
 
 struct Lane {
     setup: Setup,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
     pipeline: Pipeline,
     /// What the log has given us to read.
     assigned: BTreeSet<u32>,
@@ -150,7 +146,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(setup: Setup, reject: Arc<dyn Reject>, stop: Arc<AtomicBool>, memory: usize) -> Self {
+    fn new(setup: Setup, reject: Arc<dyn Reject>, stop: CancellationToken, memory: usize) -> Self {
         let (progress, topic) = (Arc::clone(&setup.progress), Arc::clone(&setup.topic));
         let written = metrics::counter!("omnilink_projection_events_total");
         let merged = metrics::counter!("omnilink_projection_entities_total");
@@ -168,8 +164,11 @@ impl Lane {
             progress: Arc::clone(&setup.progress),
         });
         let pipeline = Pipeline::new(
-            setup.runtime.clone(),
-            setup.store.clone(),
+            Link {
+                runtime: setup.runtime.clone(),
+                store: setup.store.clone(),
+                stop: stop.clone(),
+            },
             Target::live(),
             Arc::clone(&setup.clock),
             counted,
@@ -189,7 +188,7 @@ impl Lane {
     }
 
     fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.is_cancelled()
     }
 
     fn run(mut self) {
@@ -244,7 +243,6 @@ impl Lane {
                 self.take_over(source)?;
             }
         }
-        self.pipeline.hurry(DRAIN);
         self.flush();
         let all: Vec<_> = self
             .assigned
@@ -352,20 +350,12 @@ impl Lane {
 
     /// After a fence: leaves alone what another owner has taken; after a rebuild nobody has.
     fn shun_others(&mut self) {
-        let mine = self.pipeline.last_taken();
-        let store = self.setup.store.clone();
-        let asking = async {
-            let mut connection = store.connect(Session::Service).await?;
-            offsets::positions(&mut connection, PROJECTION).await
-        };
-        match self.setup.runtime.block_on(asking) {
-            Ok(now) => {
-                for (partition, owned) in now {
-                    if mine.get(&partition).is_some_and(|m| m.epoch != owned.epoch) {
-                        tracing::warn!(partition, "another owner has the partition");
-                        self.shunned.insert(partition, Instant::now() + SHUN);
-                        self.setup.progress.gave_up(&self.setup.topic, partition);
-                    }
+        match self.pipeline.taken_by_others() {
+            Ok(others) => {
+                for partition in others {
+                    tracing::warn!(partition, "another owner has the partition");
+                    self.shunned.insert(partition, Instant::now() + SHUN);
+                    self.setup.progress.gave_up(&self.setup.topic, partition);
                 }
             }
             // The next take-over tells.

@@ -9,6 +9,7 @@
 //! | `assemble`, `rows`, `changed` | records → rows of one batch |
 //! | `entity`, `merge` | pure: what an event does to its entity |
 //! | `cache` | entities in memory |
+//! | `link` | asks Postgres from a thread that blocks |
 //! | `pipeline` | two batches at a time; halves a batch that fails |
 //! | `write`, `offsets` | one batch, one transaction; the fence |
 //! | `rebuild` | the tables anew, beside the old ones, and the swap |
@@ -19,6 +20,7 @@ mod changed;
 mod entity;
 mod error;
 mod lane;
+mod link;
 mod merge;
 mod offsets;
 mod pipeline;

@@ -16,28 +16,26 @@ use std::{
 };
 
 use sqlx::PgConnection;
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::{
     assemble::{Assembler, Batch, FIRST_CHUNK},
     cache::Cache,
     error::ProjectionError,
+    link::{DEADLINE, Link},
     offsets::{self, Owned},
     reject::{Reject, Rejection},
     target::Target,
-    write::{self, Rows, read_entities},
+    write::{self, read_entities},
 };
 use crate::{
     clock::Clock,
     log::Fetched,
     store::{
-        Session, Store, StoreError,
+        Session, StoreError,
         months::{self, Month},
     },
 };
-
-/// How long one transaction may take, and anything else that is asked of Postgres.
-const DEADLINE: Duration = Duration::from_secs(90);
 
 /// How long after a partition could not be made it is tried again.
 const MONTHS_REST: Duration = Duration::from_mins(1);
@@ -53,8 +51,7 @@ struct Written {
 
 /// Takes records in and commits them in batches. Blocks; for a thread of its own, outside the runtime.
 pub(super) struct Pipeline {
-    runtime: Handle,
-    store: Store,
+    link: Link,
     target: Arc<Target>,
     clock: Arc<dyn Clock>,
     reject: Arc<dyn Reject>,
@@ -62,8 +59,6 @@ pub(super) struct Pipeline {
     owned: BTreeMap<u32, Owned>,
     /// What was taken over last, each with the position that was committed.
     taken: BTreeMap<u32, Owned>,
-    /// How long a transaction under way is waited for.
-    patience: Duration,
     cache: Cache,
     chunk: usize,
     batch: Batch,
@@ -87,8 +82,7 @@ pub(super) struct Pipeline {
 impl Pipeline {
     /// `memory`: bytes for entities.
     pub(super) fn new(
-        runtime: Handle,
-        store: Store,
+        link: Link,
         target: Target,
         clock: Arc<dyn Clock>,
         reject: Arc<dyn Reject>,
@@ -98,15 +92,13 @@ impl Pipeline {
         let mut batch = Batch::default();
         batch.clear(1);
         Self {
-            runtime,
-            store,
+            link,
             target: Arc::new(target),
             clock,
             reject,
             on_commit,
             owned: BTreeMap::new(),
             taken: BTreeMap::new(),
-            patience: DEADLINE * 2,
             cache: Cache::new(memory),
             chunk: FIRST_CHUNK,
             batch,
@@ -123,17 +115,6 @@ impl Pipeline {
         }
     }
 
-    /// Runs something against Postgres, within the deadline.
-    fn wait<T>(
-        runtime: &Handle,
-        what: &'static str,
-        work: impl Future<Output = Result<T, ProjectionError>>,
-    ) -> Result<T, ProjectionError> {
-        runtime
-            .block_on(async { tokio::time::timeout(DEADLINE, work).await })
-            .unwrap_or(Err(ProjectionError::Store(StoreError::Deadline(what))))
-    }
-
     /// Partitions that are ours, each with the next offset to hand in.
     pub(super) fn owned(&self) -> impl Iterator<Item = (u32, u64)> {
         self.owned
@@ -147,29 +128,25 @@ impl Pipeline {
         partitions: impl IntoIterator<Item = u32>,
     ) -> Result<(), ProjectionError> {
         self.reset();
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => self.connect()?,
-        };
         let (projection, events) = (self.target.projection, self.target.events);
         let partitions: Vec<u32> = partitions.into_iter().collect();
         let taking = async {
+            let mut writer = self.link.connection(&mut self.writer).await?;
             let mut owned = BTreeMap::new();
             for partition in partitions {
-                owned.insert(
-                    partition,
-                    offsets::take(&mut writer, projection, partition).await?,
-                );
+                let taken = offsets::take(&mut writer, projection, partition).await?;
+                owned.insert(partition, taken);
             }
             let months = match events {
                 Some(table) => months::existing(&mut writer, table.table).await?,
                 None => BTreeSet::new(),
             };
-            Ok((owned, months))
+            Ok((owned, months, writer))
         };
-        (self.owned, self.months) = Self::wait(&self.runtime, "taking partitions over", taking)?;
-        self.taken.clone_from(&self.owned);
+        let (owned, months, writer) = self.link.wait("taking partitions over", taking)?;
+        (self.owned, self.months) = (owned, months);
         self.writer = Some(writer);
+        self.taken.clone_from(&self.owned);
         Ok(())
     }
 
@@ -185,25 +162,27 @@ impl Pipeline {
 
     /// The server's process that writes; for the bench.
     pub(super) fn process(&mut self) -> Result<i32, ProjectionError> {
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => self.connect()?,
+        let asking = async {
+            let mut writer = self.link.connection(&mut self.writer).await?;
+            let process = sqlx::query_scalar("SELECT pg_backend_pid()");
+            Ok((process.fetch_one(&mut writer).await?, writer))
         };
-        let asking = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut writer);
-        let process = self.runtime.block_on(asking)?;
+        let (process, writer) = self.link.wait("asking for the process", asking)?;
         self.writer = Some(writer);
         Ok(process)
     }
 
-    /// From now on waits for no more than this.
-    pub(super) fn hurry(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-
-    fn connect(&self) -> Result<PgConnection, ProjectionError> {
-        Ok(self
-            .runtime
-            .block_on(self.store.connect(Session::Projection))?)
+    /// The partitions taken over last that have another owner by now.
+    pub(super) fn taken_by_others(&self) -> Result<Vec<u32>, ProjectionError> {
+        let now = self.link.wait("reading positions", async {
+            let mut connection = self.link.store.connect(Session::Service).await?;
+            Ok(offsets::positions(&mut connection, self.target.projection).await?)
+        })?;
+        let others = now.into_iter().filter(|(partition, owned)| {
+            let taken = self.taken.get(partition);
+            taken.is_some_and(|taken| taken.epoch != owned.epoch)
+        });
+        Ok(others.map(|(partition, _)| partition).collect())
     }
 
     /// Adds records, each partition's in order; those of partitions that are not ours, and those that are in already, are
@@ -215,26 +194,17 @@ impl Pipeline {
             self.assemble(&mut records)?;
             if self.batch.is_full() {
                 self.reap(true)?;
-                self.hand_over()?;
+                self.hand_over();
             }
         }
         Ok(())
     }
 
     fn assemble(&mut self, records: &mut IntoIter<Fetched>) -> Result<(), ProjectionError> {
-        let Self {
-            runtime,
-            store,
-            side,
-            target,
-            ..
-        } = self;
+        let (link, target, side) = (&self.link, &self.target, &mut self.side);
         let mut look_up = |keys: &[[&str; 3]]| {
-            Self::wait(runtime, "reading entities", async {
-                let mut connection = match side.take() {
-                    Some(connection) => connection,
-                    None => store.connect(Session::Projection).await?,
-                };
+            link.wait("reading entities", async {
+                let mut connection = link.connection(side).await?;
                 let found = read_entities(&mut connection, target, keys).await?;
                 *side = Some(connection);
                 Ok(found)
@@ -260,7 +230,7 @@ impl Pipeline {
     pub(super) fn push(&mut self) -> Result<(), ProjectionError> {
         self.reap(false)?;
         if self.flight.is_none() && !self.batch.is_empty() {
-            self.hand_over()?;
+            self.hand_over();
         }
         Ok(())
     }
@@ -269,7 +239,7 @@ impl Pipeline {
     pub(super) fn flush(&mut self) -> Result<(), ProjectionError> {
         self.reap(true)?;
         if !self.batch.is_empty() {
-            self.hand_over()?;
+            self.hand_over();
         }
         self.reap(true)
     }
@@ -349,16 +319,15 @@ impl Pipeline {
         let Some(mut flight) = self.flight.take_if(|flight| wait || flight.is_finished()) else {
             return Ok(());
         };
-        let patience = self.patience;
-        let flown = self
-            .runtime
-            .block_on(async { tokio::time::timeout(patience, &mut flight).await });
-        let Ok(Ok(written)) = flown else {
+        let flown = self.link.wait("writing a batch", async {
+            // It fails only with the runtime.
+            let late = |_| StoreError::Deadline("writing a batch").into();
+            (&mut flight).await.map_err(late)
+        });
+        let Ok(written) = flown else {
             // Dropping the connection ends the transaction, unless it was committed: the table will tell.
             flight.abort();
-            return Err(ProjectionError::Store(StoreError::Deadline(
-                "writing a batch",
-            )));
+            return flown.map(drop);
         };
         let Written {
             connection,
@@ -394,36 +363,36 @@ impl Pipeline {
         }
     }
 
-    fn hand_over(&mut self) -> Result<(), ProjectionError> {
+    fn hand_over(&mut self) {
         self.make_months();
-        let mut connection = match self.writer.take() {
-            Some(connection) => connection,
-            None => self.connect()?,
-        };
         let mut next = self.spare.take().unwrap_or_default();
         self.handed = self.batch.number;
         next.clear(self.handed + 1);
         let mut batch = std::mem::replace(&mut self.batch, next);
         batch.seal(&mut self.cache, &mut self.owned);
-        let target = Arc::clone(&self.target);
-        self.flight = Some(self.runtime.spawn(async move {
-            let rows: &Rows = &batch.rows;
-            let writing = write::write(&mut connection, &target, rows);
-            let result = tokio::time::timeout(DEADLINE, writing).await.unwrap_or(Err(
-                ProjectionError::Store(StoreError::Deadline("writing a batch")),
-            ));
-            // After a refused row the connection is good; after anything else, a new one tells more.
-            let keep = matches!(
-                result,
-                Ok(()) | Err(ProjectionError::Row(_) | ProjectionError::Fenced)
-            );
+        let (link, target) = (self.link.clone(), Arc::clone(&self.target));
+        let mut kept = self.writer.take();
+        self.flight = Some(self.link.runtime.spawn(async move {
+            let writing = async {
+                let mut connection = link.connection(&mut kept).await?;
+                let result = write::write(&mut connection, &target, &batch.rows).await;
+                if result
+                    .as_ref()
+                    .map_or_else(ProjectionError::spares_connection, |()| true)
+                {
+                    kept = Some(connection);
+                }
+                result
+            };
+            let result = tokio::time::timeout(DEADLINE, writing)
+                .await
+                .unwrap_or(Err(StoreError::Deadline("writing a batch").into()));
             Written {
-                connection: keep.then_some(connection),
+                connection: kept,
                 batch,
                 result,
             }
         }));
-        Ok(())
     }
 
     /// Makes the partitions that the batch needs. Where that does not work now, rows go to the default partition, and
@@ -447,17 +416,9 @@ impl Pipeline {
             return;
         }
         for month in missing {
-            let Self {
-                runtime,
-                store,
-                side,
-                ..
-            } = self;
-            let made = Self::wait(runtime, "making a partition", async {
-                let mut connection = match side.take() {
-                    Some(connection) => connection,
-                    None => store.connect(Session::Projection).await?,
-                };
+            let (link, side) = (&self.link, &mut self.side);
+            let made = link.wait("making a partition", async {
+                let mut connection = link.connection(side).await?;
                 months::ensure(&mut connection, table, month).await?;
                 *side = Some(connection);
                 Ok(())

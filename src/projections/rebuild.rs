@@ -19,10 +19,12 @@ use std::{
 };
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     error::ProjectionError,
     lane::Setup,
+    link::Link,
     offsets,
     pipeline::Pipeline,
     reject::LeaveOut,
@@ -397,8 +399,11 @@ impl<'a> Feed<'a> {
             all += marks.end - marks.start;
         }
         let mut pipeline = Pipeline::new(
-            setup.runtime.clone(),
-            setup.store.clone(),
+            Link {
+                runtime: setup.runtime.clone(),
+                store: setup.store.clone(),
+                stop: CancellationToken::new(),
+            },
             target,
             Arc::clone(&setup.clock),
             Arc::new(LeaveOut),

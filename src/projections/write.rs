@@ -8,7 +8,10 @@ use super::{
     offsets::{self, Step},
     target::Target,
 };
-use crate::store::{CopyRows, jsonb_text};
+use crate::{
+    chaos::{self, Bug, planted},
+    store::{CopyRows, jsonb_text},
+};
 
 /// Rows and positions that are to be committed together.
 #[derive(Debug, Default)]
@@ -28,6 +31,11 @@ pub(super) async fn write(
 ) -> Result<(), ProjectionError> {
     let mut transaction = connection.begin().await?;
     offsets::advance(&mut transaction, target.projection, &rows.steps).await?;
+    if planted(Bug::OffsetBeforeRows) {
+        transaction.commit().await?;
+        tokio::time::sleep(chaos::PAUSE).await;
+        transaction = connection.begin().await?;
+    }
     if target.events.is_some() && !rows.events.is_empty() {
         rows.events
             .send(&mut transaction, &target.copy_events)

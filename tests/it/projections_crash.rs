@@ -17,7 +17,7 @@ use omnilink::{
 };
 use tokio::runtime::Runtime;
 
-use crate::projections_bed::{DLQ, EVENTS, MemoryLog, all};
+use crate::projections_bed::{DLQ, EVENTS, MemoryLog, all, wait_until};
 
 /// Events, how many differ, entities, and events that the entities have counted; `None` while the server is away.
 async fn state(store: &Store) -> Option<(i64, i64, i64, i64)> {
@@ -76,7 +76,12 @@ fn each_row_once_though_the_server_is_killed() {
             added += 250;
             std::thread::sleep(Duration::from_millis(10));
         }
-        let file = std::fs::read_to_string(server.home().join("data/postmaster.pid")).unwrap();
+        let mut file = String::new();
+        wait_until("the server runs", || {
+            file = std::fs::read_to_string(server.home().join("data/postmaster.pid"))
+                .unwrap_or_default();
+            file.contains("ready")
+        });
         let pid = file.lines().next().unwrap();
         assert!(
             std::process::Command::new("kill")
@@ -88,7 +93,7 @@ fn each_row_once_though_the_server_is_killed() {
         let before = runtime.block_on(state(&store)).map_or(0, |s| s.0);
         println!("killed after {added} events; {before} rows seen since");
     }
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     let last = loop {
         let now = runtime.block_on(state(&store));
         if now.is_some_and(|s| s.0 >= added as i64) || Instant::now() > deadline {

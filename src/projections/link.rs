@@ -1,0 +1,52 @@
+//! Postgres, asked from a thread that blocks: every wait has a deadline, and ends soon when the projector is to stop.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::error::ProjectionError;
+use crate::store::{Session, Store, StoreError};
+
+/// How long one transaction may take, and anything else that is asked.
+pub(super) const DEADLINE: Duration = Duration::from_secs(90);
+/// How long a stop waits for what is in hand; what is not committed by then is read again.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The way to Postgres. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) runtime: Handle,
+    pub(super) store: Store,
+    pub(super) stop: CancellationToken,
+}
+
+impl Link {
+    /// Waits for an answer. To be called outside the runtime.
+    pub(super) fn wait<T>(
+        &self,
+        what: &'static str,
+        work: impl Future<Output = Result<T, ProjectionError>>,
+    ) -> Result<T, ProjectionError> {
+        let late = Err(ProjectionError::Store(StoreError::Deadline(what)));
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = work => done,
+                () = tokio::time::sleep(DEADLINE) => late,
+                () = async { self.stop.cancelled().await; tokio::time::sleep(DRAIN).await } => late,
+            }
+        })
+    }
+
+    /// The connection that is kept, or a new one.
+    pub(super) async fn connection(
+        &self,
+        kept: &mut Option<PgConnection>,
+    ) -> Result<PgConnection, ProjectionError> {
+        match kept.take() {
+            Some(connection) => Ok(connection),
+            None => Ok(self.store.connect(Session::Projection).await?),
+        }
+    }
+}
