@@ -26,59 +26,66 @@ use crate::{
 
 /// A batch is full at so many records…
 const RECORDS: usize = 10_000;
-/// … or so many bytes of rows and entities.
-const BYTES: usize = 12 << 20;
+/// … or so many bytes of rows…
+const BYTES: usize = 8 << 20;
+/// … or when so many bytes of entities wait for the commit.
+const DIRTY_BYTES: usize = 16 << 20;
 /// Entities are looked up for so many records at once…
 const CHUNK: usize = 1_024;
 /// … or fewer, so that what is read stays about below this.
 const LOOKUP_BYTES: usize = 4 << 20;
 
-/// What is gathered for one transaction.
+/// What is written at once.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// From 1, in the order of commits.
-    pub(super) number: u64,
-    /// Its input, for the case that it fails.
-    pub(super) records: Vec<Fetched>,
+    records: usize,
     pub(super) rows: Rows,
     /// The months of its events.
     pub(super) months: BTreeSet<Month>,
     month: Range<i64>,
-    touched: Vec<At>,
-    entity_bytes: usize,
-    /// Events, and entities new and changed.
     pub(super) counts: Counts,
 }
 
-/// What a batch holds.
+/// How much was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Counts {
     pub(super) events: u64,
     pub(super) entities: u64,
-    pub(super) rejected: u64,
+}
+
+/// Entities changed since the last commit: they are written once, with the last batch of a transaction.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    touched: Vec<At>,
+    bytes: usize,
+}
+
+impl Dirty {
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= DIRTY_BYTES
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.touched.clear();
+        self.bytes = 0;
+    }
 }
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.records == 0
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.records.len() >= RECORDS || self.rows.events.len() + self.entity_bytes >= BYTES
+        self.records >= RECORDS || self.rows.events.len() >= BYTES
     }
 
     /// Forgets all but its memory.
-    pub(super) fn clear(&mut self, number: u64) {
-        self.number = number;
-        self.records.clear();
-        self.rows.steps.clear();
-        self.rows.events.clear();
-        self.rows.new.clear();
-        self.rows.changed.clear();
+    pub(super) fn clear(&mut self) {
+        self.records = 0;
+        self.rows.clear();
         self.months.clear();
         self.month = 0..0;
-        self.touched.clear();
-        self.entity_bytes = 0;
         self.counts = Counts::default();
     }
 
@@ -91,24 +98,8 @@ impl Batch {
         }
     }
 
-    /// Makes the rows of the entities and the steps of the positions; nothing is added afterwards.
-    pub(super) fn seal(&mut self, cache: &mut Cache, owned: &mut BTreeMap<u32, Owned>) {
-        // In the order of the index: neighbours share pages.
-        let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_by(|a, b| cache.slot(*a).order().cmp(cache.slot(*b).order()));
-        for at in &touched {
-            let slot = cache.slot_mut(*at);
-            match slot.known {
-                Known::Present => self.rows.changed.push(slot),
-                Known::Absent | Known::No => {
-                    slot.known = Known::Present;
-                    entity_row(&mut self.rows.new, slot);
-                }
-            }
-        }
-        self.counts.entities = touched.len() as u64;
-        touched.clear();
-        self.touched = touched;
+    /// Makes the steps of the positions; no record is added afterwards.
+    pub(super) fn seal(&mut self, owned: &mut BTreeMap<u32, Owned>) {
         for (&partition, at) in owned.iter_mut().filter(|(_, at)| at.read > at.next) {
             self.rows.steps.push(Step {
                 partition,
@@ -120,6 +111,25 @@ impl Batch {
             at.next = at.read;
         }
     }
+
+    /// Makes the rows of the entities: the transaction ends with this batch.
+    pub(super) fn seal_entities(&mut self, cache: &mut Cache, dirty: &mut Dirty) {
+        // In the order of the index: neighbours share pages.
+        let order = |a: &At, b: &At| cache.slot(*a).order().cmp(cache.slot(*b).order());
+        dirty.touched.sort_by(order);
+        for at in &dirty.touched {
+            let slot = cache.slot_mut(*at);
+            match slot.known {
+                Known::Present => self.rows.changed.push(slot),
+                Known::Absent | Known::No => {
+                    slot.known = Known::Present;
+                    entity_row(&mut self.rows.new, slot);
+                }
+            }
+        }
+        self.counts.entities = dirty.touched.len() as u64;
+        dirty.clear();
+    }
 }
 
 /// Reads the entities of these keys that have a row.
@@ -129,6 +139,9 @@ pub(super) type LookUp<'a> = dyn FnMut(&[[&str; 3]]) -> Result<Vec<Stored>, Proj
 pub(super) struct Assembler<'a> {
     pub(super) target: &'a Target,
     pub(super) cache: &'a mut Cache,
+    /// The number of the transaction.
+    pub(super) transaction: u64,
+    pub(super) dirty: &'a mut Dirty,
     pub(super) owned: &'a mut BTreeMap<u32, Owned>,
     pub(super) reject: &'a dyn Reject,
     /// Records that were rejected already.
@@ -146,17 +159,15 @@ struct Decoded<'a> {
 }
 
 impl Assembler<'_> {
-    /// Adds records, in order, until the batch is full or there are no more. `look_up` reads entities that have a row.
+    /// Adds records, in order, until the batch is full, or the entities, or there are no more. `look_up` reads entities that have a row.
     pub(super) fn add(
         &mut self,
         batch: &mut Batch,
         records: &mut IntoIter<Fetched>,
         look_up: &mut LookUp<'_>,
     ) -> Result<(), ProjectionError> {
-        while !records.as_slice().is_empty() && !batch.is_full() {
-            let room = RECORDS - batch.records.len();
-            let mut input = std::mem::take(&mut batch.records);
-            let start = input.len();
+        let mut chunk = Vec::new();
+        while !records.as_slice().is_empty() && !batch.is_full() && !self.dirty.is_full() {
             let owned = &mut *self.owned;
             let due = records.by_ref().filter(|record| {
                 // What is not ours must not become a row: nothing would fence it. Nor what is one already.
@@ -165,10 +176,11 @@ impl Assembler<'_> {
                     .map(|at| at.read = record.offset + 1)
                     .is_some()
             });
-            input.extend(due.take(room.min(*self.chunk)));
-            let result = self.add_chunk(batch, &input[start..], look_up);
-            batch.records = input;
-            result?;
+            let room = RECORDS - batch.records;
+            chunk.extend(due.take(room.min(*self.chunk)));
+            self.add_chunk(batch, &chunk, look_up)?;
+            batch.records += chunk.len();
+            chunk.clear();
         }
         Ok(())
     }
@@ -199,7 +211,6 @@ impl Assembler<'_> {
             // Should the batch have to be made again, they are not rejected again.
             let at = |r: &Rejection<'_>| (r.record.partition, r.record.offset);
             self.skip.extend(rejections.iter().map(at));
-            batch.counts.rejected += rejections.len() as u64;
         }
         let mut places: Vec<Option<(At, bool)>> = Vec::with_capacity(decoded.len());
         let mut unknown: Vec<At> = Vec::new();
@@ -213,9 +224,9 @@ impl Assembler<'_> {
                 storable_text(&entity.external_id),
             );
             let key = [event.tenant.as_str(), &kind, &id];
-            let (at, first) = self.cache.place(key, batch.number);
+            let (at, first) = self.cache.place(key, self.transaction);
             if first {
-                batch.touched.push(at);
+                self.dirty.touched.push(at);
                 if self.cache.slot(at).known == Known::No {
                     unknown.push(at);
                 }
@@ -253,11 +264,12 @@ impl Assembler<'_> {
             };
             self.cache.slot_mut(at).entity.apply(&change, &mut scratch);
             let (before, after) = self.cache.weigh(at);
-            batch.entity_bytes += if first {
+            let added = if first {
                 after
             } else {
                 after.saturating_sub(before)
             };
+            self.dirty.bytes += added;
         }
         batch.counts.events += decoded.len() as u64;
         Ok(())
@@ -335,25 +347,30 @@ pub(super) fn all_rows(
         .map(|record| (record.partition, Owned::default()))
         .collect();
     for records in input.chunks(RECORDS) {
-        let mut batch = Batch {
-            number: 1,
-            touched: std::mem::take(&mut touched),
-            ..Batch::default()
-        };
-        let mut assembler = Assembler {
-            target,
-            cache,
-            owned: &mut owned,
-            reject: &super::reject::LeaveOut,
-            skip: &mut HashSet::new(),
-            chunk: &mut CHUNK.clone(),
-        };
+        let (mut batch, mut dirty) = (Batch::default(), Dirty::default());
         let mut records = Vec::from(records).into_iter();
-        // Nothing is looked up and nothing rejected that could fail.
-        let _ = assembler.add(&mut batch, &mut records, &mut |_| Ok(Vec::new()));
-        touched = batch.touched;
+        while !records.as_slice().is_empty() {
+            let mut assembler = Assembler {
+                target,
+                cache,
+                transaction: 1,
+                dirty: &mut dirty,
+                owned: &mut owned,
+                reject: &super::reject::LeaveOut,
+                skip: &mut HashSet::new(),
+                chunk: &mut CHUNK.clone(),
+            };
+            // Nothing is looked up and nothing rejected that could fail.
+            let _ = assembler.add(&mut batch, &mut records, &mut |_| Ok(Vec::new()));
+            touched.append(&mut dirty.touched);
+            dirty.clear();
+            if batch.is_full() {
+                events.push(std::mem::take(&mut batch).rows.events);
+            }
+        }
         events.push(batch.rows.events);
     }
+    events.retain(|rows| !rows.is_empty());
     touched.sort_by(|a, b| cache.slot(*a).order().cmp(cache.slot(*b).order()));
     let entities = touched
         .chunks(RECORDS)

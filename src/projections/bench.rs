@@ -163,14 +163,14 @@ fn project(
         Arc::new(SystemClock),
         Arc::new(LeaveOut),
         32 << 20,
-        Box::new(|_| {}),
+        Box::new(|_, _| {}),
     );
     pipeline.take(partitions)?;
     let process = pipeline.process()?;
     let (server, own) = (busy(process), own_time());
     for poll in polls {
         pipeline.add(poll)?;
-        pipeline.push()?;
+        pipeline.push(true)?;
     }
     pipeline.flush()?;
     Ok((since(process, server), own_time().saturating_sub(own)))

@@ -125,6 +125,11 @@ impl Changed {
         &self.columns
     }
 
+    /// Bytes of memory, about.
+    pub(super) fn capacity(&self) -> usize {
+        self.columns.iter().map(|c| c.elements.capacity()).sum()
+    }
+
     pub(super) fn clear(&mut self) {
         for column in &mut self.columns {
             column.count = 0;

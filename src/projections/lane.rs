@@ -21,8 +21,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    assemble::Counts,
     error::ProjectionError,
     link::Link,
+    offsets::Owned,
     pipeline::Pipeline,
     reject::{DeadLetters, Reject, Rejection},
     target::{PROJECTION, Target},
@@ -43,6 +45,8 @@ const STALLED: Duration = Duration::from_millis(250);
 /// A partition that another owner took is not taken back before this, unless it is assigned again: by then a stopped
 /// node has learnt that it lost it.
 const SHUN: Duration = Duration::from_secs(15);
+/// A poll that gives so many records has more where they came from.
+const MANY: usize = 100;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     most: Duration::from_secs(5),
@@ -138,8 +142,8 @@ struct Lane {
     assigned: BTreeSet<u32>,
     /// Of those, what another owner took, and until when we leave it alone.
     shunned: BTreeMap<u32, Instant>,
-    /// The input of a batch that failed because of a row.
-    suspects: Vec<Fetched>,
+    /// Up to where records were read when a row among them was refused: they are taken with care.
+    suspects: BTreeMap<u32, u64>,
     /// Nothing can be written now, or the partitions changed: take over again at this time.
     again: Option<Instant>,
     attempt: u32,
@@ -150,14 +154,14 @@ impl Lane {
         let (progress, topic) = (Arc::clone(&setup.progress), Arc::clone(&setup.topic));
         let written = metrics::counter!("omnilink_projection_events_total");
         let merged = metrics::counter!("omnilink_projection_entities_total");
-        let batches = metrics::counter!("omnilink_projection_batches_total");
-        let on_commit = Box::new(move |batch: &super::assemble::Batch| {
-            for step in &batch.rows.steps {
-                progress.at(&topic, step.partition, step.to);
+        let commits = metrics::counter!("omnilink_projection_commits_total");
+        let on_commit = Box::new(move |counts: Counts, positions: &BTreeMap<u32, Owned>| {
+            for (partition, at) in positions {
+                progress.at(&topic, *partition, at.next);
             }
-            written.increment(batch.counts.events);
-            merged.increment(batch.counts.entities);
-            batches.increment(1);
+            written.increment(counts.events);
+            merged.increment(counts.entities);
+            commits.increment(1);
         });
         let counted: Arc<dyn Reject> = Arc::new(Counted {
             to: reject,
@@ -181,7 +185,7 @@ impl Lane {
             pipeline,
             assigned: BTreeSet::new(),
             shunned: BTreeMap::new(),
-            suspects: Vec::new(),
+            suspects: BTreeMap::new(),
             again: None,
             attempt: 0,
         }
@@ -213,12 +217,7 @@ impl Lane {
             let wait = if self.pipeline.is_empty() { IDLE } else { BUSY };
             match source.poll(wait.min(self.until_again()), &mut records)? {
                 Polled::Records if self.again.is_none() => {
-                    let added = if records.is_empty() {
-                        Ok(())
-                    } else {
-                        self.pipeline.add(records)
-                    };
-                    if let Err(error) = added.and_then(|()| self.pipeline.push()) {
+                    if let Err(error) = self.take_in(records) {
                         self.failed(error)?;
                     }
                 }
@@ -252,6 +251,23 @@ impl Lane {
         source.release(&all)
     }
 
+    fn take_in(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
+        if records.is_empty() {
+            return self.pipeline.push(false);
+        }
+        if !self.suspects.is_empty() {
+            self.pipeline.careful(&records)?;
+            let at: BTreeMap<u32, u64> = self.pipeline.owned().collect();
+            let left =
+                |partition: &u32, until: &mut u64| at.get(partition).is_some_and(|at| at < until);
+            self.suspects.retain(left);
+            return Ok(());
+        }
+        let backlog = records.len() >= MANY;
+        self.pipeline.add(records)?;
+        self.pipeline.push(backlog)
+    }
+
     /// How long until partitions are to be taken over.
     fn until_again(&self) -> Duration {
         self.again
@@ -264,7 +280,14 @@ impl Lane {
             && let Err(error) = self.pipeline.flush()
         {
             tracing::warn!(%error, "dropped a batch: it will be read again");
-            self.suspects = self.pipeline.take_failed();
+            self.suspect(&error);
+        }
+    }
+
+    /// After a refused row: what was read until now is taken with care when it is read again.
+    fn suspect(&mut self, error: &ProjectionError) {
+        if matches!(error, ProjectionError::Row(_)) {
+            self.suspects = self.pipeline.owned().collect();
         }
     }
 
@@ -303,10 +326,6 @@ impl Lane {
             .copied()
             .filter(|p| !self.shunned.contains_key(p));
         self.pipeline.take(ours)?;
-        if !self.suspects.is_empty() {
-            let suspects = std::mem::take(&mut self.suspects);
-            self.pipeline.careful(suspects)?;
-        }
         for (partition, next) in self.pipeline.owned() {
             source.open(partition, next).map_err(|error| match error {
                 LogError::OutOfRange { end, .. } if next > end => ProjectionError::AheadOfLog {
@@ -328,7 +347,7 @@ impl Lane {
         match error {
             ProjectionError::Log(error) if error.class() == Class::Fatal => return Err(error),
             ProjectionError::Row(_) if self.suspects.is_empty() => {
-                self.suspects = self.pipeline.take_failed();
+                self.suspect(&error);
                 tracing::warn!(%error, "a row is refused: looking for it");
                 self.pipeline.reset();
                 self.again = Some(Instant::now());

@@ -141,6 +141,9 @@ pub(super) async fn advance(
     projection: &str,
     steps: &[Step],
 ) -> Result<(), ProjectionError> {
+    if steps.is_empty() {
+        return Ok(());
+    }
     let column = |of: fn(&Step) -> i64| steps.iter().map(of).collect::<Vec<i64>>();
     let moved = sqlx::query(
         "UPDATE omnilink.projection_offsets o SET next = k.next \

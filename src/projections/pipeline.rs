@@ -5,8 +5,11 @@
 //!   Postgres:                │ write 1         │ write 2         │ …
 //! ```
 //!
-//! The second is built on what the first says about entities, so when one fails, both are dropped, with all that memory
-//! knows ([`Pipeline::reset`]); the table tells where to go on.
+//! As a rule each batch is a transaction. While there is a backlog, batches come full, and up to [`BATCHES`] of them are
+//! one: then an entity that they all name is written once.
+//!
+//! The next batch is built on what the last says about entities, so when one fails, all that is not committed is dropped,
+//! with all that memory knows ([`Pipeline::reset`]); the table tells where to go on.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -19,14 +22,14 @@ use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 
 use super::{
-    assemble::{Assembler, Batch, FIRST_CHUNK},
+    assemble::{Assembler, Batch, Counts, Dirty, FIRST_CHUNK},
     cache::Cache,
     error::ProjectionError,
     link::{DEADLINE, Link},
     offsets::{self, Owned},
     reject::{Reject, Rejection},
     target::Target,
-    write::{self, read_entities},
+    write::{self, Place, read_entities},
 };
 use crate::{
     clock::Clock,
@@ -40,13 +43,34 @@ use crate::{
 /// How long after a partition could not be made it is tried again.
 const MONTHS_REST: Duration = Duration::from_mins(1);
 
-/// Told of each commit.
-pub(super) type OnCommit = Box<dyn FnMut(&Batch) + Send>;
+/// Full batches in one transaction, at most…
+const BATCHES: u32 = 8;
+/// … and how long it may stay open. Its rows are seen, and others may take over, when it ends.
+const OPEN: Duration = Duration::from_secs(1);
+/// Memory that is kept for the next batch while there is nothing to do.
+const IDLE_BYTES: usize = 1 << 20;
+
+/// Told of each commit: how much was written since the last, and the positions.
+pub(super) type OnCommit = Box<dyn FnMut(Counts, &BTreeMap<u32, Owned>) + Send>;
 
 struct Written {
     connection: Option<PgConnection>,
     batch: Batch,
+    place: Place,
     result: Result<(), ProjectionError>,
+}
+
+/// The transaction that is being filled.
+#[derive(Debug, Default)]
+struct Open {
+    /// From 1, in the order of commits.
+    number: u64,
+    /// Batches handed over, and when the first was.
+    batches: u32,
+    since: Option<Instant>,
+    /// What they wrote.
+    counts: Counts,
+    dirty: Dirty,
 }
 
 /// Takes records in and commits them in batches. Blocks; for a thread of its own, outside the runtime.
@@ -61,11 +85,9 @@ pub(super) struct Pipeline {
     taken: BTreeMap<u32, Owned>,
     cache: Cache,
     chunk: usize,
+    open: Open,
     batch: Batch,
     spare: Option<Batch>,
-    /// The number of the last batch handed over, and of the last committed.
-    handed: u64,
-    committed: u64,
     flight: Option<JoinHandle<Written>>,
     writer: Option<PgConnection>,
     /// For reading entities and making partitions while the writer works.
@@ -75,8 +97,6 @@ pub(super) struct Pipeline {
     months_rest: Option<Instant>,
     /// Records that are not to become rows.
     skip: HashSet<(u32, u64)>,
-    /// The input of the batch that failed because of a row.
-    failed: Vec<Fetched>,
 }
 
 impl Pipeline {
@@ -89,8 +109,6 @@ impl Pipeline {
         memory: usize,
         on_commit: OnCommit,
     ) -> Self {
-        let mut batch = Batch::default();
-        batch.clear(1);
         Self {
             link,
             target: Arc::new(target),
@@ -101,17 +119,18 @@ impl Pipeline {
             taken: BTreeMap::new(),
             cache: Cache::new(memory),
             chunk: FIRST_CHUNK,
-            batch,
+            open: Open {
+                number: 1,
+                ..Open::default()
+            },
+            batch: Batch::default(),
             spare: None,
-            handed: 0,
-            committed: 0,
             flight: None,
             writer: None,
             side: None,
             months: BTreeSet::new(),
             months_rest: None,
             skip: HashSet::new(),
-            failed: Vec::new(),
         }
     }
 
@@ -186,15 +205,15 @@ impl Pipeline {
     }
 
     /// Adds records, each partition's in order; those of partitions that are not ours, and those that are in already, are
-    /// dropped. Full batches are handed over; the
-    /// rest waits for [`Pipeline::push`].
+    /// dropped. Full batches are handed over; the rest waits for [`Pipeline::push`].
     pub(super) fn add(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         let mut records = records.into_iter();
         while !records.as_slice().is_empty() {
             self.assemble(&mut records)?;
-            if self.batch.is_full() {
+            let full = self.open.dirty.is_full();
+            if full || self.batch.is_full() {
                 self.reap(true)?;
-                self.hand_over();
+                self.hand_over(full || self.open.batches + 1 >= BATCHES);
             }
         }
         Ok(())
@@ -213,6 +232,8 @@ impl Pipeline {
         let mut assembler = Assembler {
             target,
             cache: &mut self.cache,
+            transaction: self.open.number,
+            dirty: &mut self.open.dirty,
             owned: &mut self.owned,
             reject: &*self.reject,
             skip: &mut self.skip,
@@ -221,25 +242,42 @@ impl Pipeline {
         assembler.add(&mut self.batch, records, &mut look_up)
     }
 
-    /// Whether there is something to hand over.
+    /// Whether all that was added is under way or committed.
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.is_empty()
+        self.batch.is_empty() && self.open.batches == 0
     }
 
-    /// Hands the open batch over if Postgres is idle; tells of what was committed meanwhile.
-    pub(super) fn push(&mut self) -> Result<(), ProjectionError> {
+    /// Hands the open batch over if Postgres is idle, and tells of what was committed meanwhile. `backlog`: more records are
+    /// coming at once, so that a transaction of several batches may wait for the next full one.
+    pub(super) fn push(&mut self, backlog: bool) -> Result<(), ProjectionError> {
         self.reap(false)?;
-        if self.flight.is_none() && !self.batch.is_empty() {
-            self.hand_over();
+        if self.flight.is_some() {
+            return Ok(());
+        }
+        if self.is_empty() {
+            self.rest();
+            return Ok(());
+        }
+        let young = self.open.since.is_some_and(|since| since.elapsed() < OPEN);
+        if !(backlog && young) {
+            self.hand_over(true);
         }
         Ok(())
+    }
+
+    /// Gives memory back that only a backlog needs.
+    fn rest(&mut self) {
+        self.spare = None;
+        if self.batch.rows.capacity() > IDLE_BYTES {
+            self.batch = Batch::default();
+        }
     }
 
     /// Commits all that was added.
     pub(super) fn flush(&mut self) -> Result<(), ProjectionError> {
         self.reap(true)?;
-        if !self.batch.is_empty() {
-            self.hand_over();
+        if !self.is_empty() {
+            self.hand_over(true);
         }
         self.reap(true)
     }
@@ -250,25 +288,23 @@ impl Pipeline {
         if let Err(error) = self.reap(true) {
             tracing::debug!(%error, "dropped a batch");
         }
+        if self.open.batches > 0 {
+            // With the connection the open transaction ends.
+            self.writer = None;
+        }
+        self.open = Open {
+            number: self.open.number + 1,
+            ..Open::default()
+        };
         self.cache.clear();
-        self.batch.clear(self.handed + 1);
-        self.committed = self.handed;
+        self.batch.clear();
         self.owned.clear();
     }
 
-    /// The input of the batch that failed because of a row: [`Pipeline::careful`] finds it.
-    pub(super) fn take_failed(&mut self) -> Vec<Fetched> {
-        std::mem::take(&mut self.failed)
-    }
-
     /// Commits records one half after the other, until the bad ones stand alone; those are rejected.
-    pub(super) fn careful(&mut self, mut records: Vec<Fetched>) -> Result<(), ProjectionError> {
-        records.retain(|r| {
-            self.owned
-                .get(&r.partition)
-                .is_some_and(|owned| r.offset >= owned.next)
-        });
-        self.halve(&records)
+    pub(super) fn careful(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
+        self.flush()?;
+        self.halve(records)
     }
 
     fn halve(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
@@ -299,7 +335,7 @@ impl Pipeline {
         self.halve(second)
     }
 
-    /// One batch, waited for. When it fails because of a row, the positions are as before.
+    /// One transaction, waited for. When it fails because of a row, the positions are as before.
     fn attempt(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
         if records.is_empty() {
             return Ok(());
@@ -307,7 +343,6 @@ impl Pipeline {
         let owned = self.owned.clone();
         let result = self.add(records.to_vec()).and_then(|()| self.flush());
         if matches!(result, Err(ProjectionError::Row(_))) {
-            self.take_failed();
             self.reset();
             self.owned = owned;
         }
@@ -332,56 +367,74 @@ impl Pipeline {
         let Written {
             connection,
             mut batch,
+            place,
             result,
         } = written;
         self.writer = connection;
-        match result {
-            Ok(()) => {
-                self.committed = batch.number;
-                for step in &batch.rows.steps {
-                    if let Some(taken) = self.taken.get_mut(&step.partition) {
-                        taken.next = step.to;
-                    }
-                }
-                self.cache.shrink(self.committed);
-                (self.on_commit)(&batch);
-                if !self.skip.is_empty() {
-                    for record in &batch.records {
-                        self.skip.remove(&(record.partition, record.offset));
-                    }
-                }
-                batch.clear(0);
-                self.spare = Some(batch);
-                Ok(())
+        result?;
+        self.open.counts.events += batch.counts.events;
+        self.open.counts.entities += batch.counts.entities;
+        batch.clear();
+        self.spare = Some(batch);
+        if place.last {
+            self.committed();
+        }
+        Ok(())
+    }
+
+    /// All that was handed over is in the table.
+    fn committed(&mut self) {
+        for (partition, taken) in &mut self.taken {
+            if let Some(owned) = self.owned.get(partition) {
+                taken.next = owned.next;
             }
-            Err(error) => {
-                if matches!(error, ProjectionError::Row(_)) {
-                    self.failed = std::mem::take(&mut batch.records);
-                }
-                Err(error)
-            }
+        }
+        // What was assembled meanwhile belongs to the next transaction.
+        self.cache.shrink(self.open.number - 1);
+        let counts = std::mem::take(&mut self.open.counts);
+        (self.on_commit)(counts, &self.taken);
+        if !self.skip.is_empty() {
+            let ahead = |(partition, offset): &(u32, u64)| {
+                let taken = self.taken.get(partition);
+                taken.is_none_or(|taken| *offset >= taken.next)
+            };
+            self.skip.retain(ahead);
         }
     }
 
-    fn hand_over(&mut self) {
+    /// Hands the open batch over; `last`: the transaction ends with it.
+    fn hand_over(&mut self, last: bool) {
         self.make_months();
-        let mut next = self.spare.take().unwrap_or_default();
-        self.handed = self.batch.number;
-        next.clear(self.handed + 1);
+        let next = self.spare.take().unwrap_or_default();
         let mut batch = std::mem::replace(&mut self.batch, next);
-        batch.seal(&mut self.cache, &mut self.owned);
+        batch.seal(&mut self.owned);
+        let place = Place {
+            first: self.open.batches == 0,
+            last,
+        };
+        if last {
+            batch.seal_entities(&mut self.cache, &mut self.open.dirty);
+            self.open.number += 1;
+            self.open.batches = 0;
+            self.open.since = None;
+        } else {
+            self.open.batches += 1;
+            self.open.since.get_or_insert_with(Instant::now);
+        }
         let (link, target) = (self.link.clone(), Arc::clone(&self.target));
         let mut kept = self.writer.take();
         self.flight = Some(self.link.runtime.spawn(async move {
             let writing = async {
-                let mut connection = link.connection(&mut kept).await?;
-                let result = write::write(&mut connection, &target, &batch.rows).await;
-                if result
+                let mut connection = match kept.take() {
+                    None if !place.first => return Err(ProjectionError::Fenced),
+                    kept => link.connection(&mut { kept }).await?,
+                };
+                let result = write::write(&mut connection, &target, &batch.rows, place).await;
+                let spared = result
                     .as_ref()
-                    .map_or_else(ProjectionError::spares_connection, |()| true)
-                {
-                    kept = Some(connection);
-                }
+                    .err()
+                    .is_none_or(ProjectionError::spares_connection);
+                kept = spared.then_some(connection);
                 result
             };
             let result = tokio::time::timeout(DEADLINE, writing)
@@ -390,6 +443,7 @@ impl Pipeline {
             Written {
                 connection: kept,
                 batch,
+                place,
                 result,
             }
         }));

@@ -408,7 +408,7 @@ impl<'a> Feed<'a> {
             Arc::clone(&setup.clock),
             Arc::new(LeaveOut),
             MEMORY,
-            Box::new(|_| {}),
+            Box::new(|_, _| {}),
         );
         pipeline.take(at.keys().copied())?;
         pipeline.start_fresh(all);
@@ -459,7 +459,7 @@ impl<'a> Feed<'a> {
             last = Instant::now();
             self.records += records.len() as u64;
             self.pipeline.add(records)?;
-            self.pipeline.push()?;
+            self.pipeline.push(true)?;
             let missing = self.missing(bounds);
             (self.progress)(self.records, self.records + missing);
         }

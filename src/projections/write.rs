@@ -1,6 +1,6 @@
-//! One batch, one transaction.
+//! A batch, written in one transaction, alone or with others.
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::{
     changed::Changed,
@@ -13,7 +13,7 @@ use crate::{
     store::{CopyRows, jsonb_text},
 };
 
-/// Rows and positions that are to be committed together.
+/// Rows, and the positions behind them.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     pub(super) steps: Vec<Step>,
@@ -23,40 +23,87 @@ pub(super) struct Rows {
     pub(super) changed: Changed,
 }
 
-/// Writes a batch: the fence first, so that a stale owner is turned away before it writes a row.
+impl Rows {
+    /// Forgets all but the memory.
+    pub(super) fn clear(&mut self) {
+        self.steps.clear();
+        self.events.clear();
+        self.new.clear();
+        self.changed.clear();
+    }
+
+    /// Bytes of memory, about.
+    pub(super) fn capacity(&self) -> usize {
+        self.events.capacity() + self.new.capacity() + self.changed.capacity()
+    }
+}
+
+/// Whether a batch is the first of its transaction, the last, both, or neither.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place {
+    pub(super) first: bool,
+    pub(super) last: bool,
+}
+
+/// Writes a batch: the fence first, so that a stale owner is turned away before it writes a row. After an error the
+/// transaction is over.
 pub(super) async fn write(
     connection: &mut PgConnection,
     target: &Target,
     rows: &Rows,
+    place: Place,
 ) -> Result<(), ProjectionError> {
-    let mut transaction = connection.begin().await?;
-    offsets::advance(&mut transaction, target.projection, &rows.steps).await?;
+    if place.first {
+        run(connection, "BEGIN").await?;
+    }
+    let mut result = write_rows(connection, target, rows).await;
+    if result.is_ok() && place.last {
+        result = run(connection, "COMMIT").await;
+    }
+    if result
+        .as_ref()
+        .is_err_and(ProjectionError::spares_connection)
+    {
+        run(connection, "ROLLBACK").await?;
+    }
+    result
+}
+
+async fn run(
+    connection: &mut PgConnection,
+    statement: &'static str,
+) -> Result<(), ProjectionError> {
+    sqlx::raw_sql(statement).execute(connection).await?;
+    Ok(())
+}
+
+async fn write_rows(
+    connection: &mut PgConnection,
+    target: &Target,
+    rows: &Rows,
+) -> Result<(), ProjectionError> {
+    offsets::advance(connection, target.projection, &rows.steps).await?;
     if planted(Bug::OffsetBeforeRows) {
-        transaction.commit().await?;
+        run(connection, "COMMIT").await?;
         tokio::time::sleep(chaos::PAUSE).await;
-        transaction = connection.begin().await?;
+        run(connection, "BEGIN").await?;
     }
     if target.events.is_some() && !rows.events.is_empty() {
-        rows.events
-            .send(&mut transaction, &target.copy_events)
-            .await
-            .map_err(ProjectionError::of_rows)?;
+        let copy = rows.events.send(connection, &target.copy_events);
+        copy.await.map_err(ProjectionError::of_rows)?;
     }
     if !rows.new.is_empty() {
-        rows.new
-            .send(&mut transaction, &target.copy_entities)
-            .await
-            .map_err(ProjectionError::of_rows)?;
+        let copy = rows.new.send(connection, &target.copy_entities);
+        copy.await.map_err(ProjectionError::of_rows)?;
     }
     if rows.changed.rows() > 0 {
-        update(&mut transaction, target, &rows.changed).await?;
+        update(connection, target, &rows.changed).await?;
     }
-    transaction.commit().await?;
     Ok(())
 }
 
 async fn update(
-    transaction: &mut PgConnection,
+    connection: &mut PgConnection,
     target: &Target,
     changed: &Changed,
 ) -> Result<(), ProjectionError> {
@@ -65,7 +112,7 @@ async fn update(
         query = query.bind(column);
     }
     let updated = query
-        .execute(transaction)
+        .execute(connection)
         .await
         .map_err(ProjectionError::of_rows)?
         .rows_affected();

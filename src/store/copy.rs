@@ -95,15 +95,14 @@ impl CopyRows {
         self.bytes.len()
     }
 
+    /// How many bytes of memory they hold.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
-    }
-
-    /// Takes back what was written after the buffer had `len` bytes and `rows` rows.
-    pub fn truncate(&mut self, len: usize, rows: u64) {
-        self.bytes.truncate(len);
-        self.rows = rows;
     }
 
     /// Forgets all rows, keeps the memory.

@@ -138,7 +138,9 @@ fn each_row_once_though_connections_and_projectors_die() {
         return;
     };
     let log = MemoryLog::new();
-    let mut added = 0;
+    // A backlog first: transactions of several batches.
+    let mut added = 40_000;
+    log.add_many(0, added);
     let mut projector = Some(start(&database, &log));
     for round in 0..30 {
         log.add_many(added, added + 1_000);
@@ -249,19 +251,20 @@ fn bad_records_go_to_the_dead_letters_and_stop_nobody() {
     };
     let log = MemoryLog::new();
     let setup = database.setup(&log);
-    log.add_many(0, 700);
+    // A backlog: several batches are one transaction.
+    log.add_many(0, 30_000);
     // Before the first day that Postgres knows: the whole batch fails.
-    let mut poison = event(10_000, "o3");
+    let mut poison = event(100_000, "o3");
     poison.time = -400_000_000_000_000_000;
     log.add(&poison);
-    log.add_many(700, 1_500);
-    poison.id = "e10001".into();
+    log.add_many(30_000, 31_500);
+    poison.id = "e100001".into();
     log.add(&poison);
     log.add_raw(b"acme/order/o3", b"not Avro".to_vec());
-    log.add_many(1_500, 2_000);
+    log.add_many(31_500, 32_000);
     let projector = Projector::start(&setup, 1).unwrap();
     log.tell(0, Polled::Assigned(all()));
-    wait_until("the good rows are there", || rows(&database) == 2_000);
+    wait_until("the good rows are there", || rows(&database) == 32_000);
     wait_until("the positions are past the bad ones", || {
         database.number("SELECT sum(next) FROM omnilink.projection_offsets") == log.events() as i64
     });

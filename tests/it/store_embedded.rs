@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -20,7 +23,7 @@ use crate::projections_bed::wait_until;
 /// A folder that the user `postgres` can enter; `None` where there is no Postgres.
 fn folder(runtime: &Runtime) -> Option<(TempDir, Embedded)> {
     let dir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .permissions(fs::Permissions::from_mode(0o755))
         .tempdir_in("/var/tmp")
         .unwrap();
     match runtime.block_on(Embedded::start(dir.path())) {
@@ -85,11 +88,7 @@ fn it_is_made_once_keeps_its_data_and_stops() {
             Err(EmbeddedError::InUse(_))
         ));
     });
-    let mode = fs::metadata(server.home().join("password")).unwrap();
-    assert_eq!(
-        std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777,
-        0o600
-    );
+    assert_eq!(mode(&server.home().join("password")), 0o600);
     let (url, first) = (server.url(), pid(dir.path()));
     server.stop();
     assert!(!alive(first));
@@ -141,8 +140,8 @@ fn a_server_that_was_left_over_is_taken_over() {
     server.stop();
     // As a killed process leaves it: nobody holds the pipe that would stop it.
     let data = dir.path().join("postgres/data");
-    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&data).unwrap());
-    let group = std::os::unix::fs::MetadataExt::gid(&fs::metadata(&data).unwrap());
+    let owner = fs::metadata(&data).unwrap().uid();
+    let group = fs::metadata(&data).unwrap().gid();
     let postgres = fs::read_to_string(data.join("postmaster.opts")).unwrap();
     let program = postgres.split(' ').next().unwrap().to_owned();
     let port = fs::read_to_string(dir.path().join("postgres/port")).unwrap();
@@ -152,7 +151,7 @@ fn a_server_that_was_left_over_is_taken_over() {
         .arg(&data)
         .args(["-p", port.trim(), "-c", "unix_socket_directories="])
         .current_dir("/");
-    if fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0) {
+    if is_root() {
         command.uid(owner).gid(group);
     }
     let mut left = command
@@ -231,30 +230,57 @@ fn it_ends_with_a_killed_process() {
     }
 }
 
-#[test]
-fn a_folder_that_the_user_cannot_enter_gets_a_link() {
-    let runtime = Runtime::new().unwrap();
-    let root =
-        fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
-    if !root || folder(&runtime).is_none() {
-        return;
-    }
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A private folder, and in it one for data.
+fn private() -> (TempDir, std::path::PathBuf) {
+    let private = fs::Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .permissions(private.clone())
         .tempdir()
         .unwrap();
-    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
-    let home = server.home().to_owned();
-    assert!(home.starts_with("/var/lib/omnilink"), "{home:?}");
-    assert_eq!(fs::read_link(dir.path().join("postgres")).unwrap(), home);
-    assert_eq!(
-        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(dir.path()).unwrap().permissions())
-            & 0o777,
-        0o700
-    );
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, private).unwrap();
+    (dir, data)
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+#[test]
+fn a_private_data_directory_lets_the_server_through() {
+    let runtime = Runtime::new().unwrap();
+    if !is_root() || folder(&runtime).is_none() {
+        return;
+    }
+    let (dir, data) = private();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let server = runtime.block_on(Embedded::start(&data)).unwrap();
+    assert_eq!(server.home(), data.canonicalize().unwrap().join("postgres"));
+    assert_eq!(mode(&data), 0o710);
     runtime.block_on(server.store().health()).unwrap();
     server.stop();
-    let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
+}
+
+#[test]
+fn a_data_directory_out_of_reach_gets_a_link() {
+    let runtime = Runtime::new().unwrap();
+    if !is_root() || folder(&runtime).is_none() {
+        return;
+    }
+    let (_dir, data) = private();
+    let server = runtime.block_on(Embedded::start(&data)).unwrap();
+    let home = server.home().to_owned();
+    assert!(home.starts_with("/var/lib/omnilink"), "{home:?}");
+    assert_eq!(fs::read_link(data.join("postgres")).unwrap(), home);
+    assert_eq!(mode(&data), 0o700, "nothing is opened in vain");
+    runtime.block_on(server.store().health()).unwrap();
+    server.stop();
+    let server = runtime.block_on(Embedded::start(&data)).unwrap();
     assert_eq!(server.home(), home);
     server.stop();
     fs::remove_dir_all(home).unwrap();

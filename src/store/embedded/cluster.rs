@@ -1,9 +1,10 @@
 //! The files of the private server: where they lie, whose they are, and making them at first use.
 //!
 //! Postgres refuses to run as root. As root, the server runs as the user `postgres`, and so that user must reach the
-//! files. Where it cannot enter the data directory (one under `/root`, say), they lie in `/var/lib/omnilink/postgres-…`,
-//! named after the data directory's path, and `{data_dir}/postgres` is a link to it. Permissions of folders that are not
-//! ours are never changed.
+//! files. A data directory that is private to root is opened to that user's group for passing through, no more (mode
+//! 0710). Where the user cannot get there even so (below `/root`, say), the files lie in `/var/lib/omnilink/postgres-…`, named
+//! after the data directory's path, and `{data_dir}/postgres` is a link to it. Permissions of folders that are not ours
+//! are never changed.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -328,7 +329,8 @@ fn find_home(data_dir: &Path, run_as: Option<RunAs>) -> Result<PathBuf, Embedded
     let Some(user) = run_as else {
         return make_home(&inside, None);
     };
-    if inside.symlink_metadata().is_ok_and(|m| m.is_dir()) || reaches(data_dir, user) {
+    let linked = inside.symlink_metadata().is_ok_and(|m| m.is_symlink());
+    if !linked && (reaches(data_dir, user) || let_through(data_dir, user)) {
         let home = make_home(&inside, run_as)?;
         return if reaches(&home, user) {
             Ok(home)
@@ -355,6 +357,28 @@ fn find_home(data_dir: &Path, run_as: Option<RunAs>) -> Result<PathBuf, Embedded
         symlink(&home, &inside).map_err(io_error(format!("linking {}", inside.display())))?;
     }
     Ok(home)
+}
+
+/// Opens a data directory that is private to us for the user's group to pass through, if that helps.
+fn let_through(data_dir: &Path, user: RunAs) -> bool {
+    let Ok(before) = fs::metadata(data_dir) else {
+        return false;
+    };
+    let ours =
+        before.uid() == rustix::process::geteuid().as_raw() && before.mode() & 0o777 == 0o700;
+    let change = |group, mode| {
+        chown(data_dir, None, Some(group))
+            .and_then(|()| fs::set_permissions(data_dir, fs::Permissions::from_mode(mode)))
+    };
+    if !ours || change(user.gid, 0o710).is_err() {
+        return false;
+    }
+    let through = reaches(data_dir, user);
+    if !through {
+        // As it was; it was ours to change a moment ago.
+        let _ = change(before.gid(), before.mode() & 0o7777);
+    }
+    through
 }
 
 fn make_home(home: &Path, run_as: Option<RunAs>) -> Result<PathBuf, EmbeddedError> {

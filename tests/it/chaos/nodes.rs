@@ -42,6 +42,9 @@ impl Nodes {
                 plan.bug.unwrap_or_default().to_owned(),
             ),
         ];
+        if !parts.redis.is_empty() {
+            settings.push(("OMNILINK__REDIS__URL".to_owned(), parts.redis.clone()));
+        }
         if plan.kind == Kind::Kafka {
             settings.push(("OMNILINK__KAFKA__BROKERS".to_owned(), parts.brokers.clone()));
             // Of 32 bytes, the same on all nodes.
@@ -183,6 +186,28 @@ impl Nodes {
             }
         });
         (child, listens)
+    }
+
+    /// Starts the nodes that do not run.
+    pub fn start_all(&self) {
+        for index in 0..self.len() {
+            let idle = self.all.read()[index].child.lock().is_none();
+            if idle {
+                self.start(index);
+            }
+        }
+    }
+
+    /// Starts a node that does not run, and kills it so many milliseconds later.
+    pub fn start_and_kill(&self, milliseconds: u64) {
+        let nodes = self.all.read();
+        let Some(node) = nodes.iter().find(|node| node.child.lock().is_none()) else {
+            return;
+        };
+        let (mut child, _) = self.spawn(node);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// SIGKILL.

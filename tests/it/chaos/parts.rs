@@ -1,4 +1,4 @@
-//! The parts around OmniLink: a Kafka and a Postgres of the run's own, by `scripts/stack` in the run's own folder.
+//! The parts around OmniLink: a Kafka, a Postgres and a Redis of the run's own, by `scripts/stack` in the run's own folder.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,6 +15,8 @@ pub struct Parts {
     dir: PathBuf,
     pub brokers: String,
     pub postgres: String,
+    /// Empty: without it.
+    pub redis: String,
 }
 
 impl Parts {
@@ -23,14 +25,18 @@ impl Parts {
             dir: dir.join("stack"),
             brokers: String::new(),
             postgres: String::new(),
+            redis: String::new(),
         };
-        let wanted: &[&str] = match plan.kind {
-            Kind::Local => &["postgres"],
-            Kind::Kafka => &["kafka", "postgres"],
-        };
+        let mut start = vec!["start", "postgres"];
+        if plan.kind == Kind::Kafka {
+            start.push("kafka");
+        }
+        if plan.redis_kills > 0 {
+            start.push("redis");
+        }
         // Another run may take a free port in the moment before it is used.
         for attempt in 1.. {
-            match parts.call(&[&["start"], wanted].concat()) {
+            match parts.call(&start) {
                 Ok(_) => break,
                 Err(error) if attempt < 3 => {
                     eprintln!("{error}");
@@ -48,6 +54,7 @@ impl Parts {
             match name {
                 "OMNILINK_TEST_KAFKA" => parts.brokers = value,
                 "OMNILINK_TEST_POSTGRES" => parts.postgres = value,
+                "OMNILINK_TEST_REDIS" => parts.redis = value,
                 _ => {}
             }
         }

@@ -46,6 +46,8 @@ pub enum Fault {
     Broker,
     /// SIGKILL of Postgres and its children.
     Postgres,
+    /// SIGKILL of Redis, which forgets everything.
+    Redis,
     /// SIGSTOP of a node while another one runs, then SIGCONT.
     Zombie,
 }
@@ -60,6 +62,8 @@ pub struct Plan {
     pub node_kills: u32,
     pub broker_kills: u32,
     pub postgres_kills: u32,
+    /// With any, the nodes share what they know of requests by Redis.
+    pub redis_kills: u32,
     pub zombies: u32,
     /// How long a zombie is stopped.
     pub stopped: Duration,
@@ -85,6 +89,7 @@ impl Plan {
             node_kills: 4,
             broker_kills: u32::from(kafka),
             postgres_kills: 1,
+            redis_kills: 0,
             zombies: 0,
             stopped: Duration::from_secs(20),
             bug: None,
@@ -103,6 +108,7 @@ impl Plan {
             node_kills: 20,
             broker_kills: if kafka { 3 } else { 0 },
             postgres_kills: 3,
+            redis_kills: if kafka { 2 } else { 0 },
             zombies: u32::from(kafka),
             deadline: Duration::from_secs(900 + u64::from(events) / 50),
             ..Self::short(kind, seed)
@@ -117,6 +123,7 @@ impl Plan {
             (self.node_kills, Fault::Node),
             (self.broker_kills, Fault::Broker),
             (self.postgres_kills, Fault::Postgres),
+            (self.redis_kills, Fault::Redis),
             (self.zombies, Fault::Zombie),
         ] {
             faults.extend((0..count).map(|_| fault));

@@ -19,25 +19,23 @@ use omnilink::{
     },
     state::StateStore,
 };
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{
     check::{self, Totals},
+    faults::{self, Met, watch},
     findings::{Findings, Flaw},
     http,
     ledger::Ledger,
     nodes::Nodes,
     parts::Parts,
-    plan::{Dice, Fault, Plan},
+    plan::{Dice, Plan},
     producers, rows,
 };
 use crate::support::{Kind, append};
 
 /// Bad records that wait in the embedded log before its first start: no door lets them in later.
 const LOCAL_POISONS: u32 = 20;
-/// How long rows are waited for before a kill.
-const FLOW: Duration = Duration::from_secs(30);
 /// Nothing may come any more for this long before all is looked at.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -70,7 +68,7 @@ impl Run {
         due
     }
 
-    fn say(&self, what: &str) {
+    pub fn say(&self, what: &str) {
         let log = format!("{:?}", self.plan.kind).to_lowercase();
         let bug = self.plan.bug.unwrap_or("no bug");
         eprintln!(
@@ -83,10 +81,9 @@ impl Run {
         self.plan.kind == Kind::Kafka
     }
 
-    /// Accepted and not yet where it shall be at last, as far as that is followed.
-    fn waiting(&self) -> u64 {
-        let arrived = self.rows.load(Ordering::Relaxed);
-        self.ledger.accepted().saturating_sub(arrived)
+    /// Rows in Postgres, as last counted.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
     }
 
     /// The log, opened by us: the embedded one only while no node runs.
@@ -141,8 +138,9 @@ pub fn run(plan: Plan) -> Findings {
     });
     let plan = &run.plan;
     run.say(&format!(
-        "seed {}: {} events at {}/s; SIGKILL of OmniLink {}, of the broker {}, of Postgres {}; SIGSTOP {}",
-        plan.seed, plan.events, plan.per_second, plan.node_kills, plan.broker_kills, plan.postgres_kills, plan.zombies,
+        "seed {}: {} events at {}/s; SIGKILL of OmniLink {}, of the broker {}, of Postgres {}, of Redis {}; SIGSTOP {}",
+        plan.seed, plan.events, plan.per_second, plan.node_kills, plan.broker_kills, plan.postgres_kills, plan.redis_kills,
+        plan.zombies,
     ));
     prepare(&run);
     run.nodes.add();
@@ -154,7 +152,7 @@ pub fn run(plan: Plan) -> Findings {
     let mut findings = Findings::default();
     let followers = follow(&run, &runtime);
     let clients = clients(&run, &runtime);
-    let met = faults(&run, &parts, &clients, &mut findings);
+    let met = faults::run(&run, &parts, &clients, &mut findings);
     finish(&run, &runtime, clients, &mut findings);
     settle(&run, &mut findings);
     run.over.store(true, Ordering::Relaxed);
@@ -235,7 +233,8 @@ fn follow(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<std::thread:
     followers
 }
 
-type Client = tokio::task::JoinHandle<()>;
+/// Someone who sends.
+pub type Client = tokio::task::JoinHandle<()>;
 
 /// Everyone who sends, each its share of the events.
 fn clients(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<Client> {
@@ -286,105 +285,6 @@ fn clients(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<Client> {
     clients
 }
 
-/// Restarts nodes that ended by themselves, which none should.
-fn watch(run: &Run, findings: &mut Findings) {
-    for (index, why) in run.nodes.ended() {
-        run.say(&why);
-        findings.add(Flaw::Trouble, why);
-        run.nodes.start(index);
-    }
-}
-
-/// What was under way at the faults, summed up.
-#[derive(Default)]
-struct Met {
-    faults: usize,
-    under_way: u64,
-}
-
-fn faults(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings) -> Met {
-    let mut dice = Dice::new(run.plan.seed ^ 0xdead);
-    let mut met = Met::default();
-    for (at, fault) in run.plan.faults() {
-        while run.ledger.accepted() < at {
-            if run.over() || clients.iter().all(Client::is_finished) {
-                findings.add(
-                    Flaw::Trouble,
-                    format!("{fault:?} after {at} events never came"),
-                );
-                return met;
-            }
-            watch(run, findings);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        std::thread::sleep(Duration::from_millis(dice.between(0, 200)));
-        if fault == Fault::Zombie && run.nodes.len() == 1 {
-            run.nodes.add();
-            run.say("a second node runs");
-            // Until they share the partitions.
-            std::thread::sleep(Duration::from_secs(6));
-        }
-        // Half of them not into a time in which nothing is read anyway, for the group waits for a member that was killed.
-        if run.plan.bug.is_some() || dice.percent(50) {
-            let (before, patience) = (run.rows.load(Ordering::Relaxed), Instant::now() + FLOW);
-            while run.rows.load(Ordering::Relaxed) == before
-                && Instant::now() < patience
-                && !clients.iter().all(Client::is_finished)
-            {
-                watch(run, findings);
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        // Not into a moment between two requests.
-        let patience = Instant::now() + Duration::from_secs(1);
-        while run.ledger.under_way() == [0; 3] && Instant::now() < patience {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        let ([requests, events, records], waiting) = (run.ledger.under_way(), run.waiting());
-        let index = dice.between(0, run.nodes.len() as u64 - 1) as usize;
-        met.faults += 1;
-        met.under_way += (events + records).max(0) as u64;
-        let on = if fault == Fault::Node {
-            format!(" {index}")
-        } else {
-            String::new()
-        };
-        run.say(&format!(
-            "{fault:?}{on} after {at} events; under way: {requests} requests ({events} events), {records} records; {waiting} accepted and not yet rows"
-        ));
-        strike(run, parts, fault, index, &mut dice);
-    }
-    met
-}
-
-fn strike(run: &Run, parts: &Parts, fault: Fault, index: usize, dice: &mut Dice) {
-    let pause = |low, high, dice: &mut Dice| {
-        std::thread::sleep(Duration::from_millis(dice.between(low, high)));
-    };
-    match fault {
-        Fault::Node => {
-            run.nodes.kill(index);
-            pause(0, 500, dice);
-            run.nodes.start(index);
-        }
-        Fault::Broker => {
-            parts.kill("kafka");
-            pause(100, 2_000, dice);
-            parts.restart("kafka");
-        }
-        Fault::Postgres => {
-            parts.kill("postgres");
-            pause(100, 2_000, dice);
-            parts.restart("postgres");
-        }
-        Fault::Zombie => {
-            run.nodes.signal(0, Signal::STOP);
-            std::thread::sleep(run.plan.stopped);
-            run.nodes.signal(0, Signal::CONT);
-        }
-    }
-}
-
 /// Until the clients have sent everything.
 fn finish(
     run: &Run,
@@ -420,7 +320,7 @@ fn settle(run: &Run, findings: &mut Findings) {
     let expected = run.ledger.accepted();
     let read = || {
         let admitted = run.admitted.load(Ordering::Relaxed);
-        (admitted, run.rows.load(Ordering::Relaxed))
+        (admitted, run.rows())
     };
     let (mut before, mut moved) = (read(), Instant::now());
     loop {
