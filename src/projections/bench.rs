@@ -9,10 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    cache::Cache, error::ProjectionError, link::Link, pipeline::Pipeline, reject::LeaveOut,
+    cache::Cache,
+    error::ProjectionError,
+    link::{Link, Stop},
+    pipeline::Pipeline,
+    reject::LeaveOut,
     target::Target,
 };
 use crate::{
@@ -157,7 +160,7 @@ fn project(
         Link {
             runtime: runtime.clone(),
             store: store.clone(),
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
         },
         Target::live(),
         Arc::new(SystemClock),

@@ -18,12 +18,11 @@ use std::{
 };
 
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     assemble::Counts,
     error::ProjectionError,
-    link::Link,
+    link::{Link, Stop},
     offsets::Owned,
     pipeline::Pipeline,
     reject::{DeadLetters, Reject, Rejection},
@@ -75,7 +74,8 @@ pub struct Setup {
 
 /// A running projector. Dropping it commits what is in hand, within seconds, and stops.
 pub struct Projector {
-    stop: CancellationToken,
+    stop: Stop,
+    runtime: Handle,
     lanes: Vec<JoinHandle<()>>,
 }
 
@@ -99,9 +99,10 @@ impl Projector {
         lanes: usize,
         reject: &Arc<dyn Reject>,
     ) -> std::io::Result<Self> {
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let mut projector = Self {
             stop: stop.clone(),
+            runtime: setup.runtime.clone(),
             lanes: Vec::new(),
         };
         let lanes = lanes.max(1);
@@ -120,7 +121,7 @@ impl Projector {
 
     /// Asks it to stop; does not wait.
     pub fn stop(&self) {
-        self.stop.cancel();
+        self.stop.ask(&self.runtime);
     }
 }
 
@@ -136,7 +137,7 @@ impl Drop for Projector {
 
 struct Lane {
     setup: Setup,
-    stop: CancellationToken,
+    stop: Stop,
     pipeline: Pipeline,
     /// What the log has given us to read.
     assigned: BTreeSet<u32>,
@@ -150,7 +151,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(setup: Setup, reject: Arc<dyn Reject>, stop: CancellationToken, memory: usize) -> Self {
+    fn new(setup: Setup, reject: Arc<dyn Reject>, stop: Stop, memory: usize) -> Self {
         let (progress, topic) = (Arc::clone(&setup.progress), Arc::clone(&setup.topic));
         let written = metrics::counter!("omnilink_projection_events_total");
         let merged = metrics::counter!("omnilink_projection_entities_total");
@@ -192,7 +193,7 @@ impl Lane {
     }
 
     fn stopping(&self) -> bool {
-        self.stop.is_cancelled()
+        self.stop.is_asked()
     }
 
     fn run(mut self) {

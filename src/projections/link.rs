@@ -11,15 +11,40 @@ use crate::store::{Session, Store, StoreError};
 
 /// How long one transaction may take, and anything else that is asked.
 pub(super) const DEADLINE: Duration = Duration::from_secs(90);
-/// How long a stop waits for what is in hand; what is not committed by then is read again.
+/// How long a stop waits for what is in hand, all in all; what is not committed by then is read again.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Says that it is time to stop, and when nothing is waited for any more. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stop {
+    asked: CancellationToken,
+    late: CancellationToken,
+}
+
+impl Stop {
+    /// Asks to stop; what is in hand has [`DRAIN`] from the first time on.
+    pub(super) fn ask(&self, runtime: &Handle) {
+        if !self.asked.is_cancelled() {
+            self.asked.cancel();
+            let late = self.late.clone();
+            runtime.spawn(async move {
+                tokio::time::sleep(DRAIN).await;
+                late.cancel();
+            });
+        }
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_cancelled()
+    }
+}
 
 /// The way to Postgres. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) runtime: Handle,
     pub(super) store: Store,
-    pub(super) stop: CancellationToken,
+    pub(super) stop: Stop,
 }
 
 impl Link {
@@ -34,7 +59,7 @@ impl Link {
             tokio::select! {
                 done = work => done,
                 () = tokio::time::sleep(DEADLINE) => late,
-                () = async { self.stop.cancelled().await; tokio::time::sleep(DRAIN).await } => late,
+                () = self.stop.late.cancelled() => late,
             }
         })
     }

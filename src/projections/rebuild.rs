@@ -19,12 +19,11 @@ use std::{
 };
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     error::ProjectionError,
     lane::Setup,
-    link::Link,
+    link::{Link, Stop},
     offsets,
     pipeline::Pipeline,
     reject::LeaveOut,
@@ -402,7 +401,7 @@ impl<'a> Feed<'a> {
             Link {
                 runtime: setup.runtime.clone(),
                 store: setup.store.clone(),
-                stop: CancellationToken::new(),
+                stop: Stop::default(),
             },
             target,
             Arc::clone(&setup.clock),

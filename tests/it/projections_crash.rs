@@ -15,6 +15,7 @@ use omnilink::{
     },
     stream::lag::Progress,
 };
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::projections_bed::{DLQ, EVENTS, MemoryLog, all, wait_until};
@@ -40,33 +41,46 @@ async fn state(store: &Store) -> Option<(i64, i64, i64, i64)> {
         .ok()?
 }
 
-#[test]
-fn each_row_once_though_the_server_is_killed() {
-    let runtime = Runtime::new().unwrap();
+/// A migrated server of our own; `None` where there is no Postgres.
+fn embedded(runtime: &Runtime) -> Option<(TempDir, Embedded)> {
     let dir = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir_in("/var/tmp")
         .unwrap();
-    let server = match runtime.block_on(Embedded::start(dir.path())) {
-        Ok(server) => server,
+    match runtime.block_on(Embedded::start(dir.path())) {
+        Ok(server) => {
+            runtime.block_on(server.store().migrate()).unwrap();
+            Some((dir, server))
+        }
         Err(EmbeddedError::NoBinaries | EmbeddedError::NoUser) => {
             eprintln!("SKIPPED: no Postgres is installed here");
-            return;
+            None
         }
         Err(error) => panic!("{error}"),
-    };
-    let store = server.store();
-    runtime.block_on(store.migrate()).unwrap();
-    let log = MemoryLog::new();
-    let setup = Setup {
+    }
+}
+
+fn setup(runtime: &Runtime, store: &Store, log: &Arc<MemoryLog>) -> Setup {
+    Setup {
         store: store.clone(),
-        log: Arc::clone(&log) as Arc<dyn Log>,
+        log: Arc::clone(log) as Arc<dyn Log>,
         topic: EVENTS.into(),
         dlq: DLQ.into(),
         clock: Arc::new(SystemClock),
         runtime: runtime.handle().clone(),
         progress: Arc::new(Progress::default()),
+    }
+}
+
+#[test]
+fn each_row_once_though_the_server_is_killed() {
+    let runtime = Runtime::new().unwrap();
+    let Some((_dir, server)) = embedded(&runtime) else {
+        return;
     };
+    let store = server.store();
+    let log = MemoryLog::new();
+    let setup = setup(&runtime, &store, &log);
     let projector = Projector::start(&setup, 1).unwrap();
     log.tell(0, Polled::Assigned(all()));
     let mut added = 0;
@@ -108,6 +122,77 @@ fn each_row_once_though_the_server_is_killed() {
         setup.progress.trouble()
     );
     assert!(setup.progress.trouble().is_none());
+    drop(projector);
+    server.stop();
+}
+
+/// Signals the server's processes that serve the projector.
+fn signal(store: &Store, runtime: &Runtime, name: &str) -> Vec<String> {
+    let pids: Vec<i32> = runtime.block_on(async {
+        let mut connection = store
+            .connect(omnilink::store::Session::Login)
+            .await
+            .unwrap();
+        sqlx::query_scalar(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'omnilink projection'",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap()
+    });
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-s", name])
+            .args(&pids)
+            .status()
+            .unwrap()
+            .success()
+    );
+    pids
+}
+
+#[test]
+fn it_stops_soon_though_the_server_stands_still() {
+    let runtime = Runtime::new().unwrap();
+    let Some((_dir, server)) = embedded(&runtime) else {
+        return;
+    };
+    let store = server.store();
+    let log = MemoryLog::new();
+    let setup = setup(&runtime, &store, &log);
+    let projector = Projector::start(&setup, 1).unwrap();
+    log.tell(0, Polled::Assigned(all()));
+    log.add_many(0, 10);
+    wait_until("rows", || {
+        runtime.block_on(state(&store)).is_some_and(|s| s.0 == 10)
+    });
+    let pids = signal(&store, &runtime, "STOP");
+    log.add_many(10, 20);
+    std::thread::sleep(Duration::from_millis(300));
+    let began = Instant::now();
+    drop(projector);
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-s", "CONT"])
+            .args(&pids)
+            .status()
+            .unwrap()
+            .success()
+    );
+    // The next owner loses nothing and doubles nothing.
+    let projector = Projector::start(&setup, 1).unwrap();
+    log.tell(1, Polled::Assigned(all()));
+    wait_until("rows", || {
+        runtime
+            .block_on(state(&store))
+            .is_some_and(|s| (s.0, s.1, s.3) == (20, 20, 20))
+    });
     drop(projector);
     server.stop();
 }
