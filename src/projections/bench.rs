@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use super::{
     cache::Cache,
     error::ProjectionError,
-    link::{Link, Stop},
+    link::{DEADLINE, Link, Stop},
     pipeline::Pipeline,
     reject::LeaveOut,
     target::Target,
@@ -175,7 +175,7 @@ fn project(
         pipeline.add(poll)?;
         pipeline.push(true)?;
     }
-    pipeline.flush()?;
+    pipeline.flush(DEADLINE)?;
     Ok((since(process, server), own_time().saturating_sub(own)))
 }
 

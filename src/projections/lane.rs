@@ -44,6 +44,8 @@ const STALLED: Duration = Duration::from_millis(250);
 /// A partition that another owner took is not taken back before this, unless it is assigned again: by then a stopped
 /// node has learnt that it lost it.
 const SHUN: Duration = Duration::from_secs(15);
+/// How long a change of partitions waits for what is in hand.
+const SOON: Duration = Duration::from_secs(5);
 /// A poll that gives so many records has more where they came from.
 const MANY: usize = 100;
 const BACKOFF: Backoff = Backoff {
@@ -143,11 +145,11 @@ struct Lane {
     assigned: BTreeSet<u32>,
     /// Of those, what another owner took, and until when we leave it alone.
     shunned: BTreeMap<u32, Instant>,
-    /// Up to where records were read when a row among them was refused: they are taken with care.
-    suspects: BTreeMap<u32, u64>,
     /// Nothing can be written now, or the partitions changed: take over again at this time.
     again: Option<Instant>,
+    /// Tries without a commit, and the commits before them.
     attempt: u32,
+    commits: u64,
 }
 
 impl Lane {
@@ -186,9 +188,9 @@ impl Lane {
             pipeline,
             assigned: BTreeSet::new(),
             shunned: BTreeMap::new(),
-            suspects: BTreeMap::new(),
             again: None,
             attempt: 0,
+            commits: 0,
         }
     }
 
@@ -253,20 +255,15 @@ impl Lane {
     }
 
     fn take_in(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
-        if records.is_empty() {
-            return self.pipeline.push(false);
-        }
-        if !self.suspects.is_empty() {
-            self.pipeline.careful(&records)?;
-            let at: BTreeMap<u32, u64> = self.pipeline.owned().collect();
-            let left =
-                |partition: &u32, until: &mut u64| at.get(partition).is_some_and(|at| at < until);
-            self.suspects.retain(left);
-            return Ok(());
-        }
         let backlog = records.len() >= MANY;
-        self.pipeline.add(records)?;
-        self.pipeline.push(backlog)
+        if !records.is_empty() {
+            self.pipeline.add(records)?;
+        }
+        self.pipeline.push(backlog)?;
+        if self.attempt > 0 && self.pipeline.commits() > self.commits {
+            self.attempt = 0;
+        }
+        Ok(())
     }
 
     /// How long until partitions are to be taken over.
@@ -278,17 +275,9 @@ impl Lane {
     /// Commits what is in hand before partitions change. What cannot be committed is read again by whoever has it next.
     fn flush(&mut self) {
         if self.again.is_none()
-            && let Err(error) = self.pipeline.flush()
+            && let Err(error) = self.pipeline.flush(SOON)
         {
             tracing::warn!(%error, "dropped a batch: it will be read again");
-            self.suspect(&error);
-        }
-    }
-
-    /// After a refused row: what was read until now is taken with care when it is read again.
-    fn suspect(&mut self, error: &ProjectionError) {
-        if matches!(error, ProjectionError::Row(_)) {
-            self.suspects = self.pipeline.owned().collect();
         }
     }
 
@@ -312,7 +301,6 @@ impl Lane {
         match self.try_take_over(source) {
             Ok(()) => {
                 self.again = None;
-                self.attempt = 0;
                 self.setup.progress.running();
                 Ok(())
             }
@@ -347,11 +335,10 @@ impl Lane {
     fn failed(&mut self, error: ProjectionError) -> Result<(), LogError> {
         match error {
             ProjectionError::Log(error) if error.class() == Class::Fatal => return Err(error),
-            ProjectionError::Row(_) if self.suspects.is_empty() => {
-                self.suspect(&error);
+            ProjectionError::Row(_) => {
                 tracing::warn!(%error, "a row is refused: looking for it");
                 self.pipeline.reset();
-                self.again = Some(Instant::now());
+                self.try_again();
             }
             ProjectionError::Fenced => {
                 self.pipeline.reset();
@@ -361,11 +348,17 @@ impl Lane {
             error => {
                 self.pipeline.reset();
                 self.stalled(&error);
-                self.again = Some(Instant::now() + BACKOFF.pause(self.attempt));
-                self.attempt += 1;
+                self.try_again();
             }
         }
         Ok(())
+    }
+
+    /// Plans the next try. The pauses grow until something is committed.
+    fn try_again(&mut self) {
+        self.again = Some(Instant::now() + BACKOFF.pause(self.attempt));
+        self.attempt += 1;
+        self.commits = self.pipeline.commits();
     }
 
     /// After a fence: leaves alone what another owner has taken; after a rebuild nobody has.

@@ -47,6 +47,8 @@ const MONTHS_REST: Duration = Duration::from_mins(1);
 const BATCHES: u32 = 8;
 /// … and how long it may stay open. Its rows are seen, and others may take over, when it ends.
 const OPEN: Duration = Duration::from_secs(1);
+/// How long is waited for what is dropped anyway.
+const SOON: Duration = Duration::from_secs(5);
 /// Memory that is kept for the next batch while there is nothing to do.
 const IDLE_BYTES: usize = 1 << 20;
 
@@ -97,6 +99,10 @@ pub(super) struct Pipeline {
     months_rest: Option<Instant>,
     /// Records that are not to become rows.
     skip: HashSet<(u32, u64)>,
+    /// Up to where records were read when a row among them was refused: they are taken with care when they come again.
+    suspects: BTreeMap<u32, u64>,
+    /// Transactions committed.
+    commits: u64,
 }
 
 impl Pipeline {
@@ -131,6 +137,8 @@ impl Pipeline {
             months: BTreeSet::new(),
             months_rest: None,
             skip: HashSet::new(),
+            suspects: BTreeMap::new(),
+            commits: 0,
         }
     }
 
@@ -204,15 +212,35 @@ impl Pipeline {
         Ok(others.map(|(partition, _)| partition).collect())
     }
 
+    /// How many transactions were committed.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits
+    }
+
     /// Adds records, each partition's in order; those of partitions that are not ours, and those that are in already, are
     /// dropped. Full batches are handed over; the rest waits for [`Pipeline::push`].
+    ///
+    /// After [`ProjectionError::Row`] the partitions must be taken over and their records come again: then each bad one is
+    /// found, and rejected.
     pub(super) fn add(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
+        if self.suspects.is_empty() {
+            return self.fill(records);
+        }
+        self.flush(DEADLINE)?;
+        self.halve(&records)?;
+        let owned = &self.owned;
+        self.suspects
+            .retain(|partition, until| owned.get(partition).is_some_and(|at| at.read < *until));
+        Ok(())
+    }
+
+    fn fill(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         let mut records = records.into_iter();
         while !records.as_slice().is_empty() {
             self.assemble(&mut records)?;
             let full = self.open.dirty.is_full();
             if full || self.batch.is_full() {
-                self.reap(true)?;
+                self.reap(Some(DEADLINE))?;
                 self.hand_over(full || self.open.batches + 1 >= BATCHES);
             }
         }
@@ -250,7 +278,7 @@ impl Pipeline {
     /// Hands the open batch over if Postgres is idle, and tells of what was committed meanwhile. `backlog`: more records are
     /// coming at once, so that a transaction of several batches may wait for the next full one.
     pub(super) fn push(&mut self, backlog: bool) -> Result<(), ProjectionError> {
-        self.reap(false)?;
+        self.reap(None)?;
         if self.flight.is_some() {
             return Ok(());
         }
@@ -273,19 +301,19 @@ impl Pipeline {
         }
     }
 
-    /// Commits all that was added.
-    pub(super) fn flush(&mut self) -> Result<(), ProjectionError> {
-        self.reap(true)?;
+    /// Commits all that was added, and waits for so long.
+    pub(super) fn flush(&mut self, patience: Duration) -> Result<(), ProjectionError> {
+        self.reap(Some(patience))?;
         if !self.is_empty() {
             self.hand_over(true);
         }
-        self.reap(true)
+        self.reap(Some(patience))
     }
 
     /// Drops all that is not committed and all that memory knows. The partitions must be taken over again.
     pub(super) fn reset(&mut self) {
         // Whether it was committed shows in the table.
-        if let Err(error) = self.reap(true) {
+        if let Err(error) = self.reap(Some(SOON)) {
             tracing::debug!(%error, "dropped a batch");
         }
         if self.open.batches > 0 {
@@ -302,11 +330,6 @@ impl Pipeline {
     }
 
     /// Commits records one half after the other, until the bad ones stand alone; those are rejected.
-    pub(super) fn careful(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
-        self.flush()?;
-        self.halve(records)
-    }
-
     fn halve(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
         let Err(error) = self.attempt(records) else {
             return Ok(());
@@ -341,7 +364,9 @@ impl Pipeline {
             return Ok(());
         }
         let owned = self.owned.clone();
-        let result = self.add(records.to_vec()).and_then(|()| self.flush());
+        let result = self
+            .fill(records.to_vec())
+            .and_then(|()| self.flush(DEADLINE));
         if matches!(result, Err(ProjectionError::Row(_))) {
             self.reset();
             self.owned = owned;
@@ -349,15 +374,17 @@ impl Pipeline {
         result
     }
 
-    /// Takes in what the writer did; with `wait`, once it is done.
-    fn reap(&mut self, wait: bool) -> Result<(), ProjectionError> {
-        let Some(mut flight) = self.flight.take_if(|flight| wait || flight.is_finished()) else {
+    /// Takes in what the writer did: if it is done, or once it is, within `patience`.
+    fn reap(&mut self, patience: Option<Duration>) -> Result<(), ProjectionError> {
+        let done = |flight: &mut JoinHandle<_>| patience.is_some() || flight.is_finished();
+        let Some(mut flight) = self.flight.take_if(done) else {
             return Ok(());
         };
+        let late = || ProjectionError::from(StoreError::Deadline("writing a batch"));
         let flown = self.link.wait("writing a batch", async {
-            // It fails only with the runtime.
-            let late = |_| StoreError::Deadline("writing a batch").into();
-            (&mut flight).await.map_err(late)
+            let flown = tokio::time::timeout(patience.unwrap_or(DEADLINE), &mut flight).await;
+            // A task fails only with the runtime.
+            flown.map_err(|_| late())?.map_err(|_| late())
         });
         let Ok(written) = flown else {
             // Dropping the connection ends the transaction, unless it was committed: the table will tell.
@@ -371,6 +398,10 @@ impl Pipeline {
             result,
         } = written;
         self.writer = connection;
+        if matches!(result, Err(ProjectionError::Row(_))) && self.suspects.is_empty() {
+            let read = |(partition, at): (&u32, &Owned)| (*partition, at.read);
+            self.suspects = self.owned.iter().map(read).collect();
+        }
         result?;
         self.open.counts.events += batch.counts.events;
         self.open.counts.entities += batch.counts.entities;
@@ -389,6 +420,7 @@ impl Pipeline {
                 taken.next = owned.next;
             }
         }
+        self.commits += 1;
         // What was assembled meanwhile belongs to the next transaction.
         self.cache.shrink(self.open.number - 1);
         let counts = std::mem::take(&mut self.open.counts);

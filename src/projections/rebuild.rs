@@ -23,7 +23,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::{
     error::ProjectionError,
     lane::Setup,
-    link::{Link, Stop},
+    link::{DEADLINE, Link, Stop},
     offsets,
     pipeline::Pipeline,
     reject::LeaveOut,
@@ -113,7 +113,7 @@ pub fn rebuild(
         match swap(setup, &mut guard, what, &mut feed) {
             Ok(()) => {
                 return Ok(Rebuilt {
-                    records: feed.records,
+                    records: feed.done(),
                     paused: began.elapsed(),
                 });
             }
@@ -246,20 +246,38 @@ fn swap(
 ) -> Result<(), ProjectionError> {
     let runtime = &setup.runtime;
     let mut transaction = runtime.block_on(guard.begin())?;
+    let swapped = swap_within(setup, &mut transaction, what, feed);
+    // Whoever waits for our locks must not wait for the next try.
+    runtime.block_on(async {
+        match swapped {
+            Ok(()) => transaction.commit().await?,
+            Err(_) => transaction.rollback().await?,
+        }
+        swapped
+    })
+}
+
+fn swap_within(
+    setup: &Setup,
+    transaction: &mut PgConnection,
+    what: What,
+    feed: &mut Feed<'_>,
+) -> Result<(), ProjectionError> {
+    let runtime = &setup.runtime;
     runtime.block_on(
         sqlx::query("SELECT FROM omnilink.projection_offsets WHERE projection = $1 FOR UPDATE")
             .bind(PROJECTION)
             .execute(&mut *transaction),
     )?;
     // Nobody moves them now.
-    let bounds = runtime.block_on(bounds(setup, &mut transaction, what))?;
+    let bounds = runtime.block_on(bounds(setup, transaction, what))?;
     feed.up_to(&bounds)?;
     runtime.block_on(async {
         if what.events {
-            swap_events(&mut transaction).await?;
+            swap_events(transaction).await?;
         }
         if what.entities {
-            swap_entities(&mut transaction).await?;
+            swap_entities(transaction).await?;
         }
         for (partition, next) in &bounds {
             sqlx::query(
@@ -276,7 +294,6 @@ fn swap(
             .bind(REBUILD)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await?;
         Ok(())
     })
 }
@@ -378,10 +395,10 @@ struct Feed<'a> {
     setup: &'a Setup,
     pipeline: Pipeline,
     reader: Box<dyn Reader>,
-    /// The next offset to be read of each partition.
+    /// The first offset of each partition, and the next to be read.
+    starts: BTreeMap<u32, u64>,
     at: BTreeMap<u32, u64>,
     progress: &'a mut dyn FnMut(u64, u64),
-    records: u64,
 }
 
 impl<'a> Feed<'a> {
@@ -415,10 +432,16 @@ impl<'a> Feed<'a> {
             setup,
             pipeline,
             reader: setup.log.reader(&setup.topic)?,
+            starts: at.clone(),
             at,
             progress,
-            records: 0,
         })
+    }
+
+    /// How many records were read.
+    fn done(&self) -> u64 {
+        let done = |(partition, at): (&u32, &u64)| at - self.starts.get(partition).unwrap_or(at);
+        self.at.iter().map(done).sum()
     }
 
     /// How many records are missing.
@@ -456,13 +479,38 @@ impl<'a> Feed<'a> {
                 continue;
             }
             last = Instant::now();
-            self.records += records.len() as u64;
-            self.pipeline.add(records)?;
-            self.pipeline.push(true)?;
+            match self
+                .pipeline
+                .add(records)
+                .and_then(|()| self.pipeline.push(true))
+            {
+                // Rejected once, it is refused again: it is found, and left out.
+                Err(ProjectionError::Row(_)) => self.again()?,
+                other => other?,
+            }
             let missing = self.missing(bounds);
-            (self.progress)(self.records, self.records + missing);
+            let done = self.done();
+            (self.progress)(done, done + missing);
         }
-        self.pipeline.flush()
+        match self.pipeline.flush(DEADLINE) {
+            Err(ProjectionError::Row(_)) => {
+                self.again()?;
+                self.up_to(bounds)
+            }
+            other => other,
+        }
+    }
+
+    /// Begins again where the new tables are.
+    fn again(&mut self) -> Result<(), ProjectionError> {
+        let partitions: Vec<u32> = self.at.keys().copied().collect();
+        self.pipeline.take(partitions)?;
+        for (partition, next) in self.pipeline.owned() {
+            let start = self.starts.get(&partition).copied().unwrap_or(0);
+            self.at.insert(partition, next.max(start));
+            self.reader.assign(partition, next.max(start))?;
+        }
+        Ok(())
     }
 
     fn silent_since(

@@ -227,13 +227,17 @@ fn an_owner_that_stands_still_in_its_transaction_is_ended() {
             .clone()
             .application_name("omnilink projection");
         let mut connection = sqlx::PgConnection::connect_with(&options).await.unwrap();
-        sqlx::raw_sql(
-            "UPDATE omnilink.projection_offsets SET backend = pg_backend_pid(); BEGIN; \
-             UPDATE omnilink.projection_offsets SET next = next + 1",
-        )
-        .execute(&mut connection)
-        .await
-        .unwrap();
+        // One by one: sent together they would all be of the transaction that BEGIN opens.
+        for statement in [
+            "UPDATE omnilink.projection_offsets SET backend = pg_backend_pid()",
+            "BEGIN",
+            "UPDATE omnilink.projection_offsets SET next = next + 1",
+        ] {
+            sqlx::raw_sql(statement)
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        }
         connection
     });
     let _projector = start(&database, &log);

@@ -14,7 +14,7 @@ use omnilink::{
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::projections_bed::{Database, MemoryLog, all, wait_until};
+use crate::projections_bed::{DLQ, Database, MemoryLog, all, event, wait_until};
 
 const BOTH: What = What {
     events: true,
@@ -236,5 +236,77 @@ fn one_at_a_time_and_what_is_left_over_is_removed() {
     database.runtime.block_on(holder.close()).unwrap();
     rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();
     assert_eq!(rows(&database), 500);
+    database.assert_exactly_once(&log);
+}
+
+#[test]
+fn what_was_rejected_is_left_out() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let log = MemoryLog::new();
+    log.add_many(0, 12_000);
+    let mut poison = event(100_000, "o3");
+    poison.time = -400_000_000_000_000_000;
+    log.add(&poison);
+    log.add_raw(b"acme/order/o3", b"not Avro".to_vec());
+    log.add_many(12_000, 24_000);
+    let setup = database.setup(&log);
+    let _projector = Projector::start(&setup, 1).unwrap();
+    log.tell(0, Polled::Assigned(all()));
+    wait_until("rows", || {
+        rows(&database) == 24_000 && setup.progress.rejections() == 2
+    });
+    let mut told = (0, 0);
+    let rebuilt = rebuild(&setup, BOTH, &mut |done, total| told = (done, total)).unwrap();
+    assert_eq!(rebuilt.records, 24_002);
+    assert_eq!(told, (24_002, 24_002));
+    assert_eq!(rows(&database), 24_000);
+    assert_eq!(
+        database.number("SELECT sum(version) FROM omnilink.entities"),
+        24_000
+    );
+    // Nothing is rejected a second time.
+    assert_eq!(log.records(DLQ).len(), 2);
+}
+
+#[test]
+fn a_swap_that_readers_hold_up_lets_the_projector_go_on() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let log = MemoryLog::new();
+    log.add_many(0, 1_000);
+    let setup = database.setup(&log);
+    let _projector = Projector::start(&setup, 1).unwrap();
+    log.tell(0, Polled::Assigned(all()));
+    wait_until("rows", || rows(&database) == 1_000);
+    // A report that takes its time.
+    let mut reader = database
+        .runtime
+        .block_on(PgConnection::connect_with(&database.options))
+        .unwrap();
+    let begin = sqlx::raw_sql("BEGIN; SELECT count(*) FROM omnilink.events");
+    database
+        .runtime
+        .block_on(begin.execute(&mut reader))
+        .unwrap();
+    let rebuilding = {
+        let setup = setup.clone();
+        std::thread::spawn(move || rebuild(&setup, BOTH, &mut |_, _| {}))
+    };
+    // The first try has met the report by now, and each lasts for 2 s at most.
+    std::thread::sleep(Duration::from_secs(3));
+    log.add_many(1_000, 1_100);
+    wait_until("the projector goes on", || {
+        database
+            .number("SELECT sum(next) FROM omnilink.projection_offsets WHERE projection = 'events'")
+            == 1_100
+    });
+    assert!(!rebuilding.is_finished());
+    let end = sqlx::raw_sql("COMMIT").execute(&mut reader);
+    database.runtime.block_on(end).unwrap();
+    rebuilding.join().unwrap().unwrap();
+    wait_until("rows", || rows(&database) == 1_100);
     database.assert_exactly_once(&log);
 }
