@@ -11,7 +11,7 @@
 //! | `cache` | entities in memory |
 //! | `link` | asks Postgres from a thread that blocks |
 //! | `pipeline` | two batches at a time; halves a batch that fails |
-//! | `write`, `offsets` | one batch, one transaction; the fence |
+//! | `writer`, `write`, `offsets` | batches on their way; one of them; the fence |
 //! | `rebuild` | the tables anew, beside the old ones, and the swap |
 
 mod assemble;
@@ -29,6 +29,7 @@ mod reject;
 mod rows;
 mod target;
 mod write;
+mod writer;
 
 #[doc(hidden)]
 pub mod bench;

@@ -19,7 +19,6 @@ use std::{
 };
 
 use sqlx::PgConnection;
-use tokio::task::JoinHandle;
 
 use super::{
     assemble::{Assembler, Batch, Counts, Dirty, FIRST_CHUNK},
@@ -29,13 +28,14 @@ use super::{
     offsets::{self, Owned},
     reject::{Reject, Rejection},
     target::Target,
-    write::{self, Place, read_entities},
+    write::{Place, read_entities},
+    writer::Writer,
 };
 use crate::{
     clock::Clock,
     log::Fetched,
     store::{
-        Session, StoreError,
+        Session,
         months::{self, Month},
     },
 };
@@ -55,13 +55,6 @@ const IDLE_BYTES: usize = 1 << 20;
 /// Told of each commit: how much was written since the last, and the positions.
 pub(super) type OnCommit = Box<dyn FnMut(Counts, &BTreeMap<u32, Owned>) + Send>;
 
-struct Written {
-    connection: Option<PgConnection>,
-    batch: Batch,
-    place: Place,
-    result: Result<(), ProjectionError>,
-}
-
 /// The transaction that is being filled.
 #[derive(Debug, Default)]
 struct Open {
@@ -70,9 +63,15 @@ struct Open {
     /// Batches handed over, and when the first was.
     batches: u32,
     since: Option<Instant>,
-    /// What they wrote.
-    counts: Counts,
     dirty: Dirty,
+}
+
+/// What was written since the last commit.
+#[derive(Debug, Default)]
+struct Pending {
+    counts: Counts,
+    /// The positions behind it.
+    ends: BTreeMap<u32, u64>,
 }
 
 /// Takes records in and commits them in batches. Blocks; for a thread of its own, outside the runtime.
@@ -88,10 +87,10 @@ pub(super) struct Pipeline {
     cache: Cache,
     chunk: usize,
     open: Open,
+    pending: Pending,
     batch: Batch,
     spare: Option<Batch>,
-    flight: Option<JoinHandle<Written>>,
-    writer: Option<PgConnection>,
+    writer: Writer,
     /// For reading entities and making partitions while the writer works.
     side: Option<PgConnection>,
     months: BTreeSet<Month>,
@@ -115,9 +114,11 @@ impl Pipeline {
         memory: usize,
         on_commit: OnCommit,
     ) -> Self {
+        let target = Arc::new(target);
         Self {
+            writer: Writer::new(link.clone(), Arc::clone(&target)),
             link,
-            target: Arc::new(target),
+            target,
             clock,
             reject,
             on_commit,
@@ -129,10 +130,9 @@ impl Pipeline {
                 number: 1,
                 ..Open::default()
             },
+            pending: Pending::default(),
             batch: Batch::default(),
             spare: None,
-            flight: None,
-            writer: None,
             side: None,
             months: BTreeSet::new(),
             months_rest: None,
@@ -158,7 +158,7 @@ impl Pipeline {
         let (projection, events) = (self.target.projection, self.target.events);
         let partitions: Vec<u32> = partitions.into_iter().collect();
         let taking = async {
-            let mut writer = self.link.connection(&mut self.writer).await?;
+            let mut writer = self.writer.connection().await?;
             let mut owned = BTreeMap::new();
             for partition in partitions {
                 let taken = offsets::take(&mut writer, projection, partition).await?;
@@ -172,7 +172,7 @@ impl Pipeline {
         };
         let (owned, months, writer) = self.link.wait("taking partitions over", taking)?;
         (self.owned, self.months) = (owned, months);
-        self.writer = Some(writer);
+        self.writer.keep(writer);
         self.taken.clone_from(&self.owned);
         Ok(())
     }
@@ -190,12 +190,12 @@ impl Pipeline {
     /// The server's process that writes; for the bench.
     pub(super) fn process(&mut self) -> Result<i32, ProjectionError> {
         let asking = async {
-            let mut writer = self.link.connection(&mut self.writer).await?;
+            let mut writer = self.writer.connection().await?;
             let process = sqlx::query_scalar("SELECT pg_backend_pid()");
             Ok((process.fetch_one(&mut writer).await?, writer))
         };
         let (process, writer) = self.link.wait("asking for the process", asking)?;
-        self.writer = Some(writer);
+        self.writer.keep(writer);
         Ok(process)
     }
 
@@ -240,8 +240,7 @@ impl Pipeline {
             self.assemble(&mut records)?;
             let full = self.open.dirty.is_full();
             if full || self.batch.is_full() {
-                self.reap(Some(DEADLINE))?;
-                self.hand_over(full || self.open.batches + 1 >= BATCHES);
+                self.hand_over(full || self.open.batches + 1 >= BATCHES, DEADLINE)?;
             }
         }
         Ok(())
@@ -278,8 +277,8 @@ impl Pipeline {
     /// Hands the open batch over if Postgres is idle, and tells of what was committed meanwhile. `backlog`: more records are
     /// coming at once, so that a transaction of several batches may wait for the next full one.
     pub(super) fn push(&mut self, backlog: bool) -> Result<(), ProjectionError> {
-        self.reap(None)?;
-        if self.flight.is_some() {
+        while self.reap(None)? {}
+        if !self.writer.is_idle() {
             return Ok(());
         }
         if self.is_empty() {
@@ -287,10 +286,10 @@ impl Pipeline {
             return Ok(());
         }
         let young = self.open.since.is_some_and(|since| since.elapsed() < OPEN);
-        if !(backlog && young) {
-            self.hand_over(true);
+        if backlog && young {
+            return Ok(());
         }
-        Ok(())
+        self.hand_over(true, DEADLINE)
     }
 
     /// Gives memory back that only a backlog needs.
@@ -303,27 +302,31 @@ impl Pipeline {
 
     /// Commits all that was added, and waits for so long.
     pub(super) fn flush(&mut self, patience: Duration) -> Result<(), ProjectionError> {
-        self.reap(Some(patience))?;
         if !self.is_empty() {
-            self.hand_over(true);
+            self.hand_over(true, patience)?;
         }
-        self.reap(Some(patience))
+        while self.reap(Some(patience))? {}
+        Ok(())
     }
 
     /// Drops all that is not committed and all that memory knows. The partitions must be taken over again.
     pub(super) fn reset(&mut self) {
         // Whether it was committed shows in the table.
-        if let Err(error) = self.reap(Some(SOON)) {
-            tracing::debug!(%error, "dropped a batch");
+        loop {
+            match self.reap(Some(SOON)) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => tracing::debug!(%error, "dropped a batch"),
+            }
         }
         if self.open.batches > 0 {
-            // With the connection the open transaction ends.
-            self.writer = None;
+            self.writer.abandon();
         }
         self.open = Open {
             number: self.open.number + 1,
             ..Open::default()
         };
+        self.pending = Pending::default();
         self.cache.clear();
         self.batch.clear();
         self.owned.clear();
@@ -374,56 +377,46 @@ impl Pipeline {
         result
     }
 
-    /// Takes in what the writer did: if it is done, or once it is, within `patience`.
-    fn reap(&mut self, patience: Option<Duration>) -> Result<(), ProjectionError> {
-        let done = |flight: &mut JoinHandle<_>| patience.is_some() || flight.is_finished();
-        let Some(mut flight) = self.flight.take_if(done) else {
-            return Ok(());
+    /// Takes in what the writer did: a batch that is done, or, with `patience`, the next one. False: there was none.
+    fn reap(&mut self, patience: Option<Duration>) -> Result<bool, ProjectionError> {
+        let written = match self.writer.next(patience) {
+            Ok(Some(written)) => written,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                if matches!(error, ProjectionError::Row(_)) && self.suspects.is_empty() {
+                    let read = |(partition, at): (&u32, &Owned)| (*partition, at.read);
+                    self.suspects = self.owned.iter().map(read).collect();
+                }
+                return Err(error);
+            }
         };
-        let late = || ProjectionError::from(StoreError::Deadline("writing a batch"));
-        let flown = self.link.wait("writing a batch", async {
-            let flown = tokio::time::timeout(patience.unwrap_or(DEADLINE), &mut flight).await;
-            // A task fails only with the runtime.
-            flown.map_err(|_| late())?.map_err(|_| late())
-        });
-        let Ok(written) = flown else {
-            // Dropping the connection ends the transaction, unless it was committed: the table will tell.
-            flight.abort();
-            return flown.map(drop);
-        };
-        let Written {
-            connection,
-            mut batch,
-            place,
-            result,
-        } = written;
-        self.writer = connection;
-        if matches!(result, Err(ProjectionError::Row(_))) && self.suspects.is_empty() {
-            let read = |(partition, at): (&u32, &Owned)| (*partition, at.read);
-            self.suspects = self.owned.iter().map(read).collect();
-        }
-        result?;
-        self.open.counts.events += batch.counts.events;
-        self.open.counts.entities += batch.counts.entities;
+        let mut batch = written.batch;
+        self.pending.counts.events += batch.counts.events;
+        self.pending.counts.entities += batch.counts.entities;
+        let ends = batch
+            .rows
+            .steps
+            .iter()
+            .map(|step| (step.partition, step.to));
+        self.pending.ends.extend(ends);
         batch.clear();
         self.spare = Some(batch);
-        if place.last {
-            self.committed();
+        if written.place.last {
+            self.committed(written.number);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// All that was handed over is in the table.
-    fn committed(&mut self) {
-        for (partition, taken) in &mut self.taken {
-            if let Some(owned) = self.owned.get(partition) {
-                taken.next = owned.next;
+    /// All that is pending is in the table.
+    fn committed(&mut self, transaction: u64) {
+        let Pending { counts, ends } = std::mem::take(&mut self.pending);
+        for (partition, end) in ends {
+            if let Some(taken) = self.taken.get_mut(&partition) {
+                taken.next = end;
             }
         }
         self.commits += 1;
-        // What was assembled meanwhile belongs to the next transaction.
-        self.cache.shrink(self.open.number - 1);
-        let counts = std::mem::take(&mut self.open.counts);
+        self.cache.shrink(transaction);
         (self.on_commit)(counts, &self.taken);
         if !self.skip.is_empty() {
             let ahead = |(partition, offset): &(u32, u64)| {
@@ -434,18 +427,18 @@ impl Pipeline {
         }
     }
 
-    /// Hands the open batch over; `last`: the transaction ends with it.
-    fn hand_over(&mut self, last: bool) {
+    /// Hands the open batch over, once there is room for it; `last`: the transaction ends with it.
+    fn hand_over(&mut self, last: bool, patience: Duration) -> Result<(), ProjectionError> {
         self.make_months();
-        let next = self.spare.take().unwrap_or_default();
-        let mut batch = std::mem::replace(&mut self.batch, next);
-        batch.seal(&mut self.owned);
         let place = Place {
             first: self.open.batches == 0,
             last,
         };
+        let number = self.open.number;
+        self.batch.seal(&mut self.owned);
         if last {
-            batch.seal_entities(&mut self.cache, &mut self.open.dirty);
+            self.batch
+                .seal_entities(&mut self.cache, &mut self.open.dirty);
             self.open.number += 1;
             self.open.batches = 0;
             self.open.since = None;
@@ -453,32 +446,14 @@ impl Pipeline {
             self.open.batches += 1;
             self.open.since.get_or_insert_with(Instant::now);
         }
-        let (link, target) = (self.link.clone(), Arc::clone(&self.target));
-        let mut kept = self.writer.take();
-        self.flight = Some(self.link.runtime.spawn(async move {
-            let writing = async {
-                let mut connection = match kept.take() {
-                    None if !place.first => return Err(ProjectionError::Fenced),
-                    kept => link.connection(&mut { kept }).await?,
-                };
-                let result = write::write(&mut connection, &target, &batch.rows, place).await;
-                let spared = result
-                    .as_ref()
-                    .err()
-                    .is_none_or(ProjectionError::spares_connection);
-                kept = spared.then_some(connection);
-                result
-            };
-            let result = tokio::time::timeout(DEADLINE, writing)
-                .await
-                .unwrap_or(Err(StoreError::Deadline("writing a batch").into()));
-            Written {
-                connection: kept,
-                batch,
-                place,
-                result,
-            }
-        }));
+        // All that this side can do is done before it waits.
+        while self.writer.is_full() {
+            self.reap(Some(patience))?;
+        }
+        let next = self.spare.take().unwrap_or_default();
+        let batch = std::mem::replace(&mut self.batch, next);
+        self.writer.send(batch, place, number);
+        Ok(())
     }
 
     /// Makes the partitions that the batch needs. Where that does not work now, rows go to the default partition, and

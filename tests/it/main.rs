@@ -23,6 +23,7 @@ mod port_nodes;
 mod projections;
 mod projections_bed;
 mod projections_crash;
+mod projections_json;
 mod rebuild;
 mod rls;
 mod store;

@@ -14,7 +14,7 @@ use super::{
 /// How long rows are waited for before a fault.
 const FLOW: Duration = Duration::from_secs(30);
 /// How long a moment with something under way is waited for.
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_secs(3);
 /// How long two nodes may take to share the partitions.
 const SHARING: Duration = Duration::from_secs(6);
 
@@ -23,6 +23,25 @@ const SHARING: Duration = Duration::from_secs(6);
 pub struct Met {
     pub faults: usize,
     pub under_way: u64,
+    /// From a fault until rows grew again: the longest, of those that no other fault came between.
+    pub longest: Duration,
+    /// When the last fault came, and how many rows there were.
+    last: Option<(Instant, u64)>,
+}
+
+impl Met {
+    fn look(&mut self, run: &Run) {
+        if let Some((since, rows)) = self.last
+            && run.rows() > rows
+        {
+            self.last = None;
+            self.longest = self.longest.max(since.elapsed());
+            run.say(&format!(
+                "rows grow again after {:.1} s",
+                since.elapsed().as_secs_f64()
+            ));
+        }
+    }
 }
 
 /// Restarts nodes that ended by themselves, which none should.
@@ -47,6 +66,7 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
                 return met;
             }
             watch(run, findings);
+            met.look(run);
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(dice.between(0, 200)));
@@ -60,8 +80,14 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
             let (before, begun) = (run.rows(), Instant::now());
             while run.rows() == before && begun.elapsed() < FLOW && sending() {
                 watch(run, findings);
+                met.look(run);
                 std::thread::sleep(Duration::from_millis(5));
             }
+        }
+        if !sending() {
+            let what = format!("{fault:?} found nobody sending any more");
+            findings.add(Flaw::Trouble, what);
+            return met;
         }
         // Not into a moment between two requests.
         let begun = Instant::now();
@@ -73,6 +99,7 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
         let waiting = accepted.saturating_sub(run.rows());
         met.faults += 1;
         met.under_way += (events + records).max(0) as u64;
+        met.last = Some((Instant::now(), run.rows()));
         let name = strike(run, parts, fault, &mut dice);
         run.say(&format!(
             "{name} after {accepted} events; under way: {requests} requests ({events} events), {records} records; \

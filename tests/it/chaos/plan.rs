@@ -101,18 +101,25 @@ impl Plan {
 
     /// What `scripts/chaos` runs.
     pub fn long(kind: Kind, seed: u64, events: u32) -> Self {
-        let kafka = kind == Kind::Kafka;
-        Self {
+        let mut plan = Self {
             events,
-            per_second: 250,
             node_kills: 20,
-            broker_kills: if kafka { 3 } else { 0 },
             postgres_kills: 3,
-            redis_kills: if kafka { 2 } else { 0 },
-            zombies: u32::from(kafka),
-            deadline: Duration::from_secs(900 + u64::from(events) / 50),
             ..Self::short(kind, seed)
+        };
+        // The group waits for a member that was killed.
+        let mut seconds_a_fault = 5;
+        if kind == Kind::Kafka {
+            plan.broker_kills = 3;
+            plan.redis_kills = 2;
+            plan.zombies = 1;
+            seconds_a_fault = 14;
         }
+        let faults = plan.faults().len() as u32;
+        plan.per_second = (events / (faults * seconds_a_fault)).clamp(10, 250);
+        let seconds = events / plan.per_second + faults * 20;
+        plan.deadline = Duration::from_secs(600 + 2 * u64::from(seconds));
+        plan
     }
 
     /// When the faults come: each at a random number of accepted events, one in each of as many equal parts of the run.

@@ -372,7 +372,7 @@ fn report(run: &Run, met: Met, totals: &Totals, findings: &Findings) {
     let (retries, repeats) = run.ledger.retries_and_repeats();
     run.say(&format!(
         "accepted {}, in the topic {}, rows {}; entities {}; bad records {}, dead letters {}; \
-         tries again {retries}, sent again on purpose {repeats}; faults {}, under way at them {}; found: {}",
+         tries again {retries}, sent again on purpose {repeats}; faults {}, under way at them {}; longest pause of rows {:.1} s; found: {}",
         run.ledger.accepted(),
         totals.events,
         totals.rows,
@@ -381,6 +381,7 @@ fn report(run: &Run, met: Met, totals: &Totals, findings: &Findings) {
         totals.dead_letters,
         met.faults,
         met.under_way,
+        met.longest.as_secs_f64(),
         findings.summary(),
     ));
     let verdict = match (findings.are(run.plan.finds), run.plan.bug) {
