@@ -19,13 +19,13 @@ fn main() {
         .collect();
     let names: Vec<&str> = args.iter().map(String::as_str).collect();
     match names.as_slice() {
-        ["port", rest @ ..] => port::run(rest),
+        ["local" | "kafka", ..] => port::run(&names),
         // Load alone, for a profiler beside it: address, key, connections, batch, seconds.
         ["drive", address, key, connections, batch, seconds] => {
             port::drive_only(address, key, connections, batch, seconds);
         }
         // The bare answer that the port is measured against, in a process of its own.
         ["bare", address] => port::bare(address),
-        _ => println!("parts: port [local|kafka]; see scripts/bench"),
+        _ => println!("parts: local | kafka [accept | sustained | latency]; see scripts/bench"),
     }
 }

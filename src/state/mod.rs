@@ -137,7 +137,7 @@ impl StateStore {
         }
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
-            .worker_threads(2)
+            .worker_threads(1)
             .max_journaling_size(JOURNAL_BYTES)
             .max_cached_files(Some(256))
             // Batches of records are compressed already.
