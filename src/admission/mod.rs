@@ -21,8 +21,8 @@ use crate::{
 
 /// Its name.
 pub const NAME: &str = "admission";
-/// Hashes in memory for each partition before they go to disk.
-const SEAL_AT: usize = 32_768;
+/// Hashes in memory for each partition before they go to disk: a map of 2^15 slots takes few more.
+const SEAL_AT: usize = 27_000;
 
 /// The processor.
 pub struct Admission {

@@ -23,8 +23,8 @@ use crate::{
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Identities in flight at once.
 const MOST: usize = 65_536;
-/// Identities in memory before they go to disk as a sorted run.
-const SEAL_AT: usize = 262_144;
+/// Identities in memory before they go to disk as a sorted run: a map of 2^18 slots takes few more.
+const SEAL_AT: usize = 220_000;
 const SHARDS: usize = 64;
 
 /// The hash of a body.

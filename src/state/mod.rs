@@ -1,7 +1,6 @@
 //! Keyed state: what a transform remembers, one space a processor and input partition, on disk in an embedded
 //! LSM store. Derived: on Kafka it is restored from its changelog topic, on the local log it is committed together with the log.
 
-mod filter;
 mod journal;
 mod keeper;
 mod window;
@@ -9,7 +8,9 @@ mod window;
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
+};
 use keeper::Keeper;
 pub use window::{Window, WindowOptions};
 
@@ -102,9 +103,16 @@ impl From<fjall::Error> for StateError {
     }
 }
 
-/// Options of a keyspace: the keeper alone rotates memtables.
-pub(crate) fn keyspace() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default().max_memtable_size(u64::MAX)
+/// Options of a keyspace: the keeper alone rotates memtables, and values of `separated` bytes and more are written once, apart
+/// from their keys, which compaction rewrites.
+pub(crate) fn keyspace(separated: u32) -> KeyspaceCreateOptions {
+    let values = KvSeparationOptions::default()
+        .separation_threshold(separated)
+        .compression(CompressionType::None)
+        .file_target_size(16 * MIB);
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(u64::MAX)
+        .with_kv_separation(Some(values))
 }
 
 /// The embedded store. Cheap to clone.
@@ -125,6 +133,8 @@ const JOURNAL_BYTES: u64 = 128 * MIB;
 /// Memtables before they go to disk.
 const ROWS_BYTES: u64 = 8 * MIB;
 const META_BYTES: u64 = MIB;
+/// Rows of state are small, but for the pages of windows.
+const PAGE_BYTES: u32 = 4096;
 
 impl StateStore {
     /// Opens or makes the store in `dir`, which no other process may hold.
@@ -141,10 +151,10 @@ impl StateStore {
             .max_journaling_size(JOURNAL_BYTES)
             .max_cached_files(Some(256))
             // Batches of records are compressed already.
-            .journal_compression(fjall::CompressionType::None)
+            .journal_compression(CompressionType::None)
             .open()?;
-        let rows = database.keyspace("state", keyspace)?;
-        let meta = database.keyspace("meta", keyspace)?;
+        let rows = database.keyspace("state", || keyspace(PAGE_BYTES))?;
+        let meta = database.keyspace("meta", || keyspace(PAGE_BYTES))?;
         let keeper = Keeper::start(database.clone())?;
         keeper.watch(&rows, ROWS_BYTES);
         keeper.watch(&meta, META_BYTES);

@@ -20,7 +20,7 @@ use std::{
 };
 
 use catalogue::Catalogue;
-use fjall::{CompressionType, Keyspace, KvSeparationOptions};
+use fjall::Keyspace;
 use parking_lot::{Condvar, Mutex, RwLock};
 use sequencer::Sequencer;
 use tokio::sync::oneshot;
@@ -88,17 +88,15 @@ impl From<fjall::Error> for LogError {
 
 /// A batch in memory before it goes to disk.
 const BATCHES_MEMTABLE_BYTES: u64 = 16 << 20;
+/// Batches of this size are kept apart from their keys.
+const SEPARATED_BYTES: u32 = 256;
 
 impl LocalLog {
     /// Opens or makes the log in `dir`, and recovers what the last process left.
     pub fn open(dir: &Path, options: LocalOptions) -> Result<Self, LogError> {
         let store = StateStore::open(dir)?;
-        let separated = KvSeparationOptions::default()
-            .separation_threshold(1024)
-            // Batches are compressed already.
-            .compression(CompressionType::None)
-            .file_target_size(16 << 20);
-        let kept = state::keyspace().with_kv_separation(Some(separated));
+        // Batches are compressed already. Even small ones are worth it: compaction moves their keys alone.
+        let kept = state::keyspace(SEPARATED_BYTES);
         let batches = store.keyspace("log", kept, BATCHES_MEMTABLE_BYTES)?;
         let catalogue = Catalogue::load(&store)?;
         let sequencer = Sequencer::recover(&batches, &catalogue)?;
