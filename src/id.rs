@@ -1,6 +1,11 @@
 //! The ids that travel: each is its own type, so that one cannot stand for another.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+};
 
 /// The most bytes a tenant's name may have.
 pub const TENANT_MAX: usize = 128;
@@ -61,6 +66,27 @@ impl Identity {
         id.copy_from_slice(&digest[..16]);
         Self(id)
     }
+}
+
+/// A map by identities, which are hashes already.
+pub type IdentityMap<V> = HashMap<Identity, V, BuildHasherDefault<IdentityHasher>>;
+
+/// Takes an identity's first 8 bytes as they are.
+#[derive(Default)]
+pub struct IdentityHasher(u64);
+
+impl Hasher for IdentityHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {}
 }
 
 impl fmt::Display for Identity {

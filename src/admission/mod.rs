@@ -174,7 +174,9 @@ impl Admit {
             self.counters.duplicates.increment(1);
             return Ok(());
         }
-        let mut value = Vec::with_capacity(512);
+        let size = input.record.value.as_ref().map_or(0, Bytes::len);
+        // A field or two more than the record that it came from.
+        let mut value = Vec::with_capacity(size + 64);
         write(&mut value)?;
         self.window.insert(identity, [0; 16], input.timestamp);
         self.counters.admitted.increment(1);

@@ -2,7 +2,7 @@
 //!
 //! Checks in this order: length, controls, key, media type, body, fields, scope, identity, append.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -23,7 +23,7 @@ use crate::{
     clock::Millis,
     controls::Key,
     envelope::{self, Binding, Body, Invalid, Item, Parsed, avro::encode_ingress},
-    id::Identity,
+    id::{Identity, IdentityMap},
     log::Record,
 };
 
@@ -231,7 +231,8 @@ impl Taking<'_> {
             ));
         }
         // Of one identity twice in a batch the first counts.
-        let mut mine: HashMap<Identity, BodyHash> = HashMap::new();
+        let mut mine: IdentityMap<BodyHash> = IdentityMap::default();
+        mine.reserve(items.len());
         self.outcomes.reserve(items.len());
         for item in items {
             let outcome = match self.judge(item.raw.len(), item.parsed) {

@@ -5,8 +5,6 @@
 //! before its record is handed to the log, in the same commit on the embedded log, so that it is never in neither.
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -15,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     clock::Millis,
-    id::Identity,
+    id::{Identity, IdentityMap},
     state::{Changes, Space, StateError, StateStore, Window, WindowOptions},
 };
 
@@ -54,30 +52,12 @@ pub(super) struct Seen {
     options: WindowOptions,
 }
 
-type Shard = HashMap<Identity, Flight, BuildHasherDefault<Uniform>>;
+type Shard = IdentityMap<Flight>;
 
 #[derive(Clone, Copy)]
 struct Flight {
     body: BodyHash,
     since: Instant,
-}
-
-/// Identities are hashes already.
-#[derive(Default)]
-struct Uniform(u64);
-
-impl Hasher for Uniform {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(first) = bytes.first_chunk::<8>() {
-            self.0 = u64::from_le_bytes(*first);
-        }
-    }
-
-    fn write_usize(&mut self, _: usize) {}
 }
 
 fn space() -> Space {

@@ -18,7 +18,7 @@ mod group;
 mod run;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         mpsc::{Receiver, TryRecvError, sync_channel},
@@ -33,7 +33,10 @@ use self::{
     run::{PAGE_ENTRIES, Run, Sorted, split},
 };
 use super::{Changes, Space, StateError, StateStore};
-use crate::{clock::Millis, id::Identity};
+use crate::{
+    clock::Millis,
+    id::{Identity, IdentityMap},
+};
 
 const ID: usize = 16;
 /// Buckets a window: hashes live for the window and up to one bucket more.
@@ -66,7 +69,7 @@ pub struct Window {
     latest: i64,
 }
 
-type Recent = HashMap<Identity, [u8; ID], std::hash::BuildHasherDefault<Uniform>>;
+type Recent = IdentityMap<[u8; ID]>;
 
 #[derive(Default)]
 struct Bucket {
@@ -93,22 +96,6 @@ enum Step {
     Writing(usize),
     /// All is written; its pages stay in memory for so many more transactions.
     Settling(usize),
-}
-
-/// Identities are hashes already.
-#[derive(Default)]
-struct Uniform(u64);
-
-impl std::hash::Hasher for Uniform {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks_exact(8) {
-            self.0 ^= prefix(chunk);
-        }
-    }
-    fn write_usize(&mut self, _: usize) {}
 }
 
 fn prefix(bytes: &[u8]) -> u64 {
@@ -462,6 +449,8 @@ fn damaged(key: &[u8]) -> StateError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
