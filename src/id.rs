@@ -41,6 +41,39 @@ impl fmt::Display for Tenant {
     }
 }
 
+/// The most bytes a login's name may have: Postgres cuts longer ones off.
+pub const LOGIN_MAX: usize = 63;
+
+/// A login of Postgres, which may not be there yet. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Login(Arc<str>);
+
+/// Why a login's name is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a login's name has 1 to {LOGIN_MAX} bytes, and no control characters")]
+pub struct BadLogin;
+
+impl Login {
+    /// Checks the name: 1 to [`LOGIN_MAX`] bytes, no control characters. Case counts, as between double quotes in SQL.
+    pub fn new(name: &str) -> Result<Self, BadLogin> {
+        if name.is_empty() || name.len() > LOGIN_MAX || name.chars().any(char::is_control) {
+            return Err(BadLogin);
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What makes an event unique (`contracts.md`, "Idempotency"): the first 16 bytes of the SHA-256 of
 /// the identity, a compact JSON array such as `["event", tenant, source, id]`. It is the dedupe hash
 /// and, written as a UUID, the `record_id` of the answer, so that a duplicate is told the same id.
@@ -113,6 +146,15 @@ mod tests {
         assert!(Tenant::new("acme-1.eu").is_ok());
         for bad in ["", "a b", "ä", &"x".repeat(TENANT_MAX + 1)] {
             assert_eq!(Tenant::new(bad), Err(BadTenant));
+        }
+    }
+
+    #[test]
+    fn a_login_is_what_postgres_can_hold() {
+        assert!(Login::new("Zoë / \"BI\"").is_ok());
+        assert!(Login::new(&"x".repeat(LOGIN_MAX)).is_ok());
+        for bad in ["", "a\0", "a\nb", &"x".repeat(LOGIN_MAX + 1)] {
+            assert_eq!(Login::new(bad), Err(BadLogin));
         }
     }
 

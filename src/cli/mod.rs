@@ -10,6 +10,7 @@ mod migrate;
 pub mod node;
 mod output;
 mod postgres;
+mod readers;
 mod rebuild;
 mod send;
 pub mod up;
@@ -66,6 +67,9 @@ enum Command {
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Let logins of Postgres read tenants, and list who may
+    #[command(subcommand)]
+    Readers(readers::Command),
     /// Send events from a file of JSON lines
     Send(send::Args),
     /// Make tables anew from the log, beside the old ones
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::main(&cli.global, &args),
         Command::Config(args) => config::main(&cli.global, &args),
         Command::Keys(command) => keys::main(&cli.global, command),
+        Command::Readers(command) => readers::main(&cli.global, command),
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Rebuild(args) => rebuild::main(&cli.global, &args),
         Command::Migrate(args) => migrate::main(&cli.global, &args),

@@ -1,4 +1,4 @@
-//! Postgres on this node: the one that the configuration names, or an embedded one; kept up with the log by the projector.
+//! Postgres on this node: the one that the configuration names, or an embedded one; kept up with the log by the projections.
 //!
 //! It starts behind the port: taking in does not wait for it, and goes on without it.
 
@@ -15,9 +15,9 @@ use super::{node::Storage, output, watch::Watch};
 use crate::{
     clock::SystemClock,
     config::{Config, SecretUrl},
-    controls::seal::write_private,
+    controls::{Controls, seal::write_private},
     port::{NotBegun, Rebuild, Rebuilds},
-    projections::{self, PROJECTION, Projector, Setup, What},
+    projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, Setup, What},
     store::{
         Store,
         embedded::{Embedded, EmbeddedError},
@@ -47,11 +47,12 @@ enum State {
 struct Running {
     /// Dropped before the server.
     projector: Option<Projector>,
+    readers: ReaderGrants,
     setup: Setup,
     embedded: Option<Embedded>,
 }
 
-/// The projector and its Postgres, started in the background.
+/// The projections and their Postgres, started in the background.
 pub(super) struct Postgres {
     state: Arc<Mutex<State>>,
     task: JoinHandle<()>,
@@ -63,6 +64,8 @@ struct Start {
     provision: bool,
     state: Arc<Mutex<State>>,
     setup: SetupWithoutStore,
+    controls: Arc<Controls>,
+    readers: Arc<Progress>,
 }
 
 /// Everything but the store, which is known only when the server is.
@@ -78,13 +81,17 @@ impl Postgres {
     pub(super) fn start(
         config: &Config,
         storage: &Storage,
+        controls: &Arc<Controls>,
         readiness: &Readiness,
         watch: &mut Watch,
         provision: bool,
     ) -> Self {
         let state = Arc::new(Mutex::new(State::Starting));
         let progress = Arc::<Progress>::default();
-        report(readiness, &state, &progress);
+        let readers = Arc::<Progress>::default();
+        report(readiness, &state);
+        report_projection(readiness, PROJECTION, &progress);
+        report_projection(readiness, READER_GRANTS, &readers);
         watch.processor(PROJECTION, &progress);
         let start = Start {
             url: config.postgres_url.clone(),
@@ -97,6 +104,8 @@ impl Postgres {
                 dlq: Arc::clone(&storage.names.dlq),
                 progress,
             },
+            controls: Arc::clone(controls),
+            readers,
         };
         Self {
             state,
@@ -120,6 +129,7 @@ impl Postgres {
         self.task.abort();
         let state = std::mem::replace(&mut *self.state.lock(), State::Stopped);
         if let State::Running(mut running) = state {
+            drop(running.readers);
             drop(running.projector.take());
             if let Some(embedded) = running.embedded {
                 embedded.stop();
@@ -198,8 +208,15 @@ impl Start {
                 Trouble::ForNow(format!("{} cannot be written: {e}", file.display()))
             })?;
         }
+        let readers = ReaderGrants::start(
+            &setup.runtime,
+            Arc::clone(&self.controls),
+            setup.store.clone(),
+            Arc::clone(&self.readers),
+        );
         Ok(Running {
             projector: Some(projector),
+            readers,
             setup,
             embedded,
         })
@@ -217,7 +234,7 @@ enum Trouble {
     ForGood(String),
 }
 
-fn report(readiness: &Readiness, state: &Arc<Mutex<State>>, progress: &Arc<Progress>) {
+fn report(readiness: &Readiness, state: &Arc<Mutex<State>>) {
     let state = Arc::clone(state);
     let runtime = Handle::current();
     readiness.part("postgres", Need::Optional, move || {
@@ -234,16 +251,15 @@ fn report(readiness: &Readiness, state: &Arc<Mutex<State>>, progress: &Arc<Progr
             Err(_) => PartStatus::degraded(format!("no answer within {} s", PROBE.as_secs())),
         }
     });
+}
+
+fn report_projection(readiness: &Readiness, name: &str, progress: &Arc<Progress>) {
     let progress = Arc::clone(progress);
-    readiness.part(
-        &format!("projection {PROJECTION}"),
-        Need::Optional,
-        move || {
-            progress
-                .trouble()
-                .map_or(PartStatus::ok(""), PartStatus::degraded)
-        },
-    );
+    readiness.part(&format!("projection {name}"), Need::Optional, move || {
+        progress
+            .trouble()
+            .map_or(PartStatus::ok(""), PartStatus::degraded)
+    });
 }
 
 /// Rebuilds over this node's Postgres, on a thread of their own.

@@ -100,8 +100,11 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     } else {
         Some(start_admission(&config, &storage, &readiness, &mut watch)?)
     };
-    let projections = (!without.contains(&Part::Projections))
-        .then(|| Postgres::start(&config, &storage, &readiness, &mut watch, provision));
+    let projections = (!without.contains(&Part::Projections)).then(|| {
+        Postgres::start(
+            &config, &storage, &controls, &readiness, &mut watch, provision,
+        )
+    });
     let watching = watch.start().context("cannot start a thread")?;
 
     let nodes = connect_nodes(&config, &readiness)?;

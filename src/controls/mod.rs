@@ -1,10 +1,11 @@
-//! Keys (later sources, switches and policies): records of the compacted topic `controls`, which every node holds in memory, so
+//! Keys and reader grants (later sources, switches and policies): records of the compacted topic `controls`, which every node holds in memory, so
 //! that the port works while Postgres is down.
 //!
 //! [`Controls`] answers from memory and writes to the topic; a thread ([`tail`]) reads the topic back. What this node
 //! writes takes effect when it has read it, as on every other node.
 
 mod key;
+mod reader;
 mod record;
 mod scopes;
 pub mod seal;
@@ -21,10 +22,13 @@ use std::{
 
 pub use key::{Key, KeyKind, Prefix, Token};
 use parking_lot::RwLock;
-use record::Control;
+pub use reader::ReaderGrant;
+use reader::Readers;
+use record::{Control, Name};
 pub use record::{SCHEMA, SCHEMA_ID};
 pub use scopes::{ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes};
 pub use seal::{SealError, SecretKeys};
+use serde::Serialize;
 use subtle::ConstantTimeEq;
 pub use tail::Tail;
 use tokio::sync::watch;
@@ -40,6 +44,8 @@ pub const UNREADABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a change may take until it is in the log and read back.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
+
+const OTHER_VERSION: &str = "its body is not of this version";
 
 /// What can go wrong with a change.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +75,15 @@ pub struct NewKey {
     pub expires_at: Option<Millis>,
 }
 
-/// Keys in memory, and the way to change them.
+/// Keys and reader grants in memory, and the way to change them.
 pub struct Controls {
     log: Arc<dyn Log>,
     topic: Arc<str>,
     secrets: SecretKeys,
     keys: RwLock<Keys>,
+    readers: RwLock<Readers>,
+    /// Goes up with each change of the reader grants.
+    readers_version: watch::Sender<u64>,
     /// The offset of `controls` up to which this node has read.
     read: watch::Sender<u64>,
     /// When the last completed read began: milliseconds after `start`, 0 before the first.
@@ -123,6 +132,8 @@ impl Controls {
             topic,
             secrets,
             keys: RwLock::default(),
+            readers: RwLock::default(),
+            readers_version: watch::Sender::new(0),
             read: watch::Sender::new(0),
             heartbeat: AtomicU64::new(0),
             start: Instant::now(),
@@ -207,39 +218,53 @@ impl Controls {
             created_at: now,
             expires_at: new.expires_at,
         };
-        let encoded = |e: &dyn std::fmt::Display| ControlsError::Encode(e.to_string());
-        let body = serde_json::to_string(&key.body()).map_err(|e| encoded(&e))?;
-        let place = Control::place(
-            &Control::key(key.tenant.as_str(), record::KEY, &key.id),
-            &body,
-        );
-        let control = Control {
-            tenant: key.tenant.to_string(),
-            kind: record::KEY.into(),
-            name: key.id.clone(),
-            at: Control::at(now),
-            principal: by.to_owned(),
-            body,
-            sealed: Some(self.secrets.seal(&key.hash, &place)),
-        };
-        self.write(control.encode().map_err(|e| encoded(&e))?)
-            .await?;
+        let name = (key.tenant.as_str(), record::KEY, key.id.as_str());
+        self.put(name, by, now, &key.body(), &key.hash).await?;
         Ok(key)
     }
 
     /// Ends a key at once, on every node that reads the log.
     pub async fn revoke_key(&self, key: &Key) -> Result<(), ControlsError> {
-        let name = Control::key(key.tenant.as_str(), record::KEY, &key.id);
-        self.write(Record {
-            key: Some(name.into()),
-            value: None,
-            headers: Vec::new(),
-        })
-        .await
+        self.remove((key.tenant.as_str(), record::KEY, &key.id))
+            .await
     }
 
-    /// Appends, and waits until this node has read it back.
-    async fn write(&self, record: Record) -> Result<(), ControlsError> {
+    /// Writes the state of one thing; returns the offset of its record.
+    async fn put(
+        &self,
+        (tenant, kind, name): Name<'_>,
+        by: &str,
+        now: Millis,
+        body: &impl Serialize,
+        secret: &[u8],
+    ) -> Result<u64, ControlsError> {
+        let encoded = |e: &dyn std::fmt::Display| ControlsError::Encode(e.to_string());
+        let body = serde_json::to_string(body).map_err(|e| encoded(&e))?;
+        let place = Control::place(&Control::key(tenant, kind, name), &body);
+        let control = Control {
+            tenant: tenant.to_owned(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            at: Control::at(now),
+            principal: by.to_owned(),
+            body,
+            sealed: Some(self.secrets.seal(secret, &place)),
+        };
+        self.write(control.encode().map_err(|e| encoded(&e))?).await
+    }
+
+    /// Ends one thing.
+    async fn remove(&self, (tenant, kind, name): Name<'_>) -> Result<(), ControlsError> {
+        let tombstone = Record {
+            key: Some(Control::key(tenant, kind, name).into()),
+            value: None,
+            headers: Vec::new(),
+        };
+        self.write(tombstone).await.map(drop)
+    }
+
+    /// Appends, and waits until this node has read it back; returns the record's offset.
+    async fn write(&self, record: Record) -> Result<u64, ControlsError> {
         let append = Append {
             topic: Arc::clone(&self.topic),
             record,
@@ -250,10 +275,10 @@ impl Controls {
             let positions = appended
                 .await
                 .map_err(|_| LogError::Unavailable("the log is closing".into()))??;
-            let next = positions.first().map_or(0, |p| p.offset + 1);
+            let offset = positions.first().map_or(0, |p| p.offset);
             // The sender lives in `self`.
-            let _ = read.wait_for(|read| *read >= next).await;
-            Ok(())
+            let _ = read.wait_for(|read| *read > offset).await;
+            Ok(offset)
         };
         match tokio::time::timeout(CHANGE_DEADLINE, done).await {
             Ok(result) => result.map_err(ControlsError::Log),
@@ -274,60 +299,75 @@ impl Controls {
         let Some(last) = records.last() else {
             return;
         };
-        {
-            let mut keys = self.keys.write();
-            for fetched in records {
-                self.apply_one(&mut keys, fetched);
-            }
+        for fetched in records {
+            self.apply_one(fetched);
         }
         self.read.send_replace(last.offset + 1);
     }
 
-    fn apply_one(&self, keys: &mut Keys, fetched: &Fetched) {
+    fn apply_one(&self, fetched: &Fetched) {
         let Some(name) = fetched.record.key.as_deref() else {
             return;
         };
-        let Some((tenant, record::KEY, id)) = record::parse_key(name) else {
-            return;
-        };
-        let Some(value) = &fetched.record.value else {
-            keys.remove(id);
-            return;
-        };
-        match self.open_key(name, tenant, id, value) {
-            Ok(key) => keys.put(Arc::new(key)),
-            Err(why) => {
-                // A key that cannot be read ends: the last good one may have been replaced for a reason.
-                keys.remove(id);
-                tracing::warn!(
-                    offset = fetched.offset,
-                    tenant,
-                    id,
-                    why,
-                    "a key on `controls` cannot be used"
-                );
+        match record::parse_key(name) {
+            Some((tenant, record::KEY, id)) => {
+                let key = self.opened(name, fetched, |body, hash| {
+                    let tenant = Tenant::new(tenant).map_err(|_| "its tenant has no valid name")?;
+                    let hash = hash.try_into().map_err(|_| "its hash has another length")?;
+                    let body = serde_json::from_str(body).map_err(|_| OTHER_VERSION)?;
+                    Key::from_body(id, tenant, body, hash).ok_or("its prefix has another length")
+                });
+                let mut keys = self.keys.write();
+                match key {
+                    Some(key) => keys.put(Arc::new(key)),
+                    None => keys.remove(id),
+                }
             }
+            Some((tenant, record::READER, login)) => {
+                let grant = self.opened(name, fetched, |body, _| {
+                    let body = serde_json::from_str(body).map_err(|_| OTHER_VERSION)?;
+                    ReaderGrant::from_body(tenant, login, body, fetched.offset)
+                });
+                let changed = match grant {
+                    Some(grant) => self.readers.write().put(grant),
+                    None => self.readers.write().remove(tenant, login),
+                };
+                if changed {
+                    self.readers_version.send_modify(|version| *version += 1);
+                }
+            }
+            _ => {}
         }
     }
 
-    fn open_key(
+    /// What a record says, from its body and the secret that was sealed. `None` ends the thing: a tombstone, and a record that
+    /// cannot be read, for the last good one may have been replaced for a reason.
+    fn opened<T>(
         &self,
         name: &[u8],
-        tenant: &str,
-        id: &str,
-        value: &bytes::Bytes,
-    ) -> Result<Key, &'static str> {
-        let control = Control::decode(value).ok_or("not a record of this schema")?;
-        let name = std::str::from_utf8(name).map_err(|_| "its name is not text")?;
-        let place = Control::place(name, &control.body);
-        let sealed = control.sealed.ok_or("nothing sealed in it")?;
-        let hash = self.secrets.open(&sealed, &place).map_err(
-            |_| "sealed under a key that is not in `secret_key`, or changed by someone else",
-        )?;
-        let hash = hash.try_into().map_err(|_| "its hash has another length")?;
-        let tenant = Tenant::new(tenant).map_err(|_| "its tenant has no valid name")?;
-        let body =
-            serde_json::from_str(&control.body).map_err(|_| "its body is not of this version")?;
-        Key::from_body(id, tenant, body, hash).ok_or("its prefix has another length")
+        fetched: &Fetched,
+        read: impl FnOnce(&str, Vec<u8>) -> Result<T, &'static str>,
+    ) -> Option<T> {
+        let value = fetched.record.value.as_ref()?;
+        let open = || {
+            let control = Control::decode(value).ok_or("not a record of this schema")?;
+            let name = std::str::from_utf8(name).map_err(|_| "its name is not text")?;
+            let place = Control::place(name, &control.body);
+            let sealed = control.sealed.ok_or("nothing sealed in it")?;
+            let secret = self.secrets.open(&sealed, &place).map_err(
+                |_| "sealed under a key that is not in `secret_key`, or changed by someone else",
+            )?;
+            read(&control.body, secret)
+        };
+        open()
+            .inspect_err(|why| {
+                tracing::warn!(
+                    offset = fetched.offset,
+                    name = ?String::from_utf8_lossy(name),
+                    why,
+                    "a record on `controls` cannot be used: what it names has ended"
+                );
+            })
+            .ok()
     }
 }

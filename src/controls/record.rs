@@ -10,6 +10,8 @@ use crate::{clock::Millis, envelope::schemas, log::Record};
 
 /// The kind of a key's record.
 pub(super) const KEY: &str = "key";
+/// The kind of a reader grant's record.
+pub(super) const READER: &str = "reader";
 
 /// The schema id in front of the value, as Confluent's wire format has it.
 pub const SCHEMA_ID: u32 = schemas::CONTROLS.id;
@@ -21,6 +23,9 @@ static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(SCHEM
     Ok(schema) => schema,
     Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
 });
+
+/// Tenant, kind and name: what a record's key is made of.
+pub(super) type Name<'a> = (&'a str, &'a str, &'a str);
 
 /// One thing's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +90,7 @@ impl Control {
 }
 
 /// Tenant, kind and name of a record's key.
-pub(super) fn parse_key(key: &[u8]) -> Option<(&str, &str, &str)> {
+pub(super) fn parse_key(key: &[u8]) -> Option<Name<'_>> {
     let mut parts = std::str::from_utf8(key).ok()?.splitn(3, '/');
     Some((parts.next()?, parts.next()?, parts.next()?))
 }

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Json,
     body::Bytes,
-    extract::{Path, Query, State, rejection::BytesRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,19 +16,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RequestId, Shared, auth,
+    Shared,
+    admin::{Admin, Page, rfc3339},
     problem::{Problem, Refused},
     routes::FromPeer,
 };
 use crate::{
     clock::Millis,
-    controls::{ADMIN, ControlsError, Key, KeyKind, NewKey, OPERATOR, Scopes, Token},
-    id::Tenant,
+    controls::{Key, KeyKind, NewKey, OPERATOR, Scopes, Token},
 };
 
 const NAME_MAX: usize = 256;
-const PAGE: usize = 100;
-const PAGE_MAX: usize = 1000;
 
 /// A key as it is shown.
 #[derive(Serialize)]
@@ -62,12 +63,6 @@ impl<'a> Shown<'a> {
     }
 }
 
-fn rfc3339(at: Millis) -> String {
-    Timestamp::from_millisecond(at.0)
-        .map(|t| t.to_string())
-        .unwrap_or_default()
-}
-
 /// What a key is asked for with; what is missing is reported by name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,63 +75,6 @@ struct Asked {
     expires_at: Option<Timestamp>,
 }
 
-/// Page by page, newest first.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Page {
-    cursor: Option<String>,
-    limit: Option<usize>,
-    tenant: Option<String>,
-}
-
-/// A request of someone who may manage keys.
-struct Admin {
-    shared: Arc<Shared>,
-    key: Arc<Key>,
-    id: RequestId,
-}
-
-impl Admin {
-    fn new(
-        shared: Arc<Shared>,
-        headers: &HeaderMap,
-        Extension(peer): FromPeer,
-    ) -> Result<Self, Refused> {
-        let id = shared.ids.next();
-        let key = auth::authenticate(&shared, headers, peer.0).map_err(|p| Refused::new(p, id))?;
-        Ok(Self { shared, key, id })
-    }
-
-    fn refuse(&self, problem: Problem) -> Refused {
-        Refused::new(problem, self.id)
-    }
-
-    fn check_scope(&self) -> Result<(), Refused> {
-        if self.key.scopes.permits(ADMIN) || self.key.scopes.permits(OPERATOR) {
-            return Ok(());
-        }
-        Err(self.refuse(Problem::denied("the key lacks the permission `admin`")))
-    }
-
-    /// The tenant asked for: the own one, or for operators any.
-    fn tenant(&self, named: Option<&str>) -> Result<Tenant, Refused> {
-        let Some(named) = named.filter(|n| *n != self.key.tenant.as_str()) else {
-            return Ok(self.key.tenant.clone());
-        };
-        if !self.key.scopes.permits(OPERATOR) {
-            return Err(self.refuse(Problem::denied(
-                "only a key with the permission `operator` names another tenant",
-            )));
-        }
-        Tenant::new(named).map_err(|e| self.refuse(Problem::invalid(format!("`tenant`: {e}"))))
-    }
-
-    fn failed(&self, error: &ControlsError) -> Refused {
-        tracing::warn!(%error, "a key could not be changed");
-        self.refuse(Problem::log_unavailable())
-    }
-}
-
 /// `POST /v1/keys`.
 pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
@@ -145,7 +83,7 @@ pub(super) async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refused> {
     let admin = Admin::new(shared, &headers, peer)?;
-    let asked = read(&headers, body).map_err(|p| admin.refuse(p))?;
+    let asked = admin.read(&headers, body)?;
     let new = check(asked, &admin)?;
     let controls = &admin.shared.controls;
     let now = admin.shared.clock.now();
@@ -169,18 +107,13 @@ pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     peer: FromPeer,
     headers: HeaderMap,
-    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+    page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let admin = Admin::new(shared, &headers, peer)?;
     let Query(page) = page.map_err(|e| admin.refuse(Problem::invalid(e.body_text())))?;
     admin.check_scope()?;
     let tenant = admin.tenant(page.tenant.as_deref())?;
-    let limit = page.limit.unwrap_or(PAGE);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(admin.refuse(Problem::invalid(format!(
-            "`limit` must be from 1 to {PAGE_MAX}"
-        ))));
-    }
+    let limit = admin.limit(&page)?;
     let keys = admin.shared.controls.keys(Some(&tenant));
     // Ids grow with time, so the last id shown says where to go on, even when its key is gone.
     let rest: Vec<_> = keys
@@ -211,8 +144,7 @@ pub(super) async fn revoke(
     let controls = &admin.shared.controls;
     let visible = |k: &Arc<Key>| k.tenant == admin.key.tenant || admin.key.scopes.permits(OPERATOR);
     let Some(key) = controls.key(&id).filter(visible) else {
-        let problem = Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such key");
-        return Err(admin.refuse(problem));
+        return Err(admin.not_found("there is no such key"));
     };
     controls
         .revoke_key(&key)
@@ -222,36 +154,9 @@ pub(super) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn read(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Asked, Problem> {
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok());
-    let media = content_type
-        .and_then(|c| c.split(';').next())
-        .unwrap_or_default();
-    if !media.trim().eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "send application/json",
-        ));
-    }
-    let body = body.map_err(|e| match e.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::too_large("payload_too_large", "the body may have 65536 bytes")
-        }
-        _ => Problem::invalid(e.body_text()),
-    })?;
-    serde_json::from_slice(&body).map_err(|e| Problem::invalid(e.to_string()))
-}
-
 /// Fields first, then what the asking key may grant.
 fn check(asked: Asked, admin: &Admin) -> Result<NewKey, Refused> {
-    let missing = |field: &str| {
-        let code = format!("missing_{field}");
-        let detail = format!("`{field}` is required and must not be empty");
-        admin.refuse(Problem::new(StatusCode::BAD_REQUEST, code, detail))
-    };
+    let missing = |field: &str| admin.missing(field);
     let text = |field: &'static str, value: &str| {
         if value.len() > NAME_MAX || value.chars().any(char::is_control) {
             let detail = format!("`{field}` may have {NAME_MAX} bytes, and no control characters");

@@ -3,6 +3,7 @@
 //! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`events`], for it carries the load; every other route
 //! goes through axum's router ([`routes`]).
 
+mod admin;
 mod answer;
 mod auth;
 mod body;
@@ -14,6 +15,7 @@ mod media;
 mod meters;
 mod nodes;
 mod problem;
+mod readers;
 mod rebuild;
 mod routes;
 mod serve;
@@ -60,7 +62,7 @@ pub struct Parts {
     pub state: StateStore,
     /// How many appends may be under way at once: a few on the embedded log, where each is a commit.
     pub appends: usize,
-    /// Keys.
+    /// Keys and reader grants.
     pub controls: Arc<Controls>,
     /// What `/readyz` reports.
     pub readiness: Readiness,

@@ -13,7 +13,7 @@ use axum::{
 use super::{
     Shared, keys,
     problem::{Problem, Refused},
-    rebuild,
+    readers, rebuild,
 };
 use crate::telemetry::{self, Status};
 
@@ -32,6 +32,16 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
             post(keys::create).get(keys::list).fallback(not_allowed),
         )
         .route("/v1/keys/{id}", delete(keys::revoke).fallback(not_allowed))
+        .route(
+            "/v1/readers",
+            post(readers::grant)
+                .get(readers::list)
+                .fallback(not_allowed),
+        )
+        .route(
+            "/v1/readers/{login}",
+            delete(readers::revoke).fallback(not_allowed),
+        )
         .route(
             "/v1/rebuild",
             post(rebuild::begin)

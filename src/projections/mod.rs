@@ -1,5 +1,7 @@
 //! Projections: the tables `omnilink.events` and `omnilink.entities`, kept up with the topic `events`, exactly once.
 //!
+//! Beside them `omnilink.reader_grants`, which follows the topic `controls` (`readers`).
+//!
 //! Rows and position change in one transaction of Postgres, and a position is moved on by comparing: a stale owner moves
 //! nothing and so writes nothing. The way of a record through this room:
 //!
@@ -24,6 +26,7 @@ mod link;
 mod merge;
 mod offsets;
 mod pipeline;
+mod readers;
 mod rebuild;
 mod reject;
 mod rows;
@@ -36,6 +39,7 @@ pub mod bench;
 
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
+pub use readers::{READER_GRANTS, ReaderGrants};
 pub use rebuild::{Rebuilt, What, rebuild};
 pub use reject::{DeadLetters, Reject, Rejection};
 pub use target::PROJECTION;

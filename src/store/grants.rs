@@ -12,26 +12,22 @@ pub struct Grant {
 }
 
 /// Makes the table say just this. For the reader of `controls`, which knows all grants.
+///
+/// One statement, so that a process that is stopped in its midst holds no lock. Several at once may meet in a deadlock, which
+/// is retriable, and the last one counts.
 pub async fn replace(store: &Store, grants: &[Grant]) -> Result<(), StoreError> {
     let roles: Vec<&str> = grants.iter().map(|g| g.role.as_str()).collect();
     let tenants: Vec<&str> = grants.iter().map(|g| g.tenant.as_str()).collect();
-    let mut transaction = store.pool().begin().await?;
     sqlx::query(
-        "DELETE FROM omnilink.reader_grants g \
-         WHERE NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) k(role, tenant) WHERE k.role = g.role AND k.tenant = g.tenant)",
+        "WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[]) w(role, tenant)), \
+         gone AS (DELETE FROM omnilink.reader_grants g \
+                  WHERE NOT EXISTS (SELECT FROM wanted w WHERE w.role = g.role AND w.tenant = g.tenant)) \
+         INSERT INTO omnilink.reader_grants (role, tenant) SELECT role, tenant FROM wanted ON CONFLICT DO NOTHING",
     )
-    .bind(&roles)
-    .bind(&tenants)
-    .execute(&mut *transaction)
+    .bind(roles)
+    .bind(tenants)
+    .execute(store.pool())
     .await?;
-    sqlx::query(
-        "INSERT INTO omnilink.reader_grants (role, tenant) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING",
-    )
-    .bind(&roles)
-    .bind(&tenants)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await?;
     Ok(())
 }
 

@@ -24,6 +24,7 @@ mod projections;
 mod projections_bed;
 mod projections_crash;
 mod projections_json;
+mod readers;
 mod rebuild;
 mod rls;
 mod store;

@@ -6,13 +6,13 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::projections_bed::Database;
 
 /// A login with the reader's role, and two tenants' rows.
-struct Readers {
-    database: Database,
-    login: String,
+pub struct Readers {
+    pub database: Database,
+    pub login: String,
 }
 
 impl Readers {
-    fn new(attributes: &str) -> Option<Self> {
+    pub fn new(attributes: &str) -> Option<Self> {
         let database = Database::new()?;
         let login = format!("r_{}", database.name);
         database.run(&format!(
@@ -28,7 +28,7 @@ impl Readers {
         Some(Self { database, login })
     }
 
-    async fn connect(&self) -> PgConnection {
+    pub async fn connect(&self) -> PgConnection {
         let options = self
             .database
             .options
@@ -36,6 +36,14 @@ impl Readers {
             .username(&self.login)
             .password("x");
         PgConnection::connect_with(&options).await.unwrap()
+    }
+
+    /// The tenants whose events the login sees.
+    pub fn seen(&self) -> Vec<String> {
+        self.database.runtime.block_on(async {
+            let mut reader = self.connect().await;
+            tenants(&mut reader, "omnilink.events").await
+        })
     }
 
     fn grant(&self, tenants: &[&str]) {
