@@ -16,18 +16,19 @@ use omnilink::{
     },
 };
 
-#[path = "../port/machine.rs"]
-#[allow(dead_code)]
+#[path = "../common/disk.rs"]
+mod disk;
+#[path = "../common/machine.rs"]
 mod machine;
-#[path = "../port/report.rs"]
-#[allow(dead_code)]
+#[path = "../common/report.rs"]
 mod report;
 
 use report::Row;
 
 fn main() {
+    let limit = disk::measure();
     for (batch, wave, rounds) in [(1, 64, 4000), (50, 16, 1500)] {
-        let dir = tempfile::tempdir_in(".").unwrap();
+        let dir = disk::scratch();
         let log = LocalLog::open(dir.path(), LocalOptions::new(Arc::new(SystemClock))).unwrap();
         let topic: Arc<str> = "in".into();
         log.provision(
@@ -72,6 +73,7 @@ fn main() {
             n as f64 / seconds,
             "rec/s",
         )
+        .against(limit.syncs, "synced writes of 16 KiB")
         .print();
         for (name, after) in machine::cpu_by_thread(pid) {
             let used = after - cpu.get(&name).copied().unwrap_or_default();

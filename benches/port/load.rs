@@ -1,4 +1,5 @@
-//! An HTTP/1.1 load generator that costs little: keep-alive connections on one thread, requests patched into a prepared text.
+//! An HTTP/1.1 load generator that costs little, for it runs on the cores that it measures: keep-alive connections on one
+//! thread, prepared requests, answers that are looked at and not copied.
 
 use std::{
     net::SocketAddr,
@@ -9,37 +10,44 @@ use std::{
     time::{Duration, Instant},
 };
 
+use memchr::memmem;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-/// Events about `entities` entities, about 500 bytes each.
-pub struct Shape {
-    pub batch: usize,
-    pub entities: u64,
+use crate::{machine::thread_cpu, request::Request};
+
+#[derive(Clone, Copy)]
+pub enum Until {
+    Seconds(f64),
+    /// So many requests were sent.
+    Requests(u64),
 }
 
 pub struct Plan {
     pub address: SocketAddr,
     pub key: String,
     pub connections: usize,
-    pub shape: Shape,
-    /// `None`: as fast as it goes; else requests a second over all connections.
-    pub rate: Option<f64>,
-    pub seconds: f64,
-    /// In front of ids, so that runs do not repeat each other.
-    pub run: String,
+    /// Events a request.
+    pub batch: usize,
+    /// Entities that the events are about, in turn.
+    pub entities: u64,
+    pub until: Until,
+    /// Counts accepted events while it runs.
+    pub accepted: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
 pub struct Outcome {
     pub accepted: u64,
+    /// Requests.
     pub refused: u64,
     pub seconds: f64,
     /// Of answers, in microseconds, sorted.
-    pub latencies: Vec<u32>,
-    pub cpu_us: f64,
+    latencies: Vec<u32>,
+    /// Of the load generator, in microseconds.
+    pub cpu: f64,
 }
 
 impl Outcome {
@@ -47,65 +55,73 @@ impl Outcome {
         self.accepted as f64 / self.seconds
     }
 
-    pub fn percentile(&self, p: f64) -> f64 {
-        let index = ((self.latencies.len() as f64 * p) as usize)
-            .min(self.latencies.len().saturating_sub(1));
+    /// In milliseconds.
+    pub fn percentile(&self, share: f64) -> f64 {
+        let last = self.latencies.len().saturating_sub(1);
+        let index = ((self.latencies.len() as f64 * share) as usize).min(last);
         f64::from(self.latencies.get(index).copied().unwrap_or_default()) / 1000.0
     }
-}
 
-pub fn event(run: &str, n: u64, entities: u64) -> String {
-    let entity = n % entities;
-    format!(
-        r#"{{"specversion":"1.0","id":"{run}-{n}","source":"/bench/shop","type":"order.updated","entity":{{"type":"order","external_id":"{entity}"}},"data":{{"order_id":{entity},"sequence":{n},"status":"paid","customer":{{"name":"Jane Q. Public","email":"jane@example.com","city":"Lyon"}},"lines":[{{"sku":"A-1001","quantity":2,"price":19.95}},{{"sku":"B-2002","quantity":1,"price":5.5}}],"total":45.4,"currency":"EUR","note":"Please leave the parcel with the neighbours if nobody is at home. Thank you."}}}}"#
-    )
-}
-
-fn request(plan: &Plan, n: u64, out: &mut Vec<u8>) {
-    use std::io::Write;
-    let body = if plan.shape.batch == 1 {
-        event(&plan.run, n, plan.shape.entities)
-    } else {
-        let first = n * plan.shape.batch as u64;
-        let items: Vec<_> = (0..plan.shape.batch as u64)
-            .map(|i| event(&plan.run, first + i, plan.shape.entities))
-            .collect();
-        format!("[{}]", items.join(","))
-    };
-    write!(
-        out,
-        "POST /v1/events HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        plan.key,
-        body.len()
-    )
-    .unwrap();
-}
-
-/// Reads one answer; true for a 2xx.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
-    buffer.clear();
-    loop {
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        let Some(head) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
-            continue;
-        };
-        let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
-        let length: usize = text
-            .lines()
-            .find_map(|l| l.strip_prefix("content-length:"))
-            .and_then(|l| l.trim().parse().ok())
-            .unwrap_or(0);
-        if buffer.len() >= head + 4 + length {
-            return Ok(buffer.get(9) == Some(&b'2'));
-        }
+    pub fn note(&self) -> String {
+        format!(
+            "answers: p50 {:.2} ms, p99 {:.2} ms, {} refused",
+            self.percentile(0.5),
+            self.percentile(0.99),
+            self.refused
+        )
     }
 }
 
-/// Runs a plan on this thread and its own runtime.
+/// Finds the ends of answers.
+struct Answers {
+    head: memmem::Finder<'static>,
+    length: memmem::Finder<'static>,
+    buffer: Vec<u8>,
+}
+
+impl Answers {
+    fn new() -> Self {
+        Self {
+            head: memmem::Finder::new(b"\r\n\r\n"),
+            // As hyper writes it, in both servers that are measured.
+            length: memmem::Finder::new(b"\r\ncontent-length: "),
+            buffer: Vec::with_capacity(16 << 10),
+        }
+    }
+
+    /// Reads one; true for 202.
+    async fn next(&mut self, stream: &mut TcpStream) -> std::io::Result<bool> {
+        self.buffer.clear();
+        let mut whole = None;
+        loop {
+            if stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if whole.is_none() {
+                whole = self.whole();
+            }
+            if whole.is_some_and(|whole| self.buffer.len() >= whole) {
+                return Ok(self.buffer.get(9..12) == Some(b"202"));
+            }
+        }
+    }
+
+    /// How long the answer is, once its head is there.
+    fn whole(&self) -> Option<usize> {
+        let head = self.head.find(&self.buffer)?;
+        let at = self.length.find(&self.buffer[..head]);
+        let at = at.expect("every answer has a length") + self.length.needle().len();
+        let digits = self.buffer[at..].iter().take_while(|b| b.is_ascii_digit());
+        let length = digits.fold(0, |n, digit| n * 10 + usize::from(digit - b'0'));
+        Some(head + 4 + length)
+    }
+}
+
+/// Runs a plan on this thread.
 pub fn run(plan: Plan) -> Outcome {
     let plan = Arc::new(plan);
+    // In front of ids.
+    let run: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
     let next = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let before = thread_cpu();
@@ -117,38 +133,17 @@ pub fn run(plan: Plan) -> Outcome {
     let mut outcome = Outcome::default();
     runtime.block_on(async {
         let mut tasks = Vec::new();
-        for lane in 0..plan.connections {
-            let (plan, next, stop) = (Arc::clone(&plan), Arc::clone(&next), Arc::clone(&stop));
+        for _ in 0..plan.connections {
+            let (plan, run) = (Arc::clone(&plan), Arc::clone(&run));
+            let (next, stop) = (Arc::clone(&next), Arc::clone(&stop));
             tasks.push(tokio::spawn(async move {
-                let mut stream = TcpStream::connect(plan.address).await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                let (mut text, mut buffer) = (Vec::new(), Vec::new());
-                let mut mine = Outcome::default();
-                let mut due = Instant::now() + Duration::from_micros(lane as u64 * 137);
-                while !stop.load(Ordering::Relaxed) {
-                    if let Some(rate) = plan.rate {
-                        due += Duration::from_secs_f64(plan.connections as f64 / rate);
-                        tokio::time::sleep_until(due.into()).await;
-                    }
-                    text.clear();
-                    request(&plan, next.fetch_add(1, Ordering::Relaxed), &mut text);
-                    let sent = Instant::now();
-                    stream.write_all(&text).await.unwrap();
-                    if answer(&mut stream, &mut buffer).await.unwrap() {
-                        mine.accepted += plan.shape.batch as u64;
-                    } else {
-                        if mine.refused == 0 {
-                            eprintln!("refused: {}", String::from_utf8_lossy(&buffer));
-                        }
-                        mine.refused += 1;
-                    }
-                    mine.latencies.push(sent.elapsed().as_micros() as u32);
-                }
-                mine
+                drive(&plan, &run, &next, &stop).await
             }));
         }
-        tokio::time::sleep(Duration::from_secs_f64(plan.seconds)).await;
-        stop.store(true, Ordering::Relaxed);
+        if let Until::Seconds(seconds) = plan.until {
+            tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+            stop.store(true, Ordering::Relaxed);
+        }
         for task in tasks {
             let mine = task.await.unwrap();
             outcome.accepted += mine.accepted;
@@ -157,29 +152,68 @@ pub fn run(plan: Plan) -> Outcome {
         }
     });
     outcome.seconds = start.elapsed().as_secs_f64();
-    outcome.cpu_us = thread_cpu() - before;
+    outcome.cpu = thread_cpu() - before;
     outcome.latencies.sort_unstable();
     outcome
 }
 
-fn thread_cpu() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split(' ')
-        .next()
-        .and_then(|n| n.parse::<f64>().ok())
-        .unwrap_or_default()
-        / 1000.0
+/// One connection.
+async fn drive(plan: &Plan, run: &str, next: &AtomicU64, stop: &AtomicBool) -> Outcome {
+    let mut stream = TcpStream::connect(plan.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut request = Request::new(&plan.key, run, plan.batch);
+    let mut answers = Answers::new();
+    let mut mine = Outcome::default();
+    let last = match plan.until {
+        Until::Seconds(_) => u64::MAX,
+        Until::Requests(count) => count,
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        if n >= last {
+            break;
+        }
+        let text = request.number(n, plan.entities);
+        let sent = Instant::now();
+        stream.write_all(text).await.unwrap();
+        if answers.next(&mut stream).await.unwrap() {
+            mine.accepted += plan.batch as u64;
+            plan.accepted
+                .fetch_add(plan.batch as u64, Ordering::Relaxed);
+        } else {
+            if mine.refused == 0 {
+                eprintln!("refused: {}", String::from_utf8_lossy(&answers.buffer));
+            }
+            mine.refused += 1;
+        }
+        mine.latencies.push(sent.elapsed().as_micros() as u32);
+    }
+    mine
 }
 
-/// One request on a connection of one's own; panics unless it is accepted.
-pub fn post_once(stream: &mut std::net::TcpStream, key: &str, body: &str) {
+/// One request on a connection of one's own, and its whole answer.
+pub fn once(address: SocketAddr, path: &str) -> std::io::Result<String> {
     use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(
         stream,
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Posts one event on a kept connection; panics unless it is accepted.
+pub fn post(stream: &mut std::net::TcpStream, key: &str, body: &str) {
+    use std::io::{Read, Write};
+    let request = format!(
         "POST /v1/events HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
-    )
-    .unwrap();
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    // Such an answer comes in one piece.
     let mut answer = [0; 4096];
     let length = stream.read(&mut answer).unwrap();
     let text = String::from_utf8_lossy(&answer[..length]);

@@ -1,15 +1,34 @@
-//! Measures OmniLink beside the limits of the same machine in the same run; `scripts/bench` is the door.
+//! Measures OmniLink from its port on, beside the limits of the same machine in the same run; `scripts/bench` is the door.
 #![allow(
     missing_docs,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::print_stdout
 )]
 
+mod accept;
+mod full;
+mod latency;
+mod limits;
 mod load;
+mod request;
+mod rows;
+mod server;
+mod sustained;
+
+#[path = "../common/disk.rs"]
+mod disk;
+#[path = "../common/kafka.rs"]
+mod kafka;
+#[path = "../common/machine.rs"]
 mod machine;
-mod port;
+#[path = "../common/postgres.rs"]
+mod postgres;
+#[path = "../common/report.rs"]
 mod report;
+
+use server::{Log, Server};
 
 fn main() {
     // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
@@ -19,13 +38,59 @@ fn main() {
         .collect();
     let names: Vec<&str> = args.iter().map(String::as_str).collect();
     match names.as_slice() {
-        ["local" | "kafka", ..] => port::run(&names),
-        // Load alone, for a profiler beside it: address, key, connections, batch, seconds.
-        ["drive", address, key, connections, batch, seconds] => {
-            port::drive_only(address, key, connections, batch, seconds);
-        }
+        ["local", parts @ ..] => run(Log::Local, parts),
+        ["kafka", parts @ ..] => run(Log::Kafka, parts),
+        // Load alone, for a profiler beside it.
+        ["drive", address, key, batch, seconds] => drive(address, key, batch, seconds),
         // The bare answer that the port is measured against, in a process of its own.
-        ["bare", address] => port::bare(address),
-        _ => println!("parts: local | kafka [accept | sustained | latency]; see scripts/bench"),
+        ["bare", address] => limits::serve(address),
+        _ => println!("{USAGE}"),
     }
+}
+
+const USAGE: &str = "local | kafka [limits | accept | sustained | latency | full]…; all but `full` where none is named
+drive ADDRESS KEY BATCH SECONDS";
+
+fn run(log: Log, parts: &[&str]) {
+    let known = ["limits", "accept", "sustained", "latency", "full"];
+    if let Some(part) = parts.iter().find(|part| !known.contains(part)) {
+        eprintln!("there is no part `{part}`: {USAGE}");
+        std::process::exit(2);
+    }
+    let wants = |part: &str| parts.contains(&part) || parts.is_empty() && part != "full";
+    if measure(log, &wants).is_none() {
+        std::process::exit(1);
+    }
+}
+
+/// `None`: there is no Kafka.
+fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
+    let limits = limits::measure(log)?;
+    let name = log.name();
+    if wants("accept") {
+        accept::measure(&Server::up(log, false)?, name, &limits);
+    }
+    if wants("sustained") {
+        sustained::measure(&Server::up(log, true)?, name, &limits);
+    }
+    if wants("latency") {
+        latency::measure(&Server::up(log, true)?, name);
+    }
+    if wants("full") {
+        full::measure(log, &limits)?;
+    }
+    Some(())
+}
+
+fn drive(address: &str, key: &str, batch: &str, seconds: &str) {
+    let outcome = load::run(load::Plan {
+        address: address.parse().unwrap(),
+        key: key.to_owned(),
+        connections: server::CONNECTIONS,
+        batch: batch.parse().unwrap(),
+        entities: server::ENTITIES,
+        until: load::Until::Seconds(seconds.parse().unwrap()),
+        accepted: std::sync::Arc::default(),
+    });
+    println!("{:.0} events/s; {}", outcome.per_second(), outcome.note());
 }

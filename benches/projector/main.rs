@@ -7,7 +7,7 @@
     clippy::print_stdout
 )]
 
-#[path = "../port/report.rs"]
+#[path = "../common/report.rs"]
 mod report;
 
 use omnilink::{

@@ -1,0 +1,133 @@
+//! A table for people, lines of JSON for machines.
+#![allow(dead_code, reason = "not every bench uses all of it")]
+
+use std::collections::BTreeMap;
+
+/// What is asked of a figure.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// Of the ratio to its limit.
+    RatioAtLeast(f64),
+    /// Of the value itself.
+    Below(f64),
+}
+
+pub struct Row {
+    name: String,
+    value: f64,
+    unit: &'static str,
+    /// What it is measured against, in the same unit, and its name.
+    limit: Option<(f64, &'static str)>,
+    asked: Option<Asked>,
+    note: String,
+}
+
+impl Row {
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self {
+            name: name.into(),
+            value,
+            unit,
+            limit: None,
+            asked: None,
+            note: String::new(),
+        }
+    }
+
+    pub fn against(mut self, limit: f64, name: &'static str) -> Self {
+        self.limit = Some((limit, name));
+        self
+    }
+
+    /// The ratio to the limit is to be so much at least.
+    pub fn asks_ratio(mut self, least: f64) -> Self {
+        self.asked = Some(Asked::RatioAtLeast(least));
+        self
+    }
+
+    /// The value is to be below this.
+    pub fn asks_below(mut self, bound: f64) -> Self {
+        self.asked = Some(Asked::Below(bound));
+        self
+    }
+
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = note.into();
+        self
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        self.limit.map(|(limit, _)| self.value / limit)
+    }
+
+    /// Whether it is as asked, and what was asked.
+    fn verdict(&self) -> Option<(bool, String)> {
+        match self.asked? {
+            Asked::RatioAtLeast(least) => Some((self.ratio()? >= least, format!(">= {least} x"))),
+            Asked::Below(bound) => Some((self.value < bound, format!("< {bound} {}", self.unit))),
+        }
+    }
+
+    pub fn print(&self) {
+        let against = self.limit.map_or(String::new(), |(limit, name)| {
+            format!(" {:.2} x {name} ({limit:.1})", self.value / limit)
+        });
+        let asked = self.verdict().map_or(String::new(), |(good, asked)| {
+            format!("  {} (asked: {asked})", if good { "ok" } else { "MISSED" })
+        });
+        let figure = format!("{:<50} {:>11.1} {:<8}", self.name, self.value, self.unit);
+        println!("{}", format!("{figure}{against}{asked}").trim_end());
+        if !self.note.is_empty() {
+            println!("    {}", self.note);
+        }
+        let verdict = self.verdict();
+        json(&serde_json::json!({
+            "name": self.name, "value": self.value, "unit": self.unit, "note": self.note,
+            "limit": self.limit.map(|l| l.0), "limit_name": self.limit.map(|l| l.1), "ratio": self.ratio(),
+            "asked": verdict.as_ref().map(|v| &v.1), "as_asked": verdict.as_ref().map(|v| v.0),
+        }));
+    }
+}
+
+/// Processor time by part, an event.
+pub fn cpu(name: &str, parts: &BTreeMap<&'static str, f64>, events: f64) {
+    let each: BTreeMap<_, _> = parts
+        .iter()
+        .map(|(part, used)| (*part, used / events.max(1.0)))
+        .filter(|(_, used)| *used >= 0.005)
+        .collect();
+    for (part, used) in &each {
+        println!("    {part:<26} {used:>7.2} us CPU an event");
+    }
+    let total: f64 = each.values().sum();
+    println!("    {:<26} {total:>7.2} us CPU an event", "together");
+    json(
+        &serde_json::json!({ "name": format!("{name}: CPU"), "unit": "us an event", "value": total, "parts": each }),
+    );
+}
+
+fn json(line: &serde_json::Value) {
+    use std::io::Write;
+    let Ok(path) = std::env::var("OMNILINK_BENCH_JSON") else {
+        return;
+    };
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
+    writeln!(file, "{line}").unwrap();
+}
+
+/// The middle one.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    percentile(values.into_iter().collect(), 0.5)
+}
+
+/// The value below which this share of all values lies; 0 where there are none.
+pub fn percentile(mut values: Vec<f64>, share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    let index = ((values.len() as f64 * share) as usize).min(last);
+    values.get(index).copied().unwrap_or_default()
+}

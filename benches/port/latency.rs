@@ -1,0 +1,93 @@
+//! From the request's first byte to a row that others see, at 100 a second.
+
+use std::{
+    collections::HashMap,
+    net::TcpStream,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    load,
+    report::{Row, percentile},
+    rows::Rows,
+    server::Server,
+};
+
+const PACE: Duration = Duration::from_millis(10);
+const WARM: usize = 300;
+const COUNT: usize = 1_500;
+/// Between two looks at the table: what is measured is that much coarser.
+const LOOK: Duration = Duration::from_micros(250);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Latency {
+    /// In milliseconds.
+    pub p50: f64,
+    pub p99: f64,
+}
+
+pub fn measure(server: &Server, name: &str) -> Latency {
+    let mut rows = Rows::at(&server.database_url());
+    let run = uuid::Uuid::now_v7().simple().to_string();
+    let waiting: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
+    let posting = {
+        let (waiting, run) = (Arc::clone(&waiting), run.clone());
+        let (address, key) = (server.address, server.key.clone());
+        std::thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            let start = Instant::now();
+            for n in 0..COUNT {
+                let due = start + PACE * n as u32;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let id = format!("{run}-{n}");
+                let body = format!(
+                    r#"{{"id":"{id}","source":"/probe","type":"probe.sent","entity":{{"type":"probe","external_id":"{id}"}},"data":{{"n":{n}}}}}"#
+                );
+                // A request that could not be sent in time, because of the one before, is late for its reader as well.
+                waiting.lock().unwrap().insert(id, due);
+                load::post(&mut stream, &key, &body);
+            }
+        })
+    };
+    let mut taken = Vec::new();
+    let mut seen = 0;
+    let mut last = Instant::now();
+    while seen < COUNT {
+        let ids: Vec<String> = waiting.lock().unwrap().keys().cloned().collect();
+        if !ids.is_empty() {
+            let found = rows.found(&ids);
+            let now = Instant::now();
+            for id in found {
+                let due = waiting.lock().unwrap().remove(&id).unwrap();
+                let n: usize = id.rsplit_once('-').unwrap().1.parse().unwrap();
+                if n >= WARM {
+                    taken.push((now - due).as_secs_f64() * 1000.0);
+                }
+                (seen, last) = (seen + 1, now);
+                server.count_one();
+            }
+        }
+        assert!(last.elapsed() < PATIENCE, "no row");
+        std::thread::sleep(LOOK);
+    }
+    posting.join().unwrap();
+    let latency = Latency {
+        p50: percentile(taken.clone(), 0.5),
+        p99: percentile(taken, 0.99),
+    };
+    Row::new(
+        format!("{name}: HTTP to row at 100/s, p50"),
+        latency.p50,
+        "ms",
+    )
+    .print();
+    Row::new(
+        format!("{name}: HTTP to row at 100/s, p99"),
+        latency.p99,
+        "ms",
+    )
+    .print();
+    latency
+}
