@@ -66,6 +66,8 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
             )
     })?;
     telemetry::init_logs(config.log_format);
+    // Before any part makes its handles: those made earlier would count nothing.
+    telemetry::metrics();
     more_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

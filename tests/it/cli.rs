@@ -116,6 +116,14 @@ fn errors(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("up.err")).unwrap()
 }
 
+fn metrics(url: &str) -> String {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[test]
 fn from_nothing_to_events_and_back_again() {
     let dir = Folder::new();
@@ -201,6 +209,22 @@ fn from_nothing_to_events_and_back_again() {
         summary.contains("0 ingested, 121 duplicates, 2 refused"),
         "{summary}"
     );
+
+    // Every part counts, and says how far behind it is.
+    let counted = [
+        "omnilink_admission_total{outcome=\"admitted\"} 120",
+        "omnilink_lag_records{processor=\"admission\"}",
+        "omnilink_port_events_total{result=\"ingested\"} 120",
+    ];
+    let began = Instant::now();
+    loop {
+        let metrics = metrics(&up.url);
+        if counted.iter().all(|line| metrics.contains(line)) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{metrics}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 
     let id = made["id"].as_str().unwrap();
     assert_eq!(ask(&["keys", "revoke", id]).0, 0);
