@@ -82,6 +82,8 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
+    // And before anything that counts.
+    telemetry::metrics();
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     // Before anything is started that would have to be stopped again.

@@ -112,6 +112,18 @@ impl Drop for Up {
     }
 }
 
+fn get(url: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: omnilink\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 fn errors(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("up.err")).unwrap()
 }
@@ -201,6 +213,16 @@ fn from_nothing_to_events_and_back_again() {
         summary.contains("0 ingested, 121 duplicates, 2 refused"),
         "{summary}"
     );
+
+    // What works behind the port counts as well.
+    let counted = "omnilink_admission_total{outcome=\"admitted\"} 120";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut metrics = get(&up.url, "/metrics");
+    while !metrics.contains(counted) {
+        assert!(Instant::now() < deadline, "{metrics}");
+        std::thread::sleep(Duration::from_millis(50));
+        metrics = get(&up.url, "/metrics");
+    }
 
     let id = made["id"].as_str().unwrap();
     assert_eq!(ask(&["keys", "revoke", id]).0, 0);
