@@ -15,9 +15,10 @@ use omnilink::{
     state::StateStore,
 };
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, Producer},
 };
@@ -113,6 +114,36 @@ impl Scratch {
             producer.commit_transaction(REQUEST).unwrap();
         }
         sent as f64 / start.elapsed().as_secs_f64()
+    }
+
+    /// Plain consumption of what was committed in all partitions: seconds, records, bytes.
+    pub fn consume(&self, topic: &str, partitions: i32) -> (f64, u64, u64) {
+        let mut config = self.config();
+        config
+            .set("group.id", self.name("plain"))
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        let start = Instant::now();
+        consumer.assign(&list).unwrap();
+        let (mut records, mut bytes, mut ended) = (0, 0, 0);
+        while ended < partitions {
+            match consumer.poll(REQUEST).expect("a record or the end") {
+                Ok(message) => {
+                    records += 1;
+                    bytes += (message.key_len() + message.payload_len()) as u64;
+                }
+                Err(KafkaError::PartitionEOF(_)) => ended += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (start.elapsed().as_secs_f64(), records, bytes)
     }
 
     /// How long a plain transaction of one record takes from its beginning to its commit, in milliseconds, at a pace.

@@ -63,6 +63,7 @@ struct Start {
     provision: bool,
     state: Arc<Mutex<State>>,
     setup: SetupWithoutStore,
+    lanes: usize,
 }
 
 /// Everything but the store, which is known only when the server is.
@@ -97,6 +98,7 @@ impl Postgres {
                 dlq: Arc::clone(&storage.names.dlq),
                 progress,
             },
+            lanes: lanes(config),
         };
         Self {
             state,
@@ -191,7 +193,8 @@ impl Start {
             runtime: Handle::current(),
             progress: Arc::clone(&self.setup.progress),
         };
-        let projector = Projector::start(&setup, 1).map_err(|e| Trouble::ForNow(e.to_string()))?;
+        let projector =
+            Projector::start(&setup, self.lanes).map_err(|e| Trouble::ForNow(e.to_string()))?;
         if let Some(embedded) = &embedded {
             let file = url_file(&self.data_dir);
             write_private(&file, &embedded.url()).map_err(|e| {
@@ -204,6 +207,13 @@ impl Start {
             embedded,
         })
     }
+}
+
+/// How many lanes the projector has: two keep two cores busy, and the broker's cores are others. The embedded log works on
+/// the same cores as its projector, where a second lane gains nothing.
+fn lanes(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if config.on_kafka() { cores.min(2) } else { 1 }
 }
 
 /// The URL of the embedded Postgres, password included; readable by its owner alone.

@@ -31,9 +31,6 @@ mod target;
 mod write;
 mod writer;
 
-#[doc(hidden)]
-pub mod bench;
-
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
 pub use rebuild::{Rebuilt, What, rebuild};
