@@ -15,9 +15,10 @@ use omnilink::{
     state::StateStore,
 };
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, Producer},
 };
@@ -94,7 +95,7 @@ impl Scratch {
         while start.elapsed() < time {
             send(&producer, topic, partitions, &mut sent, 1_000);
         }
-        producer.flush(REQUEST).unwrap();
+        drain(&producer);
         sent as f64 / start.elapsed().as_secs_f64()
     }
 
@@ -109,10 +110,40 @@ impl Scratch {
         while start.elapsed() < time {
             producer.begin_transaction().unwrap();
             send(&producer, topic, partitions, &mut sent, batch);
-            producer.flush(REQUEST).unwrap();
+            drain(&producer);
             producer.commit_transaction(REQUEST).unwrap();
         }
         sent as f64 / start.elapsed().as_secs_f64()
+    }
+
+    /// Plain consumption of what was committed in all partitions: seconds, records, bytes.
+    pub fn consume(&self, topic: &str, partitions: i32) -> (f64, u64, u64) {
+        let mut config = self.config();
+        config
+            .set("group.id", self.name("plain"))
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        let start = Instant::now();
+        consumer.assign(&list).unwrap();
+        let (mut records, mut bytes, mut ended) = (0, 0, 0);
+        while ended < partitions {
+            match consumer.poll(REQUEST).expect("a record or the end") {
+                Ok(message) => {
+                    records += 1;
+                    bytes += (message.key_len() + message.payload_len()) as u64;
+                }
+                Err(KafkaError::PartitionEOF(_)) => ended += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (start.elapsed().as_secs_f64(), records, bytes)
     }
 
     /// How long a plain transaction of one record takes from its beginning to its commit, in milliseconds, at a pace.
@@ -134,7 +165,7 @@ impl Scratch {
             let began = Instant::now();
             producer.begin_transaction().unwrap();
             send(&producer, topic, 1, &mut sent, 1);
-            producer.flush(REQUEST).unwrap();
+            drain(&producer);
             producer.commit_transaction(REQUEST).unwrap();
             taken.push(began.elapsed().as_secs_f64() * 1000.0);
         }
@@ -193,6 +224,15 @@ fn send(producer: &BaseProducer, topic: &str, partitions: i32, sent: &mut u64, c
         *sent += 1;
     }
     producer.poll(Duration::ZERO);
+}
+
+/// Waits for all deliveries. rdkafka's own `flush` polls for 100 ms at a time, whatever comes.
+fn drain(producer: &BaseProducer) {
+    let start = Instant::now();
+    while producer.in_flight_count() > 0 {
+        assert!(start.elapsed() < REQUEST, "not delivered");
+        producer.poll(Duration::from_millis(1));
+    }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {

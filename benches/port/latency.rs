@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -21,6 +21,12 @@ const COUNT: usize = 1_500;
 const LOOK: Duration = Duration::from_micros(250);
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// So many, in turn, that one slow answer does not keep the next event back.
+const CONNECTIONS: usize = 8;
+
+/// Entities whose row was not seen yet, and when their event was due.
+type Waiting = Arc<Mutex<HashMap<String, Instant>>>;
+
 pub struct Latency {
     /// In milliseconds.
     pub p50: f64,
@@ -30,27 +36,15 @@ pub struct Latency {
 pub fn measure(server: &Server, name: &str) -> Latency {
     let mut rows = Rows::at(&server.database_url());
     let run = uuid::Uuid::now_v7().simple().to_string();
-    let waiting: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
-    let posting = {
-        let (waiting, run) = (Arc::clone(&waiting), run.clone());
-        let (address, key) = (server.address, server.key.clone());
-        std::thread::spawn(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_nodelay(true).unwrap();
-            let start = Instant::now();
-            for n in 0..COUNT {
-                let due = start + PACE * n as u32;
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                let id = format!("{run}-{n}");
-                let body = format!(
-                    r#"{{"id":"{id}","source":"/probe","type":"probe.sent","entity":{{"type":"probe","external_id":"{id}"}},"data":{{"n":{n}}}}}"#
-                );
-                // A request that could not be sent in time, because of the one before, is late for its reader as well.
-                waiting.lock().unwrap().insert(id, due);
-                load::post(&mut stream, &key, &body);
-            }
+    let waiting: Waiting = Arc::default();
+    let start = Instant::now() + PACE;
+    let posting: Vec<_> = (0..CONNECTIONS)
+        .map(|first| {
+            let (waiting, run) = (Arc::clone(&waiting), run.clone());
+            let (address, key) = (server.address, server.key.clone());
+            std::thread::spawn(move || post(address, &key, &run, first, start, &waiting))
         })
-    };
+        .collect();
     let mut taken = Vec::new();
     let mut seen = 0;
     let mut last = Instant::now();
@@ -72,7 +66,9 @@ pub fn measure(server: &Server, name: &str) -> Latency {
         assert!(last.elapsed() < PATIENCE, "no row");
         std::thread::sleep(LOOK);
     }
-    posting.join().unwrap();
+    for one in posting {
+        one.join().unwrap();
+    }
     let latency = Latency {
         p50: percentile(taken.clone(), 0.5),
         p99: percentile(taken, 0.99),
@@ -90,4 +86,28 @@ pub fn measure(server: &Server, name: &str) -> Latency {
     )
     .print();
     latency
+}
+
+/// Posts its share of the events, each at its time.
+fn post(
+    address: SocketAddr,
+    key: &str,
+    run: &str,
+    first: usize,
+    start: Instant,
+    waiting: &Waiting,
+) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    for n in (first..COUNT).step_by(CONNECTIONS) {
+        let due = start + PACE * n as u32;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let id = format!("{run}-{n}");
+        let body = format!(
+            r#"{{"id":"{id}","source":"/probe","type":"probe.sent","entity":{{"type":"probe","external_id":"{id}"}},"data":{{"n":{n}}}}}"#
+        );
+        // What could not be sent in time, because of the one before, is late for its reader as well.
+        waiting.lock().unwrap().insert(id, due);
+        load::post(&mut stream, key, &body);
+    }
 }

@@ -1,5 +1,7 @@
-//! The projector beside a bare `COPY` of the same rows into the same tables, in a database of its own on the Postgres of
-//! `OMNILINK_TEST_POSTGRES`. `cargo bench --bench projector -- [EVENTS] [ROUNDS] [LANES]`
+//! The projector from Kafka into Postgres beside a bare `COPY` of the same rows into the same tables; in a database of its own
+//! on the Postgres of `OMNILINK_TEST_POSTGRES`, from a topic of its own on the Kafka of `OMNILINK_TEST_KAFKA`.
+//!
+//! `cargo bench --bench projector -- [EVENTS [ROUNDS [LANES]]]`
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -7,104 +9,183 @@
     clippy::print_stdout
 )]
 
+mod copy;
+mod load;
+mod project;
+
+#[path = "../common/disk.rs"]
+mod disk;
+#[path = "../common/kafka.rs"]
+mod kafka;
+#[path = "../common/lanes.rs"]
+mod lanes;
+#[path = "../common/machine.rs"]
+mod machine;
+#[path = "../common/postgres.rs"]
+mod postgres;
 #[path = "../common/report.rs"]
 mod report;
 
-use omnilink::{
-    projections::bench::{Load, Measured, Order, measure},
-    store::Store,
-};
-use report::Row;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use std::{collections::BTreeMap, sync::Arc};
 
-const DATABASE: &str = "omnilink_bench_projector";
+use copy::{Tables, Took};
+use kafka::Scratch;
+use load::{Load, Order};
+use omnilink::store::Store;
+use postgres::Database;
+use project::{Projected, Run};
+use report::{Row, median};
+use tokio::runtime::Runtime;
+
+const PARTITIONS: i32 = 8;
 
 fn main() {
     // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
+    if std::env::args().any(|a| a == "--test" || a == "--list") {
+        return;
+    }
     let numbers: Vec<usize> = std::env::args()
         .skip(1)
         .filter_map(|a| a.parse().ok())
         .collect();
-    if std::env::args()
-        .skip(1)
-        .any(|a| a == "--test" || a == "--list")
-    {
+    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
+    // As `up` has on Kafka.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (events, rounds, lanes) = (number(0, 300_000), number(1, 3), number(2, cores.min(2)));
+    println!("{events} events of about 500 B, {rounds} rounds, {lanes} lanes; medians");
+
+    let Some(scratch) = Scratch::new() else {
         return;
-    }
-    let Ok(url) = std::env::var("OMNILINK_TEST_POSTGRES") else {
+    };
+    let Some(database) = Database::new() else {
         println!("SKIPPED: OMNILINK_TEST_POSTGRES is not set (eval \"$(scripts/stack env)\")");
         return;
     };
-    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
-    let (events, rounds, lanes) = (number(0, 200_000), number(1, 3), number(2, 1) as u32);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let admin: PgConnectOptions = url.parse().unwrap();
-    let run = |sql: &str| {
-        runtime.block_on(async {
-            let mut connection = PgConnection::connect_with(&admin).await.unwrap();
-            sqlx::raw_sql(AssertSqlSafe(sql))
-                .execute(&mut connection)
-                .await
-                .unwrap();
-        });
-    };
-    run(&format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"));
-    run(&format!("CREATE DATABASE {DATABASE}"));
-    let store = Store::with(admin.clone().database(DATABASE));
+    // As the runtime of `up`, with a name that shows in the processor time.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("sql")
+        .build()
+        .unwrap();
+    let store = Store::with(database.options.clone());
     runtime.block_on(store.migrate()).unwrap();
+    let state = disk::scratch();
+    let log = scratch.log("bench", state.path());
+    let dlq: Arc<str> = scratch.topic("dlq", 1).into();
 
-    for (name, each, order) in [
-        ("one entity to ten events, close together", 10, Order::Near),
-        (
-            "one entity to ten events, spread over all",
-            10,
-            Order::Spread,
-        ),
-        ("one entity to one event", 1, Order::Near),
+    let near = "one entity to ten events, close together";
+    let spread = "one entity to ten events, spread over all";
+    let single = "one entity to one event";
+    for (case, name, each, order, least) in [
+        ("near", near, 10, Order::Near, 0.6),
+        ("spread", spread, 10, Order::Spread, 0.6),
+        ("single", single, 1, Order::Near, 0.35),
     ] {
+        let topic = scratch.topic(&format!("events.{case}"), PARTITIONS).into();
         let load = Load {
             events,
             each,
             order,
-            bytes: 500,
+        };
+        load.produce(&*log, &topic);
+        let run = Run {
+            runtime: runtime.handle(),
+            store: &store,
+            log: &log,
+            topic: &topic,
+            dlq: &dlq,
+            brokers: &scratch.brokers,
+            load,
             lanes,
         };
-        let all: Vec<Measured> = (0..rounds)
-            .map(|_| measure(runtime.handle(), &store, load).unwrap())
+        let rounds: Vec<Round> = (0..rounds)
+            .map(|_| Round::measure(&run, &runtime, &database))
             .collect();
-        let median = |of: fn(&Measured) -> f64| {
-            let mut values: Vec<f64> = all.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let copy = median(|m| m.copy_events.per_second);
-        let both = median(|m| m.copy_both.per_second);
-        let note = format!(
-            "server {:.1} us, thread {:.1} us an event; median of the rounds' ratios {:.2}",
-            median(|m| m.projector.server_us),
-            median(|m| m.thread_us),
-            median(|m| m.projector.per_second / m.copy_events.per_second),
-        );
-        Row::new(
-            format!("COPY: events and entities, {name}"),
+        report(name, &rounds, events as f64, least);
+    }
+}
+
+struct Round {
+    projected: Projected,
+    both: Took,
+    events_only: Took,
+    bytes: usize,
+}
+
+impl Round {
+    fn measure(run: &Run<'_>, runtime: &Runtime, database: &Database) -> Self {
+        // No part pays for what another one wrote.
+        let calm = || database.run("CHECKPOINT");
+        calm();
+        let projected = run.project();
+        let tables = runtime.block_on(Tables::read(&mut run.connect()));
+        calm();
+        let both = runtime.block_on(tables.write(run.store, true));
+        calm();
+        Self {
+            projected,
             both,
-            "events/s",
-        )
-        .against(copy, "COPY of events")
+            events_only: runtime.block_on(tables.write(run.store, false)),
+            bytes: tables.bytes(),
+        }
+    }
+}
+
+fn report(name: &str, rounds: &[Round], events: f64, least: f64) {
+    let middle = |of: &dyn Fn(&Round) -> f64| median(rounds.iter().map(of));
+    let copied = |name: &str, of: fn(&Round) -> Took| {
+        let rate = middle(&|r| events / of(r).seconds);
+        let server = middle(&|r| of(r).server / events);
+        let bytes = middle(&|r| r.bytes as f64 / events);
+        Row::new(name, rate, "ev/s")
+            .note(format!(
+                "server process {server:.2} us CPU an event; {bytes:.0} B of rows an event"
+            ))
+            .print();
+        rate
+    };
+    println!("\n{name}");
+    let both = copied("limit: COPY of events and entities", |r| r.both);
+    let events_only = copied("limit: COPY of events alone", |r| r.events_only);
+    let rate = middle(&|r| events / r.projected.seconds);
+    Row::new(format!("projector: {name}"), rate, "ev/s")
+        .against(both, "COPY of both")
+        .asks_ratio(least)
         .note(format!(
-            "server {:.1} us an event; of events alone {:.1} us",
-            median(|m| m.copy_both.server_us),
-            median(|m| m.copy_events.server_us)
+            "{:.2} x COPY of events alone; the rounds' ratios to COPY of both: {}",
+            rate / events_only,
+            ratios(rounds)
         ))
         .print();
-        Row::new(
-            format!("projector: {name}"),
-            median(|m| m.projector.per_second),
-            "events/s",
-        )
-        .against(copy, "COPY of events")
-        .note(note)
+    // What it keeps up once it is under way.
+    let steady = middle(&|r| {
+        let p = &r.projected;
+        (events - p.at_first as f64) / (p.seconds - p.first).max(1e-3)
+    });
+    Row::new("    after the first commit", steady, "ev/s")
+        .against(both, "COPY of both")
+        .note(format!(
+            "the first commit was seen {:.2} s after the start (joining the group, taking over)",
+            middle(&|r| r.projected.first)
+        ))
         .print();
+    let mut parts = BTreeMap::new();
+    for part in rounds[0].projected.parts.keys() {
+        let used = middle(&|r| r.projected.parts.get(part).copied().unwrap_or_default());
+        parts.insert(*part, used);
     }
-    run(&format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"));
+    // The server's own processes are apart from those that do the projector's work.
+    let server = middle(&|r| r.projected.server);
+    if let Some(all) = parts.remove("Postgres, all of it") {
+        parts.insert("Postgres: the rest", (all - server).max(0.0));
+    }
+    parts.insert("Postgres: the projector's", server);
+    report::cpu(&format!("projector: {name}"), &parts, events);
+}
+
+fn ratios(rounds: &[Round]) -> String {
+    let ratios = rounds
+        .iter()
+        .map(|r| format!("{:.2}", r.both.seconds / r.projected.seconds));
+    ratios.collect::<Vec<_>>().join(", ")
 }

@@ -66,6 +66,7 @@ struct Start {
     setup: SetupWithoutStore,
     controls: Arc<Controls>,
     readers: Arc<Progress>,
+    lanes: usize,
 }
 
 /// Everything but the store, which is known only when the server is.
@@ -106,6 +107,7 @@ impl Postgres {
             },
             controls: Arc::clone(controls),
             readers,
+            lanes: lanes(config),
         };
         Self {
             state,
@@ -201,7 +203,8 @@ impl Start {
             runtime: Handle::current(),
             progress: Arc::clone(&self.setup.progress),
         };
-        let projector = Projector::start(&setup, 1).map_err(|e| Trouble::ForNow(e.to_string()))?;
+        let projector =
+            Projector::start(&setup, self.lanes).map_err(|e| Trouble::ForNow(e.to_string()))?;
         if let Some(embedded) = &embedded {
             let file = url_file(&self.data_dir);
             write_private(&file, &embedded.url()).map_err(|e| {
@@ -221,6 +224,13 @@ impl Start {
             embedded,
         })
     }
+}
+
+/// How many lanes the projector has: two keep two cores busy, and the broker's cores are others. The embedded log works on
+/// the same cores as its projector, where a second lane gains nothing.
+fn lanes(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if config.on_kafka() { cores.min(2) } else { 1 }
 }
 
 /// The URL of the embedded Postgres, password included; readable by its owner alone.

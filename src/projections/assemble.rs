@@ -21,7 +21,7 @@ use crate::{
     clock::Millis,
     envelope::{Event, avro},
     log::Fetched,
-    store::{CopyRows, months::Month, storable_text},
+    store::{months::Month, storable_text},
 };
 
 /// A batch is full at so many records…
@@ -332,55 +332,4 @@ fn decode(record: &Fetched) -> Result<Decoded<'_>, crate::envelope::Invalid> {
         received_at,
         event,
     })
-}
-
-/// All rows of some records in batches, entities in their final state; for comparison.
-pub(super) fn all_rows(
-    target: &Target,
-    cache: &mut Cache,
-    input: &[Fetched],
-) -> (Vec<CopyRows>, Vec<CopyRows>) {
-    let mut events = Vec::new();
-    let mut touched = Vec::new();
-    let mut owned: BTreeMap<u32, Owned> = input
-        .iter()
-        .map(|record| (record.partition, Owned::default()))
-        .collect();
-    for records in input.chunks(RECORDS) {
-        let (mut batch, mut dirty) = (Batch::default(), Dirty::default());
-        let mut records = Vec::from(records).into_iter();
-        while !records.as_slice().is_empty() {
-            let mut assembler = Assembler {
-                target,
-                cache,
-                transaction: 1,
-                dirty: &mut dirty,
-                owned: &mut owned,
-                reject: &super::reject::LeaveOut,
-                skip: &mut HashSet::new(),
-                chunk: &mut CHUNK.clone(),
-            };
-            // Nothing is looked up and nothing rejected that could fail.
-            let _ = assembler.add(&mut batch, &mut records, &mut |_| Ok(Vec::new()));
-            touched.append(&mut dirty.touched);
-            dirty.clear();
-            if batch.is_full() {
-                events.push(std::mem::take(&mut batch).rows.events);
-            }
-        }
-        events.push(batch.rows.events);
-    }
-    events.retain(|rows| !rows.is_empty());
-    touched.sort_by(|a, b| cache.slot(*a).order().cmp(cache.slot(*b).order()));
-    let entities = touched
-        .chunks(RECORDS)
-        .map(|some| {
-            let mut rows = CopyRows::default();
-            for at in some {
-                entity_row(&mut rows, cache.slot(*at));
-            }
-            rows
-        })
-        .collect();
-    (events, entities)
 }

@@ -34,9 +34,6 @@ mod target;
 mod write;
 mod writer;
 
-#[doc(hidden)]
-pub mod bench;
-
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
 pub use readers::{READER_GRANTS, ReaderGrants};

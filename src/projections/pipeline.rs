@@ -187,18 +187,6 @@ impl Pipeline {
         &self.taken
     }
 
-    /// The server's process that writes; for the bench.
-    pub(super) fn process(&mut self) -> Result<i32, ProjectionError> {
-        let asking = async {
-            let mut writer = self.writer.connection().await?;
-            let process = sqlx::query_scalar("SELECT pg_backend_pid()");
-            Ok((process.fetch_one(&mut writer).await?, writer))
-        };
-        let (process, writer) = self.link.wait("asking for the process", asking)?;
-        self.writer.keep(writer);
-        Ok(process)
-    }
-
     /// The partitions taken over last that have another owner by now.
     pub(super) fn taken_by_others(&self) -> Result<Vec<u32>, ProjectionError> {
         let now = self.link.wait("reading positions", async {

@@ -112,16 +112,20 @@ impl Drop for Up {
     }
 }
 
-fn errors(dir: &Path) -> String {
-    std::fs::read_to_string(dir.join("up.err")).unwrap()
-}
-
-fn metrics(url: &str) -> String {
+fn get(url: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
-    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: omnilink\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+fn errors(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("up.err")).unwrap()
 }
 
 #[test]
@@ -218,7 +222,7 @@ fn from_nothing_to_events_and_back_again() {
     ];
     let began = Instant::now();
     loop {
-        let metrics = metrics(&up.url);
+        let metrics = get(&up.url, "/metrics");
         if counted.iter().all(|line| metrics.contains(line)) {
             break;
         }

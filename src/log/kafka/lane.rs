@@ -254,6 +254,18 @@ impl KafkaLane {
         }
     }
 
+    /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes.
+    fn drain(&self) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + TRANSACTION;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() >= deadline {
+                return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+            }
+            self.producer.poll(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     fn transact(&self, transaction: &Transaction) -> Result<(), KafkaError> {
         if planted(Bug::ZombieNotFenced) {
             pause();
@@ -270,7 +282,7 @@ impl KafkaLane {
             )?;
         }
         if planted(Bug::NoTransaction) {
-            self.producer.flush(TRANSACTION)?;
+            self.drain()?;
             self.producer.commit_transaction(TRANSACTION)?;
             pause();
             self.producer.begin_transaction()?;
@@ -306,7 +318,7 @@ impl KafkaLane {
             }
         }
         // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
-        self.producer.flush(TRANSACTION)?;
+        self.drain()?;
         let mut member = self.group.consumer.group_metadata();
         if planted(Bug::ZombieNotFenced) {
             // Who never joined has no generation, and the broker asks for none.

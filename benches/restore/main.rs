@@ -1,0 +1,245 @@
+//! A lane's keyed state from its changelog on Kafka into an empty store, beside plain consumption of the same topic.
+//!
+//! `cargo bench --bench restore -- [KEYS [ROUNDS]]`
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout
+)]
+
+#[path = "../common/disk.rs"]
+mod disk;
+#[path = "../common/kafka.rs"]
+mod kafka;
+#[path = "../common/lanes.rs"]
+mod lanes;
+#[path = "../common/machine.rs"]
+mod machine;
+#[path = "../common/report.rs"]
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kafka::Scratch;
+use machine::{Cpu, Peak};
+use omnilink::{
+    log::{Cleanup, Fetched, Lane, Polled, Record, TopicSpec},
+    state::{Space, StateError, StateStore},
+    stream::{Context, Failure, Processor, Transform},
+};
+use report::{Row, median};
+
+const NAME: &str = "keep";
+const PARTITIONS: u32 = 8;
+const VALUE: usize = 100;
+/// What is asked of a million keys.
+const ASKED: f64 = 10.0;
+const DEADLINE: Duration = Duration::from_mins(2);
+
+fn main() {
+    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
+    if std::env::args().any(|a| a == "--test" || a == "--list") {
+        return;
+    }
+    let numbers: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|a| a.parse().ok())
+        .collect();
+    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
+    let (keys, rounds) = (number(0, 1_000_000), number(1, 3));
+    println!(
+        "{keys} keys with values of {VALUE} B, {PARTITIONS} partitions, {rounds} rounds; medians"
+    );
+    let Some(scratch) = Scratch::new() else {
+        return;
+    };
+    let bed = Bed::fill(&scratch, keys);
+    let rounds: Vec<Round> = (0..rounds).map(|_| bed.round()).collect();
+    report(keys as f64, &rounds);
+}
+
+/// Keeps the last value of each key.
+struct Keep(String);
+
+impl Processor for Keep {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+    fn topics(&self) -> Vec<String> {
+        vec![self.0.clone()]
+    }
+    fn transform(&self, _: &Space, _: &StateStore) -> Result<Box<dyn Transform>, StateError> {
+        Ok(Box::new(KeepOne))
+    }
+}
+
+struct KeepOne;
+
+impl Transform for KeepOne {
+    fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let (key, value) = (&input.record.key, &input.record.value);
+        cx.put(key.as_deref().unwrap(), value.clone().unwrap());
+        Ok(())
+    }
+}
+
+/// A changelog as a lane has written it.
+struct Bed<'a> {
+    scratch: &'a Scratch,
+    input: Arc<str>,
+    changelog: String,
+    keys: usize,
+}
+
+/// One restore, and the plain reading beside it.
+struct Round {
+    /// Seconds of plain consumption, records and bytes.
+    plain: (f64, u64, u64),
+    /// Seconds from the assignment until all partitions are open.
+    restored: f64,
+    /// From asking for the lane.
+    whole: f64,
+    /// The same with the state still there, in milliseconds.
+    again: f64,
+    parts: BTreeMap<&'static str, f64>,
+    peak: f64,
+}
+
+impl<'a> Bed<'a> {
+    fn fill(scratch: &'a Scratch, keys: usize) -> Self {
+        let dir = disk::scratch();
+        let log = scratch.log("first", dir.path());
+        let spec = |name: &str, cleanup| TopicSpec {
+            name: scratch.name(name).into(),
+            partitions: PARTITIONS,
+            cleanup,
+        };
+        let specs = [
+            spec("in", Cleanup::Keep),
+            spec("dlq", Cleanup::Keep),
+            spec(&format!("state.{NAME}"), Cleanup::Compact),
+        ];
+        log.provision(&specs, true).unwrap();
+        let [input, dlq, changelog] = specs.map(|spec| spec.name);
+        let took = lanes::fill(&*log, &input, keys, |n| Record {
+            key: Some(format!("order-{n:010}").into()),
+            value: Some(vec![b'x'; VALUE].into()),
+            headers: Vec::new(),
+        });
+        let start = Instant::now();
+        let (running, progress) = lanes::start(&log, &dlq, Arc::new(Keep(input.to_string())));
+        lanes::wait(&*log, &progress, &input);
+        drop(running);
+        println!(
+            "    written in {took:.1} s, taken in by a lane in {:.1} s",
+            start.elapsed().as_secs_f64()
+        );
+        Self {
+            scratch,
+            input,
+            changelog: changelog.to_string(),
+            keys,
+        }
+    }
+
+    fn round(&self) -> Round {
+        let plain = self.scratch.consume(&self.changelog, PARTITIONS as i32);
+        let dir = disk::scratch();
+        let mut others = Vec::new();
+        others.extend(machine::broker(&self.scratch.brokers).map(|pid| ("Kafka", pid)));
+        let cpu = Cpu::of(std::process::id(), part, others);
+        let peak = Peak::watch(std::process::id());
+        let (restored, whole) = self.open(dir.path(), true);
+        let (parts, peak) = (cpu.used(), peak.end());
+        Round {
+            plain,
+            restored,
+            whole,
+            again: self.open(dir.path(), false).0 * 1000.0,
+            parts,
+            peak,
+        }
+    }
+
+    /// Opens a lane on a store as a node's start does, and counts the keys if asked.
+    fn open(&self, dir: &Path, count: bool) -> (f64, f64) {
+        let log = self.scratch.log("second", dir);
+        let asked = Instant::now();
+        let mut lane = log.lane(NAME, &[self.input.to_string()]).unwrap();
+        let partitions = assigned(&mut *lane);
+        let start = Instant::now();
+        for (topic, partition) in &partitions {
+            let next = lane.open(*topic, *partition).unwrap();
+            let end = log.watermarks(&self.input, *partition).unwrap().end;
+            assert_eq!(next, end, "the lane had read all of partition {partition}");
+        }
+        let took = (start.elapsed().as_secs_f64(), asked.elapsed().as_secs_f64());
+        if count {
+            let keys = |partition| {
+                let space = Space::new(NAME, partition);
+                // Rows of transforms lie under this letter.
+                lane.state().scan(&space, b"s").count()
+            };
+            assert_eq!((0..PARTITIONS).map(keys).sum::<usize>(), self.keys);
+        }
+        took
+    }
+}
+
+fn assigned(lane: &mut dyn Lane) -> Vec<(usize, u32)> {
+    let start = Instant::now();
+    let mut none = Vec::new();
+    loop {
+        match lane.poll(Duration::from_millis(20), &mut none).unwrap() {
+            Polled::Assigned(all) if all.len() == PARTITIONS as usize => return all,
+            // Who had them last may still be leaving.
+            Polled::Assigned(_) | Polled::Records => {}
+            Polled::Revoked(some) | Polled::Lost(some) => lane.release(&some).unwrap(),
+        }
+        assert!(start.elapsed() < DEADLINE, "no partitions");
+    }
+}
+
+/// Which part of this process a thread belongs to.
+fn part(thread: &str) -> &'static str {
+    match lanes::part(thread) {
+        // The lane is driven by the main thread.
+        "the bench" => "restoring",
+        part => part,
+    }
+}
+
+fn report(keys: f64, rounds: &[Round]) {
+    let middle = |of: fn(&Round) -> f64| median(rounds.iter().map(of));
+    let plain = middle(|r| r.plain.0);
+    Row::new("limit: plain consumption of the changelog", plain, "s")
+        .note(format!(
+            "{} records, {:.0} MB",
+            rounds[0].plain.1,
+            rounds[0].plain.2 as f64 / 1e6
+        ))
+        .print();
+    let restored = middle(|r| r.restored);
+    let name = format!("restore of {keys:.0} keys into an empty store");
+    Row::new(&name, restored, "s")
+        .against(plain, "plain consumption")
+        .asks_below(ASKED)
+        .note(format!(
+            "{:.0} keys a second; {:.2} s with joining the group",
+            keys / restored,
+            middle(|r| r.whole)
+        ))
+        .print();
+    report::cpu(&name, &rounds[0].parts, keys);
+    Row::new("restore: resident memory, most", middle(|r| r.peak), "MB")
+        .note("of this whole process")
+        .print();
+    let name = "start with the state still there";
+    Row::new(name, middle(|r| r.again), "ms").print();
+}
