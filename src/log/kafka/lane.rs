@@ -41,6 +41,8 @@ const STALE_MS: i64 = 12 * 3600 * 1000;
 
 /// The longest rest between two transactions of a busy lane.
 const REST: Duration = Duration::from_millis(20);
+/// How often deliveries are looked for.
+const STEP: Duration = Duration::from_micros(250);
 /// Records that are worth a transaction of their own.
 const WORTH: usize = 1_000;
 
@@ -247,21 +249,29 @@ impl KafkaLane {
                     if Instant::now() < deadline =>
                 {
                     record = back;
-                    self.producer.poll(Duration::from_millis(1));
+                    self.producer.poll(Duration::ZERO);
+                    std::thread::sleep(STEP);
                 }
                 Err((error, _)) => return Err(error),
             }
         }
     }
 
-    /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes.
+    /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes, and
+    /// its `poll` spins through the last millisecond of a wait.
     fn drain(&self) -> Result<(), KafkaError> {
         let deadline = Instant::now() + TRANSACTION;
-        while self.producer.in_flight_count() > 0 {
-            if Instant::now() >= deadline {
-                return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+        let mut waiting = self.producer.in_flight_count();
+        while waiting > 0 {
+            self.producer.poll(Duration::ZERO);
+            let left = self.producer.in_flight_count();
+            if left == waiting {
+                if Instant::now() >= deadline {
+                    return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+                }
+                std::thread::sleep(STEP);
             }
-            self.producer.poll(Duration::from_millis(1));
+            waiting = left;
         }
         Ok(())
     }
