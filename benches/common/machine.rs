@@ -63,22 +63,20 @@ pub fn cpu_of_tree(pid: u32) -> f64 {
         .sum()
 }
 
-/// A process and its descendants.
+/// A process and its descendants. Asks all processes for their parent: the list of a process's children may leave out some.
 pub fn tree(pid: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .filter_map(|process| Some((process, parent(process)?)))
+        .collect();
     let mut all = vec![pid];
     let mut index = 0;
     while index < all.len() {
-        let children = fs::read_dir(format!("/proc/{}/task", all[index]))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|t| fs::read_to_string(t.path().join("children")).ok())
-            .flat_map(|c| {
-                c.split_whitespace()
-                    .filter_map(|p| p.parse().ok())
-                    .collect::<Vec<u32>>()
-            });
-        all.extend(children.collect::<Vec<_>>());
+        let of = all[index];
+        all.extend(parents.iter().filter(|(_, p)| *p == of).map(|(c, _)| c));
         index += 1;
     }
     all

@@ -63,8 +63,12 @@ impl Row {
     /// Whether it is as asked, and what was asked.
     fn verdict(&self) -> Option<(bool, String)> {
         match self.asked? {
-            Asked::RatioAtLeast(least) => Some((self.ratio()? >= least, format!(">= {least} x"))),
-            Asked::Below(bound) => Some((self.value < bound, format!("< {bound} {}", self.unit))),
+            Asked::RatioAtLeast(least) => {
+                Some((self.ratio()? >= least, format!(">= {least:.2} x")))
+            }
+            Asked::Below(bound) => {
+                Some((self.value < bound, format!("< {bound:.1} {}", self.unit)))
+            }
         }
     }
 

@@ -77,7 +77,8 @@ pub fn settle(server: &Server) -> Duration {
         std::thread::sleep(Duration::from_millis(20));
         looked = server.admitted();
     }
-    if looked != accepted {
+    // More is no mistake: a transaction that was aborted is looked at again, and a refused request may have been written.
+    if looked < accepted {
         println!("    MISMATCH: {accepted} events were accepted, admission has looked at {looked}");
     }
     start.elapsed()

@@ -124,6 +124,8 @@ pub fn run(plan: Plan) -> Outcome {
     let run: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
     let next = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
+    // One refusal is shown, for they come in thousands.
+    let said = Arc::new(AtomicBool::new(false));
     let before = thread_cpu();
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -136,8 +138,9 @@ pub fn run(plan: Plan) -> Outcome {
         for _ in 0..plan.connections {
             let (plan, run) = (Arc::clone(&plan), Arc::clone(&run));
             let (next, stop) = (Arc::clone(&next), Arc::clone(&stop));
+            let said = Arc::clone(&said);
             tasks.push(tokio::spawn(async move {
-                drive(&plan, &run, &next, &stop).await
+                drive(&plan, &run, &next, &stop, &said).await
             }));
         }
         if let Until::Seconds(seconds) = plan.until {
@@ -158,7 +161,13 @@ pub fn run(plan: Plan) -> Outcome {
 }
 
 /// One connection.
-async fn drive(plan: &Plan, run: &str, next: &AtomicU64, stop: &AtomicBool) -> Outcome {
+async fn drive(
+    plan: &Plan,
+    run: &str,
+    next: &AtomicU64,
+    stop: &AtomicBool,
+    said: &AtomicBool,
+) -> Outcome {
     let mut stream = TcpStream::connect(plan.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let mut request = Request::new(&plan.key, run, plan.batch);
@@ -181,8 +190,9 @@ async fn drive(plan: &Plan, run: &str, next: &AtomicU64, stop: &AtomicBool) -> O
             plan.accepted
                 .fetch_add(plan.batch as u64, Ordering::Relaxed);
         } else {
-            if mine.refused == 0 {
-                eprintln!("refused: {}", String::from_utf8_lossy(&answers.buffer));
+            if !said.swap(true, Ordering::Relaxed) {
+                let answer = &answers.buffer[..answers.buffer.len().min(600)];
+                eprintln!("refused, the first: {}", String::from_utf8_lossy(answer));
             }
             mine.refused += 1;
         }

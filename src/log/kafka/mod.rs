@@ -75,8 +75,9 @@ impl KafkaOptions {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "2")
             .set("fetch.error.backoff.ms", "50")
-            // What is fetched is taken before more is asked for: else a busy consumer asks for every few records.
-            .set("queued.min.messages", "1")
+            // So many are taken before more is asked for: else a busy consumer asks for every few records. An idle one
+            // must not come near it: a partition that is left out of a fetch waits for that to end.
+            .set("queued.min.messages", "200")
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.max.bytes", "8388608")
             .set("fetch.message.max.bytes", "2097152");
