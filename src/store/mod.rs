@@ -8,6 +8,7 @@ mod error;
 pub mod grants;
 mod migrate;
 pub mod months;
+mod nodelay;
 
 use std::{
     str::FromStr,
@@ -130,6 +131,11 @@ impl Store {
         let options = self.options.clone().application_name(name);
         let connecting = async {
             let mut connection = PgConnection::connect_with(&options).await?;
+            if options.get_socket().is_none() {
+                let port = options.get_port();
+                // It reads a folder of /proc.
+                let _ = tokio::task::spawn_blocking(move || nodelay::set(port)).await;
+            }
             if !session.setup().is_empty() {
                 sqlx::raw_sql(session.setup())
                     .execute(&mut connection)
