@@ -17,11 +17,11 @@ const SALT: [u32; 8] = [
 const BLOCK_BYTES: usize = 32;
 
 /// A filter over hashes that are already uniform.
-pub(super) struct Filter(Vec<[u32; 8]>);
+pub(crate) struct Filter(Vec<[u32; 8]>);
 
 impl Filter {
     /// A filter for about `keys` keys.
-    pub(super) fn for_keys(keys: usize) -> Self {
+    pub(crate) fn for_keys(keys: usize) -> Self {
         Self(vec![[0; 8]; (keys * 2).div_ceil(BLOCK_BYTES).max(1)])
     }
 
@@ -36,14 +36,14 @@ impl Filter {
         SALT.map(|salt| 1 << (low.wrapping_mul(salt) >> 27))
     }
 
-    pub(super) fn insert(&mut self, id: &[u8; 16]) {
+    pub(crate) fn insert(&mut self, id: &[u8; 16]) {
         let block = self.block(id);
         for (word, bit) in self.0[block].iter_mut().zip(Self::mask(id)) {
             *word |= bit;
         }
     }
 
-    pub(super) fn may_contain(&self, id: &[u8; 16]) -> bool {
+    pub(crate) fn may_contain(&self, id: &[u8; 16]) -> bool {
         let block = &self.0[self.block(id)];
         block
             .iter()
@@ -51,7 +51,7 @@ impl Filter {
             .all(|(word, bit)| word & bit != 0)
     }
 
-    pub(super) fn to_bytes(&self) -> Bytes {
+    pub(crate) fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.0.len() * BLOCK_BYTES);
         for word in self.0.iter().flatten() {
             out.put_u32_le(*word);
@@ -59,7 +59,7 @@ impl Filter {
         out.freeze()
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(BLOCK_BYTES) {
             return None;
         }

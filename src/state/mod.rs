@@ -9,6 +9,7 @@ mod window;
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
+pub(crate) use filter::Filter;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use keeper::Keeper;
 pub use window::{Window, WindowOptions};
@@ -117,6 +118,31 @@ pub struct StateStore {
     keeper: Arc<Keeper>,
 }
 
+/// The file that whoever has the store open holds a lock on (the store's own).
+const LOCK: &str = "lock";
+
+/// Takes the lock for a moment. `None`: there is no store yet.
+fn hold(dir: &Path) -> Result<Option<std::fs::File>, StateError> {
+    let file = match std::fs::File::open(dir.join(LOCK)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StateError(format!(
+            "another process has {} open",
+            dir.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// Whether another process has the store in `dir` open.
+pub fn in_use(dir: &Path) -> bool {
+    hold(dir).is_err()
+}
+
 const MIB: u64 = 1 << 20;
 /// Memory of the store's block cache.
 const CACHE_BYTES: u64 = 16 * MIB;
@@ -129,12 +155,15 @@ const META_BYTES: u64 = MIB;
 impl StateStore {
     /// Opens or makes the store in `dir`, which no other process may hold.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
+        // Whoever holds the store is still writing what would look torn.
+        let held = hold(dir)?;
         if let Some(cut) = journal::cut_torn_tail(dir)? {
             tracing::warn!(
                 bytes = cut,
                 "the last write before a power loss was torn; nobody was told of it, and it is set aside"
             );
         }
+        drop(held);
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .worker_threads(1)
