@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn omnilink(dir: &Path, args: &[&str]) -> Command {
+pub fn omnilink(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_omnilink"));
     command.current_dir(dir).args(args).env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
@@ -23,7 +23,7 @@ fn omnilink(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-fn output(command: &mut Command) -> (i32, String, String) {
+pub fn output(command: &mut Command) -> (i32, String, String) {
     let Output {
         status,
         stdout,
@@ -34,14 +34,14 @@ fn output(command: &mut Command) -> (i32, String, String) {
 }
 
 /// A folder of its own. Started as root, the embedded Postgres lies elsewhere and is linked: it goes with the folder.
-struct Folder(TempDir);
+pub struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -55,9 +55,9 @@ impl Drop for Folder {
 }
 
 /// A running `omnilink up`.
-struct Up {
+pub struct Up {
     child: Child,
-    url: String,
+    pub url: String,
     banner: String,
 }
 
@@ -66,7 +66,7 @@ impl Up {
         Self::start_with(dir, &[])
     }
 
-    fn start_with(dir: &Path, more: &[&str]) -> Self {
+    pub fn start_with(dir: &Path, more: &[&str]) -> Self {
         let mut child = omnilink(
             dir,
             &["up", "--listen", "127.0.0.1:0", "--data-dir", "data"],
@@ -96,7 +96,7 @@ impl Up {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
-    fn stop(mut self) -> i32 {
+    pub fn stop(mut self) -> i32 {
         self.signal();
         let began = Instant::now();
         let status = self.child.wait().unwrap();
