@@ -47,11 +47,19 @@ pub(super) struct List {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink dlq show 3:17
+  omnilink dlq show --code missing_tenant --json | jq -r .value
   omnilink dlq show 3:17 --json | jq -r .value")]
+#[group(id = "shown", required = true, multiple = false)]
 pub(super) struct Show {
     /// Names, as `dlq list` shows them
-    #[arg(required = true, value_name = "PARTITION:OFFSET")]
+    #[arg(value_name = "PARTITION:OFFSET", group = "shown")]
     names: Vec<Name>,
+    /// All, newest first
+    #[arg(long, group = "shown")]
+    all: bool,
+    /// All with this code, newest first
+    #[arg(long, group = "shown")]
+    code: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -78,39 +86,15 @@ pub(super) struct Back {
 pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
     match command {
-        Command::List(args) => list(global, &config, args),
+        Command::List(args) => list(global, &config, &args),
         Command::Show(args) => show(global, &config, &args),
         Command::Redrive(args) => redrive(global, &config, args),
     }
 }
 
-fn list(global: &Global, config: &Config, args: List) -> anyhow::Result<()> {
-    let page = match Access::of(config)? {
-        Access::Port(client) => {
-            let mut path = format!("/v1/dlq?limit={}", args.limit);
-            for (name, value) in [("code", &args.code), ("cursor", &args.cursor)] {
-                if let Some(value) = value {
-                    // A `String` never refuses text.
-                    let _ = write!(
-                        path,
-                        "&{name}={}",
-                        utf8_percent_encode(value, NON_ALPHANUMERIC)
-                    );
-                }
-            }
-            let answer = runtime()?.block_on(client.call(Method::GET, &path, None))?;
-            answer.success()?
-        }
-        Access::Log(log, names) => {
-            let cursor = args.cursor.as_deref().map(parse_cursor).transpose();
-            let listing = Listing {
-                code: args.code,
-                limit: args.limit.into(),
-                cursor: cursor.map_err(anyhow::Error::msg)?,
-            };
-            json!(letters::list(&*log, &names, &listing)?)
-        }
-    };
+fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
+    let (code, cursor) = (args.code.as_deref(), args.cursor.as_deref());
+    let page = page(&Access::of(config)?, code, args.limit, cursor)?;
     if global.json {
         return output::json(&page);
     }
@@ -126,6 +110,37 @@ fn list(global: &Global, config: &Config, args: List) -> anyhow::Result<()> {
         output::note(&format!("there are more: --cursor {cursor}"));
     }
     Ok(())
+}
+
+fn page(
+    access: &Access,
+    code: Option<&str>,
+    limit: u16,
+    cursor: Option<&str>,
+) -> anyhow::Result<Value> {
+    match access {
+        Access::Port(client) => {
+            let mut path = format!("/v1/dlq?limit={limit}");
+            for (name, value) in [("code", code), ("cursor", cursor)] {
+                if let Some(value) = value {
+                    let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+                    // A `String` never refuses text.
+                    let _ = write!(path, "&{name}={value}");
+                }
+            }
+            let answer = runtime()?.block_on(client.call(Method::GET, &path, None))?;
+            answer.success()
+        }
+        Access::Log(log, names) => {
+            let cursor = cursor.map(parse_cursor).transpose();
+            let listing = Listing {
+                code: code.map(str::to_owned),
+                limit: limit.into(),
+                cursor: cursor.map_err(anyhow::Error::msg)?,
+            };
+            Ok(json!(letters::list(&**log, names, &listing)?))
+        }
+    }
 }
 
 fn row(letter: &Value) -> Vec<String> {
@@ -144,26 +159,67 @@ fn row(letter: &Value) -> Vec<String> {
     ]
 }
 
+/// Letters whose contents are in memory at once.
+const AT_ONCE: u16 = 20;
+
 fn show(global: &Global, config: &Config, args: &Show) -> anyhow::Result<()> {
     let access = Access::of(config)?;
-    for name in &args.names {
-        let letter = match &access {
-            Access::Port(client) => {
-                let path = format!("/v1/dlq/{name}");
-                let answer = runtime()?.block_on(client.call(Method::GET, &path, None))?;
-                answer.success()?
-            }
-            Access::Log(log, names) => match letters::show(&**log, names, *name)? {
-                Some(letter) => json!(Shown::of(&letter)),
+    if !args.names.is_empty() {
+        for name in &args.names {
+            let shown = contents(&access, std::slice::from_ref(name))?;
+            match shown.first() {
+                Some(letter) => put(global, letter)?,
                 None => bail!("there is no dead letter {name}, or not any more"),
-            },
-        };
-        if global.json {
-            output::json(&letter)?;
-        } else {
-            print(&letter);
+            }
+        }
+        return Ok(());
+    }
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = page(&access, args.code.as_deref(), AT_ONCE, cursor.as_deref())?;
+        let items = page["items"].as_array().into_iter().flatten();
+        let names: Result<Vec<Name>, _> = items
+            .map(|letter| letter["name"].as_str().unwrap_or_default().parse())
+            .collect();
+        for letter in contents(&access, &names.map_err(anyhow::Error::msg)?)? {
+            put(global, &letter)?;
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => return Ok(()),
         }
     }
+}
+
+fn contents(access: &Access, names: &[Name]) -> anyhow::Result<Vec<Value>> {
+    match access {
+        Access::Port(client) => {
+            let runtime = runtime()?;
+            let mut shown = Vec::new();
+            for name in names {
+                let path = format!("/v1/dlq/{name}");
+                let answer = runtime.block_on(client.call(Method::GET, &path, None))?;
+                if answer.status != hyper::StatusCode::NOT_FOUND {
+                    shown.push(answer.success()?);
+                }
+            }
+            Ok(shown)
+        }
+        Access::Log(log, topics) => {
+            let found = letters::show_all(&**log, topics, names)?;
+            Ok(found
+                .iter()
+                .map(|letter| json!(Shown::of(letter)))
+                .collect())
+        }
+    }
+}
+
+fn put(global: &Global, letter: &Value) -> anyhow::Result<()> {
+    if global.json {
+        return output::json(letter);
+    }
+    print(letter);
     Ok(())
 }
 
@@ -202,6 +258,7 @@ fn print(letter: &Value) {
         add("event", event);
     }
     output::list(&["FIELD", "VALUE"], &rows);
+    output::line("");
 }
 
 fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {

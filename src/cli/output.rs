@@ -41,7 +41,8 @@ pub(super) fn error(error: &anyhow::Error) {
 /// A column is never made narrower than this.
 const NARROWEST: usize = 8;
 
-/// Prints rows under a heading, in columns. On a terminal that is too narrow, the widest cells are cut.
+/// Prints rows under a heading, in columns. On a terminal that is too narrow, the widest cells are cut; never those of the
+/// first column, which is what other commands want to be told.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) {
     for line_of in laid_out(heading, rows, terminal_width()) {
         line(&line_of);
@@ -90,7 +91,7 @@ fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<S
     if let Some(columns) = fit {
         let room = columns.saturating_sub(gaps);
         while widths.iter().sum::<usize>() > room
-            && let Some(widest) = widths.iter_mut().max().filter(|w| **w > NARROWEST)
+            && let Some(widest) = widths.iter_mut().skip(1).max().filter(|w| **w > NARROWEST)
         {
             *widest -= 1;
         }

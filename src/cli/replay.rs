@@ -4,6 +4,10 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +17,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::{Global, access::Access, client::Client, moment, node, output, runtime};
+use super::{
+    Global,
+    access::Access,
+    client::{Client, Stream},
+    moment, node, output, runtime,
+};
 use crate::{
     clock::{Clock, Millis, SystemClock},
     config::Config,
@@ -24,6 +33,9 @@ use crate::{
         replay,
     },
 };
+
+/// Bytes of an answer that wait for a line end.
+const PIECE: usize = 1 << 20;
 
 /// Which events, and where to.
 #[derive(clap::Args)]
@@ -275,15 +287,19 @@ fn direct(
     let query = args.query();
     let done = replay(&history, &query, &mut *sink, &mut |so_far| {
         show(&bar, so_far);
-        !interrupted.load(std::sync::atomic::Ordering::Relaxed)
+        !interrupted.load(Ordering::Relaxed)
     });
     bar.finish_and_clear();
     let done = match done {
         // A reader that went away (`| head`) is no error.
-        Err(crate::replay::ReplayError::Sink(error)) if gone(&*error) => return Ok(()),
+        Err(crate::replay::ReplayError::Sink(error))
+            if error.downcast_ref().is_some_and(broken_pipe) =>
+        {
+            return Ok(());
+        }
         done => done?,
     };
-    if interrupted.load(std::sync::atomic::Ordering::Relaxed) {
+    if interrupted.load(Ordering::Relaxed) {
         sink.finish().map_err(anyhow::Error::from_boxed)?;
     }
     drop(sink);
@@ -299,20 +315,18 @@ fn direct(
     summary(global, into, &json!(done))
 }
 
-fn gone(error: &(dyn std::error::Error + 'static)) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+fn broken_pipe(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::BrokenPipe
 }
 
 /// Set by an interrupt or SIGTERM, while it follows: then what has come is kept. Otherwise a signal ends the process as ever.
-fn interrupted(follow: bool) -> anyhow::Result<std::sync::Arc<std::sync::atomic::AtomicBool>> {
+fn interrupted(follow: bool) -> anyhow::Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let flag = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
+    let flag = Arc::<AtomicBool>::default();
     if !follow {
         return Ok(flag);
     }
-    let raised = std::sync::Arc::clone(&flag);
+    let raised = Arc::clone(&flag);
     let runtime = runtime()?;
     std::thread::Builder::new()
         .name("signals".into())
@@ -332,7 +346,7 @@ fn interrupted(follow: bool) -> anyhow::Result<std::sync::Arc<std::sync::atomic:
                     if again {
                         std::process::exit(130);
                     }
-                    raised.store(true, std::sync::atomic::Ordering::Relaxed);
+                    raised.store(true, Ordering::Relaxed);
                 }
             });
         })
@@ -346,57 +360,88 @@ async fn over_port(
     into: &Into,
     client: &Client,
 ) -> anyhow::Result<()> {
-    match into {
-        Into::Screen => {
-            let mut screen = Screen::new(global.json);
-            let mut answer = client
-                .stream(Method::GET, &args.path("/v1/replay", &[]), None)
-                .await?;
-            while let Some(piece) = answer.next().await? {
-                let shown = screen.write_all(&piece).and_then(|()| screen.flush());
-                match shown {
-                    Err(error) if gone(&error) => return Ok(()),
-                    shown => shown?,
-                }
-            }
-            Ok(())
-        }
-        Into::Lines(path) | Into::Parquet(path) => {
-            let format = match into {
-                Into::Parquet(_) => "parquet",
-                _ => "ndjson",
-            };
-            let path_of = args.path("/v1/replay", &[("format", format)]);
-            let mut answer = client.stream(Method::GET, &path_of, None).await?;
-            let whole = Whole::create(path)?;
-            let mut out = BufWriter::new(whole.handle()?);
-            let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
-                "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
-            )?);
-            bar.enable_steady_tick(Duration::from_millis(200));
-            let mut lines = 0_u64;
-            while let Some(piece) = answer.next().await? {
-                out.write_all(&piece)?;
-                if args.follow {
-                    out.flush()?;
-                }
-                bar.inc(piece.len() as u64);
-                lines += memchr::memchr_iter(b'\n', &piece).count() as u64;
-            }
-            out.flush()?;
-            drop(out);
-            bar.finish_and_clear();
-            whole.finish()?;
-            let events = match into {
-                Into::Lines(_) => json!(lines),
-                _ => Value::Null,
-            };
-            summary(global, into, &json!({ "events": events }))
-        }
+    let (path, format) = match into {
+        Into::Screen => (None, "ndjson"),
+        Into::Lines(path) => (Some(path), "ndjson"),
+        Into::Parquet(path) => (Some(path), "parquet"),
         Into::Topic(topic) => {
             let path = args.path("/v1/replay/topic", &[("topic", topic)]);
             let done = topic_over_port(client, &path).await?;
-            summary(global, into, &done)
+            return summary(global, into, &done);
+        }
+    };
+    let path_of = args.path("/v1/replay", &[("format", format)]);
+    let mut answer = client.stream(Method::GET, &path_of, None).await?;
+    let stop = interrupted(args.follow)?;
+    let Some(path) = path else {
+        let mut screen = Screen::new(global.json);
+        let copied = copy(&mut answer, &mut screen, &stop, &mut |_| {}).await;
+        return match copied {
+            // A reader that went away (`| head`) is no error.
+            Err(error) if error.downcast_ref().is_some_and(broken_pipe) => Ok(()),
+            copied => copied.map(drop),
+        };
+    };
+    let whole = Whole::create(path)?;
+    let mut out = BufWriter::new(whole.handle()?);
+    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
+    )?);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let copied = copy(&mut answer, &mut out, &stop, &mut |bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    let lines = copied?;
+    drop(out);
+    whole.finish()?;
+    let events = match into {
+        Into::Lines(_) => json!(lines),
+        _ => Value::Null,
+    };
+    summary(global, into, &json!({ "events": events }))
+}
+
+/// Copies an answer, whole lines only where it was stopped; answers with the number of line ends.
+async fn copy(
+    answer: &mut Stream,
+    out: &mut impl Write,
+    stop: &AtomicBool,
+    told: &mut dyn FnMut(u64),
+) -> anyhow::Result<u64> {
+    let mut lines = 0;
+    let mut rest: Vec<u8> = Vec::new();
+    let stopped = async {
+        while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::pin!(stopped);
+    loop {
+        let piece = tokio::select! {
+            piece = answer.next() => piece?,
+            () = &mut stopped => {
+                out.flush()?;
+                return Ok(lines);
+            }
+        };
+        let Some(piece) = piece else {
+            out.write_all(&rest)?;
+            out.flush()?;
+            return Ok(lines);
+        };
+        told(piece.len() as u64);
+        lines += memchr::memchr_iter(b'\n', &piece).count() as u64;
+        let end = memchr::memrchr(b'\n', &piece).map_or(0, |at| at + 1);
+        if end > 0 {
+            out.write_all(&rest)?;
+            out.write_all(&piece[..end])?;
+            out.flush()?;
+            rest.clear();
+        }
+        rest.extend_from_slice(&piece[end..]);
+        // Parquet has no lines.
+        if rest.len() > PIECE {
+            out.write_all(&rest)?;
+            rest.clear();
         }
     }
 }

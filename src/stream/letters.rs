@@ -269,23 +269,41 @@ pub fn parse_cursor(cursor: &str) -> Result<Cursor, String> {
     cursor.split(',').map(parse).collect()
 }
 
-/// One letter with everything; `None`: there is none of that name, or not any more.
+/// One letter; `None`: there is none of that name, or not any more.
 pub fn show(log: &dyn Log, names: &Names, name: Name) -> Result<Option<Fetched>, LogError> {
-    if name.partition >= log.partitions(&names.dlq)? {
-        return Ok(None);
+    Ok(show_all(log, names, &[name])?.pop())
+}
+
+/// The letters of these names, in this order; those that are not there, or not any more, are left out.
+pub fn show_all(log: &dyn Log, names: &Names, wanted: &[Name]) -> Result<Vec<Fetched>, LogError> {
+    let partitions = log.partitions(&names.dlq)?;
+    let mut spans: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for name in wanted.iter().filter(|name| name.partition < partitions) {
+        let end = name.offset.saturating_add(1);
+        let span = spans.entry(name.partition).or_insert((name.offset, end));
+        *span = (span.0.min(name.offset), span.1.max(end));
     }
-    let marks = log.watermarks(&names.dlq, name.partition)?;
-    if name.offset < marks.start || name.offset >= marks.end {
-        return Ok(None);
+    let mut ranges = Vec::new();
+    for (partition, (from, to)) in spans {
+        let marks = log.watermarks(&names.dlq, partition)?;
+        ranges.push((partition, from.max(marks.start), to.min(marks.end)));
     }
-    let mut found = None;
+    let mut found = BTreeMap::new();
     let mut reader = log.reader(&names.dlq)?;
-    let range = [(name.partition, name.offset, name.offset + 1)];
-    read_ranges(&mut *reader, &range, |letter| {
-        found = (letter.offset == name.offset).then_some(letter);
+    read_ranges(&mut *reader, &ranges, |letter| {
+        let name = Name {
+            partition: letter.partition,
+            offset: letter.offset,
+        };
+        if wanted.contains(&name) {
+            found.insert(name, letter);
+        }
         Ok(())
     })?;
-    Ok(found)
+    Ok(wanted
+        .iter()
+        .filter_map(|name| found.remove(name))
+        .collect())
 }
 
 /// A letter with everything.

@@ -185,6 +185,16 @@ fn newest_first_page_by_page(bed: Bed) {
         shown["headers"][0],
         serde_json::json!(["omnilink-tenant", "acme"])
     );
+    let newest: Vec<Name> = world
+        .list(None, 30, None)
+        .items
+        .iter()
+        .map(|l| l.name)
+        .collect();
+    let found = letters::show_all(&**log, names, &newest).unwrap();
+    let order: Vec<_> = found.iter().map(|f| (f.partition, f.offset)).collect();
+    let expected: Vec<_> = newest.iter().map(|n| (n.partition, n.offset)).collect();
+    assert_eq!(order, expected);
     let beyond = Name {
         partition: first.name.partition,
         offset: 1_000_000,

@@ -82,6 +82,7 @@ fn beside_a_running_node_and_without_it() {
     let mut bench = Bench::new();
     bench.send(0, 100);
     let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = deadline + Duration::from_mins(3);
     while bench.json(&["lag"])["items"]
         .as_array()
         .unwrap()
@@ -116,7 +117,25 @@ fn beside_a_running_node_and_without_it() {
     let line: Value = serde_json::from_str(&followed.next().unwrap().unwrap()).unwrap();
     assert_eq!(line["id"], "100");
 
+    // One that writes a file keeps what came until it is interrupted.
+    let part = bench.dir.path().join("followed.ndjson.part");
+    let mut writing = bench
+        .command(&["replay", "--follow", "--into", "followed.ndjson"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !std::fs::read_to_string(&part).is_ok_and(|text| text.lines().count() == 101) {
+        assert!(Instant::now() < deadline, "nothing is written");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let pid = rustix::process::Pid::from_child(&writing);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(writing.wait().unwrap().success());
+    let followed_file = std::fs::read_to_string(bench.dir.path().join("followed.ndjson"));
+    assert_eq!(followed_file.unwrap().lines().count(), 101);
+
     // Both ways say the same.
+    assert_eq!(bench.ok(&["dlq", "show", "--all", "--json"]), "");
     let asked: [&[&str]; 5] = [
         &["topics", "list"],
         &["replay", "--entity", "order:2", "--as-of", "2100-01-01"],
