@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -40,9 +41,7 @@ pub fn replay(
         Some(one) => one..one + 1,
         None => 0..partitions,
     };
-    let mut cursors = chosen
-        .map(|partition| Cursor::open(history, query, partition))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut cursors = open_all(history, query, chosen)?;
     let mut so_far = Replayed {
         total: cursors.iter().map(|cursor| cursor.length).sum(),
         ..Replayed::default()
@@ -83,6 +82,35 @@ pub fn replay(
     so_far.done = so_far.done.max(so_far.total);
     go_on(&so_far);
     Ok(so_far)
+}
+
+/// Partitions that are opened side by side: on Kafka each takes some round trips.
+const OPENED_AT_ONCE: usize = 16;
+
+fn open_all(
+    history: &History<'_>,
+    query: &Query,
+    partitions: Range<u32>,
+) -> Result<Vec<Cursor>, LogError> {
+    let partitions: Vec<u32> = partitions.collect();
+    let mut cursors = Vec::with_capacity(partitions.len());
+    for some in partitions.chunks(OPENED_AT_ONCE) {
+        let opened: Vec<Result<Cursor, LogError>> = std::thread::scope(|scope| {
+            let opening: Vec<_> = some
+                .iter()
+                .map(|partition| scope.spawn(|| Cursor::open(history, query, *partition)))
+                .collect();
+            let panicked = |_| Err(LogError::Fatal("a thread panicked".into()));
+            opening
+                .into_iter()
+                .map(|one| one.join().unwrap_or_else(panicked))
+                .collect()
+        });
+        for cursor in opened {
+            cursors.push(cursor?);
+        }
+    }
+    Ok(cursors)
 }
 
 /// The cursor whose record is the oldest; `None`: one of them must be read first.
