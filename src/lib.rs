@@ -10,7 +10,8 @@ pub mod admission;
 pub mod port;
 pub mod projections;
 
-// Floor 2: what runs processors.
+// Floor 2: what runs processors, and what reads the history back.
+pub mod replay;
 pub mod stream;
 
 // Floor 1: what keeps things.
@@ -23,6 +24,7 @@ pub mod store;
 pub mod chaos;
 pub mod clock;
 pub mod config;
+pub mod entity;
 pub mod envelope;
 pub mod id;
 pub mod telemetry;

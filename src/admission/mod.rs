@@ -10,13 +10,14 @@ use bytes::Bytes;
 
 use crate::{
     chaos::{Bug, planted},
+    controls::SecretKeys,
     envelope::{
         Event, Invalid, avro,
         kafka::{Inbound, read},
     },
     log::{Fetched, Record, partition_for, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
-    stream::{Context, Failure, Processor, Rejected, Transform},
+    stream::{Context, Failure, Processor, Rejected, Transform, redriven},
 };
 
 /// Its name.
@@ -31,6 +32,7 @@ pub struct Admission {
     window: WindowOptions,
     /// Whether only OmniLink's own port writes `ingress`, which has checked every field already.
     trusted: bool,
+    secrets: Option<Arc<SecretKeys>>,
     counters: Arc<Counters>,
 }
 
@@ -55,12 +57,20 @@ impl Admission {
                 seal_at: SEAL_AT,
             },
             trusted,
+            secrets: None,
             counters: Arc::new(Counters {
                 admitted: outcome("admitted"),
                 duplicates: outcome("duplicate"),
                 passed_on: outcome("passed_on"),
             }),
         }
+    }
+
+    /// With the keys that marks of redriven records are signed with: without them no mark counts.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Arc<SecretKeys>) -> Self {
+        self.secrets = Some(secrets);
+        self
     }
 }
 
@@ -83,6 +93,7 @@ impl Processor for Admission {
             names: self.names.clone(),
             partitions: self.partitions,
             trusted: self.trusted,
+            secrets: self.secrets.clone(),
             counters: Arc::clone(&self.counters),
         }))
     }
@@ -93,6 +104,7 @@ struct Admit {
     names: Names,
     partitions: u32,
     trusted: bool,
+    secrets: Option<Arc<SecretKeys>>,
     counters: Arc<Counters>,
 }
 
@@ -136,6 +148,13 @@ impl Transform for Admit {
 }
 
 impl Admit {
+    /// How often the record came back from the dead-letter queue; `None`: never, or so says nobody who may.
+    fn redriven(&self, record: &Record) -> Option<u32> {
+        // Nearly every record has none.
+        redriven::claimed(record)?;
+        redriven::count(self.secrets.as_ref()?, &self.names.ingress, record)
+    }
+
     fn admit_parsed(
         &mut self,
         event: &Event<'_>,
@@ -156,20 +175,26 @@ impl Admit {
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Invalid>,
     ) -> Result<(), Failure> {
         let key = Bytes::from(event.record_key());
+        let redriven = self.redriven(&input.record);
         if partition_for(&key, self.partitions) != cx.partition() {
             self.counters.passed_on.increment(1);
             let mut value = Vec::with_capacity(512);
             avro::encode_ingress(event, &mut value);
-            let record = Record {
+            let mut record = Record {
                 key: Some(key),
                 value: Some(value.into()),
                 headers: Vec::new(),
             };
+            if let (Some(count), Some(secrets)) = (redriven, &self.secrets) {
+                redriven::mark(secrets, &self.names.ingress, &mut record, count);
+            }
             cx.emit(&self.names.ingress, record);
             return Ok(());
         }
         let identity = event.identity();
-        let seen = self.window.get(&identity, input.timestamp)?.is_some();
+        // What was redriven passes, once each time, whether the event was seen before or not.
+        let known_by = redriven.map_or(identity, |count| redriven::identity(&identity, count));
+        let seen = self.window.get(&known_by, input.timestamp)?.is_some();
         if seen && !planted(Bug::NoDedupe) {
             self.counters.duplicates.increment(1);
             return Ok(());
@@ -179,6 +204,9 @@ impl Admit {
         let mut value = Vec::with_capacity(size + 64);
         write(&mut value)?;
         self.window.insert(identity, [0; 16], input.timestamp);
+        if known_by != identity {
+            self.window.insert(known_by, [0; 16], input.timestamp);
+        }
         self.counters.admitted.increment(1);
         let record = Record {
             key: Some(key),

@@ -19,6 +19,8 @@ use crate::config::Config;
 
 /// An answer must be there within this time.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// The same for one that reads much of the log first.
+const PATIENCE: Duration = Duration::from_mins(10);
 /// The most bytes of an answer.
 const ANSWER_BYTES: usize = 16 << 20;
 
@@ -55,6 +57,7 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        connector.set_keepalive(Some(Duration::from_secs(15)));
         Ok(Self {
             http: Http::builder(TokioExecutor::new()).build(connector),
             base,
@@ -69,43 +72,146 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
     ) -> anyhow::Result<Answer> {
-        let url = format!("{}{path}", self.base);
-        let uri: Uri = url.parse().with_context(|| format!("`{url}` is no URL"))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(AUTHORIZATION, format!("Bearer {}", self.key))
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body.unwrap_or_default()))
-            .context("OMNILINK_KEY cannot stand in a header")?;
+        let request = self.request(method, path, body)?;
         let exchange = async {
             let response = self
                 .http
                 .request(request)
                 .await
                 .map_err(|error| unreachable(&self.base, error))?;
-            let (head, body) = response.into_parts();
-            let bytes = Limited::new(body, ANSWER_BYTES).collect().await;
-            let bytes = bytes
-                .map_err(|error| {
-                    anyhow::anyhow!("the answer from {} broke off: {error}", self.base)
-                })?
-                .to_bytes();
-            anyhow::Ok(Answer {
-                status: head.status,
-                headers: head.headers,
-                body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
-            })
+            self.whole(response).await
         };
         tokio::time::timeout(DEADLINE, exchange)
             .await
-            .with_context(|| {
-                format!(
-                    "{} did not answer within {} s",
-                    self.base,
-                    DEADLINE.as_secs()
+            .with_context(|| self.late())?
+    }
+}
+
+/// An answer that is read while it is made.
+pub(super) struct Stream {
+    body: hyper::body::Incoming,
+    base: String,
+}
+
+impl Stream {
+    /// The next piece; `None`: the whole answer is there.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| {
+                let error = anyhow::Error::new(error).root_cause().to_string();
+                anyhow::anyhow!(
+                    "the answer from {} broke off, and the node's log says why: {error}",
+                    self.base
                 )
-            })?
+            })?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Client {
+    /// Sends JSON and reads an answer as it comes, however long it takes; a refusal is an error. A peer that is gone is
+    /// found by TCP's own keep-alive.
+    pub(super) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> anyhow::Result<Stream> {
+        let asking = self.http.request(self.request(method, path, body)?);
+        let response = tokio::time::timeout(DEADLINE, asking)
+            .await
+            .with_context(|| self.late())?
+            .map_err(|error| unreachable(&self.base, error))?;
+        if response.status().is_success() {
+            return Ok(Stream {
+                body: response.into_body(),
+                base: self.base.clone(),
+            });
+        }
+        self.whole(response).await?.success()?;
+        bail!("{} answered in an unknown way", self.base)
+    }
+
+    /// Reads an answer of lines of JSON: `each` sees them, until the one that says `"status": "done"`, which is returned, or
+    /// `"failed"`.
+    pub(super) async fn lines(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        mut each: impl FnMut(&Value),
+    ) -> anyhow::Result<Value> {
+        let mut answer = self.stream(method, path, body).await?;
+        let mut text = Vec::new();
+        while let Some(piece) = answer.next().await? {
+            text.extend_from_slice(&piece);
+            while let Some(end) = memchr::memchr(b'\n', &text) {
+                let line: Value = serde_json::from_slice(&text[..end])?;
+                text.drain(..=end);
+                each(&line);
+                match line["status"].as_str() {
+                    Some("done") => return Ok(line),
+                    Some("failed") => bail!("{}", line["error"].as_str().unwrap_or_default()),
+                    _ => {}
+                }
+            }
+        }
+        bail!("the answer from {} ended before it was done", self.base)
+    }
+
+    /// As [`Client::call`], for an answer that may take minutes.
+    pub(super) async fn patiently(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
+        let asking = self.http.request(self.request(method, path, None)?);
+        let response = tokio::time::timeout(PATIENCE, asking)
+            .await
+            .with_context(|| self.late())?
+            .map_err(|error| unreachable(&self.base, error))?;
+        self.whole(response).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> anyhow::Result<Request<Full<Bytes>>> {
+        let url = format!("{}{path}", self.base);
+        let uri: Uri = url.parse().with_context(|| format!("`{url}` is no URL"))?;
+        Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(AUTHORIZATION, format!("Bearer {}", self.key))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body.unwrap_or_default()))
+            .context("OMNILINK_KEY cannot stand in a header")
+    }
+
+    fn late(&self) -> String {
+        format!(
+            "{} did not answer within {} s",
+            self.base,
+            DEADLINE.as_secs()
+        )
+    }
+
+    async fn whole(
+        &self,
+        response: hyper::Response<hyper::body::Incoming>,
+    ) -> anyhow::Result<Answer> {
+        let (head, body) = response.into_parts();
+        let bytes = Limited::new(body, ANSWER_BYTES).collect().await;
+        let bytes = bytes
+            .map_err(|error| anyhow::anyhow!("the answer from {} broke off: {error}", self.base))?
+            .to_bytes();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        })
     }
 }
 

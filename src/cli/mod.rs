@@ -2,17 +2,24 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod access;
 mod client;
 mod completions;
 mod config;
+mod dlq;
+mod doctor;
 mod keys;
+mod lag;
 mod migrate;
+mod moment;
 pub mod node;
 mod output;
 mod postgres;
 mod readers;
 mod rebuild;
+mod replay;
 mod send;
+mod topics;
 pub mod up;
 mod watch;
 
@@ -72,6 +79,18 @@ enum Command {
     Readers(readers::Command),
     /// Send events from a file of JSON lines
     Send(send::Args),
+    /// Read the history back: by time, tenant, type and entity
+    Replay(replay::Args),
+    /// List, show and redrive rejected records
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Show how far behind each processor is
+    Lag(lag::Args),
+    /// List the system's topics, or make them
+    #[command(subcommand)]
+    Topics(topics::Command),
+    /// Look at everything that a node needs, and say what is wrong
+    Doctor(doctor::Args),
     /// Make tables anew from the log, beside the old ones
     Rebuild(rebuild::Args),
     /// Bring the schema in Postgres up to date
@@ -103,6 +122,11 @@ pub fn main() -> ExitCode {
         Command::Keys(command) => keys::main(&cli.global, command),
         Command::Readers(command) => readers::main(&cli.global, command),
         Command::Send(args) => send::main(&cli.global, &args),
+        Command::Replay(args) => replay::main(&cli.global, &args),
+        Command::Dlq(command) => dlq::main(&cli.global, command),
+        Command::Lag(args) => lag::main(&cli.global, &args),
+        Command::Topics(command) => topics::main(&cli.global, command),
+        Command::Doctor(args) => doctor::main(&cli.global, &args),
         Command::Rebuild(args) => rebuild::main(&cli.global, &args),
         Command::Migrate(args) => migrate::main(&cli.global, &args),
         Command::Completions(args) => {

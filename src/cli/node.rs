@@ -87,6 +87,57 @@ impl Storage {
     }
 }
 
+/// The log for a command that only reads and appends: nothing is made, no topic is checked. The embedded log must not be in use.
+pub(super) fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    if config.on_kafka() {
+        return open_stateless(config);
+    }
+    let dir = config.data_dir.join("log");
+    if !dir.is_dir() {
+        bail!(
+            "there is no log in {}; `omnilink up` makes one, `data_dir` (or --data-dir) says where",
+            config.data_dir.display()
+        );
+    }
+    let log = LocalLog::open(&dir, LocalOptions::new(Arc::new(SystemClock)))
+        .with_context(|| format!("the log in {} cannot be opened", dir.display()))?;
+    Ok(Arc::new(log))
+}
+
+/// Whether a running process has the embedded log open.
+pub(super) fn log_in_use(config: &Config) -> bool {
+    !config.on_kafka() && crate::state::in_use(&config.data_dir.join("log"))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn open_stateless(_: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    bail!("`kafka.brokers` is set, but this binary was built without Kafka")
+}
+
+#[cfg(feature = "kafka")]
+fn open_stateless(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    use crate::log::kafka::KafkaLog;
+    // Not the node's own name: that would be its producer's too.
+    let node = format!("cli-{}", uuid::Uuid::now_v7().simple());
+    let log = KafkaLog::connect_stateless(kafka_options(config, node))
+        .with_context(|| format!("Kafka at {} cannot be used", config.kafka.brokers.join(",")))?;
+    Ok(Arc::new(log))
+}
+
+#[cfg(feature = "kafka")]
+fn kafka_options(config: &Config, node: String) -> crate::log::kafka::KafkaOptions {
+    let properties = config.kafka.properties.iter();
+    crate::log::kafka::KafkaOptions {
+        brokers: config.kafka.brokers.join(","),
+        properties: properties
+            .map(|(k, v)| (k.clone(), v.expose().to_owned()))
+            .collect(),
+        prefix: config.topics.prefix.clone(),
+        node,
+        replication_factor: config.topics.replication_factor.map(i32::from),
+    }
+}
+
 #[cfg(not(feature = "kafka"))]
 fn open_kafka(_: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usize)> {
     bail!("`kafka.brokers` is set, but this binary was built without Kafka")
@@ -94,7 +145,7 @@ fn open_kafka(_: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usize)> {
 
 #[cfg(feature = "kafka")]
 fn open_kafka(config: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usize)> {
-    use crate::log::kafka::{KafkaLog, KafkaOptions};
+    use crate::log::kafka::KafkaLog;
     let dir = config.data_dir.join("state");
     let state = StateStore::open(&dir).with_context(|| {
         format!(
@@ -102,17 +153,8 @@ fn open_kafka(config: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usiz
             dir.display()
         )
     })?;
-    let brokers = config.kafka.brokers.join(",");
-    let properties = config.kafka.properties.iter();
-    let options = KafkaOptions {
-        brokers: brokers.clone(),
-        properties: properties
-            .map(|(k, v)| (k.clone(), v.expose().to_owned()))
-            .collect(),
-        prefix: config.topics.prefix.clone(),
-        node: node_id(&config.data_dir)?,
-        replication_factor: config.topics.replication_factor.map(i32::from),
-    };
+    let options = kafka_options(config, node_id(&config.data_dir)?);
+    let brokers = options.brokers.clone();
     let log = KafkaLog::connect(options, state.clone())
         .with_context(|| format!("Kafka at {brokers} cannot be used"))?;
     Ok((Arc::new(log), state, 16))
@@ -148,7 +190,7 @@ fn make_dir(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// The configured keys, or the one in the data directory.
-fn secret_keys(config: &Config) -> anyhow::Result<SecretKeys> {
+pub(super) fn secret_keys(config: &Config) -> anyhow::Result<SecretKeys> {
     let keys = if config.secret_key.is_empty() {
         SecretKeys::open_or_create(&config.data_dir)
     } else {
@@ -160,6 +202,11 @@ fn secret_keys(config: &Config) -> anyhow::Result<SecretKeys> {
             seal::FILE
         )
     })
+}
+
+/// Where the index of the history lies.
+pub(super) fn index_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("index")
 }
 
 /// The file of the first key.

@@ -38,8 +38,46 @@ pub(super) fn error(error: &anyhow::Error) {
     note(&text);
 }
 
-/// Prints rows under a heading, in columns.
+/// A column is never made narrower than this.
+const NARROWEST: usize = 8;
+
+/// Prints rows under a heading, in columns. On a terminal that is too narrow, the widest cells are cut; never those of the
+/// first column, which is what other commands want to be told.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) {
+    for line_of in laid_out(heading, rows, terminal_width()) {
+        line(&line_of);
+    }
+}
+
+/// As [`table`], with the last column as long as it is: for what must be read whole.
+pub(super) fn list(heading: &[&str], rows: &[Vec<String>]) {
+    for line_of in laid_out(heading, rows, None) {
+        line(&line_of);
+    }
+}
+
+/// A line as the terminal has room for; elsewhere as it is.
+pub(super) fn fit(text: &str) -> String {
+    match terminal_width() {
+        Some(width) if text.chars().count() > width => {
+            let cut: String = text.chars().take(width.saturating_sub(1)).collect();
+            format!("{cut}…")
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// The columns of the terminal that is written to, if it is one.
+fn terminal_width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells
@@ -48,16 +86,55 @@ pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
-    let print = |cells: &mut dyn Iterator<Item = &str>| {
+    let mut widths: Vec<usize> = (0..heading.len()).map(width).collect();
+    let gaps = 2 * heading.len().saturating_sub(1);
+    if let Some(columns) = fit {
+        let room = columns.saturating_sub(gaps);
+        while widths.iter().sum::<usize>() > room
+            && let Some(widest) = widths.iter_mut().skip(1).max().filter(|w| **w > NARROWEST)
+        {
+            *widest -= 1;
+        }
+    }
+    let laid = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<String> = cells
             .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
+            .map(|(cell, width)| {
+                // Whatever a record says, a row is one line.
+                let cell: String = cell
+                    .chars()
+                    .map(|c| if c.is_control() { ' ' } else { c })
+                    .collect();
+                if cell.chars().count() > *width {
+                    let cut: String = cell.chars().take(width - 1).collect();
+                    return format!("{cut}…");
+                }
+                format!("{cell:width$}")
+            })
             .collect();
-        line(padded.join("  ").trim_end());
+        padded.join("  ").trim_end().to_owned()
     };
-    print(&mut heading.iter().copied());
-    for row in rows {
-        print(&mut row.iter().map(String::as_str));
+    let heading = laid(&mut heading.iter().copied());
+    let rows = rows
+        .iter()
+        .map(|row| laid(&mut row.iter().map(String::as_str)));
+    std::iter::once(heading).chain(rows).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_the_terminal() {
+        let rows = vec![
+            vec!["1:2".into(), "a long text with a\nline end in it".into()],
+            vec!["10:20".into(), "short".into()],
+        ];
+        let whole = laid_out(&["NAME", "MESSAGE"], &rows, None);
+        assert_eq!(whole[1], "1:2    a long text with a line end in it");
+        let cut = laid_out(&["NAME", "MESSAGE"], &rows, Some(20));
+        assert!(cut.iter().all(|line| line.chars().count() <= 20), "{cut:?}");
+        assert!(cut[1].ends_with('…') && cut[2].ends_with("short"));
     }
 }

@@ -10,7 +10,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Global, node,
+    Global,
+    lag::NodeLags,
+    node,
     node::Storage,
     output,
     postgres::{self, Postgres},
@@ -20,7 +22,7 @@ use crate::{
     admission::{self, Admission},
     clock::SystemClock,
     config::Config,
-    port::{Nodes, Parts, Port},
+    port::{Nodes, Parts, Port, Tools},
     stream::{lag::Progress, lane},
     telemetry::{self, Need, PartStatus, Readiness},
 };
@@ -107,6 +109,7 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
             &config, &storage, &controls, &readiness, &mut watch, provision,
         )
     });
+    let lags = NodeLags::new(&storage.log, watch.processors());
     let watching = watch.start().context("cannot start a thread")?;
 
     let nodes = connect_nodes(&config, &readiness)?;
@@ -116,6 +119,15 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
             rebuilds: projections
                 .as_ref()
                 .map_or_else(|| Arc::new(postgres::NoRebuilds) as _, Postgres::rebuilds),
+            tools: Tools {
+                log: Arc::clone(&storage.log),
+                names: storage.names.clone(),
+                partitions: config.topics.partitions,
+                lags: Arc::new(lags),
+                secrets: Arc::new(node::secret_keys(&config)?),
+                index_dir: node::index_dir(&config),
+                redriving: Arc::default(),
+            },
             log: Arc::clone(&storage.log),
             ingress: Arc::clone(&storage.names.ingress),
             state: storage.state.clone(),
@@ -169,7 +181,8 @@ fn start_admission(
     // Only the port of this very process can write to the embedded log.
     let trusted = !config.on_kafka();
     let partitions = config.topics.partitions;
-    let admission = Admission::new(&storage.names, partitions, window_ms, trusted);
+    let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
+        .with_secrets(Arc::new(node::secret_keys(config)?));
     let progress = Arc::<Progress>::default();
     watch.processor(admission::NAME, &progress);
     let setup = lane::Setup {

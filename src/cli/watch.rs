@@ -25,6 +25,7 @@ const MEASURE: Duration = Duration::from_secs(5);
 
 /// A processor whose lag is measured.
 struct Watched {
+    name: &'static str,
     progress: Arc<Progress>,
     records: Gauge,
     age: Gauge,
@@ -53,11 +54,18 @@ impl Watch {
 
     pub(super) fn processor(&mut self, name: &'static str, progress: &Arc<Progress>) {
         self.watched.push(Watched {
+            name,
             progress: Arc::clone(progress),
             records: gauge!("omnilink_lag_records", "processor" => name),
             age: gauge!("omnilink_lag_age_seconds", "processor" => name),
             stalled: gauge!("omnilink_stalled", "processor" => name),
         });
+    }
+
+    /// What is watched, by name.
+    pub(super) fn processors(&self) -> Vec<(&'static str, Arc<Progress>)> {
+        let named = |watched: &Watched| (watched.name, Arc::clone(&watched.progress));
+        self.watched.iter().map(named).collect()
     }
 
     pub(super) fn start(self) -> std::io::Result<Watching> {

@@ -46,12 +46,13 @@ pub enum SealError {
 /// The keys of `secret_key`.
 pub struct SecretKeys {
     ciphers: Vec<XChaCha20Poly1305>,
+    signing: Vec<[u8; 32]>,
 }
 
 impl SecretKeys {
     /// From base64 texts; the first seals.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, SealError> {
-        let ciphers = keys
+        let keys = keys
             .into_iter()
             .map(|text| {
                 let bytes = STANDARD
@@ -60,13 +61,17 @@ impl SecretKeys {
                 let key: [u8; 32] = bytes
                     .try_into()
                     .map_err(|_| SealError::BadKey("`secret_key`".into()))?;
-                Ok(XChaCha20Poly1305::new(&derive(&key).into()))
+                Ok(key)
             })
-            .collect::<Result<Vec<_>, SealError>>()?;
-        if ciphers.is_empty() {
+            .collect::<Result<Vec<[u8; 32]>, SealError>>()?;
+        if keys.is_empty() {
             return Err(SealError::NoKey);
         }
-        Ok(Self { ciphers })
+        let cipher = |key| XChaCha20Poly1305::new(&derive(key, SEALING).into());
+        Ok(Self {
+            ciphers: keys.iter().map(cipher).collect(),
+            signing: keys.iter().map(|key| derive(key, SIGNING)).collect(),
+        })
     }
 
     /// The keys in `data_dir`; the first start makes one.
@@ -109,6 +114,21 @@ impl SecretKeys {
         sealed
     }
 
+    /// A signature (HMAC-SHA256) over parts, good for one purpose.
+    pub fn sign(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        over(&self.signing[0], purpose, parts)
+            .finalize()
+            .into_bytes()
+            .into()
+    }
+
+    /// Whether any of the keys signed the parts for the purpose. Takes the same time whatever is wrong.
+    pub fn signed(&self, purpose: &str, parts: &[&[u8]], signature: &[u8]) -> bool {
+        self.signing
+            .iter()
+            .any(|key| over(key, purpose, parts).verify_slice(signature).is_ok())
+    }
+
     /// Opens what [`SecretKeys::seal`] sealed for the same place.
     pub fn open(&self, sealed: &[u8], place: &[u8]) -> Result<Vec<u8>, SealError> {
         let (version, rest) = sealed.split_first().ok_or(SealError::Closed)?;
@@ -129,14 +149,32 @@ impl SecretKeys {
     }
 }
 
-/// The sealing key under a secret key: other uses of it will have keys of their own.
-fn derive(key: &[u8; 32]) -> [u8; 32] {
-    // HMAC takes keys of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
-        unreachable!("HMAC takes keys of any length")
-    };
-    mac.update(b"omnilink seal 1");
+/// What a key under a secret key is for.
+const SEALING: &[u8] = b"omnilink seal 1";
+const SIGNING: &[u8] = b"omnilink sign 1";
+
+/// The key under a secret key for one use.
+fn derive(key: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
+    let mut mac = hmac(key);
+    mac.update(purpose);
     mac.finalize().into_bytes().into()
+}
+
+fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
+    match Hmac::<Sha256>::new_from_slice(key) {
+        Ok(mac) => mac,
+        Err(_) => unreachable!("HMAC takes keys of any length"),
+    }
+}
+
+/// Over parts with their lengths, so that they cannot run into each other.
+fn over(key: &[u8; 32], purpose: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
+    let mut mac = hmac(key);
+    for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac
 }
 
 /// Writes a file that only its owner can read: whole or not at all, and durable.
@@ -181,6 +219,18 @@ mod tests {
         }
         assert!(SecretKeys::new([]).is_err());
         assert!(SecretKeys::new(["c2hvcnQ="]).is_err());
+    }
+
+    #[test]
+    fn signatures_are_for_one_purpose_and_any_key_of_the_list() {
+        let text = |n: u8| STANDARD.encode([n; 32]);
+        let old = SecretKeys::new([&text(1)[..]]).unwrap();
+        let both = SecretKeys::new([&text(2)[..], &text(1)]).unwrap();
+        let signature = old.sign("a", &[b"x", b"yz"]);
+        assert!(both.signed("a", &[b"x", b"yz"], &signature));
+        assert!(!both.signed("b", &[b"x", b"yz"], &signature));
+        assert!(!both.signed("a", &[b"xy", b"z"], &signature));
+        assert!(!old.signed("a", &[b"x", b"yz"], &both.sign("a", &[b"x", b"yz"])));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod binary;
 mod cloudevents;
 mod json;
 pub mod kafka;
+mod line;
 mod media;
 mod rules;
 pub mod schemas;
@@ -22,6 +23,7 @@ pub use self::{
     binary::{Binding, parse_binary},
     cloudevents::{Body, Item, Parsed, parse, parse_batch, parse_structured},
     json::{JsonError, MAX_DEPTH, Problem, canonical_hash},
+    line::{Place, write_line},
     media::Media,
     rules::IDENTIFIER_MAX,
     time::parse_rfc3339,

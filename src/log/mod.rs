@@ -10,7 +10,9 @@
 mod error;
 mod finished;
 mod partitioner;
+mod range;
 mod record;
+mod survey;
 pub mod topics;
 
 #[cfg(feature = "kafka")]
@@ -22,7 +24,9 @@ use std::time::Duration;
 pub use error::{Class, LogError};
 pub use finished::Finished;
 pub use partitioner::{murmur2, partition_for};
+pub use range::read_ranges;
 pub use record::{Append, Fetched, Headers, Output, Record, header};
+pub use survey::{Surveyed, survey};
 use tokio::sync::oneshot;
 pub use topics::{Cleanup, TopicSpec};
 
@@ -93,6 +97,19 @@ pub trait Log: Send + Sync {
         partition: u32,
     ) -> Result<Option<u64>, LogError>;
 
+    /// The committed positions of a processor in all partitions of a topic.
+    fn positions(&self, processor: &str, topic: &str) -> Result<Vec<Option<u64>>, LogError> {
+        (0..self.partitions(topic)?)
+            .map(|partition| self.committed(processor, topic, partition))
+            .collect()
+    }
+
+    /// What happens to old records of a topic; `None`: not known. On the embedded log it is what
+    /// [`Log::provision`] was told.
+    fn cleanup(&self, _topic: &str) -> Result<Option<Cleanup>, LogError> {
+        Ok(None)
+    }
+
     /// Drops what retention and compaction let go, now. It happens by itself as well; on Kafka only so.
     fn tidy(&self) -> Result<(), LogError> {
         Ok(())
@@ -112,6 +129,15 @@ pub trait Reader: Send {
     /// Starts to read a partition at an offset (one past the end is the end; offsets that retention has
     /// dropped read from the first one left). May be called again to seek.
     fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
+
+    /// As [`Reader::assign`], and nothing at or after `end` is wanted: whoever asks leaves out what comes all the same.
+    fn assign_range(&mut self, partition: u32, offset: u64, _end: u64) -> Result<(), LogError> {
+        self.assign(partition, offset)
+    }
+
+    /// Whether all of a partition has been read that was readable at the last poll. Offsets alone do not say so: markers
+    /// of transactions and compaction leave some without a record.
+    fn at_end(&self, partition: u32) -> bool;
 
     /// Appends records to `out` as soon as there are any, else returns after `wait`. At most about
     /// 10,000 records or 8 MiB a call.

@@ -49,6 +49,8 @@ pub struct Names {
     pub audit: Arc<str>,
     /// Rejected, with why.
     pub dlq: Arc<str>,
+    /// Which of these went back to their topics.
+    pub redriven: Arc<str>,
 }
 
 impl Names {
@@ -62,12 +64,22 @@ impl Names {
             controls: name("controls"),
             audit: name("audit"),
             dlq: name("dlq"),
+            redriven: name("state.dlq"),
         }
     }
 
     /// The changelog topic of a processor's keyed state.
     pub fn state(&self, processor: &str) -> Arc<str> {
         format!("{}state.{processor}", self.prefix).into()
+    }
+
+    /// Whether a topic is one of the system's: nobody else writes there.
+    pub fn is_own(&self, topic: &str) -> bool {
+        let Some(name) = topic.strip_prefix(&*self.prefix) else {
+            return false;
+        };
+        let own = |spec: &TopicSpec| *spec.name == *topic;
+        !self.prefix.is_empty() || name.starts_with("state.") || self.specs(1).iter().any(own)
     }
 
     /// All topics, with their policies.
@@ -86,6 +98,8 @@ impl Names {
             spec(&self.controls, 1, Cleanup::Compact),
             spec(&self.audit, partitions, delete(90)),
             spec(&self.dlq, partitions, delete(30)),
+            // Outlives what it is about.
+            spec(&self.redriven, 1, delete(31)),
             spec(
                 &self.state("admission"),
                 partitions,

@@ -6,14 +6,23 @@ use std::{
     sync::Arc,
 };
 
+use axum::Extension;
 use hyper::{
     HeaderMap, StatusCode,
     header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE},
 };
 use parking_lot::Mutex;
 
-use super::{Shared, problem::Problem};
-use crate::{clock::Millis, config::Network, controls::Key};
+use super::{
+    RequestId, Shared,
+    problem::{Problem, Refused},
+    routes::FromPeer,
+};
+use crate::{
+    clock::Millis,
+    config::Network,
+    controls::{Key, OPERATOR},
+};
 
 /// Wrong keys that an address may send in a window.
 const LIMIT: usize = 30;
@@ -61,6 +70,21 @@ pub(super) fn authenticate(
         WWW_AUTHENTICATE,
         HeaderValue::from_static("Bearer realm=\"omnilink\", error=\"invalid_token\""),
     ))
+}
+
+/// A request of someone who looks after the whole installation: the scope `operator`.
+pub(super) fn operator(
+    shared: &Shared,
+    headers: &HeaderMap,
+    Extension(peer): FromPeer,
+) -> Result<RequestId, Refused> {
+    let id = shared.ids.next();
+    let key = authenticate(shared, headers, peer.0).map_err(|p| Refused::new(p, id))?;
+    if !key.scopes.permits(OPERATOR) {
+        let problem = Problem::denied("the key lacks the permission `operator`");
+        return Err(Refused::new(problem, id));
+    }
+    Ok(id)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {

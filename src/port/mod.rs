@@ -11,14 +11,18 @@ mod events;
 mod idempotency;
 mod intake;
 mod keys;
+mod letters;
 mod media;
 mod meters;
 mod nodes;
 mod problem;
 mod readers;
 mod rebuild;
+mod replay;
 mod routes;
 mod serve;
+mod stream;
+mod tools;
 
 use std::{
     io,
@@ -35,7 +39,10 @@ use intake::Intake;
 use meters::Meters;
 pub use nodes::Nodes;
 pub use rebuild::{NotBegun, Rebuild, Rebuilds};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+pub(crate) use tools::wanted;
+pub use tools::{Lags, Tools};
 
 use crate::{
     clock::Clock,
@@ -53,6 +60,8 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// What makes projections anew.
     pub rebuilds: Arc<dyn Rebuilds>,
+    /// What the operator's tools work on.
+    pub tools: Tools,
     /// Where events are appended.
     pub log: Arc<dyn Log>,
     /// The whole name of the topic `ingress`.
@@ -85,6 +94,7 @@ pub struct Port {
 /// What all requests share.
 struct Shared {
     rebuilds: Arc<dyn Rebuilds>,
+    tools: Tools,
     nodes: Option<Nodes>,
     controls: Arc<Controls>,
     intake: Intake,
@@ -96,6 +106,10 @@ struct Shared {
     bodies: body::Budget,
     meters: Meters,
     ids: RequestIds,
+    /// Replays that may still begin.
+    replays: Arc<Semaphore>,
+    /// Cancelled when the port stops: what follows for ever ends then.
+    stopping: CancellationToken,
 }
 
 impl Port {
@@ -123,6 +137,7 @@ impl Port {
             listener,
             shared: Arc::new(Shared {
                 rebuilds: parts.rebuilds,
+                tools: parts.tools,
                 nodes: parts.nodes,
                 controls: parts.controls,
                 intake,
@@ -134,6 +149,8 @@ impl Port {
                 bodies: body::Budget::default(),
                 meters,
                 ids: RequestIds::new(),
+                replays: Arc::new(Semaphore::new(replay::AT_ONCE)),
+                stopping: CancellationToken::new(),
             }),
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
@@ -12,11 +12,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RequestId, Shared, auth,
+    Shared, auth,
     problem::{Problem, Refused},
     routes::FromPeer,
 };
-use crate::controls::OPERATOR;
 
 /// Makes projections anew, one request at a time, in the background.
 pub trait Rebuilds: Send + Sync {
@@ -60,27 +59,13 @@ struct Asked {
     projections: Vec<String>,
 }
 
-fn operator(
-    shared: &Shared,
-    headers: &HeaderMap,
-    Extension(peer): FromPeer,
-) -> Result<RequestId, Refused> {
-    let id = shared.ids.next();
-    let key = auth::authenticate(shared, headers, peer.0).map_err(|p| Refused::new(p, id))?;
-    if !key.scopes.permits(OPERATOR) {
-        let problem = Problem::denied("the key lacks the permission `operator`");
-        return Err(Refused::new(problem, id));
-    }
-    Ok(id)
-}
-
 pub(super) async fn begin(
     State(shared): State<Arc<Shared>>,
     peer: FromPeer,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refused> {
-    let id = operator(&shared, &headers, peer)?;
+    let id = auth::operator(&shared, &headers, peer)?;
     let refuse = |problem| Refused::new(problem, id);
     let body = body.map_err(|e| refuse(Problem::invalid(e.body_text())))?;
     let asked: Asked = serde_json::from_slice(&body).map_err(|e| {
@@ -112,6 +97,6 @@ pub(super) async fn status(
     peer: FromPeer,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    operator(&shared, &headers, peer)?;
+    auth::operator(&shared, &headers, peer)?;
     Ok(Json(shared.rebuilds.status()).into_response())
 }

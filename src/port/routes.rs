@@ -11,9 +11,9 @@ use axum::{
 };
 
 use super::{
-    Shared, keys,
+    Shared, keys, letters,
     problem::{Problem, Refused},
-    readers, rebuild,
+    readers, rebuild, replay, tools,
 };
 use crate::telemetry::{self, Status};
 
@@ -46,6 +46,25 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
             "/v1/rebuild",
             post(rebuild::begin)
                 .get(rebuild::status)
+                .fallback(not_allowed),
+        )
+        .route("/v1/replay", get(replay::events).fallback(not_allowed))
+        .route("/v1/replay/state", get(replay::state).fallback(not_allowed))
+        .route(
+            "/v1/replay/topic",
+            post(replay::into_topic).fallback(not_allowed),
+        )
+        .route("/v1/dlq", get(letters::list).fallback(not_allowed))
+        .route("/v1/dlq/{name}", get(letters::show).fallback(not_allowed))
+        .route(
+            "/v1/dlq/redrive",
+            post(letters::redrive).fallback(not_allowed),
+        )
+        .route("/v1/lag", get(tools::lag).fallback(not_allowed))
+        .route(
+            "/v1/topics",
+            get(tools::topics)
+                .post(tools::create_topics)
                 .fallback(not_allowed),
         )
         .route("/healthz", get(healthz).fallback(not_allowed))

@@ -36,6 +36,7 @@ pub(super) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let router = routes::router(Arc::clone(&shared));
+    let stopping = shared.stopping.clone();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -71,6 +72,7 @@ pub(super) async fn serve(
         });
     }
     drop(listener);
+    stopping.cancel();
     if tokio::time::timeout(DRAIN, graceful.shutdown())
         .await
         .is_err()

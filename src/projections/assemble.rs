@@ -9,7 +9,6 @@ use std::{
 
 use super::{
     cache::{At, Cache, Known},
-    entity::{Change, Entity},
     error::ProjectionError,
     offsets::{Owned, Step},
     reject::{Reject, Rejection},
@@ -19,6 +18,7 @@ use super::{
 };
 use crate::{
     clock::Millis,
+    entity::{Change, Entity},
     envelope::{Event, avro},
     log::Fetched,
     store::{months::Month, storable_text},

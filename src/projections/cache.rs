@@ -8,7 +8,7 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::entity::Entity;
+use crate::entity::Entity;
 
 /// What an entry takes beside its texts, about.
 const OVERHEAD: usize = 192;

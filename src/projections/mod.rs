@@ -9,7 +9,6 @@
 //! |---|---|
 //! | `lane` | polls a share of the partitions; stalls, recovers, gives up |
 //! | `assemble`, `rows`, `changed` | records → rows of one batch |
-//! | `entity`, `merge` | pure: what an event does to its entity |
 //! | `cache` | entities in memory |
 //! | `link` | asks Postgres from a thread that blocks |
 //! | `pipeline` | two batches at a time; halves a batch that fails |
@@ -19,11 +18,9 @@
 mod assemble;
 mod cache;
 mod changed;
-mod entity;
 mod error;
 mod lane;
 mod link;
-mod merge;
 mod offsets;
 mod pipeline;
 mod readers;
@@ -36,6 +33,7 @@ mod writer;
 
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
+pub use offsets::projected;
 pub use readers::{READER_GRANTS, ReaderGrants};
 pub use rebuild::{Rebuilt, What, rebuild};
 pub use reject::{DeadLetters, Reject, Rejection};

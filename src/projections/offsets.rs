@@ -6,12 +6,12 @@
 //!   swap:   generation + 1                 (a rebuild; the owner comes again and reads everything anew)
 //! ```
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{Connection, PgConnection, Row};
 
-use super::error::ProjectionError;
-use crate::store::{PROJECTION_NAME, StoreError};
+use super::{error::ProjectionError, target::PROJECTION};
+use crate::store::{PROJECTION_NAME, Session, Store, StoreError};
 
 /// How often a take is tried against an old owner's open transaction.
 const TRIES: u32 = 20;
@@ -165,6 +165,17 @@ pub(super) async fn advance(
     } else {
         Err(ProjectionError::Fenced)
     }
+}
+
+/// The next offset of the projection in each partition of `events` that it has begun.
+pub async fn projected(store: &Store) -> Result<BTreeMap<u32, u64>, StoreError> {
+    let mut connection = store.connect(Session::Service).await?;
+    let found = positions(&mut connection, PROJECTION).await?;
+    connection.close().await?;
+    Ok(found
+        .into_iter()
+        .map(|(p, owned)| (p, owned.next))
+        .collect())
 }
 
 /// The positions of a projection, by partition.

@@ -1,6 +1,7 @@
 //! Keyed state: what a transform remembers, one space a processor and input partition, on disk in an embedded
 //! LSM store. Derived: on Kafka it is restored from its changelog topic, on the local log it is committed together with the log.
 
+mod filter;
 mod journal;
 mod keeper;
 mod window;
@@ -8,6 +9,7 @@ mod window;
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
+pub(crate) use filter::{Filter, Probe};
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
 };
@@ -125,6 +127,31 @@ pub struct StateStore {
     keeper: Arc<Keeper>,
 }
 
+/// The file that whoever has the store open holds a lock on (the store's own).
+const LOCK: &str = "lock";
+
+/// Takes the lock for a moment. `None`: there is no store yet.
+fn hold(dir: &Path) -> Result<Option<std::fs::File>, StateError> {
+    let file = match std::fs::File::open(dir.join(LOCK)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StateError(format!(
+            "another process has {} open",
+            dir.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// Whether another process has the store in `dir` open.
+pub fn in_use(dir: &Path) -> bool {
+    hold(dir).is_err()
+}
+
 const MIB: u64 = 1 << 20;
 /// Memory of the store's block cache.
 const CACHE_BYTES: u64 = 16 * MIB;
@@ -139,12 +166,15 @@ const PAGE_BYTES: u32 = 4096;
 impl StateStore {
     /// Opens or makes the store in `dir`, which no other process may hold.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
+        // Whoever holds the store is still writing what would look torn.
+        let held = hold(dir)?;
         if let Some(cut) = journal::cut_torn_tail(dir)? {
             tracing::warn!(
                 bytes = cut,
                 "the last write before a power loss was torn; nobody was told of it, and it is set aside"
             );
         }
+        drop(held);
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .worker_threads(1)

@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::{
     clock::Millis,
@@ -84,6 +85,9 @@ pub struct Lag {
     pub age_ms: i64,
 }
 
+/// How long the oldest unprocessed record may take to be read.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// The lag of a position in a partition. Reads the oldest unprocessed record, if there is one, to see its age.
 pub fn lag(
     log: &dyn Log,
@@ -99,9 +103,45 @@ pub fn lag(
     let mut reader = log.reader(topic)?;
     reader.assign(partition, next)?;
     let mut oldest = Vec::new();
-    reader.poll(Duration::from_millis(500), &mut oldest)?;
+    let began = Instant::now();
+    // Markers of transactions may be all that is left.
+    while oldest.is_empty() && !reader.at_end(partition) && began.elapsed() < DEADLINE {
+        reader.poll(Duration::from_millis(100), &mut oldest)?;
+    }
     Ok(oldest.first().map_or_else(Lag::default, |first| Lag {
-        records: end - next,
+        records: end - first.offset.max(next),
         age_ms: (now.0 - first.timestamp.0).max(0),
     }))
+}
+
+/// The lag of a processor in a partition, as `lag` shows it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Item {
+    /// The processor.
+    pub processor: String,
+    /// The partition of its input.
+    pub partition: u32,
+    /// Records not processed yet.
+    pub records: u64,
+    /// The age of the oldest of them, in seconds; 0: there is none.
+    pub age_s: f64,
+}
+
+/// The lag of each position of a processor. `None`: it has not begun, and is behind by all there is.
+pub fn items(
+    log: &dyn Log,
+    (processor, topic): (&str, &str),
+    positions: &[Option<u64>],
+    now: Millis,
+) -> Result<Vec<Item>, LogError> {
+    let item = |(partition, next): (u32, &Option<u64>)| {
+        let lag = lag(log, topic, partition, next.unwrap_or(0), now)?;
+        Ok(Item {
+            processor: processor.to_owned(),
+            partition,
+            records: lag.records,
+            age_s: lag.age_ms as f64 / 1000.0,
+        })
+    };
+    (0..).zip(positions).map(item).collect()
 }

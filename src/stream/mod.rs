@@ -10,6 +10,9 @@ pub mod dlq;
 pub mod effect;
 pub mod lag;
 pub mod lane;
+pub mod letters;
+pub mod redrive;
+pub mod redriven;
 mod timers;
 mod transform;
 

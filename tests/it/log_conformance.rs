@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use omnilink::{
     clock::{Clock, SystemClock},
-    log::{Class, Cleanup, LogError, Record, Transaction, partition_for},
+    log::{Class, Cleanup, LogError, Record, Transaction, partition_for, read_ranges, survey},
     state::{Changes, Space},
 };
 
@@ -33,6 +33,9 @@ on_both!(
     stale_owner_is_fenced,
     state_comes_back,
     positions_by_time,
+    a_reader_seeks_and_knows_its_end,
+    committed_positions_of_all_partitions,
+    policies_are_told,
     topics_are_made_and_checked,
     compaction_keeps_the_last,
     retention_drops_the_old,
@@ -302,6 +305,119 @@ fn positions_by_time(bed: Bed) {
     );
     let later = omnilink::clock::Millis(all[4].timestamp.0 + 1);
     assert_eq!(log.offset_at(&topic, 0, later).unwrap(), 5);
+}
+
+fn a_reader_seeks_and_knows_its_end(bed: Bed) {
+    let log = bed.open("a");
+    log.provision(&[bed.spec("in", 1, Cleanup::Keep)], true)
+        .unwrap();
+    let topic = bed.topic("in");
+    let records = (0..3_000).map(|n| record("k", &n.to_string())).collect();
+    append(&*log, &topic, records).unwrap();
+    let mut reader = log.reader(&topic).unwrap();
+    let mut stretch = |from: u64, to: u64| {
+        let mut values = Vec::new();
+        read_ranges(&mut *reader, &[(0, from, to)], |fetched| {
+            values.push(value(&fetched));
+            Ok(())
+        })
+        .unwrap();
+        values
+    };
+    // Forwards, backwards, over what was read already, and beyond the end.
+    for (from, to) in [(10, 20), (2_990, 3_100), (5, 6), (0, 3_000), (1_500, 1_600)] {
+        let expected: Vec<_> = (from..to.min(3_000)).map(|n| n.to_string()).collect();
+        assert_eq!(stretch(from, to), expected, "{from} to {to}");
+    }
+    assert!(stretch(7, 7).is_empty());
+    let mut out = Vec::new();
+    reader.assign(0, 2_999).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !reader.at_end(0) {
+        assert!(Instant::now() < deadline);
+        reader.poll(Duration::from_millis(50), &mut out).unwrap();
+    }
+    assert_eq!(out.len(), 1);
+    append(&*log, &topic, vec![record("k", "more")]).unwrap();
+    while out.len() < 2 {
+        assert!(Instant::now() < deadline);
+        reader.poll(Duration::from_millis(50), &mut out).unwrap();
+    }
+    assert_eq!(value(&out[1]), "more");
+}
+
+fn committed_positions_of_all_partitions(bed: Bed) {
+    let log = bed.open("a");
+    log.provision(&[bed.spec("in", 3, Cleanup::Keep)], true)
+        .unwrap();
+    let input = bed.topic("in");
+    for n in 0..20 {
+        append(&*log, &input, vec![record(&n.to_string(), "x")]).unwrap();
+    }
+    assert_eq!(log.positions("p", &input).unwrap(), [None, None, None]);
+    let mut lane = log.lane("p", std::slice::from_ref(&input)).unwrap();
+    settle(&mut *lane);
+    take(&mut *lane, 20);
+    lane.commit(Transaction {
+        positions: vec![(0, 2, 1)],
+        ..Transaction::default()
+    })
+    .unwrap();
+    assert_eq!(log.positions("p", &input).unwrap(), [None, None, Some(1)]);
+}
+
+fn policies_are_told(bed: Bed) {
+    let log = bed.open("a");
+    let policies = [
+        ("keep", Cleanup::Keep),
+        (
+            "delete",
+            Cleanup::Delete {
+                retention_ms: 5_000,
+            },
+        ),
+        ("compact", Cleanup::Compact),
+        (
+            "both",
+            Cleanup::CompactDelete {
+                retention_ms: 7_000,
+            },
+        ),
+    ];
+    let specs: Vec<_> = policies
+        .iter()
+        .map(|(name, cleanup)| bed.spec(name, 1, *cleanup))
+        .collect();
+    assert!(
+        survey(&*log, &specs)
+            .unwrap()
+            .iter()
+            .all(|t| t.trouble.is_some())
+    );
+    log.provision(&specs, true).unwrap();
+    for (name, cleanup) in policies {
+        assert_eq!(
+            log.cleanup(&bed.topic(name)).unwrap(),
+            Some(cleanup),
+            "{name}"
+        );
+    }
+    append(&*log, &bed.topic("keep"), vec![record("k", "v")]).unwrap();
+    let found = survey(&*log, &specs).unwrap();
+    assert!(found.iter().all(|t| t.trouble.is_none()), "{found:?}");
+    assert_eq!((found[0].records, found[0].partitions), (1, Some(1)));
+    let mut other = specs.clone();
+    other[0].partitions = 2;
+    other[1].cleanup = Cleanup::Keep;
+    let found = survey(&*log, &other).unwrap();
+    assert!(found[0].trouble.as_ref().unwrap().contains("partitions"));
+    assert!(
+        found[1]
+            .trouble
+            .as_ref()
+            .unwrap()
+            .contains("should be: keep")
+    );
 }
 
 fn topics_are_made_and_checked(bed: Bed) {

@@ -26,7 +26,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Nodes, NotBegun, Parts, Port, Rebuild, Rebuilds},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuild, Rebuilds, Tools},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -161,6 +161,15 @@ impl Rebuilds for NoRebuilds {
     }
 }
 
+/// A node without processors.
+struct NoLags;
+
+impl Lags for NoLags {
+    fn lags(&self) -> Result<Vec<omnilink::stream::lag::Item>, LogError> {
+        Ok(Vec::new())
+    }
+}
+
 /// A running port.
 pub struct Node {
     pub log: Arc<Switch>,
@@ -251,6 +260,15 @@ impl Node {
             listener,
             Parts {
                 rebuilds: Arc::new(NoRebuilds),
+                tools: Tools {
+                    log: shared.clone(),
+                    names: names.clone(),
+                    partitions: 4,
+                    lags: Arc::new(NoLags),
+                    secrets: Arc::new(SecretKeys::open_or_create(dir.path()).unwrap()),
+                    index_dir: dir.path().join("index"),
+                    redriving: Arc::default(),
+                },
                 log: shared,
                 ingress: names.ingress.clone(),
                 state,

@@ -350,6 +350,11 @@ impl MemoryReader {
 }
 
 impl Reader for MemoryReader {
+    fn at_end(&self, partition: u32) -> bool {
+        let end = self.log.watermarks(&self.topic, partition).unwrap().end;
+        self.at.get(&partition).is_some_and(|at| *at >= end)
+    }
+
     fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
         self.at.insert(partition, offset);
         Ok(())

@@ -183,7 +183,7 @@ impl KafkaLane {
         while next < marks.end {
             fetched.clear();
             reader.poll(Duration::from_millis(100), &mut fetched)?;
-            let at_end = reader.at_end();
+            let at_end = reader.at_end(partition);
             if fetched.is_empty() {
                 // Markers of transactions, which no reader sees, may be all that is left.
                 if at_end {

@@ -25,7 +25,7 @@ use rdkafka::{
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
+    Acknowledged, Append, Cleanup, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
 };
 use crate::{
     clock::Millis,
@@ -34,6 +34,8 @@ use crate::{
 
 /// A single request to the broker.
 const REQUEST: Duration = Duration::from_secs(5);
+/// A question for committed offsets: it waits for open transactions of the group to end.
+const COMMITTED: Duration = Duration::from_secs(15);
 
 /// How to reach Kafka.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +90,8 @@ impl KafkaOptions {
 /// The log on Kafka.
 pub struct KafkaLog {
     options: KafkaOptions,
-    state: StateStore,
+    /// `None`: for whoever reads and appends, and runs no lane.
+    state: Option<StateStore>,
     appender: Appender,
     /// Asked for metadata and offsets.
     asker: BaseConsumer,
@@ -99,6 +102,15 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Connects. `state` keeps this node's copy of keyed state. Does not wait for the brokers to answer.
     pub fn connect(options: KafkaOptions, state: StateStore) -> Result<Self, LogError> {
+        Self::connect_with(options, Some(state))
+    }
+
+    /// Connects without keyed state: everything but lanes.
+    pub fn connect_stateless(options: KafkaOptions) -> Result<Self, LogError> {
+        Self::connect_with(options, None)
+    }
+
+    fn connect_with(options: KafkaOptions, state: Option<StateStore>) -> Result<Self, LogError> {
         let asker = options.consumer_config().create()?;
         let appender = Appender::new(&options)?;
         Ok(Self {
@@ -111,13 +123,15 @@ impl KafkaLog {
         })
     }
 
-    /// The keyed state of this node.
-    pub fn state(&self) -> &StateStore {
-        &self.state
-    }
-
     fn group(&self, processor: &str) -> String {
         format!("{}{processor}", self.options.prefix)
+    }
+
+    /// A consumer that asks for what a processor's group has committed, and never joins it.
+    fn group_asker(&self, processor: &str) -> Result<BaseConsumer, LogError> {
+        let mut config = self.options.consumer_config();
+        config.set("group.id", self.group(processor));
+        Ok(config.create()?)
     }
 }
 
@@ -173,7 +187,7 @@ impl Log for KafkaLog {
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
         let (answer, acknowledged) = oneshot::channel();
-        let state = state.map(|changes| (self.state.clone(), changes));
+        let state = self.state.clone().zip(state);
         self.appender.append(&records, state, answer);
         acknowledged
     }
@@ -183,6 +197,9 @@ impl Log for KafkaLog {
     }
 
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
+        let Some(state) = self.state.clone() else {
+            return Err(LogError::Fatal("a lane needs keyed state".into()));
+        };
         let number = self
             .lanes
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -190,7 +207,7 @@ impl Log for KafkaLog {
         let changelog = format!("{}state.{processor}", self.options.prefix);
         Ok(Box::new(lane::KafkaLane::new(
             &self.options,
-            self.state.clone(),
+            state,
             group,
             processor,
             &changelog,
@@ -234,14 +251,32 @@ impl Log for KafkaLog {
         topic: &str,
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
-        let mut config = self.options.consumer_config();
-        config.set("group.id", self.group(processor));
-        let consumer: BaseConsumer<rdkafka::consumer::DefaultConsumerContext> = config.create()?;
-        committed(&consumer, topic, partition)
+        committed(&self.group_asker(processor)?, topic, partition)
+    }
+
+    fn positions(&self, processor: &str, topic: &str) -> Result<Vec<Option<u64>>, LogError> {
+        let mut list = TopicPartitionList::new();
+        let partitions = self.partitions(topic)?;
+        list.add_partition_range(topic, 0, partitions as i32 - 1);
+        let asker = self.group_asker(processor)?;
+        let found = asker.committed_offsets(list, COMMITTED)?;
+        let of = |partition| {
+            let elements = found.elements();
+            let element = elements.iter().find(|e| e.partition() == partition as i32);
+            match element.map(rdkafka::topic_partition_list::TopicPartitionListElem::offset) {
+                Some(Offset::Offset(offset)) => Some(offset as u64),
+                _ => None,
+            }
+        };
+        Ok((0..partitions).map(of).collect())
+    }
+
+    fn cleanup(&self, topic: &str) -> Result<Option<Cleanup>, LogError> {
+        provision::cleanup(&self.options, topic)
     }
 
     fn failure(&self) -> Option<String> {
-        self.state.failure()
+        self.state.as_ref().and_then(StateStore::failure)
     }
 
     fn health(&self) -> Result<(), LogError> {
@@ -274,7 +309,7 @@ fn committed<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
 ) -> Result<Option<u64>, LogError> {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition as i32);
-    let found = consumer.committed_offsets(list, Duration::from_secs(15))?;
+    let found = consumer.committed_offsets(list, COMMITTED)?;
     Ok(
         match found
             .elements()

@@ -1,7 +1,7 @@
 //! Makes missing topics with the right policies, and checks partition counts.
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
@@ -84,6 +84,45 @@ pub(super) fn provision(
         }
     }
     Ok(())
+}
+
+/// What the broker does with old records of a topic. `None`: settings that are none of ours.
+pub(super) fn cleanup(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogError> {
+    // It runs futures, and the caller's thread may belong to a runtime already.
+    std::thread::scope(|scope| scope.spawn(|| describe(options, topic)).join())
+        .unwrap_or_else(|_| Err(LogError::Fatal("the topic cannot be described".into())))
+}
+
+fn describe(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogError> {
+    let admin: AdminClient<DefaultClientContext> = options.config().create()?;
+    let request = AdminOptions::new().request_timeout(Some(REQUEST));
+    let described = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|e| LogError::Fatal(e.to_string()))?
+        .block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &request))?;
+    let found = match described.into_iter().next() {
+        Some(Ok(found)) => found,
+        Some(Err(code)) => {
+            return Err(LogError::Unavailable(format!(
+                "topic `{topic}` cannot be described: {code}"
+            )));
+        }
+        None => return Ok(None),
+    };
+    let value = |name: &str| found.get(name).and_then(|entry| entry.value.as_deref());
+    let retention_ms = value("retention.ms").and_then(|ms| ms.parse::<i64>().ok());
+    let policy = value("cleanup.policy").unwrap_or_default();
+    let mut policies: Vec<&str> = policy.split(',').map(str::trim).collect();
+    policies.sort_unstable();
+    Ok(match (policies.as_slice(), retention_ms) {
+        (["delete"], Some(ms)) if ms < 0 => Some(Cleanup::Keep),
+        (["delete"], Some(retention_ms)) => Some(Cleanup::Delete { retention_ms }),
+        (["compact"], _) => Some(Cleanup::Compact),
+        (["compact", "delete"], Some(retention_ms)) => {
+            Some(Cleanup::CompactDelete { retention_ms })
+        }
+        _ => None,
+    })
 }
 
 fn make(options: &KafkaOptions, missing: &[&TopicSpec]) -> Result<(), LogError> {

@@ -1,6 +1,9 @@
 //! Reading chosen partitions, and turning librdkafka's messages into records.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use rdkafka::{
@@ -19,6 +22,8 @@ use crate::{
 /// Records and bytes of one poll.
 const POLL_RECORDS: usize = 10_000;
 const POLL_BYTES: usize = 8 << 20;
+/// How long librdkafka may take to turn to another offset.
+const SEEK: Duration = Duration::from_secs(5);
 
 /// The end of a partition is news for us and no error for anyone else.
 struct Context;
@@ -44,7 +49,10 @@ pub(super) struct KafkaReader {
     /// `assigned` has changed and librdkafka does not know yet.
     changed: bool,
     apart: Apart,
-    at_end: bool,
+    /// Partitions whose end was met, with no record since.
+    at_end: BTreeSet<u32>,
+    /// Partitions that librdkafka has been told of.
+    told: BTreeSet<u32>,
 }
 
 /// Keeps changes of an assignment apart: librdkafka ends the process when a partition is taken away for the second time before
@@ -78,7 +86,8 @@ impl KafkaReader {
             assigned: Vec::new(),
             changed: false,
             apart: Apart::default(),
-            at_end: false,
+            at_end: BTreeSet::new(),
+            told: BTreeSet::new(),
         })
     }
 
@@ -91,12 +100,8 @@ impl KafkaReader {
         self.apart.keep();
         self.consumer.assign(&list)?;
         self.changed = false;
+        self.told = self.assigned.iter().map(|(p, _)| *p).collect();
         Ok(())
-    }
-
-    /// Whether the last poll met the end of a partition.
-    pub(super) fn at_end(&self) -> bool {
-        self.at_end
     }
 }
 
@@ -104,8 +109,21 @@ impl Reader for KafkaReader {
     fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
         self.assigned.retain(|(p, _)| *p != partition);
         self.assigned.push((partition, offset));
-        self.changed = true;
+        self.at_end.remove(&partition);
+        // A seek is a matter of a millisecond; a change of the assignment stops all fetching first.
+        let to = Offset::Offset(offset as i64);
+        let sought = !self.changed
+            && self.told.contains(&partition)
+            && self
+                .consumer
+                .seek(&self.topic, partition as i32, to, SEEK)
+                .is_ok();
+        self.changed |= !sought;
         Ok(())
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        self.at_end.contains(&partition)
     }
 
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError> {
@@ -114,28 +132,35 @@ impl Reader for KafkaReader {
         }
         let before = out.len();
         let topics = std::slice::from_ref(&self.topic);
-        self.at_end = drain(&self.consumer, topics, wait, out)?;
-        for fetched in &out[before..] {
-            if let Some(at) = self
-                .assigned
-                .iter_mut()
-                .find(|(p, _)| *p == fetched.partition)
+        let ends = drain(&self.consumer, topics, wait, out)?;
+        let mut kept = before;
+        for index in before..out.len() {
+            let (partition, offset) = (out[index].partition, out[index].offset);
+            let at = self.assigned.iter_mut().find(|(p, _)| *p == partition);
+            // What was fetched before a seek is not wanted any more.
+            if let Some((_, next)) = at
+                && offset >= *next
             {
-                at.1 = fetched.offset + 1;
+                *next = offset + 1;
+                self.at_end.remove(&partition);
+                out.swap(kept, index);
+                kept += 1;
             }
         }
+        out.truncate(kept);
+        self.at_end.extend(ends);
         Ok(())
     }
 }
 
-/// Waits for a first record, then takes what is there. True: the end of a partition was met.
+/// Waits for a first record, then takes what is there. Answers with the partitions whose end was met after their last record.
 pub(super) fn drain<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topics: &[String],
     wait: Duration,
     out: &mut Vec<Fetched>,
-) -> Result<bool, LogError> {
-    let mut at_end = false;
+) -> Result<BTreeSet<u32>, LogError> {
+    let mut at_end = BTreeSet::new();
     let deadline = Instant::now() + wait;
     let mut timeout = wait;
     let (before, mut bytes) = (out.len(), 0);
@@ -144,12 +169,15 @@ pub(super) fn drain<C: ConsumerContext>(
             None => break,
             Some(Ok(message)) => {
                 bytes += message.payload_len();
+                at_end.remove(&(message.partition() as u32));
                 out.push(fetched(&message, topics));
                 timeout = Duration::ZERO;
             }
             Some(Err(error)) if passing(&error) => {
                 // librdkafka goes on by itself; what it could not do shows in readiness and lag.
-                at_end |= matches!(error, KafkaError::PartitionEOF(_));
+                if let KafkaError::PartitionEOF(partition) = error {
+                    at_end.insert(partition as u32);
+                }
                 tracing::debug!(%error, "Kafka");
                 timeout = if out.len() > before {
                     Duration::ZERO

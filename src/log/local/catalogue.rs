@@ -12,7 +12,8 @@ use crate::{
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
     pub(super) partitions: u32,
-    pub(super) cleanup: Cleanup,
+    /// `None`: not told since the log was opened; nothing is dropped.
+    pub(super) cleanup: Option<Cleanup>,
     /// The slot of its partition 0; the others follow.
     pub(super) first_slot: usize,
 }
@@ -36,12 +37,12 @@ impl Catalogue {
         let rows: Vec<(String, u32)> = serde_json::from_slice(&row)
             .map_err(|e| LogError::Fatal(format!("the list of topics is damaged: {e}")))?;
         for (name, partitions) in rows {
-            catalogue.add(name.into(), partitions, Cleanup::Keep);
+            catalogue.add(name.into(), partitions, None);
         }
         Ok(catalogue)
     }
 
-    fn add(&mut self, name: Arc<str>, partitions: u32, cleanup: Cleanup) {
+    fn add(&mut self, name: Arc<str>, partitions: u32, cleanup: Option<Cleanup>) {
         let first_slot = self.slots();
         self.by_name.insert(Arc::clone(&name), self.topics.len());
         self.topics.push(Topic {
@@ -69,9 +70,9 @@ impl Catalogue {
                         found: topic.partitions,
                     });
                 }
-                topic.cleanup = spec.cleanup;
+                topic.cleanup = Some(spec.cleanup);
             } else if create {
-                self.add(Arc::clone(&spec.name), spec.partitions, spec.cleanup);
+                self.add(Arc::clone(&spec.name), spec.partitions, Some(spec.cleanup));
             } else {
                 return Err(LogError::UnknownTopic(spec.name.to_string()));
             }

@@ -26,7 +26,8 @@ use sequencer::Sequencer;
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Lane, Log, LogError, Output, Reader, Source, TopicSpec, Watermarks, Work,
+    Acknowledged, Append, Cleanup, Lane, Log, LogError, Output, Reader, Source, TopicSpec,
+    Watermarks, Work,
 };
 use crate::{
     clock::{Clock, Millis},
@@ -218,6 +219,10 @@ impl Log for LocalLog {
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
         self.shared.committed(processor, topic, partition)
+    }
+
+    fn cleanup(&self, topic: &str) -> Result<Option<Cleanup>, LogError> {
+        Ok(self.shared.catalogue.read().topic(topic)?.cleanup)
     }
 
     fn failure(&self) -> Option<String> {

@@ -60,6 +60,8 @@ struct Assigned {
     partition: u32,
     slot: usize,
     next: u64,
+    /// Nothing from here on is wanted.
+    end: u64,
 }
 
 /// A reader of partitions of some topics.
@@ -73,6 +75,7 @@ pub(super) struct LocalReader {
 }
 
 const POLL_RECORDS: usize = 10_000;
+const POLL_BYTES: usize = 8 << 20;
 
 impl LocalReader {
     pub(super) fn new(shared: Arc<Shared>, topics: &[&str], up_to: UpTo) -> Result<Self, LogError> {
@@ -110,6 +113,7 @@ impl LocalReader {
             partition,
             slot,
             next: offset,
+            end: u64::MAX,
         });
         Ok(())
     }
@@ -135,19 +139,20 @@ impl LocalReader {
     /// Takes what is there now.
     fn drain(&mut self, out: &mut Vec<Fetched>) -> Result<(), LogError> {
         let before = out.len();
+        let mut bytes = 0;
         let count = self.assigned.len();
         for i in 0..count {
             let index = (self.turn + i) % count;
             loop {
                 let room = POLL_RECORDS.saturating_sub(out.len() - before);
-                if room == 0 {
+                if room == 0 || bytes >= POLL_BYTES {
                     self.turn = index;
                     return Ok(());
                 }
                 let at = &self.assigned[index];
                 let marks = self.watermarks(at.slot);
                 let from = at.next.max(marks.start);
-                if from >= marks.end {
+                if from >= marks.end.min(at.end) {
                     break;
                 }
                 let Some(batch) = self.shared.batch_at(at.slot, from)? else {
@@ -157,6 +162,7 @@ impl LocalReader {
                     break;
                 }
                 let had = out.len();
+                bytes += batch.bytes.len();
                 batch
                     .read((at.topic, at.partition), from, room, out)
                     .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))?;
@@ -174,6 +180,19 @@ impl LocalReader {
 impl Reader for LocalReader {
     fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
         self.assign_at(0, partition, offset)
+    }
+
+    fn assign_range(&mut self, partition: u32, offset: u64, end: u64) -> Result<(), LogError> {
+        self.assign_at(0, partition, offset)?;
+        if let Some(assigned) = self.assigned.last_mut() {
+            assigned.end = end;
+        }
+        Ok(())
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        let assigned = self.assigned.iter().find(|a| a.partition == partition);
+        assigned.is_some_and(|at| at.next >= self.watermarks(at.slot).end.min(at.end))
     }
 
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError> {

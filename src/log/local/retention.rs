@@ -39,12 +39,12 @@ impl Shared {
         for topic in topics {
             for partition in 0..topic.partitions {
                 match topic.cleanup {
-                    Cleanup::Keep => {}
-                    Cleanup::Delete { retention_ms } => {
+                    None | Some(Cleanup::Keep) => {}
+                    Some(Cleanup::Delete { retention_ms }) => {
                         self.drop_before(&topic, partition, now.0 - retention_ms)?;
                     }
-                    Cleanup::Compact => self.compact(&topic, partition, now)?,
-                    Cleanup::CompactDelete { retention_ms } => {
+                    Some(Cleanup::Compact) => self.compact(&topic, partition, now)?,
+                    Some(Cleanup::CompactDelete { retention_ms }) => {
                         self.drop_before(&topic, partition, now.0 - retention_ms)?;
                         self.compact(&topic, partition, now)?;
                     }

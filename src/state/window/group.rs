@@ -5,12 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{
-    ID,
-    filter::{Filter, Probe},
-    page_key,
-};
-use crate::state::{Space, StateStore};
+use super::{ID, page_key};
+use crate::state::{Filter, Probe, Space, StateStore};
 
 /// Runs that share a filter.
 pub(super) const RUNS: usize = 16;

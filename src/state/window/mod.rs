@@ -13,7 +13,6 @@
 //! | `p` bucket(4) run(8) page(4) | one page of a sorted run |
 //! | `f` bucket(4) run(8) | the run's fences (first 8 bytes of each page) and filter: it is whole |
 
-mod filter;
 mod group;
 mod run;
 
@@ -28,11 +27,10 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use self::{
-    filter::Probe,
     group::{Found, Group, RUNS},
     run::{PAGE_ENTRIES, Run, Sorted, split},
 };
-use super::{Changes, Space, StateError, StateStore};
+use super::{Changes, Probe, Space, StateError, StateStore};
 use crate::{
     clock::Millis,
     id::{Identity, IdentityMap},

@@ -4,13 +4,11 @@ use std::cmp::Ordering;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{
-    ID, Recent,
-    filter::{Filter, Probe},
-    group::Group,
-    prefix,
+use super::{ID, Recent, group::Group, prefix};
+use crate::{
+    id::Identity,
+    state::{Filter, Probe, StateError},
 };
-use crate::{id::Identity, state::StateError};
 
 pub(super) const PAGE_ENTRIES: usize = 256;
 

@@ -99,6 +99,11 @@ pub struct Embedded {
     ended: Mutex<mpsc::Receiver<()>>,
 }
 
+/// The version of the binaries that [`Embedded::start`] would use, if there are any.
+pub fn available() -> Option<u32> {
+    Binaries::find_all().first().map(|binaries| binaries.major)
+}
+
 impl Embedded {
     /// Starts the server of `data_dir`, making it first where there is none. Blocks for up to a minute after a crash, for
     /// a second at first use, else for a moment.

@@ -1,38 +1,44 @@
 //! What one event does to its entity (`contracts.md` section 5, `entities`). Pure.
 
-use super::merge::{is_object, merge, without_nulls};
+mod merge;
+
+use merge::{is_object, merge, without_nulls};
 
 /// An entity as the table holds it, apart from its key. `Default`: one that no event has named.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Entity {
+pub struct Entity {
     /// For people; the last one given.
-    pub(super) display_name: Option<String>,
+    pub display_name: Option<String>,
     /// The text of a JSON object; empty stands for `{}`.
-    pub(super) state: Vec<u8>,
+    pub state: Vec<u8>,
     /// The number of its events.
-    pub(super) version: i64,
+    pub version: i64,
     /// CloudEvents `id` of the last event.
-    pub(super) last_event_id: String,
+    pub last_event_id: String,
     /// `time` of the last event, in microseconds since 1970.
-    pub(super) last_event_at: i64,
+    pub last_event_at: i64,
     /// `time` of the event that deleted it.
-    pub(super) deleted_at: Option<i64>,
+    pub deleted_at: Option<i64>,
 }
 
 /// What an event says about its entity; all text as Postgres can hold it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Change<'a> {
-    pub(super) event_id: &'a str,
-    pub(super) time: i64,
-    pub(super) display_name: Option<&'a str>,
+pub struct Change<'a> {
+    /// CloudEvents `id`.
+    pub event_id: &'a str,
+    /// Microseconds since 1970.
+    pub time: i64,
+    /// For people.
+    pub display_name: Option<&'a str>,
     /// JSON text of any type.
-    pub(super) data: Option<&'a [u8]>,
-    pub(super) deletes: bool,
+    pub data: Option<&'a [u8]>,
+    /// Whether the entity is deleted.
+    pub deletes: bool,
 }
 
 impl<'a> Change<'a> {
     /// Whether an event of this type deletes.
-    pub(super) fn deletes(event_type: &str, tombstone: bool) -> bool {
+    pub fn deletes(event_type: &str, tombstone: bool) -> bool {
         tombstone || event_type.ends_with(".deleted")
     }
 
@@ -43,7 +49,7 @@ impl<'a> Change<'a> {
 
 impl Entity {
     /// The entity after the event. `scratch` is memory to work in.
-    pub(super) fn apply(&mut self, change: &Change<'_>, scratch: &mut Vec<u8>) {
+    pub fn apply(&mut self, change: &Change<'_>, scratch: &mut Vec<u8>) {
         if self.deleted_at.take().is_some() {
             self.state.clear();
         }
@@ -67,7 +73,7 @@ impl Entity {
     }
 
     /// The state as JSON text.
-    pub(super) fn json(&self) -> &[u8] {
+    pub fn json(&self) -> &[u8] {
         if self.state.is_empty() {
             b"{}"
         } else {
@@ -76,7 +82,7 @@ impl Entity {
     }
 
     /// Memory that it holds, about.
-    pub(super) fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         self.state.capacity()
             + self.last_event_id.capacity()
             + self.display_name.as_ref().map_or(0, String::capacity)

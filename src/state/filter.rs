@@ -20,17 +20,17 @@ const BLOCK_BYTES: usize = 32;
 
 /// A filter over hashes that are already uniform. Several threads may fill it: who hears from them that they have finished
 /// finds all that they put in.
-pub(super) struct Filter(Vec<[AtomicU32; 8]>);
+pub(crate) struct Filter(Vec<[AtomicU32; 8]>);
 
 /// What a hash is looked up by, in any number of filters.
-#[derive(Clone, Copy)]
-pub(super) struct Probe {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe {
     high: u32,
     mask: [u32; 8],
 }
 
 impl Probe {
-    pub(super) fn of(id: &[u8; 16]) -> Self {
+    pub(crate) fn of(id: &[u8; 16]) -> Self {
         let low = u32::from_le_bytes([id[12], id[13], id[14], id[15]]);
         Self {
             high: u32::from_le_bytes([id[8], id[9], id[10], id[11]]),
@@ -41,7 +41,7 @@ impl Probe {
 
 impl Filter {
     /// A filter for about `keys` keys.
-    pub(super) fn for_keys(keys: usize) -> Self {
+    pub(crate) fn for_keys(keys: usize) -> Self {
         let blocks = (keys * 2).div_ceil(BLOCK_BYTES).max(1);
         Self(
             std::iter::repeat_with(Default::default)
@@ -55,7 +55,7 @@ impl Filter {
         ((u64::from(probe.high) * self.0.len() as u64) >> 32) as usize
     }
 
-    pub(super) fn insert(&self, id: &[u8; 16]) {
+    pub(crate) fn insert(&self, id: &[u8; 16]) {
         let probe = Probe::of(id);
         let block = self.block(&probe);
         for (word, bit) in self.0[block].iter().zip(probe.mask) {
@@ -63,7 +63,7 @@ impl Filter {
         }
     }
 
-    pub(super) fn may_contain(&self, probe: &Probe) -> bool {
+    pub(crate) fn may_contain(&self, probe: &Probe) -> bool {
         let block = &self.0[self.block(probe)];
         // All words at once: no branch a word.
         let missing = block
@@ -75,7 +75,7 @@ impl Filter {
         missing == 0
     }
 
-    pub(super) fn to_bytes(&self) -> Bytes {
+    pub(crate) fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.0.len() * BLOCK_BYTES);
         for word in self.0.iter().flatten() {
             out.put_u32_le(word.load(Relaxed));
@@ -83,7 +83,7 @@ impl Filter {
         out.freeze()
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(BLOCK_BYTES) {
             return None;
         }

@@ -1,0 +1,318 @@
+//! `omnilink dlq`: what was rejected and why, and the way back.
+
+use std::fmt::Write;
+
+use anyhow::bail;
+use hyper::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use super::{Global, access::Access, client::Client, node, output, runtime};
+use crate::{
+    config::Config,
+    stream::{
+        letters::{self, Listing, Name, Shown, parse_cursor},
+        redrive::{Pick, Redrive},
+    },
+};
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// List rejected records, newest first
+    List(List),
+    /// Show rejected records with their contents
+    Show(Show),
+    /// Put records back on their topics, in the order in which they were rejected
+    Redrive(Back),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink dlq list
+  omnilink dlq list --code missing_tenant --limit 1000
+  omnilink dlq list --json | jq -r '.items | group_by(.code)[] | \"\\(length) \\(.[0].code)\"'")]
+pub(super) struct List {
+    /// Only those with this code
+    #[arg(long)]
+    code: Option<String>,
+    /// How many at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    /// Where to go on: `next_cursor` of the list before
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink dlq show 3:17
+  omnilink dlq show --code missing_tenant --json | jq -r .value
+  omnilink dlq show 3:17 --json | jq -r .value")]
+#[group(id = "shown", required = true, multiple = false)]
+pub(super) struct Show {
+    /// Names, as `dlq list` shows them
+    #[arg(value_name = "PARTITION:OFFSET", group = "shown")]
+    names: Vec<Name>,
+    /// All, newest first
+    #[arg(long, group = "shown")]
+    all: bool,
+    /// All with this code, newest first
+    #[arg(long, group = "shown")]
+    code: Option<String>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink dlq redrive 3:17 3:18
+  omnilink dlq redrive --code missing_tenant
+  omnilink dlq redrive --all --json
+
+--all and --code leave out what went back before; a name forces it. Records of one key keep their order. A record that
+went back passes dedupe once. What is still wrong with it brings it here again, as a new letter.")]
+#[group(id = "which", required = true, multiple = false)]
+pub(super) struct Back {
+    /// Names, as `dlq list` shows them
+    #[arg(value_name = "PARTITION:OFFSET", group = "which")]
+    names: Vec<Name>,
+    /// All that never went back
+    #[arg(long, group = "which")]
+    all: bool,
+    /// All with this code that never went back
+    #[arg(long, group = "which")]
+    code: Option<String>,
+}
+
+pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
+    let config = global.load(|sources| sources)?;
+    match command {
+        Command::List(args) => list(global, &config, &args),
+        Command::Show(args) => show(global, &config, &args),
+        Command::Redrive(args) => redrive(global, &config, args),
+    }
+}
+
+fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
+    let (code, cursor) = (args.code.as_deref(), args.cursor.as_deref());
+    let page = page(&Access::of(config)?, code, args.limit, cursor)?;
+    if global.json {
+        return output::json(&page);
+    }
+    let items = page["items"].as_array();
+    let rows: Vec<Vec<String>> = items.into_iter().flatten().map(row).collect();
+    output::table(
+        &[
+            "NAME", "FAILED", "STAGE", "CODE", "TOPIC", "BACK", "MESSAGE",
+        ],
+        &rows,
+    );
+    if let Some(cursor) = page["next_cursor"].as_str() {
+        output::note(&format!("there are more: --cursor {cursor}"));
+    }
+    Ok(())
+}
+
+fn page(
+    access: &Access,
+    code: Option<&str>,
+    limit: u16,
+    cursor: Option<&str>,
+) -> anyhow::Result<Value> {
+    match access {
+        Access::Port(client) => {
+            let mut path = format!("/v1/dlq?limit={limit}");
+            for (name, value) in [("code", code), ("cursor", cursor)] {
+                if let Some(value) = value {
+                    let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+                    // A `String` never refuses text.
+                    let _ = write!(path, "&{name}={value}");
+                }
+            }
+            let answer = runtime()?.block_on(client.call(Method::GET, &path, None))?;
+            answer.success()
+        }
+        Access::Log(log, names) => {
+            let cursor = cursor.map(parse_cursor).transpose();
+            let listing = Listing {
+                code: code.map(str::to_owned),
+                limit: limit.into(),
+                cursor: cursor.map_err(anyhow::Error::msg)?,
+            };
+            Ok(json!(letters::list(&**log, names, &listing)?))
+        }
+    }
+}
+
+fn row(letter: &Value) -> Vec<String> {
+    let text = |name: &str| letter[name].as_str().unwrap_or("-").to_owned();
+    // Down to the second; --json has the rest.
+    let failed_at = text("failed_at");
+    let failed_at = failed_at.split('.').next().unwrap_or_default();
+    vec![
+        text("name"),
+        failed_at.trim_end_matches('Z').replace('T', " "),
+        text("stage"),
+        text("code"),
+        text("topic"),
+        letter["redriven"].to_string(),
+        text("message"),
+    ]
+}
+
+/// Letters whose contents are in memory at once.
+const AT_ONCE: u16 = 20;
+
+fn show(global: &Global, config: &Config, args: &Show) -> anyhow::Result<()> {
+    let access = Access::of(config)?;
+    if !args.names.is_empty() {
+        for name in &args.names {
+            let shown = contents(&access, std::slice::from_ref(name))?;
+            match shown.first() {
+                Some(letter) => put(global, letter)?,
+                None => bail!("there is no dead letter {name}, or not any more"),
+            }
+        }
+        return Ok(());
+    }
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = page(&access, args.code.as_deref(), AT_ONCE, cursor.as_deref())?;
+        let items = page["items"].as_array().into_iter().flatten();
+        let names: Result<Vec<Name>, _> = items
+            .map(|letter| letter["name"].as_str().unwrap_or_default().parse())
+            .collect();
+        for letter in contents(&access, &names.map_err(anyhow::Error::msg)?)? {
+            put(global, &letter)?;
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn contents(access: &Access, names: &[Name]) -> anyhow::Result<Vec<Value>> {
+    match access {
+        Access::Port(client) => {
+            let runtime = runtime()?;
+            let mut shown = Vec::new();
+            for name in names {
+                let path = format!("/v1/dlq/{name}");
+                let answer = runtime.block_on(client.call(Method::GET, &path, None))?;
+                if answer.status != hyper::StatusCode::NOT_FOUND {
+                    shown.push(answer.success()?);
+                }
+            }
+            Ok(shown)
+        }
+        Access::Log(log, topics) => {
+            let found = letters::show_all(&**log, topics, names)?;
+            Ok(found
+                .iter()
+                .map(|letter| json!(Shown::of(letter)))
+                .collect())
+        }
+    }
+}
+
+fn put(global: &Global, letter: &Value) -> anyhow::Result<()> {
+    if global.json {
+        return output::json(letter);
+    }
+    print(letter);
+    Ok(())
+}
+
+fn print(letter: &Value) {
+    let mut rows = Vec::new();
+    let mut add = |name: &str, value: &Value| {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Null => "-".into(),
+            other => other.to_string(),
+        };
+        rows.push(vec![name.to_owned(), text]);
+    };
+    for name in [
+        "name",
+        "failed_at",
+        "stage",
+        "code",
+        "message",
+        "topic",
+        "partition",
+        "offset",
+        "redriven",
+        "key",
+    ] {
+        add(name, &letter[name]);
+    }
+    for header in letter["headers"].as_array().into_iter().flatten() {
+        let name = header[0].as_str().unwrap_or_default();
+        if !name.starts_with(crate::stream::dlq::PREFIX) {
+            add(&format!("header {name}"), &header[1]);
+        }
+    }
+    add("value", &letter["value"]);
+    if let Some(event) = letter.get("event") {
+        add("event", event);
+    }
+    output::list(&["FIELD", "VALUE"], &rows);
+    output::line("");
+}
+
+fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
+        "{bar:40} {human_pos}/{human_len} letters, {per_sec}, {eta} left",
+    )?);
+    let outcome = match Access::of(config)? {
+        Access::Port(client) => runtime()?.block_on(over_port(&client, &args, &bar))?,
+        Access::Log(log, names) => {
+            let secrets = node::secret_keys(config)?;
+            let pick = match (args.all, args.code) {
+                (true, _) => Pick::All,
+                (_, Some(code)) => Pick::Code(code),
+                _ => Pick::Names(args.names.into_iter().collect()),
+            };
+            let redrive = Redrive {
+                log: &*log,
+                names: &names,
+                secrets: &secrets,
+            };
+            let outcome = redrive.run(&pick, &mut |so_far| {
+                bar.set_length(so_far.total);
+                bar.set_position(so_far.done);
+                true
+            })?;
+            json!(outcome)
+        }
+    };
+    bar.finish_and_clear();
+    let missing = outcome["missing"].as_array().map_or(0, Vec::len);
+    if global.json {
+        output::json(&outcome)?;
+    } else {
+        output::line(&format!(
+            "{} redriven, {} left out that went back before, {} without a way back",
+            outcome["redriven"], outcome["left_out"], outcome["homeless"]
+        ));
+    }
+    match missing {
+        0 => Ok(()),
+        _ => bail!("there is no dead letter {}", outcome["missing"]),
+    }
+}
+
+async fn over_port(client: &Client, args: &Back, bar: &ProgressBar) -> anyhow::Result<Value> {
+    let names: Vec<_> = args.names.iter().map(ToString::to_string).collect();
+    let body = json!({ "names": names, "all": args.all, "code": args.code });
+    let body = Some(body.to_string().into());
+    let done = client
+        .lines(Method::POST, "/v1/dlq/redrive", body, |line| {
+            let so_far = &line["redrive"];
+            bar.set_length(so_far["total"].as_u64().unwrap_or_default());
+            bar.set_position(so_far["done"].as_u64().unwrap_or_default());
+        })
+        .await?;
+    Ok(done["redrive"].clone())
+}

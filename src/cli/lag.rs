@@ -1,0 +1,143 @@
+//! `omnilink lag`: how far behind each processor is, by records and by age.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{Global, access::Access, output, postgres, runtime};
+use crate::{
+    admission,
+    clock::{Clock, SystemClock},
+    config::Config,
+    log::{Log, LogError, topics::Names},
+    port::Lags,
+    projections::{self, PROJECTION},
+    store::Store,
+    stream::lag::{self, Item, Progress},
+};
+
+/// Nothing beside the global flags.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink lag
+  omnilink lag --json | jq '[.items[].records] | add'
+
+The age is that of the oldest record not processed yet. A running node is asked over its port, with the permission
+`operator`; Kafka and Postgres are read directly, unless OMNILINK_URL names a node.")]
+pub(super) struct Args {}
+
+pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
+    let config = global.load(|sources| sources)?;
+    let (items, trouble) = match Access::of(&config)? {
+        Access::Port(client) => {
+            let answer = runtime()?.block_on(client.call(Method::GET, "/v1/lag", None))?;
+            let answer = answer.success()?;
+            let items = answer["items"].as_array().cloned().unwrap_or_default();
+            (items, None)
+        }
+        Access::Log(log, names) => {
+            let mut items = of_admission(&*log, &names)?;
+            let trouble = of_projections(&config, &*log, &names)
+                .map(|more| items.extend(more))
+                .err();
+            let items = items.iter().map(|item| json!(item)).collect();
+            (items, trouble)
+        }
+    };
+    if global.json {
+        output::json(&json!({ "items": items }))?;
+    } else {
+        print(&items);
+    }
+    match trouble {
+        Some(why) => Err(why.context("the lag of the projections is not known")),
+        None => Ok(()),
+    }
+}
+
+fn print(items: &[Value]) {
+    let row = |item: &Value| {
+        vec![
+            item["processor"].as_str().unwrap_or("-").to_owned(),
+            item["partition"].to_string(),
+            item["records"].to_string(),
+            age(item["age_s"].as_f64().unwrap_or_default()),
+        ]
+    };
+    let rows: Vec<_> = items.iter().map(row).collect();
+    output::table(&["PROCESSOR", "PARTITION", "RECORDS", "AGE"], &rows);
+}
+
+/// Seconds, as people read them.
+fn age(seconds: f64) -> String {
+    match seconds {
+        s if s <= 0.0 => "-".into(),
+        s if s < 120.0 => format!("{s:.1} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
+        s => format!("{:.0} d", s / 86400.0),
+    }
+}
+
+fn of_admission(log: &dyn Log, names: &Names) -> Result<Vec<Item>, LogError> {
+    let positions = log.positions(admission::NAME, &names.ingress)?;
+    let processor = (admission::NAME, &*names.ingress);
+    lag::items(log, processor, &positions, SystemClock.now())
+}
+
+fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
+    let store = if let Some(url) = &config.postgres_url {
+        Store::new(url.expose())?
+    } else {
+        let file = postgres::url_file(&config.data_dir);
+        let url = std::fs::read_to_string(&file)
+            .with_context(|| format!("{} cannot be read", file.display()))?;
+        Store::new(url.trim())?
+    };
+    let projected = runtime()?.block_on(projections::projected(&store))?;
+    if projected.is_empty() {
+        bail!("the projection has not begun yet");
+    }
+    let partitions = log.partitions(&names.events)?;
+    let positions: Vec<_> = (0..partitions)
+        .map(|p| projected.get(&p).copied())
+        .collect();
+    let processor = (PROJECTION, &*names.events);
+    Ok(lag::items(log, processor, &positions, SystemClock.now())?)
+}
+
+/// The lag of what runs in this process, for its port.
+pub(super) struct NodeLags {
+    log: Arc<dyn Log>,
+    processors: Vec<(&'static str, Arc<Progress>)>,
+}
+
+impl NodeLags {
+    pub(super) fn new(log: &Arc<dyn Log>, processors: Vec<(&'static str, Arc<Progress>)>) -> Self {
+        Self {
+            log: Arc::clone(log),
+            processors,
+        }
+    }
+}
+
+impl Lags for NodeLags {
+    fn lags(&self) -> Result<Vec<Item>, LogError> {
+        let now = SystemClock.now();
+        let mut items = Vec::new();
+        for (name, progress) in &self.processors {
+            for (topic, partition, next) in progress.positions() {
+                let lag = lag::lag(&*self.log, &topic, partition, next, now)?;
+                items.push(Item {
+                    processor: (*name).to_owned(),
+                    partition,
+                    records: lag.records,
+                    age_s: lag.age_ms as f64 / 1000.0,
+                });
+            }
+        }
+        Ok(items)
+    }
+}

@@ -1,0 +1,552 @@
+//! `omnilink replay`: the history read back.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use hyper::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use super::{
+    Global,
+    access::Access,
+    client::{Client, Stream},
+    moment, node, output, runtime,
+};
+use crate::{
+    clock::{Clock, Millis, SystemClock},
+    config::Config,
+    id::Tenant,
+    log::{Log, topics::Names},
+    replay::{
+        EntityName, History, IntoTopic, Lines, Parquet, Query, Replayed, Sink, TypePattern, as_of,
+        replay,
+    },
+};
+
+/// Bytes of an answer that wait for a line end.
+const PIECE: usize = 1 << 20;
+
+/// Which events, and where to.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink replay --since 1h
+  omnilink replay --entity order:17 --tenant acme --json
+  omnilink replay --entity order:17 --as-of 2026-01-31T12:00:00Z
+  omnilink replay --type 'order.*' --since 2026-01-01 --until 2026-02-01 --into orders.parquet
+  omnilink replay --follow --json | jq -c '{type, data}'
+  omnilink replay --into topic:shop.copy
+
+Events come in the order in which they were appended. Times are the times of appending: RFC 3339, a date (UTC), or how
+long ago (90s, 15m, 2h, 7d); --until is not included, --as-of is. With --json, and in files, an event is a CloudEvent with the
+extensions omnilinktenant, omnilinktopic, omnilinkpartition, omnilinkoffset, timesource, entitytype, entityid and
+entityname. A file ending in .parquet is Parquet, with the columns of the table events; any other is lines of JSON.")]
+pub(super) struct Args {
+    /// From this time on
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    since: Option<Millis>,
+    /// Before this time
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    until: Option<Millis>,
+    /// Of this tenant [default: of all that may be seen]
+    #[arg(long, value_parser = tenant)]
+    tenant: Option<Tenant>,
+    /// Of this type, or with a star at its end of all that begin so; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
+    /// About this entity
+    #[arg(long, value_name = "TYPE:ID")]
+    entity: Option<EntityName>,
+    /// Go on with what comes
+    #[arg(long, conflicts_with = "as_of")]
+    follow: bool,
+    /// Into a file, or into a topic that is none of the system's
+    #[arg(long, value_name = "FILE|topic:NAME", conflicts_with = "as_of")]
+    into: Option<String>,
+    /// The entity's state at this time, instead of its events
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, requires = "entity", conflicts_with_all = ["since", "until", "types"])]
+    as_of: Option<Millis>,
+}
+
+fn tenant(text: &str) -> Result<Tenant, String> {
+    Tenant::new(text).map_err(|e| e.to_string())
+}
+
+/// Where events go.
+enum Into {
+    Screen,
+    Lines(PathBuf),
+    Parquet(PathBuf),
+    Topic(String),
+}
+
+impl Args {
+    fn into(&self) -> anyhow::Result<Into> {
+        let Some(into) = &self.into else {
+            return Ok(Into::Screen);
+        };
+        if let Some(topic) = into.strip_prefix("topic:") {
+            return Ok(Into::Topic(topic.to_owned()));
+        }
+        let path = PathBuf::from(into);
+        let is_parquet = path.extension().is_some_and(|x| x == "parquet");
+        if is_parquet && self.follow {
+            bail!(
+                "a Parquet file has an end: --follow gives it none; leave it out, or write lines of JSON"
+            );
+        }
+        Ok(if is_parquet {
+            Into::Parquet(path)
+        } else {
+            Into::Lines(path)
+        })
+    }
+
+    fn query(&self) -> Query {
+        Query {
+            since: self.since,
+            until: self.until,
+            tenant: self.tenant.clone(),
+            types: self
+                .types
+                .iter()
+                .map(|t| TypePattern::from(t.as_str()))
+                .collect(),
+            entity: self.entity.clone(),
+            follow: self.follow,
+        }
+    }
+
+    /// The query string for a node.
+    fn path(&self, base: &str, more: &[(&str, &str)]) -> String {
+        let mut pairs: Vec<(&str, String)> = Vec::new();
+        let time = |at: Millis| {
+            jiff::Timestamp::from_millisecond(at.0)
+                .map(|t| t.to_string())
+                .unwrap_or_default()
+        };
+        pairs.extend(self.since.map(|at| ("since", time(at))));
+        pairs.extend(self.until.map(|at| ("until", time(at))));
+        pairs.extend(self.as_of.map(|at| ("as_of", time(at))));
+        pairs.extend(self.tenant.iter().map(|t| ("tenant", t.to_string())));
+        pairs.extend(self.types.iter().map(|t| ("type", t.clone())));
+        pairs.extend(self.entity.iter().map(|e| ("entity", e.to_string())));
+        pairs.extend(self.follow.then(|| ("follow", "true".to_owned())));
+        pairs.extend(
+            more.iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        let mut path = base.to_owned();
+        for (at, (name, value)) in pairs.iter().enumerate() {
+            path.push(if at == 0 { '?' } else { '&' });
+            path.push_str(name);
+            path.push('=');
+            path.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+        }
+        path
+    }
+}
+
+pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let into = args.into()?;
+    let config = global.load(|sources| sources)?;
+    let access = Access::of(&config)?;
+    if args.as_of.is_some() {
+        return state(global, &config, args, &access);
+    }
+    match access {
+        Access::Port(client) => runtime()?.block_on(over_port(global, args, &into, &client)),
+        Access::Log(log, names) => direct(global, args, &into, &config, &*log, &names),
+    }
+}
+
+fn state(global: &Global, config: &Config, args: &Args, access: &Access) -> anyhow::Result<()> {
+    let state = match access {
+        Access::Port(client) => {
+            let path = args.path("/v1/replay/state", &[]);
+            // The first time it may make the index.
+            let answer = runtime()?.block_on(client.patiently(Method::GET, &path))?;
+            answer.success()?
+        }
+        Access::Log(log, names) => {
+            let (Some(entity), at) = (&args.entity, args.as_of) else {
+                bail!("--as-of needs --entity");
+            };
+            let history = History {
+                log: &**log,
+                names,
+                index_dir: node::index_dir(config),
+            };
+            let bar = bar()?;
+            let at = at.unwrap_or_else(|| SystemClock.now());
+            let folded = as_of(&history, args.tenant.as_ref(), entity, at, &mut |so_far| {
+                show(&bar, so_far);
+                true
+            });
+            bar.finish_and_clear();
+            json!(folded?)
+        }
+    };
+    if global.json {
+        return output::json(&state);
+    }
+    let rows: Vec<_> = state
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| {
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            vec![name.clone(), value]
+        })
+        .collect();
+    output::list(&["FIELD", "VALUE"], &rows);
+    Ok(())
+}
+
+/// What the command says at its end.
+fn summary(global: &Global, into: &Into, done: &Value) -> anyhow::Result<()> {
+    let to = match into {
+        Into::Screen => return Ok(()),
+        Into::Lines(path) | Into::Parquet(path) => path.display().to_string(),
+        Into::Topic(topic) => format!("topic:{topic}"),
+    };
+    if global.json {
+        return output::json(
+            &json!({ "into": to, "events": done["events"], "unreadable": done["unreadable"] }),
+        );
+    }
+    let events = &done["events"];
+    if events.is_null() {
+        output::line(&format!("written to {to}"));
+    } else {
+        output::line(&format!("{events} events to {to}"));
+    }
+    Ok(())
+}
+
+fn bar() -> anyhow::Result<ProgressBar> {
+    // Hidden by itself where standard error is no terminal.
+    Ok(ProgressBar::new(0).with_style(ProgressStyle::with_template(
+        "{bar:40} {human_pos}/{human_len} records, {per_sec}, {eta} left, {msg} events",
+    )?))
+}
+
+fn show(bar: &ProgressBar, so_far: &Replayed) {
+    bar.set_length(so_far.total);
+    bar.set_position(so_far.done);
+    bar.set_message(so_far.events.to_string());
+}
+
+fn direct(
+    global: &Global,
+    args: &Args,
+    into: &Into,
+    config: &Config,
+    log: &dyn Log,
+    names: &Names,
+) -> anyhow::Result<()> {
+    let history = History {
+        log,
+        names,
+        index_dir: node::index_dir(config),
+    };
+    let mut file = None;
+    let mut sink: Box<dyn Sink + '_> = match into {
+        Into::Screen => Box::new(Lines::new(Screen::new(global.json), &names.events)),
+        Into::Lines(path) => {
+            let whole = Whole::create(path)?;
+            let out = BufWriter::new(whole.handle()?);
+            file = Some(whole);
+            Box::new(Lines::new(out, &names.events))
+        }
+        Into::Parquet(path) => {
+            let whole = Whole::create(path)?;
+            let out = whole.handle()?;
+            file = Some(whole);
+            Box::new(Parquet::new(out).map_err(anyhow::Error::from_boxed)?)
+        }
+        Into::Topic(topic) => Box::new(IntoTopic::new(log, names, topic)?),
+    };
+    let bar = match into {
+        Into::Screen => ProgressBar::hidden(),
+        _ => bar()?,
+    };
+    let interrupted = interrupted(args.follow)?;
+    let query = args.query();
+    let done = replay(&history, &query, &mut *sink, &mut |so_far| {
+        show(&bar, so_far);
+        !interrupted.load(Ordering::Relaxed)
+    });
+    bar.finish_and_clear();
+    let done = match done {
+        // A reader that went away (`| head`) is no error.
+        Err(crate::replay::ReplayError::Sink(error))
+            if error.downcast_ref().is_some_and(broken_pipe) =>
+        {
+            return Ok(());
+        }
+        done => done?,
+    };
+    if interrupted.load(Ordering::Relaxed) {
+        sink.finish().map_err(anyhow::Error::from_boxed)?;
+    }
+    drop(sink);
+    if let Some(file) = file {
+        file.finish()?;
+    }
+    if done.unreadable > 0 {
+        output::note(&format!(
+            "{} records hold no event and were left out",
+            done.unreadable
+        ));
+    }
+    summary(global, into, &json!(done))
+}
+
+fn broken_pipe(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::BrokenPipe
+}
+
+/// Set by an interrupt or SIGTERM, while it follows: then what has come is kept. Otherwise a signal ends the process as ever.
+fn interrupted(follow: bool) -> anyhow::Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let flag = Arc::<AtomicBool>::default();
+    if !follow {
+        return Ok(flag);
+    }
+    let raised = Arc::clone(&flag);
+    let runtime = runtime()?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                let (Ok(mut interrupt), Ok(mut terminate)) = (
+                    signal(SignalKind::interrupt()),
+                    signal(SignalKind::terminate()),
+                ) else {
+                    return;
+                };
+                for again in [false, true] {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    if again {
+                        std::process::exit(130);
+                    }
+                    raised.store(true, Ordering::Relaxed);
+                }
+            });
+        })
+        .context("cannot start a thread")?;
+    Ok(flag)
+}
+
+async fn over_port(
+    global: &Global,
+    args: &Args,
+    into: &Into,
+    client: &Client,
+) -> anyhow::Result<()> {
+    let (path, format) = match into {
+        Into::Screen => (None, "ndjson"),
+        Into::Lines(path) => (Some(path), "ndjson"),
+        Into::Parquet(path) => (Some(path), "parquet"),
+        Into::Topic(topic) => {
+            let path = args.path("/v1/replay/topic", &[("topic", topic)]);
+            let done = topic_over_port(client, &path).await?;
+            return summary(global, into, &done);
+        }
+    };
+    let path_of = args.path("/v1/replay", &[("format", format)]);
+    let mut answer = client.stream(Method::GET, &path_of, None).await?;
+    let stop = interrupted(args.follow)?;
+    let Some(path) = path else {
+        let mut screen = Screen::new(global.json);
+        let copied = copy(&mut answer, &mut screen, &stop, &mut |_| {}).await;
+        return match copied {
+            // A reader that went away (`| head`) is no error.
+            Err(error) if error.downcast_ref().is_some_and(broken_pipe) => Ok(()),
+            copied => copied.map(drop),
+        };
+    };
+    let whole = Whole::create(path)?;
+    let mut out = BufWriter::new(whole.handle()?);
+    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
+    )?);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let copied = copy(&mut answer, &mut out, &stop, &mut |bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    let lines = copied?;
+    drop(out);
+    whole.finish()?;
+    let events = match into {
+        Into::Lines(_) => json!(lines),
+        _ => Value::Null,
+    };
+    summary(global, into, &json!({ "events": events }))
+}
+
+/// Copies an answer, whole lines only where it was stopped; answers with the number of line ends.
+async fn copy(
+    answer: &mut Stream,
+    out: &mut impl Write,
+    stop: &AtomicBool,
+    told: &mut dyn FnMut(u64),
+) -> anyhow::Result<u64> {
+    let mut lines = 0;
+    let mut rest: Vec<u8> = Vec::new();
+    let stopped = async {
+        while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::pin!(stopped);
+    loop {
+        let piece = tokio::select! {
+            piece = answer.next() => piece?,
+            () = &mut stopped => {
+                out.flush()?;
+                return Ok(lines);
+            }
+        };
+        let Some(piece) = piece else {
+            out.write_all(&rest)?;
+            out.flush()?;
+            return Ok(lines);
+        };
+        told(piece.len() as u64);
+        lines += memchr::memchr_iter(b'\n', &piece).count() as u64;
+        let end = memchr::memrchr(b'\n', &piece).map_or(0, |at| at + 1);
+        if end > 0 {
+            out.write_all(&rest)?;
+            out.write_all(&piece[..end])?;
+            out.flush()?;
+            rest.clear();
+        }
+        rest.extend_from_slice(&piece[end..]);
+        // Parquet has no lines.
+        if rest.len() > PIECE {
+            out.write_all(&rest)?;
+            rest.clear();
+        }
+    }
+}
+
+async fn topic_over_port(client: &Client, path: &str) -> anyhow::Result<Value> {
+    let bar = bar()?;
+    let done = client
+        .lines(Method::POST, path, None, |line| {
+            let so_far = &line["replay"];
+            bar.set_length(so_far["total"].as_u64().unwrap_or_default());
+            bar.set_position(so_far["done"].as_u64().unwrap_or_default());
+            bar.set_message(so_far["events"].to_string());
+        })
+        .await;
+    bar.finish_and_clear();
+    Ok(done?["replay"].clone())
+}
+
+/// A file that takes its name when it is whole.
+struct Whole {
+    file: File,
+    part: PathBuf,
+    path: PathBuf,
+}
+
+impl Whole {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file =
+            File::create(&part).with_context(|| format!("{} cannot be written", part.display()))?;
+        Ok(Self {
+            file,
+            part,
+            path: path.to_owned(),
+        })
+    }
+
+    fn handle(&self) -> anyhow::Result<File> {
+        Ok(self.file.try_clone()?)
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        self.file.sync_all()?;
+        std::fs::rename(&self.part, &self.path)
+            .with_context(|| format!("{} cannot be written", self.path.display()))
+    }
+}
+
+/// Standard output: lines of JSON as they are, or a short line an event for people.
+struct Screen {
+    json: bool,
+    line: Vec<u8>,
+}
+
+impl Screen {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            line: Vec::new(),
+        }
+    }
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            out.write_all(bytes)?;
+            return Ok(bytes.len());
+        }
+        let mut rest = bytes;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            self.line.extend_from_slice(&rest[..end]);
+            let event: Value = serde_json::from_slice(&self.line).unwrap_or(Value::Null);
+            writeln!(out, "{}", output::fit(&for_people(&event)))?;
+            self.line.clear();
+            rest = &rest[end + 1..];
+        }
+        self.line.extend_from_slice(rest);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stdout().flush()
+    }
+}
+
+fn for_people(event: &Value) -> String {
+    use std::fmt::Write as _;
+    let text = |name: &str| event[name].as_str().unwrap_or_default();
+    let mut line = format!(
+        "{} {} {}",
+        text("time"),
+        text("omnilinktenant"),
+        text("type")
+    );
+    // A `String` never refuses text.
+    if event["entitytype"].is_string() {
+        let _ = write!(line, " {}:{}", text("entitytype"), text("entityid"));
+    }
+    if let Some(data) = event.get("data") {
+        let _ = write!(line, " {data}");
+    }
+    // Whatever a producer wrote, it does not steer the terminal.
+    line.replace(char::is_control, " ")
+}

@@ -1,0 +1,103 @@
+//! `omnilink topics`.
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{Global, access::Access, output, runtime};
+use crate::{config::Config, log::survey, port::wanted};
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// List the system's topics, and what is wrong with them
+    List(List),
+    /// Make the system's topics, or others by name; what exists is checked and left alone
+    Create(Create),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink topics list
+  omnilink topics list --json | jq -r '.items[] | select(.trouble) | .name'")]
+pub(super) struct List {}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink topics create                            # before `omnilink up --no-provision`
+  omnilink topics create shop.copy --partitions 3   # a topic to replay into")]
+pub(super) struct Create {
+    /// Topics that are none of the system's [default: the system's own]
+    names: Vec<String>,
+    /// Partitions of the named topics; they never change [default: topics.partitions]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    partitions: Option<u32>,
+}
+
+pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
+    let config = global.load(|sources| sources)?;
+    let items = match command {
+        Command::List(_) => list(&config)?,
+        Command::Create(args) => create(&config, &args)?,
+    };
+    if global.json {
+        output::json(&json!({ "items": items }))?;
+    } else {
+        print(&items);
+    }
+    Ok(())
+}
+
+fn list(config: &Config) -> anyhow::Result<Vec<Value>> {
+    match Access::of(config)? {
+        Access::Port(client) => {
+            let answer = runtime()?.block_on(client.call(Method::GET, "/v1/topics", None))?;
+            Ok(items(&answer.success()?))
+        }
+        Access::Log(log, names) => {
+            let found = survey(&*log, &names.specs(config.topics.partitions))?;
+            Ok(found.iter().map(|topic| json!(topic)).collect())
+        }
+    }
+}
+
+fn create(config: &Config, args: &Create) -> anyhow::Result<Vec<Value>> {
+    let Create { names, partitions } = args;
+    match Access::of(config)? {
+        Access::Port(client) => {
+            let body = json!({ "names": names, "partitions": partitions });
+            let body = Some(body.to_string().into());
+            let answer = runtime()?.block_on(client.call(Method::POST, "/v1/topics", body))?;
+            Ok(items(&answer.success()?))
+        }
+        Access::Log(log, system) => {
+            let specs = wanted(&system, names, *partitions, config.topics.partitions)
+                .map_err(anyhow::Error::msg)?;
+            log.provision(&specs, true)?;
+            let found = survey(&*log, &specs)?;
+            Ok(found.iter().map(|topic| json!(topic)).collect())
+        }
+    }
+}
+
+fn items(answer: &Value) -> Vec<Value> {
+    answer["items"].as_array().cloned().unwrap_or_default()
+}
+
+fn print(items: &[Value]) {
+    let row = |topic: &Value| {
+        let text = |name: &str| topic[name].as_str().unwrap_or_default().to_owned();
+        vec![
+            text("name"),
+            topic["partitions"]
+                .as_u64()
+                .map_or("-".into(), |n| n.to_string()),
+            text("cleanup"),
+            topic["records"].to_string(),
+            topic["trouble"].as_str().unwrap_or("ok").to_owned(),
+        ]
+    };
+    let rows: Vec<_> = items.iter().map(row).collect();
+    output::table(
+        &["NAME", "PARTITIONS", "CLEANUP", "RECORDS", "STATE"],
+        &rows,
+    );
+}

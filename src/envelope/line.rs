@@ -1,0 +1,180 @@
+//! An event as one line of JSON: a CloudEvent in structured mode, with what OmniLink knows of it as extensions
+//! (`contracts.md` section 6, `replay`).
+
+use std::io::Write;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use memchr::{memchr2, memmem};
+
+use super::{Data, Event, TimeSource};
+
+/// Where the event's record lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The whole name of the topic.
+    pub topic: &'a str,
+    /// The partition.
+    pub partition: u32,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// Appends the event, without a line end and with none inside.
+pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
+    text(&event.id, out);
+    member("source", &event.source, out);
+    member("type", &event.kind, out);
+    optional("subject", event.subject.as_deref(), out);
+    out.extend_from_slice(br#","time":""#);
+    // A `Vec` never refuses bytes.
+    let _ = write!(out, "{}\"", rfc3339(event.time));
+    let source = match event.time_source {
+        TimeSource::Producer => "producer",
+        TimeSource::Receiver => "receiver",
+    };
+    extensions(&event.extensions, out);
+    member("timesource", source, out);
+    optional("correlationid", event.correlation_id.as_deref(), out);
+    optional("causationid", event.causation_id.as_deref(), out);
+    optional("idempotencykey", event.idempotency_key.as_deref(), out);
+    if let Some(entity) = &event.entity {
+        member("entitytype", &entity.kind, out);
+        member("entityid", &entity.external_id, out);
+        optional("entityname", entity.display_name.as_deref(), out);
+    }
+    member("omnilinktenant", event.tenant.as_str(), out);
+    if let Some(place) = place {
+        member("omnilinktopic", place.topic, out);
+        let (partition, offset) = (place.partition, place.offset);
+        let _ = write!(
+            out,
+            r#","omnilinkpartition":{partition},"omnilinkoffset":{offset}"#
+        );
+    }
+    if event.tombstone {
+        out.extend_from_slice(br#","omnilinktombstone":true"#);
+    }
+    match &event.data {
+        Data::Absent => {}
+        Data::Json(json) => {
+            out.extend_from_slice(br#","data":"#);
+            on_one_line(json.as_bytes(), out);
+        }
+        Data::Binary(bytes) => {
+            out.extend_from_slice(br#","data_base64":""#);
+            out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
+            out.push(b'"');
+        }
+    }
+    out.push(b'}');
+}
+
+/// Microseconds as RFC 3339. Admission lets no other years in than those of four digits.
+fn rfc3339(micros: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
+        jiff::Timestamp::MIN
+    } else {
+        jiff::Timestamp::MAX
+    })
+}
+
+fn member(name: &str, value: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    text(value, out);
+}
+
+fn optional(name: &str, value: Option<&str>, out: &mut Vec<u8>) {
+    if let Some(value) = value {
+        member(name, value, out);
+    }
+}
+
+fn text(value: &str, out: &mut Vec<u8>) {
+    // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
+    let _ = serde_json::to_writer(out, value);
+}
+
+/// The members of the object of extensions.
+fn extensions(object: &str, out: &mut Vec<u8>) {
+    // A producer's own extension of that name gives way: there can be only one.
+    let without;
+    let object = if memmem::find(object.as_bytes(), b"\"timesource\"").is_some() {
+        let mut members: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(object).unwrap_or_default();
+        members.remove("timesource");
+        without = serde_json::Value::Object(members).to_string();
+        without.as_str()
+    } else {
+        object
+    };
+    let inner = object.trim().trim_start_matches('{').trim_end_matches('}');
+    if !inner.trim().is_empty() {
+        out.push(b',');
+        on_one_line(inner.as_bytes(), out);
+    }
+}
+
+/// JSON text as it is, but for line ends, which can only stand where a space can.
+fn on_one_line(json: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(json);
+    if memchr2(b'\n', b'\r', json).is_some() {
+        for byte in &mut out[start..] {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{clock::Millis, envelope::Form, envelope::parse_structured, id::Tenant};
+
+    fn line(body: &str) -> Value {
+        let tenant = Tenant::new("acme").unwrap();
+        let parsed = parse_structured(body.as_bytes(), Form::OmniLink, &tenant, Millis(1)).unwrap();
+        let place = Place {
+            topic: "omnilink.events",
+            partition: 3,
+            offset: 7,
+        };
+        let mut out = Vec::new();
+        write_line(&parsed.event, Some(place), &mut out);
+        assert!(!out.contains(&b'\n'));
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn everything_is_there() {
+        let got = line(
+            "{\"id\":\"1\\n\",\"source\":\"/s\",\"type\":\"t\",\"subject\":\"u\",\"time\":\"2025-01-31T12:00:00.5+01:00\",\n\
+             \"entity\":{\"type\":\"order\",\"external_id\":\"9\",\"display_name\":\"Nine\"},\"correlationid\":\"c\",\
+             \"timesource\":\"mine\",\"traceparent\":\"tp\",\"n\":5,\"data\":{\n\"a\": [1,\r\n 2.50]}}",
+        );
+        assert_eq!(
+            got,
+            json!({
+                "specversion": "1.0", "id": "1\n", "source": "/s", "type": "t", "subject": "u",
+                "time": "2025-01-31T11:00:00.5Z", "timesource": "producer", "traceparent": "tp", "n": 5,
+                "correlationid": "c", "entitytype": "order", "entityid": "9", "entityname": "Nine",
+                "omnilinktenant": "acme", "omnilinktopic": "omnilink.events",
+                "omnilinkpartition": 3, "omnilinkoffset": 7, "data": {"a": [1, 2.5]}
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_left_out() {
+        let got = line(r#"{"id":"1","source":"/s","type":"t","data":null}"#);
+        assert_eq!(got["timesource"], "receiver");
+        assert_eq!(got["data"], Value::Null);
+        assert_eq!(got.as_object().unwrap().len(), 11, "{got}");
+    }
+}

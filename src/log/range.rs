@@ -1,0 +1,49 @@
+//! Reading stretches of partitions, whole.
+
+use std::time::{Duration, Instant};
+
+use super::{Fetched, LogError, Reader};
+
+/// How long a read may go without a record.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Reads the stretches (partition, first offset, one past the last), of different partitions, and hands each record on; within a
+/// partition in order. A stretch may hold offsets without records.
+pub fn read_ranges(
+    reader: &mut dyn Reader,
+    ranges: &[(u32, u64, u64)],
+    mut take: impl FnMut(Fetched) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let mut open: Vec<(u32, u64)> = Vec::with_capacity(ranges.len());
+    for (partition, from, to) in ranges.iter().filter(|(_, from, to)| from < to) {
+        reader.assign_range(*partition, *from, *to)?;
+        open.push((*partition, *to));
+    }
+    let mut records = Vec::new();
+    let mut heard = Instant::now();
+    while !open.is_empty() {
+        reader.poll(Duration::from_millis(100), &mut records)?;
+        if !records.is_empty() {
+            heard = Instant::now();
+        } else if heard.elapsed() > DEADLINE {
+            return Err(LogError::Unavailable(format!(
+                "no record came within {} s",
+                DEADLINE.as_secs()
+            )));
+        }
+        for record in records.drain(..) {
+            let Some(at) = open.iter().position(|(p, _)| *p == record.partition) else {
+                continue;
+            };
+            let to = open[at].1;
+            if record.offset + 1 >= to {
+                open.swap_remove(at);
+            }
+            if record.offset < to {
+                take(record)?;
+            }
+        }
+        open.retain(|(partition, _)| !reader.at_end(*partition));
+    }
+    Ok(())
+}

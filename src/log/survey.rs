@@ -1,0 +1,83 @@
+//! What there is of the topics that there should be.
+
+use serde::Serialize;
+
+use super::{Cleanup, Log, LogError, TopicSpec};
+
+/// One topic, as it should be and as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Surveyed {
+    /// The whole name.
+    pub name: String,
+    /// The number of partitions; `None`: there is no such topic.
+    pub partitions: Option<u32>,
+    /// What happens to old records, in words; that of the log where it can be asked.
+    pub cleanup: String,
+    /// Records from the first one kept to the end (on Kafka markers of transactions count).
+    pub records: u64,
+    /// What is not as it should be; `None`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// Looks at each topic.
+pub fn survey(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<Surveyed>, LogError> {
+    specs.iter().map(|spec| one(log, spec)).collect()
+}
+
+fn one(log: &dyn Log, spec: &TopicSpec) -> Result<Surveyed, LogError> {
+    let partitions = match log.partitions(&spec.name) {
+        Ok(partitions) => partitions,
+        Err(LogError::UnknownTopic(_)) => {
+            return Ok(Surveyed {
+                name: spec.name.to_string(),
+                partitions: None,
+                cleanup: spec.cleanup.to_string(),
+                records: 0,
+                trouble: Some("missing; `omnilink topics create` makes it".into()),
+            });
+        }
+        Err(error) => return Err(error),
+    };
+    let mut records = 0;
+    for partition in 0..partitions {
+        let marks = log.watermarks(&spec.name, partition)?;
+        records += marks.end.saturating_sub(marks.start);
+    }
+    let cleanup = log.cleanup(&spec.name)?;
+    let trouble = if partitions != spec.partitions {
+        Some(format!(
+            "{partitions} partitions, but {} are configured; set topics.partitions to {partitions}",
+            spec.partitions
+        ))
+    } else if cleanup.is_some_and(|cleanup| cleanup != spec.cleanup) {
+        Some(format!("should be: {}", spec.cleanup))
+    } else {
+        None
+    };
+    Ok(Surveyed {
+        name: spec.name.to_string(),
+        partitions: Some(partitions),
+        cleanup: cleanup.unwrap_or(spec.cleanup).to_string(),
+        records,
+        trouble,
+    })
+}
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+impl std::fmt::Display for Cleanup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (policy, retention_ms) = match self {
+            Self::Keep => return f.write_str("keep"),
+            Self::Compact => return f.write_str("compact"),
+            Self::Delete { retention_ms } => ("delete", retention_ms),
+            Self::CompactDelete { retention_ms } => ("compact, delete", retention_ms),
+        };
+        if retention_ms % DAY_MS == 0 {
+            write!(f, "{policy} after {} d", retention_ms / DAY_MS)
+        } else {
+            write!(f, "{policy} after {} s", retention_ms / 1000)
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! `/v1/replay`: the history read back, by whoever has the scope `admin` for the own tenant, `operator` for any.
+//!
+//! | route | answers with |
+//! |---|---|
+//! | `GET /v1/replay` | events, as lines of JSON or (`format=parquet`) a Parquet file, made while they are read |
+//! | `GET /v1/replay/state` | an entity as it was (`as_of`) |
+//! | `POST /v1/replay/topic` | a line of JSON now and then, while events go into a topic; `operator` |
+//!
+//! All take `since`, `until`, `tenant`, `type` (may be repeated), `entity` and `follow` in the query string.
+
+use std::{io::Write, sync::Arc, time::Instant};
+
+use axum::{
+    Extension, Json,
+    extract::{Query as Pairs, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    RequestId, Shared, auth,
+    problem::{Problem, Refused},
+    routes::FromPeer,
+    stream::{self, Broken},
+};
+use crate::{
+    clock::Millis,
+    controls::{ADMIN, OPERATOR},
+    id::Tenant,
+    replay::{
+        EntityName, History, IntoTopic, Lines, Parquet, Query, ReplayError, Replayed, Sink,
+        StateError, TypePattern, as_of, replay,
+    },
+};
+
+/// Replays that run at once.
+pub(super) const AT_ONCE: usize = 4;
+/// How often a replay into a topic says how far it is.
+const TELL: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// The form of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Lines,
+    Parquet,
+}
+
+/// What the query string says.
+struct Asked {
+    query: Query,
+    format: Format,
+    as_of: Option<Millis>,
+    topic: Option<String>,
+}
+
+type Given = Result<Pairs<Vec<(String, String)>>, QueryRejection>;
+
+impl Asked {
+    fn parse(pairs: Vec<(String, String)>) -> Result<Self, String> {
+        let mut asked = Self {
+            query: Query::default(),
+            format: Format::Lines,
+            as_of: None,
+            topic: None,
+        };
+        for (name, value) in pairs {
+            let wrong = |what: String| format!("`{name}`: {what}");
+            match name.as_str() {
+                "since" => asked.query.since = Some(time(&value).map_err(wrong)?),
+                "until" => asked.query.until = Some(time(&value).map_err(wrong)?),
+                "as_of" => asked.as_of = Some(time(&value).map_err(wrong)?),
+                "tenant" => {
+                    let tenant = Tenant::new(&value).map_err(|e| wrong(e.to_string()))?;
+                    asked.query.tenant = Some(tenant);
+                }
+                "type" => asked.query.types.push(TypePattern::from(value.as_str())),
+                "entity" => {
+                    let entity = value.parse::<EntityName>().map_err(wrong)?;
+                    asked.query.entity = Some(entity);
+                }
+                "follow" => {
+                    asked.query.follow = match value.as_str() {
+                        "" | "true" => true,
+                        "false" => false,
+                        _ => return Err(wrong("true or false".into())),
+                    }
+                }
+                "format" => {
+                    asked.format = match value.as_str() {
+                        "ndjson" => Format::Lines,
+                        "parquet" => Format::Parquet,
+                        _ => return Err(wrong("ndjson or parquet".into())),
+                    }
+                }
+                "topic" => asked.topic = Some(value),
+                _ => return Err(wrong("unknown".into())),
+            }
+        }
+        if asked.format == Format::Parquet && asked.query.follow {
+            return Err("a Parquet file has an end: `follow` gives it none".into());
+        }
+        Ok(asked)
+    }
+}
+
+fn time(text: &str) -> Result<Millis, String> {
+    let at: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| format!("`{text}` is no RFC 3339 time such as 2026-01-31T12:00:00Z"))?;
+    Ok(Millis(at.as_millisecond()))
+}
+
+/// Who asks, and for what.
+struct Request {
+    id: RequestId,
+    asked: Asked,
+    turn: OwnedSemaphorePermit,
+}
+
+fn open(
+    shared: &Shared,
+    headers: &HeaderMap,
+    Extension(peer): FromPeer,
+    given: Given,
+    scope: &str,
+) -> Result<Request, Refused> {
+    let id = shared.ids.next();
+    let refuse = |problem| Refused::new(problem, id);
+    let key = auth::authenticate(shared, headers, peer.0).map_err(refuse)?;
+    let invalid = |why: String| Refused::new(Problem::invalid(why), id);
+    let Pairs(pairs) = given.map_err(|e| invalid(e.body_text()))?;
+    let mut asked = Asked::parse(pairs).map_err(invalid)?;
+    let operator = key.scopes.permits(OPERATOR);
+    if !operator && !key.scopes.permits(scope) {
+        let why = format!("the key lacks the permission `{scope}`");
+        return Err(refuse(Problem::denied(why)));
+    }
+    match &asked.query.tenant {
+        _ if operator => {}
+        Some(tenant) if *tenant != key.tenant => {
+            let why = "only a key with the permission `operator` names another tenant";
+            return Err(refuse(Problem::denied(why)));
+        }
+        _ => asked.query.tenant = Some(key.tenant.clone()),
+    }
+    let turn = Arc::clone(&shared.replays)
+        .try_acquire_owned()
+        .map_err(|_| {
+            let why = format!("{AT_ONCE} replays run already; ask again when one has ended");
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", why);
+            refuse(problem.retry_after(5))
+        })?;
+    Ok(Request { id, asked, turn })
+}
+
+impl Shared {
+    fn history(&self) -> History<'_> {
+        History {
+            log: &*self.tools.log,
+            names: &self.tools.names,
+            index_dir: self.tools.index_dir.clone(),
+        }
+    }
+}
+
+/// `GET /v1/replay`.
+pub(super) async fn events(
+    State(shared): State<Arc<Shared>>,
+    peer: FromPeer,
+    headers: HeaderMap,
+    given: Given,
+) -> Result<Response, Refused> {
+    let Request { asked, turn, .. } = open(&shared, &headers, peer, given, ADMIN)?;
+    let media = match asked.format {
+        Format::Lines => "application/x-ndjson",
+        Format::Parquet => "application/vnd.apache.parquet",
+    };
+    Ok(stream::respond(media, move |out| {
+        let _turn = turn;
+        let client = out.watch();
+        let mut sink: Box<dyn Sink> = match asked.format {
+            Format::Lines => Box::new(Lines::new(out.clone(), &shared.tools.names.events)),
+            Format::Parquet => Box::new(Parquet::new(out.clone())?),
+        };
+        let mut stopped = false;
+        let mut go_on = |_: &Replayed| {
+            stopped = client.is_closed() || shared.stopping.is_cancelled();
+            !stopped
+        };
+        replay(&shared.history(), &asked.query, &mut *sink, &mut go_on)?;
+        if stopped && asked.query.follow {
+            // What follows for ever ends when the node does.
+            sink.finish()?;
+        } else if stopped {
+            return Err("stopped".into());
+        }
+        drop(sink);
+        Ok(())
+    }))
+}
+
+/// `GET /v1/replay/state`.
+pub(super) async fn state(
+    State(shared): State<Arc<Shared>>,
+    peer: FromPeer,
+    headers: HeaderMap,
+    given: Given,
+) -> Result<Response, Refused> {
+    let Request { id, asked, turn } = open(&shared, &headers, peer, given, ADMIN)?;
+    let invalid = |why: &'static str| Refused::new(Problem::invalid(why), id);
+    let name = asked
+        .query
+        .entity
+        .ok_or_else(|| invalid("`entity` is required"))?;
+    let at = asked.as_of.unwrap_or_else(|| shared.clock.now());
+    let folding = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let mut go_on = |_: &Replayed| !shared.stopping.is_cancelled();
+        as_of(
+            &shared.history(),
+            asked.query.tenant.as_ref(),
+            &name,
+            at,
+            &mut go_on,
+        )
+    });
+    let problem = match folding.await {
+        Ok(Ok(state)) => return Ok(Json(state).into_response()),
+        Ok(Err(error @ StateError::Unknown { .. })) => {
+            Problem::new(StatusCode::NOT_FOUND, "unknown_entity", error.to_string())
+        }
+        Ok(Err(error @ StateError::Ambiguous { .. })) => {
+            Problem::new(StatusCode::BAD_REQUEST, "missing_tenant", error.to_string())
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "an entity could not be folded");
+            Problem::log_unavailable()
+        }
+        Err(_) => Problem::log_unavailable(),
+    };
+    Err(Refused::new(problem, id))
+}
+
+/// `POST /v1/replay/topic`.
+pub(super) async fn into_topic(
+    State(shared): State<Arc<Shared>>,
+    peer: FromPeer,
+    headers: HeaderMap,
+    given: Given,
+) -> Result<Response, Refused> {
+    let Request { id, asked, turn } = open(&shared, &headers, peer, given, OPERATOR)?;
+    let Some(topic) = asked.topic else {
+        return Err(Refused::new(Problem::invalid("`topic` is required"), id));
+    };
+    Ok(stream::respond("application/x-ndjson", move |out| {
+        let _turn = turn;
+        let history = shared.history();
+        let client = out.watch();
+        let mut told = Instant::now();
+        let mut gone = None;
+        let mut go_on = |so_far: &Replayed| {
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                let line = json!({ "status": "running", "replay": so_far });
+                gone = writeln!(out, "{line}").and_then(|()| out.flush()).err();
+            }
+            gone.is_none() && !client.is_closed() && !shared.stopping.is_cancelled()
+        };
+        let done = IntoTopic::new(history.log, history.names, &topic)
+            .map_err(ReplayError::from)
+            .and_then(|mut sink| {
+                let done = replay(&history, &asked.query, &mut sink, &mut go_on)?;
+                sink.finish().map_err(ReplayError::Sink)?;
+                Ok(done)
+            });
+        if let Some(gone) = gone {
+            return Err(Broken::from(gone));
+        }
+        let line = match done {
+            Ok(_) if shared.stopping.is_cancelled() && !asked.query.follow => {
+                json!({ "status": "failed", "error": "the node stops" })
+            }
+            Ok(done) => json!({ "status": "done", "replay": done }),
+            Err(error) => json!({ "status": "failed", "error": error.to_string() }),
+        };
+        writeln!(out, "{line}")?;
+        Ok(())
+    }))
+}
