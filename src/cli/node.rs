@@ -73,18 +73,26 @@ impl Storage {
 
     /// Starts to read `controls`, and returns when it has been read to its end.
     pub async fn controls(&self, config: &Config) -> anyhow::Result<(Arc<Controls>, Tail)> {
-        let secrets = secret_keys(config)?;
-        let topic = Arc::clone(&self.names.controls);
-        let (controls, tail) = Controls::start(Arc::clone(&self.log), topic, secrets)?;
-        if !controls.wait_readable(CONTROLS_DEADLINE).await {
-            bail!(
-                "topic {} could not be read within {} s; is the log reachable?",
-                self.names.controls,
-                CONTROLS_DEADLINE.as_secs()
-            );
-        }
-        Ok((controls, tail))
+        read_controls(config, &self.log, &self.names).await
     }
+}
+
+async fn read_controls(
+    config: &Config,
+    log: &Arc<dyn Log>,
+    names: &Names,
+) -> anyhow::Result<(Arc<Controls>, Tail)> {
+    let secrets = secret_keys(config)?;
+    let topic = Arc::clone(&names.controls);
+    let (controls, tail) = Controls::start(Arc::clone(log), topic, secrets)?;
+    if !controls.wait_readable(CONTROLS_DEADLINE).await {
+        bail!(
+            "topic {} could not be read within {} s; is the log reachable?",
+            names.controls,
+            CONTROLS_DEADLINE.as_secs()
+        );
+    }
+    Ok((controls, tail))
 }
 
 /// The log for a command that only reads and appends: nothing is made, no topic is checked. The embedded log must not be in use.
@@ -242,10 +250,21 @@ pub async fn make_first_key(
     Ok(Some(token.reveal().to_owned()))
 }
 
-/// `keys create --first`.
+/// `keys create --first`, beside a node that runs or before there is one.
 pub(super) async fn first_key(config: &Config) -> anyhow::Result<(String, PathBuf)> {
-    let storage = Storage::open(config, true).await?;
-    let (controls, _tail) = storage.controls(config).await?;
+    make_dir(&config.data_dir)?;
+    let names = Names::new(&config.topics.prefix);
+    let specs = names.specs(config.topics.partitions);
+    let opened = config.clone();
+    // It waits for brokers.
+    let log = tokio::task::spawn_blocking(move || {
+        let log = open_log(&opened)?;
+        log.provision(&specs, true)
+            .context("the topics are not as they should be")?;
+        anyhow::Ok(log)
+    })
+    .await??;
+    let (controls, _tail) = read_controls(config, &log, &names).await?;
     match make_first_key(config, &controls).await? {
         Some(token) => Ok((token, admin_key_file(config))),
         None => bail!("there are keys already; an admin key makes more: `omnilink keys create`"),
