@@ -10,7 +10,7 @@ mod work;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use group::GroupConsumer;
@@ -234,7 +234,8 @@ impl Log for KafkaLog {
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))?;
-        let found = self.asker.offsets_for_times(list, REQUEST)?;
+        let ask = || self.asker.offsets_for_times(list.clone(), REQUEST);
+        let found = while_leaders_move(ask)?;
         match found
             .elements()
             .first()
@@ -294,11 +295,32 @@ fn watermarks<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
     topic: &str,
     partition: u32,
 ) -> Result<Watermarks, LogError> {
-    let (start, end) = consumer.fetch_watermarks(topic, partition as i32, REQUEST)?;
+    let ask = || consumer.fetch_watermarks(topic, partition as i32, REQUEST);
+    let (start, end) = while_leaders_move(ask)?;
     Ok(Watermarks {
         start: start.max(0) as u64,
         end: end.max(0) as u64,
     })
+}
+
+/// Asks again while a partition's leader is being chosen, as after its topic was made and while brokers come and go.
+fn while_leaders_move<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let deadline = Instant::now() + REQUEST;
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let error = match ask() {
+            Err(error) if Instant::now() < deadline => error,
+            answer => return answer,
+        };
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable,
+            ) => {}
+            _ => return Err(error),
+        }
+        std::thread::sleep(pause.mul_f64(rand::random_range(0.5..=1.0)));
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
 }
 
 /// The committed position of the consumer's group. Waits for open transactions of the group to end.
