@@ -41,6 +41,11 @@ pub(super) struct Answer {
 /// The file in the data directory that holds the first key.
 pub(super) const ADMIN_KEY: &str = "admin.key";
 
+/// Text as a part of a path or query.
+pub(super) fn encoded(text: &str) -> percent_encoding::PercentEncode<'_> {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+}
+
 impl Client {
     /// `OMNILINK_URL` or the configured address; `OMNILINK_KEY` or the first key's file.
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {

@@ -5,10 +5,14 @@ use std::fmt::Write;
 use anyhow::bail;
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::{Global, access::Access, client::Client, node, output, runtime};
+use super::{
+    Global,
+    access::Access,
+    client::{Client, encoded},
+    node, output, runtime,
+};
 use crate::{
     config::Config,
     stream::{
@@ -123,7 +127,7 @@ fn page(
             let mut path = format!("/v1/dlq?limit={limit}");
             for (name, value) in [("code", code), ("cursor", cursor)] {
                 if let Some(value) = value {
-                    let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+                    let value = encoded(value);
                     // A `String` never refuses text.
                     let _ = write!(path, "&{name}={value}");
                 }

@@ -7,7 +7,11 @@ use clap::ValueEnum;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, client::Client, node, output};
+use super::{
+    Global,
+    client::{Client, encoded},
+    node, output,
+};
 use crate::config::Config;
 
 #[derive(clap::Subcommand)]
@@ -153,10 +157,8 @@ async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<(
     let mut path = format!("/v1/keys?limit={}", args.limit);
     for (name, value) in [("tenant", &args.tenant), ("cursor", &args.cursor)] {
         if let Some(value) = value {
-            let value =
-                percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
             // A `String` never refuses text.
-            let _ = write!(path, "&{name}={value}");
+            let _ = write!(path, "&{name}={}", encoded(value));
         }
     }
     let answer = Client::new(config)?
@@ -204,7 +206,7 @@ async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<(
 }
 
 async fn revoke(global: &Global, config: &Config, args: &Revoke) -> anyhow::Result<()> {
-    let id = percent_encoding::utf8_percent_encode(&args.id, percent_encoding::NON_ALPHANUMERIC);
+    let id = encoded(&args.id);
     let path = format!("/v1/keys/{id}");
     Client::new(config)?
         .call(Method::DELETE, &path, None)

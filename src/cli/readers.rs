@@ -5,7 +5,11 @@ use std::fmt::Write;
 use hyper::Method;
 use serde_json::json;
 
-use super::{Global, client::Client, output};
+use super::{
+    Global,
+    client::{Client, encoded},
+    output,
+};
 use crate::config::Config;
 
 #[derive(clap::Subcommand)]
@@ -141,8 +145,4 @@ async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<(
         output::note(&format!("there are more: --cursor {cursor}"));
     }
     Ok(())
-}
-
-fn encoded(text: &str) -> impl std::fmt::Display {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }

@@ -14,13 +14,12 @@ use std::{
 use anyhow::{Context, bail};
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{
     Global,
     access::Access,
-    client::{Client, Stream},
+    client::{Client, Stream, encoded},
     moment, node, output, runtime,
 };
 use crate::{
@@ -151,7 +150,7 @@ impl Args {
             path.push(if at == 0 { '?' } else { '&' });
             path.push_str(name);
             path.push('=');
-            path.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+            path.extend(encoded(value));
         }
         path
     }
