@@ -2,9 +2,11 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod check;
 mod client;
 mod completions;
 mod config;
+mod graph;
 mod keys;
 mod migrate;
 pub mod node;
@@ -12,6 +14,8 @@ mod output;
 mod postgres;
 mod rebuild;
 mod send;
+mod test;
+mod topologies;
 pub mod up;
 mod watch;
 
@@ -33,6 +37,7 @@ use crate::config::{Config, Sources};
   omnilink up                              # everything in one process, nothing to configure
   omnilink keys create --name shop --permission events:write
   omnilink send events.jsonl
+  omnilink check                           # the topology files
   omnilink config                          # what is in effect, and where it would go
 
 Configuration: omnilink.yaml, then OMNILINK__SECTION__KEY, then flags; `omnilink config --help` lists the keys.")]
@@ -61,6 +66,12 @@ struct Global {
 enum Command {
     /// Run everything in one process
     Up(up::Args),
+    /// Check the topology files
+    Check(check::Args),
+    /// Run the tests in the topology files
+    Test(test::Args),
+    /// Print the topologies as a Mermaid flowchart
+    Graph(graph::Args),
     /// Print the configuration in effect, secrets masked
     Config(config::Args),
     /// Make, list and revoke API keys
@@ -95,6 +106,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Up(args) => up::main(&cli.global, &args),
+        Command::Check(args) => check::main(&cli.global, &args),
+        Command::Test(args) => test::main(&cli.global, &args),
+        Command::Graph(args) => graph::main(&cli.global, &args),
         Command::Config(args) => config::main(&cli.global, &args),
         Command::Keys(command) => keys::main(&cli.global, command),
         Command::Send(args) => send::main(&cli.global, &args),

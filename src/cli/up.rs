@@ -14,6 +14,7 @@ use super::{
     node::Storage,
     output,
     postgres::{self, Postgres},
+    topologies::{self, Topologies},
     watch::Watch,
 };
 use crate::{
@@ -53,6 +54,8 @@ pub enum Part {
     Admission,
     /// From `events` to Postgres.
     Projections,
+    /// The topologies of topologies_dir.
+    Topologies,
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
@@ -82,6 +85,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
+    let set = topologies::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     // Before anything is started that would have to be stopped again.
@@ -98,10 +102,21 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     let admission = if without.contains(&Part::Admission) {
         None
     } else {
-        Some(start_admission(&config, &storage, &readiness, &mut watch)?)
+        let window_ms = set.admission_window_ms();
+        Some(start_admission(
+            &config, window_ms, &storage, &readiness, &mut watch,
+        )?)
     };
     let projections = (!without.contains(&Part::Projections))
         .then(|| Postgres::start(&config, &storage, &readiness, &mut watch, provision));
+    let changing = watch.changing();
+    let topologies = if without.contains(&Part::Topologies) {
+        None
+    } else {
+        Some(Topologies::start(
+            &set, &config, &storage, &readiness, changing, provision,
+        )?)
+    };
     let watching = watch.start().context("cannot start a thread")?;
 
     let nodes = connect_nodes(&config, &readiness)?;
@@ -132,6 +147,9 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     // The port first, so that nothing more comes in; then what carries on with what did.
     upkeep.abort();
     drop(watching);
+    if let Some(topologies) = topologies {
+        topologies.stop().await;
+    }
     drop(admission);
     if let Some(projections) = projections {
         tokio::task::spawn_blocking(|| projections.stop()).await?;
@@ -156,11 +174,13 @@ fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Optio
 /// From `ingress` to `events`.
 fn start_admission(
     config: &Config,
+    tuned_window_ms: Option<i64>,
     storage: &Storage,
     readiness: &Readiness,
     watch: &mut Watch,
 ) -> anyhow::Result<lane::Running> {
-    let window_ms = config.limits.dedupe_window.as_millis() as i64;
+    let configured = config.limits.dedupe_window.as_millis() as i64;
+    let window_ms = tuned_window_ms.unwrap_or(configured);
     // Only the port of this very process can write to the embedded log.
     let trusted = !config.on_kafka();
     let partitions = config.topics.partitions;

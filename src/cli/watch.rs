@@ -10,6 +10,7 @@ use std::{
 };
 
 use metrics::{Gauge, gauge};
+use parking_lot::Mutex;
 
 use super::output;
 use crate::{
@@ -24,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const MEASURE: Duration = Duration::from_secs(5);
 
 /// A processor whose lag is measured.
-struct Watched {
+struct One {
     progress: Arc<Progress>,
     records: Gauge,
     age: Gauge,
@@ -34,7 +35,41 @@ struct Watched {
 /// Collects what is to be watched.
 pub(super) struct Watch {
     log: Arc<dyn Log>,
-    watched: Vec<Watched>,
+    watched: Vec<One>,
+    changing: Watched,
+}
+
+/// Processors that come and go while they are watched.
+#[derive(Clone, Default)]
+pub(super) struct Watched(Arc<Mutex<Vec<(String, One)>>>);
+
+impl Watched {
+    /// These, in place of those before.
+    pub(super) fn replace(&self, processors: &[(String, Arc<Progress>)]) {
+        let mut watched = self.0.lock();
+        for (name, gone) in watched.iter() {
+            if !processors.iter().any(|(kept, _)| kept == name) {
+                gone.records.set(0.0);
+                gone.age.set(0.0);
+                gone.stalled.set(0.0);
+            }
+        }
+        *watched = processors
+            .iter()
+            .map(|(name, progress)| (name.clone(), One::of(name.clone(), progress)))
+            .collect();
+    }
+}
+
+impl One {
+    fn of(name: String, progress: &Arc<Progress>) -> Self {
+        Self {
+            progress: Arc::clone(progress),
+            records: gauge!("omnilink_lag_records", "processor" => name.clone()),
+            age: gauge!("omnilink_lag_age_seconds", "processor" => name.clone()),
+            stalled: gauge!("omnilink_stalled", "processor" => name),
+        }
+    }
 }
 
 /// Watches until it is dropped.
@@ -48,16 +83,17 @@ impl Watch {
         Self {
             log: Arc::clone(log),
             watched: Vec::new(),
+            changing: Watched::default(),
         }
     }
 
     pub(super) fn processor(&mut self, name: &'static str, progress: &Arc<Progress>) {
-        self.watched.push(Watched {
-            progress: Arc::clone(progress),
-            records: gauge!("omnilink_lag_records", "processor" => name),
-            age: gauge!("omnilink_lag_age_seconds", "processor" => name),
-            stalled: gauge!("omnilink_stalled", "processor" => name),
-        });
+        self.watched.push(One::of(name.to_owned(), progress));
+    }
+
+    /// Processors that may change after the start.
+    pub(super) fn changing(&self) -> Watched {
+        self.changing.clone()
     }
 
     pub(super) fn start(self) -> std::io::Result<Watching> {
@@ -87,11 +123,14 @@ impl Watch {
                 for watched in &self.watched {
                     self.measure(watched);
                 }
+                for (_, watched) in self.changing.0.lock().iter() {
+                    self.measure(watched);
+                }
             }
         }
     }
 
-    fn measure(&self, watched: &Watched) {
+    fn measure(&self, watched: &One) {
         let stalled = watched.progress.trouble().is_some();
         watched.stalled.set(f64::from(u8::from(stalled)));
         let now = SystemClock.now();

@@ -1,4 +1,4 @@
-//! What runs processors: lanes for transforms, their timers, the dead-letter queue, lag.
+//! What runs processors: lanes for transforms, their timers, topology files, the dead-letter queue, lag.
 //!
 //! | kind | runs in | guarantee |
 //! |---|---|---|
@@ -11,6 +11,7 @@ pub mod effect;
 pub mod lag;
 pub mod lane;
 mod timers;
+pub mod topology;
 mod transform;
 
-pub use transform::{Context, Failure, Processor, Rejected, Transform};
+pub use transform::{Context, Failure, Origin, Processor, Rejected, Transform};

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn omnilink(dir: &Path, args: &[&str]) -> Command {
+pub fn omnilink(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_omnilink"));
     command.current_dir(dir).args(args).env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
@@ -23,7 +23,7 @@ fn omnilink(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-fn output(command: &mut Command) -> (i32, String, String) {
+pub fn output(command: &mut Command) -> (i32, String, String) {
     let Output {
         status,
         stdout,
@@ -55,9 +55,9 @@ impl Drop for Folder {
 }
 
 /// A running `omnilink up`.
-struct Up {
-    child: Child,
-    url: String,
+pub struct Up {
+    pub child: Child,
+    pub url: String,
     banner: String,
 }
 
@@ -66,7 +66,7 @@ impl Up {
         Self::start_with(dir, &[])
     }
 
-    fn start_with(dir: &Path, more: &[&str]) -> Self {
+    pub fn start_with(dir: &Path, more: &[&str]) -> Self {
         let mut child = omnilink(
             dir,
             &["up", "--listen", "127.0.0.1:0", "--data-dir", "data"],
@@ -96,7 +96,7 @@ impl Up {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
-    fn stop(mut self) -> i32 {
+    pub fn stop(mut self) -> i32 {
         self.signal();
         let began = Instant::now();
         let status = self.child.wait().unwrap();
@@ -112,7 +112,7 @@ impl Drop for Up {
     }
 }
 
-fn errors(dir: &Path) -> String {
+pub fn errors(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("up.err")).unwrap()
 }
 
@@ -286,6 +286,9 @@ fn usage_and_failures_have_their_exit_codes() {
         &["keys", "create", "--help"],
         &["send", "--help"],
         &["config", "--help"],
+        &["check", "--help"],
+        &["test", "--help"],
+        &["graph", "--help"],
     ] {
         let (code, help, _) = run(args);
         assert_eq!(code, 0);

@@ -29,3 +29,7 @@ mod rls;
 mod store;
 mod store_embedded;
 mod support;
+mod topology_check;
+mod topology_cli;
+mod topology_docs;
+mod topology_run;
