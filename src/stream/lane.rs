@@ -324,7 +324,7 @@ impl Runner {
                 .insert(input.topic, (input.offset + 1, Instant::now()));
         }
         let looked = self.setup.clock.now();
-        self.fire(looked, lane, &store, tasks, &mut touched)?;
+        Self::fire(looked, lane, &store, tasks, &mut touched)?;
         for (partition, mut gathered) in touched {
             let Some(task) = tasks.get_mut(&partition) else {
                 continue;
@@ -419,7 +419,6 @@ impl Runner {
 
     /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time.
     fn fire(
-        &self,
         now: Millis,
         lane: &dyn Lane,
         store: &StateStore,

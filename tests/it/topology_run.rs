@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -74,7 +74,7 @@ fn the_tests_in_files_pass() {
 #[test]
 fn a_test_that_fails_shows_what_differs() {
     let dir = tempfile::tempdir().unwrap();
-    let file = r#"
+    let file = r"
 name: wrong
 source: { topic: shop.orders, tenant: acme }
 steps:
@@ -89,7 +89,7 @@ tests:
   - name: lost and found
     given: [ { total: 0 }, { total: 5 } ]
     then: { shop.out: [ { total: 5 }, { total: 6 } ], dlq: [] }
-"#;
+";
     let set = set(dir.path(), &[("wrong.yaml", file)], "omnilink.");
     let outcomes = rehearse(&set, |_| ());
     let texts: Vec<String> = outcomes.iter().map(|o| render(o, false)).collect();
@@ -150,6 +150,15 @@ fn world(bed: &Bed) -> World {
     }
 }
 
+/// Waits until a topology has made these topics.
+fn made(log: &dyn Log, topics: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while topics.iter().any(|topic| log.partitions(topic).is_err()) {
+        assert!(Instant::now() < deadline, "{topics:?} are not made");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn json_record(key: &str, value: &Value) -> Record {
     Record {
         key: Some(key.to_owned().into()),
@@ -176,6 +185,7 @@ steps:
     );
     let set = set(bed.dir.path(), &[("orders.yaml", &file)], &bed.prefix);
     world.deployment.deploy(&set).unwrap();
+    made(&*world.log, &[&format!("{}rekey.orders", bed.prefix)]);
     for n in 0..30 {
         let order = json!({ "event_id": n, "order_id": n % 5, "state": if n == 7 { "test" } else { "paid" } });
         // Twice, from two producers that key it differently.
@@ -202,7 +212,13 @@ steps:
         .collect();
     ids.sort_unstable();
     let expected: Vec<i64> = (0..30).filter(|n| *n != 7).collect();
-    assert_eq!(ids, expected);
+    let troubles: Vec<_> = world
+        .deployment
+        .progress()
+        .iter()
+        .filter_map(|(name, progress)| Some((name.clone(), progress.trouble()?)))
+        .collect();
+    assert_eq!(ids, expected, "{troubles:?}");
     let dead = read_all(&*world.log, &world.names.dlq, 1);
     assert_eq!(dead.len(), 1);
     assert_eq!(value(&dead[0]), r#"{"state":7}"#);
@@ -219,7 +235,7 @@ const SECOND: i64 = 1000;
 /// `file` limits all records of a tenant, and lets those over the limit wait.
 fn limited(topic: &str, out: &str) -> String {
     format!(
-        r#"
+        r"
 name: slow
 source: {{ topic: {topic}, tenant: acme }}
 steps:
@@ -227,7 +243,7 @@ steps:
   - rate_limit: {{ policy: slow, limit: {LIMIT}, window: 1s, over: defer }}
   - filter: .n != 3
   - route: [ {{ when: .n == 5, to: ingress }}, {{ to: {out} }} ]
-"#
+"
     )
 }
 
@@ -304,6 +320,7 @@ fn the_limit_holds_and_nothing_is_lost_over_restarts(bed: Bed) {
             sent += 1;
         }
         let rekey = format!("{}rekey.slow", bed.prefix);
+        made(&*world.log, &[&rekey]);
         if round < 2 {
             // Stopped while records wait.
             read_all(&*world.log, &rekey, sent as usize);
@@ -406,13 +423,21 @@ fn the_limit_holds_and_nothing_is_lost_over_kills() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (tell, first) = mpsc::channel();
         let reading = std::thread::spawn(move || {
             lines
                 .map_while(Result::ok)
                 .filter_map(|l| l.split("acknowledged ").nth(1)?.trim().parse::<u64>().ok())
+                .inspect(|_| {
+                    // Only the first is waited for.
+                    let _ = tell.send(());
+                })
                 .max()
         });
-        std::thread::sleep(Duration::from_millis(rand::random_range(300..1200)));
+        first
+            .recv_timeout(Duration::from_secs(30))
+            .expect("the child appends");
+        std::thread::sleep(Duration::from_millis(rand::random_range(100..900)));
         child.kill().unwrap();
         child.wait().unwrap();
         acknowledged = reading
@@ -481,12 +506,7 @@ fn a_change_touches_only_what_has_changed() {
             .unwrap();
         }
     };
-    let made = |topics: &[&str]| {
-        while topics.iter().any(|topic| log.partitions(topic).is_err()) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
-    made(&["out.a", "out.b", "out.c"]);
+    made(&*log, &["out.a", "out.b", "out.c"]);
     feed(&["a", "b", "c"]);
     assert_eq!(read_all(&*log, "out.b", 1).len(), 1);
     assert_eq!(read_all(&*log, "out.c", 1).len(), 1);
@@ -494,7 +514,7 @@ fn a_change_touches_only_what_has_changed() {
         .deploy(&put(&[("a", "out.a"), ("b", "out.d")]))
         .unwrap();
     assert_eq!(names(&second), ["b", "c", "a"]);
-    made(&["out.d"]);
+    made(&*log, &["out.d"]);
     feed(&["a", "b", "c"]);
     assert_eq!(read_all(&*log, "out.d", 1).len(), 1);
     assert_eq!(read_all(&*log, "out.a", 2).len(), 2);

@@ -27,13 +27,13 @@ struct Carried {
     key_values: Vec<String>,
     #[serde(with = "apache_avro::serde::bytes_opt")]
     key: Option<Vec<u8>>,
-    headers: Vec<Header>,
+    headers: Vec<CarriedHeader>,
     tombstone: bool,
     origin: CarriedOrigin,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct CarriedHeader {
     name: String,
     #[serde(with = "apache_avro::serde::bytes_opt")]
     value: Option<Vec<u8>>,
@@ -49,20 +49,20 @@ struct CarriedOrigin {
     key: Option<Vec<u8>>,
     #[serde(with = "apache_avro::serde::bytes_opt")]
     value: Option<Vec<u8>>,
-    headers: Vec<Header>,
+    headers: Vec<CarriedHeader>,
 }
 
-fn headers_out(headers: &Headers) -> Vec<Header> {
+fn headers_out(headers: &Headers) -> Vec<CarriedHeader> {
     headers
         .iter()
-        .map(|(name, value)| Header {
+        .map(|(name, value)| CarriedHeader {
             name: name.clone(),
             value: value.as_ref().map(|v| v.to_vec()),
         })
         .collect()
 }
 
-fn headers_in(headers: Vec<Header>) -> Headers {
+fn headers_in(headers: Vec<CarriedHeader>) -> Headers {
     headers
         .into_iter()
         .map(|header| (header.name, header.value.map(Bytes::from)))
@@ -163,5 +163,52 @@ fn damaged(what: impl std::fmt::Display) -> Rejected {
         code: "invalid_payload".into(),
         message: format!("a record within a topology {what}"),
         value: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::topology::codec::Codec;
+
+    #[test]
+    fn a_record_comes_back_with_its_origin() {
+        let headers: Headers = vec![
+            ("a".into(), Some(Bytes::from_static(b"\xff"))),
+            ("b".into(), None),
+        ];
+        let origin = Arc::new(Origin {
+            topic: "shop.orders".into(),
+            record: Fetched {
+                topic: 0,
+                partition: 2,
+                offset: 1 << 40,
+                timestamp: Millis(5),
+                record: Record {
+                    key: Some(Bytes::from_static(b"\x00k")),
+                    value: Some(Bytes::from_static(b"{\"n\": 12345678901234567890.10}")),
+                    headers,
+                },
+            },
+        });
+        for codec in [Codec::Json, Codec::Text] {
+            let mut message = Message::decode(&origin, codec, None).unwrap();
+            message.tenant = Some(Tenant::new("acme").unwrap());
+            message.key_values = vec!["1".into(), "\"x\"".into()];
+            let bytes = encode(&message).unwrap();
+            let back = decode(&bytes).unwrap();
+            assert_eq!(back.value, message.value);
+            assert_eq!(back.origin, message.origin);
+            assert_eq!((&back.key, &back.headers), (&message.key, &message.headers));
+            assert_eq!(
+                (&back.tenant, &back.key_values),
+                (&message.tenant, &message.key_values)
+            );
+            // Every digit is there still.
+            let record = back.to_foreign(codec).unwrap();
+            assert_eq!(record.value, origin.record.record.value);
+            assert_eq!(super::origin(&bytes).as_ref(), Some(&*origin));
+        }
+        assert_eq!(decode(b"{}").unwrap_err().code, "invalid_payload");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Checked, Set,
     fields::listed,
-    file::{Action, Step, Topology},
+    model::{Action, Step, Topology},
     plan,
     problem::{self, Problem, Problems},
     system,
@@ -134,7 +134,7 @@ fn steps(topology: &Topology, prefix: &str, problems: &mut Problems) {
     // A key that nothing has made use of yet.
     let mut idle: Option<&Step> = None;
     let mut deduped = false;
-    let mut policies: BTreeMap<&str, ()> = BTreeMap::new();
+    let mut policies: BTreeSet<&str> = BTreeSet::new();
     let Some(last) = topology.steps.len().checked_sub(1) else {
         return;
     };
@@ -177,7 +177,7 @@ fn steps(topology: &Topology, prefix: &str, problems: &mut Problems) {
             Action::RateLimit(limit) => {
                 stateful(step, keyed, problems);
                 idle = None;
-                if policies.insert(&limit.policy.value, ()).is_some() {
+                if !policies.insert(&limit.policy.value) {
                     problems
                         .error(
                             &limit.policy.span,
@@ -356,7 +356,7 @@ fn with_source(users: &[Topology]) -> impl Iterator<Item = (&Topology, &str)> {
         .filter_map(|topology| Some((topology, topology.source.as_ref()?.topic.value.as_str())))
 }
 
-fn targets(topology: &Topology) -> impl Iterator<Item = &super::file::Rule> {
+fn targets(topology: &Topology) -> impl Iterator<Item = &super::model::Rule> {
     topology
         .steps
         .iter()

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     Set,
-    file::{Action, Topology, When},
+    model::{Action, Topology, When},
     plan::{Do, Input, Plan},
     system,
 };

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::file::{Over, RateLimit};
+use super::model::{Over, RateLimit};
 use crate::{
     clock::Millis,
     id::Identity,
@@ -120,10 +120,7 @@ impl Limiter {
         let sliding = limit.as_limit();
         let slot = self.slot(id, cx)?;
         let refused = if slot.head == slot.tail {
-            match slot.times.admit(sliding, now) {
-                Ok(()) => None,
-                Err(at) => Some(at),
-            }
+            slot.times.admit(sliding, now).err()
         } else {
             // Those who wait come first.
             Some(slot.times.next_free(sliding).unwrap_or(now).max(now))

@@ -8,7 +8,7 @@ use vrl::value::{KeyString, ObjectMap, Value};
 
 use super::{
     codec::Codec,
-    file::{KeyField, KeyFields},
+    model::{KeyField, KeyFields},
 };
 use crate::{
     clock::Millis,
@@ -305,8 +305,8 @@ impl Message {
     /// The record for a foreign topic.
     pub(super) fn to_foreign(&self, codec: Codec) -> Result<Record, Rejected> {
         let value = match &self.raw {
-            Some(raw) => raw.clone(),
-            None => codec.encode(&self.value)?,
+            Some(raw) if codec == Codec::Json => raw.clone(),
+            _ => codec.encode(&self.value)?,
         };
         Ok(Record {
             key: self.key.clone(),

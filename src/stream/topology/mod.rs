@@ -10,11 +10,13 @@
 mod carried;
 mod check;
 mod codec;
+mod compare;
 mod fields;
 mod file;
 mod graph;
 mod limiter;
 mod message;
+mod model;
 mod plan;
 mod problem;
 mod rehearsal;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     codec::Codec,
-    file::{Action, KeyFields, RateLimit, Rule, Topology},
+    model::{Action, KeyFields, RateLimit, Rule, Topology},
     trial::Trial,
     vrl::Vrl,
 };

@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::{
     Deployment, Set, Setup,
-    message::{Message, envelope},
+    compare::{Came, came, compare},
+    message::Message,
     plan::{Input, Plan},
-    trial::{Expected, Given, Trial},
+    trial::{Given, Trial},
 };
 use crate::{
     clock::{Clock, ManualClock, Millis},
@@ -25,7 +26,7 @@ use crate::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    stream::{Origin, dlq, lag::Progress},
+    stream::{Origin, lag::Progress},
 };
 
 /// How long a test may take to come to rest, in real time.
@@ -93,6 +94,13 @@ struct Stage {
     deployment: Deployment,
 }
 
+/// Whether anything is left to do.
+enum Rest {
+    Busy,
+    /// Nothing, until the next timer is due.
+    Until(Option<Millis>),
+}
+
 fn failed(error: impl std::fmt::Display) -> String {
     format!("the test could not be run: {error}")
 }
@@ -155,7 +163,13 @@ impl Stage {
         let mut diff = Vec::new();
         for (topic, expected) in &trial.then {
             let came = self.read(&topic.value)?;
-            compare(&topic.value, expected, &came, &mut diff);
+            compare(
+                &topic.value,
+                PARTITIONS as usize,
+                expected,
+                &came,
+                &mut diff,
+            );
         }
         let dead = self.read("dlq")?;
         let asked = trial.then.iter().any(|(topic, _)| topic.value == "dlq");
@@ -189,33 +203,29 @@ impl Stage {
             .map(|(name, value)| (name.clone(), Some(value.clone().into())))
             .collect();
         let first = &plan.stages[0];
-        let (key, value) = match &first.input {
-            Input::Events(_) => {
-                let tenant = header(&headers, crate::envelope::kafka::TENANT_HEADER);
-                let tenant = tenant.map_or("default".into(), String::from_utf8_lossy);
-                let tenant = Tenant::new(&tenant).map_err(failed)?;
-                let json = given.value.to_string();
-                let parsed =
-                    parse_structured(json.as_bytes(), Form::OmniLink, &tenant, self.clock.now());
-                let event = parsed
-                    .map_err(|e| failed(format!("no event is given: {e}")))?
-                    .event;
-                let mut out = Vec::new();
-                avro::encode_event(&event, self.clock.now(), &mut out);
-                headers.clear();
-                (event.record_key(), Some(out.into()))
-            }
-            _ => {
-                let value = match &given.value {
-                    Value::Null => None,
-                    Value::String(text) if plan.codec == super::codec::Codec::Text => {
-                        Some(text.clone().into_bytes())
-                    }
-                    value => Some(value.to_string().into_bytes()),
-                };
-                // Without a key, records would all lie on one partition here, and anywhere elsewhere.
-                (number.to_string(), value.map(bytes::Bytes::from))
-            }
+        let (key, value) = if let Input::Events(_) = first.input {
+            let tenant = header(&headers, crate::envelope::kafka::TENANT_HEADER);
+            let tenant = tenant.map_or("default".into(), String::from_utf8_lossy);
+            let tenant = Tenant::new(&tenant).map_err(failed)?;
+            let json = given.value.to_string();
+            let now = self.clock.now();
+            let event = parse_structured(json.as_bytes(), Form::OmniLink, &tenant, now)
+                .map_err(|e| failed(format!("no event is given: {e}")))?
+                .event;
+            let mut out = Vec::new();
+            avro::encode_event(&event, now, &mut out);
+            headers.clear();
+            (event.record_key(), Some(out.into()))
+        } else {
+            let value = match &given.value {
+                Value::Null => None,
+                Value::String(text) if plan.codec == super::codec::Codec::Text => {
+                    Some(text.clone().into_bytes())
+                }
+                value => Some(value.to_string().into_bytes()),
+            };
+            // Without a key, records would all lie on one partition here, and anywhere elsewhere.
+            (number.to_string(), value.map(bytes::Bytes::from))
         };
         let mut record = Record {
             key: Some(key.into()),
@@ -271,23 +281,22 @@ impl Stage {
         let progress = self.deployment.progress();
         loop {
             match self.next_timer(plan, &progress).map_err(failed)? {
-                Some(next) => return Ok(next),
-                None if Instant::now() > deadline => {
+                Rest::Until(next) => return Ok(next),
+                Rest::Busy if Instant::now() > deadline => {
                     let trouble = progress.iter().find_map(|(_, p)| p.trouble());
                     let why = trouble.unwrap_or_else(|| "it does not come to rest".into());
                     return Err(failed(why));
                 }
-                None => std::thread::sleep(Duration::from_millis(1)),
+                Rest::Busy => std::thread::sleep(Duration::from_millis(1)),
             }
         }
     }
 
-    /// `None`: something is still being done.
     fn next_timer(
         &self,
         plan: &Plan,
         progress: &[(String, Arc<Progress>)],
-    ) -> Result<Option<Option<Millis>>, LogError> {
+    ) -> Result<Rest, LogError> {
         let now = self.clock.now();
         let mut first: Option<Millis> = None;
         // In the order in which records pass them: what one has committed, the next is seen to lack.
@@ -295,22 +304,22 @@ impl Stage {
             let topic = stage.input.topic();
             let positions = progress.positions();
             if positions.len() < PARTITIONS as usize {
-                return Ok(None);
+                return Ok(Rest::Busy);
             }
             for (_, partition, next) in positions {
                 if next < self.log.watermarks(topic, partition)?.end {
-                    return Ok(None);
+                    return Ok(Rest::Busy);
                 }
             }
             let Some(timers) = progress.timers() else {
-                return Ok(None);
+                return Ok(Rest::Busy);
             };
             if timers.at < now || timers.next.is_some_and(|next| next <= now) {
-                return Ok(None);
+                return Ok(Rest::Busy);
             }
             first = [first, timers.next].into_iter().flatten().min();
         }
-        Ok(Some(first))
+        Ok(Rest::Until(first))
     }
 
     /// What lies in a topic, in the order in which it came.
@@ -336,184 +345,6 @@ impl Stage {
         }
         all.sort_by_key(|f| (f.timestamp, f.partition, f.offset));
         Ok(all.iter().map(|fetched| came(name, fetched)).collect())
-    }
-}
-
-/// A record as it is compared.
-struct Came {
-    partition: u32,
-    /// Its value; of a dead letter and of what was throttled, why.
-    value: Value,
-    /// With key and headers.
-    whole: Value,
-}
-
-fn utf8(bytes: Option<&[u8]>) -> Value {
-    bytes.map_or(Value::Null, |b| {
-        String::from_utf8_lossy(b).into_owned().into()
-    })
-}
-
-fn parsed(bytes: Option<&[u8]>) -> Value {
-    bytes
-        .and_then(|b| serde_json::from_slice(b).ok())
-        .unwrap_or_else(|| utf8(bytes))
-}
-
-fn came(topic: &str, fetched: &Fetched) -> Came {
-    let record = &fetched.record;
-    let headers: Map<String, Value> = record
-        .headers
-        .iter()
-        .map(|(name, value)| (name.clone(), utf8(value.as_deref())))
-        .collect();
-    let said = |name: String| utf8(header(&record.headers, &name));
-    let plain = parsed(record.value.as_deref());
-    let value = match topic {
-        "ingress" => {
-            let event = record.value.as_deref().map(avro::decode_ingress);
-            match event {
-                Some(Ok(event)) => {
-                    let mut value = serde_json::to_value(envelope(&event)).unwrap_or_default();
-                    value["tenant"] = event.tenant.as_str().into();
-                    value
-                }
-                _ => plain.clone(),
-            }
-        }
-        "dlq" => {
-            let why = |name: &str| said(format!("{}{name}", dlq::PREFIX));
-            json!({
-                "code": why("code"),
-                "message": why("message"),
-                "stage": why("stage"),
-                "topic": why("topic"),
-                "value": plain,
-            })
-        }
-        "throttled" => {
-            let why = |name: &str| said(format!("omnilink.throttled.{name}"));
-            let number = |name: &str| {
-                let text = why(name);
-                text.as_str()
-                    .and_then(|t| serde_json::from_str(t).ok())
-                    .unwrap_or(text)
-            };
-            json!({
-                "policy": why("policy"),
-                "limit": number("limit"),
-                "window_s": number("window_s"),
-                "retry_at": why("retry_at"),
-                "value": plain,
-            })
-        }
-        _ => plain.clone(),
-    };
-    let whole = json!({ "key": utf8(record.key.as_deref()), "headers": headers, "value": value });
-    Came {
-        partition: fetched.partition,
-        value,
-        whole,
-    }
-}
-
-/// Whether all that is expected is so; objects may have more fields.
-fn holds(expected: &Value, is: &Value) -> bool {
-    match (expected, is) {
-        (Value::Object(expected), Value::Object(is)) => expected
-            .iter()
-            .all(|(name, value)| holds(value, is.get(name).unwrap_or(&Value::Null))),
-        (Value::Array(expected), Value::Array(is)) => {
-            expected.len() == is.len() && expected.iter().zip(is).all(|(e, i)| holds(e, i))
-        }
-        (Value::Number(expected), Value::Number(is)) => {
-            expected == is || expected.as_f64() == is.as_f64()
-        }
-        (expected, is) => expected == is,
-    }
-}
-
-fn compare(topic: &str, expected: &[Expected], came: &[Came], diff: &mut Vec<String>) {
-    let seen = |expected: &Expected, came: &Came| -> Value {
-        if expected.whole {
-            came.whole.clone()
-        } else {
-            came.value.clone()
-        }
-    };
-    let mut used: Vec<Option<usize>> = vec![None; came.len()];
-    let mut missing = Vec::new();
-    for (number, record) in expected.iter().enumerate() {
-        let found = came
-            .iter()
-            .enumerate()
-            .position(|(at, c)| used[at].is_none() && holds(&record.value, &seen(record, c)));
-        match found {
-            Some(at) => used[at] = Some(number),
-            None => missing.push(number),
-        }
-    }
-    let mut lines = Vec::new();
-    let left: Vec<usize> = (0..came.len()).filter(|at| used[*at].is_none()).collect();
-    for (at, number) in missing.iter().enumerate() {
-        let record = &expected[*number];
-        if let Some(other) = left.get(at) {
-            lines.push(format!("  record {} is otherwise:", number + 1));
-            differences(&record.value, &seen(record, &came[*other]), "", &mut lines);
-        } else {
-            lines.push(format!("  - {}", record.value));
-        }
-    }
-    for other in left.iter().skip(missing.len()) {
-        lines.push(format!("  + {}", came[*other].value));
-    }
-    // Records of one partition have an order.
-    let mut latest = vec![0; PARTITIONS as usize];
-    for (at, number) in used.iter().enumerate() {
-        let Some(number) = number else { continue };
-        let latest = &mut latest[came[at].partition as usize];
-        if number + 1 < *latest {
-            lines.push(format!(
-                "  record {} came after record {latest}",
-                number + 1
-            ));
-        }
-        *latest = (*latest).max(number + 1);
-    }
-    if !lines.is_empty() {
-        diff.push(format!(
-            "{topic}: {} expected (-), {} came (+)",
-            counted(expected.len()),
-            came.len()
-        ));
-        diff.append(&mut lines);
-    }
-}
-
-fn counted(records: usize) -> String {
-    if records == 1 {
-        "1 record".into()
-    } else {
-        format!("{records} records")
-    }
-}
-
-fn differences(expected: &Value, is: &Value, path: &str, lines: &mut Vec<String>) {
-    match (expected, is) {
-        (Value::Object(expected), Value::Object(is)) => {
-            for (name, value) in expected {
-                let inner = is.get(name).unwrap_or(&Value::Null);
-                if !holds(value, inner) {
-                    differences(value, inner, &format!("{path}.{name}"), lines);
-                }
-            }
-        }
-        _ => {
-            let path = if path.is_empty() { "." } else { path };
-            lines.push(format!("    {path}"));
-            lines.push(format!("    - {expected}"));
-            lines.push(format!("    + {is}"));
-        }
     }
 }
 

@@ -13,9 +13,9 @@ use vrl::value::Value;
 use super::{
     carried,
     codec::Codec,
-    file::{KeyFields, RateLimit, When},
     limiter::{Limiter, Verdict, parse_timer},
     message::Message,
+    model::{KeyFields, RateLimit, When},
     plan::{Do, Input, Plan, Stage},
     vrl::{FUEL, Machine, Vrl, target},
 };
@@ -417,7 +417,7 @@ impl StageTransform {
             },
             limit: 0,
             window_ms: 0,
-            over: super::file::Over::Reject,
+            over: super::model::Over::Reject,
         };
         for record in self.limiter.give_up(id, cx)? {
             if let Some(message) = Self::waited(&record, cx) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     fields::listed,
-    file::{self, Action, Rule, Topology, When},
+    file,
+    model::{Action, Rule, Topology, When},
     problem::{Problems, SourceFile},
 };
 
