@@ -83,6 +83,8 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 
 /// Runs until it is interrupted.
 pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
+    // Handles of metrics that are made before the recorder is there count nothing.
+    telemetry::metrics();
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
     let set = topologies::read(&config)?;

@@ -199,6 +199,7 @@ fn files_are_read_again_on_sighup() {
     wait_for("an event and what is derived from it", || admitted() == 2);
     let ready: Value = serde_json::from_str(&get("/readyz")).unwrap();
     assert_eq!(ready["parts"]["topologies"]["status"], "ok");
+    assert!(get("/metrics").contains("omnilink_lag_records{processor=\"topology.derived\"} 0"));
 
     // A bad set changes nothing and says why.
     put(
