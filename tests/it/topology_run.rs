@@ -342,6 +342,42 @@ fn the_limit_holds_and_nothing_is_lost_over_restarts(bed: Bed) {
     }
 }
 
+#[test]
+fn a_thousand_wait_and_the_rest_is_turned_away() {
+    let bed = Bed::new(crate::support::Kind::Local).unwrap();
+    let mut world = world(&bed);
+    let (topic, out) = (
+        format!("{}orders", world.foreign),
+        format!("{}out", world.foreign),
+    );
+    let file = limited(&topic, &out).replace(
+        &format!("limit: {LIMIT}, window: 1s"),
+        "limit: 1, window: 1h",
+    );
+    let set = set(bed.dir.path(), &[("slow.yaml", &file)], &bed.prefix);
+    world.deployment.deploy(&set).unwrap();
+    let began = bed.clock.now().0;
+    let records = (0..1005)
+        .map(|n| json_record("k", &json!({ "n": n })))
+        .collect();
+    append(&*world.log, &topic, records).unwrap();
+    let turned_away = read_all(&*world.log, &world.names.throttled, 4);
+    // One went on at once, a thousand wait; these came last.
+    assert_eq!(numbers(&turned_away), [1001, 1002, 1003, 1004]);
+    assert_eq!(numbers(&read_all(&*world.log, &out, 1)), [0]);
+    let said = |name: &str| {
+        let name = format!("omnilink.throttled.{name}");
+        let value = header(&turned_away[0].record.headers, &name).unwrap();
+        String::from_utf8(value.to_vec()).unwrap()
+    };
+    assert_eq!(
+        (said("policy"), said("limit"), said("window_s")),
+        ("slow".into(), "1".into(), "3600".into())
+    );
+    let retry_at: jiff::Timestamp = said("retry_at").parse().unwrap();
+    assert!((3_590_000..3_700_000).contains(&(retry_at.as_millisecond() - began)));
+}
+
 const CHILD: &str = "OMNILINK_TEST_TOPOLOGY_CHILD";
 
 fn open(dir: &Path) -> LocalLog {
