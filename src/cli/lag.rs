@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, access::Access, output, postgres, runtime};
+use super::{Global, access::Access, output, postgres, runtime, watch::Watched};
 use crate::{
     admission,
     clock::{Clock, SystemClock},
@@ -15,7 +15,7 @@ use crate::{
     port::Lags,
     projections::{self, PROJECTION},
     store::Store,
-    stream::lag::{self, Item, Progress},
+    stream::lag::{self, Item},
 };
 
 /// Nothing beside the global flags.
@@ -111,14 +111,14 @@ fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Resu
 /// The lag of what runs in this process, for its port.
 pub(super) struct NodeLags {
     log: Arc<dyn Log>,
-    processors: Vec<(&'static str, Arc<Progress>)>,
+    watched: Watched,
 }
 
 impl NodeLags {
-    pub(super) fn new(log: &Arc<dyn Log>, processors: Vec<(&'static str, Arc<Progress>)>) -> Self {
+    pub(super) fn new(log: &Arc<dyn Log>, watched: Watched) -> Self {
         Self {
             log: Arc::clone(log),
-            processors,
+            watched,
         }
     }
 }
@@ -127,11 +127,11 @@ impl Lags for NodeLags {
     fn lags(&self) -> Result<Vec<Item>, LogError> {
         let now = SystemClock.now();
         let mut items = Vec::new();
-        for (name, progress) in &self.processors {
+        for (name, progress) in self.watched.processors() {
             for (topic, partition, next) in progress.positions() {
                 let lag = lag::lag(&*self.log, &topic, partition, next, now)?;
                 items.push(Item {
-                    processor: (*name).to_owned(),
+                    processor: name.clone(),
                     partition,
                     records: lag.records,
                     age_s: lag.age_ms as f64 / 1000.0,

@@ -3,11 +3,13 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod access;
+mod check;
 mod client;
 mod completions;
 mod config;
 mod dlq;
 mod doctor;
+mod graph;
 mod keys;
 mod lag;
 mod migrate;
@@ -19,7 +21,9 @@ mod readers;
 mod rebuild;
 mod replay;
 mod send;
+mod test;
 mod topics;
+mod topologies;
 pub mod up;
 mod watch;
 
@@ -41,6 +45,7 @@ use crate::config::{Config, Sources};
   omnilink up                              # everything in one process, nothing to configure
   omnilink keys create --name shop --permission events:write
   omnilink send events.jsonl
+  omnilink check                           # the topology files
   omnilink config                          # what is in effect, and where it would go
 
 Configuration: omnilink.yaml, then OMNILINK__SECTION__KEY, then flags; `omnilink config --help` lists the keys.")]
@@ -69,6 +74,12 @@ struct Global {
 enum Command {
     /// Run everything in one process
     Up(up::Args),
+    /// Check the topology files
+    Check(check::Args),
+    /// Run the tests in the topology files
+    Test(test::Args),
+    /// Print the topologies as a Mermaid flowchart
+    Graph(graph::Args),
     /// Print the configuration in effect, secrets masked
     Config(config::Args),
     /// Make, list and revoke API keys
@@ -118,6 +129,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Up(args) => up::main(&cli.global, &args),
+        Command::Check(args) => check::main(&cli.global, &args),
+        Command::Test(args) => test::main(&cli.global, &args),
+        Command::Graph(args) => graph::main(&cli.global, &args),
         Command::Config(args) => config::main(&cli.global, &args),
         Command::Keys(command) => keys::main(&cli.global, command),
         Command::Readers(command) => readers::main(&cli.global, command),

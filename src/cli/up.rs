@@ -16,6 +16,7 @@ use super::{
     node::Storage,
     output,
     postgres::{self, Postgres},
+    topologies::{self, Topologies},
     watch::Watch,
 };
 use crate::{
@@ -55,6 +56,8 @@ pub enum Part {
     Admission,
     /// From `events` to Postgres.
     Projections,
+    /// The topologies of topologies_dir.
+    Topologies,
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
@@ -84,8 +87,11 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 
 /// Runs until it is interrupted.
 pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
+    // Handles of metrics that are made before the recorder is there count nothing.
+    telemetry::metrics();
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
+    let set = topologies::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     // Before anything is started that would have to be stopped again.
@@ -102,14 +108,29 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     let admission = if without.contains(&Part::Admission) {
         None
     } else {
-        Some(start_admission(&config, &storage, &readiness, &mut watch)?)
+        let window_ms = set.admission_window_ms();
+        Some(start_admission(
+            &config, window_ms, &storage, &readiness, &mut watch,
+        )?)
     };
     let projections = (!without.contains(&Part::Projections)).then(|| {
         Postgres::start(
             &config, &storage, &controls, &readiness, &mut watch, provision,
         )
     });
-    let lags = NodeLags::new(&storage.log, watch.processors());
+    let topologies = if without.contains(&Part::Topologies) {
+        None
+    } else {
+        Some(Topologies::start(
+            &set,
+            &config,
+            &storage,
+            &readiness,
+            watch.watched(),
+            provision,
+        )?)
+    };
+    let lags = NodeLags::new(&storage.log, watch.watched());
     let watching = watch.start().context("cannot start a thread")?;
 
     let nodes = connect_nodes(&config, &readiness)?;
@@ -149,6 +170,9 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     // The port first, so that nothing more comes in; then what carries on with what did.
     upkeep.abort();
     drop(watching);
+    if let Some(topologies) = topologies {
+        topologies.stop().await;
+    }
     drop(admission);
     if let Some(projections) = projections {
         tokio::task::spawn_blocking(|| projections.stop()).await?;
@@ -173,11 +197,13 @@ fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Optio
 /// From `ingress` to `events`.
 fn start_admission(
     config: &Config,
+    tuned_window_ms: Option<i64>,
     storage: &Storage,
     readiness: &Readiness,
     watch: &mut Watch,
 ) -> anyhow::Result<lane::Running> {
-    let window_ms = config.limits.dedupe_window.as_millis() as i64;
+    let configured = config.limits.dedupe_window.as_millis() as i64;
+    let window_ms = tuned_window_ms.unwrap_or(configured);
     // Only the port of this very process can write to the embedded log.
     let trusted = !config.on_kafka();
     let partitions = config.topics.partitions;

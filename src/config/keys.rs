@@ -242,6 +242,15 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.limits.dedupe_window.as_secs()),
     },
     Key {
+        name: "topologies_dir",
+        doc: "folder of the topology files; read again on SIGHUP (./topologies)",
+        set: |c, v, ctx| {
+            c.topologies_dir = path(v, ctx)?;
+            Ok(())
+        },
+        show: |c| json!(c.topologies_dir.display().to_string()),
+    },
+    Key {
         name: "log.format",
         doc: "`text` or `json` lines on standard error (text); RUST_LOG chooses what is logged",
         set: |c, v, _| {

@@ -56,6 +56,8 @@ pub struct Config {
     pub redis_url: Option<SecretUrl>,
     /// `limits.*`.
     pub limits: Limits,
+    /// `topologies_dir`: the topology files.
+    pub topologies_dir: PathBuf,
     /// `log.format`.
     pub log_format: LogFormat,
 }
@@ -203,6 +205,7 @@ impl Config {
                 batch_items: 50,
                 dedupe_window: Duration::from_hours(24),
             },
+            topologies_dir: base.join("topologies"),
             log_format: LogFormat::Text,
         }
     }

@@ -43,8 +43,16 @@ pub const CONTROLS: Schema = Schema {
     text: include_str!("../../schemas/controls.avsc"),
 };
 
+/// Records on their way within a topology (the topics `rekey.{name}`), as they are written now.
+pub const REKEY: Schema = Schema {
+    id: FIRST_ID + 3,
+    topic: "rekey",
+    version: 1,
+    text: include_str!("../../schemas/rekey.avsc"),
+};
+
 /// All versions, by topic, oldest first.
-pub const ALL: &[Schema] = &[INGRESS, EVENTS, CONTROLS];
+pub const ALL: &[Schema] = &[INGRESS, EVENTS, CONTROLS, REKEY];
 
 /// The schema with that id.
 pub fn by_id(id: u32) -> Option<&'static Schema> {
@@ -83,7 +91,7 @@ mod tests {
                 "{topic}"
             );
         }
-        for current in [INGRESS, EVENTS, CONTROLS] {
+        for current in [INGRESS, EVENTS, CONTROLS, REKEY] {
             assert_eq!(of_topic(current.topic).last(), Some(&current));
         }
     }

@@ -48,7 +48,7 @@ pub struct Output {
 }
 
 /// A record as read.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetched {
     /// The topic: the index in the list that the reader was made with.
     pub topic: usize,

@@ -47,6 +47,8 @@ pub struct Names {
     pub controls: Arc<str>,
     /// Who did what.
     pub audit: Arc<str>,
+    /// Over a limit of a topology.
+    pub throttled: Arc<str>,
     /// Rejected, with why.
     pub dlq: Arc<str>,
     /// Which of these went back to their topics.
@@ -63,6 +65,7 @@ impl Names {
             events: name("events"),
             controls: name("controls"),
             audit: name("audit"),
+            throttled: name("throttled"),
             dlq: name("dlq"),
             redriven: name("state.dlq"),
         }
@@ -97,6 +100,7 @@ impl Names {
             spec(&self.events, partitions, Cleanup::Keep),
             spec(&self.controls, 1, Cleanup::Compact),
             spec(&self.audit, partitions, delete(90)),
+            spec(&self.throttled, partitions, delete(7)),
             spec(&self.dlq, partitions, delete(30)),
             // Outlives what it is about.
             spec(&self.redriven, 1, delete(31)),

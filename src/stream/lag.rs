@@ -19,7 +19,17 @@ use crate::{
 pub struct Progress {
     stalled: Mutex<Option<String>>,
     positions: Mutex<BTreeMap<(String, u32), u64>>,
+    timers: Mutex<Option<Timers>>,
     rejected: AtomicU64,
+}
+
+/// What a lane's timers were when it last looked at them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timers {
+    /// When it looked.
+    pub at: Millis,
+    /// When the next one is due.
+    pub next: Option<Millis>,
 }
 
 impl Progress {
@@ -54,6 +64,16 @@ impl Progress {
     /// Another node has the partition now.
     pub fn gave_up(&self, topic: &str, partition: u32) {
         self.positions.lock().remove(&(topic.to_owned(), partition));
+    }
+
+    /// It has looked for timers that are due, and fired what it could.
+    pub fn looked(&self, timers: Timers) {
+        *self.timers.lock() = Some(timers);
+    }
+
+    /// What it found when it last looked for timers.
+    pub fn timers(&self) -> Option<Timers> {
+        *self.timers.lock()
     }
 
     /// Counts a record that went to the dead-letter queue.

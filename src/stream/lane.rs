@@ -24,7 +24,7 @@ use std::{
 };
 
 use super::{
-    Context, Failure, Processor, Rejected, Transform, dlq, lag::Progress, timers::Timers,
+    Context, Failure, Processor, Rejected, Transform, dlq, lag, lag::Progress, timers::Timers,
     transform::Gathered,
 };
 use crate::{
@@ -312,7 +312,10 @@ impl Runner {
             let gathered = touched.entry(input.partition).or_default();
             self.process(task, &store, gathered, input)?;
             for rejected in gathered.rejected.drain(..) {
-                let record = self.dead_letter(input, rejected);
+                let record = match task.transform.origin(input) {
+                    Some(origin) => self.dead_letter(&origin.topic, &origin.record, rejected),
+                    None => self.dead_letter(&self.topics[input.topic], input, rejected),
+                };
                 if !planted(Bug::LossyDlq) {
                     transaction.outputs.push(record);
                 }
@@ -320,7 +323,8 @@ impl Runner {
             task.inputs
                 .insert(input.topic, (input.offset + 1, Instant::now()));
         }
-        self.fire(lane, &store, tasks, &mut touched)?;
+        let looked = self.setup.clock.now();
+        Self::fire(looked, lane, &store, tasks, &mut touched)?;
         for (partition, mut gathered) in touched {
             let Some(task) = tasks.get_mut(&partition) else {
                 continue;
@@ -333,16 +337,21 @@ impl Runner {
             };
             task.transform.close(&mut context);
             transaction.outputs.append(&mut gathered.outputs);
+            for (origin, rejected) in gathered.dead.drain(..) {
+                let record = self.dead_letter(&origin.topic, &origin.record, rejected);
+                transaction.outputs.push(record);
+            }
             transaction.state.0.append(&mut gathered.changes.0);
             for (topic, (next, _)) in &task.inputs {
                 transaction.positions.push((*topic, partition, *next));
             }
         }
-        if transaction.positions.is_empty() {
-            return Ok(());
-        }
         let positions = transaction.positions.clone();
-        lane.commit(transaction)?;
+        if !positions.is_empty() {
+            lane.commit(transaction)?;
+        }
+        let next = tasks.values_mut().filter_map(|t| t.timers.next_due()).min();
+        self.setup.progress.looked(lag::Timers { at: looked, next });
         for (topic, partition, next) in positions {
             self.setup.progress.at(&self.topics[topic], partition, next);
             self.poison
@@ -392,9 +401,9 @@ impl Runner {
         Err(Failed::Poison(at, rejected))
     }
 
-    fn dead_letter(&self, input: &Fetched, rejected: Rejected) -> Output {
+    fn dead_letter(&self, topic: &str, input: &Fetched, rejected: Rejected) -> Output {
         let reason = dlq::Reason {
-            topic: &self.topics[input.topic],
+            topic,
             stage: self.processor.name(),
             code: &rejected.code,
             message: &rejected.message,
@@ -410,13 +419,12 @@ impl Runner {
 
     /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time.
     fn fire(
-        &self,
+        now: Millis,
         lane: &dyn Lane,
         store: &StateStore,
         tasks: &mut BTreeMap<u32, Task>,
         touched: &mut BTreeMap<u32, Gathered>,
     ) -> Result<(), LogError> {
-        let now = self.setup.clock.now();
         let mut budget = TIMERS;
         for (partition, task) in tasks {
             if task.timers.next_due().is_none_or(|due| due > now) {
@@ -460,7 +468,8 @@ impl Runner {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .map(|s| (*s).to_owned())

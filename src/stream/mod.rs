@@ -1,4 +1,4 @@
-//! What runs processors: lanes for transforms, their timers, the dead-letter queue, lag.
+//! What runs processors: lanes for transforms, their timers, topology files, the dead-letter queue, lag.
 //!
 //! | kind | runs in | guarantee |
 //! |---|---|---|
@@ -14,6 +14,7 @@ pub mod letters;
 pub mod redrive;
 pub mod redriven;
 mod timers;
+pub mod topology;
 mod transform;
 
-pub use transform::{Context, Failure, Processor, Rejected, Transform};
+pub use transform::{Context, Failure, Origin, Processor, Rejected, Transform};

@@ -39,6 +39,20 @@ pub trait Transform: Send {
 
     /// The transaction closes: last outputs and changes.
     fn close(&mut self, _cx: &mut Context<'_>) {}
+
+    /// What goes to the dead-letter queue in place of an input that only carries it.
+    fn origin(&self, _input: &Fetched) -> Option<Origin> {
+        None
+    }
+}
+
+/// A record as it was read, and the whole name of its topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The record; its topic's index means nothing.
+    pub record: Fetched,
 }
 
 /// Why a record goes to the dead-letter queue.
@@ -97,6 +111,8 @@ pub(super) struct Gathered {
     /// Uncommitted values, for reads.
     overlay: HashMap<Bytes, Option<Bytes>>,
     pub(super) rejected: Vec<Rejected>,
+    /// Records that go to the dead-letter queue, whatever the input is.
+    pub(super) dead: Vec<(Origin, Rejected)>,
 }
 
 /// What a transform may do.
@@ -112,6 +128,7 @@ pub(super) struct Mark {
     outputs: usize,
     changes: usize,
     rejected: usize,
+    dead: usize,
 }
 
 impl Gathered {
@@ -120,6 +137,7 @@ impl Gathered {
             outputs: self.outputs.len(),
             changes: self.changes.0.len(),
             rejected: self.rejected.len(),
+            dead: self.dead.len(),
         }
     }
 
@@ -127,6 +145,7 @@ impl Gathered {
     pub(super) fn take_back(&mut self, mark: &Mark) -> bool {
         self.outputs.truncate(mark.outputs);
         self.rejected.truncate(mark.rejected);
+        self.dead.truncate(mark.dead);
         self.changes.0.len() == mark.changes
     }
 }
@@ -166,6 +185,11 @@ impl Context<'_> {
     /// Sends a part of the record to the dead-letter queue and goes on.
     pub fn reject(&mut self, rejected: Rejected) {
         self.gathered.rejected.push(rejected);
+    }
+
+    /// Sends a record to the dead-letter queue that came some other way than as the input, and goes on.
+    pub fn reject_origin(&mut self, origin: Origin, rejected: Rejected) {
+        self.gathered.dead.push((origin, rejected));
     }
 
     /// The value of a key.

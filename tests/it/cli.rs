@@ -56,7 +56,7 @@ impl Drop for Folder {
 
 /// A running `omnilink up`.
 pub struct Up {
-    child: Child,
+    pub child: Child,
     pub url: String,
     banner: String,
 }
@@ -124,7 +124,7 @@ fn get(url: &str, path: &str) -> String {
     answer
 }
 
-fn errors(dir: &Path) -> String {
+pub fn errors(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("up.err")).unwrap()
 }
 
@@ -318,6 +318,9 @@ fn usage_and_failures_have_their_exit_codes() {
         &["readers", "list", "--help"],
         &["send", "--help"],
         &["config", "--help"],
+        &["check", "--help"],
+        &["test", "--help"],
+        &["graph", "--help"],
     ] {
         let (code, help, _) = run(args);
         assert_eq!(code, 0);

@@ -33,3 +33,7 @@ mod store;
 mod store_embedded;
 mod support;
 mod tools;
+mod topology_check;
+mod topology_cli;
+mod topology_docs;
+mod topology_run;

@@ -1,0 +1,61 @@
+//! `omnilink test`.
+
+use std::{io::IsTerminal, path::PathBuf};
+
+use anyhow::bail;
+use serde_json::json;
+
+use super::{Global, check, output};
+use crate::stream::topology;
+
+/// Which files.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink test                        # the tests in all files of topologies_dir
+  omnilink test topologies/orders.yaml
+
+Each test runs its topology on three partitions of a log in memory, on a clock that stands still unless the
+test lets time pass. Exit code 1 if anything came otherwise than expected.")]
+pub(super) struct Args {
+    /// Topology files [default: all of topologies_dir]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let config = global.load(|sources| sources)?;
+    let (_, checked) = check::read(&config, &args.files)?;
+    let Some(set) = &checked.set else {
+        check::show(&checked.problems);
+        return check::refuse(&checked.problems);
+    };
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let outcomes = topology::rehearse(set, |outcome| {
+        if !global.json {
+            output::line(topology::render(outcome, colour).trim_end());
+        }
+    });
+    let failed = outcomes.iter().filter(|o| !o.passed()).count();
+    if global.json {
+        let items: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| {
+                json!({
+                    "file": outcome.file,
+                    "line": outcome.line,
+                    "name": outcome.name,
+                    "passed": outcome.passed(),
+                    "diff": outcome.diff,
+                    "ms": outcome.ms,
+                })
+            })
+            .collect();
+        output::json(&json!({ "items": items }))?;
+    }
+    if failed > 0 {
+        bail!("{failed} of {} tests failed", outcomes.len());
+    }
+    if !global.json {
+        output::line(&format!("{} tests passed", outcomes.len()));
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! A sliding window that is exact: whatever window of time one looks at, it never holds more admissions than the limit.
+//!
+//! It keeps the times of the admissions that still count, at most as many as the limit. The window is half open: an
+//! admission at T counts until just before T + window.
+
+use std::collections::VecDeque;
+
+use crate::clock::Millis;
+
+/// So many admissions in any window of that length.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    /// At least 1.
+    pub limit: u32,
+    /// At least 1.
+    pub window_ms: i64,
+}
+
+/// When admissions happened, oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Times(VecDeque<i64>);
+
+/// The bytes are not what [`Times::encode`] wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damaged;
+
+impl Times {
+    /// Admits one now, or says when the next one may be. Time never goes back: a clock that does stands still here.
+    pub fn admit(&mut self, limit: Limit, now: Millis) -> Result<(), Millis> {
+        let now = self.0.back().map_or(now.0, |last| now.0.max(*last));
+        self.prune(limit, now);
+        match self.next_free(limit) {
+            Some(at) if at.0 > now => Err(at),
+            _ => {
+                self.0.push_back(now);
+                Ok(())
+            }
+        }
+    }
+
+    /// When the next one may be admitted; `None`: at any time.
+    pub fn next_free(&self, limit: Limit) -> Option<Millis> {
+        // More than the limit are there when it was lowered.
+        let oldest = self.0.len().checked_sub(limit.limit as usize)?;
+        let at = self.0.get(oldest)?;
+        Some(Millis(at.saturating_add(limit.window_ms)))
+    }
+
+    /// When the newest one stops to count: nothing needs to be kept from then on.
+    pub fn empty_at(&self, limit: Limit) -> Option<Millis> {
+        let newest = self.0.back()?;
+        Some(Millis(newest.saturating_add(limit.window_ms)))
+    }
+
+    fn prune(&mut self, limit: Limit, now: i64) {
+        while self
+            .0
+            .front()
+            .is_some_and(|at| at.saturating_add(limit.window_ms) <= now)
+        {
+            self.0.pop_front();
+        }
+    }
+
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Appends them: a count, the first, then differences, seven bits a byte.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put(self.0.len() as u64, out);
+        let mut before = 0;
+        for at in &self.0 {
+            // The first may be before 1970; the rest never go back.
+            put(at.wrapping_sub(before) as u64, out);
+            before = *at;
+        }
+    }
+
+    /// Reads them off the front of `bytes`.
+    pub fn decode(bytes: &mut &[u8]) -> Result<Self, Damaged> {
+        let count = take(bytes)?;
+        let mut times = VecDeque::new();
+        let mut at: i64 = 0;
+        for _ in 0..count {
+            at = at.wrapping_add(take(bytes)? as i64);
+            times.push_back(at);
+        }
+        Ok(Self(times))
+    }
+}
+
+fn put(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take(bytes: &mut &[u8]) -> Result<u64, Damaged> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first().ok_or(Damaged)?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    Err(Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// No window of any begin holds more than the limit, nothing is refused that could be admitted, and the time
+        /// that a refusal names is the first at which it may be.
+        #[test]
+        fn never_more_than_the_limit_in_any_window(
+            limit in 1u32..8,
+            window_ms in 1i64..200,
+            steps in prop::collection::vec((-20i64..60, prop::bool::weighted(0.1)), 1..300)
+        ) {
+            let limit = Limit { limit, window_ms };
+            let mut times = Times::default();
+            let mut admitted: Vec<i64> = Vec::new();
+            let mut now = 1_000;
+            for (step, reload) in steps {
+                now += step;
+                let clock = admitted.last().map_or(now, |last| now.max(*last));
+                let inside = admitted.iter().filter(|at| **at > clock - window_ms).count();
+                match times.clone().admit(limit, Millis(now)) {
+                    Ok(()) => prop_assert!(inside < limit.limit as usize),
+                    Err(at) => {
+                        prop_assert_eq!(inside, limit.limit as usize);
+                        prop_assert!(times.clone().admit(limit, Millis(at.0 - 1)).is_err());
+                        prop_assert!(times.clone().admit(limit, at).is_ok());
+                    }
+                }
+                if times.admit(limit, Millis(now)).is_ok() {
+                    admitted.push(clock);
+                }
+                prop_assert!(times.len() <= limit.limit as usize);
+                if reload {
+                    let mut bytes = Vec::new();
+                    times.encode(&mut bytes);
+                    let mut rest = &bytes[..];
+                    prop_assert_eq!(Times::decode(&mut rest), Ok(times.clone()));
+                    prop_assert!(rest.is_empty());
+                }
+            }
+            for first in &admitted {
+                let inside = admitted.iter().filter(|at| (*first..first + window_ms).contains(at)).count();
+                prop_assert!(inside <= limit.limit as usize, "{} in a window from {}", inside, first);
+            }
+        }
+
+        #[test]
+        fn damaged_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            // Whatever it says, it ends and does not panic.
+            let _ = Times::decode(&mut &bytes[..]);
+        }
+    }
+
+    #[test]
+    fn a_lowered_limit_counts_what_was_admitted_before() {
+        let mut times = Times::default();
+        let wide = Limit {
+            limit: 3,
+            window_ms: 100,
+        };
+        for at in [0, 10, 20] {
+            times.admit(wide, Millis(at)).unwrap();
+        }
+        let narrow = Limit {
+            limit: 1,
+            window_ms: 100,
+        };
+        assert_eq!(times.admit(narrow, Millis(30)), Err(Millis(120)));
+        assert!(times.admit(narrow, Millis(120)).is_ok());
+    }
+}

@@ -1,0 +1,268 @@
+//! `rate_limit`: a sliding window for each key in the keyed state, and the records that wait for it, first in, first out.
+//!
+//! | row | holds |
+//! |---|---|
+//! | `l` id(16) | one key: its admissions, which records wait, and when its timer is due |
+//! | `q` id(16) number(8) | a record that waits |
+//!
+//! The timer of a key (`policy 0x00 id`) admits what waits, and drops the row when nothing in it counts any more.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::model::{Over, RateLimit};
+use crate::{
+    clock::Millis,
+    id::Identity,
+    limits::{Limit, Times},
+    state::StateError,
+    stream::Context,
+};
+
+/// Records of one key that may wait.
+pub(super) const MOST_WAITING: u64 = 1000;
+/// Records of one key that one firing admits: the rest follows in the next transaction.
+const AT_ONCE: usize = 100;
+/// Keys in memory between transactions.
+const CACHED: usize = 4096;
+
+/// What becomes of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Pass,
+    /// It waits in the state.
+    Deferred,
+    /// It is over the limit; there may be room at this time.
+    Throttled(Millis),
+}
+
+/// One key.
+#[derive(Clone, Default)]
+struct Slot {
+    times: Times,
+    /// The number of the first record that waits, and of the next.
+    head: u64,
+    tail: u64,
+    /// When its timer is due.
+    timer: Option<Millis>,
+    changed: bool,
+}
+
+/// The keys of one partition. What is in memory follows from the state: it is made anew after an abort.
+#[derive(Default)]
+pub(super) struct Limiter {
+    slots: HashMap<Identity, Slot>,
+}
+
+fn row(letter: u8, id: &Identity) -> Vec<u8> {
+    let mut row = Vec::with_capacity(25);
+    row.push(letter);
+    row.extend_from_slice(&id.0);
+    row
+}
+
+fn waiting(id: &Identity, number: u64) -> Vec<u8> {
+    let mut row = row(b'q', id);
+    row.extend_from_slice(&number.to_be_bytes());
+    row
+}
+
+fn timer_key(policy: &str, id: &Identity) -> Bytes {
+    let mut key = Vec::with_capacity(policy.len() + 17);
+    key.extend_from_slice(policy.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&id.0);
+    key.into()
+}
+
+/// The policy and the key of a timer.
+pub(super) fn parse_timer(key: &[u8]) -> Option<(&str, Identity)> {
+    let at = key.len().checked_sub(17)?;
+    let (policy, rest) = key.split_at(at);
+    let id = rest.strip_prefix(&[0])?.try_into().ok()?;
+    Some((std::str::from_utf8(policy).ok()?, Identity(id)))
+}
+
+impl RateLimit {
+    pub(super) fn as_limit(&self) -> Limit {
+        Limit {
+            limit: self.limit,
+            window_ms: self.window_ms,
+        }
+    }
+}
+
+impl Limiter {
+    fn slot(&mut self, id: Identity, cx: &Context<'_>) -> Result<&mut Slot, StateError> {
+        use std::collections::hash_map::Entry;
+        match self.slots.entry(id) {
+            Entry::Occupied(slot) => Ok(slot.into_mut()),
+            Entry::Vacant(vacant) => {
+                let slot = match cx.get(&row(b'l', &id))? {
+                    Some(bytes) => Slot::decode(&bytes)?,
+                    None => Slot::default(),
+                };
+                Ok(vacant.insert(slot))
+            }
+        }
+    }
+
+    /// Judges a record at `now`; `record` is what is kept of it should it wait.
+    pub(super) fn judge<E: From<StateError>>(
+        &mut self,
+        id: Identity,
+        limit: &RateLimit,
+        now: Millis,
+        cx: &mut Context<'_>,
+        record: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Verdict, E> {
+        let sliding = limit.as_limit();
+        let slot = self.slot(id, cx)?;
+        let refused = if slot.head == slot.tail {
+            slot.times.admit(sliding, now).err()
+        } else {
+            // Those who wait come first.
+            Some(slot.times.next_free(sliding).unwrap_or(now).max(now))
+        };
+        let Some(at) = refused else {
+            slot.changed = true;
+            if slot.timer.is_none() {
+                slot.set_timer(slot.times.empty_at(sliding), limit, &id, cx);
+            }
+            return Ok(Verdict::Pass);
+        };
+        if limit.over == Over::Reject || slot.tail - slot.head >= MOST_WAITING {
+            return Ok(Verdict::Throttled(at));
+        }
+        cx.put(&waiting(&id, slot.tail), record()?);
+        slot.tail += 1;
+        slot.changed = true;
+        if slot.timer.is_none_or(|timer| timer > at) {
+            slot.set_timer(Some(at), limit, &id, cx);
+        }
+        Ok(Verdict::Deferred)
+    }
+
+    /// A key's timer has fired: the records that may go on now, in order.
+    pub(super) fn fire(
+        &mut self,
+        id: Identity,
+        limit: &RateLimit,
+        now: Millis,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<Bytes>, StateError> {
+        let sliding = limit.as_limit();
+        let slot = self.slot(id, cx)?;
+        slot.timer = None;
+        slot.changed = true;
+        let mut admitted = Vec::new();
+        while slot.head < slot.tail
+            && admitted.len() < AT_ONCE
+            && slot.times.admit(sliding, now).is_ok()
+        {
+            let key = waiting(&id, slot.head);
+            slot.head += 1;
+            if let Some(record) = cx.get(&key)? {
+                cx.delete(&key);
+                admitted.push(record);
+            }
+        }
+        let due = if slot.head < slot.tail {
+            Some(slot.times.next_free(sliding).unwrap_or(now).max(now))
+        } else {
+            slot.times.empty_at(sliding).filter(|at| *at > now)
+        };
+        if due.is_none() {
+            slot.times = Times::default();
+        }
+        slot.set_timer(due, limit, &id, cx);
+        Ok(admitted)
+    }
+
+    /// Takes all that waits under a policy that is there no more.
+    pub(super) fn give_up(
+        &mut self,
+        id: Identity,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<Bytes>, StateError> {
+        let slot = self.slot(id, cx)?;
+        let mut left = Vec::new();
+        while slot.head < slot.tail {
+            let key = waiting(&id, slot.head);
+            slot.head += 1;
+            if let Some(record) = cx.get(&key)? {
+                cx.delete(&key);
+                left.push(record);
+            }
+        }
+        *slot = Slot {
+            changed: true,
+            ..Slot::default()
+        };
+        Ok(left)
+    }
+
+    /// Writes the keys that changed: one row each, however many records there were.
+    pub(super) fn close(&mut self, cx: &mut Context<'_>) {
+        for (id, slot) in &mut self.slots {
+            if !std::mem::take(&mut slot.changed) {
+                continue;
+            }
+            let row = row(b'l', id);
+            if slot.times.is_empty() && slot.head == slot.tail {
+                cx.delete(&row);
+            } else {
+                cx.put(&row, slot.encode());
+            }
+        }
+        if self.slots.len() > CACHED {
+            self.slots.clear();
+        }
+    }
+}
+
+impl Slot {
+    fn set_timer(
+        &mut self,
+        due: Option<Millis>,
+        limit: &RateLimit,
+        id: &Identity,
+        cx: &mut Context<'_>,
+    ) {
+        self.timer = due;
+        if let Some(due) = due {
+            cx.set_timer(timer_key(&limit.policy.value, id), due);
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32 + self.times.len() * 2);
+        for number in [self.head, self.tail] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        let timer = self.timer.map_or(i64::MIN, |at| at.0);
+        out.extend_from_slice(&timer.to_be_bytes());
+        self.times.encode(&mut out);
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let damaged = || StateError("a row of a rate limit is damaged".into());
+        let mut rest = bytes;
+        let mut number = || -> Result<[u8; 8], StateError> {
+            let (first, more) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+            rest = more;
+            Ok(*first)
+        };
+        let (head, tail) = (u64::from_be_bytes(number()?), u64::from_be_bytes(number()?));
+        let timer = i64::from_be_bytes(number()?);
+        Ok(Self {
+            head,
+            tail,
+            timer: (timer != i64::MIN).then_some(Millis(timer)),
+            times: Times::decode(&mut rest).map_err(|_| damaged())?,
+            changed: false,
+        })
+    }
+}

@@ -1,0 +1,369 @@
+//! A record on its way through the steps of a topology.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use vrl::value::{KeyString, ObjectMap, Value};
+
+use super::{
+    codec::Codec,
+    model::{KeyField, KeyFields},
+};
+use crate::{
+    clock::Millis,
+    envelope::{
+        Data, Event, Form, Invalid, avro,
+        kafka::{Inbound, TENANT_HEADER, read},
+        parse_structured,
+    },
+    id::{Identity, Tenant},
+    log::{Headers, Record, header},
+    stream::{Origin, Rejected},
+};
+
+/// The record, and where it came from.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    /// `.` of the programs.
+    pub(super) value: Value,
+    /// The JSON text of the value as long as no program has changed it: numbers keep all their digits.
+    pub(super) raw: Option<Bytes>,
+    /// `%key`: the key on a foreign topic.
+    pub(super) key: Option<Bytes>,
+    /// `%headers`: the headers on a foreign topic.
+    pub(super) headers: Headers,
+    /// `%tenant`.
+    pub(super) tenant: Option<Tenant>,
+    /// It ends its entity.
+    pub(super) tombstone: bool,
+    /// The JSON text of each field of the key.
+    pub(super) key_values: Vec<String>,
+    pub(super) origin: Arc<Origin>,
+}
+
+fn refused(code: &'static str, message: impl Into<String>) -> Rejected {
+    Rejected {
+        code: code.into(),
+        message: message.into(),
+        value: None,
+    }
+}
+
+fn tenant_of(record: &Record, fixed: Option<&Tenant>) -> Result<Option<Tenant>, Rejected> {
+    if fixed.is_some() {
+        return Ok(fixed.cloned());
+    }
+    match header(&record.headers, TENANT_HEADER) {
+        None => Ok(None),
+        Some(name) => Tenant::new(std::str::from_utf8(name).unwrap_or_default())
+            .map(Some)
+            .map_err(|e| refused("invalid_tenant", e.to_string())),
+    }
+}
+
+impl Message {
+    /// A record of a foreign topic, as its codec says.
+    pub(super) fn decode(
+        origin: &Arc<Origin>,
+        codec: Codec,
+        tenant: Option<&Tenant>,
+    ) -> Result<Self, Rejected> {
+        let record = &origin.record.record;
+        Ok(Self {
+            value: codec.decode(record.value.as_deref())?,
+            raw: record.value.clone().filter(|_| codec == Codec::Json),
+            key: record.key.clone(),
+            headers: record.headers.clone(),
+            tenant: tenant_of(record, tenant)?,
+            tombstone: false,
+            key_values: Vec::new(),
+            origin: Arc::clone(origin),
+        })
+    }
+
+    /// A record of `events`.
+    pub(super) fn of_events(origin: &Arc<Origin>) -> Result<Self, Rejected> {
+        let value = origin.record.record.value.as_deref().unwrap_or_default();
+        let (event, _) = avro::decode_event(value)?;
+        Ok(Self::of_event(&event, origin))
+    }
+
+    /// The event of a record in any of the known forms, or the events of a batch; each item that is bad says why.
+    pub(super) fn normalised(
+        origin: &Arc<Origin>,
+        tenant: Option<&Tenant>,
+    ) -> Result<Vec<Result<Self, Rejected>>, Rejected> {
+        let fetched = &origin.record;
+        let mut record = fetched.record.clone();
+        if let Some(tenant) = tenant {
+            // The last header of a name counts: the file's tenant stands over the producer's.
+            let name = tenant.as_str().to_owned();
+            record
+                .headers
+                .push((TENANT_HEADER.into(), Some(name.into())));
+        }
+        Ok(match read(&record, fetched.timestamp)? {
+            Inbound::One(event) => vec![Ok(Self::of_event(&event, origin))],
+            Inbound::Own(own) => vec![Ok(Self::of_event(&own.event, origin))],
+            Inbound::Batch(items) => items
+                .into_iter()
+                .map(|(raw, item)| {
+                    let raw = Bytes::copy_from_slice(raw);
+                    let event = item.map_err(|invalid| Rejected {
+                        value: Some(raw.clone()),
+                        ..invalid.into()
+                    })?;
+                    // Whatever becomes of it later, the item is what goes to the dead letters.
+                    let mut one = Origin::clone(origin);
+                    one.record.record.value = Some(raw);
+                    Ok(Self::of_event(&event, &Arc::new(one)))
+                })
+                .collect(),
+        })
+    }
+
+    fn of_event(event: &Event<'_>, origin: &Arc<Origin>) -> Self {
+        let record = &origin.record.record;
+        Self {
+            value: envelope(event),
+            raw: None,
+            key: record.key.clone(),
+            headers: record.headers.clone(),
+            tenant: Some(event.tenant.clone()),
+            tombstone: event.tombstone,
+            key_values: Vec::new(),
+            origin: Arc::clone(origin),
+        }
+    }
+
+    /// The JSON text of the value.
+    pub(super) fn json(&self) -> Result<String, Rejected> {
+        if let Some(raw) = &self.raw
+            && let Ok(text) = std::str::from_utf8(raw)
+        {
+            return Ok(text.to_owned());
+        }
+        serde_json::to_string(&self.value).map_err(|e| {
+            refused(
+                "invalid_payload",
+                format!("the value has no JSON form: {e}"),
+            )
+        })
+    }
+
+    /// `%` of the programs.
+    pub(super) fn metadata(&self) -> Value {
+        let origin = &self.origin;
+        let fetched = &origin.record;
+        let mut headers = ObjectMap::new();
+        for (name, value) in &self.headers {
+            let value = value.clone().map_or(Value::Null, Value::from);
+            headers.insert(KeyString::from(name.as_str()), value);
+        }
+        let timestamp = vrl_time(fetched.timestamp);
+        let entries: [(&str, Value); 8] = [
+            ("key", self.key.clone().map_or(Value::Null, Value::from)),
+            ("headers", Value::Object(headers)),
+            (
+                "tenant",
+                self.tenant
+                    .as_ref()
+                    .map_or(Value::Null, |t| Value::from(t.as_str())),
+            ),
+            ("tombstone", Value::Boolean(self.tombstone)),
+            ("topic", Value::from(&*origin.topic)),
+            ("partition", Value::Integer(i64::from(fetched.partition))),
+            ("offset", Value::Integer(fetched.offset as i64)),
+            ("timestamp", timestamp),
+        ];
+        let entries = entries.map(|(name, value)| (KeyString::from(name), value));
+        Value::Object(entries.into_iter().collect())
+    }
+
+    /// Takes over what a program has set of `%key`, `%headers`, `%tenant` and `%tombstone`.
+    pub(super) fn set_metadata(&mut self, metadata: &Value) -> Result<(), Rejected> {
+        let Value::Object(fields) = metadata else {
+            return Err(refused("vrl_error", "`%` must be an object"));
+        };
+        self.key = match fields.get("key") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(value.coerce_to_bytes()),
+        };
+        self.tombstone = matches!(fields.get("tombstone"), Some(Value::Boolean(true)));
+        self.tenant = match fields.get("tenant") {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let name = value
+                    .as_bytes()
+                    .map(|b| String::from_utf8_lossy(b).into_owned());
+                let tenant = Tenant::new(&name.unwrap_or_default());
+                Some(tenant.map_err(|e| refused("invalid_tenant", e.to_string()))?)
+            }
+        };
+        self.headers = match fields.get("headers") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Object(headers)) => headers
+                .iter()
+                .map(|(name, value)| {
+                    let value = match value {
+                        Value::Null => None,
+                        value => Some(value.coerce_to_bytes()),
+                    };
+                    (name.to_string(), value)
+                })
+                .collect(),
+            Some(_) => return Err(refused("vrl_error", "`%headers` must be an object")),
+        };
+        Ok(())
+    }
+
+    /// Reads the fields of a key.
+    pub(super) fn set_key(&mut self, fields: &KeyFields) -> Result<(), Rejected> {
+        let mut values = Vec::with_capacity(fields.fields.len());
+        let mut plain = None;
+        for field in &fields.fields {
+            let value = match field {
+                KeyField::Tenant => self.tenant.as_ref().map(|t| Value::from(t.as_str())),
+                KeyField::Field(path) => self.value.get(path).cloned(),
+            };
+            let value = value.filter(|value| !matches!(value, Value::Null));
+            let Some(value) = value else {
+                return Err(refused(
+                    "missing_key",
+                    format!("the record has no `{field}`, by which it is keyed"),
+                ));
+            };
+            let text =
+                serde_json::to_string(&value).map_err(|e| refused("missing_key", e.to_string()))?;
+            plain = Some(value);
+            values.push(text);
+        }
+        // One text is the key as it is, so that others find it; anything else is a JSON array.
+        self.key = match (plain, values.len()) {
+            (Some(value), 1) => Some(value.coerce_to_bytes()),
+            _ => Some(format!("[{}]", values.join(",")).into()),
+        };
+        self.key_values = values;
+        Ok(())
+    }
+
+    /// What makes it one for a step that keeps state, `scope` telling steps apart. Tenants never meet.
+    pub(super) fn identity(&self, kind: &str, scope: &str) -> Identity {
+        let tenant = self.tenant.as_ref().map_or("", Tenant::as_str);
+        let mut parts = vec![scope, tenant];
+        parts.extend(self.key_values.iter().map(String::as_str));
+        Identity::of(kind, &parts)
+    }
+
+    /// The record for `ingress`.
+    pub(super) fn to_ingress(&self) -> Result<Record, Rejected> {
+        let tenant = self
+            .tenant
+            .as_ref()
+            .ok_or_else(|| Rejected::from(Invalid::missing("tenant")))?;
+        let received = self.origin.record.timestamp;
+        let written;
+        // A CloudEvent may have no data; what ends an entity has none.
+        let absent = match &self.value {
+            Value::Object(fields) => {
+                !fields.contains_key("data")
+                    && !fields.contains_key("data_base64")
+                    && (self.tombstone || fields.contains_key("specversion"))
+            }
+            _ => false,
+        };
+        let text: &[u8] = match &self.raw {
+            Some(raw) if !absent => raw,
+            _ => {
+                let mut value = self.value.clone();
+                if absent && let Value::Object(fields) = &mut value {
+                    fields.insert("data".into(), Value::Null);
+                }
+                written = serde_json::to_vec(&value)
+                    .map_err(|e| refused("invalid_payload", e.to_string()))?;
+                &written
+            }
+        };
+        let mut event = parse_structured(text, Form::OmniLink, tenant, received)?.event;
+        if absent {
+            event.data = Data::Absent;
+            event.tombstone = self.tombstone;
+            if self.tombstone && event.entity.is_none() {
+                return Err(Invalid::missing("entity").into());
+            }
+        }
+        let mut value = Vec::with_capacity(512);
+        avro::encode_ingress(&event, &mut value);
+        Ok(Record {
+            key: Some(event.record_key().into()),
+            value: Some(value.into()),
+            headers: Vec::new(),
+        })
+    }
+
+    /// The record for a foreign topic.
+    pub(super) fn to_foreign(&self, codec: Codec) -> Result<Record, Rejected> {
+        let value = match &self.raw {
+            Some(raw) if codec == Codec::Json => raw.clone(),
+            _ => codec.encode(&self.value)?,
+        };
+        Ok(Record {
+            key: self.key.clone(),
+            value: Some(value),
+            headers: self.headers.clone(),
+        })
+    }
+}
+
+/// As a timestamp of VRL's.
+fn vrl_time(at: Millis) -> Value {
+    chrono::DateTime::from_timestamp_millis(at.0).map_or(Value::Null, Value::Timestamp)
+}
+
+/// An event as the JSON object that producers send.
+pub(super) fn envelope(event: &Event<'_>) -> Value {
+    let mut fields = ObjectMap::new();
+    let mut set = |name: &str, value: Value| {
+        fields.insert(KeyString::from(name), value);
+    };
+    set("specversion", "1.0".into());
+    set("id", (&*event.id).into());
+    set("source", (&*event.source).into());
+    set("type", (&*event.kind).into());
+    if let Ok(time) = jiff::Timestamp::from_microsecond(event.time) {
+        set("time", time.to_string().into());
+    }
+    let optional = [
+        ("subject", &event.subject),
+        ("correlationid", &event.correlation_id),
+        ("causationid", &event.causation_id),
+        ("idempotencykey", &event.idempotency_key),
+    ];
+    for (name, text) in optional {
+        if let Some(text) = text {
+            set(name, (&**text).into());
+        }
+    }
+    if let Some(entity) = &event.entity {
+        let mut object = ObjectMap::new();
+        object.insert("type".into(), (&*entity.kind).into());
+        object.insert("external_id".into(), (&*entity.external_id).into());
+        if let Some(name) = &entity.display_name {
+            object.insert("display_name".into(), (&**name).into());
+        }
+        set("entity", Value::Object(object));
+    }
+    match &event.data {
+        Data::Absent => {}
+        // It was checked when it came in.
+        Data::Json(text) => set("data", serde_json::from_str(text).unwrap_or(Value::Null)),
+        Data::Binary(bytes) => set("data_base64", STANDARD.encode(bytes).into()),
+    }
+    if let Ok(Value::Object(extensions)) = serde_json::from_str(&event.extensions) {
+        for (name, value) in extensions {
+            fields.insert(name, value);
+        }
+    }
+    Value::Object(fields)
+}

@@ -1,0 +1,180 @@
+//! A checked topology, cut into stages: a stage is what one lane does between two topics.
+
+use std::sync::Arc;
+
+use super::{
+    codec::Codec,
+    model::{Action, KeyFields, RateLimit, Rule, Topology},
+    trial::Trial,
+    vrl::Vrl,
+};
+use crate::id::Tenant;
+
+/// A topology ready to run.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) name: String,
+    /// The text that it came from: the same text needs no restart.
+    pub(super) text: String,
+    pub(super) file: String,
+    pub(super) tenant: Option<Tenant>,
+    pub(super) codec: Codec,
+    pub(super) stages: Vec<Arc<Stage>>,
+    /// Topics outside of OmniLink that it writes to.
+    pub(super) foreign_sinks: Vec<String>,
+    pub(super) tests: Vec<Trial>,
+    pub(super) source_text: Arc<super::SourceFile>,
+}
+
+/// What one lane does.
+#[derive(Debug)]
+pub(super) struct Stage {
+    /// Its consumer group and the name of its state, such as `topology.orders`.
+    pub(super) processor: String,
+    pub(super) input: Input,
+    /// What its input is keyed by, for the first stage alone: later ones are told by the record.
+    pub(super) keyed_by: Option<KeyFields>,
+    pub(super) steps: Vec<Do>,
+    /// Where records go behind the last step, if that is not a route: the next stage's input.
+    pub(super) rekey_to: Option<Arc<str>>,
+}
+
+/// What a stage reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Input {
+    /// A topic outside of OmniLink.
+    Foreign(Arc<str>),
+    /// The admitted events.
+    Events(Arc<str>),
+    /// Records on their way within this topology.
+    Rekeyed(Arc<str>),
+}
+
+impl Input {
+    pub(super) fn topic(&self) -> &Arc<str> {
+        match self {
+            Self::Foreign(topic) | Self::Events(topic) | Self::Rekeyed(topic) => topic,
+        }
+    }
+}
+
+/// A step as it runs.
+#[derive(Clone, Debug)]
+pub(super) enum Do {
+    Normalise(Option<Vrl>),
+    Map(Vrl),
+    Filter(Vrl),
+    SetKey(KeyFields),
+    Dedupe { window_ms: i64 },
+    RateLimit(Arc<RateLimit>),
+    Route(Vec<Rule>),
+}
+
+impl Stage {
+    pub(super) fn dedupe_window_ms(&self) -> Option<i64> {
+        self.steps.iter().find_map(|step| match step {
+            Do::Dedupe { window_ms } => Some(*window_ms),
+            _ => None,
+        })
+    }
+
+    pub(super) fn limits(&self) -> impl Iterator<Item = (usize, &Arc<RateLimit>)> {
+        self.steps
+            .iter()
+            .enumerate()
+            .filter_map(|(at, step)| match step {
+                Do::RateLimit(limit) => Some((at, limit)),
+                _ => None,
+            })
+    }
+
+    pub(super) fn is_stateful(&self) -> bool {
+        self.dedupe_window_ms().is_some() || self.limits().next().is_some()
+    }
+}
+
+/// Plans a topology; `None` if something is wrong with it, which was reported.
+pub(super) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
+    let name = &topology.name.as_ref()?.value;
+    let source = topology.source.as_ref()?;
+    let input = if source.topic.value == "events" {
+        Input::Events(format!("{prefix}events").into())
+    } else {
+        Input::Foreign(source.topic.value.as_str().into())
+    };
+    let mut stages: Vec<Stage> = vec![Stage {
+        processor: format!("topology.{name}"),
+        input,
+        keyed_by: source.key.clone(),
+        steps: Vec::new(),
+        rekey_to: None,
+    }];
+    // What the stage's input is keyed by, and what records are keyed by here.
+    let mut input_key = source.key.clone();
+    let mut key = source.key.clone();
+    let mut foreign_sinks = Vec::new();
+    for step in &topology.steps {
+        if step.action.is_stateful() {
+            let at = stages.len();
+            let stage = &mut stages[at - 1];
+            // A foreign topic's times are its producers': a limiter reads from a topic whose times are the log's own.
+            let timed = matches!(step.action, Action::RateLimit(_))
+                && matches!(stage.input, Input::Foreign(_));
+            if key != input_key || timed {
+                let number = if at == 1 {
+                    String::new()
+                } else {
+                    format!(".{at}")
+                };
+                let topic: Arc<str> = format!("{prefix}rekey.{name}{number}").into();
+                stage.rekey_to = Some(Arc::clone(&topic));
+                stages.push(Stage {
+                    processor: format!("topology.{name}.{}", at + 1),
+                    input: Input::Rekeyed(topic),
+                    keyed_by: None,
+                    steps: Vec::new(),
+                    rekey_to: None,
+                });
+                input_key.clone_from(&key);
+            }
+        }
+        let done = match &step.action {
+            Action::Normalise(map) => Do::Normalise(map.clone()),
+            Action::Map(vrl) => Do::Map(vrl.clone()),
+            Action::Filter(vrl) => Do::Filter(vrl.clone()),
+            Action::Key(fields) => {
+                key = Some(fields.clone());
+                Do::SetKey(fields.clone())
+            }
+            Action::Dedupe(dedupe) => Do::Dedupe {
+                window_ms: dedupe.window_ms.unwrap_or_default(),
+            },
+            Action::RateLimit(limit) => Do::RateLimit(Arc::new(limit.clone())),
+            Action::Route(rules) => {
+                for rule in rules {
+                    let to = &rule.to.value;
+                    if to != "ingress" && to != "drop" && !foreign_sinks.contains(to) {
+                        foreign_sinks.push(to.clone());
+                    }
+                }
+                Do::Route(rules.clone())
+            }
+            // Of the system's own alone, which are not planned.
+            Action::Project(_) | Action::Broken(_) => return None,
+        };
+        if let Some(stage) = stages.last_mut() {
+            stage.steps.push(done);
+        }
+    }
+    Some(Arc::new(Plan {
+        name: name.clone(),
+        text: topology.file.text.clone(),
+        file: topology.file.name.clone(),
+        tenant: source.tenant.clone(),
+        codec: source.codec,
+        stages: stages.into_iter().map(Arc::new).collect(),
+        foreign_sinks,
+        tests: topology.tests.clone(),
+        source_text: Arc::clone(&topology.file),
+    }))
+}

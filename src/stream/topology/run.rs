@@ -1,0 +1,269 @@
+//! Runs a set of topologies: a lane for each stage, and a thread for each topology that starts them as soon as it can.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+use super::{
+    Set,
+    plan::{Input, Plan, Stage},
+    stage::StageProcessor,
+};
+use crate::{
+    clock::Clock,
+    log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
+    stream::{
+        lag::Progress,
+        lane::{self, Backoff},
+    },
+};
+
+const DAY_MS: i64 = 86_400_000;
+const BACKOFF: Backoff = Backoff {
+    first: std::time::Duration::from_millis(200),
+    most: std::time::Duration::from_secs(10),
+};
+
+/// What topologies need to run.
+#[derive(Clone)]
+pub struct Setup {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The names of OmniLink's own topics.
+    pub names: Names,
+    /// For timers, and for times that foreign producers have set wrong.
+    pub clock: Arc<dyn Clock>,
+    /// Partitions of topics that are made.
+    pub partitions: u32,
+    /// Whether missing topics of OmniLink's own are made.
+    pub provision: bool,
+    /// Whether foreign topics are made too: on the embedded log nobody else can.
+    pub make_foreign: bool,
+}
+
+/// The topologies that run. Dropping it stops them after the transactions in hand.
+pub struct Deployment {
+    setup: Setup,
+    running: BTreeMap<String, Running>,
+}
+
+/// What a change of the set did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Deployed {
+    /// New, or changed and started again.
+    pub started: Vec<String>,
+    /// Gone.
+    pub stopped: Vec<String>,
+    /// The same as before: they were not touched.
+    pub kept: Vec<String>,
+}
+
+struct Running {
+    plan: Arc<Plan>,
+    progress: Vec<(String, Arc<Progress>)>,
+    /// Dropped first: it tells the thread to stop.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said why.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Deployment {
+    /// Nothing runs yet.
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            setup,
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the running topologies those of the set. What has not changed goes on untouched.
+    pub fn deploy(&mut self, set: &Set) -> std::io::Result<Deployed> {
+        let mut deployed = Deployed::default();
+        let wanted = |name: &str| set.plans.iter().find(|plan| plan.name == name);
+        let gone: Vec<String> = self
+            .running
+            .keys()
+            .filter(|name| wanted(name).is_none())
+            .cloned()
+            .collect();
+        for name in gone {
+            self.running.remove(&name);
+            deployed.stopped.push(name);
+        }
+        for plan in &set.plans {
+            let name = plan.name.clone();
+            match self.running.get(&name) {
+                Some(running) if running.plan.text == plan.text => {
+                    deployed.kept.push(name);
+                    continue;
+                }
+                // The old lanes end before the new ones take their places.
+                Some(_) => drop(self.running.remove(&name)),
+                None => {}
+            }
+            self.running.insert(name.clone(), start(plan, &self.setup)?);
+            deployed.started.push(name);
+        }
+        Ok(deployed)
+    }
+
+    /// Stops them all after the transactions in hand.
+    pub fn stop(&mut self) {
+        self.running.clear();
+    }
+
+    /// The processors that run, and how each is.
+    pub fn progress(&self) -> Vec<(String, Arc<Progress>)> {
+        self.running
+            .values()
+            .flat_map(|running| running.progress.iter().cloned())
+            .collect()
+    }
+}
+
+fn start(plan: &Arc<Plan>, setup: &Setup) -> std::io::Result<Running> {
+    let progress: Vec<(String, Arc<Progress>)> = plan
+        .stages
+        .iter()
+        .map(|stage| (stage.processor.clone(), Arc::default()))
+        .collect();
+    let (stop, stopped) = mpsc::channel();
+    let (name, told) = (plan.name.clone(), progress.clone());
+    let (plan_there, setup) = (Arc::clone(plan), setup.clone());
+    let thread = std::thread::Builder::new()
+        .name(format!("topology-{name}"))
+        .spawn(move || keep(&plan_there, &setup, &told, &stopped))?;
+    Ok(Running {
+        plan: Arc::clone(plan),
+        progress,
+        stop: Some(stop),
+        thread: Some(thread),
+    })
+}
+
+/// Starts the lanes as soon as their topics are there, and holds them until told to stop.
+fn keep(
+    plan: &Plan,
+    setup: &Setup,
+    progress: &[(String, Arc<Progress>)],
+    stopped: &mpsc::Receiver<()>,
+) {
+    let mut attempt = 0;
+    loop {
+        match lanes(plan, setup, progress) {
+            Ok(lanes) => {
+                // Nothing is ever sent: it ends when the other side is dropped.
+                let _ = stopped.recv();
+                for lane in &lanes {
+                    lane.stop();
+                }
+                return;
+            }
+            Err(error) => {
+                let pause = BACKOFF.pause(attempt);
+                tracing::warn!(topology = plan.name, %error, ?pause, "the topology cannot be started and tries again");
+                for (_, progress) in progress {
+                    progress.stalled(error.clone());
+                }
+                attempt += 1;
+                if stopped.recv_timeout(pause) != Err(mpsc::RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn lanes(
+    plan: &Plan,
+    setup: &Setup,
+    progress: &[(String, Arc<Progress>)],
+) -> Result<Vec<lane::Running>, String> {
+    provision(plan, setup).map_err(|e| e.to_string())?;
+    // The last stage first: what is on its way is worked off before more comes.
+    let mut running = Vec::new();
+    for (stage, (_, progress)) in plan.stages.iter().zip(progress).rev() {
+        let processor = StageProcessor::new(plan, stage, &setup.names, Arc::clone(&setup.clock));
+        let lane = lane::start(
+            Arc::new(processor),
+            lane::Setup {
+                log: Arc::clone(&setup.log),
+                dlq: Arc::clone(&setup.names.dlq),
+                clock: Arc::clone(&setup.clock),
+                progress: Arc::clone(progress),
+            },
+        )
+        .map_err(|e| format!("a thread cannot be started: {e}"))?;
+        running.push(lane);
+    }
+    Ok(running)
+}
+
+/// Makes, or checks, the topics of a topology.
+fn provision(plan: &Plan, setup: &Setup) -> Result<(), LogError> {
+    let week = Cleanup::Delete {
+        retention_ms: 7 * DAY_MS,
+    };
+    let spec = |name: &Arc<str>, cleanup| TopicSpec {
+        name: Arc::clone(name),
+        partitions: setup.partitions,
+        cleanup,
+    };
+    if setup.make_foreign {
+        let sources = plan.stages.iter().filter_map(|stage| match &stage.input {
+            Input::Foreign(topic) => Some(Arc::clone(topic)),
+            _ => None,
+        });
+        let sinks = plan
+            .foreign_sinks
+            .iter()
+            .map(|topic| Arc::from(topic.as_str()));
+        let foreign: Vec<_> = sources
+            .chain(sinks)
+            .map(|topic| spec(&topic, week))
+            .collect();
+        setup.log.provision(&foreign, true)?;
+    }
+    let mut own = Vec::new();
+    for stage in &plan.stages {
+        if let Input::Rekeyed(topic) = &stage.input {
+            own.push(spec(topic, week));
+        }
+    }
+    setup.log.provision(&own, setup.provision)?;
+    let mut states = Vec::new();
+    for stage in plan.stages.iter().filter(|stage| stage.is_stateful()) {
+        states.push(TopicSpec {
+            name: setup.names.state(&stage.processor),
+            partitions: setup.log.partitions(stage.input.topic())?,
+            cleanup: state_cleanup(stage),
+        });
+    }
+    setup.log.provision(&states, setup.provision)
+}
+
+/// A window of hashes ends its rows by age alone; a limit's rows may wait as long as its queue takes.
+fn state_cleanup(stage: &Stage) -> Cleanup {
+    let Some(window_ms) = stage.dedupe_window_ms() else {
+        return Cleanup::Compact;
+    };
+    let limits = stage.limits().map(|(_, limit)| {
+        let rounds = super::limiter::MOST_WAITING as i64 / i64::from(limit.limit) + 2;
+        limit.window_ms.saturating_mul(rounds)
+    });
+    let longest = limits.chain([window_ms]).max().unwrap_or(window_ms);
+    Cleanup::CompactDelete {
+        retention_ms: longest.saturating_mul(2).max(2 * DAY_MS),
+    }
+}

@@ -1,0 +1,473 @@
+//! A stage at work: the transform that runs a topology's steps.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use vrl::value::Value;
+
+use super::{
+    carried,
+    codec::Codec,
+    limiter::{Limiter, Verdict, parse_timer},
+    message::Message,
+    model::{KeyFields, RateLimit, When},
+    plan::{Do, Input, Plan, Stage},
+    vrl::{FUEL, Machine, Vrl, target},
+};
+use crate::{
+    clock::{Clock, Millis},
+    id::{Identity, Tenant},
+    log::{Fetched, Record, topics::Names},
+    state::{Space, StateError, StateStore, Window, WindowOptions},
+    stream::{Context, Failure, Origin, Processor, Rejected, Transform},
+};
+
+/// In front of the headers of `throttled`.
+const THROTTLED: &str = "omnilink.throttled.";
+/// Hashes in memory for each partition before they go to disk.
+const SEAL_AT: usize = 32_768;
+
+/// Makes the transforms of one stage.
+pub(super) struct StageProcessor {
+    stage: Arc<Stage>,
+    shared: Arc<Shared>,
+}
+
+/// What all partitions of a stage have in common.
+struct Shared {
+    topic: Arc<str>,
+    names: Names,
+    tenant: Option<Tenant>,
+    codec: Codec,
+    clock: Arc<dyn Clock>,
+    /// Records that waited, and panicked when they went on.
+    poison: Mutex<HashMap<(u32, u64), Rejected>>,
+}
+
+impl StageProcessor {
+    pub(super) fn new(
+        plan: &Plan,
+        stage: &Arc<Stage>,
+        names: &Names,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            stage: Arc::clone(stage),
+            shared: Arc::new(Shared {
+                topic: Arc::clone(stage.input.topic()),
+                names: names.clone(),
+                tenant: plan.tenant.clone(),
+                codec: plan.codec,
+                clock,
+                poison: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl Processor for StageProcessor {
+    fn name(&self) -> &str {
+        &self.stage.processor
+    }
+
+    fn topics(&self) -> Vec<String> {
+        vec![self.shared.topic.to_string()]
+    }
+
+    fn transform(
+        &self,
+        space: &Space,
+        state: &StateStore,
+    ) -> Result<Box<dyn Transform>, StateError> {
+        let window = match self.stage.dedupe_window_ms() {
+            Some(window_ms) => {
+                let options = WindowOptions {
+                    window_ms,
+                    payload: 0,
+                    seal_at: SEAL_AT,
+                };
+                Some(Window::load(state, space.clone(), options)?)
+            }
+            None => None,
+        };
+        Ok(Box::new(StageTransform {
+            stage: Arc::clone(&self.stage),
+            shared: Arc::clone(&self.shared),
+            machine: Machine::new(FUEL),
+            window,
+            limiter: Limiter::default(),
+            seen: Vec::new(),
+        }))
+    }
+}
+
+struct StageTransform {
+    stage: Arc<Stage>,
+    shared: Arc<Shared>,
+    machine: Machine,
+    window: Option<Window>,
+    limiter: Limiter,
+    /// What the record in hand adds to the window once it is through: a rejected one may be sent again.
+    seen: Vec<Identity>,
+}
+
+impl Transform for StageTransform {
+    fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        // A foreign producer's clock may be anywhere; what it has not reached yet does not empty a window.
+        let now = self.shared.clock.now();
+        let at = match self.stage.input {
+            Input::Foreign(_) if input.timestamp.0 <= 0 || input.timestamp > now => now,
+            _ => input.timestamp,
+        };
+        let origin = Arc::new(Origin {
+            topic: Arc::clone(&self.shared.topic),
+            record: input.clone(),
+        });
+        let (messages, first) = match self.read(&origin) {
+            Ok(read) => read,
+            Err(rejected) => {
+                let origin = self.origin(input).unwrap_or_else(|| Origin::clone(&origin));
+                cx.reject_origin(origin, rejected);
+                return Ok(());
+            }
+        };
+        for message in messages {
+            match message {
+                Ok(message) => self.run(first, message, at, cx)?,
+                Err(rejected) => cx.reject(rejected),
+            }
+        }
+        Ok(())
+    }
+
+    fn fire(&mut self, key: &[u8], due: Millis, cx: &mut Context<'_>) {
+        // A state that cannot be read ends the lane, which is built anew from what is committed: nothing is lost by it.
+        if let Err(error) = self.release(key, due, cx) {
+            std::panic::panic_any(error.to_string());
+        }
+    }
+
+    fn close(&mut self, cx: &mut Context<'_>) {
+        self.limiter.close(cx);
+        if let Some(window) = &mut self.window {
+            cx.add_changes(window.take_changes());
+        }
+    }
+
+    fn origin(&self, input: &Fetched) -> Option<Origin> {
+        match self.stage.input {
+            Input::Rekeyed(_) => carried::origin(input.record.value.as_deref()?),
+            _ => None,
+        }
+    }
+}
+
+type Read = (Vec<Result<Message, Rejected>>, usize);
+
+impl StageTransform {
+    /// The messages of a record, and the first step that is left to do.
+    fn read(&mut self, origin: &Arc<Origin>) -> Result<Read, Rejected> {
+        let stage = Arc::clone(&self.stage);
+        let shared = Arc::clone(&self.shared);
+        let tenant = shared.tenant.as_ref();
+        let (mut messages, first) = match (&stage.input, stage.steps.first()) {
+            (Input::Rekeyed(_), _) => {
+                let value = origin.record.record.value.as_deref().unwrap_or_default();
+                return Ok((vec![Ok(carried::decode(value)?)], 0));
+            }
+            (Input::Events(_), _) => (vec![Message::of_events(origin)], 0),
+            (Input::Foreign(_), Some(Do::Normalise(map))) => {
+                let read = match (Message::normalised(origin, tenant), map) {
+                    (Err(rejected), Some(map)) if rejected.code == "unrecognised_payload" => {
+                        let message = Message::decode(origin, shared.codec, tenant)?;
+                        vec![self.map(map, message)]
+                    }
+                    (read, _) => read?,
+                };
+                (read, 1)
+            }
+            (Input::Foreign(_), _) => (vec![Message::decode(origin, shared.codec, tenant)], 0),
+        };
+        if let Some(key) = &stage.keyed_by {
+            for message in &mut messages {
+                set_key(message, key);
+            }
+        }
+        Ok((messages, first))
+    }
+
+    /// The steps from one on. What a record does wrong is the record's: it goes to the dead letters.
+    fn run(
+        &mut self,
+        from: usize,
+        message: Message,
+        at: Millis,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StateError> {
+        self.seen.clear();
+        let origin = Arc::clone(&message.origin);
+        match self.steps(from, message, at, cx) {
+            Ok(()) => {
+                if let Some(window) = &mut self.window {
+                    for identity in self.seen.drain(..) {
+                        window.insert(identity, [0; 16], at);
+                    }
+                }
+                Ok(())
+            }
+            Err(Failure::Rejected(rejected)) => {
+                cx.reject_origin(Arc::unwrap_or_clone(origin), rejected);
+                Ok(())
+            }
+            Err(Failure::State(error)) => Err(error),
+        }
+    }
+
+    fn steps(
+        &mut self,
+        from: usize,
+        mut message: Message,
+        at: Millis,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let stage = Arc::clone(&self.stage);
+        for step in stage.steps.iter().skip(from) {
+            match step {
+                // Done when it was read.
+                Do::Normalise(_) => {}
+                Do::Map(vrl) => message = self.map(vrl, message)?,
+                Do::Filter(vrl) => {
+                    if !self.holds(vrl, &mut message)? {
+                        return Ok(());
+                    }
+                }
+                Do::SetKey(fields) => message.set_key(fields)?,
+                Do::Dedupe { .. } => {
+                    let identity = message.identity("dedupe", &stage.processor);
+                    if let Some(window) = &self.window
+                        && window.get(&identity, at)?.is_some()
+                    {
+                        return Ok(());
+                    }
+                    self.seen.push(identity);
+                }
+                Do::RateLimit(limit) => {
+                    let id = message.identity("rate_limit", &limit.policy.value);
+                    let verdict: Result<Verdict, Failure> =
+                        self.limiter.judge(id, limit, at, cx, || {
+                            carried::encode(&message).map_err(Failure::from)
+                        });
+                    match verdict? {
+                        Verdict::Pass => {}
+                        Verdict::Deferred => return Ok(()),
+                        Verdict::Throttled(retry_at) => {
+                            self.throttle(&message, limit, retry_at, cx);
+                            return Ok(());
+                        }
+                    }
+                }
+                Do::Route(rules) => {
+                    for rule in rules {
+                        let takes = match &rule.when {
+                            When::Always => true,
+                            When::Holds(vrl) => self.holds(vrl, &mut message)?,
+                            When::Broken => false,
+                        };
+                        if takes {
+                            return self.send(&rule.to.value, &message, cx);
+                        }
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(topic) = &stage.rekey_to {
+            let record = Record {
+                key: Some(partition_key(&message)),
+                value: Some(carried::encode(&message)?),
+                headers: Vec::new(),
+            };
+            cx.emit(topic, record);
+        }
+        Ok(())
+    }
+
+    fn send(&self, to: &str, message: &Message, cx: &mut Context<'_>) -> Result<(), Failure> {
+        match to {
+            "drop" => {}
+            "ingress" => {
+                let record = message.to_ingress()?;
+                cx.emit(&self.shared.names.ingress, record);
+            }
+            foreign => {
+                let record = message.to_foreign(self.shared.codec)?;
+                cx.emit(&Arc::from(foreign), record);
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, vrl: &Vrl, mut message: Message) -> Result<Message, Rejected> {
+        let metadata = if vrl.reads_metadata {
+            message.metadata()
+        } else {
+            Value::Null
+        };
+        let value = std::mem::replace(&mut message.value, Value::Null);
+        let mut target = target(value, metadata);
+        self.machine.run(vrl, &mut target)?;
+        if vrl.sets_metadata {
+            message.set_metadata(&target.metadata)?;
+        }
+        message.value = target.value;
+        message.raw = None;
+        Ok(message)
+    }
+
+    /// Whether a condition holds. It changes nothing.
+    fn holds(&mut self, vrl: &Vrl, message: &mut Message) -> Result<bool, Rejected> {
+        let metadata = if vrl.reads_metadata {
+            message.metadata()
+        } else {
+            Value::Null
+        };
+        let value = std::mem::replace(&mut message.value, Value::Null);
+        let mut target = target(value, metadata);
+        let result = self.machine.run(vrl, &mut target);
+        message.value = target.value;
+        // The check has made sure that it is one.
+        Ok(matches!(result?, Value::Boolean(true)))
+    }
+
+    fn throttle(
+        &self,
+        message: &Message,
+        limit: &RateLimit,
+        retry_at: Millis,
+        cx: &mut Context<'_>,
+    ) {
+        let window_s = limit.window_ms as f64 / 1000.0;
+        let retry_at = jiff::Timestamp::from_millisecond(retry_at.0).unwrap_or_default();
+        let mut record = message.origin.record.record.clone();
+        let mut add = |name: &str, value: String| {
+            record
+                .headers
+                .push((format!("{THROTTLED}{name}"), Some(value.into())));
+        };
+        add("policy", limit.policy.value.clone());
+        add("limit", limit.limit.to_string());
+        add("window_s", window_s.to_string());
+        add("retry_at", retry_at.to_string());
+        cx.emit(&self.shared.names.throttled, record);
+    }
+
+    /// A timer of a limit is due.
+    fn release(&mut self, key: &[u8], due: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let Some((policy, id)) = parse_timer(key) else {
+            return Ok(());
+        };
+        // The limit counts from when a record really goes on, however late the timer fires.
+        let now = self.shared.clock.now().max(due);
+        let stage = Arc::clone(&self.stage);
+        let Some((step, limit)) = stage.limits().find(|(_, l)| l.policy.value == policy) else {
+            return self.orphaned(policy, id, now, cx);
+        };
+        for record in self.limiter.fire(id, limit, now, cx)? {
+            let Some(message) = Self::waited(&record, cx) else {
+                continue;
+            };
+            let origin = Arc::clone(&message.origin);
+            let at = (origin.record.partition, origin.record.offset);
+            if let Some(panicked) = self.shared.poison.lock().remove(&at) {
+                cx.reject_origin(Arc::unwrap_or_clone(origin), panicked);
+                continue;
+            }
+            // The lane knows the input that panics, but not the record that waited: it is remembered here.
+            let ran = catch_unwind(AssertUnwindSafe(|| self.run(step + 1, message, now, cx)));
+            ran.unwrap_or_else(|panic| {
+                let rejected = Rejected {
+                    code: "panic".into(),
+                    message: crate::stream::lane::panic_message(&*panic),
+                    value: None,
+                };
+                self.shared.poison.lock().insert(at, rejected);
+                resume_unwind(panic)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The file has no such policy any more: what waited for it is not lost, but shown in `throttled`.
+    fn orphaned(
+        &mut self,
+        policy: &str,
+        id: Identity,
+        now: Millis,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StateError> {
+        let gone = RateLimit {
+            policy: super::fields::Spanned {
+                value: policy.to_owned(),
+                span: 0..0,
+            },
+            limit: 0,
+            window_ms: 0,
+            over: super::model::Over::Reject,
+        };
+        for record in self.limiter.give_up(id, cx)? {
+            if let Some(message) = Self::waited(&record, cx) {
+                self.throttle(&message, &gone, now, cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// A record that waited; one that cannot be read any more goes to the dead letters as it is.
+    fn waited(record: &Bytes, cx: &mut Context<'_>) -> Option<Message> {
+        match carried::decode(record) {
+            Ok(message) => Some(message),
+            Err(rejected) => {
+                let origin = Origin {
+                    topic: "".into(),
+                    record: Fetched {
+                        topic: 0,
+                        partition: cx.partition(),
+                        offset: 0,
+                        timestamp: Millis(0),
+                        record: Record {
+                            key: None,
+                            value: Some(record.clone()),
+                            headers: Vec::new(),
+                        },
+                    },
+                };
+                cx.reject_origin(origin, rejected);
+                None
+            }
+        }
+    }
+}
+
+fn set_key(message: &mut Result<Message, Rejected>, fields: &KeyFields) {
+    if let Ok(one) = message {
+        // The record's own key stays: the fields only say what it is made of.
+        let key = one.key.clone();
+        match one.set_key(fields) {
+            Ok(()) => one.key = key,
+            Err(rejected) => {
+                let value = one.origin.record.record.value.clone();
+                *message = Err(Rejected { value, ..rejected });
+            }
+        }
+    }
+}
+
+/// What chooses the partition of a record within a topology.
+fn partition_key(message: &Message) -> Bytes {
+    format!("[{}]", message.key_values.join(",")).into()
+}

@@ -1,0 +1,261 @@
+//! VRL programs: compiled once, run with a bounded number of steps, and without anything that is not the same
+//! when a record is processed again (no clock, no chance, no environment, no network).
+
+use std::{
+    ops::{ControlFlow, Range},
+    sync::{Arc, LazyLock},
+};
+
+use vrl::{
+    compiler::{
+        CompileConfig, Function, Program, TargetValue, TimeZone, TypeState,
+        runtime::{Runtime, Terminate},
+        state::{ExternalEnv, LocalEnv},
+    },
+    diagnostic::{Diagnostic, DiagnosticList, Note},
+    path::PathPrefix,
+    value::{Kind, Secrets, Value, kind::Collection},
+};
+
+use super::{problem::Problems, yaml::Text};
+use crate::stream::Rejected;
+
+/// Expressions that one run may evaluate: some tenths of a second.
+pub(super) const FUEL: u32 = 1_000_000;
+
+/// Functions of VRL that a topology cannot use, and what is there instead.
+const LEFT_OUT: [(&str, &str); 13] = [
+    ("get_env_var", "write what it says into the file"),
+    ("get_hostname", "it would differ from machine to machine"),
+    ("dns_lookup", "a program does not ask the network"),
+    ("reverse_dns", "a program does not ask the network"),
+    ("http_request", "a program does not ask the network"),
+    ("now", "`%timestamp` is when the record was appended"),
+    ("uuid_v4", "make an id of the record's own fields"),
+    ("uuid_v7", "make an id of the record's own fields"),
+    ("random_bool", "chance is not the same the second time"),
+    ("random_bytes", "chance is not the same the second time"),
+    ("random_float", "chance is not the same the second time"),
+    ("random_int", "chance is not the same the second time"),
+    ("log", "a route to a topic, or `abort`, shows a record"),
+];
+
+static FUNCTIONS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(|| {
+    let mut all = vrl::stdlib::all();
+    all.retain(|f| !LEFT_OUT.iter().any(|(name, _)| *name == f.identifier()));
+    all
+});
+
+/// What a program is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Use {
+    /// Changes the record.
+    Map,
+    /// Answers true or false, and changes nothing.
+    Condition,
+}
+
+/// A compiled program. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Vrl {
+    program: Arc<Program>,
+    /// It reads or sets metadata (`%key`, …).
+    pub(super) reads_metadata: bool,
+    /// It sets metadata.
+    pub(super) sets_metadata: bool,
+}
+
+/// Compiles a program that stands in a file; says what is wrong with it, in the file's own lines.
+pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Option<Vrl> {
+    let whole = text.place(0..text.value.len());
+    if text.value.trim().is_empty() {
+        problems.error(&whole, "an empty VRL program");
+        return None;
+    }
+    // A record's value may be any JSON; its metadata are an object.
+    let external = ExternalEnv::new_with_kind(Kind::any(), metadata_kind());
+    let state = TypeState {
+        local: LocalEnv::default(),
+        external,
+    };
+    let mut config = CompileConfig::default();
+    if usage == Use::Condition {
+        config.set_read_only();
+    }
+    let compiled = match vrl::compiler::compile_with_state(&text.value, &FUNCTIONS, &state, config)
+    {
+        Ok(compiled) => compiled,
+        Err(diagnostics) => {
+            report(text, diagnostics, problems);
+            return None;
+        }
+    };
+    report(text, compiled.warnings, problems);
+    let program = compiled.program;
+    if usage == Use::Condition {
+        let kind = program.final_type_info().result.kind().clone();
+        if !kind.is_boolean() {
+            problems
+                .error(
+                    &whole,
+                    format!("a condition must be true or false, and this is {kind}"),
+                )
+                .note("compare it (`.count == 1`), or say what it is (`bool!(.flag)`)");
+            return None;
+        }
+    }
+    let metadata = |paths: &[vrl::path::OwnedTargetPath]| {
+        paths.iter().any(|path| path.prefix == PathPrefix::Metadata)
+    };
+    let info = program.info();
+    let sets_metadata = metadata(&info.target_assignments);
+    Some(Vrl {
+        reads_metadata: sets_metadata || metadata(&info.target_queries),
+        sets_metadata,
+        program: Arc::new(program),
+    })
+}
+
+/// What `%` holds when a program begins ([`super::message::Message::metadata`]).
+fn metadata_kind() -> Kind {
+    let known: [(&str, Kind); 8] = [
+        ("key", Kind::bytes().or_null()),
+        ("headers", Kind::object(Collection::any())),
+        ("tenant", Kind::bytes().or_null()),
+        ("tombstone", Kind::boolean()),
+        ("topic", Kind::bytes()),
+        ("partition", Kind::integer()),
+        ("offset", Kind::integer()),
+        ("timestamp", Kind::timestamp().or_null()),
+    ];
+    let known = known.map(|(name, kind)| (name.into(), kind));
+    Kind::object(Collection::from_parts(
+        known.into_iter().collect(),
+        Kind::undefined(),
+    ))
+}
+
+fn report(text: &Text, diagnostics: DiagnosticList, problems: &mut Problems) {
+    for diagnostic in diagnostics {
+        let primary = diagnostic
+            .labels
+            .iter()
+            .find(|label| label.primary)
+            .or(diagnostic.labels.first());
+        let part = primary.map_or(0..text.value.len(), |label| label.span.range());
+        let span = text.place(part.clone());
+        let called = text.value.get(part.clone()).unwrap_or_default();
+        let mut message = format!("VRL: {}", diagnostic.message.trim());
+        if diagnostic.message == "call to undefined function" {
+            message = format!("VRL: there is no function `{called}`");
+        } else if let Some(label) = primary
+            && !label.message.is_empty()
+            && label.message != diagnostic.message
+        {
+            message = format!("{message}: {}", one_line(&label.message));
+        }
+        let notes = notes(text, &diagnostic, &part);
+        let problem = if diagnostic.is_problem() {
+            problems.error(&span, message)
+        } else {
+            problems.warning(&span, message)
+        };
+        problem.notes = notes;
+    }
+}
+
+fn notes(text: &Text, diagnostic: &Diagnostic, part: &Range<usize>) -> Vec<String> {
+    let mut notes = Vec::new();
+    let called = text.value.get(part.clone()).unwrap_or_default();
+    let instead = LEFT_OUT.iter().find(|(name, _)| called == *name);
+    if let Some((name, instead)) = instead {
+        notes.push(format!(
+            "`{name}` is left out, so that a record that is processed again gives the same; {instead}"
+        ));
+        return notes;
+    }
+    if diagnostic.message == "unhandled error" {
+        notes.push(
+            "say what happens then: `!` behind the function's name (the record goes to the dead letters), or `?? default`".into(),
+        );
+        notes.push("a comparison must know what it compares, such as `int!(.total) > 0`".into());
+        return notes;
+    }
+    for label in &diagnostic.labels {
+        // A list of all that a program may go on with helps nobody.
+        let endless = label.message.matches("\", \"").count() > 6;
+        if !label.primary && !label.message.is_empty() && !endless {
+            notes.push(one_line(&label.message));
+        }
+    }
+    for note in &diagnostic.notes {
+        if let Note::Hint(_) | Note::Example(_) | Note::CoerceValue | Note::Basic(_) = note {
+            let text = note.to_string();
+            if !text.trim().is_empty() {
+                notes.push(text.trim_end().to_owned());
+            }
+        }
+    }
+    notes
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Runs programs of one lane.
+pub(super) struct Machine {
+    runtime: Runtime,
+    zone: TimeZone,
+    fuel: u32,
+}
+
+impl Machine {
+    pub(super) fn new(fuel: u32) -> Self {
+        Self {
+            runtime: Runtime::default(),
+            // Whatever the machine's own is: the same record gives the same everywhere.
+            zone: TimeZone::parse("UTC").unwrap_or_default(),
+            fuel,
+        }
+    }
+
+    /// Runs a program on a target, which it changes; answers the value of its last expression.
+    pub(super) fn run(&mut self, vrl: &Vrl, target: &mut TargetValue) -> Result<Value, Rejected> {
+        let mut left = self.fuel;
+        let mut control = || match left.checked_sub(1) {
+            Some(rest) => {
+                left = rest;
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(()),
+        };
+        self.runtime.clear();
+        let result =
+            self.runtime
+                .resolve_with_control(target, &vrl.program, &self.zone, &mut control);
+        let (code, message) = match result {
+            Ok(value) => return Ok(value),
+            Err(Terminate::Interrupted) => (
+                "vrl_out_of_fuel",
+                format!("the program was stopped after {} expressions", self.fuel),
+            ),
+            Err(Terminate::Abort(error)) => ("vrl_abort", error.to_string()),
+            Err(Terminate::Error(error)) => ("vrl_error", error.to_string()),
+        };
+        Err(Rejected {
+            code: code.into(),
+            message,
+            value: None,
+        })
+    }
+}
+
+/// What a program works on.
+pub(super) fn target(value: Value, metadata: Value) -> TargetValue {
+    TargetValue {
+        value,
+        metadata,
+        secrets: Secrets::new(),
+    }
+}

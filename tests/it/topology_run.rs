@@ -1,0 +1,562 @@
+//! Topologies at work: their own tests, both logs, restarts, kills, changes while they run.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use omnilink::{
+    clock::SystemClock,
+    envelope::avro,
+    log::{
+        Append, Cleanup, Fetched, Log, Record, TopicSpec, header,
+        local::{LocalLog, LocalOptions},
+        topics::Names,
+    },
+    stream::topology::{Deployed, Deployment, Set, Setup, check, find, rehearse, render},
+};
+use serde_json::{Value, json};
+
+use crate::support::{Bed, append, read_all, value};
+
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod local {
+            $(#[test] fn $name() { super::$name(super::Bed::new(crate::support::Kind::Local).unwrap()); })*
+        }
+        mod kafka {
+            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(crate::support::Kind::Kafka) { super::$name(bed); } })*
+        }
+    };
+}
+
+on_both!(
+    an_order_becomes_an_event_once,
+    the_limit_holds_and_nothing_is_lost_over_restarts,
+);
+
+const PARTITIONS: u32 = 3;
+
+/// Checks the text of a file.
+fn set(dir: &Path, files: &[(&str, &str)], prefix: &str) -> Set {
+    let mut paths = Vec::new();
+    for (name, text) in files {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        paths.push(path);
+    }
+    let checked = check(&paths, prefix);
+    let problems: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
+    checked
+        .set
+        .unwrap_or_else(|| panic!("{}", problems.join("\n")))
+}
+
+#[test]
+fn the_tests_in_files_pass() {
+    let checked = check(
+        &find(Path::new("tests/topologies/right")).unwrap(),
+        "omnilink.",
+    );
+    let mut told = 0;
+    let outcomes = rehearse(&checked.set.unwrap(), |_| told += 1);
+    assert_eq!(told, outcomes.len());
+    assert!(outcomes.len() >= 13, "{}", outcomes.len());
+    for outcome in &outcomes {
+        assert!(outcome.passed(), "{}", render(outcome, false));
+    }
+}
+
+#[test]
+fn a_test_that_fails_shows_what_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = r"
+name: wrong
+source: { topic: shop.orders, tenant: acme }
+steps:
+  - filter: .total != 0
+  - route: [ { when: .total == 1, to: ingress }, { to: shop.out } ]
+tests:
+  - name: otherwise
+    given: [ { total: 2, state: paid, items: [ 1, 2 ] }, { total: 3 }, { total: 1 } ]
+    then:
+      shop.out: [ { total: 3 }, { total: 2, state: open, items: [ 1 ] } ]
+      ingress: []
+  - name: lost and found
+    given: [ { total: 0 }, { total: 5 } ]
+    then: { shop.out: [ { total: 5 }, { total: 6 } ], dlq: [] }
+";
+    let set = set(dir.path(), &[("wrong.yaml", file)], "omnilink.");
+    let outcomes = rehearse(&set, |_| ());
+    let texts: Vec<String> = outcomes.iter().map(|o| render(o, false)).collect();
+    let (first, second) = (&texts[0], &texts[1]);
+    assert!(first.contains("wrong.yaml:8: otherwise"), "{first}");
+    for line in [
+        "shop.out: 2 records expected (-), 2 came (+)",
+        ".items",
+        "- [1]",
+        "+ [1,2]",
+        ".state",
+        "- \"open\"",
+        "+ \"paid\"",
+        "note: a record went to the dead letters, missing_id",
+    ] {
+        assert!(first.contains(line), "{line} in\n{first}");
+    }
+    assert!(second.contains("- {\"total\":6}"), "{second}");
+    assert!(!second.contains("dlq"), "{second}");
+}
+
+/// A log with a deployment on it.
+struct World {
+    log: Arc<dyn Log>,
+    names: Names,
+    deployment: Deployment,
+    /// In front of foreign topics.
+    foreign: String,
+}
+
+fn world(bed: &Bed) -> World {
+    let log = bed.open("a");
+    let names = Names::new(&bed.prefix);
+    log.provision(&names.specs(PARTITIONS), true).unwrap();
+    let foreign = format!("f{}", bed.prefix);
+    let topics: Vec<TopicSpec> = ["orders", "out"]
+        .iter()
+        .map(|name| TopicSpec {
+            name: format!("{foreign}{name}").into(),
+            partitions: PARTITIONS,
+            cleanup: Cleanup::Keep,
+        })
+        .collect();
+    log.provision(&topics, true).unwrap();
+    let deployment = Deployment::new(Setup {
+        log: Arc::clone(&log),
+        names: names.clone(),
+        clock: Arc::clone(&bed.clock),
+        partitions: PARTITIONS,
+        provision: true,
+        make_foreign: false,
+    });
+    World {
+        log,
+        names,
+        deployment,
+        foreign,
+    }
+}
+
+/// Waits until a topology has made these topics.
+fn made(log: &dyn Log, topics: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while topics.iter().any(|topic| log.partitions(topic).is_err()) {
+        assert!(Instant::now() < deadline, "{topics:?} are not made");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn json_record(key: &str, value: &Value) -> Record {
+    Record {
+        key: Some(key.to_owned().into()),
+        value: Some(value.to_string().into()),
+        headers: Vec::new(),
+    }
+}
+
+fn an_order_becomes_an_event_once(bed: Bed) {
+    let mut world = world(&bed);
+    let topic = format!("{}orders", world.foreign);
+    let file = format!(
+        r#"
+name: orders
+source: {{ topic: {topic}, tenant: acme }}
+steps:
+  - map: |
+      . = {{ "type": "order." + string!(.state), "id": to_string!(.event_id), "source": "/shop",
+            "entity": {{ "type": "order", "external_id": to_string!(.order_id) }}, "data": . }}
+  - key: [source, id]
+  - dedupe: {{ window: 24h }}
+  - route: [ {{ when: '.type == "order.test"', to: drop }}, {{ to: ingress }} ]
+"#
+    );
+    let set = set(bed.dir.path(), &[("orders.yaml", &file)], &bed.prefix);
+    world.deployment.deploy(&set).unwrap();
+    made(&*world.log, &[&format!("{}rekey.orders", bed.prefix)]);
+    for n in 0..30 {
+        let order = json!({ "event_id": n, "order_id": n % 5, "state": if n == 7 { "test" } else { "paid" } });
+        // Twice, from two producers that key it differently.
+        let twice = vec![
+            json_record(&n.to_string(), &order),
+            json_record("x", &order),
+        ];
+        append(&*world.log, &topic, twice).unwrap();
+    }
+    append(
+        &*world.log,
+        &topic,
+        vec![json_record("bad", &json!({ "state": 7 }))],
+    )
+    .unwrap();
+    let admitted = read_all(&*world.log, &world.names.ingress, 29);
+    let mut ids: Vec<i64> = admitted
+        .iter()
+        .map(|f| {
+            let event = avro::decode_ingress(f.record.value.as_ref().unwrap()).unwrap();
+            assert_eq!(f.record.key.as_deref(), Some(event.record_key().as_bytes()));
+            event.id.parse().unwrap()
+        })
+        .collect();
+    ids.sort_unstable();
+    let expected: Vec<i64> = (0..30).filter(|n| *n != 7).collect();
+    let troubles: Vec<_> = world
+        .deployment
+        .progress()
+        .iter()
+        .filter_map(|(name, progress)| Some((name.clone(), progress.trouble()?)))
+        .collect();
+    assert_eq!(ids, expected, "{troubles:?}");
+    let dead = read_all(&*world.log, &world.names.dlq, 1);
+    assert_eq!(dead.len(), 1);
+    assert_eq!(value(&dead[0]), r#"{"state":7}"#);
+    assert_eq!(dead[0].record.key.as_deref(), Some(&b"bad"[..]));
+    let said = |name: &str| header(&dead[0].record.headers, &format!("omnilink.dlq.{name}"));
+    assert_eq!(said("code"), Some(&b"vrl_error"[..]));
+    assert_eq!(said("stage"), Some(&b"topology.orders"[..]));
+    assert_eq!(said("topic"), Some(topic.as_bytes()));
+}
+
+const LIMIT: usize = 4;
+const SECOND: i64 = 1000;
+
+/// `file` limits all records of a tenant, and lets those over the limit wait.
+fn limited(topic: &str, out: &str) -> String {
+    format!(
+        r"
+name: slow
+source: {{ topic: {topic}, tenant: acme }}
+steps:
+  - key: [tenant]
+  - rate_limit: {{ policy: slow, limit: {LIMIT}, window: 1s, over: defer }}
+  - filter: .n != 3
+  - route: [ {{ when: .n == 5, to: ingress }}, {{ to: {out} }} ]
+"
+    )
+}
+
+/// The earliest times at which records that came at these times may go on.
+fn earliest(came: &[i64]) -> Vec<i64> {
+    let mut earliest: Vec<i64> = Vec::new();
+    for (n, at) in came.iter().enumerate() {
+        let before = n.checked_sub(1).map_or(*at, |n| earliest[n]);
+        let room = n.checked_sub(LIMIT).map_or(*at, |n| earliest[n] + SECOND);
+        earliest.push((*at).max(before).max(room));
+    }
+    earliest
+}
+
+fn numbers(all: &[Fetched]) -> Vec<u64> {
+    all.iter()
+        .map(|f| {
+            let value: Value = serde_json::from_slice(f.record.value.as_ref().unwrap()).unwrap();
+            value["n"].as_u64().unwrap()
+        })
+        .collect()
+}
+
+/// All that came is there once and in order, no sooner than the limit lets it.
+fn assert_limited(log: &dyn Log, rekey: &str, out: &str, sent: u64, left_out: &[u64]) {
+    let kept: Vec<u64> = (0..sent).filter(|n| !left_out.contains(n)).collect();
+    let waiting = Duration::from_millis((sent as i64 / LIMIT as i64 * SECOND) as u64);
+    let deadline = Instant::now() + waiting + Duration::from_secs(20);
+    let mut all = Vec::new();
+    while all.len() < kept.len() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+        all = read_all(log, out, 0);
+    }
+    let gone: Vec<u64> = numbers(&all);
+    assert_eq!(gone, kept);
+    // All of them have one key: one partition, in order.
+    let came = read_all(log, rekey, sent as usize);
+    assert_eq!(came.len() as u64, sent);
+    let came: Vec<i64> = came.iter().map(|f| f.timestamp.0).collect();
+    let earliest = earliest(&came);
+    for fetched in &all {
+        let n = numbers(std::slice::from_ref(fetched))[0] as usize;
+        assert!(
+            fetched.timestamp.0 >= earliest[n],
+            "record {n} went on {} ms too early",
+            earliest[n] - fetched.timestamp.0
+        );
+    }
+}
+
+fn the_limit_holds_and_nothing_is_lost_over_restarts(bed: Bed) {
+    let mut sent = 0;
+    for round in 0..3 {
+        let mut world = world(&bed);
+        let (topic, out) = (
+            format!("{}orders", world.foreign),
+            format!("{}out", world.foreign),
+        );
+        let set = set(
+            bed.dir.path(),
+            &[("slow.yaml", &limited(&topic, &out))],
+            &bed.prefix,
+        );
+        let deployed = world.deployment.deploy(&set).unwrap();
+        assert_eq!(deployed.started, ["slow"]);
+        for _ in 0..7 {
+            // One partition, so that their order is known.
+            append(
+                &*world.log,
+                &topic,
+                vec![json_record("k", &json!({ "n": sent }))],
+            )
+            .unwrap();
+            sent += 1;
+        }
+        let rekey = format!("{}rekey.slow", bed.prefix);
+        made(&*world.log, &[&rekey]);
+        if round < 2 {
+            // Stopped while records wait.
+            read_all(&*world.log, &rekey, sent as usize);
+            std::thread::sleep(Duration::from_millis(500));
+        } else {
+            assert_limited(&*world.log, &rekey, &out, sent, &[3, 5]);
+            let dead = read_all(&*world.log, &world.names.dlq, 1);
+            // What the limit let go and `ingress` does not take is the source's record.
+            assert_eq!(numbers(&dead), [5]);
+            assert_eq!(
+                header(&dead[0].record.headers, "omnilink.dlq.topic"),
+                Some(topic.as_bytes())
+            );
+            assert_eq!(
+                header(&dead[0].record.headers, "omnilink.dlq.stage"),
+                Some(&b"topology.slow.2"[..])
+            );
+        }
+    }
+}
+
+#[test]
+fn a_thousand_wait_and_the_rest_is_turned_away() {
+    let bed = Bed::new(crate::support::Kind::Local).unwrap();
+    let mut world = world(&bed);
+    let (topic, out) = (
+        format!("{}orders", world.foreign),
+        format!("{}out", world.foreign),
+    );
+    let file = limited(&topic, &out).replace(
+        &format!("limit: {LIMIT}, window: 1s"),
+        "limit: 1, window: 1h",
+    );
+    let set = set(bed.dir.path(), &[("slow.yaml", &file)], &bed.prefix);
+    world.deployment.deploy(&set).unwrap();
+    let began = bed.clock.now().0;
+    let records = (0..1005)
+        .map(|n| json_record("k", &json!({ "n": n })))
+        .collect();
+    append(&*world.log, &topic, records).unwrap();
+    let turned_away = read_all(&*world.log, &world.names.throttled, 4);
+    // One went on at once, a thousand wait; these came last.
+    assert_eq!(numbers(&turned_away), [1001, 1002, 1003, 1004]);
+    assert_eq!(numbers(&read_all(&*world.log, &out, 1)), [0]);
+    let said = |name: &str| {
+        let name = format!("omnilink.throttled.{name}");
+        let value = header(&turned_away[0].record.headers, &name).unwrap();
+        String::from_utf8(value.to_vec()).unwrap()
+    };
+    assert_eq!(
+        (said("policy"), said("limit"), said("window_s")),
+        ("slow".into(), "1".into(), "3600".into())
+    );
+    let retry_at: jiff::Timestamp = said("retry_at").parse().unwrap();
+    assert!((3_590_000..3_700_000).contains(&(retry_at.as_millisecond() - began)));
+}
+
+const CHILD: &str = "OMNILINK_TEST_TOPOLOGY_CHILD";
+
+fn open(dir: &Path) -> LocalLog {
+    let mut options = LocalOptions::new(Arc::new(SystemClock));
+    options.min_free_bytes = 1 << 20;
+    let log = LocalLog::open(&dir.join("log"), options).unwrap();
+    log.provision(&Names::new("omnilink.").specs(PARTITIONS), true)
+        .unwrap();
+    log
+}
+
+fn deploy(log: &Arc<LocalLog>, dir: &Path) -> Deployment {
+    let mut deployment = Deployment::new(Setup {
+        log: Arc::<LocalLog>::clone(log),
+        names: Names::new("omnilink."),
+        clock: Arc::new(SystemClock),
+        partitions: PARTITIONS,
+        provision: true,
+        make_foreign: true,
+    });
+    let file = limited("shop.orders", "shop.out").replace(".n == 5", ".n == null");
+    let set = set(dir, &[("slow.yaml", &file)], "omnilink.");
+    deployment.deploy(&set).unwrap();
+    deployment
+}
+
+/// Not a test of its own: the process that is killed.
+#[test]
+fn child() {
+    let Ok(dir) = std::env::var(CHILD) else {
+        return;
+    };
+    let dir = PathBuf::from(dir);
+    let log = Arc::new(open(&dir));
+    let _deployment = deploy(&log, &dir);
+    let mut next = loop {
+        // The topology makes its source.
+        match log.watermarks("shop.orders", 0) {
+            Ok(_) => {
+                break (0..PARTITIONS)
+                    .map(|p| log.watermarks("shop.orders", p).unwrap().end)
+                    .sum::<u64>();
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let stdout = std::io::stdout();
+    loop {
+        let one = Append {
+            topic: "shop.orders".into(),
+            record: json_record("k", &json!({ "n": next })),
+        };
+        log.append(vec![one], None)
+            .blocking_recv()
+            .unwrap()
+            .unwrap();
+        next += 1;
+        writeln!(stdout.lock(), "acknowledged {next}").unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+    }
+}
+
+#[test]
+fn the_limit_holds_and_nothing_is_lost_over_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = 0;
+    for _ in 0..8 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "topology_run::child",
+                "--nocapture",
+                "--test-threads",
+                "1",
+            ])
+            .env(CHILD, dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (tell, first) = mpsc::channel();
+        let reading = std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .filter_map(|l| l.split("acknowledged ").nth(1)?.trim().parse::<u64>().ok())
+                .inspect(|_| {
+                    // Only the first is waited for.
+                    let _ = tell.send(());
+                })
+                .max()
+        });
+        first
+            .recv_timeout(Duration::from_secs(30))
+            .expect("the child appends");
+        std::thread::sleep(Duration::from_millis(rand::random_range(100..900)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        acknowledged = reading
+            .join()
+            .unwrap()
+            .unwrap_or(acknowledged)
+            .max(acknowledged);
+    }
+    assert!(acknowledged > 20, "{acknowledged}");
+    let log = Arc::new(open(dir.path()));
+    let _deployment = deploy(&log, dir.path());
+    let source = read_all(&*log, "shop.orders", acknowledged as usize);
+    let sent = source.len() as u64;
+    assert!(sent >= acknowledged);
+    assert_limited(&*log, "omnilink.rekey.slow", "shop.out", sent, &[3]);
+}
+
+#[test]
+fn a_change_touches_only_what_has_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(dir.path()));
+    let mut deployment = Deployment::new(Setup {
+        log: Arc::<LocalLog>::clone(&log),
+        names: Names::new("omnilink."),
+        clock: Arc::new(SystemClock),
+        partitions: PARTITIONS,
+        provision: true,
+        make_foreign: true,
+    });
+    let file = |name: &str, to: &str| {
+        format!(
+            "name: {name}\nsource: {{ topic: {name}.in }}\nsteps: [ {{ route: [ {{ to: {to} }} ] }} ]\n"
+        )
+    };
+    let put = |files: &[(&str, &str)]| {
+        let files: BTreeMap<String, String> = files
+            .iter()
+            .map(|(name, to)| (format!("{name}.yaml"), file(name, to)))
+            .collect();
+        let files: Vec<(&str, &str)> = files
+            .iter()
+            .map(|(n, t)| (n.as_str(), t.as_str()))
+            .collect();
+        set(dir.path(), &files, "omnilink.")
+    };
+    let names = |deployed: &Deployed| {
+        let Deployed {
+            started,
+            stopped,
+            kept,
+        } = deployed.clone();
+        [started, stopped, kept].map(|names| names.join(" "))
+    };
+    let first = deployment
+        .deploy(&put(&[("a", "out.a"), ("b", "out.b"), ("c", "out.c")]))
+        .unwrap();
+    assert_eq!(names(&first), ["a b c", "", ""]);
+    // Each is fed before and after; `b` changes where it writes, `c` goes.
+    let feed = |topics: &[&str]| {
+        for topic in topics {
+            append(
+                &*log,
+                &format!("{topic}.in"),
+                vec![json_record("k", &json!(1))],
+            )
+            .unwrap();
+        }
+    };
+    made(&*log, &["out.a", "out.b", "out.c"]);
+    feed(&["a", "b", "c"]);
+    assert_eq!(read_all(&*log, "out.b", 1).len(), 1);
+    assert_eq!(read_all(&*log, "out.c", 1).len(), 1);
+    let second = deployment
+        .deploy(&put(&[("a", "out.a"), ("b", "out.d")]))
+        .unwrap();
+    assert_eq!(names(&second), ["b", "c", "a"]);
+    made(&*log, &["out.d"]);
+    feed(&["a", "b", "c"]);
+    assert_eq!(read_all(&*log, "out.d", 1).len(), 1);
+    assert_eq!(read_all(&*log, "out.a", 2).len(), 2);
+    assert_eq!(read_all(&*log, "out.b", 1).len(), 1);
+    assert_eq!(read_all(&*log, "out.c", 1).len(), 1, "it was stopped");
+    // Back again, it goes on where it was.
+    deployment.deploy(&put(&[("c", "out.c")])).unwrap();
+    assert_eq!(read_all(&*log, "out.c", 2).len(), 2);
+}
