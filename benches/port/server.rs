@@ -292,6 +292,7 @@ fn part(thread: &str) -> &'static str {
         t if t.starts_with("project") => "projector",
         t if t.starts_with("fjall") || t.starts_with("log-upkeep") => "log: upkeep",
         t if t.starts_with("rdk") => "librdkafka",
+        t if t.starts_with("producer") => "producer",
         _ => "port and runtime",
     }
 }

@@ -188,7 +188,7 @@ impl Log for KafkaLog {
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
         let (answer, acknowledged) = oneshot::channel();
         let state = self.state.clone().zip(state);
-        self.appender.append(&records, state, answer);
+        self.appender.append(records, state, answer);
         acknowledged
     }
 

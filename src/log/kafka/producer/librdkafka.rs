@@ -1,40 +1,20 @@
-//! Appends outside transactions: one idempotent producer a node, `acks=all`.
+//! Appends by librdkafka: any of its properties holds.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseRecord, ProducerContext, ThreadedProducer},
 };
-use tokio::sync::oneshot;
 
-use super::KafkaOptions;
+use super::{Answer, Call, KafkaOptions, queue_full};
 use crate::{
     chaos::{Bug, PAUSE, planted},
     log::{Append, Headers, LogError, Position},
     state::{Changes, StateStore},
 };
-
-type Answer = oneshot::Sender<Result<Vec<Position>, LogError>>;
-
-/// One call of `append`, shared by its records.
-struct Call {
-    remaining: AtomicUsize,
-    outcome: Mutex<Outcome>,
-}
-
-struct Outcome {
-    positions: Vec<Position>,
-    error: Option<LogError>,
-    answer: Option<Answer>,
-    state: Option<(StateStore, Changes)>,
-}
 
 struct Context;
 
@@ -56,43 +36,9 @@ impl ProducerContext for Context {
     }
 }
 
-impl Call {
-    fn done(&self, index: usize, result: Result<Position, LogError>) {
-        let mut outcome = self.outcome.lock();
-        match result {
-            Ok(position) => outcome.positions[index] = position,
-            Err(error) => outcome.error = Some(error),
-        }
-        if self.remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
-        }
-        let Some(answer) = outcome.answer.take() else {
-            return;
-        };
-        let result = if let Some(error) = outcome.error.take() {
-            Err(error)
-        } else {
-            let mut positions = std::mem::take(&mut outcome.positions);
-            // The place of the call itself.
-            positions.pop();
-            Ok(positions)
-        };
-        if result.is_ok()
-            && let Some((store, changes)) = outcome.state.take()
-            && let Err(error) = store.apply(&changes, &[])
-        {
-            // The records are in the log; what is lost is this node's memory of having seen them, and admission sees to that.
-            tracing::error!(%error, "the state beside an append was not kept");
-        }
-        // Whoever does not wait any more needs no answer.
-        let _ = answer.send(result);
-    }
-}
+pub(in super::super) struct Librdkafka(ThreadedProducer<Context>);
 
-/// The producer.
-pub(super) struct Appender(ThreadedProducer<Context>);
-
-impl Appender {
+impl Librdkafka {
     pub(super) fn new(options: &KafkaOptions) -> Result<Self, LogError> {
         let mut config = options.config();
         config
@@ -116,20 +62,7 @@ impl Appender {
         state: Option<(StateStore, Changes)>,
         answer: Answer,
     ) {
-        let nowhere = Position {
-            partition: 0,
-            offset: 0,
-        };
-        let call = Arc::new(Call {
-            // One more than the records: the call itself, so that it cannot end before all are handed over.
-            remaining: AtomicUsize::new(records.len() + 1),
-            outcome: Mutex::new(Outcome {
-                positions: vec![nowhere; records.len() + 1],
-                error: None,
-                answer: Some(answer),
-                state,
-            }),
-        });
+        let call = Arc::new(Call::of(records.len(), state, answer));
         for (index, append) in records.iter().enumerate() {
             let record = &append.record;
             let mut message =
@@ -148,16 +81,12 @@ impl Appender {
                 call.done(index, Err(queue_error(&error)));
             }
         }
-        if planted(Bug::AnswerBeforeDurable) {
-            let early = call.outcome.lock().answer.take();
-            let _ = early.map(|answer| answer.send(Ok(vec![nowhere; records.len()])));
-        }
-        call.done(records.len(), Ok(nowhere));
+        call.begun();
     }
 }
 
 /// librdkafka's headers of ours.
-pub(super) fn headers(headers: &Headers) -> OwnedHeaders {
+pub(in super::super) fn headers(headers: &Headers) -> OwnedHeaders {
     let empty = OwnedHeaders::new_with_capacity(headers.len());
     headers.iter().fold(empty, |all, (key, value)| {
         all.insert(Header {
@@ -169,9 +98,7 @@ pub(super) fn headers(headers: &Headers) -> OwnedHeaders {
 
 fn queue_error(error: &KafkaError) -> LogError {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::QueueFull) => {
-            LogError::Unavailable("Kafka does not keep up; the queue is full".into())
-        }
+        Some(RDKafkaErrorCode::QueueFull) => queue_full(),
         _ => error.clone().into(),
     }
 }

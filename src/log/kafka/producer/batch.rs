@@ -1,0 +1,145 @@
+//! A record batch, version 2 (Kafka's protocol guide, "Record Batch"), uncompressed.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::queues::ProducerId;
+use crate::{clock::Millis, log::Record};
+
+/// Bytes of a batch before its records.
+pub(super) const HEAD: usize = 61;
+/// Where what the checksum covers begins: behind base offset, length, leader epoch, version and the checksum itself.
+const CHECKED: usize = 21;
+/// Behind base offset and length.
+const MEASURED: usize = 12;
+
+/// No more bytes than this come of a record.
+pub(super) fn size(record: &Record) -> usize {
+    // Each length is at most 5 bytes; so are the two deltas; one for attributes.
+    let text = |bytes: &Option<Bytes>| 5 + bytes.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter();
+    let headers: usize = headers.map(|(k, v)| 5 + k.len() + text(v)).sum();
+    5 + 1 + 5 + 5 + text(&record.key) + text(&record.value) + 5 + headers
+}
+
+/// The bytes of a batch of records (at least one), which the producer numbers from `sequence`.
+pub(super) fn encode<'a>(
+    records: impl ExactSizeIterator<Item = &'a Record> + Clone,
+    producer: ProducerId,
+    sequence: i32,
+    now: Millis,
+) -> Bytes {
+    let count = records.len() as i32;
+    let room: usize = records.clone().map(size).sum();
+    let mut out = BytesMut::with_capacity(HEAD + room);
+    out.put_i64(0); // base offset: the broker's to give
+    out.put_i32(0); // length, below
+    out.put_i32(-1); // leader epoch: the broker's
+    out.put_i8(2);
+    out.put_u32(0); // checksum, below
+    out.put_i16(0); // no compression, created at, no transaction
+    out.put_i32(count - 1);
+    out.put_i64(now.0);
+    out.put_i64(now.0);
+    out.put_i64(producer.id);
+    out.put_i16(producer.epoch);
+    out.put_i32(sequence);
+    out.put_i32(count);
+    let mut body = BytesMut::new();
+    for (delta, record) in records.enumerate() {
+        body.clear();
+        put_record(&mut body, delta as i64, record);
+        put_varint(&mut out, body.len() as i64);
+        out.put_slice(&body);
+    }
+    let length = (out.len() - MEASURED) as u32;
+    out[8..12].copy_from_slice(&length.to_be_bytes());
+    let checksum = crc32c::crc32c(&out[CHECKED..]);
+    out[17..21].copy_from_slice(&checksum.to_be_bytes());
+    out.freeze()
+}
+
+fn put_record(out: &mut BytesMut, delta: i64, record: &Record) {
+    out.put_i8(0); // attributes
+    put_varint(out, 0); // milliseconds after the batch's time
+    put_varint(out, delta);
+    put_bytes(out, record.key.as_deref());
+    put_bytes(out, record.value.as_deref());
+    put_varint(out, record.headers.len() as i64);
+    for (name, value) in &record.headers {
+        put_bytes(out, Some(name.as_bytes()));
+        put_bytes(out, value.as_deref());
+    }
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => {
+            put_varint(out, bytes.len() as i64);
+            out.put_slice(bytes);
+        }
+        None => put_varint(out, -1),
+    }
+}
+
+/// Zigzag, 7 bits a byte.
+fn put_varint(out: &mut BytesMut, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        out.put_u8(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.put_u8(rest as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::records::RecordBatchDecoder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes() -> impl Strategy<Value = Option<Bytes>> {
+        proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from))
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let headers = proptest::collection::vec(("[a-z]{0,20}", bytes()), 0..4);
+        (bytes(), bytes(), headers).prop_map(|(key, value, headers)| Record {
+            key,
+            value,
+            headers,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_is_what_others_read(
+            records in proptest::collection::vec(record(), 1..40),
+            sequence in 0..i32::MAX,
+            id in 0..i64::MAX,
+        ) {
+            let producer = ProducerId { id, epoch: 7 };
+            let encoded = encode(records.iter(), producer, sequence, Millis(1_700_000_000_000));
+            let most: usize = HEAD + records.iter().map(size).sum::<usize>();
+            prop_assert!(encoded.len() <= most);
+            // It checks lengths and the checksum.
+            let read = RecordBatchDecoder::decode(&mut encoded.clone()).unwrap().records;
+            prop_assert_eq!(read.len(), records.len());
+            for (n, (read, record)) in read.iter().zip(&records).enumerate() {
+                prop_assert_eq!(&read.key, &record.key);
+                prop_assert_eq!(&read.value, &record.value);
+                // Theirs is a map: of a name that repeats the last value is left.
+                for (name, _) in &record.headers {
+                    let last = crate::log::header(&record.headers, name);
+                    prop_assert_eq!(read.headers[name.as_str()].as_deref(), last);
+                }
+                prop_assert_eq!(read.offset, n as i64);
+                prop_assert_eq!(read.timestamp, 1_700_000_000_000);
+                prop_assert_eq!(read.producer_id, id);
+                prop_assert_eq!(read.producer_epoch, 7);
+                prop_assert_eq!(read.sequence, sequence.wrapping_add(n as i32));
+                prop_assert!(!read.transactional);
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! A producer that sends a broker all its partitions in one request, by a thread a broker and one that finds out who leads what.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io::Error,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use kafka_protocol::{error::ResponseError, messages::ProduceResponse};
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    Answer, Call, KafkaOptions, batch,
+    queues::{Batch, Ended, ProducerId, Queues},
+    wire::{Connection, Cut},
+};
+use crate::{
+    chaos::{Bug, pause, planted},
+    clock::{Clock, SystemClock},
+    log::{Append, LogError},
+    state::{Changes, StateStore},
+};
+
+/// Between two questions for leaders, and after a connection is lost.
+const FIRST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(1_000);
+/// How often what has waited too long is looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+struct Shared {
+    queues: Mutex<Queues>,
+    /// Leaders are wanted, or the end.
+    wanted: Condvar,
+    bootstrap: Vec<String>,
+    client: String,
+    /// The connections in use.
+    links: Mutex<BTreeMap<i32, Cut>>,
+}
+
+/// The producer. Dropping it gives up what is not confirmed.
+pub(in super::super) struct Direct {
+    shared: Arc<Shared>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Direct {
+    pub(super) fn new(options: &KafkaOptions) -> Result<Self, LogError> {
+        let shared = Arc::new(Shared {
+            queues: Mutex::default(),
+            wanted: Condvar::new(),
+            bootstrap: options.brokers.split(',').map(with_port).collect(),
+            client: format!("omnilink-{}", options.node),
+            links: Mutex::default(),
+        });
+        let there = Arc::clone(&shared);
+        let keeper = std::thread::Builder::new()
+            .name("producer".into())
+            .spawn(move || there.keep())
+            .map_err(|e| LogError::Fatal(format!("a thread cannot be started: {e}")))?;
+        Ok(Self {
+            shared,
+            keeper: Some(keeper),
+        })
+    }
+
+    pub(super) fn append(
+        &self,
+        records: Vec<Append>,
+        state: Option<(StateStore, Changes)>,
+        answer: Answer,
+    ) {
+        let call = Arc::new(Call::of(records.len(), state, answer));
+        let mut refused = Vec::new();
+        let mut queues = self.shared.queues.lock();
+        for (index, append) in records.into_iter().enumerate() {
+            if let Err(error) = queues.push(append, &call, index) {
+                refused.push((index, error));
+            }
+        }
+        if queues.stale {
+            self.shared.wanted.notify_all();
+        }
+        drop(queues);
+        for (index, error) in refused {
+            call.done(index, Err(error));
+        }
+        call.begun();
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        let mut ended = Ended::default();
+        self.shared.queues.lock().close(&mut ended);
+        self.shared.links.lock().clear();
+        self.shared.wanted.notify_all();
+        ended.tell();
+        if let Some(keeper) = self.keeper.take() {
+            // A thread that panicked has said why.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Keeps who leads what, and a thread for each broker.
+    fn keep(self: &Arc<Self>) {
+        let mut workers: BTreeMap<i32, JoinHandle<()>> = BTreeMap::new();
+        let mut link = None;
+        let mut attempt = 0;
+        loop {
+            let mut ended = Ended::default();
+            let mut queues = self.queues.lock();
+            if !queues.stale && !queues.closing {
+                self.wanted.wait_for(&mut queues, LOOK);
+                attempt = 0;
+            }
+            if queues.closing {
+                drop(queues);
+                for (_, worker) in workers {
+                    // A thread that panicked has said why.
+                    let _ = worker.join();
+                }
+                return;
+            }
+            queues.expire(Instant::now(), &mut ended);
+            let stale = queues.stale;
+            let names = queues.names();
+            drop(queues);
+            ended.tell();
+            if !stale {
+                continue;
+            }
+            if let Err(error) = self.learn(&mut link, &names) {
+                link = None;
+                tracing::warn!(%error, "Kafka does not say who leads the partitions");
+            }
+            let brokers: Vec<i32> = self.queues.lock().brokers.keys().copied().collect();
+            for broker in brokers {
+                if let Entry::Vacant(vacant) = workers.entry(broker) {
+                    match self.worker(broker) {
+                        Ok(worker) => drop(vacant.insert(worker)),
+                        Err(error) => tracing::error!(%error, "a thread cannot be started"),
+                    }
+                }
+            }
+            // What is still stale now is asked for again, but not at once.
+            self.rest(attempt, |queues| queues.closing || !queues.stale);
+            attempt += 1;
+        }
+    }
+
+    fn learn(&self, link: &mut Option<Connection>, names: &[Arc<str>]) -> Result<(), Error> {
+        if link.is_none() {
+            *link = Some(self.anyone()?);
+        }
+        let Some(link) = link else { return Ok(()) };
+        let metadata = link.metadata(names)?;
+        let mut ended = Ended::default();
+        self.queues.lock().learn(&metadata, &mut ended);
+        ended.tell();
+        Ok(())
+    }
+
+    /// A connection to whichever broker answers.
+    fn anyone(&self) -> Result<Connection, Error> {
+        let queues = self.queues.lock();
+        let mut addresses: Vec<_> = queues.brokers.values().map(|b| b.address.clone()).collect();
+        drop(queues);
+        addresses.extend(self.bootstrap.iter().cloned());
+        let mut last = Error::other("no broker is given");
+        for address in addresses {
+            match Connection::open(&address, &self.client) {
+                Ok(link) => return Ok(link),
+                Err(error) => last = Error::other(format!("{address}: {error}")),
+            }
+        }
+        Err(last)
+    }
+
+    fn worker(self: &Arc<Self>, broker: i32) -> Result<JoinHandle<()>, Error> {
+        let shared = Arc::clone(self);
+        std::thread::Builder::new()
+            .name(format!("producer-{broker}"))
+            .spawn(move || shared.serve(broker))
+    }
+
+    /// Sends what there is for one broker.
+    fn serve(&self, broker: i32) {
+        let mut link = None;
+        let mut attempt = 0;
+        while let Some(address) = self.wait(broker) {
+            match self.round(broker, &address, &mut link) {
+                Ok(()) => attempt = 0,
+                Err(error) => {
+                    tracing::warn!(%address, %error, "Kafka has not taken in what was sent; it is tried again");
+                    link = None;
+                    self.links.lock().remove(&broker);
+                    self.queues.lock().stale = true;
+                    self.wanted.notify_all();
+                    self.rest(attempt, |queues| queues.closing);
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something for a broker. `None`: the end.
+    fn wait(&self, broker: i32) -> Option<String> {
+        let mut queues = self.queues.lock();
+        while !queues.closing && !queues.has_work(broker) {
+            let of = queues.brokers.get_mut(&broker)?;
+            of.idle = true;
+            let more = Arc::clone(&of.more);
+            more.wait(&mut queues);
+        }
+        if queues.closing {
+            return None;
+        }
+        Some(queues.brokers.get(&broker)?.address.clone())
+    }
+
+    /// One request, and what its answer says.
+    fn round(
+        &self,
+        broker: i32,
+        address: &str,
+        link: &mut Option<Connection>,
+    ) -> Result<(), Error> {
+        let link = match link {
+            Some(link) => link,
+            None => {
+                let opened = Connection::open(address, &self.client)?;
+                self.links.lock().insert(broker, opened.cut()?);
+                link.insert(opened)
+            }
+        };
+        let producer = self.producer(link)?;
+        let mut queues = self.queues.lock();
+        let mut batches = queues.take(broker, producer);
+        let names = queues.names();
+        drop(queues);
+        if batches.is_empty() {
+            return Ok(());
+        }
+        if planted(Bug::AnswerBeforeDurable) {
+            pause();
+        }
+        let now = SystemClock.now();
+        for batch in batches.iter_mut().filter(|batch| batch.bytes.is_empty()) {
+            batch.bytes = batch::encode(batch.records(), batch.producer, batch.sequence, now);
+        }
+        let answer = link.produce(&batches, &names);
+        let mut ended = Ended::default();
+        let mut queues = self.queues.lock();
+        let result = match answer {
+            Ok(answer) => {
+                settle(&mut queues, batches, &names, &answer, &mut ended);
+                Ok(())
+            }
+            Err(error) => {
+                batches.into_iter().for_each(|batch| queues.again(batch));
+                Err(error)
+            }
+        };
+        if queues.stale {
+            self.wanted.notify_all();
+        }
+        drop(queues);
+        ended.tell();
+        result
+    }
+
+    fn producer(&self, link: &mut Connection) -> Result<ProducerId, Error> {
+        if let Some(producer) = self.queues.lock().producer {
+            return Ok(producer);
+        }
+        let new = link.init_producer_id()?;
+        // Two brokers' threads may ask at once: one of the two answers counts.
+        Ok(*self.queues.lock().producer.get_or_insert(new))
+    }
+
+    /// A pause that doubles with each attempt, with jitter, and ends early.
+    fn rest(&self, attempt: u32, over: impl Fn(&Queues) -> bool) {
+        let pause = FIRST.saturating_mul(1 << attempt.min(10)).min(LONGEST);
+        let until = Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0));
+        let mut queues = self.queues.lock();
+        while !over(&queues) && !self.wanted.wait_until(&mut queues, until).timed_out() {}
+    }
+}
+
+/// Each batch has its answer.
+fn settle(
+    queues: &mut Queues,
+    batches: Vec<Batch>,
+    names: &[Arc<str>],
+    answer: &ProduceResponse,
+    ended: &mut Ended,
+) {
+    for batch in batches {
+        let of_topic = answer
+            .responses
+            .iter()
+            .find(|t| *t.name.0 == *names[batch.topic]);
+        let found = of_topic.and_then(|topic| {
+            let mut partitions = topic.partition_responses.iter();
+            partitions.find(|p| p.index == batch.partition as i32)
+        });
+        let Some(found) = found else {
+            queues.again(batch);
+            continue;
+        };
+        match ResponseError::try_from_code(found.error_code) {
+            None => queues.delivered(batch, found.base_offset as u64, ended),
+            Some(ResponseError::MessageTooLarge | ResponseError::RecordListTooLarge) => {
+                queues.too_large(batch, ended);
+            }
+            Some(error) if error.is_retriable() => {
+                tracing::debug!(%error, topic = &*names[batch.topic], batch.partition, "sent again");
+                queues.again(batch);
+            }
+            Some(error) => {
+                let topic = &names[batch.topic];
+                let text = format!("`{topic}`/{}: {error}", batch.partition);
+                queues.failed(batch, LogError::Unavailable(text), ended);
+            }
+        }
+    }
+}
+
+/// Kafka's usual port, where none is given.
+fn with_port(address: &str) -> String {
+    let address = address.trim();
+    let address = address.strip_prefix("PLAINTEXT://").unwrap_or(address);
+    if address.contains(':') {
+        address.to_owned()
+    } else {
+        format!("{address}:9092")
+    }
+}

@@ -1,0 +1,154 @@
+//! Appends outside transactions: one idempotent producer a node, `acks=all`.
+//!
+//! librdkafka sends one partition a produce request (its issue 1700), so posts that come together and go to many partitions are as many
+//! requests, and requests are what a broker's time goes to. [`direct`] therefore speaks the protocol itself and sends all that a
+//! broker leads in one request. It is used where the connection is plain; with any property that concerns connections (TLS, SASL)
+//! or producing, librdkafka appends.
+
+mod batch;
+mod direct;
+mod librdkafka;
+mod queues;
+mod wire;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub(super) use librdkafka::headers;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::KafkaOptions;
+use crate::{
+    chaos::{Bug, planted},
+    log::{Append, LogError, Position},
+    state::{Changes, StateStore},
+};
+
+/// Properties that say nothing about connections or producing; so begin those that `direct` may overlook.
+const OVERLOOKED: [&str; 10] = [
+    "auto.",
+    "check.crcs",
+    "client.rack",
+    "coordinator.",
+    "fetch.",
+    "group.",
+    "heartbeat.",
+    "max.poll.",
+    "queued.",
+    "session.",
+];
+
+/// The answer to one call of `append`.
+pub(super) type Answer = oneshot::Sender<Result<Vec<Position>, LogError>>;
+
+const NOWHERE: Position = Position {
+    partition: 0,
+    offset: 0,
+};
+
+/// One call of `append`, shared by its records.
+struct Call {
+    remaining: AtomicUsize,
+    outcome: Mutex<Outcome>,
+}
+
+struct Outcome {
+    positions: Vec<Position>,
+    error: Option<LogError>,
+    answer: Option<Answer>,
+    state: Option<(StateStore, Changes)>,
+}
+
+impl Call {
+    /// A call of so many records. One more is counted, the call itself ([`Call::begun`]), so that it cannot end before all are handed over.
+    fn of(records: usize, state: Option<(StateStore, Changes)>, answer: Answer) -> Self {
+        Self {
+            remaining: AtomicUsize::new(records + 1),
+            outcome: Mutex::new(Outcome {
+                positions: vec![NOWHERE; records],
+                error: None,
+                answer: Some(answer),
+                state,
+            }),
+        }
+    }
+
+    /// All records are handed over.
+    fn begun(&self) {
+        if planted(Bug::AnswerBeforeDurable) {
+            let mut outcome = self.outcome.lock();
+            let nowhere = vec![NOWHERE; outcome.positions.len()];
+            let early = outcome.answer.take();
+            let _ = early.map(|answer| answer.send(Ok(nowhere)));
+        }
+        self.ended(&mut self.outcome.lock());
+    }
+
+    fn done(&self, index: usize, result: Result<Position, LogError>) {
+        let mut outcome = self.outcome.lock();
+        match result {
+            Ok(position) => outcome.positions[index] = position,
+            Err(error) => outcome.error = Some(error),
+        }
+        self.ended(&mut outcome);
+    }
+
+    fn ended(&self, outcome: &mut Outcome) {
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let Some(answer) = outcome.answer.take() else {
+            return;
+        };
+        let result = match outcome.error.take() {
+            Some(error) => Err(error),
+            None => Ok(std::mem::take(&mut outcome.positions)),
+        };
+        if result.is_ok()
+            && let Some((store, changes)) = outcome.state.take()
+            && let Err(error) = store.apply(&changes, &[])
+        {
+            // The records are in the log; what is lost is this node's memory of having seen them, and admission sees to that.
+            tracing::error!(%error, "the state beside an append was not kept");
+        }
+        // Whoever does not wait any more needs no answer.
+        let _ = answer.send(result);
+    }
+}
+
+/// The producer.
+pub(super) enum Appender {
+    Direct(direct::Direct),
+    Librdkafka(librdkafka::Librdkafka),
+}
+
+impl Appender {
+    pub(super) fn new(options: &KafkaOptions) -> Result<Self, LogError> {
+        let plain = options
+            .properties
+            .keys()
+            .all(|name| OVERLOOKED.iter().any(|begin| name.starts_with(begin)));
+        Ok(if plain {
+            Self::Direct(direct::Direct::new(options)?)
+        } else {
+            Self::Librdkafka(librdkafka::Librdkafka::new(options)?)
+        })
+    }
+
+    pub(super) fn append(
+        &self,
+        records: Vec<Append>,
+        state: Option<(StateStore, Changes)>,
+        answer: Answer,
+    ) {
+        match self {
+            Self::Direct(direct) => direct.append(records, state, answer),
+            Self::Librdkafka(librdkafka) => librdkafka.append(&records, state, answer),
+        }
+    }
+}
+
+/// What whoever appends is told when more waits than fits.
+fn queue_full() -> LogError {
+    LogError::Unavailable("Kafka does not keep up; the queue is full".into())
+}

@@ -1,0 +1,460 @@
+//! What waits to be sent: a queue a partition, and for each broker the partitions that have something for it.
+//!
+//! A partition has one batch on its way at most, so its records keep their order whatever fails. A batch that was sent keeps its
+//! numbers until it is answered: a broker that has it already says so, and does not append it again. A batch that is given up
+//! makes a gap in the numbers; a new producer begins without one.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use kafka_protocol::{error::ResponseError, messages::MetadataResponse};
+use parking_lot::Condvar;
+
+use super::{Call, batch, queue_full};
+use crate::log::{Append, LogError, Position, Record, partition_for};
+
+/// Records that may wait.
+const MOST_RECORDS: usize = 200_000;
+/// Bytes that may wait.
+const MOST_BYTES: usize = 128 << 20;
+/// Bytes of a batch: what a broker takes by default (`message.max.bytes`), and a little less.
+const BATCH: usize = 1_000_000;
+/// Bytes of a request.
+const REQUEST: usize = 8_000_000;
+/// How long a record waits for its confirmation.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a topic that is not there may take to come: it may have been made a moment ago.
+const MISSING: Duration = Duration::from_secs(5);
+
+/// Who numbers batches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ProducerId {
+    pub(super) id: i64,
+    pub(super) epoch: i16,
+}
+
+/// A record that waits.
+pub(super) struct Pending {
+    record: Record,
+    size: usize,
+    call: Arc<Call>,
+    index: usize,
+    deadline: Instant,
+}
+
+/// Records of one partition on their way.
+pub(super) struct Batch {
+    /// By the order in which topics came.
+    pub(super) topic: usize,
+    pub(super) partition: u32,
+    /// Encoded. Empty until then.
+    pub(super) bytes: Bytes,
+    pub(super) producer: ProducerId,
+    pub(super) sequence: i32,
+    records: Vec<Pending>,
+}
+
+impl Batch {
+    pub(super) fn records(&self) -> impl ExactSizeIterator<Item = &Record> + Clone {
+        self.records.iter().map(|pending| &pending.record)
+    }
+}
+
+/// What records have come to. Told when no lock is held.
+#[derive(Default)]
+pub(super) struct Ended(Vec<(Vec<Pending>, Result<u64, LogError>, u32)>);
+
+impl Ended {
+    /// Tells whoever waits.
+    pub(super) fn tell(self) {
+        for (records, result, partition) in self.0 {
+            for (n, pending) in records.into_iter().enumerate() {
+                let position = result.clone().map(|first| Position {
+                    partition,
+                    offset: first + n as u64,
+                });
+                pending.call.done(pending.index, position);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Partition {
+    queue: VecDeque<Pending>,
+    /// Sent before and not answered: it goes before all others, as it is.
+    again: Option<Batch>,
+    on_its_way: bool,
+    /// In the list of its leader.
+    ready: bool,
+    leader: Option<i32>,
+    /// Who numbered the last batch, and the next number.
+    numbered: Option<(ProducerId, i32)>,
+    /// Records of a batch, where the topic takes less than others.
+    most: Option<usize>,
+}
+
+impl Partition {
+    fn has_work(&self) -> bool {
+        !self.on_its_way && (self.again.is_some() || !self.queue.is_empty())
+    }
+}
+
+struct Topic {
+    name: Arc<str>,
+    partitions: Vec<Partition>,
+    /// What came before the number of partitions was known.
+    waiting: VecDeque<Pending>,
+    missing: Option<Instant>,
+}
+
+/// A broker that leads partitions.
+pub(super) struct Broker {
+    pub(super) address: String,
+    /// Told when there is something for it.
+    pub(super) more: Arc<Condvar>,
+    /// Its thread waits for `more`.
+    pub(super) idle: bool,
+    ready: VecDeque<(usize, u32)>,
+}
+
+/// All that waits.
+#[derive(Default)]
+pub(super) struct Queues {
+    names: HashMap<Arc<str>, usize>,
+    topics: Vec<Topic>,
+    pub(super) brokers: BTreeMap<i32, Broker>,
+    pub(super) producer: Option<ProducerId>,
+    /// Leaders are to be asked for.
+    pub(super) stale: bool,
+    pub(super) closing: bool,
+    records: usize,
+    bytes: usize,
+}
+
+impl Queues {
+    /// Takes a record in.
+    pub(super) fn push(
+        &mut self,
+        append: Append,
+        call: &Arc<Call>,
+        index: usize,
+    ) -> Result<(), LogError> {
+        let size = batch::size(&append.record);
+        if batch::HEAD + size > BATCH {
+            return Err(LogError::TooLarge(size));
+        }
+        if self.records >= MOST_RECORDS || self.bytes + size > MOST_BYTES {
+            return Err(queue_full());
+        }
+        if self.closing {
+            return Err(LogError::Unavailable("the log is being closed".into()));
+        }
+        let pending = Pending {
+            record: append.record,
+            size,
+            call: Arc::clone(call),
+            index,
+            deadline: Instant::now() + PATIENCE,
+        };
+        self.records += 1;
+        self.bytes += size;
+        let topic = self.topic(&append.topic);
+        self.enqueue(topic, pending);
+        Ok(())
+    }
+
+    fn topic(&mut self, name: &Arc<str>) -> usize {
+        if let Some(topic) = self.names.get(name) {
+            return *topic;
+        }
+        self.topics.push(Topic {
+            name: Arc::clone(name),
+            partitions: Vec::new(),
+            waiting: VecDeque::new(),
+            missing: None,
+        });
+        self.names.insert(Arc::clone(name), self.topics.len() - 1);
+        self.stale = true;
+        self.topics.len() - 1
+    }
+
+    fn enqueue(&mut self, topic: usize, pending: Pending) {
+        let count = self.topics[topic].partitions.len() as u32;
+        if count == 0 {
+            self.topics[topic].waiting.push_back(pending);
+            self.stale = true;
+            return;
+        }
+        let partition = match &pending.record.key {
+            Some(key) => partition_for(key, count),
+            None => rand::random_range(0..count),
+        };
+        self.topics[topic].partitions[partition as usize]
+            .queue
+            .push_back(pending);
+        self.offer(topic, partition);
+    }
+
+    /// Lists a partition with its leader if it has something to send.
+    fn offer(&mut self, topic: usize, partition: u32) {
+        let of = &mut self.topics[topic].partitions[partition as usize];
+        if of.ready || !of.has_work() {
+            return;
+        }
+        let Some(broker) = of.leader.and_then(|leader| self.brokers.get_mut(&leader)) else {
+            self.stale = true;
+            return;
+        };
+        of.ready = true;
+        broker.ready.push_back((topic, partition));
+        if broker.idle {
+            broker.idle = false;
+            broker.more.notify_one();
+        }
+    }
+
+    /// Whether there is something for a broker.
+    pub(super) fn has_work(&self, broker: i32) -> bool {
+        let broker = self.brokers.get(&broker);
+        broker.is_some_and(|broker| !broker.ready.is_empty())
+    }
+
+    /// What goes to a broker now, topic by topic: all that is ready, up to the size of a request.
+    pub(super) fn take(&mut self, broker: i32, producer: ProducerId) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let mut room = REQUEST;
+        while room >= BATCH {
+            let next = self
+                .brokers
+                .get_mut(&broker)
+                .and_then(|b| b.ready.pop_front());
+            let Some((topic, partition)) = next else {
+                break;
+            };
+            let of = &mut self.topics[topic].partitions[partition as usize];
+            of.ready = false;
+            // The leader may have moved since.
+            if of.leader != Some(broker) || !of.has_work() {
+                self.offer(topic, partition);
+                continue;
+            }
+            let batch = match of.again.take() {
+                Some(batch) => batch,
+                None => of.batch(topic, partition, producer),
+            };
+            of.on_its_way = true;
+            room -= batch
+                .records
+                .iter()
+                .map(|p| p.size)
+                .sum::<usize>()
+                .min(room);
+            batches.push(batch);
+        }
+        batches.sort_by_key(|batch| (batch.topic, batch.partition));
+        batches
+    }
+
+    /// The names of topics, in the order that batches count them by.
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.topics.iter().map(|t| Arc::clone(&t.name)).collect()
+    }
+
+    /// A batch is in the log, from this offset on.
+    pub(super) fn delivered(&mut self, batch: Batch, first: u64, ended: &mut Ended) {
+        self.landed(&batch);
+        self.end(batch.records, Ok(first), batch.partition, ended);
+    }
+
+    /// A batch is sent again, when its leader is known anew.
+    pub(super) fn again(&mut self, batch: Batch) {
+        let (topic, partition) = (batch.topic, batch.partition);
+        let of = &mut self.topics[topic].partitions[partition as usize];
+        of.on_its_way = false;
+        of.leader = None;
+        of.again = Some(batch);
+        self.stale = true;
+    }
+
+    /// A batch will not be sent again.
+    pub(super) fn failed(&mut self, batch: Batch, error: LogError, ended: &mut Ended) {
+        // The next number of this producer would leave a gap.
+        if self.producer == Some(batch.producer) {
+            self.producer = None;
+        }
+        self.landed(&batch);
+        self.end(batch.records, Err(error), batch.partition, ended);
+    }
+
+    /// A batch is more than its topic takes: it comes again in smaller ones. A record that is too large alone has failed.
+    pub(super) fn too_large(&mut self, mut batch: Batch, ended: &mut Ended) {
+        if batch.records.len() == 1 {
+            let size = batch.records[0].size;
+            return self.failed(batch, LogError::TooLarge(size), ended);
+        }
+        let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
+        of.most = Some(batch.records.len() / 2);
+        // Nothing of it was appended, so its numbers are free.
+        of.numbered = Some((batch.producer, batch.sequence));
+        for pending in std::mem::take(&mut batch.records).into_iter().rev() {
+            of.queue.push_front(pending);
+        }
+        self.landed(&batch);
+    }
+
+    fn landed(&mut self, batch: &Batch) {
+        let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
+        of.on_its_way = false;
+        self.offer(batch.topic, batch.partition);
+    }
+
+    fn end(
+        &mut self,
+        records: Vec<Pending>,
+        result: Result<u64, LogError>,
+        partition: u32,
+        ended: &mut Ended,
+    ) {
+        self.records -= records.len();
+        self.bytes -= records.iter().map(|p| p.size).sum::<usize>();
+        ended.0.push((records, result, partition));
+    }
+
+    /// Takes in who leads what.
+    pub(super) fn learn(&mut self, metadata: &MetadataResponse, ended: &mut Ended) {
+        self.stale = false;
+        for broker in &metadata.brokers {
+            let address = format!("{}:{}", &*broker.host, broker.port);
+            let known = self.brokers.entry(broker.node_id.0).or_insert(Broker {
+                address: String::new(),
+                more: Arc::default(),
+                idle: false,
+                ready: VecDeque::new(),
+            });
+            known.address = address;
+        }
+        for found in &metadata.topics {
+            let topic = found.name.as_ref().and_then(|n| self.names.get(&*n.0));
+            let Some(&topic) = topic else {
+                continue;
+            };
+            if found.error_code != 0 || found.partitions.is_empty() {
+                self.missing(topic, found.error_code, ended);
+                continue;
+            }
+            self.topics[topic].missing = None;
+            let before = &mut self.topics[topic].partitions;
+            if before.len() < found.partitions.len() {
+                before.resize_with(found.partitions.len(), Partition::default);
+            }
+            for one in &found.partitions {
+                let partition = one.partition_index as u32;
+                let led = one.error_code == 0 && self.brokers.contains_key(&one.leader_id.0);
+                if let Some(of) = self.topics[topic].partitions.get_mut(partition as usize) {
+                    let leader = led.then_some(one.leader_id.0);
+                    if of.leader != leader {
+                        // Its place in the list of the one before does not count any more.
+                        of.ready = false;
+                        of.leader = leader;
+                    }
+                    // Without one it asks again, if there is something to send.
+                    self.offer(topic, partition);
+                }
+            }
+            for pending in std::mem::take(&mut self.topics[topic].waiting) {
+                self.enqueue(topic, pending);
+            }
+        }
+    }
+
+    fn missing(&mut self, topic: usize, code: i16, ended: &mut Ended) {
+        let now = Instant::now();
+        let of = &mut self.topics[topic];
+        let since = *of.missing.get_or_insert(now);
+        let later = ResponseError::try_from_code(code).is_none_or(|e| e.is_retriable());
+        if later && now < since + MISSING {
+            self.stale |= !of.waiting.is_empty();
+            return;
+        }
+        let name = of.name.to_string();
+        let waiting = Vec::from(std::mem::take(&mut of.waiting));
+        self.end(waiting, Err(LogError::UnknownTopic(name)), 0, ended);
+    }
+
+    /// Gives up what has waited too long.
+    pub(super) fn expire(&mut self, now: Instant, ended: &mut Ended) {
+        if self.records == 0 {
+            return;
+        }
+        let late = |pending: &Pending| pending.deadline <= now;
+        for topic in 0..self.topics.len() {
+            let waiting = &mut self.topics[topic].waiting;
+            let gone = waiting.iter().take_while(|p| late(p)).count();
+            let gone: Vec<Pending> = waiting.drain(..gone).collect();
+            self.end(gone, Err(unconfirmed()), 0, ended);
+            for partition in 0..self.topics[topic].partitions.len() {
+                let of = &mut self.topics[topic].partitions[partition];
+                if of.on_its_way {
+                    continue;
+                }
+                if let Some(batch) = of.again.take_if(|batch| batch.records.iter().any(late)) {
+                    self.failed(batch, unconfirmed(), ended);
+                }
+                let of = &mut self.topics[topic].partitions[partition];
+                let gone = of.queue.iter().take_while(|p| late(p)).count();
+                let gone: Vec<Pending> = of.queue.drain(..gone).collect();
+                self.end(gone, Err(unconfirmed()), partition as u32, ended);
+            }
+        }
+    }
+
+    /// Ends all that waits: nobody sends any more.
+    pub(super) fn close(&mut self, ended: &mut Ended) {
+        self.closing = true;
+        let far = Instant::now() + PATIENCE + PATIENCE;
+        self.expire(far, ended);
+        for broker in self.brokers.values() {
+            broker.more.notify_all();
+        }
+    }
+}
+
+impl Partition {
+    fn batch(&mut self, topic: usize, partition: u32, producer: ProducerId) -> Batch {
+        let most = self.most.unwrap_or(usize::MAX);
+        let mut room = BATCH - batch::HEAD;
+        let mut count = 0;
+        for pending in self.queue.iter().take(most) {
+            if pending.size > room {
+                break;
+            }
+            room -= pending.size;
+            count += 1;
+        }
+        let records: Vec<Pending> = self.queue.drain(..count).collect();
+        let sequence = match self.numbered {
+            Some((same, next)) if same == producer => next,
+            _ => 0,
+        };
+        // After the largest comes 0.
+        let next = (sequence as u32 + records.len() as u32) & 0x7fff_ffff;
+        self.numbered = Some((producer, next as i32));
+        Batch {
+            topic,
+            partition,
+            bytes: Bytes::new(),
+            producer,
+            sequence,
+            records,
+        }
+    }
+}
+
+fn unconfirmed() -> LogError {
+    LogError::Unavailable("Kafka has not confirmed it in time".into())
+}
