@@ -13,6 +13,8 @@ mod config;
 mod disk_full;
 mod dlq;
 mod envelope_corpus;
+#[cfg(feature = "kafka")]
+mod kafka_producer;
 mod keys;
 mod lanes;
 mod log_conformance;

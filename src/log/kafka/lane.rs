@@ -44,7 +44,7 @@ const REST: Duration = Duration::from_millis(20);
 /// How often deliveries are looked for.
 const STEP: Duration = Duration::from_micros(250);
 /// Records that are worth a transaction of their own.
-const WORTH: usize = 1_000;
+const WORTH: usize = 2_000;
 
 /// How long a lane rests after so many records, so that the next transaction has more of them: a transaction costs the
 /// broker about as much as some hundred records, whatever it holds. Few records, as an idle system has them, are not kept waiting.
@@ -110,14 +110,14 @@ impl KafkaLane {
         };
         let mut config = options.config();
         config
-            .set(
-                "transactional.id",
-                format!("{}{processor}-{}-{number}", options.prefix, options.node),
-            )
             .set("transaction.timeout.ms", "10000")
             .set("linger.ms", "0")
             .set("batch.size", "1000000")
-            .set("queue.buffering.max.messages", "1000000")
+            .set("queue.buffering.max.messages", "1000000");
+        let mut config = options.tuned(config);
+        let id = format!("{}{processor}-{}-{number}", options.prefix, options.node);
+        config
+            .set("transactional.id", id)
             .set("partitioner", "murmur2_random");
         let producer: BaseProducer<Context> = config.create_with_context(context.clone())?;
         producer.init_transactions(Duration::from_secs(30))?;

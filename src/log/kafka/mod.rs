@@ -62,6 +62,11 @@ impl KafkaOptions {
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.nagle.disable", "true")
             .set_log_level(RDKafkaLogLevel::Warning);
+        self.tuned(config)
+    }
+
+    /// The given properties over our own. What exactly-once hangs on is set after them.
+    fn tuned(&self, mut config: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             config.set(name, value);
         }
@@ -71,9 +76,6 @@ impl KafkaOptions {
     fn consumer_config(&self) -> ClientConfig {
         let mut config = self.config();
         config
-            .set("isolation.level", "read_committed")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "2")
             .set("fetch.error.backoff.ms", "50")
@@ -83,6 +85,11 @@ impl KafkaOptions {
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.max.bytes", "8388608")
             .set("fetch.message.max.bytes", "2097152");
+        let mut config = self.tuned(config);
+        config
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false");
         config
     }
 }

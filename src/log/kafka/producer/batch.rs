@@ -131,7 +131,7 @@ mod tests {
                 // Theirs is a map: of a name that repeats the last value is left.
                 for (name, _) in &record.headers {
                     let last = crate::log::header(&record.headers, name);
-                    prop_assert_eq!(read.headers[name.as_str()].as_deref(), last);
+                    prop_assert_eq!(read.headers[name.as_bytes()].as_deref(), last);
                 }
                 prop_assert_eq!(read.offset, n as i64);
                 prop_assert_eq!(read.timestamp, 1_700_000_000_000);

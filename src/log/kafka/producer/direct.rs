@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     io::Error,
+    mem::take,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use kafka_protocol::{error::ResponseError, messages::ProduceResponse};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
     Answer, Call, KafkaOptions, batch,
@@ -191,10 +192,12 @@ impl Shared {
     fn serve(&self, broker: i32) {
         let mut link = None;
         let mut attempt = 0;
-        while let Some(address) = self.wait(broker) {
-            match self.round(broker, &address, &mut link) {
+        let mut ended = Ended::default();
+        while let Some(address) = self.wait(broker, &mut ended) {
+            match self.round(broker, &address, &mut link, &mut ended) {
                 Ok(()) => attempt = 0,
                 Err(error) => {
+                    take(&mut ended).tell();
                     tracing::warn!(%address, %error, "Kafka has not taken in what was sent; it is tried again");
                     link = None;
                     self.links.lock().remove(&broker);
@@ -208,8 +211,11 @@ impl Shared {
     }
 
     /// Waits until there is something for a broker. `None`: the end.
-    fn wait(&self, broker: i32) -> Option<String> {
+    fn wait(&self, broker: i32, ended: &mut Ended) -> Option<String> {
         let mut queues = self.queues.lock();
+        if !queues.has_work(broker) {
+            MutexGuard::unlocked(&mut queues, || take(ended).tell());
+        }
         while !queues.closing && !queues.has_work(broker) {
             let of = queues.brokers.get_mut(&broker)?;
             of.idle = true;
@@ -228,6 +234,7 @@ impl Shared {
         broker: i32,
         address: &str,
         link: &mut Option<Connection>,
+        ended: &mut Ended,
     ) -> Result<(), Error> {
         let link = match link {
             Some(link) => link,
@@ -252,12 +259,14 @@ impl Shared {
         for batch in batches.iter_mut().filter(|batch| batch.bytes.is_empty()) {
             batch.bytes = batch::encode(batch.records(), batch.producer, batch.sequence, now);
         }
-        let answer = link.produce(&batches, &names);
-        let mut ended = Ended::default();
+        let sent = link.send(&batches, &names);
+        // The broker works meanwhile.
+        take(ended).tell();
+        let answer = sent.and_then(|()| link.sent());
         let mut queues = self.queues.lock();
         let result = match answer {
             Ok(answer) => {
-                settle(&mut queues, batches, &names, &answer, &mut ended);
+                settle(&mut queues, batches, &names, &answer, ended);
                 Ok(())
             }
             Err(error) => {
@@ -268,8 +277,6 @@ impl Shared {
         if queues.stale {
             self.wanted.notify_all();
         }
-        drop(queues);
-        ended.tell();
         result
     }
 

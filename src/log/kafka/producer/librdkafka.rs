@@ -42,13 +42,15 @@ impl Librdkafka {
     pub(super) fn new(options: &KafkaOptions) -> Result<Self, LogError> {
         let mut config = options.config();
         config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
             .set("linger.ms", "0")
             .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "200000")
             .set("queue.buffering.max.kbytes", "131072")
-            .set("message.timeout.ms", "30000")
+            .set("message.timeout.ms", "30000");
+        let mut config = options.tuned(config);
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
             .set("partitioner", "murmur2_random");
         if planted(Bug::AnswerBeforeDurable) {
             config.set("linger.ms", PAUSE.as_millis().to_string());

@@ -102,12 +102,8 @@ impl Connection {
         })
     }
 
-    /// Batches, encoded already, of one topic after the other. The answer comes when all replicas in sync have them.
-    pub(super) fn produce(
-        &mut self,
-        batches: &[Batch],
-        names: &[Arc<str>],
-    ) -> Result<ProduceResponse, Error> {
+    /// Sends batches, encoded already, of one topic after the other.
+    pub(super) fn send(&mut self, batches: &[Batch], names: &[Arc<str>]) -> Result<(), Error> {
         let mut topics: Vec<TopicProduceData> = Vec::new();
         let mut last = None;
         for batch in batches {
@@ -125,7 +121,12 @@ impl Connection {
             .with_acks(-1)
             .with_timeout_ms(ANSWER.as_millis() as i32)
             .with_topic_data(topics);
-        self.ask(ApiKey::Produce, PRODUCE, &request)
+        self.request(ApiKey::Produce, PRODUCE, &request)
+    }
+
+    /// The answer to [`Connection::send`]: it comes when all replicas in sync have the batches.
+    pub(super) fn sent(&mut self) -> Result<ProduceResponse, Error> {
+        self.answer(PRODUCE)
     }
 
     fn ask<Q: Encodable + HeaderVersion, A: Decodable + HeaderVersion>(
@@ -134,6 +135,16 @@ impl Connection {
         version: i16,
         request: &Q,
     ) -> Result<A, Error> {
+        self.request(key, version, request)?;
+        self.answer(version)
+    }
+
+    fn request<Q: Encodable + HeaderVersion>(
+        &mut self,
+        key: ApiKey,
+        version: i16,
+        request: &Q,
+    ) -> Result<(), Error> {
         self.correlation = self.correlation.wrapping_add(1);
         let header = RequestHeader::default()
             .with_request_api_key(key as i16)
@@ -153,7 +164,10 @@ impl Connection {
         if self.buffer.capacity() > 1 << 20 {
             self.buffer = BytesMut::new();
         }
+        Ok(())
+    }
 
+    fn answer<A: Decodable + HeaderVersion>(&mut self, version: i16) -> Result<A, Error> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;

@@ -1,0 +1,209 @@
+//! The producer under errors of brokers, which are injected: what is acknowledged is in the log once and in order.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use omnilink::log::{
+    Append, Log, LogError, Record,
+    kafka::{KafkaLog, KafkaOptions},
+};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    mocking::MockCluster,
+    producer::DefaultProducerContext,
+    types::{RDKafkaApiKey, RDKafkaRespErr as Code},
+};
+
+const TOPIC: &str = "in";
+const PARTITIONS: i32 = 4;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster(brokers: i32) -> Cluster {
+    let cluster = Cluster::new(brokers).unwrap();
+    cluster.create_topic(TOPIC, PARTITIONS, brokers).unwrap();
+    cluster
+}
+
+fn connect(cluster: &Cluster, properties: &[(&str, &str)]) -> KafkaLog {
+    let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+    let options = KafkaOptions {
+        brokers: cluster.bootstrap_servers(),
+        node: "a".into(),
+        properties: properties.iter().map(owned).collect(),
+        ..KafkaOptions::default()
+    };
+    KafkaLog::connect_stateless(options).unwrap()
+}
+
+/// The n-th record of one of ten keys.
+fn numbered(n: usize) -> Append {
+    Append {
+        topic: TOPIC.into(),
+        record: Record {
+            key: Some(Bytes::from(format!("key-{}", n % 10))),
+            value: Some(Bytes::from(n.to_string())),
+            headers: vec![
+                ("h".into(), None),
+                ("h".into(), Some(Bytes::from_static(b"2"))),
+            ],
+        },
+    }
+}
+
+/// All that lies in the topic: partition, offset, number.
+fn lying(cluster: &Cluster, expected: usize) -> Vec<(i32, i64, usize)> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "g")
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(TOPIC, partition, Offset::Beginning)
+            .unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let mut found = Vec::new();
+    let mut ended = 0;
+    let start = Instant::now();
+    // Once all are there, the rest of the ends is waited for: nothing may come after them.
+    while ended < PARTITIONS || found.len() < expected {
+        assert!(start.elapsed() < DEADLINE, "{} of {expected}", found.len());
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let value = std::str::from_utf8(message.payload().unwrap()).unwrap();
+                let number = value.parse().unwrap();
+                found.push((message.partition(), message.offset(), number));
+            }
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+            Some(Err(error)) => panic!("{error}"),
+            None => {}
+        }
+    }
+    found
+}
+
+/// Appends, calling for trouble on the way. All are acknowledged, lie where they were said to lie, once, and in order.
+fn through_trouble(
+    cluster: &Cluster,
+    log: &KafkaLog,
+    count: usize,
+    mut trouble: impl FnMut(usize),
+) {
+    let mut acknowledged = Vec::new();
+    for n in 0..count {
+        trouble(n);
+        acknowledged.push(log.append(vec![numbered(n)], None));
+        if n % 7 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let mut said = BTreeMap::new();
+    for (n, answer) in acknowledged.into_iter().enumerate() {
+        let positions = answer.blocking_recv().unwrap().unwrap();
+        said.insert(
+            n,
+            (positions[0].partition as i32, positions[0].offset as i64),
+        );
+    }
+    let found = lying(cluster, count);
+    assert_eq!(found.len(), count, "nothing lies there twice");
+    let mut last: BTreeMap<i32, usize> = BTreeMap::new();
+    for (partition, offset, number) in found {
+        assert_eq!(said[&number], (partition, offset));
+        let before = last.insert(partition, number);
+        assert!(before < Some(number), "{before:?} before {number}");
+    }
+}
+
+#[test]
+fn errors_of_brokers_are_overcome() {
+    let cluster = cluster(1);
+    let log = connect(&cluster, &[]);
+    through_trouble(&cluster, &log, 500, |n| {
+        let errors: &[Code] = match n {
+            50 => &[Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; 3],
+            150 => &[Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS],
+            250 => &[Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE; 2],
+            350 => &[Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT],
+            // The broker hangs up without an answer.
+            400 => &[Code::RD_KAFKA_RESP_ERR__TRANSPORT; 2],
+            _ => return,
+        };
+        cluster.request_errors(RDKafkaApiKey::Produce, errors);
+    });
+}
+
+#[test]
+fn leaders_move_and_brokers_go_away() {
+    let cluster = cluster(3);
+    let log = connect(&cluster, &[]);
+    through_trouble(&cluster, &log, 600, |n| match n {
+        100 => (0..PARTITIONS).for_each(|p| cluster.partition_leader(TOPIC, p, Some(2)).unwrap()),
+        200 => cluster.partition_leader(TOPIC, 1, Some(3)).unwrap(),
+        300 => cluster.broker_down(2).unwrap(),
+        301 => std::thread::sleep(Duration::from_millis(300)),
+        310 => (0..PARTITIONS).for_each(|p| cluster.partition_leader(TOPIC, p, Some(1)).unwrap()),
+        500 => cluster.broker_up(2).unwrap(),
+        _ => {}
+    });
+}
+
+#[test]
+fn what_cannot_be_overcome_is_said_and_what_comes_after_goes_on() {
+    let cluster = cluster(1);
+    let log = connect(&cluster, &[]);
+    let append = |n| log.append(vec![numbered(n)], None).blocking_recv().unwrap();
+    append(0).unwrap();
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+    );
+    let error = append(1).unwrap_err();
+    assert!(
+        matches!(&error, LogError::Unavailable(text) if text.contains(TOPIC)),
+        "{error}"
+    );
+    append(2).unwrap();
+    let mut numbers: Vec<usize> = lying(&cluster, 2).iter().map(|found| found.2).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 2]);
+}
+
+#[test]
+fn a_topic_that_does_not_come_is_unknown() {
+    let cluster = cluster(1);
+    cluster
+        .topic_error("nowhere", Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        .unwrap();
+    let log = connect(&cluster, &[]);
+    let mut append = numbered(0);
+    append.topic = Arc::from("nowhere");
+    let error = log.append(vec![append], None).blocking_recv().unwrap();
+    assert!(
+        matches!(&error, Err(LogError::UnknownTopic(name)) if name == "nowhere"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn properties_of_connections_are_librdkafkas() {
+    let cluster = cluster(1);
+    // One that only librdkafka knows, and that would stop it if it were wrong.
+    let log = connect(&cluster, &[("socket.keepalive.enable", "true")]);
+    through_trouble(&cluster, &log, 50, |_| {});
+    let wrong = KafkaOptions {
+        brokers: cluster.bootstrap_servers(),
+        properties: [("socket.keepalive.enable".to_owned(), "perhaps".to_owned())].into(),
+        ..KafkaOptions::default()
+    };
+    assert!(KafkaLog::connect_stateless(wrong).is_err());
+}
