@@ -26,7 +26,7 @@ use crate::{
 
 /// Between two questions for leaders, and after a connection is lost.
 const FIRST: Duration = Duration::from_millis(20);
-const LONGEST: Duration = Duration::from_millis(1_000);
+const LONGEST: Duration = Duration::from_secs(1);
 /// How often what has waited too long is looked for.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -236,13 +236,12 @@ impl Shared {
         link: &mut Option<Connection>,
         ended: &mut Ended,
     ) -> Result<(), Error> {
-        let link = match link {
-            Some(link) => link,
-            None => {
-                let opened = Connection::open(address, &self.client)?;
-                self.links.lock().insert(broker, opened.cut()?);
-                link.insert(opened)
-            }
+        let link = if let Some(link) = link {
+            link
+        } else {
+            let opened = Connection::open(address, &self.client)?;
+            self.links.lock().insert(broker, opened.cut()?);
+            link.insert(opened)
         };
         let producer = self.producer(link)?;
         let mut queues = self.queues.lock();
@@ -270,7 +269,9 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                batches.into_iter().for_each(|batch| queues.again(batch));
+                for batch in batches {
+                    queues.again(batch);
+                }
                 Err(error)
             }
         };

@@ -608,8 +608,10 @@ mod tests {
 
     #[test]
     fn what_fails_leaves_no_gap_in_the_numbers() {
-        let mut queues = Queues::default();
-        queues.producer = Some(ME);
+        let mut queues = Queues {
+            producer: Some(ME),
+            ..Queues::default()
+        };
         let mut lost = push(&mut queues, "a");
         learn(&mut queues, &led_by(&[1]));
         let batch = one(&mut queues, 1, ME);
