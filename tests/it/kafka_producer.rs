@@ -21,7 +21,7 @@ use rdkafka::{
 
 const TOPIC: &str = "in";
 const PARTITIONS: i32 = 4;
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
