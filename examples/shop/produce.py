@@ -73,7 +73,7 @@ def over_http(found):
     print(", ".join(f"{number} {status}" for status, number in told.items()))
 
 
-def to_kafka(found, brokers):
+def to_kafka(found, brokers, topic):
     from confluent_kafka import Producer
 
     producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True, "partitioner": "murmur2_random"})
@@ -82,7 +82,7 @@ def to_kafka(found, brokers):
     for line in found:
         while True:
             try:
-                producer.produce("shop.lines", json.dumps(line), key=line["InvoiceNo"],
+                producer.produce(topic, json.dumps(line), key=line["InvoiceNo"],
                                  on_delivery=lambda error, _: error and refused.append(error))
                 break
             except BufferError:  # its queue is full
@@ -99,13 +99,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="+")
     parser.add_argument("--kafka", metavar="BROKERS")
+    parser.add_argument("--topic", default="shop.lines")
     parser.add_argument("--print", action="store_true", help="lines of JSON on standard output")
     args = parser.parse_args()
     found = lines(args.file)
     if args.print:
         sys.stdout.writelines(json.dumps(line) + "\n" for line in found)
     elif args.kafka:
-        to_kafka(found, args.kafka)
+        to_kafka(found, args.kafka, args.topic)
     else:
         over_http(found)
 
