@@ -2,22 +2,38 @@
 
 use std::time::{Duration, Instant};
 
-use omnilink::log::{Cleanup, TopicSpec};
+use omnilink::log::{Cleanup, TopicSpec, topics::Names};
 use serde_json::json;
 
 use crate::{
     cli::{Up, errors},
     pages::{blocks, follow, has, shell},
     projections_bed::Database,
-    support::{Bed, Kind, append, part, record},
+    support::{Bed, Kind, append, part, read_all, record},
 };
+
+/// A node on Kafka with a configuration file.
+fn start(bed: &Bed, database: &Database) -> Up {
+    let config = json!({
+        "kafka": { "brokers": [brokers()] }, "topics": { "prefix": bed.prefix, "partitions": 2 },
+        "postgres": { "url": database.url() }, "secret_key": ["c2hvcCBzaG9wIHNob3Agc2hvcCBzaG9wIHNob3Agc2g="],
+    });
+    std::fs::write(bed.dir.path().join("omnilink.yaml"), config.to_string()).unwrap();
+    Up::start_with(bed.dir.path(), &[])
+}
+
+fn brokers() -> String {
+    part("OMNILINK_TEST_KAFKA").unwrap()
+}
+
+fn parts() -> Option<(Bed, Database)> {
+    let bed = Bed::new(Kind::Kafka)?;
+    Some((bed, Database::new()?))
+}
 
 #[test]
 fn bring_a_topic_of_your_own() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
-        return;
-    };
-    let Some(database) = Database::new() else {
+    let Some((bed, database)) = parts() else {
         return;
     };
     if !has("kcat", &["-V"]) || !has("psql", &["--version"]) {
@@ -25,7 +41,6 @@ fn bring_a_topic_of_your_own() {
     }
     let page = "docs/how-to/bring-a-topic-of-your-own.md";
     let blocks = blocks(page, "# Bring a topic of your own");
-    let brokers = part("OMNILINK_TEST_KAFKA").unwrap();
     let topic = format!("f{}shop.orders", bed.prefix);
     let dir = bed.dir.path();
     let log = bed.open("test");
@@ -41,17 +56,12 @@ fn bring_a_topic_of_your_own() {
         record(key, value)
     });
     append(&*log, &topic, records.collect()).unwrap();
-    let config = json!({
-        "kafka": { "brokers": [brokers] }, "topics": { "prefix": bed.prefix, "partitions": 2 },
-        "postgres": { "url": database.url() }, "secret_key": ["c2hvcCBzaG9wIHNob3Agc2hvcCBzaG9wIHNob3Agc2g="],
-    });
-    std::fs::write(dir.join("omnilink.yaml"), config.to_string()).unwrap();
-    let up = Up::start_with(dir, &[]);
+    let up = start(&bed, &database);
 
     let yaml = blocks.iter().position(|(kind, _)| kind == "yaml").unwrap();
     let run = |line: &str| {
         let line = line
-            .replace("localhost:9092", &brokers)
+            .replace("localhost:9092", &brokers())
             .replace("shop.orders", &topic);
         shell(dir, &up, &line, &[("DATABASE_URL", &database.url())]).replace(&topic, "shop.orders")
     };
@@ -69,5 +79,38 @@ fn bring_a_topic_of_your_own() {
         }
         run(line)
     });
-    assert_eq!(up.stop(), 0);
+}
+
+#[test]
+fn mend_a_bad_record() {
+    let Some((bed, database)) = parts() else {
+        return;
+    };
+    if !has("jq", &["--version"]) {
+        return;
+    }
+    let up = start(&bed, &database);
+    let dir = bed.dir.path();
+    let log = bed.open("test");
+    let names = Names::new(&bed.prefix);
+    let run = |commands: &str| shell(dir, &up, commands, &[("OMNILINK_URL", &up.url)]);
+    run("env -u OMNILINK_URL omnilink keys create --first");
+    // Two of one key, and nobody says whose they are.
+    let event = |id: &str| {
+        let event = json!({ "specversion": "1.0", "id": id, "source": "", "type": "order.paid", "data": 1 });
+        record("one", &event.to_string())
+    };
+    append(&*log, &names.ingress, vec![event("1"), event("2")]).unwrap();
+    let letters = read_all(&*log, &names.dlq, 2);
+    assert_eq!(letters.len(), 2);
+    let blocks = blocks(
+        "docs/how-to/mend-a-bad-record.md",
+        "# Find and mend a bad record",
+    );
+    let [first, second] = [0, 1].map(|n| format!("{}:{}", letters[n].partition, letters[n].offset));
+    follow(&blocks, |line| {
+        let line = line.replace("3:17", &first).replace("3:18", &second);
+        let printed = run(&line).replace(&bed.prefix, "omnilink.");
+        printed.replace(&first, "3:17").replace(&second, "3:18")
+    });
 }

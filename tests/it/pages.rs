@@ -112,7 +112,8 @@ pub fn follow(blocks: &[(String, String)], mut run: impl FnMut(&str) -> String) 
         if language != "sh" || text.contains("omnilink up") {
             continue;
         }
-        let commands = text.lines().filter(|line| !line.starts_with("cd "));
+        let whole = text.replace("\\\n", " ");
+        let commands = whole.lines().filter(|line| !line.starts_with("cd "));
         let printed: String = commands.map(&mut run).collect();
         ran += 1;
         if let Some((language, expected)) = blocks.get(at + 1)

@@ -90,7 +90,7 @@ fn its_own_tests_pass() {
 }
 
 #[test]
-fn the_tour_of_the_readme_and_a_mapping_is_changed() {
+fn the_tour_and_the_how_tos_with_it() {
     if !has("python3", &["--version"]) || !has("psql", &["--version"]) {
         return;
     }
@@ -110,6 +110,8 @@ fn the_tour_of_the_readme_and_a_mapping_is_changed() {
     shop.events(events);
     let questions = blocks("examples/shop/README.md", "## Questions");
     follow(&questions, |line| shop.run(line));
+
+    replayed(&shop);
 
     // The line that was refused is taken after all.
     let page = "docs/how-to/change-a-mapping-safely.md";
@@ -148,6 +150,47 @@ fn the_tour_of_the_readme_and_a_mapping_is_changed() {
     });
     shop.events(events + 2);
     assert_eq!(shop.up.stop(), 0);
+}
+
+/// Follows `docs/how-to/replay-into-a-notebook.md`.
+fn replayed(shop: &Shop) {
+    let page = "docs/how-to/replay-into-a-notebook.md";
+    let blocks = blocks(page, "# Replay into a notebook");
+    let ours = |text: &str| {
+        let ours = [
+            ("order:17", "order:710002"),
+            ("acme", "default"),
+            ("2026-01-31T12:00:00Z", "2100-01-01T00:00:00Z"),
+            ("2026-01-01", "2020-01-01"),
+            ("2026-02-01", "2100-01-01"),
+        ];
+        let key = "export OMNILINK_KEY=$(cat data/admin.key)\n".to_owned();
+        ours.iter()
+            .fold(key + text, |text, (from, to)| text.replace(from, to))
+    };
+    let mut printed = String::new();
+    follow(&blocks, |line| {
+        // That one is for a person to end.
+        if !line.contains("--follow") {
+            printed.push_str(&shop.run(&ours(line)));
+        }
+        String::new()
+    });
+    assert!(printed.contains(r#""external_id":"710002""#), "{printed}");
+    let lines = shop.run("wc -l < january.ndjson");
+    assert_eq!(lines.trim(), (3 * LINES - 2 + 55).to_string());
+    for (language, program) in &blocks {
+        let needs = match program.lines().next() {
+            Some(line) if language == "python" => line,
+            _ => continue,
+        };
+        if !program.contains("--follow")
+            && has("python3", &["-c", &format!("{needs}\nimport pandas")])
+        {
+            std::fs::write(shop.dir.path().join("notebook.py"), program).unwrap();
+            shop.run("python3 notebook.py");
+        }
+    }
 }
 
 #[test]
