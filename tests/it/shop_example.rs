@@ -41,6 +41,11 @@ struct Shop {
 
 impl Shop {
     fn open() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// With files that were changed before the node starts.
+    fn with(change: impl FnOnce(&Path)) -> Self {
         let dir = Folder::new();
         for entry in std::fs::read_dir(EXAMPLE).unwrap() {
             let path = entry.unwrap().path();
@@ -49,6 +54,7 @@ impl Shop {
             }
         }
         topologies(dir.path(), "shop.lines");
+        change(dir.path());
         let up = Up::start_with(dir.path(), &[]);
         Self { dir, up }
     }
@@ -149,6 +155,88 @@ fn the_tour_and_the_how_tos_with_it() {
         shop.run(line)
     });
     shop.events(events + 2);
+    assert_eq!(shop.up.stop(), 0);
+}
+
+/// What one reader of `events` refused goes back to it alone: for all others it has happened already.
+#[test]
+fn a_letter_of_one_topology_is_no_second_event() {
+    let needs = ["python3", "psql", "jq"];
+    if !needs.iter().all(|program| has(program, &["--version"])) {
+        return;
+    }
+    let right = std::fs::read_to_string("examples/shop/topologies/customers.yaml").unwrap();
+    let wrong = right.replace("string!(.entity.external_id)", "int!(.entity.external_id)");
+    let shop = Shop::with(|dir| {
+        // Its tests would say so.
+        std::fs::write(dir.join("topologies/customers.yaml"), &wrong).unwrap();
+        let file = dir.join("lines.csv");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let some: Vec<&str> = text.lines().take(1 + 40).collect();
+        std::fs::write(file, some.join("\n")).unwrap();
+    });
+    shop.run("python3 produce.py lines.csv");
+    shop.events(40 * 3);
+    let letters = || {
+        let listed = shop.run("omnilink dlq list --limit 1000 --json");
+        serde_json::from_str::<Value>(&listed).unwrap()["items"].clone()
+    };
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let refused = shop.run(
+        "psql \"$(cat data/postgres.url)\" -Atc \"SELECT count(*) FROM omnilink.events WHERE data ? 'customer'\"",
+    );
+    let refused: usize = refused.trim().parse().unwrap();
+    while letters().as_array().unwrap().len() < refused {
+        assert!(Instant::now() < deadline, "{}", letters());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        letters()
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|l| l["stage"] == "topology.customers")
+    );
+    std::fs::write(shop.dir.path().join("topologies/customers.yaml"), right).unwrap();
+    shop.run("kill -HUP $(pidof omnilink)");
+    while !errors(shop.dir.path()).contains("read again") {
+        assert!(Instant::now() < deadline, "{}", errors(shop.dir.path()));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let back = shop.run("omnilink dlq redrive --all");
+    assert!(back.starts_with(&format!("{refused} redriven")), "{back}");
+    let sql = |sql: &str| {
+        let text = shop.run(&format!("psql \"$(cat data/postgres.url)\" -Atc \"{sql}\""));
+        text.trim().parse::<usize>().unwrap()
+    };
+    let orders =
+        sql("SELECT count(DISTINCT entity_id) FROM omnilink.events WHERE data ? 'customer'");
+    shop.events(40 * 3 + orders);
+    // Nothing is on its way any more.
+    let behind = "omnilink lag --json | jq '[.items[].records] | add'";
+    while shop.run(behind).trim() != "0" {
+        assert!(Instant::now() < deadline, "{}", shop.run("omnilink lag"));
+    }
+    shop.events(40 * 3 + orders);
+    assert_eq!(
+        sql("SELECT count(DISTINCT (source, id)) FROM omnilink.events"),
+        40 * 3 + orders
+    );
+    assert_eq!(
+        sql("SELECT sum(version) FROM omnilink.entities WHERE entity_type = 'order'"),
+        40
+    );
+    assert_eq!(
+        shop.run("omnilink replay --json | wc -l").trim(),
+        (40 * 3 + orders).to_string()
+    );
+    assert_eq!(letters().as_array().unwrap().len(), refused);
+    shop.run("omnilink rebuild events entities");
+    shop.events(40 * 3 + orders);
+    assert_eq!(
+        sql("SELECT sum(version) FROM omnilink.entities WHERE entity_type = 'order'"),
+        40
+    );
     assert_eq!(shop.up.stop(), 0);
 }
 

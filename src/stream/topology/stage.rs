@@ -123,6 +123,11 @@ struct StageTransform {
 
 impl Transform for StageTransform {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if matches!(self.stage.input, Input::Events(_))
+            && !redriven::concerns(&input.record, &self.stage.processor)
+        {
+            return Ok(());
+        }
         // A foreign producer's clock may be anywhere; what it has not reached yet does not empty a window.
         let now = self.shared.clock.now();
         let at = match self.stage.input {
