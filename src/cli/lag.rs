@@ -25,7 +25,7 @@ use crate::{
   omnilink lag --json | jq '[.items[].records] | add'
 
 The age is that of the oldest record not processed yet. A running node is asked over its port, with the permission
-`operator`; Kafka and Postgres are read directly, unless OMNILINK_URL names a node.")]
+`operator`; Kafka and Postgres are read directly, with the topologies of topologies_dir here, unless OMNILINK_URL names a node.")]
 pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
