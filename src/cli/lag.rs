@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, access::Access, output, postgres, runtime, watch::Watched};
+use super::{Global, access::Access, check, output, postgres, runtime, watch::Watched};
 use crate::{
     admission,
     clock::{Clock, SystemClock},
@@ -25,7 +25,7 @@ use crate::{
   omnilink lag --json | jq '[.items[].records] | add'
 
 The age is that of the oldest record not processed yet. A running node is asked over its port, with the permission
-`operator`; Kafka and Postgres are read directly, unless OMNILINK_URL names a node.")]
+`operator`; Kafka and Postgres are read directly, with the topologies of topologies_dir here, unless OMNILINK_URL names a node.")]
 pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
@@ -39,9 +39,19 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
         }
         Access::Log(log, names) => {
             let mut items = of_admission(&*log, &names)?;
-            let trouble = of_projections(&config, &*log, &names)
-                .map(|more| items.extend(more))
-                .err();
+            let mut trouble = None;
+            for (part, more) in [
+                ("projections", of_projections(&config, &*log, &names)),
+                ("topologies", of_topologies(&config, &*log)),
+            ] {
+                match more {
+                    Ok(more) => items.extend(more),
+                    Err(why) => {
+                        let why = why.context(format!("the lag of the {part} is not known"));
+                        trouble.get_or_insert(why);
+                    }
+                }
+            }
             let items = items.iter().map(|item| json!(item)).collect();
             (items, trouble)
         }
@@ -51,10 +61,7 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     } else {
         print(&items);
     }
-    match trouble {
-        Some(why) => Err(why.context("the lag of the projections is not known")),
-        None => Ok(()),
-    }
+    trouble.map_or(Ok(()), Err)
 }
 
 fn print(items: &[Value]) {
@@ -106,6 +113,25 @@ fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Resu
         .collect();
     let processor = (PROJECTION, &*names.events);
     Ok(lag::items(log, processor, &positions, SystemClock.now())?)
+}
+
+/// The users' topologies, as their files are here. One that has not made its topics yet has nothing to read.
+fn of_topologies(config: &Config, log: &dyn Log) -> anyhow::Result<Vec<Item>> {
+    let (_, checked) = check::read(config, &[])?;
+    let Some(set) = checked.set else {
+        bail!("the topology files have errors; `omnilink check` shows them");
+    };
+    let mut items = Vec::new();
+    for (processor, topic) in set.processors() {
+        match log.positions(processor, topic) {
+            Err(LogError::UnknownTopic(_)) => {}
+            positions => {
+                let now = SystemClock.now();
+                items.extend(lag::items(log, (processor, topic), &positions?, now)?);
+            }
+        }
+    }
+    Ok(items)
 }
 
 /// The lag of what runs in this process, for its port.

@@ -55,7 +55,8 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
         bail!("{failed} of {} tests failed", outcomes.len());
     }
     if !global.json {
-        output::line(&format!("{} tests passed", outcomes.len()));
+        let (count, plural) = (outcomes.len(), if outcomes.len() == 1 { "" } else { "s" });
+        output::line(&format!("{count} test{plural} passed"));
     }
     Ok(())
 }

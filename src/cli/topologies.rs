@@ -6,7 +6,12 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{check, node::Storage, output, watch::Watched};
+use super::{
+    check,
+    node::{self, Storage},
+    output,
+    watch::Watched,
+};
 use crate::{
     clock::SystemClock,
     config::Config,
@@ -69,7 +74,8 @@ impl Topologies {
             partitions: config.topics.partitions,
             provision,
             make_foreign: !config.on_kafka(),
-        });
+        })
+        .with_secrets(Arc::new(node::secret_keys(config)?));
         deployment
             .deploy(set)
             .context("a thread cannot be started")?;

@@ -22,6 +22,7 @@ use crate::{
     envelope::{Event, avro},
     log::Fetched,
     store::{months::Month, storable_text},
+    stream::redriven,
 };
 
 /// A batch is full at so many records…
@@ -194,7 +195,10 @@ impl Assembler<'_> {
         let mut decoded = Vec::with_capacity(records.len());
         let mut rejections = Vec::new();
         for record in records {
-            if self.skip.contains(&(record.partition, record.offset)) {
+            // A record that went back to another processor is a row already. A rebuild meets the first copy of each.
+            if self.skip.contains(&(record.partition, record.offset))
+                || !redriven::concerns(&record.record, self.target.projection)
+            {
                 continue;
             }
             match decode(record) {

@@ -184,6 +184,7 @@ impl Redrive<'_> {
     /// The letter as it goes back, or `None` where it has nowhere to go.
     fn back(&self, letter: Fetched, times: u32) -> Option<Append> {
         let topic = field(&letter, "topic")?;
+        let stage = field(&letter, "stage");
         let names = self.names;
         let state = &*names.state("");
         let closed = [&*names.controls, &*names.audit, &*names.dlq];
@@ -193,6 +194,9 @@ impl Redrive<'_> {
         let mut record = without_why(letter.record);
         as_batch(&mut record);
         let before = redriven::count(self.secrets, &topic, &record);
+        if *topic == *names.events {
+            redriven::address(&mut record, &stage?);
+        }
         let count = before.unwrap_or(0).saturating_add(times).saturating_add(1);
         redriven::mark(self.secrets, &topic, &mut record, count);
         Some(Append {
@@ -286,7 +290,8 @@ fn stretch(pick: &Pick, partition: u32, start: u64, end: u64) -> Option<(u32, u6
 /// The record as it was on its topic.
 fn without_why(mut record: Record) -> Record {
     record.headers.retain(|(name, _)| {
-        !name.starts_with(dlq::PREFIX) || name == redriven::COUNT || name == redriven::SIGNATURE
+        let marks = [redriven::COUNT, redriven::SIGNATURE, redriven::STAGE];
+        !name.starts_with(dlq::PREFIX) || marks.contains(&name.as_str())
     });
     record
 }

@@ -16,6 +16,9 @@ pub const COUNT: &str = "omnilink.dlq.redriven";
 /// The signature, in hexadecimal digits.
 pub const SIGNATURE: &str = "omnilink.dlq.redriven.hmac";
 
+/// On `events`, which everyone reads: the processor that refused the record. It goes back to that one alone.
+pub const STAGE: &str = "omnilink.dlq.redriven.stage";
+
 const PURPOSE: &str = "redriven";
 
 /// Marks a record for a topic, in place of the mark that it may have.
@@ -50,6 +53,28 @@ pub fn claimed(record: &Record) -> Option<u32> {
         .ok()?
         .parse()
         .ok()
+}
+
+/// Says which processor a record of `events` goes back to.
+pub fn address(record: &mut Record, stage: &str) {
+    record.headers.retain(|(name, _)| name != STAGE);
+    let stage = stage.to_owned().into();
+    record.headers.push((STAGE.into(), Some(stage)));
+}
+
+/// Whether a record of `events` is a second copy of one, for a processor that refused the first.
+pub fn is_addressed(record: &Record) -> bool {
+    header(&record.headers, STAGE).is_some()
+}
+
+/// Whether a record of `events` concerns this processor: it is addressed to nobody, to it, or to one of its later stages
+/// (`topology.orders.2`).
+pub fn concerns(record: &Record, processor: &str) -> bool {
+    let Some(stage) = header(&record.headers, STAGE) else {
+        return true;
+    };
+    let rest = stage.strip_prefix(processor.as_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
 }
 
 /// What dedupe knows the `count`th return of an event by: it passes once.
@@ -97,6 +122,28 @@ mod tests {
 
     fn secrets(n: u8) -> SecretKeys {
         SecretKeys::new([&STANDARD.encode([n; 32])[..]]).unwrap()
+    }
+
+    #[test]
+    fn a_record_that_went_back_concerns_one_processor() {
+        let mut record = Record {
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        };
+        assert!(concerns(&record, "events") && !is_addressed(&record));
+        address(&mut record, "events");
+        address(&mut record, "topology.orders.2");
+        assert_eq!(record.headers.len(), 1);
+        assert!(concerns(&record, "topology.orders"));
+        for other in [
+            "events",
+            "topology.order",
+            "topology.orders.2.1",
+            "topology.orders-2",
+        ] {
+            assert!(!concerns(&record, other), "{other}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use omnilink::{
     stream::lag::Progress,
 };
 use parking_lot::{Condvar, Mutex};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::runtime::Runtime;
 
 use crate::support::part;
@@ -74,6 +74,14 @@ impl Database {
             .block_on(database.store().migrate())
             .unwrap();
         Some(database)
+    }
+
+    /// As `postgres.url` names it.
+    pub fn url(&self) -> String {
+        let mut url = self.options.to_url_lossy();
+        // What only sqlx knows.
+        url.set_query(None);
+        url.to_string()
     }
 
     pub fn store(&self) -> Store {

@@ -29,6 +29,7 @@ struct Carried {
     key: Option<Vec<u8>>,
     headers: Vec<CarriedHeader>,
     tombstone: bool,
+    redriven: i32,
     origin: CarriedOrigin,
 }
 
@@ -83,6 +84,7 @@ pub(super) fn encode(message: &Message) -> Result<Bytes, Rejected> {
         key: message.key.as_ref().map(|k| k.to_vec()),
         headers: headers_out(&message.headers),
         tombstone: message.tombstone,
+        redriven: i32::try_from(message.redriven).unwrap_or(i32::MAX),
         origin: CarriedOrigin {
             topic: message.origin.topic.to_string(),
             partition: origin.partition as i32,
@@ -147,6 +149,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, Rejected> {
         tenant,
         tombstone: carried.tombstone,
         key_values: carried.key_values,
+        redriven: u32::try_from(carried.redriven).unwrap_or(0),
         origin: Arc::new(origin),
     })
 }
@@ -195,6 +198,7 @@ mod tests {
             let mut message = Message::decode(&origin, codec, None).unwrap();
             message.tenant = Some(Tenant::new("acme").unwrap());
             message.key_values = vec!["1".into(), "\"x\"".into()];
+            message.redriven = 2;
             let bytes = encode(&message).unwrap();
             let back = decode(&bytes).unwrap();
             assert_eq!(back.value, message.value);
@@ -204,6 +208,7 @@ mod tests {
                 (&back.tenant, &back.key_values),
                 (&message.tenant, &message.key_values)
             );
+            assert_eq!(back.redriven, 2);
             // Every digit is there still.
             let record = back.to_foreign(codec).unwrap();
             assert_eq!(record.value, origin.record.record.value);

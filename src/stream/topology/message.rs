@@ -39,6 +39,8 @@ pub(super) struct Message {
     pub(super) tombstone: bool,
     /// The JSON text of each field of the key.
     pub(super) key_values: Vec<String>,
+    /// How often its record went back from the dead letters (0: never).
+    pub(super) redriven: u32,
     pub(super) origin: Arc<Origin>,
 }
 
@@ -78,6 +80,7 @@ impl Message {
             tenant: tenant_of(record, tenant)?,
             tombstone: false,
             key_values: Vec::new(),
+            redriven: 0,
             origin: Arc::clone(origin),
         })
     }
@@ -133,6 +136,7 @@ impl Message {
             tenant: Some(event.tenant.clone()),
             tombstone: event.tombstone,
             key_values: Vec::new(),
+            redriven: 0,
             origin: Arc::clone(origin),
         }
     }

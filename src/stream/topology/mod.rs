@@ -60,6 +60,12 @@ impl Set {
         self.plans.iter().map(|plan| plan.name.as_str())
     }
 
+    /// The processors of the users' topologies, each with the topic that it reads.
+    pub fn processors(&self) -> impl Iterator<Item = (&str, &str)> {
+        let stages = self.plans.iter().flat_map(|plan| &plan.stages);
+        stages.map(|stage| (stage.processor.as_str(), &**stage.input.topic()))
+    }
+
     /// For how long admission remembers an identity, if a file says so.
     pub fn admission_window_ms(&self) -> Option<i64> {
         self.system.admission_window_ms

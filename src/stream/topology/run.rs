@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    controls::SecretKeys,
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
     stream::{
         lag::Progress,
@@ -46,6 +47,7 @@ pub struct Setup {
 /// The topologies that run. Dropping it stops them after the transactions in hand.
 pub struct Deployment {
     setup: Setup,
+    secrets: Option<Arc<SecretKeys>>,
     running: BTreeMap<String, Running>,
 }
 
@@ -83,8 +85,16 @@ impl Deployment {
     pub fn new(setup: Setup) -> Self {
         Self {
             setup,
+            secrets: None,
             running: BTreeMap::new(),
         }
+    }
+
+    /// With the keys that marks of redriven records are signed with: without them no mark counts.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Arc<SecretKeys>) -> Self {
+        self.secrets = Some(secrets);
+        self
     }
 
     /// Makes the running topologies those of the set. What has not changed goes on untouched.
@@ -112,7 +122,10 @@ impl Deployment {
                 Some(_) => drop(self.running.remove(&name)),
                 None => {}
             }
-            self.running.insert(name.clone(), start(plan, &self.setup)?);
+            self.running.insert(
+                name.clone(),
+                start(plan, &self.setup, self.secrets.as_ref())?,
+            );
             deployed.started.push(name);
         }
         Ok(deployed)
@@ -132,7 +145,11 @@ impl Deployment {
     }
 }
 
-fn start(plan: &Arc<Plan>, setup: &Setup) -> std::io::Result<Running> {
+fn start(
+    plan: &Arc<Plan>,
+    setup: &Setup,
+    secrets: Option<&Arc<SecretKeys>>,
+) -> std::io::Result<Running> {
     let progress: Vec<(String, Arc<Progress>)> = plan
         .stages
         .iter()
@@ -140,10 +157,10 @@ fn start(plan: &Arc<Plan>, setup: &Setup) -> std::io::Result<Running> {
         .collect();
     let (stop, stopped) = mpsc::channel();
     let (name, told) = (plan.name.clone(), progress.clone());
-    let (plan_there, setup) = (Arc::clone(plan), setup.clone());
+    let (plan_there, setup, secrets) = (Arc::clone(plan), setup.clone(), secrets.cloned());
     let thread = std::thread::Builder::new()
         .name(format!("topology-{name}"))
-        .spawn(move || keep(&plan_there, &setup, &told, &stopped))?;
+        .spawn(move || keep(&plan_there, &setup, secrets.as_ref(), &told, &stopped))?;
     Ok(Running {
         plan: Arc::clone(plan),
         progress,
@@ -156,12 +173,13 @@ fn start(plan: &Arc<Plan>, setup: &Setup) -> std::io::Result<Running> {
 fn keep(
     plan: &Plan,
     setup: &Setup,
+    secrets: Option<&Arc<SecretKeys>>,
     progress: &[(String, Arc<Progress>)],
     stopped: &mpsc::Receiver<()>,
 ) {
     let mut attempt = 0;
     loop {
-        match lanes(plan, setup, progress) {
+        match lanes(plan, setup, secrets, progress) {
             Ok(lanes) => {
                 // Nothing is ever sent: it ends when the other side is dropped.
                 let _ = stopped.recv();
@@ -188,13 +206,15 @@ fn keep(
 fn lanes(
     plan: &Plan,
     setup: &Setup,
+    secrets: Option<&Arc<SecretKeys>>,
     progress: &[(String, Arc<Progress>)],
 ) -> Result<Vec<lane::Running>, String> {
     provision(plan, setup).map_err(|e| e.to_string())?;
     // The last stage first: what is on its way is worked off before more comes.
     let mut running = Vec::new();
     for (stage, (_, progress)) in plan.stages.iter().zip(progress).rev() {
-        let processor = StageProcessor::new(plan, stage, &setup.names, Arc::clone(&setup.clock));
+        let clock = Arc::clone(&setup.clock);
+        let processor = StageProcessor::new(plan, stage, &setup.names, clock, secrets.cloned());
         let lane = lane::start(
             Arc::new(processor),
             lane::Setup {

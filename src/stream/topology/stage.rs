@@ -21,10 +21,11 @@ use super::{
 };
 use crate::{
     clock::{Clock, Millis},
+    controls::SecretKeys,
     id::{Identity, Tenant},
     log::{Fetched, Record, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
-    stream::{Context, Failure, Origin, Processor, Rejected, Transform},
+    stream::{Context, Failure, Origin, Processor, Rejected, Transform, redriven},
 };
 
 /// In front of the headers of `throttled`.
@@ -45,6 +46,8 @@ struct Shared {
     tenant: Option<Tenant>,
     codec: Codec,
     clock: Arc<dyn Clock>,
+    /// What the marks of redriven records are signed with; without them no mark counts.
+    secrets: Option<Arc<SecretKeys>>,
     /// Records that waited, and panicked when they went on.
     poison: Mutex<HashMap<(u32, u64), Rejected>>,
 }
@@ -55,6 +58,7 @@ impl StageProcessor {
         stage: &Arc<Stage>,
         names: &Names,
         clock: Arc<dyn Clock>,
+        secrets: Option<Arc<SecretKeys>>,
     ) -> Self {
         Self {
             stage: Arc::clone(stage),
@@ -64,6 +68,7 @@ impl StageProcessor {
                 tenant: plan.tenant.clone(),
                 codec: plan.codec,
                 clock,
+                secrets,
                 poison: Mutex::default(),
             }),
         }
@@ -118,6 +123,11 @@ struct StageTransform {
 
 impl Transform for StageTransform {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if matches!(self.stage.input, Input::Events(_))
+            && !redriven::concerns(&input.record, &self.stage.processor)
+        {
+            return Ok(());
+        }
         // A foreign producer's clock may be anywhere; what it has not reached yet does not empty a window.
         let now = self.shared.clock.now();
         let at = match self.stage.input {
@@ -193,12 +203,27 @@ impl StageTransform {
             }
             (Input::Foreign(_), _) => (vec![Message::decode(origin, shared.codec, tenant)], 0),
         };
-        if let Some(key) = &stage.keyed_by {
-            for message in &mut messages {
+        let times = self.redriven(origin);
+        for message in &mut messages {
+            if let Some(key) = &stage.keyed_by {
                 set_key(message, key);
+            }
+            if let Ok(message) = message {
+                message.redriven = times;
             }
         }
         Ok((messages, first))
+    }
+
+    /// How often a record of the source came back from the dead-letter queue; 0: never, or so says nobody who may.
+    fn redriven(&self, origin: &Origin) -> u32 {
+        let record = &origin.record.record;
+        let genuine = |secrets: &Arc<SecretKeys>| redriven::count(secrets, &origin.topic, record);
+        // Nearly every record has none.
+        redriven::claimed(record)
+            .and(self.shared.secrets.as_ref())
+            .and_then(genuine)
+            .unwrap_or(0)
     }
 
     /// The steps from one on. What a record does wrong is the record's: it goes to the dead letters.
@@ -249,12 +274,20 @@ impl StageTransform {
                 Do::SetKey(fields) => message.set_key(fields)?,
                 Do::Dedupe { .. } => {
                     let identity = message.identity("dedupe", &stage.processor);
+                    // What was redriven passes, once each time: a step behind this one may have refused it.
+                    let known_by = match message.redriven {
+                        0 => identity,
+                        times => redriven::identity(&identity, times),
+                    };
                     if let Some(window) = &self.window
-                        && window.get(&identity, at)?.is_some()
+                        && window.get(&known_by, at)?.is_some()
                     {
                         return Ok(());
                     }
                     self.seen.push(identity);
+                    if known_by != identity {
+                        self.seen.push(known_by);
+                    }
                 }
                 Do::RateLimit(limit) => {
                     let id = message.identity("rate_limit", &limit.policy.value);
