@@ -63,8 +63,21 @@ fn run(log: Log, parts: &[&str]) {
     }
 }
 
+/// A broker that has just started compiles its code for most of a minute of load: that is not what is measured.
+fn warm_up(log: Log) -> Option<()> {
+    if log == Log::Kafka {
+        let given = std::env::var("OMNILINK_BENCH_WARM_UP").ok();
+        let seconds = given.and_then(|s| s.parse().ok()).unwrap_or(60.0);
+        println!("    the broker is warmed up for {seconds} s");
+        let server = Server::up(log, true)?;
+        server.drive(1, server::ENTITIES, load::Until::Seconds(seconds));
+    }
+    Some(())
+}
+
 /// `None`: there is no Kafka.
 fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
+    warm_up(log)?;
     let limits = limits::measure(log)?;
     let name = log.name();
     if wants("accept") {

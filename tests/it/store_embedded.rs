@@ -7,7 +7,7 @@ use std::{
         process::CommandExt,
     },
     path::Path,
-    process::Command,
+    time::Duration,
     time::{Duration, Instant},
 };
 
@@ -283,5 +283,10 @@ fn a_data_directory_out_of_reach_gets_a_link() {
     let server = runtime.block_on(Embedded::start(&data)).unwrap();
     assert_eq!(server.home(), home);
     server.stop();
-    fs::remove_dir_all(home).unwrap();
+    // On a machine that is busy it is killed, and its children end a moment later.
+    let gone = || fs::remove_dir_all(&home).is_ok() || !home.exists();
+    assert!((0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        gone()
+    }));
 }
