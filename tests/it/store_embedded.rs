@@ -7,7 +7,6 @@ use std::{
         process::CommandExt,
     },
     path::Path,
-    time::Duration,
     time::{Duration, Instant},
 };
 
