@@ -7,6 +7,7 @@ use std::{
         process::CommandExt,
     },
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
