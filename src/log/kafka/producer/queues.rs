@@ -112,6 +112,14 @@ struct Topic {
     missing: Option<Instant>,
 }
 
+impl Topic {
+    /// Something waits that no broker is known for.
+    fn is_lost(&self) -> bool {
+        let lost = |of: &Partition| of.leader.is_none() && of.has_work();
+        !self.waiting.is_empty() || self.partitions.iter().any(lost)
+    }
+}
+
 /// A broker that leads partitions.
 pub(super) struct Broker {
     pub(super) address: String,
@@ -370,6 +378,8 @@ impl Queues {
                 self.enqueue(topic, pending);
             }
         }
+        // What came while the answer was on its way, and what it said nothing of.
+        self.stale |= self.topics.iter().any(Topic::is_lost);
     }
 
     fn missing(&mut self, topic: usize, code: i16, ended: &mut Ended) {
@@ -378,7 +388,6 @@ impl Queues {
         let since = *of.missing.get_or_insert(now);
         let later = ResponseError::try_from_code(code).is_none_or(|e| e.is_retriable());
         if later && now < since + MISSING {
-            self.stale |= !of.waiting.is_empty();
             return;
         }
         let name = of.name.to_string();
@@ -604,6 +613,26 @@ mod tests {
         assert!(queues.take(1, ME).is_empty());
         assert_eq!(values(&one(&mut queues, 2, ME)), ["a"]);
         assert!(queues.take(2, ME).is_empty());
+    }
+
+    #[test]
+    fn a_topic_that_comes_while_leaders_are_asked_for_is_asked_for_next() {
+        let mut queues = Queues::default();
+        let _answer = push(&mut queues, "a");
+        let (answer, _acknowledged) = oneshot::channel();
+        let call = Arc::new(Call::of(1, None, answer));
+        let other = Append {
+            topic: "other".into(),
+            record: Record::default(),
+        };
+        queues.push(other, &call, 0).unwrap();
+        learn(&mut queues, &led_by(&[1]));
+        assert!(queues.stale);
+        // Known, and then without a word on who leads it.
+        let batch = one(&mut queues, 1, ME);
+        queues.again(batch);
+        learn(&mut queues, &led_by(&[]));
+        assert!(queues.stale);
     }
 
     #[test]
