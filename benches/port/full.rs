@@ -8,7 +8,7 @@ use crate::{
     latency::{self, Latency},
     limits::{BATCH, Limits},
     load::Until,
-    machine::Peak,
+    machine::{self, Peak},
     report::Row,
     server::{Log, Server},
     sustained::{self, Sustained},
@@ -46,6 +46,7 @@ pub fn measure(log: Log, limits: &Limits) -> Option<()> {
     };
 
     let filling = fill(&server, name);
+    rest(&server, name);
     let full = format!("{name}, full");
     let accepted = accept::measure(&server, &full, limits);
     let began = Instant::now();
@@ -125,6 +126,22 @@ fn fill(server: &Server, name: &str) -> f64 {
     ))
     .print();
     peak
+}
+
+/// Waits until the store has put in order what was poured into it: a log that is full is measured, not the filling.
+fn rest(server: &Server, name: &str) {
+    const LOOK: Duration = Duration::from_secs(1);
+    let start = Instant::now();
+    let mut calm = 0;
+    let mut before = machine::cpu_by_thread(server.pid()).values().sum::<f64>();
+    while calm < 3 && start.elapsed() < PATIENCE {
+        std::thread::sleep(LOOK);
+        let now = machine::cpu_by_thread(server.pid()).values().sum::<f64>();
+        calm = if now - before < 20_000.0 { calm + 1 } else { 0 };
+        before = now;
+    }
+    let took = start.elapsed().as_secs_f64() - 3.0;
+    Row::new(format!("{name}: upkeep after the filling"), took, "s").print();
 }
 
 /// Waits until the whole log is rows. The most memory meanwhile.

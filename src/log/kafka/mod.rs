@@ -19,7 +19,7 @@ use producer::Appender;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::sync::oneshot;
@@ -61,6 +61,9 @@ impl KafkaOptions {
             .set("retry.backoff.ms", "1")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.nagle.disable", "true")
+            // A broker that has just started may say that it knows no topics: that is not believed for 15 minutes.
+            .set("topic.metadata.refresh.interval.ms", "10000")
+            .set("metadata.max.age.ms", "30000")
             .set_log_level(RDKafkaLogLevel::Warning);
         self.tuned(config)
     }
@@ -242,7 +245,7 @@ impl Log for KafkaLog {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))?;
         let ask = || self.asker.offsets_for_times(list.clone(), REQUEST);
-        let found = while_leaders_move(ask)?;
+        let found = while_leaders_move(&self.asker, topic, ask)?;
         match found
             .elements()
             .first()
@@ -297,13 +300,13 @@ impl Log for KafkaLog {
     }
 }
 
-fn watermarks<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
+fn watermarks<C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
     partition: u32,
 ) -> Result<Watermarks, LogError> {
     let ask = || consumer.fetch_watermarks(topic, partition as i32, REQUEST);
-    let (start, end) = while_leaders_move(ask)?;
+    let (start, end) = while_leaders_move(consumer, topic, ask)?;
     Ok(Watermarks {
         start: start.max(0) as u64,
         end: end.max(0) as u64,
@@ -311,7 +314,11 @@ fn watermarks<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
 }
 
 /// Asks again while a partition's leader is being chosen, as after its topic was made and while brokers come and go.
-fn while_leaders_move<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
+    consumer: &C,
+    topic: &str,
+    ask: impl Fn() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
     let deadline = Instant::now() + REQUEST;
     let mut pause = Duration::from_millis(20);
     loop {
@@ -323,6 +330,12 @@ fn while_leaders_move<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, K
             Some(
                 RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable,
             ) => {}
+            // So librdkafka remembers it, perhaps from a broker that had just started.
+            Some(
+                RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition,
+            ) if is_there(consumer, topic) => {}
             _ => return Err(error),
         }
         std::thread::sleep(pause.mul_f64(rand::random_range(0.5..=1.0)));
@@ -330,8 +343,17 @@ fn while_leaders_move<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, K
     }
 }
 
+/// Whether the brokers know a topic. The answer is what librdkafka remembers from then on.
+fn is_there<C: Consumer<X>, X: ConsumerContext>(consumer: &C, topic: &str) -> bool {
+    let found = consumer.client().fetch_metadata(Some(topic), REQUEST);
+    found.is_ok_and(|found| {
+        let mut topics = found.topics().iter();
+        topics.any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty())
+    })
+}
+
 /// The committed position of the consumer's group. Waits for open transactions of the group to end.
-fn committed<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
+fn committed<C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
     partition: u32,
