@@ -162,14 +162,14 @@ impl Scratch {
     }
 
     /// Plain copying of a whole topic, exactly once: transactions of so many records, with the positions of a group.
-    /// Tells how many are committed.
+    /// Tells how many are committed. Returns seconds from the first record.
     pub fn copy(
         &self,
         (from, to): (&str, &str),
         partitions: i32,
         batch: u64,
         mut committed: impl FnMut(u64),
-    ) {
+    ) -> f64 {
         let mut config = self.config();
         config.set("transactional.id", self.name("plain.copy"));
         let producer = throughput(&mut config);
@@ -189,6 +189,7 @@ impl Scratch {
         consumer.assign(&list).unwrap();
         let member = consumer.group_metadata().expect("it has a group");
         let (mut ended, mut copied) = (0, 0);
+        let mut first = None;
         while ended < partitions {
             producer.begin_transaction().unwrap();
             let mut positions = TopicPartitionList::new();
@@ -197,6 +198,7 @@ impl Scratch {
             while copied < end && ended < partitions {
                 match consumer.poll(REQUEST).expect("a record or the end") {
                     Ok(message) => {
+                        first.get_or_insert_with(Instant::now);
                         let (key, value) = (message.key(), message.payload());
                         deliver(&producer, to, message.partition(), key, value);
                         next[message.partition() as usize] = Some(message.offset() + 1);
@@ -220,6 +222,7 @@ impl Scratch {
             producer.commit_transaction(REQUEST).unwrap();
             committed(copied);
         }
+        first.map_or(0.0, |first| first.elapsed().as_secs_f64())
     }
 
     /// Asks for the committed positions of a group without being in it.

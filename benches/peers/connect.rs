@@ -46,7 +46,8 @@ pub struct Connect<'a> {
 }
 
 impl Connect<'_> {
-    /// Works the topic off, and says the most memory it took in MB. Each event has a row afterwards.
+    /// Works the topic off, and says the most memory it took in MB. Each event has a row afterwards, or more: after a
+    /// rebalance some come again.
     pub fn drain(&self, differs: &Differs) -> (Drained, f64) {
         let dir = disk::scratch();
         let sink = java::settings("sink.properties", differs);
@@ -63,6 +64,7 @@ impl Connect<'_> {
         let mut java = self.start(differs, sink, dir.path());
         let peak = Peak::watch(java.pid());
         let mut changed = (0, Instant::now());
+        let mut rows = 0;
         drain.watch(DEADLINE, || {
             java.check();
             let size = self.ask(&mut connection, "SELECT pg_relation_size('peer')");
@@ -71,14 +73,17 @@ impl Connect<'_> {
             }
             let all = size > 0 && changed.1.elapsed() > QUIET && {
                 changed.1 = Instant::now();
-                let rows = self.ask(&mut connection, "SELECT count(*) FROM peer") as usize;
-                assert!(rows <= self.events, "{rows} rows of {} events", self.events);
-                rows == self.events
+                rows = self.ask(&mut connection, "SELECT count(*) FROM peer") as usize;
+                rows >= self.events && {
+                    let ids = "SELECT count(DISTINCT id) FROM peer";
+                    self.ask(&mut connection, ids) as usize == self.events
+                }
             };
             (vec![size as u64], all)
         });
-        let ids = "SELECT count(DISTINCT id) FROM peer";
-        assert_eq!(self.ask(&mut connection, ids) as usize, self.events);
+        if rows > self.events {
+            println!("    {} rows came twice", rows - self.events);
+        }
         (drain.end(self.events), peak.end())
     }
 

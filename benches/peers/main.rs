@@ -15,6 +15,7 @@ mod java;
 mod quoted;
 mod rows;
 mod streams;
+mod tried;
 mod versus;
 
 #[path = "../common/copy.rs"]
@@ -72,7 +73,7 @@ fn main() {
         events: number(0, if tune { 300_000 } else { 500_000 }),
         seconds: number(1, 20),
         rounds: number(2, if tune { 1 } else { 3 }),
-        tries: if tune { tries(peer) } else { Vec::new() },
+        tries: if tune { tried::read(peer) } else { Vec::new() },
     };
     let all = !named("streams") && !named("connect");
     let runs = |peer: &str| all || named(peer);
@@ -86,13 +87,4 @@ fn main() {
         println!("\nother figures");
         quoted::print(runs);
     }
-}
-
-/// What `tune` tries of a peer.
-fn tries(peer: &str) -> Vec<(String, Differs)> {
-    let text = std::fs::read_to_string(java::file("tune.txt")).unwrap();
-    text.lines()
-        .filter_map(|line| line.strip_prefix(peer)?.strip_prefix(' '))
-        .map(|words| (words.to_owned(), Differs::parse(words)))
-        .collect()
 }

@@ -17,6 +17,7 @@ use crate::{
     project::{Projected, Run},
     report::{Row, median},
     steps::Bed,
+    tried,
 };
 
 /// Ten events to an entity, close together; about 500 bytes with all.
@@ -139,22 +140,12 @@ fn report(rounds: &[Round], events: f64) {
         "after the first commit; {whole:.0}/s from the start"
     ))
     .print();
-    Row::new("    beside it", projected, "ev/s")
+    Row::new("OmniLink's projector beside Connect", projected, "ev/s")
         .against(connect, "Kafka Connect")
         .print();
 }
 
 /// The settings as they are, and each try.
 fn tune(connect: &Connect<'_>, asked: &Asked) {
-    let as_they_are = ("(as they are)".to_owned(), Differs::default());
-    let mut base = None;
-    for (name, differs) in std::iter::once(&as_they_are).chain(&asked.tries) {
-        let runs: Vec<(Drained, f64)> = (0..asked.rounds).map(|_| connect.drain(differs)).collect();
-        let rate = median(runs.iter().map(|(drained, _)| drained.steady));
-        let (drained, most) = &runs[0];
-        Row::new(format!("connect {name}"), rate, "ev/s")
-            .against(*base.get_or_insert(rate), "as they are")
-            .note(format!("{}; {most:.0} MB", drained.note()))
-            .print();
-    }
+    tried::each("connect", asked, |differs| connect.drain(differs));
 }

@@ -11,6 +11,7 @@ use crate::{
     report::{self, Row, median},
     steps::{self, Bed, EVENTS, Worked},
     streams::Streams,
+    tried,
 };
 
 /// What is asked of the lane.
@@ -95,7 +96,7 @@ fn throughput(streams: &Streams<'_>, scratch: &Scratch, asked: &Asked) {
         .note(rounds[0].lane.drained.note())
         .print();
     report::cpu(name, &rounds[0].lane.parts, asked.events as f64);
-    Row::new("    beside the faster one", lane, "rec/s")
+    Row::new("OmniLink's lane beside the faster Streams", lane, "rec/s")
         .against(pass.max(count), "Kafka Streams")
         .asks_ratio(OF_STREAMS)
         .print();
@@ -136,21 +137,8 @@ fn tune(streams: &Streams<'_>, scratch: &Scratch, asked: &Asked) {
     let dir = disk::scratch();
     let bed = Bed::new(scratch, dir.path());
     load.produce(&*bed.log, &bed.names.events);
-    let as_they_are = ("(as they are)".to_owned(), Differs::default());
-    let mut base = None;
-    for (name, differs) in std::iter::once(&as_they_are).chain(&asked.tries) {
-        let mut rates = Vec::new();
-        let mut last = None;
-        for _ in 0..asked.rounds {
-            let (worked, most) = streams.drain(&bed, differs, load);
-            rates.push(worked.drained.steady);
-            last = Some((worked.drained, most));
-        }
-        let rate = median(rates);
-        let (drained, most) = last.expect("a round");
-        Row::new(format!("streams {name}"), rate, "rec/s")
-            .against(*base.get_or_insert(rate), "as they are")
-            .note(format!("{}; {most:.0} MB", drained.note()))
-            .print();
-    }
+    tried::each("streams", asked, |differs| {
+        let (worked, most) = streams.drain(&bed, differs, load);
+        (worked.drained, most)
+    });
 }

@@ -32,6 +32,7 @@ peers_make() {
     rm -rf "$work"
     die "the peers cannot be compiled"
   fi
+  cp -r "$peers_source/java/META-INF" "$work/"
   rm -rf "$peers/classes"
   mv "$work" "$peers/classes"
 }
