@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(20);
 /// By this share a process has started, joined its group, and been compiled where it is in time.
 const WARM: f64 = 0.2;
+/// So much of all must lie between two commits for a rate.
+const ENOUGH: f64 = 0.4;
 
 /// What is committed, over time.
 pub struct Drain {
@@ -53,17 +55,26 @@ impl Drain {
                 .map(|(done, end)| *done as f64 / (*end).max(1) as f64)
                 .fold(1.0, f64::min)
         };
-        let first = self.seen.iter().find(|(_, done)| share(done) > 0.0);
-        let warm = self.seen.iter().find(|(_, done)| share(done) >= WARM);
-        let first = first.map_or(*last, |(at, _)| *at);
-        let (from, share) = warm.map_or((0.0, 0.0), |(at, done)| (*at, share(done)));
-        // Few records may have been one commit.
-        let steady = (share < 0.9).then(|| (1.0 - share) * records as f64 / (last - from));
+        let seen: Vec<(f64, f64)> = self
+            .seen
+            .iter()
+            .map(|(at, done)| (*at, share(done)))
+            .collect();
+        let first = seen.iter().find(|(_, share)| *share > 0.0);
+        let from = seen.iter().find(|(_, share)| *share >= WARM);
+        // The last commit may have waited for its time with nothing left to do.
+        let to = seen.iter().rfind(|(_, share)| *share < 1.0);
+        // Few records are few commits, which say nothing of a rate.
+        let steady = from.zip(to).and_then(|(from, to)| {
+            let done = to.1 - from.1;
+            (done >= ENOUGH).then(|| done * records as f64 / (to.0 - from.0))
+        });
         let whole = records as f64 / last;
         Drained {
-            first,
+            first: first.map_or(*last, |(at, _)| *at),
             whole,
             steady: steady.unwrap_or(whole),
+            is_steady: steady.is_some(),
         }
     }
 }
@@ -75,14 +86,20 @@ pub struct Drained {
     pub first: f64,
     /// Records a second, from the start of the process to the last commit.
     pub whole: f64,
-    /// Records a second, of the last four fifths.
+    /// Records a second, between the first fifth and the last commit but one; all of it where those were too few.
     pub steady: f64,
+    is_steady: bool,
 }
 
 impl Drained {
     pub fn note(&self) -> String {
+        let what = if self.is_steady {
+            "from the first fifth on"
+        } else {
+            "too few commits for a rate without the start"
+        };
         format!(
-            "of the last four fifths; {:.0}/s from the start, the first commit after {:.2} s",
+            "{what}; {:.0}/s from the start, the first commit after {:.2} s",
             self.whole, self.first
         )
     }

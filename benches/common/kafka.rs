@@ -21,6 +21,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Message},
+    metadata::MetadataTopic,
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
@@ -90,6 +91,19 @@ impl Scratch {
         let made = wait(admin.create_topics([&new], &options)).unwrap();
         for one in made {
             one.unwrap();
+        }
+        // Until the broker tells of it.
+        let start = Instant::now();
+        let known = || {
+            let found = admin.inner().fetch_metadata(Some(&name), REQUEST).unwrap();
+            let parts = found.topics().iter().flat_map(MetadataTopic::partitions);
+            parts
+                .filter(|p| p.leader() >= 0 && p.error().is_none())
+                .count()
+        };
+        while known() < partitions as usize {
+            assert!(start.elapsed() < REQUEST, "{name} does not come");
+            std::thread::sleep(Duration::from_millis(20));
         }
         name
     }
@@ -296,7 +310,7 @@ impl Drop for Scratch {
         let ours: Vec<&str> = found
             .topics()
             .iter()
-            .map(rdkafka::metadata::MetadataTopic::name)
+            .map(MetadataTopic::name)
             .filter(|name| name.starts_with(&self.prefix))
             .collect();
         if !ours.is_empty() {
