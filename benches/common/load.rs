@@ -75,6 +75,13 @@ impl Load {
         }
     }
 
+    /// Bytes of a record, key and value.
+    pub fn weight(self) -> usize {
+        let record = self.stamped(0, 0);
+        let length = |bytes: Option<bytes::Bytes>| bytes.map_or(0, |b| b.len());
+        length(record.key) + length(record.value)
+    }
+
     /// Appends all of it to a topic.
     pub fn produce(self, log: &dyn Log, topic: &Arc<str>) {
         let now = SystemClock.now();

@@ -35,13 +35,13 @@ const BATCH: u64 = 10_000;
 const DEADLINE: Duration = Duration::from_mins(10);
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Fifty events to an order, all orders mixed; one in twenty comes twice; about 500 bytes with key and all.
+/// Fifty events to an order, all orders mixed; one in twenty comes twice; 500 bytes with key and all.
 pub fn load(events: usize) -> Load {
     Load {
         events,
         each: 50,
         order: Order::Spread,
-        bytes: 390,
+        bytes: 358,
         repeats: Some(20),
     }
 }

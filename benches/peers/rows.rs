@@ -20,13 +20,13 @@ use crate::{
     tried,
 };
 
-/// Ten events to an entity, close together; about 500 bytes with all.
+/// Ten events to an entity, close together; 500 bytes with all.
 fn load(events: usize) -> Load {
     Load {
         events,
         each: 10,
         order: Order::Near,
-        bytes: 390,
+        bytes: 358,
         repeats: None,
     }
 }
@@ -41,7 +41,9 @@ struct Round {
 
 pub fn measure(kit: &Kit, scratch: &Scratch, asked: &Asked) {
     let events = asked.events;
-    println!("\nKafka Connect, Debezium's JDBC sink: {events} records of about 500 B");
+    let load = load(events);
+    let weight = load.weight();
+    println!("\nKafka Connect, Debezium's JDBC sink: {events} records of {weight} B");
     let Some(database) = Database::new() else {
         println!("SKIPPED: OMNILINK_TEST_POSTGRES is not set (eval \"$(scripts/stack env)\")");
         return;
@@ -56,7 +58,6 @@ pub fn measure(kit: &Kit, scratch: &Scratch, asked: &Asked) {
     let scratch = scratch.within("rows.");
     let dir = disk::scratch();
     let bed = Bed::new(&scratch, dir.path());
-    let load = load(events);
     load.produce(&*bed.log, &bed.names.events);
     let connect = Connect {
         kit,

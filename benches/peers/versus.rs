@@ -33,7 +33,8 @@ pub fn measure(kit: &Kit, scratch: &Scratch, asked: &Asked) {
         runs: Cell::new(0),
     };
     let events = asked.events;
-    println!("\nKafka Streams: {events} records of about 500 B");
+    let weight = steps::load(events).weight();
+    println!("\nKafka Streams: {events} records of {weight} B");
     if asked.tries.is_empty() {
         throughput(&streams, scratch, asked);
         latency(&streams, scratch, asked.seconds);

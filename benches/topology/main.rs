@@ -55,8 +55,9 @@ fn main() {
     let Some(scratch) = Scratch::new() else {
         return;
     };
-    println!("{events} records of about 500 B, {PARTITIONS} partitions, {rounds} rounds; medians");
     let load = steps::load(events);
+    let weight = load.weight();
+    println!("{events} records of {weight} B, {PARTITIONS} partitions, {rounds} rounds; medians");
     let rounds: Vec<Round> = (0..rounds)
         .map(|n| Round::measure(&scratch.within(&format!("{n}.")), load))
         .collect();
