@@ -20,6 +20,8 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Message},
+    metadata::MetadataTopic,
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
@@ -48,6 +50,14 @@ impl Scratch {
 
     pub fn name(&self, topic: &str) -> String {
         format!("{}{topic}", self.prefix)
+    }
+
+    /// A longer prefix, for topics that are OmniLink's own beside foreign ones.
+    pub fn within(&self, part: &str) -> Self {
+        Self {
+            brokers: self.brokers.clone(),
+            prefix: self.name(part),
+        }
     }
 
     /// The log as node `node`, with its state in `dir`.
@@ -81,6 +91,19 @@ impl Scratch {
         let made = wait(admin.create_topics([&new], &options)).unwrap();
         for one in made {
             one.unwrap();
+        }
+        // Until the broker tells of it.
+        let start = Instant::now();
+        let known = || {
+            let found = admin.inner().fetch_metadata(Some(&name), REQUEST).unwrap();
+            let parts = found.topics().iter().flat_map(MetadataTopic::partitions);
+            parts
+                .filter(|p| p.leader() >= 0 && p.error().is_none())
+                .count()
+        };
+        while known() < partitions as usize {
+            assert!(start.elapsed() < REQUEST, "{name} does not come");
+            std::thread::sleep(Duration::from_millis(20));
         }
         name
     }
@@ -118,6 +141,17 @@ impl Scratch {
 
     /// Plain consumption of what was committed in all partitions: seconds, records, bytes.
     pub fn consume(&self, topic: &str, partitions: i32) -> (f64, u64, u64) {
+        let start = Instant::now();
+        let (mut records, mut bytes) = (0, 0);
+        self.read(topic, partitions, |message| {
+            records += 1;
+            bytes += (message.key_len() + message.payload_len()) as u64;
+        });
+        (start.elapsed().as_secs_f64(), records, bytes)
+    }
+
+    /// Reads what was committed in all partitions.
+    pub fn read(&self, topic: &str, partitions: i32, mut record: impl FnMut(&BorrowedMessage<'_>)) {
         let mut config = self.config();
         config
             .set("group.id", self.name("plain"))
@@ -130,20 +164,94 @@ impl Scratch {
             list.add_partition_offset(topic, partition, Offset::Beginning)
                 .unwrap();
         }
-        let start = Instant::now();
         consumer.assign(&list).unwrap();
-        let (mut records, mut bytes, mut ended) = (0, 0, 0);
+        let mut ended = 0;
         while ended < partitions {
             match consumer.poll(REQUEST).expect("a record or the end") {
-                Ok(message) => {
-                    records += 1;
-                    bytes += (message.key_len() + message.payload_len()) as u64;
-                }
+                Ok(message) => record(&message),
                 Err(KafkaError::PartitionEOF(_)) => ended += 1,
                 Err(error) => panic!("{error}"),
             }
         }
-        (start.elapsed().as_secs_f64(), records, bytes)
+    }
+
+    /// Plain copying of a whole topic, exactly once: transactions of so many records, with the positions of a group.
+    /// Tells how many are committed. Returns seconds from the first record.
+    pub fn copy(
+        &self,
+        (from, to): (&str, &str),
+        partitions: i32,
+        batch: u64,
+        mut committed: impl FnMut(u64),
+    ) -> f64 {
+        let mut config = self.config();
+        config.set("transactional.id", self.name("plain.copy"));
+        let producer = throughput(&mut config);
+        producer.init_transactions(REQUEST).unwrap();
+        let mut config = self.config();
+        config
+            .set("group.id", self.name("plain.copy"))
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.message.max.bytes", "2097152")
+            .set("queued.max.messages.kbytes", "65536");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(from, 0, partitions - 1);
+        list.set_all_offsets(Offset::Beginning).unwrap();
+        consumer.assign(&list).unwrap();
+        let member = consumer.group_metadata().expect("it has a group");
+        let (mut ended, mut copied) = (0, 0);
+        let mut first = None;
+        while ended < partitions {
+            producer.begin_transaction().unwrap();
+            let mut positions = TopicPartitionList::new();
+            let mut next = vec![None; partitions as usize];
+            let end = copied + batch;
+            while copied < end && ended < partitions {
+                match consumer.poll(REQUEST).expect("a record or the end") {
+                    Ok(message) => {
+                        first.get_or_insert_with(Instant::now);
+                        let (key, value) = (message.key(), message.payload());
+                        deliver(&producer, to, message.partition(), key, value);
+                        next[message.partition() as usize] = Some(message.offset() + 1);
+                        copied += 1;
+                    }
+                    Err(KafkaError::PartitionEOF(_)) => ended += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            for (partition, next) in (0..).zip(next) {
+                if let Some(next) = next {
+                    positions
+                        .add_partition_offset(from, partition, Offset::Offset(next))
+                        .unwrap();
+                }
+            }
+            drain(&producer);
+            producer
+                .send_offsets_to_transaction(&positions, &member, REQUEST)
+                .unwrap();
+            producer.commit_transaction(REQUEST).unwrap();
+            committed(copied);
+        }
+        first.map_or(0.0, |first| first.elapsed().as_secs_f64())
+    }
+
+    /// Asks for the committed positions of a group without being in it.
+    pub fn watch(&self, group: &str, topic: &str, partitions: i32) -> Watch {
+        let mut config = self.config();
+        // So an open transaction is not waited for.
+        config
+            .set("group.id", self.name(group))
+            .set("isolation.level", "read_uncommitted");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&self.name(topic), 0, partitions - 1);
+        Watch {
+            consumer: config.create().unwrap(),
+            list,
+        }
     }
 
     /// How long a plain transaction of one record takes from its beginning to its commit, in milliseconds, at a pace.
@@ -173,6 +281,26 @@ impl Scratch {
     }
 }
 
+pub struct Watch {
+    consumer: BaseConsumer,
+    list: TopicPartitionList,
+}
+
+impl Watch {
+    /// All positions together.
+    pub fn done(&self) -> u64 {
+        // Its coordinator may still be looked for.
+        let Ok(found) = self.consumer.committed_offsets(self.list.clone(), REQUEST) else {
+            return 0;
+        };
+        let positions = found.elements().into_iter().map(|e| match e.offset() {
+            Offset::Offset(next) => next as u64,
+            _ => 0,
+        });
+        positions.sum()
+    }
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         let admin = self.admin();
@@ -182,12 +310,24 @@ impl Drop for Scratch {
         let ours: Vec<&str> = found
             .topics()
             .iter()
-            .map(rdkafka::metadata::MetadataTopic::name)
+            .map(MetadataTopic::name)
             .filter(|name| name.starts_with(&self.prefix))
             .collect();
         if !ours.is_empty() {
             let options = AdminOptions::new().operation_timeout(Some(REQUEST));
             let _ = wait(admin.delete_topics(&ours, &options));
+        }
+        // Those whose members were killed stay until the broker forgets them.
+        let Ok(groups) = admin.inner().fetch_group_list(None, REQUEST) else {
+            return;
+        };
+        let names = groups.groups().iter().map(rdkafka::groups::GroupInfo::name);
+        let ours: Vec<&str> = names
+            .filter(|name| name.starts_with(&self.prefix))
+            .collect();
+        if !ours.is_empty() {
+            let options = AdminOptions::new().operation_timeout(Some(REQUEST));
+            let _ = wait(admin.delete_groups(&ours, &options));
         }
     }
 }
@@ -207,23 +347,43 @@ fn send(producer: &BaseProducer, topic: &str, partitions: i32, sent: &mut u64, c
     let value = [b'x'; BYTES];
     for _ in 0..count {
         let key = sent.to_string();
-        let mut record = BaseRecord::to(topic)
-            .partition((*sent % partitions as u64) as i32)
-            .key(&key)
-            .payload(&value[..]);
-        loop {
-            match producer.send(record) {
-                Ok(()) => break,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    record = back;
-                    producer.poll(Duration::from_millis(5));
-                }
-                Err((error, _)) => panic!("{error}"),
-            }
-        }
+        let partition = (*sent % partitions as u64) as i32;
+        deliver(
+            producer,
+            topic,
+            partition,
+            Some(key.as_bytes()),
+            Some(&value),
+        );
         *sent += 1;
     }
     producer.poll(Duration::ZERO);
+}
+
+fn deliver(
+    producer: &BaseProducer,
+    topic: &str,
+    partition: i32,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+) {
+    let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
+    if let Some(key) = key {
+        record = record.key(key);
+    }
+    if let Some(value) = value {
+        record = record.payload(value);
+    }
+    loop {
+        match producer.send(record) {
+            Ok(()) => return,
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                record = back;
+                producer.poll(Duration::from_millis(5));
+            }
+            Err((error, _)) => panic!("{error}"),
+        }
+    }
 }
 
 /// Waits for all deliveries. rdkafka's own `flush` polls for 100 ms at a time, whatever comes.

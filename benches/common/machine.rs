@@ -157,7 +157,7 @@ impl Cpu {
         let children: f64 = children
             .map(|p| cpu_by_thread(p).values().sum::<f64>())
             .sum();
-        all.insert("children (Postgres)", children);
+        all.insert("child processes", children);
         for (name, pid) in &self.others {
             all.insert(name, cpu_of_tree(*pid));
         }

@@ -93,6 +93,12 @@ impl Row {
     }
 }
 
+/// A figure of something that did not run: what was said of it, and when.
+pub fn quoted(name: &str, figure: &str, date: &str) {
+    println!("{name:<50} {figure}  (quoted, {date}; not run)");
+    json(&serde_json::json!({ "name": name, "quoted": figure, "date": date }));
+}
+
 /// Processor time by part, an event.
 pub fn cpu(name: &str, parts: &BTreeMap<&'static str, f64>, events: f64) {
     let each: BTreeMap<_, _> = parts

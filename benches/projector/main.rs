@@ -9,20 +9,22 @@
     clippy::print_stdout
 )]
 
+#[path = "../common/copy.rs"]
 mod copy;
-mod load;
-mod project;
-
 #[path = "../common/disk.rs"]
 mod disk;
 #[path = "../common/kafka.rs"]
 mod kafka;
 #[path = "../common/lanes.rs"]
 mod lanes;
+#[path = "../common/load.rs"]
+mod load;
 #[path = "../common/machine.rs"]
 mod machine;
 #[path = "../common/postgres.rs"]
 mod postgres;
+#[path = "../common/project.rs"]
+mod project;
 #[path = "../common/report.rs"]
 mod report;
 
@@ -38,6 +40,8 @@ use report::{Row, median};
 use tokio::runtime::Runtime;
 
 const PARTITIONS: i32 = 8;
+/// Of an event's data.
+const BYTES: usize = 500;
 
 fn main() {
     // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
@@ -86,6 +90,8 @@ fn main() {
             events,
             each,
             order,
+            bytes: BYTES,
+            repeats: None,
         };
         load.produce(&*log, &topic);
         let run = Run {
@@ -95,7 +101,8 @@ fn main() {
             topic: &topic,
             dlq: &dlq,
             brokers: &scratch.brokers,
-            load,
+            events,
+            entities: load.entities(),
             lanes,
         };
         let rounds: Vec<Round> = (0..rounds)

@@ -280,6 +280,11 @@ fn on_kafka(scratch: &Scratch, seconds: usize, records: usize) {
     print(&format!("kafka: {WHOLE}"), &latencies.whole, limit);
     print(&format!("kafka: {PROCESSED}"), &latencies.processed, limit);
     let (appended, copied) = bed.throughput(records);
+    let topics = (&*bed.topics[2], &*scratch.topic("plain.copy", partitions));
+    let plain = records as f64 / scratch.copy(topics, partitions, BATCH, |_| {});
+    Row::new("limit: librdkafka, transactional copy", plain, "rec/s")
+        .note("of the same topic, joining no group")
+        .print();
     Row::new(
         format!("kafka: plain appends by the library, {BYTES} B"),
         appended,
@@ -294,7 +299,8 @@ fn on_kafka(scratch: &Scratch, seconds: usize, records: usize) {
     )
     .against(transactional, "transactions")
     .note(format!(
-        "{:.2} x idempotent production; reading and positions included",
+        "{:.2} x a plain copy, {:.2} x idempotent production; reading and positions included",
+        copied / plain,
         copied / idempotent
     ))
     .print();

@@ -93,6 +93,15 @@ impl Stage {
     }
 }
 
+/// Whether records of one key lie in one partition of an input keyed like this: so it is when the key has all of the
+/// input's fields, and perhaps more.
+fn together(key: Option<&KeyFields>, input: Option<&KeyFields>) -> bool {
+    key.zip(input).is_some_and(|(key, input)| {
+        let mut fields = input.fields.iter();
+        fields.all(|field| key.fields.contains(field))
+    })
+}
+
 /// Plans a topology; `None` if something is wrong with it, which was reported.
 pub(super) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
     let name = &topology.name.as_ref()?.value;
@@ -120,7 +129,7 @@ pub(super) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
             // A foreign topic's times are its producers': a limiter reads from a topic whose times are the log's own.
             let timed = matches!(step.action, Action::RateLimit(_))
                 && matches!(stage.input, Input::Foreign(_));
-            if key != input_key || timed {
+            if !together(key.as_ref(), input_key.as_ref()) || timed {
                 let number = if at == 1 {
                     String::new()
                 } else {
@@ -177,4 +186,53 @@ pub(super) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
         tests: topology.tests.clone(),
         source_text: Arc::clone(&topology.file),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::topology::{SourceFile, file, problem::Problems};
+
+    /// The steps of each stage of a topology with these steps before its route.
+    fn stages(source: &str, steps: &str) -> Vec<usize> {
+        let text = format!(
+            "name: t\nsource: {{ {source} }}\nsteps: [ {steps}, route: [ {{ to: out }} ] ]\n"
+        );
+        let file = Arc::new(SourceFile {
+            name: "t.yaml".into(),
+            text,
+        });
+        let mut problems = Problems::of(Arc::clone(&file));
+        let topology = file::read(&file, &mut problems).unwrap();
+        assert!(problems.found.is_empty(), "{:?}", problems.found);
+        let plan = plan(&topology, "omnilink.").unwrap();
+        plan.stages.iter().map(|stage| stage.steps.len()).collect()
+    }
+
+    #[test]
+    fn records_change_their_partition_only_where_they_must() {
+        let (dedupe, limit) = (
+            "dedupe: { window: 1h }",
+            "rate_limit: { policy: p, limit: 1, window: 1s }",
+        );
+        let events = "topic: events, key: [entity.type, entity.external_id]";
+        let finer = "key: [entity.external_id, id, entity.type]";
+        let whole = "key: [entity.type, entity.external_id]";
+        let all = format!("{finer}, {dedupe}, {whole}, {limit}");
+        assert_eq!(stages(events, &all), [5]);
+        // Without one of the input's fields records of a key may lie anywhere.
+        let coarser = format!("key: [entity.external_id, id], {dedupe}");
+        assert_eq!(stages(events, &coarser), [1, 2]);
+        assert_eq!(
+            stages("topic: events", &format!("{finer}, {dedupe}")),
+            [1, 2]
+        );
+        // What passed `rekey` is keyed as finely as that was.
+        let back = format!("{finer}, {dedupe}, key: [id], {limit}");
+        assert_eq!(stages("topic: events", &back), [1, 2, 2]);
+        // Times of a foreign topic are its producers'.
+        let foreign = format!("{whole}, {limit}");
+        let source = "topic: shop, key: [entity.type, entity.external_id]";
+        assert_eq!(stages(source, &foreign), [1, 2]);
+    }
 }

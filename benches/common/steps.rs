@@ -1,0 +1,190 @@
+//! Topologies at work on Kafka, as `up` runs them, and what a plain copy of the same records makes.
+#![allow(dead_code, reason = "not every bench uses all of it")]
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use omnilink::{
+    clock::SystemClock,
+    log::{Log, topics::Names},
+    stream::{
+        lag::Progress,
+        topology::{Deployment, Setup, check},
+    },
+};
+
+use crate::{
+    drain::{Drain, Drained},
+    kafka::Scratch,
+    lanes,
+    load::{Load, Order},
+    machine::{self, Cpu},
+};
+
+pub const PARTITIONS: u32 = 8;
+/// `map`, `dedupe` and `rate_limit` in one lane.
+pub const EVENTS: &str = include_str!("../topology/events.yaml");
+/// The same from a foreign topic, in two.
+pub const FOREIGN: &str = include_str!("../topology/foreign.yaml");
+/// Records in a plain transaction; a lane's poll has as many at most.
+const BATCH: u64 = 10_000;
+const DEADLINE: Duration = Duration::from_mins(10);
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Fifty events to an order, all orders mixed; one in twenty comes twice; 500 bytes with key and all.
+pub fn load(events: usize) -> Load {
+    Load {
+        events,
+        each: 50,
+        order: Order::Spread,
+        bytes: 358,
+        repeats: Some(20),
+    }
+}
+
+/// OmniLink's own topics under a prefix of their own, so that others under the bench's are foreign.
+pub struct Bed<'a> {
+    pub foreign: &'a Scratch,
+    pub own: Scratch,
+    pub names: Names,
+    pub log: Arc<dyn Log>,
+}
+
+impl<'a> Bed<'a> {
+    pub fn new(foreign: &'a Scratch, state: &Path) -> Self {
+        let own = foreign.within("own.");
+        let log = own.log("bench", state);
+        let names = Names::new(&own.prefix);
+        log.provision(&names.specs(PARTITIONS), true).unwrap();
+        Self {
+            foreign,
+            own,
+            names,
+            log,
+        }
+    }
+
+    /// A foreign topic.
+    pub fn topic(&self, name: &str) -> Arc<str> {
+        self.foreign.topic(name, PARTITIONS as i32).into()
+    }
+
+    /// Starts a file's topology.
+    pub fn deploy(&self, text: &str, input: &str, output: &str) -> Deployment {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bench.yaml");
+        let text = text.replace("INPUT", input).replace("OUTPUT", output);
+        std::fs::write(&file, text).unwrap();
+        let checked = check(&[file], &self.own.prefix);
+        let problems: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
+        let set = checked.set.unwrap_or_else(|| panic!("{problems:?}"));
+        let mut deployment = Deployment::new(Setup {
+            log: Arc::clone(&self.log),
+            names: self.names.clone(),
+            clock: Arc::new(SystemClock),
+            partitions: PARTITIONS,
+            provision: true,
+            make_foreign: false,
+        });
+        deployment.deploy(&set).unwrap();
+        deployment
+    }
+
+    /// Works a full topic off. `output` holds each event once afterwards.
+    pub fn drain(&self, text: &str, input: &str, output: &str, load: Load) -> Worked {
+        let others = machine::broker(&self.own.brokers).map(|pid| ("Kafka", pid));
+        let cpu = Cpu::of(
+            std::process::id(),
+            lanes::part,
+            others.into_iter().collect(),
+        );
+        let mut drain = Drain::begin();
+        let mut deployment = self.deploy(text, input, output);
+        let stages: Vec<Arc<Progress>> = deployment.progress().into_iter().map(|p| p.1).collect();
+        let end = ends(&*self.log, input);
+        let mut looked = Instant::now();
+        drain.watch(DEADLINE, || {
+            let done: Vec<_> = stages.iter().map(|stage| together(stage)).collect();
+            let mut all = done[0] == end;
+            // What lies between two lanes ends with a marker in each partition; its end is known when the first is through.
+            if all && stages.len() > 1 && looked.elapsed() > Duration::from_millis(20) {
+                looked = Instant::now();
+                all = stages[1..].iter().all(|stage| self.is_through(stage));
+            } else {
+                all &= stages.len() == 1;
+            }
+            (done, all)
+        });
+        let parts = cpu.used();
+        for stage in &stages {
+            assert_eq!((stage.trouble(), stage.rejections()), (None, 0));
+        }
+        deployment.stop();
+        self.check(output, load);
+        Worked {
+            drained: drain.end(load.events),
+            parts,
+        }
+    }
+
+    /// Each event came out once.
+    pub fn check(&self, output: &str, load: Load) {
+        eventually(load.distinct() as u64, || {
+            self.foreign.consume(output, PARTITIONS as i32).1
+        });
+    }
+
+    /// Whether a lane has read its input but for the last marker of each partition.
+    fn is_through(&self, stage: &Progress) -> bool {
+        let positions = stage.positions();
+        positions.len() == PARTITIONS as usize
+            && positions.iter().all(|(topic, partition, next)| {
+                next + 1 >= self.log.watermarks(topic, *partition).unwrap().end
+            })
+    }
+}
+
+/// The ends of all partitions together.
+pub fn ends(log: &dyn Log, topic: &str) -> u64 {
+    let end = |p| log.watermarks(topic, p).unwrap().end;
+    (0..PARTITIONS).map(end).sum()
+}
+
+/// The markers of the last transaction may come a moment after its positions.
+pub fn eventually(expected: u64, mut count: impl FnMut() -> u64) {
+    let start = Instant::now();
+    loop {
+        let came = count();
+        if came == expected {
+            return;
+        }
+        assert!(
+            came < expected && start.elapsed() < SETTLED,
+            "{came} records of {expected} came out"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A plain transactional copy of a topic, in this process.
+pub fn copy(foreign: &Scratch, input: &str, output: &str, records: usize) -> Drained {
+    let mut drain = Drain::begin();
+    foreign.copy((input, output), PARTITIONS as i32, BATCH, |done| {
+        drain.see(vec![done]);
+    });
+    drain.end(records)
+}
+
+/// A full topic that was worked off, and processor time by part.
+pub struct Worked {
+    pub drained: Drained,
+    pub parts: BTreeMap<&'static str, f64>,
+}
+
+fn together(progress: &Progress) -> u64 {
+    progress.positions().iter().map(|(_, _, next)| next).sum()
+}

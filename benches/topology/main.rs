@@ -1,0 +1,126 @@
+//! A topology with `map`, `dedupe` and `rate_limit` on Kafka, exactly once: working off a full topic, beside librdkafka's
+//! own transactional copy of it, and how long a record takes from its append to the reader at 200 a second.
+//!
+//! `cargo bench --bench topology -- [EVENTS [SECONDS [ROUNDS]]]`
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout
+)]
+
+#[path = "../common/disk.rs"]
+mod disk;
+#[path = "../common/drain.rs"]
+mod drain;
+#[path = "../common/kafka.rs"]
+mod kafka;
+#[path = "../common/lanes.rs"]
+mod lanes;
+#[path = "../common/load.rs"]
+mod load;
+#[path = "../common/machine.rs"]
+mod machine;
+#[path = "../common/pace.rs"]
+mod pace;
+#[path = "../common/report.rs"]
+mod report;
+#[path = "../common/steps.rs"]
+mod steps;
+
+use std::{sync::Arc, time::Duration};
+
+use drain::Drained;
+use kafka::Scratch;
+use load::Load;
+use report::{Row, median, percentile};
+use steps::{Bed, EVENTS, FOREIGN, PARTITIONS, Worked};
+
+/// What is asked of a lane.
+const OF_COPY: f64 = 0.55;
+const PLAIN: Duration = Duration::from_secs(4);
+
+fn main() {
+    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
+    if std::env::args().any(|a| a == "--test" || a == "--list") {
+        return;
+    }
+    let numbers: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|a| a.parse().ok())
+        .collect();
+    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
+    let (events, seconds, rounds) = (number(0, 500_000), number(1, 20), number(2, 3));
+    let Some(scratch) = Scratch::new() else {
+        return;
+    };
+    let load = steps::load(events);
+    let weight = load.weight();
+    println!("{events} records of {weight} B, {PARTITIONS} partitions, {rounds} rounds; medians");
+    let rounds: Vec<Round> = (0..rounds)
+        .map(|n| Round::measure(&scratch.within(&format!("{n}.")), load))
+        .collect();
+    let middle = |of: fn(&Round) -> f64| median(rounds.iter().map(of));
+    let copied = middle(|r| r.copied.steady);
+    Row::new("limit: librdkafka, transactional copy", copied, "rec/s")
+        .note(rounds[0].copied.note())
+        .print();
+    let lane = |name: &str, of: fn(&Round) -> &Worked, least: Option<f64>| {
+        let rate = median(rounds.iter().map(|r| of(r).drained.steady));
+        let mut row = Row::new(name, rate, "rec/s").against(copied, "plain copy");
+        if let Some(least) = least {
+            row = row.asks_ratio(least);
+        }
+        row.note(of(&rounds[0]).drained.note()).print();
+        report::cpu(name, &of(&rounds[0]).parts, events as f64);
+    };
+    let name = "map, dedupe, rate_limit: one lane";
+    lane(name, |r| &r.one, Some(OF_COPY));
+    lane("the same from a foreign topic: two lanes", |r| &r.two, None);
+    latency(&scratch.within("slow."), seconds);
+}
+
+/// The same records, worked off by each.
+struct Round {
+    copied: Drained,
+    one: Worked,
+    two: Worked,
+}
+
+impl Round {
+    fn measure(scratch: &Scratch, load: Load) -> Self {
+        let dir = disk::scratch();
+        let bed = Bed::new(scratch, dir.path());
+        let [foreign, copy, one, two] =
+            ["foreign", "copy", "one", "two"].map(|name| bed.topic(name));
+        load.produce(&*bed.log, &bed.names.events);
+        load.produce_foreign(&*bed.log, &foreign);
+        let input = Arc::clone(&bed.names.events);
+        Self {
+            copied: steps::copy(scratch, &input, &copy, load.events),
+            one: bed.drain(EVENTS, &input, &one, load),
+            two: bed.drain(FOREIGN, &foreign, &two, load),
+        }
+    }
+}
+
+fn latency(scratch: &Scratch, seconds: usize) {
+    let topic = scratch.topic("limit", PARTITIONS as i32);
+    let small = scratch.small_transactions(&topic, pace::A_SECOND, PLAIN);
+    let small = (percentile(small.clone(), 0.5), percentile(small, 0.99));
+    let dir = disk::scratch();
+    let bed = Bed::new(scratch, dir.path());
+    let output = bed.topic("out");
+    let deployment = bed.deploy(EVENTS, &bed.names.events, &output);
+    let topics = (&bed.names.events, &*output);
+    let taken = pace::measure(&bed.log, topics, steps::load(100_000), seconds);
+    drop(deployment);
+    let limit = Some((small, "librdkafka's one-record transaction"));
+    pace::print(
+        "one lane at 200/s, append to reader",
+        &taken,
+        Some(pace::ASKED),
+        limit,
+    );
+}
