@@ -10,6 +10,7 @@ use super::{check, node::Storage, output, watch::Watched};
 use crate::{
     clock::SystemClock,
     config::Config,
+    envelope::foreign::Schemas,
     stream::topology::{self, Deployed, Deployment, Set, Setup},
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -58,6 +59,7 @@ impl Topologies {
         set: &Set,
         config: &Config,
         storage: &Storage,
+        schemas: &Arc<dyn Schemas>,
         readiness: &Readiness,
         watched: Watched,
         provision: bool,
@@ -66,6 +68,7 @@ impl Topologies {
             log: Arc::clone(&storage.log),
             names: storage.names.clone(),
             clock: Arc::new(SystemClock),
+            schemas: Arc::clone(schemas),
             partitions: config.topics.partitions,
             provision,
             make_foreign: !config.on_kafka(),

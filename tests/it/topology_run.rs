@@ -11,7 +11,7 @@ use std::{
 
 use omnilink::{
     clock::SystemClock,
-    envelope::avro,
+    envelope::{avro, foreign::NoRegistry},
     log::{
         Append, Cleanup, Fetched, Log, Record, TopicSpec, header,
         local::{LocalLog, LocalOptions},
@@ -138,6 +138,7 @@ fn world(bed: &Bed) -> World {
         log: Arc::clone(&log),
         names: names.clone(),
         clock: Arc::clone(&bed.clock),
+        schemas: Arc::new(NoRegistry),
         partitions: PARTITIONS,
         provision: true,
         make_foreign: false,
@@ -394,6 +395,7 @@ fn deploy(log: &Arc<LocalLog>, dir: &Path) -> Deployment {
         log: Arc::<LocalLog>::clone(log),
         names: Names::new("omnilink."),
         clock: Arc::new(SystemClock),
+        schemas: Arc::new(NoRegistry),
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,
@@ -499,6 +501,7 @@ fn a_change_touches_only_what_has_changed() {
         log: Arc::<LocalLog>::clone(&log),
         names: Names::new("omnilink."),
         clock: Arc::new(SystemClock),
+        schemas: Arc::new(NoRegistry),
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,

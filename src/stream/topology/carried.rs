@@ -169,7 +169,7 @@ fn damaged(what: impl std::fmt::Display) -> Rejected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::topology::codec::Codec;
+    use crate::{envelope::foreign::NoRegistry, stream::topology::codec::Codec};
 
     #[test]
     fn a_record_comes_back_with_its_origin() {
@@ -192,7 +192,8 @@ mod tests {
             },
         });
         for codec in [Codec::Json, Codec::Text] {
-            let mut message = Message::decode(&origin, codec, None).unwrap();
+            let messages = Message::decode(&origin, &codec, None, &NoRegistry).unwrap();
+            let mut message = messages.into_iter().next().unwrap().unwrap();
             message.tenant = Some(Tenant::new("acme").unwrap());
             message.key_values = vec!["1".into(), "\"x\"".into()];
             let bytes = encode(&message).unwrap();
@@ -205,7 +206,7 @@ mod tests {
                 (&message.tenant, &message.key_values)
             );
             // Every digit is there still.
-            let record = back.to_foreign(codec).unwrap();
+            let record = back.to_foreign(&codec).unwrap();
             assert_eq!(record.value, origin.record.record.value);
             assert_eq!(super::origin(&bytes).as_ref(), Some(&*origin));
         }

@@ -14,13 +14,14 @@ use super::{
     carried,
     codec::Codec,
     limiter::{Limiter, Verdict, parse_timer},
-    message::Message,
+    message::{Message, Normalised},
     model::{KeyFields, RateLimit, When},
     plan::{Do, Input, Plan, Stage},
     vrl::{FUEL, Machine, Vrl, target},
 };
 use crate::{
     clock::{Clock, Millis},
+    envelope::{foreign::Schemas, kafka::unrecognised_avro},
     id::{Identity, Tenant},
     log::{Fetched, Record, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
@@ -44,6 +45,7 @@ struct Shared {
     names: Names,
     tenant: Option<Tenant>,
     codec: Codec,
+    schemas: Arc<dyn Schemas>,
     clock: Arc<dyn Clock>,
     /// Records that waited, and panicked when they went on.
     poison: Mutex<HashMap<(u32, u64), Rejected>>,
@@ -54,6 +56,7 @@ impl StageProcessor {
         plan: &Plan,
         stage: &Arc<Stage>,
         names: &Names,
+        schemas: Arc<dyn Schemas>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -62,7 +65,8 @@ impl StageProcessor {
                 topic: Arc::clone(stage.input.topic()),
                 names: names.clone(),
                 tenant: plan.tenant.clone(),
-                codec: plan.codec,
+                codec: plan.codec.clone(),
+                schemas,
                 clock,
                 poison: Mutex::default(),
             }),
@@ -130,11 +134,12 @@ impl Transform for StageTransform {
         });
         let (messages, first) = match self.read(&origin) {
             Ok(read) => read,
-            Err(rejected) => {
+            Err(Failure::Rejected(rejected)) => {
                 let origin = self.origin(input).unwrap_or_else(|| Origin::clone(&origin));
                 cx.reject_origin(origin, rejected);
                 return Ok(());
             }
+            Err(later) => return Err(later),
         };
         for message in messages {
             match message {
@@ -171,7 +176,7 @@ type Read = (Vec<Result<Message, Rejected>>, usize);
 
 impl StageTransform {
     /// The messages of a record, and the first step that is left to do.
-    fn read(&mut self, origin: &Arc<Origin>) -> Result<Read, Rejected> {
+    fn read(&mut self, origin: &Arc<Origin>) -> Result<Read, Failure> {
         let stage = Arc::clone(&self.stage);
         let shared = Arc::clone(&self.shared);
         let tenant = shared.tenant.as_ref();
@@ -182,16 +187,31 @@ impl StageTransform {
             }
             (Input::Events(_), _) => (vec![Message::of_events(origin)], 0),
             (Input::Foreign(_), Some(Do::Normalise(map))) => {
-                let read = match (Message::normalised(origin, tenant), map) {
-                    (Err(rejected), Some(map)) if rejected.code == "unrecognised_payload" => {
-                        let message = Message::decode(origin, shared.codec, tenant)?;
+                let schemas = &*shared.schemas;
+                let read = match (Message::normalised(origin, tenant, schemas), map) {
+                    (Ok(Normalised::Events(events)), _) => events,
+                    (Ok(Normalised::Json(json)), Some(map)) => {
+                        let message = Message::of_json(json, origin, tenant)?;
                         vec![self.map(map, message)]
                     }
-                    (read, _) => read?,
+                    (Ok(Normalised::Json(_)), None) => return Err(unrecognised_avro().into()),
+                    (Err(Failure::Rejected(rejected)), Some(map))
+                        if rejected.code == "unrecognised_payload" =>
+                    {
+                        let messages = Message::decode(origin, &shared.codec, tenant, schemas)?;
+                        messages
+                            .into_iter()
+                            .map(|message| self.map_part(map, message?))
+                            .collect()
+                    }
+                    (Err(failure), _) => return Err(failure),
                 };
                 (read, 1)
             }
-            (Input::Foreign(_), _) => (vec![Message::decode(origin, shared.codec, tenant)], 0),
+            (Input::Foreign(_), _) => {
+                let schemas = &*shared.schemas;
+                (Message::decode(origin, &shared.codec, tenant, schemas)?, 0)
+            }
         };
         if let Some(key) = &stage.keyed_by {
             for message in &mut messages {
@@ -225,6 +245,8 @@ impl StageTransform {
                 Ok(())
             }
             Err(Failure::State(error)) => Err(error),
+            // No step asks for anything: what a record needs was at hand when it was read.
+            Err(Failure::Waiting(why)) => Err(StateError(why)),
         }
     }
 
@@ -305,7 +327,7 @@ impl StageTransform {
                 cx.emit(&self.shared.names.ingress, record);
             }
             foreign => {
-                let record = message.to_foreign(self.shared.codec)?;
+                let record = message.to_foreign(&self.shared.codec)?;
                 cx.emit(&Arc::from(foreign), record);
             }
         }
@@ -327,6 +349,13 @@ impl StageTransform {
         message.value = target.value;
         message.raw = None;
         Ok(message)
+    }
+
+    /// As [`Self::map`]: of a record with several parts, the part that it fails for goes to the dead letters.
+    fn map_part(&mut self, vrl: &Vrl, message: Message) -> Result<Message, Rejected> {
+        let value = message.origin.record.record.value.clone();
+        self.map(vrl, message)
+            .map_err(|rejected| Rejected { value, ..rejected })
     }
 
     /// Whether a condition holds. It changes nothing.
