@@ -89,10 +89,8 @@ impl Client {
         };
         let base = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
         let parsed: Result<hyper::Uri, _> = base.parse();
-        if path.contains(['?', '#'])
-            || parsed.is_ok_and(|uri| uri.host().is_none())
-            || host.is_empty()
-        {
+        let has_host = parsed.is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+        if path.contains(['?', '#']) || !has_host {
             return Err(format!("{url} must be a URL such as http://host:8081"));
         }
         let authorization = user.map(|user| {
@@ -223,4 +221,53 @@ fn cause(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn client(url: &str) -> Result<Client, String> {
+        Client::new(&SecretUrl::new(Secret::new(url), &["http", "https"]).unwrap())
+    }
+
+    #[test]
+    fn the_url_is_taken_apart() {
+        let cases = [
+            ("http://h:8081", "http://h:8081", None),
+            (
+                "http://h/apis/ccompat/v7/",
+                "http://h/apis/ccompat/v7",
+                None,
+            ),
+            // A password with an `@` in it, as it is and as it should be.
+            ("http://me:p@ss@h", "http://h", Some("Basic bWU6cEBzcw==")),
+            (
+                "https://me:p%40ss@[::1]:1/",
+                "https://[::1]:1",
+                Some("Basic bWU6cEBzcw=="),
+            ),
+        ];
+        for (url, base, authorization) in cases {
+            let client = client(url).unwrap();
+            assert_eq!(client.base, base);
+            let sent = client.authorization.as_ref().map(|v| v.to_str().unwrap());
+            assert_eq!(sent, authorization, "{url}");
+        }
+        for wrong in [
+            "http://",
+            "http:///x",
+            "http://u:secret@/",
+            "http://h?a=b",
+            "http://h/#x",
+            "http://h h",
+        ] {
+            let error = client(wrong).err().expect(wrong);
+            assert!(
+                error.contains("http://host:8081") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+    }
 }

@@ -13,10 +13,10 @@ use omnilink::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Folder, Up, omnilink, output},
+    cli::{Folder, Up, get as get_raw, omnilink, output},
     port_node::{Answer, Node},
-    registry_bed::TestRegistry,
-    support::{Bed, Kind, part},
+    registry_bed::{Mode, TestRegistry},
+    support::{Bed, Kind, append, part},
 };
 
 const MEDIA: &str = "application/vnd.schemaregistry.v1+json";
@@ -215,6 +215,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Option<Self> {
+        Self::with("", &[])
+    }
+
+    /// With another registry than its own, and further variables.
+    fn with(registry: &str, env: &[(&str, &str)]) -> Option<Self> {
         let brokers = part("OMNILINK_TEST_KAFKA")?;
         let bed = Bed::new(Kind::Kafka)?;
         let dir = Folder::new();
@@ -242,14 +247,19 @@ steps:
         let config = format!(
             "kafka: {{ brokers: [\"{brokers}\"] }}\ntopics: {{ prefix: \"{}\", partitions: 2, replication_factor: 1 }}\n\
              schema_registry: {{ url: \"{}\" }}\nsecret_key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
-            bed.prefix, others.url
+            bed.prefix,
+            if registry.is_empty() {
+                &others.url
+            } else {
+                registry
+            }
         );
         std::fs::write(dir.path().join("omnilink.yaml"), config).unwrap();
         let (code, _, error) = output(
             omnilink(dir.path(), &["keys", "create", "--first"]).args(["--data-dir", "data"]),
         );
         assert_eq!(code, 0, "{error}");
-        let up = Up::start_with(dir.path(), &["--without", "projections"]);
+        let up = Up::start_env(dir.path(), &["--without", "projections"], env);
         Some(Self {
             bed,
             dir,
@@ -392,5 +402,145 @@ fn kcat_reads_our_topics() {
         let sent = sent.unwrap_or_else(|| panic!("{read:#?}"));
         assert_eq!(sent["entity_id"], json!({ "string": "3" }), "{sent}");
     }
+    assert_eq!(bench.up.stop(), 0);
+}
+
+/// Waits until `/readyz` says so of its parts; it answers 200 all along.
+fn ready(up: &Up, holds: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let answer = get_raw(&up.url, "/readyz");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let body = answer.split("\r\n\r\n").nth(1).unwrap();
+        let parts = serde_json::from_str::<Value>(body).unwrap()["parts"].clone();
+        if holds(&parts) {
+            return parts;
+        }
+        assert!(Instant::now() < deadline, "{parts}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+const ORDER: &str = r#"{"type":"record","name":"O","fields":[{"name":"id","type":"int"},{"name":"state","type":"string"},{"name":"at","type":"string"}]}"#;
+
+fn order(schema: u32) -> omnilink::log::Record {
+    let datum = b"\x02\x08PAID\x282025-01-31T12:00:00Z";
+    omnilink::log::Record {
+        key: Some("k".into()),
+        value: Some([&[0], &schema.to_be_bytes()[..], datum].concat().into()),
+        headers: Vec::new(),
+    }
+}
+
+#[test]
+fn readiness_shows_a_registry_that_is_away() {
+    let Some(bench) = Bench::new() else {
+        return;
+    };
+    let status = |parts: &Value, part: &str| parts[part]["status"].as_str().unwrap().to_owned();
+    ready(&bench.up, |parts| {
+        status(parts, "schema_registry") == "ok" && status(parts, "topologies") == "ok"
+    });
+    bench.others.set(Mode::Down);
+    let schema = bench.others.register("o", ORDER, &json!({}));
+    let log = bench.bed.open("writer");
+    append(&*log, &bench.orders, vec![order(schema)]).unwrap();
+    let parts = ready(&bench.up, |parts| {
+        status(parts, "schema_registry") == "degraded" && status(parts, "topologies") == "degraded"
+    });
+    let detail = parts["schema_registry"]["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("503") && detail.contains(&bench.others.url),
+        "{detail}"
+    );
+    let detail = parts["topologies"]["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(&format!("topology.orders: schema {schema}")),
+        "{detail}"
+    );
+    // Intake does not wait for it.
+    bench.send(3);
+    bench.admitted(3);
+    bench.others.set(Mode::Works);
+    bench.admitted(4);
+    ready(&bench.up, |parts| {
+        status(parts, "schema_registry") == "ok" && status(parts, "topologies") == "ok"
+    });
+    // It stops as fast while it waits.
+    bench.others.set(Mode::Hangs);
+    append(&*log, &bench.orders, vec![order(schema + 1)]).unwrap();
+    ready(&bench.up, |parts| status(parts, "topologies") == "degraded");
+    assert_eq!(bench.up.stop(), 0);
+}
+
+/// What `openssl s_server -WWW` serves: files as they lie. A certificate of its own authority, which the node is told to trust.
+struct TlsServer {
+    child: std::process::Child,
+    url: String,
+    authority: String,
+}
+
+impl TlsServer {
+    /// `None`: there is no openssl here.
+    fn start(dir: &std::path::Path) -> Option<Self> {
+        let script = "set -e
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj '/CN=test CA' -keyout ca.key -out ca.pem
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost -keyout key.pem -out request.pem
+            printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\n' > extensions
+            openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out cert.pem";
+        if Command::new("openssl").arg("version").output().is_err() {
+            eprintln!("SKIPPED: there is no openssl (scripts/install tls)");
+            return None;
+        }
+        let mut made = Command::new("sh");
+        let (code, out, error) = output(made.args(["-c", script]).current_dir(dir));
+        assert_eq!(code, 0, "{out}{error}");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap();
+        drop(port);
+        let child = Command::new("openssl")
+            .args([
+                "s_server",
+                "-WWW",
+                "-quiet",
+                "-accept",
+                &address.to_string(),
+            ])
+            .args(["-cert", "cert.pem", "-key", "key.pem"])
+            .current_dir(dir)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self {
+            child,
+            url: format!("https://localhost:{}", address.port()),
+            authority: dir.join("ca.pem").display().to_string(),
+        })
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_registry_behind_https_is_asked_as_well() {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(files.path().join("schemas/ids")).unwrap();
+    let answer = json!({ "schema": ORDER }).to_string();
+    std::fs::write(files.path().join("schemas/ids/7"), answer).unwrap();
+    let Some(server) = TlsServer::start(files.path()) else {
+        return;
+    };
+    let Some(bench) = Bench::with(&server.url, &[("SSL_CERT_FILE", &server.authority)]) else {
+        return;
+    };
+    let log = bench.bed.open("writer");
+    append(&*log, &bench.orders, vec![order(7)]).unwrap();
+    bench.admitted(1);
     assert_eq!(bench.up.stop(), 0);
 }

@@ -98,7 +98,7 @@ fn types_that_json_has_not() {
             "\"AQI=\"",
         ),
         ("\"double\"".into(), Value::Double(f64::NAN), "\"NaN\""),
-        ("\"double\"".into(), Value::Double(-1e300), "-1e300"),
+        ("\"double\"".into(), Value::Double(-1e300), "-1e+300"),
         ("\"float\"".into(), Value::Float(0.1), "0.1"),
         (
             "\"float\"".into(),
@@ -265,6 +265,11 @@ fn names_and_references() {
         "unsupported_schema",
         "a name that is not there",
     );
+    // Two that name each other.
+    let there = r#"{"type":"record","name":"A","fields":[{"name":"b","type":["null","B"]}]}"#;
+    let back = r#"{"type":"record","name":"B","fields":[{"name":"a","type":["null","A"]}]}"#;
+    let both = Schema::parse(there, &[back.into()]).unwrap();
+    assert_eq!(both.json(&[2, 0]).unwrap(), r#"{"b":{"a":null}}"#);
     refused(Schema::parse("{", &[]), "unsupported_schema", "no schema");
 }
 

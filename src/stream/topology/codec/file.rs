@@ -57,15 +57,20 @@ fn csv(node: &Node, problems: &mut Problems) -> Option<Codec> {
     }
     let known = ["columns", "delimiter"];
     let fields = Fields::of(node, &node.span, "`csv`", &known, problems)?;
-    let columns = match fields.get("columns") {
-        Some(node) => Some(columns(node, problems)?),
+    // Whatever is wrong with one, the other is looked at.
+    let columns = fields.get("columns").map(|node| columns(node, problems));
+    let delimiter = fields
+        .get("delimiter")
+        .map_or(Some(b','), |node| delimiter(node, problems));
+    let columns = match columns {
+        Some(read) => Some(read?),
         None => None,
     };
-    let delimiter = match fields.get("delimiter") {
-        Some(node) => delimiter(node, problems)?,
-        None => b',',
+    let layout = Layout {
+        columns,
+        delimiter: delimiter?,
     };
-    Some(Codec::Csv(Arc::new(Layout { columns, delimiter })))
+    Some(Codec::Csv(Arc::new(layout)))
 }
 
 fn columns(node: &Node, problems: &mut Problems) -> Option<Vec<String>> {
