@@ -141,6 +141,16 @@ impl Client {
         fetched.unwrap_or_else(|_| Err(Unfetched::Away(late())))
     }
 
+    /// Whether it answers as a registry does; else what is wrong. Any id will do: one that it does not know is an answer.
+    pub async fn probe(&self) -> Result<(), String> {
+        let asking = self.get("/schemas/ids/1", 1);
+        match tokio::time::timeout(DEADLINE, asking).await {
+            Ok(Err(Unfetched::Away(why))) => Err(why),
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("{} does not answer", self.base)),
+        }
+    }
+
     async fn fetch(&self, id: u32) -> Result<Schema, Unfetched> {
         let mut root = self.get(&format!("/schemas/ids/{id}"), id).await?;
         if let Some(kind) = root.kind.filter(|kind| kind != "AVRO") {

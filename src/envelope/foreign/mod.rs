@@ -3,7 +3,10 @@
 mod datum;
 mod schema;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 pub use schema::Schema;
 
@@ -55,13 +58,17 @@ pub fn json(id: u32, value: &[u8], schemas: &dyn Schemas) -> Result<String, NoSc
 
 /// A schema of OmniLink's own.
 fn own(id: u32) -> Result<Arc<Schema>, NoSchema> {
-    let Some(schema) = schemas::by_id(id) else {
-        return Err(NoSchema::Refused(Invalid {
+    type Own = HashMap<u32, Result<Arc<Schema>, Invalid>>;
+    static OWN: LazyLock<Own> = LazyLock::new(|| {
+        let parsed = |schema: &schemas::Schema| Schema::parse(schema.text, &[]).map(Arc::new);
+        let all = schemas::ALL.iter();
+        all.map(|schema| (schema.id, parsed(schema))).collect()
+    });
+    let found = OWN.get(&id).cloned().unwrap_or_else(|| {
+        Err(Invalid {
             code: UNKNOWN.into(),
             message: format!("OmniLink has no schema {id}, and ids from 2^30 up are its own"),
-        }));
-    };
-    Schema::parse(schema.text, &[])
-        .map(Arc::new)
-        .map_err(NoSchema::Refused)
+        })
+    });
+    found.map_err(NoSchema::Refused)
 }
