@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request, StatusCode,
     header::{ACCEPT, AUTHORIZATION, HeaderValue},
@@ -154,10 +154,9 @@ impl Client {
     async fn fetch(&self, id: u32) -> Result<Schema, Unfetched> {
         let mut root = self.get(&format!("/schemas/ids/{id}"), id).await?;
         if let Some(kind) = root.kind.filter(|kind| kind != "AVRO") {
-            return Err(Unfetched::Unusable(Invalid {
-                code: "unsupported_schema".into(),
-                message: format!("schema {id} is {kind}, and only Avro is read"),
-            }));
+            return Err(unsupported(format!(
+                "schema {id} is {kind}, and only Avro is read"
+            )));
         }
         let mut open = std::mem::take(&mut root.references);
         let mut seen = HashSet::new();
@@ -167,10 +166,9 @@ impl Client {
                 continue;
             }
             if seen.len() > REFERENCES {
-                return Err(Unfetched::Unusable(Invalid {
-                    code: "unsupported_schema".into(),
-                    message: format!("schema {id} names more than {REFERENCES} others"),
-                }));
+                return Err(unsupported(format!(
+                    "schema {id} names more than {REFERENCES} others"
+                )));
             }
             let subject = utf8_percent_encode(&subject, NON_ALPHANUMERIC);
             // One that was deleted is still what records were written with.
@@ -199,7 +197,16 @@ impl Client {
         let response = response.map_err(|error| away(&cause(&error)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect();
-        let body = body.await.map_err(|e| away(&cause(&*e)))?.to_bytes();
+        let body = match body.await {
+            Ok(body) => body.to_bytes(),
+            // It will not be shorter the next time.
+            Err(error) if status.is_success() && error.is::<LengthLimitError>() => {
+                return Err(unsupported(format!(
+                    "schema {id} has more than {ANSWER_BYTES} bytes"
+                )));
+            }
+            Err(error) => return Err(away(&cause(&*error))),
+        };
         if status.is_success() {
             // Something else than a registry may answer at that address: that is not the record's fault.
             return serde_json::from_slice(&body)
@@ -222,6 +229,13 @@ impl Client {
             ))),
         }
     }
+}
+
+fn unsupported(message: String) -> Unfetched {
+    Unfetched::Unusable(Invalid {
+        code: "unsupported_schema".into(),
+        message,
+    })
 }
 
 /// The innermost cause: the layers around it say nothing more.

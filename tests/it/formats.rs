@@ -191,6 +191,9 @@ fn a_topology_reads_avro(bed: Bed) {
         &json!({ "schemaType": "PROTOBUF" }),
     );
     let broken = server.register("b", "{\"type\":\"nothing\"}", &json!({}));
+    let doc = "x".repeat(1 << 20);
+    let huge = format!(r#"{{"type":"record","name":"H","doc":"{doc}","fields":[]}}"#);
+    let huge = server.register("h", &huge, &json!({}));
     let url = server.url.replace("http://", "http://me:p%40ss@");
     let world = world(
         &bed,
@@ -217,6 +220,7 @@ steps:
         record("c", framed(77, b"x")),
         record("d", framed(protobuf, b"x")),
         record("e", framed(broken, b"x")),
+        record("g", framed(huge, b"")),
         record("f", b"{}".to_vec()),
     ]);
     let events = read_all(&*world.log, &world.names.ingress, 1);
@@ -236,9 +240,10 @@ steps:
         ("unknown_schema".to_owned(), framed(77, b"x")),
         ("unsupported_schema".to_owned(), framed(protobuf, b"x")),
         ("unsupported_schema".to_owned(), framed(broken, b"x")),
+        ("unsupported_schema".to_owned(), framed(huge, b"")),
     ];
     expected.sort();
-    assert_eq!(world.dead(5), expected);
+    assert_eq!(world.dead(6), expected);
     // Each id is asked for once.
     world.send(vec![record("a", framed(order, &good)); 5]);
     assert_eq!(read_all(&*world.log, &world.names.ingress, 6).len(), 6);
