@@ -1,15 +1,19 @@
 //! What must hold for any input whatever: shared by the fuzz targets and by the test that runs their corpora.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use omnilink::{
     clock::Millis,
     envelope::{
         Binding, Body, Event, Form, Item, avro, canonical_hash,
-        kafka::{self, Inbound},
+        foreign::{NoRegistry, NoSchema, Schema, Schemas},
+        kafka::{self, Inbound, Unread},
         parse, parse_batch, parse_binary, parse_structured, schemas,
     },
     id::Tenant,
     log::Record,
+    stream::topology::{check_texts, read_csv},
 };
 
 type Header<'a> = (&'a str, &'a [u8]);
@@ -129,14 +133,94 @@ pub(crate) fn kafka(data: &[u8]) {
             })
             .collect(),
     };
-    match kafka::read(&record, NOW) {
+    match kafka::read(&record, NOW, &Known) {
         Ok(Inbound::One(event)) => sound(&event),
         Ok(Inbound::Own(own)) => sound(&own.event),
         Ok(Inbound::Batch(items)) => items
             .iter()
             .filter_map(|(_, event)| event.as_ref().ok())
             .for_each(sound),
-        Err(error) => assert!(!error.code.is_empty() && error.message.len() < 1000),
+        Ok(Inbound::Foreign(json)) => assert!(!json.is_empty()),
+        Err(Unread::Invalid(error)) => {
+            assert!(!error.code.is_empty() && error.message.len() < 1000);
+        }
+        Err(Unread::Waiting(why)) => panic!("nothing is waited for: {why}"),
+    }
+}
+
+/// A registry that knows two schemas.
+struct Known;
+
+const CLOUD: &str = r#"{"type":"record","name":"C","fields":[{"name":"specversion","type":"string"},{"name":"id","type":"string"},
+    {"name":"source","type":"string"},{"name":"type","type":"string"},{"name":"data","type":{"type":"map","values":["null","long"]}}]}"#;
+
+impl Schemas for Known {
+    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
+        match id {
+            1 => Ok(Arc::new(Schema::parse(CLOUD, &[]).expect("a plain schema"))),
+            other => NoRegistry.get(other),
+        }
+    }
+}
+
+/// A schema on the first line, what is written under it behind that.
+pub(crate) fn foreign(data: &[u8]) {
+    let end = data.iter().position(|b| *b == b'\n').unwrap_or(data.len());
+    let datum = data.get(end + 1..).unwrap_or_default();
+    let Ok(schema) = std::str::from_utf8(&data[..end]) else {
+        return;
+    };
+    let Ok(schema) = Schema::parse(schema, &[]) else {
+        return;
+    };
+    if let Ok(json) = schema.json(datum) {
+        assert!(json.len() < (64 << 10) + 64 * datum.len() + 2 * end + 200);
+        // A text's last byte may be the one over serde_json's depth of 127; OmniLink's is 128.
+        let parsed = serde_json::from_str::<serde_json::Value>(&json);
+        assert!(parsed.is_ok() || json.matches(['[', '{']).count() > 127);
+    }
+}
+
+/// One event in the agents' form, alone and on a topic.
+pub(crate) fn agents(data: &[u8]) {
+    structured(data);
+    kafka(&[b"omnilink-tenant: acme\n\n", data].concat());
+}
+
+/// Rows with names of their own, and under given ones.
+pub(crate) fn csv(data: &[u8]) {
+    let record = Bytes::copy_from_slice(data);
+    let columns = vec!["a".to_owned(), "b".to_owned()];
+    for (columns, delimiter) in [(None, b','), (Some(columns), b';')] {
+        let given = columns.is_some();
+        let rows = read_csv(&record, columns, delimiter);
+        assert!(rows.len() <= kafka::BATCH_MAX + 1);
+        for row in rows {
+            match row {
+                Ok(fields) => assert!(!given || fields == 2),
+                Err(code) => assert!(
+                    [
+                        "invalid_csv",
+                        "invalid_utf8",
+                        "wrong_columns",
+                        "batch_too_large"
+                    ]
+                    .contains(&code.as_str())
+                ),
+            }
+        }
+    }
+}
+
+/// A topology file: what is wrong with it lies within it.
+pub(crate) fn topology(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let checked = check_texts([("fuzz.yaml".into(), Ok(text.to_owned()))], "omnilink.");
+    assert!(checked.set.is_some() || !checked.problems.is_empty());
+    for problem in &checked.problems {
+        assert!(problem.render(false).starts_with("fuzz.yaml"));
     }
 }
 

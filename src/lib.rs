@@ -18,10 +18,12 @@ pub mod stream;
 pub mod controls;
 pub mod limits;
 pub mod log;
+pub mod registry;
 pub mod state;
 pub mod store;
 
 // Floor 0: what travels, and what everyone needs.
+pub mod backoff;
 pub mod chaos;
 pub mod clock;
 pub mod config;

@@ -10,6 +10,7 @@ use std::{
 
 use omnilink::{
     clock::SystemClock,
+    envelope::foreign::NoRegistry,
     log::{Log, topics::Names},
     stream::{
         lag::Progress,
@@ -89,6 +90,7 @@ impl<'a> Bed<'a> {
             partitions: PARTITIONS,
             provision: true,
             make_foreign: false,
+            schemas: Arc::new(NoRegistry),
         });
         deployment.deploy(&set).unwrap();
         deployment

@@ -13,7 +13,8 @@ use crate::{
     controls::SecretKeys,
     envelope::{
         Event, Invalid, avro,
-        kafka::{Inbound, read},
+        foreign::{NoRegistry, Schemas},
+        kafka::{Inbound, read, unrecognised_avro},
     },
     log::{Fetched, Record, partition_for, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
@@ -33,6 +34,7 @@ pub struct Admission {
     /// Whether only OmniLink's own port writes `ingress`, which has checked every field already.
     trusted: bool,
     secrets: Option<Arc<SecretKeys>>,
+    schemas: Arc<dyn Schemas>,
     counters: Arc<Counters>,
 }
 
@@ -58,6 +60,7 @@ impl Admission {
             },
             trusted,
             secrets: None,
+            schemas: Arc::new(NoRegistry),
             counters: Arc::new(Counters {
                 admitted: outcome("admitted"),
                 duplicates: outcome("duplicate"),
@@ -70,6 +73,13 @@ impl Admission {
     #[must_use]
     pub fn with_secrets(mut self, secrets: Arc<SecretKeys>) -> Self {
         self.secrets = Some(secrets);
+        self
+    }
+
+    /// With the schemas of foreign Avro: without them its ids are unknown.
+    #[must_use]
+    pub fn with_schemas(mut self, schemas: Arc<dyn Schemas>) -> Self {
+        self.schemas = schemas;
         self
     }
 }
@@ -94,6 +104,7 @@ impl Processor for Admission {
             partitions: self.partitions,
             trusted: self.trusted,
             secrets: self.secrets.clone(),
+            schemas: Arc::clone(&self.schemas),
             counters: Arc::clone(&self.counters),
         }))
     }
@@ -105,6 +116,7 @@ struct Admit {
     partitions: u32,
     trusted: bool,
     secrets: Option<Arc<SecretKeys>>,
+    schemas: Arc<dyn Schemas>,
     counters: Arc<Counters>,
 }
 
@@ -117,12 +129,13 @@ impl Transform for Admit {
             let write = |out: &mut Vec<u8>| avro::events_from_ingress(value, input.timestamp, out);
             return self.admit(&event, input, cx, write);
         }
-        match read(&input.record, input.timestamp)? {
+        match read(&input.record, input.timestamp, &*self.schemas)? {
             Inbound::Own(own) => {
                 let write = |out: &mut Vec<u8>| own.events_record(input.timestamp, out);
                 self.admit(&own.event, input, cx, write)
             }
             Inbound::One(event) => self.admit_parsed(&event, input, cx),
+            Inbound::Foreign(_) => Err(unrecognised_avro().into()),
             Inbound::Batch(items) => {
                 for (raw, item) in items {
                     let done = item
@@ -134,7 +147,7 @@ impl Transform for Admit {
                             value: Some(Bytes::copy_from_slice(raw)),
                             ..rejected
                         }),
-                        Err(stalled @ Failure::State(_)) => return Err(stalled),
+                        Err(stalled) => return Err(stalled),
                     }
                 }
                 Ok(())

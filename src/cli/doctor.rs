@@ -15,6 +15,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     log::{Log, survey, topics::Names},
+    registry,
     store::{Session, Store, embedded},
 };
 
@@ -127,6 +128,7 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
         node(config, running, found).await;
         postgres(config, running, found).await;
         redis(config, found).await;
+        schema_registry(config, found).await;
     });
     if !found.0.iter().any(|f| f.check == "clock") {
         found.add(
@@ -364,6 +366,25 @@ async fn redis(config: &Config, found: &mut Findings) {
         // Never the URL.
         Ok(Err(error)) => found.add(CHECK, Status::Failed, error.category().to_owned()),
         Err(_) => found.add(CHECK, Status::Failed, "no answer within 5 s"),
+    }
+}
+
+async fn schema_registry(config: &Config, found: &mut Findings) {
+    const CHECK: &str = "schema registry";
+    let Some(url) = &config.schema_registry_url else {
+        return found.add(
+            CHECK,
+            Status::Skipped,
+            "not configured; Avro under others' schemas is not read",
+        );
+    };
+    let answer = match registry::Client::new(url) {
+        Ok(client) => client.probe().await,
+        Err(error) => Err(error),
+    };
+    match answer {
+        Ok(()) => found.add(CHECK, Status::Ok, ""),
+        Err(error) => found.add(CHECK, Status::Failed, error),
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     clock::SystemClock,
     config::Config,
+    envelope::foreign::Schemas,
     stream::topology::{self, Deployed, Deployment, Set, Setup},
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -63,6 +64,7 @@ impl Topologies {
         set: &Set,
         config: &Config,
         storage: &Storage,
+        schemas: &Arc<dyn Schemas>,
         readiness: &Readiness,
         watched: Watched,
         provision: bool,
@@ -71,6 +73,7 @@ impl Topologies {
             log: Arc::clone(&storage.log),
             names: storage.names.clone(),
             clock: Arc::new(SystemClock),
+            schemas: Arc::clone(schemas),
             partitions: config.topics.partitions,
             provision,
             make_foreign: !config.on_kafka(),

@@ -23,7 +23,9 @@ use crate::{
     admission::{self, Admission},
     clock::SystemClock,
     config::Config,
+    envelope::foreign::{NoRegistry, Schemas},
     port::{Nodes, Parts, Port, Tools},
+    registry::Registry,
     stream::{lag::Progress, lane},
     telemetry::{self, Need, PartStatus, Readiness},
 };
@@ -104,13 +106,14 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
         node::make_first_key(&config, &controls).await?
     };
 
+    let schemas = connect_registry(&config, &readiness)?;
     let mut watch = Watch::new(&storage.log);
     let admission = if without.contains(&Part::Admission) {
         None
     } else {
         let window_ms = set.admission_window_ms();
         Some(start_admission(
-            &config, window_ms, &storage, &readiness, &mut watch,
+            &config, window_ms, &storage, &schemas, &readiness, &mut watch,
         )?)
     };
     let projections = (!without.contains(&Part::Projections)).then(|| {
@@ -125,6 +128,7 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
             &set,
             &config,
             &storage,
+            &schemas,
             &readiness,
             watch.watched(),
             provision,
@@ -183,6 +187,21 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     Ok(())
 }
 
+/// Where the schemas of foreign Avro come from.
+fn connect_registry(config: &Config, readiness: &Readiness) -> anyhow::Result<Arc<dyn Schemas>> {
+    let Some(url) = &config.schema_registry_url else {
+        return Ok(Arc::new(NoRegistry));
+    };
+    let registry = Registry::start(url).map_err(anyhow::Error::msg);
+    let registry = Arc::new(registry.context("`schema_registry.url` cannot be used")?);
+    let asked = Arc::downgrade(&registry);
+    readiness.part("schema_registry", Need::Optional, move || {
+        let trouble = asked.upgrade().and_then(|registry| registry.trouble());
+        trouble.map_or_else(|| PartStatus::ok(""), PartStatus::degraded)
+    });
+    Ok(registry)
+}
+
 /// What the port shares with other nodes, if Redis is configured.
 fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Nodes>> {
     let Some(url) = &config.redis_url else {
@@ -199,6 +218,7 @@ fn start_admission(
     config: &Config,
     tuned_window_ms: Option<i64>,
     storage: &Storage,
+    schemas: &Arc<dyn Schemas>,
     readiness: &Readiness,
     watch: &mut Watch,
 ) -> anyhow::Result<lane::Running> {
@@ -208,7 +228,8 @@ fn start_admission(
     let trusted = !config.on_kafka();
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
-        .with_secrets(Arc::new(node::secret_keys(config)?));
+        .with_secrets(Arc::new(node::secret_keys(config)?))
+        .with_schemas(Arc::clone(schemas));
     let progress = Arc::<Progress>::default();
     watch.processor(admission::NAME, &progress);
     let setup = lane::Setup {

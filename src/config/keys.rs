@@ -206,6 +206,16 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.redis_url.as_ref().map(ToString::to_string)),
     },
     Key {
+        name: "schema_registry.url",
+        doc: "http://… or https://…, user and password in it if need be; the registry of foreign Avro; without it such records go to `dlq`",
+        set: |c, v, ctx| {
+            let url = SecretUrl::new(secret(v, ctx)?, &["http", "https"])?;
+            c.schema_registry_url = Some(url);
+            Ok(())
+        },
+        show: |c| json!(c.schema_registry_url.as_ref().map(ToString::to_string)),
+    },
+    Key {
         name: "limits.single_bytes",
         doc: "most bytes of a single event (262144)",
         set: |c, v, _| {

@@ -54,6 +54,8 @@ pub struct Config {
     pub postgres_url: Option<SecretUrl>,
     /// `redis.url`; without it one node keeps what nodes would share.
     pub redis_url: Option<SecretUrl>,
+    /// `schema_registry.url`: where the schemas of foreign Avro are.
+    pub schema_registry_url: Option<SecretUrl>,
     /// `limits.*`.
     pub limits: Limits,
     /// `topologies_dir`: the topology files.
@@ -199,6 +201,7 @@ impl Config {
             kafka: Kafka::default(),
             postgres_url: None,
             redis_url: None,
+            schema_registry_url: None,
             limits: Limits {
                 single_bytes: 256 * 1024,
                 batch_bytes: 1024 * 1024,

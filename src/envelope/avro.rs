@@ -15,7 +15,7 @@ use super::{
 use crate::{clock::Millis, id::Tenant};
 
 /// The bytes before the fields.
-const HEAD: usize = 5;
+pub(super) const HEAD: usize = 5;
 
 /// Appends the record for `ingress`.
 pub fn encode_ingress(event: &Event<'_>, out: &mut Vec<u8>) {

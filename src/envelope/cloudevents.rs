@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
-    Entity, Event, Form, Invalid,
+    Entity, Event, Form, Invalid, agents,
     attributes::{Attributes, Receipt, string},
     json::{self, JsonError, Scanner, Value},
     rules,
@@ -193,6 +193,7 @@ fn items<'a>(
 /// One event, read but not judged.
 pub(super) struct Envelope<'a> {
     pub(super) attributes: Attributes<'a>,
+    text: &'a str,
     /// It has a member `events` that is an array.
     is_batch: bool,
     hash: u128,
@@ -200,10 +201,17 @@ pub(super) struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     pub(super) fn finish(self, form: Form, receipt: Receipt<'_>) -> Result<Parsed<'a>, Invalid> {
-        Ok(Parsed {
-            event: self.attributes.finish(form, receipt)?,
-            body_hash: self.hash.to_le_bytes(),
-        })
+        match self.attributes.finish(form, receipt) {
+            Ok(event) => Ok(Parsed {
+                event,
+                body_hash: self.hash.to_le_bytes(),
+            }),
+            // What is good in OmniLink's form is not in the agents': that one is only looked for here.
+            Err(_) if form == Form::OmniLink && agents::is(self.text) => {
+                agents::parse(self.text, receipt)
+            }
+            Err(invalid) => Err(invalid),
+        }
     }
 }
 
@@ -211,6 +219,7 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, J
     if scanner.peek() != Some(b'{') {
         return Err(scanner.not("an object"));
     }
+    let start_of_all = scanner.position();
     let mut attributes = Attributes::default();
     let mut is_batch = false;
     let mut members = scanner.enter_object()?;
@@ -249,6 +258,7 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, J
     let hash = scanner.leave_object(&members)?;
     Ok(Envelope {
         attributes,
+        text: scanner.since(start_of_all),
         is_batch,
         hash,
     })
@@ -267,7 +277,7 @@ fn set_base64<'a>(attributes: &mut Attributes<'a>, text: Option<Cow<'a, str>>) {
 }
 
 /// `entity {type, external_id, display_name?}`, or `null`.
-fn entity<'a>(
+pub(super) fn entity<'a>(
     scanner: &mut Scanner<'a>,
     attributes: &mut Attributes<'a>,
 ) -> Result<u128, JsonError> {

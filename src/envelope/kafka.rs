@@ -1,11 +1,12 @@
 //! What a Kafka record says: which of the forms it is in, in the contract's order (`contracts.md`, section 1).
 
 use super::{
-    Event, Form, Invalid, Media,
+    Event, Form, Invalid, Media, agents,
     attributes::{Attributes, Receipt},
     avro,
     binary::{self, Binding},
     cloudevents::{self, Item},
+    foreign::{self, NoSchema, Schemas},
     json, schemas,
 };
 use crate::{
@@ -32,6 +33,32 @@ pub enum Inbound<'a> {
     Own(OwnIngress<'a>),
     /// The items of a batch, each with its text.
     Batch(Vec<(&'a [u8], Result<Event<'a>, Invalid>)>),
+    /// Avro that others wrote, in none of the forms: what it says as JSON.
+    Foreign(String),
+}
+
+/// Why a record was not read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unread {
+    /// It is bad.
+    Invalid(Invalid),
+    /// Its schema is not at hand, for this reason: ask again.
+    Waiting(String),
+}
+
+impl From<Invalid> for Unread {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<NoSchema> for Unread {
+    fn from(none: NoSchema) -> Self {
+        match none {
+            NoSchema::Refused(invalid) => Self::Invalid(invalid),
+            NoSchema::Waiting(why) => Self::Waiting(why),
+        }
+    }
 }
 
 /// An event that came as Avro in OmniLink's schema.
@@ -54,11 +81,15 @@ impl OwnIngress<'_> {
     }
 }
 
-/// Reads a record; `timestamp` is its own, the `time` of events that have none.
+/// Reads a record; `timestamp` is its own, the `time` of events that have none; `schemas` are those of foreign Avro.
 ///
-/// Errors, beside those of the forms: `unsupported_media_type`, `unsupported_kind`, `unknown_schema`,
+/// Errors, beside those of the forms: `unsupported_media_type`, `unsupported_kind`, `unknown_schema`, `unsupported_schema`,
 /// `unrecognised_payload`, `missing_tenant`, `invalid_tenant`, `missing_entity` (a tombstone of nothing).
-pub fn read(record: &Record, timestamp: Millis) -> Result<Inbound<'_>, Invalid> {
+pub fn read<'a>(
+    record: &'a Record,
+    timestamp: Millis,
+    schemas: &dyn Schemas,
+) -> Result<Inbound<'a>, Unread> {
     let content_type = header(&record.headers, "content-type");
     let value = record.value.as_deref();
     match content_type
@@ -67,17 +98,19 @@ pub fn read(record: &Record, timestamp: Millis) -> Result<Inbound<'_>, Invalid> 
     {
         Some(Media::Structured(Form::CloudEvents)) => {
             let tenant = tenant(record)?;
-            return one(some(value)?, Form::CloudEvents, &tenant, timestamp);
+            let event = one(some(value)?, Form::CloudEvents, &tenant, timestamp)?;
+            return Ok(Inbound::One(event));
         }
         Some(Media::Batch) => {
             let tenant = tenant(record)?;
-            return batch(some(value)?, &tenant, timestamp);
+            return Ok(batch(some(value)?, &tenant, timestamp)?);
         }
         Some(Media::OtherCloudEvents) => {
             return Err(refused(
                 "unsupported_media_type",
                 "CloudEvents are read as JSON only",
-            ));
+            )
+            .into());
         }
         Some(Media::Structured(Form::OmniLink) | Media::Other) | None => {}
     }
@@ -99,25 +132,54 @@ pub fn read(record: &Record, timestamp: Millis) -> Result<Inbound<'_>, Invalid> 
         return Ok(Inbound::One(binary.finish(receipt)?.event));
     }
     let Some(value) = value else {
-        return Err(unrecognised(record, "no value"));
+        return Err(unrecognised(record, "no value").into());
     };
-    if let Some(id) = avro::schema_id(value) {
-        return own(id, value);
+    match avro::schema_id(value) {
+        Some(id) if id >= schemas::FIRST_ID => return Ok(own(id, value)?),
+        Some(id) => {
+            let json = foreign::json(id, value, schemas)?;
+            let event = headerless(record, json.as_bytes(), timestamp)?.map(Event::into_owned);
+            return Ok(event.map_or(Inbound::Foreign(json), Inbound::One));
+        }
+        None => {}
     }
-    if has_specversion(value) {
-        let tenant = tenant(record)?;
-        return one(value, Form::OmniLink, &tenant, timestamp);
+    match headerless(record, value, timestamp)? {
+        Some(event) => Ok(Inbound::One(event)),
+        None => Err(unrecognised(record, "the value is no CloudEvent").into()),
     }
-    Err(unrecognised(record, "the value is no CloudEvent"))
+}
+
+/// An event that its value alone makes one: JSON with `specversion`, or the agents' form.
+fn headerless<'a>(
+    record: &Record,
+    value: &'a [u8],
+    timestamp: Millis,
+) -> Result<Option<Event<'a>>, Invalid> {
+    let Some(text) = object(value) else {
+        return Ok(None);
+    };
+    if json::has_member(text, "specversion") {
+        return one(value, Form::OmniLink, &tenant(record)?, timestamp).map(Some);
+    }
+    if agents::is(text) {
+        let receipt = Receipt {
+            tenant: &tenant(record)?,
+            received: timestamp,
+        };
+        return Ok(Some(agents::parse(text.trim_ascii_start(), receipt)?.event));
+    }
+    Ok(None)
+}
+
+/// What [`Inbound::Foreign`] is refused for where nothing maps it.
+pub fn unrecognised_avro() -> Invalid {
+    refused(
+        "unrecognised_payload",
+        "the Avro record is no CloudEvent; a topology with a `map` makes it one",
+    )
 }
 
 fn own(id: u32, value: &[u8]) -> Result<Inbound<'_>, Invalid> {
-    if id < schemas::FIRST_ID {
-        return Err(refused(
-            "unknown_schema",
-            format!("there is no schema registry to ask for schema {id}"),
-        ));
-    }
     let event = avro::decode_ingress(value)?;
     // Our schemas are public: what others encoded must not pass unread.
     event.check()?;
@@ -132,12 +194,10 @@ fn one<'a>(
     form: Form,
     tenant: &Tenant,
     received: Millis,
-) -> Result<Inbound<'a>, Invalid> {
+) -> Result<Event<'a>, Invalid> {
     let envelope = cloudevents::structured(value, form)?;
     check_kind(&envelope.attributes)?;
-    Ok(Inbound::One(
-        envelope.finish(form, Receipt { tenant, received })?.event,
-    ))
+    Ok(envelope.finish(form, Receipt { tenant, received })?.event)
 }
 
 fn batch<'a>(value: &'a [u8], tenant: &Tenant, received: Millis) -> Result<Inbound<'a>, Invalid> {
@@ -162,10 +222,10 @@ fn check_kind(attributes: &Attributes<'_>) -> Result<(), Invalid> {
     }
 }
 
-/// Whether the value is a JSON object, however bad, with the member `specversion`.
-fn has_specversion(value: &[u8]) -> bool {
-    value.trim_ascii_start().first() == Some(&b'{')
-        && json::utf8(value).is_ok_and(|text| json::has_member(text, "specversion"))
+/// The text of a JSON object, however bad.
+fn object(value: &[u8]) -> Option<&str> {
+    let begins = value.trim_ascii_start().first() == Some(&b'{');
+    json::utf8(value).ok().filter(|_| begins)
 }
 
 fn tenant(record: &Record) -> Result<Tenant, Invalid> {

@@ -1,10 +1,12 @@
 //! What travels: the event, how producers write it (CloudEvents 1.0.2, `contracts.md` section 1), and how OmniLink
 //! keeps it (Avro).
 
+mod agents;
 mod attributes;
 pub mod avro;
 mod binary;
 mod cloudevents;
+pub mod foreign;
 mod json;
 pub mod kafka;
 mod line;

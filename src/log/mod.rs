@@ -206,6 +206,9 @@ pub trait Lane: Send {
     /// which is returned.
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError>;
 
+    /// Reads an open partition again from its committed position, which is `offset`; the state is as it was.
+    fn again(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError>;
+
     /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
 

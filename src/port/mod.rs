@@ -20,6 +20,7 @@ mod readers;
 mod rebuild;
 mod replay;
 mod routes;
+mod schemas;
 mod serve;
 mod stream;
 mod tools;

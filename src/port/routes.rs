@@ -13,7 +13,7 @@ use axum::{
 use super::{
     Shared, keys, letters,
     problem::{Problem, Refused},
-    readers, rebuild, replay, tools,
+    readers, rebuild, replay, schemas, tools,
 };
 use crate::telemetry::{self, Status};
 
@@ -67,6 +67,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
                 .post(tools::create_topics)
                 .fallback(not_allowed),
         )
+        .merge(schemas::router())
         .route("/healthz", get(healthz).fallback(not_allowed))
         .route("/readyz", get(readyz).fallback(not_allowed))
         .route("/metrics", get(metrics).fallback(not_allowed))
@@ -110,7 +111,11 @@ async fn not_found(State(shared): State<Arc<Shared>>, uri: Uri) -> Refused {
     )
 }
 
-async fn not_allowed(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Refused {
+pub(super) async fn not_allowed(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+) -> Refused {
     let detail = format!("{} does not take {method}", uri.path());
     Refused::new(
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail),

@@ -10,7 +10,8 @@
 //!
 //! A transaction is a group commit: it ends as soon as the input is drained, so an idle system answers in one transaction, and
 //! a busy one amortises it over what came meanwhile. A record that panics is remembered, the transaction is aborted, and
-//! when the record comes again it goes to the dead-letter queue.
+//! when the record comes again it goes to the dead-letter queue. Where something that a record needs is not at hand, its partition
+//! alone stands still, and reads on from that record after a pause.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -27,6 +28,7 @@ use super::{
     Context, Failure, Processor, Rejected, Transform, dlq, lag, lag::Progress, timers::Timers,
     transform::Gathered,
 };
+pub use crate::backoff::Backoff;
 use crate::{
     chaos::{Bug, planted},
     clock::{Clock, Millis},
@@ -44,26 +46,6 @@ const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     most: Duration::from_secs(5),
 };
-
-/// Pauses that double, with jitter.
-#[derive(Clone, Copy, Debug)]
-pub struct Backoff {
-    /// The first pause.
-    pub first: Duration,
-    /// The longest.
-    pub most: Duration,
-}
-
-impl Backoff {
-    /// The pause before try `attempt` (from 0): between half and all of the doubled one.
-    pub fn pause(&self, attempt: u32) -> Duration {
-        let whole = self
-            .first
-            .saturating_mul(1 << attempt.min(16))
-            .min(self.most);
-        whole.mul_f64(rand::random_range(0.5..=1.0))
-    }
-}
 
 /// A running lane. Dropping it stops the lane after the transaction in hand.
 pub struct Running {
@@ -142,6 +124,15 @@ struct Task {
     inputs: BTreeMap<usize, (u64, Instant)>,
     /// Timers were due at this time, and the inputs then ended here: they fire when that was read.
     due: Option<Due>,
+    /// Something is not at hand: what comes meanwhile is passed over, and read again afterwards.
+    stands: Option<Standstill>,
+    /// How often in a row.
+    stood: u32,
+}
+
+struct Standstill {
+    why: String,
+    until: Instant,
 }
 
 struct Due {
@@ -151,6 +142,26 @@ struct Due {
 }
 
 impl Task {
+    fn stand(&mut self, why: String) {
+        let pause = BACKOFF.pause(self.stood);
+        if self.stood == 0 {
+            tracing::info!(processor = %self.space.processor, partition = self.space.partition, %why, "the partition waits");
+        }
+        self.stood += 1;
+        self.stands = Some(Standstill {
+            why,
+            until: Instant::now() + pause,
+        });
+    }
+
+    fn next_due(&mut self) -> Option<Millis> {
+        // What stands still fires nothing: its input is not read to the end.
+        if self.stands.is_some() {
+            return None;
+        }
+        self.timers.next_due()
+    }
+
     fn caught_up(&self, due: &Due) -> bool {
         due.ends.iter().all(|(topic, end)| {
             self.inputs.get(topic).is_some_and(|(next, last)| {
@@ -213,6 +224,7 @@ impl Runner {
         let mut ours: HashSet<(usize, u32)> = HashSet::new();
         while !self.stopping() {
             batch.clear();
+            Self::go_on(&mut *lane, &mut tasks)?;
             let wait = self.wait(&mut tasks);
             let failed = match lane.poll(wait, &mut batch)? {
                 Polled::Records => self.transact(&mut *lane, &mut tasks, &batch).err(),
@@ -235,7 +247,10 @@ impl Runner {
             };
             let Some(failed) = failed else {
                 *attempt = 0;
-                self.setup.progress.running();
+                match tasks.values().find_map(|task| task.stands.as_ref()) {
+                    Some(stands) => self.setup.progress.stalled(stands.why.clone()),
+                    None => self.setup.progress.running(),
+                }
                 continue;
             };
             match failed {
@@ -275,6 +290,8 @@ impl Runner {
                     space,
                     inputs: BTreeMap::new(),
                     due: None,
+                    stands: None,
+                    stood: 0,
                 };
                 tasks.insert(*partition, task);
             }
@@ -288,11 +305,28 @@ impl Runner {
     /// How long the next poll may wait: until the next timer at most.
     fn wait(&self, tasks: &mut BTreeMap<u32, Task>) -> Duration {
         let now = self.setup.clock.now();
-        let next = tasks.values_mut().filter_map(|t| t.timers.next_due()).min();
-        next.map_or(IDLE, |due| {
+        let stands = tasks.values().filter_map(|t| t.stands.as_ref());
+        let stands = stands.map(|s| s.until.saturating_duration_since(Instant::now()));
+        let stands = stands.min().map_or(IDLE, |left| left.min(IDLE));
+        let next = tasks.values_mut().filter_map(Task::next_due).min();
+        next.map_or(stands, |due| {
             let left = u64::try_from(due.0 - now.0).unwrap_or(0).max(1);
-            Duration::from_millis(left).min(IDLE)
+            Duration::from_millis(left).min(stands)
         })
+    }
+
+    /// Partitions that have stood still long enough read on from where they stopped.
+    fn go_on(lane: &mut dyn Lane, tasks: &mut BTreeMap<u32, Task>) -> Result<(), LogError> {
+        let now = Instant::now();
+        for (partition, task) in tasks {
+            if task.stands.take_if(|stands| stands.until <= now).is_some() {
+                for (topic, (next, last)) in &mut task.inputs {
+                    lane.again(*topic, *partition, *next)?;
+                    *last = now;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Processes what was read and what is due, and commits it.
@@ -309,8 +343,20 @@ impl Runner {
             let Some(task) = tasks.get_mut(&input.partition) else {
                 continue;
             };
+            if task.stands.is_some() {
+                continue;
+            }
+            let first = !touched.contains_key(&input.partition);
             let gathered = touched.entry(input.partition).or_default();
-            self.process(task, &store, gathered, input)?;
+            if let Some(why) = self.process(task, &store, gathered, input)? {
+                task.stand(why);
+                if first {
+                    // Nothing of this partition was taken: there is nothing to commit.
+                    touched.remove(&input.partition);
+                }
+                continue;
+            }
+            task.stood = 0;
             for rejected in gathered.rejected.drain(..) {
                 let record = match task.transform.origin(input) {
                     Some(origin) => self.dead_letter(&origin.topic, &origin.record, rejected),
@@ -350,7 +396,7 @@ impl Runner {
         if !positions.is_empty() {
             lane.commit(transaction)?;
         }
-        let next = tasks.values_mut().filter_map(|t| t.timers.next_due()).min();
+        let next = tasks.values_mut().filter_map(Task::next_due).min();
         self.setup.progress.looked(lag::Timers { at: looked, next });
         for (topic, partition, next) in positions {
             self.setup.progress.at(&self.topics[topic], partition, next);
@@ -360,17 +406,18 @@ impl Runner {
         Ok(())
     }
 
+    /// `Some`: it was not taken, for something is not at hand.
     fn process(
         &self,
         task: &mut Task,
         store: &StateStore,
         gathered: &mut Gathered,
         input: &Fetched,
-    ) -> Result<(), Failed> {
+    ) -> Result<Option<String>, Failed> {
         let at = (input.topic, input.partition, input.offset);
         if let Some(rejected) = self.poison.get(&at) {
             gathered.rejected.push(rejected.clone());
-            return Ok(());
+            return Ok(None);
         }
         let mark = gathered.mark();
         let mut context = Context {
@@ -383,12 +430,17 @@ impl Runner {
         // The transform is dropped after a panic: nothing sees what it left half done.
         let result = catch_unwind(AssertUnwindSafe(|| transform.process(input, &mut context)));
         let rejected = match result {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => return Ok(None),
+            Ok(Err(Failure::Waiting(why))) if gathered.take_back(&mark) => return Ok(Some(why)),
+            // State was changed already, which only a new start can take back.
+            Ok(Err(Failure::Waiting(why))) => {
+                return Err(Failed::Log(LogError::Unavailable(why)));
+            }
             Ok(Err(Failure::State(error))) => return Err(Failed::Log(error.into())),
             Ok(Err(Failure::Rejected(rejected))) => {
                 if gathered.take_back(&mark) {
                     gathered.rejected.push(rejected);
-                    return Ok(());
+                    return Ok(None);
                 }
                 rejected
             }
@@ -427,7 +479,7 @@ impl Runner {
     ) -> Result<(), LogError> {
         let mut budget = TIMERS;
         for (partition, task) in tasks {
-            if task.timers.next_due().is_none_or(|due| due > now) {
+            if task.next_due().is_none_or(|due| due > now) {
                 task.due = None;
                 continue;
             }

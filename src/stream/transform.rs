@@ -73,6 +73,8 @@ pub enum Failure {
     Rejected(Rejected),
     /// The state cannot be read: nothing goes on before it can.
     State(StateError),
+    /// Something that the record needs is not at hand, for this reason: its partition stands still, and it comes again.
+    Waiting(String),
 }
 
 impl From<Rejected> for Failure {
@@ -90,6 +92,16 @@ impl From<StateError> for Failure {
 impl From<crate::envelope::Invalid> for Failure {
     fn from(invalid: crate::envelope::Invalid) -> Self {
         Self::Rejected(invalid.into())
+    }
+}
+
+impl From<crate::envelope::kafka::Unread> for Failure {
+    fn from(unread: crate::envelope::kafka::Unread) -> Self {
+        use crate::envelope::kafka::Unread;
+        match unread {
+            Unread::Invalid(invalid) => invalid.into(),
+            Unread::Waiting(why) => Self::Waiting(why),
+        }
     }
 }
 

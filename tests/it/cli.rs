@@ -67,11 +67,16 @@ impl Up {
     }
 
     pub fn start_with(dir: &Path, more: &[&str]) -> Self {
+        Self::start_env(dir, more, &[])
+    }
+
+    pub fn start_env(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = omnilink(
             dir,
             &["up", "--listen", "127.0.0.1:0", "--data-dir", "data"],
         )
         .args(more)
+        .envs(env.iter().copied())
         .stdout(Stdio::piped())
         .stderr(std::fs::File::create(dir.join("up.err")).unwrap())
         .spawn()
@@ -112,7 +117,7 @@ impl Drop for Up {
     }
 }
 
-fn get(url: &str, path: &str) -> String {
+pub fn get(url: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
     write!(
         stream,

@@ -7,6 +7,11 @@ use std::{fs, path::Path};
 
 /// Runs a target on all it has, and on what is near to it.
 fn run(target: &str, check: fn(&[u8])) {
+    run_some(target, check, 1);
+}
+
+/// As [`run`], for a target that takes long: on every `step`th of what is near.
+fn run_some(target: &str, check: fn(&[u8]), step: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
         .join(target);
@@ -16,7 +21,7 @@ fn run(target: &str, check: fn(&[u8])) {
         let path = file.expect("a readable folder").path();
         let input = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         check(&input);
-        for at in 0..input.len().min(2000) {
+        for at in (0..input.len().min(2000)).step_by(step) {
             check(&input[..at]);
             for byte in [b'"', b'}', 0, 0xff, input[at] ^ 1, input[at] ^ 0x80] {
                 let mut damaged = input.clone();
@@ -52,4 +57,24 @@ fn avro() {
 #[test]
 fn kafka() {
     run("kafka", checks::kafka);
+}
+
+#[test]
+fn agents() {
+    run("agents", checks::agents);
+}
+
+#[test]
+fn csv() {
+    run("csv", checks::csv);
+}
+
+#[test]
+fn foreign() {
+    run("foreign", checks::foreign);
+}
+
+#[test]
+fn topology() {
+    run_some("topology", checks::topology, 11);
 }

@@ -13,6 +13,7 @@ mod config;
 mod disk_full;
 mod dlq;
 mod envelope_corpus;
+mod formats;
 mod how_to;
 mod invoices;
 #[cfg(feature = "kafka")]
@@ -32,6 +33,8 @@ mod projections_crash;
 mod projections_json;
 mod readers;
 mod rebuild;
+mod registry_bed;
+mod registry_routes;
 mod replay;
 mod rls;
 mod shop_example;

@@ -13,7 +13,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
     clock::SystemClock,
     controls::SecretKeys,
-    envelope::avro,
+    envelope::{avro, foreign::NoRegistry},
     log::{
         Append, Cleanup, Fetched, Log, Record, TopicSpec, header,
         local::{LocalLog, LocalOptions},
@@ -147,6 +147,7 @@ fn world(bed: &Bed) -> World {
         log: Arc::clone(&log),
         names: names.clone(),
         clock: Arc::clone(&bed.clock),
+        schemas: Arc::new(NoRegistry),
         partitions: PARTITIONS,
         provision: true,
         make_foreign: false,
@@ -472,6 +473,7 @@ fn deploy(log: &Arc<LocalLog>, dir: &Path) -> Deployment {
         log: Arc::<LocalLog>::clone(log),
         names: Names::new("omnilink."),
         clock: Arc::new(SystemClock),
+        schemas: Arc::new(NoRegistry),
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,
@@ -577,6 +579,7 @@ fn a_change_touches_only_what_has_changed() {
         log: Arc::<LocalLog>::clone(&log),
         names: Names::new("omnilink."),
         clock: Arc::new(SystemClock),
+        schemas: Arc::new(NoRegistry),
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,

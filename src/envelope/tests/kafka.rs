@@ -5,7 +5,8 @@ use super::*;
 use crate::{
     envelope::{
         avro::{decode_event, encode_event, encode_ingress},
-        kafka::{BATCH_MAX, Inbound, read},
+        foreign::NoRegistry,
+        kafka::{self, BATCH_MAX, Inbound, Unread},
         schemas,
     },
     log::Record,
@@ -41,6 +42,13 @@ fn record(headers: &[&[(&str, &str)]], value: Option<&[u8]>) -> Record {
             })
             .collect(),
     }
+}
+
+fn read(record: &Record, timestamp: Millis) -> Result<Inbound<'_>, Invalid> {
+    kafka::read(record, timestamp, &NoRegistry).map_err(|unread| match unread {
+        Unread::Invalid(invalid) => invalid,
+        Unread::Waiting(why) => panic!("there is no registry to wait for: {why}"),
+    })
 }
 
 fn one(record: &Record) -> Event<'_> {
@@ -248,7 +256,7 @@ fn each_wrong_record_has_its_code() {
         (
             &[TENANT],
             br#"{"eventId":"1","eventType":"a:b.c"}"#,
-            "unrecognised_payload",
+            "missing_source",
         ),
         (&[TENANT], b"[]", "unrecognised_payload"),
         (&[TENANT], b"hello", "unrecognised_payload"),
@@ -360,6 +368,7 @@ proptest! {
                     prop_assert_eq!(event.check(), Ok(()));
                 }
             }
+            Ok(Inbound::Foreign(json)) => prop_assert!(false, "there is no registry: {}", json),
             Err(error) => prop_assert!(!error.code.is_empty()),
         }
     }

@@ -1,8 +1,10 @@
 //! Behaviour of the readers, by table and by property.
 
+mod agents;
 mod avro;
 mod batch;
 mod binary;
+mod foreign;
 mod kafka;
 mod structured;
 

@@ -407,6 +407,11 @@ impl Lane for KafkaLane {
         Ok(next)
     }
 
+    fn again(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.group.open_at(topic, partition, offset);
+        Ok(())
+    }
+
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         self.group.give_up(partitions)
     }

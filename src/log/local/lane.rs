@@ -97,6 +97,10 @@ impl Lane for LocalLane {
         Ok(next)
     }
 
+    fn again(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.reader.assign_at(topic, partition, offset)
+    }
+
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         for (topic, partition) in partitions {
             self.reader.release(*topic, *partition);

@@ -172,7 +172,7 @@ fn damaged(what: impl std::fmt::Display) -> Rejected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::topology::codec::Codec;
+    use crate::{envelope::foreign::NoRegistry, stream::topology::codec::Codec};
 
     #[test]
     fn a_record_comes_back_with_its_origin() {
@@ -195,7 +195,8 @@ mod tests {
             },
         });
         for codec in [Codec::Json, Codec::Text] {
-            let mut message = Message::decode(&origin, codec, None).unwrap();
+            let messages = Message::decode(&origin, &codec, None, &NoRegistry).unwrap();
+            let mut message = messages.into_iter().next().unwrap().unwrap();
             message.tenant = Some(Tenant::new("acme").unwrap());
             message.key_values = vec!["1".into(), "\"x\"".into()];
             message.redriven = 2;
@@ -210,7 +211,7 @@ mod tests {
             );
             assert_eq!(back.redriven, 2);
             // Every digit is there still.
-            let record = back.to_foreign(codec).unwrap();
+            let record = back.to_foreign(&codec).unwrap();
             assert_eq!(record.value, origin.record.record.value);
             assert_eq!(super::origin(&bytes).as_ref(), Some(&*origin));
         }

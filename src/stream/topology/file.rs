@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 use vrl::path::parse_value_path;
 
 use super::{
-    codec::Codec,
+    codec::{self, Codec},
     fields::{Fields, Spanned, duration, listed, text, whole},
     model::{
         Action, Dedupe, KeyField, KeyFields, Over, RateLimit, Rule, Source, Step, Topology, When,
@@ -107,17 +107,9 @@ fn source(node: &Node, problems: &mut Problems) -> Option<Source> {
     let topic = fields
         .required_text("topic", problems)
         .and_then(|text| topic(text, "topic", problems));
-    let codec = fields.text("codec", problems).and_then(|text| {
-        let span = text.place(0..text.value.len());
-        let codec = Codec::named(&text.value);
-        if codec.is_none() {
-            let names = Codec::ALL.map(|(name, _)| name);
-            problems
-                .error(&span, format!("there is no codec `{}`", text.value))
-                .note(format!("there are {}", listed(&names)));
-        }
-        codec
-    });
+    let codec = fields
+        .get("codec")
+        .and_then(|node| codec::read(node, problems));
     let tenant = fields.text("tenant", problems).and_then(|text| {
         Tenant::new(&text.value)
             .map_err(|e| {

@@ -7,19 +7,20 @@ use bytes::Bytes;
 use vrl::value::{KeyString, ObjectMap, Value};
 
 use super::{
-    codec::Codec,
+    codec::{Codec, Part},
     model::{KeyField, KeyFields},
 };
 use crate::{
     clock::Millis,
     envelope::{
         Data, Event, Form, Invalid, avro,
+        foreign::Schemas,
         kafka::{Inbound, TENANT_HEADER, read},
         parse_structured,
     },
     id::{Identity, Tenant},
     log::{Headers, Record, header},
-    stream::{Origin, Rejected},
+    stream::{Failure, Origin, Rejected},
 };
 
 /// The record, and where it came from.
@@ -44,6 +45,14 @@ pub(super) struct Message {
     pub(super) origin: Arc<Origin>,
 }
 
+/// What a record in one of the known forms is.
+pub(super) enum Normalised {
+    /// Its event, or the events of a batch; each item that is bad says why.
+    Events(Vec<Result<Message, Rejected>>),
+    /// Avro that others wrote, in none of them: its JSON.
+    Json(String),
+}
+
 fn refused(code: &'static str, message: impl Into<String>) -> Rejected {
     Rejected {
         code: code.into(),
@@ -65,23 +74,59 @@ fn tenant_of(record: &Record, fixed: Option<&Tenant>) -> Result<Option<Tenant>, 
 }
 
 impl Message {
-    /// A record of a foreign topic, as its codec says.
+    /// What a record of a foreign topic holds, as its codec says; what is bad of it says why.
     pub(super) fn decode(
         origin: &Arc<Origin>,
-        codec: Codec,
+        codec: &Codec,
+        tenant: Option<&Tenant>,
+        schemas: &dyn Schemas,
+    ) -> Result<Vec<Result<Self, Rejected>>, Failure> {
+        let record = &origin.record.record;
+        let parts = codec.decode(record.value.as_ref(), schemas)?;
+        Ok(parts
+            .into_iter()
+            .map(|part| Self::of_part(part?, origin, tenant))
+            .collect())
+    }
+
+    /// Avro that others wrote, as its JSON.
+    pub(super) fn of_json(
+        json: String,
+        origin: &Arc<Origin>,
+        tenant: Option<&Tenant>,
+    ) -> Result<Self, Rejected> {
+        Self::of_part(Part::json(&json.into())?, origin, tenant)
+    }
+
+    fn of_part(
+        part: Part,
+        origin: &Arc<Origin>,
         tenant: Option<&Tenant>,
     ) -> Result<Self, Rejected> {
         let record = &origin.record.record;
+        let tenant = tenant_of(record, tenant).map_err(|rejected| Rejected {
+            value: part.alone.clone(),
+            ..rejected
+        })?;
+        let origin = match part.alone {
+            // Whatever becomes of it later, the part is what goes to the dead letters.
+            Some(alone) => {
+                let mut one = Origin::clone(origin);
+                one.record.record.value = Some(alone);
+                Arc::new(one)
+            }
+            None => Arc::clone(origin),
+        };
         Ok(Self {
-            value: codec.decode(record.value.as_deref())?,
-            raw: record.value.clone().filter(|_| codec == Codec::Json),
+            value: part.value,
+            raw: part.json,
             key: record.key.clone(),
             headers: record.headers.clone(),
-            tenant: tenant_of(record, tenant)?,
+            tenant,
             tombstone: false,
             key_values: Vec::new(),
             redriven: 0,
-            origin: Arc::clone(origin),
+            origin,
         })
     }
 
@@ -96,7 +141,8 @@ impl Message {
     pub(super) fn normalised(
         origin: &Arc<Origin>,
         tenant: Option<&Tenant>,
-    ) -> Result<Vec<Result<Self, Rejected>>, Rejected> {
+        schemas: &dyn Schemas,
+    ) -> Result<Normalised, Failure> {
         let fetched = &origin.record;
         let mut record = fetched.record.clone();
         if let Some(tenant) = tenant {
@@ -106,24 +152,27 @@ impl Message {
                 .headers
                 .push((TENANT_HEADER.into(), Some(name.into())));
         }
-        Ok(match read(&record, fetched.timestamp)? {
-            Inbound::One(event) => vec![Ok(Self::of_event(&event, origin))],
-            Inbound::Own(own) => vec![Ok(Self::of_event(&own.event, origin))],
-            Inbound::Batch(items) => items
-                .into_iter()
-                .map(|(raw, item)| {
-                    let raw = Bytes::copy_from_slice(raw);
-                    let event = item.map_err(|invalid| Rejected {
-                        value: Some(raw.clone()),
-                        ..invalid.into()
-                    })?;
-                    // Whatever becomes of it later, the item is what goes to the dead letters.
-                    let mut one = Origin::clone(origin);
-                    one.record.record.value = Some(raw);
-                    Ok(Self::of_event(&event, &Arc::new(one)))
-                })
-                .collect(),
-        })
+        Ok(Normalised::Events(
+            match read(&record, fetched.timestamp, schemas)? {
+                Inbound::Foreign(json) => return Ok(Normalised::Json(json)),
+                Inbound::One(event) => vec![Ok(Self::of_event(&event, origin))],
+                Inbound::Own(own) => vec![Ok(Self::of_event(&own.event, origin))],
+                Inbound::Batch(items) => items
+                    .into_iter()
+                    .map(|(raw, item)| {
+                        let raw = Bytes::copy_from_slice(raw);
+                        let event = item.map_err(|invalid| Rejected {
+                            value: Some(raw.clone()),
+                            ..invalid.into()
+                        })?;
+                        // Whatever becomes of it later, the item is what goes to the dead letters.
+                        let mut one = Origin::clone(origin);
+                        one.record.record.value = Some(raw);
+                        Ok(Self::of_event(&event, &Arc::new(one)))
+                    })
+                    .collect(),
+            },
+        ))
     }
 
     fn of_event(event: &Event<'_>, origin: &Arc<Origin>) -> Self {
@@ -307,9 +356,9 @@ impl Message {
     }
 
     /// The record for a foreign topic.
-    pub(super) fn to_foreign(&self, codec: Codec) -> Result<Record, Rejected> {
+    pub(super) fn to_foreign(&self, codec: &Codec) -> Result<Record, Rejected> {
         let value = match &self.raw {
-            Some(raw) if codec == Codec::Json => raw.clone(),
+            Some(raw) if *codec != Codec::Text => raw.clone(),
             _ => codec.encode(&self.value)?,
         };
         Ok(Record {

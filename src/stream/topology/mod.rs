@@ -32,6 +32,8 @@ use std::{
     sync::Arc,
 };
 
+#[doc(hidden)]
+pub use codec::read_csv;
 pub use graph::mermaid;
 pub use problem::{Problem, Severity, SourceFile, has_errors};
 pub use rehearsal::{Outcome, render, run as rehearse};
@@ -95,11 +97,20 @@ pub fn find(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Reads files and checks them together. `prefix` is `topics.prefix`.
 pub fn check(files: &[PathBuf], prefix: &str) -> Checked {
+    let read = |path: &PathBuf| (path.clone(), std::fs::read_to_string(path));
+    check_texts(files.iter().map(read), prefix)
+}
+
+/// As [`check`], with what the files hold.
+pub fn check_texts(
+    files: impl IntoIterator<Item = (PathBuf, std::io::Result<String>)>,
+    prefix: &str,
+) -> Checked {
     let mut problems = Vec::new();
     let mut topologies = Vec::new();
-    for path in files {
+    for (path, text) in files {
         let name = path.display().to_string();
-        let (text, unreadable) = match std::fs::read_to_string(path) {
+        let (text, unreadable) = match text {
             Ok(text) => (text, None),
             Err(e) => (String::new(), Some(format!("cannot be read: {e}"))),
         };

@@ -11,7 +11,7 @@ use super::{
 use crate::id::Tenant;
 
 /// A topology ready to run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) name: String,
     /// The text that it came from: the same text needs no restart.
@@ -180,7 +180,7 @@ pub(super) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
         text: topology.file.text.clone(),
         file: topology.file.name.clone(),
         tenant: source.tenant.clone(),
-        codec: source.codec,
+        codec: source.codec.clone(),
         stages: stages.into_iter().map(Arc::new).collect(),
         foreign_sinks,
         tests: topology.tests.clone(),

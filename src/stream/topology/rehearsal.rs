@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, ManualClock, Millis},
-    envelope::{Form, avro, parse_structured},
+    envelope::{Form, avro, foreign::NoRegistry, parse_structured},
     id::Tenant,
     log::{
         Append, Cleanup, Fetched, Log, LogError, Record, TopicSpec, header,
@@ -129,11 +129,17 @@ fn rehearse(set: &Set, plan: &Arc<Plan>, trial: &Trial) -> Result<Vec<String>, S
         log: Arc::<LocalLog>::clone(&log),
         names: names.clone(),
         clock: Arc::<ManualClock>::clone(&clock),
+        schemas: Arc::new(NoRegistry),
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,
     };
     let mut deployment = Deployment::new(setup);
+    // What a test gives of Avro is its JSON.
+    let plan = &Arc::new(Plan {
+        codec: plan.codec.in_tests(),
+        ..Plan::clone(plan)
+    });
     let alone = Set {
         plans: vec![Arc::clone(plan)],
         system: set.system.clone(),
@@ -219,13 +225,10 @@ impl Stage {
         } else {
             let value = match &given.value {
                 Value::Null => None,
-                Value::String(text) if plan.codec == super::codec::Codec::Text => {
-                    Some(text.clone().into_bytes())
-                }
-                value => Some(value.to_string().into_bytes()),
+                value => Some(plan.codec.given(value)),
             };
             // Without a key, records would all lie on one partition here, and anywhere elsewhere.
-            (number.to_string(), value.map(bytes::Bytes::from))
+            (number.to_string(), value)
         };
         let mut record = Record {
             key: Some(key.into()),
@@ -248,10 +251,12 @@ impl Stage {
                     record: record.clone(),
                 },
             });
-            if let Ok(mut message) = Message::decode(&origin, plan.codec, None)
+            let decoded = Message::decode(&origin, &plan.codec, None, &NoRegistry);
+            if let Ok(Ok(mut message)) = decoded.map(|parts| parts.into_iter().next().transpose())
+                && let Some(message) = &mut message
                 && message.set_key(fields).is_ok()
             {
-                record.key = message.key;
+                record.key.clone_from(&message.key);
             }
         }
         Ok(Append {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock::Clock,
     controls::SecretKeys,
+    envelope::foreign::Schemas,
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
     stream::{
         lag::Progress,
@@ -36,6 +37,8 @@ pub struct Setup {
     pub names: Names,
     /// For timers, and for times that foreign producers have set wrong.
     pub clock: Arc<dyn Clock>,
+    /// Of foreign Avro.
+    pub schemas: Arc<dyn Schemas>,
     /// Partitions of topics that are made.
     pub partitions: u32,
     /// Whether missing topics of OmniLink's own are made.
@@ -213,8 +216,9 @@ fn lanes(
     // The last stage first: what is on its way is worked off before more comes.
     let mut running = Vec::new();
     for (stage, (_, progress)) in plan.stages.iter().zip(progress).rev() {
-        let clock = Arc::clone(&setup.clock);
-        let processor = StageProcessor::new(plan, stage, &setup.names, clock, secrets.cloned());
+        let (schemas, clock) = (Arc::clone(&setup.schemas), Arc::clone(&setup.clock));
+        let secrets = secrets.cloned();
+        let processor = StageProcessor::new(plan, stage, &setup.names, schemas, clock, secrets);
         let lane = lane::start(
             Arc::new(processor),
             lane::Setup {

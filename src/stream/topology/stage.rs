@@ -14,7 +14,7 @@ use super::{
     carried,
     codec::Codec,
     limiter::{Limiter, Verdict, parse_timer},
-    message::Message,
+    message::{Message, Normalised},
     model::{KeyFields, RateLimit, When},
     plan::{Do, Input, Plan, Stage},
     vrl::{FUEL, Machine, Vrl, target},
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     clock::{Clock, Millis},
     controls::SecretKeys,
+    envelope::{foreign::Schemas, kafka::unrecognised_avro},
     id::{Identity, Tenant},
     log::{Fetched, Record, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
@@ -45,6 +46,7 @@ struct Shared {
     names: Names,
     tenant: Option<Tenant>,
     codec: Codec,
+    schemas: Arc<dyn Schemas>,
     clock: Arc<dyn Clock>,
     /// What the marks of redriven records are signed with; without them no mark counts.
     secrets: Option<Arc<SecretKeys>>,
@@ -57,6 +59,7 @@ impl StageProcessor {
         plan: &Plan,
         stage: &Arc<Stage>,
         names: &Names,
+        schemas: Arc<dyn Schemas>,
         clock: Arc<dyn Clock>,
         secrets: Option<Arc<SecretKeys>>,
     ) -> Self {
@@ -66,7 +69,8 @@ impl StageProcessor {
                 topic: Arc::clone(stage.input.topic()),
                 names: names.clone(),
                 tenant: plan.tenant.clone(),
-                codec: plan.codec,
+                codec: plan.codec.clone(),
+                schemas,
                 clock,
                 secrets,
                 poison: Mutex::default(),
@@ -140,11 +144,12 @@ impl Transform for StageTransform {
         });
         let (messages, first) = match self.read(&origin) {
             Ok(read) => read,
-            Err(rejected) => {
+            Err(Failure::Rejected(rejected)) => {
                 let origin = self.origin(input).unwrap_or_else(|| Origin::clone(&origin));
                 cx.reject_origin(origin, rejected);
                 return Ok(());
             }
+            Err(later) => return Err(later),
         };
         for message in messages {
             match message {
@@ -181,7 +186,7 @@ type Read = (Vec<Result<Message, Rejected>>, usize);
 
 impl StageTransform {
     /// The messages of a record, and the first step that is left to do.
-    fn read(&mut self, origin: &Arc<Origin>) -> Result<Read, Rejected> {
+    fn read(&mut self, origin: &Arc<Origin>) -> Result<Read, Failure> {
         let stage = Arc::clone(&self.stage);
         let shared = Arc::clone(&self.shared);
         let tenant = shared.tenant.as_ref();
@@ -192,16 +197,31 @@ impl StageTransform {
             }
             (Input::Events(_), _) => (vec![Message::of_events(origin)], 0),
             (Input::Foreign(_), Some(Do::Normalise(map))) => {
-                let read = match (Message::normalised(origin, tenant), map) {
-                    (Err(rejected), Some(map)) if rejected.code == "unrecognised_payload" => {
-                        let message = Message::decode(origin, shared.codec, tenant)?;
+                let schemas = &*shared.schemas;
+                let read = match (Message::normalised(origin, tenant, schemas), map) {
+                    (Ok(Normalised::Events(events)), _) => events,
+                    (Ok(Normalised::Json(json)), Some(map)) => {
+                        let message = Message::of_json(json, origin, tenant)?;
                         vec![self.map(map, message)]
                     }
-                    (read, _) => read?,
+                    (Ok(Normalised::Json(_)), None) => return Err(unrecognised_avro().into()),
+                    (Err(Failure::Rejected(rejected)), Some(map))
+                        if rejected.code == "unrecognised_payload" =>
+                    {
+                        let messages = Message::decode(origin, &shared.codec, tenant, schemas)?;
+                        messages
+                            .into_iter()
+                            .map(|message| self.map_part(map, message?))
+                            .collect()
+                    }
+                    (Err(failure), _) => return Err(failure),
                 };
                 (read, 1)
             }
-            (Input::Foreign(_), _) => (vec![Message::decode(origin, shared.codec, tenant)], 0),
+            (Input::Foreign(_), _) => {
+                let schemas = &*shared.schemas;
+                (Message::decode(origin, &shared.codec, tenant, schemas)?, 0)
+            }
         };
         let times = self.redriven(origin);
         for message in &mut messages {
@@ -250,6 +270,8 @@ impl StageTransform {
                 Ok(())
             }
             Err(Failure::State(error)) => Err(error),
+            // No step asks for anything: what a record needs was at hand when it was read.
+            Err(Failure::Waiting(why)) => Err(StateError(why)),
         }
     }
 
@@ -338,7 +360,7 @@ impl StageTransform {
                 cx.emit(&self.shared.names.ingress, record);
             }
             foreign => {
-                let record = message.to_foreign(self.shared.codec)?;
+                let record = message.to_foreign(&self.shared.codec)?;
                 cx.emit(&Arc::from(foreign), record);
             }
         }
@@ -360,6 +382,13 @@ impl StageTransform {
         message.value = target.value;
         message.raw = None;
         Ok(message)
+    }
+
+    /// As [`Self::map`]: of a record with several parts, the part that it fails for goes to the dead letters.
+    fn map_part(&mut self, vrl: &Vrl, message: Message) -> Result<Message, Rejected> {
+        let value = message.origin.record.record.value.clone();
+        self.map(vrl, message)
+            .map_err(|rejected| Rejected { value, ..rejected })
     }
 
     /// Whether a condition holds. It changes nothing.

@@ -1,0 +1,386 @@
+//! Foreign Avro: what Avro's own library writes is read as the JSON that it says, and nothing makes the reader fall.
+
+use std::{collections::HashMap, sync::Arc};
+
+use apache_avro::{schema::Schema as Parsed, types::Value, writer::datum::GenericDatumWriter};
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    envelope::{
+        foreign::{NoRegistry, NoSchema, Schema, Schemas, json},
+        kafka::{Inbound, Unread, read},
+    },
+    log::Record,
+};
+
+fn written(schema: &str, value: Value) -> Vec<u8> {
+    let schema = Parsed::parse_str(schema).unwrap();
+    let writer = GenericDatumWriter::builder(&schema).build().unwrap();
+    let mut out = Vec::new();
+    writer.write_value(&mut out, value).unwrap();
+    out
+}
+
+fn as_json(schema: &str, value: Value) -> serde_json::Value {
+    let datum = written(schema, value);
+    let text = Schema::parse(schema, &[]).unwrap().json(&datum).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+const ORDER: &str = r#"{"type":"record","name":"Order","namespace":"shop","fields":[
+    {"name":"id","type":"long"},
+    {"name":"state","type":{"type":"enum","name":"State","symbols":["OPEN","PAID"]}},
+    {"name":"total","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2}},
+    {"name":"note","type":["null","string"],"default":null},
+    {"name":"at","type":{"type":"long","logicalType":"timestamp-millis"}},
+    {"name":"tags","type":{"type":"map","values":"int"}},
+    {"name":"lines","type":{"type":"array","items":{"type":"record","name":"Line","fields":[
+        {"name":"sku","type":"string"},{"name":"again","type":["null","State"]}]}}}]}"#;
+
+fn order() -> Value {
+    let line = |sku: &str, again: Value| {
+        Value::Record(vec![
+            ("sku".into(), Value::String(sku.into())),
+            ("again".into(), again),
+        ])
+    };
+    Value::Record(vec![
+        ("id".into(), Value::Long(i64::MIN)),
+        ("state".into(), Value::Enum(1, "PAID".into())),
+        (
+            "total".into(),
+            Value::Decimal(apache_avro::Decimal::from((-1250_i16).to_be_bytes())),
+        ),
+        (
+            "note".into(),
+            Value::Union(1, Box::new(Value::String("\"ä\"\n".into()))),
+        ),
+        ("at".into(), Value::TimestampMillis(1_738_324_800_500)),
+        (
+            "tags".into(),
+            Value::Map(HashMap::from([("a".into(), Value::Int(-1))])),
+        ),
+        (
+            "lines".into(),
+            Value::Array(vec![
+                line("x", Value::Union(0, Box::new(Value::Null))),
+                line(
+                    "y",
+                    Value::Union(1, Box::new(Value::Enum(0, "OPEN".into()))),
+                ),
+            ]),
+        ),
+    ])
+}
+
+#[test]
+fn a_record_is_the_json_that_it_says() {
+    assert_eq!(
+        as_json(ORDER, order()),
+        serde_json::json!({
+            "id": i64::MIN, "state": "PAID", "total": "-12.50", "note": "\"ä\"\n", "at": "2025-01-31T12:00:00.5Z",
+            "tags": {"a": -1}, "lines": [{"sku": "x", "again": null}, {"sku": "y", "again": "OPEN"}],
+        })
+    );
+}
+
+#[test]
+fn types_that_json_has_not() {
+    let logical = |base: &str, name: &str| format!(r#"{{"type":"{base}","logicalType":"{name}"}}"#);
+    let local = "2025-01-31T12:00:00.000001";
+    let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+    let cases = [
+        ("\"bytes\"".into(), Value::Bytes(vec![0, 0xff]), "\"AP8=\""),
+        (
+            r#"{"type":"fixed","name":"F","size":2}"#.into(),
+            Value::Fixed(2, vec![1, 2]),
+            "\"AQI=\"",
+        ),
+        ("\"double\"".into(), Value::Double(f64::NAN), "\"NaN\""),
+        ("\"double\"".into(), Value::Double(-1e300), "-1e+300"),
+        ("\"float\"".into(), Value::Float(0.1), "0.1"),
+        (
+            "\"float\"".into(),
+            Value::Float(f32::NEG_INFINITY),
+            "\"-Infinity\"",
+        ),
+        (logical("int", "date"), Value::Date(-1), "\"1969-12-31\""),
+        (
+            logical("int", "time-millis"),
+            Value::TimeMillis(1),
+            "\"00:00:00.001\"",
+        ),
+        (
+            logical("long", "time-micros"),
+            Value::TimeMicros(86_399_999_999),
+            "\"23:59:59.999999\"",
+        ),
+        (
+            logical("long", "timestamp-nanos"),
+            Value::TimestampNanos(1),
+            "\"1970-01-01T00:00:00.000000001Z\"",
+        ),
+        (
+            logical("long", "local-timestamp-micros"),
+            Value::LocalTimestampMicros(1_738_324_800_000_001),
+            &format!("\"{local}\""),
+        ),
+        (
+            logical("string", "uuid"),
+            Value::Uuid(uuid.parse().unwrap()),
+            &format!("\"{uuid}\""),
+        ),
+        // What is not known stays what it is.
+        (
+            logical("string", "acme-id"),
+            Value::String("x".into()),
+            "\"x\"",
+        ),
+    ];
+    for (schema, value, expected) in cases {
+        let datum = written(&schema, value);
+        assert_eq!(
+            Schema::parse(&schema, &[]).unwrap().json(&datum).unwrap(),
+            expected,
+            "{schema}"
+        );
+    }
+}
+
+#[test]
+fn decimals_keep_every_digit() {
+    let decimal = |precision: usize, scale: usize| {
+        format!(
+            r#"{{"type":"bytes","logicalType":"decimal","precision":{precision},"scale":{scale}}}"#
+        )
+    };
+    let cases = [
+        (vec![0], 2, "0.00"),
+        (vec![5], 2, "0.05"),
+        (vec![0xff], 3, "-0.001"),
+        (vec![], 2, "0.00"),
+        (
+            vec![0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            0,
+            "2361183241434822606847",
+        ),
+    ];
+    for (bytes, scale, expected) in cases {
+        let schema = decimal(30, scale);
+        let datum = written("\"bytes\"", Value::Bytes(bytes));
+        let text = Schema::parse(&schema, &[]).unwrap().json(&datum).unwrap();
+        assert_eq!(text, format!("\"{expected}\""));
+    }
+    let schema = Schema::parse(&decimal(30, 0), &[]).unwrap();
+    let huge = written("\"bytes\"", Value::Bytes(vec![1; 1025]));
+    refused(schema.json(&huge), "invalid_payload", "too many digits");
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let schema = Schema::parse(ORDER, &[]).unwrap();
+    let datum = written(ORDER, order());
+    for end in 0..datum.len() {
+        refused(schema.json(&datum[..end]), "invalid_payload", "cut short");
+    }
+    refused(
+        schema.json(&[&datum[..], &[0]].concat()),
+        "invalid_payload",
+        "more than it",
+    );
+    let cases = [
+        ("\"boolean\"", &[2_u8][..]),
+        ("\"int\"", &[0xff, 0xff, 0xff, 0xff, 0x7f]),
+        ("\"long\"", &[0xff; 11]),
+        ("\"string\"", &[2, 0xff]),
+        ("\"string\"", &[1]),
+        (r#"["null","int"]"#, &[4]),
+        (r#"{"type":"enum","name":"E","symbols":["A"]}"#, &[2]),
+        (r#"{"type":"int","logicalType":"time-millis"}"#, &[1]),
+        (
+            r#"{"type":"long","logicalType":"timestamp-millis"}"#,
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+        ),
+    ];
+    for (text, datum) in cases {
+        refused(
+            Schema::parse(text, &[]).unwrap().json(datum),
+            "invalid_payload",
+            text,
+        );
+    }
+}
+
+#[test]
+fn memory_and_depth_are_bounded() {
+    // 2^62 items of no bytes each.
+    let nulls = Schema::parse(r#"{"type":"array","items":"null"}"#, &[]).unwrap();
+    let mut claim = written("\"long\"", Value::Long(1 << 62));
+    claim.push(0);
+    refused(nulls.json(&claim), "invalid_payload", "too many");
+    // A list of one link more than may be.
+    let list = r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#;
+    let list = Schema::parse(list, &[]).unwrap();
+    let links = |count: usize| [vec![2; count - 1], vec![0]].concat();
+    assert!(list.json(&links(MAX_DEPTH)).is_ok());
+    refused(
+        list.json(&links(MAX_DEPTH + 1)),
+        "invalid_payload",
+        "too deep",
+    );
+    // What holds itself and has no end.
+    let endless = r#"{"type":"record","name":"E","fields":[{"name":"e","type":"E"}]}"#;
+    if let Ok(endless) = Schema::parse(endless, &[]) {
+        refused(endless.json(&[]), "invalid_payload", "endless");
+    }
+    let deep = |depth: usize| {
+        format!(
+            "{}\"int\"{}",
+            r#"{"type":"array","items":"#.repeat(depth),
+            "}".repeat(depth)
+        )
+    };
+    assert!(Schema::parse(&deep(50), &[]).is_ok());
+    refused(
+        Schema::parse(&deep(1000), &[]),
+        "unsupported_schema",
+        "a deep schema",
+    );
+}
+
+#[test]
+fn names_and_references() {
+    let line = r#"{"type":"record","name":"Line","namespace":"shop","fields":[{"name":"money","type":"money.Money"}]}"#;
+    let money = r#"{"type":"record","name":"Money","namespace":"money","fields":[{"name":"cents","type":"int"}]}"#;
+    let order = r#"{"type":"record","name":"Order","namespace":"shop","fields":[
+        {"name":"first","type":"Line"},{"name":"last","type":"shop.Line"}]}"#;
+    let schema = Schema::parse(order, &[line.into(), money.into()]).unwrap();
+    assert_eq!(
+        schema.json(&[2, 4]).unwrap(),
+        r#"{"first":{"money":{"cents":1}},"last":{"money":{"cents":2}}}"#
+    );
+    refused(
+        Schema::parse(order, &[line.into()]),
+        "unsupported_schema",
+        "a name that is not there",
+    );
+    // Two that name each other.
+    let there = r#"{"type":"record","name":"A","fields":[{"name":"b","type":["null","B"]}]}"#;
+    let back = r#"{"type":"record","name":"B","fields":[{"name":"a","type":["null","A"]}]}"#;
+    // No registry lets them be registered.
+    refused(
+        Schema::parse(there, &[back.into()]),
+        "unsupported_schema",
+        "a circle",
+    );
+    refused(Schema::parse("{", &[]), "unsupported_schema", "no schema");
+}
+
+/// A registry of one schema.
+struct One(&'static str);
+
+impl Schemas for One {
+    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
+        match id {
+            7 => Ok(Arc::new(Schema::parse(self.0, &[]).unwrap())),
+            8 => Err(NoSchema::Waiting("it is away".into())),
+            other => NoRegistry.get(other),
+        }
+    }
+}
+
+#[test]
+fn a_foreign_record_goes_on_as_its_json() {
+    const CLOUD: &str = r#"{"type":"record","name":"C","fields":[{"name":"specversion","type":"string"},{"name":"id","type":"string"},
+        {"name":"source","type":"string"},{"name":"type","type":"string"},{"name":"subject","type":["null","string"]},
+        {"name":"data","type":{"type":"map","values":"double"}}]}"#;
+    const AGENT: &str = r#"{"type":"record","name":"A","fields":[{"name":"eventId","type":"string"},{"name":"eventType","type":"string"},
+        {"name":"source","type":"string"},{"name":"payload","type":"int"}]}"#;
+    let text = |value: &str| Value::String(value.into());
+    let cloud = Value::Record(vec![
+        ("specversion".into(), text("1.0")),
+        ("id".into(), text("1")),
+        ("source".into(), text("/s")),
+        ("type".into(), text("t")),
+        ("subject".into(), Value::Union(0, Box::new(Value::Null))),
+        (
+            "data".into(),
+            Value::Map(HashMap::from([("x".into(), Value::Double(1.5))])),
+        ),
+    ]);
+    let agent = Value::Record(vec![
+        ("eventId".into(), text("1")),
+        ("eventType".into(), text("a:b.c")),
+        ("source".into(), text("s")),
+        ("payload".into(), Value::Int(5)),
+    ]);
+    let record = |id: u32, datum: &[u8], headers: &[(&str, &str)]| Record {
+        key: None,
+        value: Some([&[0], &id.to_be_bytes()[..], datum].concat().into()),
+        headers: headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    (*name).to_owned(),
+                    Some(Bytes::copy_from_slice(value.as_bytes())),
+                )
+            })
+            .collect(),
+    };
+    let acme = [("omnilink-tenant", "acme")];
+    let cases = [(CLOUD, cloud, r#"{"x":1.5}"#), (AGENT, agent, "5")];
+    for (schema, value, data) in cases {
+        let datum = written(schema, value);
+        let (whose, nobodys) = (record(7, &datum, &acme), record(7, &datum, &[]));
+        match read(&whose, NOW, &One(schema)) {
+            Ok(Inbound::One(event)) => assert_eq!(event.data, Data::Json(data.into())),
+            other => panic!("{other:?}"),
+        }
+        let none = read(&nobodys, NOW, &One(schema));
+        assert!(matches!(none, Err(Unread::Invalid(i)) if i.code == "missing_tenant"));
+    }
+    let avro = [
+        ("omnilink-tenant", "acme"),
+        ("content-type", "application/cloudevents+avro"),
+    ];
+    let number = written("\"int\"", Value::Int(5));
+    let code = |record: &Record| match read(record, NOW, &One("\"int\"")) {
+        Ok(Inbound::Foreign(json)) => json,
+        Err(Unread::Waiting(why)) => why,
+        Err(Unread::Invalid(invalid)) => invalid.code.into_owned(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(code(&record(7, &number, &acme)), "5");
+    assert_eq!(code(&record(8, &[], &acme)), "it is away");
+    assert_eq!(code(&record(9, &[], &acme)), "unknown_schema");
+    assert_eq!(code(&record(7, &number, &avro)), "unsupported_media_type");
+}
+
+#[test]
+fn our_own_schemas_are_read_without_a_registry() {
+    let mut record = Vec::new();
+    let text = minimal("");
+    let event = structured(&text, Form::OmniLink).unwrap().event;
+    crate::envelope::avro::encode_ingress(&event, &mut record);
+    let id = schemas::INGRESS.id;
+    let text = json(id, &record, &NoRegistry).unwrap();
+    let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&read["id"], &read["data"]), (&"1".into(), &"1".into()));
+    // Each of them can be read with.
+    for schema in schemas::ALL {
+        let record = [&[0], &schema.id.to_be_bytes()[..], &[1]].concat();
+        let refused = json(schema.id, &record, &NoRegistry).unwrap_err();
+        assert!(matches!(refused, NoSchema::Refused(i) if i.code == "invalid_payload"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(datum in vec(any::<u8>(), 0..60)) {
+        let schema = Schema::parse(ORDER, &[]).unwrap();
+        if let Ok(text) = schema.json(&datum) {
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
+        }
+    }
+}

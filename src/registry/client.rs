@@ -1,0 +1,297 @@
+//! Asks a schema registry over HTTP.
+
+use std::{collections::HashSet, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Request, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, HeaderValue},
+};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client as Http, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::Deserialize;
+
+use crate::{
+    config::SecretUrl,
+    envelope::{
+        Invalid,
+        foreign::{Schema, UNKNOWN},
+    },
+};
+
+/// A schema, with all that it names, must be there within this time.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// The most bytes of an answer.
+const ANSWER_BYTES: usize = 1 << 20;
+/// The most schemas that one may name, by way of others too.
+const REFERENCES: usize = 64;
+const ACCEPTED: &str = "application/vnd.schemaregistry.v1+json, application/json";
+/// The registry's own codes for what is not there.
+const NOT_THERE: [u64; 3] = [40_401, 40_402, 40_403];
+
+/// Why a schema was not fetched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unfetched {
+    /// The registry has none with that id.
+    Unknown(Invalid),
+    /// It cannot be used.
+    Unusable(Invalid),
+    /// The registry did not answer as it should: to be tried again.
+    Away(String),
+}
+
+/// A registry's address and how to ask it.
+pub struct Client {
+    http: Door,
+    base: String,
+    authorization: Option<HeaderValue>,
+}
+
+enum Door {
+    Plain(Http<HttpConnector, Full<Bytes>>),
+    Tls(Http<HttpsConnector<HttpConnector>, Full<Bytes>>),
+}
+
+#[derive(Deserialize)]
+struct Registered {
+    schema: String,
+    #[serde(rename = "schemaType")]
+    kind: Option<String>,
+    #[serde(default)]
+    references: Vec<Reference>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    subject: String,
+    version: i64,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error_code: u64,
+}
+
+impl Client {
+    /// Takes user and password out of the URL. What is wrong with it is said without them.
+    pub fn new(url: &SecretUrl) -> Result<Self, String> {
+        let (scheme, rest) = url.expose().split_once("://").unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (user, host) = match authority.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, authority),
+        };
+        let base = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
+        let parsed: Result<hyper::Uri, _> = base.parse();
+        let has_host = parsed.is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+        if path.contains(['?', '#']) || !has_host {
+            return Err(format!("{url} must be a URL such as http://host:8081"));
+        }
+        let authorization = user.map(|user| {
+            let plain = percent_decode_str(user).collect::<Vec<u8>>();
+            let text = format!("Basic {}", STANDARD.encode(plain));
+            HeaderValue::try_from(text).map(|mut value| {
+                value.set_sensitive(true);
+                value
+            })
+        });
+        let authorization = authorization
+            .transpose()
+            .map_err(|_| format!("{url}: user and password cannot be sent"))?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(DEADLINE / 2));
+        let http = if scheme == "https" {
+            let builder = HttpsConnectorBuilder::new().with_native_roots();
+            let builder = builder
+                .map_err(|e| format!("https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {e}"))?;
+            connector.enforce_http(false);
+            let connector = builder
+                .https_only()
+                .enable_http1()
+                .wrap_connector(connector);
+            Door::Tls(Http::builder(TokioExecutor::new()).build(connector))
+        } else {
+            Door::Plain(Http::builder(TokioExecutor::new()).build(connector))
+        };
+        Ok(Self {
+            http,
+            base,
+            authorization,
+        })
+    }
+
+    /// Fetches a schema and all that it names.
+    pub async fn schema(&self, id: u32) -> Result<Schema, Unfetched> {
+        let fetching = self.fetch(id);
+        let fetched = tokio::time::timeout(DEADLINE, fetching).await;
+        let late = || {
+            format!(
+                "{} did not answer within {} s",
+                self.base,
+                DEADLINE.as_secs()
+            )
+        };
+        fetched.unwrap_or_else(|_| Err(Unfetched::Away(late())))
+    }
+
+    /// Whether it answers as a registry does; else what is wrong. Any id will do: one that it does not know is an answer.
+    pub async fn probe(&self) -> Result<(), String> {
+        let asking = self.get("/schemas/ids/1", 1);
+        match tokio::time::timeout(DEADLINE, asking).await {
+            Ok(Err(Unfetched::Away(why))) => Err(why),
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("{} does not answer", self.base)),
+        }
+    }
+
+    async fn fetch(&self, id: u32) -> Result<Schema, Unfetched> {
+        let mut root = self.get(&format!("/schemas/ids/{id}"), id).await?;
+        if let Some(kind) = root.kind.filter(|kind| kind != "AVRO") {
+            return Err(unsupported(format!(
+                "schema {id} is {kind}, and only Avro is read"
+            )));
+        }
+        let mut open = std::mem::take(&mut root.references);
+        let mut seen = HashSet::new();
+        let mut texts = Vec::new();
+        while let Some(Reference { subject, version }) = open.pop() {
+            if !seen.insert((subject.clone(), version)) {
+                continue;
+            }
+            if seen.len() > REFERENCES {
+                return Err(unsupported(format!(
+                    "schema {id} names more than {REFERENCES} others"
+                )));
+            }
+            let subject = utf8_percent_encode(&subject, NON_ALPHANUMERIC);
+            // One that was deleted is still what records were written with.
+            let path = format!("/subjects/{subject}/versions/{version}?deleted=true");
+            let named = self.get(&path, id).await?;
+            open.extend(named.references);
+            texts.push(named.schema);
+        }
+        Schema::parse(&root.schema, &texts).map_err(|mut why| {
+            why.message = format!("schema {id}: {}", why.message);
+            Unfetched::Unusable(why)
+        })
+    }
+
+    async fn get(&self, path: &str, id: u32) -> Result<Registered, Unfetched> {
+        let away = |why: &dyn std::fmt::Display| Unfetched::Away(format!("{}: {why}", self.base));
+        let mut request = Request::get(format!("{}{path}", self.base)).header(ACCEPT, ACCEPTED);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::default()).map_err(|e| away(&e))?;
+        let response = match &self.http {
+            Door::Plain(http) => http.request(request).await,
+            Door::Tls(http) => http.request(request).await,
+        };
+        let response = response.map_err(|error| away(&cause(&error)))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect();
+        let body = match body.await {
+            Ok(body) => body.to_bytes(),
+            // It will not be shorter the next time.
+            Err(error) if status.is_success() && error.is::<LengthLimitError>() => {
+                return Err(unsupported(format!(
+                    "schema {id} has more than {ANSWER_BYTES} bytes"
+                )));
+            }
+            Err(error) => return Err(away(&cause(&*error))),
+        };
+        if status.is_success() {
+            // Something else than a registry may answer at that address: that is not the record's fault.
+            return serde_json::from_slice(&body)
+                .map_err(|e| away(&format!("the answer is not a registry's: {e}")));
+        }
+        let code = serde_json::from_slice(&body).map(|refusal: Refusal| refusal.error_code);
+        match code {
+            Ok(code) if status == StatusCode::NOT_FOUND && NOT_THERE.contains(&code) => {
+                Err(Unfetched::Unknown(Invalid {
+                    code: UNKNOWN.into(),
+                    message: format!(
+                        "the schema registry at {} has no schema {id} ({code})",
+                        self.base
+                    ),
+                }))
+            }
+            Ok(code) => Err(away(&format!("it answered {status} ({code})"))),
+            Err(_) => Err(away(&format!(
+                "it answered {status}, as no registry does; is `schema_registry.url` right?"
+            ))),
+        }
+    }
+}
+
+fn unsupported(message: String) -> Unfetched {
+    Unfetched::Unusable(Invalid {
+        code: "unsupported_schema".into(),
+        message,
+    })
+}
+
+/// The innermost cause: the layers around it say nothing more.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn client(url: &str) -> Result<Client, String> {
+        Client::new(&SecretUrl::new(Secret::new(url), &["http", "https"]).unwrap())
+    }
+
+    #[test]
+    fn the_url_is_taken_apart() {
+        let cases = [
+            ("http://h:8081", "http://h:8081", None),
+            (
+                "http://h/apis/ccompat/v7/",
+                "http://h/apis/ccompat/v7",
+                None,
+            ),
+            // A password with an `@` in it, as it is and as it should be.
+            ("http://me:p@ss@h", "http://h", Some("Basic bWU6cEBzcw==")),
+            (
+                "https://me:p%40ss@[::1]:1/",
+                "https://[::1]:1",
+                Some("Basic bWU6cEBzcw=="),
+            ),
+        ];
+        for (url, base, authorization) in cases {
+            let client = client(url).unwrap();
+            assert_eq!(client.base, base);
+            let sent = client.authorization.as_ref().map(|v| v.to_str().unwrap());
+            assert_eq!(sent, authorization, "{url}");
+        }
+        for wrong in [
+            "http://",
+            "http:///x",
+            "http://u:secret@/",
+            "http://h?a=b",
+            "http://h/#x",
+            "http://h h",
+        ] {
+            let error = client(wrong).err().expect(wrong);
+            assert!(
+                error.contains("http://host:8081") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+    }
+}

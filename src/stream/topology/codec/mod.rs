@@ -1,0 +1,161 @@
+//! How records of foreign topics are written: bytes to values. A new codec is a variant here, how it is named in files, and a
+//! file that reads it.
+
+mod csv;
+mod file;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use vrl::value::Value;
+
+pub(super) use self::file::read;
+use crate::{
+    envelope::{avro, foreign, foreign::Schemas, kafka::Unread},
+    stream::{Failure, Rejected},
+};
+
+/// How the records of a topic are written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Codec {
+    /// A JSON value.
+    Json,
+    /// UTF-8 text; `.` is a string.
+    Text,
+    /// Rows of fields; each row is a record of its own.
+    Csv(Arc<csv::Layout>),
+    /// Avro in Confluent's wire format; `.` is its JSON.
+    Avro,
+}
+
+/// One value of a record, which may hold several.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// The value.
+    pub(super) value: Value,
+    /// Its JSON text, where it came as such.
+    pub(super) json: Option<Bytes>,
+    /// Its own bytes, where the record holds others too.
+    pub(super) alone: Option<Bytes>,
+}
+
+impl Part {
+    fn whole(value: Value) -> Self {
+        Self {
+            value,
+            json: None,
+            alone: None,
+        }
+    }
+
+    /// A value that came as JSON text.
+    pub(super) fn json(text: &Bytes) -> Result<Self, Rejected> {
+        match serde_json::from_slice(text) {
+            Ok(value) => Ok(Self {
+                json: Some(text.clone()),
+                ..Self::whole(value)
+            }),
+            Err(e) => Err(refused(
+                "invalid_payload",
+                format!("the value is no JSON: {e}"),
+            )),
+        }
+    }
+}
+
+impl Codec {
+    /// The values of a record, the bad ones with why; no record at all is `null`.
+    pub(super) fn decode(
+        &self,
+        record: Option<&Bytes>,
+        schemas: &dyn Schemas,
+    ) -> Result<Vec<Result<Part, Rejected>>, Failure> {
+        let Some(record) = record else {
+            return Ok(vec![Ok(Part::whole(Value::Null))]);
+        };
+        let part = match self {
+            Self::Json => Part::json(record)?,
+            Self::Text => Part::whole(text(record)?.into()),
+            Self::Csv(layout) => return Ok(layout.rows(record)?),
+            Self::Avro => {
+                let id = avro::schema_id(record).ok_or_else(|| {
+                    refused(
+                        "invalid_payload",
+                        "the value is no Avro in Confluent's wire format: a zero byte and a schema's id come first",
+                    )
+                })?;
+                let json = foreign::json(id, record, schemas).map_err(Unread::from)?;
+                Part::json(&json.into())?
+            }
+        };
+        Ok(vec![Ok(part)])
+    }
+
+    /// The bytes of a value: its JSON, or a text as it is where the codec is `text`.
+    pub(super) fn encode(&self, value: &Value) -> Result<Bytes, Rejected> {
+        if *self == Self::Text
+            && let Some(text) = value.as_bytes()
+        {
+            return Ok(text.clone());
+        }
+        serde_json::to_vec(value).map(Bytes::from).map_err(|e| {
+            refused(
+                "invalid_payload",
+                format!("the value has no JSON form: {e}"),
+            )
+        })
+    }
+
+    /// The bytes of what a test gives. Of Avro it gives the JSON, for there is no registry to ask.
+    pub(super) fn given(&self, value: &serde_json::Value) -> Bytes {
+        match value {
+            serde_json::Value::String(text) if matches!(self, Self::Text | Self::Csv(_)) => {
+                text.clone().into()
+            }
+            value => value.to_string().into(),
+        }
+    }
+
+    /// What reads the records that tests give.
+    pub(super) fn in_tests(&self) -> Self {
+        match self {
+            Self::Avro => Self::Json,
+            other => other.clone(),
+        }
+    }
+}
+
+/// For the fuzz target: how many fields each row has, or the code of what is wrong with it.
+pub fn read_csv(
+    record: &Bytes,
+    columns: Option<Vec<String>>,
+    delimiter: u8,
+) -> Vec<Result<usize, String>> {
+    let layout = csv::Layout { columns, delimiter };
+    match layout.rows(record) {
+        Err(rejected) => vec![Err(rejected.code.into_owned())],
+        Ok(rows) => rows
+            .into_iter()
+            .map(|row| match row {
+                Ok(part) => Ok(part
+                    .value
+                    .as_object()
+                    .map_or(0, std::collections::BTreeMap::len)),
+                Err(rejected) => Err(rejected.code.into_owned()),
+            })
+            .collect(),
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Rejected> {
+    std::str::from_utf8(bytes)
+        .map_err(|e| refused("invalid_utf8", format!("the value is no UTF-8 text: {e}")))
+}
+
+fn refused(code: &'static str, message: impl Into<String>) -> Rejected {
+    Rejected {
+        code: code.into(),
+        message: message.into(),
+        value: None,
+    }
+}
