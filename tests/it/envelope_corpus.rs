@@ -76,5 +76,5 @@ fn foreign() {
 
 #[test]
 fn topology() {
-    run_some("topology", checks::topology, 11);
+    run_some("topology", checks::topology, 29);
 }
