@@ -1,0 +1,242 @@
+use kafka_protocol::{
+    messages::{
+        BrokerId, TopicName,
+        metadata_response::{
+            MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+        },
+    },
+    protocol::StrBytes,
+};
+use tokio::sync::oneshot;
+
+use super::*;
+
+const ME: ProducerId = ProducerId { id: 7, epoch: 0 };
+type Answer = oneshot::Receiver<Result<Vec<Position>, LogError>>;
+
+/// The leaders of the partitions of the topic `in`; none: -1.
+fn led_by(leaders: &[i32]) -> MetadataResponse {
+    let broker = |id| {
+        MetadataResponseBroker::default()
+            .with_node_id(BrokerId(id))
+            .with_host(StrBytes::from_static_str("somewhere"))
+            .with_port(9092)
+    };
+    let partition = |(index, leader): (usize, &i32)| {
+        MetadataResponsePartition::default()
+            .with_partition_index(index as i32)
+            .with_leader_id(BrokerId(*leader))
+    };
+    let topic = MetadataResponseTopic::default()
+        .with_name(Some(TopicName(StrBytes::from_static_str("in"))))
+        .with_partitions(leaders.iter().enumerate().map(partition).collect());
+    MetadataResponse::default()
+        .with_brokers(vec![broker(1), broker(2)])
+        .with_topics(vec![topic])
+}
+
+fn learn(queues: &mut Queues, metadata: &MetadataResponse) {
+    let mut ended = Ended::default();
+    queues.learn(metadata, &mut ended);
+    ended.tell();
+}
+
+fn push(queues: &mut Queues, value: &str) -> Answer {
+    let (answer, acknowledged) = oneshot::channel();
+    let call = Arc::new(Call::of(1, None, answer));
+    let append = Append {
+        topic: "in".into(),
+        record: Record {
+            key: Some(Bytes::from_static(b"k")),
+            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+            headers: Vec::new(),
+        },
+    };
+    if let Err(error) = queues.push(append, &call, 0) {
+        call.done(0, Err(error));
+    }
+    call.begun();
+    acknowledged
+}
+
+fn values(batch: &Batch) -> Vec<String> {
+    let text = |r: &Record| String::from_utf8(r.value.clone().unwrap().to_vec()).unwrap();
+    batch.records().map(text).collect()
+}
+
+fn one(queues: &mut Queues, broker: i32, producer: ProducerId) -> Batch {
+    let mut batches = queues.take(broker, producer);
+    assert_eq!(batches.len(), 1);
+    batches.remove(0)
+}
+
+fn delivered(queues: &mut Queues, batch: Batch, first: u64) {
+    let mut ended = Ended::default();
+    queues.delivered(batch, first, &mut ended);
+    ended.tell();
+}
+
+#[test]
+fn records_wait_for_their_partitions_and_go_in_order() {
+    let mut queues = Queues::default();
+    let mut first = push(&mut queues, "a");
+    assert!(queues.stale, "who leads it is asked for");
+    learn(&mut queues, &led_by(&[1]));
+    assert!(!queues.stale);
+    let batch = one(&mut queues, 1, ME);
+    assert_eq!((values(&batch), batch.sequence), (vec!["a".to_owned()], 0));
+    // While one is on its way, others wait.
+    let mut second = push(&mut queues, "b");
+    let mut third = push(&mut queues, "c");
+    assert!(!queues.has_work(1));
+    assert!(queues.take(1, ME).is_empty());
+    assert!(first.try_recv().is_err());
+    delivered(&mut queues, batch, 10);
+    assert_eq!(first.try_recv().unwrap().unwrap()[0].offset, 10);
+    let batch = one(&mut queues, 1, ME);
+    assert_eq!(
+        (values(&batch), batch.sequence),
+        (vec!["b".into(), "c".into()], 1)
+    );
+    delivered(&mut queues, batch, 11);
+    assert_eq!(second.try_recv().unwrap().unwrap()[0].offset, 11);
+    assert_eq!(third.try_recv().unwrap().unwrap()[0].offset, 12);
+    assert_eq!((queues.records, queues.bytes), (0, 0));
+}
+
+#[test]
+fn a_batch_goes_again_as_it_was_to_the_new_leader() {
+    let mut queues = Queues::default();
+    let mut answer = push(&mut queues, "a");
+    learn(&mut queues, &led_by(&[1]));
+    let batch = one(&mut queues, 1, ME);
+    let _later = push(&mut queues, "b");
+    queues.again(batch);
+    assert!(queues.stale);
+    assert!(queues.take(1, ME).is_empty(), "nobody is known to lead it");
+    // Nobody leads it yet: it is asked for again.
+    learn(&mut queues, &led_by(&[-1]));
+    assert!(queues.stale);
+    learn(&mut queues, &led_by(&[2]));
+    assert!(!queues.has_work(1));
+    // Numbered by whoever numbered it first, whoever numbers now.
+    let other = ProducerId { id: 8, epoch: 0 };
+    let batch = one(&mut queues, 2, other);
+    assert_eq!(values(&batch), ["a"]);
+    assert_eq!((batch.producer, batch.sequence), (ME, 0));
+    delivered(&mut queues, batch, 3);
+    assert_eq!(answer.try_recv().unwrap().unwrap()[0].offset, 3);
+    let batch = one(&mut queues, 2, other);
+    assert_eq!((batch.producer, batch.sequence), (other, 0));
+}
+
+#[test]
+fn a_leader_that_moves_takes_what_was_listed_with_the_one_before() {
+    let mut queues = Queues::default();
+    learn(&mut queues, &led_by(&[1]));
+    let _answer = push(&mut queues, "a");
+    learn(&mut queues, &led_by(&[1]));
+    assert!(queues.has_work(1));
+    learn(&mut queues, &led_by(&[2]));
+    assert!(queues.take(1, ME).is_empty());
+    assert_eq!(values(&one(&mut queues, 2, ME)), ["a"]);
+    assert!(queues.take(2, ME).is_empty());
+}
+
+#[test]
+fn a_topic_that_comes_while_leaders_are_asked_for_is_asked_for_next() {
+    let mut queues = Queues::default();
+    let _answer = push(&mut queues, "a");
+    let (answer, _acknowledged) = oneshot::channel();
+    let call = Arc::new(Call::of(1, None, answer));
+    let other = Append {
+        topic: "other".into(),
+        record: Record::default(),
+    };
+    queues.push(other, &call, 0).unwrap();
+    learn(&mut queues, &led_by(&[1]));
+    assert!(queues.stale);
+    // Known, and then without a word on who leads it.
+    let batch = one(&mut queues, 1, ME);
+    queues.again(batch);
+    learn(&mut queues, &led_by(&[]));
+    assert!(queues.stale);
+}
+
+#[test]
+fn what_fails_leaves_no_gap_in_the_numbers() {
+    let mut queues = Queues {
+        producer: Some(ME),
+        ..Queues::default()
+    };
+    let mut lost = push(&mut queues, "a");
+    learn(&mut queues, &led_by(&[1]));
+    let batch = one(&mut queues, 1, ME);
+    let mut ended = Ended::default();
+    queues.failed(batch, unconfirmed(), &mut ended);
+    ended.tell();
+    assert!(matches!(
+        lost.try_recv().unwrap(),
+        Err(LogError::Unavailable(_))
+    ));
+    assert_eq!(queues.producer, None, "another producer begins at 0");
+}
+
+#[test]
+fn what_is_too_large_comes_in_halves_and_alone_it_fails() {
+    let mut queues = Queues::default();
+    let mut answers: Vec<_> = (0..3).map(|n| push(&mut queues, &n.to_string())).collect();
+    learn(&mut queues, &led_by(&[1]));
+    let mut offset = 0;
+    while queues.has_work(1) {
+        let batch = one(&mut queues, 1, ME);
+        assert_eq!(batch.sequence, offset);
+        let mut ended = Ended::default();
+        if batch.records().len() > 1 || values(&batch) == ["2"] {
+            queues.too_large(batch, &mut ended);
+        } else {
+            queues.delivered(batch, offset as u64, &mut ended);
+            offset += 1;
+        }
+        ended.tell();
+    }
+    assert_eq!(answers[0].try_recv().unwrap().unwrap()[0].offset, 0);
+    assert_eq!(answers[1].try_recv().unwrap().unwrap()[0].offset, 1);
+    assert!(matches!(
+        answers[2].try_recv().unwrap(),
+        Err(LogError::TooLarge(_))
+    ));
+}
+
+#[test]
+fn nothing_waits_for_ever_and_the_queue_has_an_end() {
+    let mut queues = Queues::default();
+    let mut waiting = push(&mut queues, "a");
+    let mut huge = push(&mut queues, &"x".repeat(BATCH));
+    assert!(matches!(
+        huge.try_recv().unwrap(),
+        Err(LogError::TooLarge(_))
+    ));
+    let mut ended = Ended::default();
+    queues.expire(Instant::now() + PATIENCE, &mut ended);
+    ended.tell();
+    assert!(matches!(
+        waiting.try_recv().unwrap(),
+        Err(LogError::Unavailable(_))
+    ));
+    assert_eq!((queues.records, queues.bytes), (0, 0));
+    let half = "x".repeat(BATCH / 2);
+    let mut answers: Vec<_> = (0..300).map(|_| push(&mut queues, &half)).collect();
+    assert!(queues.bytes <= MOST_BYTES);
+    let full = answers.last_mut().unwrap().try_recv().unwrap();
+    assert!(matches!(full, Err(LogError::Unavailable(_))));
+    // What is closed tells all who wait.
+    let mut ended = Ended::default();
+    queues.close(&mut ended);
+    ended.tell();
+    assert!(matches!(
+        answers[0].try_recv().unwrap(),
+        Err(LogError::Unavailable(_))
+    ));
+    assert_eq!((queues.records, queues.bytes), (0, 0));
+}
