@@ -293,7 +293,7 @@ steps:
             &TEXT.replace("\"T\"", &format!("\"N{round}\"")),
             &json!({}),
         );
-        let before = world.came(0).len();
+        let before = world.came(1 + 154 * round).len();
         let mut records = vec![say(0, known, "before"), say(0, new, "held")];
         for n in 0..50 {
             records.push(say(0, known, &n.to_string()));
