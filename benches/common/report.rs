@@ -3,6 +3,28 @@
 
 use std::collections::BTreeMap;
 
+/// What a bench was given: words and numbers. `None`: it is not to measure.
+pub struct Arguments(Vec<String>);
+
+impl Arguments {
+    pub fn given() -> Option<Self> {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
+        let none = args.iter().any(|a| a == "--test" || a == "--list");
+        (!none).then_some(Self(args))
+    }
+
+    pub fn named(&self, name: &str) -> bool {
+        self.0.iter().any(|a| a == name)
+    }
+
+    /// The number at this place among the numbers.
+    pub fn number(&self, at: usize, default: usize) -> usize {
+        let mut numbers = self.0.iter().filter_map(|a| a.parse().ok());
+        numbers.nth(at).unwrap_or(default)
+    }
+}
+
 /// What is asked of a figure.
 #[derive(Clone, Copy)]
 enum Asked {

@@ -57,14 +57,11 @@ pub struct Asked {
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
-    if args.iter().any(|a| a == "--test" || a == "--list") {
+    let Some(given) = report::Arguments::given() else {
         return;
-    }
-    let numbers: Vec<usize> = args.iter().filter_map(|a| a.parse().ok()).collect();
-    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
-    let named = |name: &str| args.iter().any(|a| a == name);
+    };
+    let number = |at, default| given.number(at, default);
+    let named = |name: &str| given.named(name);
     let tune = named("tune");
     let (Some(kit), Some(scratch)) = (Kit::find(), Scratch::new()) else {
         return;

@@ -44,15 +44,10 @@ const PARTITIONS: i32 = 8;
 const BYTES: usize = 500;
 
 fn main() {
-    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
-    if std::env::args().any(|a| a == "--test" || a == "--list") {
+    let Some(given) = report::Arguments::given() else {
         return;
-    }
-    let numbers: Vec<usize> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
+    };
+    let number = |at, default| given.number(at, default);
     // As `up` has on Kafka.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (events, rounds, lanes) = (number(0, 300_000), number(1, 3), number(2, cores.min(2)));

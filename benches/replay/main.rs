@@ -38,15 +38,11 @@ const EACH: u64 = 100;
 const DATA: usize = 400;
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.iter().any(|a| a == "--test" || a == "--list") {
+    let Some(given) = report::Arguments::given() else {
         return;
-    }
-    let events = args
-        .iter()
-        .find_map(|a| a.parse().ok())
-        .unwrap_or(10_000_000);
-    let named = |name: &str| args.iter().any(|a| a == name);
+    };
+    let events = given.number(0, 10_000_000) as u64;
+    let named = |name: &str| given.named(name);
     let all = !named("local") && !named("kafka");
     let dir = tempfile::tempdir().unwrap();
     if all || named("local") {

@@ -43,15 +43,10 @@ const ASKED: f64 = 10.0;
 const DEADLINE: Duration = Duration::from_mins(2);
 
 fn main() {
-    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
-    if std::env::args().any(|a| a == "--test" || a == "--list") {
+    let Some(given) = report::Arguments::given() else {
         return;
-    }
-    let numbers: Vec<usize> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
+    };
+    let number = |at, default| given.number(at, default);
     let (keys, rounds) = (number(0, 1_000_000), number(1, 3));
     println!(
         "{keys} keys with values of {VALUE} B, {PARTITIONS} partitions, {rounds} rounds; medians"

@@ -42,15 +42,10 @@ const OF_COPY: f64 = 0.55;
 const PLAIN: Duration = Duration::from_secs(4);
 
 fn main() {
-    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
-    if std::env::args().any(|a| a == "--test" || a == "--list") {
+    let Some(given) = report::Arguments::given() else {
         return;
-    }
-    let numbers: Vec<usize> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
+    };
+    let number = |at, default| given.number(at, default);
     let (events, seconds, rounds) = (number(0, 500_000), number(1, 20), number(2, 3));
     let Some(scratch) = Scratch::new() else {
         return;

@@ -49,15 +49,10 @@ const PLAIN: Duration = Duration::from_secs(4);
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn main() {
-    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
-    if std::env::args().any(|a| a == "--test" || a == "--list") {
+    let Some(given) = report::Arguments::given() else {
         return;
-    }
-    let numbers: Vec<usize> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let number = |at: usize, default: usize| numbers.get(at).copied().unwrap_or(default);
+    };
+    let number = |at, default| given.number(at, default);
     let (seconds, records) = (number(0, 10), number(1, 500_000));
     local(seconds, records);
     if let Some(scratch) = Scratch::new() {

@@ -1,6 +1,6 @@
 //! Talking to a running `omnilink up` over its port.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -68,6 +68,23 @@ impl Client {
             base,
             key,
         })
+    }
+
+    /// A page of a list: at most so many, of what these say, if they do.
+    pub(super) async fn page(
+        &self,
+        path: &str,
+        limit: u16,
+        of: &[(&str, &Option<String>)],
+    ) -> anyhow::Result<Value> {
+        let mut path = format!("{path}?limit={limit}");
+        for (name, value) in of {
+            if let Some(value) = value {
+                // A `String` never refuses text.
+                let _ = write!(path, "&{name}={}", encoded(value));
+            }
+        }
+        self.call(Method::GET, &path, None).await?.success()
     }
 
     /// Sends JSON and reads JSON. An error means that there was no answer.

@@ -1,6 +1,6 @@
 //! `omnilink keys`.
 
-use std::{fmt::Write, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -154,54 +154,37 @@ async fn first(global: &Global, config: &Config) -> anyhow::Result<()> {
 }
 
 async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
-    let mut path = format!("/v1/keys?limit={}", args.limit);
-    for (name, value) in [("tenant", &args.tenant), ("cursor", &args.cursor)] {
-        if let Some(value) = value {
-            // A `String` never refuses text.
-            let _ = write!(path, "&{name}={}", encoded(value));
-        }
-    }
+    let of = [("tenant", &args.tenant), ("cursor", &args.cursor)];
     let answer = Client::new(config)?
-        .call(Method::GET, &path, None)
-        .await?
-        .success()?;
+        .page("/v1/keys", args.limit, &of)
+        .await?;
     if global.json {
         return output::json(&answer);
     }
-    let rows: Vec<Vec<String>> = answer["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|key| {
-            let text = |name: &str| key[name].as_str().unwrap_or("-").to_owned();
-            let permissions = key["scopes"]["permissions"].as_array();
-            let permissions = permissions.into_iter().flatten().filter_map(Value::as_str);
-            vec![
-                text("id"),
-                text("prefix"),
-                text("name"),
-                text("kind"),
-                permissions.collect::<Vec<_>>().join(","),
-                text("created_at"),
-                text("expires_at"),
-            ]
-        })
-        .collect();
-    output::table(
-        &[
-            "ID",
-            "PREFIX",
-            "NAME",
-            "KIND",
-            "PERMISSIONS",
-            "CREATED",
-            "EXPIRES",
-        ],
-        &rows,
-    );
-    if let Some(cursor) = answer["next_cursor"].as_str() {
-        output::note(&format!("there are more: --cursor {cursor}"));
-    }
+    let row = |key: &Value| {
+        let text = |name: &str| key[name].as_str().unwrap_or("-").to_owned();
+        let permissions = key["scopes"]["permissions"].as_array();
+        let permissions = permissions.into_iter().flatten().filter_map(Value::as_str);
+        vec![
+            text("id"),
+            text("prefix"),
+            text("name"),
+            text("kind"),
+            permissions.collect::<Vec<_>>().join(","),
+            text("created_at"),
+            text("expires_at"),
+        ]
+    };
+    let heading = [
+        "ID",
+        "PREFIX",
+        "NAME",
+        "KIND",
+        "PERMISSIONS",
+        "CREATED",
+        "EXPIRES",
+    ];
+    output::page(&answer, &heading, row);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// Prints a line on standard output. A reader that went away (`| head`) is no error.
 pub(super) fn line(text: &str) {
@@ -46,6 +47,16 @@ const NARROWEST: usize = 8;
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) {
     for line_of in laid_out(heading, rows, terminal_width()) {
         line(&line_of);
+    }
+}
+
+/// A page of a list, as the port answers it, and where it goes on.
+pub(super) fn page(answer: &Value, heading: &[&str], row: impl Fn(&Value) -> Vec<String>) {
+    let items = answer["items"].as_array().into_iter().flatten();
+    let rows: Vec<_> = items.map(row).collect();
+    table(heading, &rows);
+    if let Some(cursor) = answer["next_cursor"].as_str() {
+        note(&format!("there are more: --cursor {cursor}"));
     }
 }
 

@@ -1,9 +1,7 @@
 //! `omnilink readers`: which login of Postgres sees which tenant.
 
-use std::fmt::Write;
-
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Global,
@@ -116,33 +114,19 @@ async fn revoke(global: &Global, config: &Config, args: &Revoke) -> anyhow::Resu
 }
 
 async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
-    let mut path = format!("/v1/readers?limit={}", args.limit);
-    for (name, value) in [("tenant", &args.tenant), ("cursor", &args.cursor)] {
-        if let Some(value) = value {
-            // A `String` never refuses text.
-            let _ = write!(path, "&{name}={}", encoded(value));
-        }
-    }
+    let of = [("tenant", &args.tenant), ("cursor", &args.cursor)];
     let answer = Client::new(config)?
-        .call(Method::GET, &path, None)
-        .await?
-        .success()?;
+        .page("/v1/readers", args.limit, &of)
+        .await?;
     if global.json {
         return output::json(&answer);
     }
-    let rows: Vec<Vec<String>> = answer["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|grant| {
-            ["login", "tenant", "granted_by", "granted_at"]
-                .map(|name| grant[name].as_str().unwrap_or("-").to_owned())
-                .to_vec()
-        })
-        .collect();
-    output::table(&["LOGIN", "TENANT", "GRANTED BY", "GRANTED"], &rows);
-    if let Some(cursor) = answer["next_cursor"].as_str() {
-        output::note(&format!("there are more: --cursor {cursor}"));
-    }
+    let row = |grant: &Value| {
+        ["login", "tenant", "granted_by", "granted_at"]
+            .map(|name| grant[name].as_str().unwrap_or("-").to_owned())
+            .to_vec()
+    };
+    let heading = ["LOGIN", "TENANT", "GRANTED BY", "GRANTED"];
+    output::page(&answer, &heading, row);
     Ok(())
 }

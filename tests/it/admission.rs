@@ -9,18 +9,7 @@ use omnilink::{
     stream::lane::{self, Running, Setup},
 };
 
-use crate::support::{Bed, append, read_all, value};
-
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[test] fn $name() { super::$name(super::Bed::new(crate::support::Kind::Local).unwrap()); })*
-        }
-        mod kafka {
-            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(crate::support::Kind::Kafka) { super::$name(bed); } })*
-        }
-    };
-}
+use crate::support::{Bed, append, on_both, read_all, value};
 
 on_both!(
     every_form_is_read,

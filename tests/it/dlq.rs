@@ -18,18 +18,7 @@ use omnilink::{
     },
 };
 
-use crate::support::{Bed, Kind, append, read_all};
-
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[test] fn $name() { super::$name(super::Bed::new(super::Kind::Local).unwrap()); })*
-        }
-        mod kafka {
-            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(super::Kind::Kafka) { super::$name(bed); } })*
-        }
-    };
-}
+use crate::support::{Bed, append, on_both, read_all};
 
 on_both!(
     newest_first_page_by_page,

@@ -22,19 +22,8 @@ use serde_json::{Value, json};
 
 use crate::{
     registry_bed::{Mode, TestRegistry},
-    support::{Bed, append, read_all, value},
+    support::{Bed, append, on_both, read_all, value},
 };
-
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[test] fn $name() { super::$name(super::Bed::new(crate::support::Kind::Local).unwrap()); })*
-        }
-        mod kafka {
-            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(crate::support::Kind::Kafka) { super::$name(bed); } })*
-        }
-    };
-}
 
 on_both!(
     a_topology_reads_avro,

@@ -19,18 +19,7 @@ use omnilink::{
     },
 };
 
-use crate::support::{Bed, append, read_all, record, value};
-
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[test] fn $name() { super::$name(super::Bed::new(crate::support::Kind::Local).unwrap()); })*
-        }
-        mod kafka {
-            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(crate::support::Kind::Kafka) { super::$name(bed); } })*
-        }
-    };
-}
+use crate::support::{Bed, append, on_both, read_all, record, value};
 
 on_both!(
     counts_survive_stops,

@@ -21,18 +21,7 @@ use omnilink::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Bed, Kind, append, read_all};
-
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[test] fn $name() { super::$name(super::Bed::new(super::Kind::Local).unwrap()); })*
-        }
-        mod kafka {
-            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(super::Kind::Kafka) { super::$name(bed); } })*
-        }
-    };
-}
+use crate::support::{Bed, Kind, append, on_both, read_all};
 
 on_both!(
     in_order_and_by_every_filter,

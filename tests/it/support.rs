@@ -29,6 +29,21 @@ pub fn part(variable: &str) -> Option<String> {
     value
 }
 
+/// Makes each of these functions a test on a bed of either log: `local::NAME` and `kafka::NAME`.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod local {
+            use crate::support::{Bed, Kind};
+            $(#[test] fn $name() { super::$name(Bed::new(Kind::Local).unwrap()); })*
+        }
+        mod kafka {
+            use crate::support::{Bed, Kind};
+            $(#[test] fn $name() { if let Some(bed) = Bed::new(Kind::Kafka) { super::$name(bed); } })*
+        }
+    };
+}
+pub(crate) use on_both;
+
 /// Which log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
