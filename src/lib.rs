@@ -31,3 +31,8 @@ pub mod entity;
 pub mod envelope;
 pub mod id;
 pub mod telemetry;
+
+/// Many small allocations that live for one record or request: jemalloc keeps them apart, and gives memory back. It stands
+/// here, so that tests and benches run with what the binary runs with.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -32,6 +32,8 @@ pub const EVENTS: &str = include_str!("../topology/events.yaml");
 /// The same from a foreign topic, in two.
 pub const FOREIGN: &str = include_str!("../topology/foreign.yaml");
 /// Records in a plain transaction; a lane's poll has as many at most.
+/// Lanes of a stage, as `up` has them on Kafka.
+const LANES: usize = 2;
 const BATCH: u64 = 10_000;
 const DEADLINE: Duration = Duration::from_mins(10);
 const SETTLED: Duration = Duration::from_secs(10);
@@ -90,6 +92,7 @@ impl<'a> Bed<'a> {
             partitions: PARTITIONS,
             provision: true,
             make_foreign: false,
+            lanes: LANES,
             schemas: Arc::new(NoRegistry),
         });
         deployment.deploy(&set).unwrap();

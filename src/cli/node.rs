@@ -212,6 +212,13 @@ pub(super) fn secret_keys(config: &Config) -> anyhow::Result<SecretKeys> {
     })
 }
 
+/// How many lanes a projector, or a stage of a topology, has: two keep two cores busy, and the broker's cores are others. The
+/// embedded log works on the same cores as its lanes, where a second one gains nothing.
+pub(super) fn lanes(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if config.on_kafka() { cores.min(2) } else { 1 }
+}
+
 /// Where the index of the history lies.
 pub(super) fn index_dir(config: &Config) -> PathBuf {
     config.data_dir.join("index")

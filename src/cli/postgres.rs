@@ -11,7 +11,11 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::{node::Storage, output, watch::Watch};
+use super::{
+    node::{self, Storage},
+    output,
+    watch::Watch,
+};
 use crate::{
     clock::SystemClock,
     config::{Config, SecretUrl},
@@ -107,7 +111,7 @@ impl Postgres {
             },
             controls: Arc::clone(controls),
             readers,
-            lanes: lanes(config),
+            lanes: node::lanes(config),
         };
         Self {
             state,
@@ -215,7 +219,7 @@ impl Start {
             &setup.runtime,
             Arc::clone(&self.controls),
             setup.store.clone(),
-            Arc::clone(&self.readers),
+            &self.readers,
         );
         Ok(Running {
             projector: Some(projector),
@@ -224,13 +228,6 @@ impl Start {
             embedded,
         })
     }
-}
-
-/// How many lanes the projector has: two keep two cores busy, and the broker's cores are others. The embedded log works on
-/// the same cores as its projector, where a second lane gains nothing.
-fn lanes(config: &Config) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    if config.on_kafka() { cores.min(2) } else { 1 }
 }
 
 /// The URL of the embedded Postgres, password included; readable by its owner alone.

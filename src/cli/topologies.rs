@@ -77,6 +77,7 @@ impl Topologies {
             partitions: config.topics.partitions,
             provision,
             make_foreign: !config.on_kafka(),
+            lanes: node::lanes(config),
         })
         .with_secrets(Arc::new(node::secret_keys(config)?));
         deployment

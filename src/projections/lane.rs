@@ -32,7 +32,10 @@ use crate::{
     clock::Clock,
     log::{Class, Fetched, Log, LogError, Polled, Source},
     store::Store,
-    stream::{lag::Progress, lane::Backoff},
+    stream::{
+        lag::{LaneProgress, Progress},
+        lane::Backoff,
+    },
 };
 
 /// How long a poll waits when there is nothing to do…
@@ -139,6 +142,7 @@ impl Drop for Projector {
 
 struct Lane {
     setup: Setup,
+    progress: Arc<LaneProgress>,
     stop: Stop,
     pipeline: Pipeline,
     /// What the log has given us to read.
@@ -154,13 +158,14 @@ struct Lane {
 
 impl Lane {
     fn new(setup: Setup, reject: Arc<dyn Reject>, stop: Stop, memory: usize) -> Self {
-        let (progress, topic) = (Arc::clone(&setup.progress), Arc::clone(&setup.topic));
+        let progress = Arc::new(setup.progress.lane());
+        let (told, topic) = (Arc::clone(&progress), Arc::clone(&setup.topic));
         let written = metrics::counter!("omnilink_projection_events_total");
         let merged = metrics::counter!("omnilink_projection_entities_total");
         let commits = metrics::counter!("omnilink_projection_commits_total");
         let on_commit = Box::new(move |counts: Counts, positions: &BTreeMap<u32, Owned>| {
             for (partition, at) in positions {
-                progress.at(&topic, *partition, at.next);
+                told.at(&topic, *partition, at.next);
             }
             written.increment(counts.events);
             merged.increment(counts.entities);
@@ -168,7 +173,7 @@ impl Lane {
         });
         let counted: Arc<dyn Reject> = Arc::new(Counted {
             to: reject,
-            progress: Arc::clone(&setup.progress),
+            progress: Arc::clone(&progress),
         });
         let pipeline = Pipeline::new(
             Link {
@@ -184,6 +189,7 @@ impl Lane {
         );
         Self {
             setup,
+            progress,
             stop,
             pipeline,
             assigned: BTreeSet::new(),
@@ -289,7 +295,7 @@ impl Lane {
         for (_, partition) in partitions {
             self.assigned.remove(partition);
             self.shunned.remove(partition);
-            self.setup.progress.gave_up(&self.setup.topic, *partition);
+            self.progress.gave_up(&self.setup.topic, *partition);
         }
         self.pipeline.reset();
         self.again = Some(Instant::now());
@@ -301,7 +307,7 @@ impl Lane {
         match self.try_take_over(source) {
             Ok(()) => {
                 self.again = None;
-                self.setup.progress.running();
+                self.progress.running();
                 Ok(())
             }
             Err(error) => self.failed(error),
@@ -326,7 +332,7 @@ impl Lane {
                 },
                 other => other.into(),
             })?;
-            self.setup.progress.at(&self.setup.topic, partition, next);
+            self.progress.at(&self.setup.topic, partition, next);
         }
         Ok(())
     }
@@ -368,7 +374,7 @@ impl Lane {
                 for partition in others {
                     tracing::warn!(partition, "another owner has the partition");
                     self.shunned.insert(partition, Instant::now() + SHUN);
-                    self.setup.progress.gave_up(&self.setup.topic, partition);
+                    self.progress.gave_up(&self.setup.topic, partition);
                 }
             }
             // The next take-over tells.
@@ -398,7 +404,7 @@ impl Lane {
 
     fn stalled(&self, error: &ProjectionError) {
         tracing::warn!(%error, attempt = self.attempt, "the projection stalls and tries again");
-        self.setup.progress.stalled(error.to_string());
+        self.progress.stalled(error.to_string());
     }
 
     /// Waits before a new source is asked for.
@@ -414,7 +420,7 @@ impl Lane {
 /// Counts what is rejected.
 struct Counted {
     to: Arc<dyn Reject>,
-    progress: Arc<Progress>,
+    progress: Arc<LaneProgress>,
 }
 
 impl Reject for Counted {

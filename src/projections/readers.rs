@@ -13,7 +13,10 @@ use crate::{
         Store, StoreError,
         grants::{self, Grant},
     },
-    stream::{lag::Progress, lane::Backoff},
+    stream::{
+        lag::{LaneProgress, Progress},
+        lane::Backoff,
+    },
 };
 
 /// The name of this projection: that of its table.
@@ -43,8 +46,9 @@ impl ReaderGrants {
         runtime: &Handle,
         controls: Arc<Controls>,
         store: Store,
-        progress: Arc<Progress>,
+        progress: &Arc<Progress>,
     ) -> Self {
+        let progress = progress.lane();
         let task = runtime.spawn(async move { follow(&controls, &store, &progress).await });
         Self { task }
     }
@@ -56,7 +60,7 @@ impl Drop for ReaderGrants {
     }
 }
 
-async fn follow(controls: &Controls, store: &Store, progress: &Progress) {
+async fn follow(controls: &Controls, store: &Store, progress: &LaneProgress) {
     let mut changed = controls.readers_changed();
     let mut attempt = 0;
     loop {

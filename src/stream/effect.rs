@@ -19,7 +19,10 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
-use super::{lag::Progress, lane::Backoff};
+use super::{
+    lag::{LaneProgress, Progress},
+    lane::Backoff,
+};
 use crate::log::{Fetched, Finished, Log, LogError, Polled, Work};
 
 /// What is done with one record. It returns when the work is done and its results are durable in the log; it retries by its own rules.
@@ -72,6 +75,7 @@ impl Drop for Running {
 pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
+    let progress = setup.progress.lane();
     let thread = std::thread::Builder::new()
         .name(format!("effect-{}", setup.name))
         .spawn(move || {
@@ -80,10 +84,10 @@ pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> 
                 let served = setup
                     .log
                     .work(&setup.name, &setup.topic)
-                    .and_then(|work| serve(&effect, &setup, work, &flag, &mut attempt));
+                    .and_then(|work| serve(&effect, (&setup, &progress), work, &flag, &mut attempt));
                 if let Err(error) = served {
                     tracing::warn!(effect = setup.name, %error, "the effect stalls and tries again");
-                    setup.progress.stalled(error.to_string());
+                    progress.stalled(error.to_string());
                     std::thread::sleep(BACKOFF.pause(attempt));
                     attempt += 1;
                 }
@@ -105,7 +109,7 @@ struct Taken {
 
 fn serve(
     effect: &Arc<dyn Effect>,
-    setup: &Setup,
+    (setup, progress): (&Setup, &LaneProgress),
     mut work: Box<dyn Work>,
     stop: &AtomicBool,
     attempt: &mut u32,
@@ -120,7 +124,7 @@ fn serve(
             finish(&mut taken, partition, offset);
         }
         if kept.elapsed() > COMMIT {
-            keep(&mut *work, setup, &mut taken)?;
+            keep(&mut *work, (setup, progress), &mut taken)?;
             kept = Instant::now();
         }
         batch.clear();
@@ -142,7 +146,7 @@ fn serve(
                 }
             }
             Polled::Revoked(partitions) => {
-                keep(&mut *work, setup, &mut taken)?;
+                keep(&mut *work, (setup, progress), &mut taken)?;
                 drop_partitions(&mut taken, &partitions);
                 work.release(&partitions)?;
             }
@@ -151,7 +155,7 @@ fn serve(
                 work.release(&partitions)?;
             }
         }
-        setup.progress.running();
+        progress.running();
         for input in batch.drain(..) {
             let (partition, offset) = (input.partition, input.offset);
             let Some(mine) = taken.get_mut(&partition) else {
@@ -188,7 +192,7 @@ fn serve(
     while let Ok((partition, offset)) = done.try_recv() {
         finish(&mut taken, partition, offset);
     }
-    keep(&mut *work, setup, &mut taken)
+    keep(&mut *work, (setup, progress), &mut taken)
 }
 
 fn wait(done: &mut mpsc::UnboundedReceiver<(u32, u64)>, runtime: &Handle) -> Option<(u32, u64)> {
@@ -205,7 +209,7 @@ fn finish(taken: &mut BTreeMap<u32, Taken>, partition: u32, offset: u64) {
 
 fn keep(
     work: &mut dyn Work,
-    setup: &Setup,
+    (setup, progress): (&Setup, &LaneProgress),
     taken: &mut BTreeMap<u32, Taken>,
 ) -> Result<(), LogError> {
     for (partition, mine) in taken {
@@ -219,7 +223,7 @@ fn keep(
             work.commit(*partition, &mine.finished)?;
             mine.changed = false;
             let next = mine.finished.next();
-            setup.progress.at(&setup.topic, *partition, next);
+            progress.at(&setup.topic, *partition, next);
         }
     }
     Ok(())

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,13 +17,19 @@ use crate::{
     log::{Log, LogError},
 };
 
-/// A processor's state and positions, told by its lanes.
+/// A processor's state and positions on this node, told by each of its lanes apart: one that works hides none that stalls.
 #[derive(Debug, Default)]
 pub struct Progress {
+    lanes: Mutex<Vec<Arc<Told>>>,
+    rejected: AtomicU64,
+}
+
+/// What one lane has told.
+#[derive(Debug, Default)]
+struct Told {
     stalled: Mutex<Option<String>>,
     positions: Mutex<BTreeMap<(String, u32), u64>>,
     timers: Mutex<Option<Timers>>,
-    rejected: AtomicU64,
 }
 
 /// What a lane's timers were when it last looked at them.
@@ -33,52 +42,34 @@ pub struct Timers {
 }
 
 impl Progress {
-    /// It works.
-    pub fn running(&self) {
-        let mut stalled = self.stalled.lock();
-        if stalled.is_some() {
-            *stalled = None;
+    /// The part of one more lane, or of whatever else does the processor's work.
+    pub fn lane(self: &Arc<Self>) -> LaneProgress {
+        let told = Arc::<Told>::default();
+        self.lanes.lock().push(Arc::clone(&told));
+        LaneProgress {
+            of: Arc::clone(self),
+            told,
         }
     }
 
-    /// It cannot go on, for this reason, and tries again.
-    pub fn stalled(&self, why: String) {
-        *self.stalled.lock() = Some(why);
+    fn told<T>(&self, what: impl Fn(&Told) -> T) -> Vec<T> {
+        self.lanes.lock().iter().map(|told| what(told)).collect()
     }
 
-    /// Why it stalls; `None`: it works.
+    /// Why one of its lanes stalls; `None`: all work.
     pub fn trouble(&self) -> Option<String> {
-        self.stalled.lock().clone()
+        let troubles = self.told(|told| told.stalled.lock().clone());
+        troubles.into_iter().flatten().next()
     }
 
-    /// Its next offset in a partition.
-    pub fn at(&self, topic: &str, partition: u32, next: u64) {
-        let mut positions = self.positions.lock();
-        if let Some(at) = positions.get_mut(&(topic.to_owned(), partition)) {
-            *at = next;
-        } else {
-            positions.insert((topic.to_owned(), partition), next);
-        }
-    }
-
-    /// Another node has the partition now.
-    pub fn gave_up(&self, topic: &str, partition: u32) {
-        self.positions.lock().remove(&(topic.to_owned(), partition));
-    }
-
-    /// It has looked for timers that are due, and fired what it could.
-    pub fn looked(&self, timers: Timers) {
-        *self.timers.lock() = Some(timers);
-    }
-
-    /// What it found when it last looked for timers.
+    /// What its lanes found when they last looked for timers: the earliest of each. `None`: one has not looked yet.
     pub fn timers(&self) -> Option<Timers> {
-        *self.timers.lock()
-    }
-
-    /// Counts a record that went to the dead-letter queue.
-    pub fn rejected(&self) {
-        self.rejected.fetch_add(1, Ordering::Relaxed);
+        let all: Option<Vec<Timers>> = self.told(|told| *told.timers.lock()).into_iter().collect();
+        let all = all?;
+        Some(Timers {
+            at: all.iter().map(|timers| timers.at).min()?,
+            next: all.iter().filter_map(|timers| timers.next).min(),
+        })
     }
 
     /// Records that went to the dead-letter queue since the start.
@@ -88,11 +79,76 @@ impl Progress {
 
     /// All positions: topic, partition, next offset.
     pub fn positions(&self) -> Vec<(String, u32, u64)> {
-        let positions = self.positions.lock();
-        positions
-            .iter()
-            .map(|((topic, partition), next)| (topic.clone(), *partition, *next))
+        let mut all = BTreeMap::new();
+        for positions in self.told(|told| told.positions.lock().clone()) {
+            // A lane that has not learnt yet that it lost a partition is the one behind.
+            for (at, next) in positions {
+                let known = all.entry(at).or_insert(next);
+                *known = next.max(*known);
+            }
+        }
+        all.into_iter()
+            .map(|((topic, partition), next)| (topic, partition, next))
             .collect()
+    }
+}
+
+/// Where one lane tells how it is. Dropped when the lane ends.
+#[derive(Debug)]
+pub struct LaneProgress {
+    of: Arc<Progress>,
+    told: Arc<Told>,
+}
+
+impl LaneProgress {
+    /// It works.
+    pub fn running(&self) {
+        let mut stalled = self.told.stalled.lock();
+        if stalled.is_some() {
+            *stalled = None;
+        }
+    }
+
+    /// It cannot go on, for this reason, and tries again.
+    pub fn stalled(&self, why: String) {
+        *self.told.stalled.lock() = Some(why);
+    }
+
+    /// Its next offset in a partition.
+    pub fn at(&self, topic: &str, partition: u32, next: u64) {
+        let mut positions = self.told.positions.lock();
+        if let Some(at) = positions.get_mut(&(topic.to_owned(), partition)) {
+            *at = next;
+        } else {
+            positions.insert((topic.to_owned(), partition), next);
+        }
+    }
+
+    /// Another lane, here or on another node, has the partition now.
+    pub fn gave_up(&self, topic: &str, partition: u32) {
+        let mut positions = self.told.positions.lock();
+        positions.remove(&(topic.to_owned(), partition));
+    }
+
+    /// It has looked for timers that are due, and fired what it could.
+    pub fn looked(&self, timers: Timers) {
+        *self.told.timers.lock() = Some(timers);
+    }
+
+    /// Counts a record that went to the dead-letter queue.
+    pub fn rejected(&self) {
+        self.of.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for LaneProgress {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stalled("the lane has panicked and is gone; restart the node".to_owned());
+            return;
+        }
+        let mut lanes = self.of.lanes.lock();
+        lanes.retain(|told| !Arc::ptr_eq(told, &self.told));
     }
 }
 
@@ -164,4 +220,58 @@ pub fn items(
         })
     };
     (0..).zip(positions).map(item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_works_hides_none_that_stalls() {
+        let progress = Arc::<Progress>::default();
+        let (one, two) = (progress.lane(), progress.lane());
+        two.stalled("no disk".into());
+        one.running();
+        assert_eq!(progress.trouble().as_deref(), Some("no disk"));
+        one.looked(Timers {
+            at: Millis(5),
+            next: Some(Millis(9)),
+        });
+        assert_eq!(progress.timers(), None);
+        two.looked(Timers {
+            at: Millis(4),
+            next: None,
+        });
+        let timers = Timers {
+            at: Millis(4),
+            next: Some(Millis(9)),
+        };
+        assert_eq!(progress.timers(), Some(timers));
+        drop(two);
+        assert_eq!(progress.trouble(), None);
+    }
+
+    #[test]
+    fn a_partition_that_moves_between_lanes_is_told_once() {
+        let progress = Arc::<Progress>::default();
+        let (one, two) = (progress.lane(), progress.lane());
+        one.at("events", 0, 7);
+        two.at("events", 0, 9);
+        assert_eq!(progress.positions(), [("events".to_owned(), 0, 9)]);
+        // It learns late that it lost the partition.
+        one.gave_up("events", 0);
+        assert_eq!(progress.positions(), [("events".to_owned(), 0, 9)]);
+    }
+
+    #[test]
+    fn a_lane_that_panicked_is_seen() {
+        let progress = Arc::<Progress>::default();
+        let lane = progress.lane();
+        let ended = std::thread::spawn(move || {
+            let _held = lane;
+            panic!("on purpose");
+        });
+        assert!(ended.join().is_err());
+        assert!(progress.trouble().is_some());
+    }
 }

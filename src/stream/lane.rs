@@ -25,7 +25,9 @@ use std::{
 };
 
 use super::{
-    Context, Failure, Processor, Rejected, Transform, dlq, lag, lag::Progress, timers::Timers,
+    Context, Failure, Processor, Rejected, Transform, dlq, lag,
+    lag::{LaneProgress, Progress},
+    timers::Timers,
     transform::Gathered,
 };
 pub use crate::backoff::Backoff;
@@ -86,11 +88,13 @@ pub struct Setup {
 pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Running> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
+    let progress = setup.progress.lane();
     let thread = std::thread::Builder::new()
         .name(format!("lane-{}", processor.name()))
         .spawn(move || {
             Runner {
                 topics: processor.topics(),
+                progress,
                 processor,
                 setup,
                 stop: flag,
@@ -110,6 +114,7 @@ struct Runner {
     processor: Arc<dyn Processor>,
     topics: Vec<String>,
     setup: Setup,
+    progress: LaneProgress,
     stop: Arc<AtomicBool>,
     /// Records that panicked, and why: they go to the dead-letter queue when they come again.
     poison: HashMap<At, Rejected>,
@@ -210,7 +215,7 @@ impl Runner {
     fn stalled(&self, error: &LogError, attempt: u32) {
         let pause = BACKOFF.pause(attempt);
         tracing::warn!(processor = self.processor.name(), %error, ?pause, "the lane stalls and tries again");
-        self.setup.progress.stalled(error.to_string());
+        self.progress.stalled(error.to_string());
         let until = Instant::now() + pause;
         while !self.stopping() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20).min(pause));
@@ -239,7 +244,7 @@ impl Runner {
                     for at in &partitions {
                         ours.remove(at);
                         tasks.remove(&at.1);
-                        self.setup.progress.gave_up(&self.topics[at.0], at.1);
+                        self.progress.gave_up(&self.topics[at.0], at.1);
                     }
                     lane.release(&partitions)?;
                     None
@@ -248,8 +253,8 @@ impl Runner {
             let Some(failed) = failed else {
                 *attempt = 0;
                 match tasks.values().find_map(|task| task.stands.as_ref()) {
-                    Some(stands) => self.setup.progress.stalled(stands.why.clone()),
-                    None => self.setup.progress.running(),
+                    Some(stands) => self.progress.stalled(stands.why.clone()),
+                    None => self.progress.running(),
                 }
                 continue;
             };
@@ -279,9 +284,7 @@ impl Runner {
     ) -> Result<(), LogError> {
         for (topic, partition) in partitions {
             let next = lane.open(*topic, *partition)?;
-            self.setup
-                .progress
-                .at(&self.topics[*topic], *partition, next);
+            self.progress.at(&self.topics[*topic], *partition, next);
             if !tasks.contains_key(partition) {
                 let space = Space::new(self.processor.name(), *partition);
                 let task = Task {
@@ -397,9 +400,9 @@ impl Runner {
             lane.commit(transaction)?;
         }
         let next = tasks.values_mut().filter_map(Task::next_due).min();
-        self.setup.progress.looked(lag::Timers { at: looked, next });
+        self.progress.looked(lag::Timers { at: looked, next });
         for (topic, partition, next) in positions {
-            self.setup.progress.at(&self.topics[topic], partition, next);
+            self.progress.at(&self.topics[topic], partition, next);
             self.poison
                 .retain(|at, _| (at.0, at.1) != (topic, partition) || at.2 >= next);
         }
@@ -461,7 +464,7 @@ impl Runner {
             message: &rejected.message,
             failed_at: self.setup.clock.now(),
         };
-        self.setup.progress.rejected();
+        self.progress.rejected();
         Output {
             topic: Arc::clone(&self.setup.dlq),
             partition: None,

@@ -116,6 +116,7 @@ fn world(bed: &Bed, schemas: Arc<dyn Schemas>, file: &str) -> World {
         partitions: PARTITIONS,
         provision: true,
         make_foreign: false,
+        lanes: bed.lanes(),
     });
     deployment.deploy(&set).unwrap();
     World {

@@ -238,12 +238,7 @@ impl Follower {
         let runtime = &readers.database.runtime;
         assert!(runtime.block_on(controls.wait_readable(Duration::from_secs(20))));
         let progress = Arc::<Progress>::default();
-        let grants = ReaderGrants::start(
-            runtime.handle(),
-            Arc::clone(&controls),
-            store,
-            Arc::clone(&progress),
-        );
+        let grants = ReaderGrants::start(runtime.handle(), Arc::clone(&controls), store, &progress);
         Self {
             controls,
             progress,
@@ -400,7 +395,7 @@ fn a_node_that_cannot_read_controls_writes_nothing() {
         database.runtime.handle(),
         Arc::clone(&node.controls),
         database.store(),
-        Arc::clone(&progress),
+        &progress,
     );
     wait_until("it says so", || progress.trouble().is_some());
     assert!(readers.seen().is_empty());

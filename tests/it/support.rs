@@ -71,6 +71,14 @@ impl Bed {
         Some(Self::with(kind, brokers, properties))
     }
 
+    /// Lanes of a processor: as many as `up` has on two cores.
+    pub fn lanes(&self) -> usize {
+        match self.kind {
+            Kind::Local => 1,
+            Kind::Kafka => 2,
+        }
+    }
+
     /// On the broker that demands SASL_SSL. `None`: it is not there.
     pub fn sasl() -> Option<Self> {
         let brokers = part("OMNILINK_TEST_KAFKA_SASL")?;

@@ -140,6 +140,7 @@ fn world(bed: &Bed) -> World {
         partitions: PARTITIONS,
         provision: true,
         make_foreign: false,
+        lanes: bed.lanes(),
     })
     .with_secrets(Arc::clone(&secrets));
     World {
@@ -466,6 +467,7 @@ fn deploy(log: &Arc<LocalLog>, dir: &Path) -> Deployment {
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,
+        lanes: 1,
     });
     let file = limited("shop.orders", "shop.out").replace(".n == 5", ".n == null");
     let set = set(dir, &[("slow.yaml", &file)], "omnilink.");
@@ -572,6 +574,7 @@ fn a_change_touches_only_what_has_changed() {
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,
+        lanes: 1,
     });
     let file = |name: &str, to: &str| {
         format!(

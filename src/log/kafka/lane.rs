@@ -5,7 +5,7 @@
 //! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -82,6 +82,48 @@ impl ProducerContext for Context {
     }
 }
 
+/// Which lanes of each processor there are in this process.
+#[derive(Clone, Default)]
+pub(super) struct Seats(Arc<Mutex<HashSet<Seat>>>);
+
+/// A lane's transactional id is made of its seat. A lane that comes after one that ended, be it after a crash, takes its seat:
+/// it fences it, and ends the transaction that it left open, for which readers would wait until its timeout.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Seat {
+    processor: Arc<str>,
+    number: u32,
+}
+
+/// A seat, given back when the lane ends.
+pub(super) struct Seated {
+    seat: Seat,
+    of: Seats,
+}
+
+impl Seats {
+    /// The first free seat of a processor.
+    pub(super) fn take(&self, processor: &str) -> Seated {
+        let mut taken = self.0.lock();
+        let mut seat = Seat {
+            processor: processor.into(),
+            number: 0,
+        };
+        while !taken.insert(seat.clone()) {
+            seat.number += 1;
+        }
+        Seated {
+            seat,
+            of: self.clone(),
+        }
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.of.0.lock().remove(&self.seat);
+    }
+}
+
 pub(super) struct KafkaLane {
     options: KafkaOptions,
     state: StateStore,
@@ -92,6 +134,8 @@ pub(super) struct KafkaLane {
     changelog: Arc<str>,
     /// Records of the last poll.
     polled: usize,
+    /// After the producer: its id is free when it is gone.
+    _seated: Seated,
 }
 
 impl KafkaLane {
@@ -99,9 +143,8 @@ impl KafkaLane {
         options: &KafkaOptions,
         state: StateStore,
         group: GroupConsumer,
-        processor: &str,
         changelog: &str,
-        number: u32,
+        seated: Seated,
     ) -> Result<Self, LogError> {
         let changelog: Arc<str> = changelog.into();
         let context = Context {
@@ -115,6 +158,7 @@ impl KafkaLane {
             .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "1000000");
         let mut config = options.tuned(config);
+        let Seat { processor, number } = seated.seat.clone();
         let id = format!("{}{processor}-{}-{number}", options.prefix, options.node);
         config
             .set("transactional.id", id)
@@ -127,9 +171,10 @@ impl KafkaLane {
             group,
             producer,
             context,
-            processor: processor.into(),
+            processor,
             changelog,
             polled: 0,
+            _seated: seated,
         })
     }
 
@@ -442,5 +487,21 @@ impl Lane for KafkaLane {
 
     fn state(&self) -> &StateStore {
         &self.state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_takes_the_seat_of_the_one_that_ended() {
+        let seats = Seats::default();
+        let (one, two, other) = (seats.take("a"), seats.take("a"), seats.take("b"));
+        let numbers = [&one, &two, &other].map(|seated| seated.seat.number);
+        assert_eq!(numbers, [0, 1, 0]);
+        drop(one);
+        assert_eq!(seats.take("a").seat.number, 0);
+        assert_eq!(two.seat.number, 1);
     }
 }

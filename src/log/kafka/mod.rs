@@ -106,7 +106,7 @@ pub struct KafkaLog {
     /// Asked for metadata and offsets.
     asker: BaseConsumer,
     partitions: Arc<Mutex<HashMap<String, u32>>>,
-    lanes: std::sync::atomic::AtomicU32,
+    seats: lane::Seats,
 }
 
 impl KafkaLog {
@@ -129,7 +129,7 @@ impl KafkaLog {
             appender,
             asker,
             partitions: Arc::default(),
-            lanes: std::sync::atomic::AtomicU32::new(0),
+            seats: lane::Seats::default(),
         })
     }
 
@@ -210,18 +210,14 @@ impl Log for KafkaLog {
         let Some(state) = self.state.clone() else {
             return Err(LogError::Fatal("a lane needs keyed state".into()));
         };
-        let number = self
-            .lanes
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let group = GroupConsumer::new(&self.options, &self.group(processor), topics, "earliest")?;
         let changelog = format!("{}state.{processor}", self.options.prefix);
         Ok(Box::new(lane::KafkaLane::new(
             &self.options,
             state,
             group,
-            processor,
             &changelog,
-            number,
+            self.seats.take(processor),
         )?))
     }
 

@@ -133,6 +133,7 @@ fn rehearse(set: &Set, plan: &Arc<Plan>, trial: &Trial) -> Result<Vec<String>, S
         partitions: PARTITIONS,
         provision: true,
         make_foreign: true,
+        lanes: 1,
     };
     let mut deployment = Deployment::new(setup);
     // What a test gives of Avro is its JSON.

@@ -17,6 +17,7 @@ use crate::{
     envelope::foreign::Schemas,
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
     stream::{
+        Processor,
         lag::Progress,
         lane::{self, Backoff},
     },
@@ -45,6 +46,8 @@ pub struct Setup {
     pub provision: bool,
     /// Whether foreign topics are made too: on the embedded log nobody else can.
     pub make_foreign: bool,
+    /// Lanes of each stage, which share its partitions. The embedded log has one.
+    pub lanes: usize,
 }
 
 /// The topologies that run. Dropping it stops them after the transactions in hand.
@@ -181,9 +184,12 @@ fn keep(
     stopped: &mpsc::Receiver<()>,
 ) {
     let mut attempt = 0;
+    let starting: Vec<_> = progress.iter().map(|(_, one)| one.lane()).collect();
     loop {
         match lanes(plan, setup, secrets, progress) {
             Ok(lanes) => {
+                // From here on the lanes tell how they are.
+                drop(starting);
                 // Nothing is ever sent: it ends when the other side is dropped.
                 let _ = stopped.recv();
                 for lane in &lanes {
@@ -194,7 +200,7 @@ fn keep(
             Err(error) => {
                 let pause = BACKOFF.pause(attempt);
                 tracing::warn!(topology = plan.name, %error, ?pause, "the topology cannot be started and tries again");
-                for (_, progress) in progress {
+                for progress in &starting {
                     progress.stalled(error.clone());
                 }
                 attempt += 1;
@@ -219,17 +225,20 @@ fn lanes(
         let (schemas, clock) = (Arc::clone(&setup.schemas), Arc::clone(&setup.clock));
         let secrets = secrets.cloned();
         let processor = StageProcessor::new(plan, stage, &setup.names, schemas, clock, secrets);
-        let lane = lane::start(
-            Arc::new(processor),
-            lane::Setup {
-                log: Arc::clone(&setup.log),
-                dlq: Arc::clone(&setup.names.dlq),
-                clock: Arc::clone(&setup.clock),
-                progress: Arc::clone(progress),
-            },
-        )
-        .map_err(|e| format!("a thread cannot be started: {e}"))?;
-        running.push(lane);
+        let processor = Arc::new(processor);
+        for _ in 0..setup.lanes {
+            let lane = lane::start(
+                Arc::clone(&processor) as Arc<dyn Processor>,
+                lane::Setup {
+                    log: Arc::clone(&setup.log),
+                    dlq: Arc::clone(&setup.names.dlq),
+                    clock: Arc::clone(&setup.clock),
+                    progress: Arc::clone(progress),
+                },
+            )
+            .map_err(|e| format!("a thread cannot be started: {e}"))?;
+            running.push(lane);
+        }
     }
     Ok(running)
 }
