@@ -27,14 +27,14 @@ use crate::{
 };
 
 pub const PARTITIONS: u32 = 8;
-/// `map`, `dedupe` and `rate_limit` in one lane.
+/// `map`, `dedupe` and `rate_limit` in one stage.
 pub const EVENTS: &str = include_str!("../topology/events.yaml");
 /// The same from a foreign topic, in two.
 pub const FOREIGN: &str = include_str!("../topology/foreign.yaml");
 /// Records in a plain transaction; a lane's poll has as many at most.
-/// Lanes of a stage, as `up` has them on Kafka.
-const LANES: usize = 2;
 const BATCH: u64 = 10_000;
+/// Lanes of a stage, as `up` has them on Kafka with two cores or more.
+const LANES: usize = 2;
 const DEADLINE: Duration = Duration::from_mins(10);
 const SETTLED: Duration = Duration::from_secs(10);
 

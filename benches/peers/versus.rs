@@ -89,7 +89,7 @@ fn throughput(streams: &Streams<'_>, scratch: &Scratch, asked: &Asked) {
         report::cpu(name, &of.0.parts, asked.events as f64);
         memory(name, of.1);
     }
-    let name = "OmniLink: map, dedupe, rate_limit, one lane";
+    let name = "OmniLink: map, dedupe, rate_limit, one stage";
     let lane = rate(|r| &r.lane.drained);
     Row::new(name, lane, "rec/s")
         .against(copied, "plain copy")
@@ -128,7 +128,7 @@ fn latency(streams: &Streams<'_>, scratch: &Scratch, seconds: usize) {
     let topics = (&bed.names.events, &*output);
     let taken = pace::measure(&bed.log, topics, steps::load(100_000), seconds);
     drop(deployment);
-    let name = "OmniLink: one lane at 200/s, append to reader";
+    let name = "OmniLink: one stage at 200/s, append to reader";
     pace::print(name, &taken, Some(pace::ASKED), None);
 }
 

@@ -37,7 +37,7 @@ use load::Load;
 use report::{Row, median, percentile};
 use steps::{Bed, EVENTS, FOREIGN, PARTITIONS, Worked};
 
-/// What is asked of a lane.
+/// What is asked of a stage, by all its lanes.
 const OF_COPY: f64 = 0.55;
 const PLAIN: Duration = Duration::from_secs(4);
 
@@ -70,9 +70,9 @@ fn main() {
         row.note(of(&rounds[0]).drained.note()).print();
         report::cpu(name, &of(&rounds[0]).parts, events as f64);
     };
-    let name = "map, dedupe, rate_limit: one lane";
+    let name = "map, dedupe, rate_limit: one stage";
     lane(name, |r| &r.one, Some(OF_COPY));
-    lane("the same from a foreign topic: two lanes", |r| &r.two, None);
+    lane("the same from a foreign topic: two stages", |r| &r.two, None);
     latency(&scratch.within("slow."), seconds);
 }
 
@@ -113,7 +113,7 @@ fn latency(scratch: &Scratch, seconds: usize) {
     drop(deployment);
     let limit = Some((small, "librdkafka's one-record transaction"));
     pace::print(
-        "one lane at 200/s, append to reader",
+        "one stage at 200/s, append to reader",
         &taken,
         Some(pace::ASKED),
         limit,

@@ -7,7 +7,7 @@ pub mod avro;
 mod binary;
 mod cloudevents;
 pub mod foreign;
-mod json;
+pub(crate) mod json;
 pub mod kafka;
 mod line;
 mod media;

@@ -342,6 +342,7 @@ impl Runner {
         let store = lane.state().clone();
         let mut transaction = Transaction::default();
         let mut touched: BTreeMap<u32, Gathered> = BTreeMap::new();
+        let polled = Instant::now();
         for input in batch {
             let Some(task) = tasks.get_mut(&input.partition) else {
                 continue;
@@ -369,8 +370,7 @@ impl Runner {
                     transaction.outputs.push(record);
                 }
             }
-            task.inputs
-                .insert(input.topic, (input.offset + 1, Instant::now()));
+            task.inputs.insert(input.topic, (input.offset + 1, polled));
         }
         let looked = self.setup.clock.now();
         Self::fire(looked, lane, &store, tasks, &mut touched)?;

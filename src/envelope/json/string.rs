@@ -69,3 +69,16 @@ pub(super) fn special(bytes: &[u8], mut at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().position(stop).unwrap_or(rest.len())
 }
+
+/// Writes a string with its quotes, as `serde_json` does; quickly where nothing must be escaped.
+pub(crate) fn put_string(text: &str, out: &mut Vec<u8>) {
+    if special(text.as_bytes(), 0) == text.len() {
+        out.reserve(text.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
+        let _ = serde_json::to_writer(out, text);
+    }
+}

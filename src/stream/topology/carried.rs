@@ -6,7 +6,7 @@ use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::Gene
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::message::Message;
+use super::{json, message::Message};
 use crate::{
     clock::Millis,
     envelope::schemas,
@@ -124,8 +124,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, Rejected> {
         Some(text) => Some(Bytes::from(text)),
         None => value.clone(),
     };
-    let json = raw.as_deref().unwrap_or(b"null");
-    let decoded = serde_json::from_slice(json)
+    let json = raw.clone().unwrap_or(Bytes::from_static(b"null"));
+    let decoded = json::read(&json, &json)
         .map_err(|e| damaged(format!("holds a value that is no JSON: {e}")))?;
     let origin = Origin {
         topic: Arc::from(from.topic),

@@ -42,10 +42,11 @@ pub(super) fn came(topic: &str, fetched: &Fetched) -> Came {
     let plain = parsed(record.value.as_deref());
     let value = match topic {
         "ingress" => {
-            let event = record.value.as_deref().map(avro::decode_ingress);
-            match event {
-                Some(Ok(event)) => {
-                    let mut value = serde_json::to_value(envelope(&event)).unwrap_or_default();
+            let bytes = record.value.clone().unwrap_or_default();
+            match avro::decode_ingress(&bytes) {
+                Ok(event) => {
+                    let event_json = serde_json::to_value(envelope(&event, &bytes));
+                    let mut value = event_json.unwrap_or_default();
                     value["tenant"] = event.tenant.as_str().into();
                     value
                 }

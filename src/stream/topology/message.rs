@@ -1,6 +1,6 @@
 //! A record on its way through the steps of a topology.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use vrl::value::{KeyString, ObjectMap, Value};
 
 use super::{
     codec::{Codec, Part},
+    json,
     model::{KeyField, KeyFields},
 };
 use crate::{
@@ -178,7 +179,7 @@ impl Message {
     fn of_event(event: &Event<'_>, origin: &Arc<Origin>) -> Self {
         let record = &origin.record.record;
         Self {
-            value: envelope(event),
+            value: envelope(event, record.value.as_ref().unwrap_or(&Bytes::new())),
             raw: None,
             key: record.key.clone(),
             headers: record.headers.clone(),
@@ -197,12 +198,7 @@ impl Message {
         {
             return Ok(text.to_owned());
         }
-        serde_json::to_string(&self.value).map_err(|e| {
-            refused(
-                "invalid_payload",
-                format!("the value has no JSON form: {e}"),
-            )
-        })
+        json_of(&self.value, "invalid_payload")
     }
 
     /// `%` of the programs.
@@ -274,29 +270,37 @@ impl Message {
     /// Reads the fields of a key.
     pub(super) fn set_key(&mut self, fields: &KeyFields) -> Result<(), Rejected> {
         let mut values = Vec::with_capacity(fields.fields.len());
-        let mut plain = None;
         for field in &fields.fields {
-            let value = match field {
-                KeyField::Tenant => self.tenant.as_ref().map(|t| Value::from(t.as_str())),
-                KeyField::Field(path) => self.value.get(path).cloned(),
+            let text = match (field, &self.tenant) {
+                // Its letters need no escape.
+                (KeyField::Tenant, Some(tenant)) => Some(format!("\"{tenant}\"")),
+                (KeyField::Tenant, None) => None,
+                (KeyField::Field(path), _) => match self.value.get(path) {
+                    None | Some(Value::Null) => None,
+                    Some(value) => Some(json_of(value, "missing_key")?),
+                },
             };
-            let value = value.filter(|value| !matches!(value, Value::Null));
-            let Some(value) = value else {
-                return Err(refused(
+            values.push(text.ok_or_else(|| {
+                refused(
                     "missing_key",
                     format!("the record has no `{field}`, by which it is keyed"),
-                ));
-            };
-            let text =
-                serde_json::to_string(&value).map_err(|e| refused("missing_key", e.to_string()))?;
-            plain = Some(value);
-            values.push(text);
+                )
+            })?);
         }
         // One text is the key as it is, so that others find it; anything else is a JSON array.
-        self.key = match (plain, values.len()) {
-            (Some(value), 1) => Some(value.coerce_to_bytes()),
-            _ => Some(format!("[{}]", values.join(",")).into()),
-        };
+        self.key = Some(match &*fields.fields {
+            [KeyField::Tenant] => self
+                .tenant
+                .as_ref()
+                .map_or("", Tenant::as_str)
+                .to_owned()
+                .into(),
+            [KeyField::Field(path)] => match self.value.get(path) {
+                Some(value) => value.coerce_to_bytes(),
+                None => Bytes::new(),
+            },
+            _ => array(&values),
+        });
         self.key_values = values;
         Ok(())
     }
@@ -333,8 +337,8 @@ impl Message {
                 if absent && let Value::Object(fields) = &mut value {
                     fields.insert("data".into(), Value::Null);
                 }
-                written = serde_json::to_vec(&value)
-                    .map_err(|e| refused("invalid_payload", e.to_string()))?;
+                written =
+                    json::of(&value).map_err(|e| refused("invalid_payload", e.to_string()))?;
                 &written
             }
         };
@@ -369,54 +373,81 @@ impl Message {
     }
 }
 
+/// The JSON text of a value; the code is for what has none.
+fn json_of(value: &Value, code: &'static str) -> Result<String, Rejected> {
+    let text = json::of(value).map_err(|e| e.to_string());
+    text.and_then(|text| String::from_utf8(text).map_err(|e| e.to_string()))
+        .map_err(|e| refused(code, format!("the value has no JSON form: {e}")))
+}
+
+/// A JSON array of JSON texts.
+pub(super) fn array(texts: &[String]) -> Bytes {
+    let mut out = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum::<usize>() + 1);
+    out.push(b'[');
+    for (n, text) in texts.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b']');
+    out.into()
+}
+
 /// As a timestamp of VRL's.
 fn vrl_time(at: Millis) -> Value {
     chrono::DateTime::from_timestamp_millis(at.0).map_or(Value::Null, Value::Timestamp)
 }
 
-/// An event as the JSON object that producers send.
-pub(super) fn envelope(event: &Event<'_>) -> Value {
-    let mut fields = ObjectMap::new();
-    let mut set = |name: &str, value: Value| {
-        fields.insert(KeyString::from(name), value);
+/// An event as the JSON object that producers send. Its texts are parts of the record's bytes where they can be.
+pub(super) fn envelope(event: &Event<'_>, record: &Bytes) -> Value {
+    let part = |part: &str| json::text(part, record);
+    let optional = |text: &Option<Cow<'_, str>>| text.as_deref().map(part);
+    let (data, data_base64) = match &event.data {
+        Data::Absent => (None, None),
+        Data::Json(text) => {
+            let data = json::read(text.as_bytes(), record);
+            // It was checked when it came in.
+            (Some(data.unwrap_or(Value::Null)), None)
+        }
+        Data::Binary(bytes) => (None, Some(STANDARD.encode(bytes).into())),
     };
-    set("specversion", "1.0".into());
-    set("id", (&*event.id).into());
-    set("source", (&*event.source).into());
-    set("type", (&*event.kind).into());
-    if let Ok(time) = jiff::Timestamp::from_microsecond(event.time) {
-        set("time", time.to_string().into());
-    }
-    let optional = [
-        ("subject", &event.subject),
-        ("correlationid", &event.correlation_id),
-        ("causationid", &event.causation_id),
-        ("idempotencykey", &event.idempotency_key),
+    let entity = event.entity.as_ref().map(|entity| {
+        let fields = [
+            ("display_name", optional(&entity.display_name)),
+            ("external_id", Some(part(&entity.external_id))),
+            ("type", Some(part(&entity.kind))),
+        ];
+        Value::Object(present(fields).collect())
+    });
+    let time = jiff::Timestamp::from_microsecond(event.time).ok();
+    let fields = [
+        ("causationid", optional(&event.causation_id)),
+        ("correlationid", optional(&event.correlation_id)),
+        ("data", data),
+        ("data_base64", data_base64),
+        ("entity", entity),
+        ("id", Some(part(&event.id))),
+        ("idempotencykey", optional(&event.idempotency_key)),
+        ("source", Some(part(&event.source))),
+        ("specversion", Some("1.0".into())),
+        ("subject", optional(&event.subject)),
+        ("time", time.map(|time| time.to_string().into())),
+        ("type", Some(part(&event.kind))),
     ];
-    for (name, text) in optional {
-        if let Some(text) = text {
-            set(name, (&**text).into());
-        }
+    let mut envelope: ObjectMap = present(fields).collect();
+    if event.extensions != "{}"
+        && let Ok(Value::Object(mut extensions)) = json::read(event.extensions.as_bytes(), record)
+    {
+        envelope.append(&mut extensions);
     }
-    if let Some(entity) = &event.entity {
-        let mut object = ObjectMap::new();
-        object.insert("type".into(), (&*entity.kind).into());
-        object.insert("external_id".into(), (&*entity.external_id).into());
-        if let Some(name) = &entity.display_name {
-            object.insert("display_name".into(), (&**name).into());
-        }
-        set("entity", Value::Object(object));
-    }
-    match &event.data {
-        Data::Absent => {}
-        // It was checked when it came in.
-        Data::Json(text) => set("data", serde_json::from_str(text).unwrap_or(Value::Null)),
-        Data::Binary(bytes) => set("data_base64", STANDARD.encode(bytes).into()),
-    }
-    if let Ok(Value::Object(extensions)) = serde_json::from_str(&event.extensions) {
-        for (name, value) in extensions {
-            fields.insert(name, value);
-        }
-    }
-    Value::Object(fields)
+    Value::Object(envelope)
+}
+
+/// The fields that are there.
+fn present<const N: usize>(
+    fields: [(&str, Option<Value>); N],
+) -> impl Iterator<Item = (KeyString, Value)> {
+    let fields = fields.into_iter();
+    fields.filter_map(|(name, value)| Some((KeyString::from(name), value?)))
 }

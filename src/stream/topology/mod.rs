@@ -14,6 +14,7 @@ mod compare;
 mod fields;
 mod file;
 mod graph;
+mod json;
 mod limiter;
 mod message;
 mod model;

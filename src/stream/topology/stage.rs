@@ -14,7 +14,7 @@ use super::{
     carried,
     codec::Codec,
     limiter::{Limiter, Verdict, parse_timer},
-    message::{Message, Normalised},
+    message::{self, Message, Normalised},
     model::{KeyFields, RateLimit, When},
     plan::{Do, Input, Plan, Stage},
     vrl::{FUEL, Machine, Vrl, target},
@@ -133,9 +133,9 @@ impl Transform for StageTransform {
             return Ok(());
         }
         // A foreign producer's clock may be anywhere; what it has not reached yet does not empty a window.
-        let now = self.shared.clock.now();
         let at = match self.stage.input {
-            Input::Foreign(_) if input.timestamp.0 <= 0 || input.timestamp > now => now,
+            Input::Foreign(_) if input.timestamp.0 <= 0 => self.shared.clock.now(),
+            Input::Foreign(_) => input.timestamp.min(self.shared.clock.now()),
             _ => input.timestamp,
         };
         let origin = Arc::new(Origin {
@@ -531,5 +531,5 @@ fn set_key(message: &mut Result<Message, Rejected>, fields: &KeyFields) {
 
 /// What chooses the partition of a record within a topology.
 fn partition_key(message: &Message) -> Bytes {
-    format!("[{}]", message.key_values.join(",")).into()
+    message::array(&message.key_values)
 }

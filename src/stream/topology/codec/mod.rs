@@ -10,6 +10,7 @@ use bytes::Bytes;
 use vrl::value::Value;
 
 pub(super) use self::file::read;
+use super::json;
 use crate::{
     envelope::{avro, foreign, foreign::Schemas, kafka::Unread},
     stream::{Failure, Rejected},
@@ -50,7 +51,7 @@ impl Part {
 
     /// A value that came as JSON text.
     pub(super) fn json(text: &Bytes) -> Result<Self, Rejected> {
-        match serde_json::from_slice(text) {
+        match json::read(text, text) {
             Ok(value) => Ok(Self {
                 json: Some(text.clone()),
                 ..Self::whole(value)
@@ -98,7 +99,7 @@ impl Codec {
         {
             return Ok(text.clone());
         }
-        serde_json::to_vec(value).map(Bytes::from).map_err(|e| {
+        json::of(value).map(Bytes::from).map_err(|e| {
             refused(
                 "invalid_payload",
                 format!("the value has no JSON form: {e}"),
