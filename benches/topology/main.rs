@@ -72,7 +72,11 @@ fn main() {
     };
     let name = "map, dedupe, rate_limit: one stage";
     lane(name, |r| &r.one, Some(OF_COPY));
-    lane("the same from a foreign topic: two stages", |r| &r.two, None);
+    lane(
+        "the same from a foreign topic: two stages",
+        |r| &r.two,
+        None,
+    );
     latency(&scratch.within("slow."), seconds);
 }
 

@@ -8,7 +8,7 @@ use std::{
 use apache_avro::{reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 use parking_lot::Mutex;
 
-use super::{Invalid, avro::put_head, schemas::Schema};
+use super::{Invalid, avro::fields::put_head, schemas::Schema};
 
 /// The most bytes that one length in a record may ask for; the library reserves them before it reads.
 const MAX_ALLOCATION: usize = 16 << 20;

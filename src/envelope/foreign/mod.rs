@@ -10,7 +10,7 @@ use std::{
 
 pub use schema::Schema;
 
-use super::{Invalid, avro, schemas};
+use super::{Invalid, avro::fields::HEAD, schemas};
 
 /// Where the schemas of foreign Avro come from. Asking never waits: what is not at hand is fetched meanwhile.
 pub trait Schemas: Send + Sync {
@@ -52,7 +52,7 @@ pub fn json(id: u32, value: &[u8], schemas: &dyn Schemas) -> Result<String, NoSc
     } else {
         own(id)?
     };
-    let fields = value.get(avro::HEAD..).unwrap_or_default();
+    let fields = value.get(HEAD..).unwrap_or_default();
     schema.json(fields).map_err(NoSchema::Refused)
 }
 

@@ -1,161 +1,157 @@
-//! Records on their way between the stages of a topology, and those that wait for a limit: Avro (`schemas/rekey.avsc`).
+//! Records on their way between the stages of a topology, and those that wait for a limit: Avro (`schemas/rekey.avsc`),
+//! written and read directly.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::{json, message::Message};
 use crate::{
     clock::Millis,
-    envelope::schemas,
+    envelope::{
+        Invalid,
+        avro::fields::{
+            HEAD, Reader, broken, put_array, put_bytes, put_head, put_long, put_optional,
+        },
+        schemas::REKEY,
+    },
     id::Tenant,
     log::{Fetched, Headers, Record},
     stream::{Origin, Rejected},
 };
 
-static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(schemas::REKEY.text) {
-    Ok(schema) => schema,
-    Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
-});
+/// What the fields take beside the values.
+const ROOM: usize = 256;
 
-#[derive(Serialize, Deserialize)]
-struct Carried {
-    tenant: Option<String>,
-    value: Option<String>,
-    key_values: Vec<String>,
-    #[serde(with = "apache_avro::serde::bytes_opt")]
-    key: Option<Vec<u8>>,
-    headers: Vec<CarriedHeader>,
-    tombstone: bool,
-    redriven: i32,
-    origin: CarriedOrigin,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CarriedHeader {
-    name: String,
-    #[serde(with = "apache_avro::serde::bytes_opt")]
-    value: Option<Vec<u8>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CarriedOrigin {
-    topic: String,
-    partition: i32,
-    offset: i64,
-    timestamp: i64,
-    #[serde(with = "apache_avro::serde::bytes_opt")]
-    key: Option<Vec<u8>>,
-    #[serde(with = "apache_avro::serde::bytes_opt")]
-    value: Option<Vec<u8>>,
-    headers: Vec<CarriedHeader>,
-}
-
-fn headers_out(headers: &Headers) -> Vec<CarriedHeader> {
-    headers
-        .iter()
-        .map(|(name, value)| CarriedHeader {
-            name: name.clone(),
-            value: value.as_ref().map(|v| v.to_vec()),
-        })
-        .collect()
-}
-
-fn headers_in(headers: Vec<CarriedHeader>) -> Headers {
-    headers
-        .into_iter()
-        .map(|header| (header.name, header.value.map(Bytes::from)))
-        .collect()
+fn put_headers(headers: &Headers, out: &mut Vec<u8>) {
+    put_array(headers, out, |(name, value), out| {
+        put_bytes(name.as_bytes(), out);
+        put_optional(value.as_deref(), out);
+    });
 }
 
 /// In Confluent's wire format.
 pub(super) fn encode(message: &Message) -> Result<Bytes, Rejected> {
     let origin = &message.origin.record;
-    let carried = Carried {
-        tenant: message.tenant.as_ref().map(ToString::to_string),
-        value: match &message.raw {
-            // Only what is text can be found again in the origin.
-            Some(raw) if origin.record.value.as_ref() == Some(raw) => None,
-            _ => Some(message.json()?),
-        },
-        key_values: message.key_values.clone(),
-        key: message.key.as_ref().map(|k| k.to_vec()),
-        headers: headers_out(&message.headers),
-        tombstone: message.tombstone,
-        redriven: i32::try_from(message.redriven).unwrap_or(i32::MAX),
-        origin: CarriedOrigin {
-            topic: message.origin.topic.to_string(),
-            partition: origin.partition as i32,
-            offset: origin.offset as i64,
-            timestamp: origin.timestamp.0,
-            key: origin.record.key.as_ref().map(|k| k.to_vec()),
-            value: origin.record.value.as_ref().map(|v| v.to_vec()),
-            headers: headers_out(&origin.record.headers),
-        },
+    let text = match &message.raw {
+        // Only what is text can be found again in the origin.
+        Some(raw) if origin.record.value.as_ref() == Some(raw) => None,
+        _ => Some(message.json()?),
     };
-    let mut out = vec![0];
-    out.extend_from_slice(&schemas::REKEY.id.to_be_bytes());
-    GenericDatumWriter::builder(&PARSED)
-        .build()
-        .and_then(|writer| writer.write_ser(&mut out, &carried))
-        .map_err(|e| damaged(format!("cannot be written: {e}")))?;
+    let value = text.as_ref().map(String::as_bytes);
+    let source = origin.record.value.as_deref();
+    let room = ROOM + value.map_or(0, <[u8]>::len) + source.map_or(0, <[u8]>::len);
+    let mut out = Vec::with_capacity(room);
+    put_head(REKEY, &mut out);
+    let tenant = message.tenant.as_ref().map(|t| t.as_str().as_bytes());
+    put_optional(tenant, &mut out);
+    put_optional(value, &mut out);
+    put_array(&message.key_values, &mut out, |text, out| {
+        put_bytes(text.as_bytes(), out);
+    });
+    put_optional(message.key.as_deref(), &mut out);
+    put_headers(&message.headers, &mut out);
+    out.push(u8::from(message.tombstone));
+    let redriven = i32::try_from(message.redriven).unwrap_or(i32::MAX);
+    put_long(redriven.into(), &mut out);
+    put_bytes(message.origin.topic.as_bytes(), &mut out);
+    put_long(origin.partition.into(), &mut out);
+    put_long(origin.offset as i64, &mut out);
+    put_long(origin.timestamp.0, &mut out);
+    put_optional(origin.record.key.as_deref(), &mut out);
+    put_optional(source, &mut out);
+    put_headers(&origin.record.headers, &mut out);
     Ok(out.into())
 }
 
-/// Reads back what [`encode`] wrote.
-pub(super) fn decode(bytes: &[u8]) -> Result<Message, Rejected> {
-    let mut datum = bytes
-        .strip_prefix(&[0])
-        .and_then(|rest| rest.strip_prefix(&schemas::REKEY.id.to_be_bytes()))
+/// Reads back what [`encode`] wrote. What it holds are parts of the bytes.
+pub(super) fn decode(bytes: &Bytes) -> Result<Message, Rejected> {
+    let mut head = Vec::with_capacity(HEAD);
+    put_head(REKEY, &mut head);
+    let fields = bytes
+        .strip_prefix(&*head)
         .ok_or_else(|| damaged("is not in OmniLink's schema `rekey`"))?;
-    let carried: Carried = GenericDatumReader::builder(&PARSED)
-        .build()
-        .and_then(|reader| reader.read_deser(&mut datum))
-        .map_err(|e| damaged(format!("cannot be read: {e}")))?;
-    let tenant = match carried.tenant {
-        Some(name) => Some(Tenant::new(&name).map_err(|e| damaged(e.to_string()))?),
-        None => None,
-    };
-    let from = carried.origin;
-    let value = from.value.map(Bytes::from);
-    let raw = match carried.value {
-        Some(text) => Some(Bytes::from(text)),
-        None => value.clone(),
-    };
-    let json = raw.clone().unwrap_or(Bytes::from_static(b"null"));
-    let decoded = json::read(&json, &json)
-        .map_err(|e| damaged(format!("holds a value that is no JSON: {e}")))?;
-    let origin = Origin {
-        topic: Arc::from(from.topic),
-        record: Fetched {
-            topic: 0,
-            partition: from.partition as u32,
-            offset: from.offset as u64,
-            timestamp: Millis(from.timestamp),
-            record: Record {
-                key: from.key.map(Bytes::from),
-                value,
-                headers: headers_in(from.headers),
+    let read = Fields(Reader::new(fields), bytes).read();
+    let (mut message, text) =
+        read.map_err(|e| damaged(format!("cannot be read: {}", e.message)))?;
+    message.raw = text.or_else(|| message.origin.record.record.value.clone());
+    if let Some(json) = &message.raw {
+        message.value = json::read(json, json)
+            .map_err(|e| damaged(format!("holds a value that is no JSON: {e}")))?;
+    }
+    Ok(message)
+}
+
+/// The fields of a carried record, and the bytes that they are parts of.
+struct Fields<'a>(Reader<'a>, &'a Bytes);
+
+impl Fields<'_> {
+    /// The message without its value, and the JSON text of that where it is not the origin's.
+    fn read(mut self) -> Result<(Message, Option<Bytes>), Invalid> {
+        let tenant = match self.0.optional_text("tenant")? {
+            Some(name) => Some(Tenant::new(&name).map_err(|_| broken("tenant"))?),
+            None => None,
+        };
+        let text = self.optional("value")?;
+        let key_values = self.0.array("key_values", |fields| {
+            Ok(fields.text("key_values")?.to_owned())
+        })?;
+        let key = self.optional("key")?;
+        let headers = self.headers("headers")?;
+        let tombstone = self.0.boolean("tombstone")?;
+        let redriven = self.0.long("redriven")?;
+        let topic = Arc::from(self.0.text("topic")?);
+        let number = |number: i64, field| u64::try_from(number).map_err(|_| broken(field));
+        let partition = number(self.0.long("partition")?, "partition")?;
+        let offset = number(self.0.long("offset")?, "offset")?;
+        let timestamp = Millis(self.0.long("timestamp")?);
+        let record = Record {
+            key: self.optional("origin's key")?,
+            value: self.optional("origin's value")?,
+            headers: self.headers("origin's headers")?,
+        };
+        self.0.end()?;
+        let origin = Origin {
+            topic,
+            record: Fetched {
+                topic: 0,
+                partition: u32::try_from(partition).map_err(|_| broken("partition"))?,
+                offset,
+                timestamp,
+                record,
             },
-        },
-    };
-    Ok(Message {
-        value: decoded,
-        raw,
-        key: carried.key.map(Bytes::from),
-        headers: headers_in(carried.headers),
-        tenant,
-        tombstone: carried.tombstone,
-        key_values: carried.key_values,
-        redriven: u32::try_from(carried.redriven).unwrap_or(0),
-        origin: Arc::new(origin),
-    })
+        };
+        let message = Message {
+            value: vrl::value::Value::Null,
+            raw: None,
+            key,
+            headers,
+            tenant,
+            tombstone,
+            key_values,
+            redriven: u32::try_from(redriven).unwrap_or(0),
+            origin: Arc::new(origin),
+        };
+        Ok((message, text))
+    }
+
+    fn optional(&mut self, field: &'static str) -> Result<Option<Bytes>, Invalid> {
+        let part = self.0.optional(field)?;
+        Ok(part.map(|part| self.1.slice_ref(part)))
+    }
+
+    fn headers(&mut self, field: &'static str) -> Result<Headers, Invalid> {
+        let all = self.1;
+        self.0.array(field, |fields| {
+            let name = fields.text(field)?.to_owned();
+            let value = fields.optional(field)?;
+            Ok((name, value.map(|part| all.slice_ref(part))))
+        })
+    }
 }
 
 /// The origin of a carried record, if it can be read.
-pub(super) fn origin(bytes: &[u8]) -> Option<Origin> {
+pub(super) fn origin(bytes: &Bytes) -> Option<Origin> {
     decode(bytes)
         .ok()
         .map(|message| Arc::unwrap_or_clone(message.origin))
@@ -171,8 +167,25 @@ fn damaged(what: impl std::fmt::Display) -> Rejected {
 
 #[cfg(test)]
 mod tests {
+    use apache_avro::{
+        Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
+    };
+
     use super::*;
     use crate::{envelope::foreign::NoRegistry, stream::topology::codec::Codec};
+
+    /// As anyone reads it who has the schema alone, and writes it again.
+    fn again_by_schema(bytes: &[u8]) -> Vec<u8> {
+        let schema = Schema::parse_str(REKEY.text).unwrap();
+        let mut fields = &bytes[HEAD..];
+        let reader = GenericDatumReader::builder(&schema).build().unwrap();
+        let value = reader.read_value(&mut fields).unwrap();
+        assert!(fields.is_empty());
+        let mut out = bytes[..HEAD].to_vec();
+        let writer = GenericDatumWriter::builder(&schema).build().unwrap();
+        writer.write_value(&mut out, value).unwrap();
+        out
+    }
 
     #[test]
     fn a_record_comes_back_with_its_origin() {
@@ -201,6 +214,7 @@ mod tests {
             message.key_values = vec!["1".into(), "\"x\"".into()];
             message.redriven = 2;
             let bytes = encode(&message).unwrap();
+            assert_eq!(again_by_schema(&bytes), bytes);
             let back = decode(&bytes).unwrap();
             assert_eq!(back.value, message.value);
             assert_eq!(back.origin, message.origin);
@@ -215,6 +229,38 @@ mod tests {
             assert_eq!(record.value, origin.record.record.value);
             assert_eq!(super::origin(&bytes).as_ref(), Some(&*origin));
         }
-        assert_eq!(decode(b"{}").unwrap_err().code, "invalid_payload");
+        assert_eq!(
+            decode(&Bytes::from_static(b"{}")).unwrap_err().code,
+            "invalid_payload"
+        );
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_never_panics() {
+        let origin = Arc::new(Origin {
+            topic: "t".into(),
+            record: Fetched {
+                topic: 0,
+                partition: 0,
+                offset: 1,
+                timestamp: Millis(5),
+                record: Record {
+                    key: None,
+                    value: Some(Bytes::from_static(b"[1, \"x\"]")),
+                    headers: vec![("a".into(), None)],
+                },
+            },
+        });
+        let messages = Message::decode(&origin, &Codec::Json, None, &NoRegistry).unwrap();
+        let whole = encode(messages[0].as_ref().unwrap()).unwrap();
+        for at in 0..whole.len() {
+            assert!(decode(&whole.slice(..at)).is_err());
+            for byte in [0, 1, 2, 0x7f, 0x80, 0xff] {
+                let mut changed = whole.to_vec();
+                changed[at] = byte;
+                // Some of it may well be another record.
+                let _ = decode(&changed.into());
+            }
+        }
     }
 }

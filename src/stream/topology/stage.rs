@@ -176,7 +176,7 @@ impl Transform for StageTransform {
 
     fn origin(&self, input: &Fetched) -> Option<Origin> {
         match self.stage.input {
-            Input::Rekeyed(_) => carried::origin(input.record.value.as_deref()?),
+            Input::Rekeyed(_) => carried::origin(input.record.value.as_ref()?),
             _ => None,
         }
     }
@@ -192,8 +192,8 @@ impl StageTransform {
         let tenant = shared.tenant.as_ref();
         let (mut messages, first) = match (&stage.input, stage.steps.first()) {
             (Input::Rekeyed(_), _) => {
-                let value = origin.record.record.value.as_deref().unwrap_or_default();
-                return Ok((vec![Ok(carried::decode(value)?)], 0));
+                let value = origin.record.record.value.clone().unwrap_or_default();
+                return Ok((vec![Ok(carried::decode(&value)?)], 0));
             }
             (Input::Events(_), _) => (vec![Message::of_events(origin)], 0),
             (Input::Foreign(_), Some(Do::Normalise(map))) => {

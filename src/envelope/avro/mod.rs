@@ -5,17 +5,17 @@
 //! bytes of the one that came with another id before them and the time behind. Versions that are written no more go
 //! through Avro's schema resolution.
 
+pub(crate) mod fields;
+
 use std::borrow::Cow;
 
+use self::fields::{HEAD, Reader, broken, put_bytes, put_head, put_long, put_optional};
 use super::{
     Data, Entity, Event, Invalid, TimeSource,
     schemas::{self, Schema},
     upgrade::upgrade,
 };
 use crate::{clock::Millis, id::Tenant};
-
-/// The bytes before the fields.
-pub(super) const HEAD: usize = 5;
 
 /// Appends the record for `ingress`.
 pub fn encode_ingress(event: &Event<'_>, out: &mut Vec<u8>) {
@@ -39,7 +39,7 @@ pub fn events_from_ingress(
 ) -> Result<(), Invalid> {
     let current = current(schemas::INGRESS, ingress)?;
     let fields = &current[HEAD..];
-    let mut reader = Reader { rest: fields };
+    let mut reader = Reader::new(fields);
     reader.skip_fields()?;
     reader.end()?;
     put_head(schemas::EVENTS, out);
@@ -101,18 +101,11 @@ fn decode_fields<T>(
     record: &[u8],
     rest: impl Fn(&mut Reader<'_>) -> Result<T, Invalid>,
 ) -> Result<(Event<'_>, T), Invalid> {
-    let mut reader = Reader {
-        rest: &record[HEAD..],
-    };
+    let mut reader = Reader::new(&record[HEAD..]);
     let event = reader.event()?;
     let rest = rest(&mut reader)?;
     reader.end()?;
     Ok((event, rest))
-}
-
-pub(super) fn put_head(schema: Schema, out: &mut Vec<u8>) {
-    out.push(0);
-    out.extend_from_slice(&schema.id.to_be_bytes());
 }
 
 fn put_fields(event: &Event<'_>, out: &mut Vec<u8>) {
@@ -148,36 +141,6 @@ fn put_fields(event: &Event<'_>, out: &mut Vec<u8>) {
 
 fn text<'a>(text: Option<&'a Cow<'_, str>>) -> Option<&'a [u8]> {
     text.map(|text| text.as_bytes())
-}
-
-/// Zigzag, then seven bits a byte, the lowest first.
-fn put_long(value: i64, out: &mut Vec<u8>) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    put_long(bytes.len() as i64, out);
-    out.extend_from_slice(bytes);
-}
-
-/// A union of null and something.
-fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
-    match bytes {
-        None => out.push(0),
-        Some(bytes) => {
-            out.push(2);
-            put_bytes(bytes, out);
-        }
-    }
-}
-
-struct Reader<'a> {
-    rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
@@ -264,92 +227,4 @@ impl<'a> Reader<'a> {
         self.optional("idempotency_key")?;
         Ok(())
     }
-
-    fn end(&self) -> Result<(), Invalid> {
-        if self.rest.is_empty() {
-            return Ok(());
-        }
-        Err(Invalid::payload("Avro: bytes follow the last field"))
-    }
-
-    fn byte(&mut self, field: &'static str) -> Result<u8, Invalid> {
-        let (byte, rest) = self.rest.split_first().ok_or_else(|| broken(field))?;
-        self.rest = rest;
-        Ok(*byte)
-    }
-
-    #[inline]
-    fn long(&mut self, field: &'static str) -> Result<i64, Invalid> {
-        match self.rest.split_first() {
-            // Most are one byte.
-            Some((byte, rest)) if *byte < 0x80 => {
-                self.rest = rest;
-                Ok(i64::from(*byte >> 1) ^ -i64::from(*byte & 1))
-            }
-            _ => self.long_long(field),
-        }
-    }
-
-    fn long_long(&mut self, field: &'static str) -> Result<i64, Invalid> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte(field)?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-            }
-        }
-        Err(broken(field))
-    }
-
-    fn boolean(&mut self, field: &'static str) -> Result<bool, Invalid> {
-        match self.byte(field)? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(broken(field)),
-        }
-    }
-
-    fn bytes(&mut self, field: &'static str) -> Result<&'a [u8], Invalid> {
-        let length = usize::try_from(self.long(field)?).map_err(|_| broken(field))?;
-        let (bytes, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or_else(|| broken(field))?;
-        self.rest = rest;
-        Ok(bytes)
-    }
-
-    fn text(&mut self, field: &'static str) -> Result<&'a str, Invalid> {
-        std::str::from_utf8(self.bytes(field)?).map_err(|_| broken(field))
-    }
-
-    fn is_some(&mut self, field: &'static str) -> Result<bool, Invalid> {
-        match self.long(field)? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(broken(field)),
-        }
-    }
-
-    fn optional(&mut self, field: &'static str) -> Result<Option<&'a [u8]>, Invalid> {
-        if self.is_some(field)? {
-            self.bytes(field).map(Some)
-        } else {
-            Ok(None)
-        }
-    }
-
-    fn optional_text(&mut self, field: &'static str) -> Result<Option<Cow<'a, str>>, Invalid> {
-        if self.is_some(field)? {
-            self.text(field).map(|text| Some(text.into()))
-        } else {
-            Ok(None)
-        }
-    }
-}
-
-#[cold]
-fn broken(field: &'static str) -> Invalid {
-    Invalid::payload(format!("Avro: the field `{field}` cannot be read"))
 }

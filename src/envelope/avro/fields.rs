@@ -1,0 +1,178 @@
+//! Avro's binary encoding, a field at a time (<https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>): for the
+//! topics that every record passes, where going by a schema costs more than the rest of the work.
+
+use std::borrow::Cow;
+
+use crate::envelope::{Invalid, schemas::Schema};
+
+/// The bytes before the fields.
+pub(crate) const HEAD: usize = 5;
+
+/// What Confluent's wire format begins with: a zero byte, and the schema's id.
+pub(crate) fn put_head(schema: Schema, out: &mut Vec<u8>) {
+    out.push(0);
+    out.extend_from_slice(&schema.id.to_be_bytes());
+}
+
+/// Zigzag, then seven bits a byte, the lowest first.
+pub(crate) fn put_long(value: i64, out: &mut Vec<u8>) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_long(bytes.len() as i64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// A union of null and something.
+pub(crate) fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
+    match bytes {
+        None => out.push(0),
+        Some(bytes) => {
+            out.push(2);
+            put_bytes(bytes, out);
+        }
+    }
+}
+
+/// An array: one block of all its items, if there are any, and the empty block.
+pub(crate) fn put_array<T>(items: &[T], out: &mut Vec<u8>, put: impl Fn(&T, &mut Vec<u8>)) {
+    if !items.is_empty() {
+        put_long(items.len() as i64, out);
+        for item in items {
+            put(item, out);
+        }
+    }
+    out.push(0);
+}
+
+/// Reads one field after another; errors name the field.
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(fields: &'a [u8]) -> Self {
+        Self { rest: fields }
+    }
+
+    pub(crate) fn end(&self) -> Result<(), Invalid> {
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        Err(Invalid::payload("Avro: bytes follow the last field"))
+    }
+
+    pub(crate) fn byte(&mut self, field: &'static str) -> Result<u8, Invalid> {
+        let (byte, rest) = self.rest.split_first().ok_or_else(|| broken(field))?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    #[inline]
+    pub(crate) fn long(&mut self, field: &'static str) -> Result<i64, Invalid> {
+        match self.rest.split_first() {
+            // Most are one byte.
+            Some((byte, rest)) if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(i64::from(*byte >> 1) ^ -i64::from(*byte & 1))
+            }
+            _ => self.long_long(field),
+        }
+    }
+
+    pub(crate) fn long_long(&mut self, field: &'static str) -> Result<i64, Invalid> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte(field)?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+            }
+        }
+        Err(broken(field))
+    }
+
+    pub(crate) fn boolean(&mut self, field: &'static str) -> Result<bool, Invalid> {
+        match self.byte(field)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(broken(field)),
+        }
+    }
+
+    pub(crate) fn bytes(&mut self, field: &'static str) -> Result<&'a [u8], Invalid> {
+        let length = usize::try_from(self.long(field)?).map_err(|_| broken(field))?;
+        let (bytes, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or_else(|| broken(field))?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    pub(crate) fn text(&mut self, field: &'static str) -> Result<&'a str, Invalid> {
+        std::str::from_utf8(self.bytes(field)?).map_err(|_| broken(field))
+    }
+
+    pub(crate) fn is_some(&mut self, field: &'static str) -> Result<bool, Invalid> {
+        match self.long(field)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(broken(field)),
+        }
+    }
+
+    pub(crate) fn optional(&mut self, field: &'static str) -> Result<Option<&'a [u8]>, Invalid> {
+        if self.is_some(field)? {
+            self.bytes(field).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    pub(crate) fn optional_text(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Option<Cow<'a, str>>, Invalid> {
+        if self.is_some(field)? {
+            self.text(field).map(|text| Some(text.into()))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// An array, in whatever blocks it comes.
+    pub(crate) fn array<T>(
+        &mut self,
+        field: &'static str,
+        item: impl Fn(&mut Self) -> Result<T, Invalid>,
+    ) -> Result<Vec<T>, Invalid> {
+        let mut all = Vec::new();
+        loop {
+            let mut count = self.long(field)?;
+            if count == 0 {
+                return Ok(all);
+            }
+            if count < 0 {
+                // The size of the block, for who skips it.
+                self.long(field)?;
+                count = count.checked_neg().ok_or_else(|| broken(field))?;
+            }
+            // No room is made for what a broken count promises.
+            for _ in 0..count {
+                all.push(item(self)?);
+            }
+        }
+    }
+}
+
+#[cold]
+pub(crate) fn broken(field: &'static str) -> Invalid {
+    Invalid::payload(format!("Avro: the field `{field}` cannot be read"))
+}
