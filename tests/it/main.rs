@@ -45,4 +45,5 @@ mod tools;
 mod topology_check;
 mod topology_cli;
 mod topology_docs;
+mod topology_kills;
 mod topology_run;

@@ -2,10 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Arc, mpsc},
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,11 +12,7 @@ use omnilink::{
     clock::SystemClock,
     controls::SecretKeys,
     envelope::{avro, foreign::NoRegistry},
-    log::{
-        Append, Cleanup, Fetched, Log, Record, TopicSpec, header,
-        local::{LocalLog, LocalOptions},
-        topics::Names,
-    },
+    log::{Cleanup, Fetched, Log, Record, TopicSpec, header, local::LocalLog, topics::Names},
     stream::{
         redrive::{Pick, Redrive},
         redriven,
@@ -27,7 +21,10 @@ use omnilink::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Bed, append, on_both, read_all, value};
+use crate::{
+    support::{Bed, append, on_both, read_all, value},
+    topology_kills::open,
+};
 
 on_both!(
     an_order_becomes_an_event_once,
@@ -35,10 +32,10 @@ on_both!(
     what_was_redriven_passes_dedupe_once,
 );
 
-const PARTITIONS: u32 = 3;
+pub(super) const PARTITIONS: u32 = 3;
 
 /// Checks the text of a file.
-fn set(dir: &Path, files: &[(&str, &str)], prefix: &str) -> Set {
+pub(super) fn set(dir: &Path, files: &[(&str, &str)], prefix: &str) -> Set {
     let mut paths = Vec::new();
     for (name, text) in files {
         let path = dir.join(name);
@@ -161,7 +158,7 @@ fn made(log: &dyn Log, topics: &[&str]) {
     }
 }
 
-fn json_record(key: &str, value: &Value) -> Record {
+pub(super) fn json_record(key: &str, value: &Value) -> Record {
     Record {
         key: Some(key.to_owned().into()),
         value: Some(value.to_string().into()),
@@ -235,7 +232,7 @@ const LIMIT: usize = 4;
 const SECOND: i64 = 1000;
 
 /// `file` limits all records of a tenant, and lets those over the limit wait.
-fn limited(topic: &str, out: &str) -> String {
+pub(super) fn limited(topic: &str, out: &str) -> String {
     format!(
         r"
 name: slow
@@ -260,7 +257,7 @@ fn earliest(came: &[i64]) -> Vec<i64> {
     earliest
 }
 
-fn numbers(all: &[Fetched]) -> Vec<u64> {
+pub(super) fn numbers(all: &[Fetched]) -> Vec<u64> {
     all.iter()
         .map(|f| {
             let value: Value = serde_json::from_slice(f.record.value.as_ref().unwrap()).unwrap();
@@ -270,7 +267,7 @@ fn numbers(all: &[Fetched]) -> Vec<u64> {
 }
 
 /// All that came is there once and in order, no sooner than the limit lets it.
-fn assert_limited(log: &dyn Log, rekey: &str, out: &str, sent: u64, left_out: &[u64]) {
+pub(super) fn assert_limited(log: &dyn Log, rekey: &str, out: &str, sent: u64, left_out: &[u64]) {
     let kept: Vec<u64> = (0..sent).filter(|n| !left_out.contains(n)).collect();
     let waiting = Duration::from_millis((sent as i64 / LIMIT as i64 * SECOND) as u64);
     let deadline = Instant::now() + waiting + Duration::from_secs(20);
@@ -445,121 +442,6 @@ fn a_thousand_wait_and_the_rest_is_turned_away() {
     );
     let retry_at: jiff::Timestamp = said("retry_at").parse().unwrap();
     assert!((3_590_000..3_700_000).contains(&(retry_at.as_millisecond() - began)));
-}
-
-const CHILD: &str = "OMNILINK_TEST_TOPOLOGY_CHILD";
-
-fn open(dir: &Path) -> LocalLog {
-    let mut options = LocalOptions::new(Arc::new(SystemClock));
-    options.min_free_bytes = 1 << 20;
-    let log = LocalLog::open(&dir.join("log"), options).unwrap();
-    log.provision(&Names::new("omnilink.").specs(PARTITIONS), true)
-        .unwrap();
-    log
-}
-
-fn deploy(log: &Arc<LocalLog>, dir: &Path) -> Deployment {
-    let mut deployment = Deployment::new(Setup {
-        log: Arc::<LocalLog>::clone(log),
-        names: Names::new("omnilink."),
-        clock: Arc::new(SystemClock),
-        schemas: Arc::new(NoRegistry),
-        partitions: PARTITIONS,
-        provision: true,
-        make_foreign: true,
-        lanes: 1,
-    });
-    let file = limited("shop.orders", "shop.out").replace(".n == 5", ".n == null");
-    let set = set(dir, &[("slow.yaml", &file)], "omnilink.");
-    deployment.deploy(&set).unwrap();
-    deployment
-}
-
-/// Not a test of its own: the process that is killed.
-#[test]
-fn child() {
-    let Ok(dir) = std::env::var(CHILD) else {
-        return;
-    };
-    let dir = PathBuf::from(dir);
-    let log = Arc::new(open(&dir));
-    let _deployment = deploy(&log, &dir);
-    let mut next = loop {
-        // The topology makes its source.
-        match log.watermarks("shop.orders", 0) {
-            Ok(_) => {
-                break (0..PARTITIONS)
-                    .map(|p| log.watermarks("shop.orders", p).unwrap().end)
-                    .sum::<u64>();
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
-    let stdout = std::io::stdout();
-    loop {
-        let one = Append {
-            topic: "shop.orders".into(),
-            record: json_record("k", &json!({ "n": next })),
-        };
-        log.append(vec![one], None)
-            .blocking_recv()
-            .unwrap()
-            .unwrap();
-        next += 1;
-        writeln!(stdout.lock(), "acknowledged {next}").unwrap();
-        std::thread::sleep(Duration::from_millis(60));
-    }
-}
-
-#[test]
-fn the_limit_holds_and_nothing_is_lost_over_kills() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut acknowledged = 0;
-    for _ in 0..8 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "topology_run::child",
-                "--nocapture",
-                "--test-threads",
-                "1",
-            ])
-            .env(CHILD, dir.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (tell, first) = mpsc::channel();
-        let reading = std::thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .filter_map(|l| l.split("acknowledged ").nth(1)?.trim().parse::<u64>().ok())
-                .inspect(|_| {
-                    // Only the first is waited for.
-                    let _ = tell.send(());
-                })
-                .max()
-        });
-        first
-            .recv_timeout(Duration::from_secs(30))
-            .expect("the child appends");
-        std::thread::sleep(Duration::from_millis(rand::random_range(100..900)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        acknowledged = reading
-            .join()
-            .unwrap()
-            .unwrap_or(acknowledged)
-            .max(acknowledged);
-    }
-    assert!(acknowledged > 20, "{acknowledged}");
-    let log = Arc::new(open(dir.path()));
-    let _deployment = deploy(&log, dir.path());
-    let source = read_all(&*log, "shop.orders", acknowledged as usize);
-    let sent = source.len() as u64;
-    assert!(sent >= acknowledged);
-    assert_limited(&*log, "omnilink.rekey.slow", "shop.out", sent, &[3]);
 }
 
 #[test]
