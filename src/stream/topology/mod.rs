@@ -1,7 +1,7 @@
 //! Topology files: what runs beside the system's own processors, declared in YAML and VRL.
 //!
 //! ```text
-//! files ─► read (file, trial, vrl) ─► check (steps and files together) ─► plan (stages) ─► run (a lane a stage)
+//! files ─► read (file, trial, vrl) ─► check (steps and files together) ─► plan (stages) ─► run (lanes for each stage)
 //! ```
 //!
 //! Everything that is wrong with all files is found at once ([`Problem`]). A topology is cut into stages where records must be

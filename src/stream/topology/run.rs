@@ -1,4 +1,4 @@
-//! Runs a set of topologies: a lane for each stage, and a thread for each topology that starts them as soon as it can.
+//! Runs a set of topologies: lanes for each stage, and a thread for each topology that starts them as soon as it can.
 
 use std::{
     collections::BTreeMap,
