@@ -39,7 +39,7 @@ const LOOKUP_BYTES: usize = 4 << 20;
 /// What is written at once.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    records: usize,
+    pub(super) records: usize,
     pub(super) rows: Rows,
     /// The months of its events.
     pub(super) months: BTreeSet<Month>,
