@@ -20,7 +20,7 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// Without a step forward for so long, it is stuck.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// `OMNILINK_BENCH_EVENTS`, or ten million.
+/// Events in a full log: `OMNILINK_BENCH_EVENTS`, or ten million.
 fn events() -> u64 {
     let given = std::env::var("OMNILINK_BENCH_EVENTS").ok();
     given.and_then(|s| s.parse().ok()).unwrap_or(10_000_000)
@@ -85,9 +85,10 @@ fn with_rows(server: &Server, name: &str, limits: &Limits) -> (Sustained, Latenc
     (sustained::measure(server, name, limits), latency)
 }
 
-/// The most memory meanwhile.
+/// Up to so many events in all. The most memory meanwhile.
 fn fill(server: &Server, name: &str) -> f64 {
-    let events = events();
+    // With what was measured before.
+    let events = events().saturating_sub(server.accepted());
     let peak = Peak::watch(server.pid());
     let before = server.accepted();
     // One entity to ten events.

@@ -1,17 +1,31 @@
 //! A filter over several runs, so that a new hash asks few filters however many runs there are.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{ID, page_key};
 use crate::state::{Filter, Probe, Space, StateStore};
 
-/// Runs that share a filter.
-pub(super) const RUNS: usize = 16;
+/// Runs that share a bucket's first filter. Each further filter is for twice as many as the one before, so that a new hash asks
+/// few filters however many runs there are, and a bucket with few runs needs little memory.
+const FIRST: usize = 16;
 
-/// The filter of up to [`RUNS`] runs.
+/// The first run of group `n`.
+pub(super) fn first(n: usize) -> usize {
+    FIRST * ((1 << n) - 1)
+}
+
+/// The runs of group `n`, of so many in all.
+pub(super) fn runs(n: usize, all: usize) -> Range<usize> {
+    first(n)..first(n + 1).min(all)
+}
+
+/// The filter of several runs ([`runs`]).
 pub(super) struct Group {
     filter: Filter,
     /// Whether all hashes of its runs are in it.
@@ -19,10 +33,10 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// For runs that are made from now on, of `keys` keys each.
-    pub(super) fn new(keys: usize) -> Arc<Self> {
+    /// Group `n`, for runs of `keys` keys each that are made from now on.
+    pub(super) fn new(n: usize, keys: usize) -> Arc<Self> {
         Arc::new(Self {
-            filter: Filter::for_keys(keys * RUNS),
+            filter: Filter::for_keys(keys * runs(n, usize::MAX).len()),
             complete: AtomicBool::new(true),
         })
     }

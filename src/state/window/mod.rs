@@ -27,7 +27,7 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use self::{
-    group::{Found, Group, RUNS},
+    group::{Found, Group},
     run::{PAGE_ENTRIES, Run, Sorted, split},
 };
 use super::{Changes, Probe, Space, StateError, StateStore};
@@ -76,7 +76,7 @@ struct Bucket {
     rows: Vec<u64>,
     sealing: Option<Sealing>,
     runs: Vec<Run>,
-    /// One for each [`RUNS`] of them.
+    /// Each for several of them.
     groups: Vec<Arc<Group>>,
 }
 
@@ -164,9 +164,12 @@ impl Window {
     fn fill_groups(&mut self) {
         let mut found = Vec::new();
         for (number, bucket) in &mut self.buckets {
-            for runs in bucket.runs.chunks(RUNS) {
-                let group = Group::new(self.options.seal_at);
-                found.extend(runs.iter().map(|run| Found {
+            let all = bucket.runs.len();
+            let groups = (0..).take_while(|n| group::first(*n) < all);
+            for n in groups {
+                let group = Group::new(n, self.options.seal_at);
+                let runs = bucket.runs[group::runs(n, all)].iter();
+                found.extend(runs.map(|run| Found {
                     group: Arc::downgrade(&group),
                     bucket: *number,
                     run: run.number,
@@ -206,9 +209,10 @@ impl Window {
             {
                 return Ok(Some(*payload));
             }
-            let groups = bucket.groups.iter().zip(bucket.runs.chunks(RUNS));
-            for (_, runs) in groups.rev().filter(|(group, _)| group.may_contain(&probe)) {
-                for run in runs.iter().rev().filter(|run| run.may_contain(&probe)) {
+            let groups = bucket.groups.iter().enumerate().rev();
+            for (n, _) in groups.filter(|(_, group)| group.may_contain(&probe)) {
+                let runs = bucket.runs[group::runs(n, bucket.runs.len())].iter();
+                for run in runs.rev().filter(|run| run.may_contain(&probe)) {
                     let read = |page| {
                         let key = page_key(*number, run.number, page);
                         self.store.get(&self.space, &key)
@@ -282,8 +286,9 @@ impl Window {
         target.settle(UNDER_WAY);
         let number = self.next_sequence;
         self.next_sequence += 1;
-        if target.runs.len().is_multiple_of(RUNS) {
-            target.groups.push(Group::new(self.options.seal_at));
+        let groups = target.groups.len();
+        if target.runs.len() == group::first(groups) {
+            target.groups.push(Group::new(groups, self.options.seal_at));
         }
         let hashes = Arc::new(std::mem::take(&mut target.recent));
         let payload = self.options.payload;
@@ -497,6 +502,37 @@ mod tests {
                     window = Window::load(&store, space.clone(), OPTIONS).unwrap();
                 }
             }
+        }
+    }
+
+    #[test]
+    fn many_runs_share_few_filters() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateStore::open(dir.path()).unwrap();
+        let space = Space::new("t", 0);
+        let options = WindowOptions {
+            window_ms: 1_000_000,
+            ..OPTIONS
+        };
+        let mut window = Window::load(&store, space.clone(), options).unwrap();
+        let now = Millis(1_000_000);
+        // A run is whole, and the next may begin, some transactions after it was sealed.
+        let mut many = 0;
+        while window.sizes().1 <= group::first(2) && many < 50_000 {
+            window.insert(id(many), id(many + 1).0, now);
+            store.apply(&window.take_changes(), &[]).unwrap();
+            many += 1;
+        }
+        for _ in 0..2 {
+            let bucket = window.buckets.values().next().unwrap();
+            let (runs, groups) = (bucket.runs.len(), bucket.groups.len());
+            assert!(runs > group::first(2), "{runs} runs");
+            assert!(group::first(groups) >= runs && group::first(groups - 1) < runs);
+            for n in 0..many {
+                assert_eq!(window.get(&id(n), now).unwrap(), Some(id(n + 1).0));
+            }
+            assert_eq!(window.get(&id(many), now).unwrap(), None);
+            window = Window::load(&store, space.clone(), options).unwrap();
         }
     }
 
