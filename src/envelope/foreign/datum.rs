@@ -43,6 +43,8 @@ impl Schema {
             out: Vec::with_capacity(datum.len() * 2),
         };
         reader.value(self.root, 0)?;
+        // The last value may be a long one of few bytes, such as a decimal with many zeros.
+        reader.bounded()?;
         if reader.at < datum.len() {
             return Err(Invalid::payload("Avro: bytes follow the last field"));
         }
@@ -68,15 +70,20 @@ impl<'a> Reader<'a> {
         ))
     }
 
+    fn bounded(&self) -> Result<(), Invalid> {
+        if self.out.len() <= self.most {
+            return Ok(());
+        }
+        Err(Invalid::payload(format!(
+            "Avro: as JSON it would have more than {} bytes",
+            self.most
+        )))
+    }
+
     fn value(&mut self, at: At, depth: usize) -> Result<(), Invalid> {
         let schema = self.schema;
         let node = &schema.nodes[at];
-        if self.out.len() > self.most {
-            return Err(Invalid::payload(format!(
-                "Avro: as JSON it would have more than {} bytes",
-                self.most
-            )));
-        }
+        self.bounded()?;
         let nests = matches!(node, Node::Array(_) | Node::Map(_) | Node::Record(_));
         if nests && depth == MAX_DEPTH {
             return Err(Invalid::payload(format!(

@@ -18,6 +18,7 @@ mod json;
 mod limiter;
 mod message;
 mod model;
+mod nesting;
 mod plan;
 mod problem;
 mod rehearsal;

@@ -17,7 +17,11 @@ use vrl::{
     value::{Kind, Secrets, Value, kind::Collection},
 };
 
-use super::{problem::Problems, yaml::Text};
+use super::{
+    nesting::{MOST_LEVELS, too_deep},
+    problem::Problems,
+    yaml::Text,
+};
 use crate::stream::Rejected;
 
 /// Expressions that one run may evaluate: some tenths of a second.
@@ -70,6 +74,15 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
     let whole = text.place(0..text.value.len());
     if text.value.trim().is_empty() {
         problems.error(&whole, "an empty VRL program");
+        return None;
+    }
+    if let Some(at) = too_deep(&text.value) {
+        problems
+            .error(
+                &text.place(at..at + 1),
+                format!("VRL: the program is nested deeper than {MOST_LEVELS} levels here"),
+            )
+            .note("each bracket is a level, and each operator of a chain; give parts of it names of their own");
         return None;
     }
     // A record's value may be any JSON; its metadata are an object.
