@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     ops::Range,
+    thread::ScopedJoinHandle,
     time::{Duration, Instant},
 };
 
@@ -52,9 +53,7 @@ pub fn replay(
         if !go_on(&so_far) {
             return Ok(so_far);
         }
-        for cursor in &mut cursors {
-            cursor.fill()?;
-        }
+        fill_all(&mut cursors)?;
         let mut taken = false;
         while since_look < BETWEEN
             && let Some(next) = next(&cursors)
@@ -85,8 +84,8 @@ pub fn replay(
     Ok(so_far)
 }
 
-/// Partitions that are opened side by side: on Kafka each takes some round trips.
-const OPENED_AT_ONCE: usize = 16;
+/// Partitions that are opened, or waited for, side by side: on Kafka each takes some round trips.
+const AT_ONCE: usize = 16;
 
 fn open_all(
     history: &History<'_>,
@@ -95,23 +94,50 @@ fn open_all(
 ) -> Result<Vec<Cursor>, LogError> {
     let partitions: Vec<u32> = partitions.collect();
     let mut cursors = Vec::with_capacity(partitions.len());
-    for some in partitions.chunks(OPENED_AT_ONCE) {
+    for some in partitions.chunks(AT_ONCE) {
         let opened: Vec<Result<Cursor, LogError>> = std::thread::scope(|scope| {
             let opening: Vec<_> = some
                 .iter()
                 .map(|partition| scope.spawn(|| Cursor::open(history, query, *partition)))
                 .collect();
-            let panicked = |_| Err(LogError::Fatal("a thread panicked".into()));
-            opening
-                .into_iter()
-                .map(|one| one.join().unwrap_or_else(panicked))
-                .collect()
+            opening.into_iter().map(joined).collect()
         });
         for cursor in opened {
             cursors.push(cursor?);
         }
     }
     Ok(cursors)
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, LogError>>) -> Result<T, LogError> {
+    let panicked = |_| Err(LogError::Fatal("a thread panicked".into()));
+    thread.join().unwrap_or_else(panicked)
+}
+
+/// Reads on where nothing is at hand: where more is known to come, all wait for it at once.
+fn fill_all(cursors: &mut [Cursor]) -> Result<(), LogError> {
+    let (mut waiting, at_end): (Vec<&mut Cursor>, Vec<_>) = cursors
+        .iter_mut()
+        .filter(|cursor| cursor.ready.is_empty() && !cursor.ranges.is_empty())
+        .partition(|cursor| !cursor.caught_up);
+    for cursor in at_end {
+        cursor.fill()?;
+    }
+    if let [one] = &mut *waiting {
+        return one.fill();
+    }
+    for some in waiting.chunks_mut(AT_ONCE) {
+        std::thread::scope(|scope| {
+            let filling: Vec<_> = some
+                .iter_mut()
+                .map(|cursor| scope.spawn(|| cursor.fill()))
+                .collect();
+            // All of them are waited for, whatever the first says.
+            let filled: Vec<_> = filling.into_iter().map(joined).collect();
+            filled.into_iter().collect::<Result<(), LogError>>()
+        })?;
+    }
+    Ok(())
 }
 
 /// The cursor whose record is the oldest; `None`: one of them must be read first.
