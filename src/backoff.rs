@@ -1,4 +1,4 @@
-//! Pauses between tries.
+//! Pauses between tries, and between transactions.
 
 use std::time::Duration;
 
@@ -20,4 +20,17 @@ impl Backoff {
             .min(self.most);
         whole.mul_f64(rand::random_range(0.5..=1.0))
     }
+}
+
+/// The longest rest between two transactions of whoever commits in groups and is busy.
+const REST: Duration = Duration::from_millis(20);
+/// After so many records it is that long.
+const RESTING: u32 = 200;
+/// Records that are worth a transaction of their own: nobody rests for more.
+pub const WORTH: usize = 2_000;
+
+/// How long to rest after a transaction of so many records, so that the next has more of them: a transaction costs a broker or
+/// a database about as much as some hundred records. Few records, as an idle system has them, are not kept waiting.
+pub fn rest(records: usize) -> Duration {
+    REST * RESTING.min(records as u32) / RESTING
 }

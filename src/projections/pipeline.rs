@@ -32,6 +32,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
+    backoff::{WORTH, rest},
     clock::Clock,
     log::Fetched,
     store::{
@@ -47,22 +48,10 @@ const MONTHS_REST: Duration = Duration::from_mins(1);
 const BATCHES: u32 = 8;
 /// … and how long it may stay open. Its rows are seen, and others may take over, when it ends.
 const OPEN: Duration = Duration::from_secs(1);
-/// The longest rest between two transactions of a busy pipeline.
-const REST: Duration = Duration::from_millis(20);
-/// After a transaction of so many records it rests so long.
-const RESTING: usize = 200;
-/// Records that are worth a transaction of their own.
-const WORTH: usize = 2_000;
 /// How long is waited for what is dropped anyway.
 const SOON: Duration = Duration::from_secs(5);
 /// Memory that is kept for the next batch while there is nothing to do.
 const IDLE_BYTES: usize = 1 << 20;
-
-/// How long Postgres rests after a transaction of so many records, so that the next has more of them: a transaction costs it
-/// as much as some hundred rows. Few records, as an idle system has them, are not kept waiting.
-fn rest(records: usize) -> Duration {
-    (REST * records.min(RESTING) as u32) / RESTING as u32
-}
 
 /// Told of each commit: how much was written since the last, and the positions.
 pub(super) type OnCommit = Box<dyn FnMut(Counts, &BTreeMap<u32, Owned>) + Send>;

@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         Err(Invalid::payload("Avro: bytes follow the last field"))
     }
 
-    pub(crate) fn byte(&mut self, field: &'static str) -> Result<u8, Invalid> {
+    fn byte(&mut self, field: &'static str) -> Result<u8, Invalid> {
         let (byte, rest) = self.rest.split_first().ok_or_else(|| broken(field))?;
         self.rest = rest;
         Ok(*byte)
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn long_long(&mut self, field: &'static str) -> Result<i64, Invalid> {
+    fn long_long(&mut self, field: &'static str) -> Result<i64, Invalid> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte(field)?;
@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes(field)?).map_err(|_| broken(field))
     }
 
-    pub(crate) fn is_some(&mut self, field: &'static str) -> Result<bool, Invalid> {
+    fn is_some(&mut self, field: &'static str) -> Result<bool, Invalid> {
         match self.long(field)? {
             0 => Ok(false),
             1 => Ok(true),

@@ -24,6 +24,7 @@ use super::{
     watermarks,
 };
 use crate::{
+    backoff::{WORTH, rest},
     chaos::{Bug, pause, planted},
     clock::{Clock, Millis, SystemClock},
     log::{Fetched, Headers, Lane, LogError, Polled, Reader, Transaction, Watermarks},
@@ -39,21 +40,8 @@ const RESTORE: Duration = Duration::from_secs(30);
 /// (`delete.retention.ms` is 24 h).
 const STALE_MS: i64 = 12 * 3600 * 1000;
 
-/// The longest rest between two transactions of a busy lane.
-const REST: Duration = Duration::from_millis(20);
 /// How often deliveries are looked for.
 const STEP: Duration = Duration::from_micros(250);
-/// Records that are worth a transaction of their own.
-const WORTH: usize = 2_000;
-
-/// How long a lane rests after so many records, so that the next transaction has more of them: a transaction costs the
-/// broker about as much as some hundred records, whatever it holds. Few records, as an idle system has them, are not kept waiting.
-fn rest(records: usize) -> Duration {
-    if records >= WORTH {
-        return Duration::ZERO;
-    }
-    (REST * records as u32 / 200).min(REST)
-}
 
 /// Notes how far the changelog has grown.
 #[derive(Clone)]
@@ -431,7 +419,9 @@ fn position_value(topic: usize, next: u64) -> Vec<u8> {
 
 impl Lane for KafkaLane {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
-        std::thread::sleep(rest(self.polled).min(wait));
+        if self.polled < WORTH {
+            std::thread::sleep(rest(self.polled).min(wait));
+        }
         self.polled = 0;
         let polled = self.group.poll_group(wait, out)?;
         self.polled = out.len();
