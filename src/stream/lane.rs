@@ -342,7 +342,6 @@ impl Runner {
         let store = lane.state().clone();
         let mut transaction = Transaction::default();
         let mut touched: BTreeMap<u32, Gathered> = BTreeMap::new();
-        let polled = Instant::now();
         for input in batch {
             let Some(task) = tasks.get_mut(&input.partition) else {
                 continue;
@@ -370,7 +369,9 @@ impl Runner {
                     transaction.outputs.push(record);
                 }
             }
-            task.inputs.insert(input.topic, (input.offset + 1, polled));
+            // Its own time: after a slow batch a partition must not look quiet, or its timers would fire too soon.
+            task.inputs
+                .insert(input.topic, (input.offset + 1, Instant::now()));
         }
         let looked = self.setup.clock.now();
         Self::fire(looked, lane, &store, tasks, &mut touched)?;
