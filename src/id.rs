@@ -83,7 +83,6 @@ pub struct Identity(pub [u8; 16]);
 impl Identity {
     /// Hashes the parts as the compact JSON array `[kind, part, …]`.
     pub fn of(kind: &str, parts: &[&str]) -> Self {
-        use sha2::{Digest, Sha256};
         let mut text = Vec::with_capacity(128);
         text.extend_from_slice(b"[\"");
         text.extend_from_slice(kind.as_bytes());
@@ -94,7 +93,13 @@ impl Identity {
             let _ = serde_json::to_writer(&mut text, part);
         }
         text.push(b']');
-        let digest = Sha256::digest(&text);
+        Self::of_json(&text)
+    }
+
+    /// Hashes a compact JSON array.
+    pub fn of_json(array: &[u8]) -> Self {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(array);
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
         Self(id)

@@ -41,8 +41,12 @@ pub(crate) fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
 }
 
 /// An array: one block of all its items, if there are any, and the empty block.
-pub(crate) fn put_array<T>(items: &[T], out: &mut Vec<u8>, put: impl Fn(&T, &mut Vec<u8>)) {
-    if !items.is_empty() {
+pub(crate) fn put_array<T>(
+    items: impl ExactSizeIterator<Item = T>,
+    out: &mut Vec<u8>,
+    put: impl Fn(T, &mut Vec<u8>),
+) {
+    if items.len() > 0 {
         put_long(items.len() as i64, out);
         for item in items {
             put(item, out);

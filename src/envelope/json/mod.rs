@@ -47,33 +47,63 @@ pub(crate) fn scan(text: &[u8], depth: usize) -> Result<u128, JsonError> {
 
 /// Whether the text begins as an object that has the member `wanted`, as far as it can be read.
 pub(crate) fn has_member(text: &str, wanted: &str) -> bool {
-    let mut scanner = Scanner::new(text);
-    scanner.spaces();
-    if !scanner.eat(b'{') {
-        return false;
+    Names::of(text).any(|(name, _)| name == wanted)
+}
+
+/// The text of the member `wanted`, if this is the text of an object that has it; of several the last, as in a map.
+pub(crate) fn member<'a>(text: &'a str, wanted: &str) -> Option<&'a str> {
+    let values = Names::of(text).filter_map(|(name, value)| (name == wanted).then_some(value));
+    let last = values.last()?;
+    let end = skip(text, last).ok()?;
+    Some(&text[last..end])
+}
+
+/// The names of the object that a text begins as, and where their values begin, as far as it can be read.
+struct Names<'a> {
+    scanner: Scanner<'a>,
+    /// Where the last one's value begins.
+    value: Option<usize>,
+}
+
+impl<'a> Names<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut scanner = Scanner::bare(text);
+        scanner.spaces();
+        if !scanner.eat(b'{') {
+            scanner.at = text.len();
+        }
+        let value = None;
+        Self { scanner, value }
     }
-    loop {
+}
+
+impl<'a> Iterator for Names<'a> {
+    type Item = (Cow<'a, str>, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let scanner = &mut self.scanner;
+        if let Some(value) = self.value.take() {
+            scanner.at = skip(scanner.text, value).ok()?;
+            scanner.spaces();
+            if !scanner.eat(b',') {
+                return None;
+            }
+        }
         scanner.spaces();
         if scanner.peek() != Some(b'"') {
-            return false;
+            return None;
         }
-        match scanner.text() {
-            Ok(name) if name == wanted => return true,
-            Ok(_) => scanner.spaces(),
-            Err(_) => return false,
-        }
-        if !scanner.eat(b':') {
-            return false;
-        }
+        let name = scanner.text().ok()?;
         scanner.spaces();
-        let Ok(end) = skip(text, scanner.at) else {
-            return false;
+        // A name is there even where nothing comes behind it.
+        let value = if scanner.eat(b':') {
+            scanner.spaces();
+            scanner.at
+        } else {
+            scanner.text.len()
         };
-        scanner.at = end;
-        scanner.spaces();
-        if !scanner.eat(b',') {
-            return false;
-        }
+        self.value = Some(value);
+        Some((name, value))
     }
 }
 
@@ -122,10 +152,18 @@ pub(crate) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         Self {
+            names: Vec::with_capacity(2 * FEW),
+            ..Self::bare(text)
+        }
+    }
+
+    /// For who needs no names.
+    fn bare(text: &'a str) -> Self {
+        Self {
             text,
             at: 0,
             depth: 0,
-            names: Vec::with_capacity(2 * FEW),
+            names: Vec::new(),
             unescaped: String::new(),
         }
     }

@@ -274,12 +274,13 @@ impl KafkaLane {
         if !with.is_empty() {
             record = record.headers(headers(with));
         }
-        let deadline = Instant::now() + TRANSACTION;
+        let mut deadline = None;
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
-                    if Instant::now() < deadline =>
+                    if Instant::now()
+                        < *deadline.get_or_insert_with(|| Instant::now() + TRANSACTION) =>
                 {
                     record = back;
                     self.producer.poll(Duration::ZERO);

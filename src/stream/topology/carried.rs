@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{json, message::Message};
+use super::{document::Document, key::KeyValues, message::Message};
 use crate::{
     clock::Millis,
     envelope::{
@@ -24,7 +24,7 @@ use crate::{
 const ROOM: usize = 256;
 
 fn put_headers(headers: &Headers, out: &mut Vec<u8>) {
-    put_array(headers, out, |(name, value), out| {
+    put_array(headers.iter(), out, |(name, value), out| {
         put_bytes(name.as_bytes(), out);
         put_optional(value.as_deref(), out);
     });
@@ -38,7 +38,7 @@ pub(super) fn encode(message: &Message) -> Result<Bytes, Rejected> {
         Some(raw) if origin.record.value.as_ref() == Some(raw) => None,
         _ => Some(message.json()?),
     };
-    let value = text.as_ref().map(String::as_bytes);
+    let value = text.as_deref();
     let source = origin.record.value.as_deref();
     let room = ROOM + value.map_or(0, <[u8]>::len) + source.map_or(0, <[u8]>::len);
     let mut out = Vec::with_capacity(room);
@@ -46,9 +46,7 @@ pub(super) fn encode(message: &Message) -> Result<Bytes, Rejected> {
     let tenant = message.tenant.as_ref().map(|t| t.as_str().as_bytes());
     put_optional(tenant, &mut out);
     put_optional(value, &mut out);
-    put_array(&message.key_values, &mut out, |text, out| {
-        put_bytes(text.as_bytes(), out);
-    });
+    put_array(message.key_values.texts(), &mut out, put_bytes);
     put_optional(message.key.as_deref(), &mut out);
     put_headers(&message.headers, &mut out);
     out.push(u8::from(message.tombstone));
@@ -76,7 +74,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Message, Rejected> {
         read.map_err(|e| damaged(format!("cannot be read: {}", e.message)))?;
     message.raw = text.or_else(|| message.origin.record.record.value.clone());
     if let Some(json) = &message.raw {
-        message.value = json::read(json, json)
+        message.document = Document::read(json)
             .map_err(|e| damaged(format!("holds a value that is no JSON: {e}")))?;
     }
     Ok(message)
@@ -93,9 +91,9 @@ impl Fields<'_> {
             None => None,
         };
         let text = self.optional("value")?;
-        let key_values = self.0.array("key_values", |fields| {
-            Ok(fields.text("key_values")?.to_owned())
-        })?;
+        let key_values = self
+            .0
+            .array("key_values", |fields| fields.text("key_values"))?;
         let key = self.optional("key")?;
         let headers = self.headers("headers")?;
         let tombstone = self.0.boolean("tombstone")?;
@@ -122,13 +120,13 @@ impl Fields<'_> {
             },
         };
         let message = Message {
-            value: vrl::value::Value::Null,
+            document: vrl::value::Value::Null.into(),
             raw: None,
             key,
             headers,
             tenant,
             tombstone,
-            key_values,
+            key_values: KeyValues::of_texts(&key_values),
             redriven: u32::try_from(redriven).unwrap_or(0),
             origin: Arc::new(origin),
         };
@@ -211,12 +209,12 @@ mod tests {
             let messages = Message::decode(&origin, &codec, None, &NoRegistry).unwrap();
             let mut message = messages.into_iter().next().unwrap().unwrap();
             message.tenant = Some(Tenant::new("acme").unwrap());
-            message.key_values = vec!["1".into(), "\"x\"".into()];
+            message.key_values = KeyValues::of_texts(&["1", "\"x\""]);
             message.redriven = 2;
             let bytes = encode(&message).unwrap();
             assert_eq!(again_by_schema(&bytes), bytes);
             let back = decode(&bytes).unwrap();
-            assert_eq!(back.value, message.value);
+            assert_eq!(back.json().unwrap(), message.json().unwrap());
             assert_eq!(back.origin, message.origin);
             assert_eq!((&back.key, &back.headers), (&message.key, &message.headers));
             assert_eq!(

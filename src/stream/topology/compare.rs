@@ -45,8 +45,8 @@ pub(super) fn came(topic: &str, fetched: &Fetched) -> Came {
             let bytes = record.value.clone().unwrap_or_default();
             match avro::decode_ingress(&bytes) {
                 Ok(event) => {
-                    let event_json = serde_json::to_value(envelope(&event, &bytes));
-                    let mut value = event_json.unwrap_or_default();
+                    let json = envelope(&event, &bytes).to_json().unwrap_or_default();
+                    let mut value = parsed(Some(&json));
                     value["tenant"] = event.tenant.as_str().into();
                     value
                 }

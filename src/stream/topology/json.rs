@@ -5,40 +5,61 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use vrl::value::{KeyString, ObjectMap, Value};
 
 use crate::envelope::json::put_string;
 
-/// Bytes of most values' JSON.
-const USUAL: usize = 512;
-
 /// Reads a JSON text that is part of `bytes`, or all of it; of another text the strings are copied.
 pub(super) fn read(text: &[u8], bytes: &Bytes) -> Result<Value, serde_json::Error> {
-    let Ok(text) = std::str::from_utf8(text) else {
+    match std::str::from_utf8(text) {
+        Ok(text) => read_text(text, bytes),
         // It says where.
-        return serde_json::from_slice(text);
-    };
+        Err(_) => serde_json::from_slice(text),
+    }
+}
+
+/// As [`read`].
+pub(super) fn read_text(text: &str, bytes: &Bytes) -> Result<Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = Part(bytes).deserialize(&mut reader)?;
     reader.end()?;
     Ok(value)
 }
 
+/// Reads a JSON text; of an object, the text of one field is left as it is.
+pub(super) fn read_but(
+    field: &str,
+    text: &Bytes,
+) -> Result<(Value, Option<Bytes>), serde_json::Error> {
+    let (Some(b'{'), Ok(string)) = (text.first(), std::str::from_utf8(text)) else {
+        return Ok((read(text, text)?, None));
+    };
+    let mut left = None;
+    let all = But {
+        field,
+        bytes: text,
+        left: &mut left,
+    };
+    let mut reader = serde_json::Deserializer::from_str(string);
+    let fields = reader.deserialize_map(all)?;
+    reader.end()?;
+    Ok((Value::Object(fields), left))
+}
+
 /// A text that is part of `bytes`; of any other text a copy.
-pub(super) fn text(text: &str, bytes: &Bytes) -> Value {
+pub(super) fn part(text: &str, bytes: &Bytes) -> Bytes {
     let (all, part) = (bytes.as_ptr_range(), text.as_bytes().as_ptr_range());
-    Value::Bytes(if all.start <= part.start && part.end <= all.end {
+    if all.start <= part.start && part.end <= all.end {
         bytes.slice_ref(text.as_bytes())
     } else {
         Bytes::copy_from_slice(text.as_bytes())
-    })
+    }
 }
 
-/// The JSON text of a value.
-pub(super) fn of(value: &Value) -> Result<Vec<u8>, serde_json::Error> {
-    let mut out = Vec::with_capacity(USUAL);
-    write(value, &mut out)?;
-    Ok(out)
+/// As [`part`], a value.
+pub(super) fn text(text: &str, bytes: &Bytes) -> Value {
+    Value::Bytes(part(text, bytes))
 }
 
 /// Writes a value.
@@ -139,6 +160,34 @@ impl<'de> Visitor<'de> for Part<'_> {
             all.insert(name, members.next_value_seed(self)?);
         }
         Ok(Value::Object(all))
+    }
+}
+
+/// An object within these bytes, but for one field.
+struct But<'a> {
+    field: &'a str,
+    bytes: &'a Bytes,
+    left: &'a mut Option<Bytes>,
+}
+
+impl<'de> Visitor<'de> for But<'_> {
+    type Value = ObjectMap;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<ObjectMap, A::Error> {
+        let mut all = ObjectMap::new();
+        while let Some(name) = members.next_key::<KeyString>()? {
+            if *name == *self.field {
+                let text = members.next_value::<&RawValue>()?.get();
+                *self.left = Some(part(text, self.bytes));
+            } else {
+                all.insert(name, members.next_value_seed(Part(self.bytes))?);
+            }
+        }
+        Ok(all)
     }
 }
 

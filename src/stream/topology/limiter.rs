@@ -7,14 +7,12 @@
 //!
 //! The timer of a key (`policy 0x00 id`) admits what waits, and drops the row when nothing in it counts any more.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 
 use super::model::{Over, RateLimit};
 use crate::{
     clock::Millis,
-    id::Identity,
+    id::{Identity, IdentityMap},
     limits::{Limit, Times},
     state::StateError,
     stream::Context,
@@ -24,8 +22,9 @@ use crate::{
 pub(super) const MOST_WAITING: u64 = 1000;
 /// Records of one key that one firing admits: the rest follows in the next transaction.
 const AT_ONCE: usize = 100;
-/// Keys in memory between transactions.
-const CACHED: usize = 4096;
+/// Admissions of the keys in memory that are of late ([`Kept`]), a key counting for some more.
+const LATE: usize = 1 << 18;
+const KEY: usize = 8;
 
 /// What becomes of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +51,17 @@ struct Slot {
 /// The keys of one partition. What is in memory follows from the state: it is made anew after an abort.
 #[derive(Default)]
 pub(super) struct Limiter {
-    slots: HashMap<Identity, Slot>,
+    kept: Kept,
+    /// Keys that changed in the open transaction.
+    changed: Vec<Identity>,
+}
+
+/// Keys in memory: those of late, and those of before, which are forgotten when those of late have become many.
+#[derive(Default)]
+struct Kept {
+    late: IdentityMap<Slot>,
+    weight: usize,
+    before: IdentityMap<Slot>,
 }
 
 fn row(letter: u8, id: &Identity) -> Vec<u8> {
@@ -93,21 +102,34 @@ impl RateLimit {
     }
 }
 
-impl Limiter {
+impl Kept {
     fn slot(&mut self, id: Identity, cx: &Context<'_>) -> Result<&mut Slot, StateError> {
         use std::collections::hash_map::Entry;
-        match self.slots.entry(id) {
+        match self.late.entry(id) {
             Entry::Occupied(slot) => Ok(slot.into_mut()),
             Entry::Vacant(vacant) => {
-                let slot = match cx.get(&row(b'l', &id))? {
-                    Some(bytes) => Slot::decode(&bytes)?,
-                    None => Slot::default(),
+                let slot = if let Some(slot) = self.before.remove(&id) {
+                    slot
+                } else if let Some(bytes) = cx.get(&row(b'l', &id))? {
+                    Slot::decode(&bytes)?
+                } else {
+                    Slot::default()
                 };
+                self.weight += KEY + slot.times.len();
                 Ok(vacant.insert(slot))
             }
         }
     }
 
+    fn age(&mut self) {
+        if self.weight > LATE {
+            self.before = std::mem::take(&mut self.late);
+            self.weight = 0;
+        }
+    }
+}
+
+impl Limiter {
     /// Judges a record at `now`; `record` is what is kept of it should it wait.
     pub(super) fn judge<E: From<StateError>>(
         &mut self,
@@ -118,7 +140,7 @@ impl Limiter {
         record: impl FnOnce() -> Result<Bytes, E>,
     ) -> Result<Verdict, E> {
         let sliding = limit.as_limit();
-        let slot = self.slot(id, cx)?;
+        let slot = self.kept.slot(id, cx)?;
         let refused = if slot.head == slot.tail {
             slot.times.admit(sliding, now).err()
         } else {
@@ -126,10 +148,11 @@ impl Limiter {
             Some(slot.times.next_free(sliding).unwrap_or(now).max(now))
         };
         let Some(at) = refused else {
-            slot.changed = true;
+            slot.change(id, &mut self.changed);
             if slot.timer.is_none() {
                 slot.set_timer(slot.times.empty_at(sliding), limit, &id, cx);
             }
+            self.kept.weight += 1;
             return Ok(Verdict::Pass);
         };
         if limit.over == Over::Reject || slot.tail - slot.head >= MOST_WAITING {
@@ -137,7 +160,7 @@ impl Limiter {
         }
         cx.put(&waiting(&id, slot.tail), record()?);
         slot.tail += 1;
-        slot.changed = true;
+        slot.change(id, &mut self.changed);
         if slot.timer.is_none_or(|timer| timer > at) {
             slot.set_timer(Some(at), limit, &id, cx);
         }
@@ -153,9 +176,9 @@ impl Limiter {
         cx: &mut Context<'_>,
     ) -> Result<Vec<Bytes>, StateError> {
         let sliding = limit.as_limit();
-        let slot = self.slot(id, cx)?;
+        let slot = self.kept.slot(id, cx)?;
         slot.timer = None;
-        slot.changed = true;
+        slot.change(id, &mut self.changed);
         let mut admitted = Vec::new();
         while slot.head < slot.tail
             && admitted.len() < AT_ONCE
@@ -177,6 +200,7 @@ impl Limiter {
             slot.times = Times::default();
         }
         slot.set_timer(due, limit, &id, cx);
+        self.kept.weight += admitted.len();
         Ok(admitted)
     }
 
@@ -186,7 +210,8 @@ impl Limiter {
         id: Identity,
         cx: &mut Context<'_>,
     ) -> Result<Vec<Bytes>, StateError> {
-        let slot = self.slot(id, cx)?;
+        let slot = self.kept.slot(id, cx)?;
+        slot.change(id, &mut self.changed);
         let mut left = Vec::new();
         while slot.head < slot.tail {
             let key = waiting(&id, slot.head);
@@ -205,24 +230,30 @@ impl Limiter {
 
     /// Writes the keys that changed: one row each, however many records there were.
     pub(super) fn close(&mut self, cx: &mut Context<'_>) {
-        for (id, slot) in &mut self.slots {
-            if !std::mem::take(&mut slot.changed) {
+        for id in self.changed.drain(..) {
+            let Some(slot) = self.kept.late.get_mut(&id) else {
                 continue;
-            }
-            let row = row(b'l', id);
+            };
+            slot.changed = false;
+            let row = row(b'l', &id);
             if slot.times.is_empty() && slot.head == slot.tail {
                 cx.delete(&row);
             } else {
                 cx.put(&row, slot.encode());
             }
         }
-        if self.slots.len() > CACHED {
-            self.slots.clear();
-        }
+        self.kept.age();
     }
 }
 
 impl Slot {
+    /// It is written when the transaction closes.
+    fn change(&mut self, id: Identity, changed: &mut Vec<Identity>) {
+        if !std::mem::replace(&mut self.changed, true) {
+            changed.push(id);
+        }
+    }
+
     fn set_timer(
         &mut self,
         due: Option<Millis>,

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use vrl::value::{KeyString, ObjectMap, Value};
 
 use super::{
-    codec::{Codec, Part},
+    codec::{Codec, Part, json_of},
+    document::Document,
     json,
+    key::KeyValues,
     model::{KeyField, KeyFields},
 };
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
     envelope::{
         Data, Event, Form, Invalid, avro,
         foreign::Schemas,
+        json::put_string,
         kafka::{Inbound, TENANT_HEADER, read},
         parse_structured,
     },
@@ -28,8 +31,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     /// `.` of the programs.
-    pub(super) value: Value,
-    /// The JSON text of the value as long as no program has changed it: numbers keep all their digits.
+    pub(super) document: Document,
+    /// The JSON text of the document as long as no program has changed it: numbers keep all their digits.
     pub(super) raw: Option<Bytes>,
     /// `%key`: the key on a foreign topic.
     pub(super) key: Option<Bytes>,
@@ -39,8 +42,8 @@ pub(super) struct Message {
     pub(super) tenant: Option<Tenant>,
     /// It ends its entity.
     pub(super) tombstone: bool,
-    /// The JSON text of each field of the key.
-    pub(super) key_values: Vec<String>,
+    /// The fields of the key that steps keep their state by.
+    pub(super) key_values: KeyValues,
     /// How often its record went back from the dead letters (0: never).
     pub(super) redriven: u32,
     pub(super) origin: Arc<Origin>,
@@ -54,7 +57,7 @@ pub(super) enum Normalised {
     Json(String),
 }
 
-fn refused(code: &'static str, message: impl Into<String>) -> Rejected {
+pub(super) fn refused(code: &'static str, message: impl Into<String>) -> Rejected {
     Rejected {
         code: code.into(),
         message: message.into(),
@@ -119,13 +122,13 @@ impl Message {
             None => Arc::clone(origin),
         };
         Ok(Self {
-            value: part.value,
+            document: part.value.into(),
             raw: part.json,
             key: record.key.clone(),
             headers: record.headers.clone(),
             tenant,
             tombstone: false,
-            key_values: Vec::new(),
+            key_values: KeyValues::default(),
             redriven: 0,
             origin,
         })
@@ -179,26 +182,24 @@ impl Message {
     fn of_event(event: &Event<'_>, origin: &Arc<Origin>) -> Self {
         let record = &origin.record.record;
         Self {
-            value: envelope(event, record.value.as_ref().unwrap_or(&Bytes::new())),
+            document: envelope(event, record.value.as_ref().unwrap_or(&Bytes::new())),
             raw: None,
             key: record.key.clone(),
             headers: record.headers.clone(),
             tenant: Some(event.tenant.clone()),
             tombstone: event.tombstone,
-            key_values: Vec::new(),
+            key_values: KeyValues::default(),
             redriven: 0,
             origin: Arc::clone(origin),
         }
     }
 
-    /// The JSON text of the value.
-    pub(super) fn json(&self) -> Result<String, Rejected> {
-        if let Some(raw) = &self.raw
-            && let Ok(text) = std::str::from_utf8(raw)
-        {
-            return Ok(text.to_owned());
+    /// The JSON text of the document.
+    pub(super) fn json(&self) -> Result<Bytes, Rejected> {
+        match &self.raw {
+            Some(raw) => Ok(raw.clone()),
+            None => json_of(&self.document),
         }
-        json_of(&self.value, "invalid_payload")
     }
 
     /// `%` of the programs.
@@ -269,24 +270,7 @@ impl Message {
 
     /// Reads the fields of a key.
     pub(super) fn set_key(&mut self, fields: &KeyFields) -> Result<(), Rejected> {
-        let mut values = Vec::with_capacity(fields.fields.len());
-        for field in &fields.fields {
-            let text = match (field, &self.tenant) {
-                // Its letters need no escape.
-                (KeyField::Tenant, Some(tenant)) => Some(format!("\"{tenant}\"")),
-                (KeyField::Tenant, None) => None,
-                (KeyField::Field(path), _) => match self.value.get(path) {
-                    None | Some(Value::Null) => None,
-                    Some(value) => Some(json_of(value, "missing_key")?),
-                },
-            };
-            values.push(text.ok_or_else(|| {
-                refused(
-                    "missing_key",
-                    format!("the record has no `{field}`, by which it is keyed"),
-                )
-            })?);
-        }
+        let values = KeyValues::read(fields, &self.document, self.tenant.as_ref())?;
         // One text is the key as it is, so that others find it; anything else is a JSON array.
         self.key = Some(match &*fields.fields {
             [KeyField::Tenant] => self
@@ -295,22 +279,37 @@ impl Message {
                 .map_or("", Tenant::as_str)
                 .to_owned()
                 .into(),
-            [KeyField::Field(path)] => match self.value.get(path) {
+            [KeyField::Field(path)] => match self.document.get(path) {
                 Some(value) => value.coerce_to_bytes(),
                 None => Bytes::new(),
             },
-            _ => array(&values),
+            _ => values.array().clone(),
         });
         self.key_values = values;
         Ok(())
     }
 
-    /// What makes it one for a step that keeps state, `scope` telling steps apart. Tenants never meet.
+    /// Reads the fields that the record's own key, which stays, is made of.
+    pub(super) fn keyed_by(&mut self, fields: &KeyFields) -> Result<(), Rejected> {
+        self.key_values = KeyValues::read(fields, &self.document, self.tenant.as_ref())?;
+        Ok(())
+    }
+
+    /// What makes it one for a step that keeps state, `scope` telling steps apart: `[kind, scope, tenant, value of the key, …]`.
+    /// Tenants never meet.
     pub(super) fn identity(&self, kind: &str, scope: &str) -> Identity {
+        let mut text = Vec::with_capacity(192);
         let tenant = self.tenant.as_ref().map_or("", Tenant::as_str);
-        let mut parts = vec![scope, tenant];
-        parts.extend(self.key_values.iter().map(String::as_str));
-        Identity::of(kind, &parts)
+        for part in [kind, scope, tenant] {
+            text.push(if text.is_empty() { b'[' } else { b',' });
+            put_string(part, &mut text);
+        }
+        for value in self.key_values.texts() {
+            text.push(b',');
+            text.extend_from_slice(value);
+        }
+        text.push(b']');
+        Identity::of_json(&text)
     }
 
     /// The record for `ingress`.
@@ -320,29 +319,22 @@ impl Message {
             .as_ref()
             .ok_or_else(|| Rejected::from(Invalid::missing("tenant")))?;
         let received = self.origin.record.timestamp;
-        let written;
         // A CloudEvent may have no data; what ends an entity has none.
-        let absent = match &self.value {
-            Value::Object(fields) => {
-                !fields.contains_key("data")
-                    && !fields.contains_key("data_base64")
-                    && (self.tombstone || fields.contains_key("specversion"))
+        let has = |field| self.document.has(field);
+        let absent = self.document.is_object()
+            && !has("data")
+            && !has("data_base64")
+            && (self.tombstone || has("specversion"));
+        let text = if absent {
+            let mut with_data = self.document.clone();
+            if let Value::Object(fields) = with_data.whole() {
+                fields.insert("data".into(), Value::Null);
             }
-            _ => false,
+            json_of(&with_data)?
+        } else {
+            self.json()?
         };
-        let text: &[u8] = match &self.raw {
-            Some(raw) if !absent => raw,
-            _ => {
-                let mut value = self.value.clone();
-                if absent && let Value::Object(fields) = &mut value {
-                    fields.insert("data".into(), Value::Null);
-                }
-                written =
-                    json::of(&value).map_err(|e| refused("invalid_payload", e.to_string()))?;
-                &written
-            }
-        };
-        let mut event = parse_structured(text, Form::OmniLink, tenant, received)?.event;
+        let mut event = parse_structured(&text, Form::OmniLink, tenant, received)?.event;
         if absent {
             event.data = Data::Absent;
             event.tombstone = self.tombstone;
@@ -363,7 +355,7 @@ impl Message {
     pub(super) fn to_foreign(&self, codec: &Codec) -> Result<Record, Rejected> {
         let value = match &self.raw {
             Some(raw) if *codec != Codec::Text => raw.clone(),
-            _ => codec.encode(&self.value)?,
+            _ => codec.encode(&self.document)?,
         };
         Ok(Record {
             key: self.key.clone(),
@@ -373,43 +365,18 @@ impl Message {
     }
 }
 
-/// The JSON text of a value; the code is for what has none.
-fn json_of(value: &Value, code: &'static str) -> Result<String, Rejected> {
-    let text = json::of(value).map_err(|e| e.to_string());
-    text.and_then(|text| String::from_utf8(text).map_err(|e| e.to_string()))
-        .map_err(|e| refused(code, format!("the value has no JSON form: {e}")))
-}
-
-/// A JSON array of JSON texts.
-pub(super) fn array(texts: &[String]) -> Bytes {
-    let mut out = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum::<usize>() + 1);
-    out.push(b'[');
-    for (n, text) in texts.iter().enumerate() {
-        if n > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(text.as_bytes());
-    }
-    out.push(b']');
-    out.into()
-}
-
 /// As a timestamp of VRL's.
 fn vrl_time(at: Millis) -> Value {
     chrono::DateTime::from_timestamp_millis(at.0).map_or(Value::Null, Value::Timestamp)
 }
 
 /// An event as the JSON object that producers send. Its texts are parts of the record's bytes where they can be.
-pub(super) fn envelope(event: &Event<'_>, record: &Bytes) -> Value {
+pub(super) fn envelope(event: &Event<'_>, record: &Bytes) -> Document {
     let part = |part: &str| json::text(part, record);
     let optional = |text: &Option<Cow<'_, str>>| text.as_deref().map(part);
     let (data, data_base64) = match &event.data {
         Data::Absent => (None, None),
-        Data::Json(text) => {
-            let data = json::read(text.as_bytes(), record);
-            // It was checked when it came in.
-            (Some(data.unwrap_or(Value::Null)), None)
-        }
+        Data::Json(text) => (Some(json::part(text, record)), None),
         Data::Binary(bytes) => (None, Some(STANDARD.encode(bytes).into())),
     };
     let entity = event.entity.as_ref().map(|entity| {
@@ -424,7 +391,6 @@ pub(super) fn envelope(event: &Event<'_>, record: &Bytes) -> Value {
     let fields = [
         ("causationid", optional(&event.causation_id)),
         ("correlationid", optional(&event.correlation_id)),
-        ("data", data),
         ("data_base64", data_base64),
         ("entity", entity),
         ("id", Some(part(&event.id))),
@@ -437,11 +403,14 @@ pub(super) fn envelope(event: &Event<'_>, record: &Bytes) -> Value {
     ];
     let mut envelope: ObjectMap = present(fields).collect();
     if event.extensions != "{}"
-        && let Ok(Value::Object(mut extensions)) = json::read(event.extensions.as_bytes(), record)
+        && let Ok(Value::Object(mut extensions)) = json::read_text(&event.extensions, record)
     {
         envelope.append(&mut extensions);
     }
-    Value::Object(envelope)
+    match data {
+        Some(data) => Document::with_data(envelope, data),
+        None => Value::Object(envelope).into(),
+    }
 }
 
 /// The fields that are there.

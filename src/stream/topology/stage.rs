@@ -13,11 +13,12 @@ use vrl::value::Value;
 use super::{
     carried,
     codec::Codec,
+    document::Subject,
     limiter::{Limiter, Verdict, parse_timer},
-    message::{self, Message, Normalised},
+    message::{Message, Normalised},
     model::{KeyFields, RateLimit, When},
     plan::{Do, Input, Plan, Stage},
-    vrl::{FUEL, Machine, Vrl, target},
+    vrl::{FUEL, Machine, Vrl},
 };
 use crate::{
     clock::{Clock, Millis},
@@ -226,7 +227,7 @@ impl StageTransform {
         let times = self.redriven(origin);
         for message in &mut messages {
             if let Some(key) = &stage.keyed_by {
-                set_key(message, key);
+                keyed_by(message, key);
             }
             if let Ok(message) = message {
                 message.redriven = times;
@@ -343,7 +344,7 @@ impl StageTransform {
         }
         if let Some(topic) = &stage.rekey_to {
             let record = Record {
-                key: Some(partition_key(&message)),
+                key: Some(message.key_values.array().clone()),
                 value: Some(carried::encode(&message)?),
                 headers: Vec::new(),
             };
@@ -373,13 +374,13 @@ impl StageTransform {
         } else {
             Value::Null
         };
-        let value = std::mem::replace(&mut message.value, Value::Null);
-        let mut target = target(value, metadata);
-        self.machine.run(vrl, &mut target)?;
+        let document = std::mem::replace(&mut message.document, Value::Null.into());
+        let mut subject = Subject::new(document, metadata, vrl);
+        self.machine.run(vrl, &mut subject)?;
         if vrl.sets_metadata {
-            message.set_metadata(&target.metadata)?;
+            message.set_metadata(&subject.metadata)?;
         }
-        message.value = target.value;
+        message.document = subject.document;
         message.raw = None;
         Ok(message)
     }
@@ -398,10 +399,10 @@ impl StageTransform {
         } else {
             Value::Null
         };
-        let value = std::mem::replace(&mut message.value, Value::Null);
-        let mut target = target(value, metadata);
-        let result = self.machine.run(vrl, &mut target);
-        message.value = target.value;
+        let document = std::mem::replace(&mut message.document, Value::Null.into());
+        let mut subject = Subject::new(document, metadata, vrl);
+        let result = self.machine.run(vrl, &mut subject);
+        message.document = subject.document;
         // The check has made sure that it is one.
         Ok(matches!(result?, Value::Boolean(true)))
     }
@@ -515,21 +516,11 @@ impl StageTransform {
     }
 }
 
-fn set_key(message: &mut Result<Message, Rejected>, fields: &KeyFields) {
-    if let Ok(one) = message {
-        // The record's own key stays: the fields only say what it is made of.
-        let key = one.key.clone();
-        match one.set_key(fields) {
-            Ok(()) => one.key = key,
-            Err(rejected) => {
-                let value = one.origin.record.record.value.clone();
-                *message = Err(Rejected { value, ..rejected });
-            }
-        }
+fn keyed_by(message: &mut Result<Message, Rejected>, fields: &KeyFields) {
+    if let Ok(one) = message
+        && let Err(rejected) = one.keyed_by(fields)
+    {
+        let value = one.origin.record.record.value.clone();
+        *message = Err(Rejected { value, ..rejected });
     }
-}
-
-/// What chooses the partition of a record within a topology.
-fn partition_key(message: &Message) -> Bytes {
-    message::array(&message.key_values)
 }

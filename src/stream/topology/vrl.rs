@@ -8,16 +8,17 @@ use std::{
 
 use vrl::{
     compiler::{
-        CompileConfig, Function, Program, TargetValue, TimeZone, TypeState,
+        CompileConfig, Function, Program, Target, TimeZone, TypeState,
         runtime::{Runtime, Terminate},
         state::{ExternalEnv, LocalEnv},
     },
     diagnostic::{Diagnostic, DiagnosticList, Note},
-    path::PathPrefix,
-    value::{Kind, Secrets, Value, kind::Collection},
+    path::{OwnedValuePath, PathPrefix},
+    value::{Kind, Value, kind::Collection},
 };
 
 use super::{
+    document::into_data,
     nesting::{MOST_LEVELS, too_deep},
     problem::Problems,
     yaml::Text,
@@ -67,6 +68,8 @@ pub(super) struct Vrl {
     pub(super) reads_metadata: bool,
     /// It sets metadata.
     pub(super) sets_metadata: bool,
+    /// The fields within `data` that it reads.
+    pub(super) looks: Arc<[OwnedValuePath]>,
 }
 
 /// Compiles a program that stands in a file; says what is wrong with it, in the file's own lines.
@@ -125,6 +128,7 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
     Some(Vrl {
         reads_metadata: sets_metadata || metadata(&info.target_queries),
         sets_metadata,
+        looks: into_data(info.target_queries.iter()).cloned().collect(),
         program: Arc::new(program),
     })
 }
@@ -234,7 +238,7 @@ impl Machine {
     }
 
     /// Runs a program on a target, which it changes; answers the value of its last expression.
-    pub(super) fn run(&mut self, vrl: &Vrl, target: &mut TargetValue) -> Result<Value, Rejected> {
+    pub(super) fn run(&mut self, vrl: &Vrl, target: &mut dyn Target) -> Result<Value, Rejected> {
         let mut left = self.fuel;
         let mut control = || match left.checked_sub(1) {
             Some(rest) => {
@@ -261,14 +265,5 @@ impl Machine {
             message,
             value: None,
         })
-    }
-}
-
-/// What a program works on.
-pub(super) fn target(value: Value, metadata: Value) -> TargetValue {
-    TargetValue {
-        value,
-        metadata,
-        secrets: Secrets::new(),
     }
 }

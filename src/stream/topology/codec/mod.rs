@@ -10,7 +10,7 @@ use bytes::Bytes;
 use vrl::value::Value;
 
 pub(super) use self::file::read;
-use super::json;
+use super::{document::Document, json};
 use crate::{
     envelope::{avro, foreign, foreign::Schemas, kafka::Unread},
     stream::{Failure, Rejected},
@@ -93,18 +93,11 @@ impl Codec {
     }
 
     /// The bytes of a value: its JSON, or a text as it is where the codec is `text`.
-    pub(super) fn encode(&self, value: &Value) -> Result<Bytes, Rejected> {
-        if *self == Self::Text
-            && let Some(text) = value.as_bytes()
-        {
-            return Ok(text.clone());
+    pub(super) fn encode(&self, document: &Document) -> Result<Bytes, Rejected> {
+        match document.as_text() {
+            Some(text) if *self == Self::Text => Ok(text.clone()),
+            _ => json_of(document),
         }
-        json::of(value).map(Bytes::from).map_err(|e| {
-            refused(
-                "invalid_payload",
-                format!("the value has no JSON form: {e}"),
-            )
-        })
     }
 
     /// The bytes of what a test gives. Of Avro it gives the JSON, for there is no registry to ask.
@@ -124,6 +117,15 @@ impl Codec {
             other => other.clone(),
         }
     }
+}
+
+/// The JSON text of a document.
+pub(super) fn json_of(document: &Document) -> Result<Bytes, Rejected> {
+    let written = document.to_json();
+    written.map(Bytes::from).map_err(|e| {
+        let message = format!("the value has no JSON form: {e}");
+        refused("invalid_payload", message)
+    })
 }
 
 /// For the fuzz target: how many fields each row has, or the code of what is wrong with it.
