@@ -302,7 +302,7 @@ mod tests {
     use super::{
         super::{
             problem::{Problems, SourceFile},
-            vrl::{FUEL, Machine, Use, compile},
+            vrl::{BOUNDS, Machine, Use, compile},
             yaml,
         },
         *,
@@ -330,7 +330,7 @@ mod tests {
     /// What a program leaves behind, and whether `data` are unread still.
     fn run(vrl: &Vrl, document: Document) -> (serde_json::Value, Value, String, bool) {
         let mut subject = Subject::new(document, Value::Object(ObjectMap::new()), vrl);
-        let result = Machine::new(FUEL).run(vrl, &mut subject);
+        let result = Machine::new(BOUNDS).run(vrl, &mut subject);
         let unread = subject.document.data.is_some();
         let result = format!("{result:?}");
         (json(&subject.document), subject.metadata, result, unread)

@@ -18,7 +18,7 @@ use super::{
     message::{Message, Normalised},
     model::{KeyFields, RateLimit, When},
     plan::{Do, Input, Plan, Stage},
-    vrl::{FUEL, Machine, Vrl},
+    vrl::{BOUNDS, Machine, Vrl},
 };
 use crate::{
     clock::{Clock, Millis},
@@ -108,7 +108,7 @@ impl Processor for StageProcessor {
         Ok(Box::new(StageTransform {
             stage: Arc::clone(&self.stage),
             shared: Arc::clone(&self.shared),
-            machine: Machine::new(FUEL),
+            machine: Machine::new(BOUNDS),
             window,
             limiter: Limiter::default(),
             seen: Vec::new(),

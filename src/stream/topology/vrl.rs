@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp, deallocatedp};
 use vrl::{
     compiler::{
         CompileConfig, Function, Program, Target, TimeZone, TypeState,
@@ -25,8 +26,20 @@ use super::{
 };
 use crate::stream::Rejected;
 
-/// Expressions that one run may evaluate: some tenths of a second.
-pub(super) const FUEL: u32 = 1_000_000;
+/// What one run may use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Expressions that it evaluates.
+    pub(super) fuel: u32,
+    /// Bytes that it holds between two expressions.
+    pub(super) memory: u64,
+}
+
+/// Some tenths of a second, and many times what a record may have.
+pub(super) const BOUNDS: Bounds = Bounds {
+    fuel: 1_000_000,
+    memory: 64 << 20,
+};
 
 /// Functions of VRL that a topology cannot use, and what is there instead.
 const LEFT_OUT: [(&str, &str); 13] = [
@@ -224,28 +237,30 @@ fn one_line(text: &str) -> String {
 pub(super) struct Machine {
     runtime: Runtime,
     zone: TimeZone,
-    fuel: u32,
+    bounds: Bounds,
 }
 
 impl Machine {
-    pub(super) fn new(fuel: u32) -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             runtime: Runtime::default(),
             // Whatever the machine's own is: the same record gives the same everywhere.
             zone: TimeZone::parse("UTC").unwrap_or_default(),
-            fuel,
+            bounds,
         }
     }
 
     /// Runs a program on a target, which it changes; answers the value of its last expression.
     pub(super) fn run(&mut self, vrl: &Vrl, target: &mut dyn Target) -> Result<Value, Rejected> {
-        let mut left = self.fuel;
+        let Bounds { fuel, memory } = self.bounds;
+        let mut left = fuel;
+        let held = Held::now();
         let mut control = || match left.checked_sub(1) {
-            Some(rest) => {
+            Some(rest) if held.since() <= memory => {
                 left = rest;
                 ControlFlow::Continue(())
             }
-            None => ControlFlow::Break(()),
+            _ => ControlFlow::Break(()),
         };
         self.runtime.clear();
         let result =
@@ -253,9 +268,13 @@ impl Machine {
                 .resolve_with_control(target, &vrl.program, &self.zone, &mut control);
         let (code, message) = match result {
             Ok(value) => return Ok(value),
-            Err(Terminate::Interrupted) => (
+            Err(Terminate::Interrupted) if left == 0 => (
                 "vrl_out_of_fuel",
-                format!("the program was stopped after {} expressions", self.fuel),
+                format!("the program was stopped after {fuel} expressions"),
+            ),
+            Err(Terminate::Interrupted) => (
+                "vrl_out_of_memory",
+                format!("the program was stopped when it held more than {memory} bytes"),
             ),
             Err(Terminate::Abort(error)) => ("vrl_abort", error.to_string()),
             Err(Terminate::Error(error)) => ("vrl_error", error.to_string()),
@@ -265,5 +284,37 @@ impl Machine {
             message,
             value: None,
         })
+    }
+}
+
+thread_local! {
+    /// The allocator's own counts of what this thread has allocated and freed.
+    static COUNTS: Option<(ThreadLocal<u64>, ThreadLocal<u64>)> =
+        allocatedp::read().ok().zip(deallocatedp::read().ok());
+}
+
+/// What this thread held at a time.
+struct Held {
+    counts: Option<(ThreadLocal<u64>, ThreadLocal<u64>)>,
+    then: u64,
+}
+
+impl Held {
+    fn now() -> Self {
+        let counts = COUNTS.with(Clone::clone);
+        let mut held = Self { counts, then: 0 };
+        held.then = held.bytes();
+        held
+    }
+
+    fn bytes(&self) -> u64 {
+        let counts = self.counts.as_ref();
+        counts.map_or(0, |(allocated, freed)| allocated.get().wrapping_sub(freed.get()))
+    }
+
+    /// Bytes that it holds more than then.
+    fn since(&self) -> u64 {
+        let more = self.bytes().wrapping_sub(self.then) as i64;
+        u64::try_from(more).unwrap_or(0)
     }
 }
