@@ -422,6 +422,38 @@ mod tests {
         assert!(Document::read(&Bytes::from_static(b"{\"data\":{]}")).is_err());
     }
 
+    proptest::proptest! {
+        /// Whatever the data are, and whatever path leads into them: the same as with all of them read, and as they came.
+        #[test]
+        fn any_data_are_the_same_unread(
+            data in json::tests::any_json(),
+            names in proptest::collection::vec("[a-c]?", 0..3),
+            wide in proptest::bool::ANY,
+        ) {
+            // Names that are really there, as far as they go.
+            let mut at = &data;
+            let mut path = OwnedValuePath::single_field("data");
+            for name in names {
+                let first = at.as_object().and_then(|fields| fields.iter().next());
+                let name = first.map_or(&name, |(name, _)| name);
+                path.push_field(name);
+                at = at.get(name).unwrap_or(&serde_json::Value::Null);
+            }
+            let event = serde_json::json!({"a": 1, "data": data, "z": null});
+            let text = if wide {
+                serde_json::to_string_pretty(&event)
+            } else {
+                serde_json::to_string(&event)
+            };
+            let bytes = Bytes::from(text.unwrap());
+            let unread = Document::read(&bytes).unwrap();
+            let whole = Document::from(json::read(&bytes, &bytes).unwrap());
+            proptest::prop_assert_eq!(unread.get(&path), whole.get(&path));
+            proptest::prop_assert_eq!(json(&unread), event);
+            proptest::prop_assert_eq!(unread.into_value(), whole.into_value());
+        }
+    }
+
     #[test]
     fn fields_are_found_by_path() {
         let document = Document::read(&Bytes::from_static(EVENT.as_bytes())).unwrap();

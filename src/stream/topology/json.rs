@@ -192,12 +192,12 @@ impl<'de> Visitor<'de> for But<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    pub(in crate::stream::topology) fn any_json() -> impl Strategy<Value = serde_json::Value> {
         let leaf = prop_oneof![
             Just(serde_json::Value::Null),
             any::<bool>().prop_map(Into::into),

@@ -309,7 +309,9 @@ impl Held {
 
     fn bytes(&self) -> u64 {
         let counts = self.counts.as_ref();
-        counts.map_or(0, |(allocated, freed)| allocated.get().wrapping_sub(freed.get()))
+        counts.map_or(0, |(allocated, freed)| {
+            allocated.get().wrapping_sub(freed.get())
+        })
     }
 
     /// Bytes that it holds more than then.
