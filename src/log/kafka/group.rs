@@ -92,7 +92,8 @@ impl GroupConsumer {
             .set("auto.offset.reset", reset)
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", "2000");
+            // A member learns of others that come and go by its heartbeat; until it does, they wait.
+            .set("heartbeat.interval.ms", "500");
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context.clone())?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&names)?;
