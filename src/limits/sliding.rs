@@ -52,6 +52,17 @@ impl Times {
         Some(Millis(newest.saturating_add(limit.window_ms)))
     }
 
+    /// When the newest one happened.
+    pub fn newest(&self) -> Option<Millis> {
+        self.0.back().copied().map(Millis)
+    }
+
+    /// Adds one that was admitted before, after all others.
+    pub fn add(&mut self, at: Millis) {
+        let at = self.0.back().map_or(at.0, |last| at.0.max(*last));
+        self.0.push_back(at);
+    }
+
     fn prune(&mut self, limit: Limit, now: i64) {
         while self
             .0

@@ -14,7 +14,7 @@ use super::{
     carried,
     codec::Codec,
     document::Subject,
-    limiter::{Limiter, Verdict, parse_timer},
+    limiter::{self, Limiter, Verdict, parse_timer},
     message::{Message, Normalised},
     model::{KeyFields, RateLimit, When},
     plan::{Do, Input, Plan, Stage},
@@ -110,7 +110,7 @@ impl Processor for StageProcessor {
             shared: Arc::clone(&self.shared),
             machine: Machine::new(BOUNDS),
             window,
-            limiter: Limiter::default(),
+            limiter: Limiter::load(state, space, limiter::BOUNDS)?,
             seen: Vec::new(),
         }))
     }

@@ -4,27 +4,49 @@
 //! |---|---|
 //! | `l` id(16) | one key: its admissions, which records wait, and when its timer is due |
 //! | `q` id(16) number(8) | a record that waits |
+//! | `j` number(8) | the admissions of a transaction that the keys' rows do not reflect yet ([`journal`]) |
 //!
 //! The timer of a key (`policy 0x00 id`) admits what waits, and drops the row when nothing in it counts any more.
 
+mod journal;
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 
+use self::journal::{Entry, Journal};
 use super::model::{Over, RateLimit};
 use crate::{
     clock::Millis,
     id::{Identity, IdentityMap},
     limits::{Limit, Times},
-    state::StateError,
-    stream::Context,
+    state::{Space, StateError, StateStore},
+    stream::{Context, transform::row as stored_row},
 };
 
 /// Records of one key that may wait.
 pub(super) const MOST_WAITING: u64 = 1000;
 /// Records of one key that one firing admits: the rest follows in the next transaction.
 const AT_ONCE: usize = 100;
-/// Admissions of the keys in memory that are of late ([`Kept`]), a key counting for some more.
-const LATE: usize = 1 << 18;
+/// What a key weighs in memory, in admissions.
 const KEY: usize = 8;
+
+/// How much a partition keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Admissions of a transaction that are worth a row in the journal.
+    worth: usize,
+    /// Admissions in the journal.
+    journal: usize,
+    /// Admissions of the keys in memory that are of late ([`Kept`]).
+    late: usize,
+}
+
+pub(super) const BOUNDS: Bounds = Bounds {
+    worth: 64,
+    journal: 32_768,
+    late: 1 << 18,
+};
 
 /// What becomes of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,16 +65,23 @@ struct Slot {
     /// The number of the first record that waits, and of the next.
     head: u64,
     tail: u64,
-    /// When its timer is due.
+    /// When its timer is due: there is one as long as an admission counts.
     timer: Option<Millis>,
     changed: bool,
+    /// The journal before this number is reflected by its row.
+    reflects: u64,
+    /// The journal from this number on has nothing of it.
+    noted: u64,
 }
 
 /// The keys of one partition. What is in memory follows from the state: it is made anew after an abort.
-#[derive(Default)]
 pub(super) struct Limiter {
+    bounds: Bounds,
     kept: Kept,
-    /// Keys that changed in the open transaction.
+    journal: Journal,
+    /// Admissions of the open transaction.
+    admitted: Vec<Entry>,
+    /// Keys of which it changed more than that.
     changed: Vec<Identity>,
 }
 
@@ -103,33 +132,72 @@ impl RateLimit {
 }
 
 impl Kept {
-    fn slot(&mut self, id: Identity, cx: &Context<'_>) -> Result<&mut Slot, StateError> {
+    /// A key's slot; `stored` reads its row.
+    fn slot(
+        &mut self,
+        id: Identity,
+        stored: impl FnOnce(&[u8]) -> Result<Option<Bytes>, StateError>,
+    ) -> Result<&mut Slot, StateError> {
         use std::collections::hash_map::Entry;
         match self.late.entry(id) {
             Entry::Occupied(slot) => Ok(slot.into_mut()),
             Entry::Vacant(vacant) => {
                 let slot = if let Some(slot) = self.before.remove(&id) {
                     slot
-                } else if let Some(bytes) = cx.get(&row(b'l', &id))? {
+                } else if let Some(bytes) = stored(&row(b'l', &id))? {
                     Slot::decode(&bytes)?
                 } else {
                     Slot::default()
                 };
-                self.weight += KEY + slot.times.len();
+                self.weight += slot.weight();
                 Ok(vacant.insert(slot))
             }
         }
     }
 
-    fn age(&mut self) {
-        if self.weight > LATE {
-            self.before = std::mem::take(&mut self.late);
-            self.weight = 0;
+    fn in_memory(&mut self, id: &Identity) -> Option<&mut Slot> {
+        let late = self.late.get_mut(id);
+        late.or_else(|| self.before.get_mut(id))
+    }
+
+    fn age(&mut self, most: usize) {
+        if self.weight > most {
+            let gone = std::mem::replace(&mut self.before, std::mem::take(&mut self.late));
+            // What the journal has of a key is nowhere else.
+            let pending = gone.into_iter().filter(|(_, slot)| slot.is_pending());
+            self.late.extend(pending);
+            self.weight = self.late.values().map(Slot::weight).sum();
         }
     }
 }
 
 impl Limiter {
+    /// Reads back what the journal has.
+    pub(super) fn load(
+        store: &StateStore,
+        space: &Space,
+        bounds: Bounds,
+    ) -> Result<Self, StateError> {
+        let mut kept = Kept::default();
+        let journal = Journal::load(store, space, bounds.journal, |number, (id, at)| {
+            let stored = |key: &[u8]| store.get(space, &stored_row(key));
+            let slot = kept.slot(id, stored)?;
+            // Without a timer nothing of it counts any more.
+            if number >= slot.reflects && slot.timer.is_some() {
+                slot.times.add(at);
+                slot.noted = number + 1;
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            bounds,
+            kept,
+            journal,
+            admitted: Vec::new(),
+            changed: Vec::new(),
+        })
+    }
+
     /// Judges a record at `now`; `record` is what is kept of it should it wait.
     pub(super) fn judge<E: From<StateError>>(
         &mut self,
@@ -140,7 +208,7 @@ impl Limiter {
         record: impl FnOnce() -> Result<Bytes, E>,
     ) -> Result<Verdict, E> {
         let sliding = limit.as_limit();
-        let slot = self.kept.slot(id, cx)?;
+        let slot = self.kept.slot(id, |key| cx.get(key))?;
         let refused = if slot.head == slot.tail {
             slot.times.admit(sliding, now).err()
         } else {
@@ -148,9 +216,11 @@ impl Limiter {
             Some(slot.times.next_free(sliding).unwrap_or(now).max(now))
         };
         let Some(at) = refused else {
-            slot.change(id, &mut self.changed);
             if slot.timer.is_none() {
+                slot.change(id, &mut self.changed);
                 slot.set_timer(slot.times.empty_at(sliding), limit, &id, cx);
+            } else if let Some(at) = slot.times.newest() {
+                self.admitted.push((id, at));
             }
             self.kept.weight += 1;
             return Ok(Verdict::Pass);
@@ -176,7 +246,7 @@ impl Limiter {
         cx: &mut Context<'_>,
     ) -> Result<Vec<Bytes>, StateError> {
         let sliding = limit.as_limit();
-        let slot = self.kept.slot(id, cx)?;
+        let slot = self.kept.slot(id, |key| cx.get(key))?;
         slot.timer = None;
         slot.change(id, &mut self.changed);
         let mut admitted = Vec::new();
@@ -210,7 +280,7 @@ impl Limiter {
         id: Identity,
         cx: &mut Context<'_>,
     ) -> Result<Vec<Bytes>, StateError> {
-        let slot = self.kept.slot(id, cx)?;
+        let slot = self.kept.slot(id, |key| cx.get(key))?;
         slot.change(id, &mut self.changed);
         let mut left = Vec::new();
         while slot.head < slot.tail {
@@ -228,13 +298,46 @@ impl Limiter {
         Ok(left)
     }
 
+    /// Notes the transaction's admissions, and has keys written of which the journal knows for long.
+    fn note(&mut self, cx: &mut Context<'_>) {
+        if self.admitted.len() < self.bounds.worth {
+            for (id, _) in self.admitted.drain(..) {
+                if let Some(slot) = self.kept.in_memory(&id) {
+                    slot.change(id, &mut self.changed);
+                }
+            }
+        }
+        let kept = &mut self.kept;
+        // A row that is written now has all of its key.
+        self.admitted
+            .retain(|(id, _)| kept.in_memory(id).is_some_and(|slot| !slot.changed));
+        self.journal.add(&self.admitted, cx);
+        for (id, _) in self.admitted.drain(..) {
+            if let Some(slot) = kept.in_memory(&id) {
+                slot.noted = self.journal.next();
+            }
+        }
+        while let Some((number, keys)) = self.journal.fold(cx) {
+            for id in keys {
+                let Some(slot) = kept.in_memory(&id) else {
+                    continue;
+                };
+                if slot.is_pending() && slot.reflects <= number {
+                    slot.change(id, &mut self.changed);
+                }
+            }
+        }
+    }
+
     /// Writes the keys that changed: one row each, however many records there were.
     pub(super) fn close(&mut self, cx: &mut Context<'_>) {
+        self.note(cx);
         for id in self.changed.drain(..) {
-            let Some(slot) = self.kept.late.get_mut(&id) else {
+            let Some(slot) = self.kept.in_memory(&id) else {
                 continue;
             };
             slot.changed = false;
+            slot.reflects = self.journal.next();
             let row = row(b'l', &id);
             if slot.times.is_empty() && slot.head == slot.tail {
                 cx.delete(&row);
@@ -242,11 +345,20 @@ impl Limiter {
                 cx.put(&row, slot.encode());
             }
         }
-        self.kept.age();
+        self.kept.age(self.bounds.late);
     }
 }
 
 impl Slot {
+    fn weight(&self) -> usize {
+        KEY + self.times.len()
+    }
+
+    /// The journal has something that its row does not reflect.
+    fn is_pending(&self) -> bool {
+        self.noted > self.reflects
+    }
+
     /// It is written when the transaction closes.
     fn change(&mut self, id: Identity, changed: &mut Vec<Identity>) {
         if !std::mem::replace(&mut self.changed, true) {
@@ -275,6 +387,7 @@ impl Slot {
         let timer = self.timer.map_or(i64::MIN, |at| at.0);
         out.extend_from_slice(&timer.to_be_bytes());
         self.times.encode(&mut out);
+        out.extend_from_slice(&self.reflects.to_be_bytes());
         out
     }
 
@@ -288,12 +401,19 @@ impl Slot {
         };
         let (head, tail) = (u64::from_be_bytes(number()?), u64::from_be_bytes(number()?));
         let timer = i64::from_be_bytes(number()?);
+        let times = Times::decode(&mut rest).map_err(|_| damaged())?;
+        // Rows from before there was a journal end here.
+        let reflects = rest
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes));
         Ok(Self {
             head,
             tail,
             timer: (timer != i64::MIN).then_some(Millis(timer)),
-            times: Times::decode(&mut rest).map_err(|_| damaged())?,
+            times,
             changed: false,
+            reflects,
+            noted: 0,
         })
     }
 }

@@ -1,0 +1,173 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    state::{Space, StateStore},
+    stream::{
+        timers::Timers,
+        topology::{fields::Spanned, model::Over},
+        transform::Gathered,
+    },
+};
+
+/// So small that a few admissions fill the journal, and a few keys the memory.
+const SMALL: Bounds = Bounds {
+    worth: 2,
+    journal: 6,
+    late: 40,
+};
+
+fn limit() -> RateLimit {
+    RateLimit {
+        policy: Spanned {
+            value: "p".into(),
+            span: 0..0,
+        },
+        limit: 3,
+        window_ms: 100,
+        over: Over::Reject,
+    }
+}
+
+/// A limiter on a store, as a lane has it.
+struct Bed {
+    store: StateStore,
+    space: Space,
+    limiter: Limiter,
+    timers: Timers,
+    gathered: Gathered,
+}
+
+impl Bed {
+    fn open(store: StateStore) -> Self {
+        let space = Space::new("t", 3);
+        Self {
+            limiter: Limiter::load(&store, &space, SMALL).unwrap(),
+            timers: Timers::load(&store, &space).unwrap(),
+            gathered: Gathered::default(),
+            store,
+            space,
+        }
+    }
+
+    fn with<T>(&mut self, work: impl FnOnce(&mut Limiter, &mut Context<'_>) -> T) -> T {
+        let mut context = Context {
+            space: &self.space,
+            store: &self.store,
+            timers: &mut self.timers,
+            gathered: &mut self.gathered,
+        };
+        work(&mut self.limiter, &mut context)
+    }
+
+    fn admits(&mut self, id: Identity, now: Millis) -> bool {
+        let verdict = self.with(|limiter, cx| {
+            limiter.judge::<StateError>(id, &limit(), now, cx, || unreachable!("none waits"))
+        });
+        verdict.unwrap() == Verdict::Pass
+    }
+
+    fn commit(&mut self, now: Millis) {
+        loop {
+            let due = self
+                .timers
+                .take(now, &self.space, &mut self.gathered.changes);
+            let Some((_, key)) = due else {
+                break;
+            };
+            let (_, id) = parse_timer(&key).unwrap();
+            let left = self.with(|limiter, cx| limiter.fire(id, &limit(), now, cx));
+            assert!(left.unwrap().is_empty());
+        }
+        self.with(Limiter::close);
+        let gathered = std::mem::take(&mut self.gathered);
+        self.store.apply(&gathered.changes, &[]).unwrap();
+    }
+
+    fn rows(&self, letter: u8) -> usize {
+        self.store.scan(&self.space, &stored_row(&[letter])).count()
+    }
+}
+
+fn id(n: u64) -> Identity {
+    Identity::of("t", &[&n.to_string()])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Against the times of each key kept in memory: the same verdicts, whatever is committed, dropped and read back on the way.
+    #[test]
+    fn it_judges_as_if_it_remembered_all(
+        steps in prop::collection::vec(
+            (0u64..9, 0i64..12, prop::bool::weighted(0.2), prop::bool::weighted(0.03), prop::bool::weighted(0.03)),
+            1..600,
+        )
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bed = Bed::open(StateStore::open(dir.path()).unwrap());
+        let mut model: HashMap<u64, Times> = HashMap::new();
+        let mut committed = model.clone();
+        let mut now = Millis(1_000_000);
+        for (n, step, commit, abort, reload) in steps {
+            now.0 += step;
+            let expected = model.entry(n).or_default().admit(limit().as_limit(), now).is_ok();
+            prop_assert_eq!(bed.admits(id(n), now), expected);
+            if abort {
+                model = committed.clone();
+                bed = Bed::open(bed.store);
+            } else if commit || reload {
+                bed.commit(now);
+                committed = model.clone();
+                prop_assert!(bed.limiter.journal.len() <= 2 * SMALL.journal + 60);
+            }
+            if reload && !abort {
+                bed = Bed::open(bed.store);
+            }
+        }
+        // Nothing is left of keys that have been quiet for long, but for the journal's last row.
+        bed.commit(now);
+        now.0 += 10_000;
+        bed.commit(now);
+        prop_assert_eq!(bed.rows(b'l'), 0);
+    }
+}
+
+#[test]
+fn many_admissions_are_one_row_and_a_key_is_written_once_for_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bed = Bed::open(StateStore::open(dir.path()).unwrap());
+    let mut now = Millis(1_000_000);
+    let mut logged = Vec::new();
+    for _ in 0..40 {
+        // Each key passes once a transaction, and never too often.
+        now.0 += 50;
+        for n in 0..3 {
+            assert!(bed.admits(id(n), now));
+        }
+        bed.with(Limiter::close);
+        let gathered = std::mem::take(&mut bed.gathered);
+        let rows = gathered.changes.0.iter();
+        logged.push(rows.filter(|change| change.key.starts_with(b"sl")).count());
+        bed.store.apply(&gathered.changes, &[]).unwrap();
+    }
+    // The first time each has its timer set; then all three are written for every third transaction.
+    assert_eq!(logged[0], 3);
+    let later: usize = logged[10..].iter().sum();
+    assert!((20..=36).contains(&later), "{logged:?}");
+    assert!(bed.rows(b'j') <= 4);
+}
+
+#[test]
+fn a_row_from_before_there_was_a_journal_is_read() {
+    let mut slot = Slot::default();
+    slot.times.add(Millis(5));
+    slot.timer = Some(Millis(105));
+    let bytes = slot.encode();
+    let before = Slot::decode(&bytes[..bytes.len() - 8]).unwrap();
+    assert_eq!(
+        (before.times, before.timer, before.reflects),
+        (slot.times, slot.timer, 0)
+    );
+}
