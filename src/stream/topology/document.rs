@@ -412,6 +412,7 @@ mod tests {
             ),
             (r#"{"a":1.0}"#, r#"{"a":1.0}"#),
             (r"[1.50]", r"[1.5]"),
+            (r"[1.451233629614798e-30]", r"[1.451233629614798e-30]"),
             ("null", "null"),
         ] {
             let document = Document::read(&Bytes::from_static(event.as_bytes())).unwrap();

@@ -307,19 +307,15 @@ impl Limiter {
                 }
             }
         }
-        let kept = &mut self.kept;
-        // A row that is written now has all of its key.
-        self.admitted
-            .retain(|(id, _)| kept.in_memory(id).is_some_and(|slot| !slot.changed));
         self.journal.add(&self.admitted, cx);
         for (id, _) in self.admitted.drain(..) {
-            if let Some(slot) = kept.in_memory(&id) {
+            if let Some(slot) = self.kept.in_memory(&id) {
                 slot.noted = self.journal.next();
             }
         }
         while let Some((number, keys)) = self.journal.fold(cx) {
             for id in keys {
-                let Some(slot) = kept.in_memory(&id) else {
+                let Some(slot) = self.kept.in_memory(&id) else {
                     continue;
                 };
                 if slot.is_pending() && slot.reflects <= number {
