@@ -162,7 +162,7 @@ impl Gathered {
     }
 }
 
-/// Rows of transforms lie under this letter, beside timers (`t`) and windows (`w`, `p`, `f`).
+/// Rows of transforms lie under this letter, beside timers (`t`) and windows (`w`, `b`, `p`, `f`).
 pub(super) fn row(key: &[u8]) -> Bytes {
     let mut row = Vec::with_capacity(key.len() + 1);
     row.push(b's');

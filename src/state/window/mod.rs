@@ -9,7 +9,7 @@
 //! | row | holds |
 //! |---|---|
 //! | `w` bucket(4) sequence(8) | the new hashes of one transaction |
-//! | `s` bucket(4) run(8) | how many pages a run will have that is being written |
+//! | `b` bucket(4) run(8) | how many pages a run will have that is being written |
 //! | `p` bucket(4) run(8) page(4) | one page of a sorted run |
 //! | `f` bucket(4) run(8) | the run's fences (first 8 bytes of each page) and filter: it is whole |
 
@@ -126,7 +126,7 @@ impl Window {
         window.fill_groups();
         let mut changes = Changes::default();
         // Runs that were not written to their end.
-        for row in store.scan(&window.space, b"s") {
+        for row in store.scan(&window.space, b"b") {
             let (key, mut value) = row?;
             let (bucket, number) = parse_key(&key).ok_or_else(|| damaged(&key))?;
             let pages = value.try_get_u32().map_err(|_| damaged(&key))?;
@@ -350,7 +350,7 @@ impl Window {
         let Step::Writing(done) = &mut sealing.step else {
             return;
         };
-        let begun = row_key(b's', bucket, run.number);
+        let begun = row_key(b'b', bucket, run.number);
         if *done == 0 {
             let pages = Bytes::copy_from_slice(&(run.pages.len() as u32).to_be_bytes());
             changes.upkeep(&self.space, begun.clone(), Some(pages));
@@ -381,7 +381,7 @@ impl Window {
         for (number, bucket) in std::mem::replace(&mut self.buckets, live) {
             let sealing = bucket.sealing.into_iter();
             let rows = sealing.flat_map(|sealing| {
-                changes.upkeep(&self.space, row_key(b's', number, sealing.number), None);
+                changes.upkeep(&self.space, row_key(b'b', number, sealing.number), None);
                 sealing.rows
             });
             let rows: Vec<u64> = rows.chain(bucket.rows).collect();

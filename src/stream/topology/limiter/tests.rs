@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    state::{Space, StateStore},
+    state::{Space, StateStore, Window, WindowOptions},
     stream::{
         timers::Timers,
         topology::{fields::Spanned, model::Over},
@@ -35,6 +35,7 @@ fn limit() -> RateLimit {
 struct Bed {
     store: StateStore,
     space: Space,
+    window: Window,
     limiter: Limiter,
     timers: Timers,
     gathered: Gathered,
@@ -43,7 +44,14 @@ struct Bed {
 impl Bed {
     fn open(store: StateStore) -> Self {
         let space = Space::new("t", 3);
+        // As in a stage that has both: each reads its own rows, and leaves the other's alone.
+        let options = WindowOptions {
+            window_ms: 1_000,
+            payload: 0,
+            seal_at: 8,
+        };
         Self {
+            window: Window::load(&store, space.clone(), options).unwrap(),
             limiter: Limiter::load(&store, &space, SMALL).unwrap(),
             timers: Timers::load(&store, &space).unwrap(),
             gathered: Gathered::default(),
@@ -82,6 +90,8 @@ impl Bed {
             assert!(left.unwrap().is_empty());
         }
         self.with(Limiter::close);
+        let seen = self.window.take_changes();
+        self.with(|_, cx| cx.add_changes(seen));
         let gathered = std::mem::take(&mut self.gathered);
         self.store.apply(&gathered.changes, &[]).unwrap();
     }
@@ -110,8 +120,9 @@ proptest! {
         let mut model: HashMap<u64, Times> = HashMap::new();
         let mut committed = model.clone();
         let mut now = Millis(1_000_000);
-        for (n, step, commit, abort, reload) in steps {
+        for (record, (n, step, commit, abort, reload)) in steps.into_iter().enumerate() {
             now.0 += step;
+            bed.window.insert(id(1_000 + record as u64), [0; 16], now);
             let expected = model.entry(n).or_default().admit(limit().as_limit(), now).is_ok();
             prop_assert_eq!(bed.admits(id(n), now), expected);
             if abort {
@@ -132,6 +143,23 @@ proptest! {
         bed.commit(now);
         prop_assert_eq!(bed.rows(b'l'), 0);
     }
+}
+
+#[test]
+fn a_stage_that_also_remembers_what_it_saw_forgets_no_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bed = Bed::open(StateStore::open(dir.path()).unwrap());
+    let now = Millis(1_000_000);
+    for _ in 0..3 {
+        assert!(bed.admits(id(1), now));
+    }
+    bed.with(|_, cx| cx.put(&waiting(&id(1), 0), Bytes::from_static(b"it waits")));
+    bed.commit(now);
+    let rows = (bed.rows(b'l'), bed.rows(b'q'));
+    assert_eq!(rows, (1, 1));
+    let mut bed = Bed::open(bed.store);
+    assert_eq!((bed.rows(b'l'), bed.rows(b'q')), rows);
+    assert!(!bed.admits(id(1), now));
 }
 
 #[test]
