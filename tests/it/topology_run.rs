@@ -231,7 +231,7 @@ steps:
 const LIMIT: usize = 4;
 const SECOND: i64 = 1000;
 
-/// `file` limits all records of a tenant, and lets those over the limit wait.
+/// `file` limits all records of a tenant, lets those over the limit wait, and remembers those that went on.
 pub(super) fn limited(topic: &str, out: &str) -> String {
     format!(
         r"
@@ -240,6 +240,9 @@ source: {{ topic: {topic}, tenant: acme }}
 steps:
   - key: [tenant]
   - rate_limit: {{ policy: slow, limit: {LIMIT}, window: 1s, over: defer }}
+  - key: [tenant, n]
+  - dedupe: {{ window: 24h }}
+  - key: [tenant]
   - filter: .n != 3
   - route: [ {{ when: .n == 5, to: ingress }}, {{ to: {out} }} ]
 "
