@@ -369,13 +369,7 @@ impl StageTransform {
     }
 
     fn map(&mut self, vrl: &Vrl, mut message: Message) -> Result<Message, Rejected> {
-        let metadata = if vrl.reads_metadata {
-            message.metadata()
-        } else {
-            Value::Null
-        };
-        let document = std::mem::replace(&mut message.document, Value::Null.into());
-        let mut subject = Subject::new(document, metadata, vrl);
+        let mut subject = subject(&mut message, vrl);
         self.machine.run(vrl, &mut subject)?;
         if vrl.sets_metadata {
             message.set_metadata(&subject.metadata)?;
@@ -394,13 +388,7 @@ impl StageTransform {
 
     /// Whether a condition holds. It changes nothing.
     fn holds(&mut self, vrl: &Vrl, message: &mut Message) -> Result<bool, Rejected> {
-        let metadata = if vrl.reads_metadata {
-            message.metadata()
-        } else {
-            Value::Null
-        };
-        let document = std::mem::replace(&mut message.document, Value::Null.into());
-        let mut subject = Subject::new(document, metadata, vrl);
+        let mut subject = subject(message, vrl);
         let result = self.machine.run(vrl, &mut subject);
         message.document = subject.document;
         // The check has made sure that it is one.
@@ -514,6 +502,17 @@ impl StageTransform {
             }
         }
     }
+}
+
+/// What a program works on; the message gets its document back afterwards.
+fn subject<'v>(message: &mut Message, vrl: &'v Vrl) -> Subject<'v> {
+    let metadata = if vrl.reads_metadata {
+        message.metadata()
+    } else {
+        Value::Null
+    };
+    let document = std::mem::replace(&mut message.document, Value::Null.into());
+    Subject::new(document, metadata, vrl)
 }
 
 fn keyed_by(message: &mut Result<Message, Rejected>, fields: &KeyFields) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use vrl::value::Value;
 
 pub(super) use self::file::read;
-use super::{document::Document, json};
+use super::{document::Document, json, message::refused};
 use crate::{
     envelope::{avro, foreign, foreign::Schemas, kafka::Unread},
     stream::{Failure, Rejected},
@@ -153,12 +153,4 @@ pub fn read_csv(
 fn text(bytes: &[u8]) -> Result<&str, Rejected> {
     std::str::from_utf8(bytes)
         .map_err(|e| refused("invalid_utf8", format!("the value is no UTF-8 text: {e}")))
-}
-
-fn refused(code: &'static str, message: impl Into<String>) -> Rejected {
-    Rejected {
-        code: code.into(),
-        message: message.into(),
-        value: None,
-    }
 }
