@@ -125,14 +125,34 @@ struct Task {
     space: Space,
     transform: Box<dyn Transform>,
     timers: Timers,
-    /// The next offset and when the last record came, for each input topic.
-    inputs: BTreeMap<usize, (u64, Instant)>,
+    /// What was read of each input topic.
+    inputs: BTreeMap<usize, Input>,
+    /// What it has gathered in the open transaction. `None`: nothing was taken.
+    gathered: Option<Gathered>,
     /// Timers were due at this time, and the inputs then ended here: they fire when that was read.
     due: Option<Due>,
     /// Something is not at hand: what comes meanwhile is passed over, and read again afterwards.
     stands: Option<Standstill>,
     /// How often in a row.
     stood: u32,
+}
+
+struct Input {
+    next: u64,
+    /// When the last record came.
+    last: Instant,
+    /// Records were taken since that was noted.
+    taken: bool,
+}
+
+impl Input {
+    fn at(next: u64) -> Self {
+        Self {
+            next,
+            last: Instant::now(),
+            taken: false,
+        }
+    }
 }
 
 struct Standstill {
@@ -169,8 +189,8 @@ impl Task {
 
     fn caught_up(&self, due: &Due) -> bool {
         due.ends.iter().all(|(topic, end)| {
-            self.inputs.get(topic).is_some_and(|(next, last)| {
-                next >= end || due.asked.elapsed() > QUIET && last.elapsed() > QUIET
+            self.inputs.get(topic).is_some_and(|input| {
+                input.next >= *end || due.asked.elapsed() > QUIET && input.last.elapsed() > QUIET
             })
         })
     }
@@ -292,6 +312,7 @@ impl Runner {
                     timers: Timers::load(lane.state(), &space)?,
                     space,
                     inputs: BTreeMap::new(),
+                    gathered: None,
                     due: None,
                     stands: None,
                     stood: 0,
@@ -299,7 +320,7 @@ impl Runner {
                 tasks.insert(*partition, task);
             }
             if let Some(task) = tasks.get_mut(partition) {
-                task.inputs.insert(*topic, (next, Instant::now()));
+                task.inputs.insert(*topic, Input::at(next));
             }
         }
         Ok(())
@@ -323,9 +344,9 @@ impl Runner {
         let now = Instant::now();
         for (partition, task) in tasks {
             if task.stands.take_if(|stands| stands.until <= now).is_some() {
-                for (topic, (next, last)) in &mut task.inputs {
-                    lane.again(*topic, *partition, *next)?;
-                    *last = now;
+                for (topic, input) in &mut task.inputs {
+                    lane.again(*topic, *partition, input.next)?;
+                    input.last = now;
                 }
             }
         }
@@ -341,7 +362,6 @@ impl Runner {
     ) -> Result<(), Failed> {
         let store = lane.state().clone();
         let mut transaction = Transaction::default();
-        let mut touched: BTreeMap<u32, Gathered> = BTreeMap::new();
         for input in batch {
             let Some(task) = tasks.get_mut(&input.partition) else {
                 continue;
@@ -349,18 +369,17 @@ impl Runner {
             if task.stands.is_some() {
                 continue;
             }
-            let first = !touched.contains_key(&input.partition);
-            let gathered = touched.entry(input.partition).or_default();
-            if let Some(why) = self.process(task, &store, gathered, input)? {
+            let first = task.gathered.is_none();
+            if let Some(why) = self.process(task, &store, input)? {
                 task.stand(why);
                 if first {
                     // Nothing of this partition was taken: there is nothing to commit.
-                    touched.remove(&input.partition);
+                    task.gathered = None;
                 }
                 continue;
             }
             task.stood = 0;
-            for rejected in gathered.rejected.drain(..) {
+            for rejected in task.gathered.iter_mut().flat_map(|g| g.rejected.drain(..)) {
                 let record = match task.transform.origin(input) {
                     Some(origin) => self.dead_letter(&origin.topic, &origin.record, rejected),
                     None => self.dead_letter(&self.topics[input.topic], input, rejected),
@@ -369,14 +388,22 @@ impl Runner {
                     transaction.outputs.push(record);
                 }
             }
-            // Its own time: after a slow batch a partition must not look quiet, or its timers would fire too soon.
-            task.inputs
-                .insert(input.topic, (input.offset + 1, Instant::now()));
+            if let Some(read) = task.inputs.get_mut(&input.topic) {
+                read.next = input.offset + 1;
+                read.taken = true;
+            }
+        }
+        // The time when they were worked off: after a slow batch a partition must not look quiet, or its timers would fire too soon.
+        let now = Instant::now();
+        for read in tasks.values_mut().flat_map(|task| task.inputs.values_mut()) {
+            if std::mem::take(&mut read.taken) {
+                read.last = now;
+            }
         }
         let looked = self.setup.clock.now();
-        Self::fire(looked, lane, &store, tasks, &mut touched)?;
-        for (partition, mut gathered) in touched {
-            let Some(task) = tasks.get_mut(&partition) else {
+        Self::fire(looked, lane, &store, tasks)?;
+        for (partition, task) in tasks.iter_mut() {
+            let Some(mut gathered) = task.gathered.take() else {
                 continue;
             };
             let mut context = Context {
@@ -392,8 +419,8 @@ impl Runner {
                 transaction.outputs.push(record);
             }
             transaction.state.0.append(&mut gathered.changes.0);
-            for (topic, (next, _)) in &task.inputs {
-                transaction.positions.push((*topic, partition, *next));
+            for (topic, input) in &task.inputs {
+                transaction.positions.push((*topic, *partition, input.next));
             }
         }
         let positions = transaction.positions.clone();
@@ -415,9 +442,9 @@ impl Runner {
         &self,
         task: &mut Task,
         store: &StateStore,
-        gathered: &mut Gathered,
         input: &Fetched,
     ) -> Result<Option<String>, Failed> {
+        let gathered = task.gathered.get_or_insert_default();
         let at = (input.topic, input.partition, input.offset);
         if let Some(rejected) = self.poison.get(&at) {
             gathered.rejected.push(rejected.clone());
@@ -479,7 +506,6 @@ impl Runner {
         lane: &dyn Lane,
         store: &StateStore,
         tasks: &mut BTreeMap<u32, Task>,
-        touched: &mut BTreeMap<u32, Gathered>,
     ) -> Result<(), LogError> {
         let mut budget = TIMERS;
         for (partition, task) in tasks {
@@ -505,7 +531,7 @@ impl Runner {
                 task.due = Some(due);
                 continue;
             }
-            let gathered = touched.entry(*partition).or_default();
+            let gathered = task.gathered.get_or_insert_default();
             while budget > 0
                 && let Some((at, key)) =
                     task.timers.take(due.at, &task.space, &mut gathered.changes)

@@ -24,6 +24,7 @@ use crate::support::{Bed, append, on_both, read_all, record, value};
 on_both!(
     counts_survive_stops,
     poison_goes_to_the_dead_letters,
+    large_transactions_that_fail_are_made_again,
     timers_fire_once_and_late,
     a_slow_call_makes_nothing_else_repeat,
 );
@@ -225,6 +226,26 @@ fn poison_goes_to_the_dead_letters(bed: Bed) {
         assert!(Instant::now() < deadline, "{lags:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+fn large_transactions_that_fail_are_made_again(bed: Bed) {
+    const EACH: usize = 3_000;
+    let world = world(&bed, "a");
+    let mut all: Vec<Record> = (0..EACH)
+        .flat_map(|_| ["x", "y", "z"].map(|key| record(key, "1")))
+        .collect();
+    all.insert(7_000, record("x", "boom"));
+    append(&*world.log, &world.input, all).unwrap();
+    // And the next one fails at its end.
+    world.fault.store(true, Ordering::SeqCst);
+    let _running = start(&bed, &world);
+    let out = read_all(&*world.log, &world.out, 3 * EACH);
+    for key in ["x", "y", "z"] {
+        let expected: Vec<_> = (1..=EACH).map(|n| n.to_string()).collect();
+        assert_eq!(counts(&out, key), expected);
+    }
+    let dead = read_all(&*world.log, &world.dlq, 1);
+    assert_eq!(dead.iter().map(value).collect::<Vec<_>>(), ["boom"]);
 }
 
 fn timers_fire_once_and_late(bed: Bed) {
