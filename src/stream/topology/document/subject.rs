@@ -133,3 +133,24 @@ impl SecretTarget for Subject<'_> {
 
     fn remove_secret(&mut self, _: &str) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{documents, event, program},
+        *,
+    };
+    use crate::stream::topology::vrl::{BOUNDS, Machine};
+
+    #[test]
+    fn only_who_asks_for_all_gets_all() {
+        for (text, all) in [(".id", false), (".", true), ("exists(.x)", false)] {
+            let vrl = program(text);
+            for document in documents(&event()) {
+                let mut subject = Subject::new(document, Value::Null, &vrl);
+                Machine::new(BOUNDS).run(&vrl, &mut subject).unwrap();
+                assert_eq!(subject.all.get().is_some(), all, "{text}");
+            }
+        }
+    }
+}

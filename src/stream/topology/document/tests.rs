@@ -22,7 +22,7 @@ const EVENT: &str = r#"{"id":"e1","entity":{"type":"order","tags":{}},"zone":"eu
     "a\u006dount": 13.75, "big": 12345678901234567890.10, "lines":[{"sku":"A"},{"sku":"B"}], "customer":{"id":5,"name":"J\u00f6"},
     "nothing":null, "odd name":"x\"y"}}"#;
 
-fn program(text: &str) -> Vrl {
+pub(super) fn program(text: &str) -> Vrl {
     // Any JSON text is one of YAML's.
     let node = yaml::parse(&serde_json::to_string(text).unwrap()).unwrap();
     let mut problems = Problems::of(Arc::new(SourceFile {
@@ -197,7 +197,7 @@ fn fields_are_found_by_path() {
     assert_eq!(all.get(&order), Some(&Value::Integer(17)));
 }
 
-fn event() -> Event<'static> {
+pub(super) fn event() -> Event<'static> {
     Event {
         tenant: Tenant::new("acme").unwrap(),
         id: "e\"1\"".into(),
@@ -227,7 +227,7 @@ const WRITTEN: &str = concat!(
 );
 
 /// As a stage has it: of a record of `events`, of a record whose texts are elsewhere, and of one that another stage carried on.
-fn documents(event: &Event<'_>) -> [Document; 3] {
+pub(super) fn documents(event: &Event<'_>) -> [Document; 3] {
     let mut record = Vec::new();
     avro::encode_event(event, Millis(1), &mut record);
     let record = Bytes::from(record);
