@@ -1,10 +1,13 @@
 //! VRL's values as JSON: the same as with `serde_json`, at half the cost. Texts that are read are parts of the record's bytes,
 //! not copies; texts that are written are looked over eight bytes at a time for what must be escaped.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, ops::Range};
 
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use vrl::value::{KeyString, ObjectMap, Value};
 
@@ -27,38 +30,43 @@ pub(super) fn read_text(text: &str, bytes: &Bytes) -> Result<Value, serde_json::
     Ok(value)
 }
 
-/// Reads a JSON text; of an object, the text of one field is left as it is.
+/// Reads a JSON text; of an object, the texts of some fields are left as they are, and given to `leave`.
 pub(super) fn read_but(
-    field: &str,
+    fields: &[&'static str],
     text: &Bytes,
-) -> Result<(Value, Option<Bytes>), serde_json::Error> {
+    leave: impl FnMut(&'static str, &str),
+) -> Result<Value, serde_json::Error> {
     let (Some(b'{'), Ok(string)) = (text.first(), std::str::from_utf8(text)) else {
-        return Ok((read(text, text)?, None));
+        return read(text, text);
     };
-    let mut left = None;
     let all = But {
-        field,
+        fields,
         bytes: text,
-        left: &mut left,
+        leave,
     };
     let mut reader = serde_json::Deserializer::from_str(string);
-    let fields = reader.deserialize_map(all)?;
+    let read = reader.deserialize_map(all)?;
     reader.end()?;
-    Ok((Value::Object(fields), left))
+    Ok(Value::Object(read))
+}
+
+/// Where a text lies that is part of `bytes`.
+pub(super) fn place(text: &str, bytes: &Bytes) -> Option<Range<usize>> {
+    let start = text.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
+    let end = start.checked_add(text.len())?;
+    (end <= bytes.len()).then_some(start..end)
 }
 
 /// A text that is part of `bytes`; of any other text a copy.
-pub(super) fn part(text: &str, bytes: &Bytes) -> Bytes {
-    let (all, part) = (bytes.as_ptr_range(), text.as_bytes().as_ptr_range());
-    if all.start <= part.start && part.end <= all.end {
-        bytes.slice_ref(text.as_bytes())
-    } else {
-        Bytes::copy_from_slice(text.as_bytes())
+fn part(text: &str, bytes: &Bytes) -> Bytes {
+    match place(text, bytes) {
+        Some(range) => bytes.slice(range),
+        None => Bytes::copy_from_slice(text.as_bytes()),
     }
 }
 
 /// As [`part`], a value.
-pub(super) fn text(text: &str, bytes: &Bytes) -> Value {
+fn text(text: &str, bytes: &Bytes) -> Value {
     Value::Bytes(part(text, bytes))
 }
 
@@ -163,28 +171,31 @@ impl<'de> Visitor<'de> for Part<'_> {
     }
 }
 
-/// An object within these bytes, but for one field.
-struct But<'a> {
-    field: &'a str,
+/// The name of a member, no copy where it needs none.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// An object within these bytes, but for some fields.
+struct But<'a, F> {
+    fields: &'a [&'static str],
     bytes: &'a Bytes,
-    left: &'a mut Option<Bytes>,
+    leave: F,
 }
 
-impl<'de> Visitor<'de> for But<'_> {
+impl<'de, F: FnMut(&'static str, &str)> Visitor<'de> for But<'_, F> {
     type Value = ObjectMap;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<ObjectMap, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<ObjectMap, A::Error> {
         let mut all = ObjectMap::new();
-        while let Some(name) = members.next_key::<KeyString>()? {
-            if *name == *self.field {
-                let text = members.next_value::<&RawValue>()?.get();
-                *self.left = Some(part(text, self.bytes));
+        while let Some(Name(name)) = members.next_key::<Name<'de>>()? {
+            if let Some(field) = self.fields.iter().find(|field| **field == name) {
+                (self.leave)(field, members.next_value::<&RawValue>()?.get());
             } else {
-                all.insert(name, members.next_value_seed(Part(self.bytes))?);
+                all.insert(name.into(), members.next_value_seed(Part(self.bytes))?);
             }
         }
         Ok(all)

@@ -1,11 +1,9 @@
 //! What a record is keyed by.
 
 use bytes::Bytes;
-use vrl::value::Value;
 
 use super::{
     document::Document,
-    json,
     message::refused,
     model::{KeyField, KeyFields},
 };
@@ -49,11 +47,13 @@ impl KeyValues {
                     put_string(tenant.ok_or_else(missing)?.as_str(), out);
                     Ok(())
                 }
-                KeyField::Field(path) => match document.get(path).as_deref() {
-                    None | Some(Value::Null) => Err(missing()),
-                    Some(value) => json::write(value, out).map_err(|e| {
-                        refused("missing_key", format!("the value has no JSON form: {e}"))
-                    }),
+                KeyField::Field(path) => match document.put(path, out) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(missing()),
+                    Err(e) => {
+                        let message = format!("the value has no JSON form: {e}");
+                        Err(refused("missing_key", message))
+                    }
                 },
             })?;
         }

@@ -1,6 +1,6 @@
 //! A record on its way through the steps of a topology.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use vrl::value::{KeyString, ObjectMap, Value};
 
 use super::{
     codec::{Codec, Part, json_of},
-    document::Document,
+    document::{Document, Unread},
     json,
     key::KeyValues,
     model::{KeyField, KeyFields},
@@ -370,53 +370,35 @@ fn vrl_time(at: Millis) -> Value {
     chrono::DateTime::from_timestamp_millis(at.0).map_or(Value::Null, Value::Timestamp)
 }
 
-/// An event as the JSON object that producers send. Its texts are parts of the record's bytes where they can be.
+/// An event as the JSON object that producers send. Nothing of it is read but extensions.
 pub(super) fn envelope(event: &Event<'_>, record: &Bytes) -> Document {
-    let part = |part: &str| json::text(part, record);
-    let optional = |text: &Option<Cow<'_, str>>| text.as_deref().map(part);
-    let (data, data_base64) = match &event.data {
-        Data::Absent => (None, None),
-        Data::Json(text) => (Some(json::part(text, record)), None),
-        Data::Binary(bytes) => (None, Some(STANDARD.encode(bytes).into())),
-    };
-    let entity = event.entity.as_ref().map(|entity| {
-        let fields = [
-            ("display_name", optional(&entity.display_name)),
-            ("external_id", Some(part(&entity.external_id))),
-            ("type", Some(part(&entity.kind))),
-        ];
-        Value::Object(present(fields).collect())
-    });
-    let time = jiff::Timestamp::from_microsecond(event.time).ok();
-    let fields = [
-        ("causationid", optional(&event.causation_id)),
-        ("correlationid", optional(&event.correlation_id)),
-        ("data_base64", data_base64),
-        ("entity", entity),
-        ("id", Some(part(&event.id))),
-        ("idempotencykey", optional(&event.idempotency_key)),
-        ("source", Some(part(&event.source))),
-        ("specversion", Some("1.0".into())),
-        ("subject", optional(&event.subject)),
-        ("time", time.map(|time| time.to_string().into())),
-        ("type", Some(part(&event.kind))),
-    ];
-    let mut envelope: ObjectMap = present(fields).collect();
+    let mut unread = Unread::within(record);
+    unread.optional("causationid", event.causation_id.as_deref());
+    unread.optional("correlationid", event.correlation_id.as_deref());
+    match &event.data {
+        Data::Absent => {}
+        Data::Json(text) => unread.json("data", text),
+        Data::Binary(bytes) => unread.text("data_base64", &STANDARD.encode(bytes)),
+    }
+    if let Some(entity) = &event.entity {
+        unread.entity("entity", entity);
+    }
+    unread.text("id", &event.id);
+    unread.optional("idempotencykey", event.idempotency_key.as_deref());
+    unread.text("source", &event.source);
+    unread.fixed("specversion", "1.0");
+    unread.optional("subject", event.subject.as_deref());
+    unread.time("time", event.time);
+    unread.text("type", &event.kind);
+    let mut extensions = ObjectMap::new();
     if event.extensions != "{}"
-        && let Ok(Value::Object(mut extensions)) = json::read_text(&event.extensions, record)
+        && let Ok(Value::Object(read)) = json::read_text(&event.extensions, record)
     {
-        envelope.append(&mut extensions);
+        // Admission lets none in that is called as a field of the event; of another's Avro it counts, but never as the data.
+        extensions = read;
+        if let Data::Json(_) = event.data {
+            extensions.remove("data");
+        }
     }
-    match data {
-        Some(data) => Document::with_data(envelope, data),
-        None => Value::Object(envelope).into(),
-    }
-}
-
-/// The fields that are there.
-fn present<const N: usize>(
-    fields: [(&str, Option<Value>); N],
-) -> impl Iterator<Item = (KeyString, Value)> {
-    let fields = fields.into_iter();
-    fields.filter_map(|(name, value)| Some((KeyString::from(name), value?)))
+    Document::with_unread(extensions, unread)
 }

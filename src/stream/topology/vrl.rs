@@ -19,7 +19,7 @@ use vrl::{
 };
 
 use super::{
-    document::into_data,
+    document::into_fields,
     nesting::{MOST_LEVELS, too_deep},
     problem::Problems,
     yaml::Text,
@@ -81,7 +81,7 @@ pub(super) struct Vrl {
     pub(super) reads_metadata: bool,
     /// It sets metadata.
     pub(super) sets_metadata: bool,
-    /// The fields within `data` that it reads.
+    /// What it reads within fields of the record.
     pub(super) looks: Arc<[OwnedValuePath]>,
 }
 
@@ -141,7 +141,7 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
     Some(Vrl {
         reads_metadata: sets_metadata || metadata(&info.target_queries),
         sets_metadata,
-        looks: into_data(info.target_queries.iter()).cloned().collect(),
+        looks: into_fields(info.target_queries.iter()).cloned().collect(),
         program: Arc::new(program),
     })
 }

@@ -1,0 +1,189 @@
+//! `.` of the programs: a record's value, whose fields are read only as far as a program looks into them.
+//!
+//! A program reads a field or two of an event, and most of an event is its `data`. What a program does not touch stays the text that it
+//! is ([`Unread`]): no tree is built, and it goes on as it came, every digit of every number.
+
+mod subject;
+#[cfg(test)]
+mod tests;
+mod unread;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use vrl::{
+    path::{OwnedSegment, OwnedValuePath},
+    value::{ObjectMap, Value},
+};
+
+use self::unread::{FIELDS, Field};
+pub(super) use self::{
+    subject::{Subject, into_fields},
+    unread::Unread,
+};
+use super::json;
+use crate::envelope::json::put_string;
+
+/// Bytes of most documents' JSON.
+const USUAL: usize = 1024;
+
+/// A JSON value.
+#[derive(Clone, Debug)]
+pub(super) struct Document {
+    /// What is read. While anything is not, it is an object.
+    value: Value,
+    /// Fields of the same object; none of them is in `value`.
+    unread: Unread,
+}
+
+impl From<Value> for Document {
+    fn from(value: Value) -> Self {
+        Self {
+            value,
+            unread: Unread::default(),
+        }
+    }
+}
+
+impl Document {
+    /// An object: these fields, and of those that are not read yet the others.
+    pub(super) fn with_unread(fields: ObjectMap, mut unread: Unread) -> Self {
+        for name in fields.keys() {
+            unread.forget(name);
+        }
+        Self {
+            value: Value::Object(fields),
+            unread,
+        }
+    }
+
+    /// Reads a JSON text that was checked before.
+    pub(super) fn read(text: &Bytes) -> Result<Self, serde_json::Error> {
+        let mut unread = Unread::within(text);
+        let value = json::read_but(&FIELDS, text, |name, json| unread.json(name, json))?;
+        Ok(Self { value, unread })
+    }
+
+    /// All of it, to be changed.
+    pub(super) fn whole(&mut self) -> &mut Value {
+        if let Value::Object(fields) = &mut self.value {
+            fields.extend(self.unread.take_all());
+        }
+        &mut self.value
+    }
+
+    /// What is read, and this field of it, to be changed.
+    fn with_field(&mut self, name: &str) -> &mut Value {
+        if let Some(value) = self.unread.take(name)
+            && let Value::Object(fields) = &mut self.value
+        {
+            fields.insert(name.into(), value);
+        }
+        &mut self.value
+    }
+
+    /// All of it.
+    fn to_value(&self) -> Value {
+        let mut value = self.value.clone();
+        if let Value::Object(fields) = &mut value {
+            let unread = self.unread.fields();
+            fields.extend(unread.map(|field| (field.name().into(), field.value())));
+        }
+        value
+    }
+
+    /// The unread field that a path leads into, and how it goes on there.
+    fn unread_at<'p>(&self, path: &'p OwnedValuePath) -> Option<(Field<'_>, &'p [OwnedSegment])> {
+        match &*path.segments {
+            [OwnedSegment::Field(first), rest @ ..] => Some((self.unread.field(first)?, rest)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is an object with this field.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.unread.field(field).is_some()
+            || matches!(&self.value, Value::Object(fields) if fields.contains_key(field))
+    }
+
+    /// What is at a path.
+    pub(super) fn get(&self, path: &OwnedValuePath) -> Option<Cow<'_, Value>> {
+        match self.unread_at(path) {
+            Some((field, rest)) if is_names(rest) => field.find(rest).map(Cow::Owned),
+            Some((field, rest)) => field.read().get(rest).map(Cow::Borrowed),
+            None if path.is_root() && !self.unread.is_empty() => Some(Cow::Owned(self.to_value())),
+            None => self.value.get(path).map(Cow::Borrowed),
+        }
+    }
+
+    /// Writes the JSON of what is at a path, and answers whether there is anything; `null` is nothing.
+    pub(super) fn put(
+        &self,
+        path: &OwnedValuePath,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, serde_json::Error> {
+        let text = self.unread_at(path);
+        if let Some(text) = text.and_then(|(field, rest)| field.text(rest)) {
+            put_string(text, out);
+            return Ok(true);
+        }
+        match self.get(path).as_deref() {
+            None | Some(Value::Null) => Ok(false),
+            Some(value) => json::write(value, out).map(|()| true),
+        }
+    }
+
+    /// Whether it is an object.
+    pub(super) fn is_object(&self) -> bool {
+        self.value.is_object()
+    }
+
+    /// A text.
+    pub(super) fn as_text(&self) -> Option<&Bytes> {
+        self.value.as_bytes()
+    }
+
+    /// Its JSON text.
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut out = Vec::with_capacity(USUAL);
+        self.write(&mut out)?;
+        Ok(out)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        let Value::Object(fields) = &self.value else {
+            return json::write(&self.value, out);
+        };
+        // Both are in the order of their names.
+        let mut unread = self.unread.fields().peekable();
+        out.push(b'{');
+        for (name, value) in fields {
+            while let Some(field) = unread.next_if(|field| field.name() < &**name) {
+                put_name(field.name(), out);
+                field.put(out);
+            }
+            put_name(name, out);
+            json::write(value, out)?;
+        }
+        for field in unread {
+            put_name(field.name(), out);
+            field.put(out);
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+/// The name of an object's next member.
+fn put_name(name: &str, out: &mut Vec<u8>) {
+    // No value ends as an object begins.
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    put_string(name, out);
+    out.push(b':');
+}
+
+fn is_names(path: &[OwnedSegment]) -> bool {
+    path.iter().all(OwnedSegment::is_field)
+}
