@@ -27,7 +27,7 @@ pub(super) struct Plan {
 }
 
 /// What one lane does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stage {
     /// Its consumer group and the name of its state, such as `topology.orders`.
     pub(super) processor: String,

@@ -42,6 +42,7 @@ pub(super) struct StageProcessor {
 }
 
 /// What all partitions of a stage have in common.
+#[derive(Clone)]
 struct Shared {
     topic: Arc<str>,
     names: Names,
@@ -52,7 +53,19 @@ struct Shared {
     /// What the marks of redriven records are signed with; without them no mark counts.
     secrets: Option<Arc<SecretKeys>>,
     /// Records that waited, and panicked when they went on.
-    poison: Mutex<HashMap<(u32, u64), Rejected>>,
+    poison: Arc<Mutex<HashMap<(u32, u64), Rejected>>>,
+}
+
+impl Shared {
+    /// The same with counts of its own: where lanes on two cores count references to the same thing for each record, they
+    /// wait for each other.
+    fn apart(&self) -> Self {
+        Self {
+            topic: Arc::from(&*self.topic),
+            names: Names::new(&self.names.prefix),
+            ..self.clone()
+        }
+    }
 }
 
 impl StageProcessor {
@@ -74,7 +87,7 @@ impl StageProcessor {
                 schemas,
                 clock,
                 secrets,
-                poison: Mutex::default(),
+                poison: Arc::default(),
             }),
         }
     }
@@ -106,8 +119,9 @@ impl Processor for StageProcessor {
             None => None,
         };
         Ok(Box::new(StageTransform {
-            stage: Arc::clone(&self.stage),
-            shared: Arc::clone(&self.shared),
+            stage: Arc::new(Stage::clone(&self.stage)),
+            shared: Arc::new(self.shared.apart()),
+            sinks: Vec::new(),
             machine: Machine::new(BOUNDS),
             window,
             limiter: Limiter::load(state, space, limiter::BOUNDS)?,
@@ -119,6 +133,8 @@ impl Processor for StageProcessor {
 struct StageTransform {
     stage: Arc<Stage>,
     shared: Arc<Shared>,
+    /// Names of topics that it has written to.
+    sinks: Vec<Arc<str>>,
     machine: Machine,
     window: Option<Window>,
     limiter: Limiter,
@@ -348,12 +364,22 @@ impl StageTransform {
                 value: Some(carried::encode(&message)?),
                 headers: Vec::new(),
             };
-            cx.emit(topic, record);
+            cx.emit(self.sink(topic), record);
         }
         Ok(())
     }
 
-    fn send(&self, to: &str, message: &Message, cx: &mut Context<'_>) -> Result<(), Failure> {
+    /// A topic's name, as this transform has it.
+    fn sink(&mut self, topic: &str) -> &Arc<str> {
+        let known = self.sinks.iter().position(|sink| **sink == *topic);
+        let at = known.unwrap_or_else(|| {
+            self.sinks.push(topic.into());
+            self.sinks.len() - 1
+        });
+        &self.sinks[at]
+    }
+
+    fn send(&mut self, to: &str, message: &Message, cx: &mut Context<'_>) -> Result<(), Failure> {
         match to {
             "drop" => {}
             "ingress" => {
@@ -362,7 +388,7 @@ impl StageTransform {
             }
             foreign => {
                 let record = message.to_foreign(&self.shared.codec)?;
-                cx.emit(&Arc::from(foreign), record);
+                cx.emit(self.sink(foreign), record);
             }
         }
         Ok(())

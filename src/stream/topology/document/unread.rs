@@ -1,8 +1,9 @@
 //! Fields of a document that are not read yet.
 
-use std::{cell::OnceCell, io::Write};
+use std::cell::OnceCell;
 
 use bytes::Bytes;
+use jiff::fmt::temporal::DateTimePrinter;
 use vrl::{
     path::OwnedSegment,
     value::{KeyString, Value},
@@ -13,6 +14,9 @@ use crate::envelope::{
     Entity,
     json::{member, put_string},
 };
+
+/// Writes times as their `Display` does.
+const TIMES: DateTimePrinter = DateTimePrinter::new();
 
 /// The fields of an event, extensions left out.
 pub(super) const FIELDS: [&str; 12] = [
@@ -316,8 +320,10 @@ impl<'a> Field<'a> {
             Content::Text(text) => put_string(self.of.str(text), out),
             Content::Json(text) => out.extend_from_slice(self.of.bytes(text)),
             Content::Time(time) => {
+                out.push(b'"');
                 // A `Vec` never refuses bytes.
-                let _ = write!(out, "\"{time}\"");
+                let _ = TIMES.print_timestamp(&time, &mut *out);
+                out.push(b'"');
             }
             Content::Entity { .. } => {
                 out.push(b'{');
