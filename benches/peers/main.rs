@@ -67,7 +67,16 @@ fn main() {
         return;
     };
     let asked = |peer: &str| Asked {
-        events: number(0, if tune { 300_000 } else { 500_000 }),
+        // A JVM works at its full rate after some seconds only.
+        events: number(
+            0,
+            match (peer, tune) {
+                ("streams", false) => 2_000_000,
+                ("streams", true) => 1_000_000,
+                (_, false) => 500_000,
+                (_, true) => 300_000,
+            },
+        ),
         seconds: number(1, 20),
         rounds: number(2, if tune { 1 } else { 3 }),
         tries: if tune { tried::read(peer) } else { Vec::new() },
