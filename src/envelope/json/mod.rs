@@ -16,7 +16,7 @@ mod tests;
 use std::borrow::Cow;
 
 pub use self::error::{JsonError, Problem};
-pub(crate) use self::string::put_string;
+pub(crate) use self::string::{put_string, put_utf8};
 use self::{
     number::Number,
     skip::{literal, skip, spaces},

@@ -44,14 +44,14 @@ fn unit(bytes: &[u8], at: usize) -> Result<u32, JsonError> {
     })
 }
 
-/// The first double quote, backslash or control character from `at` on; else the end. Eight bytes at a time.
+/// The first double quote, backslash or control character from `at` on; else the end. Many bytes at a time.
 pub(super) fn special(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = ONES << 7;
     const QUOTES: u64 = u64::from_ne_bytes([b'"'; 8]);
     const SLASHES: u64 = u64::from_ne_bytes([b'\\'; 8]);
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let word = u64::from_le_bytes(*chunk);
+    let in_word = |at: usize| {
+        let word = u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
         let quote = word ^ QUOTES;
         let slash = word ^ SLASHES;
         // A byte below 1, or below 0x20, borrows into its high bit. A borrow may spoil bytes above, never below, so the
@@ -60,25 +60,45 @@ pub(super) fn special(bytes: &[u8], mut at: usize) -> usize {
             (quote.wrapping_sub(ONES) | slash.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20))
                 & !word
                 & HIGH;
-        if marks != 0 {
-            return at + marks.trailing_zeros() as usize / 8;
-        }
-        at += 8;
+        Some(marks.trailing_zeros() as usize / 8)
+    };
+    // 0 for each of them: in this form the compiler has the processor look at all of a chunk at once.
+    let stop = |b: &u8| (b ^ b'"').min(b ^ b'\\').min(b & 0xe0);
+    // Most strings are short.
+    match in_word(at) {
+        Some(found @ ..8) => return at + found,
+        Some(_) => at += 8,
+        None => {}
     }
-    let stop = |b: &u8| matches!(b, b'"' | b'\\' | 0..0x20);
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>)
+        && chunk.iter().map(stop).fold(u8::MAX, u8::min) != 0
+    {
+        at += 32;
+    }
+    while let Some(found) = in_word(at) {
+        at += found;
+        if found < 8 {
+            return at;
+        }
+    }
     let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(stop).unwrap_or(rest.len())
+    at + rest.iter().position(|b| stop(b) == 0).unwrap_or(rest.len())
 }
 
 /// Writes a string with its quotes, as `serde_json` does; quickly where nothing must be escaped.
 pub(crate) fn put_string(text: &str, out: &mut Vec<u8>) {
-    if special(text.as_bytes(), 0) == text.len() {
+    put_utf8(text.as_bytes(), out);
+}
+
+/// As [`put_string`], of bytes that were a `str` before: that is not checked again.
+pub(crate) fn put_utf8(text: &[u8], out: &mut Vec<u8>) {
+    if special(text, 0) == text.len() {
         out.reserve(text.len() + 2);
         out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(text);
         out.push(b'"');
     } else {
-        // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
-        let _ = serde_json::to_writer(out, text);
+        // A string always has a JSON form, and a `Vec` never refuses bytes.
+        let _ = serde_json::to_writer(out, &String::from_utf8_lossy(text));
     }
 }

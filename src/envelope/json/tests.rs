@@ -547,3 +547,22 @@ fn check_against_serde(text: &[u8]) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+#[test]
+fn what_is_special_is_found_wherever_it_stands() {
+    // What stands around it has high bits, and is one more or less than what is special.
+    let around = [
+        0x20, 0x21, 0x23, 0x5b, 0x5d, 0x7f, 0x80, 0xa2, 0xdc, 0xe0, 0xff,
+    ];
+    for length in 0..110 {
+        let text: Vec<u8> = around.into_iter().cycle().take(length).collect();
+        for from in 0..=length {
+            assert_eq!(string::special(&text, from), length);
+            for (at, found) in (from..length).zip([b'"', b'\\', 0, 0x1f].into_iter().cycle()) {
+                let mut text = text.clone();
+                text[at..].fill(found);
+                assert_eq!(string::special(&text, from), at, "{found} in {length}");
+            }
+        }
+    }
+}

@@ -219,7 +219,7 @@ impl StageTransform {
                     (Ok(Normalised::Events(events)), _) => events,
                     (Ok(Normalised::Json(json)), Some(map)) => {
                         let message = Message::of_json(json, origin, tenant)?;
-                        vec![self.map(map, message)]
+                        vec![self.mapped(map, message)]
                     }
                     (Ok(Normalised::Json(_)), None) => return Err(unrecognised_avro().into()),
                     (Err(Failure::Rejected(rejected)), Some(map))
@@ -304,7 +304,7 @@ impl StageTransform {
             match step {
                 // Done when it was read.
                 Do::Normalise(_) => {}
-                Do::Map(vrl) => message = self.map(vrl, message)?,
+                Do::Map(vrl) => self.map(vrl, &mut message)?,
                 Do::Filter(vrl) => {
                     if !self.holds(vrl, &mut message)? {
                         return Ok(());
@@ -394,21 +394,25 @@ impl StageTransform {
         Ok(())
     }
 
-    fn map(&mut self, vrl: &Vrl, mut message: Message) -> Result<Message, Rejected> {
-        let mut subject = subject(&mut message, vrl);
+    fn map(&mut self, vrl: &Vrl, message: &mut Message) -> Result<(), Rejected> {
+        let mut subject = subject(message, vrl);
         self.machine.run(vrl, &mut subject)?;
         if vrl.sets_metadata {
             message.set_metadata(&subject.metadata)?;
         }
         message.document = subject.document;
         message.raw = None;
-        Ok(message)
+        Ok(())
     }
 
-    /// As [`Self::map`]: of a record with several parts, the part that it fails for goes to the dead letters.
+    fn mapped(&mut self, vrl: &Vrl, mut message: Message) -> Result<Message, Rejected> {
+        self.map(vrl, &mut message).map(|()| message)
+    }
+
+    /// As [`Self::mapped`]: of a record with several parts, the part that it fails for goes to the dead letters.
     fn map_part(&mut self, vrl: &Vrl, message: Message) -> Result<Message, Rejected> {
         let value = message.origin.record.record.value.clone();
-        self.map(vrl, message)
+        self.mapped(vrl, message)
             .map_err(|rejected| Rejected { value, ..rejected })
     }
 

@@ -22,7 +22,7 @@ pub(super) use self::{
     unread::Unread,
 };
 use super::json;
-use crate::envelope::json::put_string;
+use crate::envelope::json::{put_string, put_utf8};
 
 /// Bytes of most documents' JSON.
 const USUAL: usize = 1024;
@@ -124,7 +124,7 @@ impl Document {
     ) -> Result<bool, serde_json::Error> {
         let text = self.unread_at(path);
         if let Some(text) = text.and_then(|(field, rest)| field.text(rest)) {
-            put_string(text, out);
+            put_utf8(text, out);
             return Ok(true);
         }
         match self.get(path).as_deref() {
@@ -159,14 +159,16 @@ impl Document {
         out.push(b'{');
         for (name, value) in fields {
             while let Some(field) = unread.next_if(|field| field.name() < &**name) {
-                put_name(field.name(), out);
+                put_plain_name(field.name(), out);
                 field.put(out);
             }
-            put_name(name, out);
+            put_comma(out);
+            put_string(name, out);
+            out.push(b':');
             json::write(value, out)?;
         }
         for field in unread {
-            put_name(field.name(), out);
+            put_plain_name(field.name(), out);
             field.put(out);
         }
         out.push(b'}');
@@ -174,14 +176,21 @@ impl Document {
     }
 }
 
-/// The name of an object's next member.
-fn put_name(name: &str, out: &mut Vec<u8>) {
+/// Between an object's members.
+fn put_comma(out: &mut Vec<u8>) {
     // No value ends as an object begins.
     if out.last() != Some(&b'{') {
         out.push(b',');
     }
-    put_string(name, out);
-    out.push(b':');
+}
+
+/// The name of an object's next member; nothing in it must be escaped.
+fn put_plain_name(name: &'static str, out: &mut Vec<u8>) {
+    put_comma(out);
+    out.reserve(name.len() + 3);
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 fn is_names(path: &[OwnedSegment]) -> bool {

@@ -9,10 +9,10 @@ use vrl::{
     value::{KeyString, Value},
 };
 
-use super::{super::json, put_name};
+use super::{super::json, put_plain_name};
 use crate::envelope::{
     Entity,
-    json::{member, put_string},
+    json::{member, put_utf8},
 };
 
 /// Writes times as their `Display` does.
@@ -277,8 +277,20 @@ impl<'a> Field<'a> {
     }
 
     fn entity_text(self, name: &str) -> Option<Text> {
-        let mut texts = self.entity().into_iter().flatten();
-        texts.find(|(is, _)| *is == name).map(|(_, text)| text)
+        let Content::Entity {
+            display_name,
+            external_id,
+            kind,
+        } = self.kept.content
+        else {
+            return None;
+        };
+        match name {
+            "display_name" => display_name,
+            "external_id" => Some(external_id),
+            "type" => Some(kind),
+            _ => None,
+        }
     }
 
     /// What is at a path of names within; the rest stays unread.
@@ -304,11 +316,11 @@ impl<'a> Field<'a> {
     }
 
     /// The text at a path within, where it is one without being read.
-    pub(super) fn text(self, path: &[OwnedSegment]) -> Option<&'a str> {
+    pub(super) fn text(self, path: &[OwnedSegment]) -> Option<&'a [u8]> {
         match (self.kept.content, path) {
-            (Content::Fixed(text), []) => Some(text),
-            (Content::Text(text), []) => Some(self.of.str(text)),
-            (_, [OwnedSegment::Field(name)]) => Some(self.of.str(self.entity_text(name)?)),
+            (Content::Fixed(text), []) => Some(text.as_bytes()),
+            (Content::Text(text), []) => Some(self.of.bytes(text)),
+            (_, [OwnedSegment::Field(name)]) => Some(self.of.bytes(self.entity_text(name)?)),
             _ => None,
         }
     }
@@ -316,8 +328,8 @@ impl<'a> Field<'a> {
     /// Writes its JSON.
     pub(super) fn put(self, out: &mut Vec<u8>) {
         match self.kept.content {
-            Content::Fixed(text) => put_string(text, out),
-            Content::Text(text) => put_string(self.of.str(text), out),
+            Content::Fixed(text) => put_utf8(text.as_bytes(), out),
+            Content::Text(text) => put_utf8(self.of.bytes(text), out),
             Content::Json(text) => out.extend_from_slice(self.of.bytes(text)),
             Content::Time(time) => {
                 out.push(b'"');
@@ -328,8 +340,8 @@ impl<'a> Field<'a> {
             Content::Entity { .. } => {
                 out.push(b'{');
                 for (name, text) in self.entity().into_iter().flatten() {
-                    put_name(name, out);
-                    put_string(self.of.str(text), out);
+                    put_plain_name(name, out);
+                    put_utf8(self.of.bytes(text), out);
                 }
                 out.push(b'}');
             }
