@@ -557,11 +557,11 @@ fn what_is_special_is_found_wherever_it_stands() {
     for length in 0..110 {
         let text: Vec<u8> = around.into_iter().cycle().take(length).collect();
         for from in 0..=length {
-            assert_eq!(string::special(&text, from), length);
+            assert_eq!(special(&text, from), length);
             for (at, found) in (from..length).zip([b'"', b'\\', 0, 0x1f].into_iter().cycle()) {
                 let mut text = text.clone();
                 text[at..].fill(found);
-                assert_eq!(string::special(&text, from), at, "{found} in {length}");
+                assert_eq!(special(&text, from), at, "{found} in {length}");
             }
         }
     }
