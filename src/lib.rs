@@ -16,6 +16,7 @@ pub mod stream;
 
 // Floor 1: what keeps things.
 pub mod controls;
+pub mod http;
 pub mod limits;
 pub mod log;
 pub mod registry;

@@ -1,5 +1,7 @@
 //! What can go wrong in a log, and what to do about it.
 
+use crate::state::StateError;
+
 /// What the caller does about an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
@@ -12,7 +14,7 @@ pub enum Class {
 }
 
 /// An error of the log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
     /// The log does not answer, or did not confirm in time; the outcome may be unknown.
@@ -59,6 +61,9 @@ pub enum LogError {
     /// A record is larger than the log takes.
     #[error("a record of {0} bytes is larger than the log takes")]
     TooLarge(usize),
+    /// The keyed state on this node cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// Anything else: the log's own words.
     #[error("{0}")]
     Fatal(String),

@@ -179,7 +179,7 @@ impl Task {
         });
     }
 
-    fn next_due(&mut self) -> Option<Millis> {
+    fn next_due(&self) -> Option<Millis> {
         // What stands still fires nothing: its input is not read to the end.
         if self.stands.is_some() {
             return None;
@@ -332,7 +332,7 @@ impl Runner {
         let stands = tasks.values().filter_map(|t| t.stands.as_ref());
         let stands = stands.map(|s| s.until.saturating_duration_since(Instant::now()));
         let stands = stands.min().map_or(IDLE, |left| left.min(IDLE));
-        let next = tasks.values_mut().filter_map(Task::next_due).min();
+        let next = tasks.values().filter_map(Task::next_due).min();
         next.map_or(stands, |due| {
             let left = u64::try_from(due.0 - now.0).unwrap_or(0).max(1);
             Duration::from_millis(left).min(stands)
@@ -362,6 +362,11 @@ impl Runner {
     ) -> Result<(), Failed> {
         let store = lane.state().clone();
         let mut transaction = Transaction::default();
+        for task in tasks.values_mut() {
+            task.timers
+                .refill(&store, &task.space)
+                .map_err(LogError::from)?;
+        }
         for input in batch {
             let Some(task) = tasks.get_mut(&input.partition) else {
                 continue;
@@ -412,13 +417,15 @@ impl Runner {
                 timers: &mut task.timers,
                 gathered: &mut gathered,
             };
+            context.timers.upgrade(&mut context.gathered.writes);
             task.transform.close(&mut context);
             transaction.outputs.append(&mut gathered.outputs);
             for (origin, rejected) in gathered.dead.drain(..) {
                 let record = self.dead_letter(&origin.topic, &origin.record, rejected);
                 transaction.outputs.push(record);
             }
-            transaction.state.0.append(&mut gathered.changes.0);
+            let mut changes = gathered.writes.take(&task.space);
+            transaction.state.0.append(&mut changes.0);
             for (topic, input) in &task.inputs {
                 transaction.positions.push((*topic, *partition, input.next));
             }
@@ -427,7 +434,7 @@ impl Runner {
         if !positions.is_empty() {
             lane.commit(transaction)?;
         }
-        let next = tasks.values_mut().filter_map(Task::next_due).min();
+        let next = tasks.values().filter_map(Task::next_due).min();
         self.progress.looked(lag::Timers { at: looked, next });
         for (topic, partition, next) in positions {
             self.progress.at(&self.topics[topic], partition, next);
@@ -533,8 +540,7 @@ impl Runner {
             }
             let gathered = task.gathered.get_or_insert_default();
             while budget > 0
-                && let Some((at, key)) =
-                    task.timers.take(due.at, &task.space, &mut gathered.changes)
+                && let Some((at, key)) = task.timers.take(due.at, &mut gathered.writes)
             {
                 budget -= 1;
                 let mut context = Context {

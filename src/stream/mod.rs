@@ -16,5 +16,6 @@ pub mod redriven;
 mod timers;
 pub mod topology;
 mod transform;
+mod writes;
 
 pub use transform::{Context, Failure, Origin, Processor, Rejected, Transform};

@@ -1,89 +1,268 @@
-//! Durable timers: rows of the keyed state, with a heap in memory.
+//! Durable timers: rows of the keyed state in the order of their times. Only the nearest are in memory, so that timers that are
+//! far away, or cancelled before they are near, cost nothing but their rows.
+//!
+//! | row | holds |
+//! |---|---|
+//! | `T` time(8) key | a timer; times sort as numbers |
+//! | `t` key | a timer of versions before, its time in the value: rewritten by the first transaction |
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::writes::Writes;
 use crate::{
     clock::Millis,
-    state::{Changes, Space, StateError, StateStore},
+    state::{Space, StateError, StateStore},
 };
 
-const ROW: u8 = b't';
+const ROW: u8 = b'T';
+const OLD_ROW: u8 = b't';
 
-fn row(key: &[u8]) -> Bytes {
-    let mut row = Vec::with_capacity(key.len() + 1);
+/// Timers read from the store at a time.
+const NEAR: usize = 4_096;
+
+/// The stored form of a time: as bytes, it sorts as the number does.
+fn ordered(due: Millis) -> [u8; 8] {
+    (due.0 as u64 ^ (1 << 63)).to_be_bytes()
+}
+
+fn row(due: Millis, key: &[u8]) -> Bytes {
+    let mut row = Vec::with_capacity(key.len() + 9);
     row.push(ROW);
+    row.extend_from_slice(&ordered(due));
     row.extend_from_slice(key);
     row.into()
 }
 
-/// The timers of one partition.
-#[derive(Default)]
+fn parse(row: &Bytes) -> Option<(Millis, Bytes)> {
+    let (due, _) = row.get(1..)?.split_first_chunk::<8>()?;
+    let due = (u64::from_be_bytes(*due) ^ (1 << 63)) as i64;
+    Some((Millis(due), row.slice(9..)))
+}
+
+/// The timers of one partition. What is in memory follows from the state: it is made anew after an abort.
 pub(super) struct Timers {
-    due: HashMap<Bytes, Millis>,
-    /// Entries whose time is not the one in `due` are stale.
-    heap: BinaryHeap<Reverse<(Millis, Bytes)>>,
+    /// All timers before `horizon`, in order, and perhaps some of later.
+    near: BTreeSet<(Millis, Bytes)>,
+    /// From here on timers are in the store alone; `None`: all are in memory.
+    horizon: Option<Millis>,
+    /// Rows of versions before, to be rewritten.
+    old: Vec<(Bytes, Millis)>,
+    most: usize,
 }
 
 impl Timers {
     pub(super) fn load(store: &StateStore, space: &Space) -> Result<Self, StateError> {
-        let mut timers = Self::default();
-        for entry in store.scan(space, &[ROW]) {
+        Self::load_most(store, space, NEAR)
+    }
+
+    fn load_most(store: &StateStore, space: &Space, most: usize) -> Result<Self, StateError> {
+        let mut timers = Self {
+            near: BTreeSet::new(),
+            horizon: Some(Millis(i64::MIN)),
+            old: Vec::new(),
+            most,
+        };
+        for entry in store.scan(space, &[OLD_ROW]) {
             let (key, value) = entry?;
-            let due = value
-                .as_ref()
-                .try_into()
-                .map(i64::from_be_bytes)
-                .map_err(|_| StateError("a timer's row is damaged".into()))?;
-            timers.schedule(key.slice(1..), Millis(due));
+            let due = value.as_ref().try_into().map(i64::from_be_bytes);
+            let due = due.map_err(|_| StateError::damaged("the row of a timer"))?;
+            timers.old.push((key, Millis(due)));
+        }
+        timers.refill(store, space)?;
+        // They are few: topologies had one for each key of a limit.
+        for (key, due) in &timers.old {
+            timers.near.insert((*due, key.slice(1..)));
         }
         Ok(timers)
     }
 
-    fn schedule(&mut self, key: Bytes, due: Millis) {
-        self.heap.push(Reverse((due, key.clone())));
-        self.due.insert(key, due);
-    }
-
-    pub(super) fn set(&mut self, key: Bytes, due: Millis, space: &Space, changes: &mut Changes) {
-        changes.put(space, row(&key), due.0.to_be_bytes().to_vec());
-        self.schedule(key, due);
-    }
-
-    pub(super) fn cancel(&mut self, key: &[u8], space: &Space, changes: &mut Changes) {
-        if self.due.remove(key).is_some() {
-            changes.delete(space, row(key));
+    /// To be called between transactions: reads the next timers from the store when those in memory have fired.
+    pub(super) fn refill(&mut self, store: &StateStore, space: &Space) -> Result<(), StateError> {
+        let Some(horizon) = self.horizon else {
+            return Ok(());
+        };
+        if self.near.first().is_some_and(|(due, _)| *due < horizon) {
+            return Ok(());
         }
-    }
-
-    /// When the first one is due.
-    pub(super) fn next_due(&mut self) -> Option<Millis> {
-        while let Some(Reverse((due, key))) = self.heap.peek() {
-            if self.due.get(key) == Some(due) {
-                return Some(*due);
+        let mut last = None;
+        let mut read = 0;
+        // All of one time belong together: none of them may be left beyond the horizon.
+        for entry in store.scan_from(space, &[ROW], &ordered(horizon), usize::MAX) {
+            let (key, _) = entry?;
+            let (due, key) =
+                parse(&key).ok_or_else(|| StateError::damaged("the row of a timer"))?;
+            if read >= self.most && last != Some(due) {
+                self.horizon = Some(due);
+                return Ok(());
             }
-            self.heap.pop();
+            last = Some(due);
+            read += 1;
+            self.near.insert((due, key));
         }
-        None
+        self.horizon = None;
+        Ok(())
+    }
+
+    /// The first transaction rewrites what versions before have left.
+    pub(super) fn upgrade(&mut self, writes: &mut Writes) {
+        for (old, due) in self.old.drain(..) {
+            writes.put(row(due, &old[1..]), Bytes::new());
+            writes.delete(old);
+        }
+    }
+
+    pub(super) fn set(&mut self, key: Bytes, due: Millis, writes: &mut Writes) {
+        writes.put(row(due, &key), Bytes::new());
+        if self.horizon.is_some_and(|horizon| due >= horizon) {
+            return;
+        }
+        self.near.insert((due, key));
+        while self.near.len() > 2 * self.most {
+            self.forget_farthest();
+        }
+    }
+
+    /// Leaves the timers of the last time in memory to the store.
+    fn forget_farthest(&mut self) {
+        let Some((due, _)) = self.near.pop_last() else {
+            return;
+        };
+        while self.near.last().is_some_and(|(last, _)| *last == due) {
+            self.near.pop_last();
+        }
+        self.horizon = Some(due);
+    }
+
+    pub(super) fn cancel(&mut self, key: &Bytes, due: Millis, writes: &mut Writes) {
+        self.near.remove(&(due, key.clone()));
+        writes.delete(row(due, key));
+    }
+
+    /// When the first one is due, or the first that is in the store alone may be.
+    pub(super) fn next_due(&self) -> Option<Millis> {
+        let near = self.near.first().map(|(due, _)| *due);
+        near.into_iter().chain(self.horizon).min()
     }
 
     /// Takes the first one due at or before `now`.
-    pub(super) fn take(
-        &mut self,
-        now: Millis,
-        space: &Space,
-        changes: &mut Changes,
-    ) -> Option<(Millis, Bytes)> {
-        if self.next_due()? > now {
+    pub(super) fn take(&mut self, now: Millis, writes: &mut Writes) -> Option<(Millis, Bytes)> {
+        let first = self.near.first()?.0;
+        if first > now || self.horizon.is_some_and(|horizon| first >= horizon) {
             return None;
         }
-        let Reverse((due, key)) = self.heap.pop()?;
-        self.due.remove(&key);
-        changes.delete(space, row(&key));
+        let (due, key) = self.near.pop_first()?;
+        writes.delete(row(due, &key));
         Some((due, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::Changes;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Set(u8, i64),
+        Cancel(u8),
+        Fire(i64),
+        Commit,
+        Restart,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (any::<u8>(), 0i64..50).prop_map(|(key, due)| Op::Set(key, due)),
+            2 => any::<u8>().prop_map(Op::Cancel),
+            2 => (0i64..60).prop_map(Op::Fire),
+            2 => Just(Op::Commit),
+            1 => Just(Op::Restart),
+        ]
+    }
+
+    proptest! {
+        /// However many are in memory, timers fire once, in the order of their times, and none that was cancelled.
+        #[test]
+        fn as_a_map_in_memory(ops in prop::collection::vec(op(), 1..200), most in 1usize..8) {
+            let store = StateStore::in_memory();
+            let space = Space::new("p", 0);
+            let mut timers = Timers::load_most(&store, &space, most).unwrap();
+            let mut writes = Writes::default();
+            let mut model: BTreeMap<u8, i64> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Set(key, due) => {
+                        let name = Bytes::copy_from_slice(&[key]);
+                        if let Some(before) = model.insert(key, due) {
+                            timers.cancel(&name, Millis(before), &mut writes);
+                        }
+                        timers.set(name, Millis(due), &mut writes);
+                    }
+                    Op::Cancel(key) => {
+                        if let Some(due) = model.remove(&key) {
+                            let name = Bytes::copy_from_slice(&[key]);
+                            timers.cancel(&name, Millis(due), &mut writes);
+                        }
+                    }
+                    Op::Fire(now) => {
+                        // A transaction fires what is in memory; the next one goes on.
+                        loop {
+                            let mut fired = 0;
+                            while let Some((due, key)) = timers.take(Millis(now), &mut writes) {
+                                fired += 1;
+                                prop_assert!(due.0 <= now);
+                                prop_assert_eq!(model.remove(&key[0]), Some(due.0));
+                                prop_assert!(model.values().all(|other| *other >= due.0));
+                            }
+                            store.apply(&writes.take(&space), &[]).unwrap();
+                            timers.refill(&store, &space).unwrap();
+                            if fired == 0 && timers.next_due().is_none_or(|due| due.0 > now) {
+                                break;
+                            }
+                        }
+                        prop_assert!(model.values().all(|due| *due > now));
+                    }
+                    Op::Commit => {
+                        store.apply(&writes.take(&space), &[]).unwrap();
+                        timers.refill(&store, &space).unwrap();
+                    }
+                    Op::Restart => {
+                        store.apply(&writes.take(&space), &[]).unwrap();
+                        timers = Timers::load_most(&store, &space, most).unwrap();
+                    }
+                }
+                prop_assert!(timers.near.len() <= 2 * most + 256);
+                if let Some(first) = model.values().min() {
+                    prop_assert!(timers.next_due().is_some_and(|due| due.0 <= *first));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn timers_of_versions_before_fire_and_are_rewritten() {
+        let store = StateStore::in_memory();
+        let space = Space::new("p", 0);
+        let mut old = Changes::default();
+        old.put(&space, "tkey", 70i64.to_be_bytes().to_vec());
+        store.apply(&old, &[]).unwrap();
+        let mut timers = Timers::load(&store, &space).unwrap();
+        let mut writes = Writes::default();
+        timers.upgrade(&mut writes);
+        store.apply(&writes.take(&space), &[]).unwrap();
+        assert_eq!(store.get(&space, b"tkey").unwrap(), None);
+        let mut timers = Timers::load(&store, &space).unwrap();
+        assert_eq!(
+            timers.take(Millis(70), &mut writes),
+            Some((Millis(70), "key".into()))
+        );
+        store.apply(&writes.take(&space), &[]).unwrap();
+        assert_eq!(Timers::load(&store, &space).unwrap().next_due(), None);
     }
 }

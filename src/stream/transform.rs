@@ -1,10 +1,10 @@
 //! A transform: pure, synchronous and deterministic. Records go in, records and changes of keyed state come out; time is handed in.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 
-use super::timers::Timers;
+use super::{timers::Timers, writes::Writes};
 use crate::{
     clock::Millis,
     log::{Fetched, Output, Record},
@@ -67,7 +67,7 @@ pub struct Rejected {
 }
 
 /// Why a record was not taken.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Failure {
     /// The record is bad: to the dead-letter queue with it.
     Rejected(Rejected),
@@ -119,9 +119,7 @@ impl From<crate::envelope::Invalid> for Rejected {
 #[derive(Default)]
 pub(super) struct Gathered {
     pub(super) outputs: Vec<Output>,
-    pub(super) changes: Changes,
-    /// Uncommitted values, for reads.
-    overlay: HashMap<Bytes, Option<Bytes>>,
+    pub(super) writes: Writes,
     pub(super) rejected: Vec<Rejected>,
     /// Records that go to the dead-letter queue, whatever the input is.
     pub(super) dead: Vec<(Origin, Rejected)>,
@@ -138,7 +136,7 @@ pub struct Context<'a> {
 /// Where one record's part of what is gathered begins.
 pub(super) struct Mark {
     outputs: usize,
-    changes: usize,
+    writes: u64,
     rejected: usize,
     dead: usize,
 }
@@ -147,7 +145,7 @@ impl Gathered {
     pub(super) fn mark(&self) -> Mark {
         Mark {
             outputs: self.outputs.len(),
-            changes: self.changes.0.len(),
+            writes: self.writes.count(),
             rejected: self.rejected.len(),
             dead: self.dead.len(),
         }
@@ -158,7 +156,7 @@ impl Gathered {
         self.outputs.truncate(mark.outputs);
         self.rejected.truncate(mark.rejected);
         self.dead.truncate(mark.dead);
-        self.changes.0.len() == mark.changes
+        self.writes.count() == mark.writes
     }
 }
 
@@ -186,6 +184,11 @@ impl Context<'_> {
         self.output(topic, Some(self.space.partition), record);
     }
 
+    /// Emits a record to a partition, whatever its key.
+    pub fn emit_to(&mut self, topic: &Arc<str>, partition: u32, record: Record) {
+        self.output(topic, Some(partition), record);
+    }
+
     fn output(&mut self, topic: &Arc<str>, partition: Option<u32>, record: Record) {
         self.gathered.outputs.push(Output {
             topic: Arc::clone(topic),
@@ -204,46 +207,49 @@ impl Context<'_> {
         self.gathered.dead.push((origin, rejected));
     }
 
-    /// The value of a key.
+    /// The value of a key, as the open transaction has set it.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let row = row(key);
-        match self.gathered.overlay.get(&row) {
-            Some(value) => Ok(value.clone()),
+        match self.gathered.writes.get(&row) {
+            Some(value) => Ok(value),
             None => self.store.get(self.space, &row),
         }
     }
 
-    /// Sets a key.
+    /// Keys that begin with `prefix` and their values, in order of the keys, as the open transaction has set them.
+    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        let rows = self
+            .gathered
+            .writes
+            .scan(self.store, self.space, &row(prefix))?;
+        let key = |(row, value): (Bytes, Bytes)| (row.slice(1..), value);
+        Ok(rows.into_iter().map(key).collect())
+    }
+
+    /// Sets a key. However often that happens in a transaction, one row is written, and one record of the changelog.
     pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
-        let (row, value) = (row(key), value.into());
-        self.gathered
-            .overlay
-            .insert(row.clone(), Some(value.clone()));
-        self.gathered.changes.put(self.space, row, value);
+        self.gathered.writes.put(row(key), value.into());
     }
 
     /// Deletes a key.
     pub fn delete(&mut self, key: &[u8]) {
-        let row = row(key);
-        self.gathered.overlay.insert(row.clone(), None);
-        self.gathered.changes.delete(self.space, row);
+        self.gathered.writes.delete(row(key));
     }
 
     /// Adds changes that the transform made by itself, as a [`crate::state::Window`] does.
     pub fn add_changes(&mut self, changes: Changes) {
-        self.gathered.changes.0.extend(changes.0);
+        self.gathered.writes.add(changes);
     }
 
-    /// Sets a timer, or moves the one of that key. It fires once, not before `due`, and never before what was in the log
-    /// by then.
+    /// Sets a timer, which is named by its key and its time: to move one, cancel it first. It fires once, not before `due`, and
+    /// never before what was in the log by then.
     pub fn set_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
-        self.timers
-            .set(key.into(), due, self.space, &mut self.gathered.changes);
+        self.timers.set(key.into(), due, &mut self.gathered.writes);
     }
 
     /// Forgets a timer.
-    pub fn cancel_timer(&mut self, key: &[u8]) {
+    pub fn cancel_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
         self.timers
-            .cancel(key, self.space, &mut self.gathered.changes);
+            .cancel(&key.into(), due, &mut self.gathered.writes);
     }
 }

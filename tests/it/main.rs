@@ -7,6 +7,7 @@
 )]
 
 mod admission;
+mod architecture;
 mod chaos;
 mod cli;
 mod config;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     log::{Cleanup, LogError, TopicSpec},
-    state::StateStore,
+    state::DiskStore,
 };
 
 /// One topic.
@@ -29,7 +29,7 @@ pub(super) struct Catalogue {
 const ROW: &[u8] = b"topics";
 
 impl Catalogue {
-    pub(super) fn load(store: &StateStore) -> Result<Self, LogError> {
+    pub(super) fn load(store: &DiskStore) -> Result<Self, LogError> {
         let mut catalogue = Self::default();
         let Some(row) = store.meta(ROW)? else {
             return Ok(catalogue);
@@ -56,7 +56,7 @@ impl Catalogue {
     /// Makes what is missing, checks the rest. Policies follow the configuration at every start.
     pub(super) fn provision(
         &mut self,
-        store: &StateStore,
+        store: &DiskStore,
         specs: &[TopicSpec],
         create: bool,
     ) -> Result<(), LogError> {

@@ -151,7 +151,7 @@ impl Lane for LocalLane {
     }
 
     fn state(&self) -> &StateStore {
-        &self.shared.store
+        &self.shared.state
     }
 }
 

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Millis},
-    state::{self, Changes, StateError, StateStore},
+    state::{self, Changes, DiskStore, StateError, StateStore},
 };
 
 /// How the embedded log is kept.
@@ -61,7 +61,9 @@ pub struct LocalLog {
 }
 
 struct Shared {
-    store: StateStore,
+    store: DiskStore,
+    /// The same rows, as lanes see them.
+    state: StateStore,
     batches: Keyspace,
     dir: PathBuf,
     options: LocalOptions,
@@ -73,12 +75,6 @@ struct Shared {
     full: AtomicBool,
     closing: Mutex<bool>,
     closed: Condvar,
-}
-
-impl From<StateError> for LogError {
-    fn from(error: StateError) -> Self {
-        Self::Fatal(error.0)
-    }
 }
 
 impl From<fjall::Error> for LogError {
@@ -95,13 +91,14 @@ const SEPARATED_BYTES: u32 = 256;
 impl LocalLog {
     /// Opens or makes the log in `dir`, and recovers what the last process left.
     pub fn open(dir: &Path, options: LocalOptions) -> Result<Self, LogError> {
-        let store = StateStore::open(dir)?;
+        let store = DiskStore::open(dir)?;
         // Batches are compressed already. Even small ones are worth it: compaction moves their keys alone.
         let kept = state::keyspace(SEPARATED_BYTES);
         let batches = store.keyspace("log", kept, BATCHES_MEMTABLE_BYTES)?;
         let catalogue = Catalogue::load(&store)?;
         let sequencer = Sequencer::recover(&batches, &catalogue)?;
         let shared = Arc::new(Shared {
+            state: store.clone().into(),
             store,
             batches,
             dir: dir.to_owned(),
@@ -130,7 +127,7 @@ impl LocalLog {
 
     /// The keyed state beside the log, committed with it.
     pub fn state(&self) -> &StateStore {
-        &self.shared.store
+        &self.shared.state
     }
 }
 

@@ -447,7 +447,7 @@ fn parse_key(key: &[u8]) -> Option<(u32, u64)> {
 }
 
 fn damaged(key: &[u8]) -> StateError {
-    StateError(format!("row {} of a window is damaged", key.escape_ascii()))
+    StateError::damaged(format!("row {} of a window", key.escape_ascii()))
 }
 
 #[cfg(test)]

@@ -288,7 +288,7 @@ impl StageTransform {
             }
             Err(Failure::State(error)) => Err(error),
             // No step asks for anything: what a record needs was at hand when it was read.
-            Err(Failure::Waiting(why)) => Err(StateError(why)),
+            Err(Failure::Waiting(why)) => Err(StateError::Other(why)),
         }
     }
 

@@ -42,7 +42,7 @@ fn key(number: u64) -> Vec<u8> {
 }
 
 fn damaged() -> StateError {
-    StateError("a row of the journal of limits is damaged".into())
+    StateError::damaged("a row of the journal of limits")
 }
 
 impl Journal {

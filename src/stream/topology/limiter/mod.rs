@@ -369,9 +369,13 @@ impl Slot {
         id: &Identity,
         cx: &mut Context<'_>,
     ) {
+        let key = timer_key(&limit.policy.value, id);
+        if let Some(before) = self.timer.take_if(|before| Some(*before) != due) {
+            cx.cancel_timer(key.clone(), before);
+        }
         self.timer = due;
         if let Some(due) = due {
-            cx.set_timer(timer_key(&limit.policy.value, id), due);
+            cx.set_timer(key, due);
         }
     }
 
@@ -388,7 +392,7 @@ impl Slot {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StateError> {
-        let damaged = || StateError("a row of a rate limit is damaged".into());
+        let damaged = || StateError::damaged("a row of a rate limit");
         let mut rest = bytes;
         let mut number = || -> Result<[u8; 8], StateError> {
             let (first, more) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;

@@ -79,9 +79,7 @@ impl Bed {
 
     fn commit(&mut self, now: Millis) {
         loop {
-            let due = self
-                .timers
-                .take(now, &self.space, &mut self.gathered.changes);
+            let due = self.timers.take(now, &mut self.gathered.writes);
             let Some((_, key)) = due else {
                 break;
             };
@@ -92,8 +90,9 @@ impl Bed {
         self.with(Limiter::close);
         let seen = self.window.take_changes();
         self.with(|_, cx| cx.add_changes(seen));
-        let gathered = std::mem::take(&mut self.gathered);
-        self.store.apply(&gathered.changes, &[]).unwrap();
+        let changes = self.gathered.writes.take(&self.space);
+        self.gathered = Gathered::default();
+        self.store.apply(&changes, &[]).unwrap();
     }
 
     fn rows(&self, letter: u8) -> usize {
@@ -175,10 +174,10 @@ fn many_admissions_are_one_row_and_a_key_is_written_once_for_many() {
             assert!(bed.admits(id(n), now));
         }
         bed.with(Limiter::close);
-        let gathered = std::mem::take(&mut bed.gathered);
-        let rows = gathered.changes.0.iter();
+        let changes = bed.gathered.writes.take(&bed.space);
+        let rows = changes.0.iter();
         logged.push(rows.filter(|change| change.key.starts_with(b"sl")).count());
-        bed.store.apply(&gathered.changes, &[]).unwrap();
+        bed.store.apply(&changes, &[]).unwrap();
     }
     // The first time each has its timer set; then all three are written for every third transaction.
     assert_eq!(logged[0], 3);
