@@ -125,8 +125,8 @@ impl IntoResponse for Refusal {
 
 type Answered = Result<Response, Refusal>;
 
-fn answer(body: &Value) -> Answered {
-    Ok(text(body.to_string()))
+fn answer(body: &Value) -> Response {
+    text(body.to_string())
 }
 
 fn text(body: impl Into<axum::body::Body>) -> Response {
@@ -195,12 +195,12 @@ impl Shared {
         let config = json!({ "compatibilityLevel": COMPATIBILITY });
         // Whether a subject that is not there is answered for too.
         let global = parameters.is("defaultToGlobal");
-        match *parts {
+        Ok(match *parts {
             [""] => answer(&json!({})),
             ["schemas"] => {
                 let all = schemas::ALL.iter().filter(|schema| {
                     parameters.takes(&self.subject(schema))
-                        && !(parameters.is("latestOnly") && !is_latest(schema))
+                        && (is_latest(schema) || !parameters.is("latestOnly"))
                 });
                 answer(&parameters.page(all.map(|schema| self.described(schema)).collect()))
             }
@@ -212,7 +212,7 @@ impl Shared {
                 }
                 answer(&found)
             }
-            ["schemas", "ids", id, "schema"] => Ok(text(by_id(id)?.text)),
+            ["schemas", "ids", id, "schema"] => text(by_id(id)?.text),
             ["schemas", "ids", id, "subjects"] => answer(&json!([self.subject(by_id(id)?)])),
             ["schemas", "ids", id, "versions"] => {
                 let schema = by_id(id)?;
@@ -234,7 +234,7 @@ impl Shared {
                 answer(&self.described(self.version(subject, version)?))
             }
             ["subjects", subject, "versions", version, "schema"] => {
-                Ok(text(self.version(subject, version)?.text))
+                text(self.version(subject, version)?.text)
             }
             ["subjects", subject, "versions", version, "referencedby"] => {
                 self.version(subject, version)?;
@@ -245,13 +245,13 @@ impl Shared {
             ["mode"] => answer(&mode),
             ["config", subject] if global || self.is_known(subject) => answer(&config),
             ["mode", subject] if global || self.is_known(subject) => answer(&mode),
-            ["config", subject] => Err(Refusal::Config(subject.to_owned())),
-            ["mode", subject] => Err(Refusal::Mode(subject.to_owned())),
+            ["config", subject] => return Err(Refusal::Config(subject.to_owned())),
+            ["mode", subject] => return Err(Refusal::Mode(subject.to_owned())),
             ["subjects", _] | ["compatibility", "subjects", _, "versions", ..] => {
-                Err(Refusal::Method)
+                return Err(Refusal::Method);
             }
-            _ => Err(Refusal::Path),
-        }
+            _ => return Err(Refusal::Path),
+        })
     }
 
     fn compare_schemas(
@@ -261,8 +261,9 @@ impl Shared {
         body: Result<Bytes, BytesRejection>,
     ) -> Answered {
         let (subject, version) = match *parts {
-            ["subjects", subject] | ["subjects", subject, "versions"] => (subject, None),
-            ["compatibility", "subjects", subject, "versions"] => (subject, None),
+            ["subjects", subject]
+            | ["subjects", subject, "versions"]
+            | ["compatibility", "subjects", subject, "versions"] => (subject, None),
             ["compatibility", "subjects", subject, "versions", version] => (subject, Some(version)),
             _ => {
                 // A path that can be read is there.
@@ -291,7 +292,7 @@ impl Shared {
             } else if parameters.is("verbose") {
                 found["messages"] = json!([]);
             }
-            return answer(&found);
+            return Ok(answer(&found));
         }
         let registers = parts.len() == 3;
         let known = match self.of_subject(subject) {
@@ -301,12 +302,12 @@ impl Shared {
         let mut known = known.into_iter().rev();
         match known.find(|schema| candidate.is(schema)) {
             // As the registry does: to register what is there changes nothing.
-            Some(schema) if registers => answer(&json!({ "id": schema.id })),
+            Some(schema) if registers => Ok(answer(&json!({ "id": schema.id }))),
             Some(schema) => {
                 let mut described = self.described(schema);
                 // Under the name that was asked for: topics of one kind share a schema.
                 described["subject"] = in_context(subject).into();
-                answer(&described)
+                Ok(answer(&described))
             }
             None if registers => Err(read_only_subject(subject)),
             None => Err(Refusal::Schema),

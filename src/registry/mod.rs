@@ -364,8 +364,8 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn schema() -> Result<Schema, Unfetched> {
-        Ok(Schema::parse("\"int\"", &[]).unwrap())
+    fn schema() -> Schema {
+        Schema::parse("\"int\"", &[]).unwrap()
     }
 
     fn unknown() -> Result<Schema, Unfetched> {
@@ -373,7 +373,7 @@ mod tests {
     }
 
     fn is_refused(answer: Option<Result<Arc<Schema>, NoSchema>>) -> bool {
-        matches!(answer, Some(Err(NoSchema::Refused(_))))
+        answer.is_some_and(|answer| matches!(answer, Err(NoSchema::Refused(_))))
     }
 
     impl State {
@@ -388,10 +388,10 @@ mod tests {
         let mut state = State::default();
         let now = Instant::now();
         for id in 0..KEPT as u32 {
-            state.answered(id, schema(), Millis(0));
+            state.answered(id, Ok(schema()), Millis(0));
         }
         assert!(state.get(0, now).unwrap().is_ok());
-        state.answered(KEPT as u32, schema(), Millis(0));
+        state.answered(KEPT as u32, Ok(schema()), Millis(0));
         // The one that was used least lately made room.
         assert!(state.get(0, now).is_some());
         assert!(state.get(1, now).is_none());
@@ -406,7 +406,7 @@ mod tests {
             state.want(7, None, now);
             let question = state.ask(7, Millis(0));
             state.settle(question, unknown(), now);
-            let almost = Duration::from_secs(seconds) - Duration::from_millis(1);
+            let almost = Duration::from_millis(seconds * 1_000 - 1);
             assert!(is_refused(state.get(7, now + almost)), "{seconds}");
             now += Duration::from_secs(seconds);
             assert!(state.get(7, now).is_none(), "{seconds}");
@@ -447,7 +447,7 @@ mod tests {
             assert!(is_refused(state.get_again(7, went_back(3))));
         }
         state.want(7, Some(went_back(4)), now);
-        state.answered(7, schema(), at);
+        state.answered(7, Ok(schema()), at);
         assert!(state.get_again(7, went_back(4)).unwrap().is_ok());
     }
 

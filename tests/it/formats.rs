@@ -493,7 +493,7 @@ steps:
         world.trouble()
     );
     // In their order.
-    let values = came.iter().map(|f| value(f));
+    let values = came.iter().map(value);
     let expected = (0..200).map(|n| format!(r#"{{"n":"{n}"}}"#));
     assert!(values.eq(expected), "{:?}", world.trouble());
 }

@@ -66,25 +66,25 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     #[cold]
-    fn broken(&self, what: What) -> Box<Fault> {
+    fn broken(&self, what: What) -> Fault {
         Fault::at(self.at, what)
     }
 
-    fn bounded(&self) -> Result<(), Box<Fault>> {
+    fn bounded(&self) -> Result<(), Fault> {
         if self.out.len() <= self.most {
             return Ok(());
         }
         Err(self.broken(What::TooLong(self.most)))
     }
 
-    fn ended(&self) -> Result<(), Box<Fault>> {
+    fn ended(&self) -> Result<(), Fault> {
         match self.datum.len() - self.at {
             0 => Ok(()),
             left => Err(self.broken(What::Rest(left))),
         }
     }
 
-    fn value(&mut self, at: At, depth: usize) -> Result<(), Box<Fault>> {
+    fn value(&mut self, at: At, depth: usize) -> Result<(), Fault> {
         let schema = self.schema;
         let node = &schema.nodes[at];
         self.bounded()?;
@@ -175,8 +175,8 @@ impl<'a> Reader<'a> {
     /// The blocks of an array or a map: a count, perhaps negative and with a size, and so many items; a count of 0 ends it.
     fn blocks(
         &mut self,
-        mut item: impl FnMut(&mut Self, u64) -> Result<(), Box<Fault>>,
-    ) -> Result<(), Box<Fault>> {
+        mut item: impl FnMut(&mut Self, u64) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut number = 0;
         loop {
             let count = self.long()?;
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn int(&mut self, int: Int) -> Result<(), Box<Fault>> {
+    fn int(&mut self, int: Int) -> Result<(), Fault> {
         let number = self.long()?;
         if matches!(int, Int::Short | Int::Date | Int::Time(1_000))
             && i32::try_from(number).is_err()
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn bytes(&mut self, bytes: &[u8], meaning: Bytes) -> Result<(), Box<Fault>> {
+    fn bytes(&mut self, bytes: &[u8], meaning: Bytes) -> Result<(), Fault> {
         match meaning {
             Bytes::Plain => self.json(&STANDARD.encode(bytes)),
             Bytes::Decimal(scale) => {
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An unscaled whole number, two's complement, with the point put in.
-    fn decimal(&self, unscaled: &[u8], scale: usize) -> Result<String, Box<Fault>> {
+    fn decimal(&self, unscaled: &[u8], scale: usize) -> Result<String, Fault> {
         if unscaled.len() > MAX_DECIMAL {
             return Err(self.broken(What::Decimal(unscaled.len(), MAX_DECIMAL)));
         }
@@ -327,7 +327,7 @@ impl<'a> Reader<'a> {
         let _ = serde_json::to_writer(&mut self.out, value);
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Box<Fault>> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
         let rest = &self.datum[self.at..];
         let taken = rest.get(..length);
         let taken = taken.ok_or_else(|| self.broken(What::CutShort(length, rest.len())))?;
@@ -335,14 +335,14 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Box<Fault>> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
     }
 
     /// Zigzag, then seven bits a byte, the lowest first.
-    fn long(&mut self) -> Result<i64, Box<Fault>> {
+    fn long(&mut self) -> Result<i64, Fault> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
@@ -354,12 +354,12 @@ impl<'a> Reader<'a> {
         Err(self.broken(What::Long))
     }
 
-    fn length(&mut self) -> Result<usize, Box<Fault>> {
+    fn length(&mut self) -> Result<usize, Fault> {
         let length = self.long()?;
         usize::try_from(length).map_err(|_| self.broken(What::Length(length)))
     }
 
-    fn text(&mut self) -> Result<&'a str, Box<Fault>> {
+    fn text(&mut self) -> Result<&'a str, Fault> {
         let length = self.length()?;
         let bytes = self.take(length)?;
         std::str::from_utf8(bytes).map_err(|_| self.broken(What::Text))

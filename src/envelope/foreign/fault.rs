@@ -7,9 +7,12 @@ use super::{super::MAX_DEPTH, shown};
 /// The most bytes of a path in a message; the innermost steps are kept.
 const PATH: usize = 120;
 
-/// Why a datum cannot be read.
+/// Why a datum cannot be read. It is rare, and each value's result makes room for it: so it is one pointer wide.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct Fault(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     what: What,
     /// Bytes behind the schema's id.
     at: usize,
@@ -48,9 +51,9 @@ pub(super) enum What {
     Rest(usize),
     #[error("the date {0} (days since 1970-01-01) lies outside the years 0 to 9999")]
     Date(i64),
-    #[error("the time of day {0} ({unit} since midnight) is not within 00:00 to 23:59:59.999…", unit = unit(.1))]
+    #[error("the time of day {0} ({unit} since midnight) is not within 00:00 to 23:59:59.999…", unit = unit(*.1))]
     Time(i64, i64),
-    #[error("the timestamp {0} ({unit} since 1970) lies outside the years 0 to 9999", unit = unit(.1))]
+    #[error("the timestamp {0} ({unit} since 1970) lies outside the years 0 to 9999", unit = unit(*.1))]
     Timestamp(i64, i64),
     #[error("a decimal has {0} bytes, and at most {1} are read")]
     Decimal(usize, usize),
@@ -92,7 +95,7 @@ impl What {
     }
 }
 
-fn unit(per_second: &i64) -> &'static str {
+fn unit(per_second: i64) -> &'static str {
     match per_second {
         1_000 => "milliseconds",
         1_000_000 => "microseconds",
@@ -102,18 +105,18 @@ fn unit(per_second: &i64) -> &'static str {
 
 impl Fault {
     #[cold]
-    pub(super) fn at(at: usize, what: What) -> Box<Self> {
-        Box::new(Self {
+    pub(super) fn at(at: usize, what: What) -> Self {
+        Self(Box::new(Inner {
             what,
             at,
             path: Vec::new(),
-        })
+        }))
     }
 
     /// It was met within this.
     #[cold]
-    pub(super) fn within(mut self: Box<Self>, step: Step) -> Box<Self> {
-        self.path.push(step);
+    pub(super) fn within(mut self, step: Step) -> Self {
+        self.0.path.push(step);
         self
     }
 
@@ -121,7 +124,7 @@ impl Fault {
     fn path(&self) -> String {
         let mut path = String::new();
         // The innermost steps say most.
-        for step in &self.path {
+        for step in &self.0.path {
             let step = match step {
                 Step::Field(name) => format!(".{}", shown(name)),
                 Step::Key(key) => format!("[{:?}]", shown(key)),
@@ -140,12 +143,12 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Avro: ")?;
-        if !self.path.is_empty() {
+        if !self.0.path.is_empty() {
             write!(f, "field `{}`: ", self.path())?;
         }
-        write!(f, "{}", self.what)?;
-        if self.what.is_of_another_schema() {
-            let at = self.at;
+        write!(f, "{}", self.0.what)?;
+        if self.0.what.is_of_another_schema() {
+            let at = self.0.at;
             write!(
                 f,
                 ", at byte {at} behind the schema's id; is it written under another schema?"

@@ -1,7 +1,7 @@
 //! The ways in which others say a record's schema, where they do not write it as Confluent's clients did at first: recognised, so that
 //! a refusal says what was met. None of them is read.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::shown;
 use crate::log::{Record, header};
@@ -106,7 +106,8 @@ impl fmt::Display for Framing {
 pub(super) fn beginning(value: &[u8]) -> String {
     let mut text = String::from("0x");
     for byte in value.iter().take(9) {
-        text.push_str(&format!("{byte:02x}"));
+        // A `String` never refuses text.
+        let _ = write!(text, "{byte:02x}");
     }
     text
 }
