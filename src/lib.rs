@@ -31,6 +31,7 @@ pub mod config;
 pub mod entity;
 pub mod envelope;
 pub mod id;
+pub mod printable;
 pub mod telemetry;
 
 /// Many small allocations that live for one record or request: jemalloc keeps them apart, and gives memory back. It stands

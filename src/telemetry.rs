@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, printable::Printable};
 
 /// What is logged unless `RUST_LOG` says otherwise.
 const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,hyper=warn,sqlx=warn";
@@ -28,7 +28,8 @@ pub fn init_logs(format: LogFormat) {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        // What comes from records does not steer the terminal, nor turn its text around.
+        .with_writer(|| Printable(std::io::stderr()));
     let _ = match format {
         LogFormat::Text => builder
             .with_ansi(std::io::stderr().is_terminal())

@@ -13,7 +13,7 @@ use crate::{
     controls::SecretKeys,
     envelope::{
         Event, Invalid, avro,
-        foreign::{NoRegistry, Schemas},
+        foreign::{Again, NoRegistry, Schemas, WentBack},
         kafka::{Inbound, read, unrecognised_avro},
     },
     log::{Fetched, Record, partition_for, topics::Names},
@@ -129,7 +129,12 @@ impl Transform for Admit {
             let write = |out: &mut Vec<u8>| avro::events_from_ingress(value, input.timestamp, out);
             return self.admit(&event, input, cx, write);
         }
-        match read(&input.record, input.timestamp, &*self.schemas)? {
+        let again = self.redriven(&input.record).map(|_| Again {
+            schemas: &*self.schemas,
+            went_back: WentBack::of(&self.names.ingress, input),
+        });
+        let schemas = again.as_ref().map_or(&*self.schemas, |again| again as _);
+        match read(&input.record, input.timestamp, schemas)? {
             Inbound::Own(own) => {
                 let write = |out: &mut Vec<u8>| own.events_record(input.timestamp, out);
                 self.admit(&own.event, input, cx, write)

@@ -1,6 +1,6 @@
 //! `omnilink check`.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::bail;
 use serde_json::json;
@@ -56,9 +56,9 @@ pub(super) fn read(config: &Config, named: &[PathBuf]) -> anyhow::Result<(Vec<Pa
 
 /// Prints problems with their lines.
 pub(super) fn show(problems: &[Problem]) {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = output::colours();
     for problem in problems {
-        output::line(&problem.render(colour));
+        output::coloured_line(&problem.render(colour));
     }
 }
 

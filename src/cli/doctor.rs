@@ -379,8 +379,8 @@ async fn schema_registry(config: &Config, found: &mut Findings) {
         );
     };
     let answer = match registry::Client::new(url) {
-        Ok(client) => client.probe().await,
-        Err(error) => Err(error),
+        Ok(client) => client.probe().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
     };
     match answer {
         Ok(()) => found.add(CHECK, Status::Ok, ""),

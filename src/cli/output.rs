@@ -1,6 +1,8 @@
-//! What commands print: results on standard output, everything else on standard error.
+//! What commands print: results on standard output, everything else on standard error. Whatever a record says, it does not steer the
+//! terminal, and nothing in it goes unseen ([`crate::printable`]).
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{IsTerminal, Write},
 };
@@ -8,17 +10,29 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::printable::{printable, printable_coloured, printable_line};
+
 /// Prints a line on standard output. A reader that went away (`| head`) is no error.
 pub(super) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(std::io::stdout(), "{}", printable(text));
+}
+
+/// As [`line`], with colours in it if [`colours`] says so.
+pub(super) fn coloured_line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", printable_coloured(text));
+}
+
+/// Whether standard output shows colours.
+pub(super) fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Prints a note on standard error.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
-/// Prints JSON, a document a line.
+/// Prints JSON, a document a line. What is not seen is escaped: the same JSON.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string(value)?);
     Ok(())
@@ -31,12 +45,12 @@ pub(super) fn error(error: &anyhow::Error) {
     } else {
         "error:"
     };
-    let mut text = format!("{label} {error}");
+    let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         // A `String` never refuses text.
         let _ = write!(text, "\n  because {cause}");
     }
-    note(&text);
+    let _ = writeln!(std::io::stderr(), "{label} {}", printable(&text));
 }
 
 /// A column is never made narrower than this.
@@ -67,14 +81,15 @@ pub(super) fn list(heading: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// A line as the terminal has room for; elsewhere as it is.
+/// A line as the terminal has room for; elsewhere all of it.
 pub(super) fn fit(text: &str) -> String {
+    let text = printable_line(text);
     match terminal_width() {
         Some(width) if text.chars().count() > width => {
             let cut: String = text.chars().take(width.saturating_sub(1)).collect();
             format!("{cut}…")
         }
-        _ => text.to_owned(),
+        _ => text.into_owned(),
     }
 }
 
@@ -89,6 +104,12 @@ fn terminal_width() -> Option<usize> {
 }
 
 fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<String> {
+    // Whatever a record says, a row is one line.
+    let rows = rows.iter().map(|row| {
+        let cells = row.iter().map(|cell| printable_line(cell));
+        cells.collect()
+    });
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells
@@ -111,11 +132,6 @@ fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<S
         let padded: Vec<String> = cells
             .zip(&widths)
             .map(|(cell, width)| {
-                // Whatever a record says, a row is one line.
-                let cell: String = cell
-                    .chars()
-                    .map(|c| if c.is_control() { ' ' } else { c })
-                    .collect();
                 if cell.chars().count() > *width {
                     let cut: String = cell.chars().take(width - 1).collect();
                     return format!("{cut}…");
@@ -128,7 +144,7 @@ fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<S
     let heading = laid(&mut heading.iter().copied());
     let rows = rows
         .iter()
-        .map(|row| laid(&mut row.iter().map(String::as_str)));
+        .map(|row| laid(&mut row.iter().map(|cell| &**cell)));
     std::iter::once(heading).chain(rows).collect()
 }
 
@@ -147,5 +163,16 @@ mod tests {
         let cut = laid_out(&["NAME", "MESSAGE"], &rows, Some(20));
         assert!(cut.iter().all(|line| line.chars().count() <= 20), "{cut:?}");
         assert!(cut[1].ends_with('…') && cut[2].ends_with("short"));
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_shown() {
+        let rows = vec![
+            vec!["a\u{202e}b".into(), "x".into()],
+            vec!["\x1b[2J".into(), "y".into()],
+        ];
+        let lines = laid_out(&["NAME", "M"], &rows, None);
+        assert_eq!(lines[1], "a\\u202eb   x");
+        assert_eq!(lines[2], "\\u001b[2J  y");
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use clap::builder::NonEmptyStringValueParser;
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -27,6 +28,7 @@ use crate::{
     config::Config,
     id::Tenant,
     log::{Log, topics::Names},
+    printable::Printable,
     replay::{
         EntityName, History, IntoTopic, Lines, Parquet, Query, Replayed, Sink, TypePattern, as_of,
         replay,
@@ -42,6 +44,7 @@ const PIECE: usize = 1 << 20;
   omnilink replay --since 1h
   omnilink replay --entity order:17 --tenant acme --json
   omnilink replay --entity order:17 --as-of 2026-01-31T12:00:00Z
+  omnilink replay --entity-type erp:sale.order --entity-id SO:1
   omnilink replay --type 'order.*' --since 2026-01-01 --until 2026-02-01 --into orders.parquet
   omnilink replay --follow --json | jq -c '{type, data}'
   omnilink replay --into topic:shop.copy
@@ -63,9 +66,15 @@ pub(super) struct Args {
     /// Of this type, or with a star at its end of all that begin so; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
-    /// About this entity
-    #[arg(long, value_name = "TYPE:ID")]
+    /// About this entity; with more colons than one: --entity-type and --entity-id
+    #[arg(long, value_name = "TYPE:ID", group = "about")]
     entity: Option<EntityName>,
+    /// About the entity of this type, whatever is in it
+    #[arg(long, value_name = "TYPE", group = "about", requires = "entity_id", value_parser = NonEmptyStringValueParser::new())]
+    entity_type: Option<String>,
+    /// Its id
+    #[arg(long, value_name = "ID", requires = "entity_type", value_parser = NonEmptyStringValueParser::new())]
+    entity_id: Option<String>,
     /// Go on with what comes
     #[arg(long, conflicts_with = "as_of")]
     follow: bool,
@@ -73,7 +82,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE|topic:NAME", conflicts_with = "as_of")]
     into: Option<String>,
     /// The entity's state at this time, instead of its events
-    #[arg(long, value_name = "TIME", value_parser = moment::parse, requires = "entity", conflicts_with_all = ["since", "until", "types"])]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, requires = "about", conflicts_with_all = ["since", "until", "types"])]
     as_of: Option<Millis>,
 }
 
@@ -121,9 +130,18 @@ impl Args {
                 .iter()
                 .map(|t| TypePattern::from(t.as_str()))
                 .collect(),
-            entity: self.entity.clone(),
+            entity: self.entity(),
             follow: self.follow,
         }
+    }
+
+    fn entity(&self) -> Option<EntityName> {
+        let apart = self.entity_type.as_ref().zip(self.entity_id.as_ref());
+        let apart = apart.map(|(kind, id)| EntityName {
+            kind: kind.clone(),
+            external_id: id.clone(),
+        });
+        self.entity.clone().or(apart)
     }
 
     /// The query string for a node.
@@ -139,7 +157,10 @@ impl Args {
         pairs.extend(self.as_of.map(|at| ("as_of", time(at))));
         pairs.extend(self.tenant.iter().map(|t| ("tenant", t.to_string())));
         pairs.extend(self.types.iter().map(|t| ("type", t.clone())));
-        pairs.extend(self.entity.iter().map(|e| ("entity", e.to_string())));
+        if let Some(entity) = self.entity() {
+            pairs.push(("entity_type", entity.kind));
+            pairs.push(("entity_id", entity.external_id));
+        }
         pairs.extend(self.follow.then(|| ("follow", "true".to_owned())));
         pairs.extend(
             more.iter()
@@ -178,7 +199,7 @@ fn state(global: &Global, config: &Config, args: &Args, access: &Access) -> anyh
             answer.success()?
         }
         Access::Log(log, names) => {
-            let (Some(entity), at) = (&args.entity, args.as_of) else {
+            let (Some(entity), at) = (args.entity(), args.as_of) else {
                 bail!("--as-of needs --entity");
             };
             let history = History {
@@ -188,7 +209,7 @@ fn state(global: &Global, config: &Config, args: &Args, access: &Access) -> anyh
             };
             let bar = bar()?;
             let at = at.unwrap_or_else(|| SystemClock.now());
-            let folded = as_of(&history, args.tenant.as_ref(), entity, at, &mut |so_far| {
+            let folded = as_of(&history, args.tenant.as_ref(), &entity, at, &mut |so_far| {
                 show(&bar, so_far);
                 true
             });
@@ -491,7 +512,7 @@ impl Whole {
     }
 }
 
-/// Standard output: lines of JSON as they are, or a short line an event for people.
+/// Standard output: lines of JSON, or a short line an event for people. What is not seen is escaped in both.
 struct Screen {
     json: bool,
     line: Vec<u8>,
@@ -509,15 +530,16 @@ impl Screen {
 impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let mut out = std::io::stdout().lock();
-        if self.json {
-            out.write_all(bytes)?;
-            return Ok(bytes.len());
-        }
         let mut rest = bytes;
+        // By whole lines: a character may come in two pieces.
         while let Some(end) = memchr::memchr(b'\n', rest) {
-            self.line.extend_from_slice(&rest[..end]);
-            let event: Value = serde_json::from_slice(&self.line).unwrap_or(Value::Null);
-            writeln!(out, "{}", output::fit(&for_people(&event)))?;
+            self.line.extend_from_slice(&rest[..=end]);
+            if self.json {
+                Printable(&mut out).write_all(&self.line)?;
+            } else {
+                let event: Value = serde_json::from_slice(&self.line).unwrap_or(Value::Null);
+                writeln!(out, "{}", output::fit(&for_people(&event)))?;
+            }
             self.line.clear();
             rest = &rest[end + 1..];
         }
@@ -540,12 +562,11 @@ fn for_people(event: &Value) -> String {
         text("type")
     );
     // A `String` never refuses text.
-    if event["entitytype"].is_string() {
-        let _ = write!(line, " {}:{}", text("entitytype"), text("entityid"));
+    if let Ok(entity) = EntityName::new(text("entitytype"), text("entityid")) {
+        let _ = write!(line, " {entity}");
     }
     if let Some(data) = event.get("data") {
         let _ = write!(line, " {data}");
     }
-    // Whatever a producer wrote, it does not steer the terminal.
-    line.replace(char::is_control, " ")
+    line
 }

@@ -1,6 +1,6 @@
 //! `omnilink test`.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::bail;
 use serde_json::json;
@@ -28,10 +28,10 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
         check::show(&checked.problems);
         return check::refuse(&checked.problems);
     };
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = output::colours();
     let outcomes = topology::rehearse(set, |outcome| {
         if !global.json {
-            output::line(topology::render(outcome, colour).trim_end());
+            output::coloured_line(topology::render(outcome, colour).trim_end());
         }
     });
     let failed = outcomes.iter().filter(|o| !o.passed()).count();

@@ -192,8 +192,8 @@ fn connect_registry(config: &Config, readiness: &Readiness) -> anyhow::Result<Ar
     let Some(url) = &config.schema_registry_url else {
         return Ok(Arc::new(NoRegistry));
     };
-    let registry = Registry::start(url).map_err(anyhow::Error::msg);
-    let registry = Arc::new(registry.context("`schema_registry.url` cannot be used")?);
+    let registry = Registry::start(url).context("`schema_registry.url` cannot be used")?;
+    let registry = Arc::new(registry);
     let asked = Arc::downgrade(&registry);
     readiness.part("schema_registry", Need::Optional, move || {
         let trouble = asked.upgrade().and_then(|registry| registry.trouble());

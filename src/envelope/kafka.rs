@@ -6,7 +6,7 @@ use super::{
     avro,
     binary::{self, Binding},
     cloudevents::{self, Item},
-    foreign::{self, NoSchema, Schemas},
+    foreign::{self, Framing, NoSchema, Schemas},
     json, schemas,
 };
 use crate::{
@@ -137,7 +137,7 @@ pub fn read<'a>(
     match avro::schema_id(value) {
         Some(id) if id >= schemas::FIRST_ID => return Ok(own(id, value)?),
         Some(id) => {
-            let json = foreign::json(id, value, schemas)?;
+            let json = foreign::json(id, value, record, schemas)?;
             let event = headerless(record, json.as_bytes(), timestamp)?.map(Event::into_owned);
             return Ok(event.map_or(Inbound::Foreign(json), Inbound::One));
         }
@@ -145,7 +145,13 @@ pub fn read<'a>(
     }
     match headerless(record, value, timestamp)? {
         Some(event) => Ok(Inbound::One(event)),
-        None => Err(unrecognised(record, "the value is no CloudEvent").into()),
+        None => Err(match Framing::of(record, value) {
+            Some(framing) if object(value).is_none() => {
+                refused("unrecognised_payload", framing.to_string())
+            }
+            _ => unrecognised(record, "the value is no CloudEvent"),
+        }
+        .into()),
     }
 }
 

@@ -202,7 +202,6 @@ pub(super) fn respond(id: RequestId, outcomes: Vec<Outcome>) -> Response<Full<By
                 retry_after: first.retry_after,
                 headers: Vec::new(),
                 results: Some(results),
-                error_code: None,
             }
             .into_response(id);
         }

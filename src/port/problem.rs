@@ -23,8 +23,6 @@ pub(super) struct Problem {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// The JSON array of the items' results, in an answer to a batch of which nothing was accepted.
     pub(super) results: Option<Vec<u8>>,
-    /// A schema registry's own code, on its paths.
-    pub(super) error_code: Option<u32>,
 }
 
 impl Problem {
@@ -40,7 +38,6 @@ impl Problem {
             retry_after: None,
             headers: Vec::new(),
             results: None,
-            error_code: None,
         }
     }
 
@@ -88,12 +85,6 @@ impl Problem {
         out.extend_from_slice(br#","request_id":""#);
         id.write(&mut out);
         out.push(b'"');
-        if let Some(error_code) = self.error_code {
-            out.extend_from_slice(br#","error_code":"#);
-            out.extend_from_slice(error_code.to_string().as_bytes());
-            out.extend_from_slice(br#","message":"#);
-            super::answer::write_text(&mut out, &self.detail);
-        }
         if let Some(results) = &self.results {
             out.extend_from_slice(br#","results":"#);
             out.extend_from_slice(results);

@@ -6,7 +6,8 @@
 //! | `GET /v1/replay/state` | an entity as it was (`as_of`) |
 //! | `POST /v1/replay/topic` | a line of JSON now and then, while events go into a topic; `operator` |
 //!
-//! All take `since`, `until`, `tenant`, `type` (may be repeated), `entity` and `follow` in the query string.
+//! All take `since`, `until`, `tenant`, `type` (may be repeated), `entity` (`TYPE:ID` with one colon) or `entity_type` and `entity_id`, and
+//! `follow` in the query string.
 
 use std::{io::Write, sync::Arc, time::Instant};
 
@@ -65,6 +66,7 @@ impl Asked {
             as_of: None,
             topic: None,
         };
+        let (mut kind, mut external_id) = (None, None);
         for (name, value) in pairs {
             let wrong = |what: String| format!("`{name}`: {what}");
             match name.as_str() {
@@ -77,9 +79,11 @@ impl Asked {
                 }
                 "type" => asked.query.types.push(TypePattern::from(value.as_str())),
                 "entity" => {
-                    let entity = value.parse::<EntityName>().map_err(wrong)?;
-                    asked.query.entity = Some(entity);
+                    let entity = value.parse::<EntityName>();
+                    asked.query.entity = Some(entity.map_err(|e| wrong(e.to_string()))?);
                 }
+                "entity_type" => kind = Some(value),
+                "entity_id" => external_id = Some(value),
                 "follow" => {
                     asked.query.follow = match value.as_str() {
                         "" | "true" => true,
@@ -97,6 +101,14 @@ impl Asked {
                 "topic" => asked.topic = Some(value),
                 _ => return Err(wrong("unknown".into())),
             }
+        }
+        if kind.is_some() || external_id.is_some() {
+            let (kind, id) = (kind.unwrap_or_default(), external_id.unwrap_or_default());
+            let apart = EntityName::new(&kind, &id).map_err(|e| e.to_string())?;
+            if asked.query.entity.is_some_and(|entity| entity != apart) {
+                return Err("`entity` is another one than `entity_type` and `entity_id`".into());
+            }
+            asked.query.entity = Some(apart);
         }
         if asked.format == Format::Parquet && asked.query.follow {
             return Err("a Parquet file has an end: `follow` gives it none".into());
@@ -213,7 +225,7 @@ pub(super) async fn state(
     let name = asked
         .query
         .entity
-        .ok_or_else(|| invalid("`entity` is required"))?;
+        .ok_or_else(|| invalid("`entity` is required, or `entity_type` and `entity_id`"))?;
     let at = asked.as_of.unwrap_or_else(|| shared.clock.now());
     let folding = tokio::task::spawn_blocking(move || {
         let _turn = turn;

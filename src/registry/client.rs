@@ -36,14 +36,65 @@ const ACCEPTED: &str = "application/vnd.schemaregistry.v1+json, application/json
 const NOT_THERE: [u64; 3] = [40_401, 40_402, 40_403];
 
 /// Why a schema was not fetched.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Unfetched {
     /// The registry has none with that id.
+    #[error(transparent)]
     Unknown(Invalid),
     /// It cannot be used.
+    #[error(transparent)]
     Unusable(Invalid),
     /// The registry did not answer as it should: to be tried again.
-    Away(String),
+    #[error(transparent)]
+    Away(#[from] Away),
+}
+
+/// A registry that did not answer as one does.
+#[derive(Debug, thiserror::Error)]
+#[error("{base}: {why}")]
+pub struct Away {
+    /// Its address, without user and password.
+    base: String,
+    #[source]
+    why: AwayReason,
+}
+
+/// What it did instead.
+#[derive(Debug, thiserror::Error)]
+enum AwayReason {
+    #[error("it did not answer within {} s", DEADLINE.as_secs())]
+    Late,
+    #[error("it cannot be asked: {0}")]
+    Request(#[source] hyper::http::Error),
+    #[error("{}", innermost(.0))]
+    Http(#[source] hyper_util::client::legacy::Error),
+    #[error("the answer broke off: {}", innermost(&**.0))]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the answer is not a registry's: {0}")]
+    NotARegistrys(#[source] serde_json::Error),
+    #[error("it answered {0} ({1})")]
+    Refused(StatusCode, u64),
+    #[error("it answered {0}, as no registry does; is `schema_registry.url` right?")]
+    Strange(StatusCode),
+}
+
+/// Why a registry cannot be asked at all. The URL is shown without user and password.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// It is no URL of a registry.
+    #[error("{0} must be a URL such as http://host:8081")]
+    Url(String),
+    /// User or password hold what cannot stand in a header.
+    #[error("{0}: user and password cannot be sent")]
+    Authorization(String),
+    /// There is nothing to judge its certificate by.
+    #[error(
+        "https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {0}"
+    )]
+    Roots(#[source] std::io::Error),
+    /// Its runtime or its thread.
+    #[error("what asks the registry cannot be started: {0}")]
+    Start(#[source] std::io::Error),
 }
 
 /// A registry's address and how to ask it.
@@ -80,7 +131,7 @@ struct Refusal {
 
 impl Client {
     /// Takes user and password out of the URL. What is wrong with it is said without them.
-    pub fn new(url: &SecretUrl) -> Result<Self, String> {
+    pub fn new(url: &SecretUrl) -> Result<Self, RegistryError> {
         let (scheme, rest) = url.expose().split_once("://").unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (user, host) = match authority.rsplit_once('@') {
@@ -91,7 +142,7 @@ impl Client {
         let parsed: Result<hyper::Uri, _> = base.parse();
         let has_host = parsed.is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
         if path.contains(['?', '#']) || !has_host {
-            return Err(format!("{url} must be a URL such as http://host:8081"));
+            return Err(RegistryError::Url(url.to_string()));
         }
         let authorization = user.map(|user| {
             let plain = percent_decode_str(user).collect::<Vec<u8>>();
@@ -103,14 +154,13 @@ impl Client {
         });
         let authorization = authorization
             .transpose()
-            .map_err(|_| format!("{url}: user and password cannot be sent"))?;
+            .map_err(|_| RegistryError::Authorization(url.to_string()))?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(DEADLINE / 2));
         let http = if scheme == "https" {
             let builder = HttpsConnectorBuilder::new().with_native_roots();
-            let builder = builder
-                .map_err(|e| format!("https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {e}"))?;
+            let builder = builder.map_err(RegistryError::Roots)?;
             connector.enforce_http(false);
             let connector = builder
                 .https_only()
@@ -129,25 +179,24 @@ impl Client {
 
     /// Fetches a schema and all that it names.
     pub async fn schema(&self, id: u32) -> Result<Schema, Unfetched> {
-        let fetching = self.fetch(id);
-        let fetched = tokio::time::timeout(DEADLINE, fetching).await;
-        let late = || {
-            format!(
-                "{} did not answer within {} s",
-                self.base,
-                DEADLINE.as_secs()
-            )
-        };
-        fetched.unwrap_or_else(|_| Err(Unfetched::Away(late())))
+        let fetched = tokio::time::timeout(DEADLINE, self.fetch(id)).await;
+        fetched.unwrap_or_else(|_| Err(self.away(AwayReason::Late).into()))
     }
 
     /// Whether it answers as a registry does; else what is wrong. Any id will do: one that it does not know is an answer.
-    pub async fn probe(&self) -> Result<(), String> {
+    pub async fn probe(&self) -> Result<(), Away> {
         let asking = self.get("/schemas/ids/1", 1);
         match tokio::time::timeout(DEADLINE, asking).await {
             Ok(Err(Unfetched::Away(why))) => Err(why),
             Ok(_) => Ok(()),
-            Err(_) => Err(format!("{} does not answer", self.base)),
+            Err(_) => Err(self.away(AwayReason::Late)),
+        }
+    }
+
+    fn away(&self, why: AwayReason) -> Away {
+        Away {
+            base: self.base.clone(),
+            why,
         }
     }
 
@@ -184,17 +233,19 @@ impl Client {
     }
 
     async fn get(&self, path: &str, id: u32) -> Result<Registered, Unfetched> {
-        let away = |why: &dyn std::fmt::Display| Unfetched::Away(format!("{}: {why}", self.base));
+        let away = |why| Unfetched::Away(self.away(why));
         let mut request = Request::get(format!("{}{path}", self.base)).header(ACCEPT, ACCEPTED);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::default()).map_err(|e| away(&e))?;
+        let request = request
+            .body(Full::default())
+            .map_err(|e| away(AwayReason::Request(e)))?;
         let response = match &self.http {
             Door::Plain(http) => http.request(request).await,
             Door::Tls(http) => http.request(request).await,
         };
-        let response = response.map_err(|error| away(&cause(&error)))?;
+        let response = response.map_err(|error| away(AwayReason::Http(error)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect();
         let body = match body.await {
@@ -205,12 +256,11 @@ impl Client {
                     "schema {id} has more than {ANSWER_BYTES} bytes"
                 )));
             }
-            Err(error) => return Err(away(&cause(&*error))),
+            Err(error) => return Err(away(AwayReason::Body(error))),
         };
         if status.is_success() {
             // Something else than a registry may answer at that address: that is not the record's fault.
-            return serde_json::from_slice(&body)
-                .map_err(|e| away(&format!("the answer is not a registry's: {e}")));
+            return serde_json::from_slice(&body).map_err(|e| away(AwayReason::NotARegistrys(e)));
         }
         let code = serde_json::from_slice(&body).map(|refusal: Refusal| refusal.error_code);
         match code {
@@ -223,10 +273,8 @@ impl Client {
                     ),
                 }))
             }
-            Ok(code) => Err(away(&format!("it answered {status} ({code})"))),
-            Err(_) => Err(away(&format!(
-                "it answered {status}, as no registry does; is `schema_registry.url` right?"
-            ))),
+            Ok(code) => Err(away(AwayReason::Refused(status, code))),
+            Err(_) => Err(away(AwayReason::Strange(status))),
         }
     }
 }
@@ -239,7 +287,7 @@ fn unsupported(message: String) -> Unfetched {
 }
 
 /// The innermost cause: the layers around it say nothing more.
-fn cause(error: &dyn std::error::Error) -> String {
+fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -248,11 +296,21 @@ fn cause(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
+impl Away {
+    pub(super) fn late() -> Self {
+        Self {
+            base: "http://h".into(),
+            why: AwayReason::Late,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Secret;
 
-    fn client(url: &str) -> Result<Client, String> {
+    fn client(url: &str) -> Result<Client, RegistryError> {
         Client::new(&SecretUrl::new(Secret::new(url), &["http", "https"]).unwrap())
     }
 
@@ -287,7 +345,7 @@ mod tests {
             "http://h/#x",
             "http://h h",
         ] {
-            let error = client(wrong).err().expect(wrong);
+            let error = client(wrong).err().expect(wrong).to_string();
             assert!(
                 error.contains("http://host:8081") && !error.contains("secret"),
                 "{error}"

@@ -24,7 +24,7 @@ use serde::Serialize;
 pub use self::{
     lines::Lines,
     parquet::Parquet,
-    query::{EntityName, Query, TypePattern},
+    query::{EntityName, EntityNameError, Query, TypePattern},
     scan::replay,
     state::{StateError, as_of},
     topic::IntoTopic,

@@ -9,32 +9,65 @@ use crate::{
     log::{Fetched, partition_for},
 };
 
-/// What an event is about, as the command line names it: `TYPE:ID`.
+/// What an event is about. As one text it is `TYPE:ID`, where that can be cut at one place only: both may have colons in them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EntityName {
-    /// Its type; in the text it ends at the first colon.
+    /// Its type.
     pub kind: String,
-    /// Its id, which may have colons.
+    /// Its id.
     pub external_id: String,
 }
 
-impl FromStr for EntityName {
-    type Err = String;
+/// Why a text names no entity.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EntityNameError {
+    /// Type or id is missing.
+    #[error("`{0}` is no TYPE:ID, such as order:17")]
+    NoName(String),
+    /// Another entity could be meant.
+    #[error(
+        "`{0}` has more than one colon, so it may name several entities; name type and id apart: --entity-type and --entity-id (`entity_type` and `entity_id` in a query string)"
+    )]
+    Ambiguous(String),
+    /// Type and id were given apart, and one is empty or not there.
+    #[error("an entity has a type and an id: both `entity_type` and `entity_id` are needed")]
+    Incomplete,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some((kind, id)) if !kind.is_empty() && !id.is_empty() => Ok(Self {
-                kind: kind.to_owned(),
-                external_id: id.to_owned(),
-            }),
-            _ => Err(format!("`{text}` is no TYPE:ID, such as order:17")),
+impl EntityName {
+    /// Of a type and an id, whatever is in them.
+    pub fn new(kind: &str, external_id: &str) -> Result<Self, EntityNameError> {
+        if kind.is_empty() || external_id.is_empty() {
+            return Err(EntityNameError::Incomplete);
         }
+        Ok(Self {
+            kind: kind.to_owned(),
+            external_id: external_id.to_owned(),
+        })
+    }
+}
+
+impl FromStr for EntityName {
+    type Err = EntityNameError;
+
+    fn from_str(text: &str) -> Result<Self, EntityNameError> {
+        let (kind, id) = text.split_once(':').unwrap_or_default();
+        if id.contains(':') {
+            return Err(EntityNameError::Ambiguous(text.to_owned()));
+        }
+        Self::new(kind, id).map_err(|_| EntityNameError::NoName(text.to_owned()))
     }
 }
 
 impl fmt::Display for EntityName {
+    /// `TYPE:ID` where that names it, else both apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind, self.external_id)
+        let (kind, id) = (&self.kind, &self.external_id);
+        if kind.contains(':') || id.contains(':') {
+            write!(f, "type {kind:?} id {id:?}")
+        } else {
+            write!(f, "{kind}:{id}")
+        }
     }
 }
 
@@ -162,8 +195,7 @@ mod tests {
 
     #[test]
     fn keys_tell_what_cannot_match() {
-        let entity: EntityName = "order:a/b:c".parse().unwrap();
-        assert_eq!(entity.external_id, "a/b:c");
+        let entity = EntityName::new("order", "a/b:c").unwrap();
         let mut query = Query {
             entity: Some(entity),
             ..Query::default()
@@ -174,7 +206,25 @@ mod tests {
         query.tenant = Some(Tenant::new("acme").unwrap());
         assert!(query.key_may_match(&keyed("acme/order/a/b:c")));
         assert!(!query.key_may_match(&keyed("acme2/order/a/b:c")));
-        assert!("order".parse::<EntityName>().is_err() && ":1".parse::<EntityName>().is_err());
+    }
+
+    #[test]
+    fn a_text_names_one_entity_or_none() {
+        let order: EntityName = "order:17".parse().unwrap();
+        assert_eq!(order, EntityName::new("order", "17").unwrap());
+        assert_eq!(order.to_string(), "order:17");
+        for none in ["order", ":1", "order:", ":", ""] {
+            let error = none.parse::<EntityName>().unwrap_err();
+            assert_eq!(error, EntityNameError::NoName(none.into()));
+        }
+        for several in ["erp:sale.order:SO:1", "a:b:c", "a::b", "::", "a:b:"] {
+            let error = several.parse::<EntityName>().unwrap_err();
+            assert!(error.to_string().contains("--entity-type"), "{error}");
+            assert_eq!(error, EntityNameError::Ambiguous(several.into()));
+        }
+        let apart = EntityName::new("erp:sale.order", "SO:1").unwrap();
+        assert_eq!(apart.to_string(), r#"type "erp:sale.order" id "SO:1""#);
+        assert!(EntityName::new("", "1").is_err() && EntityName::new("a", "").is_err());
     }
 
     #[test]

@@ -6,15 +6,18 @@ use std::{
 };
 
 use apache_avro::{schema::Schema, types::Value as Avro, writer::datum::GenericDatumWriter};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
     admission::Admission,
     config::{Config, Sources},
+    controls::SecretKeys,
     envelope::{avro, foreign::Schemas},
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, partition_for, topics::Names},
     registry::Registry,
     stream::{
         lag::Progress,
         lane,
+        redrive::{Pick, Redrive},
         topology::{Deployment, Setup, check},
     },
 };
@@ -29,6 +32,7 @@ on_both!(
     a_topology_reads_avro,
     a_registry_that_is_away_holds_up_its_partition_alone,
     admission_reads_every_foreign_form,
+    what_went_back_asks_the_registry_again,
     csv_and_text_become_records,
 );
 
@@ -49,6 +53,10 @@ fn registry(url: &str) -> Arc<Registry> {
     });
     let url = config.unwrap().schema_registry_url.unwrap();
     Arc::new(Registry::start(&url).unwrap())
+}
+
+fn secrets() -> SecretKeys {
+    SecretKeys::new([&STANDARD.encode([1; 32])[..]]).unwrap()
 }
 
 fn framed(id: u32, datum: &[u8]) -> Vec<u8> {
@@ -118,6 +126,7 @@ fn world(bed: &Bed, schemas: Arc<dyn Schemas>, file: &str) -> World {
         make_foreign: false,
         lanes: bed.lanes(),
     });
+    deployment = deployment.with_secrets(Arc::new(secrets()));
     deployment.deploy(&set).unwrap();
     World {
         log,
@@ -427,6 +436,66 @@ fn admission_reads_every_foreign_form(bed: Bed) {
         ]
     );
     drop(running);
+}
+
+fn what_went_back_asks_the_registry_again(bed: Bed) {
+    let server = TestRegistry::start();
+    let known = server.register("known", TEXT, &json!({}));
+    let world = world(
+        &bed,
+        registry(&server.url),
+        r"
+name: late
+source: { topic: SOURCE, codec: avro, tenant: acme }
+steps:
+  - filter: .n != null
+  - route: [ { to: OUT } ]
+",
+    );
+    let later = known + 1;
+    let redrive = || {
+        let redrive = Redrive {
+            log: &*world.log,
+            names: &world.names,
+            secrets: &secrets(),
+        };
+        let done = redrive.run(&Pick::All, &mut |_| true).unwrap();
+        done.redriven
+    };
+    let asked = || {
+        let path = format!("/schemas/ids/{later}");
+        let asked = server.asked();
+        asked.iter().filter(|a| a.ends_with(&path)).count()
+    };
+    let records = (0..200).map(|n| record("k", framed(later, &text(&n.to_string()))));
+    world.send(records.collect());
+    let refused = vec![("unknown_schema".to_owned(), framed(later, &text("0")))];
+    assert_eq!(world.dead(200)[..1], refused);
+    // It is remembered, so few of them asked.
+    assert!(asked() <= 3, "{}", asked());
+
+    // Still unknown: each asks again, or is answered with what one of them heard.
+    let before = asked();
+    assert_eq!(redrive(), 200);
+    assert_eq!(world.dead(400).len(), 400, "{:?}", world.trouble());
+    let again = asked() - before;
+    assert!((1..=200).contains(&again), "{again}");
+
+    // Registered meanwhile, and sent back within the moment.
+    let id = server.register("later", &TEXT.replace("\"T\"", "\"L\""), &json!({}));
+    assert_eq!(id, later);
+    assert_eq!(redrive(), 200);
+    let came = world.came(200);
+    assert_eq!(
+        (came.len(), world.dead(400).len()),
+        (200, 400),
+        "{:?}",
+        world.trouble()
+    );
+    // In their order.
+    let values = came.iter().map(value);
+    let expected = (0..200).map(|n| format!(r#"{{"n":"{n}"}}"#));
+    assert!(values.eq(expected), "{:?}", world.trouble());
 }
 
 fn csv_and_text_become_records(bed: Bed) {

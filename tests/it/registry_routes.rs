@@ -78,84 +78,248 @@ async fn schemas_and_subjects() {
     assert_eq!(all.as_array().unwrap().len(), schemas::ALL.len());
 
     let refused = [
-        ("/schemas/ids/5", 404, 40403, "unknown_schema"),
-        ("/schemas/ids/5/subjects", 404, 40403, "unknown_schema"),
-        ("/schemas/ids/x", 404, 40403, "unknown_schema"),
+        ("/schemas/ids/5", 404, 40403),
+        ("/schemas/ids/5/subjects", 404, 40403),
+        ("/schemas/ids/5/versions", 404, 40403),
+        ("/schemas/ids/x", 404, 40403),
+        ("/schemas/ids/99999999999999999999", 404, 40403),
+        ("/subjects/t.dlq-value/versions", 404, 40401),
+        ("/subjects/events-value/versions/1", 404, 40401),
+        ("/subjects/t.events-key/versions/latest", 404, 40401),
+        ("/subjects/-value/versions/latest", 404, 40401),
+        ("/subjects/t.-value/versions/latest", 404, 40401),
+        ("/subjects/%e2%80%ae/versions", 404, 40401),
+        ("/subjects/t.events-value/versions/2", 404, 40402),
+        ("/subjects/t.events-value/versions/2/schema", 404, 40402),
         (
-            "/schemas/ids/99999999999999999999",
-            404,
-            40403,
-            "unknown_schema",
-        ),
-        (
-            "/subjects/t.dlq-value/versions",
-            404,
-            40401,
-            "unknown_subject",
-        ),
-        (
-            "/subjects/events-value/versions/1",
-            404,
-            40401,
-            "unknown_subject",
-        ),
-        (
-            "/subjects/t.events-key/versions/latest",
-            404,
-            40401,
-            "unknown_subject",
-        ),
-        (
-            "/subjects/-value/versions/latest",
-            404,
-            40401,
-            "unknown_subject",
-        ),
-        (
-            "/subjects/t.-value/versions/latest",
-            404,
-            40401,
-            "unknown_subject",
-        ),
-        (
-            "/subjects/t.events-value/versions/2",
+            "/subjects/t.events-value/versions/2/referencedby",
             404,
             40402,
-            "unknown_version",
+        ),
+        ("/subjects/t.events-value/versions/0", 422, 42202),
+        ("/subjects/t.events-value/versions/-2", 422, 42202),
+        ("/subjects/t.events-value/versions/new", 422, 42202),
+        ("/config/t.dlq-value", 404, 40408),
+        ("/mode/t.dlq-value", 404, 40409),
+        ("/subjects/t.events-value", 405, 405),
+        ("/subjects/t.events-value/nothing", 404, 404),
+        ("/subjects/%ff/versions", 404, 404),
+        ("/schemas/nothing", 404, 404),
+        ("/contexts/nothing", 404, 404),
+        ("/compatibility", 404, 404),
+    ];
+    for (path, status, error_code) in refused {
+        is_refused(&get(&node, path).await, path, status, error_code);
+    }
+}
+
+/// In the registry's own words, and no others.
+fn is_refused(answer: &Answer, about: &str, status: u16, error_code: u32) {
+    assert_eq!(answer.status.as_u16(), status, "{about}: {}", answer.text);
+    assert_eq!(answer.headers["content-type"], MEDIA, "{about}");
+    let body = answer.json();
+    assert_eq!(body["error_code"], error_code, "{about}: {body}");
+    assert!(
+        body["message"].as_str().unwrap().len() > 10,
+        "{about}: {body}"
+    );
+    assert_eq!(body.as_object().unwrap().len(), 2, "{about}: {body}");
+}
+
+/// What kcat, AKHQ, Redpanda Console and Confluent's clients ask for beside schemas.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_in_read_only_mode() {
+    let node = Node::start().await;
+    let answers = [
+        ("/", json!({})),
+        (
+            "/config",
+            json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" }),
         ),
         (
-            "/subjects/t.events-value/versions/0",
-            422,
-            42202,
-            "invalid_version",
+            "/config/t.events-value",
+            json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" }),
         ),
         (
-            "/subjects/t.events-value/versions/new",
-            422,
-            42202,
-            "invalid_version",
+            "/config/new?defaultToGlobal=true",
+            json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" }),
+        ),
+        ("/mode", json!({ "mode": "READONLY" })),
+        ("/mode/t.events-value", json!({ "mode": "READONLY" })),
+        ("/mode/:.:", json!({ "mode": "READONLY" })),
+        ("/contexts", json!(["."])),
+        ("/subjects/?subjectPrefix=t.e", json!(["t.events-value"])),
+        ("/subjects?deletedOnly=true", json!([])),
+        (
+            "/subjects?offset=1&limit=2",
+            json!(["t.events-value", "t.controls-value"]),
+        ),
+        ("/subjects/:.:t.events-value/versions/", json!([1])),
+        (
+            "/subjects/t.events-value/versions/1/referencedby",
+            json!([]),
         ),
     ];
-    for (path, status, error_code, code) in refused {
+    for (path, expected) in answers {
         let answer = get(&node, path).await;
-        assert_eq!(answer.status.as_u16(), status, "{path}");
-        assert_eq!(answer.code(), code, "{path}");
-        let body = answer.json();
-        assert_eq!(body["error_code"], error_code, "{path}");
-        assert!(body["message"].as_str().unwrap().len() > 10);
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+        assert_eq!(answer.headers["content-type"], MEDIA, "{path}");
+        assert_eq!(answer.json(), expected, "{path}");
     }
-    for (method, path) in [
-        (Method::POST, "/subjects/t.events-value/versions"),
-        (Method::DELETE, "/subjects/t.events-value/versions/1"),
-        (Method::PUT, "/schemas/ids/5"),
+    let with_max = format!("/schemas/ids/{}?fetchMaxId=true", schemas::EVENTS.id);
+    let highest = schemas::ALL.iter().map(|schema| schema.id).max().unwrap();
+    assert_eq!(get(&node, &with_max).await.json()["maxId"], highest);
+    let latest = get(&node, "/schemas?latestOnly=true&subjectPrefix=t.events").await;
+    assert_eq!(latest.json().as_array().unwrap().len(), 1);
+
+    // The look-up, and what registers a schema that is there.
+    let events = schemas::EVENTS;
+    let mut lines = events.text.lines().map(str::trim);
+    let same =
+        json!({ "schema": lines.by_ref().collect::<String>(), "references": [] }).to_string();
+    let other = json!({ "schema": "\"int\"" }).to_string();
+    let post =
+        async |path: &str, body: &str| node.call(Method::POST, path, &[], body.to_owned()).await;
+    for path in [
+        "/subjects/t.events-value",
+        "/subjects/t.events-value?normalize=true&deleted=true",
     ] {
-        let answer = node.call(method, path, &[], "{}").await;
-        assert_eq!(answer.code(), "method_not_allowed");
+        let found = post(path, &same).await;
+        assert_eq!(found.status, StatusCode::OK, "{}", found.text);
+        let found = found.json();
+        assert_eq!(
+            (&found["subject"], &found["version"], &found["id"]),
+            (&json!("t.events-value"), &json!(1), &json!(events.id))
+        );
+        assert_eq!(found["schema"], events.text);
     }
+    let registered = post("/subjects/t.events-value/versions", &same).await;
     assert_eq!(
-        get(&node, "/subjects/t.events-value").await.code(),
-        "not_found"
+        registered.json(),
+        json!({ "id": events.id }),
+        "{}",
+        registered.text
     );
+    let rekey = json!({ "schema": schemas::REKEY.text }).to_string();
+    let found = post("/subjects/t.rekey.orders-value", &rekey).await;
+    assert_eq!(
+        found.json()["subject"],
+        "t.rekey.orders-value",
+        "{}",
+        found.text
+    );
+    // A field more, with a default: it could follow. Another type could not.
+    let mut grown: Value = serde_json::from_str(events.text).unwrap();
+    let field = json!({ "name": "more", "type": ["null", "string"], "default": null });
+    grown["fields"].as_array_mut().unwrap().push(field);
+    let grown = json!({ "schema": grown.to_string() }).to_string();
+    let judge = "/compatibility/subjects/t.events-value/versions";
+    for path in [judge.to_owned(), format!("{judge}/latest?verbose=true")] {
+        for (body, compatible) in [(&grown, true), (&same, true), (&other, false)] {
+            let found = post(&path, body).await;
+            assert_eq!(
+                found.json()["is_compatible"],
+                compatible,
+                "{path}: {}",
+                found.text
+            );
+        }
+    }
+    let refused = [
+        ("POST", "/subjects/t.events-value", &*other, 404, 40403),
+        ("POST", "/subjects/t.none-value", &same, 404, 40401),
+        (
+            "POST",
+            "/subjects/t.events-value",
+            r#"{"schema":"{"}"#,
+            422,
+            42201,
+        ),
+        (
+            "POST",
+            "/subjects/t.events-value",
+            r#"{"schema":""}"#,
+            422,
+            42201,
+        ),
+        (
+            "POST",
+            "/subjects/t.events-value",
+            r#"{"schema":"x","schemaType":"JSON"}"#,
+            404,
+            40403,
+        ),
+        ("POST", "/subjects/t.events-value", "no JSON", 400, 400),
+        (
+            "POST",
+            "/subjects/t.events-value/versions",
+            &other,
+            422,
+            42205,
+        ),
+        ("POST", "/subjects/t.new-value/versions", &same, 422, 42205),
+        (
+            "POST",
+            "/compatibility/subjects/t.new-value/versions/1",
+            &same,
+            404,
+            40401,
+        ),
+        (
+            "POST",
+            "/compatibility/subjects/t.events-value/versions/9",
+            &same,
+            404,
+            40402,
+        ),
+        ("DELETE", "/subjects/t.events-value", "", 422, 42205),
+        (
+            "DELETE",
+            "/subjects/t.events-value/versions/latest?permanent=true",
+            "",
+            422,
+            42205,
+        ),
+        ("DELETE", "/subjects/t.none-value", "", 404, 40401),
+        (
+            "DELETE",
+            "/subjects/t.events-value/versions/7",
+            "",
+            404,
+            40402,
+        ),
+        ("PUT", "/config", r#"{"compatibility":"NONE"}"#, 422, 42205),
+        (
+            "PUT",
+            "/config/t.events-value",
+            r#"{"compatibility":"NONE"}"#,
+            422,
+            42205,
+        ),
+        ("DELETE", "/config/t.events-value", "", 422, 42205),
+        ("PUT", "/mode", r#"{"mode":"READWRITE"}"#, 422, 42205),
+        (
+            "PUT",
+            "/mode/t.events-value?force=true",
+            r#"{"mode":"IMPORT"}"#,
+            422,
+            42205,
+        ),
+        ("DELETE", "/mode/t.events-value", "", 422, 42205),
+        ("PUT", "/schemas/ids/5", "{}", 405, 405),
+        ("POST", "/schemas", "{}", 405, 405),
+        ("PATCH", "/subjects/t.events-value", "{}", 405, 405),
+        ("POST", "/subjects/x/y/z", "{}", 404, 404),
+        ("DELETE", "/schemas/nothing", "", 404, 404),
+    ];
+    for (method, path, body, status, error_code) in refused {
+        let called = Method::from_bytes(method.as_bytes()).unwrap();
+        let answer = node.call(called, path, &[], body.to_owned()).await;
+        is_refused(&answer, &format!("{method} {path}"), status, error_code);
+    }
+    let large = "x".repeat(1 << 20);
+    let answer = post("/subjects/t.events-value", &large).await;
+    is_refused(&answer, "a large body", 413, 413);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -231,6 +231,105 @@ fn beside_a_running_node_and_without_it() {
     );
 }
 
+/// Type and id may have colons, and hold what turns a terminal's text around.
+#[test]
+fn an_entity_is_named_without_doubt_and_shown_whole() {
+    let mut bench = Bench::new();
+    let mut file = std::fs::File::create(bench.dir.path().join("events.jsonl")).unwrap();
+    let entities = [
+        ("erp:sale.order", "SO:1"),
+        ("erp", "sale.order:SO:1"),
+        ("erp:sale.order:SO", "1"),
+        ("order", "a\u{202e}b\u{1b}[2J\u{200b}"),
+    ];
+    for (n, (kind, id)) in entities.iter().enumerate() {
+        let event = json!({ "id": n.to_string(), "source": "/s", "type": "t",
+            "entity": { "type": kind, "external_id": id }, "data": { "n": n, "text": "\u{2066}x" } });
+        writeln!(file, "{event}").unwrap();
+    }
+    drop(file);
+    bench.ok(&["send", "events.jsonl"]);
+    let until = Instant::now() + Duration::from_mins(3);
+    while bench.lines(&["replay"]).len() < entities.len() {
+        assert!(Instant::now() < until, "admission does not keep up");
+    }
+    // Over the port, and on the log itself.
+    for _ in 0..2 {
+        for (n, (kind, id)) in entities.iter().enumerate() {
+            let apart = ["--entity-type", kind, "--entity-id", id];
+            let events = bench.lines(&[&["replay"][..], &apart].concat());
+            assert_eq!(ids(&events), [n as u64]);
+            let state = bench.json(&[&["replay", "--as-of", "2100-01-01"][..], &apart].concat());
+            assert_eq!(
+                (
+                    &state["entity_type"],
+                    &state["external_id"],
+                    &state["state"]["n"]
+                ),
+                (&json!(kind), &json!(id), &json!(n))
+            );
+        }
+        let (code, out, error) = bench.run(&["replay", "--entity", "erp:sale.order:SO:1"]);
+        assert_eq!((code, &*out), (2, ""), "{error}");
+        assert!(error.contains("--entity-type"), "{error}");
+        let unseen =
+            |c: char| c.is_control() && c != '\n' || "\u{202e}\u{2066}\u{200b}".contains(c);
+        let shown = [
+            bench.ok(&["replay"]),
+            bench.ok(&["replay", "--json"]),
+            bench.ok(&[
+                "replay",
+                "--as-of",
+                "2100-01-01",
+                "--entity",
+                &format!("order:{}", entities[3].1),
+            ]),
+            bench
+                .run(&[
+                    "replay",
+                    "--as-of",
+                    "2100-01-01",
+                    "--entity",
+                    "order:\u{202e}?",
+                ])
+                .2,
+        ];
+        for text in &shown {
+            assert!(!text.contains(unseen), "{text:?}");
+            assert!(text.contains("\\u202e"), "{text}");
+        }
+        assert!(
+            shown[0].contains(r#"type "erp:sale.order" id "SO:1""#),
+            "{}",
+            shown[0]
+        );
+        assert!(
+            shown[0].contains(r"order:a\u202eb\u001b[2J\u200b "),
+            "{}",
+            shown[0]
+        );
+        if bench.up.is_some() {
+            bench.stop();
+        }
+    }
+    for wrong in [
+        &["replay", "--entity-type", "order"][..],
+        &["replay", "--entity-id", "1"],
+        &["replay", "--entity-type", "order", "--entity-id", ""],
+        &[
+            "replay",
+            "--entity",
+            "order:1",
+            "--entity-type",
+            "order",
+            "--entity-id",
+            "1",
+        ],
+    ] {
+        assert_eq!(bench.run(wrong).0, 2, "{wrong:?}");
+    }
+}
+
 #[test]
 fn doctor_says_what_is_wrong() {
     let mut bench = Bench::new();

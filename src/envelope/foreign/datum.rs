@@ -10,14 +10,17 @@
 //! | uuid | text |
 //! | duration | `{"months", "days", "millis"}` |
 //! | NaN and the infinities | `"NaN"`, `"Infinity"`, `"-Infinity"` |
+//!
+//! What is wrong with a datum says in which field.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
+use jiff::{SignedDuration, civil};
 use num_bigint::BigInt;
 use serde::Serialize;
 
 use super::{
     super::{Invalid, MAX_DEPTH},
+    fault::{Fault, Step, What},
     schema::{At, Bytes, Int, Length, Node, Schema},
 };
 
@@ -42,12 +45,12 @@ impl Schema {
             most: most(datum.len()),
             out: Vec::with_capacity(datum.len() * 2),
         };
-        reader.value(self.root, 0)?;
         // The last value may be a long one of few bytes, such as a decimal with many zeros.
-        reader.bounded()?;
-        if reader.at < datum.len() {
-            return Err(Invalid::payload("Avro: bytes follow the last field"));
-        }
+        let read = reader
+            .value(self.root, 0)
+            .and_then(|()| reader.bounded())
+            .and_then(|()| reader.ended());
+        read.map_err(|fault| Invalid::payload(fault.to_string()))?;
         // Only text and numbers were written.
         String::from_utf8(reader.out).map_err(|e| Invalid::payload(format!("Avro: {e}")))
     }
@@ -63,39 +66,38 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     #[cold]
-    fn broken(&self, what: &str) -> Invalid {
-        let at = self.at;
-        Invalid::payload(format!(
-            "Avro: {what}, at byte {at} behind the schema's id; is it written under another schema?"
-        ))
+    fn broken(&self, what: What) -> Fault {
+        Fault::at(self.at, what)
     }
 
-    fn bounded(&self) -> Result<(), Invalid> {
+    fn bounded(&self) -> Result<(), Fault> {
         if self.out.len() <= self.most {
             return Ok(());
         }
-        Err(Invalid::payload(format!(
-            "Avro: as JSON it would have more than {} bytes",
-            self.most
-        )))
+        Err(self.broken(What::TooLong(self.most)))
     }
 
-    fn value(&mut self, at: At, depth: usize) -> Result<(), Invalid> {
+    fn ended(&self) -> Result<(), Fault> {
+        match self.datum.len() - self.at {
+            0 => Ok(()),
+            left => Err(self.broken(What::Rest(left))),
+        }
+    }
+
+    fn value(&mut self, at: At, depth: usize) -> Result<(), Fault> {
         let schema = self.schema;
         let node = &schema.nodes[at];
         self.bounded()?;
         let nests = matches!(node, Node::Array(_) | Node::Map(_) | Node::Record(_));
         if nests && depth == MAX_DEPTH {
-            return Err(Invalid::payload(format!(
-                "Avro: nested deeper than {MAX_DEPTH}"
-            )));
+            return Err(self.broken(What::TooDeep));
         }
         match node {
             Node::Null => self.put("null"),
             Node::Boolean => match self.take(1)? {
                 [0] => self.put("false"),
                 [1] => self.put("true"),
-                _ => return Err(self.broken("a boolean that is none")),
+                other => return Err(self.broken(What::Boolean(other[0]))),
             },
             Node::Int(int) => self.int(*int)?,
             Node::Float => {
@@ -121,33 +123,37 @@ impl<'a> Reader<'a> {
                 self.bytes(bytes, *meaning)?;
             }
             Node::Enum(symbols) => {
-                let index = usize::try_from(self.long()?).ok();
+                let number = self.long()?;
+                let index = usize::try_from(number).ok();
                 let symbol = index.and_then(|index| symbols.get(index));
-                let symbol = symbol.ok_or_else(|| self.broken("an enum without such a symbol"))?;
-                self.json(symbol);
+                let unknown = || self.broken(What::Symbol(number, symbols.len()));
+                self.json(symbol.ok_or_else(unknown)?);
             }
             Node::Union(variants) => {
-                let index = usize::try_from(self.long()?).ok();
+                let number = self.long()?;
+                let index = usize::try_from(number).ok();
                 let variant = index.and_then(|index| variants.get(index));
-                let variant = variant.ok_or_else(|| self.broken("a union without such a type"))?;
-                self.value(*variant, depth)?;
+                let unknown = || self.broken(What::Variant(number, variants.len()));
+                self.value(*variant.ok_or_else(unknown)?, depth)?;
             }
             Node::Array(items) => {
                 self.put("[");
-                self.blocks(|reader, first| {
-                    reader.comma(first);
-                    reader.value(*items, depth + 1)
+                self.blocks(|reader, number| {
+                    reader.comma(number == 0);
+                    let item = reader.value(*items, depth + 1);
+                    item.map_err(|fault| fault.within(Step::Item(number)))
                 })?;
                 self.put("]");
             }
             Node::Map(values) => {
                 self.put("{");
-                self.blocks(|reader, first| {
-                    reader.comma(first);
+                self.blocks(|reader, number| {
+                    reader.comma(number == 0);
                     let name = reader.text()?;
                     reader.json(name);
                     reader.put(":");
-                    reader.value(*values, depth + 1)
+                    let value = reader.value(*values, depth + 1);
+                    value.map_err(|fault| fault.within(Step::Key(name.to_owned())))
                 })?;
                 self.put("}");
             }
@@ -157,7 +163,8 @@ impl<'a> Reader<'a> {
                     self.comma(number == 0);
                     self.json(name);
                     self.put(":");
-                    self.value(*at, depth + 1)?;
+                    let value = self.value(*at, depth + 1);
+                    value.map_err(|fault| fault.within(Step::Field(name.clone())))?;
                 }
                 self.put("}");
             }
@@ -168,9 +175,9 @@ impl<'a> Reader<'a> {
     /// The blocks of an array or a map: a count, perhaps negative and with a size, and so many items; a count of 0 ends it.
     fn blocks(
         &mut self,
-        mut item: impl FnMut(&mut Self, bool) -> Result<(), Invalid>,
-    ) -> Result<(), Invalid> {
-        let mut first = true;
+        mut item: impl FnMut(&mut Self, u64) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut number = 0;
         loop {
             let count = self.long()?;
             if count == 0 {
@@ -181,53 +188,58 @@ impl<'a> Reader<'a> {
             }
             // Each item writes something, so that the bound of the text bounds this too.
             for _ in 0..count.unsigned_abs() {
-                item(self, first)?;
-                first = false;
+                item(self, number)?;
+                number += 1;
             }
         }
     }
 
-    fn int(&mut self, int: Int) -> Result<(), Invalid> {
+    fn int(&mut self, int: Int) -> Result<(), Fault> {
         let number = self.long()?;
         if matches!(int, Int::Short | Int::Date | Int::Time(1_000))
             && i32::try_from(number).is_err()
         {
-            return Err(self.broken("an int of more than 32 bits"));
+            return Err(self.broken(What::Int(number)));
         }
-        let beyond = || Invalid::payload("Avro: a time lies outside the years 0 to 9999");
+        let epoch = civil::date(1970, 1, 1);
         match int {
             Int::Short | Int::Long => self.json(&number),
             Int::Date => {
-                let epoch = civil::date(1970, 1, 1);
                 let days = SignedDuration::from_hours(number * 24);
                 let date = epoch.checked_add(days).ok().filter(|d| d.year() >= 0);
-                self.json(&date.ok_or_else(beyond)?.to_string());
+                let date = date.ok_or_else(|| self.broken(What::Date(number)))?;
+                self.json(&date.to_string());
             }
             Int::Time(per_second) => {
                 let nanos = number.checked_mul(NANOS / per_second);
                 let of_day = nanos.filter(|n| (0..86_400 * NANOS).contains(n));
-                let of_day = of_day.ok_or_else(|| self.broken("a time beyond its day"))?;
-                let time = civil::Time::midnight().checked_add(SignedDuration::from_nanos(of_day));
-                self.json(&time.map_err(|_| beyond())?.to_string());
+                let time = of_day.and_then(|of_day| {
+                    let of_day = SignedDuration::from_nanos(of_day);
+                    civil::Time::midnight().checked_add(of_day).ok()
+                });
+                let time = time.ok_or_else(|| self.broken(What::Time(number, per_second)))?;
+                self.json(&time.to_string());
             }
             Int::Timestamp(per_second, utc) => {
-                let nanos = i128::from(number) * i128::from(NANOS / per_second);
-                let at = Timestamp::from_nanosecond(nanos).map_err(|_| beyond())?;
-                let local = at.to_zoned(TimeZone::UTC).datetime();
-                if local.year() < 0 {
-                    return Err(beyond());
-                }
+                let seconds = number.div_euclid(per_second);
+                let rest = number.rem_euclid(per_second) * (NANOS / per_second);
+                // By the calendar, to its last moment: an instant of the library's ends a day sooner, for all offsets' sake.
+                let since = SignedDuration::new(seconds, rest as i32);
+                let at = epoch.at(0, 0, 0, 0).checked_add(since).ok();
+                let at = at.filter(|at| at.year() >= 0);
+                let beyond = || self.broken(What::Timestamp(number, per_second));
+                let text = at.ok_or_else(beyond)?.to_string();
                 if utc {
-                    self.json(&at.to_string());
+                    self.json(&format_args!("{text}Z"));
                 } else {
-                    self.json(&local.to_string());
+                    self.json(&text);
                 }
             }
         }
         Ok(())
     }
 
-    fn bytes(&mut self, bytes: &[u8], meaning: Bytes) -> Result<(), Invalid> {
+    fn bytes(&mut self, bytes: &[u8], meaning: Bytes) -> Result<(), Fault> {
         match meaning {
             Bytes::Plain => self.json(&STANDARD.encode(bytes)),
             Bytes::Decimal(scale) => {
@@ -246,21 +258,21 @@ impl<'a> Reader<'a> {
                 let unscaled = inner.take(length)?;
                 let scale = inner.long()?;
                 if !(0..=MAX_SCALE).contains(&scale) || inner.at < bytes.len() {
-                    return Err(self.broken("a big-decimal that cannot be written"));
+                    return Err(self.broken(What::BigDecimal(scale)));
                 }
                 let text = self.decimal(unscaled, scale as usize)?;
                 self.json(&text);
             }
             Bytes::Uuid => {
                 let uuid = uuid::Uuid::from_slice(bytes);
-                let uuid = uuid.map_err(|_| self.broken("a uuid of other than 16 bytes"))?;
+                let uuid = uuid.map_err(|_| self.broken(What::Uuid(bytes.len())))?;
                 self.json(&uuid.to_string());
             }
             Bytes::Duration => {
                 let part = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
                 let parts = [part(0), part(4), part(8)].map(|part| part.map(u32::from_le_bytes));
                 let [Some(months), Some(days), Some(millis)] = parts else {
-                    return Err(self.broken("a duration of other than 12 bytes"));
+                    return Err(self.broken(What::Duration(bytes.len())));
                 };
                 let text = format!("{{\"months\":{months},\"days\":{days},\"millis\":{millis}}}");
                 self.put(&text);
@@ -270,9 +282,9 @@ impl<'a> Reader<'a> {
     }
 
     /// An unscaled whole number, two's complement, with the point put in.
-    fn decimal(&self, unscaled: &[u8], scale: usize) -> Result<String, Invalid> {
+    fn decimal(&self, unscaled: &[u8], scale: usize) -> Result<String, Fault> {
         if unscaled.len() > MAX_DECIMAL {
-            return Err(self.broken("a decimal of more than 1024 bytes"));
+            return Err(self.broken(What::Decimal(unscaled.len(), MAX_DECIMAL)));
         }
         let number = BigInt::from_signed_bytes_be(unscaled);
         let mut digits = number.magnitude().to_string();
@@ -315,22 +327,22 @@ impl<'a> Reader<'a> {
         let _ = serde_json::to_writer(&mut self.out, value);
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Invalid> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
         let rest = &self.datum[self.at..];
         let taken = rest.get(..length);
-        let taken = taken.ok_or_else(|| self.broken("it ends too soon"))?;
+        let taken = taken.ok_or_else(|| self.broken(What::CutShort(length, rest.len())))?;
         self.at += length;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Invalid> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
     }
 
     /// Zigzag, then seven bits a byte, the lowest first.
-    fn long(&mut self) -> Result<i64, Invalid> {
+    fn long(&mut self) -> Result<i64, Fault> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
@@ -339,17 +351,17 @@ impl<'a> Reader<'a> {
                 return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
             }
         }
-        Err(self.broken("a number of more than 64 bits"))
+        Err(self.broken(What::Long))
     }
 
-    fn length(&mut self) -> Result<usize, Invalid> {
+    fn length(&mut self) -> Result<usize, Fault> {
         let length = self.long()?;
-        usize::try_from(length).map_err(|_| self.broken("a length below zero"))
+        usize::try_from(length).map_err(|_| self.broken(What::Length(length)))
     }
 
-    fn text(&mut self) -> Result<&'a str, Invalid> {
+    fn text(&mut self) -> Result<&'a str, Fault> {
         let length = self.length()?;
         let bytes = self.take(length)?;
-        std::str::from_utf8(bytes).map_err(|_| self.broken("a text that is no UTF-8"))
+        std::str::from_utf8(bytes).map_err(|_| self.broken(What::Text))
     }
 }

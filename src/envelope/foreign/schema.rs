@@ -1,13 +1,16 @@
-//! A schema, made ready to read with: names are resolved, and everything is bounded.
+//! A writer's schema, made ready to read with: names are resolved, and everything is bounded.
+//!
+//! It is read here and not by Avro's library, which is as strict as for a schema of one's own. To a reader of data that were written
+//! already, only the shape matters: whatever names its types, fields and symbols have (Java's `com.acme.Shop$` is no name by the
+//! standard), they only have to be the same at both ends of a reference; `default`, `aliases`, `order`, `doc` and properties that
+//! nobody knows change nothing; a logical type that is unknown, or does not fit its type, is ignored, as the standard says.
 
-use std::collections::HashMap;
+mod names;
 
-use apache_avro::{
-    Schema as Parsed,
-    schema::{InnerDecimalSchema, NamespaceRef, UuidSchema},
-};
+use serde_json::{Map, Value};
 
-use super::super::Invalid;
+use self::names::{Names, Namespace, named};
+use super::{super::Invalid, shown};
 
 /// The deepest nesting of a schema.
 const MAX_DEPTH: usize = 256;
@@ -73,31 +76,59 @@ pub(super) enum Bytes {
     Duration,
 }
 
-fn unusable(why: impl std::fmt::Display) -> Invalid {
-    Invalid {
-        code: "unsupported_schema".into(),
-        message: format!("the schema cannot be read with: {why}"),
+/// Why a schema cannot be read with.
+#[derive(Debug, thiserror::Error)]
+enum SchemaError {
+    #[error("it is no JSON: {0}")]
+    NotJson(#[from] serde_json::Error),
+    #[error("it is nested too deep")]
+    TooDeep,
+    #[error("there is no type `{}`", shown(.0))]
+    UnknownType(String),
+    #[error("`{}` is defined more than once, in different ways, and named by another type", shown(.0))]
+    Ambiguous(String),
+    #[error("{kind} needs `{attribute}`, {what}")]
+    Missing {
+        kind: &'static str,
+        attribute: &'static str,
+        what: &'static str,
+    },
+    #[error("a type is a name, an object or a list of types")]
+    NoType,
+    #[error("a record has two fields `{}`", shown(.0))]
+    SameField(String),
+    #[error("a decimal has too many digits after the point")]
+    TooManyDigits,
+}
+
+impl From<SchemaError> for Invalid {
+    fn from(why: SchemaError) -> Self {
+        Self {
+            code: "unsupported_schema".into(),
+            message: format!("the schema cannot be read with: {why}"),
+        }
     }
 }
 
 impl Schema {
     /// Reads a schema; `references` are those that it names.
     pub fn parse(text: &str, references: &[String]) -> Result<Self, Invalid> {
-        let (root, others) = if references.is_empty() {
-            (Parsed::parse_str(text).map_err(unusable)?, Vec::new())
-        } else {
-            Parsed::parse_str_with_list(text, references).map_err(unusable)?
-        };
-        let mut names = HashMap::new();
+        Ok(Self::read(text, references)?)
+    }
+
+    fn read(text: &str, references: &[String]) -> Result<Self, SchemaError> {
+        let root: Value = serde_json::from_str(text)?;
+        let others = references.iter().map(|text| serde_json::from_str(text));
+        let others: Vec<Value> = others.collect::<Result<_, _>>()?;
+        let mut names = Names::default();
         for schema in others.iter().chain([&root]) {
-            collect(schema, None, &mut names, 0)?;
+            names.collect(schema, &Namespace::none(), 0)?;
         }
         let mut compiler = Compiler {
             names,
-            done: HashMap::new(),
             nodes: Vec::new(),
         };
-        let root = compiler.node(&root, None, 0)?;
+        let root = compiler.node(&root, &Namespace::none(), 0)?;
         Ok(Self {
             nodes: compiler.nodes,
             root,
@@ -105,148 +136,266 @@ impl Schema {
     }
 }
 
-/// A named type and the namespace that it stands in.
-type Named<'s> = (&'s Parsed, Option<String>);
-
-/// Finds all named types.
-fn collect<'s>(
-    schema: &'s Parsed,
-    namespace: NamespaceRef<'_>,
-    names: &mut HashMap<String, Named<'s>>,
-    depth: usize,
-) -> Result<(), Invalid> {
-    if depth > MAX_DEPTH {
-        return Err(unusable("it is nested too deep"));
-    }
-    if let Some(name) = schema
-        .name()
-        .filter(|_| !matches!(schema, Parsed::Ref { .. }))
-    {
-        let full = name.fully_qualified_name(namespace);
-        let standing = namespace.map(ToString::to_string);
-        names.insert(full.fullname(None), (schema, standing));
-    }
-    match schema {
-        Parsed::Array(array) => collect(&array.items, namespace, names, depth + 1),
-        Parsed::Map(map) => collect(&map.types, namespace, names, depth + 1),
-        Parsed::Union(union) => union
-            .variants()
-            .iter()
-            .try_for_each(|variant| collect(variant, namespace, names, depth + 1)),
-        Parsed::Record(record) => {
-            let full = record.name.fully_qualified_name(namespace);
-            record
-                .fields
-                .iter()
-                .try_for_each(|field| collect(&field.schema, full.namespace(), names, depth + 1))
-        }
-        _ => Ok(()),
-    }
-}
-
 struct Compiler<'s> {
-    names: HashMap<String, Named<'s>>,
-    /// Named types that have their place already; they may be within themselves.
-    done: HashMap<String, At>,
+    names: Names<'s>,
     nodes: Vec<Node>,
 }
 
-impl Compiler<'_> {
-    fn node(
-        &mut self,
-        schema: &Parsed,
-        namespace: NamespaceRef<'_>,
-        depth: usize,
-    ) -> Result<At, Invalid> {
-        if depth > MAX_DEPTH {
-            return Err(unusable("it is nested too deep"));
-        }
-        if let Some(name) = schema.name() {
-            let full = name.fully_qualified_name(namespace).fullname(None);
-            if let Some(at) = self.done.get(&full) {
-                return Ok(*at);
-            }
-            if matches!(schema, Parsed::Ref { .. }) {
-                let Some((named, standing)) = self.names.get(&full).cloned() else {
-                    return Err(unusable(format!("there is no type `{full}`")));
-                };
-                return self.node(named, standing.as_deref(), depth + 1);
-            }
-            let at = self.put(Node::Null);
-            self.done.insert(full, at);
-            self.nodes[at] = self.describe(schema, namespace, depth)?;
-            return Ok(at);
-        }
-        let node = self.describe(schema, namespace, depth)?;
-        Ok(self.put(node))
-    }
-
+impl<'s> Compiler<'s> {
     fn put(&mut self, node: Node) -> At {
         self.nodes.push(node);
         self.nodes.len() - 1
     }
 
-    fn describe(
+    /// A type that stands in a namespace.
+    fn node(
         &mut self,
-        schema: &Parsed,
-        namespace: NamespaceRef<'_>,
+        schema: &'s Value,
+        namespace: &Namespace,
         depth: usize,
-    ) -> Result<Node, Invalid> {
-        const SECOND: [i64; 3] = [1_000, 1_000_000, 1_000_000_000];
+    ) -> Result<At, SchemaError> {
+        if depth > MAX_DEPTH {
+            return Err(SchemaError::TooDeep);
+        }
+        match schema {
+            Value::String(name) => self.of_name(name, None, namespace, depth),
+            Value::Array(variants) => {
+                let variants = variants.iter();
+                let variants = variants.map(|variant| self.node(variant, namespace, depth + 1));
+                let node = Node::Union(variants.collect::<Result<_, _>>()?);
+                Ok(self.put(node))
+            }
+            Value::Object(shape) => self.object(shape, shape, namespace, depth),
+            _ => Err(SchemaError::NoType),
+        }
+    }
+
+    /// `logical`: where the logical type stands. Some writers wrap a type in an object once more.
+    fn object(
+        &mut self,
+        shape: &'s Map<String, Value>,
+        logical: &'s Map<String, Value>,
+        namespace: &Namespace,
+        depth: usize,
+    ) -> Result<At, SchemaError> {
+        if depth > MAX_DEPTH {
+            return Err(SchemaError::TooDeep);
+        }
         let below = depth + 1;
-        Ok(match schema {
-            Parsed::Null => Node::Null,
-            Parsed::Boolean => Node::Boolean,
-            Parsed::Int => Node::Int(Int::Short),
-            Parsed::Long => Node::Int(Int::Long),
-            Parsed::Float => Node::Float,
-            Parsed::Double => Node::Double,
-            Parsed::Bytes => Node::Bytes(Length::Written, Bytes::Plain),
-            Parsed::String | Parsed::Uuid(UuidSchema::String) => Node::Text,
-            Parsed::Date => Node::Int(Int::Date),
-            Parsed::TimeMillis => Node::Int(Int::Time(SECOND[0])),
-            Parsed::TimeMicros => Node::Int(Int::Time(SECOND[1])),
-            Parsed::TimestampMillis => Node::Int(Int::Timestamp(SECOND[0], true)),
-            Parsed::TimestampMicros => Node::Int(Int::Timestamp(SECOND[1], true)),
-            Parsed::TimestampNanos => Node::Int(Int::Timestamp(SECOND[2], true)),
-            Parsed::LocalTimestampMillis => Node::Int(Int::Timestamp(SECOND[0], false)),
-            Parsed::LocalTimestampMicros => Node::Int(Int::Timestamp(SECOND[1], false)),
-            Parsed::LocalTimestampNanos => Node::Int(Int::Timestamp(SECOND[2], false)),
-            Parsed::Decimal(decimal) => {
-                let length = match &decimal.inner {
-                    InnerDecimalSchema::Bytes => Length::Written,
-                    InnerDecimalSchema::Fixed(fixed) => Length::Fixed(fixed.size),
-                };
-                if decimal.scale > MAX_SCALE {
-                    return Err(unusable("a decimal has too many digits after the point"));
-                }
-                Node::Bytes(length, Bytes::Decimal(decimal.scale))
+        let kind = match shape.get("type") {
+            Some(Value::String(kind)) => kind.as_str(),
+            Some(Value::Object(inner)) => {
+                let has = logical.contains_key(LOGICAL);
+                return self.object(inner, if has { logical } else { inner }, namespace, below);
             }
-            Parsed::BigDecimal => Node::Bytes(Length::Written, Bytes::BigDecimal),
-            Parsed::Uuid(UuidSchema::Bytes) => Node::Bytes(Length::Written, Bytes::Uuid),
-            Parsed::Uuid(UuidSchema::Fixed(fixed)) => {
-                Node::Bytes(Length::Fixed(fixed.size), Bytes::Uuid)
+            Some(other) => return self.node(other, namespace, below),
+            None => return Err(SchemaError::NoType),
+        };
+        match kind {
+            "array" => {
+                let items = required(shape, "an array", "items", "a type")?;
+                let node = Node::Array(self.node(items, namespace, below)?);
+                Ok(self.put(node))
             }
-            Parsed::Duration(fixed) => Node::Bytes(Length::Fixed(fixed.size), Bytes::Duration),
-            Parsed::Fixed(fixed) => Node::Bytes(Length::Fixed(fixed.size), Bytes::Plain),
-            Parsed::Enum(symbols) => Node::Enum(symbols.symbols.clone()),
-            Parsed::Array(array) => Node::Array(self.node(&array.items, namespace, below)?),
-            Parsed::Map(map) => Node::Map(self.node(&map.types, namespace, below)?),
-            Parsed::Union(union) => {
-                let variants = union.variants().iter();
-                let variants = variants.map(|variant| self.node(variant, namespace, below));
-                Node::Union(variants.collect::<Result<_, _>>()?)
+            "map" => {
+                let values = required(shape, "a map", "values", "a type")?;
+                let node = Node::Map(self.node(values, namespace, below)?);
+                Ok(self.put(node))
             }
-            Parsed::Record(record) => {
-                let full = record.name.fully_qualified_name(namespace);
-                let fields = record.fields.iter().map(|field| {
-                    let at = self.node(&field.schema, full.namespace(), below)?;
-                    Ok((field.name.clone(), at))
+            "record" | "error" | "enum" | "fixed" => self.definition(shape, namespace, depth),
+            name => self.of_name(name, Some(logical), namespace, depth),
+        }
+    }
+
+    /// A type that has a name, where it is defined.
+    fn definition(
+        &mut self,
+        shape: &'s Map<String, Value>,
+        namespace: &Namespace,
+        depth: usize,
+    ) -> Result<At, SchemaError> {
+        let (name, within) = named(shape, namespace);
+        // One that is defined again in another way is what it says where it says so.
+        let name = name.filter(|name| !self.names.is_ambiguous(name));
+        if let Some(at) = name.as_deref().and_then(|name| self.names.place(name)) {
+            return Ok(at);
+        }
+        // It may hold itself, so it has its place before it is read.
+        let at = self.put(Node::Null);
+        if let Some(name) = &name {
+            self.names.set_place(name, at);
+        }
+        let node = self.described(shape, &within, depth)?;
+        self.nodes[at] = node;
+        Ok(at)
+    }
+
+    fn described(
+        &mut self,
+        shape: &'s Map<String, Value>,
+        within: &Namespace,
+        depth: usize,
+    ) -> Result<Node, SchemaError> {
+        Ok(match shape.get("type").and_then(Value::as_str) {
+            Some("enum") => {
+                let what = "a list of texts";
+                let symbols = required(shape, "an enum", "symbols", what)?;
+                let texts = symbols.as_array().and_then(|symbols| {
+                    let symbols = symbols.iter();
+                    symbols.map(|s| s.as_str().map(str::to_owned)).collect()
                 });
-                Node::Record(fields.collect::<Result<_, Invalid>>()?)
+                Node::Enum(texts.ok_or(SchemaError::Missing {
+                    kind: "an enum",
+                    attribute: "symbols",
+                    what,
+                })?)
             }
-            // It has a name, and was looked up.
-            Parsed::Ref { name } => return Err(unusable(format!("there is no type `{name}`"))),
+            Some("fixed") => {
+                let what = "a number of bytes";
+                let size = required(shape, "a fixed", "size", what)?.as_u64();
+                let size = size.and_then(|size| usize::try_from(size).ok());
+                let size = size.ok_or(SchemaError::Missing {
+                    kind: "a fixed",
+                    attribute: "size",
+                    what,
+                })?;
+                let meaning = match logical_type(shape) {
+                    Some("uuid") if size == 16 => Bytes::Uuid,
+                    Some("duration") if size == 12 => Bytes::Duration,
+                    Some("decimal") => decimal(shape)?,
+                    _ => Bytes::Plain,
+                };
+                Node::Bytes(Length::Fixed(size), meaning)
+            }
+            _ => Node::Record(self.fields(shape, within, depth)?),
         })
+    }
+
+    fn fields(
+        &mut self,
+        shape: &'s Map<String, Value>,
+        within: &Namespace,
+        depth: usize,
+    ) -> Result<Vec<(String, At)>, SchemaError> {
+        let missing = || SchemaError::Missing {
+            kind: "a record",
+            attribute: "fields",
+            what: "a list of objects with `name` and `type`",
+        };
+        let fields = shape.get("fields").and_then(Value::as_array);
+        let mut seen = std::collections::HashSet::new();
+        let fields = fields.ok_or_else(missing)?.iter().map(|field| {
+            let name = field.get("name").and_then(Value::as_str);
+            let name = name.ok_or_else(missing)?;
+            // A JSON object has one value of a name.
+            if !seen.insert(name) {
+                return Err(SchemaError::SameField(name.to_owned()));
+            }
+            let schema = field.get("type").ok_or_else(missing)?;
+            Ok((name.to_owned(), self.node(schema, within, depth + 1)?))
+        });
+        fields.collect()
+    }
+
+    /// A type that is known by its name: one of Avro's own, or one that is defined elsewhere.
+    fn of_name(
+        &mut self,
+        name: &str,
+        logical: Option<&Map<String, Value>>,
+        namespace: &Namespace,
+        depth: usize,
+    ) -> Result<At, SchemaError> {
+        if let Some(node) = primitive(name, logical)? {
+            return Ok(self.put(node));
+        }
+        let unknown = || SchemaError::UnknownType(name.to_owned());
+        let full = self.names.find(name, namespace).ok_or_else(unknown)?;
+        if self.names.is_ambiguous(&full) {
+            return Err(SchemaError::Ambiguous(full));
+        }
+        if let Some(at) = self.names.place(&full) {
+            return Ok(at);
+        }
+        let (shape, standing) = self.names.definition(&full).ok_or_else(unknown)?;
+        if depth >= MAX_DEPTH {
+            return Err(SchemaError::TooDeep);
+        }
+        self.definition(shape, &standing, depth + 1)
+    }
+}
+
+const LOGICAL: &str = "logicalType";
+
+fn logical_type(shape: &Map<String, Value>) -> Option<&str> {
+    shape.get(LOGICAL).and_then(Value::as_str)
+}
+
+fn required<'s>(
+    shape: &'s Map<String, Value>,
+    kind: &'static str,
+    attribute: &'static str,
+    what: &'static str,
+) -> Result<&'s Value, SchemaError> {
+    let found = shape.get(attribute);
+    found.ok_or(SchemaError::Missing {
+        kind,
+        attribute,
+        what,
+    })
+}
+
+/// One of Avro's own types, if it has that name.
+fn primitive(
+    name: &str,
+    logical: Option<&Map<String, Value>>,
+) -> Result<Option<Node>, SchemaError> {
+    const MILLIS: i64 = 1_000;
+    const MICROS: i64 = 1_000_000;
+    const NANOS: i64 = 1_000_000_000;
+    let meaning = logical.and_then(logical_type).unwrap_or_default();
+    Ok(Some(match (name, meaning) {
+        ("null", _) => Node::Null,
+        ("boolean", _) => Node::Boolean,
+        ("int", "date") => Node::Int(Int::Date),
+        ("int", "time-millis") => Node::Int(Int::Time(MILLIS)),
+        ("int", _) => Node::Int(Int::Short),
+        ("long", "time-micros") => Node::Int(Int::Time(MICROS)),
+        ("long", "timestamp-millis") => Node::Int(Int::Timestamp(MILLIS, true)),
+        ("long", "timestamp-micros") => Node::Int(Int::Timestamp(MICROS, true)),
+        ("long", "timestamp-nanos") => Node::Int(Int::Timestamp(NANOS, true)),
+        ("long", "local-timestamp-millis") => Node::Int(Int::Timestamp(MILLIS, false)),
+        ("long", "local-timestamp-micros") => Node::Int(Int::Timestamp(MICROS, false)),
+        ("long", "local-timestamp-nanos") => Node::Int(Int::Timestamp(NANOS, false)),
+        ("long", _) => Node::Int(Int::Long),
+        ("float", _) => Node::Float,
+        ("double", _) => Node::Double,
+        ("string", _) => Node::Text,
+        ("bytes", "big-decimal") => Node::Bytes(Length::Written, Bytes::BigDecimal),
+        ("bytes", "uuid") => Node::Bytes(Length::Written, Bytes::Uuid),
+        ("bytes", "decimal") => {
+            let meaning = logical.map(decimal).transpose()?;
+            Node::Bytes(Length::Written, meaning.unwrap_or(Bytes::Plain))
+        }
+        ("bytes", _) => Node::Bytes(Length::Written, Bytes::Plain),
+        _ => return Ok(None),
+    }))
+}
+
+/// A decimal; one that says no more than the standard allows is no decimal, but plain bytes.
+fn decimal(shape: &Map<String, Value>) -> Result<Bytes, SchemaError> {
+    let precision = shape.get("precision").and_then(Value::as_u64);
+    let scale = match shape.get("scale") {
+        None => Some(0),
+        Some(scale) => scale.as_u64(),
+    };
+    let (Some(precision @ 1..), Some(scale)) = (precision, scale) else {
+        return Ok(Bytes::Plain);
+    };
+    if scale > precision {
+        return Ok(Bytes::Plain);
+    }
+    match usize::try_from(scale) {
+        Ok(scale) if scale <= MAX_SCALE => Ok(Bytes::Decimal(scale)),
+        _ => Err(SchemaError::TooManyDigits),
     }
 }

@@ -268,13 +268,314 @@ fn names_and_references() {
     // Two that name each other.
     let there = r#"{"type":"record","name":"A","fields":[{"name":"b","type":["null","B"]}]}"#;
     let back = r#"{"type":"record","name":"B","fields":[{"name":"a","type":["null","A"]}]}"#;
-    // No registry lets them be registered.
-    refused(
-        Schema::parse(there, &[back.into()]),
-        "unsupported_schema",
-        "a circle",
+    let circle = Schema::parse(there, &[back.into()]).unwrap();
+    assert_eq!(
+        circle.json(&[2, 2, 0]).unwrap(),
+        r#"{"b":{"a":{"b":null}}}"#
     );
     refused(Schema::parse("{", &[]), "unsupported_schema", "no schema");
+}
+
+#[test]
+fn names_and_defaults_of_a_writers_schema_do_not_matter() {
+    // What Java's reflection makes of nested classes, and others of names that the standard does not allow.
+    let shop = r#"{"type":"record","name":"Order","namespace":"com.acme.Shop$","fields":[
+        {"name":"first","type":{"type":"record","name":"Line$1","fields":[{"name":"sku-code","type":"string"}]}},
+        {"name":"last","type":["null","Line$1"],"default":"none"},
+        {"name":"again","type":"com.acme.Shop$.Line$1"}]}"#;
+    let schema = Schema::parse(shop, &[]).unwrap();
+    let text = schema.json(&[2, b'a', 2, 2, b'b', 2, b'c']).unwrap();
+    assert_eq!(
+        text,
+        r#"{"first":{"sku-code":"a"},"last":{"sku-code":"b"},"again":{"sku-code":"c"}}"#
+    );
+    let of_field = |field: &str| {
+        format!(r#"{{"type":"record","name":"R","namespace":"a-b.ü.1c","fields":[{field}]}}"#)
+    };
+    let cases: [(&str, &[u8], &str); 14] = [
+        (
+            r#"{"name":"a","type":"string","default":null}"#,
+            &[2, b'x'],
+            r#""x""#,
+        ),
+        (r#"{"name":"a","type":"int","default":"0"}"#, &[2], "1"),
+        (
+            r#"{"name":"a","type":["null","int"],"default":7}"#,
+            &[0],
+            "null",
+        ),
+        (
+            r#"{"name":"a","type":{"type":"array","items":"int"},"default":{}}"#,
+            &[0],
+            "[]",
+        ),
+        (
+            r#"{"name":"a","type":{"type":"enum","name":"E.F-1","symbols":["a b","","1"],"default":"z"}}"#,
+            &[0],
+            r#""a b""#,
+        ),
+        (
+            r#"{"name":"a","type":{"type":"enum","symbols":["A","A"]}}"#,
+            &[2],
+            r#""A""#,
+        ),
+        (
+            r#"{"name":"a","type":{"type":"fixed","name":"$","size":1,"aliases":["int","$"]}}"#,
+            &[255],
+            r#""/w==""#,
+        ),
+        (
+            r#"{"name":"a","aliases":["b","b","-"],"order":"none","doc":5,"type":"int"}"#,
+            &[2],
+            "1",
+        ),
+        // A type within an object once more, and one that is known by its name.
+        (
+            r#"{"name":"a","type":{"type":{"type":"int"},"logicalType":"date"}}"#,
+            &[2],
+            r#""1970-01-02""#,
+        ),
+        (
+            r#"{"name":"a","type":{"type":["null","R"]}}"#,
+            &[2, 0],
+            r#"{"a":null}"#,
+        ),
+        // Logical types that are unknown, or do not fit, are none.
+        (
+            r#"{"name":"a","type":{"type":"int","logicalType":"timestamp-millis"}}"#,
+            &[2],
+            "1",
+        ),
+        (
+            r#"{"name":"a","type":{"type":"bytes","logicalType":"decimal","scale":2}}"#,
+            &[2, 5],
+            r#""BQ==""#,
+        ),
+        (
+            r#"{"name":"a","type":{"type":"bytes","logicalType":"decimal","precision":1,"scale":2}}"#,
+            &[2, 5],
+            r#""BQ==""#,
+        ),
+        (
+            r#"{"name":"a","type":{"type":"fixed","name":"U","size":2,"logicalType":"uuid"}}"#,
+            &[1, 2],
+            r#""AQI=""#,
+        ),
+    ];
+    for (field, datum, expected) in cases {
+        let schema =
+            Schema::parse(&of_field(field), &[]).unwrap_or_else(|e| panic!("{field}: {e}"));
+        let text = schema
+            .json(datum)
+            .unwrap_or_else(|e| panic!("{field}: {e}"));
+        assert_eq!(text, format!(r#"{{"a":{expected}}}"#), "{field}");
+    }
+    // The same name twice: as each says where it stands; whoever names it cannot know which it is.
+    let twice = |third: &str| {
+        of_field(&format!(
+            r#"{{"name":"a","type":{{"type":"record","name":"C","fields":[{{"name":"x","type":"int"}}]}}}},
+               {{"name":"b","type":{{"type":"record","name":"C","fields":[{{"name":"y","type":"string"}}]}}}}{third}"#
+        ))
+    };
+    let schema = Schema::parse(&twice(""), &[]).unwrap();
+    let text = schema.json(&[2, 2, b'z']).unwrap();
+    assert_eq!(text, r#"{"a":{"x":1},"b":{"y":"z"}}"#);
+    let nothing_to_read_by = [
+        twice(r#",{"name":"c","type":"C"}"#),
+        of_field(r#"{"name":"a","type":"Nobody"}"#),
+        of_field(r#"{"name":"a","type":"int"},{"name":"a","type":"int"}"#),
+        of_field(r#"{"name":"a"}"#),
+        of_field(r#"{"type":"int"}"#),
+        of_field(r#"{"name":"a","type":{"type":"array"}}"#),
+        of_field(r#"{"name":"a","type":{"type":"fixed","size":-1}}"#),
+        of_field(r#"{"name":"a","type":{"type":"enum","symbols":[1]}}"#),
+        r#"{"type":"record","name":"R"}"#.into(),
+        "5".into(),
+        "{}".into(),
+    ];
+    for text in nothing_to_read_by {
+        refused(Schema::parse(&text, &[]), "unsupported_schema", &text);
+    }
+}
+
+#[test]
+fn the_calendar_has_its_last_day() {
+    let timestamp = |unit: &str| format!(r#"{{"type":"long","logicalType":"{unit}"}}"#);
+    let last = 253_402_300_799;
+    let cases = [
+        (
+            "timestamp-millis",
+            last * 1_000 + 999,
+            "9999-12-31T23:59:59.999Z",
+        ),
+        ("timestamp-micros", last * 1_000_000, "9999-12-31T23:59:59Z"),
+        (
+            "timestamp-millis",
+            -62_135_596_800_000,
+            "0001-01-01T00:00:00Z",
+        ),
+        ("timestamp-micros", -1, "1969-12-31T23:59:59.999999Z"),
+        (
+            "local-timestamp-millis",
+            last * 1_000 + 1,
+            "9999-12-31T23:59:59.001",
+        ),
+    ];
+    for (unit, number, expected) in cases {
+        let datum = written("\"long\"", Value::Long(number));
+        let text = Schema::parse(&timestamp(unit), &[]).unwrap().json(&datum);
+        assert_eq!(text.unwrap(), format!("\"{expected}\""), "{unit}");
+    }
+}
+
+#[test]
+fn a_refusal_names_the_field_and_what_it_held() {
+    let schema = r#"{"type":"record","name":"O","fields":[{"name":"lines","type":{"type":"array","items":
+        {"type":"record","name":"L","fields":[{"name":"at","type":{"type":"map","values":["null",TYPE]}}]}}}]}"#;
+    let logical =
+        |base: &str, logical: &str| format!(r#"{{"type":"{base}","logicalType":"{logical}"}}"#);
+    let int = |number| written("\"long\"", Value::Long(number));
+    let cases = [
+        (
+            logical("long", "timestamp-millis"),
+            int(253_402_300_800_000),
+            "253402300800000 (milliseconds since 1970)",
+            false,
+        ),
+        (
+            logical("long", "timestamp-micros"),
+            int(i64::MAX),
+            "9223372036854775807 (microseconds",
+            false,
+        ),
+        (
+            logical("long", "local-timestamp-nanos"),
+            int(i64::MIN),
+            "",
+            true,
+        ),
+        (
+            logical("int", "time-millis"),
+            int(86_400_000),
+            "86400000 (milliseconds since midnight)",
+            false,
+        ),
+        (
+            logical("long", "time-micros"),
+            int(-1),
+            "-1 (microseconds since midnight)",
+            false,
+        ),
+        (
+            logical("int", "date"),
+            int(2_932_897),
+            "2932897 (days since 1970-01-01)",
+            false,
+        ),
+        ("\"int\"".into(), int(1 << 40), "1099511627776", true),
+        (
+            r#"{"type":"enum","name":"E","symbols":["A"]}"#.into(),
+            int(5),
+            "none of number 5",
+            true,
+        ),
+        ("\"boolean\"".into(), vec![7], "not 7", true),
+        ("\"string\"".into(), vec![2, 0xff], "no UTF-8", true),
+        (
+            "\"string\"".into(),
+            vec![100],
+            "50 bytes are needed, and 2 are left",
+            true,
+        ),
+    ];
+    for (field, value, expected, of_another_schema) in cases {
+        let schema = Schema::parse(&schema.replace("TYPE", &field), &[]).unwrap();
+        // The second line: its map has one entry, which is of the second type of the union.
+        let datum = [&[4, 0, 2, 2, b'k', 2], &value[..], &[0, 0]].concat();
+        let Err(refused) = schema.json(&datum) else {
+            // 64 bits of nanoseconds do not leave the calendar.
+            assert!(expected.is_empty(), "{field}");
+            continue;
+        };
+        assert!(
+            refused.message.contains(r#"field `lines[1].at["k"]`"#),
+            "{refused}"
+        );
+        assert!(refused.message.contains(expected), "{refused}");
+        assert_eq!(
+            refused.message.contains("another schema"),
+            of_another_schema,
+            "{refused}"
+        );
+        assert!(refused.message.len() < 300, "{refused}");
+    }
+    let long = format!(
+        r#"{{"type":"record","name":"R","fields":[{{"name":"{}","type":"R"}}]}}"#,
+        "é".repeat(500)
+    );
+    let schema = Schema::parse(&long, &[]).unwrap();
+    refused(schema.json(&[]), "invalid_payload", "a long path");
+}
+
+#[test]
+fn what_is_not_confluents_first_format_is_recognised() {
+    const HEADER: &str = "__value_schema_id";
+    let guid = uuid::Uuid::from_u128(0x67e5_5044_10b1_426f_9247_bb68_0e5f_e0c8);
+    let with = |prefix: &[u8]| [prefix, guid.as_bytes(), b"x"].concat();
+    let cases: [(&str, Vec<u8>, &str); 9] = [
+        (HEADER, b"\x02x".to_vec(), HEADER),
+        // The first field is a zero byte.
+        (HEADER, b"\x00\x02x\x00\x00\x04".to_vec(), HEADER),
+        (
+            "apicurio.value.globalId",
+            b"\x02x".to_vec(),
+            "apicurio.value.globalId",
+        ),
+        (
+            "",
+            b"\x00\x00\x00\x00\x00\x00\x00\x00\x07\x02x".to_vec(),
+            "8 bytes (7)",
+        ),
+        ("", with(&[1]), "67e55044-10b1-426f-9247-bb680e5fe0c8"),
+        ("", with(&[3, 0]), "Glue"),
+        (
+            "",
+            [&b"\xc3\x01"[..], &[8, 7, 6, 5, 4, 3, 2, 1], b"x"].concat(),
+            "0102030405060708",
+        ),
+        ("", b"Obj\x01\x04".to_vec(), "file"),
+        ("", b"\x00\x00\x00\x00\x00x".to_vec(), "0x000000000078"),
+    ];
+    for (name, value, expected) in cases {
+        let tenant = (
+            "omnilink-tenant".to_owned(),
+            Some(Bytes::from_static(b"acme")),
+        );
+        let id = (name.to_owned(), Some(Bytes::from_static(&[0, 0, 0, 0, 7])));
+        let record = Record {
+            key: None,
+            value: Some(value.clone().into()),
+            headers: vec![tenant, id],
+        };
+        match read(&record, NOW, &One("\"string\"")) {
+            Err(Unread::Invalid(invalid)) => {
+                assert!(
+                    invalid.message.contains(expected),
+                    "{name} {value:?}: {invalid}"
+                );
+                assert!(invalid.message.len() < 300, "{invalid}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Such a header that was carried along from elsewhere harms nothing that can be read.
+    let record = Record {
+        key: None,
+        value: Some(Bytes::from_static(b"\x00\x00\x00\x00\x07\x02x")),
+        headers: vec![(HEADER.to_owned(), None)],
+    };
+    let read = read(&record, NOW, &One("\"string\""));
+    assert_eq!(read, Ok(Inbound::Foreign("\"x\"".into())));
 }
 
 /// A registry of one schema.
@@ -364,13 +665,14 @@ fn our_own_schemas_are_read_without_a_registry() {
     let event = structured(&text, Form::OmniLink).unwrap().event;
     crate::envelope::avro::encode_ingress(&event, &mut record);
     let id = schemas::INGRESS.id;
-    let text = json(id, &record, &NoRegistry).unwrap();
+    let none = Record::default();
+    let text = json(id, &record, &none, &NoRegistry).unwrap();
     let read: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&read["id"], &read["data"]), (&"1".into(), &"1".into()));
     // Each of them can be read with.
     for schema in schemas::ALL {
         let record = [&[0], &schema.id.to_be_bytes()[..], &[1]].concat();
-        let refused = json(schema.id, &record, &NoRegistry).unwrap_err();
+        let refused = json(schema.id, &record, &none, &NoRegistry).unwrap_err();
         assert!(matches!(refused, NoSchema::Refused(i) if i.code == "invalid_payload"));
     }
 }

@@ -86,7 +86,7 @@ impl Message {
         schemas: &dyn Schemas,
     ) -> Result<Vec<Result<Self, Rejected>>, Failure> {
         let record = &origin.record.record;
-        let parts = codec.decode(record.value.as_ref(), schemas)?;
+        let parts = codec.decode(record, schemas)?;
         Ok(parts
             .into_iter()
             .map(|part| Self::of_part(part?, origin, tenant))

@@ -23,7 +23,10 @@ use super::{
 use crate::{
     clock::{Clock, Millis},
     controls::SecretKeys,
-    envelope::{foreign::Schemas, kafka::unrecognised_avro},
+    envelope::{
+        foreign::{Again, Schemas, WentBack},
+        kafka::unrecognised_avro,
+    },
     id::{Identity, Tenant},
     log::{Fetched, Record, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
@@ -207,6 +210,12 @@ impl StageTransform {
         let stage = Arc::clone(&self.stage);
         let shared = Arc::clone(&self.shared);
         let tenant = shared.tenant.as_ref();
+        let times = self.redriven(origin);
+        let again = (times > 0).then(|| Again {
+            schemas: &*shared.schemas,
+            went_back: WentBack::of(&origin.topic, &origin.record),
+        });
+        let schemas = again.as_ref().map_or(&*shared.schemas, |again| again as _);
         let (mut messages, first) = match (&stage.input, stage.steps.first()) {
             (Input::Rekeyed(_), _) => {
                 let value = origin.record.record.value.clone().unwrap_or_default();
@@ -214,7 +223,6 @@ impl StageTransform {
             }
             (Input::Events(_), _) => (vec![Message::of_events(origin)], 0),
             (Input::Foreign(_), Some(Do::Normalise(map))) => {
-                let schemas = &*shared.schemas;
                 let read = match (Message::normalised(origin, tenant, schemas), map) {
                     (Ok(Normalised::Events(events)), _) => events,
                     (Ok(Normalised::Json(json)), Some(map)) => {
@@ -235,12 +243,8 @@ impl StageTransform {
                 };
                 (read, 1)
             }
-            (Input::Foreign(_), _) => {
-                let schemas = &*shared.schemas;
-                (Message::decode(origin, &shared.codec, tenant, schemas)?, 0)
-            }
+            (Input::Foreign(_), _) => (Message::decode(origin, &shared.codec, tenant, schemas)?, 0),
         };
-        let times = self.redriven(origin);
         for message in &mut messages {
             if let Some(key) = &stage.keyed_by {
                 keyed_by(message, key);

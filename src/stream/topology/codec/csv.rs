@@ -1,4 +1,7 @@
 //! CSV (RFC 4180): each row of a record is an object of texts. A row that is bad does not refuse the others.
+//!
+//! What programs write beside the standard: a byte order mark; a first line `sep=;` (Excel), which must say the delimiter that is
+//! configured; columns without a name (the index of pandas' frames, or a delimiter at the end of each row), which are passed over.
 
 use bytes::Bytes;
 use csv::{ByteRecord, ReaderBuilder};
@@ -12,6 +15,10 @@ const MAX_FIELDS: usize = 200_000;
 /// Bytes of a name that a message repeats.
 const SHOWN: usize = 64;
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Byte order marks of UTF-16, low and high byte first.
+const UTF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
+/// What else may stand between two fields.
+const DELIMITERS: &[u8] = b",;\t|";
 
 /// What the columns are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,20 +47,19 @@ struct Row {
 impl Layout {
     /// The rows of a record. Empty lines are none.
     pub(super) fn rows(&self, record: &Bytes) -> Result<Vec<Result<Part, Rejected>>, Rejected> {
-        let record = match record.strip_prefix(BOM) {
-            Some(rest) => record.slice_ref(rest),
-            None => record.clone(),
-        };
+        let record = self.preamble(record)?;
         let mut rows = self.split(&record)?;
-        let (names, head) = match &self.columns {
-            Some(names) => (names.clone(), None),
+        let (keys, head) = match &self.columns {
+            Some(names) => {
+                let keys = names.iter().map(|name| Some(name.as_str().into()));
+                (keys.collect(), None)
+            }
             None if rows.is_empty() => return Ok(Vec::new()),
             None => {
                 let head = rows.remove(0);
-                (names(&head)?, Some(head.bytes))
+                (self.names(&head)?, Some(head.bytes))
             }
         };
-        let keys: Vec<KeyString> = names.iter().map(|name| name.as_str().into()).collect();
         let several = rows.len() > 1;
         let part = |row: Row| {
             let alone = several.then(|| match &head {
@@ -74,6 +80,78 @@ impl Layout {
             }
         };
         Ok(rows.into_iter().map(part).collect())
+    }
+
+    /// A record without what may stand before its first row.
+    fn preamble(&self, record: &Bytes) -> Result<Bytes, Rejected> {
+        if UTF_16.iter().any(|mark| record.starts_with(mark)) {
+            return Err(refused(
+                "invalid_csv",
+                "the text is UTF-16, as its byte order mark says; only UTF-8 is read",
+            ));
+        }
+        let rest = record.strip_prefix(BOM).unwrap_or(record);
+        let line = rest.split(|b| matches!(b, b'\r' | b'\n')).next();
+        let line = line.unwrap_or_default();
+        let unquoted = line
+            .strip_prefix(b"\"")
+            .and_then(|line| line.strip_suffix(b"\""))
+            .unwrap_or(line);
+        let said = match unquoted {
+            [name @ .., said] if name.eq_ignore_ascii_case(b"sep=") => *said,
+            _ => return Ok(record.slice_ref(rest)),
+        };
+        if said != self.delimiter {
+            return Err(refused(
+                "invalid_csv",
+                format!(
+                    "the first line says that {} stands between two fields, and the codec's `delimiter` is {}",
+                    quoted(said),
+                    quoted(self.delimiter)
+                ),
+            ));
+        }
+        Ok(record.slice_ref(&rest[line.len()..]))
+    }
+
+    /// The names in the first row; a column without one is passed over.
+    fn names(&self, head: &Row) -> Result<Vec<Option<KeyString>>, Rejected> {
+        closed(head)?;
+        let invalid = |why: String| refused("invalid_csv", why);
+        let one = |b: &u8| *b != self.delimiter && head.bytes.contains(b);
+        if head.fields.len() == 1
+            && !head.bytes.contains(&b'"')
+            && let Some(other) = DELIMITERS.iter().copied().find(|b| one(b))
+        {
+            return Err(invalid(format!(
+                "the first row names one column, `{}`: the codec's `delimiter` is {}, and {} seems to stand between its fields",
+                shown(&String::from_utf8_lossy(&head.bytes)),
+                quoted(self.delimiter),
+                quoted(other)
+            )));
+        }
+        let mut names = Vec::with_capacity(head.fields.len());
+        let mut seen = std::collections::HashSet::new();
+        for field in &head.fields {
+            let name = text(field)?;
+            if name.trim().is_empty() {
+                names.push(None);
+                continue;
+            }
+            if !seen.insert(name) {
+                return Err(invalid(format!(
+                    "the first row names the columns, and `{}` is there twice",
+                    shown(name)
+                )));
+            }
+            names.push(Some(name.into()));
+        }
+        if seen.is_empty() {
+            return Err(invalid(
+                "the first row names the columns, and all its fields are empty".into(),
+            ));
+        }
+        Ok(names)
     }
 
     fn split(&self, record: &Bytes) -> Result<Vec<Row>, Rejected> {
@@ -119,28 +197,16 @@ impl Layout {
     }
 }
 
-/// The names in the first row.
-fn names(head: &Row) -> Result<Vec<String>, Rejected> {
-    closed(head)?;
-    let mut names: Vec<String> = Vec::with_capacity(head.fields.len());
-    let mut seen = std::collections::HashSet::new();
-    for field in &head.fields {
-        let name = text(field)?;
-        if name.is_empty() || !seen.insert(name) {
-            let shown = &name[..name.floor_char_boundary(SHOWN)];
-            return Err(refused(
-                "invalid_csv",
-                format!("the first row names the columns, and `{shown}` is empty or there twice"),
-            ));
-        }
-        names.push(name.to_owned());
-    }
-    Ok(names)
-}
-
-fn object(names: &[KeyString], row: &Row) -> Result<Value, Rejected> {
+/// A row by its columns' names. Fields that have none are passed over; at its end there may be more of them, or fewer, where they
+/// say nothing.
+fn object(names: &[Option<KeyString>], row: &Row) -> Result<Value, Rejected> {
     closed(row)?;
-    if row.fields.len() != names.len() {
+    let named = names
+        .iter()
+        .rposition(Option::is_some)
+        .map_or(0, |at| at + 1);
+    let rest = row.fields.iter().skip(names.len());
+    if row.fields.len() < named || rest.into_iter().any(|field| !field.is_empty()) {
         return Err(refused(
             "wrong_columns",
             format!(
@@ -152,9 +218,25 @@ fn object(names: &[KeyString], row: &Row) -> Result<Value, Rejected> {
     }
     let mut object = ObjectMap::new();
     for (name, field) in names.iter().zip(&row.fields) {
-        object.insert(name.clone(), text(field)?.into());
+        if let Some(name) = name {
+            object.insert(name.clone(), text(field)?.into());
+        }
     }
     Ok(Value::Object(object))
+}
+
+/// As much of a name as a message repeats.
+fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(SHOWN)]
+}
+
+/// A delimiter, for a message.
+fn quoted(byte: u8) -> String {
+    match byte {
+        b'\t' => "a tab".into(),
+        b' '..=b'~' => format!("`{}`", char::from(byte)),
+        other => format!("the byte 0x{other:02x}"),
+    }
 }
 
 /// Quotes come in pairs. The library takes one that is open to the end of the record, rows and all.
@@ -267,10 +349,61 @@ mod tests {
             .unwrap();
         let again = again[0].as_ref().unwrap();
         assert_eq!((&again.value, &again.alone), (&good.value, &None));
-        for head in ["a,a\n1,2", "a,\n1,2", "\"a\n1,2"] {
-            let refused = Layout::default().rows(&head.into()).unwrap_err();
-            assert_eq!(refused.code, "invalid_csv", "{head}");
+        let refused = [
+            ("a,a\n1,2", "`a` is there twice"),
+            (",\n1,2", "all its fields are empty"),
+            ("\"a\n1,2", "not closed"),
+            (
+                "sep=;\na;b\n1;2",
+                "`;` stands between two fields, and the codec's `delimiter` is `,`",
+            ),
+            ("\u{feff}\"SEP=\t\"\r\na\tb", "a tab stands"),
+            ("a;b\n1;2", "`;` seems to stand between its fields"),
+            ("a\tb\n1\t2", "a tab seems"),
+        ];
+        for (text, why) in refused {
+            let refused = Layout::default().rows(&text.into()).unwrap_err();
+            assert_eq!(refused.code, "invalid_csv", "{text}");
+            assert!(refused.message.contains(why), "{text}: {}", refused.message);
         }
+        let utf_16 = Bytes::from_static(b"\xff\xfea\0,\0b\0");
+        let refused = Layout::default().rows(&utf_16).unwrap_err();
+        assert_eq!(refused.code, "invalid_csv");
+        assert!(refused.message.contains("UTF-16"));
+    }
+
+    #[test]
+    fn columns_without_a_name_are_passed_over() {
+        let read = |text: &str| {
+            let rows = Layout::default().rows(&Bytes::copy_from_slice(text.as_bytes()));
+            let rows = rows.unwrap().into_iter().map(|row| match row {
+                Ok(part) => part.value.to_string(),
+                Err(rejected) => rejected.code.into_owned(),
+            });
+            rows.collect::<Vec<_>>()
+        };
+        let row = r#"{ "a": "x", "b": "y" }"#;
+        // pandas' index; a delimiter at the end of each row, or of some; an empty column in the middle.
+        assert_eq!(read(",a,b\n0,x,y\n1,x,y\n"), [row, row]);
+        assert_eq!(read("\u{feff}\" \",a,b\n0,x,y\n"), [row]);
+        assert_eq!(read("a,b,\r\nx,y,\r\nx,y\r\nx,y,,,\r\n"), [row, row, row]);
+        assert_eq!(
+            read("a,b\nx,y,\nx,y,z\nx\nx,y\n"),
+            [row, "wrong_columns", "wrong_columns", row]
+        );
+        assert_eq!(read("a,,b\nx,?,y\nx,y\n"), [row, "wrong_columns"]);
+        // What says the delimiter that is configured is no row.
+        assert_eq!(read("sep=,\r\na,b\r\nx,y\r\n"), [row]);
+        assert_eq!(read("\"sep=,\"\na,b\nx,y\n"), [row]);
+        assert_eq!(read("sep\n1\n"), [r#"{ "sep": "1" }"#]);
+        // A quoted name may hold what looks like another delimiter.
+        assert_eq!(read("\"a;b\"\n1\n"), [r#"{ "a;b": "1" }"#]);
+        let two = layout(&["a", "b"], b';');
+        let rows = two
+            .rows(&Bytes::from_static(b"sep=;\nx;y;\n;;;z\n"))
+            .unwrap();
+        assert_eq!(rows[0].as_ref().unwrap().value.to_string(), row);
+        assert_eq!(rows[1].as_ref().unwrap_err().code, "wrong_columns");
     }
 
     #[test]

@@ -12,7 +12,12 @@ use vrl::value::Value;
 pub(super) use self::file::read;
 use super::{document::Document, json, message::refused};
 use crate::{
-    envelope::{avro, foreign, foreign::Schemas, kafka::Unread},
+    envelope::{
+        avro, foreign,
+        foreign::{Framing, Schemas},
+        kafka::Unread,
+    },
+    log::Record,
     stream::{Failure, Rejected},
 };
 
@@ -65,27 +70,22 @@ impl Part {
 }
 
 impl Codec {
-    /// The values of a record, the bad ones with why; no record at all is `null`.
+    /// The values of a record, the bad ones with why; no value at all is `null`.
     pub(super) fn decode(
         &self,
-        record: Option<&Bytes>,
+        record: &Record,
         schemas: &dyn Schemas,
     ) -> Result<Vec<Result<Part, Rejected>>, Failure> {
-        let Some(record) = record else {
+        let Some(value) = &record.value else {
             return Ok(vec![Ok(Part::whole(Value::Null))]);
         };
         let part = match self {
-            Self::Json => Part::json(record)?,
-            Self::Text => Part::whole(text(record)?.into()),
-            Self::Csv(layout) => return Ok(layout.rows(record)?),
+            Self::Json => Part::json(value)?,
+            Self::Text => Part::whole(text(value)?.into()),
+            Self::Csv(layout) => return Ok(layout.rows(value)?),
             Self::Avro => {
-                let id = avro::schema_id(record).ok_or_else(|| {
-                    refused(
-                        "invalid_payload",
-                        "the value is no Avro in Confluent's wire format: a zero byte and a schema's id come first",
-                    )
-                })?;
-                let json = foreign::json(id, record, schemas).map_err(Unread::from)?;
+                let id = avro::schema_id(value).ok_or_else(|| not_confluents(record, value))?;
+                let json = foreign::json(id, value, record, schemas).map_err(Unread::from)?;
                 Part::json(&json.into())?
             }
         };
@@ -117,6 +117,15 @@ impl Codec {
             other => other.clone(),
         }
     }
+}
+
+/// Why a value is not read as Avro.
+fn not_confluents(record: &Record, value: &[u8]) -> Rejected {
+    let message = match Framing::of(record, value) {
+        Some(framing) => framing.to_string(),
+        None => "the value is no Avro in Confluent's wire format: a zero byte and a schema's id come first".into(),
+    };
+    refused("invalid_payload", message)
 }
 
 /// The JSON text of a document.

@@ -1,0 +1,152 @@
+//! The names of a schema's types, and what they stand for.
+
+use std::{collections::HashMap, rc::Rc};
+
+use serde_json::{Map, Value};
+
+use super::{At, MAX_DEPTH, SchemaError};
+
+/// The namespace that a type stands in; empty: none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Namespace(Rc<str>);
+
+impl Namespace {
+    pub(super) fn none() -> Self {
+        Self("".into())
+    }
+
+    /// The full name of what is called so here.
+    fn full(&self, name: &str) -> String {
+        if self.0.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.0)
+        }
+    }
+}
+
+/// The full name of a definition, if it has one, and the namespace of what it holds.
+pub(super) fn named(
+    shape: &Map<String, Value>,
+    namespace: &Namespace,
+) -> (Option<String>, Namespace) {
+    let text = |name: &str| shape.get(name).and_then(Value::as_str);
+    let stated = text("namespace").map(|stated| Namespace(stated.into()));
+    let within = stated.unwrap_or_else(|| namespace.clone());
+    match text("name") {
+        None | Some("") => (None, within),
+        Some(name) => match name.rsplit_once('.') {
+            // Such a name is full already, and has its namespace in it.
+            Some((space, last)) => {
+                let within = Namespace(space.into());
+                (Some(within.full(last)), within)
+            }
+            None => (Some(within.full(name)), within),
+        },
+    }
+}
+
+struct Definition<'s> {
+    shape: &'s Map<String, Value>,
+    /// The namespace around it.
+    standing: Namespace,
+    /// There is another one of that name.
+    ambiguous: bool,
+    /// Where it was put.
+    place: Option<At>,
+}
+
+/// All types that have a name.
+#[derive(Default)]
+pub(super) struct Names<'s>(HashMap<String, Definition<'s>>);
+
+impl<'s> Names<'s> {
+    /// Finds all definitions, wherever they stand: a type may be named before it is defined.
+    pub(super) fn collect(
+        &mut self,
+        schema: &'s Value,
+        namespace: &Namespace,
+        depth: usize,
+    ) -> Result<(), SchemaError> {
+        if depth > MAX_DEPTH {
+            return Err(SchemaError::TooDeep);
+        }
+        let below = depth + 1;
+        let shape = match schema {
+            Value::Array(variants) => {
+                let mut variants = variants.iter();
+                return variants.try_for_each(|variant| self.collect(variant, namespace, below));
+            }
+            Value::Object(shape) => shape,
+            _ => return Ok(()),
+        };
+        let kind = match shape.get("type") {
+            Some(Value::String(kind)) => kind.as_str(),
+            Some(inner) => return self.collect(inner, namespace, below),
+            None => return Ok(()),
+        };
+        let within = match kind {
+            "record" | "error" | "enum" | "fixed" => {
+                let (name, within) = named(shape, namespace);
+                if let Some(name) = name {
+                    self.define(name, shape, namespace);
+                }
+                within
+            }
+            _ => namespace.clone(),
+        };
+        let part = match kind {
+            "array" => shape.get("items"),
+            "map" => shape.get("values"),
+            _ => None,
+        };
+        if let Some(part) = part {
+            return self.collect(part, &within, below);
+        }
+        let fields = shape.get("fields").and_then(Value::as_array);
+        let fields = fields.filter(|_| matches!(kind, "record" | "error"));
+        let types = fields.into_iter().flatten().filter_map(|f| f.get("type"));
+        for field in types {
+            self.collect(field, &within, below)?;
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, name: String, shape: &'s Map<String, Value>, standing: &Namespace) {
+        let new = Definition {
+            shape,
+            standing: standing.clone(),
+            ambiguous: false,
+            place: None,
+        };
+        let known = self.0.entry(name).or_insert(new);
+        known.ambiguous |= known.shape != shape;
+    }
+
+    /// The full name of what a type calls so: of its own namespace, else of none.
+    pub(super) fn find(&self, name: &str, namespace: &Namespace) -> Option<String> {
+        let here = (!name.contains('.')).then(|| namespace.full(name));
+        let nowhere = name.strip_prefix('.').unwrap_or(name).to_owned();
+        let mut names = here.into_iter().chain([nowhere]);
+        names.find(|name| self.0.contains_key(name))
+    }
+
+    pub(super) fn is_ambiguous(&self, full: &str) -> bool {
+        self.0.get(full).is_some_and(|known| known.ambiguous)
+    }
+
+    pub(super) fn definition(&self, full: &str) -> Option<(&'s Map<String, Value>, Namespace)> {
+        let known = self.0.get(full)?;
+        Some((known.shape, known.standing.clone()))
+    }
+
+    pub(super) fn place(&self, full: &str) -> Option<At> {
+        self.0.get(full)?.place
+    }
+
+    pub(super) fn set_place(&mut self, full: &str, at: At) {
+        if let Some(known) = self.0.get_mut(full) {
+            known.place = Some(at);
+        }
+    }
+}
