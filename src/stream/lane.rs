@@ -302,6 +302,7 @@ impl Runner {
         tasks: &mut BTreeMap<u32, Task>,
         partitions: &[(usize, u32)],
     ) -> Result<(), LogError> {
+        lane.prepare(partitions)?;
         for (topic, partition) in partitions {
             let next = lane.open(*topic, *partition)?;
             self.progress.at(&self.topics[*topic], *partition, next);
