@@ -46,7 +46,7 @@ const TIMERS: usize = 1_000;
 const QUIET: Duration = Duration::from_millis(250);
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
-    most: Duration::from_secs(5),
+    most: Duration::from_secs(1),
 };
 
 /// A running lane. Dropping it stops the lane after the transaction in hand.

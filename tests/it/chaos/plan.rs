@@ -123,7 +123,7 @@ impl Plan {
             plan.broker_kills = if brokers > 1 { 10 } else { 3 };
             plan.redis_kills = 2;
             plan.zombies = 1;
-            seconds_a_fault = 14;
+            seconds_a_fault = 10;
         }
         let faults = plan.faults().len() as u32;
         plan.per_second = (events / (faults * seconds_a_fault)).clamp(10, 250);
