@@ -145,6 +145,10 @@ impl GroupConsumer {
 
     /// A static member does not leave its group when it is closed, and the others would wait for its session; unsubscribing does.
     fn leave(&self) {
+        // Should librdkafka wait for the answer to an assignment, this is one: else it would put off what follows.
+        if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
+            tracing::debug!(%error, "nothing was assigned");
+        }
         self.consumer.unsubscribe();
         let deadline = Instant::now() + LEAVE;
         while Instant::now() < deadline {
@@ -262,8 +266,7 @@ impl Drop for GroupConsumer {
     fn drop(&mut self) {
         self.context.0.lock().closing = true;
         self.apart.keep();
-        // Not `unassign`: should librdkafka wait for the answer to an assignment, this is one, and it can leave.
-        if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
+        if let Err(error) = self.consumer.unassign() {
             tracing::debug!(%error, "nothing to give up");
         }
         if !self.keeps_seat {
