@@ -18,17 +18,20 @@ pub enum Bug {
     ZombieNotFenced,
     /// Dead letters are dropped.
     LossyDlq,
+    /// A lane's state is restored to before the end of its changelog.
+    RestoreEndsEarly,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AnswerBeforeDurable,
         Self::NoTransaction,
         Self::NoDedupe,
         Self::OffsetBeforeRows,
         Self::ZombieNotFenced,
         Self::LossyDlq,
+        Self::RestoreEndsEarly,
     ];
 
     /// What `OMNILINK_CHAOS_BUG` calls it.
@@ -40,6 +43,7 @@ impl Bug {
             Self::OffsetBeforeRows => "offset-before-rows",
             Self::ZombieNotFenced => "zombie-not-fenced",
             Self::LossyDlq => "lossy-dlq",
+            Self::RestoreEndsEarly => "restore-ends-early",
         }
     }
 }

@@ -1,4 +1,4 @@
-# A Kafka broker of one node (broker and controller in one process) in a folder of its own. Sourced; brings common.sh.
+# Kafka brokers, each of them a controller too, each in a folder of its own. Sourced; brings common.sh.
 # shellcheck shell=bash source-path=SCRIPTDIR
 # shellcheck source=common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -43,14 +43,11 @@ EOF
 kafka_java=(java -Xmx512m -XX:+UseParallelGC -cp "$kafka_libs/*" -Dorg.slf4j.simpleLogger.showDateTime=true
   '-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS')
 
-# kafka_properties FOLDER CONTROLLER_PORT: what every broker of ours has in common; listeners are the caller's.
+# kafka_properties FOLDER CONTROLLER_PORT: a broker that is alone. Listeners are the caller's.
 kafka_properties() {
   cat <<EOF
-process.roles=broker,controller
 node.id=1
-controller.listener.names=CONTROLLER
 controller.quorum.bootstrap.servers=127.0.0.1:$2
-log.dirs=$1/data
 
 # One node holds the only copy.
 default.replication.factor=1
@@ -59,6 +56,50 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
+EOF
+  kafka_common "$1"
+}
+
+# kafka_cluster_properties FOLDER ID CONTROLLER_PORT…: broker ID of as many as there are controllers' ports. Listeners are
+# the caller's.
+kafka_cluster_properties() {
+  local folder=$1 id=$2 voters='' n=0 port
+  shift 2
+  for port; do
+    n=$((n + 1))
+    voters+=${voters:+,}$n@127.0.0.1:$port
+  done
+  cat <<EOF
+node.id=$id
+controller.quorum.voters=$voters
+
+# Each has a copy, and two must have what is acknowledged: one may be gone.
+default.replication.factor=$n
+min.insync.replicas=2
+offsets.topic.replication.factor=$n
+transaction.state.log.replication.factor=$n
+transaction.state.log.min.isr=2
+share.coordinator.state.topic.replication.factor=$n
+share.coordinator.state.topic.min.isr=2
+
+# A broker that came back gets its partitions again within seconds: leaders change twice for each kill.
+leader.imbalance.check.interval.seconds=5
+leader.imbalance.per.broker.percentage=0
+
+# A controller that is gone is replaced within a second or two.
+controller.quorum.election.timeout.ms=1000
+controller.quorum.fetch.timeout.ms=2000
+EOF
+  kafka_common "$folder"
+}
+
+# kafka_common FOLDER: what every broker of ours has in common.
+kafka_common() {
+  cat <<EOF
+
+process.roles=broker,controller
+controller.listener.names=CONTROLLER
+log.dirs=$1/data
 
 # Small, so that a start is quick and the heap is ours.
 offsets.topic.num.partitions=8
@@ -83,22 +124,29 @@ broker.session.timeout.ms=3000
 EOF
 }
 
-# kafka_start WHO FOLDER PORT FORMAT_OPTION…: FOLDER holds server.properties; formats the data folder the first time.
-kafka_start() {
-  local who=$1 folder=$2 port=$3
-  shift 3
+# kafka_cluster_id: 16 bytes in URL-safe base64; the first character may not look like an option.
+kafka_cluster_id() { echo "O$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"; }
+
+# kafka_spawn WHO FOLDER FORMAT_OPTION…: FOLDER holds server.properties; formats the data folder the first time.
+kafka_spawn() {
+  local who=$1 folder=$2
+  shift 2
   if [[ ! -f $folder/data/meta.properties ]]; then
     rm -rf "$folder/data"
-    # A cluster's id is 16 bytes in URL-safe base64; the first character may not look like an option.
-    local id
-    id=O$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)
-    "${kafka_java[@]}" kafka.tools.StorageTool format --standalone -t "$id" -c "$folder/server.properties" "$@" \
+    "${kafka_java[@]}" kafka.tools.StorageTool format -c "$folder/server.properties" "$@" \
       >"$folder/format.log" 2>&1 </dev/null 9>&- || {
       tail -n 20 "$folder/format.log" >&2
       die "$who: its data folder could not be formatted"
     }
   fi
   spawn "$folder" "${kafka_java[@]}" kafka.Kafka "$folder/server.properties"
+}
+
+# kafka_start WHO FOLDER PORT FORMAT_OPTION…: a broker that is alone; waits until it answers.
+kafka_start() {
+  local who=$1 folder=$2 port=$3
+  shift 3
+  kafka_spawn "$who" "$folder" --standalone -t "$(kafka_cluster_id)" "$@"
   await "$who" "$folder" 60 kafka_ready "$folder" "$port"
 }
 

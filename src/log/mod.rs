@@ -202,6 +202,11 @@ pub trait Lane: Send {
     /// As [`Source::poll`].
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
 
+    /// Does for assigned partitions at once what [`Lane::open`] else does for each: to be called before they are opened.
+    fn prepare(&mut self, _partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Restores the keyed state of an assigned partition and begins to read it at the committed position,
     /// which is returned.
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError>;

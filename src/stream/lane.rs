@@ -46,7 +46,7 @@ const TIMERS: usize = 1_000;
 const QUIET: Duration = Duration::from_millis(250);
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
-    most: Duration::from_secs(5),
+    most: Duration::from_secs(1),
 };
 
 /// A running lane. Dropping it stops the lane after the transaction in hand.
@@ -302,6 +302,7 @@ impl Runner {
         tasks: &mut BTreeMap<u32, Task>,
         partitions: &[(usize, u32)],
     ) -> Result<(), LogError> {
+        lane.prepare(partitions)?;
         for (topic, partition) in partitions {
             let next = lane.open(*topic, *partition)?;
             self.progress.at(&self.topics[*topic], *partition, next);

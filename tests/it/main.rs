@@ -18,6 +18,8 @@ mod formats;
 mod how_to;
 mod invoices;
 #[cfg(feature = "kafka")]
+mod kafka_members;
+#[cfg(feature = "kafka")]
 mod kafka_producer;
 mod keys;
 mod lanes;

@@ -102,6 +102,16 @@ impl Bed {
         format!("{}{name}", self.prefix)
     }
 
+    /// A client of its own, as another program's.
+    pub fn client(&self) -> rdkafka::ClientConfig {
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+
     /// Opens the log as node `node`, with its own directory.
     pub fn open(&self, node: &str) -> Arc<dyn Log> {
         self.open_in(node, &self.dir.path().join(node))
@@ -136,12 +146,7 @@ impl Bed {
             admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
             client::DefaultClientContext,
         };
-        let mut config = rdkafka::ClientConfig::new();
-        config.set("bootstrap.servers", &self.brokers);
-        for (name, value) in &self.properties {
-            config.set(name, value);
-        }
-        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         let change = settings.iter().fold(
             AlterConfig::new(ResourceSpecifier::Topic(topic)),
             |c, (name, value)| c.set(name, value),
@@ -218,6 +223,7 @@ pub fn settle(lane: &mut dyn Lane) -> Vec<(usize, u32, u64)> {
     while Instant::now() < deadline {
         match lane.poll(Duration::from_millis(100), &mut out).unwrap() {
             Polled::Assigned(partitions) if !partitions.is_empty() => {
+                lane.prepare(&partitions).unwrap();
                 return partitions
                     .into_iter()
                     .map(|(t, p)| (t, p, lane.open(t, p).unwrap()))

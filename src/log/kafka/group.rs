@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -16,11 +16,15 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaOptions,
+    KafkaOptions, provision,
     reader::{Apart, drain},
+    seat::Seated,
     watermarks,
 };
-use crate::log::{Fetched, LogError, Polled, Source};
+use crate::log::{Class, Fetched, LogError, Polled, Source};
+
+/// How long a member that ends in good order takes leave of its group.
+const LEAVE: Duration = Duration::from_secs(1);
 
 enum Change {
     Assigned(Vec<(String, u32)>),
@@ -76,19 +80,36 @@ pub(super) struct GroupConsumer {
     /// `open` has changed and librdkafka does not know yet.
     changed: bool,
     apart: Apart,
+    group: String,
+    /// Its `group.instance.id`.
+    instance: String,
+    /// It was not heard of yet, or it failed: its place in the group is kept for the one that is built after it.
+    keeps_seat: bool,
+    /// After the consumer: free when it is gone.
+    seated: Seated,
 }
 
 impl GroupConsumer {
+    /// `asker` is asked for the partitions of the topics.
     pub(super) fn new(
         options: &KafkaOptions,
-        group: &str,
+        asker: &BaseConsumer,
+        seated: Seated,
         topics: &[String],
         reset: &str,
     ) -> Result<Self, LogError> {
         let context = GroupContext::default();
+        let mut counts = Vec::with_capacity(topics.len());
+        for topic in topics {
+            let count = provision::partitions(asker, topic)?;
+            counts.push((topic.clone(), count.unwrap_or_default()));
+        }
         let mut config = options.consumer_config();
+        let group = format!("{}{}", options.prefix, seated.processor());
+        let instance = seated.instance_id(options, &counts);
         config
-            .set("group.id", group)
+            .set("group.id", &group)
+            .set("group.instance.id", &instance)
             .set("auto.offset.reset", reset)
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
@@ -104,7 +125,52 @@ impl GroupConsumer {
             open: BTreeMap::new(),
             changed: false,
             apart: Apart::default(),
+            group,
+            instance,
+            keeps_seat: true,
+            seated,
         })
+    }
+
+    pub(super) fn seat(&self) -> &Seated {
+        &self.seated
+    }
+
+    /// After an error that ends a member, the one that is built in its place takes its seat: it does not leave the group meanwhile.
+    pub(super) fn keep_seat_on<T>(&mut self, result: &Result<T, LogError>) {
+        self.keeps_seat = result
+            .as_ref()
+            .is_err_and(|e| e.class() != Class::Abortable);
+    }
+
+    /// A static member does not leave its group when it is closed, and the others would wait for its session; unsubscribing does.
+    fn leave(&self) {
+        // Should librdkafka wait for the answer to an assignment, this is one: else it would put off what follows.
+        if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
+            tracing::debug!(%error, "nothing was assigned");
+        }
+        self.consumer.unsubscribe();
+        let deadline = Instant::now() + LEAVE;
+        while Instant::now() < deadline {
+            // Serves the rebalance callback, which gives up what is assigned; then librdkafka leaves.
+            drop(self.consumer.poll(Duration::from_millis(10)));
+            let left = deadline.saturating_duration_since(Instant::now());
+            let listed = self
+                .consumer
+                .client()
+                .fetch_group_list(Some(&self.group), left);
+            // Brokers make the member's id of the instance's.
+            let here = |id: &str| id.starts_with(&self.instance);
+            if let Ok(found) = listed
+                && !found
+                    .groups()
+                    .iter()
+                    .flat_map(|g| g.members())
+                    .any(|m| here(m.id()))
+            {
+                return;
+            }
+        }
     }
 
     fn indexed(&self, partitions: &[(String, u32)]) -> Vec<(usize, u32)> {
@@ -152,6 +218,12 @@ impl GroupConsumer {
         wait: Duration,
         out: &mut Vec<Fetched>,
     ) -> Result<Polled, LogError> {
+        let polled = self.try_poll(wait, out);
+        self.keep_seat_on(&polled);
+        polled
+    }
+
+    fn try_poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if let Some(change) = self.next_change() {
             return Ok(change);
         }
@@ -196,6 +268,9 @@ impl Drop for GroupConsumer {
         self.apart.keep();
         if let Err(error) = self.consumer.unassign() {
             tracing::debug!(%error, "nothing to give up");
+        }
+        if !self.keeps_seat {
+            self.leave();
         }
     }
 }

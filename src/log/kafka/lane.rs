@@ -5,7 +5,7 @@
 //! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,25 +20,21 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaOptions, committed, group::GroupConsumer, producer::headers, reader::KafkaReader,
+    KafkaOptions,
+    group::GroupConsumer,
+    producer::headers,
+    restore::{POSITION, Restore, changelog_row, followed_to, position_value, reflects_row},
     watermarks,
 };
 use crate::{
     backoff::{WORTH, rest},
     chaos::{Bug, pause, planted},
-    clock::{Clock, Millis, SystemClock},
-    log::{Fetched, Headers, Lane, LogError, Polled, Reader, Transaction, Watermarks},
-    state::{Changes, Space, StateStore},
+    clock::{Clock, SystemClock},
+    log::{Fetched, Headers, Lane, LogError, Polled, Transaction, Watermarks},
+    state::StateStore,
 };
 
-/// The changelog key of the record that says which input the state reflects: topic index(1) next offset(8).
-const POSITION: &[u8] = b"\0position";
 const TRANSACTION: Duration = Duration::from_secs(10);
-/// How long a restore waits for the next record of a changelog.
-const RESTORE: Duration = Duration::from_secs(30);
-/// Local state that has not followed its changelog for this long is dropped: tombstones that it missed may be gone
-/// (`delete.retention.ms` is 24 h).
-const STALE_MS: i64 = 12 * 3600 * 1000;
 
 /// How often deliveries are looked for.
 const STEP: Duration = Duration::from_micros(250);
@@ -70,60 +66,22 @@ impl ProducerContext for Context {
     }
 }
 
-/// Which lanes of each processor there are in this process.
-#[derive(Clone, Default)]
-pub(super) struct Seats(Arc<Mutex<HashSet<Seat>>>);
-
-/// A lane's transactional id is made of its seat. A lane that comes after one that ended, be it after a crash, takes its seat:
-/// it fences it, and ends the transaction that it left open, for which readers would wait until its timeout.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Seat {
-    processor: Arc<str>,
-    number: u32,
-}
-
-/// A seat, given back when the lane ends.
-pub(super) struct Seated {
-    seat: Seat,
-    of: Seats,
-}
-
-impl Seats {
-    /// The first free seat of a processor.
-    pub(super) fn take(&self, processor: &str) -> Seated {
-        let mut taken = self.0.lock();
-        let mut seat = Seat {
-            processor: processor.into(),
-            number: 0,
-        };
-        while !taken.insert(seat.clone()) {
-            seat.number += 1;
-        }
-        Seated {
-            seat,
-            of: self.clone(),
-        }
-    }
-}
-
-impl Drop for Seated {
-    fn drop(&mut self) {
-        self.of.0.lock().remove(&self.seat);
-    }
-}
-
 pub(super) struct KafkaLane {
     options: KafkaOptions,
     state: StateStore,
-    group: GroupConsumer,
+    /// The member of the group, which holds the seat: after the producer, so that its id is free when both are gone.
     producer: BaseProducer<Context>,
+    group: GroupConsumer,
     context: Context,
+    /// Asked for high watermarks.
+    uncommitted: Arc<BaseConsumer>,
     processor: Arc<str>,
+    transactional_id: String,
     changelog: Arc<str>,
     /// Records of the last poll.
     polled: usize,
-    /// After the producer: its id is free when it is gone.
-    _seated: Seated,
+    /// The committed positions of partitions whose state is restored, and that are opened next.
+    prepared: HashMap<(usize, u32), Option<u64>>,
 }
 
 impl KafkaLane {
@@ -131,8 +89,8 @@ impl KafkaLane {
         options: &KafkaOptions,
         state: StateStore,
         group: GroupConsumer,
+        uncommitted: Arc<BaseConsumer>,
         changelog: &str,
-        seated: Seated,
     ) -> Result<Self, LogError> {
         let changelog: Arc<str> = changelog.into();
         let context = Context {
@@ -146,10 +104,11 @@ impl KafkaLane {
             .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "1000000");
         let mut config = options.tuned(config);
-        let Seat { processor, number } = seated.seat.clone();
-        let id = format!("{}{processor}-{}-{number}", options.prefix, options.node);
+        let seat = group.seat();
+        let processor = Arc::clone(seat.processor());
+        let transactional_id = seat.id(options);
         config
-            .set("transactional.id", id)
+            .set("transactional.id", &transactional_id)
             .set("partitioner", "murmur2_random");
         let producer: BaseProducer<Context> = config.create_with_context(context.clone())?;
         producer.init_transactions(Duration::from_secs(30))?;
@@ -159,19 +118,13 @@ impl KafkaLane {
             group,
             producer,
             context,
+            uncommitted,
             processor,
+            transactional_id,
             changelog,
             polled: 0,
-            _seated: seated,
+            prepared: HashMap::new(),
         })
-    }
-
-    fn changelog_row(&self, partition: u32) -> Vec<u8> {
-        format!("changelog/{}/{partition}", self.processor).into_bytes()
-    }
-
-    fn reflects_row(&self, topic: usize, partition: u32) -> Vec<u8> {
-        format!("reflects/{}/{topic}/{partition}", self.processor).into_bytes()
     }
 
     fn number(&self, row: &[u8]) -> Result<Option<u64>, LogError> {
@@ -181,76 +134,35 @@ impl KafkaLane {
             .map(u64::from_be_bytes))
     }
 
-    /// Reads the changelog from where this node's copy stands to its end.
-    fn restore(&self, partition: u32) -> Result<(), LogError> {
-        let space = Space {
-            processor: Arc::clone(&self.processor),
-            partition,
+    fn prepare_all(
+        &self,
+        partitions: &[(usize, u32)],
+    ) -> Result<HashMap<(usize, u32), Option<u64>>, LogError> {
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let restore = Restore {
+            options: &self.options,
+            state: &self.state,
+            processor: &self.processor,
+            changelog: &self.changelog,
+            member: &self.group.consumer,
+            uncommitted: &self.uncommitted,
+            transactional_id: &self.transactional_id,
         };
-        let marks = match watermarks(&self.group.consumer, &self.changelog, partition) {
-            Ok(marks) => marks,
-            // A processor without state has no changelog.
-            Err(LogError::UnknownTopic(_)) => return Ok(()),
-            Err(error) => return Err(error),
+        let named: Vec<(&str, u32)> = partitions
+            .iter()
+            .map(|(topic, partition)| (self.group.topics[*topic].as_str(), *partition))
+            .collect();
+        // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
+        let mut positions = restore.committed(&named)?;
+        let changelog: BTreeSet<u32> = partitions.iter().map(|(_, p)| *p).collect();
+        restore.restore(&changelog, &self.group.topics)?;
+        let position = |(topic, partition): &(usize, u32)| {
+            let name = (self.group.topics[*topic].clone(), *partition);
+            ((*topic, *partition), positions.remove(&name))
         };
-        let row = self.changelog_row(partition);
-        let followed = self.state.meta(&row)?;
-        let at = followed
-            .as_ref()
-            .and_then(|r| r.get(8..16).and_then(|b| b.try_into().ok()))
-            .map_or(0, i64::from_be_bytes);
-        let now = SystemClock.now();
-        let mut next = self.number(&row)?.unwrap_or(marks.start);
-        if next > marks.end || followed.is_some() && at < now.0 - STALE_MS {
-            tracing::warn!(processor = %self.processor, partition, "the local state is too old; it is restored from its changelog");
-            self.state.clear(&space)?;
-            next = marks.start;
-        }
-        if next >= marks.end {
-            return Ok(());
-        }
-        let mut reader = KafkaReader::new(&self.options, &self.changelog)?;
-        reader.assign(partition, next)?;
-        let mut fetched = Vec::new();
-        let mut idle = Instant::now();
-        while next < marks.end {
-            fetched.clear();
-            reader.poll(Duration::from_millis(100), &mut fetched)?;
-            let at_end = reader.at_end(partition);
-            if fetched.is_empty() {
-                // Markers of transactions, which no reader sees, may be all that is left.
-                if at_end {
-                    break;
-                }
-                if idle.elapsed() > RESTORE {
-                    return Err(LogError::Unavailable(format!(
-                        "the changelog of `{}` cannot be read",
-                        self.processor
-                    )));
-                }
-                continue;
-            }
-            idle = Instant::now();
-            let mut changes = Changes::default();
-            let mut meta = Vec::new();
-            for change in fetched.drain(..) {
-                next = change.offset + 1;
-                let Some(key) = change.record.key else {
-                    continue;
-                };
-                if key == POSITION {
-                    if let Some(value) = change.record.value.filter(|v| v.len() == 9) {
-                        let topic = usize::from(value[0]);
-                        meta.push((self.reflects_row(topic, partition), value[1..].to_vec()));
-                    }
-                } else {
-                    changes.upkeep(&space, key, change.record.value);
-                }
-            }
-            meta.push((row.clone(), followed_to(next, now)));
-            self.state.apply(&changes, &meta)?;
-        }
-        Ok(())
+        Ok(partitions.iter().map(position).collect())
     }
 
     fn send(
@@ -349,7 +261,12 @@ impl KafkaLane {
         let mut list = TopicPartitionList::new();
         for (topic, partition, next) in &transaction.positions {
             let offset = Offset::Offset(*next as i64);
-            list.add_partition_offset(&self.group.topics[*topic], *partition as i32, offset)?;
+            let name = &self.group.topics[*topic];
+            list.add_partition_offset(name, *partition as i32, offset)?;
+            // The next owner fences whoever committed last, should it have left a transaction open.
+            if let Some(mut element) = list.find_partition(name, *partition as i32) {
+                element.set_metadata(&self.transactional_id);
+            }
             if stateful.contains(partition) {
                 let value = position_value(*topic, *next);
                 self.send(
@@ -406,18 +323,6 @@ impl KafkaLane {
     }
 }
 
-fn followed_to(next: u64, at: Millis) -> Vec<u8> {
-    let mut row = next.to_be_bytes().to_vec();
-    row.extend_from_slice(&at.0.to_be_bytes());
-    row
-}
-
-fn position_value(topic: usize, next: u64) -> Vec<u8> {
-    let mut value = vec![topic as u8];
-    value.extend_from_slice(&next.to_be_bytes());
-    value
-}
-
 impl Lane for KafkaLane {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if self.polled < WORTH {
@@ -429,12 +334,21 @@ impl Lane for KafkaLane {
         Ok(polled)
     }
 
+    fn prepare(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        self.prepared.clear();
+        let prepared = self.prepare_all(partitions);
+        self.group.keep_seat_on(&prepared);
+        self.prepared = prepared?;
+        Ok(())
+    }
+
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError> {
         let name = self.group.topics[topic].clone();
-        // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
-        let position = committed(&self.group.consumer, &name, partition)?;
-        self.restore(partition)?;
-        let reflects = self.number(&self.reflects_row(topic, partition))?;
+        if !self.prepared.contains_key(&(topic, partition)) {
+            self.prepare(&[(topic, partition)])?;
+        }
+        let position = self.prepared.remove(&(topic, partition)).flatten();
+        let reflects = self.number(&reflects_row(&self.processor, topic, partition))?;
         let next = match position.max(reflects) {
             Some(next) => next,
             None => watermarks(&self.group.consumer, &name, partition)?.start,
@@ -453,20 +367,28 @@ impl Lane for KafkaLane {
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {
-        self.transact(&transaction).map_err(|e| self.abort(e))?;
+        let committed = self.transact(&transaction).map_err(|e| self.abort(e));
+        self.group.keep_seat_on(&committed);
+        committed?;
+        if planted(Bug::RestoreEndsEarly) {
+            pause();
+        }
         let now = SystemClock.now();
         let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
             .positions
             .iter()
             .map(|(topic, partition, next)| {
                 (
-                    self.reflects_row(*topic, *partition),
+                    reflects_row(&self.processor, *topic, *partition),
                     next.to_be_bytes().to_vec(),
                 )
             })
             .collect();
         for (partition, end) in self.context.ends.lock().drain() {
-            meta.push((self.changelog_row(partition), followed_to(end, now)));
+            meta.push((
+                changelog_row(&self.processor, partition),
+                followed_to(end, now),
+            ));
         }
         self.state.apply(&transaction.state, &meta)?;
         Ok(())
@@ -478,21 +400,5 @@ impl Lane for KafkaLane {
 
     fn state(&self) -> &StateStore {
         &self.state
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lane_takes_the_seat_of_the_one_that_ended() {
-        let seats = Seats::default();
-        let (one, two, other) = (seats.take("a"), seats.take("a"), seats.take("b"));
-        let numbers = [&one, &two, &other].map(|seated| seated.seat.number);
-        assert_eq!(numbers, [0, 1, 0]);
-        drop(one);
-        assert_eq!(seats.take("a").seat.number, 0);
-        assert_eq!(two.seat.number, 1);
     }
 }

@@ -5,6 +5,8 @@ mod lane;
 mod producer;
 mod provision;
 mod reader;
+mod restore;
+mod seat;
 mod work;
 
 use std::{
@@ -22,6 +24,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
+use seat::Seats;
 use tokio::sync::oneshot;
 
 use super::{
@@ -105,8 +108,10 @@ pub struct KafkaLog {
     appender: Appender,
     /// Asked for metadata and offsets.
     asker: BaseConsumer,
+    /// Asked for high watermarks, which those who read uncommitted get. Made for the first lane.
+    uncommitted: Mutex<Option<Arc<BaseConsumer>>>,
     partitions: Arc<Mutex<HashMap<String, u32>>>,
-    seats: lane::Seats,
+    seats: Seats,
 }
 
 impl KafkaLog {
@@ -128,13 +133,36 @@ impl KafkaLog {
             state,
             appender,
             asker,
+            uncommitted: Mutex::default(),
             partitions: Arc::default(),
-            seats: lane::Seats::default(),
+            seats: Seats::default(),
         })
     }
 
     fn group(&self, processor: &str) -> String {
         format!("{}{processor}", self.options.prefix)
+    }
+
+    fn member(
+        &self,
+        processor: &str,
+        topics: &[String],
+        reset: &str,
+    ) -> Result<GroupConsumer, LogError> {
+        let seated = self.seats.take(processor);
+        GroupConsumer::new(&self.options, &self.asker, seated, topics, reset)
+    }
+
+    fn uncommitted(&self) -> Result<Arc<BaseConsumer>, LogError> {
+        let mut made = self.uncommitted.lock();
+        if let Some(consumer) = &*made {
+            return Ok(Arc::clone(consumer));
+        }
+        let mut config = self.options.consumer_config();
+        config.set("isolation.level", "read_uncommitted");
+        let consumer = Arc::new(config.create::<BaseConsumer>()?);
+        *made = Some(Arc::clone(&consumer));
+        Ok(consumer)
     }
 
     /// A consumer that asks for what a processor's group has committed, and never joins it.
@@ -210,26 +238,25 @@ impl Log for KafkaLog {
         let Some(state) = self.state.clone() else {
             return Err(LogError::Fatal("a lane needs keyed state".into()));
         };
-        let group = GroupConsumer::new(&self.options, &self.group(processor), topics, "earliest")?;
+        let group = self.member(processor, topics, "earliest")?;
         let changelog = format!("{}state.{processor}", self.options.prefix);
         Ok(Box::new(lane::KafkaLane::new(
             &self.options,
             state,
             group,
+            self.uncommitted()?,
             &changelog,
-            self.seats.take(processor),
         )?))
     }
 
     fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError> {
         let topics = [topic.to_owned()];
-        let group = GroupConsumer::new(&self.options, &self.group(processor), &topics, "error")?;
-        Ok(Box::new(group))
+        Ok(Box::new(self.member(processor, &topics, "error")?))
     }
 
     fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError> {
         let topics = [topic.to_owned()];
-        let group = GroupConsumer::new(&self.options, &self.group(processor), &topics, "earliest")?;
+        let group = self.member(processor, &topics, "earliest")?;
         Ok(Box::new(work::KafkaWork(group)))
     }
 
@@ -323,8 +350,13 @@ fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
             answer => return answer,
         };
         match error.rdkafka_error_code() {
+            // A new leader does not tell its end before its followers have confirmed what it has (KIP-207).
             Some(
-                RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable,
+                RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch,
             ) => {}
             // So librdkafka remembers it, perhaps from a broker that had just started.
             Some(

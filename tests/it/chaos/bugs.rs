@@ -20,6 +20,7 @@ fn plan(kind: Kind, bug: Bug, finds: &'static [Flaw]) -> Plan {
         events,
         per_second,
         node_kills: 2,
+        volleys: 0,
         broker_kills: 0,
         postgres_kills: 0,
         quiet: Duration::from_secs(if kind == Kind::Kafka { 20 } else { 8 }),
@@ -94,6 +95,12 @@ mod on_kafka {
     #[ignore = "scripts/chaos --bug all"]
     fn lossy_dlq() {
         holds(plan(KIND, Bug::LossyDlq, &[Flaw::LostPoison]));
+    }
+
+    #[test]
+    #[ignore = "scripts/chaos --bug all"]
+    fn restore_ends_early() {
+        holds(plan(KIND, Bug::RestoreEndsEarly, &[Flaw::TwiceEvent]));
     }
 
     /// It is stopped for longer than its session lasts, and wakes with work in hand that has a new owner.

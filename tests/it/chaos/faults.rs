@@ -8,6 +8,7 @@ use super::{
     findings::{Findings, Flaw},
     parts::Parts,
     plan::{Dice, Fault},
+    recovery::{After, Recoveries},
     run::{Client, Run},
 };
 
@@ -18,28 +19,23 @@ const MOMENT: Duration = Duration::from_secs(3);
 /// How long two nodes may take to share the partitions.
 const SHARING: Duration = Duration::from_secs(6);
 
-/// What was under way at the faults, summed up.
+/// What a node that was killed had under way has arrived after this time.
+const ARRIVED: Duration = Duration::from_millis(100);
+/// One that stands still has had more time: what it gave to the kernel and to Postgres goes on.
+const FROZEN: Duration = Duration::from_secs(1);
+
+/// What was under way at the faults, summed up, and how long it took until rows came again.
 #[derive(Default)]
 pub struct Met {
     pub faults: usize,
     pub under_way: u64,
-    /// From a fault until rows grew again: the longest, of those that no other fault came between.
-    pub longest: Duration,
-    /// When the last fault came, and how many rows there were.
-    last: Option<(Instant, u64)>,
+    pub recoveries: Recoveries,
 }
 
 impl Met {
-    fn look(&mut self, run: &Run) {
-        if let Some((since, rows)) = self.last
-            && run.rows() > rows
-        {
-            self.last = None;
-            self.longest = self.longest.max(since.elapsed());
-            run.say(&format!(
-                "rows grow again after {:.1} s",
-                since.elapsed().as_secs_f64()
-            ));
+    pub fn look(&mut self, run: &Run) {
+        if let Some(line) = self.recoveries.look(&run.history, false) {
+            run.say(&line);
         }
     }
 }
@@ -75,7 +71,7 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
             run.say("a second node runs");
             std::thread::sleep(SHARING);
         }
-        // Half of them not into a time in which nothing is read anyway, for the group waits for a member that was killed.
+        // Half of them not into a time in which nothing is read anyway.
         if run.plan.bug.is_some() || dice.percent(50) {
             let (before, begun) = (run.rows(), Instant::now());
             while run.rows() == before && begun.elapsed() < FLOW && sending() {
@@ -99,57 +95,103 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
         let waiting = accepted.saturating_sub(run.rows());
         met.faults += 1;
         met.under_way += (events + records).max(0) as u64;
-        met.last = Some((Instant::now(), run.rows()));
-        let name = strike(run, parts, fault, &mut dice);
+        let struck = strike(run, parts, fault, &mut dice);
+        let name = &struck.name;
         run.say(&format!(
             "{name} after {accepted} events; under way: {requests} requests ({events} events), {records} records; \
              {waiting} accepted and not yet rows"
         ));
-        mend(run, parts, fault, &mut dice);
+        mend(run, parts, &struck, &mut dice, &mut met);
     }
     met
 }
 
-/// Says what it did.
-fn strike(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) -> String {
-    match fault {
-        Fault::Node => {
+/// A fault that came.
+struct Struck {
+    fault: Fault,
+    /// What was done.
+    name: String,
+    /// The part that was killed, as `scripts/stack` calls it.
+    part: String,
+    at: Instant,
+}
+
+fn strike(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) -> Struck {
+    let part = match fault {
+        Fault::Broker if run.plan.brokers > 1 => {
+            format!("kafka-{}", dice.between(1, u64::from(run.plan.brokers)))
+        }
+        Fault::Broker => "kafka".to_owned(),
+        Fault::Postgres => "postgres".to_owned(),
+        Fault::Redis => "redis".to_owned(),
+        Fault::Node | Fault::Volley | Fault::Zombie => String::new(),
+    };
+    let at = Instant::now();
+    let name = match fault {
+        Fault::Node | Fault::Volley => {
             let index = dice.between(0, run.nodes.len() as u64 - 1) as usize;
             run.nodes.kill(index);
-            return format!("SIGKILL of node {index}");
+            format!("SIGKILL of node {index}")
         }
-        Fault::Broker => parts.kill("kafka"),
-        Fault::Postgres => parts.kill("postgres"),
-        Fault::Redis => parts.kill("redis"),
         Fault::Zombie => {
             run.nodes.signal(0, Signal::STOP);
-            return "SIGSTOP of node 0".into();
+            "SIGSTOP of node 0".into()
         }
+        Fault::Broker | Fault::Postgres | Fault::Redis => {
+            parts.kill(&part);
+            format!("SIGKILL of {part}")
+        }
+    };
+    Struck {
+        fault,
+        name,
+        part,
+        at,
     }
-    format!("SIGKILL of {fault:?}")
 }
 
 /// Brings back what is gone, after a while.
-fn mend(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) {
-    let part = match fault {
-        Fault::Node => {
+fn mend(run: &Run, parts: &Parts, struck: &Struck, dice: &mut Dice, met: &mut Met) {
+    let mut begin = |after, since, settle| {
+        met.recoveries.begin(after, since, settle, &run.history);
+    };
+    match struck.fault {
+        Fault::Node | Fault::Volley => {
             std::thread::sleep(Duration::from_millis(dice.between(0, 500)));
-            // Some die again while they start.
-            if dice.percent(20) {
+            let mut after = After::NodeKilled;
+            if struck.fault == Fault::Volley {
+                after = After::NodesKilledInARow;
+                for _ in 0..3 {
+                    run.nodes.start_and_kill(dice.between(300, 2_500));
+                    std::thread::sleep(Duration::from_millis(dice.between(0, 500)));
+                }
+            } else if dice.percent(20) {
+                // Some die again while they start.
+                after = After::NodesKilledInARow;
                 run.nodes.start_and_kill(dice.between(0, 600));
             }
             run.nodes.start_all();
-            return;
+            begin(after, run.nodes.spawned(), ARRIVED);
         }
         Fault::Zombie => {
+            begin(After::NodeFrozen, struck.at, FROZEN);
             std::thread::sleep(run.plan.stopped);
             run.nodes.signal(0, Signal::CONT);
-            return;
         }
-        Fault::Broker => "kafka",
-        Fault::Postgres => "postgres",
-        Fault::Redis => "redis",
-    };
-    std::thread::sleep(Duration::from_millis(dice.between(100, 2_000)));
-    parts.restart(part);
+        Fault::Broker | Fault::Postgres | Fault::Redis => {
+            let three = struck.part.starts_with("kafka-");
+            if three {
+                begin(After::OneBrokerKilled, struck.at, ARRIVED);
+            }
+            std::thread::sleep(Duration::from_millis(dice.between(100, 2_000)));
+            parts.restart(&struck.part);
+            match struck.fault {
+                Fault::Broker if !three => {
+                    begin(After::BrokerBack, Instant::now(), Duration::ZERO);
+                }
+                Fault::Postgres => begin(After::PostgresBack, Instant::now(), Duration::ZERO),
+                _ => {}
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod nodes;
 mod parts;
 mod plan;
 mod producers;
+mod recovery;
 mod rows;
 mod run;
 
@@ -73,6 +74,17 @@ fn short_on_kafka() {
     holds(Plan::short(Kind::Kafka, seed()));
 }
 
+/// Three brokers, each of which is killed: leaders move away and back under load.
+#[test]
+#[ignore = "three brokers: scripts/chaos --log kafka --brokers 3"]
+fn short_on_three_brokers() {
+    holds(Plan {
+        brokers: 3,
+        broker_kills: 3,
+        ..Plan::short(Kind::Kafka, seed())
+    });
+}
+
 /// What `scripts/chaos` runs.
 #[test]
 #[ignore = "minutes: scripts/chaos"]
@@ -82,7 +94,8 @@ fn long() {
         _ => Kind::Local,
     };
     let events = setting("EVENTS").unwrap_or(100_000);
-    holds(Plan::long(kind, seed(), events));
+    let brokers = setting("BROKERS").unwrap_or(1);
+    holds(Plan::long(kind, seed(), events, brokers));
 }
 
 /// Each planted bug, with the faults that bring it out soonest.

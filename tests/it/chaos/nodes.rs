@@ -25,6 +25,8 @@ pub struct Nodes {
     dir: PathBuf,
     settings: Vec<(String, String)>,
     all: RwLock<Vec<Node>>,
+    /// When the last process was started.
+    spawned: Mutex<Instant>,
 }
 
 struct Node {
@@ -55,6 +57,7 @@ impl Nodes {
             dir: dir.to_owned(),
             settings,
             all: RwLock::default(),
+            spawned: Mutex::new(Instant::now()),
         }
     }
 
@@ -166,6 +169,7 @@ impl Nodes {
             options.open(node.dir.join(name)).unwrap()
         };
         let mut out = log("stdout.log");
+        *self.spawned.lock() = Instant::now();
         let mut child = self
             .command(&node.dir, &["up", "--listen", "127.0.0.1:0"])
             .stdout(Stdio::piped())
@@ -186,6 +190,11 @@ impl Nodes {
             }
         });
         (child, listens)
+    }
+
+    /// When the last process was started.
+    pub fn spawned(&self) -> Instant {
+        *self.spawned.lock()
     }
 
     /// Starts the nodes that do not run.

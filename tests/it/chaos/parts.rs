@@ -28,6 +28,9 @@ impl Parts {
             redis: String::new(),
         };
         let mut start = vec!["start", "postgres"];
+        if plan.brokers > 1 {
+            start.splice(0..0, ["--brokers", "3"]);
+        }
         if plan.kind == Kind::Kafka {
             start.push("kafka");
         }

@@ -42,7 +42,9 @@ impl Dice {
 pub enum Fault {
     /// SIGKILL of a node, which is started again.
     Node,
-    /// SIGKILL of the broker.
+    /// SIGKILL of a node, and of those that are started in its place, some seconds apart.
+    Volley,
+    /// SIGKILL of the broker, or of one of them.
     Broker,
     /// SIGKILL of Postgres and its children.
     Postgres,
@@ -59,7 +61,10 @@ pub struct Plan {
     pub seed: u64,
     pub events: u32,
     pub per_second: u32,
+    /// How many brokers there are: one, or three of which one at a time may be gone.
+    pub brokers: u32,
     pub node_kills: u32,
+    pub volleys: u32,
     pub broker_kills: u32,
     pub postgres_kills: u32,
     /// With any, the nodes share what they know of requests by Redis.
@@ -86,7 +91,9 @@ impl Plan {
             seed,
             events: 4_000,
             per_second: if kafka { 60 } else { 160 },
+            brokers: 1,
             node_kills: 4,
+            volleys: u32::from(kafka),
             broker_kills: u32::from(kafka),
             postgres_kills: 1,
             redis_kills: 0,
@@ -100,20 +107,23 @@ impl Plan {
     }
 
     /// What `scripts/chaos` runs.
-    pub fn long(kind: Kind, seed: u64, events: u32) -> Self {
+    pub fn long(kind: Kind, seed: u64, events: u32, brokers: u32) -> Self {
         let mut plan = Self {
             events,
-            node_kills: 20,
+            brokers,
+            node_kills: 18,
+            volleys: 2,
             postgres_kills: 3,
             ..Self::short(kind, seed)
         };
         // The group waits for a member that was killed.
         let mut seconds_a_fault = 5;
         if kind == Kind::Kafka {
-            plan.broker_kills = 3;
+            // Of three, each is killed some times: its leaders move away, and back when it has returned.
+            plan.broker_kills = if brokers > 1 { 10 } else { 3 };
             plan.redis_kills = 2;
             plan.zombies = 1;
-            seconds_a_fault = 14;
+            seconds_a_fault = 10;
         }
         let faults = plan.faults().len() as u32;
         plan.per_second = (events / (faults * seconds_a_fault)).clamp(10, 250);
@@ -128,6 +138,7 @@ impl Plan {
         let mut faults = Vec::new();
         for (count, fault) in [
             (self.node_kills, Fault::Node),
+            (self.volleys, Fault::Volley),
             (self.broker_kills, Fault::Broker),
             (self.postgres_kills, Fault::Postgres),
             (self.redis_kills, Fault::Redis),

@@ -1,10 +1,15 @@
 //! What Postgres holds.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
+use omnilink::projections::PROJECTION;
 use sqlx::{Connection, PgConnection};
 
 const DEADLINE: Duration = Duration::from_mins(1);
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub struct Row {
     pub tenant: String,
@@ -22,20 +27,57 @@ pub struct Found {
     pub versions: HashMap<String, i64>,
 }
 
-/// The number of rows of `events`; `None`: Postgres does not answer, or there is no such table yet.
-pub async fn count(url: &str) -> Option<u64> {
-    let asked = async {
-        let mut connection = PgConnection::connect(url).await.ok()?;
-        let count: i64 = sqlx::query_scalar("select count(*) from omnilink.events")
-            .fetch_one(&mut connection)
-            .await
-            .ok()?;
-        drop(connection.close().await);
+/// Looks at Postgres again and again, over one connection as long as there is one.
+pub struct Watcher {
+    url: String,
+    connection: Option<PgConnection>,
+}
+
+impl Watcher {
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            connection: None,
+        }
+    }
+
+    async fn ask<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> Option<T> {
+        let (url, kept) = (&self.url, self.connection.take());
+        let asked = async {
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => PgConnection::connect(url).await.ok()?,
+            };
+            let answer = ask(&mut connection).await.ok()?;
+            Some((connection, answer))
+        };
+        let (connection, answer) = tokio::time::timeout(ANSWER, asked).await.ok()??;
+        self.connection = Some(connection);
+        Some(answer)
+    }
+
+    /// The number of rows of `events`; `None`: Postgres does not answer, or there is no such table yet.
+    pub async fn count(&mut self) -> Option<u64> {
+        let sql = "select count(*) from omnilink.events";
+        let count: i64 = self
+            .ask(async |c: &mut PgConnection| sqlx::query_scalar(sql).fetch_one(c).await)
+            .await?;
         Some(count as u64)
-    };
-    tokio::time::timeout(Duration::from_secs(5), asked)
-        .await
-        .ok()?
+    }
+
+    /// The projector's position in each partition.
+    pub async fn positions(&mut self) -> Option<BTreeMap<i32, i64>> {
+        let sql = "select log_partition::int, next::bigint from omnilink.projection_offsets where projection = $1";
+        let found: Vec<(i32, i64)> = self
+            .ask(async |c: &mut PgConnection| {
+                sqlx::query_as(sql).bind(PROJECTION).fetch_all(c).await
+            })
+            .await?;
+        Some(found.into_iter().collect())
+    }
 }
 
 /// All rows.

@@ -30,7 +30,9 @@ use super::{
     nodes::Nodes,
     parts::Parts,
     plan::{Dice, Plan},
-    producers, rows,
+    producers,
+    recovery::History,
+    rows,
 };
 use crate::support::{Kind, append};
 
@@ -53,6 +55,8 @@ pub struct Run {
     /// Events that a follower has seen in `events` (on Kafka), and rows in Postgres.
     admitted: AtomicU64,
     rows: AtomicU64,
+    /// Positions of the projector, as last looked at and before.
+    pub history: History,
 }
 
 impl Run {
@@ -134,13 +138,14 @@ pub fn run(plan: Plan) -> Findings {
         over: AtomicBool::new(false),
         admitted: AtomicU64::new(0),
         rows: AtomicU64::new(0),
+        history: History::default(),
         plan,
     });
     let plan = &run.plan;
     run.say(&format!(
-        "seed {}: {} events at {}/s; SIGKILL of OmniLink {}, of the broker {}, of Postgres {}, of Redis {}; SIGSTOP {}",
-        plan.seed, plan.events, plan.per_second, plan.node_kills, plan.broker_kills, plan.postgres_kills, plan.redis_kills,
-        plan.zombies,
+        "seed {}: {} events at {}/s; SIGKILL of OmniLink {}, several times in a row {}, of the broker {} (of {}), of Postgres {}, of Redis {}; SIGSTOP {}",
+        plan.seed, plan.events, plan.per_second, plan.node_kills, plan.volleys, plan.broker_kills, plan.brokers, plan.postgres_kills,
+        plan.redis_kills, plan.zombies,
     ));
     prepare(&run);
     run.nodes.add();
@@ -152,8 +157,8 @@ pub fn run(plan: Plan) -> Findings {
     let mut findings = Findings::default();
     let followers = follow(&run, &runtime);
     let clients = clients(&run, &runtime);
-    let met = faults::run(&run, &parts, &clients, &mut findings);
-    finish(&run, &runtime, clients, &mut findings);
+    let mut met = faults::run(&run, &parts, &clients, &mut findings);
+    finish(&run, &runtime, clients, &mut findings, &mut met);
     settle(&run, &mut findings);
     run.over.store(true, Ordering::Relaxed);
     for follower in followers {
@@ -174,7 +179,7 @@ pub fn run(plan: Plan) -> Findings {
     for why in run.ledger.troubles() {
         findings.add(Flaw::Trouble, why);
     }
-    report(&run, met, &totals, &findings);
+    report(&run, &met, &totals, &findings);
     drop(runtime);
     if std::env::var_os("OMNILINK_CHAOS_KEEP").is_some() {
         run.say(&format!("kept: {}", dir.keep().display()));
@@ -223,11 +228,20 @@ fn follow(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<std::thread:
     }
     let (run, handle) = (Arc::clone(run), runtime.handle().clone());
     followers.push(std::thread::spawn(move || {
-        while !run.over.load(Ordering::Relaxed) {
-            if let Some(count) = handle.block_on(rows::count(&run.postgres)) {
+        let mut watcher = rows::Watcher::new(&run.postgres);
+        for n in 0_u32.. {
+            if run.over.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Some(positions) = handle.block_on(watcher.positions()) {
+                run.history.add(positions);
+            }
+            if n.is_multiple_of(4)
+                && let Some(count) = handle.block_on(watcher.count())
+            {
                 run.rows.store(count, Ordering::Relaxed);
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }));
     followers
@@ -291,9 +305,11 @@ fn finish(
     runtime: &tokio::runtime::Runtime,
     clients: Vec<Client>,
     findings: &mut Findings,
+    met: &mut Met,
 ) {
     while !clients.iter().all(Client::is_finished) && !run.over() {
         watch(run, findings);
+        met.look(run);
         std::thread::sleep(Duration::from_millis(20));
     }
     run.over.store(run.over(), Ordering::Relaxed);
@@ -368,11 +384,11 @@ fn drain_local(run: &Run, findings: &mut Findings) {
     );
 }
 
-fn report(run: &Run, met: Met, totals: &Totals, findings: &Findings) {
+fn report(run: &Run, met: &Met, totals: &Totals, findings: &Findings) {
     let (retries, repeats) = run.ledger.retries_and_repeats();
     run.say(&format!(
         "accepted {}, in the topic {}, rows {}; entities {}; bad records {}, dead letters {}; \
-         tries again {retries}, sent again on purpose {repeats}; faults {}, under way at them {}; longest pause of rows {:.1} s; found: {}",
+         tries again {retries}, sent again on purpose {repeats}; faults {}, under way at them {}; found: {}",
         run.ledger.accepted(),
         totals.events,
         totals.rows,
@@ -381,9 +397,14 @@ fn report(run: &Run, met: Met, totals: &Totals, findings: &Findings) {
         totals.dead_letters,
         met.faults,
         met.under_way,
-        met.longest.as_secs_f64(),
         findings.summary(),
     ));
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    for line in met.recoveries.table() {
+        let log = format!("{:?}", run.plan.kind).to_lowercase();
+        eprintln!("RECOVERY\t{log}\t{}\t{line}\t{load}", run.plan.brokers);
+    }
     let verdict = match (findings.are(run.plan.finds), run.plan.bug) {
         (true, None) => "held",
         (true, Some(_)) => "found",

@@ -1,0 +1,375 @@
+//! Restoring keyed state from a changelog, for all partitions of an assignment at once.
+//!
+//! The last transaction of the former owner may have ended a moment ago, and its commit marker may not be on the changelog's leader
+//! yet (a transaction's markers are written to each partition separately, on three brokers by three leaders). Until it is, the last
+//! stable offset lies before that transaction's records, so an end taken from it would miss them. The order is therefore:
+//!
+//! 1. the committed offsets of the group, which the broker answers when no transaction is about to change them;
+//! 2. the high watermarks of the changelog: what those offsets were committed with lies before them, for a transaction commits
+//!    only when all its records are acknowledged by all in-sync replicas;
+//! 3. a wait until the last stable offset has reached them;
+//! 4. one read-committed reader, up to the high watermarks.
+//!
+//! A former owner that hangs in the middle of a transaction would hold this up until `transaction.timeout.ms`, plus the broker's
+//! interval for looking (10 s by default). Each committed offset carries the transactional id that committed it, so the new owner fences the former one
+//! when it has waited for [`GRACE`]: that aborts the open transaction at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::RDKafkaErrorCode,
+    producer::{BaseProducer, Producer},
+};
+
+use super::{COMMITTED, KafkaOptions, REQUEST, reader::KafkaReader, while_leaders_move};
+use crate::{
+    backoff::Backoff,
+    chaos::{Bug, planted},
+    clock::{Clock, Millis, SystemClock},
+    log::{LogError, Reader},
+    state::{Changes, Space, StateStore},
+};
+
+/// The changelog key of the record that says which input the state reflects: topic index(1) next offset(8).
+pub(super) const POSITION: &[u8] = b"\0position";
+/// How long an open transaction of a former owner is waited for before that owner is fenced. One that ended in good order needs some milliseconds.
+const GRACE: Duration = Duration::from_millis(1_500);
+/// How long an open transaction is waited for in all; then the lane says so, and tries again.
+const PENDING: Duration = Duration::from_secs(15);
+/// How long fencing a former owner may take.
+const FENCE: Duration = Duration::from_secs(10);
+/// How long a restore waits for the next record of a changelog.
+const RESTORE: Duration = Duration::from_secs(30);
+/// Local state that has not followed its changelog for this long is dropped: tombstones that it missed may be gone
+/// (`delete.retention.ms` is 24 h).
+const STALE_MS: i64 = 12 * 3600 * 1000;
+/// Pauses between two looks at an open transaction.
+const LOOKS: Backoff = Backoff {
+    first: Duration::from_millis(5),
+    most: Duration::from_millis(100),
+};
+
+/// The row of the node's store that holds how far it has followed a partition of a changelog: next offset(8) time(8).
+pub(super) fn changelog_row(processor: &str, partition: u32) -> Vec<u8> {
+    format!("changelog/{processor}/{partition}").into_bytes()
+}
+
+/// The row that holds which input the state of a partition reflects: next offset(8).
+pub(super) fn reflects_row(processor: &str, topic: usize, partition: u32) -> Vec<u8> {
+    format!("reflects/{processor}/{topic}/{partition}").into_bytes()
+}
+
+/// The value of a [`changelog_row`].
+pub(super) fn followed_to(next: u64, at: Millis) -> Vec<u8> {
+    let mut row = next.to_be_bytes().to_vec();
+    row.extend_from_slice(&at.0.to_be_bytes());
+    row
+}
+
+/// The value of a [`POSITION`] record.
+pub(super) fn position_value(topic: usize, next: u64) -> Vec<u8> {
+    let mut value = vec![topic as u8];
+    value.extend_from_slice(&next.to_be_bytes());
+    value
+}
+
+/// What a restore works with: a lane's own.
+pub(super) struct Restore<'a, X: ConsumerContext> {
+    pub(super) options: &'a KafkaOptions,
+    pub(super) state: &'a StateStore,
+    pub(super) processor: &'a Arc<str>,
+    pub(super) changelog: &'a str,
+    /// A read-committed member of the group.
+    pub(super) member: &'a BaseConsumer<X>,
+    /// Reads uncommitted, so that its ends are high watermarks.
+    pub(super) uncommitted: &'a BaseConsumer,
+    /// The lane's own, which it does not fence.
+    pub(super) transactional_id: &'a str,
+}
+
+/// The next offset by partition.
+type Offsets = BTreeMap<u32, u64>;
+
+impl<X: ConsumerContext> Restore<'_, X> {
+    /// The committed position of each (topic, partition); absent: nothing was ever committed. Waits for open transactions that may change them.
+    pub(super) fn committed(
+        &self,
+        partitions: &[(&str, u32)],
+    ) -> Result<BTreeMap<(String, u32), u64>, LogError> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition as i32);
+        }
+        let found = match self.member.committed_offsets(list.clone(), GRACE) {
+            Err(error) if is_pending(error.rdkafka_error_code()) => {
+                // The group's coordinator may be slow, or away: then there is nobody to fence.
+                if let Err(error) = self.fence_owners(list.clone()) {
+                    tracing::debug!(%error, "the former owner was not fenced");
+                }
+                self.member.committed_offsets(list, COMMITTED)?
+            }
+            answer => answer?,
+        };
+        let mut positions = BTreeMap::new();
+        for element in found.elements() {
+            element.error()?;
+            if let Offset::Offset(offset) = element.offset() {
+                let at = (element.topic().to_owned(), element.partition() as u32);
+                positions.insert(at, offset as u64);
+            }
+        }
+        Ok(positions)
+    }
+
+    /// Reads the changelog of these partitions from where this node's copy stands to its high watermarks. `inputs` are the input topics' names.
+    pub(super) fn restore(
+        &self,
+        partitions: &BTreeSet<u32>,
+        inputs: &[String],
+    ) -> Result<(), LogError> {
+        let ends = match latest(self.uncommitted, self.changelog, partitions) {
+            Ok(ends) => ends,
+            // A processor without state has no changelog.
+            Err(LogError::UnknownTopic(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let now = SystemClock.now();
+        // (next, end) of what this node does not have.
+        let mut behind = BTreeMap::new();
+        for (partition, end) in ends {
+            let next = self.local_copy(partition, end, now)?;
+            if next < end {
+                behind.insert(partition, (next, end));
+            }
+        }
+        self.wait_until_stable(&behind, inputs)?;
+        // Each transaction ends in a marker, which no reader sees. All that is written there is written in transactions, so a single
+        // offset is the marker of the last one.
+        behind.retain(|_, (next, end)| *end - *next > 1);
+        if planted(Bug::RestoreEndsEarly) {
+            for (next, end) in behind.values_mut() {
+                *end = end.saturating_sub(SHORT).max(*next);
+            }
+            behind.retain(|_, (next, end)| next < end);
+        }
+        self.read(behind, now)
+    }
+
+    /// Where this node's copy of a partition's state stands; a copy that cannot be carried on is dropped.
+    fn local_copy(&self, partition: u32, end: u64, now: Millis) -> Result<u64, LogError> {
+        let row = self.state.meta(&changelog_row(self.processor, partition))?;
+        let number = |range: std::ops::Range<usize>| {
+            let bytes = row.as_ref()?.get(range)?;
+            Some(u64::from_be_bytes(bytes.try_into().ok()?))
+        };
+        let Some(next) = number(0..8) else {
+            // Where the log begins later, the reader begins there.
+            return Ok(0);
+        };
+        let at = number(8..16).unwrap_or_default().cast_signed();
+        if next <= end && at >= now.0 - STALE_MS {
+            return Ok(next);
+        }
+        tracing::warn!(processor = %self.processor, partition, next, end, "the local state is too old; it is restored from its changelog");
+        self.state.clear(&self.space(partition))?;
+        Ok(0)
+    }
+
+    fn space(&self, partition: u32) -> Space {
+        Space {
+            processor: Arc::clone(self.processor),
+            partition,
+        }
+    }
+
+    /// Waits until no transaction is open below the given ends.
+    fn wait_until_stable(
+        &self,
+        behind: &BTreeMap<u32, (u64, u64)>,
+        inputs: &[String],
+    ) -> Result<(), LogError> {
+        let mut open: BTreeSet<u32> = behind.keys().copied().collect();
+        let begun = Instant::now();
+        let mut fenced = false;
+        for attempt in 0.. {
+            if open.is_empty() {
+                return Ok(());
+            }
+            let stable = latest(self.member, self.changelog, &open)?;
+            open.retain(|partition| {
+                let reached = stable.get(partition).copied().unwrap_or_default();
+                behind.get(partition).is_some_and(|(_, end)| reached < *end)
+            });
+            let Some(first) = open.first() else {
+                return Ok(());
+            };
+            if begun.elapsed() > PENDING {
+                let at = stable.get(first).copied().unwrap_or_default();
+                return Err(LogError::Unavailable(format!(
+                    "`{}`/{first} has an open transaction at offset {at}, and what its last owner committed may be in it; \
+                     it ends when that producer ends it, or after the producer's transaction.timeout.ms",
+                    self.changelog
+                )));
+            }
+            if !fenced && begun.elapsed() > GRACE {
+                fenced = true;
+                let mut list = TopicPartitionList::new();
+                for input in inputs {
+                    for partition in &open {
+                        list.add_partition(input, *partition as i32);
+                    }
+                }
+                self.fence_owners(list)?;
+            }
+            std::thread::sleep(LOOKS.pause(attempt));
+        }
+        Ok(())
+    }
+
+    /// Fences whoever committed these offsets last, which aborts what it left open.
+    fn fence_owners(&self, list: TopicPartitionList) -> Result<(), LogError> {
+        let mut config = self.options.consumer_config();
+        let prefix = format!("{}{}", self.options.prefix, self.processor);
+        // Offsets that are about to change are answered as they were.
+        config
+            .set("isolation.level", "read_uncommitted")
+            .set("group.id", &prefix);
+        let asker: BaseConsumer = config.create()?;
+        let found = asker.committed_offsets(list, REQUEST)?;
+        let owners: BTreeSet<String> = found
+            .elements()
+            .iter()
+            .map(|element| element.metadata().to_owned())
+            .filter(|owner| owner != self.transactional_id)
+            // What anybody else wrote there is no id of ours.
+            .filter(|owner| {
+                owner
+                    .strip_prefix(&prefix)
+                    .is_some_and(|rest| rest.starts_with('-'))
+            })
+            .collect();
+        for owner in owners {
+            tracing::warn!(processor = %self.processor, owner, "the former owner left a transaction open: it is fenced");
+            let mut config: ClientConfig = self.options.config();
+            config
+                .set("transactional.id", &owner)
+                .set("transaction.timeout.ms", "10000");
+            let producer: BaseProducer = config.create()?;
+            producer.init_transactions(FENCE)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is missing of all partitions with one reader.
+    fn read(&self, mut behind: BTreeMap<u32, (u64, u64)>, now: Millis) -> Result<(), LogError> {
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let mut reader = KafkaReader::new(self.options, self.changelog)?;
+        for (partition, (next, _)) in &behind {
+            reader.assign(*partition, *next)?;
+        }
+        let mut fetched = Vec::new();
+        let mut heard = Instant::now();
+        while !behind.is_empty() {
+            reader.poll(Duration::from_millis(100), &mut fetched)?;
+            if !fetched.is_empty() {
+                heard = Instant::now();
+            } else if heard.elapsed() > RESTORE {
+                return Err(LogError::Unavailable(format!(
+                    "the changelog `{}` cannot be read: no record came within {} s",
+                    self.changelog,
+                    RESTORE.as_secs()
+                )));
+            }
+            let mut changes = Changes::default();
+            let mut reflects = BTreeMap::new();
+            let mut moved = Offsets::new();
+            for change in fetched.drain(..) {
+                let partition = change.partition;
+                moved.insert(partition, change.offset + 1);
+                let Some(key) = change.record.key else {
+                    continue;
+                };
+                if key == POSITION {
+                    if let Some(value) = change.record.value.filter(|v| v.len() == 9) {
+                        let row = reflects_row(self.processor, usize::from(value[0]), partition);
+                        reflects.insert(row, value[1..].to_vec());
+                    }
+                } else {
+                    changes.upkeep(&self.space(partition), key, change.record.value);
+                }
+            }
+            // Behind the last record there may be markers alone: at the reader's end, which lies at or after ours, there is nothing more.
+            behind.retain(|partition, (next, end)| {
+                *next = moved.get(partition).copied().unwrap_or(*next);
+                if reader.at_end(*partition) {
+                    *next = (*end).max(*next);
+                    moved.insert(*partition, *next);
+                }
+                *next < *end
+            });
+            let mut meta: Vec<_> = reflects.into_iter().collect();
+            meta.extend(moved.into_iter().map(|(partition, next)| {
+                (
+                    changelog_row(self.processor, partition),
+                    followed_to(next, now),
+                )
+            }));
+            if !meta.is_empty() {
+                self.state.apply(&changes, &meta)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// By how many offsets a planted bug ends too early: some transactions.
+const SHORT: u64 = 40;
+
+/// The end of each of these partitions, asked for in one request a broker: for a consumer that reads uncommitted the high watermark,
+/// else the last stable offset.
+fn latest<X: ConsumerContext>(
+    consumer: &BaseConsumer<X>,
+    topic: &str,
+    partitions: &BTreeSet<u32>,
+) -> Result<Offsets, LogError> {
+    if partitions.is_empty() {
+        return Ok(Offsets::new());
+    }
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        // As a time, the end is the special value "latest".
+        list.add_partition_offset(topic, *partition as i32, Offset::End)?;
+    }
+    let ask = || consumer.offsets_for_times(list.clone(), REQUEST);
+    let found = while_leaders_move(consumer, topic, ask)?;
+    let mut ends = Offsets::new();
+    for element in found.elements() {
+        element.error()?;
+        match element.offset() {
+            Offset::Offset(end) => ends.insert(element.partition() as u32, end as u64),
+            other => {
+                return Err(LogError::Unavailable(format!(
+                    "the end of `{topic}`/{} is not known: {other:?}",
+                    element.partition()
+                )));
+            }
+        };
+    }
+    Ok(ends)
+}
+
+/// Whether committed offsets could not be told because a transaction is about to change them.
+fn is_pending(code: Option<RDKafkaErrorCode>) -> bool {
+    matches!(
+        code,
+        Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::UnstableOffsetCommit)
+    )
+}
