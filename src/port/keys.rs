@@ -147,7 +147,7 @@ pub(super) async fn revoke(
         return Err(admin.not_found("there is no such key"));
     };
     controls
-        .revoke_key(&key)
+        .revoke_key(&key, &admin.key.principal, admin.shared.clock.now())
         .await
         .map_err(|e| admin.failed(&e))?;
     tracing::info!(id = key.id, tenant = %key.tenant, by = admin.key.principal, "key revoked");

@@ -10,6 +10,7 @@ mod admission;
 mod chaos;
 mod cli;
 mod config;
+mod controls;
 mod disk_full;
 mod dlq;
 mod envelope_corpus;

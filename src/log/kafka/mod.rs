@@ -9,7 +9,7 @@ mod work;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -95,6 +95,13 @@ impl KafkaOptions {
             .set("enable.auto.offset.store", "false");
         config
     }
+
+    /// The same with records of transactions that are open or were aborted; ends are high watermarks then.
+    fn uncommitted_config(&self) -> ClientConfig {
+        let mut config = self.consumer_config();
+        config.set("isolation.level", "read_uncommitted");
+        config
+    }
 }
 
 /// The log on Kafka.
@@ -105,6 +112,8 @@ pub struct KafkaLog {
     appender: Appender,
     /// Asked for metadata and offsets.
     asker: BaseConsumer,
+    /// Asked for high watermarks; made when the first is wanted.
+    uncommitted: OnceLock<BaseConsumer>,
     partitions: Arc<Mutex<HashMap<String, u32>>>,
     seats: lane::Seats,
 }
@@ -128,6 +137,7 @@ impl KafkaLog {
             state,
             appender,
             asker,
+            uncommitted: OnceLock::new(),
             partitions: Arc::default(),
             seats: lane::Seats::default(),
         })
@@ -206,6 +216,11 @@ impl Log for KafkaLog {
         Ok(Box::new(reader::KafkaReader::new(&self.options, topic)?))
     }
 
+    fn reader_uncommitted(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        let reader = reader::KafkaReader::uncommitted(&self.options, topic)?;
+        Ok(Box::new(reader))
+    }
+
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
         let Some(state) = self.state.clone() else {
             return Err(LogError::Fatal("a lane needs keyed state".into()));
@@ -235,6 +250,16 @@ impl Log for KafkaLog {
 
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
         watermarks(&self.asker, topic, partition)
+    }
+
+    fn high_watermark(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
+        let asker = if let Some(asker) = self.uncommitted.get() {
+            asker
+        } else {
+            let made = self.options.uncommitted_config().create()?;
+            self.uncommitted.get_or_init(|| made)
+        };
+        Ok(watermarks(asker, topic, partition)?.end)
     }
 
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
