@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use key::{Key, KeyKind, Prefix, Token};
+pub use key::{Key, KeyKind, Prefix, TEXT_MAX, Token, text_is_good};
 use parking_lot::{Mutex, RwLock};
 pub use reader::ReaderGrant;
 use reader::Readers;

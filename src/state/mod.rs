@@ -14,7 +14,7 @@ use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
 };
 use keeper::Keeper;
-pub use window::{Window, WindowOptions};
+pub use window::{Located, Page, Window, WindowOptions};
 
 /// The state of one processor for one input partition.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
