@@ -60,7 +60,12 @@ impl Controls {
             Verdict::Known => return,
             Verdict::Refuse(why) => {
                 self.refused.increment(1);
-                tracing::warn!(offset = at.0, name, why, "a record on `controls` is refused");
+                tracing::warn!(
+                    offset = at.0,
+                    name,
+                    why,
+                    "a record on `controls` is refused"
+                );
                 return;
             }
             Verdict::Apply | Verdict::End => {}

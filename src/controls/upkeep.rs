@@ -169,7 +169,12 @@ impl Controls {
                     .map_err(|e| ControlsError::Encode(e.to_string()))?;
             let thing = (&*control.tenant, &*control.kind, &*control.name);
             let by = (&*control.principal, Millis(control.at / 1000));
-            records.push(self.sealed(thing, by, &Versioned { version: 1, body }, &opened.secret)?);
+            records.push(self.sealed(
+                thing,
+                by,
+                &Versioned { version: 1, body },
+                &opened.secret,
+            )?);
         }
         Ok(records)
     }

@@ -195,7 +195,10 @@ impl Versions {
     /// names that end by it.
     pub(super) fn upgraded(&mut self, before: u64, value: &Bytes) -> Vec<Box<str>> {
         // Of two nodes that upgraded at once, the first counts.
-        let before = self.upgrade.as_ref().map_or(before, |u| u.before.min(before));
+        let before = self
+            .upgrade
+            .as_ref()
+            .map_or(before, |u| u.before.min(before));
         self.upgrade = Some(Upgrade {
             before,
             value: value.clone(),
@@ -417,7 +420,10 @@ mod tests {
         let marker = Bytes::from_static(b"m");
         assert_eq!(v.upgraded(4, &marker), [named("late")]);
         assert_eq!(late(&mut v, 6), Verdict::Refuse(NO_VERSION));
-        assert_eq!(read(&mut v, 7, stamp(0, false), "a"), Verdict::Refuse(OLDER));
+        assert_eq!(
+            read(&mut v, 7, stamp(0, false), "a"),
+            Verdict::Refuse(OLDER)
+        );
         assert_eq!(v.due(9), [(named("k"), Due::Again("b1".into()))]);
         // Hidden by something else, it is written again, and a fresh reader still drops what came after the upgrade.
         assert!(v.upgrade_hidden());

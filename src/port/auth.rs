@@ -122,7 +122,10 @@ fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
 
 fn limited(wait: u32) -> Problem {
     Problem::limited(
-        ("rate_limit_exceeded", "too many wrong keys from this address"),
+        (
+            "rate_limit_exceeded",
+            "too many wrong keys from this address",
+        ),
         ("authentication", LIMIT as u32, Some(WINDOW_S)),
         wait,
     )

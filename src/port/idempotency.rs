@@ -159,9 +159,7 @@ impl Seen {
         let located = self.window.lock().locate(&id, now);
         match located {
             Located::Here(seen) => return Judged::Verdict(compare(seen, body)),
-            Located::OnDisk(pages)
-                if !pages.iter().all(|page| read.iter().any(|r| r.is(page))) =>
-            {
+            Located::OnDisk(pages) if !pages.iter().all(|page| read.iter().any(|r| r.is(page))) => {
                 return Judged::OnDisk(pages);
             }
             Located::OnDisk(_) | Located::Nowhere => {}
@@ -273,7 +271,8 @@ mod tests {
                 .unwrap();
             seen.settle(&reserved);
         }
-        let on_disk = |n: &u32| matches!(seen.window.lock().locate(&id(*n), now), Located::OnDisk(_));
+        let on_disk =
+            |n: &u32| matches!(seen.window.lock().locate(&id(*n), now), Located::OnDisk(_));
         let old: Vec<u32> = (0..2000).filter(on_disk).collect();
         assert!(old.len() > 500, "{}", old.len());
         let mut rounds = 0;
@@ -282,7 +281,10 @@ mod tests {
                 panic!("{n} is on disk");
             };
             // Neither lock is held.
-            assert!(seen.window.try_lock().is_some() && seen.shards.iter().all(|s| s.try_lock().is_some()));
+            assert!(
+                seen.window.try_lock().is_some()
+                    && seen.shards.iter().all(|s| s.try_lock().is_some())
+            );
             rounds += pages.len();
             assert_eq!(seen.reserve(id(*n), A, now).unwrap(), Verdict::Duplicate);
             assert_eq!(seen.reserve(id(*n), B, now).unwrap(), Verdict::Mismatch);

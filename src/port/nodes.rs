@@ -357,6 +357,9 @@ mod tests {
             assert_eq!(judge(&there[..25], &mine, now), expected);
         }
         assert_eq!(judge(&[], &mine, at), Judged::Verdict(Verdict::New));
-        assert_eq!(judge(&[DURABLE; 20], &mine, at), Judged::Verdict(Verdict::New));
+        assert_eq!(
+            judge(&[DURABLE; 20], &mine, at),
+            Judged::Verdict(Verdict::New)
+        );
     }
 }

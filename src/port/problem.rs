@@ -73,7 +73,10 @@ impl Problem {
         let text = |t: String| HeaderValue::from_str(&t).unwrap_or(HeaderValue::from_static(""));
         let window = window_s.map_or_else(String::new, |s| format!(";w={s}"));
         let headers = [
-            ("ratelimit-policy", text(format!("\"{policy}\";q={limit}{window}"))),
+            (
+                "ratelimit-policy",
+                text(format!("\"{policy}\";q={limit}{window}")),
+            ),
             ("ratelimit", text(format!("\"{policy}\";r=0;t={wait}"))),
             ("x-ratelimit-limit", HeaderValue::from(limit)),
             ("x-ratelimit-remaining", HeaderValue::from(0)),

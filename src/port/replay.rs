@@ -12,13 +12,6 @@
 
 use std::{io::Write, sync::Arc, time::Instant};
 
-use axum::{
-    Extension, Json,
-    extract::{Query as Pairs, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
-};
-use serde_json::json;
 use super::{
     RequestId, Shared, auth,
     problem::{Problem, Refused},
@@ -35,6 +28,13 @@ use crate::{
         StateError, TypePattern, as_of, replay,
     },
 };
+use axum::{
+    Extension, Json,
+    extract::{Query as Pairs, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
 
 /// How often a replay into a topic says how far it is.
 const TELL: std::time::Duration = std::time::Duration::from_millis(250);

@@ -41,10 +41,7 @@ impl Seats {
         let mut taken = self.0.lock();
         let of_key = taken.keys.get(&*key.id).copied().unwrap_or_default();
         let of_tenant = taken.tenants.get(&key.tenant).copied().unwrap_or_default();
-        for (of, held, most) in [
-            ("key", of_key, OF_KEY),
-            ("tenant", of_tenant, OF_TENANT),
-        ] {
+        for (of, held, most) in [("key", of_key, OF_KEY), ("tenant", of_tenant, OF_TENANT)] {
             if held >= most {
                 let detail = format!(
                     "{most} replays of this {of} run already; ask again when one has ended"

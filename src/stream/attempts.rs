@@ -1,7 +1,11 @@
 //! A call of an effect, made to end: a panic is caught, a hang is cut off, both are tried again, and what fails every time is a
 //! dead letter.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -28,7 +32,8 @@ const MESSAGE: usize = 512;
 /// What calls of an effect share.
 pub(super) struct Attempts {
     effect: Arc<dyn Effect>,
-    log: Arc<dyn Log>,
+    /// A call that outlives its effect does not keep the log open.
+    log: Weak<dyn Log>,
     name: String,
     topic: String,
     dlq: Arc<str>,
@@ -45,7 +50,7 @@ impl Attempts {
     pub(super) fn new(effect: Arc<dyn Effect>, setup: &Setup) -> Self {
         Self {
             effect,
-            log: Arc::clone(&setup.log),
+            log: Arc::downgrade(&setup.log),
             name: setup.name.clone(),
             topic: setup.topic.clone(),
             dlq: Arc::clone(&setup.dlq),
@@ -108,9 +113,16 @@ impl Attempts {
         let mut letter = dlq::record(input, None, &reason);
         let mut attempt = 0;
         loop {
-            let error = match self.append(letter.clone()).await {
-                Ok(()) => return,
-                Err(error) => error,
+            // The process ends: whoever comes next calls again.
+            let Some(log) = self.log.upgrade() else {
+                return;
+            };
+            let appended = log.append(vec![self.letter(letter.clone())], None);
+            drop(log);
+            let error = match appended.await {
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) => error,
+                Err(_) => LogError::Unavailable("the log is closing".into()),
             };
             tracing::warn!(
                 effect = self.name,
@@ -119,10 +131,15 @@ impl Attempts {
                 %error,
                 "a dead letter cannot be written; trying again"
             );
-            if matches!(error, LogError::TooLarge(_)) && letter.value.as_ref().is_some_and(|v| !v.is_empty()) {
+            if matches!(error, LogError::TooLarge(_))
+                && letter.value.as_ref().is_some_and(|v| !v.is_empty())
+            {
                 let length = letter.value.as_ref().map_or(0, Bytes::len);
                 letter.value = Some(Bytes::new());
-                let cut = (format!("{}truncated", dlq::PREFIX), Some(length.to_string().into()));
+                let cut = (
+                    format!("{}truncated", dlq::PREFIX),
+                    Some(length.to_string().into()),
+                );
                 letter.headers.push(cut);
                 continue;
             }
@@ -131,14 +148,11 @@ impl Attempts {
         }
     }
 
-    async fn append(&self, record: Record) -> Result<(), LogError> {
-        let append = Append {
+    fn letter(&self, record: Record) -> Append {
+        Append {
             topic: Arc::clone(&self.dlq),
             record,
-        };
-        let written = self.log.append(vec![append], None).await;
-        let closing = |_| LogError::Unavailable("the log is closing".into());
-        written.map_err(closing)?.map(drop)
+        }
     }
 }
 

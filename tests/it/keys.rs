@@ -316,14 +316,25 @@ fn the_first_key_on_kafka_is_whose_it_is_said_to_be() {
         let mut command = omnilink(dir, &["keys", "create", "--first", "--data-dir", "data"]);
         output(command.args(more))
     };
-    for bad in [["--tenant", "no/name"], ["--name", ""], ["--principal", "a\nb"]] {
+    for bad in [
+        ["--tenant", "no/name"],
+        ["--name", ""],
+        ["--principal", "a\nb"],
+    ] {
         let (code, _, error) = first(&bad);
         assert_eq!(code, 1, "{error}");
         assert!(error.contains(bad[0]), "{error}");
     }
     let (code, _, _) = first(&["--permission", "*"]);
     assert_eq!(code, 2);
-    let who = ["--tenant", "acme", "--name", "ops", "--principal", "ann@acme"];
+    let who = [
+        "--tenant",
+        "acme",
+        "--name",
+        "ops",
+        "--principal",
+        "ann@acme",
+    ];
     let (code, out, error) = first(&[&who[..], &["--json"]].concat());
     assert_eq!(code, 0, "{error}");
     let made: Value = serde_json::from_str(&out).unwrap();

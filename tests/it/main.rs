@@ -38,6 +38,7 @@ mod registry_bed;
 mod registry_routes;
 mod replay;
 mod rls;
+mod security_page;
 mod shop_example;
 mod store;
 mod store_embedded;
