@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::{
     Global,
     client::{Client, encoded},
-    node, output,
+    node::{self, FirstKey},
+    output,
 };
 use crate::config::Config;
 
@@ -31,15 +32,16 @@ pub(super) enum Command {
   omnilink keys create --name ann --kind person --permission '*' --json
   omnilink keys create --tenant acme --name acme-shop --scopes scopes.json
   omnilink keys create --first                # on Kafka, before there is any key
+  omnilink keys create --first --tenant acme --name ops --principal ops@acme.example
 
 A file for --scopes: {\"permissions\": [\"events:write\"], \"constraints\": {\"env_allowlist\": [\"prod\"]}}")]
 pub(super) struct Create {
-    /// Whose key it is [default: that of the key that asks]
+    /// Whose key it is [default: that of the key that asks; of the first one `default`]
     #[arg(long)]
     tenant: Option<String>,
-    /// What to call it
-    #[arg(long, default_value = "unnamed")]
-    name: String,
+    /// What to call it [default: unnamed; the first one admin]
+    #[arg(long)]
+    name: Option<String>,
     /// Who it says is acting [default: the name]
     #[arg(long)]
     principal: Option<String>,
@@ -52,8 +54,8 @@ pub(super) struct Create {
     /// A JSON file with permissions and constraints
     #[arg(long, value_name = "FILE", conflicts_with = "permissions")]
     scopes: Option<PathBuf>,
-    /// Make the first key, straight through the log: on Kafka, while there is none
-    #[arg(long, conflicts_with_all = ["tenant", "permissions", "scopes", "principal", "kind", "name"])]
+    /// Make the first key, straight through the log: on Kafka, while there is none. It may do everything, without limits
+    #[arg(long, conflicts_with_all = ["permissions", "scopes", "kind"])]
     first: bool,
 }
 
@@ -91,7 +93,7 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
     super::runtime()?.block_on(async {
         match command {
-            Command::Create(args) if args.first => first(global, &config).await,
+            Command::Create(args) if args.first => first(global, &config, args).await,
             Command::Create(args) => create(global, &config, args).await,
             Command::List(args) => list(global, &config, &args).await,
             Command::Revoke(args) => revoke(global, &config, &args).await,
@@ -112,7 +114,8 @@ async fn create(global: &Global, config: &Config, args: Create) -> anyhow::Resul
         Kind::Person => "person",
         Kind::Service => "service",
     };
-    let mut body = json!({ "name": args.name, "kind": kind, "scopes": scopes });
+    let name = args.name.as_deref().unwrap_or("unnamed");
+    let mut body = json!({ "name": name, "kind": kind, "scopes": scopes });
     for (field, value) in [("tenant", args.tenant), ("principal", args.principal)] {
         if let Some(value) = value {
             body[field] = value.into();
@@ -137,18 +140,36 @@ async fn create(global: &Global, config: &Config, args: Create) -> anyhow::Resul
     Ok(())
 }
 
-async fn first(global: &Global, config: &Config) -> anyhow::Result<()> {
+async fn first(global: &Global, config: &Config, args: Create) -> anyhow::Result<()> {
     if !config.on_kafka() {
         bail!(
             "without Kafka the first `omnilink up` makes the first key, in {}/admin.key",
             config.data_dir.display()
         );
     }
-    let (token, file) = node::first_key(config).await?;
+    let who = FirstKey::new(args.tenant, args.name, args.principal)?;
+    let (key, token) = node::first_key(config, who).await?;
+    let file = node::admin_key_file(config);
     if global.json {
-        return output::json(&json!({ "key": token, "file": file }));
+        return output::json(&json!({
+            "id": key.id,
+            "key": token,
+            "prefix": key.prefix(),
+            "name": key.name,
+            "principal": key.principal,
+            "tenant": key.tenant.as_str(),
+            "kind": key.kind,
+            "scopes": key.scopes,
+            "created_at": jiff::Timestamp::from_millisecond(key.created_at.0)?,
+            "file": file,
+        }));
     }
-    output::note(&format!("the first key, kept in {}:", file.display()));
+    output::note(&format!(
+        "the first key, of tenant {} ({}), kept in {}:",
+        key.tenant,
+        key.name,
+        file.display()
+    ));
     output::line(&token);
     Ok(())
 }

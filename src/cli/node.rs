@@ -12,8 +12,9 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     controls::{
-        Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token,
+        Controls, Key, KeyKind, NewKey, Scopes, SecretKeys, TEXT_MAX, Tail, Token,
         seal::{self, write_private},
+        text_is_good,
     },
     id::Tenant,
     log::{
@@ -26,6 +27,8 @@ use crate::{
 
 /// The tenant that the first start makes.
 const FIRST_TENANT: &str = "default";
+/// The name of the first key.
+const FIRST_NAME: &str = "admin";
 /// `controls` must have been read to its end within this time.
 const CONTROLS_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -229,19 +232,52 @@ pub fn admin_key_file(config: &Config) -> PathBuf {
     config.data_dir.join(super::client::ADMIN_KEY)
 }
 
-/// Makes the first key if there is none: of tenant `default`, kind person, everything, unlimited. Writes it to the data
-/// directory, readable by its owner alone, and returns it.
+/// Who holds the first key.
+pub struct FirstKey {
+    tenant: Tenant,
+    name: String,
+    principal: String,
+}
+
+impl FirstKey {
+    /// What is not said is that of the first `up`: `admin`, of tenant `default`.
+    pub fn new(
+        tenant: Option<String>,
+        name: Option<String>,
+        principal: Option<String>,
+    ) -> anyhow::Result<Self> {
+        let tenant = tenant.as_deref().unwrap_or(FIRST_TENANT);
+        let tenant = Tenant::new(tenant).with_context(|| format!("--tenant {tenant}"))?;
+        let text = |option: &str, value: String| {
+            if !text_is_good(&value) {
+                bail!("{option} must have 1 to {TEXT_MAX} bytes, and no control characters");
+            }
+            Ok(value)
+        };
+        let name = text("--name", name.unwrap_or_else(|| FIRST_NAME.into()))?;
+        let principal = text("--principal", principal.unwrap_or_else(|| name.clone()))?;
+        Ok(Self {
+            tenant,
+            name,
+            principal,
+        })
+    }
+}
+
+/// Makes the first key if there is none: kind person, everything, unlimited. Writes it to the data directory, readable by its
+/// owner alone, and returns it.
 pub async fn make_first_key(
     config: &Config,
     controls: &Controls,
-) -> anyhow::Result<Option<String>> {
+    who: FirstKey,
+) -> anyhow::Result<Option<(Key, String)>> {
     if controls.has_keys() {
         return Ok(None);
     }
     let new = NewKey {
-        tenant: Tenant::new(FIRST_TENANT)?,
-        name: "admin".into(),
-        principal: "admin".into(),
+        tenant: who.tenant,
+        name: who.name,
+        principal: who.principal,
         kind: KeyKind::Person,
         scopes: Scopes::all(),
         expires_at: None,
@@ -251,14 +287,19 @@ pub async fn make_first_key(
     let file = admin_key_file(config);
     write_private(&file, token.reveal())
         .with_context(|| format!("{} cannot be written", file.display()))?;
-    controls
-        .create_key(new, &token, "omnilink", SystemClock.now())
-        .await?;
-    Ok(Some(token.reveal().to_owned()))
+    let now = SystemClock.now();
+    let key = controls.create_key(new, &token, "omnilink", now).await?;
+    if !controls.is_oldest_key(&key) {
+        // Someone else was making it at the same moment.
+        controls.revoke_key(&key, "omnilink", now).await?;
+        let _ = std::fs::remove_file(&file);
+        return Ok(None);
+    }
+    Ok(Some((key, token.reveal().to_owned())))
 }
 
 /// `keys create --first`, beside a node that runs or before there is one.
-pub(super) async fn first_key(config: &Config) -> anyhow::Result<(String, PathBuf)> {
+pub(super) async fn first_key(config: &Config, who: FirstKey) -> anyhow::Result<(Key, String)> {
     make_dir(&config.data_dir)?;
     let names = Names::new(&config.topics.prefix);
     let specs = names.specs(config.topics.partitions);
@@ -272,8 +313,8 @@ pub(super) async fn first_key(config: &Config) -> anyhow::Result<(String, PathBu
     })
     .await??;
     let (controls, _tail) = read_controls(config, &log, &names).await?;
-    match make_first_key(config, &controls).await? {
-        Some(token) => Ok((token, admin_key_file(config))),
+    match make_first_key(config, &controls, who).await? {
+        Some(made) => Ok(made),
         None => bail!("there are keys already; an admin key makes more: `omnilink keys create`"),
     }
 }

@@ -103,7 +103,9 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
     let first = if config.on_kafka() {
         None
     } else {
-        node::make_first_key(&config, &controls).await?
+        let who = node::FirstKey::new(None, None, None)?;
+        let made = node::make_first_key(&config, &controls, who).await?;
+        made.map(|(_, token)| token)
     };
 
     let schemas = connect_registry(&config, &readiness)?;

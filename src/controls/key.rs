@@ -17,6 +17,14 @@ const PREFIX: usize = 8;
 const SECRET: usize = 43;
 const START: &str = "omni.";
 
+/// The most bytes of a key's name and principal.
+pub const TEXT_MAX: usize = 256;
+
+/// Whether a text may be a key's name or principal.
+pub fn text_is_good(text: &str) -> bool {
+    !text.is_empty() && text.len() <= TEXT_MAX && !text.chars().any(char::is_control)
+}
+
 /// Who holds a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -111,7 +111,7 @@ impl Controls {
         };
         let name = (tenant.as_str(), record::READER, login.as_str());
         // Nothing is secret: what is sealed is that who wrote it has `secret_key`, and so no one else lets a login read.
-        let offset = self.put(name, by, now, &body, &[]).await?;
+        let offset = self.put(name, (by, now), &body, &[]).await?;
         Ok(ReaderGrant {
             login,
             tenant,
@@ -121,10 +121,24 @@ impl Controls {
         })
     }
 
+    /// All grants, if `controls` has been read to its end and lately: what was read before may let someone in whose grant has
+    /// ended, or miss all of them.
+    pub fn readers_now(&self) -> Option<Vec<Arc<ReaderGrant>>> {
+        let grants = self.readers(None);
+        // After the look: a read that begins anew says so before it forgets.
+        self.readable().then_some(grants)
+    }
+
     /// Ends a login's right to read a tenant.
-    pub async fn revoke_reader(&self, tenant: &Tenant, login: &Login) -> Result<(), ControlsError> {
-        self.remove((tenant.as_str(), record::READER, login.as_str()))
-            .await
+    pub async fn revoke_reader(
+        &self,
+        tenant: &Tenant,
+        login: &Login,
+        by: &str,
+        now: Millis,
+    ) -> Result<(), ControlsError> {
+        let name = (tenant.as_str(), record::READER, login.as_str());
+        self.revoke(name, (by, now), None).await
     }
 }
 

@@ -6,12 +6,15 @@ use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::Gene
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::versions::Stamp;
 use crate::{clock::Millis, envelope::schemas, log::Record};
 
 /// The kind of a key's record.
 pub(super) const KEY: &str = "key";
 /// The kind of a reader grant's record.
 pub(super) const READER: &str = "reader";
+/// The record that says from where on every record has a version.
+pub(super) const UPGRADE: Name<'static> = ("-", "upgrade", "versions");
 
 /// The schema id in front of the value, as Confluent's wire format has it.
 pub const SCHEMA_ID: u32 = schemas::CONTROLS.id;
@@ -26,6 +29,47 @@ static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(SCHEM
 
 /// Tenant, kind and name: what a record's key is made of.
 pub(super) type Name<'a> = (&'a str, &'a str, &'a str);
+
+/// A body with its version: what nodes of the version before pass over.
+#[derive(Serialize)]
+pub(super) struct Versioned<T> {
+    pub(super) version: u64,
+    #[serde(flatten)]
+    pub(super) body: T,
+}
+
+/// The body of a revocation. It lacks what a key's and a grant's body must have, so nodes of the version before take it for the
+/// end of what it names, too.
+#[derive(Serialize)]
+pub(super) struct Revocation {
+    pub(super) revoked_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expires_at: Option<i64>,
+}
+
+/// The body of [`UPGRADE`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct Upgrade {
+    /// Records at and after this offset count only with a version.
+    pub(super) before: u64,
+}
+
+/// What the body of any kind says about its version.
+pub(super) fn stamp(body: &str) -> Option<Stamp> {
+    #[derive(Deserialize)]
+    struct Dates {
+        #[serde(default)]
+        version: u64,
+        revoked_at: Option<i64>,
+        expires_at: Option<i64>,
+    }
+    let dates: Dates = serde_json::from_str(body).ok()?;
+    Some(Stamp {
+        version: dates.version,
+        revoked: dates.revoked_at.is_some(),
+        expires_at: dates.expires_at.map(Millis),
+    })
+}
 
 /// One thing's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,8 +134,8 @@ impl Control {
 }
 
 /// Tenant, kind and name of a record's key.
-pub(super) fn parse_key(key: &[u8]) -> Option<Name<'_>> {
-    let mut parts = std::str::from_utf8(key).ok()?.splitn(3, '/');
+pub(super) fn parse_key(key: &str) -> Option<Name<'_>> {
+    let mut parts = key.splitn(3, '/');
     Some((parts.next()?, parts.next()?, parts.next()?))
 }
 
@@ -112,7 +156,7 @@ mod tests {
         };
         let record = control.encode().unwrap();
         assert_eq!(
-            parse_key(record.key.as_deref().unwrap()),
+            parse_key(std::str::from_utf8(record.key.as_deref().unwrap()).unwrap()),
             Some(("acme", "key", "1"))
         );
         assert_eq!(Control::decode(&record.value.unwrap()), Some(control));

@@ -1,4 +1,7 @@
 //! The thread that reads `controls`.
+//!
+//! A read is complete when everything below the end that the partition had when the read began has been taken in: the reader
+//! came past that end, or met the partition's end after that. Silence says nothing: a slow broker is silent, too.
 
 use std::{
     sync::{
@@ -6,19 +9,18 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::Controls;
+use super::{Controls, upkeep::Upkeep};
 use crate::log::{LogError, Reader};
 
 /// How long a read waits for records; records that come end it at once.
 const WAIT: Duration = Duration::from_millis(250);
 /// Pause before a reader that failed is built again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A read that stops short of the end, with this many waits in a row empty, has met a gap: compaction or an aborted
-/// transaction removed what was there.
-const EMPTY_READS: u32 = 4;
+/// A reader that stops short of the end for so long, and does not say that it met it, is built again.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The running thread. Dropping it stops it.
 pub struct Tail {
@@ -54,8 +56,9 @@ impl Drop for Tail {
 }
 
 fn run(controls: &Controls, stop: &AtomicBool) {
+    let mut upkeep = Upkeep::default();
     while !stop.load(Ordering::Relaxed) {
-        if let Err(error) = follow(controls, stop) {
+        if let Err(error) = follow(controls, &mut upkeep, stop) {
             tracing::warn!(%error, "`controls` cannot be read; trying again");
             std::thread::sleep(PAUSE);
         }
@@ -63,14 +66,27 @@ fn run(controls: &Controls, stop: &AtomicBool) {
 }
 
 /// Reads on from where this node is, until an error or the end of the process.
-fn follow(controls: &Controls, stop: &AtomicBool) -> Result<(), LogError> {
-    let mut reader = controls.log.reader(&controls.topic)?;
+fn follow(controls: &Controls, upkeep: &mut Upkeep, stop: &AtomicBool) -> Result<(), LogError> {
+    let mut reader = controls.log.reader_uncommitted(&controls.topic)?;
     reader.assign(0, *controls.read.borrow())?;
     while !stop.load(Ordering::Relaxed) {
         // A wait without records says nothing about whether the log can be reached; its end does.
         let began = controls.elapsed();
-        let end = controls.log.watermarks(&controls.topic, 0)?.end;
+        let end = controls.log.high_watermark(&controls.topic, 0)?;
+        let read = *controls.read.borrow();
+        if end < read {
+            tracing::error!(
+                end,
+                read,
+                "`controls` is shorter than what was read of it: it was made anew or cut off, and is read from its start"
+            );
+            controls.forget();
+            *upkeep = Upkeep::default();
+            reader.assign(0, 0)?;
+        }
         if read_to(controls, reader.as_mut(), end, stop)? {
+            // Before anyone may write: what upgrades a topic comes before what is new on it.
+            upkeep.run(controls);
             // 0 means never.
             controls.heartbeat.store(began.max(1), Ordering::Relaxed);
         }
@@ -82,18 +98,38 @@ fn follow(controls: &Controls, stop: &AtomicBool) -> Result<(), LogError> {
 fn read_to(
     controls: &Controls,
     reader: &mut dyn Reader,
-    end: u64,
+    mut end: u64,
     stop: &AtomicBool,
 ) -> Result<bool, LogError> {
     let mut records = Vec::new();
-    let mut empty = 0;
+    let mut heard = Instant::now();
+    let mut asked_again = false;
     while !stop.load(Ordering::Relaxed) {
         reader.poll(WAIT, &mut records)?;
-        empty = if records.is_empty() { empty + 1 } else { 0 };
+        if !records.is_empty() {
+            heard = Instant::now();
+        }
         controls.apply(&records);
         records.clear();
-        if *controls.read.borrow() >= end || empty >= EMPTY_READS {
+        let read = *controls.read.borrow();
+        if read >= end {
             return Ok(true);
+        }
+        if reader.at_end(0) {
+            if asked_again {
+                // Compaction has left nothing between here and the end.
+                controls.read.send_replace(end);
+                return Ok(true);
+            }
+            // It may have met the end before `end` was that far: it has to meet it again.
+            asked_again = true;
+            end = end.max(controls.log.high_watermark(&controls.topic, 0)?);
+            reader.assign(0, read)?;
+        } else if heard.elapsed() > SILENCE {
+            return Err(LogError::Unavailable(format!(
+                "nothing came for {} s between offsets {read} and {end}",
+                SILENCE.as_secs()
+            )));
         }
     }
     Ok(false)

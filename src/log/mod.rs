@@ -72,6 +72,12 @@ pub trait Log: Send + Sync {
     /// A reader of chosen partitions of a topic, read-committed and durable only.
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError>;
 
+    /// As [`Log::reader`], with records of transactions that are open or were aborted: for a topic whose records prove by
+    /// themselves who wrote them, so that nobody's open transaction hides what comes after it.
+    fn reader_uncommitted(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        self.reader(topic)
+    }
+
     /// A lane of `processor` over `topics`: reads its share of the partitions and commits
     /// transactions. Lanes of one processor share the partitions of all nodes.
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError>;
@@ -85,6 +91,11 @@ pub trait Log: Send + Sync {
 
     /// First and next offset of a partition.
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError>;
+
+    /// One past the last record of a partition that [`Log::reader_uncommitted`] gives (on Kafka: the high watermark).
+    fn high_watermark(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
+        Ok(self.watermarks(topic, partition)?.end)
+    }
 
     /// The first offset whose record was appended at or after `at`; the end if there is none.
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError>;

@@ -9,7 +9,7 @@ use std::{
 use axum::Extension;
 use hyper::{
     HeaderMap, StatusCode,
-    header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
 };
 use parking_lot::Mutex;
 
@@ -121,25 +121,14 @@ fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
 }
 
 fn limited(wait: u32) -> Problem {
-    let number = |n: u32| HeaderValue::from(n);
-    let text = |t: String| HeaderValue::from_str(&t).unwrap_or(HeaderValue::from_static(""));
-    let detail = "too many wrong keys from this address";
-    Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", detail)
-        .retry_after(wait)
-        .header(
-            HeaderName::from_static("ratelimit-policy"),
-            text(format!("\"authentication\";q={LIMIT};w={WINDOW_S}")),
-        )
-        .header(
-            HeaderName::from_static("ratelimit"),
-            text(format!("\"authentication\";r=0;t={wait}")),
-        )
-        .header(
-            HeaderName::from_static("x-ratelimit-limit"),
-            number(LIMIT as u32),
-        )
-        .header(HeaderName::from_static("x-ratelimit-remaining"), number(0))
-        .header(HeaderName::from_static("x-ratelimit-reset"), number(wait))
+    Problem::limited(
+        (
+            "rate_limit_exceeded",
+            "too many wrong keys from this address",
+        ),
+        ("authentication", LIMIT as u32, Some(WINDOW_S)),
+        wait,
+    )
 }
 
 /// Wrong keys of the last minute, by address.

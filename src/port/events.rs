@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE};
+use tokio::sync::oneshot;
 
 use super::{
     Shared,
@@ -16,7 +17,7 @@ use super::{
     idempotency::{BodyHash, Verdict},
     intake::{Reserved, Unsent},
     media::{self, Form},
-    nodes::Nodes,
+    nodes::{Nodes, Reservation},
     problem::Problem,
 };
 use crate::{
@@ -321,20 +322,26 @@ impl Taking<'_> {
 
     /// Appends what is new. Until it is durable, nothing of it was accepted, nor what repeats it.
     async fn append(mut self) -> Vec<Outcome> {
+        let mut reservation = None;
         if let Some(nodes) = &self.shared.nodes {
-            self.ask_others(nodes).await;
+            reservation = self.ask_others(nodes).await;
         }
         if self.unsent.is_empty() {
             return self.outcomes;
         }
         // One event alone is what most requests are, and needs none of this.
-        let several = self.outcomes.len() > 1 || self.shared.nodes.is_some();
-        let sent = if several {
+        let sent = if self.outcomes.len() > 1 {
             self.unsent.ids()
         } else {
             Vec::new()
         };
-        let durable = self.unsent.submit().await.unwrap_or(false);
+        // The other nodes are told when the append has ended, which may be long after the answer.
+        let fate = reservation.map(|reservation| {
+            let (tell, fate) = oneshot::channel();
+            reservation.settle(fate);
+            tell
+        });
+        let durable = self.unsent.submit(fate).await.unwrap_or(false);
         if !durable {
             for outcome in &mut self.outcomes {
                 let lost = match outcome {
@@ -346,19 +353,17 @@ impl Taking<'_> {
                     *outcome = Outcome::Refused(Refusal::unavailable());
                 }
             }
-        } else if let Some(nodes) = &self.shared.nodes {
-            nodes.confirm(sent, self.now);
         }
         self.outcomes
     }
 
     /// What is new here may be known to another node.
-    async fn ask_others(&mut self, nodes: &Nodes) {
+    async fn ask_others(&mut self, nodes: &Nodes) -> Option<Reservation> {
         if self.unsent.is_empty() {
-            return;
+            return None;
         }
         let ids = self.unsent.ids();
-        let verdicts = nodes.reserve(&ids, self.now).await;
+        let (reservation, verdicts) = nodes.reserve(ids.clone(), self.now).await;
         self.unsent.retain(|index| verdicts[index] == Verdict::New);
         for ((id, _), verdict) in ids.iter().zip(verdicts) {
             let Some(instead) = not_new(*id, verdict) else {
@@ -371,6 +376,7 @@ impl Taking<'_> {
                 }
             }
         }
+        Some(reservation)
     }
 }
 

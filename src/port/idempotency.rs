@@ -3,6 +3,9 @@
 //!
 //! An identity is in flight from its reservation until its record's fate is known. It is put into the window
 //! before its record is handed to the log, in the same commit on the embedded log, so that it is never in neither.
+//!
+//! Most answers come out of memory. One that needs the disk is read without any lock, and aside of the threads that serve
+//! other requests; then what is in memory is asked once more.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -14,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::{
     clock::Millis,
     id::{Identity, IdentityMap},
-    state::{Changes, Space, StateError, StateStore, Window, WindowOptions},
+    state::{Changes, Located, Page, Space, StateError, StateStore, Window, WindowOptions},
 };
 
 /// After this long in flight the same event is appended again, under the same id: whoever wrote it first may be gone.
@@ -60,6 +63,39 @@ struct Flight {
     since: Instant,
 }
 
+enum Judged {
+    Verdict(Verdict),
+    /// It depends on these pages, one of which at least was not read yet.
+    OnDisk(Vec<Page>),
+}
+
+fn compare(seen: BodyHash, body: BodyHash) -> Verdict {
+    if seen == body {
+        Verdict::Duplicate
+    } else {
+        Verdict::Mismatch
+    }
+}
+
+fn find(pages: &[Page], id: &Identity) -> Result<Option<BodyHash>, StateError> {
+    for page in pages {
+        if let Some(seen) = page.find(id)? {
+            return Ok(Some(seen));
+        }
+    }
+    Ok(None)
+}
+
+/// Does what may wait for the disk while other tasks of this thread go on elsewhere.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // There is no other thread, or no task.
+        _ => work(),
+    }
+}
+
 fn space() -> Space {
     Space::new("port", 0)
 }
@@ -93,31 +129,48 @@ impl Seen {
         body: BodyHash,
         now: Millis,
     ) -> Result<Verdict, StateError> {
+        let mut read: Vec<Page> = Vec::new();
+        loop {
+            let mut pages = match self.judge(id, body, now, &read) {
+                Judged::Verdict(verdict) => return Ok(verdict),
+                Judged::OnDisk(pages) => pages,
+            };
+            pages.retain(|page| !read.iter().any(|known| known.is(page)));
+            if let Some(seen) = aside(|| find(&pages, &id))? {
+                return Ok(compare(seen, body));
+            }
+            read.append(&mut pages);
+        }
+    }
+
+    /// By what is in memory, and by pages that were read in vain.
+    fn judge(&self, id: Identity, body: BodyHash, now: Millis, read: &[Page]) -> Judged {
         let mut shard = self.shard(&id);
         if let Some(flight) = shard.get_mut(&id) {
             if flight.body != body {
-                return Ok(Verdict::Mismatch);
+                return Judged::Verdict(Verdict::Mismatch);
             }
             if flight.since.elapsed() < AGAIN_AFTER {
-                return Ok(Verdict::InFlight);
+                return Judged::Verdict(Verdict::InFlight);
             }
             flight.since = Instant::now();
-            return Ok(Verdict::New);
+            return Judged::Verdict(Verdict::New);
         }
-        if let Some(seen) = self.window.lock().get(&id, now)? {
-            return Ok(if seen == body {
-                Verdict::Duplicate
-            } else {
-                Verdict::Mismatch
-            });
+        let located = self.window.lock().locate(&id, now);
+        match located {
+            Located::Here(seen) => return Judged::Verdict(compare(seen, body)),
+            Located::OnDisk(pages) if !pages.iter().all(|page| read.iter().any(|r| r.is(page))) => {
+                return Judged::OnDisk(pages);
+            }
+            Located::OnDisk(_) | Located::Nowhere => {}
         }
         if self.count.load(Ordering::Relaxed) >= MOST {
-            return Ok(Verdict::Full);
+            return Judged::Verdict(Verdict::Full);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         let since = Instant::now();
         shard.insert(id, Flight { body, since });
-        Ok(Verdict::New)
+        Judged::Verdict(Verdict::New)
     }
 
     /// Puts reserved identities into the window and hands its change to `append`, which must pass it on to the log
@@ -190,5 +243,56 @@ mod tests {
         seen.reload().unwrap();
         seen.settle(&[(id, A)]);
         assert_eq!(seen.reserve(id, A, now).unwrap(), Verdict::New);
+    }
+
+    /// What is on disk is found there, holds up nobody meanwhile, and a new identity is new however many pages may hold it.
+    #[test]
+    fn what_is_on_disk_is_read_without_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateStore::open(dir.path()).unwrap();
+        let now = Millis(1_000_000_000);
+        let options = WindowOptions {
+            window_ms: 3_600_000,
+            payload: size_of::<BodyHash>(),
+            seal_at: 32,
+        };
+        let id = |n: u32| Identity::of("t", &[&n.to_string()]);
+        let seen = Seen {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            count: AtomicUsize::new(0),
+            window: Mutex::new(Window::load(&store, space(), options).unwrap()),
+            store: store.clone(),
+            options,
+        };
+        for n in 0..2000 {
+            let reserved = [(id(n), A)];
+            assert_eq!(seen.reserve(id(n), A, now).unwrap(), Verdict::New);
+            seen.commit(&reserved, now, |changes| store.apply(&changes, &[]))
+                .unwrap();
+            seen.settle(&reserved);
+        }
+        let on_disk =
+            |n: &u32| matches!(seen.window.lock().locate(&id(*n), now), Located::OnDisk(_));
+        let old: Vec<u32> = (0..2000).filter(on_disk).collect();
+        assert!(old.len() > 500, "{}", old.len());
+        let mut rounds = 0;
+        for n in &old {
+            let Judged::OnDisk(pages) = seen.judge(id(*n), A, now, &[]) else {
+                panic!("{n} is on disk");
+            };
+            // Neither lock is held.
+            assert!(
+                seen.window.try_lock().is_some()
+                    && seen.shards.iter().all(|s| s.try_lock().is_some())
+            );
+            rounds += pages.len();
+            assert_eq!(seen.reserve(id(*n), A, now).unwrap(), Verdict::Duplicate);
+            assert_eq!(seen.reserve(id(*n), B, now).unwrap(), Verdict::Mismatch);
+        }
+        assert!(rounds >= old.len());
+        for n in 2000..6000 {
+            assert_eq!(seen.reserve(id(n), A, now).unwrap(), Verdict::New);
+            assert_eq!(seen.reserve(id(n), A, now).unwrap(), Verdict::InFlight);
+        }
     }
 }

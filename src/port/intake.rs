@@ -88,6 +88,8 @@ struct Group {
     ids: Vec<(Identity, BodyHash)>,
     records: Vec<Append>,
     waiters: Vec<oneshot::Sender<bool>>,
+    /// Told when the append has ended, whoever still waits: whether the records are durable.
+    fates: Vec<oneshot::Sender<bool>>,
 }
 
 /// Items of one request that are reserved and not sent on. Dropped, for their sender hung up, they are new again.
@@ -123,10 +125,11 @@ impl Unsent<'_> {
         });
     }
 
-    /// Sends them on.
-    pub(super) fn submit(mut self) -> Durable {
+    /// Sends them on. `fate` is told how the append ended, even if that is after whoever waits was answered; never, if the
+    /// process ends first.
+    pub(super) fn submit(mut self, fate: Option<oneshot::Sender<bool>>) -> Durable {
         let items = std::mem::take(&mut self.items);
-        self.intake.submit(items)
+        self.intake.submit(items, fate)
     }
 }
 
@@ -144,6 +147,14 @@ impl Group {
             ids: Vec::with_capacity(64),
             records: Vec::with_capacity(64),
             waiters: Vec::with_capacity(64),
+            fates: Vec::new(),
+        }
+    }
+
+    fn ended(&mut self, durable: bool) {
+        for fate in self.fates.drain(..) {
+            // Nobody needs it any more.
+            let _ = fate.send(durable);
         }
     }
 
@@ -200,7 +211,7 @@ impl Intake {
         }
     }
 
-    fn submit(&self, items: Vec<Reserved>) -> Durable {
+    fn submit(&self, items: Vec<Reserved>, fate: Option<oneshot::Sender<bool>>) -> Durable {
         let (answer, durable) = oneshot::channel();
         let wake = {
             let mut queue = self.shared.queue.lock();
@@ -220,6 +231,7 @@ impl Intake {
                     });
                 }
                 group.waiters.push(answer);
+                group.fates.extend(fate);
                 group.bytes += bytes;
             }
             self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -288,6 +300,7 @@ impl Shared {
     fn give_up(&self, mut group: Group) {
         self.seen.settle(&group.ids);
         self.bytes.fetch_sub(group.bytes, Ordering::Relaxed);
+        group.ended(false);
         group.answer(false);
     }
 
@@ -305,6 +318,10 @@ impl Shared {
                 group.answer(false);
                 acknowledged.await
             };
+            if result.is_err() {
+                // The process ends: nobody knows.
+                group.fates.clear();
+            }
             let error = match result {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(error.to_string()),
@@ -315,10 +332,12 @@ impl Shared {
                 shared.closed.store(true, Ordering::Relaxed);
                 shared.failed.lock().extend_from_slice(&group.ids);
                 tracing::warn!(error, records = group.ids.len(), "an append failed");
+                group.ended(false);
                 group.answer(false);
                 shared.work.notify_one();
             } else {
                 shared.seen.settle(&group.ids);
+                group.ended(true);
                 group.answer(true);
             }
             shared.bytes.fetch_sub(group.bytes, Ordering::Relaxed);

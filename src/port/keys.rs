@@ -23,10 +23,8 @@ use super::{
 };
 use crate::{
     clock::Millis,
-    controls::{Key, KeyKind, NewKey, OPERATOR, Scopes, Token},
+    controls::{Key, KeyKind, NewKey, OPERATOR, Scopes, TEXT_MAX, Token, text_is_good},
 };
-
-const NAME_MAX: usize = 256;
 
 /// A key as it is shown.
 #[derive(Serialize)]
@@ -147,7 +145,7 @@ pub(super) async fn revoke(
         return Err(admin.not_found("there is no such key"));
     };
     controls
-        .revoke_key(&key)
+        .revoke_key(&key, &admin.key.principal, admin.shared.clock.now())
         .await
         .map_err(|e| admin.failed(&e))?;
     tracing::info!(id = key.id, tenant = %key.tenant, by = admin.key.principal, "key revoked");
@@ -158,8 +156,8 @@ pub(super) async fn revoke(
 fn check(asked: Asked, admin: &Admin) -> Result<NewKey, Refused> {
     let missing = |field: &str| admin.missing(field);
     let text = |field: &'static str, value: &str| {
-        if value.len() > NAME_MAX || value.chars().any(char::is_control) {
-            let detail = format!("`{field}` may have {NAME_MAX} bytes, and no control characters");
+        if !text_is_good(value) {
+            let detail = format!("`{field}` may have {TEXT_MAX} bytes, and no control characters");
             return Err(admin.refuse(Problem::invalid(detail)));
         }
         Ok(())

@@ -21,6 +21,7 @@ mod rebuild;
 mod replay;
 mod routes;
 mod schemas;
+mod seats;
 mod serve;
 mod stream;
 mod tools;
@@ -40,7 +41,8 @@ use intake::Intake;
 use meters::Meters;
 pub use nodes::Nodes;
 pub use rebuild::{NotBegun, Rebuild, Rebuilds};
-use tokio::{net::TcpListener, sync::Semaphore};
+use seats::Seats;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 pub(crate) use tools::wanted;
 pub use tools::{Lags, Tools};
@@ -107,8 +109,8 @@ struct Shared {
     bodies: body::Budget,
     meters: Meters,
     ids: RequestIds,
-    /// Replays that may still begin.
-    replays: Arc<Semaphore>,
+    /// Replays that run.
+    replays: Seats,
     /// Cancelled when the port stops: what follows for ever ends then.
     stopping: CancellationToken,
 }
@@ -150,7 +152,7 @@ impl Port {
                 bodies: body::Budget::default(),
                 meters,
                 ids: RequestIds::new(),
-                replays: Arc::new(Semaphore::new(replay::AT_ONCE)),
+                replays: Seats::default(),
                 stopping: CancellationToken::new(),
             }),
         })

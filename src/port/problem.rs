@@ -60,6 +60,31 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_unavailable", detail).retry_after(5)
     }
 
+    /// 429, with all headers that say so. The policy: its name, its limit, and its window in seconds; without one it bounds what
+    /// there is at one time. `wait`: seconds until it is worth to ask again.
+    pub(super) fn limited(
+        (code, detail): (&'static str, impl Into<Cow<'static, str>>),
+        (policy, limit, window_s): (&str, u32, Option<u32>),
+        wait: u32,
+    ) -> Self {
+        let text = |t: String| HeaderValue::from_str(&t).unwrap_or(HeaderValue::from_static(""));
+        let window = window_s.map_or_else(String::new, |s| format!(";w={s}"));
+        let headers = [
+            (
+                "ratelimit-policy",
+                text(format!("\"{policy}\";q={limit}{window}")),
+            ),
+            ("ratelimit", text(format!("\"{policy}\";r=0;t={wait}"))),
+            ("x-ratelimit-limit", HeaderValue::from(limit)),
+            ("x-ratelimit-remaining", HeaderValue::from(0)),
+            ("x-ratelimit-reset", HeaderValue::from(wait)),
+        ];
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail).retry_after(wait);
+        let named = headers.map(|(name, value)| (HeaderName::from_static(name), value));
+        problem.headers.extend(named);
+        problem
+    }
+
     pub(super) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self

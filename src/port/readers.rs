@@ -138,11 +138,12 @@ pub(super) async fn revoke(
     let tenant = admin.tenant(of.tenant.as_deref())?;
     let controls = &admin.shared.controls;
     let login = Login::new(&login).ok();
+    let now = admin.shared.clock.now();
     let Some(grant) = login.and_then(|login| controls.reader(&tenant, &login)) else {
         return Err(admin.not_found("that login was not granted that tenant"));
     };
     controls
-        .revoke_reader(&grant.tenant, &grant.login)
+        .revoke_reader(&grant.tenant, &grant.login, &admin.key.principal, now)
         .await
         .map_err(|e| admin.failed(&e))?;
     tracing::info!(login = %grant.login, tenant = %grant.tenant, by = admin.key.principal, "reader revoked");

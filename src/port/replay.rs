@@ -6,24 +6,18 @@
 //! | `GET /v1/replay/state` | an entity as it was (`as_of`) |
 //! | `POST /v1/replay/topic` | a line of JSON now and then, while events go into a topic; `operator` |
 //!
+//! A key and a tenant have a few of them at once ([`super::seats`]): more is 429.
+//!
 //! All take `since`, `until`, `tenant`, `type` (may be repeated), `entity` (`TYPE:ID` with one colon) or `entity_type` and `entity_id`, and
 //! `follow` in the query string.
 
 use std::{io::Write, sync::Arc, time::Instant};
 
-use axum::{
-    Extension, Json,
-    extract::{Query as Pairs, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
-};
-use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{
     RequestId, Shared, auth,
     problem::{Problem, Refused},
     routes::FromPeer,
+    seats::Seat,
     stream::{self, Broken},
 };
 use crate::{
@@ -35,9 +29,14 @@ use crate::{
         StateError, TypePattern, as_of, replay,
     },
 };
+use axum::{
+    Extension, Json,
+    extract::{Query as Pairs, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
 
-/// Replays that run at once.
-pub(super) const AT_ONCE: usize = 4;
 /// How often a replay into a topic says how far it is.
 const TELL: std::time::Duration = std::time::Duration::from_millis(250);
 
@@ -128,7 +127,7 @@ fn time(text: &str) -> Result<Millis, String> {
 struct Request {
     id: RequestId,
     asked: Asked,
-    turn: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 fn open(
@@ -157,14 +156,8 @@ fn open(
         }
         _ => asked.query.tenant = Some(key.tenant.clone()),
     }
-    let turn = Arc::clone(&shared.replays)
-        .try_acquire_owned()
-        .map_err(|_| {
-            let why = format!("{AT_ONCE} replays run already; ask again when one has ended");
-            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", why);
-            refuse(problem.retry_after(5))
-        })?;
-    Ok(Request { id, asked, turn })
+    let seat = shared.replays.take(&key).map_err(refuse)?;
+    Ok(Request { id, asked, seat })
 }
 
 impl Shared {
@@ -184,13 +177,13 @@ pub(super) async fn events(
     headers: HeaderMap,
     given: Given,
 ) -> Result<Response, Refused> {
-    let Request { asked, turn, .. } = open(&shared, &headers, peer, given, ADMIN)?;
+    let Request { asked, seat, .. } = open(&shared, &headers, peer, given, ADMIN)?;
     let media = match asked.format {
         Format::Lines => "application/x-ndjson",
         Format::Parquet => "application/vnd.apache.parquet",
     };
     Ok(stream::respond(media, move |out| {
-        let _turn = turn;
+        let _seat = seat;
         let client = out.watch();
         let mut sink: Box<dyn Sink> = match asked.format {
             Format::Lines => Box::new(Lines::new(out.clone(), &shared.tools.names.events)),
@@ -220,7 +213,7 @@ pub(super) async fn state(
     headers: HeaderMap,
     given: Given,
 ) -> Result<Response, Refused> {
-    let Request { id, asked, turn } = open(&shared, &headers, peer, given, ADMIN)?;
+    let Request { id, asked, seat } = open(&shared, &headers, peer, given, ADMIN)?;
     let invalid = |why: &'static str| Refused::new(Problem::invalid(why), id);
     let name = asked
         .query
@@ -228,7 +221,7 @@ pub(super) async fn state(
         .ok_or_else(|| invalid("`entity` is required, or `entity_type` and `entity_id`"))?;
     let at = asked.as_of.unwrap_or_else(|| shared.clock.now());
     let folding = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
+        let _seat = seat;
         let mut go_on = |_: &Replayed| !shared.stopping.is_cancelled();
         as_of(
             &shared.history(),
@@ -262,12 +255,12 @@ pub(super) async fn into_topic(
     headers: HeaderMap,
     given: Given,
 ) -> Result<Response, Refused> {
-    let Request { id, asked, turn } = open(&shared, &headers, peer, given, OPERATOR)?;
+    let Request { id, asked, seat } = open(&shared, &headers, peer, given, OPERATOR)?;
     let Some(topic) = asked.topic else {
         return Err(Refused::new(Problem::invalid("`topic` is required"), id));
     };
     Ok(stream::respond("application/x-ndjson", move |out| {
-        let _turn = turn;
+        let _seat = seat;
         let history = shared.history();
         let client = out.watch();
         let mut told = Instant::now();

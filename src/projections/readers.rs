@@ -83,12 +83,10 @@ async fn follow(controls: &Controls, store: &Store, progress: &LaneProgress) {
 }
 
 async fn write(controls: &Controls, store: &Store) -> Result<(), String> {
-    // What was read long ago may let someone in whose grant has ended.
-    if !controls.readable() {
-        return Err("`controls` has not been read for 5 s".to_owned());
-    }
-    let set: Vec<Grant> = controls
-        .readers(None)
+    let Some(grants) = controls.readers_now() else {
+        return Err("`controls` has not been read to its end for 5 s".to_owned());
+    };
+    let set: Vec<Grant> = grants
         .iter()
         .map(|grant| Grant {
             role: grant.login.to_string(),

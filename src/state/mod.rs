@@ -24,4 +24,4 @@ pub(crate) use disk::{DiskStore, keyspace};
 pub use error::StateError;
 pub(crate) use filter::{Filter, Probe};
 pub use store::{Row, StateStore};
-pub use window::{Window, WindowOptions};
+pub use window::{Located, Page, Window, WindowOptions};

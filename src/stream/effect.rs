@@ -2,6 +2,8 @@
 //!
 //! Calls run side by side, a bounded number of them; what is finished is kept out of order ([`Finished`]), so
 //! that one slow call makes nothing else repeat after a restart. What a call has to say it appends to the log itself, before it ends.
+//! A call that panics or takes too long is tried again a few times and then a dead letter ([`super::attempts`]): none holds up
+//! what comes after it for ever.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    attempts::Attempts,
     lag::{LaneProgress, Progress},
     lane::Backoff,
 };
@@ -27,7 +30,8 @@ use crate::log::{Fetched, Finished, Log, LogError, Polled, Work};
 
 /// What is done with one record. It returns when the work is done and its results are durable in the log; it retries by its own rules.
 pub trait Effect: Send + Sync + 'static {
-    /// Does the work. Called again with the same record after a crash.
+    /// Does the work. Called again with the same record after a crash, a panic, and when it was dropped at its deadline: it may
+    /// have done its work then. It must not block its thread, for a deadline ends only what waits.
     fn call(&self, input: Fetched) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
@@ -39,8 +43,12 @@ pub struct Setup {
     pub name: String,
     /// The whole name of the topic that it takes work from.
     pub topic: String,
+    /// The whole name of the topic of dead letters.
+    pub dlq: Arc<str>,
     /// Calls at a time.
     pub concurrency: usize,
+    /// The most time that one call may take.
+    pub deadline: Duration,
     /// Where calls run.
     pub runtime: Handle,
     /// Where it tells how it is.
@@ -99,6 +107,14 @@ pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> 
     })
 }
 
+/// A call that has ended.
+struct Done {
+    partition: u32,
+    offset: u64,
+    /// The record is a dead letter.
+    rejected: bool,
+}
+
 struct Taken {
     finished: Finished,
     changed: bool,
@@ -115,13 +131,14 @@ fn serve(
     attempt: &mut u32,
 ) -> Result<(), LogError> {
     let slots = Arc::new(Semaphore::new(setup.concurrency));
-    let (tell, mut done) = mpsc::unbounded_channel::<(u32, u64)>();
+    let attempts = Arc::new(Attempts::new(Arc::clone(effect), setup));
+    let (tell, mut done) = mpsc::unbounded_channel::<Done>();
     let mut taken: BTreeMap<u32, Taken> = BTreeMap::new();
     let mut batch = Vec::new();
     let mut kept = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        while let Ok((partition, offset)) = done.try_recv() {
-            finish(&mut taken, partition, offset);
+        while let Ok(done) = done.try_recv() {
+            finish(&mut taken, progress, done);
         }
         if kept.elapsed() > COMMIT {
             keep(&mut *work, (setup, progress), &mut taken)?;
@@ -176,33 +193,40 @@ fn serve(
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                if let Some((partition, offset)) = wait(&mut done, &setup.runtime) {
-                    finish(&mut taken, partition, offset);
+                if let Some(done) = wait(&mut done, &setup.runtime) {
+                    finish(&mut taken, progress, done);
                 }
             };
-            let (effect, tell) = (Arc::clone(effect), tell.clone());
+            let (attempts, tell) = (Arc::clone(&attempts), tell.clone());
             setup.runtime.spawn(async move {
-                effect.call(input).await;
+                let rejected = attempts.run(&input).await;
                 // Nobody listens any more: the work is done again by the next owner.
-                let _ = tell.send((partition, offset));
+                let _ = tell.send(Done {
+                    partition,
+                    offset,
+                    rejected,
+                });
                 drop(slot);
             });
         }
     }
-    while let Ok((partition, offset)) = done.try_recv() {
-        finish(&mut taken, partition, offset);
+    while let Ok(done) = done.try_recv() {
+        finish(&mut taken, progress, done);
     }
     keep(&mut *work, (setup, progress), &mut taken)
 }
 
-fn wait(done: &mut mpsc::UnboundedReceiver<(u32, u64)>, runtime: &Handle) -> Option<(u32, u64)> {
+fn wait(done: &mut mpsc::UnboundedReceiver<Done>, runtime: &Handle) -> Option<Done> {
     runtime.block_on(async { tokio::time::timeout(POLL, done.recv()).await.ok().flatten() })
 }
 
-fn finish(taken: &mut BTreeMap<u32, Taken>, partition: u32, offset: u64) {
-    if let Some(mine) = taken.get_mut(&partition) {
-        mine.running.remove(&offset);
-        mine.finished.insert(offset);
+fn finish(taken: &mut BTreeMap<u32, Taken>, progress: &LaneProgress, done: Done) {
+    if done.rejected {
+        progress.rejected();
+    }
+    if let Some(mine) = taken.get_mut(&done.partition) {
+        mine.running.remove(&done.offset);
+        mine.finished.insert(done.offset);
         mine.changed = true;
     }
 }

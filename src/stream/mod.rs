@@ -6,6 +6,7 @@
 //! | project | `crate::projections` | exactly once: rows and position in one transaction of Postgres |
 //! | effect | [`effect`] | at least once, an idempotency key on every call |
 
+mod attempts;
 pub mod dlq;
 pub mod effect;
 pub mod lag;

@@ -289,3 +289,75 @@ async fn a_key_forged_on_the_topic_opens_nothing() {
     }
     panic!("the forged key still works");
 }
+
+/// On Kafka the first key is made past any node, says whose it is, and there is one.
+#[test]
+fn the_first_key_on_kafka_is_whose_it_is_said_to_be() {
+    use crate::{
+        cli::{Folder, Up, omnilink, output},
+        support::{Bed, Kind, part},
+    };
+    let Some(bed) = Bed::new(Kind::Kafka) else {
+        return;
+    };
+    let dir = Folder::new();
+    let dir = dir.path();
+    std::fs::write(
+        dir.join("omnilink.yaml"),
+        format!(
+            "kafka: {{ brokers: ['{}'] }}\ntopics: {{ prefix: {}, partitions: 1 }}\nsecret_key: [{}]\n",
+            part("OMNILINK_TEST_KAFKA").unwrap(),
+            bed.prefix,
+            "7hSFfRqJm1xlPwRhUsdV6ZbZ8P6X5s1yJwFqYbH7xCA=",
+        ),
+    )
+    .unwrap();
+    let first = |more: &[&str]| {
+        let mut command = omnilink(dir, &["keys", "create", "--first", "--data-dir", "data"]);
+        output(command.args(more))
+    };
+    for bad in [
+        ["--tenant", "no/name"],
+        ["--name", ""],
+        ["--principal", "a\nb"],
+    ] {
+        let (code, _, error) = first(&bad);
+        assert_eq!(code, 1, "{error}");
+        assert!(error.contains(bad[0]), "{error}");
+    }
+    let (code, _, _) = first(&["--permission", "*"]);
+    assert_eq!(code, 2);
+    let who = [
+        "--tenant",
+        "acme",
+        "--name",
+        "ops",
+        "--principal",
+        "ann@acme",
+    ];
+    let (code, out, error) = first(&[&who[..], &["--json"]].concat());
+    assert_eq!(code, 0, "{error}");
+    let made: Value = serde_json::from_str(&out).unwrap();
+    let fields = ["tenant", "name", "principal", "kind"].map(|f| made[f].as_str().unwrap());
+    assert_eq!(fields, ["acme", "ops", "ann@acme", "person"]);
+    assert_eq!(made["scopes"]["permissions"], json!(["*"]));
+    let kept = std::fs::read_to_string(dir.join("data/admin.key")).unwrap();
+    assert_eq!(made["key"], kept.trim());
+
+    // Only if none exists, and a refusal leaves the key's file as it is.
+    let (code, _, error) = first(&who);
+    assert_eq!(code, 1);
+    assert!(error.contains("there are keys already"), "{error}");
+    assert_eq!(
+        std::fs::read_to_string(dir.join("data/admin.key")).unwrap(),
+        kept
+    );
+    let up = Up::start_with(dir, &["--without", "projections"]);
+    let mut list = omnilink(dir, &["keys", "list", "--json", "--data-dir", "data"]);
+    let (code, out, error) = output(list.env("OMNILINK_URL", &up.url));
+    assert_eq!(code, 0, "{error}");
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["items"][0]["principal"], "ann@acme");
+    assert_eq!(up.stop(), 0);
+}

@@ -27,6 +27,7 @@ on_both!(
     large_transactions_that_fail_are_made_again,
     timers_fire_once_and_late,
     a_slow_call_makes_nothing_else_repeat,
+    a_call_that_panics_or_hangs_holds_nothing_up,
 );
 
 /// Counts records by key; a value `boom` panics after it has changed state, `bad` is rejected, `in:N` sets a timer.
@@ -307,7 +308,9 @@ fn a_slow_call_makes_nothing_else_repeat(bed: Bed) {
             log: Arc::clone(&world.log),
             name: "calls".into(),
             topic: world.input.clone(),
+            dlq: world.dlq.as_str().into(),
             concurrency: 3,
+            deadline: Duration::from_mins(5),
             runtime: runtime.handle().clone(),
             progress: Arc::clone(&world.progress),
         };
@@ -331,4 +334,87 @@ fn a_slow_call_makes_nothing_else_repeat(bed: Bed) {
         assert_eq!(seen(), expected, "round {round}");
         drop(running);
     }
+}
+
+/// `panic` panics at every call, `now` before it has made its future, `hang` never ends; `once` panics the first time.
+struct Faulty(parking_lot::Mutex<Vec<String>>);
+
+impl effect::Effect for Faulty {
+    fn call(&self, input: Fetched) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let text = value(&input);
+        let first = !self.0.lock().contains(&text);
+        self.0.lock().push(text.clone());
+        assert!(text != "now", "before its future");
+        Box::pin(async move {
+            match &*text {
+                "panic" => panic!("on purpose: {text}"),
+                "once" if first => panic!("the first time"),
+                "hang" => std::future::pending().await,
+                _ => {}
+            }
+        })
+    }
+}
+
+fn a_call_that_panics_or_hangs_holds_nothing_up(bed: Bed) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let world = world(&bed, "a");
+    let records = ["panic", "once", "now", "hang", "a"].map(|text| record("k", text));
+    append(&*world.log, &world.input, records.to_vec()).unwrap();
+    let calls = Arc::new(Faulty(parking_lot::Mutex::default()));
+    let run = |calls: &Arc<Faulty>| {
+        let setup = effect::Setup {
+            log: Arc::clone(&world.log),
+            name: "faulty".into(),
+            topic: world.input.clone(),
+            dlq: world.dlq.as_str().into(),
+            concurrency: 2,
+            deadline: Duration::from_millis(200),
+            runtime: runtime.handle().clone(),
+            progress: Arc::clone(&world.progress),
+        };
+        effect::start(calls.clone(), setup).unwrap()
+    };
+    let running = run(&calls);
+    let dead = read_all(&*world.log, &world.dlq, 3);
+    let head = |letter: &Fetched, name: &str| {
+        String::from_utf8(header(&letter.record.headers, name).unwrap().to_vec()).unwrap()
+    };
+    let mut codes: Vec<_> = dead
+        .iter()
+        .map(|letter| (value(letter), head(letter, "omnilink.dlq.code")))
+        .collect();
+    codes.sort();
+    let expected = [("hang", "timeout"), ("now", "panic"), ("panic", "panic")];
+    assert_eq!(codes, expected.map(|(v, c)| (v.to_owned(), c.to_owned())));
+    let panicked = dead.iter().find(|letter| value(letter) == "panic").unwrap();
+    let message = head(panicked, "omnilink.dlq.message");
+    assert!(message.contains("on purpose"), "{message}");
+    assert_eq!(head(panicked, "omnilink.dlq.stage"), "faulty");
+    // All has ended: the low-water mark is behind the last, and nothing is called again after a restart.
+    let partition = dead[0].partition;
+    assert!(dead.iter().all(|letter| letter.partition == partition));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let kept = || world.log.committed("faulty", &world.input, partition);
+    while kept().unwrap() != Some(5) {
+        assert!(Instant::now() < deadline, "{:?}", kept());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let called = |text: &str| calls.0.lock().iter().filter(|t| *t == text).count();
+    let times = ["panic", "once", "now", "hang", "a"].map(called);
+    assert_eq!(times, [5, 2, 5, 5, 1]);
+    assert_eq!(world.progress.rejections(), 3);
+    drop(running);
+    let again = Arc::new(Faulty(parking_lot::Mutex::default()));
+    let running = run(&again);
+    append(&*world.log, &world.input, vec![record("k", "b")]).unwrap();
+    while again.0.lock().is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(*again.0.lock(), ["b"]);
+    drop(running);
 }

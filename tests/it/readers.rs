@@ -258,7 +258,8 @@ impl Follower {
     fn revoke(&self, readers: &Readers, tenant: &str) {
         let tenant = Tenant::new(tenant).unwrap();
         let login = Login::new(&readers.login).unwrap();
-        let revoking = self.controls.revoke_reader(&tenant, &login);
+        let now = SystemClock.now();
+        let revoking = self.controls.revoke_reader(&tenant, &login, "test", now);
         readers.database.runtime.block_on(revoking).unwrap();
     }
 }

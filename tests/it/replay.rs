@@ -629,3 +629,71 @@ fn into_parquet() {
     );
     assert!(part.is_err());
 }
+
+/// A replay that follows holds a seat of its key and its tenant, and nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn replays_that_follow_keep_nobody_else_out() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use crate::port_node::{Node, scopes};
+    let node = Node::start().await;
+    let address = node.address;
+    let open = async |key: &str| {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "GET /v1/replay?follow=true HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let reading = stream.read(&mut answer);
+        let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
+        let text = String::from_utf8_lossy(&answer[..read.unwrap().unwrap()]).into_owned();
+        (stream, text)
+    };
+    let mut held = Vec::new();
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        keys.push(node.key("acme", scopes(&["admin"])).await);
+    }
+    // The key's own limit, then its tenant's.
+    for (key, of, status) in [
+        (0, "", "200"),
+        (0, "", "200"),
+        (0, "key", "429"),
+        (1, "", "200"),
+        (1, "", "200"),
+        (2, "tenant", "429"),
+    ] {
+        let (stream, text) = open(&keys[key]).await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+        if status == "429" {
+            let text = text.to_ascii_lowercase();
+            let limit = if of == "key" { 2 } else { 4 };
+            for header in [
+                "retry-after: 5".to_owned(),
+                format!("ratelimit-policy: \"replays-of-{of}\";q={limit}"),
+                format!("ratelimit: \"replays-of-{of}\";r=0;t=5"),
+                format!("x-ratelimit-limit: {limit}"),
+                "x-ratelimit-remaining: 0".to_owned(),
+                "x-ratelimit-reset: 5".to_owned(),
+                "content-type: application/problem+json".to_owned(),
+                "\"code\":\"concurrency_limit_exceeded\"".to_owned(),
+            ] {
+                assert!(text.contains(&header), "{header}: {text}");
+            }
+        } else {
+            held.push(stream);
+        }
+    }
+    let others = node.key("beta", scopes(&["admin"])).await;
+    let (stream, text) = open(&others).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    drop(stream);
+    // A client that is gone gives its seat back.
+    drop(held);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !open(&keys[2]).await.1.starts_with("HTTP/1.1 200") {
+        assert!(std::time::Instant::now() < deadline, "no seat came free");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

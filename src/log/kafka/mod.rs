@@ -98,6 +98,13 @@ impl KafkaOptions {
             .set("enable.auto.offset.store", "false");
         config
     }
+
+    /// The same with records of transactions that are open or were aborted; ends are high watermarks then.
+    fn uncommitted_config(&self) -> ClientConfig {
+        let mut config = self.consumer_config();
+        config.set("isolation.level", "read_uncommitted");
+        config
+    }
 }
 
 /// The log on Kafka.
@@ -158,8 +165,7 @@ impl KafkaLog {
         if let Some(consumer) = &*made {
             return Ok(Arc::clone(consumer));
         }
-        let mut config = self.options.consumer_config();
-        config.set("isolation.level", "read_uncommitted");
+        let config = self.options.uncommitted_config();
         let consumer = Arc::new(config.create::<BaseConsumer>()?);
         *made = Some(Arc::clone(&consumer));
         Ok(consumer)
@@ -234,6 +240,11 @@ impl Log for KafkaLog {
         Ok(Box::new(reader::KafkaReader::new(&self.options, topic)?))
     }
 
+    fn reader_uncommitted(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
+        let reader = reader::KafkaReader::uncommitted(&self.options, topic)?;
+        Ok(Box::new(reader))
+    }
+
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
         let Some(state) = self.state.clone() else {
             return Err(LogError::Fatal("a lane needs keyed state".into()));
@@ -262,6 +273,11 @@ impl Log for KafkaLog {
 
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
         watermarks(&self.asker, topic, partition)
+    }
+
+    fn high_watermark(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
+        let asker = self.uncommitted()?;
+        Ok(watermarks(&*asker, topic, partition)?.end)
     }
 
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use rdkafka::{
-    ClientContext, Message, Offset, Timestamp, TopicPartitionList,
+    ClientConfig, ClientContext, Message, Offset, Timestamp, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers as _},
@@ -74,7 +74,19 @@ impl Apart {
 
 impl KafkaReader {
     pub(super) fn new(options: &KafkaOptions, topic: &str) -> Result<Self, LogError> {
-        let mut config = options.consumer_config();
+        Self::with(options.consumer_config(), options, topic)
+    }
+
+    /// Reads what transactions that are open or were aborted wrote, too.
+    pub(super) fn uncommitted(options: &KafkaOptions, topic: &str) -> Result<Self, LogError> {
+        Self::with(options.uncommitted_config(), options, topic)
+    }
+
+    fn with(
+        mut config: ClientConfig,
+        options: &KafkaOptions,
+        topic: &str,
+    ) -> Result<Self, LogError> {
         config
             .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")

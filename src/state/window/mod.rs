@@ -67,6 +67,37 @@ pub struct Window {
     latest: i64,
 }
 
+/// Where a hash is.
+pub enum Located {
+    /// In memory, with this payload.
+    Here([u8; ID]),
+    /// In none of what is held.
+    Nowhere,
+    /// In one of these pages, newest first, or nowhere.
+    OnDisk(Vec<Page>),
+}
+
+/// A page of a run on disk, which never changes; gone, it has left the window.
+pub struct Page {
+    store: StateStore,
+    space: Space,
+    key: Bytes,
+    payload: usize,
+}
+
+impl Page {
+    /// The payload of a hash, if it is in the page. Reads the disk.
+    pub fn find(&self, id: &Identity) -> Result<Option<[u8; ID]>, StateError> {
+        let bytes = self.store.get(&self.space, &self.key)?;
+        Ok(bytes.and_then(|bytes| run::find(&bytes, id, self.payload)))
+    }
+
+    /// Whether it is the same page.
+    pub fn is(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
 type Recent = IdentityMap<[u8; ID]>;
 
 #[derive(Default)]
@@ -196,34 +227,62 @@ impl Window {
         (at.max(0) / self.bucket_ms()) as u32
     }
 
-    /// The payload of a hash that was inserted within the window before `now`; zeros when none is kept.
+    /// The payload of a hash that was inserted within the window before `now`; zeros when none is kept. May read the disk.
     pub fn get(&self, id: &Identity, now: Millis) -> Result<Option<[u8; ID]>, StateError> {
+        match self.locate(id, now) {
+            Located::Here(payload) => Ok(Some(payload)),
+            Located::Nowhere => Ok(None),
+            Located::OnDisk(pages) => {
+                for page in pages {
+                    if let Some(payload) = page.find(id)? {
+                        return Ok(Some(payload));
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Where a hash is that was inserted within the window before `now`. Reads no disk: so whoever holds a lock over the window
+    /// can let go of it before the pages are read.
+    pub fn locate(&self, id: &Identity, now: Millis) -> Located {
         let oldest = self.bucket_at(now.0 - self.options.window_ms);
         let probe = Probe::of(&id.0);
+        let mut pages = Vec::new();
         for (number, bucket) in self.buckets.range(oldest..).rev() {
             if let Some(payload) = bucket.recent.get(id) {
-                return Ok(Some(*payload));
+                return Located::Here(*payload);
             }
             if let Some(Step::Sorting(hashes, _)) = bucket.sealing.as_ref().map(|s| &s.step)
                 && let Some(payload) = hashes.get(id)
             {
-                return Ok(Some(*payload));
+                return Located::Here(*payload);
             }
             let groups = bucket.groups.iter().enumerate().rev();
             for (n, _) in groups.filter(|(_, group)| group.may_contain(&probe)) {
                 let runs = bucket.runs[group::runs(n, bucket.runs.len())].iter();
                 for run in runs.rev().filter(|run| run.may_contain(&probe)) {
-                    let read = |page| {
-                        let key = page_key(*number, run.number, page);
-                        self.store.get(&self.space, &key)
-                    };
-                    if let Some(payload) = run.find(id, self.options.payload, read)? {
-                        return Ok(Some(payload));
+                    for page in run.pages_of(id) {
+                        if let Some(bytes) = run.pages.get(page) {
+                            if let Some(payload) = run::find(bytes, id, self.options.payload) {
+                                return Located::Here(payload);
+                            }
+                            continue;
+                        }
+                        pages.push(Page {
+                            store: self.store.clone(),
+                            space: self.space.clone(),
+                            key: page_key(*number, run.number, page as u32),
+                            payload: self.options.payload,
+                        });
                     }
                 }
             }
         }
-        Ok(None)
+        if pages.is_empty() {
+            return Located::Nowhere;
+        }
+        Located::OnDisk(pages)
     }
 
     /// Remembers a hash from `now` on.

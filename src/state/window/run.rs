@@ -1,13 +1,13 @@
 //! A sorted run of a window's hashes: pages on disk, fences and a filter in memory.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, ops::Range};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{ID, Recent, group::Group, prefix};
 use crate::{
     id::Identity,
-    state::{Filter, Probe, StateError},
+    state::{Filter, Probe},
 };
 
 pub(super) const PAGE_ENTRIES: usize = 256;
@@ -99,39 +99,30 @@ impl Run {
         self.filter.may_contain(probe)
     }
 
-    /// The payload of a hash; `read` reads a page that is not in memory.
-    pub(super) fn find(
-        &self,
-        id: &Identity,
-        payload: usize,
-        read: impl Fn(u32) -> Result<Option<Bytes>, StateError>,
-    ) -> Result<Option<[u8; ID]>, StateError> {
+    /// The pages that may hold a hash.
+    pub(super) fn pages_of(&self, id: &Identity) -> Range<usize> {
         let wanted = prefix(&id.0);
         // The last page whose first hash is not greater. Equal prefixes may straddle two pages: look at the one before as well.
         let upper = self.fences.partition_point(|fence| *fence <= wanted);
         let lower = self.fences.partition_point(|fence| *fence < wanted);
-        for page in lower.saturating_sub(1)..upper {
-            let bytes = match self.pages.get(page) {
-                Some(bytes) => bytes.clone(),
-                None => match read(page as u32)? {
-                    Some(bytes) => bytes,
-                    None => continue,
-                },
-            };
-            let entry = ID + payload;
-            let at = |i: usize| &bytes[i * entry..(i + 1) * entry];
-            let (mut low, mut high) = (0, bytes.len() / entry);
-            while low < high {
-                let middle = usize::midpoint(low, high);
-                match at(middle)[..ID].cmp(&id.0) {
-                    Ordering::Equal => return Ok(Some(split(at(middle)).1)),
-                    Ordering::Less => low = middle + 1,
-                    Ordering::Greater => high = middle,
-                }
-            }
-        }
-        Ok(None)
+        lower.saturating_sub(1)..upper
     }
+}
+
+/// The payload of a hash in a page.
+pub(super) fn find(page: &[u8], id: &Identity, payload: usize) -> Option<[u8; ID]> {
+    let entry = ID + payload;
+    let at = |i: usize| &page[i * entry..(i + 1) * entry];
+    let (mut low, mut high) = (0, page.len() / entry);
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        match at(middle)[..ID].cmp(&id.0) {
+            Ordering::Equal => return Some(split(at(middle)).1),
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+        }
+    }
+    None
 }
 
 /// An entry's hash and payload.

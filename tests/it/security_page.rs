@@ -1,0 +1,75 @@
+//! SECURITY.md says what is: the routes that it calls open are, all others need a key, and its settings exist.
+
+use hyper::{Method, StatusCode};
+
+use crate::{
+    cli::{Folder, omnilink, output},
+    port_node::Node,
+};
+
+/// What stands between backticks in the first column of the table below a heading.
+fn column<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
+    let rest = page.split(&format!("## {heading}\n")).nth(1).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').nth(1).unwrap());
+    cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_routes_that_it_names_are_open() {
+    let page = std::fs::read_to_string("SECURITY.md").unwrap();
+    let open: Vec<_> = column(&page, "Open routes")
+        .into_iter()
+        .map(|route| route.strip_prefix("GET ").unwrap())
+        .collect();
+    assert_eq!(open.len(), 5);
+    let node = Node::start().await;
+    for path in &open {
+        let path = path.trim_end_matches('…');
+        let answer = node.call(Method::GET, path, &[], "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
+    // All that the router knows.
+    let source = std::fs::read_to_string("src/port/routes.rs").unwrap();
+    let routes: Vec<_> = source
+        .split("/v1/")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
+        .collect();
+    assert!(routes.len() > 10, "{routes:?}");
+    for route in routes {
+        let path = format!("/v1/{}", route.replace(['{', '}'], ""));
+        for method in [Method::GET, Method::POST, Method::DELETE, Method::PATCH] {
+            let json = [("content-type", "application/json")];
+            let answer = node.call(method.clone(), &path, &json, "{}").await;
+            let status = answer.status;
+            assert!(
+                [StatusCode::UNAUTHORIZED, StatusCode::METHOD_NOT_ALLOWED].contains(&status),
+                "{method} {path}: {status} {}",
+                answer.text
+            );
+        }
+    }
+}
+
+#[test]
+fn its_settings_exist() {
+    let page = std::fs::read_to_string("SECURITY.md").unwrap();
+    let named = column(&page, "Settings that matter");
+    assert!(named.len() >= 8, "{named:?}");
+    let dir = Folder::new();
+    let (code, shown, error) = output(&mut omnilink(dir.path(), &["config", "--json"]));
+    assert_eq!(code, 0, "{error}");
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    for setting in named {
+        let pointer = format!("/{}", setting.replace('.', "/"));
+        assert!(shown.pointer(&pointer).is_some(), "{setting}: {shown}");
+    }
+    // What it says is not there is not.
+    assert!(page.contains("there is no setting for it yet"));
+    assert!(shown.get("tls").is_none());
+}
