@@ -1,74 +1,37 @@
 //! A lane on Kafka: group member, transactional producer, keyed state with its changelog.
 //!
-//! One type alone owns the transaction. The changelog topic `state.{processor}` has the input's partitions; each
+//! [`Transactions`] alone owns the transaction. The changelog topic `state.{processor}` has the input's partitions; each
 //! transaction adds its changes of state there, and a record with the key [`POSITION`] that says which input they reflect. This node's
 //! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use rdkafka::{
-    ClientContext, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
-    message::DeliveryResult,
-    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
-};
 
 use super::{
-    KafkaOptions, committed, group::GroupConsumer, producer::headers, reader::KafkaReader,
+    KafkaOptions, committed,
+    group::GroupConsumer,
+    limits::Limits,
+    reader::KafkaReader,
+    transactions::{POSITION, Transactions},
     watermarks,
 };
 use crate::{
     backoff::{WORTH, rest},
-    chaos::{Bug, pause, planted},
     clock::{Clock, Millis, SystemClock},
-    log::{Fetched, Headers, Lane, LogError, Polled, Reader, Transaction, Watermarks},
+    log::{Fetched, Lane, LogError, Polled, Reader, Transaction, Watermarks},
     state::{Changes, Space, StateStore},
 };
 
-/// The changelog key of the record that says which input the state reflects: topic index(1) next offset(8).
-const POSITION: &[u8] = b"\0position";
-const TRANSACTION: Duration = Duration::from_secs(10);
 /// How long a restore waits for the next record of a changelog.
 const RESTORE: Duration = Duration::from_secs(30);
 /// Local state that has not followed its changelog for this long is dropped: tombstones that it missed may be gone
 /// (`delete.retention.ms` is 24 h).
 const STALE_MS: i64 = 12 * 3600 * 1000;
-
-/// How often deliveries are looked for.
-const STEP: Duration = Duration::from_micros(250);
-
-/// Notes how far the changelog has grown.
-#[derive(Clone)]
-struct Context {
-    changelog: Arc<str>,
-    ends: Arc<Mutex<HashMap<u32, u64>>>,
-}
-
-impl ClientContext for Context {}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        // What was not delivered fails the transaction.
-        if let Ok(message) = result
-            && message.topic() == &*self.changelog
-        {
-            let end = message.offset() as u64 + 1;
-            self.ends
-                .lock()
-                .entry(message.partition() as u32)
-                .and_modify(|e| *e = end.max(*e))
-                .or_insert(end);
-        }
-    }
-}
 
 /// Which lanes of each processor there are in this process.
 #[derive(Clone, Default)]
@@ -116,8 +79,7 @@ pub(super) struct KafkaLane {
     options: KafkaOptions,
     state: StateStore,
     group: GroupConsumer,
-    producer: BaseProducer<Context>,
-    context: Context,
+    transactions: Transactions,
     processor: Arc<str>,
     changelog: Arc<str>,
     /// Records of the last poll.
@@ -133,32 +95,17 @@ impl KafkaLane {
         group: GroupConsumer,
         changelog: &str,
         seated: Seated,
+        limits: Limits,
     ) -> Result<Self, LogError> {
         let changelog: Arc<str> = changelog.into();
-        let context = Context {
-            changelog: Arc::clone(&changelog),
-            ends: Arc::default(),
-        };
-        let mut config = options.config();
-        config
-            .set("transaction.timeout.ms", "10000")
-            .set("linger.ms", "0")
-            .set("batch.size", "1000000")
-            .set("queue.buffering.max.messages", "1000000");
-        let mut config = options.tuned(config);
         let Seat { processor, number } = seated.seat.clone();
         let id = format!("{}{processor}-{}-{number}", options.prefix, options.node);
-        config
-            .set("transactional.id", id)
-            .set("partitioner", "murmur2_random");
-        let producer: BaseProducer<Context> = config.create_with_context(context.clone())?;
-        producer.init_transactions(Duration::from_secs(30))?;
+        let transactions = Transactions::new(options, &processor, &changelog, &id, limits)?;
         Ok(Self {
             options: options.clone(),
             state,
             group,
-            producer,
-            context,
+            transactions,
             processor,
             changelog,
             polled: 0,
@@ -252,158 +199,6 @@ impl KafkaLane {
         }
         Ok(())
     }
-
-    fn send(
-        &self,
-        topic: &str,
-        partition: Option<u32>,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        with: &Headers,
-    ) -> Result<(), KafkaError> {
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
-        if let Some(partition) = partition {
-            record = record.partition(partition as i32);
-        }
-        if let Some(key) = key {
-            record = record.key(key);
-        }
-        if let Some(value) = value {
-            record = record.payload(value);
-        }
-        if !with.is_empty() {
-            record = record.headers(headers(with));
-        }
-        let mut deadline = None;
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
-                    if Instant::now()
-                        < *deadline.get_or_insert_with(|| Instant::now() + TRANSACTION) =>
-                {
-                    record = back;
-                    self.producer.poll(Duration::ZERO);
-                    std::thread::sleep(STEP);
-                }
-                Err((error, _)) => return Err(error),
-            }
-        }
-    }
-
-    /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes, and
-    /// its `poll` spins through the last millisecond of a wait.
-    fn drain(&self) -> Result<(), KafkaError> {
-        let deadline = Instant::now() + TRANSACTION;
-        let mut waiting = self.producer.in_flight_count();
-        while waiting > 0 {
-            self.producer.poll(Duration::ZERO);
-            let left = self.producer.in_flight_count();
-            if left == waiting {
-                if Instant::now() >= deadline {
-                    return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
-                }
-                std::thread::sleep(STEP);
-            }
-            waiting = left;
-        }
-        Ok(())
-    }
-
-    fn transact(&self, transaction: &Transaction) -> Result<(), KafkaError> {
-        if planted(Bug::ZombieNotFenced) {
-            pause();
-        }
-        self.producer.begin_transaction()?;
-        for output in &transaction.outputs {
-            let record = &output.record;
-            self.send(
-                &output.topic,
-                output.partition,
-                record.key.as_deref(),
-                record.value.as_deref(),
-                &record.headers,
-            )?;
-        }
-        if planted(Bug::NoTransaction) {
-            self.drain()?;
-            self.producer.commit_transaction(TRANSACTION)?;
-            pause();
-            self.producer.begin_transaction()?;
-        }
-        let none = Headers::new();
-        let mut stateful = Vec::new();
-        for change in transaction.state.0.iter().filter(|c| c.logged) {
-            let partition = change.space.partition;
-            self.send(
-                &self.changelog,
-                Some(partition),
-                Some(&change.key),
-                change.value.as_deref(),
-                &none,
-            )?;
-            if !stateful.contains(&partition) {
-                stateful.push(partition);
-            }
-        }
-        let mut list = TopicPartitionList::new();
-        for (topic, partition, next) in &transaction.positions {
-            let offset = Offset::Offset(*next as i64);
-            list.add_partition_offset(&self.group.topics[*topic], *partition as i32, offset)?;
-            if stateful.contains(partition) {
-                let value = position_value(*topic, *next);
-                self.send(
-                    &self.changelog,
-                    Some(*partition),
-                    Some(POSITION),
-                    Some(&value),
-                    &none,
-                )?;
-            }
-        }
-        // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
-        self.drain()?;
-        let mut member = self.group.consumer.group_metadata();
-        if planted(Bug::ZombieNotFenced) {
-            // Who never joined has no generation, and the broker asks for none.
-            let mut config = self.options.consumer_config();
-            config.set(
-                "group.id",
-                format!("{}{}", self.options.prefix, self.processor),
-            );
-            member = config.create::<BaseConsumer>()?.group_metadata();
-        }
-        let member = member.ok_or_else(|| KafkaError::Canceled)?;
-        self.producer
-            .send_offsets_to_transaction(&list, &member, TRANSACTION)?;
-        loop {
-            match self.producer.commit_transaction(TRANSACTION) {
-                Err(KafkaError::Transaction(e)) if e.is_retriable() => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Ends a failed transaction and says what the caller must do.
-    fn abort(&self, error: KafkaError) -> LogError {
-        self.context.ends.lock().clear();
-        let class = match &error {
-            KafkaError::Transaction(e) if e.is_fatal() => return error.into(),
-            _ => self.producer.client().fatal_error(),
-        };
-        if let Some((code, reason)) = class {
-            return match code {
-                RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::InvalidProducerEpoch => LogError::Fenced(reason),
-                _ => LogError::Fatal(reason),
-            };
-        }
-        match self.producer.abort_transaction(TRANSACTION) {
-            Ok(()) => LogError::Aborted(error.to_string()),
-            Err(second) => LogError::Fatal(format!("{error}; and the abort failed: {second}")),
-        }
-    }
 }
 
 fn followed_to(next: u64, at: Millis) -> Vec<u8> {
@@ -412,13 +207,11 @@ fn followed_to(next: u64, at: Millis) -> Vec<u8> {
     row
 }
 
-fn position_value(topic: usize, next: u64) -> Vec<u8> {
-    let mut value = vec![topic as u8];
-    value.extend_from_slice(&next.to_be_bytes());
-    value
-}
-
 impl Lane for KafkaLane {
+    fn stop_with(&mut self, stop: Arc<AtomicBool>) {
+        self.transactions.stop_with(stop);
+    }
+
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if self.polled < WORTH {
             std::thread::sleep(rest(self.polled).min(wait));
@@ -453,7 +246,7 @@ impl Lane for KafkaLane {
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {
-        self.transact(&transaction).map_err(|e| self.abort(e))?;
+        self.transactions.commit(&self.group, &transaction)?;
         let now = SystemClock.now();
         let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
             .positions
@@ -465,7 +258,7 @@ impl Lane for KafkaLane {
                 )
             })
             .collect();
-        for (partition, end) in self.context.ends.lock().drain() {
+        for (partition, end) in self.transactions.take_ends() {
             meta.push((self.changelog_row(partition), followed_to(end, now)));
         }
         self.state.apply(&transaction.state, &meta)?;

@@ -7,7 +7,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use super::{KafkaOptions, REQUEST};
+use super::{KafkaOptions, REQUEST, limits};
 use crate::log::{Cleanup, LogError, TopicSpec};
 
 /// The partition count of a topic; `None`: there is no such topic.
@@ -19,8 +19,8 @@ pub(super) fn partitions(asker: &BaseConsumer, topic: &str) -> Result<Option<u32
         .map(|t| t.partitions().len() as u32))
 }
 
-fn policies(cleanup: Cleanup) -> Vec<(&'static str, String)> {
-    let (policy, retention_ms) = match cleanup {
+fn policies(options: &KafkaOptions, spec: &TopicSpec) -> Vec<(&'static str, String)> {
+    let (policy, retention_ms) = match spec.cleanup {
         Cleanup::Keep => ("delete", Some(-1)),
         Cleanup::Delete { retention_ms } => ("delete", Some(retention_ms)),
         Cleanup::Compact => ("compact", None),
@@ -31,6 +31,8 @@ fn policies(cleanup: Cleanup) -> Vec<(&'static str, String)> {
         ("message.timestamp.type", "LogAppendTime".to_owned()),
     ];
     policies.extend(retention_ms.map(|ms| ("retention.ms", ms.to_string())));
+    let wide = limits::wanted(options, &spec.name);
+    policies.extend(wide.map(|bytes| (limits::SETTING, bytes.to_string())));
     policies
 }
 
@@ -128,7 +130,7 @@ fn describe(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogE
 fn make(options: &KafkaOptions, missing: &[&TopicSpec]) -> Result<(), LogError> {
     let admin: AdminClient<DefaultClientContext> = options.config().create()?;
     let replicas = options.replication_factor.unwrap_or(-1);
-    let policies: Vec<_> = missing.iter().map(|s| policies(s.cleanup)).collect();
+    let policies: Vec<_> = missing.iter().map(|spec| policies(options, spec)).collect();
     let topics: Vec<_> = missing
         .iter()
         .zip(&policies)
