@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::Millis,
-    log::{Fetched, Headers, Record, header_size, record_size},
+    log::{Fetched, Headers, LogError, Record, header_size, record_size},
 };
 
 /// In front of the headers' names.
@@ -91,11 +91,22 @@ pub fn fitted(
     };
     let mut headers: Headers = own.iter().take_while(fits).cloned().collect();
     // The value is whole, or comes after headers that are.
-    let kept = if headers.len() == own.len() { length.min(room) } else { 0 };
+    let kept = if headers.len() == own.len() {
+        length.min(room)
+    } else {
+        0
+    };
     letter.value = value.map(|value| value.slice(..kept));
     headers.append(&mut letter.headers);
     letter.headers = headers;
     Some(letter)
+}
+
+/// What stops whoever has a letter that does not fit however it is cut.
+pub(crate) fn too_narrow(dlq: &str, limit: usize) -> LogError {
+    LogError::Unavailable(format!(
+        "topic `{dlq}` takes {limit} bytes a record: not even the reason of a dead letter fits; raise its max.message.bytes"
+    ))
 }
 
 /// Whether a letter lacks a part of its record.

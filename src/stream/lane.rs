@@ -303,6 +303,10 @@ impl Runner {
             }
             self.limits.forget();
             tasks.clear();
+            // The next start takes up what is committed; to ask for it now may take long.
+            if self.stopping() {
+                break;
+            }
             let again: Vec<_> = ours.iter().copied().collect();
             self.open(&mut *lane, &mut tasks, &again)?;
         }
@@ -550,7 +554,7 @@ impl Runner {
         rejected: Rejected,
         bare: bool,
     ) -> Result<Output, LogError> {
-        let dlq = &self.setup.dlq;
+        let queue = &self.setup.dlq;
         let reason = dlq::Reason {
             topic,
             stage: self.processor.name(),
@@ -558,15 +562,12 @@ impl Runner {
             message: &rejected.message,
             failed_at: self.setup.clock.now(),
         };
-        let limit = self.limits.topic(dlq);
+        let limit = self.limits.topic(queue);
         let letter = dlq::fitted(input, rejected.value, &reason, bare, limit);
-        let record = letter.ok_or_else(|| {
-            let why = "not even the reason of a dead letter fits; raise its max.message.bytes";
-            LogError::Unavailable(format!("topic `{dlq}` takes {limit} bytes a record: {why}"))
-        })?;
+        let record = letter.ok_or_else(|| dlq::too_narrow(queue, limit))?;
         self.progress.rejected();
         Ok(Output {
-            topic: Arc::clone(dlq),
+            topic: Arc::clone(queue),
             partition: None,
             record,
         })

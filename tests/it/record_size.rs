@@ -20,6 +20,7 @@ use omnilink::{
         Cleanup, Fetched, Log, LogError, Record, TopicSpec, header, record_size, survey,
         topics::Names,
     },
+    projections::{DeadLetters, Reject, Rejection},
     replay::{History, IntoTopic, Query, replay},
     state::{Space, StateError, StateStore},
     stream::{
@@ -40,6 +41,7 @@ use crate::{
 on_both!(
     an_output_that_its_topic_does_not_take,
     a_letter_that_does_not_fit_is_cut,
+    a_letter_of_a_projection_is_cut,
     a_record_between_two_stages,
     a_record_that_waits_for_a_limit,
     a_record_over_a_limit,
@@ -68,6 +70,8 @@ fn part(bed: &Bed, tenths: usize) -> String {
 fn narrow(bed: &Bed, topic: &str, bytes: usize) {
     if bed.kind == Kind::Kafka {
         bed.alter_topic(topic, &[("max.message.bytes", &bytes.to_string())]);
+        // The broker says so at once, and goes by it a moment later.
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
 
@@ -138,7 +142,7 @@ fn world(bed: &Bed, steps: &str, prepare: impl FnOnce(&World)) -> World {
 
 /// A log with admission.
 fn admitting(bed: &Bed) -> World {
-    let mut world = bare_world(bed);
+    let world = bare_world(bed);
     let setup = lane::Setup {
         log: Arc::clone(&world.log),
         dlq: Arc::clone(&world.names.dlq),
@@ -146,8 +150,10 @@ fn admitting(bed: &Bed) -> World {
         progress: Arc::default(),
     };
     let admission = Admission::new(&world.names, PARTITIONS, 24 * 3_600_000, false);
-    world._admission = Some(lane::start(Arc::new(admission), setup).unwrap());
-    world
+    World {
+        _admission: Some(lane::start(Arc::new(admission), setup).unwrap()),
+        ..world
+    }
 }
 
 impl World {
@@ -240,6 +246,36 @@ fn a_letter_that_does_not_fit_is_cut(bed: Bed) {
         let done = world.redrive(&pick);
         assert_eq!((done.redriven, done.truncated), (0, 1), "{pick:?}");
     }
+}
+
+fn a_letter_of_a_projection_is_cut(bed: Bed) {
+    let world = bare_world(&bed);
+    narrow(&bed, &world.names.dlq, limit(&bed));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let letters = DeadLetters {
+        log: Arc::clone(&world.log),
+        dlq: Arc::clone(&world.names.dlq),
+        topic: Arc::clone(&world.names.events),
+        stage: "events",
+        clock: Arc::clone(&bed.clock),
+        runtime: runtime.handle().clone(),
+    };
+    let rejected = Fetched {
+        topic: 0,
+        partition: 0,
+        offset: 3,
+        timestamp: Millis(1),
+        record: record("k", &"x".repeat(limit(&bed))),
+    };
+    let rejection = Rejection {
+        record: &rejected,
+        code: "postgres_22003".into(),
+        message: "it does not go into a row".into(),
+    };
+    letters.reject(&[rejection]).unwrap();
+    let letters = world.letters(1);
+    assert_eq!(said(&letters[0], "truncated"), limit(&bed).to_string());
+    assert_eq!(said(&letters[0], "code"), "postgres_22003");
 }
 
 fn a_record_between_two_stages(bed: Bed) {
@@ -418,7 +454,10 @@ fn whatever_a_transform_emits_or_puts(bed: Bed) {
     let words = ["", "emit", "put", "key", "timer", "", "later", ""];
     world.send(&words.map(str::to_owned));
     let letters = world.letters(5);
-    let mut told: Vec<_> = letters.iter().map(|l| (said(l, "code"), value(l))).collect();
+    let mut told: Vec<_> = letters
+        .iter()
+        .map(|l| (said(l, "code"), value(l)))
+        .collect();
     told.sort();
     for (letter, word) in told.iter().zip(["emit", "key", "put", "timer"]) {
         assert_eq!(*letter, ("record_too_large", word.to_owned()));
@@ -576,7 +615,11 @@ mod on_kafka {
         let letters = world.letters(3);
         assert_eq!(letters.len(), 3);
         assert!(letters.iter().all(|l| !dlq::is_truncated(&l.record)));
-        assert!(letters.iter().all(|l| said(l, "code") != "record_too_large"));
+        assert!(
+            letters
+                .iter()
+                .all(|l| said(l, "code") != "record_too_large")
+        );
     }
 
     #[test]
@@ -650,7 +693,10 @@ mod on_kafka {
         log.provision(&specs, true).unwrap();
         let troubles = |log: &dyn Log| -> Vec<String> {
             let found = survey(log, &specs).unwrap();
-            found.into_iter().filter_map(|topic| topic.trouble).collect()
+            found
+                .into_iter()
+                .filter_map(|topic| topic.trouble)
+                .collect()
         };
         assert_eq!(troubles(&*log), Vec::<String>::new());
         assert_eq!(log.record_limit(&names.ingress), 2 << 20);

@@ -140,7 +140,10 @@ impl Bed {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("message.max.bytes", "20000000");
-        let properties = self.properties.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let properties = self
+            .properties
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()));
         for (name, value) in properties.chain(settings.iter().copied()) {
             config.set(name, value);
         }

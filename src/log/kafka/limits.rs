@@ -161,10 +161,12 @@ impl Limits {
             std::iter::once(topic.to_owned()).chain(others).collect()
         };
         let names: Vec<&str> = stale.iter().map(String::as_str).collect();
-        let described = self.describe(&names).unwrap_or_else(|error| {
+        let asked = self.describe(&names);
+        if let Err(error) = &asked {
             tracing::warn!(%error, topic, "what the topics take cannot be asked; what was known stands");
-            HashMap::new()
-        });
+        }
+        let until = Instant::now() + if asked.is_ok() { FRESH } else { RETRY };
+        let described = asked.unwrap_or_default();
         let now = Instant::now();
         let mut known = self.0.known.lock();
         for name in stale {
@@ -179,7 +181,7 @@ impl Limits {
             });
             let one = Known {
                 described: bytes,
-                until: now + if answer.is_some() { FRESH } else { RETRY },
+                until,
                 refused,
             };
             known.insert(name, one);
@@ -260,7 +262,10 @@ pub(super) fn wanted(options: &KafkaOptions, topic: &str) -> Option<usize> {
     if !names.is_own(topic) {
         return None;
     }
-    let ingress = options.given_message_bytes().unwrap_or_default().max(INGRESS);
+    let ingress = options
+        .given_message_bytes()
+        .unwrap_or_default()
+        .max(INGRESS);
     Some(if *topic == *names.ingress {
         ingress
     } else {
@@ -279,7 +284,9 @@ fn describe(
 ) -> Result<HashMap<String, ConfigResource>, LogError> {
     let found = admin(options, async |admin, request| {
         let topics = topics.iter().map(|topic| ResourceSpecifier::Topic(topic));
-        admin.describe_configs(topics.collect::<Vec<_>>().iter(), request).await
+        admin
+            .describe_configs(topics.collect::<Vec<_>>().iter(), request)
+            .await
     })?;
     let mut all = HashMap::new();
     // Topics that cannot be described are left out.

@@ -100,7 +100,9 @@ impl KafkaOptions {
 
     fn consumer_config(&self) -> ClientConfig {
         let mut config = self.config();
-        let fetch = self.given_message_bytes().map_or(FETCH_BYTES, |bytes| bytes.max(FETCH_BYTES));
+        let fetch = self
+            .given_message_bytes()
+            .map_or(FETCH_BYTES, |bytes| bytes.max(FETCH_BYTES));
         config
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "2")

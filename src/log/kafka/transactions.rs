@@ -220,7 +220,10 @@ impl Transactions {
         let mut shape = Shape::USUAL;
         let mut asked: Vec<&Arc<str>> = Vec::new();
         let mut narrow = |topic, shape: &mut Shape| {
-            if !asked.iter().any(|one| Arc::ptr_eq(one, topic) || *one == topic) {
+            if !asked
+                .iter()
+                .any(|one| Arc::ptr_eq(one, topic) || *one == topic)
+            {
                 asked.push(topic);
                 shape.batch = shape.batch.min(self.limits.batch(topic));
             }
@@ -348,11 +351,7 @@ impl Transactions {
         Ok(())
     }
 
-    fn transact(
-        &self,
-        group: &GroupConsumer,
-        transaction: &Transaction,
-    ) -> Result<(), KafkaError> {
+    fn transact(&self, group: &GroupConsumer, transaction: &Transaction) -> Result<(), KafkaError> {
         if planted(Bug::ZombieNotFenced) {
             pause();
         }
@@ -473,8 +472,8 @@ impl Transactions {
         // The abort waits until each delivery was told, and nobody else polls: what is on its way is waited for here first.
         self.producer.purge(PurgeConfig::default().queue());
         let drained = self.drain();
-        let aborted = drained
-            .and_then(|()| self.patiently(|| self.producer.abort_transaction(SLICE)));
+        let aborted =
+            drained.and_then(|()| self.patiently(|| self.producer.abort_transaction(SLICE)));
         self.context.ends.lock().clear();
         let Err(second) = aborted else {
             return LogError::Aborted(error.to_string());

@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     state::{Space, StateStore, Window, WindowOptions},
     stream::{
-        timers::Timers,
         Failure,
+        timers::Timers,
         topology::{fields::Spanned, model::Over},
         transform::Gathered,
     },
