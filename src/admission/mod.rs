@@ -195,7 +195,6 @@ impl Admit {
         let key = Bytes::from(event.record_key());
         let redriven = self.redriven(&input.record);
         if partition_for(&key, self.partitions) != cx.partition() {
-            self.counters.passed_on.increment(1);
             let mut value = Vec::with_capacity(512);
             avro::encode_ingress(event, &mut value);
             let mut record = Record {
@@ -206,7 +205,8 @@ impl Admit {
             if let (Some(count), Some(secrets)) = (redriven, &self.secrets) {
                 redriven::mark(secrets, &self.names.ingress, &mut record, count);
             }
-            cx.emit(&self.names.ingress, record);
+            cx.try_emit(&self.names.ingress, record)?;
+            self.counters.passed_on.increment(1);
             return Ok(());
         }
         let identity = event.identity();
@@ -221,17 +221,18 @@ impl Admit {
         // A field or two more than the record that it came from.
         let mut value = Vec::with_capacity(size + 64);
         write(&mut value)?;
-        self.window.insert(identity, [0; 16], input.timestamp);
-        if known_by != identity {
-            self.window.insert(known_by, [0; 16], input.timestamp);
-        }
-        self.counters.admitted.increment(1);
         let record = Record {
             key: Some(key),
             value: Some(value.into()),
             headers: Vec::new(),
         };
-        cx.emit_here(&self.names.events, record);
+        // Before it is remembered: a record that `events` does not take may come again, smaller.
+        cx.try_emit_here(&self.names.events, record)?;
+        self.window.insert(identity, [0; 16], input.timestamp);
+        if known_by != identity {
+            self.window.insert(known_by, [0; 16], input.timestamp);
+        }
+        self.counters.admitted.increment(1);
         Ok(())
     }
 }

@@ -251,6 +251,9 @@ fn print(letter: &Value) {
     ] {
         add(name, &letter[name]);
     }
+    if let Some(length) = letter["truncated"].as_u64() {
+        add("truncated", &json!(format!("the value had {length} bytes")));
+    }
     for header in letter["headers"].as_array().into_iter().flatten() {
         let name = header[0].as_str().unwrap_or_default();
         if !name.starts_with(crate::stream::dlq::PREFIX) {
@@ -266,6 +269,7 @@ fn print(letter: &Value) {
 }
 
 fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {
+    let named = !args.names.is_empty();
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:40} {human_pos}/{human_len} letters, {per_sec}, {eta} left",
     )?);
@@ -301,10 +305,29 @@ fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {
             outcome["redriven"], outcome["left_out"], outcome["homeless"]
         ));
     }
-    match missing {
-        0 => Ok(()),
-        _ => bail!("there is no dead letter {}", outcome["missing"]),
+    let stuck = |name: &str| outcome[name].as_u64().filter(|n| *n > 0);
+    let mut why = Vec::new();
+    if let Some(n) = stuck("truncated") {
+        why.push(format!(
+            "{n} of them were cut when they were rejected, and never go back"
+        ));
     }
+    if let Some(n) = stuck("too_large") {
+        why.push(format!(
+            "{n} of them are larger than their topics take; raise max.message.bytes there"
+        ));
+    }
+    if missing > 0 {
+        why.push(format!("there is no dead letter {}", outcome["missing"]));
+    }
+    let why = why.join("; ");
+    if named && !why.is_empty() {
+        bail!("{why}");
+    }
+    if !why.is_empty() {
+        output::note(&why);
+    }
+    Ok(())
 }
 
 async fn over_port(client: &Client, args: &Back, bar: &ProgressBar) -> anyhow::Result<Value> {

@@ -242,16 +242,23 @@ fn summary(global: &Global, into: &Into, done: &Value) -> anyhow::Result<()> {
         Into::Lines(path) | Into::Parquet(path) => path.display().to_string(),
         Into::Topic(topic) => format!("topic:{topic}"),
     };
+    let too_large = done["too_large"].as_u64().unwrap_or(0);
     if global.json {
-        return output::json(
-            &json!({ "into": to, "events": done["events"], "unreadable": done["unreadable"] }),
-        );
-    }
-    let events = &done["events"];
-    if events.is_null() {
+        let mut said =
+            json!({ "into": to, "events": done["events"], "unreadable": done["unreadable"] });
+        if too_large > 0 {
+            said["too_large"] = json!(too_large);
+        }
+        output::json(&said)?;
+    } else if done["events"].is_null() {
         output::line(&format!("written to {to}"));
     } else {
-        output::line(&format!("{events} events to {to}"));
+        output::line(&format!("{} events to {to}", done["events"]));
+    }
+    if too_large > 0 {
+        bail!(
+            "{too_large} events are larger than the topic takes and were left out; raise its max.message.bytes and replay again"
+        );
     }
     Ok(())
 }

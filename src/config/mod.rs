@@ -28,6 +28,8 @@ const ENV_PREFIX: &str = "OMNILINK__";
 
 /// librdkafka's `message.max.bytes`, unless it is set.
 const KAFKA_MESSAGE_BYTES: usize = 1_000_000;
+/// The largest record of the embedded log.
+const EMBEDDED_RECORD_BYTES: usize = 16 << 20;
 /// What a record may have beyond its event: key, headers, framing.
 const KAFKA_OVERHEAD: usize = 16 * 1024;
 
@@ -302,6 +304,15 @@ impl Config {
                 "limits.single_bytes",
                 format!(
                     "{} does not go into a message of Kafka; `message.max.bytes` of `kafka.properties` is {kafka_takes}",
+                    self.limits.single_bytes
+                ),
+            );
+        }
+        if !self.on_kafka() && self.limits.single_bytes + KAFKA_OVERHEAD > EMBEDDED_RECORD_BYTES {
+            wrong(
+                "limits.single_bytes",
+                format!(
+                    "{} does not go into a record of the embedded log, which takes {EMBEDDED_RECORD_BYTES} bytes",
                     self.limits.single_bytes
                 ),
             );

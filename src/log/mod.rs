@@ -12,6 +12,7 @@ mod finished;
 mod partitioner;
 mod range;
 mod record;
+mod record_size;
 mod survey;
 pub mod topics;
 
@@ -26,6 +27,8 @@ pub use finished::Finished;
 pub use partitioner::{murmur2, partition_for};
 pub use range::read_ranges;
 pub use record::{Append, Fetched, Headers, Output, Record, header};
+pub(crate) use record_size::row_size;
+pub use record_size::{BATCH_HEADER, header_size, record_size};
 pub use survey::{Surveyed, survey};
 use tokio::sync::oneshot;
 pub use topics::{Cleanup, TopicSpec};
@@ -121,6 +124,26 @@ pub trait Log: Send + Sync {
         Ok(None)
     }
 
+    /// The largest record that a topic takes, in bytes as [`record_size`] counts them. Remembered for some seconds; on Kafka it may
+    /// ask the brokers, and where they do not say it is Kafka's default.
+    fn record_limit(&self, _topic: &str) -> usize {
+        usize::MAX
+    }
+
+    /// The largest row of a processor's keyed state (key and value as a record), in bytes as [`record_size`] counts them.
+    fn state_limit(&self, _processor: &str) -> usize {
+        usize::MAX
+    }
+
+    /// The least that a topic of the system's own has to take, so that what `ingress` takes can be carried on.
+    /// `None`: not one of these, or nothing that could be set.
+    fn wanted_record_limit(&self, _topic: &str) -> Option<usize> {
+        None
+    }
+
+    /// Forgets what is remembered of limits: a record was refused that should have fitted.
+    fn forget_record_limits(&self) {}
+
     /// Drops what retention and compaction let go, now. It happens by itself as well; on Kafka only so.
     fn tidy(&self) -> Result<(), LogError> {
         Ok(())
@@ -210,6 +233,9 @@ pub struct Transaction {
 
 /// The exactly-once input of a transform.
 pub trait Lane: Send {
+    /// Hands over the flag that asks the lane to stop: a commit that waits for the log gives up soon after it is set.
+    fn stop_with(&mut self, _stop: std::sync::Arc<std::sync::atomic::AtomicBool>) {}
+
     /// As [`Source::poll`].
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
 

@@ -45,6 +45,8 @@ fn one(log: &dyn Log, spec: &TopicSpec) -> Result<Surveyed, LogError> {
         records += marks.end.saturating_sub(marks.start);
     }
     let cleanup = log.cleanup(&spec.name)?;
+    let takes = log.record_limit(&spec.name);
+    let wanted = log.wanted_record_limit(&spec.name).unwrap_or(0);
     let trouble = if partitions != spec.partitions {
         Some(format!(
             "{partitions} partitions, but {} are configured; set topics.partitions to {partitions}",
@@ -52,6 +54,10 @@ fn one(log: &dyn Log, spec: &TopicSpec) -> Result<Surveyed, LogError> {
         ))
     } else if cleanup.is_some_and(|cleanup| cleanup != spec.cleanup) {
         Some(format!("should be: {}", spec.cleanup))
+    } else if takes < wanted {
+        Some(format!(
+            "takes records of {takes} bytes, and should take {wanted}: larger ones become dead letters; set max.message.bytes, or run `omnilink up` without --no-provision"
+        ))
     } else {
         None
     };

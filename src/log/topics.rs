@@ -82,7 +82,10 @@ impl Names {
             return false;
         };
         let own = |spec: &TopicSpec| *spec.name == *topic;
-        !self.prefix.is_empty() || name.starts_with("state.") || self.specs(1).iter().any(own)
+        !self.prefix.is_empty()
+            || name.starts_with("state.")
+            || name.starts_with("rekey.")
+            || self.specs(1).iter().any(own)
     }
 
     /// All topics, with their policies.

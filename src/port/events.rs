@@ -308,7 +308,7 @@ impl Taking<'_> {
         let mut value =
             Vec::with_capacity(256 + size_of_data(&event.data) + event.extensions.len());
         encode_ingress(event, &mut value);
-        self.unsent.push(Reserved {
+        let pushed = self.unsent.push(Reserved {
             id,
             body: parsed.body_hash,
             record: Record {
@@ -317,7 +317,10 @@ impl Taking<'_> {
                 headers: Vec::new(),
             },
         });
-        Outcome::Ingested(id)
+        match pushed {
+            Ok(()) => Outcome::Ingested(id),
+            Err(limit) => Outcome::Refused(Refusal::too_large(limit)),
+        }
     }
 
     /// Appends what is new. Until it is durable, nothing of it was accepted, nor what repeats it.

@@ -24,7 +24,7 @@ use super::idempotency::{BodyHash, Seen, Verdict};
 use crate::{
     clock::{Clock, Millis},
     id::Identity,
-    log::{Append, Log, Record},
+    log::{Append, Log, Record, record_size},
     state::{StateError, StateStore},
 };
 
@@ -73,6 +73,8 @@ struct Shared {
     queue: Mutex<VecDeque<Group>>,
     /// Bytes of records in the queue and under way.
     bytes: AtomicUsize,
+    /// The largest record that the topic takes.
+    limit: AtomicUsize,
     work: Notify,
     turns: Arc<Semaphore>,
     appends: u32,
@@ -99,8 +101,16 @@ pub(super) struct Unsent<'a> {
 }
 
 impl Unsent<'_> {
-    pub(super) fn push(&mut self, item: Reserved) {
+    /// Adds an item. `Err`: the log takes no record of that size, but of this; its identity is new again.
+    pub(super) fn push(&mut self, item: Reserved) -> Result<(), usize> {
+        let shared = &self.intake.shared;
+        let limit = shared.limit.load(Ordering::Relaxed);
+        if record_size(&item.record) > limit {
+            shared.seen.settle(&[(item.id, item.body)]);
+            return Err(limit);
+        }
         self.items.push(item);
+        Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -177,6 +187,7 @@ impl Intake {
             seen: Seen::open(options.store, options.window)?,
             queue: Mutex::default(),
             bytes: AtomicUsize::new(0),
+            limit: AtomicUsize::new(usize::MAX),
             work: Notify::new(),
             turns: Arc::new(Semaphore::new(appends)),
             appends: appends as u32,
@@ -252,6 +263,9 @@ impl Drop for Intake {
 
 impl Shared {
     async fn run(self: Arc<Self>) {
+        let shared = Arc::clone(&self);
+        // Nobody waits for the answer: until it comes, what is too large fails when it is appended.
+        drop(tokio::task::spawn_blocking(move || shared.ask_limit()));
         loop {
             let turn = self.turn().await;
             if self.closed.load(Ordering::Relaxed) {
@@ -266,6 +280,12 @@ impl Shared {
             };
             self.append(group, turn);
         }
+    }
+
+    /// Blocks.
+    fn ask_limit(&self) {
+        let limit = self.log.record_limit(&self.topic);
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Waits for a turn to append; meanwhile groups whose time is up are answered.
@@ -359,7 +379,13 @@ impl Shared {
         };
         tokio::time::sleep(PAUSE).await;
         let shared = Arc::clone(self);
-        let reloaded = tokio::task::spawn_blocking(move || shared.seen.reload()).await;
+        let reloaded = tokio::task::spawn_blocking(move || {
+            // The topic may take less than it did: nothing else would be appended again and again.
+            shared.log.forget_record_limits();
+            shared.ask_limit();
+            shared.seen.reload()
+        })
+        .await;
         match reloaded {
             Ok(Ok(())) => {
                 let failed = std::mem::take(&mut *self.failed.lock());

@@ -49,6 +49,7 @@ pub struct DeadLetters {
 
 impl Reject for DeadLetters {
     fn reject(&self, rejections: &[Rejection<'_>]) -> Result<(), LogError> {
+        let limit = self.log.record_limit(&self.dlq);
         let append = |rejection: &Rejection<'_>| {
             let reason = dlq::Reason {
                 topic: &self.topic,
@@ -57,19 +58,25 @@ impl Reject for DeadLetters {
                 message: &rejection.message,
                 failed_at: self.clock.now(),
             };
-            Append {
+            let letter = dlq::fitted(rejection.record, None, &reason, false, limit);
+            Ok(Append {
                 topic: Arc::clone(&self.dlq),
-                record: dlq::record(rejection.record, None, &reason),
-            }
+                record: letter.ok_or_else(|| dlq::too_narrow(&self.dlq, limit))?,
+            })
         };
-        let kept = self
-            .log
-            .append(rejections.iter().map(append).collect(), None);
+        let letters: Result<_, LogError> = rejections.iter().map(append).collect();
+        let kept = self.log.append(letters?, None);
         match self
             .runtime
             .block_on(async { tokio::time::timeout(DEADLINE, kept).await })
         {
-            Ok(Ok(result)) => result.map(|_| ()),
+            Ok(Ok(result)) => {
+                if matches!(result, Err(LogError::TooLarge(_))) {
+                    // The topic takes less than it did: the next attempt cuts to that.
+                    self.log.forget_record_limits();
+                }
+                result.map(|_| ())
+            }
             Ok(Err(_)) => Err(LogError::Unavailable("it stopped".to_owned())),
             Err(_) => Err(LogError::Unavailable(format!(
                 "a dead letter was not confirmed within {} s",

@@ -58,6 +58,11 @@ pub trait Sink {
         received_at: Millis,
     ) -> Result<(), SinkError>;
 
+    /// Events that it was given and left out, because they are larger than its topic takes.
+    fn too_large(&self) -> u64 {
+        0
+    }
+
     /// There is nothing more at hand: what has gathered shall go out.
     fn idle(&mut self) -> Result<(), SinkError> {
         Ok(())
@@ -80,6 +85,8 @@ pub struct Replayed {
     pub events: u64,
     /// Records of `events` that hold no event of a known version; they are left out.
     pub unreadable: u64,
+    /// Events that are larger than the topic takes that they should go into; they are left out.
+    pub too_large: u64,
 }
 
 /// What ends a replay before its end.

@@ -179,9 +179,12 @@ fn take(
         Some(Ok((event, received_at))) => {
             // The history has an event once, however often a processor had to see it.
             if query.matches(&event) && !redriven::is_addressed(&record.record) {
-                so_far.events += 1;
                 sink.event(record, &event, received_at)
                     .map_err(ReplayError::Sink)?;
+                so_far.events += 1;
+                // What was left out did not go in.
+                so_far.events -= sink.too_large() - so_far.too_large;
+                so_far.too_large = sink.too_large();
             }
         }
         Some(Err(error)) => {

@@ -12,7 +12,7 @@ use super::{Sink, SinkError};
 use crate::{
     clock::Millis,
     envelope::{Event, Place, kafka::TENANT_HEADER, write_line},
-    log::{Acknowledged, Append, Fetched, Log, LogError, Record, topics::Names},
+    log::{Acknowledged, Append, Fetched, Log, LogError, Record, record_size, topics::Names},
 };
 
 /// What gathers before it is appended.
@@ -31,6 +31,9 @@ pub struct IntoTopic<'a> {
     piece: Vec<Append>,
     bytes: usize,
     under_way: VecDeque<Acknowledged>,
+    /// What the topic takes; `None`: to be asked.
+    limit: Option<usize>,
+    too_large: u64,
 }
 
 impl<'a> IntoTopic<'a> {
@@ -51,6 +54,8 @@ impl<'a> IntoTopic<'a> {
             piece: Vec::new(),
             bytes: 0,
             under_way: VecDeque::new(),
+            limit: None,
+            too_large: 0,
         })
     }
 
@@ -58,6 +63,7 @@ impl<'a> IntoTopic<'a> {
         if !self.piece.is_empty() {
             let piece = std::mem::take(&mut self.piece);
             self.bytes = 0;
+            self.limit = None;
             self.under_way.push_back(self.log.append(piece, None));
         }
         self.wait_for(UNDER_WAY)
@@ -103,26 +109,43 @@ impl Sink for IntoTopic<'_> {
         };
         let mut value = Vec::with_capacity(1024);
         write_line(event, Some(place), &mut value);
-        self.bytes += value.len();
         let header = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned().into()));
+        let record = Record {
+            key: record.record.key.clone(),
+            value: Some(value.into()),
+            headers: vec![
+                header(
+                    "content-type",
+                    "application/cloudevents+json; charset=utf-8",
+                ),
+                header(TENANT_HEADER, event.tenant.as_str()),
+            ],
+        };
+        let size = record_size(&record);
+        let limit = *self
+            .limit
+            .get_or_insert_with(|| self.log.record_limit(&self.topic));
+        if size > limit {
+            tracing::warn!(
+                partition = place.partition, offset = place.offset, size, limit, topic = %self.topic,
+                "an event is larger than the topic takes; it is left out"
+            );
+            self.too_large += 1;
+            return Ok(());
+        }
+        self.bytes += size;
         self.piece.push(Append {
             topic: Arc::clone(&self.topic),
-            record: Record {
-                key: record.record.key.clone(),
-                value: Some(value.into()),
-                headers: vec![
-                    header(
-                        "content-type",
-                        "application/cloudevents+json; charset=utf-8",
-                    ),
-                    header(TENANT_HEADER, event.tenant.as_str()),
-                ],
-            },
+            record,
         });
         if self.piece.len() >= PIECE || self.bytes >= PIECE_BYTES {
             self.send()?;
         }
         Ok(())
+    }
+
+    fn too_large(&self) -> u64 {
+        self.too_large
     }
 
     fn idle(&mut self) -> Result<(), SinkError> {

@@ -25,16 +25,19 @@ use std::{
 };
 
 use super::{
-    Context, Failure, Processor, Rejected, Transform, dlq, lag,
+    Context, Failure, Origin, Processor, Rejected, Transform, dlq, lag,
     lag::{LaneProgress, Progress},
+    size_limits::{SizeLimits, TRANSACTION_BYTES},
     timers::Timers,
-    transform::Gathered,
+    transform::{Dead, Gathered, Oversize},
 };
 pub use crate::backoff::Backoff;
 use crate::{
     chaos::{Bug, planted},
     clock::{Clock, Millis},
-    log::{Class, Fetched, Lane, Log, LogError, Output, Polled, Transaction, Watermarks},
+    log::{
+        Class, Fetched, Lane, Log, LogError, Output, Polled, Transaction, Watermarks, record_size,
+    },
     state::{Space, StateStore},
 };
 
@@ -94,6 +97,7 @@ pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Run
         .spawn(move || {
             Runner {
                 topics: processor.topics(),
+                limits: SizeLimits::new(&setup.log, processor.name()),
                 progress,
                 processor,
                 setup,
@@ -118,6 +122,8 @@ struct Runner {
     stop: Arc<AtomicBool>,
     /// Records that panicked, and why: they go to the dead-letter queue when they come again.
     poison: HashMap<At, Rejected>,
+    /// What topics and keyed state take.
+    limits: Arc<SizeLimits>,
 }
 
 /// One input partition.
@@ -187,6 +193,11 @@ impl Task {
         self.timers.next_due()
     }
 
+    /// Bytes that it has gathered.
+    fn bytes(&self) -> usize {
+        self.gathered.as_ref().map_or(0, |gathered| gathered.bytes)
+    }
+
     fn caught_up(&self, due: &Due) -> bool {
         due.ends.iter().all(|(topic, end)| {
             self.inputs.get(topic).is_some_and(|input| {
@@ -219,12 +230,14 @@ impl Runner {
         while !self.stopping() {
             let error = match self.setup.log.lane(self.processor.name(), &self.topics) {
                 // A panic outside a record's own processing is a fault of the transform: the lane is built anew, and says so.
-                Ok(lane) => match catch_unwind(AssertUnwindSafe(|| self.serve(lane, &mut attempt)))
-                {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => error,
-                    Err(panic) => LogError::Fatal(panic_message(&*panic)),
-                },
+                Ok(mut lane) => {
+                    lane.stop_with(Arc::clone(&self.stop));
+                    match catch_unwind(AssertUnwindSafe(|| self.serve(lane, &mut attempt))) {
+                        Ok(Ok(())) => return,
+                        Ok(Err(error)) => error,
+                        Err(panic) => LogError::Fatal(panic_message(&*panic)),
+                    }
+                }
                 Err(error) => error,
             };
             self.stalled(&error, attempt);
@@ -252,7 +265,7 @@ impl Runner {
             Self::go_on(&mut *lane, &mut tasks)?;
             let wait = self.wait(&mut tasks);
             let failed = match lane.poll(wait, &mut batch)? {
-                Polled::Records => self.transact(&mut *lane, &mut tasks, &batch).err(),
+                Polled::Records => self.work_off(&mut *lane, &mut tasks, &batch).err(),
                 Polled::Assigned(partitions) => {
                     ours.extend(&partitions);
                     self.open(&mut *lane, &mut tasks, &partitions)
@@ -288,7 +301,12 @@ impl Runner {
                     *attempt += 1;
                 }
             }
+            self.limits.forget();
             tasks.clear();
+            // The next start takes up what is committed; to ask for it now may take long.
+            if self.stopping() {
+                break;
+            }
             let again: Vec<_> = ours.iter().copied().collect();
             self.open(&mut *lane, &mut tasks, &again)?;
         }
@@ -354,13 +372,32 @@ impl Runner {
         Ok(())
     }
 
-    /// Processes what was read and what is due, and commits it.
+    /// Processes what was read and what is due, in as many transactions as the outputs' sizes ask for.
+    fn work_off(
+        &mut self,
+        lane: &mut dyn Lane,
+        tasks: &mut BTreeMap<u32, Task>,
+        mut batch: &[Fetched],
+    ) -> Result<(), Failed> {
+        self.limits.refresh();
+        loop {
+            let taken = self.transact(lane, tasks, batch)?;
+            batch = &batch[taken..];
+            // What was read and is left comes again after a stop.
+            if batch.is_empty() || self.stopping() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Processes what was read and what is due, and commits it. Answers with the number of records that it took; timers fire only
+    /// when these were all.
     fn transact(
         &mut self,
         lane: &mut dyn Lane,
         tasks: &mut BTreeMap<u32, Task>,
         batch: &[Fetched],
-    ) -> Result<(), Failed> {
+    ) -> Result<usize, Failed> {
         let store = lane.state().clone();
         let mut transaction = Transaction::default();
         for task in tasks.values_mut() {
@@ -368,7 +405,12 @@ impl Runner {
                 .refill(&store, &task.space)
                 .map_err(LogError::from)?;
         }
+        let (mut taken, mut letters) = (0, 0);
         for input in batch {
+            if letters + tasks.values().map(Task::bytes).sum::<usize>() > TRANSACTION_BYTES {
+                break;
+            }
+            taken += 1;
             let Some(task) = tasks.get_mut(&input.partition) else {
                 continue;
             };
@@ -385,13 +427,19 @@ impl Runner {
                 continue;
             }
             task.stood = 0;
-            for rejected in task.gathered.iter_mut().flat_map(|g| g.rejected.drain(..)) {
-                let record = match task.transform.origin(input) {
-                    Some(origin) => self.dead_letter(&origin.topic, &origin.record, rejected),
-                    None => self.dead_letter(&self.topics[input.topic], input, rejected),
+            if let Some(gathered) = task.gathered.as_mut().filter(|g| !g.rejected.is_empty()) {
+                let origin = task.transform.origin(input);
+                let (topic, record) = match &origin {
+                    Some(origin) => (&*origin.topic, &origin.record),
+                    None => (&*self.topics[input.topic], input),
                 };
-                if !planted(Bug::LossyDlq) {
-                    transaction.outputs.push(record);
+                for rejected in std::mem::take(&mut gathered.rejected) {
+                    let bare = !gathered.may_repeat(record);
+                    let letter = self.dead_letter(topic, record, rejected, bare)?;
+                    letters += record_size(&letter.record);
+                    if !planted(Bug::LossyDlq) {
+                        transaction.outputs.push(letter);
+                    }
                 }
             }
             if let Some(read) = task.inputs.get_mut(&input.topic) {
@@ -407,7 +455,9 @@ impl Runner {
             }
         }
         let looked = self.setup.clock.now();
-        Self::fire(looked, lane, &store, tasks)?;
+        if taken == batch.len() {
+            self.fire(looked, lane, &store, tasks)?;
+        }
         for (partition, task) in tasks.iter_mut() {
             let Some(mut gathered) = task.gathered.take() else {
                 continue;
@@ -420,10 +470,16 @@ impl Runner {
             };
             context.timers.upgrade(&mut context.gathered.writes);
             task.transform.close(&mut context);
+            Self::orphan(&mut gathered)?;
             transaction.outputs.append(&mut gathered.outputs);
-            for (origin, rejected) in gathered.dead.drain(..) {
-                let record = self.dead_letter(&origin.topic, &origin.record, rejected);
-                transaction.outputs.push(record);
+            for Dead {
+                origin,
+                rejected,
+                bare,
+            } in gathered.dead.drain(..)
+            {
+                let letter = self.dead_letter(&origin.topic, &origin.record, rejected, bare)?;
+                transaction.outputs.push(letter);
             }
             let mut changes = gathered.writes.take(&task.space);
             transaction.state.0.append(&mut changes.0);
@@ -442,7 +498,7 @@ impl Runner {
             self.poison
                 .retain(|at, _| (at.0, at.1) != (topic, partition) || at.2 >= next);
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// `Some`: it was not taken, for something is not at hand.
@@ -452,13 +508,15 @@ impl Runner {
         store: &StateStore,
         input: &Fetched,
     ) -> Result<Option<String>, Failed> {
-        let gathered = task.gathered.get_or_insert_default();
+        let gathered = task
+            .gathered
+            .get_or_insert_with(|| Gathered::within(&self.limits));
         let at = (input.topic, input.partition, input.offset);
+        let mark = gathered.mark();
         if let Some(rejected) = self.poison.get(&at) {
             gathered.rejected.push(rejected.clone());
             return Ok(None);
         }
-        let mark = gathered.mark();
         let mut context = Context {
             space: &task.space,
             store,
@@ -469,7 +527,11 @@ impl Runner {
         // The transform is dropped after a panic: nothing sees what it left half done.
         let result = catch_unwind(AssertUnwindSafe(|| transform.process(input, &mut context)));
         let rejected = match result {
-            Ok(Ok(())) => return Ok(None),
+            Ok(Ok(())) => match gathered.take_oversize() {
+                None => return Ok(None),
+                // The transform keeps in memory that it is done with the record, which only a new start can take back.
+                Some(oversize) => oversize.rejected,
+            },
             Ok(Err(Failure::Waiting(why))) if gathered.take_back(&mark) => return Ok(Some(why)),
             // State was changed already, which only a new start can take back.
             Ok(Err(Failure::Waiting(why))) => {
@@ -492,7 +554,15 @@ impl Runner {
         Err(Failed::Poison(at, rejected))
     }
 
-    fn dead_letter(&self, topic: &str, input: &Fetched, rejected: Rejected) -> Output {
+    /// A letter, cut to what the dead-letter topic takes.
+    fn dead_letter(
+        &self,
+        topic: &str,
+        input: &Fetched,
+        rejected: Rejected,
+        bare: bool,
+    ) -> Result<Output, LogError> {
+        let queue = &self.setup.dlq;
         let reason = dlq::Reason {
             topic,
             stage: self.processor.name(),
@@ -500,16 +570,47 @@ impl Runner {
             message: &rejected.message,
             failed_at: self.setup.clock.now(),
         };
+        let limit = self.limits.topic(queue);
+        let letter = dlq::fitted(input, rejected.value, &reason, bare, limit);
+        let record = letter.ok_or_else(|| dlq::too_narrow(queue, limit))?;
         self.progress.rejected();
-        Output {
-            topic: Arc::clone(&self.setup.dlq),
+        Ok(Output {
+            topic: Arc::clone(queue),
             partition: None,
-            record: dlq::record(input, rejected.value, &reason),
-        }
+            record,
+        })
+    }
+
+    /// What was emitted with no input to blame, and is too large, goes to the dead letters by itself. A row of state has no other
+    /// place: nothing goes on before it fits.
+    fn orphan(gathered: &mut Gathered) -> Result<(), LogError> {
+        let Some(Oversize { rejected, record }) = gathered.take_oversize() else {
+            return Ok(());
+        };
+        let Some(record) = record else {
+            return Err(LogError::Unavailable(rejected.message));
+        };
+        let origin = Origin {
+            topic: "".into(),
+            record: Fetched {
+                topic: 0,
+                partition: 0,
+                offset: 0,
+                timestamp: Millis(0),
+                record,
+            },
+        };
+        gathered.dead.push(Dead {
+            origin,
+            rejected,
+            bare: false,
+        });
+        Ok(())
     }
 
     /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time.
     fn fire(
+        &self,
         now: Millis,
         lane: &dyn Lane,
         store: &StateStore,
@@ -539,8 +640,11 @@ impl Runner {
                 task.due = Some(due);
                 continue;
             }
-            let gathered = task.gathered.get_or_insert_default();
+            let gathered = task
+                .gathered
+                .get_or_insert_with(|| Gathered::within(&self.limits));
             while budget > 0
+                && gathered.bytes < TRANSACTION_BYTES
                 && let Some((at, key)) = task.timers.take(due.at, &mut gathered.writes)
             {
                 budget -= 1;
@@ -550,7 +654,9 @@ impl Runner {
                     timers: &mut task.timers,
                     gathered,
                 };
+                context.gathered.mark();
                 task.transform.fire(&key, at, &mut context);
+                Self::orphan(gathered)?;
             }
         }
         Ok(())

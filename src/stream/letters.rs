@@ -66,6 +66,9 @@ pub struct Letter {
     pub offset: Option<u64>,
     /// How often it went back to its topic, this letter and earlier ones of the same record together.
     pub redriven: u32,
+    /// It was cut to what the queue takes: the bytes that its value had. Such a letter never goes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<u64>,
 }
 
 /// A header of the queue as text.
@@ -93,6 +96,8 @@ impl Letter {
             partition: field(letter, "partition").and_then(|p| p.parse().ok()),
             offset: field(letter, "offset").and_then(|o| o.parse().ok()),
             redriven: before.saturating_add(returns.times(name)),
+            truncated: dlq::is_truncated(&letter.record)
+                .then(|| text("truncated").parse().unwrap_or(0)),
         }
     }
 }

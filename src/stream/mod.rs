@@ -14,6 +14,7 @@ pub mod lane;
 pub mod letters;
 pub mod redrive;
 pub mod redriven;
+pub(crate) mod size_limits;
 mod timers;
 pub mod topology;
 mod transform;

@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     controls::SecretKeys,
-    log::{Append, Fetched, Log, LogError, Record, header, read_ranges, topics::Names},
+    log::{
+        Append, Fetched, Log, LogError, Record, header, read_ranges, record_size, topics::Names,
+    },
 };
 
 /// Letters that go back together.
@@ -52,6 +54,10 @@ pub struct Redriven {
     pub left_out: u64,
     /// Letters that do not say where they came from, or came from where nothing may be put back.
     pub homeless: u64,
+    /// Letters that were cut when they were rejected: what is left of them never goes back.
+    pub truncated: u64,
+    /// Letters whose records are larger than their topics take now.
+    pub too_large: u64,
     /// Names that there is no letter of.
     pub missing: Vec<Name>,
 }
@@ -97,6 +103,14 @@ impl Returns {
     pub fn times(&self, name: Name) -> u32 {
         self.0.get(&name).copied().unwrap_or(0)
     }
+}
+
+/// What becomes of a letter.
+enum Back {
+    Goes(Append),
+    Homeless,
+    Truncated,
+    TooLarge,
 }
 
 /// What a redrive works with.
@@ -155,8 +169,10 @@ impl Redrive<'_> {
                     _ => {}
                 }
                 match self.back(letter, times) {
-                    Some(append) => piece.push(name, append),
-                    None => outcome.homeless += 1,
+                    Back::Goes(append) => piece.push(name, append),
+                    Back::Homeless => outcome.homeless += 1,
+                    Back::Truncated => outcome.truncated += 1,
+                    Back::TooLarge => outcome.too_large += 1,
                 }
                 if piece.is_full() {
                     outcome.redriven += self.send(&mut piece, &mut topics)?;
@@ -181,25 +197,36 @@ impl Redrive<'_> {
         Ok(outcome)
     }
 
-    /// The letter as it goes back, or `None` where it has nowhere to go.
-    fn back(&self, letter: Fetched, times: u32) -> Option<Append> {
-        let topic = field(&letter, "topic")?;
-        let stage = field(&letter, "stage");
+    /// The letter as it goes back, or why it does not.
+    fn back(&self, letter: Fetched, times: u32) -> Back {
+        let (topic, stage) = (field(&letter, "topic"), field(&letter, "stage"));
         let names = self.names;
         let state = &*names.state("");
         let closed = [&*names.controls, &*names.audit, &*names.dlq];
-        if topic.is_empty() || closed.contains(&topic.as_str()) || topic.starts_with(state) {
-            return None;
+        let open = |topic: &String| {
+            !topic.is_empty() && !closed.contains(&topic.as_str()) && !topic.starts_with(state)
+        };
+        let Some(topic) = topic.filter(open) else {
+            return Back::Homeless;
+        };
+        if dlq::is_truncated(&letter.record) {
+            return Back::Truncated;
         }
         let mut record = without_why(letter.record);
         as_batch(&mut record);
         let before = redriven::count(self.secrets, &topic, &record);
         if *topic == *names.events {
-            redriven::address(&mut record, &stage?);
+            let Some(stage) = stage else {
+                return Back::Homeless;
+            };
+            redriven::address(&mut record, &stage);
         }
         let count = before.unwrap_or(0).saturating_add(times).saturating_add(1);
         redriven::mark(self.secrets, &topic, &mut record, count);
-        Some(Append {
+        if record_size(&record) > self.log.record_limit(&topic) {
+            return Back::TooLarge;
+        }
+        Back::Goes(Append {
             topic: topic.into(),
             record,
         })
@@ -253,6 +280,11 @@ impl Redrive<'_> {
         let began = Instant::now();
         loop {
             match kept.try_recv() {
+                Ok(Err(error @ LogError::TooLarge(_))) => {
+                    // A topic takes less than it did a moment ago.
+                    self.log.forget_record_limits();
+                    return Err(error);
+                }
                 Ok(result) => return result.map(drop),
                 Err(tokio::sync::oneshot::error::TryRecvError::Closed) => {
                     return Err(LogError::Unavailable("it stopped".into()));
@@ -322,7 +354,7 @@ struct Piece {
 impl Piece {
     fn push(&mut self, name: Name, append: Append) {
         self.names.push(name);
-        self.bytes += append.record.value.as_ref().map_or(0, Bytes::len);
+        self.bytes += record_size(&append.record);
         self.appends.push(append);
     }
 

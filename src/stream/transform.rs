@@ -4,10 +4,14 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{timers::Timers, writes::Writes};
+use super::{
+    size_limits::{OUTPUT_BYTES, REPEATED_BYTES, SizeLimits, refused},
+    timers::Timers,
+    writes::Writes,
+};
 use crate::{
     clock::Millis,
-    log::{Fetched, Output, Record},
+    log::{Fetched, Output, Record, header_size},
     state::{Changes, Space, StateError, StateStore},
 };
 
@@ -122,7 +126,32 @@ pub(super) struct Gathered {
     pub(super) writes: Writes,
     pub(super) rejected: Vec<Rejected>,
     /// Records that go to the dead-letter queue, whatever the input is.
-    pub(super) dead: Vec<(Origin, Rejected)>,
+    pub(super) dead: Vec<Dead>,
+    /// What the log takes; `None`: anything.
+    limits: Option<Arc<SizeLimits>>,
+    /// The first thing that was too large since this was last taken.
+    oversize: Option<Oversize>,
+    /// Bytes of outputs, and of rows of state that were put.
+    pub(super) bytes: usize,
+    /// The same when the record in hand began.
+    begun: usize,
+    /// Of the record that the last letter is about: where it lies, and bytes of headers and keys that further letters repeat.
+    repeated: Option<((u32, u64), usize)>,
+}
+
+/// A record that goes to the dead-letter queue by itself.
+pub(super) struct Dead {
+    pub(super) origin: Origin,
+    pub(super) rejected: Rejected,
+    /// Without its headers: other letters of the same input have them.
+    pub(super) bare: bool,
+}
+
+/// What a transform emitted or put, and the log does not take.
+pub(super) struct Oversize {
+    pub(super) rejected: Rejected,
+    /// The record, unless it is a row of state.
+    pub(super) record: Option<Record>,
 }
 
 /// What a transform may do.
@@ -135,6 +164,7 @@ pub struct Context<'a> {
 
 /// Where one record's part of what is gathered begins.
 pub(super) struct Mark {
+    bytes: usize,
     outputs: usize,
     writes: u64,
     rejected: usize,
@@ -142,8 +172,43 @@ pub(super) struct Mark {
 }
 
 impl Gathered {
-    pub(super) fn mark(&self) -> Mark {
+    /// Nothing, with a bound for what there will be.
+    pub(super) fn within(limits: &Arc<SizeLimits>) -> Self {
+        Self {
+            limits: Some(Arc::clone(limits)),
+            ..Self::default()
+        }
+    }
+
+    /// What was too large since the last call.
+    pub(super) fn take_oversize(&mut self) -> Option<Oversize> {
+        self.oversize.take()
+    }
+
+    /// Whether one more letter of a record may repeat its headers and key.
+    pub(super) fn may_repeat(&mut self, rejected: &Fetched) -> bool {
+        let at = (rejected.partition, rejected.offset);
+        let record = &rejected.record;
+        let headers = record.headers.iter();
+        let headers = headers.map(|(name, value)| header_size(name, value.as_deref()));
+        let bytes = headers.sum::<usize>() + record.key.as_ref().map_or(0, Bytes::len);
+        match &mut self.repeated {
+            Some((before, repeated)) if *before == at => {
+                *repeated += bytes;
+                *repeated <= REPEATED_BYTES
+            }
+            // One letter has them all, however large they are.
+            _ => {
+                self.repeated = Some((at, 0));
+                true
+            }
+        }
+    }
+
+    pub(super) fn mark(&mut self) -> Mark {
+        self.begun = self.bytes;
         Mark {
+            bytes: self.bytes,
             outputs: self.outputs.len(),
             writes: self.writes.count(),
             rejected: self.rejected.len(),
@@ -153,6 +218,8 @@ impl Gathered {
 
     /// Drops what was emitted since. False: state was changed too, which only a new start can take back.
     pub(super) fn take_back(&mut self, mark: &Mark) -> bool {
+        self.oversize = None;
+        self.bytes = mark.bytes;
         self.outputs.truncate(mark.outputs);
         self.rejected.truncate(mark.rejected);
         self.dead.truncate(mark.dead);
@@ -174,27 +241,89 @@ impl Context<'_> {
         self.space.partition
     }
 
-    /// Emits a record to the partition of its key.
+    /// Emits a record to the partition of its key. Where its topic does not take it, the whole input becomes a dead letter
+    /// `record_too_large` with nothing of what it emitted or put, by way of an aborted transaction.
     pub fn emit(&mut self, topic: &Arc<str>, record: Record) {
         self.output(topic, None, record);
     }
 
-    /// Emits a record to the partition of the input, whose topic has as many.
+    /// As [`Context::emit`], to the partition of the input, whose topic has as many.
     pub fn emit_here(&mut self, topic: &Arc<str>, record: Record) {
         self.output(topic, Some(self.space.partition), record);
     }
 
-    /// Emits a record to a partition, whatever its key.
+    /// As [`Context::emit`], to a partition, whatever the record's key.
     pub fn emit_to(&mut self, topic: &Arc<str>, partition: u32, record: Record) {
         self.output(topic, Some(partition), record);
     }
 
+    /// As [`Context::emit`], but refuses what the topic does not take. To be called before the transform changes what it
+    /// keeps in memory: then a refusal costs no aborted transaction.
+    pub fn try_emit(&mut self, topic: &Arc<str>, record: Record) -> Result<(), Rejected> {
+        self.try_output(topic, None, record)
+            .map_err(|oversize| oversize.rejected)
+    }
+
+    /// As [`Context::try_emit`], to the partition of the input.
+    pub fn try_emit_here(&mut self, topic: &Arc<str>, record: Record) -> Result<(), Rejected> {
+        self.try_output(topic, Some(self.space.partition), record)
+            .map_err(|oversize| oversize.rejected)
+    }
+
     fn output(&mut self, topic: &Arc<str>, partition: Option<u32>, record: Record) {
+        if let Err(oversize) = self.try_output(topic, partition, record) {
+            self.gathered.oversize.get_or_insert(*oversize);
+        }
+    }
+
+    fn try_output(
+        &mut self,
+        topic: &Arc<str>,
+        partition: Option<u32>,
+        record: Record,
+    ) -> Result<(), Box<Oversize>> {
+        if let Some(limits) = &self.gathered.limits {
+            let size = match limits.check(topic, &record) {
+                Ok(size) => size,
+                Err(rejected) => {
+                    let record = Some(record);
+                    return Err(Box::new(Oversize { rejected, record }));
+                }
+            };
+            let together = self.gathered.bytes + size - self.gathered.begun;
+            if together > OUTPUT_BYTES {
+                // Each of them fits: it is the input as a whole that is refused.
+                self.gathered.oversize.get_or_insert_with(|| Oversize {
+                    rejected: refused(format!(
+                        "its outputs take more than {OUTPUT_BYTES} bytes together"
+                    )),
+                    record: Some(record),
+                });
+                return Ok(());
+            }
+            self.gathered.bytes += size;
+        }
         self.gathered.outputs.push(Output {
             topic: Arc::clone(topic),
             partition,
             record,
         });
+        Ok(())
+    }
+
+    /// What the changelog does not take is noted; it fails the record.
+    fn check_row(&mut self, row: &[u8], value: &[u8]) {
+        if let Err(rejected) = self.fits(row, value) {
+            self.gathered.oversize.get_or_insert(Oversize {
+                rejected,
+                record: None,
+            });
+        }
+    }
+
+    fn fits(&self, row: &[u8], value: &[u8]) -> Result<(), Rejected> {
+        let limits = self.gathered.limits.as_ref();
+        limits.map_or(Ok(()), |limits| limits.check_row(row, value))
     }
 
     /// Sends a part of the record to the dead-letter queue and goes on.
@@ -204,7 +333,12 @@ impl Context<'_> {
 
     /// Sends a record to the dead-letter queue that came some other way than as the input, and goes on.
     pub fn reject_origin(&mut self, origin: Origin, rejected: Rejected) {
-        self.gathered.dead.push((origin, rejected));
+        let bare = !self.gathered.may_repeat(&origin.record);
+        self.gathered.dead.push(Dead {
+            origin,
+            rejected,
+            bare,
+        });
     }
 
     /// The value of a key, as the open transaction has set it.
@@ -226,25 +360,49 @@ impl Context<'_> {
         Ok(rows.into_iter().map(key).collect())
     }
 
-    /// Sets a key. However often that happens in a transaction, one row is written, and one record of the changelog.
+    /// Sets a key. However often that happens in a transaction, one row is written, and one record of the changelog. Where
+    /// the changelog does not take the row, the whole input becomes a dead letter, as with [`Context::emit`].
     pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
-        self.gathered.writes.put(row(key), value.into());
+        let (row, value) = (row(key), value.into());
+        self.check_row(&row, &value);
+        self.set(row, value);
+    }
+
+    /// As [`Context::put`], but refuses what the changelog does not take, as [`Context::try_emit`] does.
+    pub fn try_put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), Rejected> {
+        let (row, value) = (row(key), value.into());
+        self.fits(&row, &value)?;
+        self.set(row, value);
+        Ok(())
+    }
+
+    fn set(&mut self, row: Bytes, value: Bytes) {
+        self.gathered.bytes += row.len() + value.len();
+        self.gathered.writes.put(row, value);
     }
 
     /// Deletes a key.
     pub fn delete(&mut self, key: &[u8]) {
-        self.gathered.writes.delete(row(key));
+        let row = row(key);
+        self.check_row(&row, &[]);
+        self.gathered.writes.delete(row);
     }
 
     /// Adds changes that the transform made by itself, as a [`crate::state::Window`] does.
     pub fn add_changes(&mut self, changes: Changes) {
+        for change in changes.0.iter().filter(|change| change.logged) {
+            self.check_row(&change.key, change.value.as_deref().unwrap_or_default());
+        }
         self.gathered.writes.add(changes);
     }
 
     /// Sets a timer, which is named by its key and its time: to move one, cancel it first. It fires once, not before `due`, and
     /// never before what was in the log by then.
     pub fn set_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
-        self.timers.set(key.into(), due, &mut self.gathered.writes);
+        let key = key.into();
+        // A row of its own holds the time and the key.
+        self.check_row(&row(&key), &due.0.to_be_bytes());
+        self.timers.set(key, due, &mut self.gathered.writes);
     }
 
     /// Forgets a timer.

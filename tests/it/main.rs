@@ -37,6 +37,7 @@ mod projections_crash;
 mod projections_json;
 mod readers;
 mod rebuild;
+mod record_size;
 mod registry_bed;
 mod registry_routes;
 mod replay;

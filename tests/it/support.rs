@@ -140,6 +140,44 @@ impl Bed {
         }
     }
 
+    /// Sends records as any producer does that has this setting, and takes large ones.
+    pub fn produce(&self, topic: &str, records: &[Record], settings: &[(&str, &str)]) {
+        use rdkafka::{
+            message::{Header, OwnedHeaders},
+            producer::{BaseProducer, BaseRecord, Producer},
+        };
+        let mut config = rdkafka::ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("message.max.bytes", "20000000");
+        let properties = self
+            .properties
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()));
+        for (name, value) in properties.chain(settings.iter().copied()) {
+            config.set(name, value);
+        }
+        let producer: BaseProducer = config.create().unwrap();
+        for record in records {
+            let mut one = BaseRecord::<[u8], [u8]>::to(topic);
+            if let Some(key) = &record.key {
+                one = one.key(key);
+            }
+            if let Some(value) = &record.value {
+                one = one.payload(value);
+            }
+            let headers = record.headers.iter();
+            let headers = headers.fold(OwnedHeaders::new(), |all, (key, value)| {
+                all.insert(Header {
+                    key,
+                    value: value.as_deref(),
+                })
+            });
+            producer.send(one.headers(headers)).unwrap();
+            producer.flush(Duration::from_secs(30)).unwrap();
+        }
+    }
+
     /// Changes a topic's settings on Kafka.
     pub fn alter_topic(&self, topic: &str, settings: &[(&str, &str)]) {
         use rdkafka::{

@@ -2,11 +2,13 @@
 
 mod group;
 mod lane;
+mod limits;
 mod producer;
 mod provision;
 mod reader;
 mod restore;
 mod seat;
+mod transactions;
 mod work;
 
 use std::{
@@ -16,6 +18,7 @@ use std::{
 };
 
 use group::GroupConsumer;
+use limits::Limits;
 use parking_lot::Mutex;
 use producer::Appender;
 use rdkafka::{
@@ -39,6 +42,13 @@ use crate::{
 const REQUEST: Duration = Duration::from_secs(5);
 /// A question for committed offsets: it waits for open transactions of the group to end.
 const COMMITTED: Duration = Duration::from_secs(15);
+
+/// Bytes of one fetch. librdkafka refuses less than `message.max.bytes`.
+const FETCH_BYTES: usize = 8 << 20;
+/// The largest record of our producers, where nothing larger is given.
+const MESSAGE_BYTES: usize = 64 << 20;
+/// The largest `message.max.bytes` of librdkafka.
+const MOST_MESSAGE_BYTES: usize = 1_000_000_000;
 
 /// How to reach Kafka.
 #[derive(Clone, Debug, Default)]
@@ -79,8 +89,23 @@ impl KafkaOptions {
         config
     }
 
+    /// What is given as `message.max.bytes`: the largest record of producers to `ingress`.
+    fn given_message_bytes(&self) -> Option<usize> {
+        self.properties.get("message.max.bytes")?.parse().ok()
+    }
+
+    /// The largest record that our producers hand over. The topics take less.
+    fn message_bytes(&self) -> usize {
+        let given = self.given_message_bytes().unwrap_or_default();
+        let wide = given.saturating_mul(limits::WIDER).max(MESSAGE_BYTES);
+        wide.min(MOST_MESSAGE_BYTES)
+    }
+
     fn consumer_config(&self) -> ClientConfig {
         let mut config = self.config();
+        let fetch = self
+            .given_message_bytes()
+            .map_or(FETCH_BYTES, |bytes| bytes.max(FETCH_BYTES));
         config
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "2")
@@ -89,7 +114,7 @@ impl KafkaOptions {
             // must not come near it: a partition that is left out of a fetch waits for that to end.
             .set("queued.min.messages", "200")
             .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.max.bytes", "8388608")
+            .set("fetch.max.bytes", fetch.to_string())
             .set("fetch.message.max.bytes", "2097152");
         let mut config = self.tuned(config);
         config
@@ -119,6 +144,7 @@ pub struct KafkaLog {
     uncommitted: Mutex<Option<Arc<BaseConsumer>>>,
     partitions: Arc<Mutex<HashMap<String, u32>>>,
     seats: Seats,
+    limits: Limits,
 }
 
 impl KafkaLog {
@@ -135,7 +161,9 @@ impl KafkaLog {
     fn connect_with(options: KafkaOptions, state: Option<StateStore>) -> Result<Self, LogError> {
         let asker = options.consumer_config().create()?;
         let appender = Appender::new(&options)?;
+        let limits = Limits::new(&options);
         Ok(Self {
+            limits,
             options,
             state,
             appender,
@@ -212,6 +240,7 @@ impl From<KafkaError> for LogError {
 impl Log for KafkaLog {
     fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError> {
         provision::provision(&self.options, &self.asker, topics, create)?;
+        self.limits.widen(topics, create);
         let mut known = self.partitions.lock();
         for spec in topics {
             known.insert(spec.name.to_string(), spec.partitions);
@@ -257,6 +286,7 @@ impl Log for KafkaLog {
             group,
             self.uncommitted()?,
             &changelog,
+            self.limits.clone(),
         )?))
     }
 
@@ -323,6 +353,23 @@ impl Log for KafkaLog {
 
     fn cleanup(&self, topic: &str) -> Result<Option<Cleanup>, LogError> {
         provision::cleanup(&self.options, topic)
+    }
+
+    fn record_limit(&self, topic: &str) -> usize {
+        self.limits.record(topic)
+    }
+
+    fn state_limit(&self, processor: &str) -> usize {
+        self.limits
+            .record(&format!("{}state.{processor}", self.options.prefix))
+    }
+
+    fn wanted_record_limit(&self, topic: &str) -> Option<usize> {
+        limits::wanted(&self.options, topic)
+    }
+
+    fn forget_record_limits(&self) {
+        self.limits.forget();
     }
 
     fn failure(&self) -> Option<String> {

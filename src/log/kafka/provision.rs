@@ -7,7 +7,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use super::{KafkaOptions, REQUEST};
+use super::{KafkaOptions, REQUEST, limits};
 use crate::log::{Cleanup, LogError, TopicSpec};
 
 /// The partition count of a topic; `None`: there is no such topic.
@@ -19,8 +19,8 @@ pub(super) fn partitions(asker: &BaseConsumer, topic: &str) -> Result<Option<u32
         .map(|t| t.partitions().len() as u32))
 }
 
-fn policies(cleanup: Cleanup) -> Vec<(&'static str, String)> {
-    let (policy, retention_ms) = match cleanup {
+fn policies(options: &KafkaOptions, spec: &TopicSpec, wide: bool) -> Vec<(&'static str, String)> {
+    let (policy, retention_ms) = match spec.cleanup {
         Cleanup::Keep => ("delete", Some(-1)),
         Cleanup::Delete { retention_ms } => ("delete", Some(retention_ms)),
         Cleanup::Compact => ("compact", None),
@@ -31,6 +31,8 @@ fn policies(cleanup: Cleanup) -> Vec<(&'static str, String)> {
         ("message.timestamp.type", "LogAppendTime".to_owned()),
     ];
     policies.extend(retention_ms.map(|ms| ("retention.ms", ms.to_string())));
+    let wide = wide.then(|| limits::wanted(options, &spec.name)).flatten();
+    policies.extend(wide.map(|bytes| (limits::SETTING, bytes.to_string())));
     policies
 }
 
@@ -59,7 +61,7 @@ pub(super) fn provision(
         return Ok(());
     }
     // It runs futures, and the caller's thread may belong to a runtime already.
-    std::thread::scope(|scope| scope.spawn(|| make(options, &missing)).join())
+    std::thread::scope(|scope| scope.spawn(|| make(options, &missing, true)).join())
         .unwrap_or_else(|_| Err(LogError::Fatal("the topics could not be made".into())))?;
     // Another node may have made them at the same moment, with other counts.
     for spec in missing {
@@ -125,10 +127,14 @@ fn describe(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogE
     })
 }
 
-fn make(options: &KafkaOptions, missing: &[&TopicSpec]) -> Result<(), LogError> {
+/// `wide`: they are to take what `ingress` takes, and more, which a broker's policy may refuse.
+fn make(options: &KafkaOptions, missing: &[&TopicSpec], wide: bool) -> Result<(), LogError> {
     let admin: AdminClient<DefaultClientContext> = options.config().create()?;
     let replicas = options.replication_factor.unwrap_or(-1);
-    let policies: Vec<_> = missing.iter().map(|s| policies(s.cleanup)).collect();
+    let policies: Vec<_> = missing
+        .iter()
+        .map(|spec| policies(options, spec, wide))
+        .collect();
     let topics: Vec<_> = missing
         .iter()
         .zip(&policies)
@@ -153,6 +159,15 @@ fn make(options: &KafkaOptions, missing: &[&TopicSpec]) -> Result<(), LogError> 
     for result in made {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, RDKafkaErrorCode::PolicyViolation | RDKafkaErrorCode::InvalidConfig))
+                if wide =>
+            {
+                tracing::warn!(
+                    topic,
+                    "the broker refuses the topic with its max.message.bytes; it is made without"
+                );
+                return make(options, missing, false);
+            }
             Err((topic, code)) => {
                 return Err(LogError::Fatal(format!(
                     "topic `{topic}` cannot be made: {code}"

@@ -16,7 +16,7 @@ use rdkafka::{
 use super::KafkaOptions;
 use crate::{
     clock::Millis,
-    log::{Fetched, LogError, Reader, Record},
+    log::{Fetched, LogError, Reader, Record, record_size},
 };
 
 /// Records and bytes of one poll.
@@ -180,9 +180,11 @@ pub(super) fn drain<C: ConsumerContext>(
         match consumer.poll(timeout) {
             None => break,
             Some(Ok(message)) => {
-                bytes += message.payload_len();
                 at_end.remove(&(message.partition() as u32));
-                out.push(fetched(&message, topics));
+                let fetched = fetched(&message, topics);
+                // Headers count: 10,000 records with large ones are gigabytes.
+                bytes += record_size(&fetched.record);
+                out.push(fetched);
                 timeout = Duration::ZERO;
             }
             Some(Err(error)) if passing(&error) => {

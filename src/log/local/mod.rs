@@ -222,6 +222,14 @@ impl Log for LocalLog {
         Ok(self.shared.catalogue.read().topic(topic)?.cleanup)
     }
 
+    fn record_limit(&self, _topic: &str) -> usize {
+        sequencer::RECORD_BYTES
+    }
+
+    fn state_limit(&self, _processor: &str) -> usize {
+        sequencer::RECORD_BYTES
+    }
+
     fn failure(&self) -> Option<String> {
         let failed = self
             .shared

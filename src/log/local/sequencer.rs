@@ -17,7 +17,7 @@ use super::{
 use crate::{
     chaos::{Bug, planted},
     clock::Millis,
-    log::{LogError, Position, Watermarks, partition_for},
+    log::{LogError, Position, Watermarks, partition_for, record_size},
     state::Changes,
 };
 
@@ -29,8 +29,8 @@ const RECENT_BYTES: usize = 1 << 20;
 const BATCH_BYTES: usize = 512 << 10;
 /// Appends beyond this much that waits for the disk are refused.
 const PENDING_BYTES: usize = 64 << 20;
-/// The largest record.
-const RECORD_BYTES: usize = 16 << 20;
+/// The largest record, as [`record_size`] counts: a batch that holds it can be read back.
+pub(super) const RECORD_BYTES: usize = 16 << 20;
 
 /// The tail of one partition.
 pub(super) struct Tail {
@@ -309,7 +309,7 @@ impl Shared {
             let mut topic: Option<&super::catalogue::Topic> = None;
             for outgoing in records {
                 let (name, partition, record) = outgoing.parts();
-                let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
+                let size = record_size(record);
                 if size > RECORD_BYTES {
                     return Err((answer, LogError::TooLarge(size)));
                 }

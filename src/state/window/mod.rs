@@ -1,7 +1,7 @@
 //! A set of 16-byte hashes that were seen within a window of time, for dedupe and idempotency: on disk, with
 //! filters in memory, so that its memory grows by two bytes a hash and a new hash costs no read.
 //!
-//! Time is cut into buckets, dropped whole. A transaction adds one row a bucket that holds its new hashes (that
+//! Time is cut into buckets, dropped whole. A transaction adds one row a bucket (a large one more) that holds its new hashes (that
 //! row is what the changelog carries); when enough have gathered they are rewritten, on this node only, as a sorted
 //! run in pages with a filter: sorted by a thread of its own, written a few pages a transaction, so that no transaction waits
 //! for it. A hash may carry a 16-byte payload (the port keeps a body's hash).
@@ -41,6 +41,8 @@ const ID: usize = 16;
 const BUCKETS: i64 = 6;
 /// Pages of a run that a transaction writes, beside twice what it adds itself.
 const PAGES: usize = 32;
+/// Hashes of one row, which is a record of the changelog: any topic takes it.
+const ROW_ENTRIES: usize = 8192;
 /// Transactions that may be under way at once: after so many more, what a transaction wrote can be read.
 const UNDER_WAY: usize = 64;
 
@@ -309,12 +311,16 @@ impl Window {
         }
         let mut pages = PAGES;
         for (bucket, row) in std::mem::take(&mut self.added) {
-            let sequence = self.next_sequence;
-            self.next_sequence += 1;
             // Faster than hashes come, so that one run is written before the next is due.
             pages += 2 * row.len() / (self.entry() * PAGE_ENTRIES);
-            changes.put(&self.space, row_key(b'w', bucket, sequence), row.freeze());
-            self.buckets.entry(bucket).or_default().rows.push(sequence);
+            let mut row = row.freeze();
+            while !row.is_empty() {
+                let sequence = self.next_sequence;
+                self.next_sequence += 1;
+                let part = row.split_to(row.len().min(self.entry() * ROW_ENTRIES));
+                changes.put(&self.space, row_key(b'w', bucket, sequence), part);
+                self.buckets.entry(bucket).or_default().rows.push(sequence);
+            }
         }
         let (current, full) = (self.bucket_at(self.latest), self.options.seal_at);
         let live: Vec<u32> = self.buckets.keys().copied().collect();

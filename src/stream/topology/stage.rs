@@ -342,7 +342,7 @@ impl StageTransform {
                         Verdict::Pass => {}
                         Verdict::Deferred => return Ok(()),
                         Verdict::Throttled(retry_at) => {
-                            self.throttle(&message, limit, retry_at, cx);
+                            self.throttle(&message, limit, retry_at, cx)?;
                             return Ok(());
                         }
                     }
@@ -368,7 +368,7 @@ impl StageTransform {
                 value: Some(carried::encode(&message)?),
                 headers: Vec::new(),
             };
-            cx.emit(self.sink(topic), record);
+            cx.try_emit(self.sink(topic), record)?;
         }
         Ok(())
     }
@@ -388,11 +388,11 @@ impl StageTransform {
             "drop" => {}
             "ingress" => {
                 let record = message.to_ingress()?;
-                cx.emit(&self.shared.names.ingress, record);
+                cx.try_emit(&self.shared.names.ingress, record)?;
             }
             foreign => {
                 let record = message.to_foreign(&self.shared.codec)?;
-                cx.emit(self.sink(foreign), record);
+                cx.try_emit(self.sink(foreign), record)?;
             }
         }
         Ok(())
@@ -435,7 +435,7 @@ impl StageTransform {
         limit: &RateLimit,
         retry_at: Millis,
         cx: &mut Context<'_>,
-    ) {
+    ) -> Result<(), Rejected> {
         let window_s = limit.window_ms as f64 / 1000.0;
         let retry_at = jiff::Timestamp::from_millisecond(retry_at.0).unwrap_or_default();
         let mut record = message.origin.record.record.clone();
@@ -448,7 +448,7 @@ impl StageTransform {
         add("limit", limit.limit.to_string());
         add("window_s", window_s.to_string());
         add("retry_at", retry_at.to_string());
-        cx.emit(&self.shared.names.throttled, record);
+        cx.try_emit(&self.shared.names.throttled, record)
     }
 
     /// A timer of a limit is due.
@@ -505,8 +505,10 @@ impl StageTransform {
             over: super::model::Over::Reject,
         };
         for record in self.limiter.give_up(id, cx)? {
-            if let Some(message) = Self::waited(&record, cx) {
-                self.throttle(&message, &gone, now, cx);
+            if let Some(message) = Self::waited(&record, cx)
+                && let Err(rejected) = self.throttle(&message, &gone, now, cx)
+            {
+                cx.reject_origin(Arc::unwrap_or_clone(message.origin), rejected);
             }
         }
         Ok(())

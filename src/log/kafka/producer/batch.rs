@@ -3,10 +3,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::queues::ProducerId;
-use crate::{clock::Millis, log::Record};
+use crate::{
+    clock::Millis,
+    log::{BATCH_HEADER, Record, record_size},
+};
 
 /// Bytes of a batch before its records.
-pub(super) const HEAD: usize = 61;
+pub(super) const HEAD: usize = BATCH_HEADER;
 /// Where what the checksum covers begins: behind base offset, length, leader epoch, version and the checksum itself.
 const CHECKED: usize = 21;
 /// Behind base offset and length.
@@ -14,11 +17,7 @@ const MEASURED: usize = 12;
 
 /// No more bytes than this come of a record.
 pub(super) fn size(record: &Record) -> usize {
-    // Each length is at most 5 bytes; so are the two deltas; one for attributes.
-    let text = |bytes: &Option<Bytes>| 5 + bytes.as_ref().map_or(0, Bytes::len);
-    let headers = record.headers.iter();
-    let headers: usize = headers.map(|(k, v)| 5 + k.len() + text(v)).sum();
-    5 + 1 + 5 + 5 + text(&record.key) + text(&record.value) + 5 + headers
+    record_size(record) - HEAD
 }
 
 /// The bytes of a batch of records (at least one), which the producer numbers from `sequence`.

@@ -51,7 +51,9 @@ impl Librdkafka {
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("partitioner", "murmur2_random");
+            .set("partitioner", "murmur2_random")
+            // What is larger than a topic takes its broker refuses.
+            .set("message.max.bytes", options.message_bytes().to_string());
         if planted(Bug::AnswerBeforeDurable) {
             config.set("linger.ms", PAUSE.as_millis().to_string());
         }

@@ -21,8 +21,13 @@ use crate::log::{Append, LogError, Position, Record, partition_for};
 const MOST_RECORDS: usize = 200_000;
 /// Bytes that may wait.
 const MOST_BYTES: usize = 128 << 20;
-/// Bytes of a batch: what a broker takes by default (`message.max.bytes`), and a little less.
+/// Bytes of a batch: what a broker takes by default (`message.max.bytes`), and a little less. A record that is larger goes alone.
 const BATCH: usize = 1_000_000;
+/// The largest record that is tried at all.
+const RECORD: usize = 64 << 20;
+/// Where a topic takes less than others: a batch that it takes lets the next one grow by this part, until they are as large as
+/// elsewhere. A topic that stays narrow refuses every tenth or so.
+const GROWTH: usize = 16;
 /// Bytes of a request.
 const REQUEST: usize = 8_000_000;
 /// How long a record waits for its confirmation.
@@ -59,6 +64,11 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// Its bytes, at most.
+    fn size(&self) -> usize {
+        batch::HEAD + self.records.iter().map(|p| p.size).sum::<usize>()
+    }
+
     pub(super) fn records(&self) -> impl ExactSizeIterator<Item = &Record> + Clone {
         self.records.iter().map(|pending| &pending.record)
     }
@@ -94,7 +104,7 @@ struct Partition {
     leader: Option<i32>,
     /// Who numbered the last batch, and the next number.
     numbered: Option<(ProducerId, i32)>,
-    /// Records of a batch, where the topic takes less than others.
+    /// Bytes of a batch, where one was refused of late.
     most: Option<usize>,
 }
 
@@ -153,7 +163,7 @@ impl Queues {
         index: usize,
     ) -> Result<(), LogError> {
         let size = batch::size(&append.record);
-        if batch::HEAD + size > BATCH {
+        if size > RECORD {
             return Err(LogError::TooLarge(size));
         }
         if self.records >= MOST_RECORDS || self.bytes + size > MOST_BYTES {
@@ -275,6 +285,11 @@ impl Queues {
 
     /// A batch is in the log, from this offset on.
     pub(super) fn delivered(&mut self, batch: Batch, first: u64, ended: &mut Ended) {
+        let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
+        of.most = of
+            .most
+            .map(|most| most + most / GROWTH + 1)
+            .filter(|most| *most < BATCH);
         self.landed(&batch);
         self.end(batch.records, Ok(first), batch.partition, ended);
     }
@@ -301,14 +316,20 @@ impl Queues {
 
     /// A batch is more than its topic takes: it comes again in smaller ones. A record that is too large alone has failed.
     pub(super) fn too_large(&mut self, mut batch: Batch, ended: &mut Ended) {
-        if batch.records.len() == 1 {
-            let size = batch.records[0].size;
-            return self.failed(batch, LogError::TooLarge(size), ended);
-        }
         let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
-        of.most = Some(batch.records.len() / 2);
         // Nothing of it was appended, so its numbers are free.
         of.numbered = Some((batch.producer, batch.sequence));
+        if batch.records.len() == 1 {
+            let size = batch.records[0].size;
+            self.landed(&batch);
+            return self.end(
+                batch.records,
+                Err(LogError::TooLarge(size)),
+                batch.partition,
+                ended,
+            );
+        }
+        of.most = Some(batch.size() / 2);
         for pending in std::mem::take(&mut batch.records).into_iter().rev() {
             of.queue.push_front(pending);
         }
@@ -435,14 +456,14 @@ impl Queues {
 
 impl Partition {
     fn batch(&mut self, topic: usize, partition: u32, producer: ProducerId) -> Batch {
-        let most = self.most.unwrap_or(usize::MAX);
-        let mut room = BATCH - batch::HEAD;
+        let mut room = self.most.unwrap_or(BATCH).saturating_sub(batch::HEAD);
         let mut count = 0;
-        for pending in self.queue.iter().take(most) {
-            if pending.size > room {
+        for pending in &self.queue {
+            // One goes in any case.
+            if pending.size > room && count > 0 {
                 break;
             }
-            room -= pending.size;
+            room = room.saturating_sub(pending.size);
             count += 1;
         }
         let records: Vec<Pending> = self.queue.drain(..count).collect();

@@ -21,13 +21,15 @@ use crate::{
     id::{Identity, IdentityMap},
     limits::{Limit, Times},
     state::{Space, StateError, StateStore},
-    stream::{Context, transform::row as stored_row},
+    stream::{Context, Rejected, transform::row as stored_row},
 };
 
 /// Records of one key that may wait.
 pub(super) const MOST_WAITING: u64 = 1000;
 /// Records of one key that one firing admits: the rest follows in the next transaction.
 const AT_ONCE: usize = 100;
+/// And bytes of these.
+const AT_ONCE_BYTES: usize = 8 << 20;
 /// What a key weighs in memory, in admissions.
 const KEY: usize = 8;
 
@@ -199,7 +201,7 @@ impl Limiter {
     }
 
     /// Judges a record at `now`; `record` is what is kept of it should it wait.
-    pub(super) fn judge<E: From<StateError>>(
+    pub(super) fn judge<E: From<StateError> + From<Rejected>>(
         &mut self,
         id: Identity,
         limit: &RateLimit,
@@ -228,7 +230,7 @@ impl Limiter {
         if limit.over == Over::Reject || slot.tail - slot.head >= MOST_WAITING {
             return Ok(Verdict::Throttled(at));
         }
-        cx.put(&waiting(&id, slot.tail), record()?);
+        cx.try_put(&waiting(&id, slot.tail), record()?)?;
         slot.tail += 1;
         slot.change(id, &mut self.changed);
         if slot.timer.is_none_or(|timer| timer > at) {
@@ -249,15 +251,17 @@ impl Limiter {
         let slot = self.kept.slot(id, |key| cx.get(key))?;
         slot.timer = None;
         slot.change(id, &mut self.changed);
-        let mut admitted = Vec::new();
+        let (mut admitted, mut bytes) = (Vec::new(), 0);
         while slot.head < slot.tail
             && admitted.len() < AT_ONCE
+            && bytes < AT_ONCE_BYTES
             && slot.times.admit(sliding, now).is_ok()
         {
             let key = waiting(&id, slot.head);
             slot.head += 1;
             if let Some(record) = cx.get(&key)? {
                 cx.delete(&key);
+                bytes += record.len();
                 admitted.push(record);
             }
         }

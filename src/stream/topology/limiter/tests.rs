@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     state::{Space, StateStore, Window, WindowOptions},
     stream::{
+        Failure,
         timers::Timers,
         topology::{fields::Spanned, model::Over},
         transform::Gathered,
@@ -72,7 +73,7 @@ impl Bed {
 
     fn admits(&mut self, id: Identity, now: Millis) -> bool {
         let verdict = self.with(|limiter, cx| {
-            limiter.judge::<StateError>(id, &limit(), now, cx, || unreachable!("none waits"))
+            limiter.judge::<Failure>(id, &limit(), now, cx, || unreachable!("none waits"))
         });
         verdict.unwrap() == Verdict::Pass
     }

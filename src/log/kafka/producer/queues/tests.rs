@@ -209,10 +209,66 @@ fn what_is_too_large_comes_in_halves_and_alone_it_fails() {
 }
 
 #[test]
+fn a_refused_batch_makes_the_next_ones_small_for_a_while() {
+    let mut queues = Queues {
+        producer: Some(ME),
+        ..Queues::default()
+    };
+    let mut sequence = 0;
+    // Answers with the records of the largest batch that was taken, and how many batches were refused.
+    let mut serve = |queues: &mut Queues, takes: usize| {
+        let (mut largest, mut refused) = (0, 0);
+        while queues.has_work(1) {
+            let batch = one(queues, 1, ME);
+            assert_eq!(batch.sequence, sequence);
+            let mut ended = Ended::default();
+            if batch.size() > takes {
+                refused += 1;
+                queues.too_large(batch, &mut ended);
+            } else {
+                let count = batch.records().len();
+                largest = largest.max(count);
+                queues.delivered(batch, sequence as u64, &mut ended);
+                sequence += count as i32;
+            }
+            ended.tell();
+        }
+        (largest, refused)
+    };
+    let mut answers: Vec<_> = (0..64).map(|n| push(&mut queues, &n.to_string())).collect();
+    let huge = push(&mut queues, &"x".repeat(500));
+    answers.push(push(&mut queues, "behind"));
+    learn(&mut queues, &led_by(&[1]));
+    let (largest, refused) = serve(&mut queues, 500);
+    assert!((2..15).contains(&largest), "{largest}");
+    assert!((3..30).contains(&refused), "{refused}");
+    assert!(matches!(
+        huge.blocking_recv().unwrap(),
+        Err(LogError::TooLarge(_))
+    ));
+    assert!(answers.iter_mut().all(|a| a.try_recv().unwrap().is_ok()));
+    assert_eq!(queues.producer, Some(ME), "no number was lost");
+    // The topic takes more now, and the batches grow back.
+    for _ in 0..200 {
+        push(&mut queues, "x");
+        serve(&mut queues, BATCH);
+    }
+    for n in 0..2000 {
+        push(&mut queues, &n.to_string());
+    }
+    assert_eq!(serve(&mut queues, BATCH), (2000, 0));
+    // A record that is larger than a batch goes alone.
+    for value in ["a".to_owned(), "x".repeat(BATCH), "b".to_owned()] {
+        push(&mut queues, &value);
+    }
+    assert_eq!(serve(&mut queues, 2 * BATCH), (1, 0));
+}
+
+#[test]
 fn nothing_waits_for_ever_and_the_queue_has_an_end() {
     let mut queues = Queues::default();
     let mut waiting = push(&mut queues, "a");
-    let mut huge = push(&mut queues, &"x".repeat(BATCH));
+    let mut huge = push(&mut queues, &"x".repeat(RECORD));
     assert!(matches!(
         huge.try_recv().unwrap(),
         Err(LogError::TooLarge(_))

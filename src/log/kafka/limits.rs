@@ -1,0 +1,409 @@
+//! What topics take: `max.message.bytes`, asked of the brokers and remembered for a while; and the topics of the system's own that
+//! are made to take enough.
+//!
+//! Where the brokers do not say (no right to describe a topic, none answers) Kafka's default is assumed. A record that is
+//! refused all the same teaches better: [`Limits::refused`].
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource,
+        OwnedResourceSpecifier, ResourceSpecifier,
+    },
+    client::DefaultClientContext,
+};
+
+use super::KafkaOptions;
+use crate::log::{LogError, TopicSpec, topics::Names};
+
+/// The topic's setting.
+pub(super) const SETTING: &str = "max.message.bytes";
+/// Kafka's default of it.
+const DEFAULT: usize = 1_048_588;
+/// What `ingress` takes at least: the 1 MiB that clients send unless told otherwise, and room for the marks of a record that goes
+/// back from the dead letters or on to another partition.
+const INGRESS: usize = 2 << 20;
+/// How much more the other topics take: a record between two stages holds the old value and the new one, and headers twice.
+pub(super) const WIDER: usize = 4;
+/// How long the brokers may take to answer: a lane waits for it.
+const REQUEST: Duration = Duration::from_secs(2);
+/// How long an answer is believed.
+const FRESH: Duration = Duration::from_secs(30);
+/// How soon a question that failed is asked again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long a refusal stands against what the brokers say.
+const REFUSED: Duration = Duration::from_mins(10);
+
+/// What topics take. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Limits(Arc<Shared>);
+
+struct Shared {
+    options: KafkaOptions,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    /// What the brokers said.
+    described: usize,
+    until: Instant,
+    refused: Option<Refused>,
+}
+
+/// What a broker refused, whatever it had said.
+#[derive(Clone, Copy)]
+struct Refused {
+    record: usize,
+    batch: usize,
+    until: Instant,
+}
+
+impl Known {
+    fn record(&self) -> usize {
+        self.refused
+            .map_or(self.described, |r| r.record.min(self.described))
+    }
+
+    fn batch(&self) -> usize {
+        self.refused
+            .map_or(self.described, |r| r.batch.min(self.described))
+    }
+
+    /// Batches are halved until each holds one record: then it is the record that is too large.
+    fn refuse(&mut self, sizes: &[usize], now: Instant) {
+        let Some(least) = sizes.iter().min() else {
+            return;
+        };
+        let (mut record, mut batch) = (self.record(), self.batch());
+        if sizes.len() == 1 || batch <= *least {
+            record = record.min(least.saturating_sub(1));
+        } else {
+            batch = batch.min(sizes.iter().sum()) / 2;
+        }
+        self.refused = Some(Refused {
+            record,
+            batch,
+            until: now + REFUSED,
+        });
+    }
+}
+
+impl Limits {
+    pub(super) fn new(options: &KafkaOptions) -> Self {
+        Self(Arc::new(Shared {
+            options: options.clone(),
+            known: Mutex::default(),
+        }))
+    }
+
+    /// The largest record, in bytes as `record_size` counts them.
+    pub(super) fn record(&self, topic: &str) -> usize {
+        self.known(topic)
+            .record()
+            .min(self.0.options.message_bytes())
+    }
+
+    /// The largest batch, in bytes.
+    pub(super) fn batch(&self, topic: &str) -> usize {
+        self.known(topic).batch()
+    }
+
+    /// Forgets what the brokers said.
+    pub(super) fn forget(&self) {
+        let now = Instant::now();
+        for known in self.0.known.lock().values_mut() {
+            known.until = now;
+        }
+    }
+
+    /// A broker has refused a batch, or some, with records of these sizes.
+    pub(super) fn refused(&self, topic: &str, sizes: &[usize]) {
+        let mut known = self.known(topic);
+        let before = known.described;
+        known.refuse(sizes, Instant::now());
+        // The topic may have been changed a moment ago: then what the brokers say now tells more than the refusal.
+        if let Ok(found) = self.describe(&[topic])
+            && let Some(described) = found.get(topic)
+        {
+            known.described = *described;
+            known.until = Instant::now() + FRESH;
+            if *described < before {
+                known.refused = None;
+            }
+        }
+        tracing::warn!(
+            topic,
+            records = sizes.len(),
+            largest = sizes.iter().max(),
+            takes = known.record(),
+            "records were refused as too large; what the topic takes is known anew"
+        );
+        self.0.known.lock().insert(topic.to_owned(), known);
+    }
+
+    fn known(&self, topic: &str) -> Known {
+        let now = Instant::now();
+        let stale: Vec<String> = {
+            let known = self.0.known.lock();
+            if let Some(known) = known.get(topic).filter(|known| known.until > now) {
+                return *known;
+            }
+            // One question for all that would be asked soon.
+            let soon = known.iter().filter(|(_, known)| known.until <= now);
+            let others = soon.map(|(name, _)| name.clone()).filter(|n| n != topic);
+            std::iter::once(topic.to_owned()).chain(others).collect()
+        };
+        let names: Vec<&str> = stale.iter().map(String::as_str).collect();
+        let asked = self.describe(&names);
+        if let Err(error) = &asked {
+            tracing::warn!(%error, topic, "what the topics take cannot be asked; what was known stands");
+        }
+        let until = Instant::now() + if asked.is_ok() { FRESH } else { RETRY };
+        let described = asked.unwrap_or_default();
+        let now = Instant::now();
+        let mut known = self.0.known.lock();
+        for name in stale {
+            let before = known.get(&name).copied();
+            let answer = described.get(&name).copied();
+            let bytes = answer
+                .or(before.map(|known| known.described))
+                .unwrap_or(DEFAULT);
+            let refused = before.and_then(|known| {
+                let same = known.described == bytes;
+                known.refused.filter(|r| same && r.until > now)
+            });
+            let one = Known {
+                described: bytes,
+                until,
+                refused,
+            };
+            known.insert(name, one);
+        }
+        known.get(topic).copied().unwrap_or(Known {
+            described: DEFAULT,
+            until: now,
+            refused: None,
+        })
+    }
+
+    /// What the brokers say; topics that they say nothing of are not in it.
+    fn describe(&self, topics: &[&str]) -> Result<HashMap<String, usize>, LogError> {
+        let found = describe(&self.0.options, topics)?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(name, resource)| Some((name, bytes_of(&resource)?)))
+            .collect())
+    }
+
+    /// Topics of the system's own that are there and take too little: widened, or with `change` false told of.
+    pub(super) fn widen(&self, specs: &[TopicSpec], change: bool) {
+        let narrow = match self.narrow(specs) {
+            Ok(narrow) => narrow,
+            Err(error) => {
+                tracing::warn!(%error, "what the topics take cannot be asked");
+                return;
+            }
+        };
+        for (topic, resource, found, wanted) in narrow {
+            if !change {
+                tracing::warn!(
+                    topic,
+                    found,
+                    wanted,
+                    "the topic's max.message.bytes is too small: large records will be dead letters"
+                );
+                continue;
+            }
+            match alter(&self.0.options, &topic, &resource, wanted) {
+                Ok(()) => {
+                    tracing::info!(topic, found, wanted, "max.message.bytes was raised");
+                    self.0.known.lock().remove(&topic);
+                }
+                Err(error) => tracing::warn!(
+                    topic, found, wanted, %error,
+                    "max.message.bytes cannot be raised: large records will be dead letters"
+                ),
+            }
+        }
+    }
+
+    fn narrow(
+        &self,
+        specs: &[TopicSpec],
+    ) -> Result<Vec<(String, ConfigResource, usize, usize)>, LogError> {
+        let wanted: HashMap<&str, usize> = specs
+            .iter()
+            .filter_map(|spec| Some((&*spec.name, wanted(&self.0.options, &spec.name)?)))
+            .collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = wanted.keys().copied().collect();
+        let found = describe(&self.0.options, &names)?.into_iter();
+        Ok(found
+            .filter_map(|(name, resource)| {
+                let (bytes, wanted) = (bytes_of(&resource)?, *wanted.get(&*name)?);
+                (bytes < wanted).then_some((name, resource, bytes, wanted))
+            })
+            .collect())
+    }
+}
+
+/// What a topic of the system's own is to take at least.
+pub(super) fn wanted(options: &KafkaOptions, topic: &str) -> Option<usize> {
+    let names = Names::new(&options.prefix);
+    if !names.is_own(topic) {
+        return None;
+    }
+    let ingress = options
+        .given_message_bytes()
+        .unwrap_or_default()
+        .max(INGRESS);
+    Some(if *topic == *names.ingress {
+        ingress
+    } else {
+        // More than this no setting holds (a signed number of 32 bits).
+        ingress.saturating_mul(WIDER).min(1 << 30)
+    })
+}
+
+fn bytes_of(resource: &ConfigResource) -> Option<usize> {
+    resource.get(SETTING)?.value.as_ref()?.parse().ok()
+}
+
+fn describe(
+    options: &KafkaOptions,
+    topics: &[&str],
+) -> Result<HashMap<String, ConfigResource>, LogError> {
+    let found = admin(options, async |admin, request| {
+        let topics = topics.iter().map(|topic| ResourceSpecifier::Topic(topic));
+        admin
+            .describe_configs(topics.collect::<Vec<_>>().iter(), request)
+            .await
+    })?;
+    let mut all = HashMap::new();
+    // Topics that cannot be described are left out.
+    for resource in found.into_iter().flatten() {
+        if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
+            all.insert(name.clone(), resource);
+        }
+    }
+    Ok(all)
+}
+
+fn alter(
+    options: &KafkaOptions,
+    topic: &str,
+    resource: &ConfigResource,
+    wanted: usize,
+) -> Result<(), LogError> {
+    let wanted = wanted.to_string();
+    let mut change = AlterConfig::new(ResourceSpecifier::Topic(topic));
+    // This request replaces all that was set on the topic: what was stays.
+    for entry in &resource.entries {
+        if entry.source == ConfigSource::DynamicTopic
+            && let Some(value) = &entry.value
+        {
+            change = change.set(&entry.name, value);
+        }
+    }
+    let change = change.set(SETTING, &wanted);
+    let done = admin(options, async |admin, request| {
+        admin.alter_configs([&change], request).await
+    })?;
+    match done.into_iter().next() {
+        Some(Err((_, code))) => Err(LogError::Fatal(code.to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// Asks the brokers. On a thread of its own: it runs futures, and the caller's may belong to a runtime already.
+fn admin<T: Send>(
+    options: &KafkaOptions,
+    ask: impl AsyncFnOnce(
+        &AdminClient<DefaultClientContext>,
+        &AdminOptions,
+    ) -> Result<T, rdkafka::error::KafkaError>
+    + Send,
+) -> Result<T, LogError> {
+    let asked = || {
+        let admin: AdminClient<DefaultClientContext> = options.config().create()?;
+        let request = AdminOptions::new()
+            .request_timeout(Some(REQUEST))
+            .operation_timeout(Some(REQUEST));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|e| LogError::Fatal(e.to_string()))?;
+        Ok(runtime.block_on(ask(&admin, &request))?)
+    };
+    std::thread::scope(|scope| scope.spawn(asked).join())
+        .unwrap_or_else(|_| Err(LogError::Fatal("the brokers cannot be asked".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_topics_take_more_than_ingress_does() {
+        let mut options = KafkaOptions {
+            prefix: "omnilink.".into(),
+            ..KafkaOptions::default()
+        };
+        let take = |options: &KafkaOptions, topic: &str| wanted(options, topic);
+        assert_eq!(take(&options, "omnilink.ingress"), Some(2 << 20));
+        for topic in ["events", "dlq", "throttled", "rekey.a", "state.topology.a"] {
+            let topic = format!("omnilink.{topic}");
+            assert_eq!(take(&options, &topic), Some(8 << 20), "{topic}");
+        }
+        assert_eq!(take(&options, "shop.orders"), None);
+        options
+            .properties
+            .insert("message.max.bytes".into(), "5000000".into());
+        assert_eq!(take(&options, "omnilink.ingress"), Some(5_000_000));
+        assert_eq!(take(&options, "omnilink.dlq"), Some(20_000_000));
+        options.prefix = String::new();
+        assert_eq!(take(&options, "rekey.a"), Some(20_000_000));
+        assert_eq!(take(&options, "shop.orders"), None);
+    }
+
+    #[test]
+    fn what_is_refused_is_known_from_then_on() {
+        let now = Instant::now();
+        let mut known = Known {
+            described: DEFAULT,
+            until: now,
+            refused: None,
+        };
+        // A large one among small ones, on a topic that takes 4,999 bytes without saying so.
+        let sizes = [100, 100, 5_000, 100];
+        for round in 0.. {
+            assert!(round < 20);
+            let fit = known.batch() >= sizes.iter().sum();
+            let refused = if fit { &sizes[..] } else { &[5_000] };
+            known.refuse(refused, now);
+            if known.record() < 5_000 {
+                break;
+            }
+        }
+        assert_eq!(known.record(), 4_999);
+        assert!(known.batch() >= 100);
+        // Nothing that fits by itself is ever taken for too large.
+        let mut known = Known {
+            described: DEFAULT,
+            until: now,
+            refused: None,
+        };
+        while known.batch() >= 500 {
+            known.refuse(&[100; 5], now);
+        }
+        assert_eq!(known.record(), DEFAULT);
+    }
+}

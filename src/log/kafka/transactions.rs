@@ -1,0 +1,521 @@
+//! The transactional producer of a lane: one type alone owns the transaction.
+//!
+//! ```text
+//!  shape ─► begin ─► outputs, changelog ─► drain ─► offsets ─► commit
+//!    ▲                     │                 │         │         │
+//!    │                     └──── failed ─────┴─────────┴─────────┘
+//!    └── abort; where that fails too: a new producer under the same id, which fences the old one and ends what it left open
+//! ```
+//!
+//! A broker refuses a whole batch that is larger than its topic takes. Batches therefore keep to the narrowest topic that
+//! is written to ([`Shape`]); a single record that is too large is the caller's to find before it comes here. What is refused
+//! all the same, as when a topic's limit was lowered a moment ago, is told to [`Limits`], so that the next attempt knows.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::DeliveryResult,
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
+};
+
+use super::{
+    KafkaOptions,
+    group::GroupConsumer,
+    limits::Limits,
+    producer::headers,
+    restore::{POSITION, position_value},
+};
+use crate::{
+    chaos::{Bug, pause, planted},
+    log::{BATCH_HEADER, Headers, LogError, Transaction, record_size, row_size},
+};
+
+const TRANSACTION: Duration = Duration::from_secs(10);
+/// How long a commit or an abort may take whose outcome is not known yet, and a new producer to be known.
+const OUTCOME: Duration = Duration::from_secs(30);
+/// How long one call waits for an outcome before it is looked whether the lane is to stop.
+const SLICE: Duration = Duration::from_secs(1);
+/// How long anything is still waited for when the lane is to stop.
+const STOPPING: Duration = Duration::from_secs(3);
+/// How often deliveries are looked for.
+const STEP: Duration = Duration::from_micros(250);
+
+/// Bytes of a batch, and of a record, unless a topic takes less or a record is larger.
+const BATCH: usize = 1_000_000;
+/// How long a producer keeps an unusual shape after it was needed last.
+const UNUSUAL: Duration = Duration::from_mins(1);
+
+/// What a producer is made for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shape {
+    /// Bytes of a batch of several records: what the narrowest topic takes.
+    batch: usize,
+    /// Bytes of a record. librdkafka allocates by it, so it is no larger than there is need for.
+    record: usize,
+}
+
+impl Shape {
+    const USUAL: Self = Self {
+        batch: BATCH,
+        record: BATCH,
+    };
+
+    /// Good for both.
+    fn with(self, other: Self) -> Self {
+        Self {
+            batch: self.batch.min(other.batch),
+            record: self.record.max(other.record),
+        }
+    }
+}
+
+/// Notes how far the changelog has grown, and which records were refused.
+#[derive(Clone)]
+struct Context {
+    changelog: Arc<str>,
+    ends: Arc<Mutex<HashMap<u32, u64>>>,
+    /// Records that were too large, by the order in which they were sent.
+    refused: Arc<Mutex<Vec<usize>>>,
+}
+
+impl ClientContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        match result {
+            Ok(message) if message.topic() == &*self.changelog => {
+                let end = message.offset() as u64 + 1;
+                self.ends
+                    .lock()
+                    .entry(message.partition() as u32)
+                    .and_modify(|e| *e = end.max(*e))
+                    .or_insert(end);
+            }
+            // What was not delivered fails the transaction.
+            Err((error, _))
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) =>
+            {
+                self.refused.lock().push(number);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The producer.
+pub(super) struct Transactions {
+    options: KafkaOptions,
+    processor: Arc<str>,
+    changelog: Arc<str>,
+    /// The transactional id.
+    id: Arc<str>,
+    config: ClientConfig,
+    shape: Shape,
+    /// When a shape that is not the usual one was needed last.
+    unusual: Option<Instant>,
+    producer: BaseProducer<Context>,
+    context: Context,
+    limits: Limits,
+    stop: Arc<AtomicBool>,
+    /// Since when something waits that is to stop.
+    stopping: Cell<Option<Instant>>,
+}
+
+impl Transactions {
+    /// Fences the producer that had the id before, and ends the transaction that it left open.
+    pub(super) fn new(
+        options: &KafkaOptions,
+        processor: &Arc<str>,
+        changelog: &Arc<str>,
+        id: &str,
+        limits: Limits,
+    ) -> Result<Self, LogError> {
+        let context = Context {
+            changelog: Arc::clone(changelog),
+            ends: Arc::default(),
+            refused: Arc::default(),
+        };
+        let mut config = options.config();
+        config
+            .set("transaction.timeout.ms", "10000")
+            .set("linger.ms", "0")
+            .set("queue.buffering.max.messages", "1000000");
+        let mut config = options.tuned(config);
+        config
+            .set("transactional.id", id)
+            .set("partitioner", "murmur2_random");
+        let producer = make(&config, Shape::USUAL, &context)?;
+        producer.init_transactions(OUTCOME)?;
+        Ok(Self {
+            options: options.clone(),
+            processor: Arc::clone(processor),
+            changelog: Arc::clone(changelog),
+            id: id.into(),
+            config,
+            shape: Shape::USUAL,
+            unusual: None,
+            producer,
+            context,
+            limits,
+            stop: Arc::default(),
+            stopping: Cell::new(None),
+        })
+    }
+
+    /// Set: what waits for the brokers gives up soon.
+    pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
+    }
+
+    /// How far each partition of the changelog has grown since the last call.
+    pub(super) fn take_ends(&self) -> HashMap<u32, u64> {
+        std::mem::take(&mut *self.context.ends.lock())
+    }
+
+    /// Commits, or says what the caller must do.
+    pub(super) fn commit(
+        &mut self,
+        group: &GroupConsumer,
+        transaction: &Transaction,
+    ) -> Result<(), LogError> {
+        self.fit(transaction)?;
+        let failed = match self.transact(group, transaction) {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        let ended = self.abort(failed);
+        self.learn(transaction);
+        Err(ended)
+    }
+
+    /// Makes a producer that can send what there is, if this one cannot.
+    fn fit(&mut self, transaction: &Transaction) -> Result<(), LogError> {
+        let needed = self.needed(transaction);
+        let now = Instant::now();
+        if needed != Shape::USUAL {
+            self.unusual = Some(now);
+        }
+        let mut shape = self.shape.with(needed);
+        // What no topic and no record needs any more is given up.
+        if self.unusual.is_some_and(|last| now >= last + UNUSUAL) {
+            self.unusual = None;
+            shape = Shape::USUAL;
+        }
+        if shape == self.shape {
+            return Ok(());
+        }
+        tracing::debug!(processor = %self.processor, ?shape, "a producer for other sizes");
+        self.shape = shape;
+        self.renew()
+    }
+
+    fn needed(&self, transaction: &Transaction) -> Shape {
+        let mut shape = Shape::USUAL;
+        let mut asked: Vec<&Arc<str>> = Vec::new();
+        let mut narrow = |topic, shape: &mut Shape| {
+            if !asked
+                .iter()
+                .any(|one| Arc::ptr_eq(one, topic) || *one == topic)
+            {
+                asked.push(topic);
+                shape.batch = shape.batch.min(self.limits.batch(topic));
+            }
+        };
+        for output in &transaction.outputs {
+            narrow(&output.topic, &mut shape);
+            shape.record = shape.record.max(record_size(&output.record));
+        }
+        for change in transaction.state.0.iter().filter(|c| c.logged) {
+            narrow(&self.changelog, &mut shape);
+            let value = change.value.as_deref().unwrap_or_default();
+            let size = BATCH_HEADER + row_size(&change.key, value);
+            shape.record = shape.record.max(size);
+        }
+        if shape.record > BATCH {
+            // In few steps: each is a new producer.
+            let step = shape.record.next_power_of_two();
+            shape.record = step.min(self.options.message_bytes().max(shape.record));
+        }
+        shape
+    }
+
+    /// A new producer under the same id: the old one is fenced, and what it left open is ended.
+    fn renew(&mut self) -> Result<(), LogError> {
+        let producer = make(&self.config, self.shape, &self.context)?;
+        self.patiently(|| producer.init_transactions(SLICE))?;
+        self.producer = producer;
+        // What the old one had under way is not told any more.
+        self.context.ends.lock().clear();
+        Ok(())
+    }
+
+    /// Calls until there is an outcome, or it takes too long.
+    fn patiently(
+        &self,
+        mut call: impl FnMut() -> Result<(), KafkaError>,
+    ) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + OUTCOME;
+        loop {
+            match call() {
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                    let now = Instant::now();
+                    if now >= deadline || self.gives_up(now) {
+                        return Err(KafkaError::Transaction(error));
+                    }
+                    // A call that fails at once is not to be a busy loop.
+                    std::thread::sleep(STEP);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Whether the lane is to stop, for long enough that nothing is waited for any more.
+    fn gives_up(&self, now: Instant) -> bool {
+        if !self.stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let since = self.stopping.get().unwrap_or(now);
+        self.stopping.set(Some(since));
+        now >= since + STOPPING
+    }
+
+    fn send(
+        &self,
+        number: usize,
+        topic: &str,
+        partition: Option<u32>,
+        (key, value): (Option<&[u8]>, Option<&[u8]>),
+        with: &Headers,
+    ) -> Result<(), KafkaError> {
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(topic, number);
+        if let Some(partition) = partition {
+            record = record.partition(partition as i32);
+        }
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
+        if !with.is_empty() {
+            record = record.headers(headers(with));
+        }
+        let mut deadline = None;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if Instant::now()
+                        < *deadline.get_or_insert_with(|| Instant::now() + TRANSACTION) =>
+                {
+                    record = back;
+                    self.producer.poll(Duration::ZERO);
+                    std::thread::sleep(STEP);
+                }
+                Err((error, _)) => {
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+                        self.context.refused.lock().push(number);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes, and
+    /// its `poll` spins through the last millisecond of a wait.
+    fn drain(&self) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + TRANSACTION;
+        let mut waiting = self.producer.in_flight_count();
+        while waiting > 0 {
+            self.producer.poll(Duration::ZERO);
+            let left = self.producer.in_flight_count();
+            if left == waiting {
+                let now = Instant::now();
+                if now >= deadline || self.gives_up(now) {
+                    return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+                }
+                std::thread::sleep(STEP);
+            }
+            waiting = left;
+        }
+        Ok(())
+    }
+
+    fn transact(&self, group: &GroupConsumer, transaction: &Transaction) -> Result<(), KafkaError> {
+        if planted(Bug::ZombieNotFenced) {
+            pause();
+        }
+        self.producer.begin_transaction()?;
+        for (number, output) in transaction.outputs.iter().enumerate() {
+            let record = &output.record;
+            self.send(
+                number,
+                &output.topic,
+                output.partition,
+                (record.key.as_deref(), record.value.as_deref()),
+                &record.headers,
+            )?;
+        }
+        if planted(Bug::NoTransaction) {
+            self.drain()?;
+            self.producer.commit_transaction(TRANSACTION)?;
+            pause();
+            self.producer.begin_transaction()?;
+        }
+        let none = Headers::new();
+        let mut stateful = Vec::new();
+        let before = transaction.outputs.len();
+        for (number, change) in transaction.state.0.iter().enumerate() {
+            if !change.logged {
+                continue;
+            }
+            let partition = change.space.partition;
+            self.send(
+                before + number,
+                &self.changelog,
+                Some(partition),
+                (Some(&change.key), change.value.as_deref()),
+                &none,
+            )?;
+            if !stateful.contains(&partition) {
+                stateful.push(partition);
+            }
+        }
+        let mut list = TopicPartitionList::new();
+        for (topic, partition, next) in &transaction.positions {
+            let offset = Offset::Offset(*next as i64);
+            let name = &group.topics[*topic];
+            list.add_partition_offset(name, *partition as i32, offset)?;
+            // The next owner fences whoever committed last, should it have left a transaction open.
+            if let Some(mut element) = list.find_partition(name, *partition as i32) {
+                element.set_metadata(&self.id);
+            }
+            if stateful.contains(partition) {
+                let value = position_value(*topic, *next);
+                self.send(
+                    usize::MAX,
+                    &self.changelog,
+                    Some(*partition),
+                    (Some(POSITION), Some(&value)),
+                    &none,
+                )?;
+            }
+        }
+        // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
+        self.drain()?;
+        if !self.context.refused.lock().is_empty() {
+            return Err(KafkaError::MessageProduction(
+                RDKafkaErrorCode::MessageSizeTooLarge,
+            ));
+        }
+        let mut member = group.consumer.group_metadata();
+        if planted(Bug::ZombieNotFenced) {
+            // Who never joined has no generation, and the broker asks for none.
+            let mut config = self.options.consumer_config();
+            config.set(
+                "group.id",
+                format!("{}{}", self.options.prefix, self.processor),
+            );
+            member = config.create::<BaseConsumer>()?.group_metadata();
+        }
+        let member = member.ok_or_else(|| KafkaError::Canceled)?;
+        self.producer
+            .send_offsets_to_transaction(&list, &member, TRANSACTION)?;
+        // After a call that timed out the commit goes on by itself: only the same call again says how it ends.
+        self.patiently(|| self.producer.commit_transaction(SLICE))
+    }
+
+    /// Tells the limits which records were refused as too large.
+    fn learn(&self, transaction: &Transaction) {
+        let refused = std::mem::take(&mut *self.context.refused.lock());
+        let mut sizes: HashMap<&Arc<str>, Vec<usize>> = HashMap::new();
+        let before = transaction.outputs.len();
+        for number in refused {
+            let (topic, size) = if let Some(output) = transaction.outputs.get(number) {
+                (&output.topic, record_size(&output.record))
+            } else if let Some(change) = number
+                .checked_sub(before)
+                .and_then(|number| transaction.state.0.get(number))
+            {
+                let value = change.value.as_deref().unwrap_or_default();
+                (&self.changelog, BATCH_HEADER + row_size(&change.key, value))
+            } else {
+                (&self.changelog, BATCH_HEADER + row_size(POSITION, &[0; 9]))
+            };
+            sizes.entry(topic).or_default().push(size);
+        }
+        for (topic, sizes) in sizes {
+            self.limits.refused(topic, &sizes);
+        }
+    }
+
+    /// Ends a failed transaction and says what the caller must do.
+    fn abort(&mut self, error: KafkaError) -> LogError {
+        self.context.ends.lock().clear();
+        let class = match &error {
+            KafkaError::Transaction(e) if e.is_fatal() => return error.into(),
+            _ => self.producer.client().fatal_error(),
+        };
+        if let Some((code, reason)) = class {
+            return match code {
+                RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::InvalidProducerEpoch => LogError::Fenced(reason),
+                _ => LogError::Fatal(reason),
+            };
+        }
+        // The abort waits until each delivery was told, and nobody else polls: what is on its way is waited for here first.
+        self.producer.purge(PurgeConfig::default().queue());
+        let drained = self.drain();
+        let aborted =
+            drained.and_then(|()| self.patiently(|| self.producer.abort_transaction(SLICE)));
+        self.context.ends.lock().clear();
+        let Err(second) = aborted else {
+            return LogError::Aborted(error.to_string());
+        };
+        if self.stop.load(Ordering::Relaxed) {
+            // The next producer with this id ends the transaction, or its timeout does.
+            return LogError::Fatal(format!("{error}; and the abort failed: {second}"));
+        }
+        // So ends a commit whose outcome nobody told as well: what it has come to is read back from the log.
+        tracing::warn!(processor = %self.processor, %error, %second, "the abort failed; a new producer ends the transaction");
+        match self.renew() {
+            Ok(()) => LogError::Aborted(error.to_string()),
+            Err(third) => LogError::Fatal(format!(
+                "{error}; the abort failed: {second}; and there is no new producer: {third}"
+            )),
+        }
+    }
+}
+
+fn make(
+    config: &ClientConfig,
+    shape: Shape,
+    context: &Context,
+) -> Result<BaseProducer<Context>, LogError> {
+    let mut config = config.clone();
+    let given = config.get("batch.size").and_then(|n| n.parse().ok());
+    let batch = given.unwrap_or(usize::MAX).min(shape.batch);
+    config
+        .set("batch.size", batch.to_string())
+        // librdkafka counts the framing of a record in its own way.
+        .set("message.max.bytes", (shape.record + 1024).to_string());
+    Ok(config.create_with_context(context.clone())?)
+}
