@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    lag::{LaneProgress, Progress},
     lane::Backoff,
+    progress::{LaneProgress, Progress},
 };
 use crate::log::{Fetched, Finished, Log, LogError, Polled, Work};
 
@@ -43,7 +43,7 @@ pub struct Setup {
     pub concurrency: usize,
     /// Where calls run.
     pub runtime: Handle,
-    /// Where it tells how it is.
+    /// Where it reports how it is.
     pub progress: Arc<Progress>,
 }
 
@@ -87,7 +87,7 @@ pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> 
                     .and_then(|work| serve(&effect, (&setup, &progress), work, &flag, &mut attempt));
                 if let Err(error) = served {
                     tracing::warn!(effect = setup.name, %error, "the effect stalls and tries again");
-                    progress.stalled(error.to_string());
+                    progress.retrying(error.to_string());
                     std::thread::sleep(BACKOFF.pause(attempt));
                     attempt += 1;
                 }
@@ -119,9 +119,11 @@ fn serve(
     let mut taken: BTreeMap<u32, Taken> = BTreeMap::new();
     let mut batch = Vec::new();
     let mut kept = Instant::now();
+    let calls = progress.calls();
     while !stop.load(Ordering::Relaxed) {
         while let Ok((partition, offset)) = done.try_recv() {
             finish(&mut taken, partition, offset);
+            progress.progressed();
         }
         if kept.elapsed() > COMMIT {
             keep(&mut *work, (setup, progress), &mut taken)?;
@@ -134,6 +136,7 @@ fn serve(
                 for (_, partition) in partitions {
                     let finished = work.open(partition)?;
                     let read_to = finished.next();
+                    progress.set_position(&setup.topic, partition, read_to);
                     taken.insert(
                         partition,
                         Taken {
@@ -147,11 +150,11 @@ fn serve(
             }
             Polled::Revoked(partitions) => {
                 keep(&mut *work, (setup, progress), &mut taken)?;
-                drop_partitions(&mut taken, &partitions);
+                drop_partitions((setup, progress), &mut taken, &partitions);
                 work.release(&partitions)?;
             }
             Polled::Lost(partitions) => {
-                drop_partitions(&mut taken, &partitions);
+                drop_partitions((setup, progress), &mut taken, &partitions);
                 work.release(&partitions)?;
             }
         }
@@ -178,11 +181,14 @@ fn serve(
                 }
                 if let Some((partition, offset)) = wait(&mut done, &setup.runtime) {
                     finish(&mut taken, partition, offset);
+                    progress.progressed();
                 }
             };
             let (effect, tell) = (Arc::clone(effect), tell.clone());
+            let call = calls.begin("a call in flight");
             setup.runtime.spawn(async move {
                 effect.call(input).await;
+                drop(call);
                 // Nobody listens any more: the work is done again by the next owner.
                 let _ = tell.send((partition, offset));
                 drop(slot);
@@ -223,14 +229,19 @@ fn keep(
             work.commit(*partition, &mine.finished)?;
             mine.changed = false;
             let next = mine.finished.next();
-            progress.at(&setup.topic, *partition, next);
+            progress.set_position(&setup.topic, *partition, next);
         }
     }
     Ok(())
 }
 
-fn drop_partitions(taken: &mut BTreeMap<u32, Taken>, partitions: &[(usize, u32)]) {
+fn drop_partitions(
+    (setup, progress): (&Setup, &LaneProgress),
+    taken: &mut BTreeMap<u32, Taken>,
+    partitions: &[(usize, u32)],
+) {
     for (_, partition) in partitions {
+        progress.revoked(&setup.topic, *partition);
         taken.remove(partition);
     }
 }

@@ -13,8 +13,8 @@ use omnilink::{
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, partition_for, topics::Names},
     registry::Registry,
     stream::{
-        lag::Progress,
         lane,
+        progress::Progress,
         topology::{Deployment, Setup, check},
     },
 };

@@ -38,6 +38,7 @@ mod registry_routes;
 mod replay;
 mod rls;
 mod shop_example;
+mod stalls;
 mod store;
 mod store_embedded;
 mod support;

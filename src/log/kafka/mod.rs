@@ -1,5 +1,6 @@
 //! The log of production: Kafka, by librdkafka. Any of its properties passes through `kafka.properties`.
 
+mod ends;
 mod group;
 mod lane;
 mod producer;
@@ -25,7 +26,8 @@ use rdkafka::{
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Cleanup, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
+    Acknowledged, Append, Cleanup, Isolation, Lane, Log, LogError, OpenTransaction, Reader, Source,
+    TopicSpec, Watermarks, Work,
 };
 use crate::{
     clock::Millis,
@@ -105,6 +107,8 @@ pub struct KafkaLog {
     appender: Appender,
     /// Asked for metadata and offsets.
     asker: BaseConsumer,
+    /// Asked for high watermarks.
+    uncommitted: BaseConsumer,
     partitions: Arc<Mutex<HashMap<String, u32>>>,
     seats: lane::Seats,
 }
@@ -122,12 +126,14 @@ impl KafkaLog {
 
     fn connect_with(options: KafkaOptions, state: Option<StateStore>) -> Result<Self, LogError> {
         let asker = options.consumer_config().create()?;
+        let uncommitted = ends::read_uncommitted(&options)?;
         let appender = Appender::new(&options)?;
         Ok(Self {
             options,
             state,
             appender,
             asker,
+            uncommitted,
             partitions: Arc::default(),
             seats: lane::Seats::default(),
         })
@@ -235,6 +241,24 @@ impl Log for KafkaLog {
 
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
         watermarks(&self.asker, topic, partition)
+    }
+
+    fn end_offsets(
+        &self,
+        partitions: &[(Arc<str>, u32)],
+        isolation: Isolation,
+    ) -> Result<Vec<Option<u64>>, LogError> {
+        match isolation {
+            Isolation::Committed => ends::end_offsets(&self.asker, partitions),
+            Isolation::Uncommitted => ends::end_offsets(&self.uncommitted, partitions),
+        }
+    }
+
+    fn open_transactions(
+        &self,
+        partitions: &[(Arc<str>, u32)],
+    ) -> Result<Vec<OpenTransaction>, LogError> {
+        ends::open_transactions(&self.options, (&self.asker, &self.uncommitted), partitions)
     }
 
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {

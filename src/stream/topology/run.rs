@@ -18,8 +18,8 @@ use crate::{
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
     stream::{
         Processor,
-        lag::Progress,
         lane::{self, Backoff},
+        progress::Progress,
     },
 };
 
@@ -188,7 +188,7 @@ fn keep(
     loop {
         match lanes(plan, setup, secrets, progress) {
             Ok(lanes) => {
-                // From here on the lanes tell how they are.
+                // From here on the lanes report how they are.
                 drop(starting);
                 // Nothing is ever sent: it ends when the other side is dropped.
                 let _ = stopped.recv();
@@ -201,7 +201,7 @@ fn keep(
                 let pause = BACKOFF.pause(attempt);
                 tracing::warn!(topology = plan.name, %error, ?pause, "the topology cannot be started and tries again");
                 for progress in &starting {
-                    progress.stalled(error.clone());
+                    progress.retrying(error.clone());
                 }
                 attempt += 1;
                 if stopped.recv_timeout(pause) != Err(mpsc::RecvTimeoutError::Timeout) {
