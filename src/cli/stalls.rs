@@ -58,32 +58,40 @@ fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<
     let names = Names::new(&config.topics.prefix);
     let all = processors(config, &names, found);
     let partitions = partitions(log, &all)?;
-    let began = Instant::now();
-    let mut open = log.open_transactions(&partitions)?;
     let mut waiting: Vec<(&Reads, Vec<Waiting>)> = Vec::new();
+    let mut unknown = 0;
     for one in &all {
         match behind(config, log, &names, one) {
             Ok(behind) if behind.is_empty() => {}
             Ok(behind) => waiting.push((one, behind)),
             Err(why) => {
-                let detail = format!("{}: waiting: {why:#}", one.processor);
+                // That of the projection lies in Postgres.
+                let state = if one.processor == PROJECTION {
+                    "waiting"
+                } else {
+                    "its position is not known"
+                };
+                let detail = format!("{}: {state}: {why:#}", one.processor);
                 found.add(PROCESSORS, Status::Warning, detail);
+                unknown += 1;
             }
         }
     }
     let behind = waiting.len();
+    // From here on it is watched: what was asked before may have taken long.
+    let began = Instant::now();
+    let mut open = log.open_transactions(&partitions)?;
     while !waiting.is_empty() && began.elapsed() < STALLED_AFTER
         || !open.is_empty() && began.elapsed() < OPEN_FOR
     {
         std::thread::sleep(LOOK_EVERY);
         let mut still = Vec::new();
         for (one, mut partitions) in waiting {
-            let now = positions(config, log, &names, one)?;
-            let stays =
-                |w: &Waiting| now.get(w.partition as usize).copied().flatten() == Some(w.next);
-            partitions.retain(|w| {
-                stays(w) || w.next == 0 && now.get(w.partition as usize) == Some(&None)
-            });
+            // A transaction of its own that hangs keeps the position from being read: nothing moves then.
+            if let Ok(now) = positions(config, log, &names, one) {
+                let now = from_start(&now);
+                partitions.retain(|w| now.contains(&(w.partition, w.next)));
+            }
             if !partitions.is_empty() {
                 still.push((one, partitions));
             }
@@ -97,7 +105,7 @@ fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<
             stalled(one, partitions, began.elapsed()),
         );
     }
-    if waiting.is_empty() {
+    if waiting.is_empty() && unknown == 0 {
         let detail = format!("{} read on; {behind} have records waiting", all.len());
         found.add(PROCESSORS, Status::Ok, detail);
     }

@@ -116,6 +116,14 @@ fn a_lane_that_hangs_is_seen(bed: Bed) {
     drop(running);
 }
 
+fn foreign(name: &str) -> TopicSpec {
+    TopicSpec {
+        name: name.into(),
+        partitions: 1,
+        cleanup: Cleanup::Keep,
+    }
+}
+
 struct Node {
     bed: Bed,
     /// The topology's topic.
@@ -129,16 +137,16 @@ impl Node {
         let dir = bed.dir.path();
         let log = bed.open("source");
         let source = format!("shop-{}", bed.prefix.trim_end_matches('.'));
-        let spec = TopicSpec {
-            name: source.as_str().into(),
-            partitions: 1,
-            cleanup: Cleanup::Keep,
-        };
-        log.provision(&[spec], true).unwrap();
+        log.provision(&[foreign(&source)], true).unwrap();
         std::fs::create_dir(dir.join("topologies")).unwrap();
         let file = format!(
-            "name: shop\nsource: {{ topic: {source}, tenant: acme }}\nsteps:\n  - map: |\n      \
-             . = {{ \"type\": \"t\", \"id\": to_string!(.id), \"source\": \"/shop\", \"data\": . }}\n  - route: [ {{ to: ingress }} ]\n"
+            r#"name: shop
+source: {{ topic: {source}, tenant: acme }}
+steps:
+  - map: |
+      . = {{ "type": "t", "id": to_string!(.id), "source": "/shop", "data": . }}
+  - route: [ {{ when: .data.lost == true, to: {source}-out }}, {{ to: ingress }} ]
+"#
         );
         std::fs::write(dir.join("topologies/shop.yaml"), file).unwrap();
         let config = json!({
@@ -246,36 +254,34 @@ fn what_stands_still_is_named() {
     node.says("admission", "");
     assert!(node.metric("omnilink_processor_stalled{processor=\"admission\"} 0"));
 
-    // The broker refuses what admission writes: it fails again and again, or hangs.
-    let events = node.bed.topic("events");
-    node.bed
-        .alter_topic(&events, &[("min.insync.replicas", "2")]);
-    let ingress = node.bed.topic("ingress");
+    // What the topology writes goes nowhere: it fails again and again, or hangs.
     let log = node.bed.open("producer");
-    let event = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","omnilinktenant":"acme","data":{}}"#;
-    let mut cloud_event = record("k", event);
-    for (name, value) in [
-        ("content-type", "application/cloudevents+json"),
-        ("omnilink-tenant", "acme"),
-    ] {
-        let value = Some(value.to_owned().into());
-        cloud_event.headers.push((name.into(), value));
-    }
-    append(&*log, &ingress, vec![cloud_event]).unwrap();
-    node.says("admission", "stalled: no progress for ");
+    let lost = json!({ "id": 1, "lost": true }).to_string();
+    append(&*log, &node.shop, vec![record("k", &lost)]).unwrap();
+    node.says("topologies", "topology.shop: stalled: no progress for ");
     let deadline = Instant::now() + Duration::from_secs(5);
-    while !node.metric("omnilink_processor_stalled{processor=\"admission\"} 1") {
+    while !node.metric("omnilink_processor_stalled{processor=\"topology.shop\"} 1") {
         assert!(Instant::now() < deadline, "the metric says nothing");
         std::thread::sleep(Duration::from_millis(200));
     }
+    assert_eq!(node.ready().1["parts"]["admission"]["status"], "ok");
     let found = node.doctor("processors");
     let names = |(status, detail): &(String, String)| {
-        status == "warning" && detail.starts_with("admission: stalled") && detail.contains(&ingress)
+        let place = format!("{}/0 from offset 0", node.shop);
+        status == "warning"
+            && detail.starts_with("topology.shop: stalled")
+            && detail.contains(&place)
     };
     assert!(found.iter().any(names), "{found:?}");
-    node.bed
-        .alter_topic(&events, &[("min.insync.replicas", "1")]);
-    node.says("admission", "");
+    assert!(
+        found
+            .iter()
+            .any(|(_, detail)| detail.starts_with("events: waiting: ")),
+        "{found:?}"
+    );
+    log.provision(&[foreign(&format!("{}-out", node.shop))], true)
+        .unwrap();
+    node.says("topologies", "");
 }
 
 #[test]
