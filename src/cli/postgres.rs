@@ -148,7 +148,7 @@ impl Start {
     async fn run(self) {
         let mut attempt = 0;
         let starting = self.setup.progress.lane();
-        starting.waiting("Postgres is being started");
+        starting.starting("Postgres is being started");
         loop {
             match self.try_start().await {
                 Ok(running) => {

@@ -217,7 +217,7 @@ impl Lane {
     fn run(mut self) {
         while !self.stopping() {
             self.member = false;
-            self.progress.waiting(JOINING);
+            self.progress.starting(JOINING);
             let served = self
                 .setup
                 .log
@@ -314,7 +314,7 @@ impl Lane {
         }
         self.pipeline.reset();
         self.member = false;
-        self.progress.waiting(JOINING);
+        self.progress.starting(JOINING);
         self.again = Some(Instant::now());
         source.release(partitions)
     }

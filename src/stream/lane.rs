@@ -225,7 +225,7 @@ impl Runner {
     fn run(mut self) {
         let mut attempt = 0;
         while !self.stopping() {
-            self.progress.waiting(JOINING);
+            self.progress.starting(JOINING);
             let error = match self.setup.log.lane(self.processor.name(), &self.topics) {
                 // A panic outside a record's own processing is a fault of the transform: the lane is built anew, and says so.
                 Ok(lane) => match catch_unwind(AssertUnwindSafe(|| self.serve(lane, &mut attempt)))
@@ -291,7 +291,7 @@ impl Runner {
                 match tasks.values().find_map(|task| task.waits_for.as_ref()) {
                     Some(what) => self.progress.waiting(what),
                     None if member => self.progress.running(),
-                    None => self.progress.waiting(JOINING),
+                    None => self.progress.starting(JOINING),
                 }
                 continue;
             };
@@ -323,7 +323,7 @@ impl Runner {
         for (topic, partition) in partitions {
             let name = &self.topics[*topic];
             self.progress
-                .waiting(format!("the state of {name}/{partition} is restored"));
+                .starting(format!("the state of {name}/{partition} is restored"));
             let next = lane.open(*topic, *partition)?;
             self.progress.set_position(name, *partition, next);
             if !tasks.contains_key(partition) {

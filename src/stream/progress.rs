@@ -21,14 +21,19 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 const PARTITION_STALLED_AFTER: Duration = Duration::from_secs(30);
 /// A call to something outside that lasts this long, with no progress meanwhile, is a wait.
 const CALL_SHOWN_AFTER: Duration = Duration::from_secs(5);
-/// Shorter waits are not shown: every rebalance has one.
-const SHOWN_AFTER: Duration = Duration::from_secs(1);
+/// A start that takes no longer is not shown: every rebalance has one.
+const START_SHOWN_AFTER: Duration = Duration::from_secs(10);
 /// An error that comes within this time of the last one, with no progress meanwhile, is the same failure going on.
 const SAME_FAILURE: Duration = Duration::from_secs(15);
 
 /// What a lane says that it is doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LaneState {
+    /// It is on its way to work: it joins its group, or restores state.
+    Starting {
+        /// What it waits for, for people.
+        what: String,
+    },
     /// It works, or would if there were records.
     Running,
     /// It waits for something that it can name.
@@ -127,7 +132,7 @@ struct Failing {
 #[derive(Debug)]
 struct Partition {
     topic: Arc<str>,
-    partition: u32,
+    number: u32,
     next: u64,
     backlog: Option<Backlog>,
     /// From `next` up to this offset there are only markers of transactions.
@@ -209,7 +214,7 @@ impl Progress {
         let mut all: Vec<(Arc<str>, u32, u64)> = Vec::new();
         for lane in self.lanes.lock().iter() {
             for at in &lane.lock().partitions {
-                all.push((Arc::clone(&at.topic), at.partition, at.next));
+                all.push((Arc::clone(&at.topic), at.number, at.next));
             }
         }
         // A lane that has not learnt yet that it lost a partition is the one behind.
@@ -223,7 +228,7 @@ impl Progress {
         let mut suspects = Vec::new();
         for lane in self.lanes.lock().iter() {
             for at in &mut lane.lock().partitions {
-                if let Some(ends) = ends(&at.topic, at.partition) {
+                if let Some(ends) = ends(&at.topic, at.number) {
                     suspects.extend(at.observe(ends, now));
                 }
             }
@@ -236,8 +241,7 @@ impl Progress {
         for lane in self.lanes.lock().iter() {
             let mut lane = lane.lock();
             let at = lane.partitions.iter_mut().find(|at| {
-                (&at.topic, at.partition, at.next)
-                    == (&suspect.topic, suspect.partition, suspect.next)
+                (&at.topic, at.number, at.next) == (&suspect.topic, suspect.partition, suspect.next)
             });
             if let Some(at) = at {
                 at.confirm(suspect.stable, has_records);
@@ -283,7 +287,7 @@ impl Reported {
 
     fn set_position(&mut self, topic: &str, partition: u32, next: u64, now: Instant) {
         let known = self.partitions.iter_mut();
-        let mut known = known.filter(|at| at.partition == partition && *at.topic == *topic);
+        let mut known = known.filter(|at| at.number == partition && *at.topic == *topic);
         match known.next() {
             Some(at) if at.next == next => {}
             Some(at) => {
@@ -293,7 +297,7 @@ impl Reported {
             }
             None => self.partitions.push(Partition {
                 topic: topic.into(),
-                partition,
+                number: partition,
                 next,
                 backlog: None,
                 markers_to: 0,
@@ -304,13 +308,14 @@ impl Reported {
     fn status(&self, now: Instant) -> ProcessorStatus {
         let idle = now.saturating_duration_since(self.progressed);
         match &self.state {
-            LaneState::Waiting { what } => {
-                if now.saturating_duration_since(self.since) < SHOWN_AFTER {
+            LaneState::Starting { what } => {
+                if now.saturating_duration_since(self.since) < START_SHOWN_AFTER {
                     ProcessorStatus::Running
                 } else {
                     ProcessorStatus::Waiting(what.clone())
                 }
             }
+            LaneState::Waiting { what } => ProcessorStatus::Waiting(what.clone()),
             LaneState::Retrying { error } => {
                 let failing = self
                     .failure
@@ -351,7 +356,7 @@ impl Reported {
                     .open_since
                     .map(|at| now.saturating_duration_since(at));
                 if let Some(open) = open.filter(|open| *open >= STALLED_AFTER) {
-                    let (topic, partition) = (&at.topic, at.partition);
+                    let (topic, partition) = (&at.topic, at.number);
                     let Ends { stable, high } = backlog.ends;
                     let status = ProcessorStatus::Waiting(format!(
                         "a producer's transaction on {topic}/{partition} has been open for {} s: offsets {stable} to {} cannot be read before it ends",
@@ -366,7 +371,7 @@ impl Reported {
             if backlog.confirmed && (alone || waited.min(idle) >= STALLED_AFTER) {
                 let why = self.failure.as_ref().map(|failure| &*failure.error);
                 let records = backlog.ends.stable - at.next;
-                let what = Some((&*at.topic, at.partition, at.next, records));
+                let what = Some((&*at.topic, at.number, at.next, records));
                 worst = worst.max(Some(ProcessorStatus::Stalled(stalled(what, waited, why))));
             }
         }
@@ -377,24 +382,21 @@ impl Reported {
     fn waiting_records(&self) -> Option<(&str, u32, u64, u64)> {
         let waiting = self.partitions.iter().filter_map(|at| {
             let records = at.backlog.as_ref()?.ends.stable.checked_sub(at.next)?;
-            Some((&*at.topic, at.partition, at.next, records))
+            Some((&*at.topic, at.number, at.next, records))
         });
         waiting.max_by_key(|(.., records)| *records)
     }
 }
 
 fn stalled(waiting: Option<(&str, u32, u64, u64)>, idle: Duration, error: Option<&str>) -> String {
-    let mut text = format!("no progress for {} s", idle.as_secs());
-    if let Some((topic, partition, next, records)) = waiting {
-        text.push_str(&format!(
-            "; {records} records wait in {topic}/{partition} from offset {next}"
-        ));
-    }
-    match error {
-        Some(error) => text.push_str(&format!("; last error: {error}")),
-        None => text.push_str("; no error was reported"),
-    }
-    text
+    let waiting = waiting.map_or_else(String::new, |(topic, partition, next, records)| {
+        format!("; {records} records wait in {topic}/{partition} from offset {next}")
+    });
+    let error = error.map_or_else(
+        || "no error was reported".to_owned(),
+        |error| format!("last error: {error}"),
+    );
+    format!("no progress for {} s{waiting}; {error}", idle.as_secs())
 }
 
 impl Partition {
@@ -409,7 +411,7 @@ impl Partition {
             self.backlog = None;
             return None;
         }
-        let backlog = self.backlog.get_or_insert_with(|| Backlog {
+        let backlog = self.backlog.get_or_insert(Backlog {
             since: now,
             ends: Ends { stable: 0, high: 0 },
             confirmed: false,
@@ -426,7 +428,7 @@ impl Partition {
             && now.saturating_duration_since(backlog.since) >= STALLED_AFTER;
         due.then(|| Suspect {
             topic: Arc::clone(&self.topic),
-            partition: self.partition,
+            partition: self.number,
             next: self.next,
             stable: ends.stable,
         })
@@ -469,6 +471,13 @@ impl LaneProgress {
             .enter(LaneState::Running, Instant::now());
     }
 
+    /// It is on its way to work, and waits for this: a wait that is shown if it lasts.
+    pub fn starting(&self, what: impl Into<String>) {
+        let what = what.into();
+        let mut reported = self.reported.lock();
+        reported.enter(LaneState::Starting { what }, Instant::now());
+    }
+
     /// It waits for this, and goes on by itself when that is there.
     pub fn waiting(&self, what: impl Into<String>) {
         let what = what.into();
@@ -501,16 +510,14 @@ impl LaneProgress {
     /// Another lane, here or on another node, has the partition now.
     pub fn revoked(&self, topic: &str, partition: u32) {
         let mut reported = self.reported.lock();
-        let other = |at: &Partition| at.partition != partition || *at.topic != *topic;
+        let other = |at: &Partition| at.number != partition || *at.topic != *topic;
         reported.partitions.retain(other);
     }
 
     /// Its whole share of the partitions: positions in all others are another lane's.
     pub fn assigned(&self, ours: impl Fn(&str, u32) -> bool) {
         let mut reported = self.reported.lock();
-        reported
-            .partitions
-            .retain(|at| ours(&at.topic, at.partition));
+        reported.partitions.retain(|at| ours(&at.topic, at.number));
     }
 
     /// It has checked which timers are due, and fired what it could.
@@ -770,7 +777,7 @@ mod tests {
             let mut reported = lane.reported.lock();
             // It opens anew, reads, and fails.
             reported.enter(
-                LaneState::Waiting {
+                LaneState::Starting {
                     what: "its partitions".into(),
                 },
                 now,
