@@ -11,8 +11,8 @@ use omnilink::{
     log::{Append, Log, Record},
     stream::{
         Processor,
-        lag::Progress,
         lane::{self, Running, Setup},
+        progress::Progress,
     },
 };
 

@@ -12,7 +12,7 @@ use omnilink::{
     log::Log,
     projections::{PROJECTION, Projector, Setup},
     store::{Session, Store},
-    stream::lag::Progress,
+    stream::progress::Progress,
 };
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Handle;

@@ -13,7 +13,7 @@ use omnilink::{
     envelope::foreign::NoRegistry,
     log::{Log, topics::Names},
     stream::{
-        lag::Progress,
+        progress::Progress,
         topology::{Deployment, Setup, check},
     },
 };

@@ -195,7 +195,7 @@ impl Server {
 
     /// Events that admission has looked at since the process started.
     pub fn admitted(&self) -> u64 {
-        self.metric("omnilink_admission_total") as u64
+        self.metric("omnilink_admission_records_total") as u64
     }
 
     /// Asks its Postgres.

@@ -19,6 +19,7 @@ use crate::{
     log::{Fetched, Record, partition_for, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Context, Failure, Processor, Rejected, Transform, redriven},
+    telemetry::metrics::ADMISSION_RECORDS,
 };
 
 /// Its name.
@@ -49,7 +50,7 @@ impl Admission {
     /// Admission between `ingress` and `events`, which have `partitions` partitions.
     /// `trusted`: nobody but OmniLink's own port can write there (the embedded log), so own records are not checked again.
     pub fn new(names: &Names, partitions: u32, dedupe_window_ms: i64, trusted: bool) -> Self {
-        let outcome = |outcome: &'static str| metrics::counter!("omnilink_admission_total", "outcome" => outcome);
+        let outcome = |outcome| ADMISSION_RECORDS.counter(&[outcome]);
         Self {
             names: names.clone(),
             partitions,
@@ -106,6 +107,7 @@ impl Processor for Admission {
             secrets: self.secrets.clone(),
             schemas: Arc::clone(&self.schemas),
             counters: Arc::clone(&self.counters),
+            outcomes: Outcomes::default(),
         }))
     }
 }
@@ -118,6 +120,16 @@ struct Admit {
     secrets: Option<Arc<SecretKeys>>,
     schemas: Arc<dyn Schemas>,
     counters: Arc<Counters>,
+    /// What became of the records of the open transaction.
+    outcomes: Outcomes,
+}
+
+/// Of one transaction: admitted, duplicates, passed on.
+#[derive(Clone, Copy, Default)]
+struct Outcomes {
+    admitted: u64,
+    duplicates: u64,
+    passed_on: u64,
 }
 
 impl Transform for Admit {
@@ -162,6 +174,11 @@ impl Transform for Admit {
 
     fn close(&mut self, cx: &mut Context<'_>) {
         cx.add_changes(self.window.take_changes());
+        // A transaction that is made again begins with a new transform, so nothing counts twice.
+        let outcomes = std::mem::take(&mut self.outcomes);
+        self.counters.admitted.increment(outcomes.admitted);
+        self.counters.duplicates.increment(outcomes.duplicates);
+        self.counters.passed_on.increment(outcomes.passed_on);
     }
 }
 
@@ -206,7 +223,7 @@ impl Admit {
                 redriven::mark(secrets, &self.names.ingress, &mut record, count);
             }
             cx.try_emit(&self.names.ingress, record)?;
-            self.counters.passed_on.increment(1);
+            self.outcomes.passed_on += 1;
             return Ok(());
         }
         let identity = event.identity();
@@ -214,7 +231,7 @@ impl Admit {
         let known_by = redriven.map_or(identity, |count| redriven::identity(&identity, count));
         let seen = self.window.get(&known_by, input.timestamp)?.is_some();
         if seen && !planted(Bug::NoDedupe) {
-            self.counters.duplicates.increment(1);
+            self.outcomes.duplicates += 1;
             return Ok(());
         }
         let size = input.record.value.as_ref().map_or(0, Bytes::len);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     Global,
     client::{ADMIN_KEY, Client},
-    node, output, postgres, runtime,
+    node, output, postgres, runtime, stalls,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -25,7 +25,9 @@ use crate::{
   omnilink doctor
   omnilink doctor --json | jq '.items[] | select(.status == \"failed\")'
 
-Ends with 1 if a check failed. It changes nothing.")]
+Ends with 1 if a check failed. It changes nothing. On Kafka it looks at the processors of all nodes, and watches those
+with records waiting for up to 10 s: one that makes no progress is `stalled`. A transaction of a producer that holds
+records back is named too.")]
 pub(super) struct Args {}
 
 /// Below this much free space the embedded log refuses to write.
@@ -39,9 +41,12 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Status {
+pub(super) enum Status {
+    /// As it should be.
     Ok,
+    /// It works, and someone should look at it.
     Warning,
+    /// It does not work: the command ends with 1.
     Failed,
     /// Not in use here.
     Skipped,
@@ -55,10 +60,10 @@ struct Finding {
     detail: String,
 }
 
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, check: &'static str, status: Status, detail: impl Into<String>) {
+    pub(super) fn add(&mut self, check: &'static str, status: Status, detail: impl Into<String>) {
         self.0.push(Finding {
             check,
             status,
@@ -214,6 +219,9 @@ fn log(config: &Config, found: &mut Findings) {
     };
     found.add("log", Status::Ok, what);
     topics(config, &*log, found);
+    if config.on_kafka() {
+        stalls::examine(config, &*log, found);
+    }
 }
 
 fn topics(config: &Config, log: &dyn Log, found: &mut Findings) {

@@ -1,6 +1,6 @@
 //! `omnilink lag`: how far behind each processor is, by records and by age.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use hyper::Method;
@@ -18,63 +18,96 @@ use crate::{
     stream::lag::{self, Item},
 };
 
+/// How long Postgres may take to say where the projection is.
+const POSTGRES: Duration = Duration::from_secs(10);
+
 /// Nothing beside the global flags.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink lag
   omnilink lag --json | jq '[.items[].records] | add'
 
-The age is that of the oldest record not processed yet. A running node is asked over its port, with the permission
+The age is that of the oldest record not processed yet. What cannot be known now (Postgres is down) is `?`, in JSON null
+with an `error`. A running node is asked over its port, with the permission
 `operator`; Kafka and Postgres are read directly, with the topologies of topologies_dir here, unless OMNILINK_URL names a node.")]
 pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
-    let (items, trouble) = match Access::of(&config)? {
+    let items = match Access::of(&config)? {
         Access::Port(client) => {
             let answer = runtime()?.block_on(client.call(Method::GET, "/v1/lag", None))?;
             let answer = answer.success()?;
-            let items = answer["items"].as_array().cloned().unwrap_or_default();
-            (items, None)
+            answer["items"].as_array().cloned().unwrap_or_default()
         }
         Access::Log(log, names) => {
-            let mut items = of_admission(&*log, &names)?;
-            let mut trouble = None;
-            for (part, more) in [
-                ("projections", of_projections(&config, &*log, &names)),
-                ("topologies", of_topologies(&config, &*log)),
-            ] {
-                match more {
-                    Ok(more) => items.extend(more),
-                    Err(why) => {
-                        let why = why.context(format!("the lag of the {part} is not known"));
-                        trouble.get_or_insert(why);
-                    }
-                }
-            }
-            let items = items.iter().map(|item| json!(item)).collect();
-            (items, trouble)
+            let items = of_log(&config, &*log, &names)?;
+            items.iter().map(|item| json!(item)).collect()
         }
     };
     if global.json {
-        output::json(&json!({ "items": items }))?;
+        output::json(&json!({ "items": items }))
     } else {
         print(&items);
+        Ok(())
     }
-    trouble.map_or(Ok(()), Err)
+}
+
+/// What is known; a part that is not known is an item that says why. Fails where nothing is known.
+pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
+    let mut items = Vec::new();
+    let mut known = false;
+    let mut first = None;
+    for (part, found) in [
+        (admission::NAME, of_admission(log, names)),
+        (PROJECTION, of_projections(config, log, names)),
+        ("topologies", of_topologies(config, log)),
+    ] {
+        match found {
+            Ok(found) => {
+                known |= !found.is_empty();
+                items.extend(found);
+            }
+            Err(why) => {
+                items.push(Item::unknown(part, format!("{why:#}")));
+                first.get_or_insert(why);
+            }
+        }
+    }
+    match first {
+        Some(why) if !known => Err(why),
+        _ => Ok(items),
+    }
 }
 
 fn print(items: &[Value]) {
+    let note = |item: &Value| match (&item["error"], item["uncommitted"].as_u64()) {
+        (Value::String(error), _) => format!("not known: {error}"),
+        (_, Some(held)) => {
+            format!("{held} behind a transaction that is open; see `omnilink doctor`")
+        }
+        _ => String::new(),
+    };
+    let noted = items.iter().any(|item| !note(item).is_empty());
+    let number = |value: &Value| match value {
+        Value::Null => "?".to_owned(),
+        number => number.to_string(),
+    };
     let row = |item: &Value| {
-        vec![
+        let mut row = vec![
             item["processor"].as_str().unwrap_or("-").to_owned(),
-            item["partition"].to_string(),
-            item["records"].to_string(),
-            age(item["age_s"].as_f64().unwrap_or_default()),
-        ]
+            number(&item["partition"]),
+            number(&item["records"]),
+            item["age_s"].as_f64().map_or_else(|| "?".to_owned(), age),
+        ];
+        if noted {
+            row.push(note(item));
+        }
+        row
     };
     let rows: Vec<_> = items.iter().map(row).collect();
-    output::table(&["PROCESSOR", "PARTITION", "RECORDS", "AGE"], &rows);
+    let columns = ["PROCESSOR", "PARTITION", "RECORDS", "AGE", "NOTE"];
+    output::table(&columns[..if noted { 5 } else { 4 }], &rows);
 }
 
 /// Seconds, as people read them.
@@ -88,13 +121,19 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn of_admission(log: &dyn Log, names: &Names) -> Result<Vec<Item>, LogError> {
+fn of_admission(log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
     let positions = log.positions(admission::NAME, &names.ingress)?;
     let processor = (admission::NAME, &*names.ingress);
-    lag::items(log, processor, &positions, SystemClock.now())
+    let positions = lag::from_start(&positions);
+    Ok(lag::items(log, processor, &positions, SystemClock.now())?)
 }
 
-fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
+/// The position of the projection in each partition of `events`.
+pub(super) fn projected(
+    config: &Config,
+    log: &dyn Log,
+    names: &Names,
+) -> anyhow::Result<Vec<Option<u64>>> {
     let store = if let Some(url) = &config.postgres_url {
         Store::new(url.expose())?
     } else {
@@ -103,14 +142,19 @@ fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Resu
             .with_context(|| format!("{} cannot be read", file.display()))?;
         Store::new(url.trim())?
     };
-    let projected = runtime()?.block_on(projections::projected(&store))?;
-    if projected.is_empty() {
-        bail!("the projection has not begun yet");
-    }
+    let asked = async { tokio::time::timeout(POSTGRES, projections::projected(&store)).await };
+    let projected = runtime()?
+        .block_on(asked)
+        .with_context(|| format!("Postgres gave no answer within {} s", POSTGRES.as_secs()))?
+        .context("Postgres")?;
     let partitions = log.partitions(&names.events)?;
-    let positions: Vec<_> = (0..partitions)
+    Ok((0..partitions)
         .map(|p| projected.get(&p).copied())
-        .collect();
+        .collect())
+}
+
+fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
+    let positions = lag::from_start(&projected(config, log, names)?);
     let processor = (PROJECTION, &*names.events);
     Ok(lag::items(log, processor, &positions, SystemClock.now())?)
 }
@@ -127,7 +171,8 @@ fn of_topologies(config: &Config, log: &dyn Log) -> anyhow::Result<Vec<Item>> {
             Err(LogError::UnknownTopic(_)) => {}
             positions => {
                 let now = SystemClock.now();
-                items.extend(lag::items(log, (processor, topic), &positions?, now)?);
+                let positions = lag::from_start(&positions?);
+                items.extend(lag::items(log, (processor, topic), &positions, now)?);
             }
         }
     }
@@ -151,19 +196,6 @@ impl NodeLags {
 
 impl Lags for NodeLags {
     fn lags(&self) -> Result<Vec<Item>, LogError> {
-        let now = SystemClock.now();
-        let mut items = Vec::new();
-        for (name, progress) in self.watched.processors() {
-            for (topic, partition, next) in progress.positions() {
-                let lag = lag::lag(&*self.log, &topic, partition, next, now)?;
-                items.push(Item {
-                    processor: name.clone(),
-                    partition,
-                    records: lag.records,
-                    age_s: lag.age_ms as f64 / 1000.0,
-                });
-            }
-        }
-        Ok(items)
+        self.watched.lags(&*self.log, SystemClock.now())
     }
 }

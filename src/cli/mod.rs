@@ -21,6 +21,7 @@ mod readers;
 mod rebuild;
 mod replay;
 mod send;
+mod stalls;
 mod test;
 mod topics;
 mod topologies;

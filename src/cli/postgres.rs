@@ -26,7 +26,7 @@ use crate::{
         Store,
         embedded::{Embedded, EmbeddedError},
     },
-    stream::{lag::Progress, lane::Backoff},
+    stream::{lane::Backoff, progress::Progress},
     telemetry::{Need, PartStatus, Readiness},
 };
 
@@ -147,9 +147,13 @@ impl Postgres {
 impl Start {
     async fn run(self) {
         let mut attempt = 0;
+        let starting = self.setup.progress.lane();
+        starting.starting("Postgres is being started");
         loop {
             match self.try_start().await {
                 Ok(running) => {
+                    // From here on the projector's lanes report.
+                    drop(starting);
                     self.set(State::Running(Box::new(running)));
                     return;
                 }
@@ -157,11 +161,14 @@ impl Start {
                     output::note(&format!(
                         "events are taken in, but there are no rows: {why}"
                     ));
+                    starting.waiting(format!("there is no Postgres: {why}"));
                     self.set(State::Absent(why));
-                    return;
+                    // What `starting` says holds until the node stops.
+                    return std::future::pending().await;
                 }
                 Err(Trouble::ForNow(why)) => {
                     tracing::warn!(why, "Postgres cannot be used yet");
+                    starting.waiting(format!("Postgres: {why}"));
                     self.set(State::Waiting(why));
                 }
             }

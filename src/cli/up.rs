@@ -26,7 +26,7 @@ use crate::{
     envelope::foreign::{NoRegistry, Schemas},
     port::{Nodes, Parts, Port, Tools},
     registry::Registry,
-    stream::{lag::Progress, lane},
+    stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
 };
 
@@ -73,8 +73,6 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
             )
     })?;
     telemetry::init_logs(config.log_format);
-    // Before any part makes its handles: those made earlier would count nothing.
-    telemetry::metrics();
     more_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -89,8 +87,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 
 /// Runs until it is interrupted.
 pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
-    // Handles of metrics that are made before the recorder is there count nothing.
-    telemetry::metrics();
+    telemetry::metrics::install();
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
     let set = topologies::read(&config)?;
@@ -273,10 +270,10 @@ fn report(
 
 /// Histograms keep every value until they are asked for, or until this.
 async fn upkeep() {
-    let mut due = tokio::time::interval(telemetry::UPKEEP);
+    let mut due = tokio::time::interval(telemetry::metrics::UPKEEP);
     loop {
         due.tick().await;
-        telemetry::metrics().run_upkeep();
+        telemetry::metrics::run_upkeep();
     }
 }
 

@@ -1,6 +1,7 @@
-//! What `up` watches while it runs: the lag of each processor, for metrics, and whether the log can still be written.
+//! What `up` watches while it runs: whether the log can still be written, which processors stall, and their lag.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,22 +10,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::{Gauge, gauge};
+use metrics::Gauge;
 use parking_lot::Mutex;
 
 use super::output;
 use crate::{
-    clock::{Clock, SystemClock},
-    log::Log,
-    stream::lag::{Lag, Progress, lag},
+    clock::{Clock, Millis, SystemClock},
+    log::{Log, LogError},
+    stream::{
+        lag::{self, Item, Lag},
+        progress::{ProcessorStatus, Progress},
+        stall,
+    },
+    telemetry::metrics::{PROCESSOR_LAG_RECORDS, PROCESSOR_LAG_SECONDS, PROCESSOR_STALLED},
 };
 
 /// How often the log is asked whether it can be written.
-const LOOK: Duration = Duration::from_millis(200);
-/// How often the lag is measured: on Kafka that is a request for each partition.
-const MEASURE: Duration = Duration::from_secs(5);
+const FAILURE_EVERY: Duration = Duration::from_millis(200);
+/// How often positions are compared with the ends of the log.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often the lag is measured: the oldest records that wait are read.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
-/// A processor whose lag is measured.
+/// A processor that is watched.
 struct One {
     name: String,
     progress: Arc<Progress>,
@@ -45,9 +53,9 @@ pub(super) struct Watched(Arc<Mutex<Processors>>);
 
 #[derive(Default)]
 struct Processors {
-    fixed: Vec<One>,
+    fixed: Vec<Arc<One>>,
     /// These come and go.
-    topologies: Vec<One>,
+    topologies: Vec<Arc<One>>,
 }
 
 impl Watched {
@@ -63,22 +71,57 @@ impl Watched {
         }
         watched.topologies = processors
             .iter()
-            .map(|(name, progress)| One::of(name.clone(), progress))
+            .map(|(name, progress)| Arc::new(One::of(name.clone(), progress)))
             .collect();
     }
 
-    /// All of them, by name.
-    pub(super) fn processors(&self) -> Vec<(String, Arc<Progress>)> {
+    /// All of them; the lock is not held while the log is asked.
+    fn all(&self) -> Vec<Arc<One>> {
         let watched = self.0.lock();
         let all = watched.fixed.iter().chain(&watched.topologies);
-        all.map(|one| (one.name.clone(), Arc::clone(&one.progress)))
-            .collect()
+        all.map(Arc::clone).collect()
+    }
+
+    /// The lag of each processor in each partition that this node has.
+    pub(super) fn lags(&self, log: &dyn Log, now: Millis) -> Result<Vec<Item>, LogError> {
+        let mut items = Vec::new();
+        for one in self.all() {
+            let positions = one.positions();
+            if positions.is_empty()
+                && let Some(why) = one.progress.trouble()
+            {
+                items.push(Item::unknown(one.name.clone(), why));
+            }
+            for (topic, positions) in positions {
+                items.extend(lag::items(log, (&one.name, &topic), &positions, now)?);
+            }
+        }
+        Ok(items)
+    }
+
+    fn check(&self, log: &dyn Log) {
+        let all = self.all();
+        let progress: Vec<_> = all.iter().map(|one| Arc::clone(&one.progress)).collect();
+        if let Err(error) = stall::check(log, &progress) {
+            // What was found before stands, and readiness says that the log is away.
+            tracing::debug!(%error, "the ends of the log are not known");
+        }
+        for one in all {
+            let stalled = matches!(one.progress.status(), ProcessorStatus::Stalled(_));
+            one.stalled.set(f64::from(u8::from(stalled)));
+        }
     }
 
     fn measure(&self, log: &dyn Log) {
-        let watched = self.0.lock();
-        for one in watched.fixed.iter().chain(&watched.topologies) {
-            one.measure(log);
+        for one in self.all() {
+            match one.lag(log, SystemClock.now()) {
+                Ok(lag) => {
+                    one.records.set(lag.records as f64);
+                    one.age.set(lag.age_ms as f64 / 1000.0);
+                }
+                // The gauges keep what was last known.
+                Err(error) => tracing::debug!(%error, "the lag cannot be measured"),
+            }
         }
     }
 }
@@ -87,39 +130,38 @@ impl One {
     fn of(name: String, progress: &Arc<Progress>) -> Self {
         Self {
             progress: Arc::clone(progress),
-            records: gauge!("omnilink_lag_records", "processor" => name.clone()),
-            age: gauge!("omnilink_lag_age_seconds", "processor" => name.clone()),
-            stalled: gauge!("omnilink_stalled", "processor" => name.clone()),
+            records: PROCESSOR_LAG_RECORDS.gauge(&[&name]),
+            age: PROCESSOR_LAG_SECONDS.gauge(&[&name]),
+            stalled: PROCESSOR_STALLED.gauge(&[&name]),
             name,
         }
     }
-    fn measure(&self, log: &dyn Log) {
-        let stalled = self.progress.trouble().is_some();
-        self.stalled.set(f64::from(u8::from(stalled)));
-        let now = SystemClock.now();
-        let mut all = Lag::default();
+
+    fn positions(&self) -> BTreeMap<Arc<str>, Vec<(u32, u64)>> {
+        let mut by_topic: BTreeMap<Arc<str>, Vec<(u32, u64)>> = BTreeMap::new();
         for (topic, partition, next) in self.progress.positions() {
-            match lag(log, &topic, partition, next, now) {
-                Ok(one) => {
-                    all.records += one.records;
-                    all.age_ms = all.age_ms.max(one.age_ms);
-                }
-                // The log is away: the gauges keep what was last known, and readiness says why.
-                Err(error) => {
-                    tracing::debug!(%error, "the lag cannot be measured");
-                    return;
-                }
+            by_topic.entry(topic).or_default().push((partition, next));
+        }
+        by_topic
+    }
+
+    fn lag(&self, log: &dyn Log, now: Millis) -> Result<Lag, LogError> {
+        let mut all = Lag::default();
+        for (topic, positions) in self.positions() {
+            for one in lag::lags(log, &topic, &positions, now)? {
+                all.records += one.records;
+                all.uncommitted += one.uncommitted;
+                all.age_ms = all.age_ms.max(one.age_ms);
             }
         }
-        self.records.set(all.records as f64);
-        self.age.set(all.age_ms as f64 / 1000.0);
+        Ok(all)
     }
 }
 
 /// Watches until it is dropped.
 pub(super) struct Watching {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Watch {
@@ -131,7 +173,7 @@ impl Watch {
     }
 
     pub(super) fn processor(&mut self, name: &'static str, progress: &Arc<Progress>) {
-        let one = One::of(name.to_owned(), progress);
+        let one = Arc::new(One::of(name.to_owned(), progress));
         self.watched.0.lock().fixed.push(one);
     }
 
@@ -141,28 +183,33 @@ impl Watch {
     }
 
     pub(super) fn start(self) -> std::io::Result<Watching> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(move || self.run(&flag))?;
-        Ok(Watching {
-            stop,
-            thread: Some(thread),
-        })
+        let mut watching = Watching {
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        let (log, stop) = (Arc::clone(&self.log), Arc::clone(&watching.stop));
+        let thread = std::thread::Builder::new().name("watch".into());
+        watching
+            .threads
+            .push(thread.spawn(move || watch_failure(&*log, &stop))?);
+        let stop = Arc::clone(&watching.stop);
+        // It waits for brokers, which must not keep the process alive when the log has failed.
+        let thread = std::thread::Builder::new().name("lag".into());
+        watching
+            .threads
+            .push(thread.spawn(move || self.watch_processors(&stop))?);
+        Ok(watching)
     }
 
-    fn run(&self, stop: &AtomicBool) {
-        let mut measured = Instant::now();
+    fn watch_processors(&self, stop: &AtomicBool) {
+        let (mut checked, mut measured) = (Instant::now(), Instant::now());
         while !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(LOOK);
-            if let Some(why) = self.log.failure() {
-                output::note(&format!(
-                    "the log cannot be written any more, so the process ends; the next start recovers: {why}"
-                ));
-                std::process::exit(1);
+            std::thread::sleep(FAILURE_EVERY);
+            if checked.elapsed() >= CHECK_EVERY {
+                checked = Instant::now();
+                self.watched.check(&*self.log);
             }
-            if measured.elapsed() >= MEASURE {
+            if measured.elapsed() >= MEASURE_EVERY {
                 measured = Instant::now();
                 self.watched.measure(&*self.log);
             }
@@ -170,10 +217,22 @@ impl Watch {
     }
 }
 
+fn watch_failure(log: &dyn Log, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(FAILURE_EVERY);
+        if let Some(why) = log.failure() {
+            output::note(&format!(
+                "the log cannot be written any more, so the process ends; the next start recovers: {why}"
+            ));
+            std::process::exit(1);
+        }
+    }
+}
+
 impl Drop for Watching {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // A thread that panicked has said why.
             let _ = thread.join();
         }

@@ -20,7 +20,10 @@ pub mod topics;
 pub mod kafka;
 pub mod local;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 pub use error::{Class, LogError};
 pub use finished::Finished;
@@ -55,6 +58,30 @@ pub struct Watermarks {
     pub start: u64,
     /// One past the last readable record.
     pub end: u64,
+}
+
+/// Whether records of transactions that are still open count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Isolation {
+    /// They do not: on Kafka up to the last stable offset.
+    Committed,
+    /// They do: on Kafka up to the high watermark.
+    Uncommitted,
+}
+
+/// A transaction that holds records back: nothing behind its first record can be read before it ends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenTransaction {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// The offset of its first record: the last stable offset.
+    pub first: u64,
+    /// One past the last record: the high watermark.
+    pub end: u64,
+    /// When the first record was appended, or made, as the topic has it; `None`: it could not be read.
+    pub since: Option<Millis>,
 }
 
 /// A handle to the log, shared by all rooms. Calls that may wait on the network block: from async code,
@@ -95,9 +122,34 @@ pub trait Log: Send + Sync {
     /// First and next offset of a partition.
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError>;
 
-    /// One past the last record of a partition that [`Log::reader_uncommitted`] gives (on Kafka: the high watermark).
+    /// One past the last record of each of these partitions; `None`: not known now, as while a leader is chosen. One request
+    /// for all of them (on Kafka one to each broker).
+    fn end_offsets(
+        &self,
+        partitions: &[(Arc<str>, u32)],
+        _isolation: Isolation,
+    ) -> Result<Vec<Option<u64>>, LogError> {
+        let end = |(topic, partition): &(Arc<str>, u32)| match self.watermarks(topic, *partition) {
+            Ok(marks) => Ok(Some(marks.end)),
+            Err(LogError::UnknownTopic(_)) => Ok(None),
+            Err(error) => Err(error),
+        };
+        partitions.iter().map(end).collect()
+    }
+
+    /// One past the last record of a partition, transactions that are open counted (on Kafka: the high watermark).
     fn high_watermark(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
-        Ok(self.watermarks(topic, partition)?.end)
+        let ends = self.end_offsets(&[(topic.into(), partition)], Isolation::Uncommitted)?;
+        let unknown = || LogError::Unavailable(format!("`{topic}`/{partition} has no leader now"));
+        ends.first().copied().flatten().ok_or_else(unknown)
+    }
+
+    /// Transactions of producers on these partitions that are open now. Only Kafka has any that last.
+    fn open_transactions(
+        &self,
+        _partitions: &[(Arc<str>, u32)],
+    ) -> Result<Vec<OpenTransaction>, LogError> {
+        Ok(Vec::new())
     }
 
     /// The first offset whose record was appended at or after `at`; the end if there is none.
@@ -234,7 +286,7 @@ pub struct Transaction {
 /// The exactly-once input of a transform.
 pub trait Lane: Send {
     /// Hands over the flag that asks the lane to stop: a commit that waits for the log gives up soon after it is set.
-    fn stop_with(&mut self, _stop: std::sync::Arc<std::sync::atomic::AtomicBool>) {}
+    fn stop_with(&mut self, _stop: Arc<AtomicBool>) {}
 
     /// As [`Source::poll`].
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;

@@ -1,11 +1,11 @@
 //! The port's metrics. Handles are made once: a request looks nothing up.
 
-use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
-};
+use metrics::{Counter, Gauge, Histogram};
 
 use super::answer::Outcome;
+use crate::telemetry::metrics::{
+    PORT_CONNECTIONS, PORT_EVENTS, PORT_INVALID_KEYS, PORT_REQUEST_DURATION, PORT_REQUESTS,
+};
 
 pub(super) struct Meters {
     ingested: Counter,
@@ -23,36 +23,16 @@ pub(super) struct Meters {
 
 impl Meters {
     pub(super) fn new() -> Self {
-        crate::telemetry::metrics();
-        describe_counter!(
-            "omnilink_port_events_total",
-            "Events taken at the port, by what became of them"
-        );
-        describe_counter!(
-            "omnilink_port_requests_total",
-            "Requests to /v1/events, by class of their status"
-        );
-        describe_counter!(
-            "omnilink_port_wrong_keys_total",
-            "Requests with a key that is not valid"
-        );
-        describe_gauge!("omnilink_port_connections", "Open connections");
-        describe_histogram!(
-            "omnilink_port_request_seconds",
-            "From a request to /v1/events to its answer, in seconds"
-        );
-        let events =
-            |result: &'static str| counter!("omnilink_port_events_total", "result" => result);
-        let requests =
-            |class: &'static str| counter!("omnilink_port_requests_total", "class" => class);
+        let events = |result| PORT_EVENTS.counter(&[result]);
+        let requests = |class| PORT_REQUESTS.counter(&[class]);
         Self {
             ingested: events("ingested"),
             duplicate: events("duplicate"),
             refused: events("refused"),
             by_class: [requests("2xx"), requests("4xx"), requests("5xx")],
-            wrong_keys: counter!("omnilink_port_wrong_keys_total"),
-            connections: gauge!("omnilink_port_connections"),
-            seconds: histogram!("omnilink_port_request_seconds"),
+            wrong_keys: PORT_INVALID_KEYS.counter(&[]),
+            connections: PORT_CONNECTIONS.gauge(&[]),
+            seconds: PORT_REQUEST_DURATION.histogram(&[]),
         }
     }
 

@@ -92,7 +92,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics() -> Response {
-    let text = telemetry::metrics().render();
+    let text = telemetry::metrics::render();
     (
         [(
             header::CONTENT_TYPE,

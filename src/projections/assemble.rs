@@ -52,6 +52,16 @@ pub(super) struct Batch {
 pub(super) struct Counts {
     pub(super) events: u64,
     pub(super) entities: u64,
+    /// When the first of the records was appended.
+    pub(super) oldest: Option<Millis>,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, more: Self) {
+        self.events += more.events;
+        self.entities += more.entities;
+        self.oldest = [self.oldest, more.oldest].into_iter().flatten().min();
+    }
 }
 
 /// Entities changed since the last commit: they are written once, with the last batch of a transaction.
@@ -179,6 +189,8 @@ impl Assembler<'_> {
             });
             let room = RECORDS - batch.records;
             chunk.extend(due.take(room.min(*self.chunk)));
+            let appended = chunk.iter().map(|record| record.timestamp);
+            batch.counts.oldest = appended.chain(batch.counts.oldest).min();
             self.add_chunk(batch, &chunk, look_up)?;
             batch.records += chunk.len();
             chunk.clear();

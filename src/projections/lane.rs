@@ -31,11 +31,12 @@ use super::{
 use crate::{
     clock::Clock,
     log::{Class, Fetched, Log, LogError, Polled, Source},
-    store::Store,
+    store::{self, Store},
     stream::{
-        lag::{LaneProgress, Progress},
-        lane::Backoff,
+        lane::{Backoff, JOINING},
+        progress::{LaneProgress, Progress},
     },
+    telemetry::metrics,
 };
 
 /// How long a poll waits when there is nothing to do…
@@ -73,7 +74,7 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Where SQL runs.
     pub runtime: Handle,
-    /// Where the lanes tell how they are.
+    /// Where the lanes report how they are.
     pub progress: Arc<Progress>,
 }
 
@@ -145,6 +146,8 @@ struct Lane {
     progress: Arc<LaneProgress>,
     stop: Stop,
     pipeline: Pipeline,
+    /// The group has given it a share, be it an empty one.
+    member: bool,
     /// What the log has given us to read.
     assigned: BTreeSet<u32>,
     /// Of those, what another owner took, and until when we leave it alone.
@@ -159,17 +162,22 @@ struct Lane {
 impl Lane {
     fn new(setup: Setup, reject: Arc<dyn Reject>, stop: Stop, memory: usize) -> Self {
         let progress = Arc::new(setup.progress.lane());
-        let (told, topic) = (Arc::clone(&progress), Arc::clone(&setup.topic));
-        let written = metrics::counter!("omnilink_projection_events_total");
-        let merged = metrics::counter!("omnilink_projection_entities_total");
-        let commits = metrics::counter!("omnilink_projection_commits_total");
+        let (report, topic) = (Arc::clone(&progress), Arc::clone(&setup.topic));
+        let written = metrics::PROJECTION_EVENTS.counter(&[]);
+        let merged = metrics::PROJECTION_ENTITIES.counter(&[]);
+        let commits = metrics::PROJECTION_COMMITS.counter(&[]);
+        let delay = metrics::PROJECTION_DELAY.histogram(&[]);
+        let clock = Arc::clone(&setup.clock);
         let on_commit = Box::new(move |counts: Counts, positions: &BTreeMap<u32, Owned>| {
             for (partition, at) in positions {
-                told.at(&topic, *partition, at.next);
+                report.set_position(&topic, *partition, at.next);
             }
             written.increment(counts.events);
             merged.increment(counts.entities);
             commits.increment(1);
+            if let Some(oldest) = counts.oldest {
+                delay.record((clock.now().0 - oldest.0).max(0) as f64 / 1000.0);
+            }
         });
         let counted: Arc<dyn Reject> = Arc::new(Counted {
             to: reject,
@@ -177,6 +185,7 @@ impl Lane {
         });
         let pipeline = Pipeline::new(
             Link {
+                calls: Some(progress.calls()),
                 runtime: setup.runtime.clone(),
                 store: setup.store.clone(),
                 stop: stop.clone(),
@@ -192,6 +201,7 @@ impl Lane {
             progress,
             stop,
             pipeline,
+            member: false,
             assigned: BTreeSet::new(),
             shunned: BTreeMap::new(),
             again: None,
@@ -206,6 +216,8 @@ impl Lane {
 
     fn run(mut self) {
         while !self.stopping() {
+            self.member = false;
+            self.progress.starting(JOINING);
             let served = self
                 .setup
                 .log
@@ -237,6 +249,9 @@ impl Lane {
                         self.assigned.insert(partition);
                         self.shunned.remove(&partition);
                     }
+                    self.member = true;
+                    self.progress
+                        .assigned(|_, partition| self.assigned.contains(&partition));
                     self.flush();
                     self.again = Some(Instant::now());
                 }
@@ -295,9 +310,11 @@ impl Lane {
         for (_, partition) in partitions {
             self.assigned.remove(partition);
             self.shunned.remove(partition);
-            self.progress.gave_up(&self.setup.topic, *partition);
+            self.progress.revoked(&self.setup.topic, *partition);
         }
         self.pipeline.reset();
+        self.member = false;
+        self.progress.starting(JOINING);
         self.again = Some(Instant::now());
         source.release(partitions)
     }
@@ -307,7 +324,9 @@ impl Lane {
         match self.try_take_over(source) {
             Ok(()) => {
                 self.again = None;
-                self.progress.running();
+                if self.member {
+                    self.progress.running();
+                }
                 Ok(())
             }
             Err(error) => self.failed(error),
@@ -332,7 +351,8 @@ impl Lane {
                 },
                 other => other.into(),
             })?;
-            self.progress.at(&self.setup.topic, partition, next);
+            self.progress
+                .set_position(&self.setup.topic, partition, next);
         }
         Ok(())
     }
@@ -374,7 +394,7 @@ impl Lane {
                 for partition in others {
                     tracing::warn!(partition, "another owner has the partition");
                     self.shunned.insert(partition, Instant::now() + SHUN);
-                    self.progress.gave_up(&self.setup.topic, partition);
+                    self.progress.revoked(&self.setup.topic, partition);
                 }
             }
             // The next take-over tells.
@@ -404,7 +424,13 @@ impl Lane {
 
     fn stalled(&self, error: &ProjectionError) {
         tracing::warn!(%error, attempt = self.attempt, "the projection stalls and tries again");
-        self.progress.stalled(error.to_string());
+        match error {
+            // It is away, busy or restarting, and tells nothing of this processor.
+            ProjectionError::Store(error) if error.class() == store::Class::Retriable => {
+                self.progress.waiting(format!("Postgres: {error}"));
+            }
+            error => self.progress.retrying(error.to_string()),
+        }
     }
 
     /// Waits before a new source is asked for.
@@ -434,7 +460,7 @@ impl Reject for Counted {
         {
             let (partition, offset) = (record.partition, record.offset);
             tracing::warn!(partition, offset, %code, message, "a record was rejected");
-            self.progress.rejected();
+            self.progress.rejected(PROJECTION, code);
         }
         Ok(())
     }

@@ -7,7 +7,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ProjectionError;
-use crate::store::{Session, Store, StoreError};
+use crate::{
+    store::{Session, Store, StoreError},
+    stream::progress::{Call, Calls},
+};
 
 /// How long one transaction may take, and anything else that is asked.
 pub(super) const DEADLINE: Duration = Duration::from_secs(90);
@@ -45,15 +48,24 @@ pub(super) struct Link {
     pub(super) runtime: Handle,
     pub(super) store: Store,
     pub(super) stop: Stop,
+    /// Where calls that last are shown; `None`: nowhere.
+    pub(super) calls: Option<Calls>,
 }
 
 impl Link {
+    /// To be held while Postgres is waited for.
+    pub(super) fn call(&self) -> Option<Call> {
+        let calls = self.calls.as_ref();
+        calls.map(|calls| calls.begin("Postgres does not answer"))
+    }
+
     /// Waits for an answer. To be called outside the runtime.
     pub(super) fn wait<T>(
         &self,
         what: &'static str,
         work: impl Future<Output = Result<T, ProjectionError>>,
     ) -> Result<T, ProjectionError> {
+        let _call = self.call();
         let late = Err(ProjectionError::Store(StoreError::Deadline(what)));
         self.runtime.block_on(async {
             tokio::select! {

@@ -386,8 +386,7 @@ impl Pipeline {
             }
         };
         let mut batch = written.batch;
-        self.pending.counts.events += batch.counts.events;
-        self.pending.counts.entities += batch.counts.entities;
+        self.pending.counts.add(batch.counts);
         let ends = batch
             .rows
             .steps

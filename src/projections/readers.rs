@@ -14,8 +14,8 @@ use crate::{
         grants::{self, Grant},
     },
     stream::{
-        lag::{LaneProgress, Progress},
         lane::Backoff,
+        progress::{LaneProgress, Progress},
     },
 };
 
@@ -74,7 +74,7 @@ async fn follow(controls: &Controls, store: &Store, progress: &LaneProgress) {
             }
             Err(why) => {
                 tracing::warn!(why, "the reader grants cannot be written yet");
-                progress.stalled(why);
+                progress.waiting(format!("Postgres: {why}"));
                 tokio::time::sleep(BACKOFF.pause(attempt)).await;
                 attempt += 1;
             }

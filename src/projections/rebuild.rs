@@ -416,6 +416,7 @@ impl<'a> Feed<'a> {
         }
         let mut pipeline = Pipeline::new(
             Link {
+                calls: None,
                 runtime: setup.runtime.clone(),
                 store: setup.store.clone(),
                 stop: Stop::default(),

@@ -93,6 +93,7 @@ impl Writer {
                 let result = write::write(&mut connection, &target, &batch.rows, place).await;
                 Ok::<_, ProjectionError>((connection, result))
             };
+            let _call = link.call();
             match tokio::time::timeout(DEADLINE, writing).await {
                 Ok(Ok((connection, Ok(())))) => {
                     // Nobody waits for it any more after a reset.

@@ -27,6 +27,7 @@ use crate::{
         Invalid,
         foreign::{NoSchema, Schema, Schemas, WentBack},
     },
+    telemetry::metrics::SCHEMA_REGISTRY_FETCHES,
 };
 
 /// Schemas in memory, those counted that cannot be used.
@@ -260,7 +261,7 @@ impl Registry {
     /// Starts to fetch what is asked for. The URL must be one of `http://` or `https://`.
     pub fn start(url: &SecretUrl) -> Result<Self, RegistryError> {
         let client = Client::new(url)?;
-        let counter = |outcome: &'static str| metrics::counter!("omnilink_schema_registry_fetches_total", "outcome" => outcome);
+        let counter = |outcome| SCHEMA_REGISTRY_FETCHES.counter(&[outcome]);
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             asked: Notify::new(),

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::{
@@ -17,7 +16,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     clock::{Clock, SystemClock},
-    log::{Append, Fetched, Log, LogError, Record},
+    log::{Append, Fetched, Log, LogError},
 };
 
 /// Times that a record is tried before it goes to the dead letters.
@@ -58,12 +57,12 @@ impl Attempts {
         }
     }
 
-    /// Calls until it is done, or the record is a dead letter. Whether it is one.
-    pub(super) async fn run(&self, input: &Fetched) -> bool {
+    /// Calls until it is done, or the record is a dead letter: then the letter's code.
+    pub(super) async fn run(&self, input: &Fetched) -> Option<&'static str> {
         let mut attempt = 0;
         let failed = loop {
             let Err(failed) = self.call(input.clone()).await else {
-                return false;
+                return None;
             };
             attempt += 1;
             tracing::warn!(
@@ -81,7 +80,7 @@ impl Attempts {
             tokio::time::sleep(BACKOFF.pause(attempt - 1)).await;
         };
         self.reject(input, &failed).await;
-        true
+        Some(failed.code)
     }
 
     async fn call(&self, input: Fetched) -> Result<(), Failed> {
@@ -110,19 +109,15 @@ impl Attempts {
             message: &message,
             failed_at: SystemClock.now(),
         };
-        let mut letter = dlq::record(input, None, &reason);
         let mut attempt = 0;
         loop {
             // The process ends: whoever comes next calls again.
             let Some(log) = self.log.upgrade() else {
                 return;
             };
-            let appended = log.append(vec![self.letter(letter.clone())], None);
-            drop(log);
-            let error = match appended.await {
-                Ok(Ok(_)) => return,
-                Ok(Err(error)) => error,
-                Err(_) => LogError::Unavailable("the log is closing".into()),
+            let error = match self.append(log, input, &reason).await {
+                Ok(()) => return,
+                Err(error) => error,
             };
             tracing::warn!(
                 effect = self.name,
@@ -131,28 +126,34 @@ impl Attempts {
                 %error,
                 "a dead letter cannot be written; trying again"
             );
-            if matches!(error, LogError::TooLarge(_))
-                && letter.value.as_ref().is_some_and(|v| !v.is_empty())
-            {
-                let length = letter.value.as_ref().map_or(0, Bytes::len);
-                letter.value = Some(Bytes::new());
-                let cut = (
-                    format!("{}truncated", dlq::PREFIX),
-                    Some(length.to_string().into()),
-                );
-                letter.headers.push(cut);
-                continue;
-            }
             tokio::time::sleep(BACKOFF.pause(attempt)).await;
             attempt += 1;
         }
     }
 
-    fn letter(&self, record: Record) -> Append {
-        Append {
-            topic: Arc::clone(&self.dlq),
-            record,
-        }
+    /// Appends a letter, cut to what its topic takes.
+    async fn append(
+        &self,
+        log: Arc<dyn Log>,
+        input: &Fetched,
+        reason: &dlq::Reason<'_>,
+    ) -> Result<(), LogError> {
+        let closing = || LogError::Unavailable("the log is closing".into());
+        let (asked, topic) = (Arc::clone(&log), Arc::clone(&self.dlq));
+        // It may ask the brokers.
+        let limit = tokio::task::spawn_blocking(move || asked.record_limit(&topic));
+        let limit = limit.await.map_err(|_| closing())?;
+        let letter = dlq::fitted(input, None, reason, false, limit);
+        let record = letter.ok_or_else(|| dlq::too_narrow(&self.dlq, limit))?;
+        let appended = log.append(
+            vec![Append {
+                topic: Arc::clone(&self.dlq),
+                record,
+            }],
+            None,
+        );
+        drop(log);
+        appended.await.map_err(|_| closing())?.map(drop)
     }
 }
 

@@ -23,8 +23,8 @@ use tokio::{
 
 use super::{
     attempts::Attempts,
-    lag::{LaneProgress, Progress},
     lane::Backoff,
+    progress::{LaneProgress, Progress},
 };
 use crate::log::{Fetched, Finished, Log, LogError, Polled, Work};
 
@@ -51,7 +51,7 @@ pub struct Setup {
     pub deadline: Duration,
     /// Where calls run.
     pub runtime: Handle,
-    /// Where it tells how it is.
+    /// Where it reports how it is.
     pub progress: Arc<Progress>,
 }
 
@@ -95,7 +95,7 @@ pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> 
                     .and_then(|work| serve(&effect, (&setup, &progress), work, &flag, &mut attempt));
                 if let Err(error) = served {
                     tracing::warn!(effect = setup.name, %error, "the effect stalls and tries again");
-                    progress.stalled(error.to_string());
+                    progress.retrying(error.to_string());
                     std::thread::sleep(BACKOFF.pause(attempt));
                     attempt += 1;
                 }
@@ -112,7 +112,7 @@ struct Done {
     partition: u32,
     offset: u64,
     /// The record is a dead letter.
-    rejected: bool,
+    rejected: Option<&'static str>,
 }
 
 struct Taken {
@@ -136,9 +136,11 @@ fn serve(
     let mut taken: BTreeMap<u32, Taken> = BTreeMap::new();
     let mut batch = Vec::new();
     let mut kept = Instant::now();
+    let calls = progress.calls();
     while !stop.load(Ordering::Relaxed) {
         while let Ok(done) = done.try_recv() {
-            finish(&mut taken, progress, done);
+            finish(&mut taken, (setup, progress), done);
+            progress.progressed();
         }
         if kept.elapsed() > COMMIT {
             keep(&mut *work, (setup, progress), &mut taken)?;
@@ -151,6 +153,7 @@ fn serve(
                 for (_, partition) in partitions {
                     let finished = work.open(partition)?;
                     let read_to = finished.next();
+                    progress.set_position(&setup.topic, partition, read_to);
                     taken.insert(
                         partition,
                         Taken {
@@ -164,11 +167,11 @@ fn serve(
             }
             Polled::Revoked(partitions) => {
                 keep(&mut *work, (setup, progress), &mut taken)?;
-                drop_partitions(&mut taken, &partitions);
+                drop_partitions((setup, progress), &mut taken, &partitions);
                 work.release(&partitions)?;
             }
             Polled::Lost(partitions) => {
-                drop_partitions(&mut taken, &partitions);
+                drop_partitions((setup, progress), &mut taken, &partitions);
                 work.release(&partitions)?;
             }
         }
@@ -194,12 +197,15 @@ fn serve(
                     return Ok(());
                 }
                 if let Some(done) = wait(&mut done, &setup.runtime) {
-                    finish(&mut taken, progress, done);
+                    finish(&mut taken, (setup, progress), done);
+                    progress.progressed();
                 }
             };
             let (attempts, tell) = (Arc::clone(&attempts), tell.clone());
+            let call = calls.begin("a call in flight");
             setup.runtime.spawn(async move {
                 let rejected = attempts.run(&input).await;
+                drop(call);
                 // Nobody listens any more: the work is done again by the next owner.
                 let _ = tell.send(Done {
                     partition,
@@ -211,7 +217,7 @@ fn serve(
         }
     }
     while let Ok(done) = done.try_recv() {
-        finish(&mut taken, progress, done);
+        finish(&mut taken, (setup, progress), done);
     }
     keep(&mut *work, (setup, progress), &mut taken)
 }
@@ -220,9 +226,13 @@ fn wait(done: &mut mpsc::UnboundedReceiver<Done>, runtime: &Handle) -> Option<Do
     runtime.block_on(async { tokio::time::timeout(POLL, done.recv()).await.ok().flatten() })
 }
 
-fn finish(taken: &mut BTreeMap<u32, Taken>, progress: &LaneProgress, done: Done) {
-    if done.rejected {
-        progress.rejected();
+fn finish(
+    taken: &mut BTreeMap<u32, Taken>,
+    (setup, progress): (&Setup, &LaneProgress),
+    done: Done,
+) {
+    if let Some(code) = done.rejected {
+        progress.rejected(&setup.name, code);
     }
     if let Some(mine) = taken.get_mut(&done.partition) {
         mine.running.remove(&done.offset);
@@ -247,14 +257,19 @@ fn keep(
             work.commit(*partition, &mine.finished)?;
             mine.changed = false;
             let next = mine.finished.next();
-            progress.at(&setup.topic, *partition, next);
+            progress.set_position(&setup.topic, *partition, next);
         }
     }
     Ok(())
 }
 
-fn drop_partitions(taken: &mut BTreeMap<u32, Taken>, partitions: &[(usize, u32)]) {
+fn drop_partitions(
+    (setup, progress): (&Setup, &LaneProgress),
+    taken: &mut BTreeMap<u32, Taken>,
+    partitions: &[(usize, u32)],
+) {
     for (_, partition) in partitions {
+        progress.revoked(&setup.topic, *partition);
         taken.remove(partition);
     }
 }

@@ -1,167 +1,30 @@
-//! How far a processor is, and how it is: for readiness, metrics and `lag`.
+//! How far a processor is behind: by records and by the age of the oldest.
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::{progress::Ends, stall};
 use crate::{
     clock::Millis,
     log::{Log, LogError},
 };
 
-/// A processor's state and positions on this node, told by each of its lanes apart: one that works hides none that stalls.
-#[derive(Debug, Default)]
-pub struct Progress {
-    lanes: Mutex<Vec<Arc<Told>>>,
-    rejected: AtomicU64,
-}
-
-/// What one lane has told.
-#[derive(Debug, Default)]
-struct Told {
-    stalled: Mutex<Option<String>>,
-    positions: Mutex<BTreeMap<(String, u32), u64>>,
-    timers: Mutex<Option<Timers>>,
-}
-
-/// What a lane's timers were when it last looked at them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timers {
-    /// When it looked.
-    pub at: Millis,
-    /// When the next one is due.
-    pub next: Option<Millis>,
-}
-
-impl Progress {
-    /// The part of one more lane, or of whatever else does the processor's work.
-    pub fn lane(self: &Arc<Self>) -> LaneProgress {
-        let told = Arc::<Told>::default();
-        self.lanes.lock().push(Arc::clone(&told));
-        LaneProgress {
-            of: Arc::clone(self),
-            told,
-        }
-    }
-
-    fn told<T>(&self, what: impl Fn(&Told) -> T) -> Vec<T> {
-        self.lanes.lock().iter().map(|told| what(told)).collect()
-    }
-
-    /// Why one of its lanes stalls; `None`: all work.
-    pub fn trouble(&self) -> Option<String> {
-        let troubles = self.told(|told| told.stalled.lock().clone());
-        troubles.into_iter().flatten().next()
-    }
-
-    /// What its lanes found when they last looked for timers: the earliest of each. `None`: one has not looked yet.
-    pub fn timers(&self) -> Option<Timers> {
-        let all: Option<Vec<Timers>> = self.told(|told| *told.timers.lock()).into_iter().collect();
-        let all = all?;
-        Some(Timers {
-            at: all.iter().map(|timers| timers.at).min()?,
-            next: all.iter().filter_map(|timers| timers.next).min(),
-        })
-    }
-
-    /// Records that went to the dead-letter queue since the start.
-    pub fn rejections(&self) -> u64 {
-        self.rejected.load(Ordering::Relaxed)
-    }
-
-    /// All positions: topic, partition, next offset.
-    pub fn positions(&self) -> Vec<(String, u32, u64)> {
-        let mut all = BTreeMap::new();
-        for positions in self.told(|told| told.positions.lock().clone()) {
-            // A lane that has not learnt yet that it lost a partition is the one behind.
-            for (at, next) in positions {
-                let known = all.entry(at).or_insert(next);
-                *known = next.max(*known);
-            }
-        }
-        all.into_iter()
-            .map(|((topic, partition), next)| (topic, partition, next))
-            .collect()
-    }
-}
-
-/// Where one lane tells how it is. Dropped when the lane ends.
-#[derive(Debug)]
-pub struct LaneProgress {
-    of: Arc<Progress>,
-    told: Arc<Told>,
-}
-
-impl LaneProgress {
-    /// It works.
-    pub fn running(&self) {
-        let mut stalled = self.told.stalled.lock();
-        if stalled.is_some() {
-            *stalled = None;
-        }
-    }
-
-    /// It cannot go on, for this reason, and tries again.
-    pub fn stalled(&self, why: String) {
-        *self.told.stalled.lock() = Some(why);
-    }
-
-    /// Its next offset in a partition.
-    pub fn at(&self, topic: &str, partition: u32, next: u64) {
-        let mut positions = self.told.positions.lock();
-        if let Some(at) = positions.get_mut(&(topic.to_owned(), partition)) {
-            *at = next;
-        } else {
-            positions.insert((topic.to_owned(), partition), next);
-        }
-    }
-
-    /// Another lane, here or on another node, has the partition now.
-    pub fn gave_up(&self, topic: &str, partition: u32) {
-        let mut positions = self.told.positions.lock();
-        positions.remove(&(topic.to_owned(), partition));
-    }
-
-    /// It has looked for timers that are due, and fired what it could.
-    pub fn looked(&self, timers: Timers) {
-        *self.told.timers.lock() = Some(timers);
-    }
-
-    /// Counts a record that went to the dead-letter queue.
-    pub fn rejected(&self) {
-        self.of.rejected.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for LaneProgress {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.stalled("the lane has panicked and is gone; restart the node".to_owned());
-            return;
-        }
-        let mut lanes = self.of.lanes.lock();
-        lanes.retain(|told| !Arc::ptr_eq(told, &self.told));
-    }
-}
-
 /// How far behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Lag {
-    /// Records not processed yet (on Kafka markers of transactions count).
+    /// Records not processed yet, those of open transactions included (on Kafka markers of transactions count).
     pub records: u64,
-    /// The age of the oldest of them, in milliseconds.
+    /// Of these, how many lie behind the start of a transaction that is open: they cannot be read before it ends.
+    pub uncommitted: u64,
+    /// The age of the oldest of those that can be read, in milliseconds.
     pub age_ms: i64,
 }
 
-/// How long the oldest unprocessed record may take to be read.
+/// How long the oldest unprocessed records may take to be read.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The lag of a position in a partition. Reads the oldest unprocessed record, if there is one, to see its age.
@@ -172,22 +35,126 @@ pub fn lag(
     next: u64,
     now: Millis,
 ) -> Result<Lag, LogError> {
-    let end = log.watermarks(topic, partition)?.end;
-    if next >= end {
-        return Ok(Lag::default());
+    let all = lags(log, topic, &[(partition, next)], now)?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
+/// The lag of each of these positions (partition, next offset) in a topic. Asks for all ends at once, and reads the oldest
+/// unprocessed records side by side.
+pub fn lags(
+    log: &dyn Log,
+    topic: &str,
+    positions: &[(u32, u64)],
+    now: Millis,
+) -> Result<Vec<Lag>, LogError> {
+    let name: Arc<str> = topic.into();
+    let at: Vec<_> = positions
+        .iter()
+        .map(|(p, _)| (Arc::clone(&name), *p))
+        .collect();
+    let ends = stall::ends(log, &at)?;
+    let mut all = Vec::with_capacity(positions.len());
+    let mut behind = Vec::new();
+    for (index, ((partition, next), ends)) in positions.iter().zip(ends).enumerate() {
+        let Some(ends) = ends else {
+            return Err(LogError::Unavailable(format!(
+                "the end of {topic}/{partition} is not known"
+            )));
+        };
+        if *next < ends.stable {
+            behind.push((index, *partition, *next, ends));
+        }
+        all.push(open(ends, ends.stable.max(*next)));
+    }
+    let read: Vec<_> = behind.iter().map(|(_, p, next, _)| (*p, *next)).collect();
+    let first = first_records(log, topic, &read, DEADLINE)?;
+    for ((index, _, next, ends), first) in behind.into_iter().zip(first) {
+        let readable = match first {
+            First::Record { offset, at } => Lag {
+                records: ends.stable.saturating_sub(offset.max(next)),
+                uncommitted: 0,
+                age_ms: (now.0 - at.0).max(0),
+            },
+            First::None => Lag::default(),
+            First::Unknown => Lag {
+                records: ends.stable - next,
+                ..Lag::default()
+            },
+        };
+        let lag = &mut all[index];
+        lag.records += readable.records;
+        lag.age_ms = readable.age_ms;
+    }
+    Ok(all)
+}
+
+/// What lies behind the last stable offset.
+fn open(ends: Ends, from: u64) -> Lag {
+    let uncommitted = ends.high.saturating_sub(from);
+    Lag {
+        records: uncommitted,
+        uncommitted,
+        age_ms: 0,
+    }
+}
+
+/// What the first record of a partition is, from some offset on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum First {
+    /// There is one.
+    Record {
+        /// Its offset.
+        offset: u64,
+        /// When it was appended.
+        at: Millis,
+    },
+    /// Nothing but markers of transactions up to the end.
+    None,
+    /// It could not be read in time.
+    Unknown,
+}
+
+/// The first record from each of these offsets on (partition, offset), read side by side.
+pub fn first_records(
+    log: &dyn Log,
+    topic: &str,
+    from: &[(u32, u64)],
+    deadline: Duration,
+) -> Result<Vec<First>, LogError> {
+    let mut first = vec![First::Unknown; from.len()];
+    if from.is_empty() {
+        return Ok(first);
     }
     let mut reader = log.reader(topic)?;
-    reader.assign(partition, next)?;
-    let mut oldest = Vec::new();
-    let began = Instant::now();
-    // Markers of transactions may be all that is left.
-    while oldest.is_empty() && !reader.at_end(partition) && began.elapsed() < DEADLINE {
-        reader.poll(Duration::from_millis(100), &mut oldest)?;
+    for (partition, offset) in from {
+        reader.assign(*partition, *offset)?;
     }
-    Ok(oldest.first().map_or_else(Lag::default, |first| Lag {
-        records: end - first.offset.max(next),
-        age_ms: (now.0 - first.timestamp.0).max(0),
-    }))
+    let mut records = Vec::new();
+    let began = Instant::now();
+    while first.contains(&First::Unknown) && began.elapsed() < deadline {
+        records.clear();
+        reader.poll(Duration::from_millis(100), &mut records)?;
+        for record in &records {
+            let at = from
+                .iter()
+                .position(|(partition, _)| *partition == record.partition);
+            let Some(at) = at.map(|at| &mut first[at]) else {
+                continue;
+            };
+            if *at == First::Unknown {
+                *at = First::Record {
+                    offset: record.offset,
+                    at: record.timestamp,
+                };
+            }
+        }
+        for ((partition, _), first) in from.iter().zip(&mut first) {
+            if *first == First::Unknown && reader.at_end(*partition) {
+                *first = First::None;
+            }
+        }
+    }
+    Ok(first)
 }
 
 /// The lag of a processor in a partition, as `lag` shows it.
@@ -195,83 +162,66 @@ pub fn lag(
 pub struct Item {
     /// The processor.
     pub processor: String,
-    /// The partition of its input.
-    pub partition: u32,
-    /// Records not processed yet.
-    pub records: u64,
-    /// The age of the oldest of them, in seconds; 0: there is none.
-    pub age_s: f64,
+    /// The partition of its input; `None`: all of them, of which nothing is known.
+    pub partition: Option<u32>,
+    /// Records not processed yet; `None`: not known.
+    pub records: Option<u64>,
+    /// The age of the oldest of them, in seconds; 0: there is none; `None`: not known.
+    pub age_s: Option<f64>,
+    /// How many of the records a transaction of their producer that is still open holds back.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub uncommitted: u64,
+    /// Why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
-/// The lag of each position of a processor. `None`: it has not begun, and is behind by all there is.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Item {
+    fn of(processor: &str, partition: u32, lag: Lag) -> Self {
+        Self {
+            processor: processor.to_owned(),
+            partition: Some(partition),
+            records: Some(lag.records),
+            age_s: Some(lag.age_ms as f64 / 1000.0),
+            uncommitted: lag.uncommitted,
+            error: None,
+        }
+    }
+
+    /// A processor of which nothing is known.
+    pub fn unknown(processor: impl Into<String>, error: impl Into<String>) -> Self {
+        Self {
+            processor: processor.into(),
+            partition: None,
+            records: None,
+            age_s: None,
+            uncommitted: 0,
+            error: Some(error.into()),
+        }
+    }
+}
+
+/// The lag of these positions (partition, next offset) of a processor.
 pub fn items(
     log: &dyn Log,
     (processor, topic): (&str, &str),
-    positions: &[Option<u64>],
+    positions: &[(u32, u64)],
     now: Millis,
 ) -> Result<Vec<Item>, LogError> {
-    let item = |(partition, next): (u32, &Option<u64>)| {
-        let lag = lag(log, topic, partition, next.unwrap_or(0), now)?;
-        Ok(Item {
-            processor: processor.to_owned(),
-            partition,
-            records: lag.records,
-            age_s: lag.age_ms as f64 / 1000.0,
-        })
-    };
-    (0..).zip(positions).map(item).collect()
+    let lags = lags(log, topic, positions, now)?;
+    let positions = positions.iter().zip(lags);
+    Ok(positions
+        .map(|((partition, _), lag)| Item::of(processor, *partition, lag))
+        .collect())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lane_that_works_hides_none_that_stalls() {
-        let progress = Arc::<Progress>::default();
-        let (one, two) = (progress.lane(), progress.lane());
-        two.stalled("no disk".into());
-        one.running();
-        assert_eq!(progress.trouble().as_deref(), Some("no disk"));
-        one.looked(Timers {
-            at: Millis(5),
-            next: Some(Millis(9)),
-        });
-        assert_eq!(progress.timers(), None);
-        two.looked(Timers {
-            at: Millis(4),
-            next: None,
-        });
-        let timers = Timers {
-            at: Millis(4),
-            next: Some(Millis(9)),
-        };
-        assert_eq!(progress.timers(), Some(timers));
-        drop(two);
-        assert_eq!(progress.trouble(), None);
-    }
-
-    #[test]
-    fn a_partition_that_moves_between_lanes_is_told_once() {
-        let progress = Arc::<Progress>::default();
-        let (one, two) = (progress.lane(), progress.lane());
-        one.at("events", 0, 7);
-        two.at("events", 0, 9);
-        assert_eq!(progress.positions(), [("events".to_owned(), 0, 9)]);
-        // It learns late that it lost the partition.
-        one.gave_up("events", 0);
-        assert_eq!(progress.positions(), [("events".to_owned(), 0, 9)]);
-    }
-
-    #[test]
-    fn a_lane_that_panicked_is_seen() {
-        let progress = Arc::<Progress>::default();
-        let lane = progress.lane();
-        let ended = std::thread::spawn(move || {
-            let _held = lane;
-            panic!("on purpose");
-        });
-        assert!(ended.join().is_err());
-        assert!(progress.trouble().is_some());
-    }
+/// Committed positions, as [`items`] takes them: a processor that has not begun is behind by all there is.
+pub fn from_start(positions: &[Option<u64>]) -> Vec<(u32, u64)> {
+    let positions = positions.iter().map(|next| next.unwrap_or(0));
+    (0..).zip(positions).collect()
 }

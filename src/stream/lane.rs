@@ -14,6 +14,8 @@
 //! alone stands still, and reads on from that record after a pause.
 
 use std::{
+    borrow::Cow,
+    cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -25,8 +27,8 @@ use std::{
 };
 
 use super::{
-    Context, Failure, Origin, Processor, Rejected, Transform, dlq, lag,
-    lag::{LaneProgress, Progress},
+    Context, Failure, Origin, Processor, Rejected, Transform, dlq,
+    progress::{self, LaneProgress, Progress},
     size_limits::{SizeLimits, TRANSACTION_BYTES},
     timers::Timers,
     transform::{Dead, Gathered, Oversize},
@@ -51,6 +53,8 @@ const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     most: Duration::from_secs(1),
 };
+/// What a lane waits for before it has partitions.
+pub(crate) const JOINING: &str = "its consumer group shares out the partitions";
 
 /// A running lane. Dropping it stops the lane after the transaction in hand.
 pub struct Running {
@@ -83,7 +87,7 @@ pub struct Setup {
     pub dlq: Arc<str>,
     /// For timers.
     pub clock: Arc<dyn Clock>,
-    /// Where it tells how it is.
+    /// Where it reports how it is.
     pub progress: Arc<Progress>,
 }
 
@@ -103,6 +107,7 @@ pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Run
                 setup,
                 stop: flag,
                 poison: HashMap::new(),
+                rejected: RefCell::default(),
             }
             .run();
         })?;
@@ -124,6 +129,8 @@ struct Runner {
     poison: HashMap<At, Rejected>,
     /// What topics and keyed state take.
     limits: Arc<SizeLimits>,
+    /// Codes of the dead letters of the open transaction: they count once it is committed.
+    rejected: RefCell<Vec<Cow<'static, str>>>,
 }
 
 /// One input partition.
@@ -141,6 +148,8 @@ struct Task {
     stands: Option<Standstill>,
     /// How often in a row.
     stood: u32,
+    /// What it waits for, until the record that needs it was taken.
+    waits_for: Option<String>,
 }
 
 struct Input {
@@ -162,7 +171,6 @@ impl Input {
 }
 
 struct Standstill {
-    why: String,
     until: Instant,
 }
 
@@ -179,8 +187,8 @@ impl Task {
             tracing::info!(processor = %self.space.processor, partition = self.space.partition, %why, "the partition waits");
         }
         self.stood += 1;
+        self.waits_for = Some(why);
         self.stands = Some(Standstill {
-            why,
             until: Instant::now() + pause,
         });
     }
@@ -228,6 +236,7 @@ impl Runner {
     fn run(mut self) {
         let mut attempt = 0;
         while !self.stopping() {
+            self.progress.starting(JOINING);
             let error = match self.setup.log.lane(self.processor.name(), &self.topics) {
                 // A panic outside a record's own processing is a fault of the transform: the lane is built anew, and says so.
                 Ok(mut lane) => {
@@ -248,7 +257,7 @@ impl Runner {
     fn stalled(&self, error: &LogError, attempt: u32) {
         let pause = BACKOFF.pause(attempt);
         tracing::warn!(processor = self.processor.name(), %error, ?pause, "the lane stalls and tries again");
-        self.progress.stalled(error.to_string());
+        self.progress.retrying(error.to_string());
         let until = Instant::now() + pause;
         while !self.stopping() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20).min(pause));
@@ -260,6 +269,7 @@ impl Runner {
         let mut tasks: BTreeMap<u32, Task> = BTreeMap::new();
         let mut batch = Vec::new();
         let mut ours: HashSet<(usize, u32)> = HashSet::new();
+        let mut member = false;
         while !self.stopping() {
             batch.clear();
             Self::go_on(&mut *lane, &mut tasks)?;
@@ -268,6 +278,11 @@ impl Runner {
                 Polled::Records => self.work_off(&mut *lane, &mut tasks, &batch).err(),
                 Polled::Assigned(partitions) => {
                     ours.extend(&partitions);
+                    member = true;
+                    self.progress.assigned(|topic, partition| {
+                        ours.iter()
+                            .any(|(t, p)| self.topics[*t] == topic && *p == partition)
+                    });
                     self.open(&mut *lane, &mut tasks, &partitions)
                         .err()
                         .map(Failed::Log)
@@ -277,17 +292,19 @@ impl Runner {
                     for at in &partitions {
                         ours.remove(at);
                         tasks.remove(&at.1);
-                        self.progress.gave_up(&self.topics[at.0], at.1);
+                        self.progress.revoked(&self.topics[at.0], at.1);
                     }
+                    member = false;
                     lane.release(&partitions)?;
                     None
                 }
             };
             let Some(failed) = failed else {
                 *attempt = 0;
-                match tasks.values().find_map(|task| task.stands.as_ref()) {
-                    Some(stands) => self.progress.stalled(stands.why.clone()),
-                    None => self.progress.running(),
+                match tasks.values().find_map(|task| task.waits_for.as_ref()) {
+                    Some(what) => self.progress.waiting(what),
+                    None if member => self.progress.running(),
+                    None => self.progress.starting(JOINING),
                 }
                 continue;
             };
@@ -303,6 +320,7 @@ impl Runner {
             }
             self.limits.forget();
             tasks.clear();
+            self.rejected.borrow_mut().clear();
             // The next start takes up what is committed; to ask for it now may take long.
             if self.stopping() {
                 break;
@@ -322,8 +340,11 @@ impl Runner {
     ) -> Result<(), LogError> {
         lane.prepare(partitions)?;
         for (topic, partition) in partitions {
+            let name = &self.topics[*topic];
+            self.progress
+                .starting(format!("the state of {name}/{partition} is restored"));
             let next = lane.open(*topic, *partition)?;
-            self.progress.at(&self.topics[*topic], *partition, next);
+            self.progress.set_position(name, *partition, next);
             if !tasks.contains_key(partition) {
                 let space = Space::new(self.processor.name(), *partition);
                 let task = Task {
@@ -335,6 +356,7 @@ impl Runner {
                     due: None,
                     stands: None,
                     stood: 0,
+                    waits_for: None,
                 };
                 tasks.insert(*partition, task);
             }
@@ -427,6 +449,7 @@ impl Runner {
                 continue;
             }
             task.stood = 0;
+            task.waits_for = None;
             if let Some(gathered) = task.gathered.as_mut().filter(|g| !g.rejected.is_empty()) {
                 let origin = task.transform.origin(input);
                 let (topic, record) = match &origin {
@@ -490,11 +513,16 @@ impl Runner {
         let positions = transaction.positions.clone();
         if !positions.is_empty() {
             lane.commit(transaction)?;
+            for code in self.rejected.borrow_mut().drain(..) {
+                self.progress.rejected(self.processor.name(), &code);
+            }
         }
         let next = tasks.values().filter_map(Task::next_due).min();
-        self.progress.looked(lag::Timers { at: looked, next });
+        self.progress
+            .timers_checked(progress::Timers { at: looked, next });
         for (topic, partition, next) in positions {
-            self.progress.at(&self.topics[topic], partition, next);
+            self.progress
+                .set_position(&self.topics[topic], partition, next);
             self.poison
                 .retain(|at, _| (at.0, at.1) != (topic, partition) || at.2 >= next);
         }
@@ -573,7 +601,7 @@ impl Runner {
         let limit = self.limits.topic(queue);
         let letter = dlq::fitted(input, rejected.value, &reason, bare, limit);
         let record = letter.ok_or_else(|| dlq::too_narrow(queue, limit))?;
-        self.progress.rejected();
+        self.rejected.borrow_mut().push(rejected.code);
         Ok(Output {
             topic: Arc::clone(queue),
             partition: None,

@@ -221,8 +221,8 @@ fn from_nothing_to_events_and_back_again() {
 
     // Every part counts, and says how far behind it is.
     let counted = [
-        "omnilink_admission_total{outcome=\"admitted\"} 120",
-        "omnilink_lag_records{processor=\"admission\"}",
+        "omnilink_admission_records_total{outcome=\"admitted\"} 120",
+        "omnilink_processor_lag_records{processor=\"admission\"}",
         "omnilink_port_events_total{result=\"ingested\"} 120",
     ];
     let began = Instant::now();

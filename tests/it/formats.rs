@@ -15,8 +15,8 @@ use omnilink::{
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, partition_for, topics::Names},
     registry::Registry,
     stream::{
-        lag::Progress,
         lane,
+        progress::Progress,
         redrive::{Pick, Redrive},
         topology::{Deployment, Setup, check},
     },

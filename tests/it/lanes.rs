@@ -14,8 +14,9 @@ use omnilink::{
     state::{Space, StateError, StateStore},
     stream::{
         Context, Failure, Processor, Rejected, Transform, effect,
-        lag::{Progress, lag},
+        lag::lag,
         lane::{self, Running, Setup},
+        progress::Progress,
     },
 };
 

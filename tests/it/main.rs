@@ -44,6 +44,7 @@ mod replay;
 mod rls;
 mod security_page;
 mod shop_example;
+mod stalls;
 mod store;
 mod store_embedded;
 mod support;

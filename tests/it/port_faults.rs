@@ -366,7 +366,7 @@ async fn other_routes_answer_problems_too() {
     for name in [
         "omnilink_port_events_total{result=\"ingested\"}",
         "omnilink_port_requests_total{class=\"2xx\"}",
-        "omnilink_port_request_seconds_bucket",
+        "omnilink_port_request_duration_seconds_bucket",
     ] {
         assert!(metrics.text.contains(name), "{name} in {}", metrics.text);
     }

@@ -21,7 +21,7 @@ use omnilink::{
     projections::Setup,
     state,
     store::Store,
-    stream::lag::Progress,
+    stream::progress::Progress,
 };
 use parking_lot::{Condvar, Mutex};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};

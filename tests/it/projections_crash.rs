@@ -13,7 +13,7 @@ use omnilink::{
         Store,
         embedded::{Embedded, EmbeddedError},
     },
-    stream::lag::Progress,
+    stream::progress::Progress,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -10,7 +10,7 @@ use omnilink::{
     log::{Append, Cleanup, Log},
     projections::ReaderGrants,
     store::{Store, grants},
-    stream::lag::Progress,
+    stream::progress::Progress,
 };
 use serde_json::{Value, json};
 

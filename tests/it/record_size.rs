@@ -25,9 +25,9 @@ use omnilink::{
     state::{Space, StateError, StateStore},
     stream::{
         Context, Failure, Processor, Transform, dlq,
-        lag::Progress,
         lane::{self, Running},
         letters::Name,
+        progress::Progress,
         redrive::{Pick, Redrive, Redriven},
         topology::{Deployment, Setup},
     },

@@ -619,7 +619,7 @@ fn readiness_shows_a_registry_that_is_away() {
     );
     let detail = parts["topologies"]["detail"].as_str().unwrap();
     assert!(
-        detail.contains(&format!("topology.orders: schema {schema}")),
+        detail.contains(&format!("topology.orders: waiting: schema {schema}")),
         "{detail}"
     );
     // Intake does not wait for it.

@@ -184,7 +184,7 @@ fn files_are_read_again_on_sighup() {
         let metrics = get("/metrics");
         let line = metrics
             .lines()
-            .find(|line| line.starts_with("omnilink_admission_total{outcome=\"admitted\"}"))
+            .find(|line| line.starts_with("omnilink_admission_records_total{outcome=\"admitted\"}"))
             .unwrap_or("x 0");
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };
@@ -199,7 +199,10 @@ fn files_are_read_again_on_sighup() {
     wait_for("an event and what is derived from it", || admitted() == 2);
     let ready: Value = serde_json::from_str(&get("/readyz")).unwrap();
     assert_eq!(ready["parts"]["topologies"]["status"], "ok");
-    assert!(get("/metrics").contains("omnilink_lag_records{processor=\"topology.derived\"} 0"));
+    assert!(
+        get("/metrics")
+            .contains("omnilink_processor_lag_records{processor=\"topology.derived\"} 0")
+    );
 
     // A bad set changes nothing and says why.
     put(

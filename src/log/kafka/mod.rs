@@ -1,5 +1,6 @@
 //! The log of production: Kafka, by librdkafka. Any of its properties passes through `kafka.properties`.
 
+mod ends;
 mod group;
 mod lane;
 mod limits;
@@ -31,7 +32,8 @@ use seat::Seats;
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Cleanup, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
+    Acknowledged, Append, Cleanup, Isolation, Lane, Log, LogError, OpenTransaction, Reader, Source,
+    TopicSpec, Watermarks, Work,
 };
 use crate::{
     clock::Millis,
@@ -140,8 +142,8 @@ pub struct KafkaLog {
     appender: Appender,
     /// Asked for metadata and offsets.
     asker: BaseConsumer,
-    /// Asked for high watermarks, which those who read uncommitted get. Made for the first lane.
-    uncommitted: Mutex<Option<Arc<BaseConsumer>>>,
+    /// Asked for high watermarks.
+    uncommitted: Arc<BaseConsumer>,
     partitions: Arc<Mutex<HashMap<String, u32>>>,
     seats: Seats,
     limits: Limits,
@@ -160,6 +162,7 @@ impl KafkaLog {
 
     fn connect_with(options: KafkaOptions, state: Option<StateStore>) -> Result<Self, LogError> {
         let asker = options.consumer_config().create()?;
+        let uncommitted = Arc::new(options.uncommitted_config().create()?);
         let appender = Appender::new(&options)?;
         let limits = Limits::new(&options);
         Ok(Self {
@@ -168,7 +171,7 @@ impl KafkaLog {
             state,
             appender,
             asker,
-            uncommitted: Mutex::default(),
+            uncommitted,
             partitions: Arc::default(),
             seats: Seats::default(),
         })
@@ -186,17 +189,6 @@ impl KafkaLog {
     ) -> Result<GroupConsumer, LogError> {
         let seated = self.seats.take(processor);
         GroupConsumer::new(&self.options, &self.asker, seated, topics, reset)
-    }
-
-    fn uncommitted(&self) -> Result<Arc<BaseConsumer>, LogError> {
-        let mut made = self.uncommitted.lock();
-        if let Some(consumer) = &*made {
-            return Ok(Arc::clone(consumer));
-        }
-        let config = self.options.uncommitted_config();
-        let consumer = Arc::new(config.create::<BaseConsumer>()?);
-        *made = Some(Arc::clone(&consumer));
-        Ok(consumer)
     }
 
     /// A consumer that asks for what a processor's group has committed, and never joins it.
@@ -284,7 +276,7 @@ impl Log for KafkaLog {
             &self.options,
             state,
             group,
-            self.uncommitted()?,
+            Arc::clone(&self.uncommitted),
             &changelog,
             self.limits.clone(),
         )?))
@@ -305,9 +297,22 @@ impl Log for KafkaLog {
         watermarks(&self.asker, topic, partition)
     }
 
-    fn high_watermark(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
-        let asker = self.uncommitted()?;
-        Ok(watermarks(&*asker, topic, partition)?.end)
+    fn end_offsets(
+        &self,
+        partitions: &[(Arc<str>, u32)],
+        isolation: Isolation,
+    ) -> Result<Vec<Option<u64>>, LogError> {
+        match isolation {
+            Isolation::Committed => ends::end_offsets(&self.asker, partitions),
+            Isolation::Uncommitted => ends::end_offsets(&self.uncommitted, partitions),
+        }
+    }
+
+    fn open_transactions(
+        &self,
+        partitions: &[(Arc<str>, u32)],
+    ) -> Result<Vec<OpenTransaction>, LogError> {
+        ends::open_transactions(&self.options, (&self.asker, &self.uncommitted), partitions)
     }
 
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {

@@ -26,7 +26,7 @@ use crate::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    stream::{Origin, lag::Progress},
+    stream::{Origin, progress::Progress},
 };
 
 /// How long a test may take to come to rest, in real time.

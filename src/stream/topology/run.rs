@@ -18,8 +18,8 @@ use crate::{
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
     stream::{
         Processor,
-        lag::Progress,
         lane::{self, Backoff},
+        progress::Progress,
     },
 };
 
@@ -175,6 +175,17 @@ fn start(
     })
 }
 
+/// Why the lanes of a topology do not run yet.
+#[derive(Debug, thiserror::Error)]
+enum NotStarted {
+    /// A topic is not there, or not as it should be, or the log is away.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The system gives no more threads.
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
+}
+
 /// Starts the lanes as soon as their topics are there, and holds them until told to stop.
 fn keep(
     plan: &Plan,
@@ -188,7 +199,7 @@ fn keep(
     loop {
         match lanes(plan, setup, secrets, progress) {
             Ok(lanes) => {
-                // From here on the lanes tell how they are.
+                // From here on the lanes report how they are.
                 drop(starting);
                 // Nothing is ever sent: it ends when the other side is dropped.
                 let _ = stopped.recv();
@@ -201,7 +212,13 @@ fn keep(
                 let pause = BACKOFF.pause(attempt);
                 tracing::warn!(topology = plan.name, %error, ?pause, "the topology cannot be started and tries again");
                 for progress in &starting {
-                    progress.stalled(error.clone());
+                    match &error {
+                        // Nobody but its owner makes a foreign topic.
+                        NotStarted::Log(LogError::UnknownTopic(_)) => {
+                            progress.waiting(error.to_string());
+                        }
+                        _ => progress.retrying(error.to_string()),
+                    }
                 }
                 attempt += 1;
                 if stopped.recv_timeout(pause) != Err(mpsc::RecvTimeoutError::Timeout) {
@@ -217,8 +234,8 @@ fn lanes(
     setup: &Setup,
     secrets: Option<&Arc<SecretKeys>>,
     progress: &[(String, Arc<Progress>)],
-) -> Result<Vec<lane::Running>, String> {
-    provision(plan, setup).map_err(|e| e.to_string())?;
+) -> Result<Vec<lane::Running>, NotStarted> {
+    provision(plan, setup)?;
     // The last stage first: what is on its way is worked off before more comes.
     let mut running = Vec::new();
     for (stage, (_, progress)) in plan.stages.iter().zip(progress).rev() {
@@ -236,7 +253,7 @@ fn lanes(
                     progress: Arc::clone(progress),
                 },
             )
-            .map_err(|e| format!("a thread cannot be started: {e}"))?;
+            .map_err(NotStarted::Thread)?;
             running.push(lane);
         }
     }

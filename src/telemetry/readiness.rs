@@ -1,60 +1,13 @@
-//! What OmniLink says about itself: logs, metrics, readiness.
+//! Readiness: what each part of this node says about itself, for `/readyz`.
 
 use std::{
     collections::BTreeMap,
-    io::IsTerminal,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use parking_lot::RwLock;
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
-
-use crate::{config::LogFormat, printable::Printable};
-
-/// What is logged unless `RUST_LOG` says otherwise.
-const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,hyper=warn,sqlx=warn";
-
-/// Upper bounds of the buckets of every histogram, in seconds.
-const BUCKETS: [f64; 13] = [
-    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
-];
-
-/// Begins to log, to standard error. A second call changes nothing.
-pub fn init_logs(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // What comes from records does not steer the terminal, nor turn its text around.
-        .with_writer(|| Printable(std::io::stderr()));
-    let _ = match format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-}
-
-/// The metrics of this process: the first call installs the recorder. Handles made before it count nothing.
-pub fn metrics() -> &'static PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    HANDLE.get_or_init(|| {
-        let builder = PrometheusBuilder::new();
-        // It refuses only an empty list of buckets.
-        let builder = builder.set_buckets(&BUCKETS).unwrap_or_default();
-        let recorder = builder.build_recorder();
-        let handle = recorder.handle();
-        // Someone else's recorder, in a program that embeds us, stays.
-        let _ = metrics::set_global_recorder(recorder);
-        handle
-    })
-}
-
-/// How often [`PrometheusHandle::run_upkeep`] is due: histograms keep every value until then.
-pub const UPKEEP: Duration = Duration::from_secs(5);
 
 /// How a part is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

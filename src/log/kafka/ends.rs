@@ -1,0 +1,147 @@
+//! Where partitions end, asked of many at once: the last stable offset, behind which open transactions hold records back, and the
+//! high watermark.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use super::{KafkaOptions, REQUEST};
+use crate::{
+    clock::Millis,
+    log::{LogError, OpenTransaction},
+};
+
+/// How long the first records of open transactions may take to be read.
+const READ: Duration = Duration::from_secs(3);
+
+/// The ends as `consumer` sees them: one request to each broker that leads some of the partitions. A topic that is not there, or
+/// whose leaders are being chosen, has none for now, and hides no other's.
+pub(super) fn end_offsets(
+    consumer: &BaseConsumer,
+    partitions: &[(Arc<str>, u32)],
+) -> Result<Vec<Option<u64>>, LogError> {
+    match ask(consumer, partitions) {
+        Ok(ends) => Ok(ends),
+        Err(error) if of_some_topic(&error) => {
+            let mut all = Vec::with_capacity(partitions.len());
+            for topic in partitions.chunk_by(|a, b| a.0 == b.0) {
+                match ask(consumer, topic) {
+                    Ok(ends) => all.extend(ends),
+                    Err(error) if of_some_topic(&error) => {
+                        all.extend(topic.iter().map(|_| None));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(all)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One that concerns a topic, or its leaders, and not the brokers as a whole.
+fn of_some_topic(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+        )
+    )
+}
+
+fn ask(
+    consumer: &BaseConsumer,
+    partitions: &[(Arc<str>, u32)],
+) -> Result<Vec<Option<u64>>, KafkaError> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition) in partitions {
+        // The time "latest" of the protocol.
+        list.add_partition_offset(topic, *partition as i32, Offset::End)?;
+    }
+    let found = consumer.offsets_for_times(list, REQUEST)?;
+    let end = |(topic, partition): &(Arc<str>, u32)| {
+        let found = found.find_partition(topic, *partition as i32)?;
+        match (found.error(), found.offset()) {
+            (Ok(()), Offset::Offset(end)) => Some(end as u64),
+            _ => None,
+        }
+    };
+    Ok(partitions.iter().map(end).collect())
+}
+
+/// Partitions whose last stable offset lies before the high watermark.
+pub(super) fn open_transactions(
+    options: &KafkaOptions,
+    (committed, uncommitted): (&BaseConsumer, &BaseConsumer),
+    partitions: &[(Arc<str>, u32)],
+) -> Result<Vec<OpenTransaction>, LogError> {
+    // In this order: a transaction that ends between the two does not look open.
+    let high = end_offsets(uncommitted, partitions)?;
+    let stable = end_offsets(committed, partitions)?;
+    let mut open: Vec<OpenTransaction> = Vec::new();
+    for (((topic, partition), end), first) in partitions.iter().zip(high).zip(stable) {
+        if let (Some(end), Some(first)) = (end, first)
+            && first < end
+        {
+            open.push(OpenTransaction {
+                topic: Arc::clone(topic),
+                partition: *partition,
+                first,
+                end,
+                since: None,
+            });
+        }
+    }
+    if !open.is_empty() {
+        read_first(options, &mut open)?;
+    }
+    Ok(open)
+}
+
+/// Reads when each of them began.
+fn read_first(options: &KafkaOptions, open: &mut [OpenTransaction]) -> Result<(), LogError> {
+    let mut config = options.consumer_config();
+    config
+        .set("isolation.level", "read_uncommitted")
+        .set("auto.offset.reset", "error")
+        // Never joined: librdkafka wants a name.
+        .set("group.id", format!("{}reader", options.prefix));
+    let reader: BaseConsumer = config.create()?;
+    let mut list = TopicPartitionList::new();
+    for one in open.iter() {
+        let first = Offset::Offset(one.first as i64);
+        list.add_partition_offset(&one.topic, one.partition as i32, first)?;
+    }
+    reader.assign(&list)?;
+    let deadline = Instant::now() + READ;
+    while open.iter().any(|one| one.since.is_none()) && Instant::now() < deadline {
+        // What cannot be read has no time, which its caller shows.
+        let Some(Ok(message)) = reader.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let mut same = open.iter_mut().filter(|one| {
+            (&*one.topic, one.partition as i32) == (message.topic(), message.partition())
+        });
+        if let Some(one) = same.next()
+            && one.since.is_none()
+        {
+            one.since = message.timestamp().to_millis().map(Millis);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,502 @@
+//! Every metric there is: name, kind, unit, description, labels. Handles are made from here alone, so that what is not described
+//! does not exist. `docs/metrics.md` is made from it (the test `the_page_is_what_the_registry_says` compares the two).
+//!
+//! Names follow Prometheus: a prefix, base units (seconds, bytes), the unit last, `_total` for counters. Labels are bounded: none
+//! holds a tenant, a key or an id.
+
+use std::{collections::BTreeSet, fmt::Write, sync::OnceLock, time::Duration};
+
+use metrics::{Counter, Gauge, Histogram, Label as LabelValue};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
+
+/// What a metric counts in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// A number of things.
+    Count,
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+    /// 0 or 1.
+    Bool,
+}
+
+impl Unit {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Count => "number",
+            Self::Seconds => "seconds",
+            Self::Bytes => "bytes",
+            Self::Bool => "0 or 1",
+        }
+    }
+}
+
+/// How a metric behaves.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Kind {
+    /// Only grows, until the process ends.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A Prometheus histogram with these upper bounds.
+    Histogram(&'static [f64]),
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+/// A label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// Its values, for people: all of them, or what bounds them.
+    pub values: &'static str,
+}
+
+/// A metric.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Definition {
+    /// The whole name.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// What it counts in.
+    pub unit: Unit,
+    /// What it means, as shown in `/metrics`.
+    pub help: &'static str,
+    /// The labels, in the order in which values are given.
+    pub labels: &'static [Label],
+}
+
+impl Definition {
+    fn with(&self, values: &[&str]) -> Vec<LabelValue> {
+        // Handles made before the recorder is there would count nothing.
+        recorder();
+        debug_assert_eq!(values.len(), self.labels.len(), "{}", self.name);
+        let pairs = self.labels.iter().zip(values);
+        pairs
+            .map(|(label, value)| LabelValue::new(label.name, (*value).to_owned()))
+            .collect()
+    }
+
+    /// Its counter with these label values. For a metric that is one.
+    pub fn counter(&self, values: &[&str]) -> Counter {
+        metrics::counter!(self.name, self.with(values))
+    }
+
+    /// Its gauge with these label values. For a metric that is one.
+    pub fn gauge(&self, values: &[&str]) -> Gauge {
+        metrics::gauge!(self.name, self.with(values))
+    }
+
+    /// Its histogram with these label values. For a metric that is one.
+    pub fn histogram(&self, values: &[&str]) -> Histogram {
+        metrics::histogram!(self.name, self.with(values))
+    }
+}
+
+/// From half a millisecond to five seconds: an answer over HTTP.
+const REQUEST_BUCKETS: &[f64] = &[
+    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+];
+/// From two milliseconds to a day: an outage of Postgres is worked off afterwards.
+const DELAY_BUCKETS: &[f64] = &[
+    0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3_600.0,
+    86_400.0,
+];
+
+const PROCESSOR: Label = Label {
+    name: "processor",
+    values: "`admission`, the projection, each stage of each topology",
+};
+
+macro_rules! registry {
+    ($($(#[$doc:meta])* $ident:ident = $name:literal, $kind:expr, $unit:ident, $help:literal, [$($label:expr),*];)*) => {
+        $(
+            $(#[$doc])*
+            pub static $ident: Definition = Definition {
+                name: $name,
+                kind: $kind,
+                unit: Unit::$unit,
+                help: $help,
+                labels: &[$($label),*],
+            };
+        )*
+
+        /// All of them, in the order of the page.
+        pub static ALL: &[&Definition] = &[$(&$ident),*];
+    };
+}
+
+registry! {
+    /// Always 1.
+    BUILD_INFO = "omnilink_build_info", Kind::Gauge, Bool,
+        "Always 1; the labels say what runs",
+        [Label { name: "version", values: "the version of the binary" }];
+    /// At the port.
+    PORT_EVENTS = "omnilink_port_events_total", Kind::Counter, Count,
+        "Events that came in over HTTP, by what became of them",
+        [Label { name: "result", values: "`ingested`, `duplicate`, `refused`" }];
+    /// At the port.
+    PORT_REQUESTS = "omnilink_port_requests_total", Kind::Counter, Count,
+        "Requests to /v1/events, by class of their HTTP status",
+        [Label { name: "class", values: "`2xx`, `4xx`, `5xx`" }];
+    /// At the port.
+    PORT_REQUEST_DURATION = "omnilink_port_request_duration_seconds", Kind::Histogram(REQUEST_BUCKETS), Seconds,
+        "From a request to /v1/events to its answer",
+        [];
+    /// At the port.
+    PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
+        "Requests with a key that is not valid",
+        [];
+    /// At the port.
+    PORT_CONNECTIONS = "omnilink_port_connections", Kind::Gauge, Count,
+        "Open connections to the port",
+        [];
+    /// Of admission.
+    ADMISSION_RECORDS = "omnilink_admission_records_total", Kind::Counter, Count,
+        "Events that admission read from ingress, by what became of them (rejected ones: omnilink_dlq_records_total)",
+        [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (to the partition of its key)" }];
+    /// Of any processor.
+    PROCESSOR_LAG_RECORDS = "omnilink_processor_lag_records", Kind::Gauge, Count,
+        "Records that wait in the partitions this node has, those of open transactions included; measured every 5 s",
+        [PROCESSOR];
+    /// Of any processor.
+    PROCESSOR_LAG_SECONDS = "omnilink_processor_lag_seconds", Kind::Gauge, Seconds,
+        "Age of the oldest record that waits in the partitions this node has; measured every 5 s",
+        [PROCESSOR];
+    /// Of any processor.
+    PROCESSOR_STALLED = "omnilink_processor_stalled", Kind::Gauge, Bool,
+        "1: records wait, or an error comes back, and nothing has moved for 10 s; /readyz says why. A wait for something that is named there is 0",
+        [PROCESSOR];
+    /// Of any processor.
+    DLQ_RECORDS = "omnilink_dlq_records_total", Kind::Counter, Count,
+        "Records written to the dead-letter queue",
+        [Label { name: "stage", values: "the processor that rejected the record" },
+         Label { name: "code", values: "why: a stable code such as `invalid_payload`, `vrl_error`, `postgres_22003`" }];
+    /// Of the projection.
+    PROJECTION_EVENTS = "omnilink_projection_events_total", Kind::Counter, Count,
+        "Events written to Postgres",
+        [];
+    /// Of the projection.
+    PROJECTION_ENTITIES = "omnilink_projection_entities_total", Kind::Counter, Count,
+        "Entities written to Postgres, once a transaction each",
+        [];
+    /// Of the projection.
+    PROJECTION_COMMITS = "omnilink_projection_commits_total", Kind::Counter, Count,
+        "Transactions of the projection that Postgres committed",
+        [];
+    /// Of the projection.
+    PROJECTION_DELAY = "omnilink_projection_delay_seconds", Kind::Histogram(DELAY_BUCKETS), Seconds,
+        "From an event's append to the topic events to its row being visible: of each transaction, that of its oldest event",
+        [];
+    /// Of the schema registry of others.
+    SCHEMA_REGISTRY_FETCHES = "omnilink_schema_registry_fetches_total", Kind::Counter, Count,
+        "Schemas asked for at schema_registry.url, by outcome",
+        [Label { name: "outcome", values: "`ok`, `refused`, `away` (no answer; tried again)" }];
+    /// Of the process.
+    PROCESS_CPU_SECONDS = "process_cpu_seconds_total", Kind::Counter, Seconds,
+        "Processor time of this process, user and system",
+        [];
+    /// Of the process.
+    PROCESS_RESIDENT_BYTES = "process_resident_memory_bytes", Kind::Gauge, Bytes,
+        "Memory of this process that is in RAM",
+        [];
+    /// Of the process.
+    PROCESS_VIRTUAL_BYTES = "process_virtual_memory_bytes", Kind::Gauge, Bytes,
+        "Address space of this process",
+        [];
+    /// Of the process.
+    PROCESS_OPEN_FDS = "process_open_fds", Kind::Gauge, Count,
+        "Open file descriptors of this process",
+        [];
+    /// Of the process.
+    PROCESS_MAX_FDS = "process_max_fds", Kind::Gauge, Count,
+        "How many file descriptors this process may have open",
+        [];
+    /// Of the process.
+    PROCESS_START_TIME = "process_start_time_seconds", Kind::Gauge, Seconds,
+        "When this process was started, in seconds since 1970",
+        [];
+}
+
+/// Names of earlier builds.
+pub static RENAMED: &[(&str, &str)] = &[
+    (
+        "omnilink_admission_total",
+        "omnilink_admission_records_total",
+    ),
+    ("omnilink_lag_records", "omnilink_processor_lag_records"),
+    ("omnilink_lag_age_seconds", "omnilink_processor_lag_seconds"),
+    (
+        "omnilink_port_request_seconds",
+        "omnilink_port_request_duration_seconds",
+    ),
+    (
+        "omnilink_port_wrong_keys_total",
+        "omnilink_port_invalid_keys_total",
+    ),
+    ("omnilink_stalled", "omnilink_processor_stalled"),
+];
+
+/// How often [`run_upkeep`] is due: histograms keep every value until then.
+pub const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The first call installs the recorder.
+fn recorder() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    let mut installed = false;
+    let handle = HANDLE.get_or_init(|| {
+        let mut builder = PrometheusBuilder::new();
+        for metric in ALL {
+            if let Kind::Histogram(buckets) = metric.kind {
+                let name = Matcher::Full(metric.name.to_owned());
+                // It refuses only an empty list of buckets.
+                builder = builder
+                    .set_buckets_for_metric(name, buckets)
+                    .unwrap_or_default();
+            }
+        }
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        // Someone else's recorder, in a program that embeds us, stays.
+        let _ = metrics::set_global_recorder(recorder);
+        installed = true;
+        handle
+    });
+    if installed {
+        describe();
+    }
+    handle
+}
+
+fn describe() {
+    for Definition {
+        name, kind, help, ..
+    } in ALL
+    {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *help),
+            Kind::Gauge => metrics::describe_gauge!(*name, *help),
+            Kind::Histogram(_) => metrics::describe_histogram!(*name, *help),
+        }
+    }
+    BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+}
+
+/// Installs the recorder, so that `/metrics` is complete from the start.
+pub fn install() {
+    recorder();
+}
+
+/// All metrics of this process, in Prometheus's text format.
+pub fn render() -> String {
+    let mut text = recorder().render();
+    super::process::render(&mut text);
+    text
+}
+
+/// Sorts the values that histograms have gathered into their buckets.
+pub fn run_upkeep() {
+    recorder().run_upkeep();
+}
+
+/// Different codes of dead letters that are counted by name. All codes are constants of the program, or `postgres_` and an SQLSTATE.
+const CODES: usize = 200;
+
+/// Counts a record that went to the dead-letter queue.
+pub(crate) fn count_dead_letter(stage: &str, code: &str) {
+    static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut seen = SEEN.lock();
+    let known = seen.contains(code) || seen.len() < CODES && seen.insert(code.to_owned());
+    drop(seen);
+    let code = if known { code } else { "other" };
+    DLQ_RECORDS.counter(&[stage, code]).increment(1);
+}
+
+/// The page `docs/metrics.md`.
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Metrics\n\n\
+         `GET /metrics` answers in Prometheus's text format, without a key. Names and labels are a contract from this version on. No label\n\
+         holds a tenant. This page is made from `src/telemetry/metrics.rs`: change it there, then run\n\
+         `OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib telemetry::metrics`.\n\n\
+         | metric | kind | unit | what it says |\n|---|---|---|---|\n",
+    );
+    // A `String` never refuses text.
+    for Definition {
+        name,
+        kind,
+        unit,
+        help,
+        ..
+    } in ALL
+    {
+        let (kind, unit) = (kind.name(), unit.name());
+        let _ = writeln!(page, "| `{name}` | {kind} | {unit} | {help} |");
+    }
+    page.push_str("\n## Labels\n\n| metric | label | values |\n|---|---|---|\n");
+    for metric in ALL {
+        for Label { name, values } in metric.labels {
+            let _ = writeln!(page, "| `{}` | `{name}` | {values} |", metric.name);
+        }
+    }
+    page.push_str("\n## Buckets\n\n| histogram | upper bounds, in seconds |\n|---|---|\n");
+    for metric in ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let bounds: Vec<String> = buckets.iter().map(ToString::to_string).collect();
+            let _ = writeln!(page, "| `{}` | {} |", metric.name, bounds.join(", "));
+        }
+    }
+    page.push_str(
+        "\n## What to watch\n\n\
+         - `omnilink_processor_stalled == 1`: a processor has stopped; the node's `/readyz` names the reason, `omnilink doctor` looks at all nodes.\n\
+         - `omnilink_processor_lag_seconds`: grows while a processor is behind, stalled or waiting.\n\
+         - `rate(omnilink_dlq_records_total[5m])`: records that nobody processes until they are redriven.\n\n\
+         ## Old names\n\nNames of builds before 0.1 was released:\n\n| old | new |\n|---|---|\n",
+    );
+    for (old, new) in RENAMED {
+        let _ = writeln!(page, "| `{old}` | `{new}` |");
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_what_the_registry_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        if std::env::var_os("OMNILINK_UPDATE_DOCS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        let there = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            there == page(),
+            "docs/metrics.md is not what src/telemetry/metrics.rs says; \
+             OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib telemetry::metrics makes it anew"
+        );
+    }
+
+    #[test]
+    fn names_follow_the_conventions() {
+        let mut names = BTreeSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} is there twice");
+            assert!(
+                !metric.help.is_empty() && !metric.help.contains('\n'),
+                "{name}"
+            );
+            assert!(
+                name.starts_with("omnilink_") || name.starts_with("process_"),
+                "{name}"
+            );
+            let plain = |b: u8| b.is_ascii_lowercase() || b == b'_';
+            assert!(name.bytes().all(plain), "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{name}"
+            );
+            let stem = name.strip_suffix("_total").unwrap_or(name);
+            assert_eq!(
+                stem.ends_with("_seconds"),
+                metric.unit == Unit::Seconds,
+                "{name}"
+            );
+            assert_eq!(
+                stem.ends_with("_bytes"),
+                metric.unit == Unit::Bytes,
+                "{name}"
+            );
+            if let Kind::Histogram(buckets) = metric.kind {
+                assert!(buckets.is_sorted() && !buckets.is_empty(), "{name}");
+            }
+            for label in metric.labels {
+                let private = ["tenant", "key", "id", "le", "quantile"];
+                assert!(!private.contains(&label.name), "{name}: {}", label.name);
+            }
+        }
+        for (old, new) in RENAMED {
+            assert!(names.contains(new) && !names.contains(old), "{old} → {new}");
+        }
+    }
+
+    /// What is not in the registry has no description, and the page does not know of it.
+    #[test]
+    fn metrics_are_made_from_the_registry_alone() {
+        fn walk(dir: &std::path::Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, found);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap();
+                let makes = ["counter!(", "gauge!(", "histogram!("];
+                if !path.ends_with("telemetry/metrics.rs") && makes.iter().any(|m| text.contains(m))
+                {
+                    found.push(path.display().to_string());
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/src").as_ref(),
+            &mut found,
+        );
+        assert_eq!(found, [""; 0]);
+    }
+
+    #[test]
+    fn what_is_rendered_is_described() {
+        install();
+        PORT_REQUEST_DURATION.histogram(&[]).record(0.003);
+        count_dead_letter("tests", "invalid_payload");
+        let text = render();
+        for line in [
+            "# TYPE omnilink_port_request_duration_seconds histogram",
+            "omnilink_port_request_duration_seconds_bucket{le=\"0.005\"}",
+            "# TYPE omnilink_dlq_records_total counter",
+            "omnilink_dlq_records_total{stage=\"tests\",code=\"invalid_payload\"} 1",
+            "omnilink_build_info{version=",
+            "# HELP omnilink_build_info ",
+            "# TYPE process_cpu_seconds_total counter",
+            "# TYPE process_start_time_seconds gauge",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let name = line.split(' ').next().unwrap_or_default();
+            assert!(
+                text.contains(&format!("# HELP {name} ")),
+                "{name} has no description"
+            );
+        }
+        let value = |name: &str| -> f64 {
+            let line = text
+                .lines()
+                .find_map(|l| l.strip_prefix(&format!("{name} ")));
+            line.unwrap().parse().unwrap()
+        };
+        let now = crate::clock::Clock::now(&crate::clock::SystemClock).0 as f64 / 1000.0;
+        let age = now - value("process_start_time_seconds");
+        assert!((-2.0..36_000.0).contains(&age), "{age}");
+        assert!(value("process_resident_memory_bytes") > 1e6);
+        assert!(value("process_open_fds") >= 3.0);
+        assert!(value("process_max_fds") >= value("process_open_fds"));
+    }
+}

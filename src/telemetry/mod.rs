@@ -1,0 +1,31 @@
+//! What OmniLink says about itself: logs, metrics ([`metrics`]), readiness ([`readiness`]).
+
+pub mod metrics;
+mod process;
+pub mod readiness;
+
+use std::io::IsTerminal;
+
+pub use readiness::{Need, PartStatus, Readiness, Report, Status};
+use tracing_subscriber::EnvFilter;
+
+use crate::{config::LogFormat, printable::Printable};
+
+/// What is logged unless `RUST_LOG` says otherwise.
+const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,hyper=warn,sqlx=warn";
+
+/// Begins to log, to standard error. A second call changes nothing.
+pub fn init_logs(format: LogFormat) {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // What comes from records does not steer the terminal, nor turn its text around.
+        .with_writer(|| Printable(std::io::stderr()));
+    let _ = match format {
+        LogFormat::Text => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
