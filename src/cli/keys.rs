@@ -147,7 +147,7 @@ async fn first(global: &Global, config: &Config, args: Create) -> anyhow::Result
             config.data_dir.display()
         );
     }
-    let who = FirstKey::new(args.tenant, args.name, args.principal)?;
+    let who = FirstKey::new(args.tenant.as_deref(), args.name, args.principal)?;
     let (key, token) = node::first_key(config, who).await?;
     let file = node::admin_key_file(config);
     if global.json {

@@ -242,11 +242,11 @@ pub struct FirstKey {
 impl FirstKey {
     /// What is not said is that of the first `up`: `admin`, of tenant `default`.
     pub fn new(
-        tenant: Option<String>,
+        tenant: Option<&str>,
         name: Option<String>,
         principal: Option<String>,
     ) -> anyhow::Result<Self> {
-        let tenant = tenant.as_deref().unwrap_or(FIRST_TENANT);
+        let tenant = tenant.unwrap_or(FIRST_TENANT);
         let tenant = Tenant::new(tenant).with_context(|| format!("--tenant {tenant}"))?;
         let text = |option: &str, value: String| {
             if !text_is_good(&value) {

@@ -206,24 +206,23 @@ impl Drop for Reservation {
         if ids.is_empty() {
             return;
         }
-        let free = Self {
-            shared: Arc::clone(&self.shared),
-            ids: Vec::new(),
-            now: self.now,
-            nonce: self.nonce,
-        };
+        let marks: Vec<_> = ids
+            .iter()
+            .map(|(id, body)| (self.shared.key(id), self.value(body)))
+            .collect();
+        let shared = Arc::clone(&self.shared);
         runtime.spawn(async move {
             let mut pipe = redis::pipe();
-            for (id, body) in &ids {
+            for (key, mark) in &marks {
                 pipe.cmd("EVAL")
                     .arg(RELEASE)
                     .arg(1)
-                    .arg(free.shared.key(id))
-                    .arg(&free.value(body)[..])
+                    .arg(key)
+                    .arg(&mark[..])
                     .ignore();
             }
             // Without the answer they stay in flight until another node takes them over.
-            let _: Option<()> = free.shared.ask(&pipe).await;
+            let _: Option<()> = shared.ask(&pipe).await;
         });
     }
 }

@@ -108,6 +108,7 @@ pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> 
 }
 
 /// A call that has ended.
+#[derive(Clone, Copy)]
 struct Done {
     partition: u32,
     offset: u64,
