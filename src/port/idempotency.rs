@@ -13,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     clock::Millis,
+    envelope::{BodyHash, StoredHash},
     id::{Identity, IdentityMap},
     state::{Changes, Space, StateError, StateStore, Window, WindowOptions},
 };
@@ -24,9 +25,6 @@ const MOST: usize = 65_536;
 /// Identities in memory before they go to disk as a sorted run: a map of 2^18 slots takes few more.
 const SEAL_AT: usize = 220_000;
 const SHARDS: usize = 64;
-
-/// The hash of a body.
-pub(super) type BodyHash = [u8; 16];
 
 /// What an identity means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +67,7 @@ impl Seen {
     pub(super) fn open(store: StateStore, window: Duration) -> Result<Self, StateError> {
         let options = WindowOptions {
             window_ms: window.as_millis() as i64,
-            payload: size_of::<BodyHash>(),
+            payload: size_of::<StoredHash>(),
             seal_at: SEAL_AT,
         };
         Ok(Self {
@@ -95,7 +93,7 @@ impl Seen {
     ) -> Result<Verdict, StateError> {
         let mut shard = self.shard(&id);
         if let Some(flight) = shard.get_mut(&id) {
-            if flight.body != body {
+            if !flight.body.is_same(&body) {
                 return Ok(Verdict::Mismatch);
             }
             if flight.since.elapsed() < AGAIN_AFTER {
@@ -105,7 +103,7 @@ impl Seen {
             return Ok(Verdict::New);
         }
         if let Some(seen) = self.window.lock().get(&id, now)? {
-            return Ok(if seen == body {
+            return Ok(if body.matches(&seen) {
                 Verdict::Duplicate
             } else {
                 Verdict::Mismatch
@@ -130,7 +128,7 @@ impl Seen {
     ) -> R {
         let mut window = self.window.lock();
         for (id, body) in ids {
-            window.insert(*id, *body, now);
+            window.insert(*id, body.stored(), now);
         }
         append(window.take_changes())
     }
@@ -156,8 +154,28 @@ impl Seen {
 mod tests {
     use super::*;
 
-    const A: BodyHash = [1; 16];
-    const B: BodyHash = [2; 16];
+    fn body(n: u8) -> BodyHash {
+        let tenant = crate::id::Tenant::new("acme").unwrap();
+        let text = format!(r#"{{"id":"1","source":"/s","type":"t","data":{n}}}"#);
+        let form = crate::envelope::Form::OmniLink;
+        let parsed = crate::envelope::parse_structured(text.as_bytes(), form, &tenant, Millis(1));
+        parsed.unwrap().body_hash
+    }
+
+    /// What an earlier version has put into the window is compared as it was then.
+    #[test]
+    fn a_hash_of_version_1_is_known_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateStore::open(dir.path()).unwrap();
+        let seen = Seen::open(store.clone(), Duration::from_hours(24)).unwrap();
+        let (id, now) = (Identity::of("t", &["1"]), Millis(1_000_000_000));
+        let mut window = seen.window.lock();
+        window.insert(id, body(1).of_all(), now);
+        store.apply(&window.take_changes(), &[]).unwrap();
+        drop(window);
+        assert_eq!(seen.reserve(id, body(1), now).unwrap(), Verdict::Duplicate);
+        assert_eq!(seen.reserve(id, body(2), now).unwrap(), Verdict::Mismatch);
+    }
 
     #[test]
     fn from_new_to_in_flight_to_duplicate() {
@@ -165,17 +183,18 @@ mod tests {
         let store = StateStore::open(dir.path()).unwrap();
         let seen = Seen::open(store.clone(), Duration::from_hours(24)).unwrap();
         let (id, now) = (Identity::of("t", &["1"]), Millis(1_000_000_000));
+        let (a, b) = (body(1), body(2));
         let ask = |body| seen.reserve(id, body, now).unwrap();
 
-        assert_eq!(ask(A), Verdict::New);
-        assert_eq!(ask(A), Verdict::InFlight);
-        assert_eq!(ask(B), Verdict::Mismatch);
-        seen.commit(&[(id, A)], now, |changes| store.apply(&changes, &[]))
+        assert_eq!(ask(a), Verdict::New);
+        assert_eq!(ask(a), Verdict::InFlight);
+        assert_eq!(ask(b), Verdict::Mismatch);
+        seen.commit(&[(id, a)], now, |changes| store.apply(&changes, &[]))
             .unwrap();
-        assert_eq!(ask(A), Verdict::InFlight);
-        seen.settle(&[(id, A)]);
-        assert_eq!(ask(A), Verdict::Duplicate);
-        assert_eq!(ask(B), Verdict::Mismatch);
+        assert_eq!(ask(a), Verdict::InFlight);
+        seen.settle(&[(id, a)]);
+        assert_eq!(ask(a), Verdict::Duplicate);
+        assert_eq!(ask(b), Verdict::Mismatch);
         assert_eq!(seen.count.load(Ordering::Relaxed), 0);
     }
 
@@ -185,10 +204,11 @@ mod tests {
         let store = StateStore::open(dir.path()).unwrap();
         let seen = Seen::open(store, Duration::from_hours(24)).unwrap();
         let (id, now) = (Identity::of("t", &["1"]), Millis(1_000_000_000));
-        assert_eq!(seen.reserve(id, A, now).unwrap(), Verdict::New);
-        seen.commit(&[(id, A)], now, drop);
+        let a = body(1);
+        assert_eq!(seen.reserve(id, a, now).unwrap(), Verdict::New);
+        seen.commit(&[(id, a)], now, drop);
         seen.reload().unwrap();
-        seen.settle(&[(id, A)]);
-        assert_eq!(seen.reserve(id, A, now).unwrap(), Verdict::New);
+        seen.settle(&[(id, a)]);
+        assert_eq!(seen.reserve(id, a, now).unwrap(), Verdict::New);
     }
 }

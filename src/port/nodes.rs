@@ -9,8 +9,10 @@ use parking_lot::RwLock;
 use redis::{Client, RedisError, aio::MultiplexedConnection};
 use tokio::task::JoinHandle;
 
-use super::idempotency::{AGAIN_AFTER, BodyHash, Verdict};
-use crate::{clock::Millis, config::SecretUrl, id::Identity, telemetry::PartStatus};
+use super::idempotency::{AGAIN_AFTER, Verdict};
+use crate::{
+    clock::Millis, config::SecretUrl, envelope::BodyHash, id::Identity, telemetry::PartStatus,
+};
 
 /// An answer of Redis must be there within this time; else the request goes on without it.
 const ANSWER: Duration = Duration::from_millis(250);
@@ -173,7 +175,7 @@ impl Shared {
 fn value(state: u8, body: &BodyHash, now: Millis) -> [u8; 25] {
     let mut value = [0; 25];
     value[0] = state;
-    value[1..17].copy_from_slice(body);
+    value[1..17].copy_from_slice(&body.stored());
     value[17..].copy_from_slice(&now.0.to_be_bytes());
     value
 }
@@ -190,7 +192,7 @@ fn judge(found: &[u8], body: &BodyHash, now: Millis) -> Verdict {
         .first_chunk()
         .map_or(0, |bytes| i64::from_be_bytes(*bytes));
     match *state {
-        _ if seen != body => Verdict::Mismatch,
+        _ if !body.matches(seen) => Verdict::Mismatch,
         DURABLE => Verdict::Duplicate,
         IN_FLIGHT if now.0 - since < AGAIN_AFTER.as_millis() as i64 => Verdict::InFlight,
         _ => Verdict::New,

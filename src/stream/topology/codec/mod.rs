@@ -12,7 +12,7 @@ use vrl::value::Value;
 pub(super) use self::file::read;
 use super::{document::Document, json, message::refused};
 use crate::{
-    envelope::{avro, foreign, foreign::Schemas, kafka::Unread},
+    envelope::{avro, foreign, foreign::Schemas, json::without_mark, kafka::Unread},
     stream::{Failure, Rejected},
 };
 
@@ -49,8 +49,9 @@ impl Part {
         }
     }
 
-    /// A value that came as JSON text.
+    /// A value that came as JSON text, perhaps behind a byte order mark.
     pub(super) fn json(text: &Bytes) -> Result<Self, Rejected> {
+        let text = &text.slice_ref(without_mark(text));
         match json::read(text, text) {
             Ok(value) => Ok(Self {
                 json: Some(text.clone()),
