@@ -118,7 +118,7 @@ fn every_form_is_read(bed: Bed) {
         raw(
             "acme/order/9",
             None,
-            &[&binary[..7], &[("ce_id", "gone")]].concat(),
+            &[&binary[..2], &[("ce_id", "gone")], &binary[3..7]].concat(),
         ),
         raw("x", Some(&envelope("nobody", "1")), &[]),
         raw("x", Some("not json"), &[TENANT]),

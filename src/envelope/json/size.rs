@@ -38,7 +38,7 @@ pub(crate) fn written_size(json: &str) -> usize {
 
 /// At least [`written_size`], and much quicker: what looks like an exponent counts as the longest number.
 pub(crate) fn written_size_at_most(json: &[u8]) -> usize {
-    let exponent = |pair: &[u8]| pair[0].is_ascii_digit() & (pair[1] | 0x20 == b'e');
+    let exponent = |pair: &[u8]| pair[0].is_ascii_digit() && (pair[1] | 0x20) == b'e';
     let exponents = json.windows(2).filter(|pair| exponent(pair)).count();
     json.len() + exponents * MAX_DIGITS
 }
