@@ -1,6 +1,9 @@
 //! Times on the command line.
 
-use crate::clock::{Clock, Millis, SystemClock};
+use crate::{
+    clock::{Clock, Millis, SystemClock},
+    envelope::parse_rfc3339,
+};
 
 /// An RFC 3339 time, a date (its beginning in UTC), or how long ago: `90s`, `15m`, `2h`, `7d`.
 pub(super) fn parse(text: &str) -> Result<Millis, String> {
@@ -11,6 +14,9 @@ pub(super) fn parse(text: &str) -> Result<Millis, String> {
 }
 
 fn at(text: &str, now: Millis) -> Option<Millis> {
+    if let Some(micros) = parse_rfc3339(text) {
+        return Some(Millis(micros.div_euclid(1000)));
+    }
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Some(Millis(time.as_millisecond()));
     }
@@ -38,6 +44,10 @@ mod tests {
     fn three_ways_to_name_a_time() {
         let now = Millis(1_000_000_000_000);
         assert_eq!(at("1970-01-01T00:00:01.5Z", now), Some(Millis(1_500)));
+        assert_eq!(
+            at("9999-12-31T23:59:59.999999Z", now),
+            Some(Millis(253_402_300_799_999))
+        );
         assert_eq!(at("1970-01-02", now), Some(Millis(86_400_000)));
         assert_eq!(at("90s", now), Some(Millis(now.0 - 90_000)));
         assert_eq!(at("2h", now), Some(Millis(now.0 - 7_200_000)));

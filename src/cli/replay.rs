@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clock::{Clock, Millis, SystemClock},
     config::Config,
+    envelope::Rfc3339,
     id::Tenant,
     log::{Log, topics::Names},
     printable::Printable,
@@ -147,11 +148,7 @@ impl Args {
     /// The query string for a node.
     fn path(&self, base: &str, more: &[(&str, &str)]) -> String {
         let mut pairs: Vec<(&str, String)> = Vec::new();
-        let time = |at: Millis| {
-            jiff::Timestamp::from_millisecond(at.0)
-                .map(|t| t.to_string())
-                .unwrap_or_default()
-        };
+        let time = |at: Millis| Rfc3339(at.0.saturating_mul(1000)).to_string();
         pairs.extend(self.since.map(|at| ("since", time(at))));
         pairs.extend(self.until.map(|at| ("until", time(at))));
         pairs.extend(self.as_of.map(|at| ("as_of", time(at))));

@@ -19,6 +19,7 @@ use super::{
     client::{Answer, Client},
     output,
 };
+use crate::envelope::json::without_mark;
 
 /// What to send.
 #[derive(clap::Args)]
@@ -310,7 +311,8 @@ fn next_line(input: &mut impl BufRead, number: &mut u64) -> anyhow::Result<Optio
         if line.len() > LINE {
             bail!("line {number} has more than {LINE} bytes");
         }
-        let line = line.trim_ascii();
+        // A file may begin with a byte order mark, and so does each part of files put together.
+        let line = without_mark(&line).trim_ascii();
         if !line.is_empty() {
             return Ok(Some((*number, line.to_vec())));
         }

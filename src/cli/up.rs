@@ -161,6 +161,7 @@ pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::R
             clock: Arc::new(SystemClock),
             limits: config.limits.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
+            cors: config.cors.clone(),
             nodes,
         },
     )?;

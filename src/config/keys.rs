@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    Config, LogFormat, Network, Problem, Secret, SecretUrl,
+    AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
     given::{self, Given, Value},
     secret::MASK,
 };
@@ -81,6 +81,20 @@ pub const KEYS: &[Key] = &[
                     .collect::<Vec<_>>()
             )
         },
+    },
+    Key {
+        name: "cors",
+        doc: "list of origins (https://app.example.com, or *) whose pages may use the port, and whose webhooks may be delivered (none)",
+        set: |c, v, _| {
+            let parsed = |text: &String| {
+                AllowedOrigin::parse(text).ok_or_else(|| {
+                    format!("`{text}` is no origin such as https://app.example.com, nor *")
+                })
+            };
+            c.cors = texts(v)?.iter().map(parsed).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |c| json!(c.cors.iter().map(ToString::to_string).collect::<Vec<_>>()),
     },
     Key {
         name: "data_dir",

@@ -6,6 +6,7 @@
 mod error;
 mod given;
 pub mod keys;
+mod origin;
 mod secret;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 };
 
 pub use error::{ConfigError, Problem};
+pub use origin::AllowedOrigin;
 pub use secret::{Secret, SecretUrl};
 
 use given::Given;
@@ -44,6 +46,8 @@ pub struct Config {
     pub insecure_listen: bool,
     /// `trusted_proxies`: whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// `cors`: whose pages may use the port, and which webhook senders may deliver to it.
+    pub cors: Vec<AllowedOrigin>,
     /// `data_dir`: everything that OmniLink keeps on disk.
     pub data_dir: PathBuf,
     /// `secret_key`: base64 of 32 bytes each; the first seals, all open.
@@ -193,6 +197,7 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
             insecure_listen: false,
             trusted_proxies: Vec::new(),
+            cors: Vec::new(),
             data_dir: base.join("data"),
             secret_key: Vec::new(),
             topics: Topics {

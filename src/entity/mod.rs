@@ -4,6 +4,26 @@ mod merge;
 
 use merge::{is_object, merge, without_nulls};
 
+use crate::envelope::json::{written_size, written_size_at_most};
+
+/// The most bytes of a state, as Postgres writes it out (white space does not count): each event of the entity is merged with
+/// all of it.
+pub const STATE_MAX: usize = 16 << 20;
+
+/// The state would be larger than [`STATE_MAX`], and larger than it was: the event is not merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the entity's state would take {size} bytes as Postgres writes it out; {STATE_MAX} are allowed"
+)]
+pub struct TooLarge {
+    size: usize,
+}
+
+impl TooLarge {
+    /// The code of the dead letter.
+    pub const CODE: &'static str = "entity_too_large";
+}
+
 /// An entity as the table holds it, apart from its key. `Default`: one that no event has named.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Entity {
@@ -11,6 +31,8 @@ pub struct Entity {
     pub display_name: Option<String>,
     /// The text of a JSON object; empty stands for `{}`.
     pub state: Vec<u8>,
+    /// At least the size of the state, written out.
+    pub state_size: usize,
     /// The number of its events.
     pub version: i64,
     /// CloudEvents `id` of the last event.
@@ -48,20 +70,35 @@ impl<'a> Change<'a> {
 }
 
 impl Entity {
-    /// The entity after the event. `scratch` is memory to work in.
-    pub fn apply(&mut self, change: &Change<'_>, scratch: &mut Vec<u8>) {
-        if self.deleted_at.take().is_some() {
-            self.state.clear();
-        }
+    /// The entity after the event; after an error it is as before. `scratch` is memory to work in.
+    ///
+    /// Whether a state is too large does not depend on how it is written, so that an entity that was read back from the table
+    /// goes on as one that was kept in memory.
+    pub fn apply(&mut self, change: &Change<'_>, scratch: &mut Vec<u8>) -> Result<(), TooLarge> {
+        let (before, before_size) = match self.deleted_at {
+            Some(_) => (&[][..], 0),
+            None => (&self.state[..], self.state_size),
+        };
         if let Some(patch) = change.patch() {
             scratch.clear();
-            if self.state.is_empty() {
+            if before.is_empty() {
                 without_nulls(patch, scratch);
             } else {
-                merge(&self.state, patch, scratch);
+                merge(before, patch, scratch);
+            }
+            let mut size = before_size.saturating_add(written_size_at_most(patch));
+            if size > STATE_MAX {
+                size = size_of(scratch);
+                if size > STATE_MAX && size > size_of(before) {
+                    return Err(TooLarge { size });
+                }
             }
             self.state.clear();
             self.state.extend_from_slice(scratch);
+            self.state_size = size;
+        } else if self.deleted_at.is_some() {
+            self.state.clear();
+            self.state_size = 0;
         }
         if let Some(name) = change.display_name {
             name.clone_into(self.display_name.get_or_insert_default());
@@ -70,6 +107,7 @@ impl Entity {
         change.event_id.clone_into(&mut self.last_event_id);
         self.last_event_at = change.time;
         self.deleted_at = change.deletes.then_some(change.time);
+        Ok(())
     }
 
     /// The state as JSON text.
@@ -87,6 +125,11 @@ impl Entity {
             + self.last_event_id.capacity()
             + self.display_name.as_ref().map_or(0, String::capacity)
     }
+}
+
+fn size_of(state: &[u8]) -> usize {
+    // Both sides of a merge were text.
+    std::str::from_utf8(state).map_or(state.len(), written_size)
 }
 
 #[cfg(test)]
@@ -115,7 +158,9 @@ mod tests {
         let mut entity = Entity::default();
         let mut scratch = Vec::new();
         let mut apply = |data, deletes| {
-            entity.apply(&change("e", data, deletes), &mut scratch);
+            entity
+                .apply(&change("e", data, deletes), &mut scratch)
+                .unwrap();
             (state(&entity), entity.version, entity.deleted_at)
         };
         assert_eq!(
@@ -133,6 +178,78 @@ mod tests {
         assert_eq!(apply(None, true), (json!({}), 7, Some(7)));
     }
 
+    /// `from..to` members of the largest number there is, 9 bytes each as sent.
+    fn numbers(from: usize, to: usize) -> String {
+        let members: Vec<_> = (from..to).map(|n| format!("\"k{n}\":1e131071")).collect();
+        format!("{{{}}}", members.join(","))
+    }
+
+    #[test]
+    fn a_state_is_bounded_by_what_postgres_makes_of_it() {
+        let mut scratch = Vec::new();
+        let mut entity = Entity::default();
+        let mut written = Entity::default();
+        let mut taken = 0;
+        let refused = loop {
+            let patch = numbers(taken, taken + 8);
+            let before = entity.clone();
+            // As it is after a restart: read back from the table.
+            let zeros = "0".repeat(131_071);
+            let members: Vec<_> = (0..taken).map(|n| format!("\"k{n}\": 1{zeros}")).collect();
+            written.state = format!("{{{}}}", members.join(", ")).into_bytes();
+            written.state_size = written.state.len();
+            let result = entity.apply(&change("e", Some(&patch), false), &mut scratch);
+            assert_eq!(
+                written.apply(&change("e", Some(&patch), false), &mut scratch),
+                result
+            );
+            if let Err(refused) = result {
+                assert_eq!(entity, before);
+                break refused;
+            }
+            taken += 8;
+        };
+        assert_eq!(taken, 120);
+        assert!(refused.to_string().contains("16777216"));
+        // It goes on: with less, or from nothing.
+        let less = change("e", Some(r#"{"k0":null,"a":1}"#), false);
+        entity.apply(&less, &mut scratch).unwrap();
+        entity
+            .apply(&change("e", None, true), &mut scratch)
+            .unwrap();
+        let patch = numbers(0, 120);
+        entity
+            .apply(&change("e", Some(&patch), false), &mut scratch)
+            .unwrap();
+        let first = numbers(0, 200);
+        let mut huge = Entity::default();
+        assert!(
+            huge.apply(&change("e", Some(&first), false), &mut scratch)
+                .is_err()
+        );
+        assert_eq!(huge, Entity::default());
+    }
+
+    #[test]
+    fn a_state_that_was_too_large_before_may_become_smaller() {
+        let mut scratch = Vec::new();
+        let state = numbers(0, 200).into_bytes();
+        let mut entity = Entity {
+            state_size: usize::MAX,
+            state,
+            version: 200,
+            ..Entity::default()
+        };
+        let mut apply = |patch: &str| {
+            entity
+                .apply(&change("e", Some(patch), false), &mut scratch)
+                .is_ok()
+        };
+        assert!(apply(r#"{"k0":null}"#));
+        assert!(!apply(r#"{"a":"b"}"#));
+        assert!(apply(r#"{"k1":1}"#));
+    }
+
     #[test]
     fn what_deletes() {
         assert!(Change::deletes("order.deleted", false) && Change::deletes("x", true));
@@ -148,7 +265,7 @@ mod tests {
             let mut expected = json!({});
             let mut deleted = false;
             for (n, (data, deletes)) in events.iter().enumerate() {
-                entity.apply(&change("e", data.as_deref(), *deletes), &mut scratch);
+                entity.apply(&change("e", data.as_deref(), *deletes), &mut scratch).unwrap();
                 if deleted {
                     expected = json!({});
                 }

@@ -10,6 +10,7 @@ use std::{borrow::Cow, collections::HashSet};
 use super::{
     Form, Invalid, Parsed,
     attributes::{Attributes, Receipt},
+    body_hash::Gathered,
     cloudevents::entity,
     json::{JsonError, Scanner, Value, has_member},
     rules,
@@ -36,13 +37,14 @@ pub(super) fn parse<'a>(text: &'a str, receipt: Receipt<'_>) -> Result<Parsed<'a
     let mut scanner = Scanner::new(text);
     scanner.spaces();
     let mut agent = Agent::default();
-    let mut members = scanner.enter_object()?;
+    let mut body_hash = Gathered::default();
+    let members = scanner.enter_object()?;
     while scanner.next_member(&members)? {
         let (name, name_hash) = scanner.name(&members)?;
         let hash = agent.member(&name, &mut scanner)?;
-        Scanner::insert(&mut members, name_hash, hash);
+        body_hash.insert(attribute_of(&plain(&name)), name_hash, hash);
     }
-    let hash = scanner.leave_object(&members)?;
+    scanner.leave_object(&members)?;
     scanner.end()?;
     agent.trace_parent();
     if !matches!(
@@ -54,10 +56,12 @@ pub(super) fn parse<'a>(text: &'a str, receipt: Receipt<'_>) -> Result<Parsed<'a
             message: "the agents' form holds events".into(),
         });
     }
+    // A member `specVersion` does not make a CloudEvent of it: here the payload is required.
+    agent.attributes.specversion = false;
     let event = agent.attributes.finish(Form::OmniLink, receipt);
     Ok(Parsed {
         event: event.map_err(renamed)?,
-        body_hash: hash.to_le_bytes(),
+        body_hash: body_hash.finish(),
     })
 }
 
@@ -96,10 +100,7 @@ impl<'a> Agent<'a> {
                 self.misnamed(name);
                 return scanner.value();
             }
-            "eventid" => "id",
-            "eventtype" => "type",
-            "timestamp" => "time",
-            other => other,
+            other => attribute_of(other),
         };
         let (value, hash) = scanner.scalar()?;
         if attribute == "schemaversion"
@@ -183,6 +184,17 @@ impl<'a> Agent<'a> {
         self.attributes.fail(Invalid::payload(format!(
             "`{name}` is called `{here}` in the agents' form"
         )));
+    }
+}
+
+/// The attribute that a member is, by its name in lower case.
+fn attribute_of(plain: &str) -> &str {
+    match plain {
+        "eventid" => "id",
+        "eventtype" => "type",
+        "timestamp" => "time",
+        "trace" => "traceparent",
+        other => other,
     }
 }
 

@@ -34,8 +34,6 @@ pub(super) struct Attributes<'a> {
     pub(super) json: Option<&'a str>,
     /// The content of `data_base64`, or a body of bytes.
     pub(super) binary: Option<Cow<'a, [u8]>>,
-    /// No body, and none can be: a Kafka record without a value.
-    pub(super) tombstone: bool,
     id: Option<Cow<'a, str>>,
     source: Option<Cow<'a, str>>,
     kind: Option<Cow<'a, str>>,
@@ -108,7 +106,12 @@ impl<'a> Attributes<'a> {
             }
             "entitytype" => self.entity_type = identifier(name, value)?,
             "entityid" => self.entity_id = identifier(name, value)?,
-            "entityname" => self.entity_name = string(name, value)?,
+            "entityname" => {
+                self.entity_name = string(name, value)?;
+                if let Some(text) = &self.entity_name {
+                    rules::without_nul(name, text)?;
+                }
+            }
             "correlationid" => self.correlation_id = string(name, value)?,
             "causationid" => self.causation_id = string(name, value)?,
             "idempotencykey" => {
@@ -175,9 +178,6 @@ impl<'a> Attributes<'a> {
             }
             (a, b) => a.or(b),
         };
-        if self.tombstone && entity.is_none() {
-            return Err(rules::no_entity());
-        }
         let data = match (self.json, self.binary) {
             (Some(_), Some(_)) => {
                 return Err(Invalid::payload(
@@ -186,7 +186,10 @@ impl<'a> Attributes<'a> {
             }
             (Some(text), None) => Data::Json(Cow::Borrowed(text)),
             (None, Some(bytes)) => Data::Binary(bytes),
-            (None, None) if form == Form::OmniLink => return Err(Invalid::missing("data")),
+            // With `specversion` it is a CloudEvent, which may have none.
+            (None, None) if form == Form::OmniLink && !self.specversion => {
+                return Err(Invalid::missing("data"));
+            }
             (None, None) => Data::Absent,
         };
         let (time, time_source) = match self.time {
@@ -217,7 +220,7 @@ impl<'a> Attributes<'a> {
             time_source,
             data,
             extensions,
-            tombstone: self.tombstone,
+            tombstone: false,
             idempotency_key: self.idempotency_key,
         })
     }

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use super::{
     Form, Invalid, Parsed,
     attributes::{Attributes, Receipt},
+    body_hash::Gathered,
     json::{self, Value, hash},
+    rules,
 };
 use crate::{clock::Millis, id::Tenant};
 
@@ -15,7 +17,7 @@ use crate::{clock::Millis, id::Tenant};
 pub enum Binding {
     /// `ce-…`, percent-encoded, perhaps in double quotes. A header given twice is refused.
     Http,
-    /// `ce_…`, plain UTF-8. Of a header given twice the last one counts.
+    /// `ce_…`, plain UTF-8. A header given twice is refused; one without a value is absent.
     Kafka,
 }
 
@@ -82,8 +84,8 @@ fn unquoted(text: &str) -> Option<Cow<'_, str>> {
 }
 
 /// One event in binary mode. Headers that carry no attribute are passed over. `content_type` is the data's
-/// (`datacontenttype`); without one, data that is JSON is taken as such. No body at all is a tombstone, an empty one an
-/// event without data.
+/// (`datacontenttype`); without one, data that is JSON is taken as such. No body at all, or an empty one, is an event
+/// without data.
 pub fn parse_binary<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     binding: Binding,
@@ -98,14 +100,14 @@ pub fn parse_binary<'a>(
 /// Attributes and their hash, not judged yet.
 pub(super) struct Binary<'a> {
     pub(super) attributes: Attributes<'a>,
-    hash: hash::Object,
+    hash: Gathered,
 }
 
 impl<'a> Binary<'a> {
     pub(super) fn finish(self, receipt: Receipt<'_>) -> Result<Parsed<'a>, Invalid> {
         Ok(Parsed {
             event: self.attributes.finish(Form::CloudEvents, receipt)?,
-            body_hash: self.hash.finish().to_le_bytes(),
+            body_hash: self.hash.finish(),
         })
     }
 }
@@ -118,7 +120,7 @@ pub(super) fn read<'a>(
 ) -> Binary<'a> {
     let mut binary = Binary {
         attributes: Attributes::default(),
-        hash: hash::Object::default(),
+        hash: Gathered::default(),
     };
     let content_type = content_type.filter(|text| !text.is_empty());
     if let Some(content_type) = content_type {
@@ -131,15 +133,12 @@ pub(super) fn read<'a>(
     let mut found: Vec<_> = headers
         .filter_map(|(header, value)| Some((binding.attribute(header)?, value)))
         .collect();
-    // Stable, so that of one name the last one stays last.
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (at, (name, value)) in found.iter().enumerate() {
         if found.get(at + 1).is_some_and(|(next, _)| next == name) {
-            if binding == Binding::Http {
-                binary.attributes.fail(Invalid::payload(format!(
-                    "header `ce-{name}` is given twice"
-                )));
-            }
+            let (prefix, shown) = (binding.prefix(), rules::shown(name));
+            let problem = format!("header `{prefix}{shown}` is given twice");
+            binary.attributes.fail(Invalid::payload(problem));
             continue;
         }
         // The content type is the standard's place for it.
@@ -161,26 +160,23 @@ impl<'a> Binary<'a> {
             let problem = format!("`{name}` is the body in binary mode, not an attribute");
             return self.attributes.fail(Invalid::payload(problem));
         }
-        self.hash
-            .insert(hash::key(name.as_bytes()), hash::string(value.as_bytes()));
+        let (key, content) = (hash::key(name.as_bytes()), hash::string(value.as_bytes()));
+        self.hash.insert(name, key, content);
         self.attributes.set(name, Value::Text(value), None);
     }
 
     fn body(&mut self, body: Option<&'a [u8]>) {
-        let Some(body) = body else {
-            self.attributes.tombstone = true;
+        let Some(body) = body.filter(|body| !body.is_empty()) else {
             return;
         };
-        if body.is_empty() {
-            return;
-        }
         let says_json = self.attributes.says_json();
         if says_json != Some(false) {
             // The envelope would be one level around it.
-            match json::scan(body, 1).and_then(|hash| Ok((json::utf8(body)?, hash))) {
+            let document = json::without_mark(body);
+            match json::scan(document, 1).and_then(|hash| Ok((json::utf8(document)?, hash))) {
                 Ok((text, hash)) => {
                     self.attributes.json = Some(text.trim_matches([' ', '\t', '\r', '\n']));
-                    self.hash.insert(hash::key(b"data"), hash);
+                    self.hash.insert("data", hash::key(b"data"), hash);
                     return;
                 }
                 Err(error) if says_json.is_some() => return self.attributes.fail((error).into()),
@@ -188,7 +184,7 @@ impl<'a> Binary<'a> {
             }
         }
         self.attributes.binary = Some(Cow::Borrowed(body));
-        self.hash
-            .insert(hash::key(b"data_base64"), hash::bytes(body));
+        let (key, content) = (hash::key(b"data_base64"), hash::bytes(body));
+        self.hash.insert("data_base64", key, content);
     }
 }

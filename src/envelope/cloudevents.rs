@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
-    Entity, Event, Form, Invalid, agents,
+    BodyHash, Entity, Event, Form, Invalid, agents,
     attributes::{Attributes, Receipt, string},
+    body_hash::Gathered,
     json::{self, JsonError, Scanner, Value},
     rules,
 };
@@ -17,8 +18,8 @@ use crate::{clock::Millis, id::Tenant};
 pub struct Parsed<'a> {
     /// The event.
     pub event: Event<'a>,
-    /// The canonical hash of the whole envelope, as a JSON value; nothing that was defaulted is in it.
-    pub body_hash: [u8; 16],
+    /// The hash of the whole envelope.
+    pub body_hash: BodyHash,
 }
 
 /// One item of a batch.
@@ -124,7 +125,7 @@ pub(super) fn batch<'a>(
 }
 
 fn start(body: &[u8]) -> Result<Scanner<'_>, JsonError> {
-    let mut scanner = Scanner::new(json::utf8(body)?);
+    let mut scanner = Scanner::new(json::document(body)?);
     scanner.spaces();
     Ok(scanner)
 }
@@ -196,7 +197,7 @@ pub(super) struct Envelope<'a> {
     text: &'a str,
     /// It has a member `events` that is an array.
     is_batch: bool,
-    hash: u128,
+    hash: BodyHash,
 }
 
 impl<'a> Envelope<'a> {
@@ -204,7 +205,7 @@ impl<'a> Envelope<'a> {
         match self.attributes.finish(form, receipt) {
             Ok(event) => Ok(Parsed {
                 event,
-                body_hash: self.hash.to_le_bytes(),
+                body_hash: self.hash,
             }),
             // What is good in OmniLink's form is not in the agents': that one is only looked for here.
             Err(_) if form == Form::OmniLink && agents::is(self.text) => {
@@ -222,7 +223,8 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, J
     let start_of_all = scanner.position();
     let mut attributes = Attributes::default();
     let mut is_batch = false;
-    let mut members = scanner.enter_object()?;
+    let mut body_hash = Gathered::default();
+    let members = scanner.enter_object()?;
     while scanner.next_member(&members)? {
         let (name, name_hash) = scanner.name(&members)?;
         let start = scanner.position();
@@ -253,14 +255,14 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, J
                 hash
             }
         };
-        Scanner::insert(&mut members, name_hash, hash);
+        body_hash.insert(&name, name_hash, hash);
     }
-    let hash = scanner.leave_object(&members)?;
+    scanner.leave_object(&members)?;
     Ok(Envelope {
         attributes,
         text: scanner.since(start_of_all),
         is_batch,
-        hash,
+        hash: body_hash.finish(),
     })
 }
 
@@ -310,6 +312,11 @@ pub(super) fn entity<'a>(
             Ok(text) => *place = text,
             Err(problem) => attributes.fail(problem),
         }
+    }
+    if let Some(name) = &display_name
+        && let Err(problem) = rules::without_nul("entity.display_name", name)
+    {
+        attributes.fail(problem);
     }
     let (kind, external_id) = (kind.unwrap_or_default(), external_id.unwrap_or_default());
     for (field, text) in [("entity.type", &kind), ("entity.external_id", &external_id)] {

@@ -1,5 +1,7 @@
 //! What a Kafka record says: which of the forms it is in, in the contract's order (`contracts.md`, section 1).
 
+use bytes::Bytes;
+
 use super::{
     Event, Form, Invalid, Media, agents,
     attributes::{Attributes, Receipt},
@@ -14,6 +16,9 @@ use crate::{
     id::Tenant,
     log::{Record, header},
 };
+
+/// The header that says which form the value is in.
+const CONTENT_TYPE: &str = "content-type";
 
 /// The header that names the tenant.
 pub const TENANT_HEADER: &str = "omnilink-tenant";
@@ -84,13 +89,14 @@ impl OwnIngress<'_> {
 /// Reads a record; `timestamp` is its own, the `time` of events that have none; `schemas` are those of foreign Avro.
 ///
 /// Errors, beside those of the forms: `unsupported_media_type`, `unsupported_kind`, `unknown_schema`, `unsupported_schema`,
-/// `unrecognised_payload`, `missing_tenant`, `invalid_tenant`, `missing_entity` (a tombstone of nothing).
+/// `unrecognised_payload`, `missing_tenant`, `invalid_tenant`.
 pub fn read<'a>(
     record: &'a Record,
     timestamp: Millis,
     schemas: &dyn Schemas,
 ) -> Result<Inbound<'a>, Unread> {
-    let content_type = header(&record.headers, "content-type");
+    once(record, CONTENT_TYPE)?;
+    let content_type = header(&record.headers, CONTENT_TYPE);
     let value = record.value.as_deref();
     match content_type
         .and_then(|text| std::str::from_utf8(text).ok())
@@ -172,7 +178,7 @@ fn headerless<'a>(
             tenant: &tenant(record)?,
             received: timestamp,
         };
-        return Ok(Some(agents::parse(text.trim_ascii_start(), receipt)?.event));
+        return Ok(Some(agents::parse(text, receipt)?.event));
     }
     Ok(None)
 }
@@ -230,11 +236,23 @@ fn check_kind(attributes: &Attributes<'_>) -> Result<(), Invalid> {
 
 /// The text of a JSON object, however bad.
 fn object(value: &[u8]) -> Option<&str> {
-    let begins = value.trim_ascii_start().first() == Some(&b'{');
+    let value = json::without_mark(value).trim_ascii_start();
+    let begins = value.first() == Some(&b'{');
     json::utf8(value).ok().filter(|_| begins)
 }
 
+/// A header that decides how a record is read, or whose it is, must not be there twice: readers differ in which counts.
+fn once(record: &Record, name: &str) -> Result<(), Invalid> {
+    let is = |(header, value): &&(String, Option<Bytes>)| header == name && value.is_some();
+    if record.headers.iter().filter(is).nth(1).is_some() {
+        let problem = format!("header `{name}` is given twice");
+        return Err(Invalid::payload(problem));
+    }
+    Ok(())
+}
+
 fn tenant(record: &Record) -> Result<Tenant, Invalid> {
+    once(record, TENANT_HEADER)?;
     let name = header(&record.headers, TENANT_HEADER).ok_or_else(|| Invalid::missing("tenant"))?;
     let name = std::str::from_utf8(name).unwrap_or_default();
     Tenant::new(name).map_err(|e| refused("invalid_tenant", e.to_string()))

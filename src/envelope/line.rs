@@ -6,7 +6,7 @@ use std::io::Write;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use memchr::{memchr2, memmem};
 
-use super::{Data, Event, TimeSource};
+use super::{Data, Event, Rfc3339, TimeSource};
 
 /// Where the event's record lies.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,8 @@ pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>
     member("type", &event.kind, out);
     optional("subject", event.subject.as_deref(), out);
     out.extend_from_slice(br#","time":""#);
-    // A `Vec` never refuses bytes.
-    let _ = write!(out, "{}\"", rfc3339(event.time));
+    Rfc3339(event.time).write(out);
+    out.push(b'"');
     let source = match event.time_source {
         TimeSource::Producer => "producer",
         TimeSource::Receiver => "receiver",
@@ -47,6 +47,7 @@ pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>
     if let Some(place) = place {
         member("omnilinktopic", place.topic, out);
         let (partition, offset) = (place.partition, place.offset);
+        // A `Vec` never refuses bytes.
         let _ = write!(
             out,
             r#","omnilinkpartition":{partition},"omnilinkoffset":{offset}"#
@@ -68,15 +69,6 @@ pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>
         }
     }
     out.push(b'}');
-}
-
-/// Microseconds as RFC 3339. Admission lets no other years in than those of four digits.
-fn rfc3339(micros: i64) -> jiff::Timestamp {
-    jiff::Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
-        jiff::Timestamp::MIN
-    } else {
-        jiff::Timestamp::MAX
-    })
 }
 
 fn member(name: &str, value: &str, out: &mut Vec<u8>) {

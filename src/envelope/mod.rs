@@ -5,6 +5,7 @@ mod agents;
 mod attributes;
 pub mod avro;
 mod binary;
+mod body_hash;
 mod cloudevents;
 pub mod foreign;
 pub(crate) mod json;
@@ -16,6 +17,7 @@ pub mod schemas;
 #[cfg(test)]
 mod tests;
 mod time;
+mod trace;
 mod upgrade;
 mod uri;
 
@@ -23,12 +25,14 @@ use std::borrow::Cow;
 
 pub use self::{
     binary::{Binding, parse_binary},
+    body_hash::{BodyHash, StoredHash},
     cloudevents::{Body, Item, Parsed, parse, parse_batch, parse_structured},
-    json::{JsonError, MAX_DEPTH, Problem, canonical_hash},
+    json::{JsonError, MAX_DEPTH, MAX_WRITTEN, Problem, canonical_hash},
     line::{Place, write_line},
     media::Media,
     rules::IDENTIFIER_MAX,
-    time::parse_rfc3339,
+    time::{Rfc3339, parse_rfc3339},
+    trace::TraceContext,
     uri::is_uri_reference,
 };
 use crate::id::{Identity, Tenant};
@@ -100,7 +104,7 @@ pub struct Event<'a> {
     pub data: Data<'a>,
     /// All other context attributes (`dataschema`, `datacontenttype`, `traceparent`, …): the text of a JSON object.
     pub extensions: Cow<'a, str>,
-    /// A Kafka record without a value: the entity is deleted.
+    /// Written by earlier versions for a Kafka record without a value: the entity is deleted. Nothing new sets it.
     pub tombstone: bool,
     /// The extension `idempotencykey`; over HTTP the header wins.
     pub idempotency_key: Option<Cow<'a, str>>,

@@ -5,8 +5,26 @@ use super::{Data, Event, Invalid, json, time::TIMES, uri::is_uri_reference};
 /// The most bytes of `id`, `source`, `type`, `entity.type` and `entity.external_id`.
 pub const IDENTIFIER_MAX: usize = 512;
 
-/// The most bytes of an extension attribute's name.
-const EXTENSION_NAME_MAX: usize = 20;
+/// The most bytes of an extension attribute's name. `CloudEvents` 1.0.2 says that 20 should do, and other systems' own
+/// extensions exceed that.
+const EXTENSION_NAME_MAX: usize = 64;
+
+/// Attributes that are fields of their own in the Avro record, so that they are no extensions there.
+const FIELDS: [&str; 13] = [
+    "causationid",
+    "correlationid",
+    "data",
+    "entityid",
+    "entityname",
+    "entitytype",
+    "id",
+    "idempotencykey",
+    "source",
+    "specversion",
+    "subject",
+    "time",
+    "type",
+];
 
 /// The most bytes of a producer's text that a message repeats.
 const SHOWN_MAX: usize = 64;
@@ -21,15 +39,26 @@ pub(super) fn shown(name: &str) -> &str {
     &name[..name.floor_char_boundary(SHOWN_MAX)]
 }
 
-/// Not empty, and not too long.
+/// Not empty, not too long, and without U+0000.
 pub(super) fn identifier(field: &str, text: &str) -> Result<(), Invalid> {
     if text.is_empty() {
         return Err(Invalid::missing(field));
     }
+    without_nul(field, text)?;
     if text.len() > IDENTIFIER_MAX {
         return Err(Invalid::payload(format!(
             "`{field}` has {} bytes; at most {IDENTIFIER_MAX} are allowed",
             text.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Without U+0000. Postgres text cannot hold it: there it is U+FFFD, which would make one key of two.
+pub(super) fn without_nul(field: &str, text: &str) -> Result<(), Invalid> {
+    if memchr::memchr(0, text.as_bytes()).is_some() {
+        return Err(Invalid::payload(format!(
+            "`{field}` must not contain U+0000"
         )));
     }
     Ok(())
@@ -83,12 +112,15 @@ impl Event<'_> {
         if let Some(entity) = &self.entity {
             identifier("entity_type", &entity.kind)?;
             identifier("entity_id", &entity.external_id)?;
+            if let Some(name) = &entity.display_name {
+                without_nul("display_name", name)?;
+            }
         }
         if let Some(subject) = &self.subject {
             not_empty("subject", subject)?;
         }
         if !TIMES.contains(&self.time) {
-            return Err(Invalid::payload("`time` lies outside the years 0 to 9999"));
+            return Err(Invalid::payload("`time` lies outside the years 1 to 9999"));
         }
         if self.tombstone && self.entity.is_none() {
             return Err(no_entity());
@@ -113,20 +145,38 @@ fn check_extensions(text: &str) -> Result<(), Invalid> {
     while scanner.next_member(&members)? {
         let (name, _) = scanner.name(&members)?;
         extension_name(&name)?;
-        if matches!(scanner.scalar()?.0, json::Value::Compound) {
-            return Err(not_scalar(&name));
+        if FIELDS.contains(&&*name) {
+            return Err(Invalid::payload(format!(
+                "`{name}` is a field of its own, not an extension attribute"
+            )));
+        }
+        let start = scanner.position();
+        match scanner.scalar()?.0 {
+            json::Value::Null | json::Value::Bool => {}
+            json::Value::Text(text) => attribute(&name, &text)?,
+            json::Value::Number { integer: true }
+                if scanner.since(start).parse::<i32>().is_ok() => {}
+            json::Value::Number { .. } | json::Value::Compound => return Err(not_scalar(&name)),
         }
     }
     scanner.leave_object(&members)?;
     Ok(scanner.end()?)
 }
 
+/// What the standard says of attributes that are kept among the extensions.
+fn attribute(name: &str, text: &str) -> Result<(), Invalid> {
+    match name {
+        "dataschema" => not_empty(name, text).and_then(|()| uri_reference(name, text)),
+        "datacontenttype" => not_empty(name, text),
+        _ => Ok(()),
+    }
+}
+
 /// A tombstone of nothing.
-pub(super) fn no_entity() -> Invalid {
+fn no_entity() -> Invalid {
     Invalid {
         code: "missing_entity".into(),
-        message: "a record without a value must name an entity: `ce_entitytype`, `ce_entityid`"
-            .into(),
+        message: "a record with `tombstone` set must name an entity".into(),
     }
 }
 

@@ -1,12 +1,16 @@
 //! RFC 3339 times.
 
-use std::ops::RangeInclusive;
+use std::{fmt, ops::RangeInclusive};
 
-/// The times that RFC 3339 can write in UTC, years 0 to 9999, in microseconds.
-pub(super) const TIMES: RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
+/// The times of events: years 1 to 9999 in UTC, in microseconds. All that events meet can hold these: RFC 3339, Postgres,
+/// Parquet, and the date types of most languages, which know no year 0.
+pub(super) const TIMES: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
+
+const MICROS: i64 = 1_000_000;
+const DAY_S: i64 = 86_400;
 
 /// Microseconds since 1970-01-01T00:00:00Z of an RFC 3339 date-time, or `None`. Digits beyond microseconds are dropped;
-/// a leap second (23:59:60 UTC) is the first one of the next day, as in Postgres. What lies outside the years 0 to 9999 in
+/// a leap second (23:59:60 UTC) is the first one of the next day, as in Postgres. What lies outside the years 1 to 9999 in
 /// UTC is none.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
@@ -67,6 +71,58 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     Some((minutes * 60 + second) * 1_000_000 + micros).filter(|time| TIMES.contains(time))
 }
 
+/// Microseconds since 1970-01-01T00:00:00Z as an RFC 3339 date-time in UTC, with as many digits of a second's fraction as
+/// there are. (jiff ends at 9999-12-30T22:00:00Z.) Years have four digits: what lies outside of 0 to 9999 is shown at that end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rfc3339(pub i64);
+
+/// The most bytes of a time's text.
+const TEXT_MAX: usize = 27;
+
+impl Rfc3339 {
+    /// The first time of year 0: admission let it in once.
+    const FIRST: i64 = -62_167_219_200_000_000;
+
+    /// Appends the text.
+    pub fn write(self, out: &mut Vec<u8>) {
+        let micros = self.0.clamp(Self::FIRST, *TIMES.end());
+        let (seconds, fraction) = (micros.div_euclid(MICROS), micros.rem_euclid(MICROS));
+        let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
+        let (year, month, day) = date_of(days);
+        let mut put = |number: i64, digits: u32, after: &[u8]| {
+            for power in (0..digits).rev() {
+                out.push(b'0' + (number / 10_i64.pow(power) % 10) as u8);
+            }
+            out.extend_from_slice(after);
+        };
+        put(year, 4, b"-");
+        put(month, 2, b"-");
+        put(day, 2, b"T");
+        put(second / 3600, 2, b":");
+        put(second / 60 % 60, 2, b":");
+        put(second % 60, 2, b"");
+        if fraction > 0 {
+            out.push(b'.');
+            let mut rest = fraction;
+            let mut power = 100_000;
+            while rest > 0 {
+                out.push(b'0' + (rest / power) as u8);
+                rest %= power;
+                power /= 10;
+            }
+        }
+        out.push(b'Z');
+    }
+}
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = Vec::with_capacity(TEXT_MAX);
+        self.write(&mut text);
+        f.write_str(&String::from_utf8_lossy(&text))
+    }
+}
+
 fn days_in(year: i64, month: i64) -> i64 {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     match month {
@@ -83,6 +139,24 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let of_era = year.rem_euclid(400);
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468
+}
+
+/// The inverse (H. Hinnant, `civil_from_days`).
+fn date_of(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
 }
 
 #[cfg(test)]
@@ -102,7 +176,11 @@ mod tests {
             ("2016-12-31T23:59:60Z", 1_483_228_800_000_000),
             ("2017-01-01T00:59:60+01:00", 1_483_228_800_000_000),
             ("2024-02-29T00:00:00-00:00", 1_709_164_800_000_000),
-            ("0000-01-01T00:00:00Z", -62_167_219_200_000_000),
+            ("0001-01-01T00:00:00Z", -62_135_596_800_000_000),
+            ("0001-01-01T14:00:00+14:00", -62_135_596_800_000_000),
+            ("0000-12-31T10:00:00-14:00", -62_135_596_800_000_000),
+            ("9999-12-31T23:59:59.999999999Z", 253_402_300_799_999_999),
+            ("9998-12-31T23:59:60Z", 253_370_764_800_000_000),
             ("9999-12-31T23:59:59Z", 253_402_300_799_000_000),
         ];
         for (text, micros) in good {
@@ -127,7 +205,10 @@ mod tests {
             "1900-02-29T00:00:00Z",
             "+018-04-05T17:31:00Z",
             "2018-04-05T17:31:00٣Z",
-            "0000-01-01T00:00:00+00:01",
+            "0000-01-01T00:00:00Z",
+            "0000-12-31T23:59:59.999999Z",
+            "0001-01-01T00:00:00+00:01",
+            "0001-01-01T00:00:00+14:00",
             "9999-12-31T23:59:59-00:01",
             "9999-12-31T23:59:60Z",
         ];
@@ -136,10 +217,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_ends_are_written_as_they_are() {
+        let shown = |micros| Rfc3339(micros).to_string();
+        assert_eq!(shown(*TIMES.start()), "0001-01-01T00:00:00Z");
+        assert_eq!(shown(*TIMES.end()), "9999-12-31T23:59:59.999999Z");
+        assert_eq!(shown(253_402_214_400_000_000), "9999-12-31T00:00:00Z");
+        assert_eq!(shown(Rfc3339::FIRST), "0000-01-01T00:00:00Z");
+        assert_eq!(shown(-1), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(shown(500_000), "1970-01-01T00:00:00.5Z");
+        assert_eq!(shown(i64::MAX), shown(*TIMES.end()));
+        assert_eq!(shown(i64::MIN), shown(Rfc3339::FIRST));
+    }
+
     proptest! {
         #[test]
-        fn agrees_with_jiff(micros in -62_167_219_200_000_000..253_402_207_200_000_000_i64) {
+        fn agrees_with_jiff(micros in -62_135_596_800_000_000..253_402_207_200_000_000_i64) {
             let text = jiff::Timestamp::from_microsecond(micros).unwrap().to_string();
+            prop_assert_eq!(parse_rfc3339(&text), Some(micros), "{}", &text);
+            prop_assert_eq!(Rfc3339(micros).to_string(), text);
+        }
+
+        #[test]
+        fn what_is_written_is_read(micros in TIMES) {
+            let text = Rfc3339(micros).to_string();
+            prop_assert!(text.len() <= TEXT_MAX);
             prop_assert_eq!(parse_rfc3339(&text), Some(micros), "{}", text);
         }
 

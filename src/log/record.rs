@@ -56,7 +56,8 @@ pub struct Fetched {
     pub partition: u32,
     /// The offset.
     pub offset: u64,
-    /// When it was appended (LogAppendTime); on foreign topics what their producers said.
+    /// When it was appended (LogAppendTime); on foreign topics what their producers said, or when it was read where they said
+    /// nothing that could be meant (−1, seconds, microseconds).
     pub timestamp: Millis,
     /// The record.
     pub record: Record,

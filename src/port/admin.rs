@@ -12,13 +12,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    RequestId, Shared, auth,
+    RequestId, Shared, auth, media,
     problem::{Problem, Refused},
     routes::FromPeer,
 };
 use crate::{
     clock::Millis,
     controls::{ADMIN, ControlsError, Key, OPERATOR},
+    envelope::json::without_mark,
     id::Tenant,
 };
 
@@ -125,6 +126,7 @@ fn read<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, Problem> {
+    media::plain(headers)?;
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok());
@@ -144,5 +146,5 @@ fn read<T: DeserializeOwned>(
         }
         _ => Problem::invalid(e.body_text()),
     })?;
-    serde_json::from_slice(&body).map_err(|e| Problem::invalid(e.to_string()))
+    serde_json::from_slice(without_mark(&body)).map_err(|e| Problem::invalid(e.to_string()))
 }

@@ -6,7 +6,11 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -14,7 +18,7 @@ use super::{
     answer::{self, Outcome, Refusal},
     auth,
     body::{self, BodyError},
-    idempotency::{BodyHash, Verdict},
+    idempotency::Verdict,
     intake::{Reserved, Unsent},
     media::{self, Form},
     nodes::{Nodes, Reservation},
@@ -23,7 +27,9 @@ use super::{
 use crate::{
     clock::Millis,
     controls::Key,
-    envelope::{self, Binding, Body, Invalid, Item, Parsed, avro::encode_ingress},
+    envelope::{
+        self, Binding, Body, BodyHash, Invalid, Item, Parsed, TraceContext, avro::encode_ingress,
+    },
     id::{Identity, IdentityMap},
     log::Record,
 };
@@ -77,6 +83,7 @@ async fn take(
         shared,
         key: &key,
         header: idempotency_key(&head.headers)?,
+        trace: trace(&head.headers),
         now,
         outcomes: Vec::new(),
         unsent: shared.intake.unsent(),
@@ -133,6 +140,12 @@ fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
     }
 }
 
+/// The trace that the request belongs to.
+fn trace(headers: &HeaderMap) -> Option<TraceContext<'_>> {
+    let all = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+    TraceContext::of(all("traceparent"), all("tracestate"))
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let given = headers
         .get("idempotency-key")
@@ -156,6 +169,8 @@ struct Taking<'a> {
     key: &'a Key,
     /// `Idempotency-Key`.
     header: Option<&'a str>,
+    /// `traceparent` and `tracestate`, which events have that name none themselves.
+    trace: Option<TraceContext<'a>>,
     now: Millis,
     outcomes: Vec<Outcome>,
     /// What is to be appended.
@@ -183,9 +198,7 @@ impl Taking<'_> {
                     .map(Body::Batch)
             }
             Form::Binary => {
-                let content_type = headers
-                    .get(CONTENT_TYPE)
-                    .map(hyper::header::HeaderValue::as_bytes);
+                let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
                 let headers = headers
                     .iter()
                     .map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -239,7 +252,7 @@ impl Taking<'_> {
             let outcome = match self.judge(item.raw.len(), item.parsed) {
                 Err(refusal) => Outcome::Refused(refusal),
                 Ok((id, parsed)) => match mine.get(&id) {
-                    Some(body) if *body == parsed.body_hash => Outcome::Duplicate(id),
+                    Some(body) if body.is_same(&parsed.body_hash) => Outcome::Duplicate(id),
                     Some(_) => Outcome::Refused(Refusal::mismatch(id)),
                     None => {
                         let body = parsed.body_hash;
@@ -276,7 +289,10 @@ impl Taking<'_> {
         if size > limit {
             return Err(Refusal::too_large(limit));
         }
-        let parsed = parsed.map_err(Refusal::invalid)?;
+        let mut parsed = parsed.map_err(Refusal::invalid)?;
+        if let Some(trace) = &self.trace {
+            parsed.event.keep_trace(trace);
+        }
         let event = &parsed.event;
         if !self.key.writes_events {
             return Err(Refusal::permission());

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     clock::Millis,
+    envelope::{BodyHash, StoredHash},
     id::{Identity, IdentityMap},
     state::{Changes, Located, Page, Space, StateError, StateStore, Window, WindowOptions},
 };
@@ -27,9 +28,6 @@ const MOST: usize = 65_536;
 /// Identities in memory before they go to disk as a sorted run: a map of 2^18 slots takes few more.
 const SEAL_AT: usize = 220_000;
 const SHARDS: usize = 64;
-
-/// The hash of a body.
-pub(super) type BodyHash = [u8; 16];
 
 /// What an identity means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +67,15 @@ enum Judged {
     OnDisk(Vec<Page>),
 }
 
-fn compare(seen: BodyHash, body: BodyHash) -> Verdict {
-    if seen == body {
+fn compare(seen: StoredHash, body: BodyHash) -> Verdict {
+    if body.matches(&seen) {
         Verdict::Duplicate
     } else {
         Verdict::Mismatch
     }
 }
 
-fn find(pages: &[Page], id: &Identity) -> Result<Option<BodyHash>, StateError> {
+fn find(pages: &[Page], id: &Identity) -> Result<Option<StoredHash>, StateError> {
     for page in pages {
         if let Some(seen) = page.find(id)? {
             return Ok(Some(seen));
@@ -105,7 +103,7 @@ impl Seen {
     pub(super) fn open(store: StateStore, window: Duration) -> Result<Self, StateError> {
         let options = WindowOptions {
             window_ms: window.as_millis() as i64,
-            payload: size_of::<BodyHash>(),
+            payload: size_of::<StoredHash>(),
             seal_at: SEAL_AT,
         };
         Ok(Self {
@@ -147,7 +145,7 @@ impl Seen {
     fn judge(&self, id: Identity, body: BodyHash, now: Millis, read: &[Page]) -> Judged {
         let mut shard = self.shard(&id);
         if let Some(flight) = shard.get_mut(&id) {
-            if flight.body != body {
+            if !flight.body.is_same(&body) {
                 return Judged::Verdict(Verdict::Mismatch);
             }
             if flight.since.elapsed() < AGAIN_AFTER {
@@ -183,7 +181,7 @@ impl Seen {
     ) -> R {
         let mut window = self.window.lock();
         for (id, body) in ids {
-            window.insert(*id, *body, now);
+            window.insert(*id, body.stored(), now);
         }
         append(window.take_changes())
     }
@@ -209,8 +207,28 @@ impl Seen {
 mod tests {
     use super::*;
 
-    const A: BodyHash = [1; 16];
-    const B: BodyHash = [2; 16];
+    fn body(n: u8) -> BodyHash {
+        let tenant = crate::id::Tenant::new("acme").unwrap();
+        let text = format!(r#"{{"id":"1","source":"/s","type":"t","data":{n}}}"#);
+        let form = crate::envelope::Form::OmniLink;
+        let parsed = crate::envelope::parse_structured(text.as_bytes(), form, &tenant, Millis(1));
+        parsed.unwrap().body_hash
+    }
+
+    /// What an earlier version has put into the window is compared as it was then.
+    #[test]
+    fn a_hash_of_version_1_is_known_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateStore::open(dir.path()).unwrap();
+        let seen = Seen::open(store.clone(), Duration::from_hours(24)).unwrap();
+        let (id, now) = (Identity::of("t", &["1"]), Millis(1_000_000_000));
+        let mut window = seen.window.lock();
+        window.insert(id, body(1).of_all(), now);
+        store.apply(&window.take_changes(), &[]).unwrap();
+        drop(window);
+        assert_eq!(seen.reserve(id, body(1), now).unwrap(), Verdict::Duplicate);
+        assert_eq!(seen.reserve(id, body(2), now).unwrap(), Verdict::Mismatch);
+    }
 
     #[test]
     fn from_new_to_in_flight_to_duplicate() {
@@ -218,17 +236,18 @@ mod tests {
         let store = StateStore::open(dir.path()).unwrap();
         let seen = Seen::open(store.clone(), Duration::from_hours(24)).unwrap();
         let (id, now) = (Identity::of("t", &["1"]), Millis(1_000_000_000));
+        let (a, b) = (body(1), body(2));
         let ask = |body| seen.reserve(id, body, now).unwrap();
 
-        assert_eq!(ask(A), Verdict::New);
-        assert_eq!(ask(A), Verdict::InFlight);
-        assert_eq!(ask(B), Verdict::Mismatch);
-        seen.commit(&[(id, A)], now, |changes| store.apply(&changes, &[]))
+        assert_eq!(ask(a), Verdict::New);
+        assert_eq!(ask(a), Verdict::InFlight);
+        assert_eq!(ask(b), Verdict::Mismatch);
+        seen.commit(&[(id, a)], now, |changes| store.apply(&changes, &[]))
             .unwrap();
-        assert_eq!(ask(A), Verdict::InFlight);
-        seen.settle(&[(id, A)]);
-        assert_eq!(ask(A), Verdict::Duplicate);
-        assert_eq!(ask(B), Verdict::Mismatch);
+        assert_eq!(ask(a), Verdict::InFlight);
+        seen.settle(&[(id, a)]);
+        assert_eq!(ask(a), Verdict::Duplicate);
+        assert_eq!(ask(b), Verdict::Mismatch);
         assert_eq!(seen.count.load(Ordering::Relaxed), 0);
     }
 
@@ -238,11 +257,12 @@ mod tests {
         let store = StateStore::open(dir.path()).unwrap();
         let seen = Seen::open(store, Duration::from_hours(24)).unwrap();
         let (id, now) = (Identity::of("t", &["1"]), Millis(1_000_000_000));
-        assert_eq!(seen.reserve(id, A, now).unwrap(), Verdict::New);
-        seen.commit(&[(id, A)], now, drop);
+        let a = body(1);
+        assert_eq!(seen.reserve(id, a, now).unwrap(), Verdict::New);
+        seen.commit(&[(id, a)], now, drop);
         seen.reload().unwrap();
-        seen.settle(&[(id, A)]);
-        assert_eq!(seen.reserve(id, A, now).unwrap(), Verdict::New);
+        seen.settle(&[(id, a)]);
+        assert_eq!(seen.reserve(id, a, now).unwrap(), Verdict::New);
     }
 
     /// What is on disk is found there, holds up nobody meanwhile, and a new identity is new however many pages may hold it.
@@ -253,7 +273,7 @@ mod tests {
         let now = Millis(1_000_000_000);
         let options = WindowOptions {
             window_ms: 3_600_000,
-            payload: size_of::<BodyHash>(),
+            payload: size_of::<StoredHash>(),
             seal_at: 32,
         };
         let id = |n: u32| Identity::of("t", &[&n.to_string()]);
@@ -265,8 +285,8 @@ mod tests {
             options,
         };
         for n in 0..2000 {
-            let reserved = [(id(n), A)];
-            assert_eq!(seen.reserve(id(n), A, now).unwrap(), Verdict::New);
+            let reserved = [(id(n), body(1))];
+            assert_eq!(seen.reserve(id(n), body(1), now).unwrap(), Verdict::New);
             seen.commit(&reserved, now, |changes| store.apply(&changes, &[]))
                 .unwrap();
             seen.settle(&reserved);
@@ -277,7 +297,7 @@ mod tests {
         assert!(old.len() > 500, "{}", old.len());
         let mut rounds = 0;
         for n in &old {
-            let Judged::OnDisk(pages) = seen.judge(id(*n), A, now, &[]) else {
+            let Judged::OnDisk(pages) = seen.judge(id(*n), body(1), now, &[]) else {
                 panic!("{n} is on disk");
             };
             // Neither lock is held.
@@ -286,13 +306,13 @@ mod tests {
                     && seen.shards.iter().all(|s| s.try_lock().is_some())
             );
             rounds += pages.len();
-            assert_eq!(seen.reserve(id(*n), A, now).unwrap(), Verdict::Duplicate);
-            assert_eq!(seen.reserve(id(*n), B, now).unwrap(), Verdict::Mismatch);
+            assert_eq!(seen.reserve(id(*n), body(1), now).unwrap(), Verdict::Duplicate);
+            assert_eq!(seen.reserve(id(*n), body(2), now).unwrap(), Verdict::Mismatch);
         }
         assert!(rounds >= old.len());
         for n in 2000..6000 {
-            assert_eq!(seen.reserve(id(n), A, now).unwrap(), Verdict::New);
-            assert_eq!(seen.reserve(id(n), A, now).unwrap(), Verdict::InFlight);
+            assert_eq!(seen.reserve(id(n), body(1), now).unwrap(), Verdict::New);
+            assert_eq!(seen.reserve(id(n), body(1), now).unwrap(), Verdict::InFlight);
         }
     }
 }

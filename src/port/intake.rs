@@ -20,9 +20,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::idempotency::{BodyHash, Seen, Verdict};
+use super::idempotency::{Seen, Verdict};
 use crate::{
     clock::{Clock, Millis},
+    envelope::BodyHash,
     id::Identity,
     log::{Append, Log, Record, record_size},
     state::{StateError, StateStore},

@@ -2,7 +2,7 @@
 
 use hyper::{
     HeaderMap, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
 };
 
 use super::problem::Problem;
@@ -24,17 +24,32 @@ pub(super) enum Form {
 /// Any of these makes it binary mode; what is missing then is an error of its own.
 const BINARY: [&str; 4] = ["ce-specversion", "ce-id", "ce-source", "ce-type"];
 
+/// Bodies are taken as they are: one in any encoding is refused, with what would be taken (RFC 9110, section 12.5.3).
+pub(super) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let encodings = headers.get_all(CONTENT_ENCODING).into_iter();
+    let is_plain = |encoding: &[u8]| {
+        let encoding = encoding.trim_ascii();
+        encoding.is_empty() || encoding.eq_ignore_ascii_case(b"identity")
+    };
+    for encoding in encodings {
+        if !encoding.as_bytes().split(|b| *b == b',').all(is_plain) {
+            let detail = "bodies are taken as they are: send it without `Content-Encoding`";
+            let problem = Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_content_encoding",
+                detail,
+            );
+            return Err(problem.header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        }
+    }
+    Ok(())
+}
+
 /// Judges `content-type` and `content-encoding`.
 pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    if let Some(encoding) = headers.get(CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        let detail = "bodies are taken as they are: send it without `Content-Encoding`";
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_content_encoding",
-            detail,
-        ));
+    plain(headers)?;
+    if headers.get_all(CONTENT_TYPE).into_iter().nth(1).is_some() {
+        return Err(Problem::invalid("header `content-type` is given twice"));
     }
     let given = headers
         .get(CONTENT_TYPE)

@@ -7,6 +7,7 @@ mod admin;
 mod answer;
 mod auth;
 mod body;
+mod cors;
 mod events;
 mod idempotency;
 mod intake;
@@ -49,7 +50,7 @@ pub use tools::{Lags, Tools};
 
 use crate::{
     clock::Clock,
-    config::{Limits, Network},
+    config::{AllowedOrigin, Limits, Network},
     controls::Controls,
     log::Log,
     state::{StateError, StateStore},
@@ -84,6 +85,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Whose pages may use the port, and which webhook senders may deliver to it.
+    pub cors: Vec<AllowedOrigin>,
     /// What the other nodes have in flight, and have seen.
     pub nodes: Option<Nodes>,
 }
@@ -105,6 +108,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     limits: Limits,
     trusted_proxies: Vec<Network>,
+    cors: cors::Cors,
     attempts: Attempts,
     bodies: body::Budget,
     meters: Meters,
@@ -148,6 +152,7 @@ impl Port {
                 clock: parts.clock,
                 limits: parts.limits,
                 trusted_proxies: parts.trusted_proxies,
+                cors: cors::Cors::new(parts.cors),
                 attempts: Attempts::default(),
                 bodies: body::Budget::default(),
                 meters,

@@ -11,8 +11,10 @@ use parking_lot::RwLock;
 use redis::{Client, RedisError, aio::MultiplexedConnection};
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::idempotency::{AGAIN_AFTER, BodyHash, Verdict};
-use crate::{clock::Millis, config::SecretUrl, id::Identity, telemetry::PartStatus};
+use super::idempotency::{AGAIN_AFTER, Verdict};
+use crate::{
+    clock::Millis, config::SecretUrl, envelope::BodyHash, id::Identity, telemetry::PartStatus,
+};
 
 /// An answer of Redis must be there within this time; else the request goes on without it.
 const ANSWER: Duration = Duration::from_millis(250);
@@ -297,7 +299,7 @@ const VALUE: usize = 1 + 16 + 8 + 8;
 fn value(state: u8, body: &BodyHash, now: Millis, nonce: u64) -> [u8; VALUE] {
     let mut value = [0; VALUE];
     value[0] = state;
-    value[1..17].copy_from_slice(body);
+    value[1..17].copy_from_slice(&body.stored());
     value[17..25].copy_from_slice(&now.0.to_be_bytes());
     value[25..].copy_from_slice(&nonce.to_be_bytes());
     value
@@ -322,10 +324,11 @@ fn judge(found: &[u8], body: &BodyHash, now: Millis) -> Judged {
         .first_chunk()
         .map_or(0, |bytes| i64::from_be_bytes(*bytes));
     let fresh = now.0 - since < AGAIN_AFTER.as_millis() as i64;
+    let same = body.matches(seen);
     Judged::Verdict(match *state {
         IN_FLIGHT if !fresh => return Judged::Abandoned,
-        IN_FLIGHT if seen == body => Verdict::InFlight,
-        DURABLE if seen == body => Verdict::Duplicate,
+        IN_FLIGHT if same => Verdict::InFlight,
+        DURABLE if same => Verdict::Duplicate,
         IN_FLIGHT | DURABLE => Verdict::Mismatch,
         _ => Verdict::New,
     })
@@ -337,7 +340,15 @@ mod tests {
 
     #[test]
     fn only_what_is_durable_or_under_way_stands_in_the_way() {
-        let (mine, other) = ([1; 16], [2; 16]);
+        let body = |n: u8| {
+            let tenant = crate::id::Tenant::new("acme").unwrap();
+            let text = format!(r#"{{"id":"1","source":"/s","type":"t","data":{n}}}"#);
+            let form = crate::envelope::Form::OmniLink;
+            crate::envelope::parse_structured(text.as_bytes(), form, &tenant, Millis(1))
+                .unwrap()
+                .body_hash
+        };
+        let (mine, other) = (body(1), body(2));
         let at = Millis(1_000_000);
         let late = Millis(at.0 + AGAIN_AFTER.as_millis() as i64);
         let cases = [

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     clock::Millis,
     controls::{ADMIN, OPERATOR},
+    envelope::parse_rfc3339,
     id::Tenant,
     replay::{
         EntityName, History, IntoTopic, Lines, Parquet, Query, ReplayError, Replayed, Sink,
@@ -117,6 +118,9 @@ impl Asked {
 }
 
 fn time(text: &str) -> Result<Millis, String> {
+    if let Some(micros) = parse_rfc3339(text) {
+        return Ok(Millis(micros.div_euclid(1000)));
+    }
     let at: jiff::Timestamp = text
         .parse()
         .map_err(|_| format!("`{text}` is no RFC 3339 time such as 2026-01-31T12:00:00Z"))?;

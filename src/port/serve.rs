@@ -116,6 +116,24 @@ impl Connection {
         self,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, std::convert::Infallible> {
+        let Some(marks) = self.shared.cors.marks(request.headers()) else {
+            return self.routed(request).await;
+        };
+        let shared = Arc::clone(&self.shared);
+        let mut response = self.routed(request).await?;
+        shared.cors.put(marks, &mut response);
+        Ok(response)
+    }
+
+    async fn routed(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, std::convert::Infallible> {
+        let (method, path) = (request.method(), request.uri().path());
+        let id = || self.shared.ids.next();
+        if let Some(answer) = self.shared.cors.asked(method, path, request.headers(), id) {
+            return Ok(answer.map(Either::Left));
+        }
         if request.method() == Method::POST && request.uri().path() == "/v1/events" {
             return Ok(events::post(&self.shared, request, self.peer)
                 .await

@@ -14,11 +14,11 @@ use super::{
     reject::{Reject, Rejection},
     rows::{entity_row, event_row, storable_data},
     target::Target,
-    write::{Rows, Stored},
+    write::{Found, Rows},
 };
 use crate::{
     clock::Millis,
-    entity::{Change, Entity},
+    entity::{Change, Entity, TooLarge},
     envelope::{Event, avro},
     log::Fetched,
     store::{months::Month, storable_text},
@@ -33,8 +33,9 @@ const BYTES: usize = 8 << 20;
 const DIRTY_BYTES: usize = 16 << 20;
 /// Entities are looked up for so many records at once…
 const CHUNK: usize = 1_024;
-/// … or fewer, so that what is read stays about below this.
-const LOOKUP_BYTES: usize = 4 << 20;
+/// … or fewer, so that what is read stays about below this. A state of few bytes may be read back as many, for Postgres writes
+/// all digits of a number: so it is a bound, not a guess.
+pub(super) const LOOKUP_BYTES: usize = 4 << 20;
 
 /// What is written at once.
 #[derive(Debug, Default)]
@@ -130,21 +131,26 @@ impl Batch {
         dirty.touched.sort_by(order);
         for at in &dirty.touched {
             let slot = cache.slot_mut(*at);
+            if slot.entity.version == slot.stored {
+                // All its events were rejected.
+                continue;
+            }
             match slot.known {
                 Known::Present => self.rows.changed.push(slot),
-                Known::Absent | Known::No => {
+                Known::Absent | Known::Asked | Known::No => {
                     slot.known = Known::Present;
                     entity_row(&mut self.rows.new, slot);
                 }
             }
+            slot.stored = slot.entity.version;
+            self.counts.entities += 1;
         }
-        self.counts.entities = dirty.touched.len() as u64;
         dirty.clear();
     }
 }
 
 /// Reads the entities of these keys that have a row.
-pub(super) type LookUp<'a> = dyn FnMut(&[[&str; 3]]) -> Result<Vec<Stored>, ProjectionError> + 'a;
+pub(super) type LookUp<'a> = dyn FnMut(&[[&str; 3]]) -> Result<Found, ProjectionError> + 'a;
 
 /// Makes batches.
 pub(super) struct Assembler<'a> {
@@ -163,10 +169,17 @@ pub(super) struct Assembler<'a> {
 
 /// One decoded record.
 struct Decoded<'a> {
-    partition: u32,
-    offset: u64,
+    record: &'a Fetched,
     received_at: Millis,
     event: Event<'a>,
+}
+
+/// The entity of a decoded record.
+#[derive(Clone, Copy)]
+struct Placed {
+    at: At,
+    /// It is the first record of the transaction that names it.
+    first: bool,
 }
 
 impl Assembler<'_> {
@@ -189,21 +202,40 @@ impl Assembler<'_> {
             });
             let room = RECORDS - batch.records;
             chunk.extend(due.take(room.min(*self.chunk)));
-            let appended = chunk.iter().map(|record| record.timestamp);
+            let added = self.add_chunk(batch, &chunk, look_up)?;
+            let appended = chunk[..added].iter().map(|record| record.timestamp);
             batch.counts.oldest = appended.chain(batch.counts.oldest).min();
-            self.add_chunk(batch, &chunk, look_up)?;
-            batch.records += chunk.len();
+            batch.records += added;
+            let rest = chunk.split_off(added);
             chunk.clear();
+            if !rest.is_empty() {
+                self.put_back(rest, records);
+            }
         }
         Ok(())
     }
 
+    /// These are the next to be added after all.
+    fn put_back(&mut self, rest: Vec<Fetched>, records: &mut IntoIter<Fetched>) {
+        for record in rest.iter().rev() {
+            if let Some(at) = self.owned.get_mut(&record.partition) {
+                at.read = record.offset;
+            }
+        }
+        *records = rest
+            .into_iter()
+            .chain(&mut *records)
+            .collect::<Vec<_>>()
+            .into_iter();
+    }
+
+    /// Adds records, and answers how many of them, from the first on: where entities are large, not all are read at once.
     fn add_chunk(
         &mut self,
         batch: &mut Batch,
         records: &[Fetched],
         look_up: &mut LookUp<'_>,
-    ) -> Result<(), ProjectionError> {
+    ) -> Result<usize, ProjectionError> {
         let mut decoded = Vec::with_capacity(records.len());
         let mut rejections = Vec::new();
         for record in records {
@@ -222,15 +254,62 @@ impl Assembler<'_> {
                 }),
             }
         }
-        if !rejections.is_empty() {
-            self.reject.reject(&rejections)?;
-            // Should the batch have to be made again, they are not rejected again.
-            let at = |r: &Rejection<'_>| (r.record.partition, r.record.offset);
-            self.skip.extend(rejections.iter().map(at));
+        self.reject(&rejections)?;
+        let (places, added) = self.place(&mut decoded, records, look_up)?;
+        let mut rejections = Vec::new();
+        let mut scratch = Vec::new();
+        for (item, place) in decoded.iter().zip(places) {
+            let event = &item.event;
+            let data = storable_data(event);
+            if let Some(placed) = place
+                && let Err(too_large) = self.apply(event, data.as_deref(), placed, &mut scratch)
+            {
+                rejections.push(Rejection {
+                    record: item.record,
+                    code: TooLarge::CODE.into(),
+                    message: too_large.to_string(),
+                });
+                continue;
+            }
+            batch.counts.events += 1;
+            if self.target.events.is_some() {
+                batch.note_month(item.received_at);
+                let at = (item.record.partition, item.record.offset);
+                event_row(
+                    &mut batch.rows.events,
+                    event,
+                    data.as_deref(),
+                    item.received_at,
+                    at,
+                );
+            }
         }
-        let mut places: Vec<Option<(At, bool)>> = Vec::with_capacity(decoded.len());
+        self.reject(&rejections)?;
+        Ok(added)
+    }
+
+    fn reject(&mut self, rejections: &[Rejection<'_>]) -> Result<(), ProjectionError> {
+        if rejections.is_empty() {
+            return Ok(());
+        }
+        self.reject.reject(rejections)?;
+        // Should the batch have to be made again, they are not rejected again.
+        let at = |r: &Rejection<'_>| (r.record.partition, r.record.offset);
+        self.skip.extend(rejections.iter().map(at));
+        Ok(())
+    }
+
+    /// Finds the entities of decoded records, and reads those that the cache does not know. Where that is too much at once,
+    /// the last records are dropped from `decoded`. Also answers how many of the `records` remain.
+    fn place(
+        &mut self,
+        decoded: &mut Vec<Decoded<'_>>,
+        records: &[Fetched],
+        look_up: &mut LookUp<'_>,
+    ) -> Result<(Vec<Option<Placed>>, usize), ProjectionError> {
+        let mut places: Vec<Option<Placed>> = Vec::with_capacity(decoded.len());
         let mut unknown: Vec<At> = Vec::new();
-        for Decoded { event, .. } in &decoded {
+        for Decoded { event, .. } in &*decoded {
             let Some(entity) = event.entity.as_ref().filter(|_| self.target.entities) else {
                 places.push(None);
                 continue;
@@ -243,78 +322,94 @@ impl Assembler<'_> {
             let (at, first) = self.cache.place(key, self.transaction);
             if first {
                 self.dirty.touched.push(at);
-                if self.cache.slot(at).known == Known::No {
-                    unknown.push(at);
-                }
             }
-            places.push(Some((at, first)));
-        }
-        self.learn(&unknown, look_up)?;
-        let mut scratch = Vec::new();
-        for (item, place) in decoded.iter().zip(places) {
-            let event = &item.event;
-            let data = storable_data(event);
-            if self.target.events.is_some() {
-                batch.note_month(item.received_at);
-                let at = (item.partition, item.offset);
-                event_row(
-                    &mut batch.rows.events,
-                    event,
-                    data.as_deref(),
-                    item.received_at,
-                    at,
-                );
+            let slot = self.cache.slot_mut(at);
+            if slot.known == Known::No {
+                slot.known = Known::Asked;
+                unknown.push(at);
             }
-            let Some((at, first)) = place else { continue };
-            let name = event
-                .entity
-                .as_ref()
-                .and_then(|e| e.display_name.as_deref());
-            let name = name.map(storable_text);
-            let change = Change {
-                event_id: &storable_text(&event.id),
-                time: event.time,
-                display_name: name.as_deref(),
-                data: data.as_deref().map(str::as_bytes),
-                deletes: Change::deletes(&event.kind, event.tombstone),
-            };
-            self.cache.slot_mut(at).entity.apply(&change, &mut scratch);
-            let (before, after) = self.cache.weigh(at);
-            let added = if first {
-                after
-            } else {
-                after.saturating_sub(before)
-            };
-            self.dirty.bytes += added;
+            places.push(Some(Placed { at, first }));
         }
-        batch.counts.events += decoded.len() as u64;
-        Ok(())
+        let answered = self.learn(&unknown, look_up)?;
+        let Some(next) = unknown.get(answered) else {
+            return Ok((places, records.len()));
+        };
+        let names_next = |place: &Option<Placed>| place.is_some_and(|placed| placed.at == *next);
+        let cut = places.iter().position(names_next).unwrap_or(places.len());
+        let added = decoded.get(cut).and_then(|item| {
+            records
+                .iter()
+                .position(|record| std::ptr::eq(record, item.record))
+        });
+        decoded.truncate(cut);
+        places.truncate(cut);
+        Ok((places, added.unwrap_or(records.len())))
     }
 
-    /// Fills in what the table has of entities that the cache does not know.
-    fn learn(&mut self, unknown: &[At], look_up: &mut LookUp<'_>) -> Result<(), ProjectionError> {
+    /// Merges an event into its entity.
+    fn apply(
+        &mut self,
+        event: &Event<'_>,
+        data: Option<&str>,
+        Placed { at, first }: Placed,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), TooLarge> {
+        let name = event
+            .entity
+            .as_ref()
+            .and_then(|e| e.display_name.as_deref());
+        let name = name.map(storable_text);
+        let change = Change {
+            event_id: &storable_text(&event.id),
+            time: event.time,
+            display_name: name.as_deref(),
+            data: data.map(str::as_bytes),
+            deletes: Change::deletes(&event.kind, event.tombstone),
+        };
+        let applied = self.cache.slot_mut(at).entity.apply(&change, scratch);
+        let (before, after) = self.cache.weigh(at);
+        self.dirty.bytes += if first {
+            after
+        } else {
+            after.saturating_sub(before)
+        };
+        applied
+    }
+
+    /// Fills in what the table has of entities that the cache does not know; answers of how many of them, from the first on.
+    fn learn(
+        &mut self,
+        unknown: &[At],
+        look_up: &mut LookUp<'_>,
+    ) -> Result<usize, ProjectionError> {
         if unknown.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let keys: Vec<[&str; 3]> = unknown
             .iter()
             .map(|at| self.cache.slot(*at).key())
             .collect();
-        let found = look_up(&keys)?;
-        for at in unknown {
-            self.cache.slot_mut(*at).known = Known::Absent;
+        let Found { stored, answered } = look_up(&keys)?;
+        for (index, at) in unknown.iter().enumerate() {
+            self.cache.slot_mut(*at).known = if index < answered {
+                Known::Absent
+            } else {
+                Known::No
+            };
         }
         let mut bytes = 0;
-        let rows = found.len();
-        for stored in found {
+        let rows = stored.len();
+        for stored in stored {
             let Some(at) = unknown.get(stored.index) else {
                 continue;
             };
             bytes += stored.state.len();
             let slot = self.cache.slot_mut(*at);
             slot.known = Known::Present;
+            slot.stored = stored.version;
             slot.entity = Entity {
                 display_name: stored.display_name,
+                state_size: stored.state.len(),
                 state: stored.state,
                 version: stored.version,
                 // Only whether it is deleted counts; the events at hand set the rest.
@@ -325,7 +420,7 @@ impl Assembler<'_> {
         if let Some(each) = bytes.checked_div(rows) {
             *self.chunk = (LOOKUP_BYTES / each.max(1)).clamp(16, CHUNK);
         }
-        Ok(())
+        Ok(answered)
     }
 }
 
@@ -343,8 +438,7 @@ fn decode(record: &Fetched) -> Result<Decoded<'_>, crate::envelope::Invalid> {
         })?;
     let (event, received_at) = avro::decode_event(value)?;
     Ok(Decoded {
-        partition: record.partition,
-        offset: record.offset,
+        record,
         received_at,
         event,
     })

@@ -38,6 +38,8 @@ pub(super) struct At(u32);
 pub(super) enum Known {
     /// Nothing yet: the table must be asked.
     No,
+    /// The table is being asked.
+    Asked,
     /// The table has no row.
     Absent,
     /// The table has a row, as of the last committed batch.
@@ -53,6 +55,8 @@ pub(super) struct Slot {
     chain: Option<u32>,
     pub(super) known: Known,
     pub(super) entity: Entity,
+    /// The version that the table has, or has once what was handed over is committed; 0: no row.
+    pub(super) stored: i64,
     /// The last batch that changed it.
     batch: u64,
     recent: bool,
@@ -166,6 +170,7 @@ impl Cache {
             chain: None,
             known: if new { Known::Absent } else { Known::No },
             entity: Entity::default(),
+            stored: 0,
             batch,
             recent: false,
             weight: self.key.len() + OVERHEAD,

@@ -71,7 +71,7 @@ impl Encode<'_, Postgres> for Column {
 /// Rows of `entities` that exist and change.
 #[derive(Debug)]
 pub(super) struct Changed {
-    columns: [Column; 9],
+    columns: [Column; 10],
     rows: u64,
 }
 
@@ -79,7 +79,7 @@ impl Default for Changed {
     fn default() -> Self {
         use Element::{Bigint, Text, Timestamp};
         let columns = [
-            Text, Text, Text, Text, Text, Bigint, Text, Timestamp, Timestamp,
+            Text, Text, Text, Text, Text, Bigint, Text, Timestamp, Timestamp, Bigint,
         ];
         Self {
             columns: columns.map(Column::of),
@@ -101,6 +101,7 @@ impl Changed {
             last_id,
             last_at,
             deleted,
+            stored,
         ] = &mut self.columns;
         for (column, part) in [tenant, kind, id].into_iter().zip(slot.key()) {
             column.next().text(part);
@@ -114,6 +115,7 @@ impl Changed {
             Some(at) => deleted.next().timestamp(at),
             None => deleted.next().null(),
         }
+        stored.next().bigint(slot.stored);
         self.rows += 1;
     }
 
@@ -121,7 +123,7 @@ impl Changed {
         self.rows
     }
 
-    pub(super) fn columns(&self) -> &[Column; 9] {
+    pub(super) fn columns(&self) -> &[Column; 10] {
         &self.columns
     }
 

@@ -18,6 +18,9 @@ pub enum ProjectionError {
     /// Another owner has a partition, or a rebuild has changed the tables: what was not committed is dropped.
     #[error("the position in the log has another owner by now, or the tables were rebuilt")]
     Fenced,
+    /// An entity's row is not as it was read: another lane has changed it meanwhile. What was not committed is dropped.
+    #[error("another lane has changed an entity meanwhile")]
+    Raced,
     /// A row is not acceptable to Postgres.
     #[error("{0}")]
     Row(StoreError),
@@ -65,7 +68,18 @@ pub enum ProjectionError {
 impl ProjectionError {
     /// Whether the connection is good still: the server has refused something. After anything else a new one tells more.
     pub(super) fn spares_connection(&self) -> bool {
-        matches!(self, Self::Row(_) | Self::Conflict(_) | Self::Fenced)
+        matches!(
+            self,
+            Self::Row(_) | Self::Conflict(_) | Self::Fenced | Self::Raced
+        )
+    }
+
+    /// As [`ProjectionError::of_rows`], for new rows of `entities`: that one is there already means that another lane made it.
+    pub(super) fn of_entities(error: sqlx::Error) -> Self {
+        match Self::of_rows(error) {
+            Self::Conflict(_) => Self::Raced,
+            other => other,
+        }
     }
 
     /// An error of a statement that carried rows.

@@ -371,6 +371,12 @@ impl Lane {
                 self.shun_others();
                 self.again = Some(Instant::now() + BACKOFF.pause(0));
             }
+            // One of two lanes always gets on, so this ends by itself.
+            ProjectionError::Raced => {
+                tracing::debug!("another lane has changed an entity: reading it again");
+                self.pipeline.reset();
+                self.again = Some(Instant::now() + BACKOFF.pause(0));
+            }
             error => {
                 self.pipeline.reset();
                 self.stalled(&error);

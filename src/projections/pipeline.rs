@@ -21,7 +21,7 @@ use std::{
 use sqlx::PgConnection;
 
 use super::{
-    assemble::{Assembler, Batch, Counts, Dirty, FIRST_CHUNK},
+    assemble::{Assembler, Batch, Counts, Dirty, FIRST_CHUNK, LOOKUP_BYTES},
     cache::Cache,
     error::ProjectionError,
     link::{DEADLINE, Link},
@@ -243,9 +243,14 @@ impl Pipeline {
         let mut look_up = |keys: &[[&str; 3]]| {
             link.wait("reading entities", async {
                 let mut connection = link.connection(side).await?;
-                let found = read_entities(&mut connection, target, keys).await?;
-                *side = Some(connection);
-                Ok(found)
+                let found = read_entities(&mut connection, target, keys, LOOKUP_BYTES).await;
+                let whole = found
+                    .as_ref()
+                    .is_ok_and(|found| found.answered == keys.len());
+                if whole || matches!(found, Err(ProjectionError::Row(_))) {
+                    *side = Some(connection);
+                }
+                found
             })
         };
         let mut assembler = Assembler {
@@ -258,7 +263,19 @@ impl Pipeline {
             skip: &mut self.skip,
             chunk: &mut self.chunk,
         };
-        assembler.add(&mut self.batch, records, &mut look_up)
+        let result = assembler.add(&mut self.batch, records, &mut look_up);
+        if matches!(result, Err(ProjectionError::Row(_))) {
+            self.suspect();
+        }
+        result
+    }
+
+    /// Among the records read so far is one that Postgres refuses: they are taken with care when they come again.
+    fn suspect(&mut self) {
+        if self.suspects.is_empty() {
+            let read = |(partition, at): (&u32, &Owned)| (*partition, at.read);
+            self.suspects = self.owned.iter().map(read).collect();
+        }
     }
 
     /// Whether all that was added is under way or committed.
@@ -378,9 +395,8 @@ impl Pipeline {
             Ok(Some(written)) => written,
             Ok(None) => return Ok(false),
             Err(error) => {
-                if matches!(error, ProjectionError::Row(_)) && self.suspects.is_empty() {
-                    let read = |(partition, at): (&u32, &Owned)| (*partition, at.read);
-                    self.suspects = self.owned.iter().map(read).collect();
+                if matches!(error, ProjectionError::Row(_)) {
+                    self.suspect();
                 }
                 return Err(error);
             }

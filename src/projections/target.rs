@@ -50,14 +50,15 @@ impl Target {
                 "SELECT k.n, e.display_name, e.state, e.version, e.deleted_at IS NOT NULL \
                  FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY k(tenant, entity_type, external_id, n) \
                  JOIN omnilink.{table} e \
-                 ON e.tenant = k.tenant AND e.entity_type = k.entity_type AND e.external_id = k.external_id"
+                 ON e.tenant = k.tenant AND e.entity_type = k.entity_type AND e.external_id = k.external_id ORDER BY k.n"
             ),
             update_entities: format!(
                 "UPDATE omnilink.{table} e SET display_name = k.display_name, state = k.state::jsonb, version = k.version, \
                  last_event_id = k.last_event_id, last_event_at = k.last_event_at, deleted_at = k.deleted_at \
                  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], \
-                 $8::timestamptz[], $9::timestamptz[]) k({ENTITY_COLUMNS}) \
-                 WHERE e.tenant = k.tenant AND e.entity_type = k.entity_type AND e.external_id = k.external_id"
+                 $8::timestamptz[], $9::timestamptz[], $10::bigint[]) k({ENTITY_COLUMNS}, stored) \
+                 WHERE e.tenant = k.tenant AND e.entity_type = k.entity_type AND e.external_id = k.external_id \
+                 AND e.version = k.stored"
             ),
         }
     }

@@ -1,5 +1,6 @@
 //! A batch, written in one transaction, alone or with others.
 
+use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::{
@@ -94,7 +95,7 @@ async fn write_rows(
     }
     if !rows.new.is_empty() {
         let copy = rows.new.send(connection, &target.copy_entities);
-        copy.await.map_err(ProjectionError::of_rows)?;
+        copy.await.map_err(ProjectionError::of_entities)?;
     }
     if rows.changed.rows() > 0 {
         update(connection, target, &rows.changed).await?;
@@ -116,11 +117,12 @@ async fn update(
         .await
         .map_err(ProjectionError::of_rows)?
         .rows_affected();
-    // What the cache knows is what this owner read or wrote; rows that are gone were not its own to lose.
+    // The statement changes only rows of the version that they were read with: another lane may write the same row, for keys of
+    // older events that differ in U+0000 and U+FFFD alone are one key here, and lie on different partitions.
     if updated == changed.rows() {
         Ok(())
     } else {
-        Err(ProjectionError::Fenced)
+        Err(ProjectionError::Raced)
     }
 }
 
@@ -135,31 +137,52 @@ pub(super) struct Stored {
     pub(super) deleted: bool,
 }
 
-/// Reads the entities that have a row.
+/// What was found of entities that were asked for.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Those that have a row, in the order of the keys.
+    pub(super) stored: Vec<Stored>,
+    /// For how many of the keys, from the first on, this is the answer.
+    pub(super) answered: usize,
+}
+
+/// Reads the entities that have a row, as many of them as go into `most` bytes, and at least one. When not all were read,
+/// the connection is still in the middle of the answer, and of no use any more.
 pub(super) async fn read_entities(
     connection: &mut PgConnection,
     target: &Target,
     keys: &[[&str; 3]],
-) -> Result<Vec<Stored>, ProjectionError> {
+    most: usize,
+) -> Result<Found, ProjectionError> {
     let column = |part: usize| keys.iter().map(|key| key[part]).collect::<Vec<_>>();
-    let rows = sqlx::query(AssertSqlSafe(target.read_entities.as_str()))
+    let mut rows = sqlx::query(AssertSqlSafe(target.read_entities.as_str()))
         .bind(column(0))
         .bind(column(1))
         .bind(column(2))
-        .fetch_all(connection)
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let state = row.try_get_raw(2)?;
-            let state = state.as_bytes().map_err(sqlx::Error::Decode)?;
-            Ok(Stored {
-                index: row.try_get::<i64, _>(0)? as usize - 1,
-                display_name: row.try_get(1)?,
-                state: jsonb_text(state).unwrap_or(b"{}").to_vec(),
-                version: row.try_get(3)?,
-                deleted: row.try_get(4)?,
-            })
-        })
-        .collect::<Result<_, sqlx::Error>>()
-        .map_err(Into::into)
+        .fetch(connection);
+    let mut found = Found {
+        stored: Vec::new(),
+        answered: keys.len(),
+    };
+    let mut bytes = 0;
+    // A state may be one that Postgres holds and cannot write out (54000): then it is the entity's fault, not the server's.
+    while let Some(row) = rows.try_next().await.map_err(ProjectionError::of_rows)? {
+        let state = row.try_get_raw(2)?;
+        let state = state.as_bytes().map_err(sqlx::Error::Decode)?;
+        bytes += state.len();
+        let stored = Stored {
+            index: row.try_get::<i64, _>(0)? as usize - 1,
+            display_name: row.try_get(1)?,
+            state: jsonb_text(state).unwrap_or(b"{}").to_vec(),
+            version: row.try_get(3)?,
+            deleted: row.try_get(4)?,
+        };
+        let last = stored.index;
+        found.stored.push(stored);
+        if bytes >= most && last + 1 < keys.len() {
+            found.answered = last + 1;
+            break;
+        }
+    }
+    Ok(found)
 }

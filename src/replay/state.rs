@@ -9,7 +9,7 @@ use super::{EntityName, History, Query, ReplayError, Replayed, Sink, SinkError, 
 use crate::{
     clock::Millis,
     entity::{Change, Entity},
-    envelope::{Data, Event},
+    envelope::{Data, Event, Rfc3339},
     id::Tenant,
     log::Fetched,
 };
@@ -87,7 +87,8 @@ impl Sink for Fold {
             deletes: Change::deletes(&event.kind, event.tombstone),
         };
         let entity = self.entities.entry(event.tenant.clone()).or_default();
-        entity.apply(&change, &mut self.scratch);
+        // What is too large is a dead letter of the projection, which leaves it out of the table.
+        let _too_large = entity.apply(&change, &mut self.scratch);
         Ok(())
     }
 }
@@ -146,7 +147,5 @@ pub fn as_of(
 }
 
 fn rfc3339(micros: i64) -> String {
-    jiff::Timestamp::from_microsecond(micros)
-        .map(|t| t.to_string())
-        .unwrap_or_default()
+    Rfc3339(micros).to_string()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use omnilink::{
     admission::Admission,
-    envelope::avro,
+    envelope::{Data, avro},
     log::{Fetched, Log, Record, header, partition_for, topics::Names},
     stream::lane::{self, Running, Setup},
 };
@@ -118,7 +118,7 @@ fn every_form_is_read(bed: Bed) {
         raw(
             "acme/order/9",
             None,
-            &[&binary[..7], &[("ce_id", "gone")]].concat(),
+            &[&binary[..2], &[("ce_id", "gone")], &binary[3..7]].concat(),
         ),
         raw("x", Some(&envelope("nobody", "1")), &[]),
         raw("x", Some("not json"), &[TENANT]),
@@ -134,7 +134,9 @@ fn every_form_is_read(bed: Bed) {
         let (event, received_at) =
             avro::decode_event(fetched.record.value.as_ref().unwrap()).unwrap();
         assert_eq!(event.tenant.as_str(), "acme");
-        assert_eq!(event.tombstone, event.id == "gone");
+        // A null value is an event without data, and deletes nothing.
+        assert!(!event.tombstone);
+        assert_eq!(event.data == Data::Absent, event.id == "gone");
         let key = fetched.record.key.as_ref().unwrap();
         assert_eq!(key, event.record_key().as_bytes());
         assert_eq!(fetched.partition, partition_for(key, PARTITIONS));

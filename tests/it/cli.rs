@@ -188,6 +188,8 @@ fn from_nothing_to_events_and_back_again() {
 
     // Events: some new, one twice, one refused, one that is no JSON.
     let mut file = std::fs::File::create(dir.join("events.jsonl")).unwrap();
+    // As some programs begin a file.
+    write!(file, "\u{feff}").unwrap();
     for n in 0..120 {
         let event = json!({ "id": n.to_string(), "source": "/s", "type": "t", "data": { "n": n } });
         writeln!(file, "{event}\n").unwrap();

@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use omnilink::{
     clock::{Clock, Millis, SystemClock},
-    config::{Config, Network},
+    config::{AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     id::Tenant,
     log::{
@@ -278,6 +278,7 @@ impl Node {
                 clock: Arc::new(SystemClock),
                 limits: config.limits,
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
+                cors: vec![AllowedOrigin::parse("https://app.example.com").unwrap()],
                 nodes,
             },
         )

@@ -697,3 +697,52 @@ async fn replays_that_follow_keep_nobody_else_out() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
+
+/// Row, lines and file agree, from year 1 to 9999 and with no data or null.
+#[test]
+fn what_is_far_out_is_the_same_in_lines_and_files() {
+    use arrow_array::{Array, cast::AsArray, types::TimestampMicrosecondType};
+    let bed = Bed::new(Kind::Local).unwrap();
+    let world = world(&bed);
+    let times = [
+        (-62_135_596_800_000_000, "0001-01-01T00:00:00Z"),
+        (253_402_214_400_000_000, "9999-12-31T00:00:00Z"),
+        (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
+    ];
+    for (n, (time, _)) in times.iter().enumerate() {
+        let plain = event("acme", n as u64, "t", None, "null");
+        let (mut event, _) = avro::decode_event(plain.value.as_ref().unwrap()).unwrap();
+        event.time = *time;
+        if n == 0 {
+            event.data = Data::Absent;
+        }
+        let mut value = Vec::new();
+        avro::encode_event(&event, Millis(1), &mut value);
+        let value = Some(value.into());
+        world.add(vec![Record {
+            value,
+            ..plain.clone()
+        }]);
+    }
+    let (lines, _) = world.run(&Query::default());
+    for (line, (_, text)) in lines.iter().zip(times) {
+        assert_eq!(line["time"], text);
+    }
+    let members: Vec<_> = lines.iter().map(|line| line.get("data")).collect();
+    assert_eq!(members, [None, Some(&Value::Null), Some(&Value::Null)]);
+
+    let path = bed.dir.path().join("ends.parquet");
+    let mut sink = Parquet::new(std::fs::File::create(&path).unwrap()).unwrap();
+    replay(&world.history(), &Query::default(), &mut sink, &mut |_| {
+        true
+    })
+    .unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file);
+    let batch = reader.unwrap().build().unwrap().next().unwrap().unwrap();
+    let column = |name| batch.column_by_name(name).unwrap();
+    let found = column("time").as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(found.values().to_vec(), times.map(|(time, _)| time));
+    let data = column("data").as_string::<i32>();
+    assert!(data.is_null(0) && data.value(1) == "null" && data.value(2) == "null");
+}

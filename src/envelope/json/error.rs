@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::MAX_DEPTH;
+use super::{MAX_DEPTH, MAX_WRITTEN};
 use crate::envelope::Invalid;
 
 /// What is wrong with a text, and where. Boxed, so that it costs the good ones little.
@@ -28,6 +28,8 @@ pub enum Problem {
     Surrogate,
     /// A number that Postgres `numeric` cannot hold.
     Number,
+    /// Numbers that take more than [`MAX_WRITTEN`] bytes together, written out.
+    Numbers,
 }
 
 impl JsonError {
@@ -75,6 +77,10 @@ impl fmt::Display for JsonError {
                     "a number with more than 131072 digits before or 16383 after the decimal point",
                 )?;
             }
+            Problem::Numbers => write!(
+                f,
+                "the numbers up to there take more than {MAX_WRITTEN} bytes when written out, as Postgres writes them"
+            )?,
         }
         write!(f, ", at byte {}", self.at())
     }

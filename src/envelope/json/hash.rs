@@ -98,6 +98,14 @@ impl Object {
         self.count += 1;
     }
 
+    /// The same without these of its members.
+    pub(crate) fn without(&self, members: &Self) -> Self {
+        Self {
+            sum: self.sum.wrapping_sub(members.sum),
+            count: self.count - members.count,
+        }
+    }
+
     pub(crate) fn finish(&self) -> u128 {
         mix(self.sum, twice(self.count)).wrapping_add(OBJECT)
     }

@@ -1,13 +1,15 @@
 //! JSON in one pass: checked as RFC 8259 has it, and by what Postgres can hold, and hashed on the way.
 //!
 //! Beyond the grammar it refuses duplicate names (unescaped, at every level), lone surrogates, nesting deeper than
-//! [`MAX_DEPTH`], and numbers that `numeric` cannot hold. It builds no tree: callers walk the members of the objects
+//! [`MAX_DEPTH`], numbers that `numeric` cannot hold, and numbers that take more than [`MAX_WRITTEN`] bytes together when
+//! Postgres writes them out (`1e131071` is 131,072 digits then). It builds no tree: callers walk the members of the objects
 //! they care about and step over the rest. Memory is bounded by the text: 32 bytes for each name of the objects that
 //! are open, and one buffer for strings with escapes.
 
 mod error;
 pub(crate) mod hash;
 mod number;
+mod size;
 mod skip;
 mod string;
 #[cfg(test)]
@@ -16,15 +18,21 @@ mod tests;
 use std::borrow::Cow;
 
 pub use self::error::{JsonError, Problem};
-pub(crate) use self::string::{put_string, put_utf8};
 use self::{
     number::Number,
     skip::{literal, skip, spaces},
     string::{escape, special},
 };
+pub(crate) use self::{
+    size::{written_size, written_size_at_most},
+    string::{put_string, put_utf8},
+};
 
 /// The deepest nesting, the outermost value counted.
 pub const MAX_DEPTH: usize = 128;
+
+/// The most bytes that all numbers of an event take, written out without exponents.
+pub const MAX_WRITTEN: usize = 1 << 20;
 
 /// Up to this many names of one object are compared one by one, more are sorted.
 const FEW: usize = 16;
@@ -107,6 +115,19 @@ impl<'a> Iterator for Names<'a> {
     }
 }
 
+/// U+FEFF, with which some programs begin UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The bytes without a byte order mark before them (RFC 8259, section 8.1, lets a reader pass over one).
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
+}
+
+/// A whole body as text, without a byte order mark.
+pub(crate) fn document(bytes: &[u8]) -> Result<&str, JsonError> {
+    utf8(without_mark(bytes))
+}
+
 /// The bytes as text.
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, JsonError> {
     std::str::from_utf8(bytes).map_err(|e| JsonError::new(e.valid_up_to(), Problem::Utf8))
@@ -143,6 +164,8 @@ pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    /// Bytes of the numbers so far, written out.
+    written: usize,
     /// The names of all open objects.
     names: Vec<Name>,
     /// The content of the last string that had escapes.
@@ -163,6 +186,7 @@ impl<'a> Scanner<'a> {
             text,
             at: 0,
             depth: 0,
+            written: 0,
             names: Vec::new(),
             unescaped: String::new(),
         }
@@ -173,10 +197,11 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
-    /// Goes on at `at`, outside all objects.
+    /// Goes on at `at`, outside all objects, with another event.
     pub(crate) fn restart(&mut self, at: usize) {
         self.at = at;
         self.depth = 0;
+        self.written = 0;
         self.names.clear();
     }
 
@@ -323,11 +348,7 @@ impl<'a> Scanner<'a> {
             }
             Some(b'{') => self.object(),
             Some(b'[') => self.array(),
-            Some(b'-' | b'0'..=b'9') => {
-                let number = Number::read(bytes, self.at)?;
-                self.at = number.end;
-                number.hash(bytes)
-            }
+            Some(b'-' | b'0'..=b'9') => Ok(self.number()?.1),
             Some(b't') => {
                 self.at = literal(bytes, self.at, "true")?;
                 Ok(hash::TRUE)
@@ -346,7 +367,6 @@ impl<'a> Scanner<'a> {
 
     /// Reads any value, and says what it is.
     pub(crate) fn scalar(&mut self) -> Result<(Value<'a>, u128), JsonError> {
-        let bytes = self.text.as_bytes();
         match self.peek() {
             Some(b'"') => {
                 let text = self.text()?;
@@ -354,10 +374,8 @@ impl<'a> Scanner<'a> {
                 Ok((Value::Text(text), hash))
             }
             Some(b'-' | b'0'..=b'9') => {
-                let number = Number::read(bytes, self.at)?;
-                self.at = number.end;
-                let integer = number.is_plain_integer();
-                Ok((Value::Number { integer }, number.hash(bytes)?))
+                let (integer, hash) = self.number()?;
+                Ok((Value::Number { integer }, hash))
             }
             first => {
                 let hash = self.value()?;
@@ -369,6 +387,19 @@ impl<'a> Scanner<'a> {
                 Ok((value, hash))
             }
         }
+    }
+
+    /// Reads a number: whether it is written as an integer, and its hash.
+    fn number(&mut self) -> Result<(bool, u128), JsonError> {
+        let bytes = self.text.as_bytes();
+        let number = Number::read(bytes, self.at)?;
+        let (hash, written) = number.measure(bytes)?;
+        self.written += written;
+        if self.written > MAX_WRITTEN {
+            return Err(JsonError::new(self.at, Problem::Numbers));
+        }
+        self.at = number.end;
+        Ok((number.is_plain_integer(), hash))
     }
 
     /// Reads a string, unescaped.

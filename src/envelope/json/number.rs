@@ -6,6 +6,8 @@ use super::{JsonError, Problem, hash};
 const MAX_LEADING: i64 = 131_071;
 /// … and 16,383 after it, zeros that were written counted.
 const MAX_SCALE: i64 = 16_383;
+/// The most bytes that one number takes written out, with sign and point.
+pub(super) const MAX_DIGITS: usize = (MAX_LEADING + 1 + MAX_SCALE + 2) as usize;
 /// Its parser refuses an exponent from here on, whatever the digits are.
 const MAX_EXPONENT: i64 = (i32::MAX / 2) as i64;
 
@@ -105,37 +107,39 @@ impl Number {
         self.end == self.int_end
     }
 
-    /// The canonical hash of its exact value; refused when Postgres could not hold it.
-    pub(super) fn hash(&self, bytes: &[u8]) -> Result<u128, JsonError> {
+    /// The canonical hash of its exact value, and how many bytes Postgres writes it in; refused when Postgres could not
+    /// hold it.
+    pub(super) fn measure(&self, bytes: &[u8]) -> Result<(u128, usize), JsonError> {
         let count = (self.int_end - self.int) + (self.frac_end - self.frac);
         let scale = (self.frac_end - self.frac) as i64 - self.exponent;
         if count > SMALL {
-            return self.hash_long(bytes, scale);
+            return self.measure_long(bytes, scale);
         }
-        self.hash_short(self.mantissa, -scale, scale)
+        self.measure_short(self.mantissa, -scale, scale)
     }
 
     /// `mantissa × 10^exponent`, where `scale` is the number of digits written after the point.
-    fn hash_short(
+    fn measure_short(
         &self,
         mut mantissa: u64,
         mut exponent: i64,
         scale: i64,
-    ) -> Result<u128, JsonError> {
+    ) -> Result<(u128, usize), JsonError> {
         if mantissa == 0 {
-            self.fits(0, scale)?;
-            return Ok(hash::number(false, 0, 0));
+            // There is no negative zero.
+            let written = self.written(0, scale)? - usize::from(self.negative);
+            return Ok((hash::number(false, 0, 0), written));
         }
         while mantissa.is_multiple_of(10) {
             mantissa /= 10;
             exponent += 1;
         }
-        self.fits(i64::from(mantissa.ilog10()) + exponent, scale)?;
-        Ok(hash::number(self.negative, mantissa, exponent))
+        let written = self.written(i64::from(mantissa.ilog10()) + exponent, scale)?;
+        Ok((hash::number(self.negative, mantissa, exponent), written))
     }
 
     #[cold]
-    fn hash_long(&self, bytes: &[u8], scale: i64) -> Result<u128, JsonError> {
+    fn measure_long(&self, bytes: &[u8], scale: i64) -> Result<(u128, usize), JsonError> {
         let all = [
             &bytes[self.int..self.int_end],
             &bytes[self.frac..self.frac_end],
@@ -144,23 +148,26 @@ impl Number {
         let first = all.iter().position(|b| *b != b'0');
         let last = all.iter().rposition(|b| *b != b'0');
         let (Some(first), Some(last)) = (first, last) else {
-            return self.hash_short(0, 0, scale);
+            return self.measure_short(0, 0, scale);
         };
         let digits = &all[first..=last];
         let exponent = (all.len() - 1 - last) as i64 - scale;
         if digits.len() <= SMALL {
             let mantissa = digits.iter().fold(0, |m, b| m * 10 + u64::from(b - b'0'));
-            return self.hash_short(mantissa, exponent, scale);
+            return self.measure_short(mantissa, exponent, scale);
         }
-        self.fits(digits.len() as i64 - 1 + exponent, scale)?;
-        Ok(hash::digits(self.negative, digits, exponent))
+        let written = self.written(digits.len() as i64 - 1 + exponent, scale)?;
+        Ok((hash::digits(self.negative, digits, exponent), written))
     }
 
+    /// How many bytes `numeric` writes it in, if it can hold it: sign, digits before the point, point, digits after it.
     /// `leading`: the power of ten of the first digit that is not 0.
-    fn fits(&self, leading: i64, scale: i64) -> Result<(), JsonError> {
+    fn written(&self, leading: i64, scale: i64) -> Result<usize, JsonError> {
         if leading > MAX_LEADING || scale > MAX_SCALE || self.exponent >= MAX_EXPONENT {
             return Err(JsonError::new(self.start, Problem::Number));
         }
-        Ok(())
+        let before = leading.max(0) as usize + 1;
+        let after = scale.max(0) as usize;
+        Ok(usize::from(self.negative) + before + after + usize::from(after > 0))
     }
 }

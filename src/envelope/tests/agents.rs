@@ -104,6 +104,16 @@ fn what_is_wrong_has_the_names_of_the_form() {
             "payload",
         ),
         (
+            r#"{"eventId":"e","eventType":"t","source":"s","specVersion":"1.0"}"#.into(),
+            "missing_data",
+            "payload",
+        ),
+        (
+            r#"{"eventId":"e\u0000","eventType":"t","source":"s","payload":1}"#.into(),
+            "invalid_payload",
+            "U+0000",
+        ),
+        (
             r#"{"eventId":"e","eventType":"t","payload":1}"#.into(),
             "missing_source",
             "source",
@@ -172,6 +182,12 @@ fn a_batch_may_hold_both_dialects() {
         assert_eq!(items[0].raw, FULL.as_bytes());
         // The order of members and white space do not tell bodies apart.
         let hash = items[0].parsed.as_ref().unwrap().body_hash;
-        assert_eq!(Ok(hash), canonical_hash(FULL.as_bytes()));
+        assert_eq!(Ok(hash.of_all()), canonical_hash(FULL.as_bytes()));
+        // A retry may have another time and trace.
+        let again = FULL
+            .replace("12:00:00Z", "12:00:05Z")
+            .replace("0AF76519", "1BF76519");
+        let again = agents(&again).unwrap().body_hash;
+        assert!(again.is_same(&hash) && again.of_all() != hash.of_all());
     }
 }

@@ -188,6 +188,16 @@ fn what_types_cannot_say_is_checked() {
         ("extensions", "{\"a\":{}}", false, "invalid_payload"),
         ("extensions", "{\"A\":1}", false, "invalid_payload"),
         ("extensions", "{\"a\":1}{}", false, "invalid_payload"),
+        ("extensions", "{\"a\":1.5}", false, "invalid_payload"),
+        ("extensions", "{\"id\":\"2\"}", false, "invalid_payload"),
+        (
+            "extensions",
+            "{\"dataschema\":\"a b\"}",
+            false,
+            "invalid_payload",
+        ),
+        ("id", "a\0", false, "invalid_payload"),
+        ("type", "a\0", false, "invalid_payload"),
     ] {
         let record = record(&set(name, value, optional));
         refused(decode_ingress(&record).unwrap().check(), code, name);
@@ -209,7 +219,12 @@ fn what_types_cannot_say_is_checked() {
             "a tombstone",
         );
     }
-    for time in [i64::MIN, i64::MAX] {
+    for time in [
+        i64::MIN,
+        -62_135_596_800_000_001,
+        253_402_300_800_000_000,
+        i64::MAX,
+    ] {
         let record = record(&|fields| fields[10].1 = Value::TimestampMicros(time));
         refused(
             decode_ingress(&record).unwrap().check(),

@@ -81,6 +81,8 @@ fn data_by_its_content_type() {
         "invalid_payload",
         "129 deep with the envelope",
     );
+    assert_eq!(data(None, b"\xef\xbb\xbf[1]"), json("[1]"));
+    assert_eq!(data(Some("text/json"), b"\xef\xbb\xbf [1] "), json("[1]"));
     // Kafka producers often name it among the attributes.
     let named = http(&[("ce-datacontenttype", b"text/plain")], None, b"1").unwrap();
     assert_eq!(
@@ -94,7 +96,9 @@ fn data_by_its_content_type() {
 
 #[test]
 fn each_wrong_header_has_its_code() {
-    let cases: [(Header<'_>, &str); 13] = [
+    let cases: [(Header<'_>, &str); 15] = [
+        (("ce-entityid", b"%00"), "invalid_payload"),
+        (("ce-entityname", b"a%00"), "invalid_payload"),
         (("ce-id", b"again"), "invalid_payload"),
         (("CE-ID", b"again"), "invalid_payload"),
         (("ce-subject", b"\xff"), "invalid_payload"),

@@ -98,35 +98,51 @@ fn structured_before_binary_before_avro_before_headerless() {
 }
 
 #[test]
-fn of_repeated_headers_the_last_counts() {
-    let twice = record(
-        &[&[TENANT], &CE, &[("ce_id", "2"), ("ce_subject", "%41")]],
-        Some(b"1"),
-    );
-    let event = one(&twice);
-    assert_eq!((&*event.id, event.subject.as_deref()), ("2", Some("%41")));
+fn a_header_given_twice_is_refused() {
+    for twice in [
+        ("ce_id", "2"),
+        ("ce_subject", "again"),
+        ("ce_type", "t"),
+        ("ce_ext", "again"),
+        ("content-type", "text/plain"),
+        TENANT,
+    ] {
+        let once = [
+            ("ce_subject", "%41"),
+            ("ce_ext", "1"),
+            ("content-type", "text/plain"),
+        ];
+        let good = record(&[&[TENANT], &CE, &once], Some(b"1"));
+        assert_eq!(one(&good).subject.as_deref(), Some("%41"));
+        let bad = record(&[&[TENANT], &CE, &once, &[twice]], Some(b"1"));
+        refused(read(&bad, NOW), "invalid_payload", twice.0);
+    }
+    for name in ["content-type", "omnilink-tenant"] {
+        let headers: &[&[(&str, &str)]] = &[&[TENANT, STRUCTURED, (name, "acme")]];
+        let bad = record(headers, Some(STRICT.as_bytes()));
+        refused(read(&bad, NOW), "invalid_payload", name);
+    }
+    // One without a value is absent; what is no attribute may be there as often as it likes.
+    let mut nulls = record(&[&[TENANT], &CE, &[("x", "1"), ("x", "2")]], Some(b"1"));
+    nulls.headers.insert(0, ("ce_id".into(), None));
+    assert_eq!(one(&nulls).id, "1");
 }
 
 #[test]
-fn a_tombstone_names_its_entity() {
+fn a_null_value_is_an_event_without_data() {
     let entity = [("ce_entitytype", "order"), ("ce_entityid", "7")];
     let record_of = |headers: &[&[(&str, &str)]]| record(headers, None);
-    let tombstone = record_of(&[&[TENANT], &CE, &entity]);
-    let event = one(&tombstone);
-    assert!(event.tombstone);
-    assert_eq!(
-        (event.data, event.entity.unwrap().external_id),
-        (Data::Absent, "7".into())
-    );
-    // An empty value is no tombstone.
-    let empty = record(&[&[TENANT], &CE, &entity], Some(b""));
-    assert!(!one(&empty).tombstone);
-
-    refused(
-        read(&record_of(&[&[TENANT], &CE]), NOW),
-        "missing_entity",
-        "no entity",
-    );
+    for value in [None, Some(&b""[..])] {
+        let about = record(&[&[TENANT], &CE, &entity], value);
+        let event = one(&about);
+        assert!(!event.tombstone);
+        assert_eq!(
+            (event.data, event.entity.unwrap().external_id),
+            (Data::Absent, "7".into())
+        );
+        let alone = record(&[&[TENANT], &CE], value);
+        assert_eq!((one(&alone).data, one(&alone).entity), (Data::Absent, None));
+    }
     refused(
         read(&record_of(&[&[TENANT], &CE, &entity[..1]]), NOW),
         "missing_entityid",
@@ -204,19 +220,17 @@ fn each_wrong_record_has_its_code() {
         ),
         (&[CE[0], CE[1], CE[2], CE[3]], b"1", "missing_tenant"),
         (
-            &[TENANT, CE[0], CE[1], CE[2], CE[3], ("ce_id", "")],
+            &[TENANT, CE[0], ("ce_id", ""), CE[2], CE[3]],
             b"1",
             "missing_id",
         ),
         (
-            &[
-                TENANT,
-                CE[0],
-                CE[1],
-                CE[2],
-                CE[3],
-                ("ce_specversion", "0.3"),
-            ],
+            &[TENANT, CE[0], ("ce_id", "a\0"), CE[2], CE[3]],
+            b"1",
+            "invalid_payload",
+        ),
+        (
+            &[TENANT, ("ce_specversion", "0.3"), CE[1], CE[2], CE[3]],
             b"1",
             "invalid_payload",
         ),
@@ -239,7 +253,6 @@ fn each_wrong_record_has_its_code() {
         (&[TENANT], &[0, 0x40, 0, 0, 0, 1], "invalid_payload"),
         (&[TENANT], &[0, 0x40, 0, 0], "unrecognised_payload"),
         (&[], STRICT.as_bytes(), "missing_tenant"),
-        (&[TENANT], STRICT.as_bytes(), "missing_data"),
         (&[TENANT], broken.as_bytes(), "invalid_payload"),
         (&[TENANT], twice.as_bytes(), "invalid_payload"),
         (&[TENANT], command.as_bytes(), "unsupported_kind"),
@@ -276,6 +289,25 @@ fn each_wrong_record_has_its_code() {
         ..record(&[], Some(STRICT.as_bytes()))
     };
     refused(read(&invalid, NOW), "invalid_tenant", "not UTF-8");
+}
+
+#[test]
+fn headerless_json_may_have_no_data_and_a_byte_order_mark() {
+    let tenant: &[&[(&str, &str)]] = &[&[TENANT]];
+    assert_eq!(
+        one(&record(tenant, Some(STRICT.as_bytes()))).data,
+        Data::Absent
+    );
+    for text in [
+        STRICT,
+        r#"{"eventId":"1","eventType":"t","source":"s","payload":1}"#,
+    ] {
+        let marked = record(tenant, Some(format!("\u{feff} {text}").as_bytes()));
+        assert_eq!(one(&marked).id, "1");
+    }
+    let marked = format!("\u{feff}{STRICT}");
+    let marked = record(&[&[TENANT, STRUCTURED]], Some(marked.as_bytes()));
+    assert_eq!(one(&marked).id, "1");
 }
 
 #[test]

@@ -63,6 +63,11 @@ fn json() -> impl Strategy<Value = String> {
     })
 }
 
+/// As [`text`], for what is part of a key.
+fn key_text() -> impl Strategy<Value = Cow<'static, str>> {
+    text().prop_map(|text| text.replace('\0', "_").into())
+}
+
 fn text() -> impl Strategy<Value = Cow<'static, str>> {
     prop_oneof!["[a-z0-9-]{1,20}", "\\PC{1,40}", "[\\x00-\\x7fä😀]{1,30}"].prop_map(Cow::Owned)
 }
@@ -82,12 +87,13 @@ fn events() -> impl Strategy<Value = Event<'static>> {
         "https://[a-z]{1,9}/%20[a-z?=&]{0,9}#f",
         "urn:[a-z]{2,5}:[0-9]{1,9}"
     ];
-    let entity =
-        (text(), text(), option::of(text())).prop_map(|(kind, external_id, display_name)| Entity {
+    let entity = (key_text(), key_text(), option::of(key_text())).prop_map(
+        |(kind, external_id, display_name)| Entity {
             kind,
             external_id,
             display_name,
-        });
+        },
+    );
     let extensions = prop_oneof![
         Just("{}"),
         Just(
@@ -97,9 +103,9 @@ fn events() -> impl Strategy<Value = Event<'static>> {
     (
         (
             "[A-Za-z0-9._-]{1,30}",
-            text(),
+            key_text(),
             source,
-            text(),
+            key_text(),
             option::of(text()),
         ),
         (
@@ -109,7 +115,7 @@ fn events() -> impl Strategy<Value = Event<'static>> {
             option::of(text()),
         ),
         (
-            -62_167_219_200_000_000..=253_402_300_799_999_999_i64,
+            -62_135_596_800_000_000..=253_402_300_799_999_999_i64,
             any::<bool>(),
             data(),
             extensions,

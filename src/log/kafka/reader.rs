@@ -15,7 +15,7 @@ use rdkafka::{
 
 use super::KafkaOptions;
 use crate::{
-    clock::Millis,
+    clock::{Clock, Millis, SystemClock},
     log::{Fetched, LogError, Reader, Record, record_size},
 };
 
@@ -223,8 +223,9 @@ fn passing(error: &KafkaError) -> bool {
 fn fetched(message: &BorrowedMessage<'_>, topics: &[String]) -> Fetched {
     let topic = message.topic();
     let timestamp = match message.timestamp() {
-        Timestamp::LogAppendTime(ms) | Timestamp::CreateTime(ms) => ms,
-        Timestamp::NotAvailable => 0,
+        Timestamp::LogAppendTime(ms) => Millis(ms),
+        Timestamp::CreateTime(ms) => meant(Some(ms), SystemClock.now()),
+        Timestamp::NotAvailable => meant(None, SystemClock.now()),
     };
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
@@ -237,13 +238,26 @@ fn fetched(message: &BorrowedMessage<'_>, topics: &[String]) -> Fetched {
         topic: topics.iter().position(|t| t == topic).unwrap_or_default(),
         partition: message.partition() as u32,
         offset: message.offset() as u64,
-        timestamp: Millis(timestamp),
+        timestamp,
         record: Record {
             key,
             value,
             headers,
         },
     }
+}
+
+/// 2000-01-01T00:00:00Z.
+const EARLIEST: i64 = 946_684_800_000;
+/// How far a producer's clock may be ahead.
+const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// The time that a producer gave its record; where it gave none, or one that cannot be meant (seconds or microseconds in place
+/// of milliseconds, a clock that was never set), the time at which the record was taken in. Units are not guessed.
+fn meant(given: Option<i64>, now: Millis) -> Millis {
+    given
+        .filter(|ms| (EARLIEST..=now.0.saturating_add(AHEAD_MS)).contains(ms))
+        .map_or(now, Millis)
 }
 
 /// A copy of key and value in one buffer: half the allocations, here and for whoever clones them.
@@ -258,4 +272,30 @@ fn in_one(key: Option<&[u8]>, value: Option<&[u8]>) -> (Option<Bytes>, Option<By
     let mut value = Bytes::from(buffer);
     let key = value.split_to(key.len());
     (Some(key), Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_no_producer_means_are_not_taken() {
+        let now = Millis(1_764_411_000_123);
+        for good in [EARLIEST, now.0 - 5, now.0, now.0 + AHEAD_MS] {
+            assert_eq!(meant(Some(good), now), Millis(good));
+        }
+        for bad in [
+            i64::MIN,
+            -1,
+            0,
+            now.0 / 1000,
+            EARLIEST - 1,
+            now.0 + AHEAD_MS + 1,
+            now.0 * 1000,
+            i64::MAX,
+        ] {
+            assert_eq!(meant(Some(bad), now), now, "{bad}");
+        }
+        assert_eq!(meant(None, now), now);
+    }
 }

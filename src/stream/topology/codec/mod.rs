@@ -15,6 +15,7 @@ use crate::{
     envelope::{
         avro, foreign,
         foreign::{Framing, Schemas},
+        json::without_mark,
         kafka::Unread,
     },
     log::Record,
@@ -54,8 +55,9 @@ impl Part {
         }
     }
 
-    /// A value that came as JSON text.
+    /// A value that came as JSON text, perhaps behind a byte order mark.
     pub(super) fn json(text: &Bytes) -> Result<Self, Rejected> {
+        let text = &text.slice_ref(without_mark(text));
         match json::read(text, text) {
             Ok(value) => Ok(Self {
                 json: Some(text.clone()),

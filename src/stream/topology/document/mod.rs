@@ -101,6 +101,7 @@ impl Document {
     }
 
     /// Whether it is an object with this field.
+    #[cfg(test)]
     pub(super) fn has(&self, field: &str) -> bool {
         self.unread.field(field).is_some()
             || matches!(&self.value, Value::Object(fields) if fields.contains_key(field))
@@ -131,11 +132,6 @@ impl Document {
             None | Some(Value::Null) => Ok(false),
             Some(value) => json::write(value, out).map(|()| true),
         }
-    }
-
-    /// Whether it is an object.
-    pub(super) fn is_object(&self) -> bool {
-        self.value.is_object()
     }
 
     /// A text.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Millis,
-    envelope::{Data, Entity, Event, TimeSource, avro},
+    envelope::{Data, Entity, Event, Rfc3339, TimeSource, avro},
     id::Tenant,
 };
 
@@ -369,8 +369,7 @@ fn object(event: &Event<'_>) -> serde_json::Value {
     put("correlationid", event.correlation_id.as_deref());
     put("causationid", event.causation_id.as_deref());
     put("idempotencykey", event.idempotency_key.as_deref());
-    let time = jiff::Timestamp::from_microsecond(event.time).ok();
-    put("time", time.map(|time| time.to_string()).as_deref());
+    put("time", Some(&Rfc3339(event.time).to_string()));
     if let Data::Binary(bytes) = &event.data {
         put("data_base64", Some(&STANDARD.encode(bytes)));
     }

@@ -3,7 +3,6 @@
 use std::cell::OnceCell;
 
 use bytes::Bytes;
-use jiff::fmt::temporal::DateTimePrinter;
 use vrl::{
     path::OwnedSegment,
     value::{KeyString, Value},
@@ -11,12 +10,9 @@ use vrl::{
 
 use super::{super::json, put_plain_name};
 use crate::envelope::{
-    Entity,
+    Entity, Rfc3339,
     json::{member, put_utf8},
 };
-
-/// Writes times as their `Display` does.
-const TIMES: DateTimePrinter = DateTimePrinter::new();
 
 /// The fields of an event, extensions left out.
 pub(super) const FIELDS: [&str; 12] = [
@@ -59,7 +55,7 @@ enum Content {
     Text(Text),
     /// A JSON text that was checked when it came in.
     Json(Text),
-    Time(jiff::Timestamp),
+    Time(Rfc3339),
     Entity {
         display_name: Option<Text>,
         external_id: Text,
@@ -131,11 +127,9 @@ impl Unread {
         self.add(name, Content::Json(text));
     }
 
-    /// A time in microseconds, unless it is too far to be written.
+    /// A time in microseconds.
     pub(in crate::stream::topology) fn time(&mut self, name: &'static str, micros: i64) {
-        if let Ok(time) = jiff::Timestamp::from_microsecond(micros) {
-            self.add(name, Content::Time(time));
-        }
+        self.add(name, Content::Time(Rfc3339(micros)));
     }
 
     /// What an event is about.
@@ -333,8 +327,7 @@ impl<'a> Field<'a> {
             Content::Json(text) => out.extend_from_slice(self.of.bytes(text)),
             Content::Time(time) => {
                 out.push(b'"');
-                // A `Vec` never refuses bytes.
-                let _ = TIMES.print_timestamp(&time, &mut *out);
+                time.write(out);
                 out.push(b'"');
             }
             Content::Entity { .. } => {
