@@ -427,9 +427,9 @@ impl Runner {
                 .refill(&store, &task.space)
                 .map_err(LogError::from)?;
         }
-        let (mut taken, mut letters) = (0, 0);
+        let (mut taken, mut bytes) = (0, 0);
         for input in batch {
-            if letters + tasks.values().map(Task::bytes).sum::<usize>() > TRANSACTION_BYTES {
+            if bytes > TRANSACTION_BYTES {
                 break;
             }
             taken += 1;
@@ -439,7 +439,7 @@ impl Runner {
             if task.stands.is_some() {
                 continue;
             }
-            let first = task.gathered.is_none();
+            let (first, before) = (task.gathered.is_none(), task.bytes());
             if let Some(why) = self.process(task, &store, input)? {
                 task.stand(why);
                 if first {
@@ -459,12 +459,13 @@ impl Runner {
                 for rejected in std::mem::take(&mut gathered.rejected) {
                     let bare = !gathered.may_repeat(record);
                     let letter = self.dead_letter(topic, record, rejected, bare)?;
-                    letters += record_size(&letter.record);
+                    bytes += record_size(&letter.record);
                     if !planted(Bug::LossyDlq) {
                         transaction.outputs.push(letter);
                     }
                 }
             }
+            bytes += task.bytes() - before;
             if let Some(read) = task.inputs.get_mut(&input.topic) {
                 read.next = input.offset + 1;
                 read.taken = true;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Millis,
-    log::{Fetched, Output, Record, header_size},
+    log::{Fetched, Output, Record, header_size, record_size},
     state::{Changes, Space, StateError, StateStore},
 };
 
@@ -131,7 +131,7 @@ pub(super) struct Gathered {
     limits: Option<Arc<SizeLimits>>,
     /// The first thing that was too large since this was last taken.
     oversize: Option<Oversize>,
-    /// Bytes of outputs, and of rows of state that were put.
+    /// Bytes of outputs, of rows of state that were put, and of dead letters.
     pub(super) bytes: usize,
     /// The same when the record in hand began.
     begun: usize,
@@ -334,6 +334,9 @@ impl Context<'_> {
     /// Sends a record to the dead-letter queue that came some other way than as the input, and goes on.
     pub fn reject_origin(&mut self, origin: Origin, rejected: Rejected) {
         let bare = !self.gathered.may_repeat(&origin.record);
+        if !bare {
+            self.gathered.bytes += record_size(&origin.record.record);
+        }
         self.gathered.dead.push(Dead {
             origin,
             rejected,
