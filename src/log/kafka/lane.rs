@@ -370,9 +370,6 @@ impl Lane for KafkaLane {
         let committed = self.transact(&transaction).map_err(|e| self.abort(e));
         self.group.keep_seat_on(&committed);
         committed?;
-        if planted(Bug::RestoreEndsEarly) {
-            pause();
-        }
         let now = SystemClock.now();
         let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
             .positions
