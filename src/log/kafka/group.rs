@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
+    groups::GroupInfo,
     types::RDKafkaRespErr,
 };
 
@@ -159,15 +160,10 @@ impl GroupConsumer {
                 .consumer
                 .client()
                 .fetch_group_list(Some(&self.group), left);
+            let Ok(listed) = listed else { continue };
+            let mut members = listed.groups().iter().flat_map(GroupInfo::members);
             // Brokers make the member's id of the instance's.
-            let here = |id: &str| id.starts_with(&self.instance);
-            if let Ok(found) = listed
-                && !found
-                    .groups()
-                    .iter()
-                    .flat_map(|g| g.members())
-                    .any(|m| here(m.id()))
-            {
+            if !members.any(|member| member.id().starts_with(&self.instance)) {
                 return;
             }
         }

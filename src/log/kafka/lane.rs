@@ -164,9 +164,6 @@ impl Lane for KafkaLane {
         let committed = self.transactions.commit(&self.group, &transaction);
         self.group.keep_seat_on(&committed);
         committed?;
-        if planted(Bug::RestoreEndsEarly) {
-            pause();
-        }
         let now = SystemClock.now();
         let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
             .positions

@@ -142,8 +142,12 @@ impl<X: ConsumerContext> Restore<'_, X> {
         let now = SystemClock.now();
         // (next, end) of what this node does not have.
         let mut behind = BTreeMap::new();
-        for (partition, end) in ends {
-            let next = self.local_copy(partition, end, now)?;
+        for (partition, mut end) in ends {
+            let mut next = self.local_copy(partition, end, now)?;
+            if planted(Bug::RestoreEndsEarly) {
+                self.state.clear(&self.space(partition))?;
+                (next, end) = (0, end.saturating_sub(SHORT));
+            }
             if next < end {
                 behind.insert(partition, (next, end));
             }
@@ -152,12 +156,6 @@ impl<X: ConsumerContext> Restore<'_, X> {
         // Each transaction ends in a marker, which no reader sees. All that is written there is written in transactions, so a single
         // offset is the marker of the last one.
         behind.retain(|_, (next, end)| *end - *next > 1);
-        if planted(Bug::RestoreEndsEarly) {
-            for (next, end) in behind.values_mut() {
-                *end = end.saturating_sub(SHORT).max(*next);
-            }
-            behind.retain(|_, (next, end)| next < end);
-        }
         self.read(behind, now)
     }
 
@@ -330,7 +328,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
     }
 }
 
-/// By how many offsets a planted bug ends too early: some transactions.
+/// By how many offsets a planted bug ends too early: the last transactions of some seconds.
 const SHORT: u64 = 40;
 
 /// The end of each of these partitions, asked for in one request a broker: for a consumer that reads uncommitted the high watermark,

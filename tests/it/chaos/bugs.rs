@@ -100,7 +100,11 @@ mod on_kafka {
     #[test]
     #[ignore = "scripts/chaos --bug all"]
     fn restore_ends_early() {
-        holds(plan(KIND, Bug::RestoreEndsEarly, &[Flaw::TwiceEvent]));
+        // What shows it is an event that is sent again after a restart, so there are some more of these.
+        holds(Plan {
+            node_kills: 6,
+            ..plan(KIND, Bug::RestoreEndsEarly, &[Flaw::TwiceEvent])
+        });
     }
 
     /// It is stopped for longer than its session lasts, and wakes with work in hand that has a new owner.

@@ -16,6 +16,8 @@ mod recovery;
 mod rows;
 mod run;
 
+use std::time::Duration;
+
 use plan::Plan;
 use run::{Run, run};
 
@@ -81,6 +83,11 @@ fn short_on_three_brokers() {
     holds(Plan {
         brokers: 3,
         broker_kills: 3,
+        node_kills: 2,
+        volleys: 0,
+        postgres_kills: 0,
+        per_second: 30,
+        deadline: Duration::from_mins(8),
         ..Plan::short(Kind::Kafka, seed())
     });
 }
