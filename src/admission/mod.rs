@@ -155,8 +155,9 @@ impl Transform for Admit {
         }
     }
 
-    fn close(&mut self, cx: &mut Context<'_>) {
+    fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         cx.add_changes(self.window.take_changes());
+        Ok(())
     }
 }
 

@@ -10,8 +10,10 @@
 //!
 //! A transaction is a group commit: it ends as soon as the input is drained, so an idle system answers in one transaction, and
 //! a busy one amortises it over what came meanwhile. A record that panics is remembered, the transaction is aborted, and
-//! when the record comes again it goes to the dead-letter queue. Where something that a record needs is not at hand, its partition
-//! alone stands still, and reads on from that record after a pause.
+//! when the record comes again it goes to the dead-letter queue. A timer that fails is remembered in the same way, and handed to
+//! [`Transform::timer_failed`] when it comes again. Where a transform fails when it closes, the transaction is made again with half
+//! of what it had, until one record or timer is left, which is the one that is remembered. Where something that a record or a
+//! timer needs is not at hand, its partition alone stands still, and goes on from there after a pause.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -24,8 +26,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{
-    Context, Failure, Processor, Rejected, Transform, dlq, lag,
+    Context, Failure, Origin, Processor, Rejected, Timer, Transform, dlq, lag,
     lag::{LaneProgress, Progress},
     timers::Timers,
     transform::Gathered,
@@ -40,8 +44,13 @@ use crate::{
 
 /// How long a poll waits when there is nothing to do.
 const IDLE: Duration = Duration::from_millis(100);
-/// Timers fired in one transaction.
+/// Timers fired in one transaction, and what a partition's may emit, and how long they may take: what they emit leaves soon
+/// after the time that they were told.
 const TIMERS: usize = 1_000;
+const TIMERS_EMIT: usize = 10_000;
+const TIMERS_TAKE: Duration = Duration::from_millis(200);
+/// Times that a transform may fail to say what becomes of a timer.
+const FAILED_AGAIN: u32 = 8;
 /// After this long without a record, all that lies before the end seen are markers of transactions.
 const QUIET: Duration = Duration::from_millis(250);
 const BACKOFF: Backoff = Backoff {
@@ -99,6 +108,8 @@ pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Run
                 setup,
                 stop: flag,
                 poison: HashMap::new(),
+                poison_timers: HashMap::new(),
+                most: usize::MAX,
             }
             .run();
         })?;
@@ -118,6 +129,18 @@ struct Runner {
     stop: Arc<AtomicBool>,
     /// Records that panicked, and why: they go to the dead-letter queue when they come again.
     poison: HashMap<At, Rejected>,
+    /// Timers that failed, by partition and key: the transform is asked what becomes of them when they come again.
+    poison_timers: HashMap<(u32, Bytes), PoisonTimer>,
+    /// Records and timers of one transaction: fewer after a transform failed when it closed.
+    most: usize,
+}
+
+#[derive(Clone)]
+struct PoisonTimer {
+    due: Millis,
+    rejected: Rejected,
+    /// How often the transform failed with it.
+    failures: u32,
 }
 
 /// One input partition.
@@ -196,10 +219,18 @@ impl Task {
     }
 }
 
+/// What a transaction failed for.
+enum Culprit {
+    Record(At),
+    Timer(u32, Bytes, Millis),
+}
+
 /// Why a batch did not become a transaction.
 enum Failed {
-    /// This record panicked, or failed after it had changed state.
-    Poison(At, Rejected),
+    /// This record panicked, or failed after it had changed state; or this timer failed.
+    Poison(Culprit, Rejected),
+    /// A transform failed when it closed. So many records and timers were in the transaction, this one last.
+    Close(Rejected, usize, Option<Culprit>),
     Log(LogError),
 }
 
@@ -252,7 +283,7 @@ impl Runner {
             Self::go_on(&mut *lane, &mut tasks)?;
             let wait = self.wait(&mut tasks);
             let failed = match lane.poll(wait, &mut batch)? {
-                Polled::Records => self.transact(&mut *lane, &mut tasks, &batch).err(),
+                Polled::Records => self.work_off(&mut *lane, &mut tasks, &batch).err(),
                 Polled::Assigned(partitions) => {
                     ours.extend(&partitions);
                     self.open(&mut *lane, &mut tasks, &partitions)
@@ -264,6 +295,7 @@ impl Runner {
                     for at in &partitions {
                         ours.remove(at);
                         tasks.remove(&at.1);
+                        self.poison_timers.retain(|timer, _| timer.0 != at.1);
                         self.progress.gave_up(&self.topics[at.0], at.1);
                     }
                     lane.release(&partitions)?;
@@ -279,8 +311,18 @@ impl Runner {
                 continue;
             };
             match failed {
-                Failed::Poison(at, rejected) => {
-                    self.poison.insert(at, rejected);
+                Failed::Poison(culprit, rejected) => self.remember(culprit, rejected),
+                Failed::Close(rejected, 0 | 1, Some(culprit)) => self.remember(culprit, rejected),
+                Failed::Close(rejected, taken, _) if taken > 1 => {
+                    let processor = self.processor.name();
+                    tracing::warn!(%processor, code = %rejected.code, why = %rejected.message, taken, "a transaction fails when it closes, and is made again with half of it");
+                    self.most = taken / 2;
+                }
+                // Nothing that it was given is to blame.
+                Failed::Close(rejected, ..) => {
+                    let why = format!("the transform fails when it closes: {}", rejected.message);
+                    self.stalled(&LogError::Unavailable(why), *attempt);
+                    *attempt += 1;
                 }
                 Failed::Log(error) if error.class() == Class::Fatal => return Err(error),
                 Failed::Log(error) => {
@@ -293,6 +335,47 @@ impl Runner {
             self.open(&mut *lane, &mut tasks, &again)?;
         }
         Ok(())
+    }
+
+    /// What failed is told from the rest when it comes again.
+    fn remember(&mut self, culprit: Culprit, rejected: Rejected) {
+        match culprit {
+            Culprit::Record(at) => {
+                self.poison.insert(at, rejected);
+            }
+            Culprit::Timer(partition, key, due) => {
+                let processor = self.processor.name();
+                tracing::warn!(%processor, partition, code = %rejected.code, why = %rejected.message, "a timer failed");
+                let known = self.poison_timers.entry((partition, key));
+                let failed = known.or_insert(PoisonTimer {
+                    due,
+                    rejected,
+                    failures: 0,
+                });
+                // The first failure is the reason; what follows is about the same.
+                failed.failures = if failed.due == due { failed.failures + 1 } else { 1 };
+                failed.due = due;
+            }
+        }
+    }
+
+    /// Processes a batch, in more than one transaction where larger ones failed.
+    fn work_off(
+        &mut self,
+        lane: &mut dyn Lane,
+        tasks: &mut BTreeMap<u32, Task>,
+        batch: &[Fetched],
+    ) -> Result<(), Failed> {
+        let mut rest = batch;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(self.most));
+            self.transact(lane, tasks, now)?;
+            self.most = self.most.saturating_mul(2);
+            rest = later;
+            if rest.is_empty() || self.stopping() {
+                return Ok(());
+            }
+        }
     }
 
     /// Restores state and makes transforms.
@@ -362,6 +445,10 @@ impl Runner {
     ) -> Result<(), Failed> {
         let store = lane.state().clone();
         let mut transaction = Transaction::default();
+        // One time for all of it, and not before the last one's records had left.
+        let now = self.setup.clock.now();
+        let mut taken = 0;
+        let mut last = None;
         for input in batch {
             let Some(task) = tasks.get_mut(&input.partition) else {
                 continue;
@@ -370,7 +457,12 @@ impl Runner {
                 continue;
             }
             let first = task.gathered.is_none();
-            if let Some(why) = self.process(task, &store, input)? {
+            let at = (input.topic, input.partition, input.offset);
+            if !self.poison.contains_key(&at) {
+                taken += 1;
+                last = Some(Culprit::Record(at));
+            }
+            if let Some(why) = self.process(task, &store, input, now)? {
                 task.stand(why);
                 if first {
                     // Nothing of this partition was taken: there is nothing to commit.
@@ -380,7 +472,7 @@ impl Runner {
             }
             task.stood = 0;
             for rejected in task.gathered.iter_mut().flat_map(|g| g.rejected.drain(..)) {
-                let record = match task.transform.origin(input) {
+                let record = match origin(&*task.transform, input) {
                     Some(origin) => self.dead_letter(&origin.topic, &origin.record, rejected),
                     None => self.dead_letter(&self.topics[input.topic], input, rejected),
                 };
@@ -394,14 +486,19 @@ impl Runner {
             }
         }
         // The time when they were worked off: after a slow batch a partition must not look quiet, or its timers would fire too soon.
-        let now = Instant::now();
+        let processed = Instant::now();
         for read in tasks.values_mut().flat_map(|task| task.inputs.values_mut()) {
             if std::mem::take(&mut read.taken) {
-                read.last = now;
+                read.last = processed;
             }
         }
-        let looked = self.setup.clock.now();
-        Self::fire(looked, lane, &store, tasks)?;
+        let budget = TIMERS.min(self.most.saturating_sub(taken));
+        let fired = self.fire(now, budget, lane, &store, tasks)?;
+        taken += fired.len();
+        if let Some((partition, key, due)) = fired.last() {
+            last = Some(Culprit::Timer(*partition, key.clone(), *due));
+        }
+        let mut parts = Vec::new();
         for (partition, task) in tasks.iter_mut() {
             let Some(mut gathered) = task.gathered.take() else {
                 continue;
@@ -411,11 +508,26 @@ impl Runner {
                 store: &store,
                 timers: &mut task.timers,
                 gathered: &mut gathered,
+                now,
             };
-            task.transform.close(&mut context);
+            let transform = &mut task.transform;
+            // As in `process`, nothing sees what a panic left half done.
+            let closed = catch_unwind(AssertUnwindSafe(|| transform.close(&mut context)));
+            if let Err(failure) = closed.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+                return Err(match failure {
+                    Failure::State(error) => Failed::Log(error.into()),
+                    Failure::Waiting(why) => Failed::Log(LogError::Unavailable(why)),
+                    Failure::Rejected(rejected) => Failed::Close(rejected, taken, last),
+                });
+            }
+            parts.push(*partition);
             transaction.outputs.append(&mut gathered.outputs);
             for (origin, rejected) in gathered.dead.drain(..) {
                 let record = self.dead_letter(&origin.topic, &origin.record, rejected);
+                transaction.outputs.push(record);
+            }
+            for (key, due, rejected) in gathered.dead_timers.drain(..) {
+                let record = self.dead_timer(*partition, key, due, &rejected);
                 transaction.outputs.push(record);
             }
             transaction.state.0.append(&mut gathered.changes.0);
@@ -426,9 +538,18 @@ impl Runner {
         let positions = transaction.positions.clone();
         if !positions.is_empty() {
             lane.commit(transaction)?;
+            let left = self.setup.clock.now();
+            for partition in parts {
+                if let Some(task) = tasks.get_mut(&partition) {
+                    task.transform.committed(left);
+                }
+            }
+        }
+        for (partition, key, _) in fired {
+            self.poison_timers.remove(&(partition, key));
         }
         let next = tasks.values_mut().filter_map(Task::next_due).min();
-        self.progress.looked(lag::Timers { at: looked, next });
+        self.progress.looked(lag::Timers { at: now, next });
         for (topic, partition, next) in positions {
             self.progress.at(&self.topics[topic], partition, next);
             self.poison
@@ -443,6 +564,7 @@ impl Runner {
         task: &mut Task,
         store: &StateStore,
         input: &Fetched,
+        now: Millis,
     ) -> Result<Option<String>, Failed> {
         let gathered = task.gathered.get_or_insert_default();
         let at = (input.topic, input.partition, input.offset);
@@ -456,6 +578,7 @@ impl Runner {
             store,
             timers: &mut task.timers,
             gathered,
+            now,
         };
         let transform = &mut task.transform;
         // The transform is dropped after a panic: nothing sees what it left half done.
@@ -475,39 +598,53 @@ impl Runner {
                 }
                 rejected
             }
-            Err(panic) => Rejected {
-                code: "panic".into(),
-                message: panic_message(&*panic),
-                value: None,
-            },
+            Err(panic) => panic_rejected(&*panic),
         };
-        Err(Failed::Poison(at, rejected))
+        Err(Failed::Poison(Culprit::Record(at), rejected))
     }
 
-    fn dead_letter(&self, topic: &str, input: &Fetched, rejected: Rejected) -> Output {
-        let reason = dlq::Reason {
+    fn reason<'a>(&'a self, topic: &'a str, rejected: &'a Rejected) -> dlq::Reason<'a> {
+        dlq::Reason {
             topic,
             stage: self.processor.name(),
             code: &rejected.code,
             message: &rejected.message,
             failed_at: self.setup.clock.now(),
-        };
+        }
+    }
+
+    fn dead_timer(&self, partition: u32, key: Bytes, due: Millis, rejected: &Rejected) -> Output {
+        let reason = self.reason("", rejected);
         self.progress.rejected();
         Output {
             topic: Arc::clone(&self.setup.dlq),
             partition: None,
-            record: dlq::record(input, rejected.value, &reason),
+            record: dlq::timer(key, due, partition, &reason),
         }
     }
 
-    /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time.
+    fn dead_letter(&self, topic: &str, input: &Fetched, mut rejected: Rejected) -> Output {
+        let value = rejected.value.take();
+        let reason = self.reason(topic, &rejected);
+        self.progress.rejected();
+        Output {
+            topic: Arc::clone(&self.setup.dlq),
+            partition: None,
+            record: dlq::record(input, value, &reason),
+        }
+    }
+
+    /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time. Answers which.
     fn fire(
+        &self,
         now: Millis,
+        mut budget: usize,
         lane: &dyn Lane,
         store: &StateStore,
         tasks: &mut BTreeMap<u32, Task>,
-    ) -> Result<(), LogError> {
-        let mut budget = TIMERS;
+    ) -> Result<Vec<(u32, Bytes, Millis)>, Failed> {
+        let mut fired = Vec::new();
+        let began = Instant::now();
         for (partition, task) in tasks {
             if task.next_due().is_none_or(|due| due > now) {
                 task.due = None;
@@ -531,22 +668,117 @@ impl Runner {
                 task.due = Some(due);
                 continue;
             }
-            let gathered = task.gathered.get_or_insert_default();
+            let first = task.gathered.is_none();
+            let mut waiting = None;
+            let before = fired.len();
             while budget > 0
-                && let Some((at, key)) =
-                    task.timers.take(due.at, &task.space, &mut gathered.changes)
+                && began.elapsed() < TIMERS_TAKE
+                && task.gathered.as_ref().is_none_or(|g| g.outputs.len() < TIMERS_EMIT)
+                && let Some(one) = self.fire_one(*partition, task, store, due.at, now)?
             {
                 budget -= 1;
-                let mut context = Context {
-                    space: &task.space,
-                    store,
-                    timers: &mut task.timers,
-                    gathered,
-                };
-                task.transform.fire(&key, at, &mut context);
+                match one {
+                    Fired::Done(key, due) => fired.push((*partition, key, due)),
+                    Fired::Waiting(why) => {
+                        waiting = Some(why);
+                        break;
+                    }
+                }
+            }
+            let none = fired.len() == before;
+            if !none {
+                task.stood = 0;
+            }
+            if let Some(why) = waiting {
+                task.stand(why);
+            }
+            if first && none {
+                // Nothing of this partition was done: there is nothing to commit.
+                task.gathered = None;
             }
         }
-        Ok(())
+        Ok(fired)
+    }
+
+    /// Fires the first timer due by `by`; `None`: there is none.
+    fn fire_one(
+        &self,
+        partition: u32,
+        task: &mut Task,
+        store: &StateStore,
+        by: Millis,
+        now: Millis,
+    ) -> Result<Option<Fired>, Failed> {
+        let gathered = task.gathered.get_or_insert_default();
+        let Some((due, key)) = task.timers.take(by, &task.space, &mut gathered.changes) else {
+            return Ok(None);
+        };
+        let mark = gathered.mark();
+        let mut cx = Context {
+            space: &task.space,
+            store,
+            timers: &mut task.timers,
+            gathered,
+            now,
+        };
+        let timer = Timer {
+            key: &key,
+            due,
+            // The clock may have stepped back since the timer was found to be due.
+            now: now.max(due),
+        };
+        let transform = &mut task.transform;
+        let at = (partition, key.clone());
+        let failed = self.poison_timers.get(&at).filter(|failed| failed.due == due);
+        let result = match failed {
+            None => catch_unwind(AssertUnwindSafe(|| transform.fire(timer, &mut cx))),
+            Some(failed) if failed.failures <= FAILED_AGAIN => {
+                let rejected = failed.rejected.clone();
+                catch_unwind(AssertUnwindSafe(|| {
+                    transform.timer_failed(timer, rejected, &mut cx)
+                }))
+            }
+            Some(failed) => {
+                cx.reject_timer(timer, failed.rejected.clone());
+                Ok(Ok(()))
+            }
+        };
+        match result.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+            Ok(()) => Ok(Some(Fired::Done(key, due))),
+            Err(Failure::State(error)) => Err(Failed::Log(error.into())),
+            Err(Failure::Waiting(why)) if gathered.take_back(&mark) => {
+                task.timers.put_back(key, due, &mut gathered.changes);
+                Ok(Some(Fired::Waiting(why)))
+            }
+            Err(Failure::Waiting(why)) => Err(Failed::Log(LogError::Unavailable(why))),
+            Err(Failure::Rejected(rejected)) => {
+                Err(Failed::Poison(Culprit::Timer(partition, key, due), rejected))
+            }
+        }
+    }
+}
+
+/// What became of a timer that was due.
+enum Fired {
+    Done(Bytes, Millis),
+    /// Something is not at hand: it is as if it had not fired.
+    Waiting(String),
+}
+
+/// As [`Transform::origin`]: where that panics the record is the input itself.
+fn origin(transform: &dyn Transform, input: &Fetched) -> Option<Origin> {
+    catch_unwind(AssertUnwindSafe(|| transform.origin(input))).unwrap_or_default()
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
+    Failure::Rejected(panic_rejected(panic))
+}
+
+fn panic_rejected(panic: &(dyn std::any::Any + Send)) -> Rejected {
+    Rejected {
+        code: "panic".into(),
+        message: panic_message(panic),
+        value: None,
     }
 }
 

@@ -17,4 +17,4 @@ mod timers;
 pub mod topology;
 mod transform;
 
-pub use transform::{Context, Failure, Origin, Processor, Rejected, Transform};
+pub use transform::{Context, Failure, Origin, Processor, Rejected, Timer, Transform};

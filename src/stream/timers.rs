@@ -60,6 +60,13 @@ impl Timers {
         }
     }
 
+    /// Puts back what [`Self::take`] took, as if it had not.
+    pub(super) fn put_back(&mut self, key: Bytes, due: Millis, changes: &mut Changes) {
+        // Its deletion is the last change.
+        changes.0.pop();
+        self.schedule(key, due);
+    }
+
     /// When the first one is due.
     pub(super) fn next_due(&mut self) -> Option<Millis> {
         while let Some(Reverse((due, key))) = self.heap.peek() {

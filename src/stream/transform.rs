@@ -34,16 +34,50 @@ pub trait Transform: Send {
     /// On an error before any change of state the transform's own memory must be as before; otherwise it is made anew.
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure>;
 
-    /// A timer set with [`Context::set_timer`] is due; it is gone now.
-    fn fire(&mut self, _key: &[u8], _due: Millis, _cx: &mut Context<'_>) {}
+    /// A timer set with [`Context::set_timer`] is due; it is gone now. On [`Failure::State`] the transaction is aborted and made
+    /// again; on [`Failure::Waiting`] the partition waits and the timer fires again, so the transform's own memory must then be as
+    /// before unless state was changed. A rejection or a panic aborts the transaction, and when the timer comes again it goes to
+    /// [`Transform::timer_failed`] instead.
+    fn fire(&mut self, _timer: Timer<'_>, _cx: &mut Context<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
 
-    /// The transaction closes: last outputs and changes.
-    fn close(&mut self, _cx: &mut Context<'_>) {}
+    /// [`Transform::fire`] failed for this timer, and its transaction was aborted: says what becomes of the timer, which is gone now.
+    /// By default it is a dead letter. Where this fails too, it is called again, and in the end the timer is a dead letter all the same.
+    fn timer_failed(
+        &mut self,
+        timer: Timer<'_>,
+        rejected: Rejected,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        cx.reject_timer(timer, rejected);
+        Ok(())
+    }
+
+    /// The transaction closes: last outputs and changes. When this is rejected or panics, the transaction is made again with ever
+    /// fewer records and timers, and the one that it fails for is a dead letter.
+    fn close(&mut self, _cx: &mut Context<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// The last transaction that this transform had a part in was committed, and all it emitted had left by `now`.
+    fn committed(&mut self, _now: Millis) {}
 
     /// What goes to the dead-letter queue in place of an input that only carries it.
     fn origin(&self, _input: &Fetched) -> Option<Origin> {
         None
     }
+}
+
+/// A timer that fires.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timer<'a> {
+    /// The key it was set with.
+    pub key: &'a [u8],
+    /// The time it was set for.
+    pub due: Millis,
+    /// The time it is, the same for all timers of a transaction: never before `due`, and long after it where the lane stood still.
+    pub now: Millis,
 }
 
 /// A record as it was read, and the whole name of its topic.
@@ -125,6 +159,8 @@ pub(super) struct Gathered {
     pub(super) rejected: Vec<Rejected>,
     /// Records that go to the dead-letter queue, whatever the input is.
     pub(super) dead: Vec<(Origin, Rejected)>,
+    /// Timers that go to the dead-letter queue.
+    pub(super) dead_timers: Vec<(Bytes, Millis, Rejected)>,
 }
 
 /// What a transform may do.
@@ -133,6 +169,7 @@ pub struct Context<'a> {
     pub(super) store: &'a StateStore,
     pub(super) timers: &'a mut Timers,
     pub(super) gathered: &'a mut Gathered,
+    pub(super) now: Millis,
 }
 
 /// Where one record's part of what is gathered begins.
@@ -141,6 +178,7 @@ pub(super) struct Mark {
     changes: usize,
     rejected: usize,
     dead: usize,
+    dead_timers: usize,
 }
 
 impl Gathered {
@@ -150,6 +188,7 @@ impl Gathered {
             changes: self.changes.0.len(),
             rejected: self.rejected.len(),
             dead: self.dead.len(),
+            dead_timers: self.dead_timers.len(),
         }
     }
 
@@ -158,6 +197,7 @@ impl Gathered {
         self.outputs.truncate(mark.outputs);
         self.rejected.truncate(mark.rejected);
         self.dead.truncate(mark.dead);
+        self.dead_timers.truncate(mark.dead_timers);
         self.changes.0.len() == mark.changes
     }
 }
@@ -174,6 +214,11 @@ impl Context<'_> {
     /// The input partition.
     pub fn partition(&self) -> u32 {
         self.space.partition
+    }
+
+    /// The lane's clock: when the transaction began to be processed. A record that is emitted leaves at this time or later.
+    pub fn now(&self) -> Millis {
+        self.now
     }
 
     /// Emits a record to the partition of its key.
@@ -202,6 +247,12 @@ impl Context<'_> {
     /// Sends a record to the dead-letter queue that came some other way than as the input, and goes on.
     pub fn reject_origin(&mut self, origin: Origin, rejected: Rejected) {
         self.gathered.dead.push((origin, rejected));
+    }
+
+    /// Sends a timer to the dead-letter queue: its key is the letter's key, and the letter has no value.
+    pub fn reject_timer(&mut self, timer: Timer<'_>, rejected: Rejected) {
+        let key = Bytes::copy_from_slice(timer.key);
+        self.gathered.dead_timers.push((key, timer.due, rejected));
     }
 
     /// The value of a key.
