@@ -44,6 +44,8 @@ use crate::{
 
 /// How long a poll waits when there is nothing to do.
 const IDLE: Duration = Duration::from_millis(100);
+/// A lane's stack: a topology's programs drop and copy values that may lie deep within each other. What is not used is never there.
+pub(super) const STACK: usize = 256 << 20;
 /// Timers fired in one transaction, and what a partition's may emit, and how long they may take: what they emit leaves soon
 /// after the time that they were told.
 const TIMERS: usize = 1_000;
@@ -100,6 +102,7 @@ pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Run
     let progress = setup.progress.lane();
     let thread = std::thread::Builder::new()
         .name(format!("lane-{}", processor.name()))
+        .stack_size(STACK)
         .spawn(move || {
             Runner {
                 topics: processor.topics(),
@@ -109,7 +112,8 @@ pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Run
                 stop: flag,
                 poison: HashMap::new(),
                 poison_timers: HashMap::new(),
-                most: usize::MAX,
+                doubtful: 0,
+                suspect: None,
             }
             .run();
         })?;
@@ -131,8 +135,10 @@ struct Runner {
     poison: HashMap<At, Rejected>,
     /// Timers that failed, by partition and key: the transform is asked what becomes of them when they come again.
     poison_timers: HashMap<(u32, Bytes), PoisonTimer>,
-    /// Records and timers of one transaction: fewer after a transform failed when it closed.
-    most: usize,
+    /// A transform failed when it closed: so many of the records and timers that come next hold the one that it fails for. 0: none.
+    doubtful: usize,
+    /// It was alone in a transaction that failed when it closed: the second time it is to blame.
+    suspect: Option<Culprit>,
 }
 
 #[derive(Clone)]
@@ -220,6 +226,7 @@ impl Task {
 }
 
 /// What a transaction failed for.
+#[derive(Clone, PartialEq, Eq)]
 enum Culprit {
     Record(At),
     Timer(u32, Bytes, Millis),
@@ -312,11 +319,18 @@ impl Runner {
             };
             match failed {
                 Failed::Poison(culprit, rejected) => self.remember(culprit, rejected),
-                Failed::Close(rejected, 0 | 1, Some(culprit)) => self.remember(culprit, rejected),
+                Failed::Close(rejected, 1, Some(culprit)) => {
+                    if self.suspect.as_ref() == Some(&culprit) {
+                        self.remember(culprit, rejected);
+                    } else {
+                        self.suspect = Some(culprit);
+                        self.doubtful = 1;
+                    }
+                }
                 Failed::Close(rejected, taken, _) if taken > 1 => {
                     let processor = self.processor.name();
                     tracing::warn!(%processor, code = %rejected.code, why = %rejected.message, taken, "a transaction fails when it closes, and is made again with half of it");
-                    self.most = taken / 2;
+                    self.doubtful = taken;
                 }
                 // Nothing that it was given is to blame.
                 Failed::Close(rejected, ..) => {
@@ -359,6 +373,14 @@ impl Runner {
         }
     }
 
+    /// Records and timers of the next transaction.
+    fn most(&self) -> usize {
+        match self.doubtful {
+            0 => usize::MAX,
+            doubtful => doubtful.div_ceil(2),
+        }
+    }
+
     /// Processes a batch, in more than one transaction where larger ones failed.
     fn work_off(
         &mut self,
@@ -368,9 +390,9 @@ impl Runner {
     ) -> Result<(), Failed> {
         let mut rest = batch;
         loop {
-            let (now, later) = rest.split_at(rest.len().min(self.most));
-            self.transact(lane, tasks, now)?;
-            self.most = self.most.saturating_mul(2);
+            let (now, later) = rest.split_at(rest.len().min(self.most()));
+            let taken = self.transact(lane, tasks, now)?;
+            self.doubtful = self.doubtful.saturating_sub(taken);
             rest = later;
             if rest.is_empty() || self.stopping() {
                 return Ok(());
@@ -436,13 +458,13 @@ impl Runner {
         Ok(())
     }
 
-    /// Processes what was read and what is due, and commits it.
+    /// Processes what was read and what is due, and commits it. Answers how many records and timers these were.
     fn transact(
         &mut self,
         lane: &mut dyn Lane,
         tasks: &mut BTreeMap<u32, Task>,
         batch: &[Fetched],
-    ) -> Result<(), Failed> {
+    ) -> Result<usize, Failed> {
         let store = lane.state().clone();
         let mut transaction = Transaction::default();
         // One time for all of it, and not before the last one's records had left.
@@ -492,7 +514,7 @@ impl Runner {
                 read.last = processed;
             }
         }
-        let budget = TIMERS.min(self.most.saturating_sub(taken));
+        let budget = TIMERS.min(self.most().saturating_sub(taken));
         let fired = self.fire(now, budget, lane, &store, tasks)?;
         taken += fired.len();
         if let Some((partition, key, due)) = fired.last() {
@@ -555,7 +577,7 @@ impl Runner {
             self.poison
                 .retain(|at, _| (at.0, at.1) != (topic, partition) || at.2 >= next);
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// `Some`: it was not taken, for something is not at hand.

@@ -367,13 +367,13 @@ fn a_timer_that_fails_stops_nothing(bed: Bed) {
 
 fn a_record_that_a_transaction_cannot_close_with_is_a_dead_letter(bed: Bed) {
     let world = world(&bed, "a");
-    let mut all: Vec<Record> = (0..300).map(|_| record("k", "1")).collect();
-    all.insert(70, record("k", "unclosable:panics"));
-    all.insert(200, record("k", "unclosable:rejected"));
+    let mut all: Vec<Record> = (0..60).map(|_| record("k", "1")).collect();
+    all.insert(7, record("k", "unclosable:panics"));
+    all.insert(40, record("k", "unclosable:rejected"));
     append(&*world.log, &world.input, all).unwrap();
     let _running = start(&bed, &world);
-    let out = read_all(&*world.log, &world.out, 300);
-    let expected: Vec<_> = (1..=300).map(|n| n.to_string()).collect();
+    let out = read_all(&*world.log, &world.out, 60);
+    let expected: Vec<_> = (1..=60).map(|n| n.to_string()).collect();
     assert_eq!(counts(&out, "k"), expected);
     let dead = read_all(&*world.log, &world.dlq, 2);
     let texts: Vec<_> = dead.iter().map(value).collect();

@@ -111,7 +111,13 @@ impl Processor for StageProcessor {
                     payload: 0,
                     seal_at: SEAL_AT,
                 };
-                Some(Window::load(state, space.clone(), options)?)
+                let window = Window::load(state, space.clone(), options)?;
+                // Its changelog is as `run::state_cleanup` says.
+                Some(if self.stage.limits().next().is_some() {
+                    window.log_deletes()?
+                } else {
+                    window
+                })
             }
             None => None,
         };
@@ -412,6 +418,8 @@ impl StageTransform {
     }
 
     fn map(&mut self, vrl: &Vrl, message: &mut Message) -> Result<(), Rejected> {
+        let binary = vrl.reads_metadata && message.has_binary_metadata();
+        let replaced = if binary { message.replaced()? } else { 0 };
         let mut subject = subject(message, vrl);
         self.machine.run(vrl, &mut subject)?;
         if vrl.sets_metadata {
@@ -419,6 +427,9 @@ impl StageTransform {
         }
         message.document = subject.document;
         message.raw = None;
+        if binary {
+            message.check_replaced(replaced)?;
+        }
         Ok(())
     }
 
