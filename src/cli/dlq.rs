@@ -301,7 +301,10 @@ fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {
             outcome["redriven"], outcome["left_out"], outcome["homeless"]
         ));
     }
-    if outcome["timers"].as_array().is_some_and(|timers| !timers.is_empty()) {
+    if outcome["timers"]
+        .as_array()
+        .is_some_and(|timers| !timers.is_empty())
+    {
         bail!(
             "dead letter {} is of a timer that failed, not of a record: there is no topic to put it back on",
             outcome["timers"]

@@ -74,7 +74,11 @@ impl Times {
     /// How many happened at the time of the newest.
     pub fn newest_count(&self) -> usize {
         let newest = self.0.back();
-        self.0.iter().rev().take_while(|at| Some(*at) == newest).count()
+        self.0
+            .iter()
+            .rev()
+            .take_while(|at| Some(*at) == newest)
+            .count()
     }
 
     fn prune(&mut self, limit: Limit, now: i64) {

@@ -367,7 +367,11 @@ impl Runner {
                     failures: 0,
                 });
                 // The first failure is the reason; what follows is about the same.
-                failed.failures = if failed.due == due { failed.failures + 1 } else { 1 };
+                failed.failures = if failed.due == due {
+                    failed.failures + 1
+                } else {
+                    1
+                };
                 failed.due = due;
             }
         }
@@ -695,7 +699,10 @@ impl Runner {
             let before = fired.len();
             while budget > 0
                 && began.elapsed() < TIMERS_TAKE
-                && task.gathered.as_ref().is_none_or(|g| g.outputs.len() < TIMERS_EMIT)
+                && task
+                    .gathered
+                    .as_ref()
+                    .is_none_or(|g| g.outputs.len() < TIMERS_EMIT)
                 && let Some(one) = self.fire_one(*partition, task, store, due.at, now)?
             {
                 budget -= 1;
@@ -751,7 +758,10 @@ impl Runner {
         };
         let transform = &mut task.transform;
         let at = (partition, key.clone());
-        let failed = self.poison_timers.get(&at).filter(|failed| failed.due == due);
+        let failed = self
+            .poison_timers
+            .get(&at)
+            .filter(|failed| failed.due == due);
         let result = match failed {
             None => catch_unwind(AssertUnwindSafe(|| transform.fire(timer, &mut cx))),
             Some(failed) if failed.failures <= FAILED_AGAIN => {
@@ -773,9 +783,10 @@ impl Runner {
                 Ok(Some(Fired::Waiting(why)))
             }
             Err(Failure::Waiting(why)) => Err(Failed::Log(LogError::Unavailable(why))),
-            Err(Failure::Rejected(rejected)) => {
-                Err(Failed::Poison(Culprit::Timer(partition, key, due), rejected))
-            }
+            Err(Failure::Rejected(rejected)) => Err(Failed::Poison(
+                Culprit::Timer(partition, key, due),
+                rejected,
+            )),
         }
     }
 }

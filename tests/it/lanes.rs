@@ -324,17 +324,26 @@ fn a_timer_that_fails_stops_nothing(bed: Bed) {
         for key in keys {
             let mut fired: Vec<_> = counts(&all, key);
             fired.retain(|text| text.starts_with("fired"));
-            let expected = if key == "panics" || key == "rejected" { 0 } else { round };
+            let expected = if key == "panics" || key == "rejected" {
+                0
+            } else {
+                round
+            };
             assert_eq!(fired, vec!["fired true"; expected], "{key}");
         }
-        assert_eq!(read_all(&*world.log, &world.dlq, round * 2).len(), round * 2);
+        assert_eq!(
+            read_all(&*world.log, &world.dlq, round * 2).len(),
+            round * 2
+        );
     }
     let dead = read_all(&*world.log, &world.dlq, 4);
     for (key, code, message) in [
         ("panics", "panic", "it panics"),
         ("rejected", "bad", "it is rejected"),
     ] {
-        let mut letters = dead.iter().filter(|l| l.record.key.as_deref() == Some(key.as_bytes()));
+        let mut letters = dead
+            .iter()
+            .filter(|l| l.record.key.as_deref() == Some(key.as_bytes()));
         let letter = letters.next().unwrap();
         let head = |name: &str| {
             let value = header(&letter.record.headers, &format!("omnilink.dlq.{name}"));
@@ -358,7 +367,9 @@ fn a_timer_that_fails_stops_nothing(bed: Bed) {
             partition: letter.partition,
             offset: letter.offset,
         };
-        let named = redrive.run(&Pick::Names([name].into()), &mut |_| true).unwrap();
+        let named = redrive
+            .run(&Pick::Names([name].into()), &mut |_| true)
+            .unwrap();
         assert_eq!((named.redriven, named.timers), (0, vec![name]));
         let all = redrive.run(&Pick::All, &mut |_| true).unwrap();
         assert_eq!((all.redriven, all.homeless), (0, 4));
@@ -378,7 +389,11 @@ fn a_record_that_a_transaction_cannot_close_with_is_a_dead_letter(bed: Bed) {
     let dead = read_all(&*world.log, &world.dlq, 2);
     let texts: Vec<_> = dead.iter().map(value).collect();
     assert_eq!(texts, ["unclosable:panics", "unclosable:rejected"]);
-    let code = |n: usize| header(&dead[n].record.headers, "omnilink.dlq.code").unwrap().to_vec();
+    let code = |n: usize| {
+        header(&dead[n].record.headers, "omnilink.dlq.code")
+            .unwrap()
+            .to_vec()
+    };
     assert_eq!((code(0), code(1)), (b"panic".to_vec(), b"bad".to_vec()));
 }
 

@@ -482,7 +482,9 @@ fn a_lane_that_was_away_lets_no_burst_go() {
     };
     let send = |numbers: std::ops::Range<u64>| {
         // One that is filtered out counts too.
-        let records = numbers.map(|n| json_record("k", &json!({ "n": 100 + n }))).collect();
+        let records = numbers
+            .map(|n| json_record("k", &json!({ "n": 100 + n })))
+            .collect();
         append(&*log, "in", records).unwrap();
     };
     // No more than so many, however long one waits.
@@ -510,7 +512,10 @@ fn a_lane_that_was_away_lets_no_burst_go() {
     assert_eq!(numbers(&all), (100..155).collect::<Vec<_>>());
     for first in &all {
         let window = first.timestamp.0..first.timestamp.0 + 10_000;
-        let inside = all.iter().filter(|f| window.contains(&f.timestamp.0)).count();
+        let inside = all
+            .iter()
+            .filter(|f| window.contains(&f.timestamp.0))
+            .count();
         assert!(inside <= 20, "{inside} in a window");
     }
 }
@@ -545,7 +550,10 @@ fn numbers_keep_their_digits() {
             (format!("t{n}.yaml"), text)
         })
         .collect();
-    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
     let specs: Vec<TopicSpec> = (0..steps.len())
         .map(|n| TopicSpec {
             name: format!("{}out{n}", world.foreign).into(),
@@ -567,10 +575,11 @@ fn numbers_keep_their_digits() {
         .collect();
     append(&*world.log, &format!("{}orders", world.foreign), records).unwrap();
     for n in 0..steps.len() {
-        let mut came: Vec<_> = read_all(&*world.log, &format!("{}out{n}", world.foreign), ids.len())
-            .iter()
-            .map(value)
-            .collect();
+        let mut came: Vec<_> =
+            read_all(&*world.log, &format!("{}out{n}", world.foreign), ids.len())
+                .iter()
+                .map(value)
+                .collect();
         came.sort();
         let mut expected: Vec<_> = ids
             .iter()
@@ -614,7 +623,10 @@ fn keys_that_are_no_text_are_told_apart_or_refused() {
             (format!("t{n}.yaml"), text)
         })
         .collect();
-    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
     let specs: Vec<TopicSpec> = (0..cases.len())
         .map(|n| TopicSpec {
             name: format!("{}out{n}", world.foreign).into(),
@@ -630,16 +642,28 @@ fn keys_that_are_no_text_are_told_apart_or_refused() {
         value: Some("{}".into()),
         headers: vec![("h".into(), Some(vec![byte].into()))],
     });
-    append(&*world.log, &format!("{}orders", world.foreign), records.to_vec()).unwrap();
+    append(
+        &*world.log,
+        &format!("{}orders", world.foreign),
+        records.to_vec(),
+    )
+    .unwrap();
     for (n, (id, expected)) in cases.iter().enumerate() {
         let topic = format!("{}out{n}", world.foreign);
-        assert_eq!(read_all(&*world.log, &topic, *expected).len(), *expected, "{id}");
+        assert_eq!(
+            read_all(&*world.log, &topic, *expected).len(),
+            *expected,
+            "{id}"
+        );
     }
     let refused = cases.iter().filter(|(_, on)| *on == 0).count() * 2;
     let dead = read_all(&*world.log, &world.names.dlq, refused);
     assert_eq!(dead.len(), refused);
     for letter in dead {
-        assert_eq!(header(&letter.record.headers, "omnilink.dlq.code"), Some(&b"invalid_utf8"[..]));
+        assert_eq!(
+            header(&letter.record.headers, "omnilink.dlq.code"),
+            Some(&b"invalid_utf8"[..])
+        );
     }
 }
 

@@ -182,14 +182,21 @@ impl Window {
         let mut deletes = Deletes::default();
         for row in self.store.scan(&self.space, b"r") {
             let (key, mut value) = row?;
-            let bucket = key.get(1..).and_then(|bucket| Some(u32::from_be_bytes(bucket.try_into().ok()?)));
+            let bucket = key
+                .get(1..)
+                .and_then(|bucket| Some(u32::from_be_bytes(bucket.try_into().ok()?)));
             let first = value.try_get_u64().ok();
             let (bucket, first) = bucket.zip(first).ok_or_else(|| damaged(&key))?;
             self.next_sequence = self.next_sequence.max(first + 1);
             deletes.firsts.insert(bucket, first);
         }
         // Those that were over before, and not all of whose rows were deleted.
-        let over: Vec<u32> = deletes.firsts.keys().copied().filter(|b| !self.buckets.contains_key(b)).collect();
+        let over: Vec<u32> = deletes
+            .firsts
+            .keys()
+            .copied()
+            .filter(|b| !self.buckets.contains_key(b))
+            .collect();
         for bucket in over {
             deletes.end(bucket, self.next_sequence);
         }
@@ -295,7 +302,11 @@ impl Window {
                 && !deletes.firsts.contains_key(&bucket)
             {
                 deletes.firsts.insert(bucket, sequence);
-                changes.put(&self.space, first_key(bucket), sequence.to_be_bytes().to_vec());
+                changes.put(
+                    &self.space,
+                    first_key(bucket),
+                    sequence.to_be_bytes().to_vec(),
+                );
             }
             changes.put(&self.space, row_key(b'w', bucket, sequence), row.freeze());
             self.buckets.entry(bucket).or_default().rows.push(sequence);
@@ -450,7 +461,10 @@ impl Window {
                 sealing.rows
             });
             let rows: Vec<u64> = rows.chain(bucket.rows).collect();
-            let known = self.deletes.as_ref().is_none_or(|deletes| deletes.firsts.contains_key(&number));
+            let known = self
+                .deletes
+                .as_ref()
+                .is_none_or(|deletes| deletes.firsts.contains_key(&number));
             for sequence in rows {
                 let key = row_key(b'w', number, sequence);
                 if known {
@@ -485,7 +499,11 @@ impl Deletes {
     /// A bucket is over: its sequences end where the next bucket's begin.
     fn end(&mut self, bucket: u32, next: u64) {
         let mut from = self.firsts.range(bucket..);
-        let Some(first) = from.next().filter(|(found, _)| **found == bucket).map(|(_, first)| *first) else {
+        let Some(first) = from
+            .next()
+            .filter(|(found, _)| **found == bucket)
+            .map(|(_, first)| *first)
+        else {
             return;
         };
         let end = from.next().map_or(next, |(_, first)| *first);
@@ -646,14 +664,17 @@ mod tests {
             store.apply(&changes, &[]).unwrap();
         };
         let open = |store: &StateStore| {
-            Window::load(store, space.clone(), OPTIONS).unwrap().log_deletes().unwrap()
+            Window::load(store, space.clone(), OPTIONS)
+                .unwrap()
+                .log_deletes()
+                .unwrap()
         };
         let mut store = StateStore::open(&dir.path().join("0")).unwrap();
         let mut window = open(&store);
         let mut most = 0;
         for n in 0..3_000_u64 {
             let now = Millis(1_000_000 + n as i64 * 7);
-            window.insert(id(n as usize), [0; 16], now);
+            window.insert(id(n), [0; 16], now);
             apply(&store, &mut log, window.take_changes());
             most = most.max(log.len());
             if n % 700 == 350 {
@@ -672,7 +693,10 @@ mod tests {
             }
             let last = (n + 1).saturating_sub(OPTIONS.window_ms as u64 / 7);
             for known in [last, n] {
-                assert!(window.get(&id(known as usize), now).unwrap().is_some(), "{known} of {n}");
+                assert!(
+                    window.get(&id(known), now).unwrap().is_some(),
+                    "{known} of {n}"
+                );
             }
         }
         // A window has so many rows, a sixth more, what was not deleted yet, and a row for each bucket.

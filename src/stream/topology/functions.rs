@@ -8,9 +8,7 @@ use vrl::{
     compiler::{
         Context, Expression, ExpressionError, Function, Resolved, TypeState,
         expression::query::{Query, Target},
-        function::{
-            ArgumentList, Compiled, Example, FunctionCompileContext, Parameter, closure,
-        },
+        function::{ArgumentList, Compiled, Example, FunctionCompileContext, Parameter, closure},
         state::TypeInfo,
     },
     path::OwnedTargetPath,
@@ -216,7 +214,10 @@ impl Function for Guarded {
         let name = self.identifier();
         let look = match self.guard {
             Guard::Arguments(watched, check) => Look::Arguments(
-                watched.iter().map(|keyword| arguments.optional(keyword)).collect(),
+                watched
+                    .iter()
+                    .map(|keyword| arguments.optional(keyword))
+                    .collect(),
                 check,
             ),
             Guard::Unnest => Look::Unnest(arguments.required_query("path")?),
@@ -278,7 +279,11 @@ impl Expression for Call {
 
 fn fresh(value: Value) -> Value {
     match value {
-        Value::Bytes(text) if text.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-') => {
+        Value::Bytes(text)
+            if text
+                .first()
+                .is_some_and(|b| b.is_ascii_digit() || *b == b'-') =>
+        {
             Value::Bytes(Bytes::copy_from_slice(&text))
         }
         value => value,
@@ -329,7 +334,9 @@ fn replace(values: &[Option<Value>]) -> Result<(), String> {
     let text = String::from_utf8_lossy(value.as_bytes().map_or(&[], |text| text));
     let (matches, groups) = match pattern {
         Value::Regex(regex) => {
-            let groups = with.as_bytes().map_or(0, |with| memchr::memchr_iter(b'$', with).count());
+            let groups = with
+                .as_bytes()
+                .map_or(0, |with| memchr::memchr_iter(b'$', with).count());
             (regex.find_iter(&text).count(), groups)
         }
         pattern => {
@@ -344,9 +351,17 @@ fn replace(values: &[Option<Value>]) -> Result<(), String> {
 
 /// A replacement may come for each character, and for the end.
 fn each_character(values: &[Option<Value>]) -> Result<(), String> {
-    let longest = values.iter().skip(1).flatten().map(|value| weigh(value).bytes).max();
+    let longest = values
+        .iter()
+        .skip(1)
+        .flatten()
+        .map(|value| weigh(value).bytes)
+        .max();
     let each = longest.unwrap_or(0).max(16);
-    let bytes = values.first().and_then(Option::as_ref).map_or(0, |value| weigh(value).bytes);
+    let bytes = values
+        .first()
+        .and_then(Option::as_ref)
+        .map_or(0, |value| weigh(value).bytes);
     too_large((bytes + 1).saturating_mul(each))
 }
 
@@ -406,7 +421,12 @@ fn flattened(values: &[Option<Value>]) -> Result<(), String> {
     let Some(value) = given(values, 0) else {
         return Ok(());
     };
-    let each: usize = values.iter().skip(1).map(|value| len(value.as_ref())).sum::<usize>() + 8;
+    let each: usize = values
+        .iter()
+        .skip(1)
+        .map(|value| len(value.as_ref()))
+        .sum::<usize>()
+        + 8;
     let mut made: usize = 0;
     let mut left = vec![(value, 0, 1)];
     while let Some((value, above, level)) = left.pop() {
@@ -415,10 +435,16 @@ fn flattened(values: &[Option<Value>]) -> Result<(), String> {
         }
         match value {
             Value::Object(fields) => left.extend(
-                fields.iter().map(|(name, value)| (value, above + name.len() + each, level + 1)),
+                fields
+                    .iter()
+                    .map(|(name, value)| (value, above + name.len() + each, level + 1)),
             ),
             Value::Array(items) => {
-                left.extend(items.iter().map(|value| (value, above + 20 + each, level + 1)));
+                left.extend(
+                    items
+                        .iter()
+                        .map(|value| (value, above + 20 + each, level + 1)),
+                );
             }
             value => made = made.saturating_add(above + len(Some(value))),
         }
@@ -463,7 +489,10 @@ fn indented(values: &[Option<Value>]) -> Result<(), String> {
         return Err(format!("takes a value of at most {LEVELS} levels"));
     }
     // A byte may be six when it is escaped.
-    let plain = weight.bytes.saturating_mul(6).saturating_add(weight.nodes * 32);
+    let plain = weight
+        .bytes
+        .saturating_mul(6)
+        .saturating_add(weight.nodes * 32);
     let spaces = weight.nodes.saturating_mul(weight.levels * 2);
     if plain.saturating_add(spaces) > 8 * MADE {
         return Err(format!("would make more than {} bytes", 8 * MADE));
@@ -478,9 +507,7 @@ fn path(values: &[Option<Value>]) -> Result<(), String> {
     if segments.len() > LEVELS / 2 {
         return Err(format!("takes a path of at most {} levels", LEVELS / 2));
     }
-    let far = |segment: &Value| {
-        matches!(segment, Value::Integer(index) if index.unsigned_abs() > INDEX.unsigned_abs() as u64)
-    };
+    let far = |segment: &Value| matches!(segment, Value::Integer(index) if index.unsigned_abs() > INDEX.unsigned_abs() as u64);
     if segments.iter().any(far) {
         return Err(format!("fills an array up to index {INDEX} at most"));
     }
@@ -525,7 +552,10 @@ fn ruby_hash(values: &[Option<Value>]) -> Result<(), String> {
 
 fn yaml(values: &[Option<Value>]) -> Result<(), String> {
     at_most(values, SHORT * 4)?;
-    let bytes = given(values, 0).and_then(Value::as_bytes).cloned().unwrap_or_default();
+    let bytes = given(values, 0)
+        .and_then(Value::as_bytes)
+        .cloned()
+        .unwrap_or_default();
     let has = |byte| memchr::memchr(byte, &bytes).is_some();
     // Each anchor may double what those before it are.
     if has(b'&') && has(b'*') {
@@ -542,7 +572,10 @@ fn xml(values: &[Option<Value>]) -> Result<(), String> {
 /// Each element becomes a copy of all that lies around it.
 fn unnested(query: &Query, ctx: &mut Context<'_>) -> Result<Result<(), String>, ExpressionError> {
     let look = |root: &Value| {
-        let copies = root.get(query.path()).and_then(Value::as_array).map_or(0, <[Value]>::len);
+        let copies = root
+            .get(query.path())
+            .and_then(Value::as_array)
+            .map_or(0, <[Value]>::len);
         if copies.saturating_mul(weigh(root).nodes) > NODES {
             return Err(format!("would make more than {NODES} values"));
         }
@@ -553,9 +586,7 @@ fn unnested(query: &Query, ctx: &mut Context<'_>) -> Result<Result<(), String>, 
             let root = ctx.target().target_get(&OwnedTargetPath::root(*prefix));
             root.ok().flatten().map_or(Ok(()), look)
         }
-        Target::Internal(variable) => {
-            ctx.state().variable(variable.ident()).map_or(Ok(()), look)
-        }
+        Target::Internal(variable) => ctx.state().variable(variable.ident()).map_or(Ok(()), look),
         Target::FunctionCall(call) => look(&call.resolve(ctx)?),
         Target::Container(container) => look(&container.resolve(ctx)?),
     })

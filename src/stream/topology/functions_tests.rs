@@ -25,15 +25,32 @@ const CHILD: &str = "OMNILINK_TEST_VRL_FUNCTIONS";
 #[test]
 fn every_function_of_the_library_was_looked_at() {
     let all = vrl::stdlib::all();
-    let unknown: Vec<_> =
-        all.iter().map(|f| f.identifier()).filter(|name| bound(name).is_none()).collect();
-    assert_eq!(unknown, Vec::<&str>::new(), "say in `bound` what bounds them");
-    for function in all.iter().filter(|f| f.parameters().iter().any(|p| p.required)) {
+    let unknown: Vec<_> = all
+        .iter()
+        .map(|f| f.identifier())
+        .filter(|name| bound(name).is_none())
+        .collect();
+    assert_eq!(
+        unknown,
+        Vec::<&str>::new(),
+        "say in `bound` what bounds them"
+    );
+    for function in all
+        .iter()
+        .filter(|f| f.parameters().iter().any(|p| p.required))
+    {
         if let Some(Bound::Checked(watched, _)) = bound(function.identifier()) {
             let known = |keyword: &&str| {
-                function.parameters().iter().any(|parameter| parameter.keyword == *keyword)
+                function
+                    .parameters()
+                    .iter()
+                    .any(|parameter| parameter.keyword == *keyword)
             };
-            assert!(watched.iter().all(known), "{}: {watched:?}", function.identifier());
+            assert!(
+                watched.iter().all(known),
+                "{}: {watched:?}",
+                function.identifier()
+            );
         }
     }
 }
@@ -59,9 +76,12 @@ fn record() -> Value {
         fields.insert("a".repeat(1_000).into(), deep);
         deep = Value::Object(fields);
     }
-    let wide: ObjectMap =
-        (0..5_000).map(|n| (format!("k{n}").into(), Value::Integer(n))).collect();
-    let dots: ObjectMap = [(".".repeat(long).into(), Value::Null)].into_iter().collect();
+    let wide: ObjectMap = (0..5_000)
+        .map(|n| (format!("k{n}").into(), Value::Integer(n)))
+        .collect();
+    let dots: ObjectMap = [(".".repeat(long).into(), Value::Null)]
+        .into_iter()
+        .collect();
     let fields: BTreeMap<&str, Value> = [
         ("text", text("a".repeat(long))),
         ("dots", text(".".repeat(long))),
@@ -74,15 +94,38 @@ fn record() -> Value {
         ("short_brackets", text("[".repeat(16_000))),
         ("short_hash", text("{\"a\"=>".repeat(2_600))),
         ("tags", text("<a>".repeat(40_000))),
-        ("tags_closed", text(format!("{}{}", "<a>".repeat(18_000), "</a>".repeat(18_000)))),
+        (
+            "tags_closed",
+            text(format!("{}{}", "<a>".repeat(18_000), "</a>".repeat(18_000))),
+        ),
         ("laughs", text(laughs())),
-        ("cbor", Value::Bytes([&[0x81; 60_000][..], &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]].concat().into())),
-        ("cbor_length", Value::Bytes(vec![0x9b, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff].into())),
+        (
+            "cbor",
+            Value::Bytes(
+                [
+                    &[0x81; 60_000][..],
+                    &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+                ]
+                .concat()
+                .into(),
+            ),
+        ),
+        (
+            "cbor_length",
+            Value::Bytes(vec![0x9b, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff].into()),
+        ),
         ("puny", text(format!("xn--{}", "z".repeat(14_000)))),
         ("percent", text("%ff".repeat(10_000))),
         ("quotes", text("\"".repeat(long))),
         ("pairs", text("a=b ".repeat(25_000))),
-        ("url", text(format!("http://{}.example/?{}", "a.".repeat(1_000), "a=b&".repeat(20_000)))),
+        (
+            "url",
+            text(format!(
+                "http://{}.example/?{}",
+                "a.".repeat(1_000),
+                "a=b&".repeat(20_000)
+            )),
+        ),
         ("address", text("10.0.0.0/99".into())),
         ("v6", text("ffff::1/129".into())),
         ("time", text("%+%:::::z%999999f%Y%Q".into())),
@@ -109,7 +152,12 @@ fn record() -> Value {
     ]
     .into_iter()
     .collect();
-    Value::Object(fields.into_iter().map(|(name, value)| (name.into(), value)).collect())
+    Value::Object(
+        fields
+            .into_iter()
+            .map(|(name, value)| (name.into(), value))
+            .collect(),
+    )
 }
 
 /// Anchors that double what those before them are.
@@ -123,21 +171,50 @@ fn laughs() -> String {
 
 /// Expressions for a parameter of these kinds; the first few are ordinary.
 fn arguments(parameter: &Parameter) -> Vec<String> {
-    let Parameter { keyword, kind, enum_variants, .. } = parameter;
+    let Parameter {
+        keyword,
+        kind,
+        enum_variants,
+        ..
+    } = parameter;
     let mut all: Vec<&str> = Vec::new();
     let has = |one: u16| kind & one != 0;
     if has(kind::BYTES) {
         all.extend([
-            "\"a\"", "\"%Y\"", "\".\"", "\"%{DATA:x}\"", "\"utf-8\"", "\"combined\"", "\"192.168.1.1\"",
-            "string!(.text)", "string!(.none)", "string!(.bytes)", "string!(.time)", "string!(.regex)",
+            "\"a\"",
+            "\"%Y\"",
+            "\".\"",
+            "\"%{DATA:x}\"",
+            "\"utf-8\"",
+            "\"combined\"",
+            "\"192.168.1.1\"",
+            "string!(.text)",
+            "string!(.none)",
+            "string!(.bytes)",
+            "string!(.time)",
+            "string!(.regex)",
         ]);
     }
     if has(kind::BYTES) && matches!(*keyword, "value" | "pattern" | "query") {
-        all.extend([ "string!(.dots)", "string!(.digits)",
-            "string!(.hash)", "string!(.brackets)", "string!(.short_brackets)", "string!(.short_hash)",
-            "string!(.tags)", "string!(.tags_closed)", "string!(.laughs)", "string!(.cbor)",
-            "string!(.cbor_length)", "string!(.puny)", "string!(.percent)", "string!(.quotes)",
-            "string!(.pairs)", "string!(.url)", "string!(.address)", "string!(.v6)",
+        all.extend([
+            "string!(.dots)",
+            "string!(.digits)",
+            "string!(.hash)",
+            "string!(.brackets)",
+            "string!(.short_brackets)",
+            "string!(.short_hash)",
+            "string!(.tags)",
+            "string!(.tags_closed)",
+            "string!(.laughs)",
+            "string!(.cbor)",
+            "string!(.cbor_length)",
+            "string!(.puny)",
+            "string!(.percent)",
+            "string!(.quotes)",
+            "string!(.pairs)",
+            "string!(.url)",
+            "string!(.address)",
+            "string!(.v6)",
         ]);
     }
     if has(kind::REGEX) {
@@ -145,8 +222,17 @@ fn arguments(parameter: &Parameter) -> Vec<String> {
     }
     if has(kind::INTEGER) {
         all.extend([
-            "1", "0", "2", "-1", "1000000000", "9223372036854775807", "int!(.least)", "int!(.most)",
-            "int!(.minus)", "int!(.billion)", "int!(.zero)",
+            "1",
+            "0",
+            "2",
+            "-1",
+            "1000000000",
+            "9223372036854775807",
+            "int!(.least)",
+            "int!(.most)",
+            "int!(.minus)",
+            "int!(.billion)",
+            "int!(.zero)",
         ]);
     }
     if has(kind::FLOAT) {
@@ -160,13 +246,28 @@ fn arguments(parameter: &Parameter) -> Vec<String> {
     }
     if has(kind::ARRAY) {
         all.extend([
-            "[\"a\"]", "[1]", "[{\"a\": 1}]", "[[\"a\", 1]]", "[\"%{DATA:x}\"]", "[r'a']", "array!(.array)",
-            "array!(.texts)", "array!(.empty)", "array!(.far)", "array!(.long_path)", "[array!(.array), array!(.texts)]",
+            "[\"a\"]",
+            "[1]",
+            "[{\"a\": 1}]",
+            "[[\"a\", 1]]",
+            "[\"%{DATA:x}\"]",
+            "[r'a']",
+            "array!(.array)",
+            "array!(.texts)",
+            "array!(.empty)",
+            "array!(.far)",
+            "array!(.long_path)",
+            "[array!(.array), array!(.texts)]",
         ]);
     }
     if has(kind::OBJECT) {
         all.extend([
-            "{\"a\": \"b\"}", "object!(.deep)", "object!(.wide)", "object!(.dotted)", "object!(.object)", "object!(.)",
+            "{\"a\": \"b\"}",
+            "object!(.deep)",
+            "object!(.wide)",
+            "object!(.dotted)",
+            "object!(.object)",
+            "object!(.)",
             "{ \"type\": \"text\", \"replacement\": \"long long long\" }",
         ]);
     }
@@ -185,18 +286,32 @@ fn arguments(parameter: &Parameter) -> Vec<String> {
 }
 
 /// Calls of a function: an ordinary one, and each argument replaced by each other one.
-fn calls(function: &dyn Function) -> Vec<String> {
-    let closures = ["", " -> |a| { a }", " -> |a, b| { true }", " -> |a, b| { b }", " -> |_, b| { .z = b }", " -> |a| { \"b\" }"];
+fn calls(function: &dyn Function) -> Vec<(String, Vrl)> {
+    let closures = [
+        "",
+        " -> |a| { a }",
+        " -> |a, b| { true }",
+        " -> |a, b| { b }",
+        " -> |_, b| { .z = b }",
+        " -> |a| { \"b\" }",
+    ];
     let parameters = function.parameters();
     let write = |values: &[(&str, String)], closure: &str, strict: &str| {
         let values: Vec<_> = values.iter().map(|(k, v)| format!("{k}: {v}")).collect();
-        format!("x = .\n.out = {}{strict}({}){closure}", function.identifier(), values.join(", "))
+        format!(
+            "x = .\n.out = {}{strict}({}){closure}",
+            function.identifier(),
+            values.join(", ")
+        )
     };
     let fitting = |values: &[(&str, String)], closures: &[&str]| {
         closures.iter().find_map(|closure| {
             let texts = ["!", ""].map(|strict| write(values, closure, strict));
-            let text = texts.into_iter().find(|text| program(text).is_some())?;
-            Some((text, (*closure).to_owned()))
+            let found = texts
+                .into_iter()
+                .find_map(|text| Some((program(&text)?, text)));
+            let (vrl, text) = found?;
+            Some(((text, vrl), (*closure).to_owned()))
         })
     };
     let required: Vec<_> = parameters.iter().filter(|p| p.required).collect();
@@ -214,12 +329,12 @@ fn calls(function: &dyn Function) -> Vec<String> {
                 (p.keyword, choice)
             })
             .collect();
-        if let Some((text, closure)) = fitting(&values, &closures) {
-            ordinary = Some((values, text, closure));
+        if let Some((call, closure)) = fitting(&values, &closures) {
+            ordinary = Some((values, call, closure));
             break;
         }
     }
-    let Some((ordinary, text, closure)) = ordinary else {
+    let Some((ordinary, call, closure)) = ordinary else {
         return Vec::new();
     };
     let with = |mut values: Vec<(&'static str, String)>, keyword: &'static str, argument: &str| {
@@ -227,22 +342,21 @@ fn calls(function: &dyn Function) -> Vec<String> {
         values.push((keyword, argument.to_owned()));
         values
     };
-    let mut all = vec![text];
+    let mut all = vec![call];
     for parameter in parameters {
         for argument in arguments(parameter) {
             let values = with(ordinary.clone(), parameter.keyword, &argument);
-            all.extend(fitting(&values, &[&closure]).map(|(text, _)| text));
+            all.extend(fitting(&values, &[&closure]).map(|(call, _)| call));
             // A long text with it, too.
-            if parameter.keyword != "value" && values.iter().any(|(keyword, _)| *keyword == "value") {
+            if parameter.keyword != "value" && values.iter().any(|(keyword, _)| *keyword == "value")
+            {
                 for value in ["string!(.text)", "array!(.texts)", "object!(.wide)"] {
                     let values = with(values.clone(), "value", value);
-                    all.extend(fitting(&values, &[&closure]).map(|(text, _)| text));
+                    all.extend(fitting(&values, &[&closure]).map(|(call, _)| call));
                 }
             }
         }
     }
-    all.sort();
-    all.dedup();
     all
 }
 
@@ -257,11 +371,18 @@ fn child() {
         for function in available() {
             let calls = calls(&*function);
             println!("{}: {} calls", function.identifier(), calls.len());
-            assert!(!calls.is_empty(), "no call of `{}` compiles", function.identifier());
-            for call in calls {
+            assert!(
+                !calls.is_empty(),
+                "no call of `{}` compiles",
+                function.identifier()
+            );
+            for (call, vrl) in calls {
                 println!("trying {call:?}");
-                let vrl = program(&call).unwrap();
-                let mut subject = Subject::new(Document::from(record.clone()), Value::Object(ObjectMap::new()), &vrl);
+                let mut subject = Subject::new(
+                    Document::from(record.clone()),
+                    Value::Object(ObjectMap::new()),
+                    &vrl,
+                );
                 let began = Instant::now();
                 // Whatever it says, it answers.
                 let answered = Machine::new(BOUNDS).run(&vrl, &mut subject);
@@ -290,9 +411,13 @@ fn no_function_takes_the_process_down() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    let end = |text: &str| text[text.floor_char_boundary(text.len().saturating_sub(3_000))..].to_owned();
+    let end =
+        |text: &str| text[text.floor_char_boundary(text.len().saturating_sub(3_000))..].to_owned();
     assert!(
         output.status.success() && said.contains("all were tried"),
-        "{}\n{}\n{}", output.status, end(&said), end(&errors)
+        "{}\n{}\n{}",
+        output.status,
+        end(&said),
+        end(&errors)
     );
 }

@@ -365,18 +365,30 @@ pub(super) mod tests {
         let text = r#"{"a":18446744073709551615,"b":[ 18446744073709551614 ,0.10000000000000000555],"c":"18446744073709551613","d":1e5}"#;
         let bytes = Bytes::from(text);
         let read = read(&bytes, &bytes).unwrap();
-        let Value::Object(fields) = &read else { panic!("{read}") };
+        let Value::Object(fields) = &read else {
+            panic!("{read}")
+        };
         assert_eq!(fields["a"], Value::from("18446744073709551615"));
         let mut written = Vec::new();
         write(&read, &bytes, &mut written).unwrap();
         let expected = text.replace(' ', "").replace("1e5", "100000.0");
         assert_eq!(String::from_utf8(written).unwrap(), expected);
         // A copy of the digits is a text, and so is a text of the record.
-        let copies = Value::from(vec![Value::from(String::from("18446744073709551615")), fields["c"].clone()]);
+        let copies = Value::from(vec![
+            Value::from(String::from("18446744073709551615")),
+            fields["c"].clone(),
+        ]);
         let mut written = Vec::new();
         write(&copies, &bytes, &mut written).unwrap();
-        assert_eq!(written, br#"["18446744073709551615","18446744073709551613"]"#);
-        let deep = format!("{}18446744073709551615{}", "[".repeat(5000), "]".repeat(5000));
+        assert_eq!(
+            written,
+            br#"["18446744073709551615","18446744073709551613"]"#
+        );
+        let deep = format!(
+            "{}18446744073709551615{}",
+            "[".repeat(5000),
+            "]".repeat(5000)
+        );
         assert!(super::read(deep.as_bytes(), &Bytes::new()).is_err());
     }
 }

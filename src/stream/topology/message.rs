@@ -278,7 +278,10 @@ impl Message {
     /// Whether its key or a header is no text: then a program that makes text of it puts U+FFFD in place of what it cannot read.
     pub(super) fn has_binary_metadata(&self) -> bool {
         let headers = self.headers.iter().filter_map(|(_, value)| value.as_ref());
-        self.key.iter().chain(headers).any(|bytes| std::str::from_utf8(bytes).is_err())
+        self.key
+            .iter()
+            .chain(headers)
+            .any(|bytes| std::str::from_utf8(bytes).is_err())
     }
 
     /// Refuses a record in whose document or metadata a program put U+FFFD in place of bytes that are no text: two of them would
@@ -297,7 +300,12 @@ impl Message {
     pub(super) fn replaced(&self) -> Result<usize, Rejected> {
         let count = |bytes: &[u8]| memchr::memmem::find_iter(bytes, "\u{fffd}").count();
         let headers = self.headers.iter().filter_map(|(_, value)| value.as_ref());
-        let metadata: usize = self.key.iter().chain(headers).map(|bytes| count(bytes)).sum();
+        let metadata: usize = self
+            .key
+            .iter()
+            .chain(headers)
+            .map(|bytes| count(bytes))
+            .sum();
         Ok(metadata + count(&json_of(&self.document)?))
     }
 
@@ -354,10 +362,8 @@ impl Message {
         let received = self.origin.record.timestamp;
         // A CloudEvent may have no data.
         let has = |field| self.document.has(field);
-        let absent = self.document.is_object()
-            && !has("data")
-            && !has("data_base64")
-            && has("specversion");
+        let absent =
+            self.document.is_object() && !has("data") && !has("data_base64") && has("specversion");
         let text = if absent {
             let mut with_data = self.document.clone();
             if let Value::Object(fields) = with_data.whole() {

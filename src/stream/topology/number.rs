@@ -22,8 +22,15 @@ pub(super) fn may_lose_digits(text: &[u8]) -> bool {
     let mut at = SHORTEST - 1;
     while let Some(byte) = text.get(at) {
         if in_number(*byte) {
-            let before = text[..at].iter().rev().take(SHORTEST).take_while(|b| in_number(**b));
-            let behind = text[at..].iter().take(SHORTEST).take_while(|b| in_number(**b));
+            let before = text[..at]
+                .iter()
+                .rev()
+                .take(SHORTEST)
+                .take_while(|b| in_number(**b));
+            let behind = text[at..]
+                .iter()
+                .take(SHORTEST)
+                .take_while(|b| in_number(**b));
             if before.count() + behind.count() >= SHORTEST {
                 return true;
             }
@@ -55,11 +62,13 @@ fn decimal(text: &str) -> (bool, Vec<u8>, i64) {
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).collect();
     // Beyond this no float goes, and neither do the digits of any record make up for it.
-    let exponent = exponent.parse::<i64>().unwrap_or(if exponent.starts_with('-') {
-        i64::MIN / 2
-    } else {
-        i64::MAX / 2
-    });
+    let exponent = exponent
+        .parse::<i64>()
+        .unwrap_or(if exponent.starts_with('-') {
+            i64::MIN / 2
+        } else {
+            i64::MAX / 2
+        });
     let mut power = exponent.saturating_sub(fraction.len() as i64);
     while digits.last() == Some(&b'0') {
         digits.pop();
@@ -103,16 +112,34 @@ mod tests {
     #[test]
     fn what_a_float_keeps_is_a_number() {
         for kept in [
-            "0", "-0", "1", "9223372036854775807", "-9223372036854775808", "0.1", "1e5", "1.50",
-            "9007199254740993", "1e22", "100000000000000000000000",
-            "123456789012345", "0.3000000000000000000", "0.0e9999999999999999999999",
+            "0",
+            "-0",
+            "1",
+            "9223372036854775807",
+            "-9223372036854775808",
+            "0.1",
+            "1e5",
+            "1.50",
+            "9007199254740993",
+            "1e22",
+            "100000000000000000000000",
+            "123456789012345",
+            "0.3000000000000000000",
+            "0.0e9999999999999999999999",
         ] {
             assert!(exact(kept).is_some(), "{kept}");
         }
         for lost in [
             // The last is a float, and would be written as 18446744073709552000.
-            "18446744073709551615", "18446744073709551614", "9223372036854775809", "18446744073709551616",
-            "0.10000000000000000555", "12345678901234567.89", "1e400", "-1e-400", "100000000000000000000001",
+            "18446744073709551615",
+            "18446744073709551614",
+            "9223372036854775809",
+            "18446744073709551616",
+            "0.10000000000000000555",
+            "12345678901234567.89",
+            "1e400",
+            "-1e-400",
+            "100000000000000000000001",
             "9007199254740993.0",
         ] {
             assert!(exact(lost).is_none(), "{lost}");

@@ -14,8 +14,8 @@ use vrl::{
     parser::{
         Literal, Program,
         ast::{
-            Assignment, AssignmentOp, AssignmentTarget, Block, Container, Expr, FunctionCall, Node, Op,
-            Opcode, Predicate, Query, QueryTarget, RootExpr, Unary,
+            Assignment, AssignmentOp, AssignmentTarget, Block, Container, Expr, FunctionCall, Node,
+            Op, Opcode, Predicate, Query, QueryTarget, RootExpr, Unary,
         },
     },
     path::{OwnedSegment, OwnedValuePath},
@@ -107,10 +107,9 @@ impl Walk {
                     constant: Some(0),
                     ..NO_TEXT
                 },
-                Literal::Boolean(_)
-                | Literal::Regex(_)
-                | Literal::Timestamp(_)
-                | Literal::Null => NO_TEXT,
+                Literal::Boolean(_) | Literal::Regex(_) | Literal::Timestamp(_) | Literal::Null => {
+                    NO_TEXT
+                }
             },
             Expr::Container(container) => self.container(container.into_inner()),
             Expr::IfStatement(statement) => {
@@ -219,7 +218,9 @@ impl Walk {
             let Some(factor) = factor.constant else {
                 return false;
             };
-            let literal = text.literal.and_then(|len| len.checked_mul(usize::try_from(factor).ok()?));
+            let literal = text
+                .literal
+                .and_then(|len| len.checked_mul(usize::try_from(factor).ok()?));
             factor <= FACTOR || literal.is_some_and(|bytes| bytes <= LITERAL)
         };
         let fine = match (left.text, right.text) {
@@ -275,7 +276,8 @@ impl Walk {
                 instead: "append to it (`push`), or use an object, whose keys are texts",
             });
         }
-        self.no_text.retain(|known| !within(known, &name) && !within(&name, known));
+        self.no_text
+            .retain(|known| !within(known, &name) && !within(&name, known));
         if !text {
             self.no_text.insert(name);
         }
@@ -354,7 +356,10 @@ mod tests {
 
     fn found(program: &str) -> usize {
         let parsed = vrl::parser::parse(program).unwrap_or_else(|e| panic!("{program}: {e}"));
-        let broken = parsed.0.iter().any(|root| matches!(root.inner(), RootExpr::Error(_)));
+        let broken = parsed
+            .0
+            .iter()
+            .any(|root| matches!(root.inner(), RootExpr::Error(_)));
         assert!(!broken, "{program}");
         unbounded(parsed, &vrl::stdlib::all()).len()
     }
@@ -392,7 +397,7 @@ mod tests {
             ".n = int!(.n)\n.price = float!(.price)\n.total = .n * .price",
             ".n = to_int(.n) ?? 0\n.x = (.n - 1) * 1000",
             "n, err = to_int(.n)\n.x = n * 1000",
-            "x = 0\nfor_each(array!(.items)) -> |i, item| { x = x + i\n x = x * 1000 }",
+            "x = 0\nfor_each(array!(.items)) -> |_, item| { x = x + 1\n x = x * 1000 }",
             ".a[3] = length(.) * 99",
             ".x = 100 * 100 * 100",
         ] {

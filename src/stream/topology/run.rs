@@ -301,7 +301,10 @@ fn state_cleanup(stage: &Stage) -> Cleanup {
 
 /// Warns of changelogs made for other steps, or by an earlier build, whose settings would drop rows by age that are still needed.
 fn warn_of_ageing(log: &dyn Log, states: &[TopicSpec]) {
-    for spec in states.iter().filter(|spec| spec.cleanup == Cleanup::Compact) {
+    for spec in states
+        .iter()
+        .filter(|spec| spec.cleanup == Cleanup::Compact)
+    {
         if let Ok(Some(found)) = log.cleanup(&spec.name)
             && found != Cleanup::Compact
         {
@@ -331,7 +334,10 @@ mod tests {
         });
         let topology = file::read(&file, &mut Problems::of(Arc::clone(&file))).unwrap();
         let plan = plan::plan(&topology, "omnilink.").unwrap();
-        plan.stages.iter().map(|stage| state_cleanup(stage)).collect()
+        plan.stages
+            .iter()
+            .map(|stage| state_cleanup(stage))
+            .collect()
     }
 
     #[test]

@@ -88,7 +88,10 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
     let endless = parsed.map_or_else(|_| Vec::new(), |parsed| unbounded(parsed, &FUNCTIONS));
     for found in &endless {
         problems
-            .error(&text.place(found.at.clone()), format!("VRL: {}", found.what))
+            .error(
+                &text.place(found.at.clone()),
+                format!("VRL: {}", found.what),
+            )
             .note(found.instead);
     }
     // A record's value may be any JSON; its metadata are an object.
@@ -113,7 +116,10 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
             let why = panic_message(&*panic);
             problems
                 .error(&whole, "VRL: the program cannot be compiled")
-                .note(format!("an argument is not what its function expects: {}", one_line(&why)));
+                .note(format!(
+                    "an argument is not what its function expects: {}",
+                    one_line(&why)
+                ));
             return None;
         }
     };
@@ -139,7 +145,12 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
         path.prefix == PathPrefix::Metadata
             && matches!(path.path.segments.first(), Some(OwnedSegment::Field(name)) if &**name == "tombstone")
     };
-    if info.target_queries.iter().chain(&info.target_assignments).any(is_tombstone) {
+    if info
+        .target_queries
+        .iter()
+        .chain(&info.target_assignments)
+        .any(is_tombstone)
+    {
         let at = text.value.find("%tombstone").unwrap_or(0);
         problems
             .error(&text.place(at..at + "%tombstone".len()), "there is no `%tombstone`: an event ends its entity when its type ends in `.deleted`")

@@ -239,15 +239,18 @@ impl Leaving {
     fn fire(&mut self) {
         let now = self.bed.now;
         while let Some((_, key)) =
-            self.bed.timers.take(now, &self.bed.space, &mut self.bed.gathered.changes)
+            self.bed
+                .timers
+                .take(now, &self.bed.space, &mut self.bed.gathered.changes)
         {
             let (_, id) = parse_timer(&key).unwrap();
-            let released = self.bed.with(|limiter, cx| {
-                limiter.fire(id, &deferring(), now, None, cx).unwrap()
-            });
+            let released = self
+                .bed
+                .with(|limiter, cx| limiter.fire(id, &deferring(), now, None, cx).unwrap());
             for (_, record) in released {
                 self.passing += 1;
-                self.passed.push(u64::from_be_bytes(record[..].try_into().unwrap()));
+                self.passed
+                    .push(u64::from_be_bytes(record[..].try_into().unwrap()));
             }
         }
     }
@@ -258,7 +261,8 @@ impl Leaving {
         let gathered = std::mem::take(&mut self.bed.gathered);
         self.bed.store.apply(&gathered.changes, &[]).unwrap();
         let left = self.bed.now.0 + early.min(commit);
-        self.left.extend(std::iter::repeat_n(left, std::mem::take(&mut self.passing)));
+        self.left
+            .extend(std::iter::repeat_n(left, std::mem::take(&mut self.passing)));
         self.went.append(&mut self.passed);
         self.bed.now.0 += commit;
     }
