@@ -25,14 +25,16 @@ use vrl::{
 const FACTOR: i64 = 16;
 /// What a literal text may become.
 const LITERAL: usize = 65_536;
-/// The highest index that may be assigned to.
-pub(super) const INDEX: isize = 10_000;
+/// The highest index of a path: what is assigned to beyond an array's end fills it, in the compiler's types too.
+pub(super) const INDEX: isize = 1_000;
 
 /// Something that is out of all bounds, where, and what to write instead.
 pub(super) struct Unbounded {
     pub(super) at: Range<usize>,
     pub(super) what: String,
     pub(super) instead: &'static str,
+    /// The compiler would have no bound either.
+    pub(super) in_compiler: bool,
 }
 
 /// Finds them in a program.
@@ -234,6 +236,7 @@ impl Walk {
                 at,
                 what: "a product that may be a text as long as a number in the record says".into(),
                 instead: "say that both are numbers (`int!(.count) * float!(.price)`, `to_int!(.count) * 2`); a text is repeated 16 times at most, by a constant",
+                in_compiler: false,
             });
         }
     }
@@ -269,12 +272,8 @@ impl Walk {
                 path.as_ref().map(|path| &path.path),
             ),
         };
-        if path.is_some_and(|path| path.segments.iter().any(is_far)) {
-            self.found.push(Unbounded {
-                at: at.start()..at.end(),
-                what: format!("an array that is filled up to an index beyond {INDEX}"),
-                instead: "append to it (`push`), or use an object, whose keys are texts",
-            });
+        if let Some(path) = path {
+            self.path(path, at.start()..at.end());
         }
         self.no_text
             .retain(|known| !within(known, &name) && !within(&name, known));
@@ -283,7 +282,20 @@ impl Walk {
         }
     }
 
+    fn path(&mut self, path: &OwnedValuePath, at: Range<usize>) {
+        if path.segments.iter().any(is_far) {
+            self.found.push(Unbounded {
+                at,
+                what: format!("an index beyond {INDEX}, up to which an array would be filled"),
+                instead: "append to it (`push`), or use an object, whose keys are texts",
+                in_compiler: true,
+            });
+        }
+    }
+
     fn query(&mut self, query: Query) -> Gives {
+        let at = query.path.span();
+        self.path(query.path.inner(), at.start()..at.end());
         let name = match query.target.inner() {
             QueryTarget::Internal(variable) => name_of(variable, Some(query.path.inner())),
             QueryTarget::External(prefix) => vrl::path::OwnedTargetPath {
@@ -377,7 +389,7 @@ mod tests {
             "n = 5\nif .x == 1 { n = .y }\n.z = n * n ?? 0",
             ".n = 5\n. = .all\n.z = .n * 2000 ?? 0",
             "n = 1\nfor_each(array!(.items)) -> |_, item| { .x = n * 3000 ?? 0\n n = item }",
-            ".a.b[10001] = 1",
+            ".a.b[1001] = 1",
             ".a[-1000000000] = 1",
             "x = []\nx[1000000000] = 1",
             r#"{ "a": ["x" * .n ?? 0] }"#,

@@ -94,6 +94,9 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
             )
             .note(found.instead);
     }
+    if endless.iter().any(|found| found.in_compiler) {
+        return None;
+    }
     // A record's value may be any JSON; its metadata are an object.
     let external = ExternalEnv::new_with_kind(Kind::any(), metadata_kind());
     let state = TypeState {
