@@ -172,13 +172,14 @@ impl Transform for Admit {
         }
     }
 
-    fn close(&mut self, cx: &mut Context<'_>) {
+    fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         cx.add_changes(self.window.take_changes());
         // A transaction that is made again begins with a new transform, so nothing counts twice.
         let outcomes = std::mem::take(&mut self.outcomes);
         self.counters.admitted.increment(outcomes.admitted);
         self.counters.duplicates.increment(outcomes.duplicates);
         self.counters.passed_on.increment(outcomes.passed_on);
+        Ok(())
     }
 }
 

@@ -307,6 +307,15 @@ fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {
     }
     let stuck = |name: &str| outcome[name].as_u64().filter(|n| *n > 0);
     let mut why = Vec::new();
+    if outcome["timers"]
+        .as_array()
+        .is_some_and(|timers| !timers.is_empty())
+    {
+        why.push(format!(
+            "dead letter {} is of a timer that failed, not of a record: there is no topic to put it back on",
+            outcome["timers"]
+        ));
+    }
     if let Some(n) = stuck("truncated") {
         why.push(format!(
             "{n} of them were cut when they were rejected, and never go back"

@@ -63,6 +63,24 @@ impl Times {
         self.0.push_back(at);
     }
 
+    /// Of the newest, `count` happened at `at` and not before; those after it stay.
+    pub fn put_off(&mut self, count: usize, at: Millis) {
+        // Times never go back: what was later than `at` before stays so.
+        for time in self.0.iter_mut().rev().take(count) {
+            *time = (*time).max(at.0);
+        }
+    }
+
+    /// How many happened at the time of the newest.
+    pub fn newest_count(&self) -> usize {
+        let newest = self.0.back();
+        self.0
+            .iter()
+            .rev()
+            .take_while(|at| Some(*at) == newest)
+            .count()
+    }
+
     fn prune(&mut self, limit: Limit, now: i64) {
         while self
             .0

@@ -32,6 +32,21 @@ pub struct Reason<'a> {
     pub failed_at: Millis,
 }
 
+/// The header of a letter that is a timer's: the time it was due, in milliseconds. Such a letter cannot be redriven.
+pub const TIMER: &str = "omnilink.dlq.timer";
+
+/// The letter of a timer: its key as the record's, no value. It came from no topic, so it names none.
+pub fn timer(key: Bytes, due: Millis, partition: u32, reason: &Reason<'_>) -> Record {
+    let mut headers = vec![(TIMER.into(), Some(due.0.to_string().into()))];
+    headers.push(named("partition", partition.to_string()));
+    headers.extend(reasons(reason, MESSAGE));
+    Record {
+        key: Some(key),
+        value: None,
+        headers,
+    }
+}
+
 /// The record for the dead-letter queue. `value`: in place of the original's, for one item of a batch.
 pub fn record(rejected: &Fetched, value: Option<Bytes>, reason: &Reason<'_>) -> Record {
     let mut record = rejected.record.clone();
@@ -116,19 +131,27 @@ pub fn is_truncated(letter: &Record) -> bool {
 }
 
 fn why(rejected: &Fetched, reason: &Reason<'_>, message: usize) -> Headers {
-    let failed_at = jiff::Timestamp::from_millisecond(reason.failed_at.0).unwrap_or_default();
-    let fields = [
-        ("topic", reason.topic.to_owned()),
-        ("partition", rejected.partition.to_string()),
-        ("offset", rejected.offset.to_string()),
-        ("timestamp", rejected.timestamp.0.to_string()),
-        ("stage", reason.stage.to_owned()),
-        ("code", reason.code.to_owned()),
-        ("message", prefix(reason.message, message).to_owned()),
-        ("failed_at", failed_at.to_string()),
+    let place = [
+        named("topic", reason.topic.to_owned()),
+        named("partition", rejected.partition.to_string()),
+        named("offset", rejected.offset.to_string()),
+        named("timestamp", rejected.timestamp.0.to_string()),
     ];
-    let named = fields.map(|(name, value)| (format!("{PREFIX}{name}"), Some(value.into())));
-    named.into()
+    place.into_iter().chain(reasons(reason, message)).collect()
+}
+
+fn reasons(reason: &Reason<'_>, message: usize) -> [(String, Option<Bytes>); 4] {
+    let failed_at = jiff::Timestamp::from_millisecond(reason.failed_at.0).unwrap_or_default();
+    [
+        named("stage", reason.stage.to_owned()),
+        named("code", reason.code.to_owned()),
+        named("message", prefix(reason.message, message).to_owned()),
+        named("failed_at", failed_at.to_string()),
+    ]
+}
+
+fn named(name: &str, value: String) -> (String, Option<Bytes>) {
+    (format!("{PREFIX}{name}"), Some(value.into()))
 }
 
 /// As much of the beginning as has no more bytes than this.

@@ -22,4 +22,4 @@ pub mod topology;
 mod transform;
 mod writes;
 
-pub use transform::{Context, Failure, Origin, Processor, Rejected, Transform};
+pub use transform::{Context, Failure, Origin, Processor, Rejected, Timer, Transform};

@@ -60,6 +60,8 @@ pub struct Redriven {
     pub too_large: u64,
     /// Names that there is no letter of.
     pub missing: Vec<Name>,
+    /// Names of letters that are timers', not records': there is no topic that they could go back to.
+    pub timers: Vec<Name>,
 }
 
 /// What went back before: how often, by name.
@@ -167,6 +169,13 @@ impl Redrive<'_> {
                         return Ok(());
                     }
                     _ => {}
+                }
+                if header(&letter.record.headers, dlq::TIMER).is_some() {
+                    match pick {
+                        Pick::Names(_) => outcome.timers.push(name),
+                        Pick::All | Pick::Code(_) => outcome.homeless += 1,
+                    }
+                    return Ok(());
                 }
                 match self.back(letter, times) {
                     Back::Goes(append) => piece.push(name, append),

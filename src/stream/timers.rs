@@ -156,6 +156,12 @@ impl Timers {
         writes.delete(row(due, &key));
         Some((due, key))
     }
+
+    /// Puts back what [`Self::take`] took, as if it had not.
+    pub(super) fn put_back(&mut self, key: Bytes, due: Millis, writes: &mut Writes) {
+        writes.put(row(due, &key), Bytes::new());
+        self.near.insert((due, key));
+    }
 }
 
 #[cfg(test)]

@@ -38,16 +38,50 @@ pub trait Transform: Send {
     /// On an error before any change of state the transform's own memory must be as before; otherwise it is made anew.
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure>;
 
-    /// A timer set with [`Context::set_timer`] is due; it is gone now.
-    fn fire(&mut self, _key: &[u8], _due: Millis, _cx: &mut Context<'_>) {}
+    /// A timer set with [`Context::set_timer`] is due; it is gone now. On [`Failure::State`] the transaction is aborted and made
+    /// again; on [`Failure::Waiting`] the partition waits and the timer fires again, so the transform's own memory must then be as
+    /// before unless state was changed. A rejection or a panic aborts the transaction, and when the timer comes again it goes to
+    /// [`Transform::timer_failed`] instead.
+    fn fire(&mut self, _timer: Timer<'_>, _cx: &mut Context<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
 
-    /// The transaction closes: last outputs and changes.
-    fn close(&mut self, _cx: &mut Context<'_>) {}
+    /// [`Transform::fire`] failed for this timer, and its transaction was aborted: says what becomes of the timer, which is gone now.
+    /// By default it is a dead letter. Where this fails too, it is called again, and in the end the timer is a dead letter all the same.
+    fn timer_failed(
+        &mut self,
+        timer: Timer<'_>,
+        rejected: Rejected,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        cx.reject_timer(timer, rejected);
+        Ok(())
+    }
+
+    /// The transaction closes: last outputs and changes. When this is rejected or panics, the transaction is made again with ever
+    /// fewer records and timers, and the one that it fails for is a dead letter.
+    fn close(&mut self, _cx: &mut Context<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// The last transaction that this transform had a part in was committed, and all it emitted had left by `now`.
+    fn committed(&mut self, _now: Millis) {}
 
     /// What goes to the dead-letter queue in place of an input that only carries it.
     fn origin(&self, _input: &Fetched) -> Option<Origin> {
         None
     }
+}
+
+/// A timer that fires.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timer<'a> {
+    /// The key it was set with.
+    pub key: &'a [u8],
+    /// The time it was set for.
+    pub due: Millis,
+    /// The time it is, the same for all timers of a transaction: never before `due`, and long after it where the lane stood still.
+    pub now: Millis,
 }
 
 /// A record as it was read, and the whole name of its topic.
@@ -127,10 +161,12 @@ pub(super) struct Gathered {
     pub(super) rejected: Vec<Rejected>,
     /// Records that go to the dead-letter queue, whatever the input is.
     pub(super) dead: Vec<Dead>,
+    /// Timers that go to the dead-letter queue.
+    pub(super) dead_timers: Vec<(Bytes, Millis, Rejected)>,
     /// What the log takes; `None`: anything.
     limits: Option<Arc<SizeLimits>>,
     /// The first thing that was too large since this was last taken.
-    oversize: Option<Oversize>,
+    oversize: Option<Rejected>,
     /// Bytes of outputs, of rows of state that were put, and of dead letters.
     pub(super) bytes: usize,
     /// The same when the record in hand began.
@@ -147,19 +183,13 @@ pub(super) struct Dead {
     pub(super) bare: bool,
 }
 
-/// What a transform emitted or put, and the log does not take.
-pub(super) struct Oversize {
-    pub(super) rejected: Rejected,
-    /// The record, unless it is a row of state.
-    pub(super) record: Option<Record>,
-}
-
 /// What a transform may do.
 pub struct Context<'a> {
     pub(super) space: &'a Space,
     pub(super) store: &'a StateStore,
     pub(super) timers: &'a mut Timers,
     pub(super) gathered: &'a mut Gathered,
+    pub(super) now: Millis,
 }
 
 /// Where one record's part of what is gathered begins.
@@ -169,6 +199,7 @@ pub(super) struct Mark {
     writes: u64,
     rejected: usize,
     dead: usize,
+    dead_timers: usize,
 }
 
 impl Gathered {
@@ -181,7 +212,7 @@ impl Gathered {
     }
 
     /// What was too large since the last call.
-    pub(super) fn take_oversize(&mut self) -> Option<Oversize> {
+    pub(super) fn take_oversize(&mut self) -> Option<Rejected> {
         self.oversize.take()
     }
 
@@ -213,6 +244,7 @@ impl Gathered {
             writes: self.writes.count(),
             rejected: self.rejected.len(),
             dead: self.dead.len(),
+            dead_timers: self.dead_timers.len(),
         }
     }
 
@@ -223,6 +255,7 @@ impl Gathered {
         self.outputs.truncate(mark.outputs);
         self.rejected.truncate(mark.rejected);
         self.dead.truncate(mark.dead);
+        self.dead_timers.truncate(mark.dead_timers);
         self.writes.count() == mark.writes
     }
 }
@@ -239,6 +272,11 @@ impl Context<'_> {
     /// The input partition.
     pub fn partition(&self) -> u32 {
         self.space.partition
+    }
+
+    /// The lane's clock: when the transaction began to be processed. A record that is emitted leaves at this time or later.
+    pub fn now(&self) -> Millis {
+        self.now
     }
 
     /// Emits a record to the partition of its key. Where its topic does not take it, the whole input becomes a dead letter
@@ -261,18 +299,16 @@ impl Context<'_> {
     /// keeps in memory: then a refusal costs no aborted transaction.
     pub fn try_emit(&mut self, topic: &Arc<str>, record: Record) -> Result<(), Rejected> {
         self.try_output(topic, None, record)
-            .map_err(|oversize| oversize.rejected)
     }
 
     /// As [`Context::try_emit`], to the partition of the input.
     pub fn try_emit_here(&mut self, topic: &Arc<str>, record: Record) -> Result<(), Rejected> {
         self.try_output(topic, Some(self.space.partition), record)
-            .map_err(|oversize| oversize.rejected)
     }
 
     fn output(&mut self, topic: &Arc<str>, partition: Option<u32>, record: Record) {
-        if let Err(oversize) = self.try_output(topic, partition, record) {
-            self.gathered.oversize.get_or_insert(*oversize);
+        if let Err(rejected) = self.try_output(topic, partition, record) {
+            self.gathered.oversize.get_or_insert(rejected);
         }
     }
 
@@ -281,23 +317,16 @@ impl Context<'_> {
         topic: &Arc<str>,
         partition: Option<u32>,
         record: Record,
-    ) -> Result<(), Box<Oversize>> {
+    ) -> Result<(), Rejected> {
         if let Some(limits) = &self.gathered.limits {
-            let size = match limits.check(topic, &record) {
-                Ok(size) => size,
-                Err(rejected) => {
-                    let record = Some(record);
-                    return Err(Box::new(Oversize { rejected, record }));
-                }
-            };
+            let size = limits.check(topic, &record)?;
             let together = self.gathered.bytes + size - self.gathered.begun;
             if together > OUTPUT_BYTES {
                 // Each of them fits: it is the input as a whole that is refused.
-                self.gathered.oversize.get_or_insert_with(|| Oversize {
-                    rejected: refused(format!(
+                self.gathered.oversize.get_or_insert_with(|| {
+                    refused(format!(
                         "its outputs take more than {OUTPUT_BYTES} bytes together"
-                    )),
-                    record: Some(record),
+                    ))
                 });
                 return Ok(());
             }
@@ -314,10 +343,7 @@ impl Context<'_> {
     /// What the changelog does not take is noted; it fails the record.
     fn check_row(&mut self, row: &[u8], value: &[u8]) {
         if let Err(rejected) = self.fits(row, value) {
-            self.gathered.oversize.get_or_insert(Oversize {
-                rejected,
-                record: None,
-            });
+            self.gathered.oversize.get_or_insert(rejected);
         }
     }
 
@@ -342,6 +368,12 @@ impl Context<'_> {
             rejected,
             bare,
         });
+    }
+
+    /// Sends a timer to the dead-letter queue: its key is the letter's key, and the letter has no value.
+    pub fn reject_timer(&mut self, timer: Timer<'_>, rejected: Rejected) {
+        let key = Bytes::copy_from_slice(timer.key);
+        self.gathered.dead_timers.push((key, timer.due, rejected));
     }
 
     /// The value of a key, as the open transaction has set it.

@@ -3,20 +3,23 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use omnilink::{
     clock::{Clock, Millis},
-    log::{Cleanup, Fetched, Log, Record, header},
+    controls::SecretKeys,
+    log::{Cleanup, Fetched, Log, Record, TopicSpec, header, topics::Names},
     state::{Space, StateError, StateStore},
     stream::{
-        Context, Failure, Processor, Rejected, Transform, effect,
+        Context, Failure, Processor, Rejected, Timer, Transform, effect,
         lag::lag,
         lane::{self, Running, Setup},
+        letters::Name,
         progress::Progress,
+        redrive::{Pick, Redrive},
     },
 };
 
@@ -27,6 +30,8 @@ on_both!(
     poison_goes_to_the_dead_letters,
     large_transactions_that_fail_are_made_again,
     timers_fire_once_and_late,
+    a_timer_that_fails_stops_nothing,
+    a_record_that_a_transaction_cannot_close_with_is_a_dead_letter,
     a_slow_call_makes_nothing_else_repeat,
     a_call_that_panics_or_hangs_holds_nothing_up,
 );
@@ -37,6 +42,8 @@ struct Count {
     clock: Arc<dyn Clock>,
     /// Panics in `close`, once.
     fault: Arc<AtomicBool>,
+    /// Times that the timer `waits` has waited, and the timer `state` could not read the state.
+    tries: Arc<[AtomicUsize; 2]>,
 }
 
 impl Processor for Count {
@@ -51,6 +58,8 @@ impl Processor for Count {
             out: Arc::clone(&self.names[1]),
             clock: Arc::clone(&self.clock),
             fault: Arc::clone(&self.fault),
+            tries: Arc::clone(&self.tries),
+            unclosable: None,
         }))
     }
 }
@@ -59,6 +68,9 @@ struct CountOne {
     out: Arc<str>,
     clock: Arc<dyn Clock>,
     fault: Arc<AtomicBool>,
+    tries: Arc<[AtomicUsize; 2]>,
+    /// What it was told in this transaction that it cannot close with.
+    unclosable: Option<String>,
 }
 
 impl Transform for CountOne {
@@ -80,12 +92,10 @@ impl Transform for CountOne {
         );
         assert!(text != "boom", "boom");
         if text == "bad" {
-            return Err(Rejected {
-                code: "bad".into(),
-                message: "it is bad".into(),
-                value: None,
-            }
-            .into());
+            return Err(bad("it is bad"));
+        }
+        if let Some(how) = text.strip_prefix("unclosable:") {
+            self.unclosable = Some(how.to_owned());
         }
         if let Some(ms) = text.strip_prefix("in:") {
             cx.set_timer(key, Millis(self.clock.now().0 + ms.parse::<i64>().unwrap()));
@@ -93,20 +103,40 @@ impl Transform for CountOne {
         Ok(())
     }
 
-    fn fire(&mut self, key: &[u8], due: Millis, cx: &mut Context<'_>) {
-        let late = self.clock.now().0 - due.0;
-        cx.emit(
-            &self.out,
-            record(
-                std::str::from_utf8(key).unwrap(),
-                &format!("fired {}", late >= 0),
-            ),
-        );
+    fn fire(&mut self, timer: Timer<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let key = std::str::from_utf8(timer.key).unwrap();
+        let tried = |which: usize| self.tries[which].fetch_add(1, Ordering::SeqCst);
+        if key == "waits" && tried(0) < 3 {
+            return Err(Failure::Waiting("for a while".into()));
+        }
+        let late = timer.now >= timer.due && self.clock.now() >= timer.now;
+        cx.put(format!("fired {key}").as_bytes(), "1");
+        cx.emit(&self.out, record(key, &format!("fired {late}")));
+        match key {
+            "panics" => panic!("it panics"),
+            "rejected" => Err(bad("it is rejected")),
+            "state" if tried(1) < 2 => Err(StateError::Other("not now".into()).into()),
+            _ => Ok(()),
+        }
     }
 
-    fn close(&mut self, _: &mut Context<'_>) {
+    fn close(&mut self, _: &mut Context<'_>) -> Result<(), Failure> {
         assert!(!self.fault.swap(false, Ordering::SeqCst), "planted");
+        match self.unclosable.as_deref() {
+            Some("panics") => panic!("it cannot close"),
+            Some(_) => Err(bad("it cannot close")),
+            None => Ok(()),
+        }
     }
+}
+
+fn bad(message: &str) -> Failure {
+    Rejected {
+        code: "bad".into(),
+        message: message.into(),
+        value: None,
+    }
+    .into()
 }
 
 struct World {
@@ -142,6 +172,7 @@ fn start(bed: &Bed, world: &World) -> Running {
         names: [world.input.as_str().into(), world.out.as_str().into()],
         clock: Arc::clone(&bed.clock),
         fault: Arc::clone(&world.fault),
+        tries: Arc::default(),
     };
     let setup = Setup {
         log: Arc::clone(&world.log),
@@ -272,6 +303,100 @@ fn timers_fire_once_and_late(bed: Bed) {
     assert_eq!(counts(&all, "later"), ["1", "fired true"]);
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(read_all(&*world.log, &world.out, 4).len(), 4);
+}
+
+/// Six timers due at once: one panics, one is rejected, one waits, one cannot read the state for a while.
+fn a_timer_that_fails_stops_nothing(bed: Bed) {
+    let world = world(&bed, "a");
+    let names = Names::new(&bed.prefix);
+    let specs = [TopicSpec {
+        name: Arc::clone(&names.redriven),
+        partitions: 1,
+        cleanup: Cleanup::Keep,
+    }];
+    world.log.provision(&specs, true).unwrap();
+    let _running = start(&bed, &world);
+    let keys = ["one", "panics", "rejected", "state", "two", "waits"];
+    // The second time shows that the lane, and each key, goes on.
+    for round in 1..=2 {
+        let records = keys.iter().map(|key| record(key, "in:400")).collect();
+        append(&*world.log, &world.input, records).unwrap();
+        let all = read_all(&*world.log, &world.out, round * 10);
+        assert_eq!(all.len(), round * 10);
+        for key in keys {
+            let mut fired: Vec<_> = counts(&all, key);
+            fired.retain(|text| text.starts_with("fired"));
+            let expected = if key == "panics" || key == "rejected" {
+                0
+            } else {
+                round
+            };
+            assert_eq!(fired, vec!["fired true"; expected], "{key}");
+        }
+        assert_eq!(
+            read_all(&*world.log, &world.dlq, round * 2).len(),
+            round * 2
+        );
+    }
+    let dead = read_all(&*world.log, &world.dlq, 4);
+    for (key, code, message) in [
+        ("panics", "panic", "it panics"),
+        ("rejected", "bad", "it is rejected"),
+    ] {
+        let mut letters = dead
+            .iter()
+            .filter(|l| l.record.key.as_deref() == Some(key.as_bytes()));
+        let letter = letters.next().unwrap();
+        let head = |name: &str| {
+            let value = header(&letter.record.headers, &format!("omnilink.dlq.{name}"));
+            value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+        };
+        assert_eq!(letter.record.value, None);
+        assert_eq!(head("code").as_deref(), Some(code));
+        assert_eq!(head("message").as_deref(), Some(message));
+        assert_eq!(head("stage").as_deref(), Some("count"));
+        assert_eq!(head("topic"), None);
+        let due: i64 = head("timer").unwrap().parse().unwrap();
+        assert!((0..60_000).contains(&(bed.clock.now().0 - due)), "{due}");
+        // There is nowhere to put it back.
+        let secrets = SecretKeys::new(["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="]).unwrap();
+        let redrive = Redrive {
+            log: &*world.log,
+            names: &names,
+            secrets: &secrets,
+        };
+        let name = Name {
+            partition: letter.partition,
+            offset: letter.offset,
+        };
+        let named = redrive
+            .run(&Pick::Names([name].into()), &mut |_| true)
+            .unwrap();
+        assert_eq!((named.redriven, named.timers), (0, vec![name]));
+        let all = redrive.run(&Pick::All, &mut |_| true).unwrap();
+        assert_eq!((all.redriven, all.homeless), (0, 4));
+    }
+}
+
+fn a_record_that_a_transaction_cannot_close_with_is_a_dead_letter(bed: Bed) {
+    let world = world(&bed, "a");
+    let mut all: Vec<Record> = (0..60).map(|_| record("k", "1")).collect();
+    all.insert(7, record("k", "unclosable:panics"));
+    all.insert(40, record("k", "unclosable:rejected"));
+    append(&*world.log, &world.input, all).unwrap();
+    let _running = start(&bed, &world);
+    let out = read_all(&*world.log, &world.out, 60);
+    let expected: Vec<_> = (1..=60).map(|n| n.to_string()).collect();
+    assert_eq!(counts(&out, "k"), expected);
+    let dead = read_all(&*world.log, &world.dlq, 2);
+    let texts: Vec<_> = dead.iter().map(value).collect();
+    assert_eq!(texts, ["unclosable:panics", "unclosable:rejected"]);
+    let code = |n: usize| {
+        header(&dead[n].record.headers, "omnilink.dlq.code")
+            .unwrap()
+            .to_vec()
+    };
+    assert_eq!((code(0), code(1)), (b"panic".to_vec(), b"bad".to_vec()));
 }
 
 /// Notes its calls; the record `slow` never ends.

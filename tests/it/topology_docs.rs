@@ -142,7 +142,7 @@ fn every_step_and_option_has_an_example() {
     let record = format!("[ {{ name: x, given: [ !record {{ {NONE}: 1 }} ], then: {{}} }} ]");
     look(&with("tests", &record), "it has", &within("!record"));
     // What a program knows of its record.
-    for name in "key headers tenant tombstone topic partition offset timestamp".split(' ') {
+    for name in "key headers tenant topic partition offset timestamp".split(' ') {
         count += 1;
         if !uses(&examples, "\n  - map:", &format!("%{name}"))
             && !uses(&examples, "\n  - normalise:", &format!("%{name}"))

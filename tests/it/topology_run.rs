@@ -9,10 +9,14 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
-    clock::SystemClock,
+    clock::{ManualClock, Millis, SystemClock},
     controls::SecretKeys,
     envelope::{avro, foreign::NoRegistry},
-    log::{Cleanup, Fetched, Log, Record, TopicSpec, header, local::LocalLog, topics::Names},
+    log::{
+        Cleanup, Fetched, Log, Record, TopicSpec, header,
+        local::{LocalLog, LocalOptions},
+        topics::Names,
+    },
     stream::{
         redrive::{Pick, Redrive},
         redriven,
@@ -445,6 +449,223 @@ fn a_thousand_wait_and_the_rest_is_turned_away() {
     );
     let retry_at: jiff::Timestamp = said("retry_at").parse().unwrap();
     assert!((3_590_000..3_700_000).contains(&(retry_at.as_millisecond() - began)));
+}
+
+/// 55 records at 20 in 10 s, and the lane is away for an hour when 20 are out: the rest leaves as the limit says, not at once.
+#[test]
+fn a_lane_that_was_away_lets_no_burst_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(Millis(1_800_000_000_000)));
+    let mut options = LocalOptions::new(Arc::<ManualClock>::clone(&clock));
+    options.min_free_bytes = 1 << 20;
+    let log: Arc<dyn Log> = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
+    let names = Names::new("omnilink.");
+    log.provision(&names.specs(PARTITIONS), true).unwrap();
+    let file = limited("in", "out").replace(
+        &format!("limit: {LIMIT}, window: 1s"),
+        "limit: 20, window: 10s",
+    );
+    let set = set(dir.path(), &[("slow.yaml", &file)], "omnilink.");
+    let deploy = || {
+        let mut deployment = Deployment::new(Setup {
+            log: Arc::clone(&log),
+            names: names.clone(),
+            clock: Arc::<ManualClock>::clone(&clock),
+            schemas: Arc::new(NoRegistry),
+            partitions: PARTITIONS,
+            provision: true,
+            make_foreign: true,
+            lanes: 1,
+        });
+        deployment.deploy(&set).unwrap();
+        deployment
+    };
+    let send = |numbers: std::ops::Range<u64>| {
+        // One that is filtered out counts too.
+        let records = numbers
+            .map(|n| json_record("k", &json!({ "n": 100 + n })))
+            .collect();
+        append(&*log, "in", records).unwrap();
+    };
+    // No more than so many, however long one waits.
+    let out = |expected: usize| {
+        assert_eq!(read_all(&*log, "out", expected).len(), expected);
+        std::thread::sleep(Duration::from_millis(400));
+        assert_eq!(read_all(&*log, "out", expected).len(), expected);
+    };
+    let deployment = deploy();
+    made(&*log, &["in", "out"]);
+    send(0..50);
+    out(20);
+    drop(deployment);
+    send(50..55);
+    clock.advance(3_600_000);
+    let deployment = deploy();
+    out(40);
+    clock.advance(9_999);
+    out(40);
+    drop(deployment);
+    let _deployment = deploy();
+    // The new owner cannot know how long the last one's commit took: what it let go may have left up to now.
+    clock.advance(10_001);
+    out(55);
+    let all = read_all(&*log, "out", 55);
+    assert_eq!(numbers(&all), (100..155).collect::<Vec<_>>());
+    for first in &all {
+        let window = first.timestamp.0..first.timestamp.0 + 10_000;
+        let inside = all
+            .iter()
+            .filter(|f| window.contains(&f.timestamp.0))
+            .count();
+        assert!(inside <= 20, "{inside} in a window");
+    }
+}
+
+/// Ids that are one as 64-bit floats are two records: with a program, with a key alone, and in what goes on.
+#[test]
+fn numbers_keep_their_digits() {
+    let bed = Bed::new(crate::support::Kind::Local).unwrap();
+    let ids = [
+        "18446744073709551615",
+        "18446744073709551614",
+        "0.12345678901234567891",
+        "0.12345678901234567892",
+        "9007199254740993",
+        "7",
+    ];
+    let steps = [
+        "- key: [id]",
+        "- map: |\n      . = { \"id\": .id, \"text\": to_string!(.id), \"all\": . }\n  - key: [id]",
+        "- map: .id = to_string!(.id)\n  - key: [id]",
+        "- key: [id, sub.id]\n  - map: .x = 1",
+    ];
+    let mut world = world(&bed);
+    let files: Vec<(String, String)> = steps
+        .iter()
+        .enumerate()
+        .map(|(n, steps)| {
+            let text = format!(
+                "name: t{n}\nsource: {{ topic: {}orders, tenant: acme }}\nsteps:\n  {steps}\n  - dedupe: {{ window: 24h }}\n  - route: [ {{ to: {}out{n} }} ]\n",
+                world.foreign, world.foreign,
+            );
+            (format!("t{n}.yaml"), text)
+        })
+        .collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let specs: Vec<TopicSpec> = (0..steps.len())
+        .map(|n| TopicSpec {
+            name: format!("{}out{n}", world.foreign).into(),
+            partitions: 1,
+            cleanup: Cleanup::Keep,
+        })
+        .collect();
+    world.log.provision(&specs, true).unwrap();
+    let set = set(bed.dir.path(), &files, &bed.prefix);
+    world.deployment.deploy(&set).unwrap();
+    let records: Vec<Record> = ids
+        .iter()
+        .chain(&ids)
+        .map(|id| Record {
+            key: None,
+            value: Some(format!("{{\"id\":{id},\"sub\":{{\"id\": {id} }}}}").into()),
+            headers: Vec::new(),
+        })
+        .collect();
+    append(&*world.log, &format!("{}orders", world.foreign), records).unwrap();
+    for n in 0..steps.len() {
+        let mut came: Vec<_> =
+            read_all(&*world.log, &format!("{}out{n}", world.foreign), ids.len())
+                .iter()
+                .map(value)
+                .collect();
+        came.sort();
+        let mut expected: Vec<_> = ids
+            .iter()
+            .map(|id| match n {
+                0 => format!("{{\"id\":{id},\"sub\":{{\"id\": {id} }}}}"),
+                1 => format!("{{\"all\":{{\"id\":{id},\"sub\":{{\"id\":{id}}}}},\"id\":{id},\"text\":\"{id}\"}}"),
+                2 => format!("{{\"id\":\"{id}\",\"sub\":{{\"id\":{id}}}}}"),
+                _ => format!("{{\"id\":{id},\"sub\":{{\"id\":{id}}},\"x\":1}}"),
+            })
+            .collect();
+        expected.sort();
+        assert_eq!(came, expected, "{}", steps[n]);
+    }
+    assert!(read_all(&*world.log, &world.names.dlq, 0).is_empty());
+}
+
+/// Record keys that are no text are told apart, or refused.
+#[test]
+fn keys_that_are_no_text_are_told_apart_or_refused() {
+    let bed = Bed::new(crate::support::Kind::Local).unwrap();
+    // The number of records that go on, of two.
+    let cases = [
+        ("string!(%key)", 0),
+        ("upcase(string!(%key))", 0),
+        ("\"k\" + string!(%key)", 0),
+        ("string!(%headers.h)", 0),
+        ("to_string!(%key) + \"x\"", 0),
+        ("encode_base16(string!(%key))", 2),
+        ("encode_base64(string!(%headers.h))", 2),
+        ("to_string(%partition) + \"/\" + to_string(%offset)", 2),
+    ];
+    let mut world = world(&bed);
+    let files: Vec<(String, String)> = cases
+        .iter()
+        .enumerate()
+        .map(|(n, (id, _))| {
+            let text = format!(
+                "name: t{n}\nsource: {{ topic: {}orders, tenant: acme }}\nsteps:\n  - map: '.id = {id}'\n  - key: [id]\n  - dedupe: {{ window: 24h }}\n  - route: [ {{ to: {}out{n} }} ]\n",
+                world.foreign, world.foreign,
+            );
+            (format!("t{n}.yaml"), text)
+        })
+        .collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let specs: Vec<TopicSpec> = (0..cases.len())
+        .map(|n| TopicSpec {
+            name: format!("{}out{n}", world.foreign).into(),
+            partitions: 1,
+            cleanup: Cleanup::Keep,
+        })
+        .collect();
+    world.log.provision(&specs, true).unwrap();
+    let set = set(bed.dir.path(), &files, &bed.prefix);
+    world.deployment.deploy(&set).unwrap();
+    let records = [0x84_u8, 0x85].map(|byte| Record {
+        key: Some(vec![byte].into()),
+        value: Some("{}".into()),
+        headers: vec![("h".into(), Some(vec![byte].into()))],
+    });
+    append(
+        &*world.log,
+        &format!("{}orders", world.foreign),
+        records.to_vec(),
+    )
+    .unwrap();
+    for (n, (id, expected)) in cases.iter().enumerate() {
+        let topic = format!("{}out{n}", world.foreign);
+        assert_eq!(
+            read_all(&*world.log, &topic, *expected).len(),
+            *expected,
+            "{id}"
+        );
+    }
+    let refused = cases.iter().filter(|(_, on)| *on == 0).count() * 2;
+    let dead = read_all(&*world.log, &world.names.dlq, refused);
+    assert_eq!(dead.len(), refused);
+    for letter in dead {
+        assert_eq!(
+            header(&letter.record.headers, "omnilink.dlq.code"),
+            Some(&b"invalid_utf8"[..])
+        );
+    }
 }
 
 #[test]

@@ -22,7 +22,6 @@ use super::{
 };
 use crate::{
     backoff::{WORTH, rest},
-    chaos::{Bug, pause, planted},
     clock::{Clock, SystemClock},
     log::{Fetched, Lane, LogError, Polled, Transaction, Watermarks},
     state::StateStore,

@@ -12,12 +12,16 @@
 //! | `b` bucket(4) run(8) | how many pages a run will have that is being written |
 //! | `p` bucket(4) run(8) page(4) | one page of a sorted run |
 //! | `f` bucket(4) run(8) | the run's fences (first 8 bytes of each page) and filter: it is whole |
+//! | `r` bucket(4) | the first sequence of the bucket's `w` rows, where the changelog is told of their end ([`Window::log_deletes`]) |
+//!
+//! A changelog that holds windows alone drops their rows by age. One that also holds rows of other kinds, which may live for any time, must
+//! not: there each `w` row is deleted when its bucket is, a few a transaction.
 
 mod group;
 mod run;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         mpsc::{Receiver, TryRecvError, sync_channel},
@@ -45,6 +49,8 @@ const PAGES: usize = 32;
 const ROW_ENTRIES: usize = 8192;
 /// Transactions that may be under way at once: after so many more, what a transaction wrote can be read.
 const UNDER_WAY: usize = 64;
+/// Rows of the changelog that a transaction deletes.
+const DELETES: u64 = 64;
 
 /// How a window is kept.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +73,16 @@ pub struct Window {
     added: BTreeMap<u32, BytesMut>,
     next_sequence: u64,
     latest: i64,
+    deletes: Option<Deletes>,
+}
+
+/// What is to be deleted from the changelog. Buckets follow each other, and so do the sequences of their rows.
+#[derive(Default)]
+struct Deletes {
+    /// The first sequence of each bucket.
+    firsts: BTreeMap<u32, u64>,
+    /// Buckets that are over, and which of their sequences are left.
+    left: VecDeque<(u32, std::ops::Range<u64>)>,
 }
 
 /// Where a hash is.
@@ -148,6 +164,7 @@ impl Window {
             added: BTreeMap::new(),
             next_sequence: 0,
             latest: i64::MIN,
+            deletes: None,
         };
         for row in store.scan(&window.space, b"f") {
             let (key, value) = row?;
@@ -191,6 +208,33 @@ impl Window {
             bucket.settle(UNDER_WAY);
         }
         Ok(window)
+    }
+
+    /// From now on rows are deleted from the changelog as well, for it drops none by age.
+    pub fn log_deletes(mut self) -> Result<Self, StateError> {
+        let mut deletes = Deletes::default();
+        for row in self.store.scan(&self.space, b"r") {
+            let (key, mut value) = row?;
+            let bucket = key
+                .get(1..)
+                .and_then(|bucket| Some(u32::from_be_bytes(bucket.try_into().ok()?)));
+            let first = value.try_get_u64().ok();
+            let (bucket, first) = bucket.zip(first).ok_or_else(|| damaged(&key))?;
+            self.next_sequence = self.next_sequence.max(first + 1);
+            deletes.firsts.insert(bucket, first);
+        }
+        // Those that were over before, and not all of whose rows were deleted.
+        let over: Vec<u32> = deletes
+            .firsts
+            .keys()
+            .copied()
+            .filter(|b| !self.buckets.contains_key(b))
+            .collect();
+        for bucket in over {
+            deletes.end(bucket, self.next_sequence);
+        }
+        self.deletes = Some(deletes);
+        Ok(self)
     }
 
     /// Makes the groups of the runs that were read back.
@@ -317,6 +361,16 @@ impl Window {
             while !row.is_empty() {
                 let sequence = self.next_sequence;
                 self.next_sequence += 1;
+                if let Some(deletes) = &mut self.deletes
+                    && !deletes.firsts.contains_key(&bucket)
+                {
+                    deletes.firsts.insert(bucket, sequence);
+                    changes.put(
+                        &self.space,
+                        first_key(bucket),
+                        sequence.to_be_bytes().to_vec(),
+                    );
+                }
                 let part = row.split_to(row.len().min(self.entry() * ROW_ENTRIES));
                 changes.put(&self.space, row_key(b'w', bucket, sequence), part);
                 self.buckets.entry(bucket).or_default().rows.push(sequence);
@@ -339,7 +393,29 @@ impl Window {
             }
         }
         self.expire(&mut changes);
+        self.delete(&mut changes);
         changes
+    }
+
+    /// Deletes some rows of buckets that are over from the changelog.
+    fn delete(&mut self, changes: &mut Changes) {
+        let Some(deletes) = &mut self.deletes else {
+            return;
+        };
+        let mut most = DELETES;
+        while most > 0
+            && let Some((bucket, left)) = deletes.left.front_mut()
+        {
+            for sequence in left.by_ref().take(most as usize) {
+                changes.delete(&self.space, row_key(b'w', *bucket, sequence));
+                most -= 1;
+            }
+            if left.is_empty() {
+                changes.delete(&self.space, first_key(*bucket));
+                deletes.firsts.remove(bucket);
+                deletes.left.pop_front();
+            }
+        }
     }
 
     /// Begins to rewrite a bucket's recent hashes as a sorted run; `here`: and sorts them on this thread.
@@ -450,8 +526,21 @@ impl Window {
                 sealing.rows
             });
             let rows: Vec<u64> = rows.chain(bucket.rows).collect();
+            let known = self
+                .deletes
+                .as_ref()
+                .is_none_or(|deletes| deletes.firsts.contains_key(&number));
             for sequence in rows {
-                changes.upkeep(&self.space, row_key(b'w', number, sequence), None);
+                let key = row_key(b'w', number, sequence);
+                if known {
+                    changes.upkeep(&self.space, key, None);
+                } else {
+                    // From before its changelog was told.
+                    changes.delete(&self.space, key);
+                }
+            }
+            if let Some(deletes) = &mut self.deletes {
+                deletes.end(number, self.next_sequence);
             }
             for run in bucket.runs {
                 changes.upkeep(&self.space, row_key(b'f', number, run.number), None);
@@ -468,6 +557,22 @@ impl Window {
         self.buckets.values().fold((0, 0), |(recent, runs), b| {
             (recent + b.recent.len(), runs + b.runs.len())
         })
+    }
+}
+
+impl Deletes {
+    /// A bucket is over: its sequences end where the next bucket's begin.
+    fn end(&mut self, bucket: u32, next: u64) {
+        let mut from = self.firsts.range(bucket..);
+        let Some(first) = from
+            .next()
+            .filter(|(found, _)| **found == bucket)
+            .map(|(_, first)| *first)
+        else {
+            return;
+        };
+        let end = from.next().map_or(next, |(_, first)| *first);
+        self.left.push_back((bucket, first..end));
     }
 }
 
@@ -496,6 +601,13 @@ fn row_key(kind: u8, bucket: u32, number: u64) -> Bytes {
     key.put_u8(kind);
     key.put_u32(bucket);
     key.put_u64(number);
+    key.freeze()
+}
+
+fn first_key(bucket: u32) -> Bytes {
+    let mut key = BytesMut::with_capacity(5);
+    key.put_u8(b'r');
+    key.put_u32(bucket);
     key.freeze()
 }
 
@@ -599,6 +711,63 @@ mod tests {
             assert_eq!(window.get(&id(many), now).unwrap(), None);
             window = Window::load(&store, space.clone(), options).unwrap();
         }
+    }
+
+    /// What a compacted changelog keeps of a window that deletes its rows there; with starts on the way, and one from the changelog alone.
+    #[test]
+    fn expired_rows_leave_a_changelog_that_drops_none_by_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Space::new("t", 0);
+        let mut log: BTreeMap<Bytes, Bytes> = BTreeMap::new();
+        let apply = |store: &StateStore, log: &mut BTreeMap<Bytes, Bytes>, changes: Changes| {
+            for change in changes.0.iter().filter(|change| change.logged) {
+                match &change.value {
+                    Some(value) => drop(log.insert(change.key.clone(), value.clone())),
+                    None => drop(log.remove(&change.key)),
+                }
+            }
+            store.apply(&changes, &[]).unwrap();
+        };
+        let open = |store: &StateStore| {
+            Window::load(store, space.clone(), OPTIONS)
+                .unwrap()
+                .log_deletes()
+                .unwrap()
+        };
+        let mut store = StateStore::open(&dir.path().join("0")).unwrap();
+        let mut window = open(&store);
+        let mut most = 0;
+        for n in 0..3_000_u64 {
+            let now = Millis(1_000_000 + n as i64 * 7);
+            window.insert(id(n), [0; 16], now);
+            apply(&store, &mut log, window.take_changes());
+            most = most.max(log.len());
+            if n % 700 == 350 {
+                window = open(&store);
+            }
+            if n == 2_000 {
+                // Another node restores from the changelog alone.
+                drop((window, store));
+                store = StateStore::open(&dir.path().join("1")).unwrap();
+                let mut changes = Changes::default();
+                for (key, value) in &log {
+                    changes.put(&space, key.clone(), value.clone());
+                }
+                store.apply(&changes, &[]).unwrap();
+                window = open(&store);
+            }
+            let last = (n + 1).saturating_sub(OPTIONS.window_ms as u64 / 7);
+            for known in [last, n] {
+                assert!(
+                    window.get(&id(known), now).unwrap().is_some(),
+                    "{known} of {n}"
+                );
+            }
+        }
+        // A window has so many rows, a sixth more, what was not deleted yet, and a row for each bucket.
+        let rows = OPTIONS.window_ms as usize / 7;
+        assert!(most < rows * 2 + 200, "{most} rows, a window has {rows}");
+        assert!(log.len() < rows * 2, "{} rows", log.len());
     }
 
     #[test]

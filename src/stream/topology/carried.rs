@@ -49,7 +49,8 @@ pub(super) fn encode(message: &Message) -> Result<Bytes, Rejected> {
     put_array(message.key_values.texts(), &mut out, put_bytes);
     put_optional(message.key.as_deref(), &mut out);
     put_headers(&message.headers, &mut out);
-    out.push(u8::from(message.tombstone));
+    // There was a field `tombstone` once.
+    out.push(0);
     let redriven = i32::try_from(message.redriven).unwrap_or(i32::MAX);
     put_long(redriven.into(), &mut out);
     put_bytes(message.origin.topic.as_bytes(), &mut out);
@@ -96,7 +97,7 @@ impl Fields<'_> {
             .array("key_values", |fields| fields.text("key_values"))?;
         let key = self.optional("key")?;
         let headers = self.headers("headers")?;
-        let tombstone = self.0.boolean("tombstone")?;
+        self.0.boolean("tombstone")?;
         let redriven = self.0.long("redriven")?;
         let topic = Arc::from(self.0.text("topic")?);
         let number = |number: i64, field| u64::try_from(number).map_err(|_| broken(field));
@@ -125,7 +126,6 @@ impl Fields<'_> {
             key,
             headers,
             tenant,
-            tombstone,
             key_values: KeyValues::of_texts(&key_values),
             redriven: u32::try_from(redriven).unwrap_or(0),
             origin: Arc::new(origin),

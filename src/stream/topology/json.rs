@@ -1,5 +1,6 @@
 //! VRL's values as JSON: the same as with `serde_json`, at half the cost. Texts that are read are parts of the record's bytes,
-//! not copies; texts that are written are looked over eight bytes at a time for what must be escaped.
+//! not copies; texts that are written are looked over eight bytes at a time for what must be escaped. Numbers that VRL has none for keep
+//! their digits ([`super::number`]).
 
 use std::{borrow::Cow, fmt, ops::Range};
 
@@ -11,7 +12,32 @@ use serde::{
 use serde_json::value::RawValue;
 use vrl::value::{KeyString, ObjectMap, Value};
 
-use crate::envelope::json::put_string;
+use super::number;
+use crate::envelope::json::{put_string, put_utf8};
+
+/// Levels of a value, as `serde_json` has them.
+const MOST_LEVELS: u8 = 127;
+
+/// Why a value has no JSON form.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unwritable {
+    /// A text that is none.
+    #[error("a text is no UTF-8 ({0}); write its bytes with `encode_base64` or `encode_base16`")]
+    Utf8(std::str::Utf8Error),
+    /// What `serde_json` says.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+impl Unwritable {
+    /// The code of a record that cannot be written.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Utf8(_) => "invalid_utf8",
+            Self::Json(_) => "invalid_payload",
+        }
+    }
+}
 
 /// Reads a JSON text that is part of `bytes`, or all of it; of another text the strings are copied.
 pub(super) fn read(text: &[u8], bytes: &Bytes) -> Result<Value, serde_json::Error> {
@@ -25,7 +51,7 @@ pub(super) fn read(text: &[u8], bytes: &Bytes) -> Result<Value, serde_json::Erro
 /// As [`read`].
 pub(super) fn read_text(text: &str, bytes: &Bytes) -> Result<Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Part(bytes).deserialize(&mut reader)?;
+    let value = Part::of(bytes, text).deserialize(&mut reader)?;
     reader.end()?;
     Ok(value)
 }
@@ -41,7 +67,7 @@ pub(super) fn read_but(
     };
     let all = But {
         fields,
-        bytes: text,
+        part: Part::of(text, string),
         leave,
     };
     let mut reader = serde_json::Deserializer::from_str(string);
@@ -70,8 +96,8 @@ fn text(text: &str, bytes: &Bytes) -> Value {
     Value::Bytes(part(text, bytes))
 }
 
-/// Writes a value.
-pub(super) fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+/// Writes a value that was read from `record`, or came of it.
+pub(super) fn write(value: &Value, record: &Bytes, out: &mut Vec<u8>) -> Result<(), Unwritable> {
     match value {
         Value::Object(fields) => {
             out.push(b'{');
@@ -81,7 +107,7 @@ pub(super) fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), serde_json::
                 }
                 put_string(name, out);
                 out.push(b':');
-                write(value, out)?;
+                write(value, record, out)?;
             }
             out.push(b'}');
         }
@@ -91,13 +117,16 @@ pub(super) fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), serde_json::
                 if n > 0 {
                     out.push(b',');
                 }
-                write(item, out)?;
+                write(item, record, out)?;
             }
             out.push(b']');
         }
-        Value::Bytes(_) | Value::String(_) => {
-            put_string(&value.to_str_lossy().unwrap_or_default(), out);
+        Value::Bytes(bytes) if number::stands_in(bytes, record) => out.extend_from_slice(bytes),
+        Value::Bytes(bytes) => {
+            let text = std::str::from_utf8(bytes).map_err(Unwritable::Utf8)?;
+            put_string(text, out);
         }
+        Value::String(text) => put_utf8(text.as_bytes(), out),
         other => serde_json::to_writer(out, other)?,
     }
     Ok(())
@@ -105,13 +134,49 @@ pub(super) fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), serde_json::
 
 /// A value within these bytes.
 #[derive(Clone, Copy)]
-struct Part<'b>(&'b Bytes);
+struct Part<'b> {
+    bytes: &'b Bytes,
+    /// Numbers are to be looked at one by one, and so many levels may follow.
+    exact: Option<u8>,
+}
+
+impl<'b> Part<'b> {
+    fn of(bytes: &'b Bytes, text: &str) -> Self {
+        let exact = number::may_lose_digits(text.as_bytes()).then_some(MOST_LEVELS);
+        Self { bytes, exact }
+    }
+
+    fn exact(self, text: &str, left: u8) -> Result<Value, serde_json::Error> {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        match text.as_bytes().first() {
+            Some(b'-' | b'0'..=b'9') => {
+                Ok(number::exact(text).unwrap_or_else(|| self::text(text, self.bytes)))
+            }
+            Some(b'{' | b'[') => {
+                let Some(left) = left.checked_sub(1) else {
+                    return Err(serde::de::Error::custom("recursion limit exceeded"));
+                };
+                reader.deserialize_any(Self {
+                    exact: Some(left),
+                    ..self
+                })
+            }
+            _ => reader.deserialize_any(self),
+        }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Part<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        reader.deserialize_any(self)
+        match self.exact {
+            None => reader.deserialize_any(self),
+            Some(left) => {
+                let text = <&RawValue>::deserialize(reader)?.get();
+                self.exact(text, left).map_err(serde::de::Error::custom)
+            }
+        }
     }
 }
 
@@ -143,11 +208,11 @@ impl<'de> Visitor<'de> for Part<'_> {
     }
 
     fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Value, E> {
-        Ok(text(value, self.0))
+        Ok(text(value, self.bytes))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(text(value, self.0))
+        Ok(text(value, self.bytes))
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {
@@ -178,7 +243,7 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 /// An object within these bytes, but for some fields.
 struct But<'a, F> {
     fields: &'a [&'static str],
-    bytes: &'a Bytes,
+    part: Part<'a>,
     leave: F,
 }
 
@@ -195,7 +260,7 @@ impl<'de, F: FnMut(&'static str, &str)> Visitor<'de> for But<'_, F> {
             if let Some(field) = self.fields.iter().find(|field| **field == name) {
                 (self.leave)(field, members.next_value::<&RawValue>()?.get());
             } else {
-                all.insert(name.into(), members.next_value_seed(Part(self.bytes))?);
+                all.insert(name.into(), members.next_value_seed(self.part)?);
             }
         }
         Ok(all)
@@ -227,17 +292,35 @@ pub(super) mod tests {
         })
     }
 
+    /// Whether a number in it is beyond VRL's.
+    pub(in crate::stream::topology) fn has_large(json: &serde_json::Value) -> bool {
+        match json {
+            serde_json::Value::Number(number) => number.is_u64() && !number.is_i64(),
+            serde_json::Value::Array(items) => items.iter().any(has_large),
+            serde_json::Value::Object(members) => members.values().any(has_large),
+            _ => false,
+        }
+    }
+
     proptest! {
         #[test]
         fn it_is_what_serde_json_makes_of_it(json in any_json(), within in any::<bool>()) {
             let text = json.to_string();
             let bytes = Bytes::from(text.clone());
             let ours = read(if within { &bytes } else { text.as_bytes() }, &bytes).unwrap();
-            let theirs: Value = serde_json::from_str(&text).unwrap();
-            prop_assert_eq!(&ours, &theirs);
             let mut written = Vec::new();
-            write(&ours, &mut written).unwrap();
-            prop_assert_eq!(String::from_utf8(written).unwrap(), serde_json::to_string(&theirs).unwrap());
+            write(&ours, &bytes, &mut written).unwrap();
+            let written = String::from_utf8(written).unwrap();
+            if has_large(&json) {
+                // VRL has no such number, and `serde_json` makes floats of them.
+                if within {
+                    prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&written).unwrap(), &json);
+                }
+            } else {
+                let theirs: Value = serde_json::from_str(&text).unwrap();
+                prop_assert_eq!(&ours, &theirs);
+                prop_assert_eq!(written, serde_json::to_string(&theirs).unwrap());
+            }
         }
     }
 
@@ -260,13 +343,52 @@ pub(super) mod tests {
     #[test]
     fn what_only_vrl_knows_is_written_as_vrl_does() {
         let mut fields = ObjectMap::new();
-        fields.insert("bytes".into(), Value::from(&b"a\xff\"\n"[..]));
+        fields.insert("bytes".into(), Value::from(&b"a\"\n"[..]));
         fields.insert("far".into(), Value::from_f64_or_zero(f64::INFINITY));
         let time = chrono::DateTime::from_timestamp_millis(5).unwrap();
         fields.insert("time".into(), Value::Timestamp(time));
         let value = Value::Object(fields);
         let mut written = Vec::new();
-        write(&value, &mut written).unwrap();
+        write(&value, &Bytes::new(), &mut written).unwrap();
         assert_eq!(written, serde_json::to_vec(&value).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_text_has_no_json() {
+        let value = Value::Array(vec![Value::from(&b"a\x84"[..])]);
+        let error = write(&value, &Bytes::new(), &mut Vec::new()).unwrap_err();
+        assert_eq!(error.code(), "invalid_utf8");
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let text = r#"{"a":18446744073709551615,"b":[ 18446744073709551614 ,0.10000000000000000555],"c":"18446744073709551613","d":1e5}"#;
+        let bytes = Bytes::from(text);
+        let read = read(&bytes, &bytes).unwrap();
+        let Value::Object(fields) = &read else {
+            panic!("{read}")
+        };
+        assert_eq!(fields["a"], Value::from("18446744073709551615"));
+        let mut written = Vec::new();
+        write(&read, &bytes, &mut written).unwrap();
+        let expected = text.replace(' ', "").replace("1e5", "100000.0");
+        assert_eq!(String::from_utf8(written).unwrap(), expected);
+        // A copy of the digits is a text, and so is a text of the record.
+        let copies = Value::from(vec![
+            Value::from(String::from("18446744073709551615")),
+            fields["c"].clone(),
+        ]);
+        let mut written = Vec::new();
+        write(&copies, &bytes, &mut written).unwrap();
+        assert_eq!(
+            written,
+            br#"["18446744073709551615","18446744073709551613"]"#
+        );
+        let deep = format!(
+            "{}18446744073709551615{}",
+            "[".repeat(5000),
+            "]".repeat(5000)
+        );
+        assert!(super::read(deep.as_bytes(), &Bytes::new()).is_err());
     }
 }

@@ -51,8 +51,10 @@ impl KeyValues {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(missing()),
                     Err(e) => {
-                        let message = format!("the value has no JSON form: {e}");
-                        Err(refused("missing_key", message))
+                        let message = format!(
+                            "`{field}`, by which the record is keyed, has no JSON form: {e}"
+                        );
+                        Err(refused(e.code(), message))
                     }
                 },
             })?;

@@ -40,8 +40,6 @@ pub(super) struct Message {
     pub(super) headers: Headers,
     /// `%tenant`.
     pub(super) tenant: Option<Tenant>,
-    /// It ends its entity.
-    pub(super) tombstone: bool,
     /// The fields of the key that steps keep their state by.
     pub(super) key_values: KeyValues,
     /// How often its record went back from the dead letters (0: never).
@@ -121,13 +119,16 @@ impl Message {
             }
             None => Arc::clone(origin),
         };
+        let document = match &part.json {
+            Some(json) => Document::within(part.value, json),
+            None => part.value.into(),
+        };
         Ok(Self {
-            document: part.value.into(),
+            document,
             raw: part.json,
             key: record.key.clone(),
             headers: record.headers.clone(),
             tenant,
-            tombstone: false,
             key_values: KeyValues::default(),
             redriven: 0,
             origin,
@@ -188,7 +189,6 @@ impl Message {
             key: record.key.clone(),
             headers: record.headers.clone(),
             tenant: Some(event.tenant.clone()),
-            tombstone: event.tombstone,
             key_values: KeyValues::default(),
             redriven: 0,
             origin: Arc::clone(origin),
@@ -213,7 +213,7 @@ impl Message {
             headers.insert(KeyString::from(name.as_str()), value);
         }
         let timestamp = vrl_time(fetched.timestamp);
-        let entries: [(&str, Value); 8] = [
+        let entries: [(&str, Value); 7] = [
             ("key", self.key.clone().map_or(Value::Null, Value::from)),
             ("headers", Value::Object(headers)),
             (
@@ -222,7 +222,6 @@ impl Message {
                     .as_ref()
                     .map_or(Value::Null, |t| Value::from(t.as_str())),
             ),
-            ("tombstone", Value::Boolean(self.tombstone)),
             ("topic", Value::from(&*origin.topic)),
             ("partition", Value::Integer(i64::from(fetched.partition))),
             ("offset", Value::Integer(fetched.offset as i64)),
@@ -232,23 +231,20 @@ impl Message {
         Value::Object(entries.into_iter().collect())
     }
 
-    /// Takes over what a program has set of `%key`, `%headers`, `%tenant` and `%tombstone`.
+    /// Takes over what a program has set of `%key`, `%headers` and `%tenant`.
     pub(super) fn set_metadata(&mut self, metadata: &Value) -> Result<(), Rejected> {
         let Value::Object(fields) = metadata else {
             return Err(refused("vrl_error", "`%` must be an object"));
         };
         self.key = match fields.get("key") {
             None | Some(Value::Null) => None,
-            Some(value) => Some(value.coerce_to_bytes()),
+            Some(value) => Some(self.bytes_of("key", value)?),
         };
-        self.tombstone = matches!(fields.get("tombstone"), Some(Value::Boolean(true)));
         self.tenant = match fields.get("tenant") {
             None | Some(Value::Null) => None,
             Some(value) => {
-                let name = value
-                    .as_bytes()
-                    .map(|b| String::from_utf8_lossy(b).into_owned());
-                let tenant = Tenant::new(&name.unwrap_or_default());
+                let name = value.as_bytes().and_then(|b| std::str::from_utf8(b).ok());
+                let tenant = Tenant::new(name.unwrap_or_default());
                 Some(tenant.map_err(|e| refused("invalid_tenant", e.to_string()))?)
             }
         };
@@ -259,14 +255,59 @@ impl Message {
                 .map(|(name, value)| {
                     let value = match value {
                         Value::Null => None,
-                        value => Some(value.coerce_to_bytes()),
+                        value => Some(self.bytes_of("headers", value)?),
                     };
-                    (name.to_string(), value)
+                    Ok((name.to_string(), value))
                 })
-                .collect(),
+                .collect::<Result<_, Rejected>>()?,
             Some(_) => return Err(refused("vrl_error", "`%headers` must be an object")),
         };
         Ok(())
+    }
+
+    /// What a program has set as bytes: a text as it is, anything else as its JSON.
+    fn bytes_of(&self, of: &str, value: &Value) -> Result<Bytes, Rejected> {
+        if let Value::Object(_) | Value::Array(_) = value {
+            let mut json = Vec::new();
+            json::write(value, self.document.record(), &mut json)
+                .map_err(|e| refused(e.code(), format!("`%{of}` has no JSON form: {e}")))?;
+            return Ok(json.into());
+        }
+        Ok(value.coerce_to_bytes())
+    }
+
+    /// Whether its key or a header is no text: then a program that makes text of it puts U+FFFD in place of what it cannot read.
+    pub(super) fn has_binary_metadata(&self) -> bool {
+        let headers = self.headers.iter().filter_map(|(_, value)| value.as_ref());
+        self.key
+            .iter()
+            .chain(headers)
+            .any(|bytes| std::str::from_utf8(bytes).is_err())
+    }
+
+    /// Refuses a record in whose document or metadata a program put U+FFFD in place of bytes that are no text: two of them would
+    /// become one.
+    pub(super) fn check_replaced(&self, before: usize) -> Result<(), Rejected> {
+        if self.replaced()? > before {
+            return Err(refused(
+                "invalid_utf8",
+                "a program made a text of a key or header that is none; write its bytes with `encode_base64` or `encode_base16`",
+            ));
+        }
+        Ok(())
+    }
+
+    /// How often U+FFFD is there.
+    pub(super) fn replaced(&self) -> Result<usize, Rejected> {
+        let count = |bytes: &[u8]| memchr::memmem::find_iter(bytes, "\u{fffd}").count();
+        let headers = self.headers.iter().filter_map(|(_, value)| value.as_ref());
+        let metadata: usize = self
+            .key
+            .iter()
+            .chain(headers)
+            .map(|bytes| count(bytes))
+            .sum();
+        Ok(metadata + count(&json_of(&self.document)?))
     }
 
     /// Reads the fields of a key.
@@ -281,7 +322,7 @@ impl Message {
                 .to_owned()
                 .into(),
             [KeyField::Field(path)] => match self.document.get(path) {
-                Some(value) => value.coerce_to_bytes(),
+                Some(value) => self.bytes_of("key", &value)?,
                 None => Bytes::new(),
             },
             _ => values.array().clone(),
@@ -321,9 +362,7 @@ impl Message {
             .ok_or_else(|| Rejected::from(Invalid::missing("tenant")))?;
         let received = self.origin.record.timestamp;
         let text = self.json()?;
-        let mut event = parse_structured(&text, Form::OmniLink, tenant, received)?.event;
-        // A copy of an event that an earlier version wrote does what that one did.
-        event.tombstone = self.tombstone && event.data == Data::Absent && event.entity.is_some();
+        let event = parse_structured(&text, Form::OmniLink, tenant, received)?.event;
         let mut value = Vec::with_capacity(512);
         avro::encode_ingress(&event, &mut value);
         Ok(Record {

@@ -300,20 +300,72 @@ fn provision(plan: &Plan, setup: &Setup) -> Result<(), LogError> {
             cleanup: state_cleanup(stage),
         });
     }
-    setup.log.provision(&states, setup.provision)
+    setup.log.provision(&states, setup.provision)?;
+    warn_of_ageing(&*setup.log, &states);
+    Ok(())
 }
 
-/// A window of hashes ends its rows by age alone; a limit's rows may wait as long as its queue takes.
+/// A window of hashes alone ends its rows by age. The rows of a limit (what waits, its admissions, its timers) may have to outlive any age, as
+/// when nothing runs for weeks: beside them nothing is dropped by age, and the window deletes its rows ([`crate::state::Window::log_deletes`]).
 fn state_cleanup(stage: &Stage) -> Cleanup {
-    let Some(window_ms) = stage.dedupe_window_ms() else {
-        return Cleanup::Compact;
-    };
-    let limits = stage.limits().map(|(_, limit)| {
-        let rounds = super::limiter::MOST_WAITING as i64 / i64::from(limit.limit) + 2;
-        limit.window_ms.saturating_mul(rounds)
-    });
-    let longest = limits.chain([window_ms]).max().unwrap_or(window_ms);
-    Cleanup::CompactDelete {
-        retention_ms: longest.saturating_mul(2).max(2 * DAY_MS),
+    match stage.dedupe_window_ms() {
+        Some(window_ms) if stage.limits().next().is_none() => Cleanup::CompactDelete {
+            retention_ms: window_ms.saturating_mul(2).max(2 * DAY_MS),
+        },
+        _ => Cleanup::Compact,
+    }
+}
+
+/// Warns of changelogs made for other steps, or by an earlier build, whose settings would drop rows by age that are still needed.
+fn warn_of_ageing(log: &dyn Log, states: &[TopicSpec]) {
+    for spec in states
+        .iter()
+        .filter(|spec| spec.cleanup == Cleanup::Compact)
+    {
+        if let Ok(Some(found)) = log.cleanup(&spec.name)
+            && found != Cleanup::Compact
+        {
+            tracing::warn!(
+                topic = %spec.name,
+                found = %found,
+                "rows of limits would be dropped by age; set it with `kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config cleanup.policy=compact`",
+                spec.name
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::topology::{SourceFile, file, plan, problem::Problems};
+
+    /// What becomes of the changelog of a stage with these steps.
+    fn cleanup(steps: &str) -> Vec<Cleanup> {
+        let text = format!(
+            "name: t\nsource: {{ topic: events, key: [id] }}\nsteps: [ {steps}, route: [ {{ to: out }} ] ]\n"
+        );
+        let file = Arc::new(SourceFile {
+            name: "t.yaml".into(),
+            text,
+        });
+        let topology = file::read(&file, &mut Problems::of(Arc::clone(&file))).unwrap();
+        let plan = plan::plan(&topology, "omnilink.").unwrap();
+        plan.stages
+            .iter()
+            .map(|stage| state_cleanup(stage))
+            .collect()
+    }
+
+    #[test]
+    fn no_row_of_a_limit_is_dropped_by_age() {
+        let (dedupe, limit) = (
+            "dedupe: { window: 24h }",
+            "rate_limit: { policy: p, limit: 1, window: 1s, over: defer }",
+        );
+        assert_eq!(cleanup(limit), [Cleanup::Compact]);
+        assert_eq!(cleanup(&format!("{dedupe}, {limit}")), [Cleanup::Compact]);
+        let retention_ms = 2 * DAY_MS;
+        assert_eq!(cleanup(dedupe), [Cleanup::CompactDelete { retention_ms }]);
     }
 }

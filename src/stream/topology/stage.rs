@@ -1,10 +1,6 @@
 //! A stage at work: the transform that runs a topology's steps.
 
-use std::{
-    collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -30,7 +26,7 @@ use crate::{
     id::{Identity, Tenant},
     log::{Fetched, Record, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
-    stream::{Context, Failure, Origin, Processor, Rejected, Transform, redriven},
+    stream::{Context, Failure, Origin, Processor, Rejected, Timer, Transform, redriven},
 };
 
 /// In front of the headers of `throttled`.
@@ -55,8 +51,9 @@ struct Shared {
     clock: Arc<dyn Clock>,
     /// What the marks of redriven records are signed with; without them no mark counts.
     secrets: Option<Arc<SecretKeys>>,
-    /// Records that waited, and panicked when they went on.
-    poison: Arc<Mutex<HashMap<(u32, u64), Rejected>>>,
+    /// Of each partition, the number of the record that goes on after it waited: where that fails, the transform is made anew, and
+    /// this tells which one it was.
+    going_on: Arc<Mutex<HashMap<u32, u64>>>,
 }
 
 impl Shared {
@@ -90,7 +87,7 @@ impl StageProcessor {
                 schemas,
                 clock,
                 secrets,
-                poison: Arc::default(),
+                going_on: Arc::default(),
             }),
         }
     }
@@ -117,7 +114,13 @@ impl Processor for StageProcessor {
                     payload: 0,
                     seal_at: SEAL_AT,
                 };
-                Some(Window::load(state, space.clone(), options)?)
+                let window = Window::load(state, space.clone(), options)?;
+                // Its changelog is as `run::state_cleanup` says.
+                Some(if self.stage.limits().next().is_some() {
+                    window.log_deletes()?
+                } else {
+                    window
+                })
             }
             None => None,
         };
@@ -180,18 +183,38 @@ impl Transform for StageTransform {
         Ok(())
     }
 
-    fn fire(&mut self, key: &[u8], due: Millis, cx: &mut Context<'_>) {
-        // A state that cannot be read ends the lane, which is built anew from what is committed: nothing is lost by it.
-        if let Err(error) = self.release(key, due, cx) {
-            std::panic::panic_any(error.to_string());
+    fn fire(&mut self, timer: Timer<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
+        self.shared.going_on.lock().remove(&cx.partition());
+        Ok(self.release(timer, None, cx)?)
+    }
+
+    fn timer_failed(
+        &mut self,
+        timer: Timer<'_>,
+        rejected: Rejected,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let failed = self.shared.going_on.lock().remove(&cx.partition());
+        match failed {
+            // The record is to blame, and those behind it follow with the next timer.
+            Some(number) => Ok(self.release(timer, Some((number, rejected)), cx)?),
+            None => {
+                cx.reject_timer(timer, rejected);
+                Ok(())
+            }
         }
     }
 
-    fn close(&mut self, cx: &mut Context<'_>) {
+    fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.limiter.close(cx);
         if let Some(window) = &mut self.window {
             cx.add_changes(window.take_changes());
         }
+        Ok(())
+    }
+
+    fn committed(&mut self, now: Millis) {
+        self.limiter.committed(now);
     }
 
     fn origin(&self, input: &Fetched) -> Option<Origin> {
@@ -399,6 +422,8 @@ impl StageTransform {
     }
 
     fn map(&mut self, vrl: &Vrl, message: &mut Message) -> Result<(), Rejected> {
+        let binary = vrl.reads_metadata && message.has_binary_metadata();
+        let replaced = if binary { message.replaced()? } else { 0 };
         let mut subject = subject(message, vrl);
         self.machine.run(vrl, &mut subject)?;
         if vrl.sets_metadata {
@@ -406,6 +431,9 @@ impl StageTransform {
         }
         message.document = subject.document;
         message.raw = None;
+        if binary {
+            message.check_replaced(replaced)?;
+        }
         Ok(())
     }
 
@@ -451,39 +479,35 @@ impl StageTransform {
         cx.try_emit(&self.shared.names.throttled, record)
     }
 
-    /// A timer of a limit is due.
-    fn release(&mut self, key: &[u8], due: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
-        let Some((policy, id)) = parse_timer(key) else {
+    /// A timer of a limit is due: what waited goes on, but for the record that failed before, which is rejected.
+    fn release(
+        &mut self,
+        timer: Timer<'_>,
+        failed: Option<(u64, Rejected)>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StateError> {
+        let Some((policy, id)) = parse_timer(timer.key) else {
             return Ok(());
         };
-        // The limit counts from when a record really goes on, however late the timer fires.
-        let now = self.shared.clock.now().max(due);
         let stage = Arc::clone(&self.stage);
         let Some((step, limit)) = stage.limits().find(|(_, l)| l.policy.value == policy) else {
-            return self.orphaned(policy, id, now, cx);
+            return self.orphaned(policy, id, timer.now, cx);
         };
-        for record in self.limiter.fire(id, limit, now, cx)? {
+        let last = failed.as_ref().map(|(number, _)| *number);
+        let going_on = Arc::clone(&self.shared.going_on);
+        for (number, record) in self.limiter.fire(id, limit, timer.now, last, cx)? {
             let Some(message) = Self::waited(&record, cx) else {
                 continue;
             };
-            let origin = Arc::clone(&message.origin);
-            let at = (origin.record.partition, origin.record.offset);
-            if let Some(panicked) = self.shared.poison.lock().remove(&at) {
-                cx.reject_origin(Arc::unwrap_or_clone(origin), panicked);
+            if let Some((_, rejected)) = failed.as_ref().filter(|(bad, _)| *bad == number) {
+                let origin = Arc::clone(&message.origin);
+                cx.reject_origin(Arc::unwrap_or_clone(origin), rejected.clone());
                 continue;
             }
-            // The lane knows the input that panics, but not the record that waited: it is remembered here.
-            let ran = catch_unwind(AssertUnwindSafe(|| self.run(step + 1, message, now, cx)));
-            ran.unwrap_or_else(|panic| {
-                let rejected = Rejected {
-                    code: "panic".into(),
-                    message: crate::stream::lane::panic_message(&*panic),
-                    value: None,
-                };
-                self.shared.poison.lock().insert(at, rejected);
-                resume_unwind(panic)
-            })?;
+            going_on.lock().insert(cx.partition(), number);
+            self.run(step + 1, message, timer.now, cx)?;
         }
+        going_on.lock().remove(&cx.partition());
         Ok(())
     }
 

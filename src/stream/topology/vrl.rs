@@ -3,6 +3,7 @@
 
 use std::{
     ops::{ControlFlow, Range},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, LazyLock},
 };
 
@@ -14,17 +15,19 @@ use vrl::{
         state::{ExternalEnv, LocalEnv},
     },
     diagnostic::{Diagnostic, DiagnosticList, Note},
-    path::{OwnedValuePath, PathPrefix},
+    path::{OwnedSegment, OwnedValuePath, PathPrefix},
     value::{Kind, Value, kind::Collection},
 };
 
 use super::{
     document::into_fields,
+    functions::{self, Why},
     nesting::{MOST_LEVELS, too_deep},
     problem::Problems,
+    products::unbounded,
     yaml::Text,
 };
-use crate::stream::Rejected;
+use crate::stream::{Rejected, lane::panic_message};
 
 /// What one run may use.
 #[derive(Clone, Copy, Debug)]
@@ -41,28 +44,7 @@ pub(super) const BOUNDS: Bounds = Bounds {
     memory: 64 << 20,
 };
 
-/// Functions of VRL that a topology cannot use, and what is there instead.
-const LEFT_OUT: [(&str, &str); 13] = [
-    ("get_env_var", "write what it says into the file"),
-    ("get_hostname", "it would differ from machine to machine"),
-    ("dns_lookup", "a program does not ask the network"),
-    ("reverse_dns", "a program does not ask the network"),
-    ("http_request", "a program does not ask the network"),
-    ("now", "`%timestamp` is when the record was appended"),
-    ("uuid_v4", "make an id of the record's own fields"),
-    ("uuid_v7", "make an id of the record's own fields"),
-    ("random_bool", "chance is not the same the second time"),
-    ("random_bytes", "chance is not the same the second time"),
-    ("random_float", "chance is not the same the second time"),
-    ("random_int", "chance is not the same the second time"),
-    ("log", "a route to a topic, or `abort`, shows a record"),
-];
-
-static FUNCTIONS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(|| {
-    let mut all = vrl::stdlib::all();
-    all.retain(|f| !LEFT_OUT.iter().any(|(name, _)| *name == f.identifier()));
-    all
-});
+static FUNCTIONS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(functions::available);
 
 /// What a program is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +83,20 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
             .note("each bracket is a level, and each operator of a chain; give parts of it names of their own");
         return None;
     }
+    // What cannot be parsed is said below.
+    let parsed = vrl::parser::parse(&text.value);
+    let endless = parsed.map_or_else(|_| Vec::new(), |parsed| unbounded(parsed, &FUNCTIONS));
+    for found in &endless {
+        problems
+            .error(
+                &text.place(found.at.clone()),
+                format!("VRL: {}", found.what),
+            )
+            .note(found.instead);
+    }
+    if endless.iter().any(|found| found.in_compiler) {
+        return None;
+    }
     // A record's value may be any JSON; its metadata are an object.
     let external = ExternalEnv::new_with_kind(Kind::any(), metadata_kind());
     let state = TypeState {
@@ -111,11 +107,22 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
     if usage == Use::Condition {
         config.set_read_only();
     }
-    let compiled = match vrl::compiler::compile_with_state(&text.value, &FUNCTIONS, &state, config)
-    {
-        Ok(compiled) => compiled,
-        Err(diagnostics) => {
+    let compile = || vrl::compiler::compile_with_state(&text.value, &FUNCTIONS, &state, config);
+    let compiled = match catch_unwind(AssertUnwindSafe(compile)) {
+        Ok(Ok(compiled)) => compiled,
+        Ok(Err(diagnostics)) => {
             report(text, diagnostics, problems);
+            return None;
+        }
+        // Some functions do that with an argument that they do not expect.
+        Err(panic) => {
+            let why = panic_message(&*panic);
+            problems
+                .error(&whole, "VRL: the program cannot be compiled")
+                .note(format!(
+                    "an argument is not what its function expects: {}",
+                    one_line(&why)
+                ));
             return None;
         }
     };
@@ -137,6 +144,25 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
         paths.iter().any(|path| path.prefix == PathPrefix::Metadata)
     };
     let info = program.info();
+    let is_tombstone = |path: &vrl::path::OwnedTargetPath| {
+        path.prefix == PathPrefix::Metadata
+            && matches!(path.path.segments.first(), Some(OwnedSegment::Field(name)) if &**name == "tombstone")
+    };
+    if info
+        .target_queries
+        .iter()
+        .chain(&info.target_assignments)
+        .any(is_tombstone)
+    {
+        let at = text.value.find("%tombstone").unwrap_or(0);
+        problems
+            .error(&text.place(at..at + "%tombstone".len()), "there is no `%tombstone`: an event ends its entity when its type ends in `.deleted`")
+            .note("give the event such a type (`.type = \"order.deleted\"`); `del(.data)` leaves it without data");
+        return None;
+    }
+    if !endless.is_empty() {
+        return None;
+    }
     let sets_metadata = metadata(&info.target_assignments);
     Some(Vrl {
         reads_metadata: sets_metadata || metadata(&info.target_queries),
@@ -146,7 +172,7 @@ pub(super) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
     })
 }
 
-/// What `%` holds when a program begins ([`super::message::Message::metadata`]).
+/// What `%` holds when a program begins ([`super::message::Message::metadata`]), and `%tombstone`, which is refused by its name.
 fn metadata_kind() -> Kind {
     let known: [(&str, Kind); 8] = [
         ("key", Kind::bytes().or_null()),
@@ -197,11 +223,12 @@ fn report(text: &Text, diagnostics: DiagnosticList, problems: &mut Problems) {
 fn notes(text: &Text, diagnostic: &Diagnostic, part: &Range<usize>) -> Vec<String> {
     let mut notes = Vec::new();
     let called = text.value.get(part.clone()).unwrap_or_default();
-    let instead = LEFT_OUT.iter().find(|(name, _)| called == *name);
-    if let Some((name, instead)) = instead {
-        notes.push(format!(
-            "`{name}` is left out, so that a record that is processed again gives the same; {instead}"
-        ));
+    if let Some((why, instead)) = functions::left_out(called) {
+        let why = match why {
+            Why::Differs => "so that a record that is processed again gives the same",
+            Why::Unbounded => "for what it makes of a few bytes has no bound",
+        };
+        notes.push(format!("`{called}` is left out, {why}; {instead}"));
         return notes;
     }
     if diagnostic.message == "unhandled error" {
@@ -263,9 +290,16 @@ impl Machine {
             _ => ControlFlow::Break(()),
         };
         self.runtime.clear();
-        let result =
-            self.runtime
-                .resolve_with_control(target, &vrl.program, &self.zone, &mut control);
+        let runtime = &mut self.runtime;
+        let run = AssertUnwindSafe(|| {
+            runtime.resolve_with_control(target, &vrl.program, &self.zone, &mut control)
+        });
+        // What it left half done goes with the record, and with the runtime.
+        let result = catch_unwind(run).unwrap_or_else(|panic| {
+            self.runtime = Runtime::default();
+            let message = format!("a function panicked: {}", panic_message(&*panic));
+            Err(Terminate::Error(message.into()))
+        });
         let (code, message) = match result {
             Ok(value) => return Ok(value),
             Err(Terminate::Interrupted) if left == 0 => (

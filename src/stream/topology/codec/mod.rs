@@ -135,7 +135,7 @@ pub(super) fn json_of(document: &Document) -> Result<Bytes, Rejected> {
     let written = document.to_json();
     written.map(Bytes::from).map_err(|e| {
         let message = format!("the value has no JSON form: {e}");
-        refused("invalid_payload", message)
+        refused(e.code(), message)
     })
 }
 

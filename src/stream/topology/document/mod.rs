@@ -46,6 +46,14 @@ impl From<Value> for Document {
 }
 
 impl Document {
+    /// A value that was read from a record.
+    pub(super) fn within(value: Value, record: &Bytes) -> Self {
+        Self {
+            value,
+            unread: Unread::within(record),
+        }
+    }
+
     /// An object: these fields, and of those that are not read yet the others.
     pub(super) fn with_unread(fields: ObjectMap, mut unread: Unread) -> Self {
         for name in fields.keys() {
@@ -122,7 +130,7 @@ impl Document {
         &self,
         path: &OwnedValuePath,
         out: &mut Vec<u8>,
-    ) -> Result<bool, serde_json::Error> {
+    ) -> Result<bool, json::Unwritable> {
         let text = self.unread_at(path);
         if let Some(text) = text.and_then(|(field, rest)| field.text(rest)) {
             put_utf8(text, out);
@@ -130,8 +138,13 @@ impl Document {
         }
         match self.get(path).as_deref() {
             None | Some(Value::Null) => Ok(false),
-            Some(value) => json::write(value, out).map(|()| true),
+            Some(value) => json::write(value, self.unread.record(), out).map(|()| true),
         }
+    }
+
+    /// The record that it came in.
+    pub(super) fn record(&self) -> &Bytes {
+        self.unread.record()
     }
 
     /// A text.
@@ -140,15 +153,15 @@ impl Document {
     }
 
     /// Its JSON text.
-    pub(super) fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, json::Unwritable> {
         let mut out = Vec::with_capacity(USUAL);
         self.write(&mut out)?;
         Ok(out)
     }
 
-    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), json::Unwritable> {
         let Value::Object(fields) = &self.value else {
-            return json::write(&self.value, out);
+            return json::write(&self.value, self.unread.record(), out);
         };
         // Both are in the order of their names.
         let mut unread = self.unread.fields().peekable();
@@ -161,7 +174,7 @@ impl Document {
             put_comma(out);
             put_string(name, out);
             out.push(b':');
-            json::write(value, out)?;
+            json::write(value, self.unread.record(), out)?;
         }
         for field in unread {
             put_plain_name(field.name(), out);

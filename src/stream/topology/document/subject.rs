@@ -8,8 +8,11 @@ use vrl::{
     value::Value,
 };
 
-use super::{Document, Unread, is_names};
-use crate::stream::topology::vrl::Vrl;
+use super::{Document, is_names};
+use crate::stream::topology::{
+    functions::{LEVELS, deeper_than},
+    vrl::Vrl,
+};
 
 /// The paths among these that lead to something within a field.
 pub(in crate::stream::topology) fn into_fields<'a>(
@@ -68,13 +71,18 @@ impl<'v> Subject<'v> {
 
 impl Target for Subject<'_> {
     fn target_insert(&mut self, path: &OwnedTargetPath, value: Value) -> Result<(), String> {
+        // What reads, copies or drops a value goes as deep as it does.
+        let levels = LEVELS.saturating_sub(path.path.segments.len());
+        if deeper_than(&value, levels) {
+            return Err(format!("a value of more than {LEVELS} levels"));
+        }
         if path.prefix == PathPrefix::Metadata {
             self.metadata.insert(&path.path, value);
             return Ok(());
         }
         // Nobody asks any more for what was there.
         match &*path.path.segments {
-            [] => self.document.unread = Unread::default(),
+            [] => self.document.unread.forget_all(),
             [OwnedSegment::Field(only)] => self.document.unread.forget(only),
             _ => {}
         }

@@ -158,6 +158,16 @@ impl Unread {
         }
     }
 
+    /// The record that it came in.
+    pub(super) fn record(&self) -> &Bytes {
+        &self.record
+    }
+
+    /// Drops all fields.
+    pub(super) fn forget_all(&mut self) {
+        self.fields.clear();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.fields.is_empty()
     }
@@ -188,7 +198,7 @@ impl Unread {
         for field in self.fields() {
             field.read();
         }
-        let all = std::mem::take(self).fields.into_iter();
+        let all = std::mem::take(&mut self.fields).into_iter();
         all.filter_map(|kept| Some((kept.name.into(), kept.read.into_inner()?)))
     }
 

@@ -7,6 +7,17 @@
 //! | `j` number(8) | the admissions of a transaction that the keys' rows do not reflect yet ([`journal`]) |
 //!
 //! The timer of a key (`policy 0x00 id`) admits what waits, and drops the row when nothing in it counts any more.
+//!
+//! # Which time counts
+//!
+//! With `over: reject` it is the time at which the record was appended to the limiter's input: a lane that was away turns nothing
+//! away that came in time.
+//!
+//! With `over: defer` it is the time at which the record leaves, whether it waited or not: no window of the times at which records
+//! leave has more than the limit, however long the lane was away. A record leaves at some time between the transaction's
+//! [`Context::now`] and its commit. It is counted at the former, and in memory at the latter once that is known
+//! ([`Limiter::committed`]). Rows read back from the store do not say how long the commit of the newest admissions took:
+//! they count as late as they may have left, which is [`LEAVING`] before the partition was opened, or the longest commit since.
 
 mod journal;
 #[cfg(test)]
@@ -30,6 +41,8 @@ pub(super) const MOST_WAITING: u64 = 1000;
 const AT_ONCE: usize = 100;
 /// And bytes of these.
 const AT_ONCE_BYTES: usize = 8 << 20;
+/// How long a transaction of an earlier owner may have gone on: the log ends it then.
+const LEAVING: i64 = 10_000;
 /// What a key weighs in memory, in admissions.
 const KEY: usize = 8;
 
@@ -74,6 +87,10 @@ struct Slot {
     reflects: u64,
     /// The journal from this number on has nothing of it.
     noted: u64,
+    /// The newest admissions that belong to the open transaction and leave with it.
+    leaving: u32,
+    /// It was read back from the store: its newest admissions may have left later than it says.
+    read_back: bool,
 }
 
 /// The keys of one partition. What is in memory follows from the state: it is made anew after an abort.
@@ -85,6 +102,32 @@ pub(super) struct Limiter {
     admitted: Vec<Entry>,
     /// Keys of which it changed more than that.
     changed: Vec<Identity>,
+    /// Keys with admissions that leave with the open transaction, and when it began.
+    leaving: Vec<Identity>,
+    began: Millis,
+    commits: Commits,
+}
+
+/// How long it takes from a transaction's time until all of it has left.
+#[derive(Clone, Copy, Default)]
+struct Commits {
+    /// When this limiter's first transaction began: rows with earlier times are of another life.
+    opened: Option<Millis>,
+    last: i64,
+    longest: i64,
+}
+
+impl Commits {
+    /// The latest time at which what was counted at `at`, and then read back from the store, may have left.
+    fn latest(&self, at: Millis, now: Millis) -> Millis {
+        let opened = self.opened.unwrap_or(now);
+        let (most, end) = if at < opened {
+            (LEAVING, opened)
+        } else {
+            (self.longest, now)
+        };
+        Millis(at.0.saturating_add(most)).min(end).max(at)
+    }
 }
 
 /// Keys in memory: those of late, and those of before, which are forgotten when those of late have become many.
@@ -188,6 +231,7 @@ impl Limiter {
             if number >= slot.reflects && slot.timer.is_some() {
                 slot.times.add(at);
                 slot.noted = number + 1;
+                slot.read_back = true;
             }
             Ok(())
         })?;
@@ -197,20 +241,29 @@ impl Limiter {
             journal,
             admitted: Vec::new(),
             changed: Vec::new(),
+            leaving: Vec::new(),
+            began: Millis(0),
+            commits: Commits::default(),
         })
     }
 
-    /// Judges a record at `now`; `record` is what is kept of it should it wait.
+    /// Judges a record that was appended at `appended`; `record` is what is kept of it should it wait.
     pub(super) fn judge<E: From<StateError> + From<Rejected>>(
         &mut self,
         id: Identity,
         limit: &RateLimit,
-        now: Millis,
+        appended: Millis,
         cx: &mut Context<'_>,
         record: impl FnOnce() -> Result<Bytes, E>,
     ) -> Result<Verdict, E> {
         let sliding = limit.as_limit();
+        self.begin(cx.now());
         let slot = self.kept.slot(id, |key| cx.get(key))?;
+        let now = match limit.over {
+            Over::Reject => appended,
+            Over::Defer => cx.now(),
+        };
+        slot.put_off(limit, now, &self.commits);
         let refused = if slot.head == slot.tail {
             slot.times.admit(sliding, now).err()
         } else {
@@ -218,6 +271,9 @@ impl Limiter {
             Some(slot.times.next_free(sliding).unwrap_or(now).max(now))
         };
         let Some(at) = refused else {
+            if limit.over == Over::Defer {
+                slot.leaves(id, &mut self.leaving);
+            }
             if slot.timer.is_none() {
                 slot.change(id, &mut self.changed);
                 slot.set_timer(slot.times.empty_at(sliding), limit, &id, cx);
@@ -233,49 +289,77 @@ impl Limiter {
         cx.try_put(&waiting(&id, slot.tail), record()?)?;
         slot.tail += 1;
         slot.change(id, &mut self.changed);
-        if slot.timer.is_none_or(|timer| timer > at) {
-            slot.set_timer(Some(at), limit, &id, cx);
+        let due = slot.after_commit(at, &self.commits);
+        if slot.timer.is_none_or(|timer| timer > due) {
+            slot.set_timer(Some(due), limit, &id, cx);
         }
         Ok(Verdict::Deferred)
     }
 
-    /// A key's timer has fired: the records that may go on now, in order.
+    /// A key's timer has fired: the records that may go on now, in order, with their numbers. `last`: none behind this number.
     pub(super) fn fire(
         &mut self,
         id: Identity,
         limit: &RateLimit,
         now: Millis,
+        last: Option<u64>,
         cx: &mut Context<'_>,
-    ) -> Result<Vec<Bytes>, StateError> {
+    ) -> Result<Vec<(u64, Bytes)>, StateError> {
         let sliding = limit.as_limit();
+        self.begin(now);
         let slot = self.kept.slot(id, |key| cx.get(key))?;
+        slot.put_off(limit, now, &self.commits);
         slot.timer = None;
         slot.change(id, &mut self.changed);
         let (mut admitted, mut bytes) = (Vec::new(), 0);
         while slot.head < slot.tail
             && admitted.len() < AT_ONCE
             && bytes < AT_ONCE_BYTES
+            && last.is_none_or(|last| slot.head <= last)
             && slot.times.admit(sliding, now).is_ok()
         {
-            let key = waiting(&id, slot.head);
+            slot.leaves(id, &mut self.leaving);
+            let (number, key) = (slot.head, waiting(&id, slot.head));
             slot.head += 1;
             if let Some(record) = cx.get(&key)? {
                 cx.delete(&key);
                 bytes += record.len();
-                admitted.push(record);
+                admitted.push((number, record));
             }
         }
         let due = if slot.head < slot.tail {
-            Some(slot.times.next_free(sliding).unwrap_or(now).max(now))
+            let free = slot.times.next_free(sliding).filter(|at| *at > now);
+            Some(free.map_or(now, |at| slot.after_commit(at, &self.commits)))
         } else {
             slot.times.empty_at(sliding).filter(|at| *at > now)
         };
         if due.is_none() {
             slot.times = Times::default();
+            slot.leaving = 0;
         }
         slot.set_timer(due, limit, &id, cx);
         self.kept.weight += admitted.len();
         Ok(admitted)
+    }
+
+    fn begin(&mut self, now: Millis) {
+        self.began = now;
+        self.commits.opened.get_or_insert(now);
+    }
+
+    /// The transaction was committed: what it admitted had left by `now`.
+    pub(super) fn committed(&mut self, now: Millis) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        self.commits.last = now.0.saturating_sub(self.began.0).max(0);
+        self.commits.longest = self.commits.longest.max(self.commits.last);
+        for id in self.leaving.drain(..) {
+            if let Some(slot) = self.kept.in_memory(&id) {
+                let count = std::mem::take(&mut slot.leaving);
+                slot.times.put_off(count as usize, now);
+            }
+        }
     }
 
     /// Takes all that waits under a policy that is there no more.
@@ -354,6 +438,33 @@ impl Slot {
         KEY + self.times.len()
     }
 
+    /// One more is admitted in the open transaction, and leaves with it.
+    fn leaves(&mut self, id: Identity, leaving: &mut Vec<Identity>) {
+        if self.leaving == 0 {
+            leaving.push(id);
+        }
+        self.leaving += 1;
+    }
+
+    /// What was read back counts as late as it may have left.
+    fn put_off(&mut self, limit: &RateLimit, now: Millis, commits: &Commits) {
+        if std::mem::take(&mut self.read_back)
+            && limit.over == Over::Defer
+            && let Some(newest) = self.times.newest()
+        {
+            let count = self.times.newest_count();
+            self.times.put_off(count, commits.latest(newest, now));
+        }
+    }
+
+    /// A time that follows from what was admitted at the open transaction's time, which leaves a little later.
+    fn after_commit(&self, at: Millis, commits: &Commits) -> Millis {
+        match self.leaving {
+            0 => at,
+            _ => Millis(at.0.saturating_add(commits.last)),
+        }
+    }
+
     /// The journal has something that its row does not reflect.
     fn is_pending(&self) -> bool {
         self.noted > self.reflects
@@ -418,6 +529,8 @@ impl Slot {
             changed: false,
             reflects,
             noted: 0,
+            leaving: 0,
+            read_back: true,
         })
     }
 }

@@ -40,6 +40,7 @@ struct Bed {
     limiter: Limiter,
     timers: Timers,
     gathered: Gathered,
+    now: Millis,
 }
 
 impl Bed {
@@ -58,6 +59,7 @@ impl Bed {
             gathered: Gathered::default(),
             store,
             space,
+            now: Millis(1_000_000),
         }
     }
 
@@ -67,6 +69,7 @@ impl Bed {
             store: &self.store,
             timers: &mut self.timers,
             gathered: &mut self.gathered,
+            now: self.now,
         };
         work(&mut self.limiter, &mut context)
     }
@@ -85,7 +88,7 @@ impl Bed {
                 break;
             };
             let (_, id) = parse_timer(&key).unwrap();
-            let left = self.with(|limiter, cx| limiter.fire(id, &limit(), now, cx));
+            let left = self.with(|limiter, cx| limiter.fire(id, &limit(), now, None, cx));
             assert!(left.unwrap().is_empty());
         }
         self.with(Limiter::close);
@@ -198,4 +201,150 @@ fn a_row_from_before_there_was_a_journal_is_read() {
         (before.times, before.timer, before.reflects),
         (slot.times, slot.timer, 0)
     );
+}
+
+fn deferring() -> RateLimit {
+    RateLimit {
+        over: Over::Defer,
+        ..limit()
+    }
+}
+
+/// What a lane does with a key that has a limit, and when each record left.
+struct Leaving {
+    bed: Bed,
+    /// Times of leaving, of committed transactions alone.
+    left: Vec<i64>,
+    /// Records of the open transaction that pass.
+    passing: usize,
+    came: u64,
+    went: Vec<u64>,
+    passed: Vec<u64>,
+}
+
+impl Leaving {
+    fn arrive(&mut self, appended: Millis) {
+        let number = self.came;
+        self.came += 1;
+        let record = Bytes::copy_from_slice(&number.to_be_bytes());
+        let verdict = self.bed.with(|limiter, cx| {
+            limiter.judge::<Failure>(id(1), &deferring(), appended, cx, || Ok(record))
+        });
+        if verdict.unwrap() == Verdict::Pass {
+            self.passing += 1;
+            self.passed.push(number);
+        }
+    }
+
+    fn fire(&mut self) {
+        let now = self.bed.now;
+        while let Some((_, key)) = self.bed.timers.take(now, &mut self.bed.gathered.writes) {
+            let (_, id) = parse_timer(&key).unwrap();
+            let released = self
+                .bed
+                .with(|limiter, cx| limiter.fire(id, &deferring(), now, None, cx).unwrap());
+            for (_, record) in released {
+                self.passing += 1;
+                self.passed
+                    .push(u64::from_be_bytes(record[..].try_into().unwrap()));
+            }
+        }
+    }
+
+    /// What passed leaves `early` after the transaction began, and is committed `commit` after it.
+    fn commit(&mut self, early: i64, commit: i64) {
+        self.bed.with(Limiter::close);
+        let changes = self.bed.gathered.writes.take(&self.bed.space);
+        self.bed.gathered = Gathered::default();
+        self.bed.store.apply(&changes, &[]).unwrap();
+        let left = self.bed.now.0 + early.min(commit);
+        self.left
+            .extend(std::iter::repeat_n(left, std::mem::take(&mut self.passing)));
+        self.went.append(&mut self.passed);
+        self.bed.now.0 += commit;
+    }
+
+    /// The process, or the transaction, is over.
+    fn reopen(mut self) -> Self {
+        let now = self.bed.now;
+        self.bed = Bed::open(self.bed.store);
+        self.bed.now = now;
+        self.passing = 0;
+        self.passed.clear();
+        self
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Over the times at which records leave, whatever their times of appending are, however long a commit takes and a process is
+    /// away, and whatever arrives meanwhile: never more than the limit in any window, all in order, none lost or doubled.
+    #[test]
+    fn no_window_of_the_times_of_leaving_has_more_than_the_limit(
+        steps in prop::collection::vec(
+            (
+                0usize..6,                        // records that arrive
+                0i64..400,                        // so long before they were appended
+                0i64..60,                         // time that passes
+                (0i64..40, 0i64..40),             // until they leave, and until the commit is known
+                prop::sample::select(vec![0u8, 0, 0, 0, 1, 2]), // 1: aborted, 2: killed after the commit
+                0i64..2_000,                      // away
+            ),
+            1..60,
+        )
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = Leaving {
+            bed: Bed::open(StateStore::open(dir.path()).unwrap()),
+            left: Vec::new(),
+            passing: 0,
+            came: 0,
+            went: Vec::new(),
+            passed: Vec::new(),
+        };
+        for (records, lag, pass, (early, commit), end, away) in steps {
+            world.bed.now.0 += pass;
+            let came = world.came;
+            for _ in 0..records {
+                let appended = Millis(world.bed.now.0 - lag);
+                world.arrive(appended);
+            }
+            world.fire();
+            if end == 1 {
+                world.bed.now.0 += away;
+                world = world.reopen();
+                // They come again.
+                world.came = came;
+                continue;
+            }
+            if end == 2 {
+                // It left, was committed, and the process ended before it knew; it may be back at once.
+                world.commit(early, commit);
+                world.bed.now.0 += away;
+                world = world.reopen();
+                continue;
+            }
+            world.commit(early, commit);
+            let now = world.bed.now;
+            world.bed.limiter.committed(now);
+        }
+        // All that waits leaves in time.
+        for _ in 0..4_000 {
+            if world.went.len() as u64 == world.came {
+                break;
+            }
+            world.bed.now.0 += 10;
+            world.fire();
+            world.commit(0, 0);
+            let now = world.bed.now;
+            world.bed.limiter.committed(now);
+        }
+        prop_assert_eq!(&world.went, &(0..world.came).collect::<Vec<_>>());
+        let limit = deferring().as_limit();
+        for first in &world.left {
+            let window = *first..first + limit.window_ms;
+            let inside = world.left.iter().filter(|at| window.contains(at)).count();
+            prop_assert!(inside <= limit.limit as usize, "{} in a window from {}", inside, first);
+        }
+    }
 }

@@ -1,0 +1,112 @@
+//! One input partition of a lane: its transform, its timers, and how far its input was read.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::BACKOFF;
+use crate::{
+    clock::Millis,
+    state::Space,
+    stream::{Transform, timers::Timers, transform::Gathered},
+};
+
+/// After this long without a record, all that lies before the end seen are markers of transactions.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// An input partition.
+pub(super) struct Task {
+    pub(super) space: Space,
+    pub(super) transform: Box<dyn Transform>,
+    pub(super) timers: Timers,
+    /// How far each input topic was read.
+    pub(super) inputs: BTreeMap<usize, Input>,
+    /// What it has gathered in the open transaction. `None`: it has no part in it.
+    pub(super) gathered: Option<Gathered>,
+    /// Timers were due, and wait until the input is read to the end that it had then.
+    pub(super) due: Option<Due>,
+    /// The partition is paused until then: something that a record or a timer needs is not at hand. What comes meanwhile is passed
+    /// over, and read again afterwards.
+    pub(super) paused_until: Option<Instant>,
+    /// How often in a row.
+    pub(super) pauses: u32,
+    /// What it waits for, until the record that needs it was taken.
+    pub(super) waits_for: Option<String>,
+}
+
+/// The position in one input topic.
+pub(super) struct Input {
+    pub(super) next: u64,
+    /// When the last record came.
+    pub(super) last: Instant,
+    /// Records were taken since that was noted.
+    pub(super) taken: bool,
+}
+
+/// Timers that are due at a time fire when the inputs are read to the ends that they had then.
+pub(super) struct Due {
+    pub(super) at: Millis,
+    pub(super) asked: Instant,
+    /// Topic and end.
+    pub(super) ends: Vec<(usize, u64)>,
+}
+
+impl Input {
+    pub(super) fn at(next: u64) -> Self {
+        Self {
+            next,
+            last: Instant::now(),
+            taken: false,
+        }
+    }
+}
+
+impl Task {
+    pub(super) fn new(space: Space, transform: Box<dyn Transform>, timers: Timers) -> Self {
+        Self {
+            space,
+            transform,
+            timers,
+            inputs: BTreeMap::new(),
+            gathered: None,
+            due: None,
+            paused_until: None,
+            pauses: 0,
+            waits_for: None,
+        }
+    }
+
+    /// Pauses the partition, for longer each time in a row.
+    pub(super) fn pause(&mut self, why: String) {
+        if self.pauses == 0 {
+            tracing::info!(processor = %self.space.processor, partition = self.space.partition, %why, "the partition waits");
+        }
+        self.paused_until = Some(Instant::now() + BACKOFF.pause(self.pauses));
+        self.pauses += 1;
+        self.waits_for = Some(why);
+    }
+
+    /// When the next timer is due.
+    pub(super) fn next_due(&self) -> Option<Millis> {
+        // A paused partition fires nothing: its input is not read to the end.
+        if self.paused_until.is_some() {
+            return None;
+        }
+        self.timers.next_due()
+    }
+
+    /// Bytes that it has gathered.
+    pub(super) fn bytes(&self) -> usize {
+        self.gathered.as_ref().map_or(0, |gathered| gathered.bytes)
+    }
+
+    /// Whether the inputs were read to the ends that they had when timers were found to be due.
+    pub(super) fn caught_up(&self, due: &Due) -> bool {
+        due.ends.iter().all(|(topic, end)| {
+            self.inputs.get(topic).is_some_and(|input| {
+                input.next >= *end || due.asked.elapsed() > QUIET && input.last.elapsed() > QUIET
+            })
+        })
+    }
+}
