@@ -5,6 +5,7 @@
 //! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
 
 use std::{
+    cell::Cell,
     collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ use rdkafka::{
 use super::{
     KafkaOptions,
     group::GroupConsumer,
+    offsets::Offsets,
     producer::headers,
     restore::{POSITION, Restore, changelog_row, followed_to, position_value, reflects_row},
     watermarks,
@@ -70,7 +72,10 @@ pub(super) struct KafkaLane {
     options: KafkaOptions,
     state: StateStore,
     /// The member of the group, which holds the seat: after the producer, so that its id is free when both are gone.
-    producer: BaseProducer<Context>,
+    producer: Arc<BaseProducer<Context>>,
+    offsets: Offsets,
+    /// librdkafka does not come back from a call: the producer is left behind.
+    stuck: Cell<bool>,
     group: GroupConsumer,
     context: Context,
     /// Asked for high watermarks.
@@ -112,10 +117,13 @@ impl KafkaLane {
             .set("partitioner", "murmur2_random");
         let producer: BaseProducer<Context> = config.create_with_context(context.clone())?;
         producer.init_transactions(Duration::from_secs(30))?;
+        let producer = Arc::new(producer);
         Ok(Self {
             options: options.clone(),
             state,
             group,
+            offsets: Offsets::new(&producer, TRANSACTION)?,
+            stuck: Cell::new(false),
             producer,
             context,
             uncommitted,
@@ -291,8 +299,11 @@ impl KafkaLane {
             member = config.create::<BaseConsumer>()?.group_metadata();
         }
         let member = member.ok_or_else(|| KafkaError::Canceled)?;
-        self.producer
-            .send_offsets_to_transaction(&list, &member, TRANSACTION)?;
+        let Some(sent) = self.offsets.send(list, member) else {
+            self.stuck.set(true);
+            return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+        };
+        sent?;
         loop {
             match self.producer.commit_transaction(TRANSACTION) {
                 Err(KafkaError::Transaction(e)) if e.is_retriable() => {}
@@ -304,6 +315,11 @@ impl KafkaLane {
     /// Ends a failed transaction and says what the caller must do.
     fn abort(&self, error: KafkaError) -> LogError {
         self.context.ends.lock().clear();
+        if self.stuck.get() {
+            return LogError::Fatal(
+                "librdkafka does not come back from adding offsets to the transaction; a new producer takes over".into(),
+            );
+        }
         let class = match &error {
             KafkaError::Transaction(e) if e.is_fatal() => return error.into(),
             _ => self.producer.client().fatal_error(),

@@ -2,6 +2,7 @@
 
 mod group;
 mod lane;
+mod offsets;
 mod producer;
 mod provision;
 mod reader;
