@@ -4,6 +4,7 @@ mod ends;
 mod group;
 mod lane;
 mod limits;
+mod offsets;
 mod producer;
 mod provision;
 mod reader;

@@ -34,6 +34,7 @@ use super::{
     KafkaOptions,
     group::GroupConsumer,
     limits::Limits,
+    offsets::Offsets,
     producer::headers,
     restore::{POSITION, position_value},
 };
@@ -127,7 +128,10 @@ pub(super) struct Transactions {
     shape: Shape,
     /// When a shape that is not the usual one was needed last.
     unusual: Option<Instant>,
-    producer: BaseProducer<Context>,
+    producer: Arc<BaseProducer<Context>>,
+    offsets: Offsets,
+    /// librdkafka does not come back from a call: the producer is left behind.
+    stuck: Cell<bool>,
     context: Context,
     limits: Limits,
     stop: Arc<AtomicBool>,
@@ -158,7 +162,7 @@ impl Transactions {
         config
             .set("transactional.id", id)
             .set("partitioner", "murmur2_random");
-        let producer = make(&config, Shape::USUAL, &context)?;
+        let producer = Arc::new(make(&config, Shape::USUAL, &context)?);
         producer.init_transactions(OUTCOME)?;
         Ok(Self {
             options: options.clone(),
@@ -168,6 +172,8 @@ impl Transactions {
             config,
             shape: Shape::USUAL,
             unusual: None,
+            offsets: Offsets::new(&producer, TRANSACTION)?,
+            stuck: Cell::new(false),
             producer,
             context,
             limits,
@@ -255,8 +261,10 @@ impl Transactions {
 
     /// A new producer under the same id: the old one is fenced, and what it left open is ended.
     fn renew(&mut self) -> Result<(), LogError> {
-        let producer = make(&self.config, self.shape, &self.context)?;
+        let producer = Arc::new(make(&self.config, self.shape, &self.context)?);
         self.patiently(|| producer.init_transactions(SLICE))?;
+        self.offsets = Offsets::new(&producer, TRANSACTION)?;
+        self.stuck.set(false);
         self.producer = producer;
         // What the old one had under way is not told any more.
         self.context.ends.lock().clear();
@@ -436,8 +444,11 @@ impl Transactions {
             member = config.create::<BaseConsumer>()?.group_metadata();
         }
         let member = member.ok_or_else(|| KafkaError::Canceled)?;
-        self.producer
-            .send_offsets_to_transaction(&list, &member, TRANSACTION)?;
+        let Some(sent) = self.offsets.send(list, member) else {
+            self.stuck.set(true);
+            return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+        };
+        sent?;
         // After a call that timed out the commit goes on by itself: only the same call again says how it ends.
         self.patiently(|| self.producer.commit_transaction(SLICE))
     }
@@ -469,6 +480,10 @@ impl Transactions {
     /// Ends a failed transaction and says what the caller must do.
     fn abort(&mut self, error: KafkaError) -> LogError {
         self.context.ends.lock().clear();
+        if self.stuck.get() {
+            tracing::warn!(processor = %self.processor, "librdkafka does not come back from adding offsets to the transaction; a new producer ends it");
+            return self.replace(&error, None);
+        }
         let class = match &error {
             KafkaError::Transaction(e) if e.is_fatal() => return error.into(),
             _ => self.producer.client().fatal_error(),
@@ -496,11 +511,23 @@ impl Transactions {
         }
         // So ends a commit whose outcome nobody told as well: what it has come to is read back from the log.
         tracing::warn!(processor = %self.processor, %error, %second, "the abort failed; a new producer ends the transaction");
+        self.replace(&error, Some(&second))
+    }
+
+    /// Makes a new producer, which ends the transaction that this one left open.
+    fn replace(&mut self, error: &KafkaError, abort: Option<&KafkaError>) -> LogError {
+        if self.stop.load(Ordering::Relaxed) {
+            // The next producer with this id ends the transaction, or its timeout does.
+            return LogError::Fatal(error.to_string());
+        }
         match self.renew() {
             Ok(()) => LogError::Aborted(error.to_string()),
-            Err(third) => LogError::Fatal(format!(
-                "{error}; the abort failed: {second}; and there is no new producer: {third}"
-            )),
+            Err(third) => {
+                let abort = abort.map_or_else(|| "not tried".to_owned(), ToString::to_string);
+                LogError::Fatal(format!(
+                    "{error}; the abort: {abort}; and there is no new producer: {third}"
+                ))
+            }
         }
     }
 }
