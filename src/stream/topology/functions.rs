@@ -91,6 +91,7 @@ fn bound(name: &str) -> Option<Bound> {
         }
         "unflatten" => Checked(&["value", "separator"], unflattened),
         "encode_json" => Checked(VALUE, indented),
+        "zip" => Checked(&["array_0", "array_1"], zipped),
         "set" => Checked(&["path"], path),
         "contains_all" => Checked(&["value", "substrings"], searches),
         "format_number" => Checked(
@@ -137,7 +138,7 @@ fn bound(name: &str) -> Option<Bound> {
         | "timestamp" | "bool" | "to_bool" | "to_entries" | "to_float" | "to_int"
         | "to_syslog_facility" | "to_syslog_facility_code" | "to_syslog_level"
         | "to_syslog_severity" | "to_unix_timestamp" | "truncate" | "type_def" | "unique"
-        | "upcase" | "uuid_from_friendly_id" | "values" | "zip" => Input,
+        | "upcase" | "uuid_from_friendly_id" | "values" => Input,
         _ => return None,
     })
 }
@@ -462,12 +463,18 @@ fn unflattened(values: &[Option<Value>]) -> Result<(), String> {
     }
     let separator = given(values, 1).and_then(Value::as_bytes);
     let separator = separator.map_or(".".into(), |text| String::from_utf8_lossy(text));
+    if separator.is_empty() {
+        // It would split a name there for ever.
+        return Err("takes a separator that is not empty".into());
+    }
     let mut left = vec![value];
     while let Some(value) = left.pop() {
         match value {
             Value::Object(fields) => {
                 for (name, value) in fields {
-                    if name.matches(&*separator).count() >= LEVELS / 2 {
+                    if name.len() >= separator.len()
+                        && name.matches(&*separator).count() >= LEVELS / 2
+                    {
                         return Err(format!("makes at most {} levels of a name", LEVELS / 2));
                     }
                     left.push(value);
@@ -498,6 +505,16 @@ fn indented(values: &[Option<Value>]) -> Result<(), String> {
         return Err(format!("would make more than {} bytes", 8 * MADE));
     }
     Ok(())
+}
+
+/// Of no arrays at all it would make elements for ever.
+fn zipped(values: &[Option<Value>]) -> Result<(), String> {
+    match (given(values, 0), given(values, 1)) {
+        (Some(Value::Array(arrays)), None) if arrays.is_empty() => {
+            Err("takes at least one array".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn path(values: &[Option<Value>]) -> Result<(), String> {
