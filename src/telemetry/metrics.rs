@@ -185,6 +185,10 @@ registry! {
         "Records written to the dead-letter queue",
         [Label { name: "stage", values: "the processor that rejected the record" },
          Label { name: "code", values: "why: a stable code such as `invalid_payload`, `vrl_error`, `postgres_22003`" }];
+    /// Of the topic `controls`.
+    CONTROLS_REFUSED = "omnilink_controls_refused_total", Kind::Counter, Count,
+        "Records on the topic controls that do not count: older than what is known, without a version, or not sealed with `secret_key`",
+        [];
     /// Of the projection.
     PROJECTION_EVENTS = "omnilink_projection_events_total", Kind::Counter, Count,
         "Events written to Postgres",
