@@ -575,7 +575,7 @@ fn numbers_keep_their_digits() {
         })
         .collect();
     append(&*world.log, &format!("{}orders", world.foreign), records).unwrap();
-    for n in 0..steps.len() {
+    for (n, steps) in steps.iter().enumerate() {
         let mut came: Vec<_> =
             read_all(&*world.log, &format!("{}out{n}", world.foreign), ids.len())
                 .iter()
@@ -592,7 +592,7 @@ fn numbers_keep_their_digits() {
             })
             .collect();
         expected.sort();
-        assert_eq!(came, expected, "{}", steps[n]);
+        assert_eq!(came, expected, "{steps}");
     }
     assert!(read_all(&*world.log, &world.names.dlq, 0).is_empty());
 }

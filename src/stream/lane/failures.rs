@@ -22,9 +22,9 @@ pub(super) enum Culprit {
 /// Why a batch did not become a transaction.
 pub(super) enum Failed {
     /// This record panicked, or failed after it had changed state; or this timer failed.
-    Poison(Culprit, Rejected),
+    Poison(Box<(Culprit, Rejected)>),
     /// A transform failed when it closed. So many records and timers were in the transaction, this one last.
-    Close(Rejected, usize, Option<Culprit>),
+    Close(Box<Rejected>, usize, Option<Culprit>),
     Log(LogError),
 }
 

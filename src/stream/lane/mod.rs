@@ -243,12 +243,12 @@ impl Runner {
     fn note(&mut self, failed: Failed) -> Option<LogError> {
         let processor = self.processor.name();
         match failed {
-            Failed::Poison(culprit, rejected) => {
-                self.failures.note(processor, culprit, rejected);
+            Failed::Poison(failed) => {
+                self.failures.note(processor, failed.0, failed.1);
                 None
             }
             Failed::Close(rejected, items, last) => {
-                self.failures.note_close(processor, rejected, items, last)
+                self.failures.note_close(processor, *rejected, items, last)
             }
             Failed::Log(error) => Some(error),
         }

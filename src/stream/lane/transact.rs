@@ -219,7 +219,7 @@ impl Runner {
             Ok(Err(Failure::Rejected(rejected))) => rejected,
             Err(panic) => panicked(&*panic),
         };
-        Err(Failed::Poison(Culprit::Record(at), rejected))
+        Err(Failed::Poison(Box::new((Culprit::Record(at), rejected))))
     }
 
     /// Makes the letters of what was rejected of a record; answers how many bytes they have.
@@ -276,9 +276,11 @@ impl Runner {
             (Err(Failure::Waiting(why)), _) => {
                 return Err(Failed::Log(LogError::Unavailable(why)));
             }
-            (Err(Failure::Rejected(rejected)), _) => return Err(Failed::Close(rejected, 0, None)),
+            (Err(Failure::Rejected(rejected)), _) => {
+                return Err(Failed::Close(Box::new(rejected), 0, None));
+            }
             // The records of the transaction make it together: fewer of them may fit, and one alone is to blame.
-            (Ok(()), Some(rejected)) => return Err(Failed::Close(rejected, 0, None)),
+            (Ok(()), Some(rejected)) => return Err(Failed::Close(Box::new(rejected), 0, None)),
         }
         transaction.outputs.append(&mut gathered.outputs);
         for Dead {
@@ -441,10 +443,8 @@ impl Runner {
             }
         };
         let poison = |rejected, key| {
-            Err(Failed::Poison(
-                Culprit::Timer(partition, key, due),
-                rejected,
-            ))
+            let culprit = Culprit::Timer(partition, key, due);
+            Err(Failed::Poison(Box::new((culprit, rejected))))
         };
         match result.unwrap_or_else(|panic| Err(panicked(&*panic).into())) {
             Ok(()) => match gathered.take_oversize() {

@@ -12,7 +12,7 @@ use vrl::{
         state::TypeInfo,
     },
     path::OwnedTargetPath,
-    value::Value,
+    value::{KeyString, Value},
 };
 
 use super::products::INDEX;
@@ -221,11 +221,11 @@ impl Function for Guarded {
                     .collect(),
                 check,
             ),
-            Guard::Unnest => Look::Unnest(arguments.required_query("path")?),
+            Guard::Unnest => Look::Unnest(Box::new(arguments.required_query("path")?)),
             Guard::Fresh => Look::Fresh,
         };
-        let call = self.function.compile(state, ctx, arguments)?;
-        Ok(Box::new(Call { name, call, look }))
+        let inner = self.function.compile(state, ctx, arguments)?;
+        Ok(Box::new(Call { name, inner, look }))
     }
 
     fn parameters(&self) -> &'static [Parameter] {
@@ -240,21 +240,21 @@ impl Function for Guarded {
 #[derive(Clone, Debug)]
 enum Look {
     Arguments(Vec<Option<Box<dyn Expression>>>, Check),
-    Unnest(Query),
+    Unnest(Box<Query>),
     Fresh,
 }
 
 #[derive(Clone, Debug)]
 struct Call {
     name: &'static str,
-    call: Box<dyn Expression>,
+    inner: Box<dyn Expression>,
     look: Look,
 }
 
 impl Expression for Call {
     fn resolve(&self, ctx: &mut Context<'_>) -> Resolved {
         let fine = match &self.look {
-            Look::Fresh => return self.call.resolve(ctx).map(fresh),
+            Look::Fresh => return self.inner.resolve(ctx).map(fresh),
             Look::Arguments(watched, check) => {
                 let mut given = Vec::with_capacity(watched.len());
                 for argument in watched {
@@ -268,13 +268,13 @@ impl Expression for Call {
             Look::Unnest(query) => unnested(query, ctx)?,
         };
         match fine {
-            Ok(()) => self.call.resolve(ctx),
+            Ok(()) => self.inner.resolve(ctx),
             Err(why) => Err(ExpressionError::from(format!("`{}` {why}", self.name))),
         }
     }
 
     fn type_info(&self, state: &TypeState) -> TypeInfo {
-        self.call.type_info(state)
+        self.inner.type_info(state)
     }
 }
 
@@ -394,7 +394,7 @@ fn weigh(value: &Value) -> Weight {
         weight.levels = weight.levels.max(level);
         match value {
             Value::Object(fields) => {
-                weight.bytes += fields.keys().map(|name| name.len()).sum::<usize>();
+                weight.bytes += fields.keys().map(KeyString::len).sum::<usize>();
                 left.extend(fields.values().map(|value| (value, level + 1)));
             }
             Value::Array(items) => left.extend(items.iter().map(|value| (value, level + 1))),

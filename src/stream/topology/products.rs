@@ -141,7 +141,7 @@ impl Walk {
                 self.op(op.into_inner(), at.start()..at.end())
             }
             Expr::Assignment(assignment) => self.assignment(assignment.into_inner()),
-            Expr::Query(query) => self.query(query.into_inner()),
+            Expr::Query(query) => self.query(query.inner()),
             Expr::FunctionCall(call) => self.call(call.into_inner()),
             Expr::Variable(name) => gives(!self.no_text.contains(&**name)),
             Expr::Unary(unary) => {
@@ -293,7 +293,7 @@ impl Walk {
         }
     }
 
-    fn query(&mut self, query: Query) -> Gives {
+    fn query(&mut self, query: &Query) -> Gives {
         let at = query.path.span();
         self.path(query.path.inner(), at.start()..at.end());
         let name = match query.target.inner() {

@@ -195,14 +195,13 @@ impl Transform for StageTransform {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let failed = self.shared.going_on.lock().remove(&cx.partition());
-        match failed {
-            // The record is to blame, and those behind it follow with the next timer.
-            Some(number) => Ok(self.release(timer, Some((number, rejected)), cx)?),
-            None => {
-                cx.reject_timer(timer, rejected);
-                Ok(())
-            }
+        // The record is to blame, and those behind it follow with the next timer.
+        if let Some(number) = failed {
+            self.release(timer, Some(&(number, rejected)), cx)?;
+        } else {
+            cx.reject_timer(timer, rejected);
         }
+        Ok(())
     }
 
     fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
@@ -483,7 +482,7 @@ impl StageTransform {
     fn release(
         &mut self,
         timer: Timer<'_>,
-        failed: Option<(u64, Rejected)>,
+        failed: Option<&(u64, Rejected)>,
         cx: &mut Context<'_>,
     ) -> Result<(), StateError> {
         let Some((policy, id)) = parse_timer(timer.key) else {
@@ -493,13 +492,13 @@ impl StageTransform {
         let Some((step, limit)) = stage.limits().find(|(_, l)| l.policy.value == policy) else {
             return self.orphaned(policy, id, timer.now, cx);
         };
-        let last = failed.as_ref().map(|(number, _)| *number);
+        let last = failed.map(|(number, _)| *number);
         let going_on = Arc::clone(&self.shared.going_on);
         for (number, record) in self.limiter.fire(id, limit, timer.now, last, cx)? {
             let Some(message) = Self::waited(&record, cx) else {
                 continue;
             };
-            if let Some((_, rejected)) = failed.as_ref().filter(|(bad, _)| *bad == number) {
+            if let Some((_, rejected)) = failed.filter(|(bad, _)| *bad == number) {
                 let origin = Arc::clone(&message.origin);
                 cx.reject_origin(Arc::unwrap_or_clone(origin), rejected.clone());
                 continue;
