@@ -1,7 +1,7 @@
 //! What OmniLink says about itself: logs, metrics, readiness.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::IsTerminal,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -54,6 +54,33 @@ pub fn metrics() -> &'static PrometheusHandle {
 
 /// How often [`PrometheusHandle::run_upkeep`] is due: histograms keep every value until then.
 pub const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How many notices are kept, and how long.
+const NOTICES: usize = 16;
+const NOTICE_AGE: Duration = Duration::from_secs(24 * 3600);
+
+fn noticed() -> &'static parking_lot::Mutex<VecDeque<(Instant, String)>> {
+    static NOTICES: OnceLock<parking_lot::Mutex<VecDeque<(Instant, String)>>> = OnceLock::new();
+    NOTICES.get_or_init(parking_lot::Mutex::default)
+}
+
+/// Notes what happened and is over, but that an operator must hear of: `/readyz` and `doctor` show it for a day, the last
+/// 16 of all.
+pub fn notice(text: String) {
+    let mut notices = noticed().lock();
+    notices.retain(|(_, known)| *known != text);
+    if notices.len() == NOTICES {
+        notices.pop_front();
+    }
+    notices.push_back((Instant::now(), text));
+}
+
+/// What was noted within a day, the oldest first.
+pub fn notices() -> Vec<String> {
+    let mut notices = noticed().lock();
+    notices.retain(|(at, _)| at.elapsed() < NOTICE_AGE);
+    notices.iter().map(|(_, text)| text.clone()).collect()
+}
 
 /// How a part is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    log::{Class, Fetched, Log, LogError, Polled, Source},
+    log::{Class, Fetched, Log, LogError, Polled, Source, announce_dropped},
     store::Store,
     stream::{
         lag::{LaneProgress, Progress},
@@ -154,6 +154,8 @@ struct Lane {
     /// Tries without a commit, and the commits before them.
     attempt: u32,
     commits: u64,
+    /// Up to where retention has dropped records that were not written yet.
+    dropped: BTreeMap<u32, u64>,
 }
 
 impl Lane {
@@ -197,6 +199,7 @@ impl Lane {
             again: None,
             attempt: 0,
             commits: 0,
+            dropped: BTreeMap::new(),
         }
     }
 
@@ -320,18 +323,29 @@ impl Lane {
             .iter()
             .copied()
             .filter(|p| !self.shunned.contains_key(p));
-        self.pipeline.take(ours)?;
+        let topic = source.topic_id()?;
+        self.pipeline.take(ours, topic)?;
         for (partition, next) in self.pipeline.owned() {
-            source.open(partition, next).map_err(|error| match error {
-                LogError::OutOfRange { end, .. } if next > end => ProjectionError::AheadOfLog {
-                    projection: PROJECTION.to_owned(),
-                    topic: self.setup.topic.to_string(),
-                    partition,
-                    position: next,
-                    end,
-                },
-                other => other.into(),
-            })?;
+            match source.open(partition, next) {
+                Err(LogError::OutOfRange { end, .. }) if next > end => {
+                    return Err(ProjectionError::AheadOfLog {
+                        projection: PROJECTION.to_owned(),
+                        topic: self.setup.topic.to_string(),
+                        partition,
+                        position: next,
+                        end,
+                    });
+                }
+                // Nothing brings back what retention has dropped.
+                Err(LogError::OutOfRange { start, .. }) => {
+                    source.open(partition, start)?;
+                    // The position moves with the next commit; until then it is said once.
+                    if self.dropped.insert(partition, start) != Some(start) {
+                        announce_dropped(PROJECTION, &self.setup.topic, partition, (next, start));
+                    }
+                }
+                opened => opened?,
+            }
             self.progress.at(&self.setup.topic, partition, next);
         }
         Ok(())

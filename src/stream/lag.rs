@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     clock::Millis,
-    log::{Log, LogError},
+    log::{Log, LogError, Watermarks},
 };
 
 /// A processor's state and positions on this node, told by each of its lanes apart: one that works hides none that stalls.
@@ -172,7 +172,9 @@ pub fn lag(
     next: u64,
     now: Millis,
 ) -> Result<Lag, LogError> {
-    let end = log.watermarks(topic, partition)?.end;
+    let Watermarks { start, end } = log.watermarks(topic, partition)?;
+    // A position beyond the end is none in this log: all of it may be unread.
+    let next = if next > end { start } else { next };
     if next >= end {
         return Ok(Lag::default());
     }

@@ -18,9 +18,10 @@ use rdkafka::{
 use super::{
     KafkaOptions,
     reader::{Apart, drain},
+    topics::{Topics, Watched},
     watermarks,
 };
-use crate::log::{Fetched, LogError, Polled, Source};
+use crate::log::{Fetched, LogError, Polled, Source, TopicId};
 
 enum Change {
     Assigned(Vec<(String, u32)>),
@@ -76,20 +77,27 @@ pub(super) struct GroupConsumer {
     /// `open` has changed and librdkafka does not know yet.
     changed: bool,
     apart: Apart,
+    /// Which topics these are.
+    pub(super) watched: Watched,
+    /// Polled, and it is not known yet whether they are of these topics.
+    unconfirmed: Vec<Fetched>,
 }
 
 impl GroupConsumer {
+    /// `also`: another topic that this hangs on, after these.
     pub(super) fn new(
         options: &KafkaOptions,
         group: &str,
         topics: &[String],
-        reset: &str,
+        also: Option<&str>,
+        known: &Arc<Topics>,
     ) -> Result<Self, LogError> {
         let context = GroupContext::default();
         let mut config = options.consumer_config();
         config
             .set("group.id", group)
-            .set("auto.offset.reset", reset)
+            // A position that the log does not have is never passed over in silence: whoever opens the partition says what it means.
+            .set("auto.offset.reset", "error")
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
             // A member learns of others that come and go by its heartbeat; until it does, they wait.
@@ -104,6 +112,8 @@ impl GroupConsumer {
             open: BTreeMap::new(),
             changed: false,
             apart: Apart::default(),
+            watched: known.watch(topics.iter().map(String::as_str).chain(also))?,
+            unconfirmed: Vec::new(),
         })
     }
 
@@ -141,6 +151,8 @@ impl GroupConsumer {
             let offset = Offset::Offset(*next as i64);
             list.add_partition_offset(&self.topics[*topic], *partition as i32, offset)?;
         }
+        // They come again: the positions have not moved past them.
+        self.unconfirmed.clear();
         self.apart.keep();
         self.consumer.assign(&list)?;
         self.changed = false;
@@ -159,7 +171,19 @@ impl GroupConsumer {
             self.tell()?;
         }
         let before = out.len();
-        drain(&self.consumer, &self.topics, wait, out)?;
+        if self.unconfirmed.is_empty() {
+            drain(&self.consumer, &self.topics, wait, out)?;
+        } else {
+            out.append(&mut self.unconfirmed);
+        }
+        if out.len() == before {
+            self.watched.check()?;
+            return Ok(Polled::Records);
+        }
+        if !self.watched.confirm()? {
+            self.unconfirmed = out.split_off(before);
+            return Ok(Polled::Records);
+        }
         // What librdkafka had fetched before a seek or a loss is not ours.
         let open = &mut self.open;
         let mut kept = before;
@@ -181,6 +205,7 @@ impl GroupConsumer {
         for at in partitions {
             self.open.remove(at);
         }
+        self.unconfirmed.clear();
         self.apart.keep();
         self.consumer.unassign()?;
         self.changed = false;
@@ -203,6 +228,13 @@ impl Drop for GroupConsumer {
 impl Source for GroupConsumer {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         self.poll_group(wait, out)
+    }
+
+    fn topic_id(&mut self) -> Result<Option<TopicId>, LogError> {
+        let (described, _) = self.watched.describe(0, None)?;
+        let id = described.and_then(|described| described.id);
+        self.watched.is(0, id);
+        Ok(id)
     }
 
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {

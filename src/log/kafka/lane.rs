@@ -20,18 +20,27 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaOptions, committed, group::GroupConsumer, producer::headers, reader::KafkaReader,
+    KafkaOptions, committed,
+    group::GroupConsumer,
+    position::{Followed, Positions, from_record, to_record},
+    producer::headers,
+    reader::KafkaReader,
+    topics::{Counts, partition_among},
     watermarks,
 };
 use crate::{
     backoff::{WORTH, rest},
     chaos::{Bug, pause, planted},
-    clock::{Clock, Millis, SystemClock},
-    log::{Fetched, Headers, Lane, LogError, Polled, Reader, Transaction, Watermarks},
+    clock::{Clock, SystemClock},
+    log::{
+        Described, Fetched, Headers, Lane, LogError, Polled, Reader, TopicId, Transaction,
+        Watermarks,
+        identity::{Kept, Place, announce_changelog, later, resolve, to_metadata},
+    },
     state::{Changes, Space, StateStore},
 };
 
-/// The changelog key of the record that says which input the state reflects: topic index(1) next offset(8).
+/// The changelog key of the record that says which input the state reflects.
 const POSITION: &[u8] = b"\0position";
 const TRANSACTION: Duration = Duration::from_secs(10);
 /// How long a restore waits for the next record of a changelog.
@@ -120,6 +129,9 @@ pub(super) struct KafkaLane {
     context: Context,
     processor: Arc<str>,
     changelog: Arc<str>,
+    positions: Positions,
+    /// Which changelog is followed.
+    changelog_id: Option<TopicId>,
     /// Records of the last poll.
     polled: usize,
     /// After the producer: its id is free when it is gone.
@@ -155,58 +167,105 @@ impl KafkaLane {
         producer.init_transactions(Duration::from_secs(30))?;
         Ok(Self {
             options: options.clone(),
+            positions: Positions::new(&state, &processor),
             state,
             group,
             producer,
             context,
             processor,
             changelog,
+            changelog_id: None,
             polled: 0,
             _seated: seated,
         })
     }
 
-    fn changelog_row(&self, partition: u32) -> Vec<u8> {
-        format!("changelog/{}/{partition}", self.processor).into_bytes()
+    /// Refuses an input that has more partitions than the state: a record's state may lie in another partition than the record.
+    fn refuse_growth(&self, topic: &str, input: u32, changelog: u32) -> Result<(), LogError> {
+        // Of OmniLink's own topics the configured partitions are used, whatever was added.
+        let counts = self.group.watched.topics().counts();
+        let used = counts.get(topic).copied().unwrap_or(input);
+        if used <= changelog {
+            return Ok(());
+        }
+        Err(LogError::Grown {
+            topic: topic.to_owned(),
+            partitions: used,
+            processor: self.processor.to_string(),
+            changelog: self.changelog.to_string(),
+            changelog_partitions: changelog,
+        })
     }
 
-    fn reflects_row(&self, topic: usize, partition: u32) -> Vec<u8> {
-        format!("reflects/{}/{topic}/{partition}", self.processor).into_bytes()
-    }
-
-    fn number(&self, row: &[u8]) -> Result<Option<u64>, LogError> {
-        let row = self.state.meta(row)?;
-        Ok(row
-            .and_then(|r| r.get(..8).and_then(|b| b.try_into().ok()))
-            .map(u64::from_be_bytes))
+    /// Which state there is to follow, if the changelog was deleted and made again: what this node has of the one before, if
+    /// that is `complete`, that is if it reflects all that was committed; else none.
+    fn follow(
+        &self,
+        space: &Space,
+        changelog: Described,
+        complete: bool,
+    ) -> Result<Option<Followed>, LogError> {
+        let followed = self.positions.followed(space.partition)?;
+        let was = followed.and_then(|followed| followed.id);
+        let (Some(was), Some(is)) = (was, changelog.id) else {
+            return Ok(followed);
+        };
+        if was == is {
+            return Ok(followed);
+        }
+        let place = Place {
+            processor: &self.processor,
+            topic: &self.changelog,
+            partition: space.partition,
+        };
+        announce_changelog(place, (was, is), complete);
+        if !complete {
+            self.state.clear(space)?;
+        }
+        Ok(None)
     }
 
     /// Reads the changelog from where this node's copy stands to its end.
-    fn restore(&self, partition: u32) -> Result<(), LogError> {
+    fn restore(
+        &self,
+        partition: u32,
+        changelog: Option<Described>,
+        complete: bool,
+    ) -> Result<(), LogError> {
         let space = Space {
             processor: Arc::clone(&self.processor),
             partition,
         };
+        // Partitions that were added to the input have no state.
+        if changelog.is_some_and(|changelog| partition >= changelog.partitions) {
+            return Ok(());
+        }
         let marks = match watermarks(&self.group.consumer, &self.changelog, partition) {
             Ok(marks) => marks,
             // A processor without state has no changelog.
             Err(LogError::UnknownTopic(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let row = self.changelog_row(partition);
-        let followed = self.state.meta(&row)?;
-        let at = followed
-            .as_ref()
-            .and_then(|r| r.get(8..16).and_then(|b| b.try_into().ok()))
-            .map_or(0, i64::from_be_bytes);
+        let row = self.positions.changelog_row(partition);
+        let id = changelog.and_then(|changelog| changelog.id);
+        let followed = match changelog {
+            Some(changelog) => self.follow(&space, changelog, complete)?,
+            None => self.positions.followed(partition)?,
+        };
         let now = SystemClock.now();
-        let mut next = self.number(&row)?.unwrap_or(marks.start);
-        if next > marks.end || followed.is_some() && at < now.0 - STALE_MS {
+        let mut next = followed.map_or(marks.start, |followed| followed.next);
+        if next > marks.end || followed.is_some_and(|f| f.at.0 < now.0 - STALE_MS) {
             tracing::warn!(processor = %self.processor, partition, "the local state is too old; it is restored from its changelog");
             self.state.clear(&space)?;
             next = marks.start;
         }
+        let followed_to = |next| Followed { next, at: now, id }.to_bytes();
         if next >= marks.end {
+            // From now on it is known which changelog that is.
+            if followed.is_none_or(|followed| followed.id != id) {
+                let row = (row, followed_to(next));
+                self.state.apply(&Changes::default(), &[row])?;
+            }
             return Ok(());
         }
         let mut reader = KafkaReader::new(&self.options, &self.changelog)?;
@@ -239,15 +298,16 @@ impl KafkaLane {
                     continue;
                 };
                 if key == POSITION {
-                    if let Some(value) = change.record.value.filter(|v| v.len() == 9) {
-                        let topic = usize::from(value[0]);
-                        meta.push((self.reflects_row(topic, partition), value[1..].to_vec()));
+                    let value = change.record.value.unwrap_or_default();
+                    if let Some((topic, kept)) = from_record(&value) {
+                        let row = self.positions.reflects_row(topic, partition);
+                        meta.push((row, kept.to_bytes()));
                     }
                 } else {
                     changes.upkeep(&space, key, change.record.value);
                 }
             }
-            meta.push((row.clone(), followed_to(next, now)));
+            meta.push((row.clone(), followed_to(next)));
             self.state.apply(&changes, &meta)?;
         }
         Ok(())
@@ -315,11 +375,14 @@ impl KafkaLane {
             pause();
         }
         self.producer.begin_transaction()?;
+        let counts = self.group.watched.topics().counts();
         for output in &transaction.outputs {
             let record = &output.record;
             self.send(
                 &output.topic,
-                output.partition,
+                output
+                    .partition
+                    .or_else(|| in_use(&counts, &output.topic, record.key.as_deref())),
                 record.key.as_deref(),
                 record.value.as_deref(),
                 &record.headers,
@@ -349,9 +412,14 @@ impl KafkaLane {
         let mut list = TopicPartitionList::new();
         for (topic, partition, next) in &transaction.positions {
             let offset = Offset::Offset(*next as i64);
-            list.add_partition_offset(&self.group.topics[*topic], *partition as i32, offset)?;
+            let name = &self.group.topics[*topic];
+            list.add_partition_offset(name, *partition as i32, offset)?;
+            let kept = self.kept(*topic, *next);
+            if let Some(mut element) = list.find_partition(name, *partition as i32) {
+                element.set_metadata(to_metadata(kept.id, ""));
+            }
             if stateful.contains(partition) {
-                let value = position_value(*topic, *next);
+                let value = to_record(*topic, kept);
                 self.send(
                     &self.changelog,
                     Some(*partition),
@@ -384,6 +452,12 @@ impl KafkaLane {
         }
     }
 
+    /// A position in the input topic that is being read.
+    fn kept(&self, topic: usize, next: u64) -> Kept {
+        let id = self.group.watched.id(topic);
+        Kept { next, id }
+    }
+
     /// Ends a failed transaction and says what the caller must do.
     fn abort(&self, error: KafkaError) -> LogError {
         self.context.ends.lock().clear();
@@ -406,16 +480,10 @@ impl KafkaLane {
     }
 }
 
-fn followed_to(next: u64, at: Millis) -> Vec<u8> {
-    let mut row = next.to_be_bytes().to_vec();
-    row.extend_from_slice(&at.0.to_be_bytes());
-    row
-}
-
-fn position_value(topic: usize, next: u64) -> Vec<u8> {
-    let mut value = vec![topic as u8];
-    value.extend_from_slice(&next.to_be_bytes());
-    value
+/// The partition of a record in a topic of OmniLink's own: one of those that are configured, whatever was added.
+fn in_use(counts: &Counts, topic: &str, key: Option<&[u8]>) -> Option<u32> {
+    let count = counts.get(topic)?;
+    Some(partition_among(key, *count))
 }
 
 impl Lane for KafkaLane {
@@ -431,14 +499,46 @@ impl Lane for KafkaLane {
 
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError> {
         let name = self.group.topics[topic].clone();
+        let at = (topic, partition);
         // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
-        let position = committed(&self.group.consumer, &name, partition)?;
-        self.restore(partition)?;
-        let reflects = self.number(&self.reflects_row(topic, partition))?;
-        let next = match position.max(reflects) {
-            Some(next) => next,
-            None => watermarks(&self.group.consumer, &name, partition)?.start,
+        let mut position = committed(&self.group.consumer, &name, partition)?;
+        let changelog = Some(&*self.changelog);
+        let (input, changelog) = self.group.watched.describe(topic, changelog)?;
+        if let (Some(input), Some(changelog)) = (input, changelog) {
+            self.refuse_growth(&name, input.partitions, changelog.partitions)?;
+        }
+        let id = input.and_then(|input| input.id);
+        let before = self.positions.reflects(topic, partition)?;
+        let complete = position.is_none_or(|position| before.is_some_and(|b| b.next >= position.next));
+        self.changelog_id = changelog.and_then(|changelog| changelog.id);
+        let of_changelog = self.group.topics.len();
+        self.group.watched.is(of_changelog, self.changelog_id);
+        self.restore(partition, changelog, complete)?;
+        let reflects = self.positions.reflects(topic, partition)?;
+        if let (Some(one), Some(two)) = (position, reflects)
+            && one.id.is_none()
+            && two.id.is_some()
+        {
+            // It stands over the state's, unless it is only older: asked again, it is not.
+            position = committed(&self.group.consumer, &name, partition)?;
+        }
+        let place = Place {
+            processor: &self.processor,
+            topic: &name,
+            partition,
         };
+        let marks = watermarks(&self.group.consumer, &name, partition)?;
+        let kept = later(position, reflects, id);
+        let resolved = resolve(place, kept, id, marks)?;
+        if let Some(reset) = resolved.reset {
+            reset.announce(place);
+        }
+        let next = resolved.next;
+        self.group.watched.is(topic, id);
+        // A reset is said once, and a position of a version that kept no ids is one in this topic from now on.
+        if kept.is_some_and(|kept| kept.id != id || kept.next != next) {
+            self.positions.keep_reflects(at, Kept { next, id })?;
+        }
         self.group.open_at(topic, partition, next);
         Ok(next)
     }
@@ -459,14 +559,18 @@ impl Lane for KafkaLane {
             .positions
             .iter()
             .map(|(topic, partition, next)| {
-                (
-                    self.reflects_row(*topic, *partition),
-                    next.to_be_bytes().to_vec(),
-                )
+                let row = self.positions.reflects_row(*topic, *partition);
+                (row, self.kept(*topic, *next).to_bytes())
             })
             .collect();
         for (partition, end) in self.context.ends.lock().drain() {
-            meta.push((self.changelog_row(partition), followed_to(end, now)));
+            let followed = Followed {
+                next: end,
+                at: now,
+                id: self.changelog_id,
+            };
+            let row = self.positions.changelog_row(partition);
+            meta.push((row, followed.to_bytes()));
         }
         self.state.apply(&transaction.state, &meta)?;
         Ok(())

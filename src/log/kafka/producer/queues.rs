@@ -14,8 +14,11 @@ use bytes::Bytes;
 use kafka_protocol::{error::ResponseError, messages::MetadataResponse};
 use parking_lot::Condvar;
 
-use super::{Call, batch, queue_full};
-use crate::log::{Append, LogError, Position, Record, partition_for};
+use super::{
+    super::topics::{Counts, partition_among},
+    Call, batch, queue_full,
+};
+use crate::log::{Append, LogError, Position, Record};
 
 /// Records that may wait.
 const MOST_RECORDS: usize = 200_000;
@@ -136,6 +139,8 @@ pub(super) struct Queues {
     names: HashMap<Arc<str>, usize>,
     topics: Vec<Topic>,
     pub(super) brokers: BTreeMap<i32, Broker>,
+    /// Of OmniLink's own topics the configured partitions are used, whatever was added.
+    pub(super) counts: Arc<Counts>,
     pub(super) producer: Option<ProducerId>,
     /// Leaders are to be asked for.
     pub(super) stale: bool,
@@ -198,10 +203,9 @@ impl Queues {
             self.stale = true;
             return;
         }
-        let partition = match &pending.record.key {
-            Some(key) => partition_for(key, count),
-            None => rand::random_range(0..count),
-        };
+        let used = self.counts.get(&self.topics[topic].name);
+        let used = used.map_or(count, |used| count.min(*used));
+        let partition = partition_among(pending.record.key.as_deref(), used);
         self.topics[topic].partitions[partition as usize]
             .queue
             .push_back(pending);
