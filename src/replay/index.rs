@@ -329,9 +329,8 @@ fn open_file(
         .open(path)?;
     let ours = file.try_lock().is_ok();
     let mut header = [0; HEADER as usize];
-    let known = file.read_exact(&mut header).is_ok()
-        && header[..8] == *MAGIC
-        && header[8..] == topic;
+    let known =
+        file.read_exact(&mut header).is_ok() && header[..8] == *MAGIC && header[8..] == topic;
     if !known && !ours {
         return Err(std::io::ErrorKind::ResourceBusy.into());
     }

@@ -16,8 +16,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext,
-    bindings as c,
+    ClientContext, bindings as c,
     client::Client,
     error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
@@ -76,8 +75,9 @@ pub(super) fn describe_topics<C: ClientContext>(
     let failed = || KafkaError::AdminOpCreation("the topics cannot be described".into());
     let handle = client.native_ptr();
     // SAFETY: `pointers` are as many valid C strings as are said; librdkafka copies them.
-    let collection =
-        unsafe { c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()) };
+    let collection = unsafe {
+        c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len())
+    };
     let collection =
         Handle::of(collection, c::rd_kafka_TopicCollection_destroy).ok_or_else(failed)?;
     // SAFETY: `handle` is the client's, which is borrowed for the whole call.
@@ -101,9 +101,8 @@ pub(super) fn describe_topics<C: ClientContext>(
     // The request ends by its own timeout; a little later at most the event is there.
     // SAFETY: the queue is alive; an event, unlike null, is ours to destroy.
     let event = unsafe { c::rd_kafka_queue_poll(queue.object, millis.saturating_add(500)) };
-    let event = Handle::of(event, c::rd_kafka_event_destroy).ok_or(KafkaError::AdminOp(
-        RDKafkaErrorCode::OperationTimedOut,
-    ))?;
+    let event = Handle::of(event, c::rd_kafka_event_destroy)
+        .ok_or(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))?;
     // SAFETY: the event is alive.
     refused(unsafe { c::rd_kafka_event_error(event.object) })?;
     // SAFETY: the event is alive; null is answered for an event of another kind.

@@ -509,7 +509,8 @@ impl Lane for KafkaLane {
         }
         let id = input.and_then(|input| input.id);
         let before = self.positions.reflects(topic, partition)?;
-        let complete = position.is_none_or(|position| before.is_some_and(|b| b.next >= position.next));
+        let complete =
+            position.is_none_or(|position| before.is_some_and(|b| b.next >= position.next));
         self.changelog_id = changelog.and_then(|changelog| changelog.id);
         let of_changelog = self.group.topics.len();
         self.group.watched.is(of_changelog, self.changelog_id);

@@ -131,7 +131,7 @@ impl KafkaLog {
 
     fn connect_with(options: KafkaOptions, state: Option<StateStore>) -> Result<Self, LogError> {
         let asker = Arc::new(options.consumer_config().create()?);
-        let topics = Topics::new(&asker);
+        let topics = Topics::new(&asker, &options.prefix);
         let appender = Appender::new(&options, &topics)?;
         Ok(Self {
             options,
@@ -291,11 +291,7 @@ impl Log for KafkaLog {
         list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))?;
         let ask = || self.asker.offsets_for_times(list.clone(), REQUEST);
         let found = while_leaders_move(&*self.asker, topic, ask)?;
-        match found
-            .elements()
-            .first()
-            .map(TopicPartitionListElem::offset)
-        {
+        match found.elements().first().map(TopicPartitionListElem::offset) {
             Some(Offset::Offset(offset)) => Ok(offset as u64),
             _ => Ok(self.watermarks(topic, partition)?.end),
         }

@@ -56,6 +56,8 @@ struct Seen {
 
 /// What is known of topics. One for each [`super::KafkaLog`].
 pub(super) struct Topics {
+    /// So begin topics whose partitions are not configured: a topology's state has those of its source.
+    follows_source: String,
     asker: Arc<BaseConsumer>,
     counts: RwLock<Arc<Counts>>,
     seen: Mutex<Seen>,
@@ -71,9 +73,10 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    pub(super) fn new(asker: &Arc<BaseConsumer>) -> Arc<Self> {
+    pub(super) fn new(asker: &Arc<BaseConsumer>, prefix: &str) -> Arc<Self> {
         let (kick, kicked) = bounded(1);
         Arc::new(Self {
+            follows_source: format!("{prefix}state.topology."),
             asker: Arc::clone(asker),
             counts: RwLock::default(),
             seen: Mutex::default(),
@@ -119,7 +122,7 @@ impl Topics {
             .iter()
             .filter_map(|(topic, expected)| {
                 let (_, described) = seen.topics.get(topic)?;
-                count_trouble(topic, *expected, described)
+                self.count_trouble(topic, *expected, described)
             })
             .collect();
         troubles.sort_unstable();
@@ -180,6 +183,17 @@ impl Topics {
         self.answered.notify_all();
     }
 
+    fn count_trouble(&self, topic: &str, expected: u32, described: &Described) -> Option<String> {
+        let found = described.partitions;
+        let trouble = found != expected && !topic.starts_with(&self.follows_source);
+        trouble.then(|| {
+            format!(
+                "topic `{topic}` has {found} partitions, but {expected} are configured; {}",
+                way_out(topic, expected, found, false)
+            )
+        })
+    }
+
     /// In microseconds since `base`; never 0.
     fn now(&self) -> u64 {
         (self.base.elapsed().as_micros() as u64).max(1)
@@ -203,7 +217,7 @@ impl Topics {
                 tracing::warn!(topic = %name, "the topic was deleted and made again");
                 self.changes.fetch_add(1, Ordering::AcqRel);
             }
-            let trouble = |of: &Described| count_trouble(name, *counts.get(&**name)?, of);
+            let trouble = |of: &Described| self.count_trouble(name, *counts.get(&**name)?, of);
             if let Some(detail) = trouble(described)
                 && before.as_ref().and_then(trouble).is_none()
             {
@@ -263,16 +277,6 @@ fn run(topics: &Weak<Topics>, kicked: &Receiver<()>) {
             std::thread::sleep(FRESH);
         }
     }
-}
-
-fn count_trouble(topic: &str, expected: u32, described: &Described) -> Option<String> {
-    let found = described.partitions;
-    (found != expected).then(|| {
-        format!(
-            "topic `{topic}` has {found} partitions, but {expected} are configured; {}",
-            way_out(topic, expected, found, false)
-        )
-    })
 }
 
 /// The topics that somebody reads, and which ones they were when positions in them were taken.

@@ -91,10 +91,9 @@ impl Lane for LocalLane {
         let name = &self.topics[topic];
         let committed = self.shared.committed(&self.processor, name, partition)?;
         let next = match committed {
-            Some(next) => {
-                self.shared
-                    .read_on(&self.processor, name, partition, next)?
-            }
+            Some(next) => self
+                .shared
+                .read_on(&self.processor, name, partition, next)?,
             None => 0,
         };
         self.reader.assign_at(topic, partition, next)?;
