@@ -228,13 +228,27 @@ impl Foreign {
         }
     }
 
+    /// Adds partitions. Returns when the broker shows them.
     pub fn grow(&self, topic: &str, partitions: usize) {
-        use rdkafka::admin::{AdminOptions, NewPartitions};
+        use rdkafka::{
+            admin::{AdminOptions, NewPartitions},
+            consumer::{BaseConsumer, Consumer},
+        };
         let new = NewPartitions::new(topic, partitions);
         self.admin(async |admin| {
             let grown = admin.create_partitions([&new], &AdminOptions::new()).await;
             grown.unwrap().remove(0).unwrap();
         });
+        let asker: BaseConsumer = self.0.create().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let found = asker.fetch_metadata(Some(topic), Duration::from_secs(5));
+            if found.is_ok_and(|found| found.topics()[0].partitions().len() == partitions) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{topic} does not grow");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Drops all records before an offset, as retention does.
