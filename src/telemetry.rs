@@ -57,7 +57,7 @@ pub const UPKEEP: Duration = Duration::from_secs(5);
 
 /// How many notices are kept, and how long.
 const NOTICES: usize = 16;
-const NOTICE_AGE: Duration = Duration::from_secs(24 * 3600);
+const NOTICE_AGE: Duration = Duration::from_hours(24);
 
 fn noticed() -> &'static parking_lot::Mutex<VecDeque<(Instant, String)>> {
     static NOTICES: OnceLock<parking_lot::Mutex<VecDeque<(Instant, String)>>> = OnceLock::new();

@@ -72,6 +72,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    #[cfg(feature = "kafka")]
     /// `next(8)`, then the id if it is known.
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = self.next.to_be_bytes().to_vec();
@@ -79,6 +80,7 @@ impl Kept {
         bytes
     }
 
+    #[cfg(feature = "kafka")]
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let next = u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?);
         let id = bytes.get(8..24).and_then(|id| id.try_into().ok());
@@ -88,12 +90,14 @@ impl Kept {
         })
     }
 
+    #[cfg(feature = "kafka")]
     /// Whether it is a position in another topic than the one with this id.
     fn is_of_another(self, id: Option<TopicId>) -> bool {
         self.id.zip(id).is_some_and(|(was, is)| was != is)
     }
 }
 
+#[cfg(feature = "kafka")]
 /// Which of two kept positions counts: the one committed with the group, or the one that the local state reflects.
 pub(super) fn later(
     committed: Option<Kept>,
@@ -239,6 +243,7 @@ pub(super) fn announce_dropped(place: Place<'_>, from: u64, to: u64) {
         .increment(to.saturating_sub(from));
 }
 
+#[cfg(feature = "kafka")]
 /// Says that a changelog was deleted and made again, and what became of the state in it.
 pub(super) fn announce_changelog(place: Place<'_>, (was, is): (TopicId, TopicId), complete: bool) {
     let Place {
@@ -267,6 +272,7 @@ pub struct PositionFault {
     pub stalls: bool,
 }
 
+#[cfg(feature = "kafka")]
 /// Looks at a committed position without changing anything.
 pub(super) fn fault(
     place: Place<'_>,
@@ -299,6 +305,7 @@ pub(super) fn fault(
     Some(PositionFault { detail, stalls })
 }
 
+#[cfg(feature = "kafka")]
 /// A topic id in the metadata of a committed offset, in front of what else is kept there.
 pub(super) fn to_metadata(id: Option<TopicId>, rest: &str) -> String {
     match (id, rest) {
@@ -308,6 +315,7 @@ pub(super) fn to_metadata(id: Option<TopicId>, rest: &str) -> String {
     }
 }
 
+#[cfg(feature = "kafka")]
 /// Reads it back; text that is not ours has no id.
 pub(super) fn from_metadata(metadata: &str) -> (Option<TopicId>, &str) {
     let Some(begins) = metadata.strip_prefix("id=") else {
@@ -320,7 +328,7 @@ pub(super) fn from_metadata(metadata: &str) -> (Option<TopicId>, &str) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "kafka"))]
 mod tests {
     use super::*;
 
@@ -334,6 +342,7 @@ mod tests {
         TopicId::from_bytes([n; 16])
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as they are looked up")]
     fn kept(next: u64, n: u8) -> Option<Kept> {
         Some(Kept { next, id: id(n) })
     }
