@@ -233,7 +233,7 @@ impl Source for GroupConsumer {
     fn topic_id(&mut self) -> Result<Option<TopicId>, LogError> {
         let (described, _) = self.watched.describe(0, None)?;
         let id = described.and_then(|described| described.id);
-        self.watched.is(0, id);
+        self.watched.is(0, id)?;
         Ok(id)
     }
 

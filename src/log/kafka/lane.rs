@@ -513,7 +513,8 @@ impl Lane for KafkaLane {
             position.is_none_or(|position| before.is_some_and(|b| b.next >= position.next));
         self.changelog_id = changelog.and_then(|changelog| changelog.id);
         let of_changelog = self.group.topics.len();
-        self.group.watched.is(of_changelog, self.changelog_id);
+        self.group.watched.is(topic, id)?;
+        self.group.watched.is(of_changelog, self.changelog_id)?;
         self.restore(partition, changelog, complete)?;
         let reflects = self.positions.reflects(topic, partition)?;
         if let (Some(one), Some(two)) = (position, reflects)
@@ -535,7 +536,6 @@ impl Lane for KafkaLane {
             reset.announce(place);
         }
         let next = resolved.next;
-        self.group.watched.is(topic, id);
         // A reset is said once, and a position of a version that kept no ids is one in this topic from now on.
         if kept.is_some_and(|kept| kept.id != id || kept.next != next) {
             self.positions.keep_reflects(at, Kept { next, id })?;

@@ -289,11 +289,22 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// A position in a topic was taken; it is this one.
-    pub(super) fn is(&mut self, topic: usize, id: Option<TopicId>) {
-        self.ids[topic] = id;
+    /// A position in a topic is taken; it is this one. An error if positions of other partitions were taken in another one:
+    /// all of them must be taken anew.
+    pub(super) fn is(&mut self, topic: usize, id: Option<TopicId>) -> Result<(), LogError> {
+        if let (Some(was), Some(is)) = (self.ids[topic], id)
+            && was != is
+        {
+            return Err(LogError::Recreated {
+                topic: self.names[topic].to_string(),
+                was,
+                is,
+            });
+        }
+        self.ids[topic] = id.or(self.ids[topic]);
         // It may have changed since it was asked for.
         self.changes = u64::MAX;
+        Ok(())
     }
 
     pub(super) fn id(&self, topic: usize) -> Option<TopicId> {

@@ -55,6 +55,7 @@ impl Work for KafkaWork {
         let committed = self.committed(&topic, partition)?;
         let (described, _) = self.group.watched.describe(0, None)?;
         let id = described.and_then(|described| described.id);
+        self.group.watched.is(0, id)?;
         let marks = watermarks(&self.group.consumer, &topic, partition)?;
         let kept = committed.as_ref().map(|(finished, id)| Kept {
             next: finished.next(),
@@ -68,7 +69,6 @@ impl Work for KafkaWork {
             }
             _ => Finished::from(resolved.next),
         };
-        self.group.watched.is(0, id);
         if let Some(reset) = resolved.reset {
             reset.announce(place);
             // So that it is said once.
