@@ -60,7 +60,7 @@ pub(super) fn provision(
     // Another node may have made them at the same moment, with other counts.
     for spec in missing {
         let mut found = None;
-        for _ in 0..100 {
+        for _ in 0..400 {
             found = partitions(asker, &spec.name)?;
             if found.is_some() {
                 break;
