@@ -46,6 +46,7 @@ use crate::{
     clock::Millis,
     id::Tenant,
     log::{Log, LogError},
+    telemetry,
 };
 
 /// Without a completed read for this long, nothing is let through.
@@ -141,10 +142,6 @@ impl Controls {
         topic: Arc<str>,
         secrets: SecretKeys,
     ) -> Result<(Arc<Self>, Tail), LogError> {
-        metrics::describe_counter!(
-            "omnilink_controls_refused_total",
-            "Records on the topic `controls` that do not count: older than what is known, without a version, or not sealed with `secret_key`"
-        );
         let controls = Arc::new(Self {
             log,
             topic,
@@ -152,7 +149,7 @@ impl Controls {
             keys: RwLock::default(),
             readers: RwLock::default(),
             versions: Mutex::default(),
-            refused: metrics::counter!("omnilink_controls_refused_total"),
+            refused: telemetry::metrics::CONTROLS_REFUSED.counter(&[]),
             readers_version: watch::Sender::new(0),
             read: watch::Sender::new(0),
             heartbeat: AtomicU64::new(0),

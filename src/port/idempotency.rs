@@ -306,13 +306,22 @@ mod tests {
                     && seen.shards.iter().all(|s| s.try_lock().is_some())
             );
             rounds += pages.len();
-            assert_eq!(seen.reserve(id(*n), body(1), now).unwrap(), Verdict::Duplicate);
-            assert_eq!(seen.reserve(id(*n), body(2), now).unwrap(), Verdict::Mismatch);
+            assert_eq!(
+                seen.reserve(id(*n), body(1), now).unwrap(),
+                Verdict::Duplicate
+            );
+            assert_eq!(
+                seen.reserve(id(*n), body(2), now).unwrap(),
+                Verdict::Mismatch
+            );
         }
         assert!(rounds >= old.len());
         for n in 2000..6000 {
             assert_eq!(seen.reserve(id(n), body(1), now).unwrap(), Verdict::New);
-            assert_eq!(seen.reserve(id(n), body(1), now).unwrap(), Verdict::InFlight);
+            assert_eq!(
+                seen.reserve(id(n), body(1), now).unwrap(),
+                Verdict::InFlight
+            );
         }
     }
 }
