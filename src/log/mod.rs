@@ -15,6 +15,7 @@ mod range;
 mod record;
 mod record_size;
 mod survey;
+mod topic_id;
 pub mod topics;
 
 #[cfg(feature = "kafka")]
@@ -28,7 +29,7 @@ use std::{
 
 pub use error::{Class, LogError};
 pub use finished::Finished;
-pub use identity::{Described, InvalidTopicId, PositionFault, TopicId};
+pub use identity::PositionFault;
 pub use partitioner::{murmur2, partition_for};
 pub use range::read_ranges;
 pub use record::{Append, Fetched, Headers, Output, Record, header};
@@ -36,6 +37,7 @@ pub(crate) use record_size::row_size;
 pub use record_size::{BATCH_HEADER, header_size, record_size};
 pub use survey::{Surveyed, survey};
 use tokio::sync::oneshot;
+pub use topic_id::{Described, InvalidTopicId, TopicId};
 pub use topics::{Cleanup, TopicSpec};
 
 use crate::{clock::Millis, state};

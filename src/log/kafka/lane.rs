@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::consumer::BaseConsumer;
@@ -30,6 +30,9 @@ use crate::{
     },
     state::StateStore,
 };
+
+/// How long a commit waits for brokers that do not answer, before it is made again.
+const CONFIRM: Duration = Duration::from_secs(10);
 
 pub(super) struct KafkaLane {
     options: KafkaOptions,
@@ -80,6 +83,20 @@ impl KafkaLane {
             polled: 0,
             prepared: HashMap::new(),
         })
+    }
+
+    /// Before a commit: the input is of the topics that positions were taken in.
+    fn confirm(&mut self) -> Result<(), LogError> {
+        let deadline = Instant::now() + CONFIRM;
+        while !self.group.watched.confirm()? {
+            let now = Instant::now();
+            if now >= deadline || self.transactions.gives_up(now) {
+                return Err(LogError::Unavailable(
+                    "the brokers do not say which topics they have".into(),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses an input that has more partitions than the state: a record's state may lie in another partition than the record.
@@ -225,7 +242,7 @@ impl Lane for KafkaLane {
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {
-        let confirmed = self.group.watched.confirm_commit();
+        let confirmed = self.confirm();
         let committed =
             confirmed.and_then(|()| self.transactions.commit(&self.group, &transaction));
         self.group.keep_seat_on(&committed);

@@ -35,10 +35,8 @@ const IDLE: Duration = Duration::from_millis(500);
 const BUSY: Duration = Duration::from_millis(100);
 /// An answer of this age is good for records in hand.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// How long a poll waits for an answer before it leaves the records to the next.
+/// How long one call waits for an answer.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// How long a commit waits for an answer.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two questions if the first was not answered.
 const UNANSWERED: Duration = Duration::from_millis(50);
 
@@ -246,7 +244,7 @@ impl Topics {
     }
 
     /// Whether the last answer is one to trust; waits for it if it is not. Has a newer one asked for.
-    fn is_trusted(&self, patience: Duration) -> bool {
+    fn is_trusted(&self) -> bool {
         let trusted = || self.age().is_some_and(|age| age < TRUSTED);
         if self.age().is_none_or(|age| age > BUSY) {
             self.kick();
@@ -254,7 +252,7 @@ impl Topics {
         if trusted() {
             return true;
         }
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + PATIENCE;
         let mut seen = self.seen.lock();
         while !trusted() {
             if self.answered.wait_until(&mut seen, deadline).timed_out() {
@@ -354,26 +352,12 @@ impl Watched {
         Ok(changes)
     }
 
-    /// Whether it is known of late that the topics are those that positions were taken in. False: the brokers do not answer, so
-    /// records that were polled must wait.
+    /// Whether it is known of late that the topics are those that positions were taken in; waits a moment for an answer. False: the
+    /// brokers do not answer, so records that were polled, and commits, must wait.
     pub(super) fn confirm(&mut self) -> Result<bool, LogError> {
-        self.confirm_within(PATIENCE)
-    }
-
-    /// As [`Self::confirm`], before a commit: that nobody can say is an error.
-    pub(super) fn confirm_commit(&mut self) -> Result<(), LogError> {
-        if self.confirm_within(COMMIT_PATIENCE)? {
-            return Ok(());
-        }
-        Err(LogError::Unavailable(
-            "the brokers do not say which topics they have".into(),
-        ))
-    }
-
-    fn confirm_within(&mut self, patience: Duration) -> Result<bool, LogError> {
         // Brokers before Kafka 2.8 know no ids.
         let known = self.ids.iter().any(Option::is_some);
-        if known && !self.of.is_trusted(patience) {
+        if known && !self.of.is_trusted() {
             return Ok(false);
         }
         self.check()?;

@@ -290,7 +290,7 @@ impl Transactions {
     }
 
     /// Whether the lane is to stop, for long enough that nothing is waited for any more.
-    fn gives_up(&self, now: Instant) -> bool {
+    pub(super) fn gives_up(&self, now: Instant) -> bool {
         if !self.stop.load(Ordering::Relaxed) {
             return false;
         }
