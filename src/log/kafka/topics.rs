@@ -378,3 +378,63 @@ impl Drop for Watched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+
+    use super::*;
+
+    #[test]
+    fn records_wait_only_while_nobody_answers_and_another_topic_is_an_error() {
+        // Nobody listens there.
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", "127.0.0.1:1")
+            .set("group.id", "g");
+        let asker: Arc<BaseConsumer> = Arc::new(config.create().unwrap());
+        let topics = Topics::new(&asker, "");
+        let mut watched = topics.watch(["in"].into_iter()).unwrap();
+        // Brokers without ids: there is nothing to wait for.
+        assert!(watched.confirm().unwrap());
+        let id = |n| TopicId::from_bytes([n; 16]);
+        watched.is(0, id(1)).unwrap();
+        assert!(!watched.confirm().unwrap());
+        let answer = |n, asked| {
+            let partitions = 1;
+            let described = Described {
+                id: id(n),
+                partitions,
+            };
+            topics.learn(&HashMap::from([("in".to_owned(), described)]), asked);
+            topics.asked.store(asked, Ordering::Release);
+        };
+        answer(1, topics.now());
+        let begun = Instant::now();
+        assert!(watched.confirm().unwrap());
+        assert!(begun.elapsed() < PATIENCE, "it has not waited");
+        assert!(watched.verify().is_ok());
+        answer(2, topics.now());
+        assert!(matches!(
+            watched.verify(),
+            Err(LogError::Recreated { was, is, .. }) if Some(was) == id(1) && Some(is) == id(2)
+        ));
+        assert!(watched.confirm().is_err());
+        // Positions of other partitions are of the topic before.
+        assert!(watched.is(0, id(2)).is_err());
+        // An older answer that comes late says nothing.
+        let mut anew = topics.watch(["in"].into_iter()).unwrap();
+        anew.is(0, id(2)).unwrap();
+        topics.learn(
+            &HashMap::from([(
+                "in".to_owned(),
+                Described {
+                    id: id(1),
+                    partitions: 1,
+                },
+            )]),
+            1,
+        );
+        assert!(anew.confirm().unwrap());
+    }
+}
