@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::{Clock, SystemClock},
     config::Config,
-    log::{Log, survey, topics::Names},
+    log::{Log, LogError, PositionFault, survey, topics::Names},
     registry,
     store::{Session, Store, embedded},
 };
@@ -219,8 +219,42 @@ fn log(config: &Config, found: &mut Findings) {
     };
     found.add("log", Status::Ok, what);
     topics(config, &*log, found);
+    positions(config, &*log, found);
     if config.on_kafka() {
         stalls::examine(config, &*log, found);
+    }
+}
+
+/// What processors have committed, against what the log has: without a node too.
+fn positions(config: &Config, log: &dyn Log, found: &mut Findings) {
+    const CHECK: &str = "positions";
+    let names = Names::new(&config.topics.prefix);
+    let mut all_well = true;
+    // Topologies that cannot be read are another check's.
+    let (processors, _) = stalls::processors(config, &names);
+    for stalls::Reads { processor, topic } in processors {
+        let faults = match log.position_faults(&processor, &topic) {
+            // It has not begun.
+            Err(LogError::UnknownTopic(_)) => continue,
+            Err(error) => {
+                all_well = false;
+                found.add(CHECK, Status::Failed, error.to_string());
+                continue;
+            }
+            Ok(faults) => faults,
+        };
+        for PositionFault { detail, stalls } in faults {
+            all_well = false;
+            let status = if stalls {
+                Status::Failed
+            } else {
+                Status::Warning
+            };
+            found.add(CHECK, status, detail);
+        }
+    }
+    if all_well {
+        found.add(CHECK, Status::Ok, "");
     }
 }
 
@@ -236,12 +270,7 @@ fn topics(config: &Config, log: &dyn Log, found: &mut Findings) {
         .filter_map(|topic| Some((topic, topic.trouble.as_ref()?)))
         .collect();
     for (topic, trouble) in &troubles {
-        let of_count = topic.partitions.is_none_or(|p| {
-            let spec = specs.iter().find(|spec| *spec.name == *topic.name);
-            spec.is_some_and(|spec| spec.partitions != p)
-        });
-        // What has another policy works, and keeps more or less than it should.
-        let status = if of_count {
+        let status = if topic.stalls {
             Status::Failed
         } else {
             Status::Warning
@@ -268,7 +297,7 @@ async fn node(config: &Config, running: bool, found: &mut Findings) {
     let mut all_well = true;
     for (name, part) in parts.into_iter().flatten() {
         let status = match part["status"].as_str() {
-            Some("ok") => continue,
+            Some("ok") if part["detail"].as_str().is_none_or(str::is_empty) => continue,
             Some("down") => Status::Failed,
             _ => Status::Warning,
         };

@@ -35,9 +35,9 @@ const OPEN_FOR: Duration = Duration::from_secs(3);
 const READ: Duration = Duration::from_secs(5);
 
 /// A processor and what it reads.
-struct Reads {
-    processor: String,
-    topic: Arc<str>,
+pub(super) struct Reads {
+    pub(super) processor: String,
+    pub(super) topic: Arc<str>,
 }
 
 /// A partition with records that wait.
@@ -56,7 +56,10 @@ pub(super) fn examine(config: &Config, log: &dyn Log, found: &mut Findings) {
 
 fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<()> {
     let names = Names::new(&config.topics.prefix);
-    let all = processors(config, &names, found);
+    let (all, trouble) = processors(config, &names);
+    if let Some(trouble) = trouble {
+        found.add(PROCESSORS, Status::Warning, trouble);
+    }
     let partitions = partitions(log, &all)?;
     let mut waiting: Vec<(&Reads, Vec<Waiting>)> = Vec::new();
     let mut unknown = 0;
@@ -134,8 +137,8 @@ fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<
     Ok(())
 }
 
-/// Every processor that there is, with the topologies of the folder here.
-fn processors(config: &Config, names: &Names, found: &mut Findings) -> Vec<Reads> {
+/// Every processor that there is, with the topologies of the folder here; and why those are left out, if they are.
+pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Reads>, Option<String>) {
     let reads = |processor: &str, topic: &str| Reads {
         processor: processor.to_owned(),
         topic: topic.into(),
@@ -144,19 +147,17 @@ fn processors(config: &Config, names: &Names, found: &mut Findings) -> Vec<Reads
         reads(admission::NAME, &names.ingress),
         reads(PROJECTION, &names.events),
     ];
-    match check::read(config, &[]).map(|(_, checked)| checked.set) {
-        Ok(Some(set)) => all.extend(set.processors().map(|(name, topic)| reads(name, topic))),
-        Ok(None) => {
-            let detail = "topologies: the files have errors; `omnilink check` shows them";
-            found.add(PROCESSORS, Status::Warning, detail);
+    let trouble = match check::read(config, &[]).map(|(_, checked)| checked.set) {
+        Ok(Some(set)) => {
+            all.extend(set.processors().map(|(name, topic)| reads(name, topic)));
+            None
         }
-        Err(error) => found.add(
-            PROCESSORS,
-            Status::Warning,
-            format!("topologies: {error:#}"),
-        ),
-    }
-    all
+        Ok(None) => {
+            Some("topologies: the files have errors; `omnilink check` shows them".to_owned())
+        }
+        Err(error) => Some(format!("topologies: {error:#}")),
+    };
+    (all, trouble)
 }
 
 /// All partitions of what they read.

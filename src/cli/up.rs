@@ -256,7 +256,15 @@ fn report(
     let name = if config.on_kafka() { "kafka" } else { "log" };
     let log = Arc::clone(&storage.log);
     readiness.part(name, Need::Required, move || match log.health() {
-        Ok(()) => PartStatus::ok(""),
+        Ok(()) => {
+            let (troubles, notices) = (log.troubles(), telemetry::notices());
+            let detail = [&troubles[..], &notices[..]].concat().join("; ");
+            if troubles.is_empty() {
+                PartStatus::ok(detail)
+            } else {
+                PartStatus::degraded(detail)
+            }
+        }
         Err(error) => PartStatus::down(error.to_string()),
     });
     let controls = Arc::clone(controls);

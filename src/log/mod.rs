@@ -9,11 +9,13 @@
 
 mod error;
 mod finished;
+mod identity;
 mod partitioner;
 mod range;
 mod record;
 mod record_size;
 mod survey;
+mod topic_id;
 pub mod topics;
 
 #[cfg(feature = "kafka")]
@@ -27,6 +29,7 @@ use std::{
 
 pub use error::{Class, LogError};
 pub use finished::Finished;
+pub use identity::PositionFault;
 pub use partitioner::{murmur2, partition_for};
 pub use range::read_ranges;
 pub use record::{Append, Fetched, Headers, Output, Record, header};
@@ -34,6 +37,7 @@ pub(crate) use record_size::row_size;
 pub use record_size::{BATCH_HEADER, header_size, record_size};
 pub use survey::{Surveyed, survey};
 use tokio::sync::oneshot;
+pub use topic_id::{Described, InvalidTopicId, TopicId};
 pub use topics::{Cleanup, TopicSpec};
 
 use crate::{clock::Millis, state};
@@ -84,15 +88,40 @@ pub struct OpenTransaction {
     pub since: Option<Millis>,
 }
 
+/// Says that retention dropped records before a processor had read them, which goes on behind them; for whoever keeps a
+/// position elsewhere than in the log. Offsets from the first to before the second.
+pub(crate) fn announce_dropped(
+    processor: &str,
+    topic: &str,
+    partition: u32,
+    (from, to): (u64, u64),
+) {
+    let place = identity::Place {
+        processor,
+        topic,
+        partition,
+    };
+    identity::announce_dropped(place, from, to);
+}
+
 /// A handle to the log, shared by all rooms. Calls that may wait on the network block: from async code,
 /// call them in `spawn_blocking`; [`Log::append`] alone never blocks.
 pub trait Log: Send + Sync {
     /// Makes missing topics; checks the partition counts of those that exist, which never change once
-    /// made. With `create` false a missing topic is an error.
+    /// made. With `create` false a missing topic is an error. On Kafka somebody may have added partitions to some of these
+    /// topics, which cannot be undone: they are left unused, and [`Log::troubles`] says so.
     fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError>;
 
-    /// The number of partitions of a topic.
+    /// The number of partitions of a topic; of one that was given to [`Log::provision`], how many are used.
     fn partitions(&self, topic: &str) -> Result<u32, LogError>;
+
+    /// A topic as it is now: which one it is, and how many partitions it has. `None` if the log cannot tell.
+    fn describe(&self, topic: &str) -> Result<Option<Described>, LogError> {
+        Ok(Some(Described {
+            id: None,
+            partitions: self.partitions(topic)?,
+        }))
+    }
 
     /// Appends outside a transaction. Records of one call for one partition keep their order; on the local
     /// log the call is atomic. `state` is written in the same commit on the local log, and
@@ -168,6 +197,20 @@ pub trait Log: Send + Sync {
         (0..self.partitions(topic)?)
             .map(|partition| self.committed(processor, topic, partition))
             .collect()
+    }
+
+    /// What is wrong with the positions that a processor has committed; changes nothing.
+    fn position_faults(
+        &self,
+        _processor: &str,
+        _topic: &str,
+    ) -> Result<Vec<PositionFault>, LogError> {
+        Ok(Vec::new())
+    }
+
+    /// What is not as it should be with the topics that were provisioned, by the last look of this process.
+    fn troubles(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// What happens to old records of a topic; `None`: not known. On the embedded log it is what
@@ -248,6 +291,12 @@ pub trait Source: Send {
     /// As [`Reader::poll`]; hands on changes of the assignment.
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
 
+    /// Which topic it is now, for whoever keeps positions in it. `None`: the log cannot tell. From the next
+    /// [`Source::open`] on, another topic under this name is [`LogError::Recreated`].
+    fn topic_id(&mut self) -> Result<Option<TopicId>, LogError> {
+        Ok(None)
+    }
+
     /// Begins to read an assigned partition at `offset`; may be called again to seek. An offset outside
     /// the log is [`LogError::OutOfRange`], never a reset.
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
@@ -297,7 +346,8 @@ pub trait Lane: Send {
     }
 
     /// Restores the keyed state of an assigned partition and begins to read it at the committed position,
-    /// which is returned.
+    /// which is returned. Where the topic was made again since, or retention has passed the position, that is said aloud and
+    /// reading begins at the start; a log that ends before the position is [`LogError::LostEnd`].
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError>;
 
     /// Reads an open partition again from its committed position, which is `offset`; the state is as it was.

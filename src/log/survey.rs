@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Cleanup, Log, LogError, TopicSpec};
+use super::{Cleanup, Log, LogError, TopicSpec, error::way_out};
 
 /// One topic, as it should be and as it is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -18,26 +18,59 @@ pub struct Surveyed {
     /// What is not as it should be; `None`: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Whether nothing works for that trouble; else it works, and keeps more or less than it should.
+    #[serde(skip)]
+    pub stalls: bool,
 }
 
 /// Looks at each topic.
 pub fn survey(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<Surveyed>, LogError> {
-    specs.iter().map(|spec| one(log, spec)).collect()
+    let mut surveyed = Vec::with_capacity(specs.len());
+    for spec in specs {
+        surveyed.push(one(log, spec)?);
+    }
+    // Only where all have another count than configured is it the configuration that is wrong.
+    let configured = specs.iter().map(|spec| spec.partitions).max();
+    let mut counts = specs
+        .iter()
+        .zip(&surveyed)
+        .filter(|(spec, _)| Some(spec.partitions) == configured)
+        .filter_map(|(_, surveyed)| surveyed.partitions);
+    let first = counts.next();
+    let all = counts.all(|count| Some(count) == first);
+    for (spec, of) in specs.iter().zip(&mut surveyed) {
+        if let Some(found) = of.partitions
+            && found != spec.partitions
+        {
+            let all = all && Some(spec.partitions) == configured;
+            of.trouble = Some(format!(
+                "{found} partitions, but {} are configured; {}",
+                spec.partitions,
+                way_out(&spec.name, spec.partitions, found, all)
+            ));
+            of.stalls = all || found < spec.partitions;
+        }
+    }
+    Ok(surveyed)
 }
 
 fn one(log: &dyn Log, spec: &TopicSpec) -> Result<Surveyed, LogError> {
-    let partitions = match log.partitions(&spec.name) {
-        Ok(partitions) => partitions,
-        Err(LogError::UnknownTopic(_)) => {
+    let described = match log.describe(&spec.name) {
+        Err(LogError::UnknownTopic(_)) => None,
+        described => described?,
+    };
+    let partitions = match described {
+        Some(described) => described.partitions,
+        None => {
             return Ok(Surveyed {
                 name: spec.name.to_string(),
                 partitions: None,
                 cleanup: spec.cleanup.to_string(),
                 records: 0,
                 trouble: Some("missing; `omnilink topics create` makes it".into()),
+                stalls: true,
             });
         }
-        Err(error) => return Err(error),
     };
     let mut records = 0;
     for partition in 0..partitions {
@@ -47,12 +80,7 @@ fn one(log: &dyn Log, spec: &TopicSpec) -> Result<Surveyed, LogError> {
     let cleanup = log.cleanup(&spec.name)?;
     let takes = log.record_limit(&spec.name);
     let wanted = log.wanted_record_limit(&spec.name).unwrap_or(0);
-    let trouble = if partitions != spec.partitions {
-        Some(format!(
-            "{partitions} partitions, but {} are configured; set topics.partitions to {partitions}",
-            spec.partitions
-        ))
-    } else if cleanup.is_some_and(|cleanup| cleanup != spec.cleanup) {
+    let trouble = if cleanup.is_some_and(|cleanup| cleanup != spec.cleanup) {
         Some(format!("should be: {}", spec.cleanup))
     } else if takes < wanted {
         Some(format!(
@@ -67,6 +95,7 @@ fn one(log: &dyn Log, spec: &TopicSpec) -> Result<Surveyed, LogError> {
         cleanup: cleanup.unwrap_or(spec.cleanup).to_string(),
         records,
         trouble,
+        stalls: false,
     })
 }
 

@@ -73,7 +73,7 @@ pub(super) fn of_log(error: &LogError) -> Problem {
         LogError::UnknownTopic(_) => {
             Problem::new(StatusCode::NOT_FOUND, "unknown_topic", error.to_string())
         }
-        LogError::PartitionCount { .. } => {
+        LogError::PartitionCount { .. } | LogError::Grown { .. } => {
             Problem::new(StatusCode::CONFLICT, "partition_count", error.to_string())
         }
         _ => {

@@ -46,6 +46,22 @@ pub enum ProjectionError {
         /// The end of the log.
         end: u64,
     },
+    /// The topic was deleted and made again: the tables are of the one before.
+    #[error(
+        "projection `{projection}` has rows of an earlier topic `events` (id {was}, read up to {position}), which was deleted and made \
+         again (id {is}): nothing is written until you decide; `omnilink rebuild events entities` makes the tables from the topic \
+         as it is now, see docs/how-to/when-a-topic-has-changed.md"
+    )]
+    AnotherTopic {
+        /// The projection.
+        projection: String,
+        /// The position in the topic before.
+        position: u64,
+        /// The id of the topic that the rows are of.
+        was: String,
+        /// The id of the topic that is there.
+        is: String,
+    },
     /// Another rebuild runs.
     #[error("another rebuild is running on this database")]
     RebuildRuns,

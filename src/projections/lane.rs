@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    log::{Class, Fetched, Log, LogError, Polled, Source},
+    log::{Class, Fetched, Log, LogError, Polled, Source, announce_dropped},
     store::{self, Store},
     stream::{
         lane::{Backoff, JOINING},
@@ -157,6 +157,8 @@ struct Lane {
     /// Tries without a commit, and the commits before them.
     attempt: u32,
     commits: u64,
+    /// Up to where retention has dropped records that were not written yet.
+    dropped: BTreeMap<u32, u64>,
 }
 
 impl Lane {
@@ -207,6 +209,7 @@ impl Lane {
             again: None,
             attempt: 0,
             commits: 0,
+            dropped: BTreeMap::new(),
         }
     }
 
@@ -339,18 +342,29 @@ impl Lane {
             .iter()
             .copied()
             .filter(|p| !self.shunned.contains_key(p));
-        self.pipeline.take(ours)?;
+        let topic = source.topic_id()?;
+        self.pipeline.take(ours, topic)?;
         for (partition, next) in self.pipeline.owned() {
-            source.open(partition, next).map_err(|error| match error {
-                LogError::OutOfRange { end, .. } if next > end => ProjectionError::AheadOfLog {
-                    projection: PROJECTION.to_owned(),
-                    topic: self.setup.topic.to_string(),
-                    partition,
-                    position: next,
-                    end,
-                },
-                other => other.into(),
-            })?;
+            match source.open(partition, next) {
+                Err(LogError::OutOfRange { end, .. }) if next > end => {
+                    return Err(ProjectionError::AheadOfLog {
+                        projection: PROJECTION.to_owned(),
+                        topic: self.setup.topic.to_string(),
+                        partition,
+                        position: next,
+                        end,
+                    });
+                }
+                // Nothing brings back what retention has dropped.
+                Err(LogError::OutOfRange { start, .. }) => {
+                    source.open(partition, start)?;
+                    // The position moves with the next commit; until then it is said once.
+                    if self.dropped.insert(partition, start) != Some(start) {
+                        announce_dropped(PROJECTION, &self.setup.topic, partition, (next, start));
+                    }
+                }
+                opened => opened?,
+            }
             self.progress
                 .set_position(&self.setup.topic, partition, next);
         }

@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, time::Duration};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{error::ProjectionError, target::PROJECTION};
-use crate::store::{PROJECTION_NAME, Session, Store, StoreError};
+use crate::{
+    log::TopicId,
+    store::{PROJECTION_NAME, Session, Store, StoreError},
+};
 
 /// How often a take is tried against an old owner's open transaction.
 const TRIES: u32 = 20;
@@ -49,20 +52,36 @@ pub(super) struct Step {
 }
 
 /// Takes a partition over. From its return on nobody else's transaction commits, and all that others committed is seen.
+/// `topic`: which topic is there now, if the log can tell; a position in another one is [`ProjectionError::AnotherTopic`].
 pub(super) async fn take(
     connection: &mut PgConnection,
     projection: &str,
     partition: u32,
+    topic: Option<TopicId>,
 ) -> Result<Owned, ProjectionError> {
     let mut tries = 0;
     loop {
-        match try_take(connection, projection, partition).await {
+        match try_take(connection, projection, partition, topic).await {
+            Ok((owned, of)) => {
+                if let (Some(was), Some(is)) = (of, topic.map(|id| id.to_string()))
+                    && was != is
+                {
+                    let projection = projection.to_owned();
+                    return Err(ProjectionError::AnotherTopic {
+                        projection,
+                        position: owned.next,
+                        was,
+                        is,
+                    });
+                }
+                return Ok(owned);
+            }
             Err(e) if e.sqlstate().as_deref() == Some("55P03") && tries < TRIES => {
                 // An open transaction of the old owner is in the way; so may be a rebuild's swap, which is soon over.
                 end_owner(connection, projection, partition).await?;
                 tries += 1;
             }
-            other => return Ok(other?),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -71,26 +90,30 @@ async fn try_take(
     connection: &mut PgConnection,
     projection: &str,
     partition: u32,
-) -> Result<Owned, StoreError> {
+    topic: Option<TopicId>,
+) -> Result<(Owned, Option<String>), StoreError> {
     let mut transaction = connection.begin().await?;
     // Durable at once: the old owner must stay fenced if the server crashes now.
     sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'; SET LOCAL synchronous_commit = on")
         .execute(&mut *transaction)
         .await?;
     let row = sqlx::query(
-        "INSERT INTO omnilink.projection_offsets AS o (projection, log_partition, next, epoch, generation, backend) \
+        "INSERT INTO omnilink.projection_offsets AS o (projection, log_partition, next, epoch, generation, backend, topic_id) \
          VALUES ($1, $2, 0, 1, COALESCE((SELECT max(generation) FROM omnilink.projection_offsets WHERE projection = $1), 1), \
-         pg_backend_pid()) \
-         ON CONFLICT (projection, log_partition) DO UPDATE SET epoch = o.epoch + 1, backend = EXCLUDED.backend \
-         RETURNING next, epoch, generation",
+         pg_backend_pid(), $3) \
+         ON CONFLICT (projection, log_partition) DO UPDATE SET epoch = o.epoch + 1, backend = EXCLUDED.backend, \
+         topic_id = CASE WHEN o.next = 0 THEN COALESCE($3, o.topic_id) ELSE COALESCE(o.topic_id, $3) END \
+         RETURNING next, epoch, generation, topic_id",
     )
     .bind(projection)
     .bind(partition as i32)
+    .bind(topic.map(|id| id.to_string()))
     .fetch_one(&mut *transaction)
     .await?;
     let owned = Owned::at(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let of = row.try_get(3)?;
     transaction.commit().await?;
-    Ok(owned)
+    Ok((owned, of))
 }
 
 /// Ends the server process of the owner that the table names, should it still be one of ours: a stopped node would hold its
@@ -165,6 +188,21 @@ pub(super) async fn advance(
     } else {
         Err(ProjectionError::Fenced)
     }
+}
+
+/// The topics that a projection has positions in; more than one only while `events` was made again.
+pub(super) async fn topics(
+    connection: &mut PgConnection,
+    projection: &str,
+) -> Result<Vec<String>, StoreError> {
+    let topics = sqlx::query_scalar::<_, String>(
+        "SELECT DISTINCT topic_id FROM omnilink.projection_offsets \
+         WHERE projection = $1 AND next > 0 AND topic_id IS NOT NULL",
+    )
+    .bind(projection)
+    .fetch_all(connection)
+    .await?;
+    Ok(topics)
 }
 
 /// The next offset of the projection in each partition of `events` that it has begun.

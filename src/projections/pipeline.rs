@@ -34,7 +34,7 @@ use super::{
 use crate::{
     backoff::{WORTH, rest},
     clock::Clock,
-    log::Fetched,
+    log::{Fetched, TopicId},
     store::{
         Session,
         months::{self, Month},
@@ -153,10 +153,11 @@ impl Pipeline {
             .map(|(partition, owned)| (*partition, owned.read))
     }
 
-    /// Takes partitions over, all of those that are to be ours, and forgets all others.
+    /// Takes partitions over, all of those that are to be ours, and forgets all others. `topic`: which one is there now.
     pub(super) fn take(
         &mut self,
         partitions: impl IntoIterator<Item = u32>,
+        topic: Option<TopicId>,
     ) -> Result<(), ProjectionError> {
         self.reset();
         let (projection, events) = (self.target.projection, self.target.events);
@@ -165,7 +166,7 @@ impl Pipeline {
             let mut writer = self.writer.connection().await?;
             let mut owned = BTreeMap::new();
             for partition in partitions {
-                let taken = offsets::take(&mut writer, projection, partition).await?;
+                let taken = offsets::take(&mut writer, projection, partition, topic).await?;
                 owned.insert(partition, taken);
             }
             let months = match events {

@@ -202,6 +202,19 @@ async fn bounds(
     connection: &mut PgConnection,
     what: What,
 ) -> Result<BTreeMap<u32, u64>, ProjectionError> {
+    if let Some(is) = topic_id(setup)?
+        && !(what.events && what.entities)
+    {
+        let of = offsets::topics(connection, PROJECTION).await?;
+        if let Some(was) = of.into_iter().find(|was| *was != is) {
+            return Err(ProjectionError::AnotherTopic {
+                projection: PROJECTION.to_owned(),
+                position: 0,
+                was,
+                is,
+            });
+        }
+    }
     let mut bounds = BTreeMap::new();
     for (partition, owned) in offsets::positions(connection, PROJECTION).await? {
         let end = end(setup, partition)?;
@@ -217,6 +230,12 @@ async fn bounds(
         bounds.insert(partition, owned.next.min(end));
     }
     Ok(bounds)
+}
+
+/// Which topic the tables are made from; `None`: the log cannot tell.
+fn topic_id(setup: &Setup) -> Result<Option<String>, LogError> {
+    let described = setup.log.describe(&setup.topic)?;
+    Ok(described.and_then(|d| d.id).map(|id| id.to_string()))
 }
 
 fn end(setup: &Setup, partition: u32) -> Result<u64, LogError> {
@@ -271,6 +290,7 @@ fn swap_within(
     )?;
     // Nobody moves them now.
     let bounds = runtime.block_on(bounds(setup, transaction, what))?;
+    let topic = topic_id(setup)?;
     feed.up_to(&bounds)?;
     runtime.block_on(async {
         if what.events {
@@ -281,12 +301,13 @@ fn swap_within(
         }
         for (partition, next) in &bounds {
             sqlx::query(
-                "UPDATE omnilink.projection_offsets SET next = $3, generation = generation + 1 \
+                "UPDATE omnilink.projection_offsets SET next = $3, generation = generation + 1, topic_id = COALESCE($4, topic_id) \
                  WHERE projection = $1 AND log_partition = $2",
             )
             .bind(PROJECTION)
             .bind(*partition as i32)
             .bind(*next as i64)
+            .bind(topic.as_deref())
             .execute(&mut *transaction)
             .await?;
         }
@@ -427,7 +448,7 @@ impl<'a> Feed<'a> {
             MEMORY,
             Box::new(|_, _| {}),
         );
-        pipeline.take(at.keys().copied())?;
+        pipeline.take(at.keys().copied(), None)?;
         pipeline.start_fresh(all);
         Ok(Self {
             setup,
@@ -505,7 +526,7 @@ impl<'a> Feed<'a> {
     /// Begins again where the new tables are.
     fn again(&mut self) -> Result<(), ProjectionError> {
         let partitions: Vec<u32> = self.at.keys().copied().collect();
-        self.pipeline.take(partitions)?;
+        self.pipeline.take(partitions, None)?;
         for (partition, next) in self.pipeline.owned() {
             let start = self.starts.get(&partition).copied().unwrap_or(0);
             self.at.insert(partition, next.max(start));

@@ -2,7 +2,7 @@
 //! partition, appended to when a replay reads on from where it ends.
 //!
 //! ```text
-//! file  = "OMNIDX1\n" topic hash(8), then blocks
+//! file  = "OMNIDX1\n" hash of the topic's name and id(8), then blocks
 //! block = length(4) first offset(8) next offset(8) time of the first record(8) filter, xxh3 of all that(8)     little-endian
 //! ```
 //!
@@ -22,7 +22,7 @@ use super::{History, Query, TypePattern};
 use crate::{
     clock::Millis,
     envelope::Event,
-    log::{Fetched, LogError, Reader, read_ranges},
+    log::{Fetched, LogError, Reader, TopicId, read_ranges},
     state::{Filter, Probe},
 };
 
@@ -137,8 +137,10 @@ impl Index {
     ) -> Result<Self, LogError> {
         let topic = &*history.names.events;
         let marks = history.log.watermarks(topic, partition)?;
+        let described = history.log.describe(topic)?;
+        let id = described.and_then(|described| described.id);
         let path = history.index_dir.join(format!("{topic}-{partition}.index"));
-        let opened = open_file(&history.index_dir, &path, topic);
+        let opened = open_file(&history.index_dir, &path, topic_hash(topic, id));
         let (mut file, ours) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -304,15 +306,19 @@ impl Growing {
     }
 }
 
-fn topic_hash(topic: &str) -> [u8; 8] {
-    (xxh3_128(topic.as_bytes()) as u64).to_le_bytes()
+/// What tells a topic from others, and from those of its name before.
+fn topic_hash(topic: &str, id: Option<TopicId>) -> [u8; 8] {
+    let mut bytes = topic.as_bytes().to_vec();
+    bytes.extend(id.into_iter().flat_map(TopicId::to_bytes));
+    (xxh3_128(&bytes) as u64).to_le_bytes()
 }
 
-/// The file, its header checked or written, and whether it is ours to extend.
+/// The file, its header checked or written, and whether it is ours to extend. What is of another topic, while another replay
+/// writes it, is none.
 fn open_file(
     dir: &std::path::Path,
     path: &std::path::Path,
-    topic: &str,
+    topic: [u8; 8],
 ) -> std::io::Result<(File, bool)> {
     std::fs::create_dir_all(dir)?;
     let mut file = OpenOptions::new()
@@ -323,14 +329,16 @@ fn open_file(
         .open(path)?;
     let ours = file.try_lock().is_ok();
     let mut header = [0; HEADER as usize];
-    let known = file.read_exact(&mut header).is_ok()
-        && header[..8] == *MAGIC
-        && header[8..] == topic_hash(topic);
-    if !known && ours {
+    let known =
+        file.read_exact(&mut header).is_ok() && header[..8] == *MAGIC && header[8..] == topic;
+    if !known && !ours {
+        return Err(std::io::ErrorKind::ResourceBusy.into());
+    }
+    if !known {
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(MAGIC)?;
-        file.write_all(&topic_hash(topic))?;
+        file.write_all(&topic)?;
     }
     Ok((file, ours))
 }

@@ -48,6 +48,7 @@ impl MemoryStore {
         }
     }
 
+    #[cfg(any(feature = "kafka", test))]
     pub(super) fn meta(&self, key: &[u8]) -> Option<Bytes> {
         self.0.read().meta.get(key).cloned()
     }

@@ -109,6 +109,7 @@ impl StateStore {
     }
 
     /// A bookkeeping row.
+    #[cfg(any(feature = "kafka", test))]
     pub(crate) fn meta(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         match &self.0 {
             Backend::Disk(disk) => disk.meta(key),

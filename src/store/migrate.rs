@@ -27,6 +27,7 @@ macro_rules! migration {
 const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_roles"),
     migration!(2, "0002_events_and_entities"),
+    migration!(3, "0003_topic_ids"),
 ];
 
 /// `omnilink` in ASCII: one migration of a database at a time.

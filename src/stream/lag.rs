@@ -61,10 +61,15 @@ pub fn lags(
                 "the end of {topic}/{partition} is not known"
             )));
         };
-        if *next < ends.stable {
-            behind.push((index, *partition, *next, ends));
+        let mut next = *next;
+        if next > ends.high {
+            // A position beyond the end is none in this log: all of it may be unread.
+            next = log.watermarks(topic, *partition)?.start;
         }
-        all.push(open(ends, ends.stable.max(*next)));
+        if next < ends.stable {
+            behind.push((index, *partition, next, ends));
+        }
+        all.push(open(ends, ends.stable.max(next)));
     }
     let read: Vec<_> = behind.iter().map(|(_, p, next, _)| (*p, *next)).collect();
     let first = first_records(log, topic, &read, DEADLINE)?;

@@ -87,9 +87,9 @@ impl Timers {
             return Ok(());
         }
         let mut last = None;
-        let mut read = 0;
         // All of one time belong together: none of them may be left beyond the horizon.
-        for entry in store.scan_from(space, &[ROW], &ordered(horizon), usize::MAX) {
+        let entries = store.scan_from(space, &[ROW], &ordered(horizon), usize::MAX);
+        for (read, entry) in entries.enumerate() {
             let (key, _) = entry?;
             let (due, key) =
                 parse(&key).ok_or_else(|| StateError::damaged("the row of a timer"))?;
@@ -98,7 +98,6 @@ impl Timers {
                 return Ok(());
             }
             last = Some(due);
-            read += 1;
             self.near.insert((due, key));
         }
         self.horizon = None;

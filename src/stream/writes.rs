@@ -47,6 +47,10 @@ impl Writes {
     }
 
     /// The value that a key will have, if this transaction has set it (outer) or deleted it (inner `None`).
+    #[expect(
+        clippy::option_option,
+        reason = "set, deleted and untouched are three things"
+    )]
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
         let at = self.by_key.get(key)?;
         Some(self.rows[*at].1.clone())

@@ -185,10 +185,15 @@ registry! {
         "Records written to the dead-letter queue",
         [Label { name: "stage", values: "the processor that rejected the record" },
          Label { name: "code", values: "why: a stable code such as `invalid_payload`, `vrl_error`, `postgres_22003`" }];
-    /// Of the topic `controls`.
-    CONTROLS_REFUSED = "omnilink_controls_refused_total", Kind::Counter, Count,
-        "Records on the topic controls that do not count: older than what is known, without a version, or not sealed with `secret_key`",
-        [];
+    /// Of any processor.
+    POSITION_RESETS = "omnilink_position_resets_total", Kind::Counter, Count,
+        "Partitions that were not read on from the position that was kept, by reason; /readyz says which for a day",
+        [PROCESSOR,
+         Label { name: "reason", values: "`recreated` (the topic was deleted and made again), `retention` (it took records that were not read), `changelog` (that of its state was made again)" }];
+    /// Of any processor.
+    LOST_OFFSETS = "omnilink_lost_offsets_total", Kind::Counter, Count,
+        "Offsets that retention, or somebody who deleted records, took before they were read",
+        [PROCESSOR];
     /// Of the projection.
     PROJECTION_EVENTS = "omnilink_projection_events_total", Kind::Counter, Count,
         "Events written to Postgres",
@@ -204,6 +209,10 @@ registry! {
     /// Of the projection.
     PROJECTION_DELAY = "omnilink_projection_delay_seconds", Kind::Histogram(DELAY_BUCKETS), Seconds,
         "From an event's append to the topic events to its row being visible: of each transaction, that of its oldest event",
+        [];
+    /// Of the topic `controls`.
+    CONTROLS_REFUSED = "omnilink_controls_refused_total", Kind::Counter, Count,
+        "Records on the topic controls that do not count: older than what is known, without a version, or not sealed with secret_key",
         [];
     /// Of the schema registry of others.
     SCHEMA_REGISTRY_FETCHES = "omnilink_schema_registry_fetches_total", Kind::Counter, Count,

@@ -1,11 +1,13 @@
 //! What OmniLink says about itself: logs, metrics ([`metrics`]), readiness ([`readiness`]).
 
 pub mod metrics;
+mod notices;
 mod process;
 pub mod readiness;
 
 use std::io::IsTerminal;
 
+pub use notices::{notice, notices};
 pub use readiness::{Need, PartStatus, Readiness, Report, Status};
 use tracing_subscriber::EnvFilter;
 

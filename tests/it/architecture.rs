@@ -103,7 +103,7 @@ fn tokens(code: &str) -> Vec<&str> {
 
 struct Paths<'a> {
     module: &'a Module,
-    paths: BTreeSet<Vec<String>>,
+    found: BTreeSet<Vec<String>>,
     imports: BTreeMap<String, Vec<String>>,
 }
 
@@ -144,13 +144,13 @@ impl Paths<'_> {
                     return tokens.get(1..).unwrap_or_default();
                 }
                 ["*", rest @ ..] => {
-                    self.paths.insert(self.absolute(&path));
+                    self.found.insert(self.absolute(&path));
                     return rest;
                 }
                 ["as", name, rest @ ..] => {
                     let absolute = self.absolute(&path);
                     self.imports.insert((*name).to_owned(), absolute.clone());
-                    self.paths.insert(absolute);
+                    self.found.insert(absolute);
                     return rest;
                 }
                 [name, rest @ ..] if name.chars().all(|c| c.is_alphanumeric() || c == '_') => {
@@ -165,7 +165,7 @@ impl Paths<'_> {
                     if let Some(name) = path.last() {
                         self.imports.insert((*name).to_owned(), absolute.clone());
                     }
-                    self.paths.insert(absolute);
+                    self.found.insert(absolute);
                     return tokens;
                 }
                 _ => return tokens.get(1..).unwrap_or_default(),
@@ -187,7 +187,7 @@ impl Paths<'_> {
             }
             if end > at + 1 {
                 let path: Vec<&str> = tokens[at..end].iter().step_by(2).copied().collect();
-                self.paths.insert(self.absolute(&path));
+                self.found.insert(self.absolute(&path));
             }
             at = end;
         }
@@ -222,11 +222,11 @@ fn modules() -> BTreeMap<Module, Source> {
             let text = fs::read_to_string(&file).unwrap();
             let mut paths = Paths {
                 module: &module,
-                paths: BTreeSet::new(),
+                found: BTreeSet::new(),
                 imports: BTreeMap::new(),
             };
             paths.read(&tokens(&code(&text)));
-            let (paths, imports) = (paths.paths, paths.imports);
+            let (paths, imports) = (paths.found, paths.imports);
             let file = file.strip_prefix(&root).unwrap().to_owned();
             modules.insert(
                 module,

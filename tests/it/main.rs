@@ -51,6 +51,7 @@ mod store;
 mod store_embedded;
 mod support;
 mod tools;
+mod topic_identity;
 mod topology_check;
 mod topology_cli;
 mod topology_docs;

@@ -198,12 +198,142 @@ impl Bed {
             .for_each(|result| drop(result.unwrap()));
     }
 
+    /// Kafka as others see it: to delete, make and grow topics behind OmniLink's back.
+    pub fn foreign(&self) -> Foreign {
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        Foreign(config)
+    }
+
     pub fn spec(&self, name: &str, partitions: u32, cleanup: omnilink::log::Cleanup) -> TopicSpec {
         TopicSpec {
             name: self.topic(name).into(),
             partitions,
             cleanup,
         }
+    }
+}
+
+/// Somebody else at the brokers.
+pub struct Foreign(rdkafka::ClientConfig);
+
+type Admin = rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>;
+
+impl Foreign {
+    fn admin<T>(&self, ask: impl AsyncFnOnce(&Admin) -> T) -> T {
+        let admin: Admin = self.0.create().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(ask(&admin))
+    }
+
+    /// Makes a topic, as soon as one of that name is gone.
+    pub fn make(&self, topic: &str, partitions: i32) {
+        use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+            let made = self.admin(async |admin| {
+                admin
+                    .create_topics([&new], &AdminOptions::new())
+                    .await
+                    .unwrap()
+                    .remove(0)
+            });
+            if made.is_ok() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{made:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn delete(&self, topic: &str) {
+        let options = rdkafka::admin::AdminOptions::new();
+        self.admin(async |admin| {
+            let deleted = admin.delete_topics(&[topic], &options).await;
+            deleted.unwrap().remove(0).unwrap();
+        });
+    }
+
+    /// Deletes a topic and makes it anew. Returns when the broker has: until then it takes records for the one before.
+    pub fn make_anew(&self, log: &dyn Log, topic: &str, partitions: i32) {
+        let id = || log.describe(topic).unwrap().and_then(|d| d.id);
+        let before = id();
+        self.delete(topic);
+        self.make(topic, partitions);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while id().is_none_or(|id| Some(id) == before) {
+            assert!(Instant::now() < deadline, "{topic} is not made anew");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Adds partitions. Returns when the broker shows them.
+    pub fn grow(&self, topic: &str, partitions: usize) {
+        use rdkafka::{
+            admin::{AdminOptions, NewPartitions},
+            consumer::{BaseConsumer, Consumer},
+        };
+        let new = NewPartitions::new(topic, partitions);
+        self.admin(async |admin| {
+            let grown = admin.create_partitions([&new], &AdminOptions::new()).await;
+            grown.unwrap().remove(0).unwrap();
+        });
+        let asker: BaseConsumer = self.0.create().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let found = asker.fetch_metadata(Some(topic), Duration::from_secs(5));
+            if found.is_ok_and(|found| found.topics()[0].partitions().len() == partitions) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{topic} does not grow");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Drops all records before an offset, as retention does.
+    pub fn drop_before(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = rdkafka::TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, rdkafka::Offset::Offset(offset))
+            .unwrap();
+        let options = rdkafka::admin::AdminOptions::new();
+        self.admin(async |admin| drop(admin.delete_records(&list, &options).await.unwrap()));
+    }
+
+    /// Sets a group's position, as `kafka-consumer-groups --reset-offsets` does.
+    pub fn set_position(&self, group: &str, topic: &str, partition: i32, offset: i64) {
+        use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+        let mut config = self.0.clone();
+        let consumer: BaseConsumer = config.set("group.id", group).create().unwrap();
+        let mut list = rdkafka::TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, rdkafka::Offset::Offset(offset))
+            .unwrap();
+        consumer.commit(&list, CommitMode::Sync).unwrap();
+    }
+
+    /// Appends to partitions of its own choice.
+    pub fn send(&self, topic: &str, records: &[(i32, Record)]) {
+        use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+        let producer: BaseProducer = self.0.create().unwrap();
+        for (partition, record) in records {
+            let mut headers = rdkafka::message::OwnedHeaders::new();
+            for (key, value) in &record.headers {
+                headers = headers.insert(rdkafka::message::Header {
+                    key,
+                    value: value.as_deref(),
+                });
+            }
+            let mut to = BaseRecord::<[u8], [u8]>::to(topic)
+                .partition(*partition)
+                .headers(headers);
+            to.key = record.key.as_deref();
+            to.payload = record.value.as_deref();
+            producer.send(to).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(Duration::from_secs(10)).unwrap();
     }
 }
 

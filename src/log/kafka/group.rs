@@ -20,9 +20,10 @@ use super::{
     KafkaOptions, provision,
     reader::{Apart, drain},
     seat::Seated,
+    topics::Watched,
     watermarks,
 };
-use crate::log::{Class, Fetched, LogError, Polled, Source};
+use crate::log::{Class, Fetched, LogError, Polled, Source, TopicId};
 
 /// How long a member that ends in good order takes leave of its group.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -81,6 +82,10 @@ pub(super) struct GroupConsumer {
     /// `open` has changed and librdkafka does not know yet.
     changed: bool,
     apart: Apart,
+    /// Which topics these are.
+    pub(super) watched: Watched,
+    /// Polled, but the brokers do not say whether they are of these topics.
+    unconfirmed: Vec<Fetched>,
     group: String,
     /// Its `group.instance.id`.
     instance: String,
@@ -91,13 +96,13 @@ pub(super) struct GroupConsumer {
 }
 
 impl GroupConsumer {
-    /// `asker` is asked for the partitions of the topics.
+    /// `asker` is asked for the partitions of the topics, which are the first of those that are `watched`.
     pub(super) fn new(
         options: &KafkaOptions,
         asker: &BaseConsumer,
         seated: Seated,
         topics: &[String],
-        reset: &str,
+        watched: Watched,
     ) -> Result<Self, LogError> {
         let context = GroupContext::default();
         let mut counts = Vec::with_capacity(topics.len());
@@ -111,7 +116,8 @@ impl GroupConsumer {
         config
             .set("group.id", &group)
             .set("group.instance.id", &instance)
-            .set("auto.offset.reset", reset)
+            // A position that the log does not have is never passed over in silence: whoever opens the partition says what it means.
+            .set("auto.offset.reset", "error")
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
             // A member learns of others that come and go by its heartbeat; until it does, they wait.
@@ -126,6 +132,8 @@ impl GroupConsumer {
             open: BTreeMap::new(),
             changed: false,
             apart: Apart::default(),
+            watched,
+            unconfirmed: Vec::new(),
             group,
             instance,
             keeps_seat: true,
@@ -139,9 +147,11 @@ impl GroupConsumer {
 
     /// After an error that ends a member, the one that is built in its place takes its seat: it does not leave the group meanwhile.
     pub(super) fn keep_seat_on<T>(&mut self, result: &Result<T, LogError>) {
-        self.keeps_seat = result
-            .as_ref()
-            .is_err_and(|e| e.class() != Class::Abortable);
+        self.keeps_seat = match result {
+            // The topic that is there now may have another number of partitions, and a member of that is another one.
+            Ok(_) | Err(LogError::Recreated { .. }) => false,
+            Err(error) => error.class() != Class::Abortable,
+        };
     }
 
     /// A static member does not leave its group when it is closed, and the others would wait for its session; unsubscribing does.
@@ -203,6 +213,8 @@ impl GroupConsumer {
             let offset = Offset::Offset(*next as i64);
             list.add_partition_offset(&self.topics[*topic], *partition as i32, offset)?;
         }
+        // They come again: the positions have not moved past them.
+        self.unconfirmed.clear();
         self.apart.keep();
         self.consumer.assign(&list)?;
         self.changed = false;
@@ -227,7 +239,19 @@ impl GroupConsumer {
             self.tell()?;
         }
         let before = out.len();
-        drain(&self.consumer, &self.topics, wait, out)?;
+        if self.unconfirmed.is_empty() {
+            drain(&self.consumer, &self.topics, wait, out)?;
+        } else {
+            out.append(&mut self.unconfirmed);
+        }
+        if out.len() == before {
+            self.watched.check()?;
+            return Ok(Polled::Records);
+        }
+        if !self.watched.confirm()? {
+            self.unconfirmed = out.split_off(before);
+            return Ok(Polled::Records);
+        }
         // What librdkafka had fetched before a seek or a loss is not ours.
         let open = &mut self.open;
         let mut kept = before;
@@ -249,6 +273,7 @@ impl GroupConsumer {
         for at in partitions {
             self.open.remove(at);
         }
+        self.unconfirmed.clear();
         self.apart.keep();
         self.consumer.unassign()?;
         self.changed = false;
@@ -274,6 +299,13 @@ impl Drop for GroupConsumer {
 impl Source for GroupConsumer {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         self.poll_group(wait, out)
+    }
+
+    fn topic_id(&mut self) -> Result<Option<TopicId>, LogError> {
+        let described = self.watched.describe()?;
+        let id = described[0].and_then(|described| described.id);
+        self.watched.is(0, id)?;
+        Ok(id)
     }
 
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {

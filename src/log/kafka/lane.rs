@@ -1,31 +1,38 @@
 //! A lane on Kafka: group member, transactional producer, keyed state with its changelog.
 //!
 //! [`Transactions`] alone owns the transaction. The changelog topic `state.{processor}` has the input's partitions; each
-//! transaction adds its changes of state there, and a record with the key [`POSITION`] that says which input they reflect. This node's
+//! transaction adds its changes of state there, and a record with the key [`super::position::POSITION`] that says which input they reflect. This node's
 //! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::consumer::BaseConsumer;
 
 use super::{
-    KafkaOptions,
+    KafkaOptions, committed,
     group::GroupConsumer,
     limits::Limits,
-    restore::{Restore, changelog_row, followed_to, reflects_row},
+    position::{Followed, Positions},
+    restore::Restore,
     transactions::Transactions,
     watermarks,
 };
 use crate::{
     backoff::{WORTH, rest},
     clock::{Clock, SystemClock},
-    log::{Fetched, Lane, LogError, Polled, Transaction, Watermarks},
+    log::{
+        Fetched, Lane, LogError, Polled, TopicId, Transaction, Watermarks,
+        identity::{Kept, Place, later, resolve},
+    },
     state::StateStore,
 };
+
+/// How long a commit waits for brokers that do not answer, before it is made again.
+const CONFIRM: Duration = Duration::from_secs(10);
 
 pub(super) struct KafkaLane {
     options: KafkaOptions,
@@ -38,10 +45,13 @@ pub(super) struct KafkaLane {
     processor: Arc<str>,
     transactional_id: String,
     changelog: Arc<str>,
+    positions: Positions,
+    /// Which changelog is followed.
+    changelog_id: Option<TopicId>,
     /// Records of the last poll.
     polled: usize,
     /// The committed positions of partitions whose state is restored, and that are opened next.
-    prepared: HashMap<(usize, u32), Option<u64>>,
+    prepared: HashMap<(usize, u32), Option<Kept>>,
 }
 
 impl KafkaLane {
@@ -61,6 +71,7 @@ impl KafkaLane {
             Transactions::new(options, &processor, &changelog, &transactional_id, limits)?;
         Ok(Self {
             options: options.clone(),
+            positions: Positions::new(&state, &processor),
             state,
             group,
             transactions,
@@ -68,47 +79,97 @@ impl KafkaLane {
             processor,
             transactional_id,
             changelog,
+            changelog_id: None,
             polled: 0,
             prepared: HashMap::new(),
         })
     }
 
-    fn number(&self, row: &[u8]) -> Result<Option<u64>, LogError> {
-        let row = self.state.meta(row)?;
-        Ok(row
-            .and_then(|r| r.get(..8).and_then(|b| b.try_into().ok()))
-            .map(u64::from_be_bytes))
+    /// Before a commit: the input is of the topics that positions were taken in.
+    fn confirm(&mut self) -> Result<(), LogError> {
+        let deadline = Instant::now() + CONFIRM;
+        while !self.group.watched.confirm()? {
+            let now = Instant::now();
+            if now >= deadline || self.transactions.gives_up(now) {
+                return Err(LogError::Unavailable(
+                    "the brokers do not say which topics they have".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an input that has more partitions than the state: a record's state may lie in another partition than the record.
+    fn refuse_growth(&self, topic: &str, input: u32, changelog: u32) -> Result<(), LogError> {
+        // Of OmniLink's own topics the configured partitions are used, whatever was added.
+        let counts = self.group.watched.topics().counts();
+        let used = counts.get(topic).copied().unwrap_or(input);
+        if used <= changelog {
+            return Ok(());
+        }
+        Err(LogError::Grown {
+            topic: topic.to_owned(),
+            partitions: used,
+            processor: self.processor.to_string(),
+            changelog: self.changelog.to_string(),
+            changelog_partitions: changelog,
+        })
     }
 
     fn prepare_all(
-        &self,
+        &mut self,
         partitions: &[(usize, u32)],
-    ) -> Result<HashMap<(usize, u32), Option<u64>>, LogError> {
+    ) -> Result<HashMap<(usize, u32), Option<Kept>>, LogError> {
         if partitions.is_empty() {
             return Ok(HashMap::new());
         }
-        let restore = Restore {
-            options: &self.options,
-            state: &self.state,
-            processor: &self.processor,
-            changelog: &self.changelog,
-            member: &self.group.consumer,
-            uncommitted: &self.uncommitted,
-            transactional_id: &self.transactional_id,
-        };
         let named: Vec<(&str, u32)> = partitions
             .iter()
             .map(|(topic, partition)| (self.group.topics[*topic].as_str(), *partition))
             .collect();
-        // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
-        let mut positions = restore.committed(&named)?;
-        let changelog: BTreeSet<u32> = partitions.iter().map(|(_, p)| *p).collect();
-        restore.restore(&changelog, &self.group.topics)?;
-        let position = |(topic, partition): &(usize, u32)| {
-            let name = (self.group.topics[*topic].clone(), *partition);
-            ((*topic, *partition), positions.remove(&name))
+        let mut restore = Restore {
+            options: &self.options,
+            state: &self.state,
+            processor: &self.processor,
+            changelog: &self.changelog,
+            described: None,
+            positions: &self.positions,
+            member: &self.group.consumer,
+            uncommitted: &self.uncommitted,
+            transactional_id: &self.transactional_id,
         };
-        Ok(partitions.iter().map(position).collect())
+        // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
+        let mut committed = restore.committed(&named)?;
+        let described = self.group.watched.describe()?;
+        let (changelog, inputs) = described.split_last().unwrap_or((&None, &[]));
+        self.changelog_id = changelog.and_then(|changelog| changelog.id);
+        let read: BTreeSet<usize> = partitions.iter().map(|(topic, _)| *topic).collect();
+        for topic in read {
+            if let (Some(input), Some(changelog)) = (inputs[topic], changelog) {
+                let name = &self.group.topics[topic];
+                self.refuse_growth(name, input.partitions, changelog.partitions)?;
+            }
+            let id = inputs[topic].and_then(|input| input.id);
+            self.group.watched.is(topic, id)?;
+        }
+        self.group.watched.is(inputs.len(), self.changelog_id)?;
+        let mut positions = HashMap::new();
+        let mut of_changelog = BTreeSet::new();
+        let mut incomplete = BTreeSet::new();
+        for (topic, partition) in partitions {
+            let name = (self.group.topics[*topic].clone(), *partition);
+            let position = committed.remove(&name);
+            let reflects = self.positions.reflects(*topic, *partition)?;
+            of_changelog.insert(*partition);
+            if position.is_some_and(|at| reflects.is_none_or(|reflects| reflects.next < at.next)) {
+                incomplete.insert(*partition);
+            }
+            positions.insert((*topic, *partition), position);
+        }
+        let complete = &of_changelog - &incomplete;
+        restore.described = *changelog;
+        restore.restore(of_changelog, &complete, &self.group.topics)?;
+        Ok(positions)
     }
 }
 
@@ -140,12 +201,33 @@ impl Lane for KafkaLane {
         if !self.prepared.contains_key(&(topic, partition)) {
             self.prepare(&[(topic, partition)])?;
         }
-        let position = self.prepared.remove(&(topic, partition)).flatten();
-        let reflects = self.number(&reflects_row(&self.processor, topic, partition))?;
-        let next = match position.max(reflects) {
-            Some(next) => next,
-            None => watermarks(&self.group.consumer, &name, partition)?.start,
+        let mut position = self.prepared.remove(&(topic, partition)).flatten();
+        let id = self.group.watched.id(topic);
+        let reflects = self.positions.reflects(topic, partition)?;
+        if let (Some(one), Some(two)) = (position, reflects)
+            && one.id.is_none()
+            && two.id.is_some()
+        {
+            // It stands over the state's, unless it is only older: asked again, it is not.
+            position = committed(&self.group.consumer, &name, partition)?;
+        }
+        let place = Place {
+            processor: &self.processor,
+            topic: &name,
+            partition,
         };
+        let marks = watermarks(&self.group.consumer, &name, partition)?;
+        let kept = later(position, reflects, id);
+        let resolved = resolve(place, kept, id, marks)?;
+        if let Some(reset) = resolved.reset {
+            reset.announce(place);
+        }
+        let next = resolved.next;
+        // A reset is said once, and a position of a version that kept no ids is one in this topic from now on.
+        if kept.is_some_and(|kept| kept.id != id || kept.next != next) {
+            self.positions
+                .keep_reflects((topic, partition), Kept { next, id })?;
+        }
         self.group.open_at(topic, partition, next);
         Ok(next)
     }
@@ -160,25 +242,24 @@ impl Lane for KafkaLane {
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {
-        let committed = self.transactions.commit(&self.group, &transaction);
+        let confirmed = self.confirm();
+        let committed =
+            confirmed.and_then(|()| self.transactions.commit(&self.group, &transaction));
         self.group.keep_seat_on(&committed);
         committed?;
-        let now = SystemClock.now();
         let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
             .positions
             .iter()
             .map(|(topic, partition, next)| {
-                (
-                    reflects_row(&self.processor, *topic, *partition),
-                    next.to_be_bytes().to_vec(),
-                )
+                let row = self.positions.reflects_row(*topic, *partition);
+                let id = self.group.watched.id(*topic);
+                (row, Kept { next: *next, id }.to_bytes())
             })
             .collect();
-        for (partition, end) in self.transactions.take_ends() {
-            meta.push((
-                changelog_row(&self.processor, partition),
-                followed_to(end, now),
-            ));
+        let (at, id) = (SystemClock.now(), self.changelog_id);
+        for (partition, next) in self.transactions.take_ends() {
+            let row = self.positions.changelog_row(partition);
+            meta.push((row, Followed { next, at, id }.to_bytes()));
         }
         self.state.apply(&transaction.state, &meta)?;
         Ok(())

@@ -1,40 +1,45 @@
 //! The log of production: Kafka, by librdkafka. Any of its properties passes through `kafka.properties`.
 
 mod ends;
+mod ffi;
 mod group;
 mod lane;
 mod limits;
 mod offsets;
+mod position;
 mod producer;
 mod provision;
 mod reader;
 mod restore;
 mod seat;
+mod topics;
 mod transactions;
 mod work;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use group::GroupConsumer;
 use limits::Limits;
-use parking_lot::Mutex;
 use producer::Appender;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::TopicPartitionListElem,
 };
 use seat::Seats;
 use tokio::sync::oneshot;
+use topics::Topics;
 
 use super::{
-    Acknowledged, Append, Cleanup, Isolation, Lane, Log, LogError, OpenTransaction, Reader, Source,
-    TopicSpec, Watermarks, Work,
+    Acknowledged, Append, Cleanup, Described, Isolation, Lane, Log, LogError, OpenTransaction,
+    PositionFault, Reader, Source, TopicId, TopicSpec, Watermarks, Work,
+    identity::{self, Kept, Place},
 };
 use crate::{
     clock::Millis,
@@ -142,10 +147,10 @@ pub struct KafkaLog {
     state: Option<StateStore>,
     appender: Appender,
     /// Asked for metadata and offsets.
-    asker: BaseConsumer,
+    asker: Arc<BaseConsumer>,
     /// Asked for high watermarks.
     uncommitted: Arc<BaseConsumer>,
-    partitions: Arc<Mutex<HashMap<String, u32>>>,
+    topics: Arc<Topics>,
     seats: Seats,
     limits: Limits,
 }
@@ -162,9 +167,10 @@ impl KafkaLog {
     }
 
     fn connect_with(options: KafkaOptions, state: Option<StateStore>) -> Result<Self, LogError> {
-        let asker = options.consumer_config().create()?;
+        let asker = Arc::new(options.consumer_config().create()?);
         let uncommitted = Arc::new(options.uncommitted_config().create()?);
-        let appender = Appender::new(&options)?;
+        let topics = Topics::new(&asker, &options.prefix);
+        let appender = Appender::new(&options, &topics)?;
         let limits = Limits::new(&options);
         Ok(Self {
             limits,
@@ -173,7 +179,7 @@ impl KafkaLog {
             appender,
             asker,
             uncommitted,
-            partitions: Arc::default(),
+            topics,
             seats: Seats::default(),
         })
     }
@@ -182,14 +188,18 @@ impl KafkaLog {
         format!("{}{processor}", self.options.prefix)
     }
 
+    /// `also`: another topic that the member depends on.
     fn member(
         &self,
         processor: &str,
         topics: &[String],
-        reset: &str,
+        also: Option<&str>,
     ) -> Result<GroupConsumer, LogError> {
+        let watched = self
+            .topics
+            .watch(topics.iter().map(String::as_str).chain(also))?;
         let seated = self.seats.take(processor);
-        GroupConsumer::new(&self.options, &self.asker, seated, topics, reset)
+        GroupConsumer::new(&self.options, &self.asker, seated, topics, watched)
     }
 
     /// A consumer that asks for what a processor's group has committed, and never joins it.
@@ -197,6 +207,26 @@ impl KafkaLog {
         let mut config = self.options.consumer_config();
         config.set("group.id", self.group(processor));
         Ok(config.create()?)
+    }
+
+    fn id(&self, topic: &str) -> Result<Option<TopicId>, LogError> {
+        Ok(self.describe(topic)?.and_then(|described| described.id))
+    }
+
+    /// What a processor has committed in each partition that there is.
+    fn kept(&self, processor: &str, topic: &str) -> Result<Vec<Option<Kept>>, LogError> {
+        let partitions = provision::partitions(&self.asker, topic)?
+            .ok_or_else(|| LogError::UnknownTopic(topic.into()))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, partitions as i32 - 1);
+        let asker = self.group_asker(processor)?;
+        let found = asker.committed_offsets(list, COMMITTED)?;
+        let elements = found.elements();
+        let of = |partition| {
+            let mut elements = elements.iter();
+            kept(elements.find(|e| e.partition() == partition as i32)?)
+        };
+        Ok((0..partitions).map(of).collect())
     }
 }
 
@@ -232,23 +262,29 @@ impl From<KafkaError> for LogError {
 
 impl Log for KafkaLog {
     fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError> {
-        provision::provision(&self.options, &self.asker, topics, create)?;
+        let counts = self.topics.counts();
+        provision::provision(&self.options, &self.asker, &counts, topics, create)?;
         self.limits.widen(topics, create);
-        let mut known = self.partitions.lock();
-        for spec in topics {
-            known.insert(spec.name.to_string(), spec.partitions);
-        }
+        let specs = topics.iter();
+        let counts = specs.map(|spec| (Arc::clone(&spec.name), spec.partitions));
+        self.topics.configured(counts);
         Ok(())
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        if let Some(count) = self.partitions.lock().get(topic) {
+        if let Some(count) = self.topics.counts().get(topic) {
             return Ok(*count);
         }
-        let count = provision::partitions(&self.asker, topic)?
-            .ok_or_else(|| LogError::UnknownTopic(topic.into()))?;
-        self.partitions.lock().insert(topic.to_owned(), count);
-        Ok(count)
+        provision::partitions(&self.asker, topic)?
+            .ok_or_else(|| LogError::UnknownTopic(topic.into()))
+    }
+
+    fn describe(&self, topic: &str) -> Result<Option<Described>, LogError> {
+        Ok(self.topics.describe(&[topic])?.get(topic).copied())
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.topics.troubles()
     }
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
@@ -271,8 +307,8 @@ impl Log for KafkaLog {
         let Some(state) = self.state.clone() else {
             return Err(LogError::Fatal("a lane needs keyed state".into()));
         };
-        let group = self.member(processor, topics, "earliest")?;
         let changelog = format!("{}state.{processor}", self.options.prefix);
+        let group = self.member(processor, topics, Some(&changelog))?;
         Ok(Box::new(lane::KafkaLane::new(
             &self.options,
             state,
@@ -285,17 +321,21 @@ impl Log for KafkaLog {
 
     fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError> {
         let topics = [topic.to_owned()];
-        Ok(Box::new(self.member(processor, &topics, "error")?))
+        let group = self.member(processor, &topics, None)?;
+        Ok(Box::new(group))
     }
 
     fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError> {
         let topics = [topic.to_owned()];
-        let group = self.member(processor, &topics, "earliest")?;
-        Ok(Box::new(work::KafkaWork(group)))
+        let group = self.member(processor, &topics, None)?;
+        Ok(Box::new(work::KafkaWork {
+            group,
+            processor: processor.to_owned(),
+        }))
     }
 
     fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
-        watermarks(&self.asker, topic, partition)
+        watermarks(&*self.asker, topic, partition)
     }
 
     fn end_offsets(
@@ -320,12 +360,8 @@ impl Log for KafkaLog {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))?;
         let ask = || self.asker.offsets_for_times(list.clone(), REQUEST);
-        let found = while_leaders_move(&self.asker, topic, ask)?;
-        match found
-            .elements()
-            .first()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::offset)
-        {
+        let found = while_leaders_move(&*self.asker, topic, ask)?;
+        match found.elements().first().map(TopicPartitionListElem::offset) {
             Some(Offset::Offset(offset)) => Ok(offset as u64),
             _ => Ok(self.watermarks(topic, partition)?.end),
         }
@@ -337,24 +373,33 @@ impl Log for KafkaLog {
         topic: &str,
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
-        committed(&self.group_asker(processor)?, topic, partition)
+        let kept = committed(&self.group_asker(processor)?, topic, partition)?;
+        Ok(in_this_topic(kept, self.id(topic)?))
     }
 
     fn positions(&self, processor: &str, topic: &str) -> Result<Vec<Option<u64>>, LogError> {
-        let mut list = TopicPartitionList::new();
-        let partitions = self.partitions(topic)?;
-        list.add_partition_range(topic, 0, partitions as i32 - 1);
-        let asker = self.group_asker(processor)?;
-        let found = asker.committed_offsets(list, COMMITTED)?;
-        let of = |partition| {
-            let elements = found.elements();
-            let element = elements.iter().find(|e| e.partition() == partition as i32);
-            match element.map(rdkafka::topic_partition_list::TopicPartitionListElem::offset) {
-                Some(Offset::Offset(offset)) => Some(offset as u64),
-                _ => None,
-            }
-        };
-        Ok((0..partitions).map(of).collect())
+        let (kept, id) = (self.kept(processor, topic)?, self.id(topic)?);
+        let next = |kept| in_this_topic(kept, id);
+        Ok(kept.into_iter().map(next).collect())
+    }
+
+    fn position_faults(
+        &self,
+        processor: &str,
+        topic: &str,
+    ) -> Result<Vec<PositionFault>, LogError> {
+        let (kept, id) = (self.kept(processor, topic)?, self.id(topic)?);
+        let mut faults = Vec::new();
+        for (partition, kept) in (0..).zip(kept).filter(|(_, kept)| kept.is_some()) {
+            let place = Place {
+                processor,
+                topic,
+                partition,
+            };
+            let marks = self.watermarks(topic, partition)?;
+            faults.extend(identity::fault(place, kept, id, marks));
+        }
+        Ok(faults)
     }
 
     fn cleanup(&self, topic: &str) -> Result<Option<Cleanup>, LogError> {
@@ -454,18 +499,27 @@ fn committed<C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
     partition: u32,
-) -> Result<Option<u64>, LogError> {
+) -> Result<Option<Kept>, LogError> {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition as i32);
     let found = consumer.committed_offsets(list, COMMITTED)?;
-    Ok(
-        match found
-            .elements()
-            .first()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::offset)
-        {
-            Some(Offset::Offset(offset)) => Some(offset as u64),
-            _ => None,
-        },
-    )
+    Ok(found.elements().first().and_then(kept))
+}
+
+/// A committed position, with the id of the topic that it was committed for.
+fn kept(element: &TopicPartitionListElem<'_>) -> Option<Kept> {
+    match element.offset() {
+        Offset::Offset(next) => Some(Kept {
+            next: next as u64,
+            id: identity::from_metadata(element.metadata()).0,
+        }),
+        _ => None,
+    }
+}
+
+/// The offset, unless it is of a topic of the same name before.
+fn in_this_topic(kept: Option<Kept>, id: Option<TopicId>) -> Option<u64> {
+    let kept = kept?;
+    let another = kept.id.zip(id).is_some_and(|(was, is)| was != is);
+    (!another).then_some(kept.next)
 }

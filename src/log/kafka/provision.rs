@@ -7,7 +7,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use super::{KafkaOptions, REQUEST, limits};
+use super::{KafkaOptions, REQUEST, limits, topics::Counts};
 use crate::log::{Cleanup, LogError, TopicSpec};
 
 /// The partition count of a topic; `None`: there is no such topic.
@@ -36,27 +36,23 @@ fn policies(options: &KafkaOptions, spec: &TopicSpec, wide: bool) -> Vec<(&'stat
     policies
 }
 
+/// Makes what is missing. `known`: topics that were checked before, with the count that is configured.
 pub(super) fn provision(
     options: &KafkaOptions,
     asker: &BaseConsumer,
+    known: &Counts,
     topics: &[TopicSpec],
     create: bool,
 ) -> Result<(), LogError> {
-    let mut missing = Vec::new();
+    let (mut missing, mut found) = (Vec::new(), Vec::new());
     for spec in topics {
         match partitions(asker, &spec.name)? {
-            Some(found) if found != spec.partitions => {
-                return Err(LogError::PartitionCount {
-                    topic: spec.name.to_string(),
-                    expected: spec.partitions,
-                    found,
-                });
-            }
-            Some(_) => {}
+            Some(count) => found.push((spec, count)),
             None if create => missing.push(spec),
             None => return Err(LogError::UnknownTopic(spec.name.to_string())),
         }
     }
+    check_counts(known, &found)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -66,7 +62,7 @@ pub(super) fn provision(
     // Another node may have made them at the same moment, with other counts.
     for spec in missing {
         let mut found = None;
-        for _ in 0..100 {
+        for _ in 0..400 {
             found = partitions(asker, &spec.name)?;
             if found.is_some() {
                 break;
@@ -74,15 +70,35 @@ pub(super) fn provision(
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         match found {
-            Some(found) if found == spec.partitions => {}
-            Some(found) => {
-                return Err(LogError::PartitionCount {
-                    topic: spec.name.to_string(),
-                    expected: spec.partitions,
-                    found,
-                });
-            }
+            Some(count) if count == spec.partitions => {}
+            Some(count) => check_counts(known, &[(spec, count)])?,
             None => return Err(LogError::UnknownTopic(spec.name.to_string())),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses topics that have other counts than configured. Partitions that somebody has added to some of them are no reason:
+/// they stay unused, and are told of by [`super::topics::Topics::troubles`]; without that, what others have written to them
+/// would be kept from its readers.
+fn check_counts(known: &Counts, found: &[(&TopicSpec, u32)]) -> Result<(), LogError> {
+    // What has one partition whatever is configured tells nothing.
+    let configured = found.iter().map(|(spec, _)| spec.partitions).max();
+    let mut telling = found
+        .iter()
+        .filter(|(spec, _)| Some(spec.partitions) == configured);
+    let first = telling.next().map_or(0, |(_, count)| *count);
+    let all = known.is_empty() && telling.all(|(_, count)| *count == first);
+    for (spec, count) in found {
+        let wrong = *count < spec.partitions
+            || *count > spec.partitions && all && Some(spec.partitions) == configured;
+        if wrong {
+            return Err(LogError::PartitionCount {
+                topic: spec.name.to_string(),
+                expected: spec.partitions,
+                found: *count,
+                all,
+            });
         }
     }
     Ok(())
@@ -176,4 +192,49 @@ fn make(options: &KafkaOptions, missing: &[&TopicSpec], wide: bool) -> Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(known: bool, counts: &[(u32, u32)]) -> Result<(), LogError> {
+        let specs: Vec<(TopicSpec, u32)> = counts
+            .iter()
+            .enumerate()
+            .map(|(n, (partitions, found))| {
+                let spec = TopicSpec {
+                    name: format!("t{n}").into(),
+                    partitions: *partitions,
+                    cleanup: Cleanup::Keep,
+                };
+                (spec, *found)
+            })
+            .collect();
+        let found: Vec<(&TopicSpec, u32)> = specs.iter().map(|(spec, n)| (spec, *n)).collect();
+        let mut before = Counts::default();
+        if known {
+            before.insert("ingress".into(), 2);
+        }
+        check_counts(&before, &found)
+    }
+
+    #[test]
+    fn the_configuration_is_to_blame_only_if_all_topics_say_so() {
+        check(false, &[(2, 2), (1, 1), (2, 2)]).unwrap();
+        // Somebody has added partitions to one of them, or to one that has a single one.
+        check(false, &[(2, 4), (1, 1), (2, 2)]).unwrap();
+        check(false, &[(2, 2), (1, 3), (2, 2)]).unwrap();
+        check(true, &[(2, 4)]).unwrap();
+        let error = check(false, &[(2, 4), (1, 1), (2, 4)]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("set topics.partitions to 4"), "{text}");
+        for known in [false, true] {
+            let error = check(known, &[(4, 1), (1, 1), (4, 4)]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("`t0` has 1 partitions"), "{text}");
+            assert!(text.contains("--topic t0 --partitions 4"), "{text}");
+            assert!(text.contains("do not set topics.partitions"), "{text}");
+        }
+    }
 }

@@ -27,17 +27,23 @@ use rdkafka::{
     producer::{BaseProducer, Producer},
 };
 
-use super::{COMMITTED, KafkaOptions, REQUEST, reader::KafkaReader, while_leaders_move};
+use super::{
+    COMMITTED, KafkaOptions, REQUEST, kept,
+    position::{Followed, POSITION, Positions, from_record},
+    reader::KafkaReader,
+    while_leaders_move,
+};
 use crate::{
     backoff::Backoff,
     chaos::{Bug, planted},
     clock::{Clock, Millis, SystemClock},
-    log::{LogError, Reader},
+    log::{
+        Described, LogError, Reader,
+        identity::{Kept, Place, announce_changelog, committer},
+    },
     state::{Changes, Space, StateStore},
 };
 
-/// The changelog key of the record that says which input the state reflects: topic index(1) next offset(8).
-pub(super) const POSITION: &[u8] = b"\0position";
 /// How long an open transaction of a former owner is waited for before that owner is fenced. One that ended in good order needs some milliseconds.
 const GRACE: Duration = Duration::from_millis(1_500);
 /// How long an open transaction is waited for in all; then the lane says so, and tries again.
@@ -55,36 +61,15 @@ const LOOKS: Backoff = Backoff {
     most: Duration::from_millis(100),
 };
 
-/// The row of the node's store that holds how far it has followed a partition of a changelog: next offset(8) time(8).
-pub(super) fn changelog_row(processor: &str, partition: u32) -> Vec<u8> {
-    format!("changelog/{processor}/{partition}").into_bytes()
-}
-
-/// The row that holds which input the state of a partition reflects: next offset(8).
-pub(super) fn reflects_row(processor: &str, topic: usize, partition: u32) -> Vec<u8> {
-    format!("reflects/{processor}/{topic}/{partition}").into_bytes()
-}
-
-/// The value of a [`changelog_row`].
-pub(super) fn followed_to(next: u64, at: Millis) -> Vec<u8> {
-    let mut row = next.to_be_bytes().to_vec();
-    row.extend_from_slice(&at.0.to_be_bytes());
-    row
-}
-
-/// The value of a [`POSITION`] record.
-pub(super) fn position_value(topic: usize, next: u64) -> Vec<u8> {
-    let mut value = vec![topic as u8];
-    value.extend_from_slice(&next.to_be_bytes());
-    value
-}
-
 /// What a restore works with: a lane's own.
 pub(super) struct Restore<'a, X: ConsumerContext> {
     pub(super) options: &'a KafkaOptions,
     pub(super) state: &'a StateStore,
     pub(super) processor: &'a Arc<str>,
     pub(super) changelog: &'a str,
+    /// The changelog as it is now; `None`: the brokers do not say.
+    pub(super) described: Option<Described>,
+    pub(super) positions: &'a Positions,
     /// A read-committed member of the group.
     pub(super) member: &'a BaseConsumer<X>,
     /// Reads uncommitted, so that its ends are high watermarks.
@@ -101,7 +86,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
     pub(super) fn committed(
         &self,
         partitions: &[(&str, u32)],
-    ) -> Result<BTreeMap<(String, u32), u64>, LogError> {
+    ) -> Result<BTreeMap<(String, u32), Kept>, LogError> {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition as i32);
@@ -119,21 +104,27 @@ impl<X: ConsumerContext> Restore<'_, X> {
         let mut positions = BTreeMap::new();
         for element in found.elements() {
             element.error()?;
-            if let Offset::Offset(offset) = element.offset() {
+            if let Some(kept) = kept(&element) {
                 let at = (element.topic().to_owned(), element.partition() as u32);
-                positions.insert(at, offset as u64);
+                positions.insert(at, kept);
             }
         }
         Ok(positions)
     }
 
-    /// Reads the changelog of these partitions from where this node's copy stands to its high watermarks. `inputs` are the input topics' names.
+    /// Reads the changelog of these partitions from where this node's copy stands to its high watermarks. `inputs` are the input topics'
+    /// names. Of the `complete` ones this node's copy reflects all that was committed.
     pub(super) fn restore(
         &self,
-        partitions: &BTreeSet<u32>,
+        mut partitions: BTreeSet<u32>,
+        complete: &BTreeSet<u32>,
         inputs: &[String],
     ) -> Result<(), LogError> {
-        let ends = match latest(self.uncommitted, self.changelog, partitions) {
+        // Partitions that were added to the input have no state.
+        if let Some(described) = self.described {
+            partitions.retain(|partition| *partition < described.partitions);
+        }
+        let ends = match latest(self.uncommitted, self.changelog, &partitions) {
             Ok(ends) => ends,
             // A processor without state has no changelog.
             Err(LogError::UnknownTopic(_)) => return Ok(()),
@@ -143,7 +134,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         // (next, end) of what this node does not have.
         let mut behind = BTreeMap::new();
         for (partition, mut end) in ends {
-            let mut next = self.local_copy(partition, end, now)?;
+            let mut next = self.local_copy(partition, end, now, complete.contains(&partition))?;
             if planted(Bug::RestoreEndsEarly) {
                 self.state.clear(&self.space(partition))?;
                 (next, end) = (0, end.saturating_sub(SHORT));
@@ -160,23 +151,47 @@ impl<X: ConsumerContext> Restore<'_, X> {
     }
 
     /// Where this node's copy of a partition's state stands; a copy that cannot be carried on is dropped.
-    fn local_copy(&self, partition: u32, end: u64, now: Millis) -> Result<u64, LogError> {
-        let row = self.state.meta(&changelog_row(self.processor, partition))?;
-        let number = |range: std::ops::Range<usize>| {
-            let bytes = row.as_ref()?.get(range)?;
-            Some(u64::from_be_bytes(bytes.try_into().ok()?))
-        };
-        let Some(next) = number(0..8) else {
+    fn local_copy(
+        &self,
+        partition: u32,
+        end: u64,
+        now: Millis,
+        complete: bool,
+    ) -> Result<u64, LogError> {
+        let Some(followed) = self.positions.followed(partition)? else {
             // Where the log begins later, the reader begins there.
             return Ok(0);
         };
-        let at = number(8..16).unwrap_or_default().cast_signed();
-        if next <= end && at >= now.0 - STALE_MS {
-            return Ok(next);
+        let id = self.described.and_then(|described| described.id);
+        let next = match (followed.id, id) {
+            (Some(was), Some(is)) if was != is => {
+                let place = Place {
+                    processor: self.processor,
+                    topic: self.changelog,
+                    partition,
+                };
+                announce_changelog(place, (was, is), complete);
+                if !complete {
+                    self.state.clear(&self.space(partition))?;
+                }
+                0
+            }
+            _ if followed.next > end || followed.at.0 < now.0 - STALE_MS => {
+                tracing::warn!(processor = %self.processor, partition, next = followed.next, end, "the local state is too old; it is restored from its changelog");
+                self.state.clear(&self.space(partition))?;
+                return Ok(0);
+            }
+            _ => followed.next,
+        };
+        if followed.id != id && id.is_some() {
+            // From now on it is known which changelog that is.
+            let row = (
+                self.positions.changelog_row(partition),
+                Followed { next, at: now, id }.to_bytes(),
+            );
+            self.state.apply(&Changes::default(), &[row])?;
         }
-        tracing::warn!(processor = %self.processor, partition, next, end, "the local state is too old; it is restored from its changelog");
-        self.state.clear(&self.space(partition))?;
-        Ok(0)
+        Ok(next)
     }
 
     fn space(&self, partition: u32) -> Space {
@@ -243,7 +258,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         let owners: BTreeSet<String> = found
             .elements()
             .iter()
-            .map(|element| element.metadata().to_owned())
+            .filter_map(|element| committer(element.metadata()).map(str::to_owned))
             .filter(|owner| owner != self.transactional_id)
             // What anybody else wrote there is no id of ours.
             .filter(|owner| {
@@ -273,6 +288,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         for (partition, (next, _)) in &behind {
             reader.assign(*partition, *next)?;
         }
+        let id = self.described.and_then(|described| described.id);
         let mut fetched = Vec::new();
         let mut heard = Instant::now();
         while !behind.is_empty() {
@@ -296,9 +312,10 @@ impl<X: ConsumerContext> Restore<'_, X> {
                     continue;
                 };
                 if key == POSITION {
-                    if let Some(value) = change.record.value.filter(|v| v.len() == 9) {
-                        let row = reflects_row(self.processor, usize::from(value[0]), partition);
-                        reflects.insert(row, value[1..].to_vec());
+                    let value = change.record.value.unwrap_or_default();
+                    if let Some((topic, kept)) = from_record(&value) {
+                        let row = self.positions.reflects_row(topic, partition);
+                        reflects.insert(row, kept.to_bytes());
                     }
                 } else {
                     changes.upkeep(&self.space(partition), key, change.record.value);
@@ -316,8 +333,8 @@ impl<X: ConsumerContext> Restore<'_, X> {
             let mut meta: Vec<_> = reflects.into_iter().collect();
             meta.extend(moved.into_iter().map(|(partition, next)| {
                 (
-                    changelog_row(self.processor, partition),
-                    followed_to(next, now),
+                    self.positions.changelog_row(partition),
+                    Followed { next, at: now, id }.to_bytes(),
                 )
             }));
             if !meta.is_empty() {

@@ -35,12 +35,17 @@ use super::{
     group::GroupConsumer,
     limits::Limits,
     offsets::Offsets,
+    position::{POSITION, POSITION_BYTES, to_record},
     producer::headers,
-    restore::{POSITION, position_value},
+    topics::{Counts, partition_among},
 };
 use crate::{
     chaos::{Bug, pause, planted},
-    log::{BATCH_HEADER, Headers, LogError, Transaction, record_size, row_size},
+    log::{
+        BATCH_HEADER, Headers, LogError, Transaction,
+        identity::{Kept, committed_by, to_metadata},
+        record_size, row_size,
+    },
 };
 
 const TRANSACTION: Duration = Duration::from_secs(10);
@@ -293,7 +298,7 @@ impl Transactions {
     }
 
     /// Whether the lane is to stop, for long enough that nothing is waited for any more.
-    fn gives_up(&self, now: Instant) -> bool {
+    pub(super) fn gives_up(&self, now: Instant) -> bool {
         if !self.stop.load(Ordering::Relaxed) {
             return false;
         }
@@ -371,12 +376,15 @@ impl Transactions {
             pause();
         }
         self.producer.begin_transaction()?;
+        let counts = group.watched.topics().counts();
         for (number, output) in transaction.outputs.iter().enumerate() {
             let record = &output.record;
             self.send(
                 number,
                 &output.topic,
-                output.partition,
+                output
+                    .partition
+                    .or_else(|| in_use(&counts, &output.topic, record.key.as_deref())),
                 (record.key.as_deref(), record.value.as_deref()),
                 &record.headers,
             )?;
@@ -411,12 +419,13 @@ impl Transactions {
             let offset = Offset::Offset(*next as i64);
             let name = &group.topics[*topic];
             list.add_partition_offset(name, *partition as i32, offset)?;
+            let id = group.watched.id(*topic);
             // The next owner fences whoever committed last, should it have left a transaction open.
             if let Some(mut element) = list.find_partition(name, *partition as i32) {
-                element.set_metadata(&self.id);
+                element.set_metadata(to_metadata(id, &committed_by(&self.id)));
             }
             if stateful.contains(partition) {
-                let value = position_value(*topic, *next);
+                let value = to_record(*topic, Kept { next: *next, id });
                 self.send(
                     usize::MAX,
                     &self.changelog,
@@ -449,6 +458,11 @@ impl Transactions {
             return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
         };
         sent?;
+        // What was learnt meanwhile costs nothing to look at.
+        if let Err(error) = group.watched.verify() {
+            tracing::debug!(processor = %self.processor, %error, "the transaction is aborted");
+            return Err(KafkaError::Canceled);
+        }
         // After a call that timed out the commit goes on by itself: only the same call again says how it ends.
         self.patiently(|| self.producer.commit_transaction(SLICE))
     }
@@ -468,7 +482,10 @@ impl Transactions {
                 let value = change.value.as_deref().unwrap_or_default();
                 (&self.changelog, BATCH_HEADER + row_size(&change.key, value))
             } else {
-                (&self.changelog, BATCH_HEADER + row_size(POSITION, &[0; 9]))
+                (
+                    &self.changelog,
+                    BATCH_HEADER + row_size(POSITION, &[0; POSITION_BYTES]),
+                )
             };
             sizes.entry(topic).or_default().push(size);
         }
@@ -530,6 +547,12 @@ impl Transactions {
             }
         }
     }
+}
+
+/// The partition of a record in a topic of OmniLink's own: one of those that are configured, whatever was added.
+fn in_use(counts: &Counts, topic: &str, key: Option<&[u8]>) -> Option<u32> {
+    let count = counts.get(topic)?;
+    Some(partition_among(key, *count))
 }
 
 fn make(

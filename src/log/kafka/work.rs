@@ -9,45 +9,90 @@ use rdkafka::{
 };
 
 use super::{REQUEST, group::GroupConsumer, watermarks};
-use crate::log::{Fetched, Finished, LogError, Polled, Work};
+use crate::log::{
+    Fetched, Finished, LogError, Polled, Source, TopicId, Work,
+    identity::{Kept, Place, Reset, from_metadata, resolve, to_metadata},
+};
 
-pub(super) struct KafkaWork(pub(super) GroupConsumer);
+pub(super) struct KafkaWork {
+    pub(super) group: GroupConsumer,
+    pub(super) processor: String,
+}
+
+impl KafkaWork {
+    /// What was committed, and for which topic.
+    fn committed(
+        &self,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Option<(Finished, Option<TopicId>)>, LogError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition as i32);
+        let committed = self.group.consumer.committed_offsets(list, REQUEST)?;
+        let elements = committed.elements();
+        Ok(elements.first().and_then(|e| match e.offset() {
+            Offset::Offset(next) => {
+                let (id, beyond) = from_metadata(e.metadata());
+                Some((Finished::parse(next as u64, beyond), id))
+            }
+            _ => None,
+        }))
+    }
+}
 
 impl Work for KafkaWork {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
-        self.0.poll_group(wait, out)
+        self.group.poll_group(wait, out)
     }
 
     fn open(&mut self, partition: u32) -> Result<Finished, LogError> {
-        let topic = self.0.topics[0].clone();
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&topic, partition as i32);
-        let committed = self.0.consumer.committed_offsets(list, REQUEST)?;
-        let elements = committed.elements();
-        let kept = elements.first().and_then(|e| match e.offset() {
-            Offset::Offset(next) => Some(Finished::parse(next as u64, e.metadata())),
-            _ => None,
-        });
-        let finished = match kept {
-            Some(finished) => finished,
-            None => Finished::from(watermarks(&self.0.consumer, &topic, partition)?.start),
+        let topic = self.group.topics[0].clone();
+        let place = Place {
+            processor: &self.processor,
+            topic: &topic,
+            partition,
         };
-        self.0.open_at(0, partition, finished.next());
+        let committed = self.committed(&topic, partition)?;
+        let id = self.group.topic_id()?;
+        let marks = watermarks(&self.group.consumer, &topic, partition)?;
+        let kept = committed.as_ref().map(|(finished, id)| Kept {
+            next: finished.next(),
+            id: *id,
+        });
+        let resolved = resolve(place, kept, id, marks)?;
+        let finished = match (committed, resolved.reset) {
+            (Some((mut finished, _)), None | Some(Reset::Dropped { .. })) => {
+                finished.skip_to(resolved.next);
+                finished
+            }
+            _ => Finished::from(resolved.next),
+        };
+        if let Some(reset) = resolved.reset {
+            reset.announce(place);
+            // So that it is said once.
+            self.commit(partition, &finished)?;
+        } else if kept.is_some_and(|kept| kept.id.is_none() && id.is_some()) {
+            // Kept by a version that kept no ids: from now on it is known which topic it is.
+            self.commit(partition, &finished)?;
+        }
+        self.group.open_at(0, partition, finished.next());
         Ok(finished)
     }
 
     fn commit(&mut self, partition: u32, finished: &Finished) -> Result<(), LogError> {
+        let topic = &self.group.topics[0];
         let mut list = TopicPartitionList::new();
         let offset = Offset::Offset(finished.next() as i64);
-        list.add_partition_offset(&self.0.topics[0], partition as i32, offset)?;
-        if let Some(mut element) = list.find_partition(&self.0.topics[0], partition as i32) {
-            element.set_metadata(finished.metadata());
+        list.add_partition_offset(topic, partition as i32, offset)?;
+        if let Some(mut element) = list.find_partition(topic, partition as i32) {
+            let metadata = to_metadata(self.group.watched.id(0), &finished.metadata());
+            element.set_metadata(metadata);
         }
-        self.0.consumer.commit(&list, CommitMode::Sync)?;
+        self.group.consumer.commit(&list, CommitMode::Sync)?;
         Ok(())
     }
 
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
-        self.0.give_up(partitions)
+        self.group.give_up(partitions)
     }
 }

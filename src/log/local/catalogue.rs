@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use uuid::Uuid;
+
 use crate::{
-    log::{Cleanup, LogError, TopicSpec},
+    log::{Cleanup, LogError, TopicId, TopicSpec},
     state::DiskStore,
 };
 
@@ -24,13 +26,19 @@ pub(super) struct Topic {
 pub(super) struct Catalogue {
     topics: Vec<Topic>,
     by_name: HashMap<Arc<str>, usize>,
+    /// Of this log: another directory is another log, with other topics.
+    id: Uuid,
 }
 
 const ROW: &[u8] = b"topics";
+const ID: &[u8] = b"log.id";
 
 impl Catalogue {
     pub(super) fn load(store: &DiskStore) -> Result<Self, LogError> {
-        let mut catalogue = Self::default();
+        let mut catalogue = Self {
+            id: log_id(store)?,
+            ..Self::default()
+        };
         let Some(row) = store.meta(ROW)? else {
             return Ok(catalogue);
         };
@@ -68,6 +76,7 @@ impl Catalogue {
                         topic: spec.name.to_string(),
                         expected: spec.partitions,
                         found: topic.partitions,
+                        all: true,
                     });
                 }
                 topic.cleanup = Some(spec.cleanup);
@@ -95,6 +104,11 @@ impl Catalogue {
             .ok_or_else(|| LogError::UnknownTopic(name.into()))
     }
 
+    /// A topic's id: made of the log's own, for a topic of this log is never made twice.
+    pub(super) fn topic_id(&self, name: &str) -> Option<TopicId> {
+        TopicId::from_bytes(Uuid::new_v5(&self.id, name.as_bytes()).into_bytes())
+    }
+
     pub(super) fn slot(&self, name: &str, partition: u32) -> Result<usize, LogError> {
         let topic = self.topic(name)?;
         if partition >= topic.partitions {
@@ -112,6 +126,18 @@ impl Catalogue {
     pub(super) fn topics(&self) -> &[Topic] {
         &self.topics
     }
+}
+
+/// The id of the log, made when it is opened for the first time.
+fn log_id(store: &DiskStore) -> Result<Uuid, LogError> {
+    if let Some(id) = store.meta(ID)?.and_then(|id| Uuid::from_slice(&id).ok()) {
+        return Ok(id);
+    }
+    let id = Uuid::now_v7();
+    let row = (ID.to_vec(), id.into_bytes().to_vec());
+    store.apply(&crate::state::Changes::default(), &[row])?;
+    store.sync()?;
+    Ok(id)
 }
 
 /// The store's key of a batch.

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     chaos::{Bug, pause, planted},
     log::{
-        Fetched, Finished, Lane, LogError, Output, Polled, Reader, Source, Transaction, Watermarks,
-        Work,
+        Fetched, Finished, Lane, LogError, Output, Polled, Reader, Source, TopicId, Transaction,
+        Watermarks, Work,
     },
     state::{Changes, StateStore},
 };
@@ -89,10 +89,13 @@ impl Lane for LocalLane {
 
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError> {
         let name = &self.topics[topic];
-        let next = self
-            .shared
-            .committed(&self.processor, name, partition)?
-            .unwrap_or_default();
+        let committed = self.shared.committed(&self.processor, name, partition)?;
+        let next = match committed {
+            Some(next) => self
+                .shared
+                .read_on(&self.processor, name, partition, next)?,
+            None => 0,
+        };
         self.reader.assign_at(topic, partition, next)?;
         Ok(next)
     }
@@ -175,6 +178,10 @@ impl LocalSource {
 }
 
 impl Source for LocalSource {
+    fn topic_id(&mut self) -> Result<Option<TopicId>, LogError> {
+        Ok(self.shared.catalogue.read().topic_id(&self.topic))
+    }
+
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if !self.announced {
             self.announced = true;
@@ -239,7 +246,10 @@ impl Work for LocalWork {
         let finished = match value.split_at_checked(8) {
             Some((next, rest)) => {
                 let next = u64::from_be_bytes(next.try_into().unwrap_or_default());
-                Finished::parse(next, &String::from_utf8_lossy(rest))
+                let mut finished = Finished::parse(next, &String::from_utf8_lossy(rest));
+                let topic = &self.source.topic;
+                finished.skip_to(shared.read_on(&self.processor, topic, partition, next)?);
+                finished
             }
             None => Finished::default(),
         };

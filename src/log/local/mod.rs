@@ -26,8 +26,9 @@ use sequencer::Sequencer;
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Cleanup, Lane, Log, LogError, Output, Reader, Source, TopicSpec,
-    Watermarks, Work,
+    Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, Output, Reader, Source,
+    TopicSpec, Watermarks, Work,
+    identity::{Kept, Place, resolve},
 };
 use crate::{
     clock::{Clock, Millis},
@@ -160,6 +161,14 @@ impl Log for LocalLog {
         Ok(self.shared.catalogue.read().topic(topic)?.partitions)
     }
 
+    fn describe(&self, topic: &str) -> Result<Option<Described>, LogError> {
+        let catalogue = self.shared.catalogue.read();
+        Ok(Some(Described {
+            id: catalogue.topic_id(topic),
+            partitions: catalogue.topic(topic)?.partitions,
+        }))
+    }
+
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
         let (answer, acknowledged) = oneshot::channel();
         if let Err((answer, error)) = self.shared.append(&records, state, answer) {
@@ -265,6 +274,29 @@ impl Shared {
         Ok(row
             .and_then(|row| row.get(..8).and_then(|next| next.try_into().ok()))
             .map(u64::from_be_bytes))
+    }
+
+    /// Where a processor reads on: what retention has dropped since is said aloud.
+    fn read_on(
+        &self,
+        processor: &str,
+        topic: &str,
+        partition: u32,
+        next: u64,
+    ) -> Result<u64, LogError> {
+        let slot = self.catalogue.read().slot(topic, partition)?;
+        let marks = self.sequencer.lock().sequenced(slot);
+        let place = Place {
+            processor,
+            topic,
+            partition,
+        };
+        // Positions and records are one store: an id tells nothing more.
+        let resolved = resolve(place, Some(Kept { next, id: None }), None, marks)?;
+        if let Some(reset) = resolved.reset {
+            reset.announce(place);
+        }
+        Ok(resolved.next)
     }
 
     fn disk_full(&self) -> LogError {

@@ -294,15 +294,37 @@ fn provision(plan: &Plan, setup: &Setup) -> Result<(), LogError> {
     setup.log.provision(&own, setup.provision)?;
     let mut states = Vec::new();
     for stage in plan.stages.iter().filter(|stage| stage.is_stateful()) {
+        let name = setup.names.state(&stage.processor);
         states.push(TopicSpec {
-            name: setup.names.state(&stage.processor),
-            partitions: setup.log.partitions(stage.input.topic())?,
+            partitions: state_partitions(&*setup.log, stage, &name)?,
+            name,
             cleanup: state_cleanup(stage),
         });
     }
     setup.log.provision(&states, setup.provision)?;
     warn_of_ageing(&*setup.log, &states);
     Ok(())
+}
+
+/// As many as the input has; more do no harm. Fewer, where a foreign topic has grown, are refused.
+fn state_partitions(log: &dyn Log, stage: &Stage, state: &str) -> Result<u32, LogError> {
+    let topic = stage.input.topic();
+    let partitions = log.partitions(topic)?;
+    let found = match log.describe(state) {
+        Err(LogError::UnknownTopic(_)) => None,
+        described => described?,
+    };
+    match found {
+        Some(found) if found.partitions < partitions => Err(LogError::Grown {
+            topic: topic.to_string(),
+            partitions,
+            processor: stage.processor.clone(),
+            changelog: state.to_owned(),
+            changelog_partitions: found.partitions,
+        }),
+        Some(found) => Ok(found.partitions),
+        None => Ok(partitions),
+    }
 }
 
 /// A window of hashes alone ends its rows by age. The rows of a limit (what waits, its admissions, its timers) may have to outlive any age, as

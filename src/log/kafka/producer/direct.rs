@@ -13,6 +13,7 @@ use kafka_protocol::{error::ResponseError, messages::ProduceResponse};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
+    super::topics::Topics,
     Answer, Call, KafkaOptions, batch,
     queues::{Batch, Ended, ProducerId, Queues},
     wire::{Connection, Cut},
@@ -42,12 +43,13 @@ struct Shared {
 
 /// The producer. Dropping it gives up what is not confirmed.
 pub(in super::super) struct Direct {
+    topics: Arc<Topics>,
     shared: Arc<Shared>,
     keeper: Option<JoinHandle<()>>,
 }
 
 impl Direct {
-    pub(super) fn new(options: &KafkaOptions) -> Result<Self, LogError> {
+    pub(super) fn new(options: &KafkaOptions, topics: &Arc<Topics>) -> Result<Self, LogError> {
         let shared = Arc::new(Shared {
             queues: Mutex::default(),
             wanted: Condvar::new(),
@@ -61,6 +63,7 @@ impl Direct {
             .spawn(move || there.keep())
             .map_err(|e| LogError::Fatal(format!("a thread cannot be started: {e}")))?;
         Ok(Self {
+            topics: Arc::clone(topics),
             shared,
             keeper: Some(keeper),
         })
@@ -74,7 +77,9 @@ impl Direct {
     ) {
         let call = Arc::new(Call::of(records.len(), state, answer));
         let mut refused = Vec::new();
+        let counts = self.topics.counts();
         let mut queues = self.shared.queues.lock();
+        queues.counts = counts;
         for (index, append) in records.into_iter().enumerate() {
             if let Err(error) = queues.push(append, &call, index) {
                 refused.push((index, error));

@@ -9,7 +9,10 @@ use rdkafka::{
     producer::{BaseRecord, ProducerContext, ThreadedProducer},
 };
 
-use super::{Answer, Call, KafkaOptions, queue_full};
+use super::{
+    super::topics::{Topics, partition_among},
+    Answer, Call, KafkaOptions, queue_full,
+};
 use crate::{
     chaos::{Bug, PAUSE, planted},
     log::{Append, Headers, LogError, Position},
@@ -36,10 +39,13 @@ impl ProducerContext for Context {
     }
 }
 
-pub(in super::super) struct Librdkafka(ThreadedProducer<Context>);
+pub(in super::super) struct Librdkafka {
+    producer: ThreadedProducer<Context>,
+    topics: Arc<Topics>,
+}
 
 impl Librdkafka {
-    pub(super) fn new(options: &KafkaOptions) -> Result<Self, LogError> {
+    pub(super) fn new(options: &KafkaOptions, topics: &Arc<Topics>) -> Result<Self, LogError> {
         let mut config = options.config();
         config
             .set("linger.ms", "0")
@@ -57,7 +63,10 @@ impl Librdkafka {
         if planted(Bug::AnswerBeforeDurable) {
             config.set("linger.ms", PAUSE.as_millis().to_string());
         }
-        Ok(Self(config.create_with_context(Context)?))
+        Ok(Self {
+            producer: config.create_with_context(Context)?,
+            topics: Arc::clone(topics),
+        })
     }
 
     pub(super) fn append(
@@ -67,10 +76,16 @@ impl Librdkafka {
         answer: Answer,
     ) {
         let call = Arc::new(Call::of(records.len(), state, answer));
+        let counts = self.topics.counts();
         for (index, append) in records.iter().enumerate() {
             let record = &append.record;
             let mut message =
                 BaseRecord::with_opaque_to(&append.topic, Box::new((Arc::clone(&call), index)));
+            // Of OmniLink's own topics the configured partitions are used, whatever was added.
+            if let Some(count) = counts.get(&append.topic) {
+                let partition = partition_among(record.key.as_deref(), *count);
+                message = message.partition(partition as i32);
+            }
             if let Some(key) = &record.key {
                 message = message.key(key.as_ref());
             }
@@ -80,7 +95,7 @@ impl Librdkafka {
             if !record.headers.is_empty() {
                 message = message.headers(headers(&record.headers));
             }
-            if let Err((error, unsent)) = self.0.send::<[u8], [u8]>(message) {
+            if let Err((error, unsent)) = self.producer.send::<[u8], [u8]>(message) {
                 drop(unsent);
                 call.done(index, Err(queue_error(&error)));
             }

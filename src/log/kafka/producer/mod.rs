@@ -11,13 +11,16 @@ mod librdkafka;
 mod queues;
 mod wire;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 pub(super) use librdkafka::headers;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::KafkaOptions;
+use super::{KafkaOptions, topics::Topics};
 use crate::{
     chaos::{Bug, planted},
     log::{Append, LogError, Position},
@@ -123,15 +126,15 @@ pub(super) enum Appender {
 }
 
 impl Appender {
-    pub(super) fn new(options: &KafkaOptions) -> Result<Self, LogError> {
+    pub(super) fn new(options: &KafkaOptions, topics: &Arc<Topics>) -> Result<Self, LogError> {
         let plain = options
             .properties
             .keys()
             .all(|name| OVERLOOKED.iter().any(|begin| name.starts_with(begin)));
         Ok(if plain {
-            Self::Direct(direct::Direct::new(options)?)
+            Self::Direct(direct::Direct::new(options, topics)?)
         } else {
-            Self::Librdkafka(librdkafka::Librdkafka::new(options)?)
+            Self::Librdkafka(librdkafka::Librdkafka::new(options, topics)?)
         })
     }
 

@@ -14,8 +14,11 @@ use bytes::Bytes;
 use kafka_protocol::{error::ResponseError, messages::MetadataResponse};
 use parking_lot::Condvar;
 
-use super::{Call, batch, queue_full};
-use crate::log::{Append, LogError, Position, Record, partition_for};
+use super::{
+    super::topics::{Counts, partition_among},
+    Call, batch, queue_full,
+};
+use crate::log::{Append, LogError, Position, Record};
 
 /// Records that may wait.
 const MOST_RECORDS: usize = 200_000;
@@ -117,6 +120,8 @@ impl Partition {
 struct Topic {
     name: Arc<str>,
     partitions: Vec<Partition>,
+    /// How many of them there are now: fewer, where the topic was made anew with fewer.
+    count: usize,
     /// What came before the number of partitions was known.
     waiting: VecDeque<Pending>,
     missing: Option<Instant>,
@@ -146,6 +151,8 @@ pub(super) struct Queues {
     names: HashMap<Arc<str>, usize>,
     topics: Vec<Topic>,
     pub(super) brokers: BTreeMap<i32, Broker>,
+    /// Of OmniLink's own topics the configured partitions are used, whatever was added.
+    pub(super) counts: Arc<Counts>,
     pub(super) producer: Option<ProducerId>,
     /// Leaders are to be asked for.
     pub(super) stale: bool,
@@ -193,6 +200,7 @@ impl Queues {
         self.topics.push(Topic {
             name: Arc::clone(name),
             partitions: Vec::new(),
+            count: 0,
             waiting: VecDeque::new(),
             missing: None,
         });
@@ -202,16 +210,15 @@ impl Queues {
     }
 
     fn enqueue(&mut self, topic: usize, pending: Pending) {
-        let count = self.topics[topic].partitions.len() as u32;
+        let count = self.topics[topic].count as u32;
         if count == 0 {
             self.topics[topic].waiting.push_back(pending);
             self.stale = true;
             return;
         }
-        let partition = match &pending.record.key {
-            Some(key) => partition_for(key, count),
-            None => rand::random_range(0..count),
-        };
+        let used = self.counts.get(&self.topics[topic].name);
+        let used = used.map_or(count, |used| count.min(*used));
+        let partition = partition_among(pending.record.key.as_deref(), used);
         self.topics[topic].partitions[partition as usize]
             .queue
             .push_back(pending);
@@ -381,6 +388,9 @@ impl Queues {
             if before.len() < found.partitions.len() {
                 before.resize_with(found.partitions.len(), Partition::default);
             }
+            let count = found.partitions.len();
+            self.topics[topic].count = count;
+            self.move_from(topic, count);
             for one in &found.partitions {
                 let partition = one.partition_index as u32;
                 let led = one.error_code == 0 && self.brokers.contains_key(&one.leader_id.0);
@@ -401,6 +411,18 @@ impl Queues {
         }
         // What came while the answer was on its way, and what it said nothing of.
         self.stale |= self.topics.iter().any(Topic::is_lost);
+    }
+
+    /// The topic was made anew with so many partitions: what waits for others goes to these.
+    fn move_from(&mut self, topic: usize, count: usize) {
+        let of = &mut self.topics[topic];
+        for gone in of.partitions.iter_mut().skip(count) {
+            gone.leader = None;
+            gone.ready = false;
+            let unanswered = gone.again.take().map(|batch| batch.records);
+            of.waiting.extend(unanswered.into_iter().flatten());
+            of.waiting.append(&mut gone.queue);
+        }
     }
 
     fn missing(&mut self, topic: usize, code: i16, ended: &mut Ended) {

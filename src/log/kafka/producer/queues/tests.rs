@@ -131,6 +131,35 @@ fn a_batch_goes_again_as_it_was_to_the_new_leader() {
 }
 
 #[test]
+fn a_topic_that_is_made_anew_with_fewer_partitions_takes_what_waited_for_others() {
+    let partitions = (2..9).find(|n| crate::log::partition_for(b"k", *n) > 0);
+    let mut queues = Queues::default();
+    let mut first = push(&mut queues, "a");
+    learn(&mut queues, &led_by(&vec![1; partitions.unwrap() as usize]));
+    let batch = one(&mut queues, 1, ME);
+    assert_ne!(batch.partition, 0);
+    let mut second = push(&mut queues, "b");
+    learn(&mut queues, &led_by(&[1]));
+    // Its partition is gone.
+    queues.again(batch);
+    let mut third = push(&mut queues, "c");
+    learn(&mut queues, &led_by(&[1]));
+    assert!(!queues.stale);
+    let mut offset = 0;
+    while queues.has_work(1) {
+        let batch = one(&mut queues, 1, ME);
+        assert_eq!(batch.partition, 0);
+        let count = batch.records().len() as u64;
+        delivered(&mut queues, batch, offset);
+        offset += count;
+    }
+    for answer in [&mut first, &mut second, &mut third] {
+        assert_eq!(answer.try_recv().unwrap().unwrap()[0].partition, 0);
+    }
+    assert_eq!((offset, queues.records, queues.bytes), (3, 0, 0));
+}
+
+#[test]
 fn a_leader_that_moves_takes_what_was_listed_with_the_one_before() {
     let mut queues = Queues::default();
     learn(&mut queues, &led_by(&[1]));

@@ -1,0 +1,177 @@
+//! What rdkafka's safe interface leaves out of librdkafka: the ids of topics (`rd_kafka_DescribeTopics`).
+//!
+//! The only file with `unsafe`. Every object that librdkafka hands out is owned by a [`Handle`] and destroyed once;
+//! what lies within an event (topic descriptions, names, ids) is copied out before the event goes.
+
+#![allow(
+    unsafe_code,
+    reason = "rdkafka has no safe interface to DescribeTopics; each block says why it is sound"
+)]
+
+use std::{
+    collections::HashMap,
+    ffi::{CStr, CString, c_char, c_int},
+    ptr,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, bindings as c,
+    client::Client,
+    error::{KafkaError, RDKafkaErrorCode},
+    types::RDKafkaRespErr,
+};
+
+use crate::log::{Described, TopicId};
+
+/// An object of librdkafka's, destroyed when it is dropped.
+struct Handle<T> {
+    object: *mut T,
+    destroy: unsafe extern "C" fn(*mut T),
+}
+
+impl<T> Handle<T> {
+    /// `None` for null, which librdkafka answers where it cannot make the object.
+    fn of(object: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Self> {
+        (!object.is_null()).then_some(Self { object, destroy })
+    }
+}
+
+impl<T> Drop for Handle<T> {
+    fn drop(&mut self) {
+        // SAFETY: the object is not null, came from the function that `destroy` belongs to, and nobody else destroys it.
+        unsafe { (self.destroy)(self.object) }
+    }
+}
+
+/// What the brokers say of a topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    Is(Described),
+    Missing,
+    /// It may not be asked for, or its leaders are being chosen.
+    Unknown,
+}
+
+/// Asks the brokers for ids and partition counts, all topics in one request. Blocks.
+pub(super) fn describe_topics<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[&str],
+    timeout: Duration,
+) -> Result<HashMap<String, Answer>, KafkaError> {
+    let mut asked: Vec<&str> = topics.to_vec();
+    asked.sort_unstable();
+    // librdkafka refuses a list that names a topic twice, and empty names.
+    asked.dedup();
+    asked.retain(|topic| !topic.is_empty());
+    let names: Vec<CString> = asked
+        .iter()
+        .filter_map(|topic| CString::new(*topic).ok())
+        .collect();
+    if names.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    let failed = || KafkaError::AdminOpCreation("the topics cannot be described".into());
+    let handle = client.native_ptr();
+    // SAFETY: `pointers` are as many valid C strings as are said; librdkafka copies them.
+    let collection = unsafe {
+        c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len())
+    };
+    let collection =
+        Handle::of(collection, c::rd_kafka_TopicCollection_destroy).ok_or_else(failed)?;
+    // SAFETY: `handle` is the client's, which is borrowed for the whole call.
+    let queue = unsafe { c::rd_kafka_queue_new(handle) };
+    let queue = Handle::of(queue, c::rd_kafka_queue_destroy).ok_or_else(failed)?;
+    let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    // SAFETY: as above.
+    let options = unsafe { c::rd_kafka_AdminOptions_new(handle, operation) };
+    let options = Handle::of(options, c::rd_kafka_AdminOptions_destroy).ok_or_else(failed)?;
+    let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: the options are alive; without a buffer no error text is written.
+    let set = unsafe {
+        c::rd_kafka_AdminOptions_set_request_timeout(options.object, millis, ptr::null_mut(), 0)
+    };
+    refused(set)?;
+    // SAFETY: all four are alive; librdkafka copies the names and the options, and the event comes to our own queue, where
+    // it waits for us or is destroyed with the queue.
+    unsafe {
+        c::rd_kafka_DescribeTopics(handle, collection.object, options.object, queue.object);
+    }
+    // The request ends by its own timeout; a little later at most the event is there.
+    // SAFETY: the queue is alive; an event, unlike null, is ours to destroy.
+    let event = unsafe { c::rd_kafka_queue_poll(queue.object, millis.saturating_add(500)) };
+    let event = Handle::of(event, c::rd_kafka_event_destroy)
+        .ok_or(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))?;
+    // SAFETY: the event is alive.
+    refused(unsafe { c::rd_kafka_event_error(event.object) })?;
+    // SAFETY: the event is alive; null is answered for an event of another kind.
+    let result = unsafe { c::rd_kafka_event_DescribeTopics_result(event.object) };
+    if result.is_null() {
+        return Err(failed());
+    }
+    let mut count = 0;
+    // SAFETY: `result` is the living event itself; the array belongs to it.
+    let found = unsafe { c::rd_kafka_DescribeTopics_result_topics(result, &raw mut count) };
+    if found.is_null() {
+        return Ok(HashMap::new());
+    }
+    let mut answers = HashMap::with_capacity(count);
+    for index in 0..count {
+        // SAFETY: the array has `count` valid pointers, and lives as long as the event.
+        let (name, answer) = unsafe { described(*found.add(index)) };
+        answers.insert(name, answer);
+    }
+    Ok(answers)
+}
+
+fn refused(code: RDKafkaRespErr) -> Result<(), KafkaError> {
+    match code {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+        code => Err(KafkaError::AdminOp(code.into())),
+    }
+}
+
+/// Copies a description.
+///
+/// # Safety
+///
+/// `topic` is a description within an event that is alive.
+unsafe fn described(topic: *const c::rd_kafka_TopicDescription_t) -> (String, Answer) {
+    // SAFETY: the caller's promise; a description always has a name, NUL-terminated.
+    let name = unsafe { CStr::from_ptr(c::rd_kafka_TopicDescription_name(topic)) };
+    let name = name.to_string_lossy().into_owned();
+    // SAFETY: the caller's promise; `rd_kafka_error_code` takes null for no error.
+    let code = unsafe { c::rd_kafka_error_code(c::rd_kafka_TopicDescription_error(topic)) };
+    let answer = match code {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+            let mut partitions = 0;
+            // SAFETY: the caller's promise; only the count is taken.
+            unsafe { c::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions) };
+            // SAFETY: the caller's promise; the id lies within the description.
+            let id = unsafe { c::rd_kafka_TopicDescription_topic_id(topic) };
+            let id = if id.is_null() {
+                None
+            } else {
+                // SAFETY: not null, and alive as long as the description.
+                let (most, least) = unsafe {
+                    (
+                        c::rd_kafka_Uuid_most_significant_bits(id),
+                        c::rd_kafka_Uuid_least_significant_bits(id),
+                    )
+                };
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&most.to_be_bytes());
+                bytes[8..].copy_from_slice(&least.to_be_bytes());
+                TopicId::from_bytes(bytes)
+            };
+            match u32::try_from(partitions) {
+                Ok(partitions) if partitions > 0 => Answer::Is(Described { id, partitions }),
+                _ => Answer::Unknown,
+            }
+        }
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => Answer::Missing,
+        _ => Answer::Unknown,
+    };
+    (name, answer)
+}

@@ -1,0 +1,440 @@
+//! Which topics there are: their ids and partition counts, asked for by one thread for all lanes of the process.
+//!
+//! librdkafka reads on at the same offset when a topic was deleted and made again under its name (its FIXME in
+//! `rd_kafka_topic_metadata_update`), so somebody must ask for the id. That is done in the background, all topics in one request:
+//! every [`IDLE`], and while records come every [`BUSY`]. Readers compare a counter; nobody waits for an answer unless the last one
+//! is older than [`TRUSTED`], that is unless the brokers do not answer. Then records are held back, and commits wait.
+//!
+//! What remains: a topic that is deleted, made again and filled beyond the position, all between two answers, is read from there
+//! until the next one. What is committed meanwhile is committed under the id of the topic before, so the position counts for
+//! nothing, and all of the new topic is read from its start. Nothing is missed; records that were read in that moment are processed
+//! twice, which a `dedupe` sees.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::{Condvar, Mutex, RwLock};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::{
+    REQUEST,
+    ffi::{Answer, describe_topics},
+};
+use crate::log::{Described, LogError, TopicId, error::way_out, partition_for};
+
+/// How often all topics are asked for…
+const IDLE: Duration = Duration::from_millis(500);
+/// … and at most while records come.
+const BUSY: Duration = Duration::from_millis(100);
+/// An answer of this age is good for records in hand.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// How long one call waits for an answer.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Between two questions if the first was not answered.
+const UNANSWERED: Duration = Duration::from_millis(50);
+
+/// The partitions in use of topics that were provisioned, whatever somebody has added to them.
+pub(super) type Counts = HashMap<Arc<str>, u32>;
+
+/// The partition of a record in a topic of which the first `count` partitions are used.
+pub(super) fn partition_among(key: Option<&[u8]>, count: u32) -> u32 {
+    key.map_or_else(
+        || rand::random_range(0..count),
+        |key| partition_for(key, count),
+    )
+}
+
+#[derive(Default)]
+struct Seen {
+    /// How many read each topic.
+    readers: BTreeMap<Arc<str>, usize>,
+    /// The newest answer for each topic, and when its question was asked.
+    topics: HashMap<Arc<str>, (u64, Described)>,
+}
+
+/// What is known of topics. One for each [`super::KafkaLog`].
+pub(super) struct Topics {
+    /// So begin topics whose partitions are not configured: a topology's state has those of its source.
+    follows_source: String,
+    asker: Arc<BaseConsumer>,
+    counts: RwLock<Arc<Counts>>,
+    seen: Mutex<Seen>,
+    answered: Condvar,
+    /// Goes up when a topic's id changes.
+    changes: AtomicU64,
+    /// When the last question was asked that was answered, in microseconds since `base`. 0: none was.
+    asked: AtomicU64,
+    base: Instant,
+    kick: Sender<()>,
+    kicked: Receiver<()>,
+    watching: AtomicBool,
+}
+
+impl Topics {
+    pub(super) fn new(asker: &Arc<BaseConsumer>, prefix: &str) -> Arc<Self> {
+        let (kick, kicked) = bounded(1);
+        Arc::new(Self {
+            follows_source: format!("{prefix}state.topology."),
+            asker: Arc::clone(asker),
+            counts: RwLock::default(),
+            seen: Mutex::default(),
+            answered: Condvar::new(),
+            changes: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            base: Instant::now(),
+            kick,
+            kicked,
+            watching: AtomicBool::new(false),
+        })
+    }
+
+    /// Asks now, on the caller's thread. A topic that is missing, or that cannot be asked for, is left out.
+    pub(super) fn describe(&self, topics: &[&str]) -> Result<HashMap<String, Described>, LogError> {
+        let asked = self.now();
+        let answers = describe_topics(self.asker.client(), topics, REQUEST)?;
+        let is = |(name, answer)| match answer {
+            Answer::Is(described) => Some((name, described)),
+            Answer::Missing | Answer::Unknown => None,
+        };
+        let found = answers.into_iter().filter_map(is).collect();
+        self.learn(&found, asked);
+        Ok(found)
+    }
+
+    /// Notes how many partitions of a topic are used.
+    pub(super) fn configured(&self, topics: impl IntoIterator<Item = (Arc<str>, u32)>) {
+        let mut counts = self.counts.write();
+        let mut new = Counts::clone(&counts);
+        new.extend(topics);
+        *counts = Arc::new(new);
+    }
+
+    pub(super) fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts.read())
+    }
+
+    /// What is wrong with the partition counts of topics that were provisioned.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        let (counts, seen) = (self.counts(), self.seen.lock());
+        let mut troubles: Vec<String> = counts
+            .iter()
+            .filter_map(|(topic, expected)| {
+                let (_, described) = seen.topics.get(topic)?;
+                self.count_trouble(topic, *expected, described)
+            })
+            .collect();
+        troubles.sort_unstable();
+        troubles
+    }
+
+    /// Looks at these topics from now on.
+    pub(super) fn watch<'a>(
+        self: &Arc<Self>,
+        topics: impl Iterator<Item = &'a str>,
+    ) -> Result<Watched, LogError> {
+        let names: Vec<Arc<str>> = topics.map(Arc::from).collect();
+        {
+            let mut seen = self.seen.lock();
+            for name in &names {
+                *seen.readers.entry(Arc::clone(name)).or_default() += 1;
+            }
+        }
+        let watched = Watched {
+            ids: vec![None; names.len()],
+            changes: self.changes.load(Ordering::Acquire),
+            of: Arc::clone(self),
+            names,
+        };
+        if !self.watching.swap(true, Ordering::AcqRel) {
+            let (weak, kicked) = (Arc::downgrade(self), self.kicked.clone());
+            std::thread::Builder::new()
+                .name("kafka-topics".into())
+                .spawn(move || run(&weak, &kicked))
+                .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))?;
+        }
+        Ok(watched)
+    }
+
+    fn kick(&self) {
+        match self.kick.try_send(()) {
+            // One that waits does for both.
+            Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
+        }
+    }
+
+    fn look(&self) {
+        let counts = self.counts();
+        let names: Vec<Arc<str>> = {
+            let seen = self.seen.lock();
+            let read = seen.readers.keys();
+            read.chain(counts.keys()).map(Arc::clone).collect()
+        };
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        let asked = self.now();
+        match self.describe(&names) {
+            Ok(_) => self.asked.store(asked, Ordering::Release),
+            // What is read meanwhile waits for the next answer; readiness says that the brokers do not answer.
+            Err(error) => tracing::debug!(%error, "the topics cannot be looked at"),
+        }
+        // Under the lock, so that nobody who is about to wait misses it.
+        let _seen = self.seen.lock();
+        self.answered.notify_all();
+    }
+
+    fn count_trouble(&self, topic: &str, expected: u32, described: &Described) -> Option<String> {
+        let found = described.partitions;
+        let trouble = found != expected && !topic.starts_with(&self.follows_source);
+        trouble.then(|| {
+            format!(
+                "topic `{topic}` has {found} partitions, but {expected} are configured; {}",
+                way_out(topic, expected, found, false)
+            )
+        })
+    }
+
+    /// In microseconds since `base`; never 0.
+    fn now(&self) -> u64 {
+        (self.base.elapsed().as_micros() as u64).max(1)
+    }
+
+    fn learn(&self, found: &HashMap<String, Described>, asked: u64) {
+        let counts = self.counts();
+        let mut seen = self.seen.lock();
+        for (name, described) in found {
+            let before = match seen.topics.get_mut(&**name) {
+                // Two questions were under way, and this answer is the older one.
+                Some((newest, _)) if *newest > asked => continue,
+                Some(known) => Some(std::mem::replace(known, (asked, *described)).1),
+                None => {
+                    let name = Arc::from(&**name);
+                    seen.topics.insert(name, (asked, *described));
+                    None
+                }
+            };
+            if before.is_some_and(|before| before.id != described.id) {
+                tracing::warn!(topic = %name, "the topic was deleted and made again");
+                self.changes.fetch_add(1, Ordering::AcqRel);
+            }
+            let trouble = |of: &Described| self.count_trouble(name, *counts.get(&**name)?, of);
+            if let Some(detail) = trouble(described)
+                && before.as_ref().and_then(trouble).is_none()
+            {
+                tracing::error!(topic = %name, %detail, "a topic has another number of partitions than configured");
+            }
+        }
+    }
+
+    /// How old the last answer is.
+    fn age(&self) -> Option<Duration> {
+        match self.asked.load(Ordering::Acquire) {
+            0 => None,
+            asked => Some(
+                self.base
+                    .elapsed()
+                    .saturating_sub(Duration::from_micros(asked)),
+            ),
+        }
+    }
+
+    /// Whether the last answer is one to trust; waits for it if it is not. Has a newer one asked for.
+    fn is_trusted(&self) -> bool {
+        let trusted = || self.age().is_some_and(|age| age < TRUSTED);
+        if self.age().is_none_or(|age| age > BUSY) {
+            self.kick();
+        }
+        if trusted() {
+            return true;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = self.seen.lock();
+        while !trusted() {
+            if self.answered.wait_until(&mut seen, deadline).timed_out() {
+                return trusted();
+            }
+        }
+        true
+    }
+}
+
+/// Asks for all topics, again and again until the log is dropped.
+fn run(topics: &Weak<Topics>, kicked: &Receiver<()>) {
+    while let Some(topics) = topics.upgrade() {
+        topics.look();
+        let answered = topics.age().is_some_and(|age| age < TRUSTED);
+        drop(topics);
+        if answered {
+            // An error: nobody asked for one before.
+            let _ = kicked.recv_timeout(IDLE);
+        } else {
+            std::thread::sleep(UNANSWERED);
+        }
+    }
+}
+
+/// The topics that somebody reads, and which ones they were when positions in them were taken.
+pub(super) struct Watched {
+    of: Arc<Topics>,
+    names: Vec<Arc<str>>,
+    ids: Vec<Option<TopicId>>,
+    /// The changes that were seen.
+    changes: u64,
+}
+
+impl Watched {
+    /// A position in a topic is taken; it is this one. An error if positions of other partitions were taken in another one:
+    /// all of them must be taken anew.
+    pub(super) fn is(&mut self, topic: usize, id: Option<TopicId>) -> Result<(), LogError> {
+        if let (Some(was), Some(is)) = (self.ids[topic], id)
+            && was != is
+        {
+            return Err(LogError::Recreated {
+                topic: self.names[topic].to_string(),
+                was,
+                is,
+            });
+        }
+        self.ids[topic] = id.or(self.ids[topic]);
+        // It may have changed since it was asked for.
+        self.changes = u64::MAX;
+        Ok(())
+    }
+
+    pub(super) fn id(&self, topic: usize) -> Option<TopicId> {
+        self.ids[topic]
+    }
+
+    pub(super) fn topics(&self) -> &Topics {
+        &self.of
+    }
+
+    /// Asks for these topics now. One that is missing, or that cannot be asked for, is `None`.
+    pub(super) fn describe(&self) -> Result<Vec<Option<Described>>, LogError> {
+        let names: Vec<&str> = self.names.iter().map(|name| &**name).collect();
+        let found = self.of.describe(&names)?;
+        Ok(names
+            .into_iter()
+            .map(|name| found.get(name).copied())
+            .collect())
+    }
+
+    /// Whether a topic was made again since positions in it were taken, by what is known now.
+    pub(super) fn check(&mut self) -> Result<(), LogError> {
+        self.changes = self.verify()?;
+        Ok(())
+    }
+
+    /// As [`Self::check`]. Answers with the changes that were looked at.
+    pub(super) fn verify(&self) -> Result<u64, LogError> {
+        let changes = self.of.changes.load(Ordering::Acquire);
+        if changes == self.changes {
+            return Ok(changes);
+        }
+        let seen = self.of.seen.lock();
+        for (name, was) in self.names.iter().zip(&self.ids) {
+            let is = seen.topics.get(name).and_then(|(_, now)| now.id);
+            if let (Some(was), Some(is)) = (*was, is)
+                && was != is
+            {
+                return Err(LogError::Recreated {
+                    topic: name.to_string(),
+                    was,
+                    is,
+                });
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Whether it is known of late that the topics are those that positions were taken in; waits a moment for an answer. False: the
+    /// brokers do not answer, so records that were polled, and commits, must wait.
+    pub(super) fn confirm(&mut self) -> Result<bool, LogError> {
+        // Brokers before Kafka 2.8 know no ids.
+        let known = self.ids.iter().any(Option::is_some);
+        if known && !self.of.is_trusted() {
+            return Ok(false);
+        }
+        self.check()?;
+        Ok(true)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut seen = self.of.seen.lock();
+        for name in &self.names {
+            if let Some(readers) = seen.readers.get_mut(name) {
+                *readers -= 1;
+                if *readers == 0 {
+                    seen.readers.remove(name);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+
+    use super::*;
+
+    #[test]
+    fn records_wait_only_while_nobody_answers_and_another_topic_is_an_error() {
+        // Nobody listens there.
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", "127.0.0.1:1")
+            .set("group.id", "g");
+        let asker: Arc<BaseConsumer> = Arc::new(config.create().unwrap());
+        let topics = Topics::new(&asker, "");
+        let mut watched = topics.watch(["in"].into_iter()).unwrap();
+        // Brokers without ids: there is nothing to wait for.
+        assert!(watched.confirm().unwrap());
+        let id = |n| TopicId::from_bytes([n; 16]);
+        watched.is(0, id(1)).unwrap();
+        assert!(!watched.confirm().unwrap());
+        let answer = |n, asked| {
+            let partitions = 1;
+            let described = Described {
+                id: id(n),
+                partitions,
+            };
+            topics.learn(&HashMap::from([("in".to_owned(), described)]), asked);
+            topics.asked.store(asked, Ordering::Release);
+        };
+        answer(1, topics.now());
+        let begun = Instant::now();
+        assert!(watched.confirm().unwrap());
+        assert!(begun.elapsed() < PATIENCE, "it has not waited");
+        assert!(watched.verify().is_ok());
+        answer(2, topics.now());
+        assert!(matches!(
+            watched.verify(),
+            Err(LogError::Recreated { was, is, .. }) if Some(was) == id(1) && Some(is) == id(2)
+        ));
+        assert!(watched.confirm().is_err());
+        // Positions of other partitions are of the topic before.
+        assert!(watched.is(0, id(2)).is_err());
+        // An older answer that comes late says nothing.
+        let mut anew = topics.watch(["in"].into_iter()).unwrap();
+        anew.is(0, id(2)).unwrap();
+        topics.learn(
+            &HashMap::from([(
+                "in".to_owned(),
+                Described {
+                    id: id(1),
+                    partitions: 1,
+                },
+            )]),
+            1,
+        );
+        assert!(anew.confirm().unwrap());
+    }
+}
