@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use omnilink::{
-    clock::Millis,
+    base::{clock::Millis, id::Tenant},
     envelope::{
         Binding, Body, Event, Form, Item, avro, canonical_hash,
         foreign::{NoRegistry, NoSchema, Schema, Schemas},
         kafka::{self, Inbound, Unread},
         parse, parse_batch, parse_binary, parse_structured, schemas,
     },
-    id::Tenant,
     log::Record,
-    stream::topology::{check_texts, read_csv},
+    topology::{check_texts, read_csv},
 };
 
 type Header<'a> = (&'a str, &'a [u8]);

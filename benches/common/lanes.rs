@@ -7,7 +7,7 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     log::{Append, Log, Record},
     stream::{
         Processor,
@@ -65,7 +65,7 @@ pub fn start(
 pub fn wait(log: &dyn Log, progress: &Progress, topic: &str) {
     let partitions = 0..log.partitions(topic).unwrap();
     let ends: Vec<u64> = partitions
-        .map(|p| log.watermarks(topic, p).unwrap().end)
+        .map(|p| log.offset_range(topic, p).unwrap().end)
         .collect();
     let start = Instant::now();
     loop {

@@ -4,9 +4,11 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use omnilink::{
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        clock::{Clock, Millis, SystemClock},
+        id::Tenant,
+    },
     envelope::{Data, Entity, Event, TimeSource, avro},
-    id::Tenant,
     log::{Log, Record},
 };
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     log::Log,
     projections::{PROJECTION, Projector, Setup},
     store::{Session, Store},
@@ -107,7 +107,7 @@ impl Run<'_> {
 
     fn ends(&self) -> BTreeMap<u32, u64> {
         let partitions = 0..self.log.partitions(self.topic).unwrap();
-        let end = |p| self.log.watermarks(self.topic, p).unwrap().end;
+        let end = |p| self.log.offset_range(self.topic, p).unwrap().end;
         partitions
             .map(|p| (p, end(p)))
             .filter(|(_, end)| *end > 0)

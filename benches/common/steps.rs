@@ -9,13 +9,11 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     envelope::foreign::NoRegistry,
     log::{Log, topics::Names},
-    stream::{
-        progress::Progress,
-        topology::{Deployment, Setup, check},
-    },
+    stream::progress::Progress,
+    topology::{Deployment, Setup, check},
 };
 
 use crate::{
@@ -148,14 +146,14 @@ impl<'a> Bed<'a> {
         let positions = stage.positions();
         positions.len() == PARTITIONS as usize
             && positions.iter().all(|(topic, partition, next)| {
-                next + 1 >= self.log.watermarks(topic, *partition).unwrap().end
+                next + 1 >= self.log.offset_range(topic, *partition).unwrap().end
             })
     }
 }
 
 /// The ends of all partitions together.
 pub fn ends(log: &dyn Log, topic: &str) -> u64 {
-    let end = |p| log.watermarks(topic, p).unwrap().end;
+    let end = |p| log.offset_range(topic, p).unwrap().end;
     (0..PARTITIONS).map(end).sum()
 }
 

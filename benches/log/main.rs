@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Instant};
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     log::{
         Append, Cleanup, Log, Record, TopicSpec,
         local::{LocalLog, LocalOptions},

@@ -18,9 +18,11 @@ use std::{
 };
 
 use omnilink::{
-    clock::{Millis, SystemClock},
+    base::{
+        clock::{Millis, SystemClock},
+        id::Tenant,
+    },
     envelope::{Data, Entity, Event, TimeSource, avro},
-    id::Tenant,
     log::{
         Acknowledged, Append, Log, Record,
         kafka::{KafkaLog, KafkaOptions},

@@ -32,7 +32,7 @@ use copy::Copy;
 use kafka::{BYTES, Scratch};
 use machine::Cpu;
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     log::{
         Append, Cleanup, Log, Record, TopicSpec,
         local::{LocalLog, LocalOptions},

@@ -13,12 +13,12 @@ use crate::{
     controls::SecretKeys,
     envelope::{
         Event, Invalid, avro,
-        foreign::{Again, NoRegistry, Schemas, WentBack},
+        foreign::{Again, NoRegistry, RedrivenAt, Schemas},
         kafka::{Inbound, read, unrecognised_avro},
     },
     log::{Fetched, Record, partition_for, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
-    stream::{Context, Failure, Processor, Rejected, Transform, redriven},
+    stream::{Context, Failure, Processor, Rejected, Transform, dlq::redriven},
     telemetry::metrics::ADMISSION_RECORDS,
 };
 
@@ -143,7 +143,7 @@ impl Transform for Admit {
         }
         let again = self.redriven(&input.record).map(|_| Again {
             schemas: &*self.schemas,
-            went_back: WentBack::of(&self.names.ingress, input),
+            went_back: RedrivenAt::of(&self.names.ingress, input),
         });
         let schemas = again.as_ref().map_or(&*self.schemas, |again| again as _);
         match read(&input.record, input.timestamp, schemas)? {

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{client::Client, node};
+use super::client::Client;
+use crate::node::storage as node;
 use crate::{
     config::Config,
     log::{Log, topics::Names},

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use clap::builder::StyledStr;
 use serde_json::Value;
 
-use super::{Global, output, postgres};
+use super::{Global, output};
 use crate::config::{Config, Secret, SecretUrl, keys::KEYS};
+use crate::node::postgres;
 
 /// Nothing beside the global flags.
 #[derive(clap::Args)]

@@ -11,11 +11,12 @@ use super::{
     Global,
     access::Access,
     client::{Client, encoded},
-    node, output, runtime,
+    output, runtime,
 };
+use crate::node::storage as node;
 use crate::{
     config::Config,
-    stream::{
+    stream::dlq::{
         letters::{self, Listing, Name, Shown, parse_cursor},
         redrive::{Pick, Redrive},
     },

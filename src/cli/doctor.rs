@@ -9,14 +9,16 @@ use serde::Serialize;
 use super::{
     Global,
     client::{ADMIN_KEY, Client},
-    node, output, postgres, runtime, stalls,
+    output, runtime, stalls,
 };
+use crate::node::{postgres, storage as node};
 use crate::{
-    clock::{Clock, SystemClock},
+    base::clock::{Clock, SystemClock},
     config::Config,
+    embedded_postgres as embedded,
     log::{Log, LogError, PositionFault, survey, topics::Names},
     registry,
-    store::{Session, Store, embedded},
+    store::{Session, Store},
 };
 
 /// Nothing beside the global flags.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Global, check, output};
-use crate::stream::topology;
+use crate::topology;
 
 /// Nothing beside the global flags.
 #[derive(clap::Args)]
@@ -16,10 +16,10 @@ pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
-    let (_, checked) = check::read(&config, &[])?;
+    let (_, checked) = crate::node::topologies::read_files(&config, &[])?;
     let Some(set) = &checked.set else {
         check::show(&checked.problems);
-        return check::refuse(&checked.problems);
+        return crate::node::topologies::refuse_errors(&checked.problems);
     };
     let mermaid = topology::mermaid(set);
     if global.json {

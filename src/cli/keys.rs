@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::{
     Global,
     client::{Client, encoded},
-    node::{self, FirstKey},
     output,
 };
 use crate::config::Config;
+use crate::node::{storage as node, storage::FirstKey};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {

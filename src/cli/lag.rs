@@ -6,10 +6,11 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, access::Access, check, output, postgres, runtime, watch::Watched};
+use super::{Global, access::Access, output, runtime};
+use crate::node::{postgres, watch::Watched};
 use crate::{
     admission,
-    clock::{Clock, SystemClock},
+    base::clock::{Clock, SystemClock},
     config::Config,
     log::{Log, LogError, topics::Names},
     port::Lags,
@@ -161,7 +162,7 @@ fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Resu
 
 /// The users' topologies, as their files are here. One that has not made its topics yet has nothing to read.
 fn of_topologies(config: &Config, log: &dyn Log) -> anyhow::Result<Vec<Item>> {
-    let (_, checked) = check::read(config, &[])?;
+    let (_, checked) = crate::node::topologies::read_files(config, &[])?;
     let Some(set) = checked.set else {
         bail!("the topology files have errors; `omnilink check` shows them");
     };
@@ -177,25 +178,4 @@ fn of_topologies(config: &Config, log: &dyn Log) -> anyhow::Result<Vec<Item>> {
         }
     }
     Ok(items)
-}
-
-/// The lag of what runs in this process, for its port.
-pub(super) struct NodeLags {
-    log: Arc<dyn Log>,
-    watched: Watched,
-}
-
-impl NodeLags {
-    pub(super) fn new(log: &Arc<dyn Log>, watched: Watched) -> Self {
-        Self {
-            log: Arc::clone(log),
-            watched,
-        }
-    }
-}
-
-impl Lags for NodeLags {
-    fn lags(&self) -> Result<Vec<Item>, LogError> {
-        self.watched.lags(&*self.log, SystemClock.now())
-    }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::{Global, output};
-use crate::store::{Store, embedded::Embedded};
+use crate::{embedded_postgres::Embedded, store::Store};
 
 /// Nothing beside the global flags.
 #[derive(clap::Args)]

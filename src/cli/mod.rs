@@ -14,9 +14,7 @@ mod keys;
 mod lag;
 mod migrate;
 mod moment;
-pub mod node;
 mod output;
-mod postgres;
 mod readers;
 mod rebuild;
 mod replay;
@@ -24,9 +22,7 @@ mod send;
 mod stalls;
 mod test;
 mod topics;
-mod topologies;
 pub mod up;
-mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -1,7 +1,7 @@
 //! Times on the command line.
 
 use crate::{
-    clock::{Clock, Millis, SystemClock},
+    base::clock::{Clock, Millis, SystemClock},
     envelope::parse_rfc3339,
 };
 

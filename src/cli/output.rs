@@ -1,5 +1,5 @@
 //! What commands print: results on standard output, everything else on standard error. Whatever a record says, it does not steer the
-//! terminal, and nothing in it goes unseen ([`crate::printable`]).
+//! terminal, and nothing in it goes unseen ([`crate::base::printable`]).
 
 use std::{
     borrow::Cow,
@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::printable::{printable, printable_coloured, printable_line};
+use crate::base::printable::{printable, printable_coloured, printable_line};
 
 /// Prints a line on standard output. A reader that went away (`| head`) is no error.
 pub(super) fn line(text: &str) {
@@ -29,7 +29,7 @@ pub(super) fn colours() -> bool {
 
 /// Prints a note on standard error.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable(text));
+    crate::telemetry::print_note(text);
 }
 
 /// Prints JSON, a document a line. What is not seen is escaped: the same JSON.

@@ -21,15 +21,18 @@ use super::{
     Global,
     access::Access,
     client::{Client, Stream, encoded},
-    moment, node, output, runtime,
+    moment, output, runtime,
 };
+use crate::node::storage as node;
 use crate::{
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        clock::{Clock, Millis, SystemClock},
+        id::Tenant,
+        printable::Printable,
+    },
     config::Config,
     envelope::Rfc3339,
-    id::Tenant,
     log::{Log, topics::Names},
-    printable::Printable,
     replay::{
         EntityName, History, IntoTopic, Lines, Parquet, Query, Replayed, Sink, TypePattern, as_of,
         replay,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     admission,
-    clock::{Clock, SystemClock},
+    base::clock::{Clock, SystemClock},
     config::Config,
     log::{Log, LogError, OpenTransaction, topics::Names},
     projections::PROJECTION,
@@ -147,16 +147,17 @@ pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Reads>, Option<
         reads(admission::NAME, &names.ingress),
         reads(PROJECTION, &names.events),
     ];
-    let trouble = match check::read(config, &[]).map(|(_, checked)| checked.set) {
-        Ok(Some(set)) => {
-            all.extend(set.processors().map(|(name, topic)| reads(name, topic)));
-            None
-        }
-        Ok(None) => {
-            Some("topologies: the files have errors; `omnilink check` shows them".to_owned())
-        }
-        Err(error) => Some(format!("topologies: {error:#}")),
-    };
+    let trouble =
+        match crate::node::topologies::read_files(config, &[]).map(|(_, checked)| checked.set) {
+            Ok(Some(set)) => {
+                all.extend(set.processors().map(|(name, topic)| reads(name, topic)));
+                None
+            }
+            Ok(None) => {
+                Some("topologies: the files have errors; `omnilink check` shows them".to_owned())
+            }
+            Err(error) => Some(format!("topologies: {error:#}")),
+        };
     (all, trouble)
 }
 

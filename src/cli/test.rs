@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde_json::json;
 
 use super::{Global, check, output};
-use crate::stream::topology;
+use crate::topology;
 
 /// Which files.
 #[derive(clap::Args)]
@@ -23,10 +23,10 @@ pub(super) struct Args {
 
 pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
-    let (_, checked) = check::read(&config, &args.files)?;
+    let (_, checked) = crate::node::topologies::read_files(&config, &args.files)?;
     let Some(set) = &checked.set else {
         check::show(&checked.problems);
-        return check::refuse(&checked.problems);
+        return crate::node::topologies::refuse_errors(&checked.problems);
     };
     let colour = output::colours();
     let outcomes = topology::rehearse(set, |outcome| {

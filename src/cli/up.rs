@@ -1,33 +1,15 @@
 //! `omnilink up`: everything in one process.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Runtime;
 
-use super::{
-    Global,
-    lag::NodeLags,
-    node,
-    node::Storage,
-    output,
-    postgres::{self, Postgres},
-    topologies::{self, Topologies},
-    watch::Watch,
-};
+use super::{Global, output};
 use crate::{
-    admission::{self, Admission},
-    clock::SystemClock,
     config::Config,
-    envelope::foreign::{NoRegistry, Schemas},
-    port::{Nodes, Parts, Port, Tools},
-    registry::Registry,
-    stream::{lane, progress::Progress},
-    telemetry::{self, Need, PartStatus, Readiness},
+    node::{self, Parts, postgres, storage::admin_key_file},
+    telemetry,
 };
 
 /// What to do differently.
@@ -79,216 +61,22 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
         .thread_name("port")
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(run(config, !args.no_provision, &args.without));
+    let runs = |part| !args.without.contains(&part);
+    let parts = Parts {
+        provision: !args.no_provision,
+        admission: runs(Part::Admission),
+        projections: runs(Part::Projections),
+        topologies: runs(Part::Topologies),
+    };
+    let result = runtime.block_on(node::run(config, parts, welcome));
     // What still blocks a thread now has had its time.
     Runtime::shutdown_timeout(runtime, Duration::from_secs(1));
     result
 }
 
-/// Runs until it is interrupted.
-pub async fn run(config: Config, provision: bool, without: &[Part]) -> anyhow::Result<()> {
-    telemetry::metrics::install();
-    // Before anything is started: an interrupt during a long start must be heard.
-    let stop = stop_on_signals()?;
-    let set = topologies::read(&config)?;
-    let storage = Storage::open(&config, provision).await?;
-    let (controls, tail) = storage.controls(&config).await?;
-    // Before anything is started that would have to be stopped again.
-    let listener = Port::listen(config.listen).await?;
-    let readiness = Readiness::default();
-    report(&readiness, &config, &storage, &controls);
-    let first = if config.on_kafka() {
-        None
-    } else {
-        let who = node::FirstKey::new(None, None, None)?;
-        let made = node::make_first_key(&config, &controls, who).await?;
-        made.map(|(_, token)| token)
-    };
-
-    let schemas = connect_registry(&config, &readiness)?;
-    let mut watch = Watch::new(&storage.log);
-    let admission = if without.contains(&Part::Admission) {
-        None
-    } else {
-        let window_ms = set.admission_window_ms();
-        Some(start_admission(
-            &config, window_ms, &storage, &schemas, &readiness, &mut watch,
-        )?)
-    };
-    let projections = (!without.contains(&Part::Projections)).then(|| {
-        Postgres::start(
-            &config, &storage, &controls, &readiness, &mut watch, provision,
-        )
-    });
-    let topologies = if without.contains(&Part::Topologies) {
-        None
-    } else {
-        Some(Topologies::start(
-            &set,
-            &config,
-            &storage,
-            &schemas,
-            &readiness,
-            watch.watched(),
-            provision,
-        )?)
-    };
-    let lags = NodeLags::new(&storage.log, watch.watched());
-    let watching = watch.start().context("cannot start a thread")?;
-
-    let nodes = connect_nodes(&config, &readiness)?;
-    let port = Port::new(
-        listener,
-        Parts {
-            rebuilds: projections
-                .as_ref()
-                .map_or_else(|| Arc::new(postgres::NoRebuilds) as _, Postgres::rebuilds),
-            tools: Tools {
-                log: Arc::clone(&storage.log),
-                names: storage.names.clone(),
-                partitions: config.topics.partitions,
-                lags: Arc::new(lags),
-                secrets: Arc::new(node::secret_keys(&config)?),
-                index_dir: node::index_dir(&config),
-                redriving: Arc::default(),
-            },
-            log: Arc::clone(&storage.log),
-            ingress: Arc::clone(&storage.names.ingress),
-            state: storage.state.clone(),
-            appends: storage.appends,
-            controls,
-            readiness,
-            clock: Arc::new(SystemClock),
-            limits: config.limits.clone(),
-            trusted_proxies: config.trusted_proxies.clone(),
-            cors: config.cors.clone(),
-            nodes,
-        },
-    )?;
-    let address = port.address().context("the port has no address")?;
-    welcome(&config, address, first.as_deref());
-    let upkeep = tokio::spawn(upkeep());
-
-    port.serve(stop.cancelled_owned()).await;
-
-    // The port first, so that nothing more comes in; then what carries on with what did.
-    upkeep.abort();
-    drop(watching);
-    if let Some(topologies) = topologies {
-        topologies.stop().await;
-    }
-    drop(admission);
-    if let Some(projections) = projections {
-        tokio::task::spawn_blocking(|| projections.stop()).await?;
-    }
-    drop(tail);
-    drop(storage);
-    output::note("stopped");
-    Ok(())
-}
-
-/// Where the schemas of foreign Avro come from.
-fn connect_registry(config: &Config, readiness: &Readiness) -> anyhow::Result<Arc<dyn Schemas>> {
-    let Some(url) = &config.schema_registry_url else {
-        return Ok(Arc::new(NoRegistry));
-    };
-    let registry = Registry::start(url).context("`schema_registry.url` cannot be used")?;
-    let registry = Arc::new(registry);
-    let asked = Arc::downgrade(&registry);
-    readiness.part("schema_registry", Need::Optional, move || {
-        let trouble = asked.upgrade().and_then(|registry| registry.trouble());
-        trouble.map_or_else(|| PartStatus::ok(""), PartStatus::degraded)
-    });
-    Ok(registry)
-}
-
-/// What the port shares with other nodes, if Redis is configured.
-fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Nodes>> {
-    let Some(url) = &config.redis_url else {
-        return Ok(None);
-    };
-    let nodes = Nodes::start(url, &config.topics.prefix, config.limits.dedupe_window)
-        .with_context(|| format!("`redis.url` is no URL of a Redis: {url}"))?;
-    readiness.part("redis", Need::Optional, nodes.probe());
-    Ok(Some(nodes))
-}
-
-/// From `ingress` to `events`.
-fn start_admission(
-    config: &Config,
-    tuned_window_ms: Option<i64>,
-    storage: &Storage,
-    schemas: &Arc<dyn Schemas>,
-    readiness: &Readiness,
-    watch: &mut Watch,
-) -> anyhow::Result<lane::Running> {
-    let configured = config.limits.dedupe_window.as_millis() as i64;
-    let window_ms = tuned_window_ms.unwrap_or(configured);
-    // Only the port of this very process can write to the embedded log.
-    let trusted = !config.on_kafka();
-    let partitions = config.topics.partitions;
-    let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
-        .with_secrets(Arc::new(node::secret_keys(config)?))
-        .with_schemas(Arc::clone(schemas));
-    let progress = Arc::<Progress>::default();
-    watch.processor(admission::NAME, &progress);
-    let setup = lane::Setup {
-        log: Arc::clone(&storage.log),
-        dlq: Arc::clone(&storage.names.dlq),
-        clock: Arc::new(SystemClock),
-        progress: Arc::clone(&progress),
-    };
-    readiness.part(admission::NAME, Need::Optional, move || {
-        progress
-            .trouble()
-            .map_or(PartStatus::ok(""), PartStatus::degraded)
-    });
-    lane::start(Arc::new(admission), setup).context("admission cannot be started")
-}
-
-/// The parts that `/readyz` always has.
-fn report(
-    readiness: &Readiness,
-    config: &Config,
-    storage: &Storage,
-    controls: &Arc<crate::controls::Controls>,
-) {
-    let name = if config.on_kafka() { "kafka" } else { "log" };
-    let log = Arc::clone(&storage.log);
-    readiness.part(name, Need::Required, move || match log.health() {
-        Ok(()) => {
-            let (troubles, notices) = (log.troubles(), telemetry::notices());
-            let detail = [&troubles[..], &notices[..]].concat().join("; ");
-            if troubles.is_empty() {
-                PartStatus::ok(detail)
-            } else {
-                PartStatus::degraded(detail)
-            }
-        }
-        Err(error) => PartStatus::down(error.to_string()),
-    });
-    let controls = Arc::clone(controls);
-    readiness.part("controls", Need::Required, move || {
-        if controls.readable() {
-            PartStatus::ok("")
-        } else {
-            PartStatus::down("not read for 5 s")
-        }
-    });
-}
-
-/// Histograms keep every value until they are asked for, or until this.
-async fn upkeep() {
-    let mut due = tokio::time::interval(telemetry::metrics::UPKEEP);
-    loop {
-        due.tick().await;
-        telemetry::metrics::run_upkeep();
-    }
-}
-
-fn welcome(config: &Config, address: std::net::SocketAddr, first: Option<&str>) {
+fn welcome(config: &Config, address: SocketAddr, first: Option<&str>) {
     let url = format!("http://{address}");
-    let file = node::admin_key_file(config);
+    let file = admin_key_file(config);
     let file = file.display();
     output::line(&format!(
         "OmniLink {} listens on {url}",
@@ -298,7 +86,7 @@ fn welcome(config: &Config, address: std::net::SocketAddr, first: Option<&str>) 
         Some(token) => output::line(&format!(
             "Admin key (kept in {file}, shown this once): {token}"
         )),
-        None if config.on_kafka() && !node::admin_key_file(config).exists() => {
+        None if config.on_kafka() && !admin_key_file(config).exists() => {
             output::line("Keys: `omnilink keys create --first` makes the first one");
         }
         None => output::line(&format!("Admin key: in {file}")),
@@ -317,28 +105,6 @@ fn welcome(config: &Config, address: std::net::SocketAddr, first: Option<&str>) 
             file.display()
         ));
     }
-}
-
-/// Cancelled by the first interrupt or SIGTERM; the second ends the process at once.
-fn stop_on_signals() -> anyhow::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    let stop = token.clone();
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    tokio::spawn(async move {
-        let mut signals = async || {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        signals().await;
-        output::note("stopping; again to stop at once");
-        stop.cancel();
-        signals().await;
-        std::process::exit(130);
-    });
-    Ok(token)
 }
 
 /// Each connection is a file: takes as many as the system allows.

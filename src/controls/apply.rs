@@ -9,7 +9,7 @@ use super::{
     record::{self, Control},
     versions::{Seen, Stamp, Verdict},
 };
-use crate::{id::Tenant, log::Fetched};
+use crate::{base::id::Tenant, log::Fetched};
 
 const OTHER_VERSION: &str = "its body is not of this version";
 

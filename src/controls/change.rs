@@ -10,7 +10,7 @@ use super::{
     scopes::EVENTS_WRITE,
 };
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{Append, LogError, Record},
 };
 

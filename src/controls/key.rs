@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::scopes::{EVENTS_WRITE, Scopes};
-use crate::{clock::Millis, id::Tenant};
+use crate::base::{clock::Millis, id::Tenant};
 
 /// The first characters of a key's secret, by which it is looked up.
 pub type Prefix = [u8; PREFIX];

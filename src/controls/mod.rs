@@ -43,8 +43,7 @@ use tokio::sync::watch;
 use versions::Versions;
 
 use crate::{
-    clock::Millis,
-    id::Tenant,
+    base::{clock::Millis, id::Tenant},
     log::{Log, LogError},
     telemetry,
 };

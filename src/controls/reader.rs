@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{Controls, ControlsError, record};
-use crate::{
+use crate::base::{
     clock::Millis,
     id::{Login, Tenant},
 };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::versions::Stamp;
-use crate::{clock::Millis, envelope::schemas, log::Record};
+use crate::{base::clock::Millis, envelope::schemas, log::Record};
 
 /// The kind of a key's record.
 pub(super) const KEY: &str = "key";

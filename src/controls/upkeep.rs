@@ -14,8 +14,10 @@ use super::{
     versions::Due,
 };
 use crate::{
-    backoff::Backoff,
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        backoff::Backoff,
+        clock::{Clock, Millis, SystemClock},
+    },
     log::{Acknowledged, Append, Record},
 };
 

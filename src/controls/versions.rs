@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
-use crate::clock::Millis;
+use crate::base::clock::Millis;
 
 /// What the seal of a record proves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     Data, Entity, Event, Form, Invalid, TimeSource, json::Value, media, rules, time::parse_rfc3339,
 };
-use crate::{clock::Millis, id::Tenant};
+use crate::base::{clock::Millis, id::Tenant};
 
 /// The first size of the text of extensions: enough for most.
 const EXTENSIONS_RESERVED: usize = 128;

@@ -10,7 +10,7 @@ use super::{
     json::{self, Value, hash},
     rules,
 };
-use crate::{clock::Millis, id::Tenant};
+use crate::base::{clock::Millis, id::Tenant};
 
 /// How headers carry attributes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

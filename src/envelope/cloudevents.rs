@@ -11,7 +11,7 @@ use super::{
     json::{self, JsonError, Scanner, Value},
     rules,
 };
-use crate::{clock::Millis, id::Tenant};
+use crate::base::{clock::Millis, id::Tenant};
 
 /// An event as it came, and what tells two bodies apart.
 #[derive(Clone, PartialEq, Eq, Debug)]

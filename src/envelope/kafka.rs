@@ -12,8 +12,7 @@ use super::{
     json, schemas,
 };
 use crate::{
-    clock::Millis,
-    id::Tenant,
+    base::{clock::Millis, id::Tenant},
     log::{Record, header},
 };
 

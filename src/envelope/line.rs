@@ -127,7 +127,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{clock::Millis, envelope::Form, envelope::parse_structured, id::Tenant};
+    use crate::{
+        base::{clock::Millis, id::Tenant},
+        envelope::{Form, parse_structured},
+    };
 
     fn line(body: &str) -> Value {
         let tenant = Tenant::new("acme").unwrap();

@@ -35,7 +35,7 @@ pub use self::{
     trace::TraceContext,
     uri::is_uri_reference,
 };
-use crate::id::{Identity, Tenant};
+use crate::base::id::{Identity, Tenant};
 
 /// How an event is written as a JSON object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -138,9 +138,8 @@ fn is_member(member: &str) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        clock::Millis,
+        base::{clock::Millis, id::Tenant},
         envelope::{Form, parse_structured},
-        id::Tenant,
     };
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

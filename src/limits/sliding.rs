@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::clock::Millis;
+use crate::base::clock::Millis;
 
 /// So many admissions in any window of that length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

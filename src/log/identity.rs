@@ -9,7 +9,7 @@
 //!   the position lies after end      the log lost its end: an error, no reset  the processor stalls by name
 //! ```
 
-use super::{LogError, TopicId, Watermarks};
+use super::{LogError, OffsetRange, TopicId};
 use crate::telemetry::{self, metrics};
 
 /// A position as it was kept.
@@ -98,7 +98,7 @@ pub(super) fn resolve(
     place: Place<'_>,
     kept: Option<Kept>,
     id: Option<TopicId>,
-    marks: Watermarks,
+    marks: OffsetRange,
 ) -> Result<Resolved, LogError> {
     let from_start = |reset| Resolved {
         next: marks.start,
@@ -229,7 +229,7 @@ pub(super) fn fault(
     place: Place<'_>,
     kept: Option<Kept>,
     id: Option<TopicId>,
-    marks: Watermarks,
+    marks: OffsetRange,
 ) -> Option<PositionFault> {
     let Place {
         processor,
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_position_is_of_the_topic_that_it_was_kept_for() {
-        let marks = Watermarks { start: 5, end: 10 };
+        let marks = OffsetRange { start: 5, end: 10 };
         let next = |kept, now| resolve(PLACE, kept, now, marks).unwrap().next;
         assert_eq!(next(None, id(1)), 5);
         assert_eq!(next(kept(7, 1), id(1)), 7);

@@ -12,7 +12,6 @@ mod finished;
 mod identity;
 mod partitioner;
 mod range;
-mod record;
 mod record_size;
 mod survey;
 mod topic_id;
@@ -27,12 +26,12 @@ use std::{
     time::Duration,
 };
 
+pub use crate::base::record::{Append, Fetched, Headers, Output, Record, header};
 pub use error::{Class, LogError};
 pub use finished::Finished;
 pub use identity::PositionFault;
 pub use partitioner::{murmur2, partition_for};
 pub use range::read_ranges;
-pub use record::{Append, Fetched, Headers, Output, Record, header};
 pub(crate) use record_size::row_size;
 pub use record_size::{BATCH_HEADER, header_size, record_size};
 pub use survey::{Surveyed, survey};
@@ -40,7 +39,7 @@ use tokio::sync::oneshot;
 pub use topic_id::{Described, InvalidTopicId, TopicId};
 pub use topics::{Cleanup, TopicSpec};
 
-use crate::{clock::Millis, state};
+use crate::{base::clock::Millis, state};
 
 /// Where an appended record lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +56,7 @@ pub type Acknowledged = oneshot::Receiver<Result<Vec<Position>, LogError>>;
 /// First offset that is still there, and the offset that the next record will get
 /// (on Kafka: the last stable offset).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Watermarks {
+pub struct OffsetRange {
     /// The first offset still there.
     pub start: u64,
     /// One past the last readable record.
@@ -149,7 +148,7 @@ pub trait Log: Send + Sync {
     fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError>;
 
     /// First and next offset of a partition.
-    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError>;
+    fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError>;
 
     /// One past the last record of each of these partitions; `None`: not known now, as while a leader is chosen. One request
     /// for all of them (on Kafka one to each broker).
@@ -158,7 +157,8 @@ pub trait Log: Send + Sync {
         partitions: &[(Arc<str>, u32)],
         _isolation: Isolation,
     ) -> Result<Vec<Option<u64>>, LogError> {
-        let end = |(topic, partition): &(Arc<str>, u32)| match self.watermarks(topic, *partition) {
+        let end = |(topic, partition): &(Arc<str>, u32)| match self.offset_range(topic, *partition)
+        {
             Ok(marks) => Ok(Some(marks.end)),
             Err(LogError::UnknownTopic(_)) => Ok(None),
             Err(error) => Err(error),
@@ -351,7 +351,7 @@ pub trait Lane: Send {
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError>;
 
     /// Reads an open partition again from its committed position, which is `offset`; the state is as it was.
-    fn again(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError>;
+    fn seek(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError>;
 
     /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
@@ -362,7 +362,7 @@ pub trait Lane: Send {
 
     /// First and next offset of an input partition, for timers: one due at T fires after the lane has read past the
     /// end that it saw at or after T.
-    fn watermarks(&self, topic: usize, partition: u32) -> Result<Watermarks, LogError>;
+    fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError>;
 
     /// The keyed state of this node.
     fn state(&self) -> &state::StateStore;

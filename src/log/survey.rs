@@ -74,7 +74,7 @@ fn one(log: &dyn Log, spec: &TopicSpec) -> Result<Surveyed, LogError> {
     };
     let mut records = 0;
     for partition in 0..partitions {
-        let marks = log.watermarks(&spec.name, partition)?;
+        let marks = log.offset_range(&spec.name, partition)?;
         records += marks.end.saturating_sub(marks.start);
     }
     let cleanup = log.cleanup(&spec.name)?;

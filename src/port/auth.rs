@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use super::{
     RequestId, Shared,
     problem::{Problem, Refused},
-    routes::FromPeer,
+    rest::routes::FromPeer,
 };
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     config::Network,
     controls::{Key, OPERATOR},
 };

@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::answer::Outcome;
+use super::ingest::answer::Outcome;
 use crate::telemetry::metrics::{
     PORT_CONNECTIONS, PORT_EVENTS, PORT_INVALID_KEYS, PORT_REQUEST_DURATION, PORT_REQUESTS,
 };

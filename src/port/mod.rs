@@ -3,29 +3,13 @@
 //! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`events`], for it carries the load; every other route
 //! goes through axum's router ([`routes`]).
 
-mod admin;
-mod answer;
 mod auth;
-mod body;
 mod cors;
-mod events;
-mod idempotency;
-mod intake;
-mod keys;
-mod letters;
-mod media;
+mod ingest;
 mod meters;
-mod nodes;
 mod problem;
-mod readers;
-mod rebuild;
-mod replay;
-mod routes;
-mod schemas;
-mod seats;
+mod rest;
 mod serve;
-mod stream;
-mod tools;
 
 use std::{
     io,
@@ -38,18 +22,21 @@ use std::{
 };
 
 use auth::Attempts;
-use intake::Intake;
+pub use ingest::nodes::Nodes;
+use ingest::{
+    body,
+    intake::{self, Intake},
+};
 use meters::Meters;
-pub use nodes::Nodes;
-pub use rebuild::{NotBegun, Rebuild, Rebuilds};
-use seats::Seats;
+pub use rest::rebuild::{NotBegun, Rebuild, Rebuilds};
+use rest::seats::Seats;
+pub(crate) use rest::tools::wanted;
+pub use rest::tools::{Lags, Tools};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-pub(crate) use tools::wanted;
-pub use tools::{Lags, Tools};
 
 use crate::{
-    clock::Clock,
+    base::clock::Clock,
     config::{AllowedOrigin, Limits, Network},
     controls::Controls,
     log::Log,

@@ -106,7 +106,7 @@ impl Problem {
         out.extend_from_slice(br#","code":""#);
         out.extend_from_slice(self.code.as_bytes());
         out.extend_from_slice(br#"","detail":"#);
-        super::answer::write_text(&mut out, &self.detail);
+        super::ingest::answer::write_text(&mut out, &self.detail);
         out.extend_from_slice(br#","request_id":""#);
         id.write(&mut out);
         out.push(b'"');

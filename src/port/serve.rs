@@ -16,7 +16,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{DRAIN, Shared, events, routes};
+use super::{DRAIN, Shared, ingest::events, rest::routes};
 
 /// Connections at once. Beyond it they wait in the system's queue.
 const CONNECTIONS: usize = 8192;

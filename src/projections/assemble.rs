@@ -17,12 +17,12 @@ use super::{
     write::{Found, Rows},
 };
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     entity::{Change, Entity, TooLarge},
     envelope::{Event, avro},
     log::Fetched,
     store::{months::Month, storable_text},
-    stream::redriven,
+    stream::dlq::redriven,
 };
 
 /// A batch is full at so many records…

@@ -29,7 +29,7 @@ use super::{
     target::{PROJECTION, Target},
 };
 use crate::{
-    clock::Clock,
+    base::clock::Clock,
     log::{Class, Fetched, Log, LogError, Polled, Source, announce_dropped},
     store::{self, Store},
     stream::{

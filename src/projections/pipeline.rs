@@ -32,8 +32,10 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    backoff::{WORTH, rest},
-    clock::Clock,
+    base::{
+        backoff::{WORTH, rest},
+        clock::Clock,
+    },
     log::{Fetched, TopicId},
     store::{
         Session,

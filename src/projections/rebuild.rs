@@ -239,7 +239,7 @@ fn topic_id(setup: &Setup) -> Result<Option<String>, LogError> {
 }
 
 fn end(setup: &Setup, partition: u32) -> Result<u64, LogError> {
-    Ok(setup.log.watermarks(&setup.topic, partition)?.end)
+    Ok(setup.log.offset_range(&setup.topic, partition)?.end)
 }
 
 /// Statistics for the new tables, before readers meet them.
@@ -431,7 +431,7 @@ impl<'a> Feed<'a> {
         let mut at = BTreeMap::new();
         let mut all = 0;
         for partition in 0..partitions(setup)? {
-            let marks = setup.log.watermarks(&setup.topic, partition)?;
+            let marks = setup.log.offset_range(&setup.topic, partition)?;
             at.insert(partition, marks.start);
             all += marks.end - marks.start;
         }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 use crate::{
-    clock::Clock,
+    base::clock::Clock,
     log::{Append, Fetched, Log, LogError},
     stream::dlq,
 };

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::cache::Slot;
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     envelope::{Data, Event, TimeSource},
     store::{CopyRows, storable_json},
 };

@@ -46,22 +46,22 @@ pub enum Unfetched {
     Unusable(Invalid),
     /// The registry did not answer as it should: to be tried again.
     #[error(transparent)]
-    Away(#[from] Away),
+    Unavailable(#[from] Unavailable),
 }
 
 /// A registry that did not answer as one does.
 #[derive(Debug, thiserror::Error)]
 #[error("{base}: {why}")]
-pub struct Away {
+pub struct Unavailable {
     /// Its address, without user and password.
     base: String,
     #[source]
-    why: AwayReason,
+    why: UnavailableReason,
 }
 
 /// What it did instead.
 #[derive(Debug, thiserror::Error)]
-enum AwayReason {
+enum UnavailableReason {
     #[error("it did not answer within {} s", DEADLINE.as_secs())]
     Late,
     #[error("it cannot be asked: {0}")]
@@ -99,12 +99,12 @@ pub enum RegistryError {
 
 /// A registry's address and how to ask it.
 pub struct Client {
-    http: Door,
+    http: Transport,
     base: String,
     authorization: Option<HeaderValue>,
 }
 
-enum Door {
+enum Transport {
     Plain(Http<HttpConnector, Full<Bytes>>),
     Tls(Http<HttpsConnector<HttpConnector>, Full<Bytes>>),
 }
@@ -166,9 +166,9 @@ impl Client {
                 .https_only()
                 .enable_http1()
                 .wrap_connector(connector);
-            Door::Tls(Http::builder(TokioExecutor::new()).build(connector))
+            Transport::Tls(Http::builder(TokioExecutor::new()).build(connector))
         } else {
-            Door::Plain(Http::builder(TokioExecutor::new()).build(connector))
+            Transport::Plain(Http::builder(TokioExecutor::new()).build(connector))
         };
         Ok(Self {
             http,
@@ -180,21 +180,21 @@ impl Client {
     /// Fetches a schema and all that it names.
     pub async fn schema(&self, id: u32) -> Result<Schema, Unfetched> {
         let fetched = tokio::time::timeout(DEADLINE, self.fetch(id)).await;
-        fetched.unwrap_or_else(|_| Err(self.away(AwayReason::Late).into()))
+        fetched.unwrap_or_else(|_| Err(self.unavailable(UnavailableReason::Late).into()))
     }
 
     /// Whether it answers as a registry does; else what is wrong. Any id will do: one that it does not know is an answer.
-    pub async fn probe(&self) -> Result<(), Away> {
+    pub async fn probe(&self) -> Result<(), Unavailable> {
         let asking = self.get("/schemas/ids/1", 1);
         match tokio::time::timeout(DEADLINE, asking).await {
-            Ok(Err(Unfetched::Away(why))) => Err(why),
+            Ok(Err(Unfetched::Unavailable(why))) => Err(why),
             Ok(_) => Ok(()),
-            Err(_) => Err(self.away(AwayReason::Late)),
+            Err(_) => Err(self.unavailable(UnavailableReason::Late)),
         }
     }
 
-    fn away(&self, why: AwayReason) -> Away {
-        Away {
+    fn unavailable(&self, why: UnavailableReason) -> Unavailable {
+        Unavailable {
             base: self.base.clone(),
             why,
         }
@@ -233,19 +233,19 @@ impl Client {
     }
 
     async fn get(&self, path: &str, id: u32) -> Result<Registered, Unfetched> {
-        let away = |why| Unfetched::Away(self.away(why));
+        let unavailable = |why| Unfetched::Unavailable(self.unavailable(why));
         let mut request = Request::get(format!("{}{path}", self.base)).header(ACCEPT, ACCEPTED);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request = request
             .body(Full::default())
-            .map_err(|e| away(AwayReason::Request(e)))?;
+            .map_err(|e| unavailable(UnavailableReason::Request(e)))?;
         let response = match &self.http {
-            Door::Plain(http) => http.request(request).await,
-            Door::Tls(http) => http.request(request).await,
+            Transport::Plain(http) => http.request(request).await,
+            Transport::Tls(http) => http.request(request).await,
         };
-        let response = response.map_err(|error| away(AwayReason::Http(error)))?;
+        let response = response.map_err(|error| unavailable(UnavailableReason::Http(error)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect();
         let body = match body.await {
@@ -256,11 +256,12 @@ impl Client {
                     "schema {id} has more than {ANSWER_BYTES} bytes"
                 )));
             }
-            Err(error) => return Err(away(AwayReason::Body(error))),
+            Err(error) => return Err(unavailable(UnavailableReason::Body(error))),
         };
         if status.is_success() {
             // Something else than a registry may answer at that address: that is not the record's fault.
-            return serde_json::from_slice(&body).map_err(|e| away(AwayReason::NotARegistrys(e)));
+            return serde_json::from_slice(&body)
+                .map_err(|e| unavailable(UnavailableReason::NotARegistrys(e)));
         }
         let code = serde_json::from_slice(&body).map(|refusal: Refusal| refusal.error_code);
         match code {
@@ -273,8 +274,8 @@ impl Client {
                     ),
                 }))
             }
-            Ok(code) => Err(away(AwayReason::Refused(status, code))),
-            Err(_) => Err(away(AwayReason::Strange(status))),
+            Ok(code) => Err(unavailable(UnavailableReason::Refused(status, code))),
+            Err(_) => Err(unavailable(UnavailableReason::Strange(status))),
         }
     }
 }
@@ -296,11 +297,11 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-impl Away {
+impl Unavailable {
     pub(super) fn late() -> Self {
         Self {
             base: "http://h".into(),
-            why: AwayReason::Late,
+            why: UnavailableReason::Late,
         }
     }
 }

@@ -17,15 +17,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Away, Client, RegistryError, Unfetched};
+pub use client::{Client, RegistryError, Unavailable, Unfetched};
 
 use crate::{
-    backoff::Backoff,
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        backoff::Backoff,
+        clock::{Clock, Millis, SystemClock},
+    },
     config::SecretUrl,
     envelope::{
         Invalid,
-        foreign::{NoSchema, Schema, Schemas, WentBack},
+        foreign::{NoSchema, RedrivenAt, Schema, Schemas},
     },
     telemetry::metrics::SCHEMA_REGISTRY_FETCHES,
 };
@@ -126,7 +128,11 @@ impl State {
     }
 
     /// As [`Self::get`], for a record that went back: a refusal counts only if it was asked for since.
-    fn get_again(&mut self, id: u32, went_back: WentBack) -> Option<Result<Arc<Schema>, NoSchema>> {
+    fn get_again(
+        &mut self,
+        id: u32,
+        went_back: RedrivenAt,
+    ) -> Option<Result<Arc<Schema>, NoSchema>> {
         match self.known(id)? {
             Answer::Schema(schema) => Some(Ok(Arc::clone(schema))),
             Answer::Refused(refusal) => {
@@ -145,7 +151,7 @@ impl State {
     }
 
     /// Notes that an id is wanted; says why it is not there yet.
-    fn want(&mut self, id: u32, went_back: Option<WentBack>, now: Instant) -> String {
+    fn want(&mut self, id: u32, went_back: Option<RedrivenAt>, now: Instant) -> String {
         if !self.wanted.contains_key(&id) {
             if self.wanted.len() >= WANTED {
                 return format!("schema {id} will be asked for behind {WANTED} others");
@@ -201,7 +207,7 @@ impl State {
             }
             Err(Unfetched::Unusable(why)) => (why, false),
             Err(Unfetched::Unknown(why)) => (why, true),
-            Err(Unfetched::Away(why)) => {
+            Err(Unfetched::Unavailable(why)) => {
                 if let Some(wanted) = self.wanted.get_mut(&id) {
                     let pause = BACKOFF.pause(wanted.attempt);
                     tracing::warn!(id, error = %why, ?pause, "a schema cannot be had from the registry; it is tried again");
@@ -305,13 +311,13 @@ impl Schemas for Registry {
         self.shared.asked_for(id, None)
     }
 
-    fn get_again(&self, id: u32, went_back: WentBack) -> Result<Arc<Schema>, NoSchema> {
+    fn get_again(&self, id: u32, went_back: RedrivenAt) -> Result<Arc<Schema>, NoSchema> {
         self.shared.asked_for(id, Some(went_back))
     }
 }
 
 impl Shared {
-    fn asked_for(&self, id: u32, went_back: Option<WentBack>) -> Result<Arc<Schema>, NoSchema> {
+    fn asked_for(&self, id: u32, went_back: Option<RedrivenAt>) -> Result<Arc<Schema>, NoSchema> {
         let now = Instant::now();
         let mut state = self.state.lock();
         let known = match went_back {
@@ -346,7 +352,7 @@ impl Shared {
                         let outcome = match &fetched {
                             Ok(_) => 0,
                             Err(Unfetched::Unknown(_) | Unfetched::Unusable(_)) => 1,
-                            Err(Unfetched::Away(_)) => 2,
+                            Err(Unfetched::Unavailable(_)) => 2,
                         };
                         self.fetched[outcome].increment(1);
                         self.state.lock().settle(question, fetched, Instant::now());
@@ -423,7 +429,7 @@ mod tests {
         let mut state = State::default();
         let now = Instant::now();
         let at = Millis(1_000_000);
-        let went_back = |record| WentBack { at, record };
+        let went_back = |record| RedrivenAt { at, record };
         let unusable = || Err(Unfetched::Unusable(Invalid::payload("Protobuf")));
         for refused in [unknown, unusable] {
             state.want(7, None, now);
@@ -461,14 +467,18 @@ mod tests {
         }
         assert_eq!(state.wanted.len(), WANTED);
         state.wanted.retain(|id, _| *id == 3);
-        let went_back = WentBack {
+        let went_back = RedrivenAt {
             at: Millis(0),
             record: 1,
         };
         state.want(3, Some(went_back), now);
         for _ in 0..20 {
             let question = state.ask(3, Millis(0));
-            state.settle(question, Err(Unfetched::Away(Away::late())), now);
+            state.settle(
+                question,
+                Err(Unfetched::Unavailable(Unavailable::late())),
+                now,
+            );
         }
         let (id, due) = state.next(now).unwrap();
         assert_eq!(id, 3);

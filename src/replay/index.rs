@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
 use super::{History, Query, TypePattern};
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     envelope::Event,
     log::{Fetched, LogError, Reader, TopicId, read_ranges},
     state::{Filter, Probe},
@@ -136,7 +136,7 @@ impl Index {
         reader: &mut dyn Reader,
     ) -> Result<Self, LogError> {
         let topic = &*history.names.events;
-        let marks = history.log.watermarks(topic, partition)?;
+        let marks = history.log.offset_range(topic, partition)?;
         let described = history.log.describe(topic)?;
         let id = described.and_then(|described| described.id);
         let path = history.index_dir.join(format!("{topic}-{partition}.index"));

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::{Sink, SinkError};
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     envelope::{Event, Place, write_line},
     log::Fetched,
 };

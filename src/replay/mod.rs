@@ -30,7 +30,7 @@ pub use self::{
     topic::IntoTopic,
 };
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     envelope::Event,
     log::{Fetched, Log, LogError, topics::Names},
 };

@@ -30,7 +30,7 @@ use parquet::{
 
 use super::{Sink, SinkError};
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     envelope::{Data, Event, TimeSource},
     log::Fetched,
 };

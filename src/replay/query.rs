@@ -3,9 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    clock::Millis,
+    base::{clock::Millis, id::Tenant},
     envelope::Event,
-    id::Tenant,
     log::{Fetched, partition_for},
 };
 

@@ -13,10 +13,10 @@ use super::{
     index::{Index, Wanted},
 };
 use crate::{
-    clock::{Clock, Millis, SystemClock},
+    base::clock::{Clock, Millis, SystemClock},
     envelope::avro,
     log::{Fetched, LogError, Reader},
-    stream::redriven,
+    stream::dlq::redriven,
 };
 
 /// How long a poll waits for a partition that has more.
@@ -30,13 +30,13 @@ const LATE_MS: i64 = 1_000;
 /// Records between two looks at whether it shall go on.
 const BETWEEN: u32 = 1_000;
 
-/// Puts the events that are asked for into the sink. `go_on` hears how far it is, now and then, and ends it by
+/// Puts the events that are asked for into the sink. `proceed` hears how far it is, now and then, and ends it by
 /// answering false. Blocks.
 pub fn replay(
     history: &History<'_>,
     query: &Query,
     sink: &mut dyn Sink,
-    go_on: &mut dyn FnMut(&Replayed) -> bool,
+    proceed: &mut dyn FnMut(&Replayed) -> bool,
 ) -> Result<Replayed, ReplayError> {
     let partitions = history.log.partitions(&history.names.events)?;
     let chosen = match query.partition(partitions) {
@@ -50,7 +50,7 @@ pub fn replay(
     };
     let mut since_look = 0;
     loop {
-        if !go_on(&so_far) {
+        if !proceed(&so_far) {
             return Ok(so_far);
         }
         fill_all(&mut cursors)?;
@@ -80,7 +80,7 @@ pub fn replay(
     }
     sink.finish().map_err(ReplayError::Sink)?;
     so_far.done = so_far.done.max(so_far.total);
-    go_on(&so_far);
+    proceed(&so_far);
     Ok(so_far)
 }
 
@@ -224,7 +224,7 @@ struct Cursor {
 impl Cursor {
     fn open(history: &History<'_>, query: &Query, partition: u32) -> Result<Self, LogError> {
         let topic = &*history.names.events;
-        let marks = history.log.watermarks(topic, partition)?;
+        let marks = history.log.offset_range(topic, partition)?;
         let at = |time| history.log.offset_at(topic, partition, time);
         let from = query.since.map_or(Ok(marks.start), at)?.max(marks.start);
         let now = SystemClock.now();

@@ -7,10 +7,9 @@ use serde_json::value::RawValue;
 
 use super::{EntityName, History, Query, ReplayError, Replayed, Sink, SinkError, replay};
 use crate::{
-    clock::Millis,
+    base::{clock::Millis, id::Tenant},
     entity::{Change, Entity},
     envelope::{Data, Event, Rfc3339},
-    id::Tenant,
     log::Fetched,
 };
 
@@ -93,13 +92,13 @@ impl Sink for Fold {
     }
 }
 
-/// The entity as the events that were appended up to and including `at` make it. `go_on`: as in [`replay`].
+/// The entity as the events that were appended up to and including `at` make it. `proceed`: as in [`replay`].
 pub fn as_of(
     history: &History<'_>,
     tenant: Option<&Tenant>,
     name: &EntityName,
     at: Millis,
-    go_on: &mut dyn FnMut(&Replayed) -> bool,
+    proceed: &mut dyn FnMut(&Replayed) -> bool,
 ) -> Result<EntityState, StateError> {
     let query = Query {
         until: Some(Millis(at.0.saturating_add(1))),
@@ -110,7 +109,7 @@ pub fn as_of(
     let mut fold = Fold::default();
     let mut stopped = false;
     replay(history, &query, &mut fold, &mut |so_far| {
-        stopped = !go_on(so_far);
+        stopped = !proceed(so_far);
         !stopped
     })?;
     if stopped {

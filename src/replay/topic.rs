@@ -10,7 +10,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::{Sink, SinkError};
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     envelope::{Event, Place, kafka::TENANT_HEADER, write_line},
     log::{Acknowledged, Append, Fetched, Log, LogError, Record, record_size, topics::Names},
 };

@@ -101,7 +101,7 @@ async fn run_once(store: &Store) -> Result<Migrated, StoreError> {
         .execute(&mut *connection)
         .await?;
     done.partitions =
-        months::ensure_ahead(connection, months::EVENTS, crate::clock::SystemClock).await?;
+        months::ensure_ahead(connection, months::EVENTS, crate::base::clock::SystemClock).await?;
     Ok(done)
 }
 

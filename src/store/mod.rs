@@ -3,7 +3,6 @@
 //! Nothing here knows what a projection is; `projections/` does.
 
 mod copy;
-pub mod embedded;
 mod error;
 pub mod grants;
 mod migrate;

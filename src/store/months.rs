@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::StoreError;
-use crate::clock::{Clock, Millis};
+use crate::base::clock::{Clock, Millis};
 
 /// One at a time makes partitions, in all of a database.
 const LOCK: i64 = 0x6f6d_6e69_6d6f_6e74;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{progress::Ends, stall};
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{Log, LogError},
 };
 
@@ -64,7 +64,7 @@ pub fn lags(
         let mut next = *next;
         if next > ends.high {
             // A position beyond the end is none in this log: all of it may be unread.
-            next = log.watermarks(topic, *partition)?.start;
+            next = log.offset_range(topic, *partition)?.start;
         }
         if next < ends.stable {
             behind.push((index, *partition, next, ends));

@@ -6,20 +6,15 @@
 //! | project | `crate::projections` | exactly once: rows and position in one transaction of Postgres |
 //! | effect | [`effect`] | at least once, an idempotency key on every call |
 
-mod attempts;
 pub mod dlq;
 pub mod effect;
 pub mod lag;
 pub mod lane;
-pub mod letters;
 pub mod progress;
-pub mod redrive;
-pub mod redriven;
 pub(crate) mod size_limits;
 pub mod stall;
 mod timers;
-pub mod topology;
-mod transform;
+pub(crate) mod transform;
 mod writes;
 
 pub use transform::{Context, Failure, Origin, Processor, Rejected, Timer, Transform};

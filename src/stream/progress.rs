@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{clock::Millis, telemetry::metrics};
+use crate::{base::clock::Millis, telemetry::metrics};
 
 /// A lane that made no progress for this long, with records waiting or after an error, stalls.
 pub const STALLED_AFTER: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::writes::Writes;
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     state::{Space, StateError, StateStore},
 };
 

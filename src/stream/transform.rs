@@ -10,7 +10,7 @@ use super::{
     writes::Writes,
 };
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{Fetched, Output, Record, header_size, record_size},
     state::{Changes, Space, StateError, StateStore},
 };
@@ -261,7 +261,7 @@ impl Gathered {
 }
 
 /// Rows of transforms lie under this letter, beside timers (`t`) and windows (`w`, `b`, `p`, `f`).
-pub(super) fn row(key: &[u8]) -> Bytes {
+pub(crate) fn row(key: &[u8]) -> Bytes {
     let mut row = Vec::with_capacity(key.len() + 1);
     row.push(b's');
     row.extend_from_slice(key);

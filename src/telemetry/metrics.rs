@@ -505,7 +505,8 @@ mod tests {
                 .find_map(|l| l.strip_prefix(&format!("{name} ")));
             line.unwrap().parse().unwrap()
         };
-        let now = crate::clock::Clock::now(&crate::clock::SystemClock).0 as f64 / 1000.0;
+        let now =
+            crate::base::clock::Clock::now(&crate::base::clock::SystemClock).0 as f64 / 1000.0;
         let age = now - value("process_start_time_seconds");
         assert!((-2.0..36_000.0).contains(&age), "{age}");
         assert!(value("process_resident_memory_bytes") > 1e6);

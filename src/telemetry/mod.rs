@@ -11,7 +11,10 @@ pub use notices::{notice, notices};
 pub use readiness::{Need, PartStatus, Readiness, Report, Status};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::LogFormat, printable::Printable};
+use crate::{
+    base::printable::{Printable, printable},
+    config::LogFormat,
+};
 
 /// What is logged unless `RUST_LOG` says otherwise.
 const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,hyper=warn,sqlx=warn";
@@ -30,4 +33,11 @@ pub fn init_logs(format: LogFormat) {
             .try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// Prints a line for people on standard error, beside the log.
+pub fn print_note(text: &str) {
+    use std::io::Write;
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }

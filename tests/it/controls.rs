@@ -11,12 +11,14 @@ use apache_avro::{
     writer::datum::GenericDatumWriter,
 };
 use omnilink::{
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        clock::{Clock, Millis, SystemClock},
+        id::{Login, Tenant},
+    },
     controls::{Controls, Key, KeyKind, NewKey, SCHEMA, SCHEMA_ID, SecretKeys, Tail, Token},
-    id::{Login, Tenant},
     log::{
-        Acknowledged, Append, Cleanup, Fetched, Lane, Log, LogError, Reader, Record, Source,
-        TopicSpec, Watermarks, Work,
+        Acknowledged, Append, Cleanup, Fetched, Lane, Log, LogError, OffsetRange, Reader, Record,
+        Source, TopicSpec, Work,
     },
     state::Changes,
 };
@@ -112,8 +114,8 @@ impl Log for Slow {
         self.inner.work(processor, topic)
     }
 
-    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
-        self.inner.watermarks(topic, partition)
+    fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError> {
+        self.inner.offset_range(topic, partition)
     }
 
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
@@ -627,10 +629,10 @@ fn records_without_a_version_get_one_once(bed: Bed) {
     });
     std::thread::sleep(Duration::from_millis(2500));
     // Once: a later start finds nothing to do.
-    let end = world.log.watermarks(&world.topic, 0).unwrap().end;
+    let end = world.log.offset_range(&world.topic, 0).unwrap().end;
     let fresh = world.node();
     std::thread::sleep(Duration::from_millis(800));
-    assert_eq!(world.log.watermarks(&world.topic, 0).unwrap().end, end);
+    assert_eq!(world.log.offset_range(&world.topic, 0).unwrap().end, end);
     drop(fresh);
 }
 

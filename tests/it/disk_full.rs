@@ -8,7 +8,7 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     log::{
         Cleanup, Log, LogError, TopicSpec,
         local::{LocalLog, LocalOptions},

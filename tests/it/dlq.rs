@@ -5,16 +5,18 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
     admission::Admission,
-    clock::Millis,
+    base::clock::Millis,
     controls::SecretKeys,
     envelope::avro,
     log::{Fetched, Log, Record, header, topics::Names},
     stream::{
-        dlq,
+        dlq::{
+            self,
+            letters::{self, Listing, Name, Shown, parse_cursor},
+            redrive::{Pick, Redrive, Redriven},
+            redriven,
+        },
         lane::{self, Running, Setup},
-        letters::{self, Listing, Name, Shown, parse_cursor},
-        redrive::{Pick, Redrive, Redriven},
-        redriven,
     },
 };
 

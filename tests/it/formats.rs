@@ -15,11 +15,11 @@ use omnilink::{
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, partition_for, topics::Names},
     registry::Registry,
     stream::{
+        dlq::redrive::{Pick, Redrive},
         lane,
         progress::Progress,
-        redrive::{Pick, Redrive},
-        topology::{Deployment, Setup, check},
     },
+    topology::{Deployment, Setup, check},
 };
 use serde_json::{Value, json};
 

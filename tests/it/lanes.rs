@@ -9,17 +9,20 @@ use std::{
 };
 
 use omnilink::{
-    clock::{Clock, Millis},
+    base::clock::{Clock, Millis},
     controls::SecretKeys,
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, topics::Names},
     state::{Space, StateError, StateStore},
     stream::{
-        Context, Failure, Processor, Rejected, Timer, Transform, effect,
+        Context, Failure, Processor, Rejected, Timer, Transform,
+        dlq::{
+            letters::Name,
+            redrive::{Pick, Redrive},
+        },
+        effect,
         lag::lag,
         lane::{self, Running, Setup},
-        letters::Name,
         progress::Progress,
-        redrive::{Pick, Redrive},
     },
 };
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use omnilink::{
-    clock::{Clock, SystemClock},
+    base::clock::{Clock, SystemClock},
     log::{Class, Cleanup, LogError, Record, Transaction, partition_for, read_ranges, survey},
     state::{Changes, Space},
 };
@@ -70,7 +70,9 @@ fn order_and_partition_of_keys(bed: Bed) {
             .collect();
         assert_eq!(got, values);
     }
-    let marks = log.watermarks(&topic, partition_for(b"alpha", 4)).unwrap();
+    let marks = log
+        .offset_range(&topic, partition_for(b"alpha", 4))
+        .unwrap();
     assert_eq!(marks.start, 0);
     assert!(marks.end >= 16);
 }
@@ -299,11 +301,11 @@ fn positions_by_time(bed: Bed) {
         );
     }
     assert_eq!(
-        log.offset_at(&topic, 0, omnilink::clock::Millis(0))
+        log.offset_at(&topic, 0, omnilink::base::clock::Millis(0))
             .unwrap(),
         0
     );
-    let later = omnilink::clock::Millis(all[4].timestamp.0 + 1);
+    let later = omnilink::base::clock::Millis(all[4].timestamp.0 + 1);
     assert_eq!(log.offset_at(&topic, 0, later).unwrap(), 5);
 }
 
@@ -509,13 +511,13 @@ fn retention_drops_the_old(bed: Bed) {
     std::thread::sleep(Duration::from_millis(700));
     append(&*log, &topic, vec![record("k", "new")]).unwrap();
     let deadline = Instant::now() + Duration::from_mins(1);
-    while log.watermarks(&topic, 0).unwrap().start == 0 {
+    while log.offset_range(&topic, 0).unwrap().start == 0 {
         log.tidy().unwrap();
         assert!(Instant::now() < deadline, "nothing was dropped");
         std::thread::sleep(Duration::from_millis(300));
     }
     // What was dropped is skipped by whoever still asks for it, and an exact position there is refused.
-    let start = log.watermarks(&topic, 0).unwrap().start;
+    let start = log.offset_range(&topic, 0).unwrap().start;
     let mut source = log.source("s", &topic).unwrap();
     let mut out = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     log::{
         Append, Cleanup, Log, TopicSpec, Transaction,
         local::{LocalLog, LocalOptions},
@@ -40,7 +40,7 @@ fn child() {
         return;
     };
     let log = open(dir.as_ref());
-    let mut next = log.watermarks("in", 0).unwrap().end;
+    let mut next = log.offset_range("in", 0).unwrap().end;
     let mut lane = log.lane("copy", &["in".to_owned()]).unwrap();
     let mut batch = Vec::new();
     lane.poll(Duration::ZERO, &mut batch).unwrap();
@@ -134,7 +134,7 @@ fn acknowledged_is_kept_over_kills() {
         }
         // Outputs, state and position are of one commit.
         let position = log.committed("copy", "in", 0).unwrap().unwrap_or(0);
-        assert_eq!(log.watermarks("out", 0).unwrap().end, position);
+        assert_eq!(log.offset_range("out", 0).unwrap().end, position);
         let count = log.state().get(&Space::new("copy", 0), b"count").unwrap();
         assert_eq!(
             count.map_or("0".into(), |c| String::from_utf8(c.to_vec()).unwrap()),

@@ -1,7 +1,7 @@
 //! `POST /v1/events`: every form, every refusal, duplicates.
 
 use hyper::{Method, StatusCode};
-use omnilink::{clock::Millis, envelope::avro::decode_ingress};
+use omnilink::{base::clock::Millis, envelope::avro::decode_ingress};
 use serde_json::{Value, json};
 
 use crate::{

@@ -17,12 +17,14 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use omnilink::{
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        clock::{Clock, Millis, SystemClock},
+        id::Tenant,
+    },
     config::{AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
-    id::Tenant,
     log::{
-        Acknowledged, Append, Lane, Log, LogError, Reader, Source, TopicSpec, Watermarks, Work,
+        Acknowledged, Append, Lane, Log, LogError, OffsetRange, Reader, Source, TopicSpec, Work,
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
@@ -125,9 +127,9 @@ impl Log for Switch {
         self.inner.work(processor, topic)
     }
 
-    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
+    fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError> {
         self.reachable()?;
-        self.inner.watermarks(topic, partition)
+        self.inner.offset_range(topic, partition)
     }
 
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use omnilink::{
-    clock::{Clock, SystemClock},
+    base::{
+        clock::{Clock, SystemClock},
+        id::Identity,
+    },
     config::{Config, Sources},
-    id::Identity,
     port::Nodes,
     telemetry::Status,
 };

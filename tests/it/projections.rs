@@ -6,7 +6,7 @@ use std::{
 };
 
 use omnilink::{
-    clock::Millis,
+    base::clock::Millis,
     envelope::Data,
     log::{Polled, header},
     projections::Projector,

@@ -11,12 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use omnilink::{
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        clock::{Clock, Millis, SystemClock},
+        id::Tenant,
+    },
     envelope::{Data, Entity, Event, TimeSource, avro},
-    id::Tenant,
     log::{
-        Acknowledged, Append, Fetched, Lane, Log, LogError, Polled, Position, Reader, Record,
-        Source, TopicSpec, Watermarks, Work, partition_for,
+        Acknowledged, Append, Fetched, Lane, Log, LogError, OffsetRange, Polled, Position, Reader,
+        Record, Source, TopicSpec, Work, partition_for,
     },
     projections::Setup,
     state,
@@ -359,7 +361,7 @@ impl MemoryReader {
 
 impl Reader for MemoryReader {
     fn at_end(&self, partition: u32) -> bool {
-        let end = self.log.watermarks(&self.topic, partition).unwrap().end;
+        let end = self.log.offset_range(&self.topic, partition).unwrap().end;
         self.at.get(&partition).is_some_and(|at| *at >= end)
     }
 
@@ -387,7 +389,7 @@ impl Source for MemoryReader {
     }
 
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
-        let end = self.log.watermarks(&self.topic, partition)?.end;
+        let end = self.log.offset_range(&self.topic, partition)?.end;
         if offset > end {
             return Err(LogError::OutOfRange {
                 topic: self.topic.clone(),
@@ -455,12 +457,12 @@ impl Log for MemoryLog {
         }))
     }
 
-    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
+    fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError> {
         let topics = self.topics.lock();
         let end = topics
             .get(topic)
             .map_or(0, |t| t[partition as usize].len() as u64);
-        Ok(Watermarks { start: 0, end })
+        Ok(OffsetRange { start: 0, end })
     }
 
     fn lane(&self, _: &str, _: &[String]) -> Result<Box<dyn Lane>, LogError> {

@@ -6,13 +6,11 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
+    embedded_postgres::{Embedded, EmbeddedError},
     log::{Log, Polled},
     projections::{Projector, Setup},
-    store::{
-        Store,
-        embedded::{Embedded, EmbeddedError},
-    },
+    store::Store,
     stream::progress::Progress,
 };
 use tempfile::TempDir;

@@ -4,9 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    clock::{Clock, SystemClock},
+    base::{
+        clock::{Clock, SystemClock},
+        id::{Login, Tenant},
+    },
     controls::{Controls, SecretKeys, Tail},
-    id::{Login, Tenant},
     log::{Append, Cleanup, Log},
     projections::ReaderGrants,
     store::{Store, grants},

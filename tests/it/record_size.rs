@@ -13,7 +13,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
     admission::Admission,
-    clock::Millis,
+    base::clock::Millis,
     controls::SecretKeys,
     envelope::{avro, foreign::NoRegistry},
     log::{
@@ -24,13 +24,16 @@ use omnilink::{
     replay::{History, IntoTopic, Query, replay},
     state::{Space, StateError, StateStore},
     stream::{
-        Context, Failure, Processor, Timer, Transform, dlq,
+        Context, Failure, Processor, Timer, Transform,
+        dlq::{
+            self,
+            letters::Name,
+            redrive::{Pick, Redrive, Redriven},
+        },
         lane::{self, Running},
-        letters::Name,
         progress::Progress,
-        redrive::{Pick, Redrive, Redriven},
-        topology::{Deployment, Setup},
     },
+    topology::{Deployment, Setup},
 };
 
 use crate::{
@@ -370,7 +373,7 @@ struct Large {
     names: [Arc<str>; 2],
     bytes: usize,
     closed: Arc<AtomicUsize>,
-    clock: Arc<dyn omnilink::clock::Clock>,
+    clock: Arc<dyn omnilink::base::clock::Clock>,
 }
 
 impl Processor for Large {
@@ -394,7 +397,7 @@ struct LargeOne {
     out: Arc<str>,
     bytes: usize,
     closed: Arc<AtomicUsize>,
-    clock: Arc<dyn omnilink::clock::Clock>,
+    clock: Arc<dyn omnilink::base::clock::Clock>,
 }
 
 impl Transform for LargeOne {

@@ -10,9 +10,11 @@ use std::{
 };
 
 use omnilink::{
-    clock::{Clock, Millis, SystemClock},
+    base::{
+        clock::{Clock, Millis, SystemClock},
+        id::Tenant,
+    },
     envelope::{Data, Entity, Event, TimeSource, avro},
-    id::Tenant,
     log::{Log, Record, header, topics::Names},
     replay::{
         EntityName, History, IntoTopic, Lines, Parquet, Query, Replayed, StateError, TypePattern,

@@ -8,7 +8,7 @@ use std::{
 
 use omnilink::{
     log::{Cleanup, TopicSpec},
-    stream::topology::{check, find, rehearse, render},
+    topology::{check, find, rehearse, render},
 };
 use serde_json::Value;
 

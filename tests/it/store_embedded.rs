@@ -11,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use omnilink::store::{
-    Store,
-    embedded::{Embedded, EmbeddedError},
+use omnilink::{
+    embedded_postgres::{Embedded, EmbeddedError},
+    store::Store,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use omnilink::{
-    clock::{Clock, SystemClock},
+    base::clock::{Clock, SystemClock},
     log::{
         Append, Fetched, Lane, Log, LogError, Output, Polled, Position, Record, TopicSpec,
         kafka::{KafkaLog, KafkaOptions},

@@ -8,18 +8,15 @@ use std::{
 
 use omnilink::{
     admission::Admission,
-    clock::{Clock, SystemClock},
+    base::clock::{Clock, SystemClock},
     envelope::{avro, foreign::NoRegistry},
     log::{Cleanup, Log, LogError, Polled, Record, Transaction, Work, topics::Names},
     projections::{PROJECTION, Projector, What, rebuild},
     replay::{History, Lines, Query, replay},
     state::{Changes, Space},
-    stream::{
-        lag, lane,
-        progress::Progress,
-        topology::{Deployment, Setup},
-    },
+    stream::{lag, lane, progress::Progress},
     telemetry,
+    topology::{Deployment, Setup},
 };
 use serde_json::json;
 
@@ -269,7 +266,7 @@ fn what_retention_drops_before_it_is_read_is_said() {
     world.assert_all("before");
     world.stop();
     world.send(50);
-    let marks = world.log.watermarks(&world.source, 0).unwrap();
+    let marks = world.log.offset_range(&world.source, 0).unwrap();
     world.kafka.drop_before(&world.source, 0, marks.end as i64);
     world.send(10);
     let position = world.log.committed("topology.moved", &world.source, 0);
@@ -733,7 +730,7 @@ fn partitions_added_to_an_own_topic_change_nothing_and_are_told() {
     assert_eq!(came(&*log, 60), (0..60).collect::<Vec<_>>());
     // Each record was passed on once at most.
     let written: u64 = (0..4)
-        .map(|partition| log.watermarks(&names.ingress, partition).unwrap().end)
+        .map(|partition| log.offset_range(&names.ingress, partition).unwrap().end)
         .sum();
     assert!(written < 250, "{written} offsets of `ingress`");
     drop(running);
@@ -838,7 +835,7 @@ fn tables_of_a_topic_made_anew_are_left_alone_until_somebody_decides() {
     // Retention in `events`: nothing brings the records back, so it goes on and says so.
     send(310, 340);
     for partition in 0..OWN {
-        let end = log.watermarks(&names.events, partition).unwrap().end;
+        let end = log.offset_range(&names.events, partition).unwrap().end;
         kafka.drop_before(&names.events, partition as i32, end as i64);
     }
     send(340, 350);

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use omnilink::stream::topology::{check, find, has_errors};
+use omnilink::topology::{check, find, has_errors};
 
 const WRONG: &str = "tests/topologies/wrong";
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use omnilink::stream::topology::{check, rehearse, render};
+use omnilink::topology::{check, rehearse, render};
 
 const PAGE: &str = "docs/topologies.md";
 

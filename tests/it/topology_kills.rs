@@ -9,14 +9,14 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     envelope::foreign::NoRegistry,
     log::{
         Cleanup, Log, TopicSpec,
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    stream::topology::{Deployment, Setup},
+    topology::{Deployment, Setup},
 };
 use serde_json::json;
 
@@ -87,10 +87,10 @@ fn child() {
     let [source, _] = foreign(PREFIX);
     let mut next = loop {
         // The topology makes its source.
-        match log.watermarks(&source, 0) {
+        match log.offset_range(&source, 0) {
             Ok(_) => {
                 break (0..PARTITIONS)
-                    .map(|p| log.watermarks(&source, p).unwrap().end)
+                    .map(|p| log.offset_range(&source, p).unwrap().end)
                     .sum::<u64>();
             }
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
@@ -191,7 +191,7 @@ fn the_limit_holds_and_nothing_is_lost_over_kills_on_kafka() {
         (CHILD_ON_KAFKA, &bed.prefix),
     ];
     let went_on = || -> u64 {
-        let end = |partition| log.watermarks(&out, partition).unwrap().end;
+        let end = |partition| log.offset_range(&out, partition).unwrap().end;
         (0..PARTITIONS).map(end).sum()
     };
     let mut sent = 0;

@@ -9,7 +9,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
-    clock::{ManualClock, Millis, SystemClock},
+    base::clock::{ManualClock, Millis, SystemClock},
     controls::SecretKeys,
     envelope::{avro, foreign::NoRegistry},
     log::{
@@ -17,11 +17,11 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    stream::{
+    stream::dlq::{
         redrive::{Pick, Redrive},
         redriven,
-        topology::{Deployed, Deployment, Set, Setup, check, find, rehearse, render},
     },
+    topology::{Deployed, Deployment, Set, Setup, check, find, rehearse, render},
 };
 use serde_json::{Value, json};
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use omnilink::{
-    clock::{Clock, SystemClock},
+    base::clock::{Clock, SystemClock},
     envelope::{TimeSource, avro, foreign::NoRegistry},
     log::{Cleanup, Log, Record, TopicSpec, header, topics::Names},
-    stream::topology::{Deployment, Setup, check},
+    topology::{Deployment, Setup, check},
 };
 
 use crate::support::{Bed, append, on_both, read_all};

@@ -15,7 +15,7 @@ use super::{
     schemas::{self, Schema},
     upgrade::upgrade,
 };
-use crate::{clock::Millis, id::Tenant};
+use crate::base::{clock::Millis, id::Tenant};
 
 /// Appends the record for `ingress`.
 pub fn encode_ingress(event: &Event<'_>, out: &mut Vec<u8>) {

@@ -16,7 +16,7 @@ pub use schema::Schema;
 
 use super::{Invalid, avro::fields::HEAD, schemas};
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{Fetched, Record},
 };
 
@@ -27,21 +27,21 @@ pub trait Schemas: Send + Sync {
 
     /// The same for a record that went back from the dead-letter queue: somebody may have mended the registry meanwhile, so a
     /// refusal counts only if the registry gave it after that. Where nothing is remembered there is no difference.
-    fn get_again(&self, id: u32, _: WentBack) -> Result<Arc<Schema>, NoSchema> {
+    fn get_again(&self, id: u32, _: RedrivenAt) -> Result<Arc<Schema>, NoSchema> {
         self.get(id)
     }
 }
 
 /// A record that went back from the dead-letter queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WentBack {
+pub struct RedrivenAt {
     /// When it was appended, by the clock of whoever stamps records.
     pub at: Millis,
     /// Tells it from others: a hash of its topic, partition and offset.
     pub record: u64,
 }
 
-impl WentBack {
+impl RedrivenAt {
     /// A record of a topic.
     pub fn of(topic: &str, record: &Fetched) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -58,7 +58,7 @@ pub struct Again<'a> {
     /// Whose answers they are.
     pub schemas: &'a dyn Schemas,
     /// For which record.
-    pub went_back: WentBack,
+    pub went_back: RedrivenAt,
 }
 
 impl Schemas for Again<'_> {

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
-use crate::clock::Millis;
+use crate::base::clock::Millis;
 
 /// When everything is received here.
 const NOW: Millis = Millis(1_738_324_800_000);

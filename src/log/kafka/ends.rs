@@ -14,7 +14,7 @@ use rdkafka::{
 
 use super::{KafkaOptions, REQUEST};
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{LogError, OpenTransaction},
 };
 

@@ -17,11 +17,10 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaOptions, provision,
-    reader::{Apart, drain},
-    seat::Seated,
+    KafkaOptions, offset_range, provision,
+    reader::{AssignmentSpacing, drain},
+    seat::SeatGuard,
     topics::Watched,
-    watermarks,
 };
 use crate::log::{Class, Fetched, LogError, Polled, Source, TopicId};
 
@@ -81,7 +80,7 @@ pub(super) struct GroupConsumer {
     open: BTreeMap<(usize, u32), u64>,
     /// `open` has changed and librdkafka does not know yet.
     changed: bool,
-    apart: Apart,
+    spacing: AssignmentSpacing,
     /// Which topics these are.
     pub(super) watched: Watched,
     /// Polled, but the brokers do not say whether they are of these topics.
@@ -92,7 +91,7 @@ pub(super) struct GroupConsumer {
     /// It was not heard of yet, or it failed: its place in the group is kept for the one that is built after it.
     keeps_seat: bool,
     /// After the consumer: free when it is gone.
-    seated: Seated,
+    seated: SeatGuard,
 }
 
 impl GroupConsumer {
@@ -100,7 +99,7 @@ impl GroupConsumer {
     pub(super) fn new(
         options: &KafkaOptions,
         asker: &BaseConsumer,
-        seated: Seated,
+        seated: SeatGuard,
         topics: &[String],
         watched: Watched,
     ) -> Result<Self, LogError> {
@@ -131,7 +130,7 @@ impl GroupConsumer {
             topics: topics.to_vec(),
             open: BTreeMap::new(),
             changed: false,
-            apart: Apart::default(),
+            spacing: AssignmentSpacing::default(),
             watched,
             unconfirmed: Vec::new(),
             group,
@@ -141,7 +140,7 @@ impl GroupConsumer {
         })
     }
 
-    pub(super) fn seat(&self) -> &Seated {
+    pub(super) fn seat(&self) -> &SeatGuard {
         &self.seated
     }
 
@@ -207,7 +206,7 @@ impl GroupConsumer {
         self.changed = true;
     }
 
-    fn tell(&mut self) -> Result<(), LogError> {
+    fn apply_assignment(&mut self) -> Result<(), LogError> {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), next) in &self.open {
             let offset = Offset::Offset(*next as i64);
@@ -215,7 +214,7 @@ impl GroupConsumer {
         }
         // They come again: the positions have not moved past them.
         self.unconfirmed.clear();
-        self.apart.keep();
+        self.spacing.wait();
         self.consumer.assign(&list)?;
         self.changed = false;
         Ok(())
@@ -236,7 +235,7 @@ impl GroupConsumer {
             return Ok(change);
         }
         if self.changed {
-            self.tell()?;
+            self.apply_assignment()?;
         }
         let before = out.len();
         if self.unconfirmed.is_empty() {
@@ -274,7 +273,7 @@ impl GroupConsumer {
             self.open.remove(at);
         }
         self.unconfirmed.clear();
-        self.apart.keep();
+        self.spacing.wait();
         self.consumer.unassign()?;
         self.changed = false;
         // Under the eager protocol all is given up at once; what remained open would be assigned again.
@@ -286,7 +285,7 @@ impl GroupConsumer {
 impl Drop for GroupConsumer {
     fn drop(&mut self) {
         self.context.0.lock().closing = true;
-        self.apart.keep();
+        self.spacing.wait();
         if let Err(error) = self.consumer.unassign() {
             tracing::debug!(%error, "nothing to give up");
         }
@@ -309,7 +308,7 @@ impl Source for GroupConsumer {
     }
 
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
-        let marks = watermarks(&self.consumer, &self.topics[0], partition)?;
+        let marks = offset_range(&self.consumer, &self.topics[0], partition)?;
         if offset < marks.start || offset > marks.end {
             return Err(LogError::OutOfRange {
                 topic: self.topics[0].clone(),

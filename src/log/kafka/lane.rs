@@ -16,16 +16,18 @@ use super::{
     KafkaOptions, committed,
     group::GroupConsumer,
     limits::Limits,
+    offset_range,
     position::{Followed, Positions},
     restore::Restore,
     transactions::Transactions,
-    watermarks,
 };
 use crate::{
-    backoff::{WORTH, rest},
-    clock::{Clock, SystemClock},
+    base::{
+        backoff::{WORTH, rest},
+        clock::{Clock, SystemClock},
+    },
     log::{
-        Fetched, Lane, LogError, Polled, TopicId, Transaction, Watermarks,
+        Fetched, Lane, LogError, OffsetRange, Polled, TopicId, Transaction,
         identity::{Kept, Place, later, resolve},
     },
     state::StateStore,
@@ -216,7 +218,7 @@ impl Lane for KafkaLane {
             topic: &name,
             partition,
         };
-        let marks = watermarks(&self.group.consumer, &name, partition)?;
+        let marks = offset_range(&self.group.consumer, &name, partition)?;
         let kept = later(position, reflects, id);
         let resolved = resolve(place, kept, id, marks)?;
         if let Some(reset) = resolved.reset {
@@ -232,7 +234,7 @@ impl Lane for KafkaLane {
         Ok(next)
     }
 
-    fn again(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError> {
+    fn seek(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError> {
         self.group.open_at(topic, partition, offset);
         Ok(())
     }
@@ -265,8 +267,8 @@ impl Lane for KafkaLane {
         Ok(())
     }
 
-    fn watermarks(&self, topic: usize, partition: u32) -> Result<Watermarks, LogError> {
-        watermarks(&self.group.consumer, &self.group.topics[topic], partition)
+    fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError> {
+        offset_range(&self.group.consumer, &self.group.topics[topic], partition)
     }
 
     fn state(&self) -> &StateStore {

@@ -37,12 +37,12 @@ use tokio::sync::oneshot;
 use topics::Topics;
 
 use super::{
-    Acknowledged, Append, Cleanup, Described, Isolation, Lane, Log, LogError, OpenTransaction,
-    PositionFault, Reader, Source, TopicId, TopicSpec, Watermarks, Work,
+    Acknowledged, Append, Cleanup, Described, Isolation, Lane, Log, LogError, OffsetRange,
+    OpenTransaction, PositionFault, Reader, Source, TopicId, TopicSpec, Work,
     identity::{self, Kept, Place},
 };
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     state::{Changes, StateStore},
 };
 
@@ -334,8 +334,8 @@ impl Log for KafkaLog {
         }))
     }
 
-    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
-        watermarks(&*self.asker, topic, partition)
+    fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError> {
+        offset_range(&*self.asker, topic, partition)
     }
 
     fn end_offsets(
@@ -363,7 +363,7 @@ impl Log for KafkaLog {
         let found = while_leaders_move(&*self.asker, topic, ask)?;
         match found.elements().first().map(TopicPartitionListElem::offset) {
             Some(Offset::Offset(offset)) => Ok(offset as u64),
-            _ => Ok(self.watermarks(topic, partition)?.end),
+            _ => Ok(self.offset_range(topic, partition)?.end),
         }
     }
 
@@ -396,7 +396,7 @@ impl Log for KafkaLog {
                 topic,
                 partition,
             };
-            let marks = self.watermarks(topic, partition)?;
+            let marks = self.offset_range(topic, partition)?;
             faults.extend(identity::fault(place, kept, id, marks));
         }
         Ok(faults)
@@ -437,14 +437,14 @@ impl Log for KafkaLog {
     }
 }
 
-fn watermarks<C: Consumer<X>, X: ConsumerContext>(
+fn offset_range<C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
     partition: u32,
-) -> Result<Watermarks, LogError> {
+) -> Result<OffsetRange, LogError> {
     let ask = || consumer.fetch_watermarks(topic, partition as i32, REQUEST);
     let (start, end) = while_leaders_move(consumer, topic, ask)?;
-    Ok(Watermarks {
+    Ok(OffsetRange {
         start: start.max(0) as u64,
         end: end.max(0) as u64,
     })

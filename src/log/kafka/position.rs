@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{LogError, TopicId, identity::Kept},
     state::{Changes, StateStore},
 };

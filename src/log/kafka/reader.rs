@@ -15,7 +15,7 @@ use rdkafka::{
 
 use super::KafkaOptions;
 use crate::{
-    clock::{Clock, Millis, SystemClock},
+    base::clock::{Clock, Millis, SystemClock},
     log::{Fetched, LogError, Reader, Record, record_size},
 };
 
@@ -48,23 +48,23 @@ pub(super) struct KafkaReader {
     assigned: Vec<(u32, u64)>,
     /// `assigned` has changed and librdkafka does not know yet.
     changed: bool,
-    apart: Apart,
+    spacing: AssignmentSpacing,
     /// Partitions whose end was met, with no record since.
     at_end: BTreeSet<u32>,
     /// Partitions that librdkafka has been told of.
-    told: BTreeSet<u32>,
+    applied: BTreeSet<u32>,
 }
 
-/// Keeps changes of an assignment apart: librdkafka ends the process when a partition is taken away for the second time before
+/// Keeps changes of an assignment spacing: librdkafka ends the process when a partition is taken away for the second time before
 /// its fetcher has stopped (librdkafka issue 5573).
 #[derive(Default)]
-pub(super) struct Apart(Option<Instant>);
+pub(super) struct AssignmentSpacing(Option<Instant>);
 
-impl Apart {
+impl AssignmentSpacing {
     const LEAST: Duration = Duration::from_millis(50);
 
     /// To be called before each change.
-    pub(super) fn keep(&mut self) {
+    pub(super) fn wait(&mut self) {
         if let Some(last) = self.0 {
             std::thread::sleep(Self::LEAST.saturating_sub(last.elapsed()));
         }
@@ -97,22 +97,22 @@ impl KafkaReader {
             topic: topic.to_owned(),
             assigned: Vec::new(),
             changed: false,
-            apart: Apart::default(),
+            spacing: AssignmentSpacing::default(),
             at_end: BTreeSet::new(),
-            told: BTreeSet::new(),
+            applied: BTreeSet::new(),
         })
     }
 
-    fn tell(&mut self) -> Result<(), LogError> {
+    fn apply_assignment(&mut self) -> Result<(), LogError> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in &self.assigned {
             let offset = Offset::Offset(*offset as i64);
             list.add_partition_offset(&self.topic, *partition as i32, offset)?;
         }
-        self.apart.keep();
+        self.spacing.wait();
         self.consumer.assign(&list)?;
         self.changed = false;
-        self.told = self.assigned.iter().map(|(p, _)| *p).collect();
+        self.applied = self.assigned.iter().map(|(p, _)| *p).collect();
         Ok(())
     }
 }
@@ -125,7 +125,7 @@ impl Reader for KafkaReader {
         // A seek is a matter of a millisecond; a change of the assignment stops all fetching first.
         let to = Offset::Offset(offset as i64);
         let sought = !self.changed
-            && self.told.contains(&partition)
+            && self.applied.contains(&partition)
             && self
                 .consumer
                 .seek(&self.topic, partition as i32, to, SEEK)
@@ -140,7 +140,7 @@ impl Reader for KafkaReader {
 
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError> {
         if self.changed {
-            self.tell()?;
+            self.apply_assignment()?;
         }
         let before = out.len();
         let topics = std::slice::from_ref(&self.topic);

@@ -34,9 +34,11 @@ use super::{
     while_leaders_move,
 };
 use crate::{
-    backoff::Backoff,
+    base::{
+        backoff::Backoff,
+        clock::{Clock, Millis, SystemClock},
+    },
     chaos::{Bug, planted},
-    clock::{Clock, Millis, SystemClock},
     log::{
         Described, LogError, Reader,
         identity::{Kept, Place, announce_changelog, committer},

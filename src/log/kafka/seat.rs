@@ -27,14 +27,14 @@ struct Seat {
 }
 
 /// A seat, given back when it is dropped.
-pub(super) struct Seated {
+pub(super) struct SeatGuard {
     seat: Seat,
     of: Seats,
 }
 
 impl Seats {
     /// The first free seat of a processor.
-    pub(super) fn take(&self, processor: &str) -> Seated {
+    pub(super) fn take(&self, processor: &str) -> SeatGuard {
         let mut taken = self.0.lock();
         let mut seat = Seat {
             processor: processor.into(),
@@ -43,14 +43,14 @@ impl Seats {
         while !taken.insert(seat.clone()) {
             seat.number += 1;
         }
-        Seated {
+        SeatGuard {
             seat,
             of: self.clone(),
         }
     }
 }
 
-impl Seated {
+impl SeatGuard {
     pub(super) fn processor(&self) -> &Arc<str> {
         &self.seat.processor
     }
@@ -85,7 +85,7 @@ impl Seated {
     }
 }
 
-impl Drop for Seated {
+impl Drop for SeatGuard {
     fn drop(&mut self) {
         self.of.0.lock().remove(&self.seat);
     }

@@ -8,7 +8,7 @@ use rdkafka::{
     consumer::{CommitMode, Consumer},
 };
 
-use super::{REQUEST, group::GroupConsumer, watermarks};
+use super::{REQUEST, group::GroupConsumer, offset_range};
 use crate::log::{
     Fetched, Finished, LogError, Polled, Source, TopicId, Work,
     identity::{Kept, Place, Reset, from_metadata, resolve, to_metadata},
@@ -54,7 +54,7 @@ impl Work for KafkaWork {
         };
         let committed = self.committed(&topic, partition)?;
         let id = self.group.topic_id()?;
-        let marks = watermarks(&self.group.consumer, &topic, partition)?;
+        let marks = offset_range(&self.group.consumer, &topic, partition)?;
         let kept = committed.as_ref().map(|(finished, id)| Kept {
             next: finished.next(),
             id: *id,

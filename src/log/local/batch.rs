@@ -7,7 +7,7 @@
 use bytes::{Buf, Bytes};
 
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{Fetched, Record},
 };
 

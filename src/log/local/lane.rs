@@ -12,8 +12,8 @@ use super::{
 use crate::{
     chaos::{Bug, pause, planted},
     log::{
-        Fetched, Finished, Lane, LogError, Output, Polled, Reader, Source, TopicId, Transaction,
-        Watermarks, Work,
+        Fetched, Finished, Lane, LogError, OffsetRange, Output, Polled, Reader, Source, TopicId,
+        Transaction, Work,
     },
     state::{Changes, StateStore},
 };
@@ -100,7 +100,7 @@ impl Lane for LocalLane {
         Ok(next)
     }
 
-    fn again(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError> {
+    fn seek(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError> {
         self.reader.assign_at(topic, partition, offset)
     }
 
@@ -144,7 +144,7 @@ impl Lane for LocalLane {
         )
     }
 
-    fn watermarks(&self, topic: usize, partition: u32) -> Result<Watermarks, LogError> {
+    fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError> {
         let slot = self
             .shared
             .catalogue
@@ -194,7 +194,7 @@ impl Source for LocalSource {
 
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
         let slot = self.shared.catalogue.read().slot(&self.topic, partition)?;
-        let Watermarks { start, end } = self.shared.sequencer.lock().durable(slot);
+        let OffsetRange { start, end } = self.shared.sequencer.lock().durable(slot);
         if offset < start || offset > end {
             return Err(LogError::OutOfRange {
                 topic: self.topic.clone(),

@@ -26,12 +26,12 @@ use sequencer::Sequencer;
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, Output, Reader, Source,
-    TopicSpec, Watermarks, Work,
+    Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
+    Source, TopicSpec, Work,
     identity::{Kept, Place, resolve},
 };
 use crate::{
-    clock::{Clock, Millis},
+    base::clock::{Clock, Millis},
     state::{self, Changes, DiskStore, StateError, StateStore},
 };
 
@@ -209,7 +209,7 @@ impl Log for LocalLog {
         )?))
     }
 
-    fn watermarks(&self, topic: &str, partition: u32) -> Result<Watermarks, LogError> {
+    fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError> {
         let slot = self.shared.catalogue.read().slot(topic, partition)?;
         Ok(self.shared.sequencer.lock().durable(slot))
     }

@@ -8,7 +8,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
-use crate::log::{Fetched, LogError, Reader, Watermarks};
+use crate::log::{Fetched, LogError, OffsetRange, Reader};
 
 /// How far a reader may see.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl LocalReader {
         });
     }
 
-    fn watermarks(&self, slot: usize) -> Watermarks {
+    fn offset_range(&self, slot: usize) -> OffsetRange {
         let sequencer = self.shared.sequencer.lock();
         match self.signal.up_to {
             UpTo::Durable => sequencer.durable(slot),
@@ -150,7 +150,7 @@ impl LocalReader {
                     return Ok(());
                 }
                 let at = &self.assigned[index];
-                let marks = self.watermarks(at.slot);
+                let marks = self.offset_range(at.slot);
                 let from = at.next.max(marks.start);
                 if from >= marks.end.min(at.end) {
                     break;
@@ -192,7 +192,7 @@ impl Reader for LocalReader {
 
     fn at_end(&self, partition: u32) -> bool {
         let assigned = self.assigned.iter().find(|a| a.partition == partition);
-        assigned.is_some_and(|at| at.next >= self.watermarks(at.slot).end.min(at.end))
+        assigned.is_some_and(|at| at.next >= self.offset_range(at.slot).end.min(at.end))
     }
 
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError> {

@@ -10,7 +10,7 @@ use super::{
     catalogue::{Topic, base_of, batch_key},
 };
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{Cleanup, Fetched, LogError},
 };
 

@@ -15,9 +15,9 @@ use super::{
     reader::Signal,
 };
 use crate::{
+    base::clock::Millis,
     chaos::{Bug, planted},
-    clock::Millis,
-    log::{LogError, Position, Watermarks, partition_for, record_size},
+    log::{LogError, OffsetRange, Position, partition_for, record_size},
     state::Changes,
 };
 
@@ -142,17 +142,17 @@ impl Sequencer {
         self.failed.as_ref()
     }
 
-    pub(super) fn durable(&self, slot: usize) -> Watermarks {
+    pub(super) fn durable(&self, slot: usize) -> OffsetRange {
         let tail = &self.tails[slot];
-        Watermarks {
+        OffsetRange {
             start: tail.start,
             end: tail.durable,
         }
     }
 
-    pub(super) fn sequenced(&self, slot: usize) -> Watermarks {
+    pub(super) fn sequenced(&self, slot: usize) -> OffsetRange {
         let tail = &self.tails[slot];
-        Watermarks {
+        OffsetRange {
             start: tail.start,
             end: tail.sequenced,
         }

@@ -35,7 +35,7 @@ use self::{
     run::{PAGE_ENTRIES, Run, Sorted, split},
 };
 use super::{Changes, Probe, Space, StateError, StateStore};
-use crate::{
+use crate::base::{
     clock::Millis,
     id::{Identity, IdentityMap},
 };

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{ID, Recent, group::Group, prefix};
 use crate::{
-    id::Identity,
+    base::id::Identity,
     state::{Filter, Probe},
 };
 

@@ -4,7 +4,7 @@ use std::{any::Any, collections::HashMap};
 
 use bytes::Bytes;
 
-use crate::{clock::Millis, log::LogError, stream::Rejected};
+use crate::{base::clock::Millis, log::LogError, stream::Rejected};
 
 /// Times that a transform may fail to say what becomes of a timer.
 const TIMER_FAILURES: u32 = 8;

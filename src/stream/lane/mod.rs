@@ -42,9 +42,9 @@ use super::{
     size_limits::SizeLimits,
     timers::Timers,
 };
-pub use crate::backoff::Backoff;
+pub use crate::base::backoff::Backoff;
 use crate::{
-    clock::Clock,
+    base::clock::Clock,
     log::{Class, Fetched, Lane, Log, LogError, Polled},
     state::Space,
 };
@@ -302,7 +302,7 @@ impl Runner {
         for (partition, task) in tasks {
             if task.paused_until.take_if(|until| *until <= now).is_some() {
                 for (topic, input) in &mut task.inputs {
-                    lane.again(*topic, *partition, input.next)?;
+                    lane.seek(*topic, *partition, input.next)?;
                     input.last = now;
                 }
             }

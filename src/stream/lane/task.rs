@@ -7,7 +7,7 @@ use std::{
 
 use super::BACKOFF;
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     state::Space,
     stream::{Transform, timers::Timers, transform::Gathered},
 };

@@ -15,9 +15,9 @@ use super::{
     task::{Due, Task},
 };
 use crate::{
+    base::clock::Millis,
     chaos::{Bug, planted},
-    clock::Millis,
-    log::{Fetched, Lane, LogError, Output, Transaction, Watermarks, record_size},
+    log::{Fetched, Lane, LogError, OffsetRange, Output, Transaction, record_size},
     state::StateStore,
     stream::{
         Context, Failure, Origin, Rejected, Timer, Transform, dlq, progress,
@@ -465,7 +465,7 @@ impl Runner {
 /// Where the inputs of a partition end now.
 fn ends(lane: &dyn Lane, partition: u32, task: &Task, now: Millis) -> Result<Due, LogError> {
     let end = |topic: &usize| {
-        let Watermarks { end, .. } = lane.watermarks(*topic, partition)?;
+        let OffsetRange { end, .. } = lane.offset_range(*topic, partition)?;
         Ok((*topic, end))
     };
     let ends: Result<_, LogError> = task.inputs.keys().map(end).collect();

@@ -40,7 +40,7 @@ fn read(log: &dyn Log, topic: &str) -> Vec<Fetched> {
     let mut left: BTreeMap<u32, u64> = BTreeMap::new();
     for partition in 0..PARTITIONS {
         reader.assign(partition, 0).unwrap();
-        left.insert(partition, log.watermarks(topic, partition).unwrap().end);
+        left.insert(partition, log.offset_range(topic, partition).unwrap().end);
     }
     left.retain(|_, end| *end > 0);
     let (deadline, mut last) = (Instant::now() + READ, Instant::now());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use omnilink::{
-    clock::SystemClock,
+    base::clock::SystemClock,
     log::{
         Log,
         kafka::{KafkaLog, KafkaOptions},
@@ -360,7 +360,7 @@ fn drain_local(run: &Run, findings: &mut Findings) {
         let behind = {
             let log = open_local(&run.nodes.first_dir());
             let lag = |partition| {
-                let end = log.watermarks(&run.names.ingress, partition).unwrap().end;
+                let end = log.offset_range(&run.names.ingress, partition).unwrap().end;
                 let next = log
                     .committed("admission", &run.names.ingress, partition)
                     .unwrap();

@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::queues::ProducerId;
 use crate::{
-    clock::Millis,
+    base::clock::Millis,
     log::{BATCH_HEADER, Record, record_size},
 };
 

@@ -16,11 +16,11 @@ use super::{
     super::topics::Topics,
     Answer, Call, KafkaOptions, batch,
     queues::{Batch, Ended, ProducerId, Queues},
-    wire::{Connection, Cut},
+    wire::{Connection, Disconnected},
 };
 use crate::{
+    base::clock::{Clock, SystemClock},
     chaos::{Bug, pause, planted},
-    clock::{Clock, SystemClock},
     log::{Append, LogError},
     state::{Changes, StateStore},
 };
@@ -38,7 +38,7 @@ struct Shared {
     bootstrap: Vec<String>,
     client: String,
     /// The connections in use.
-    links: Mutex<BTreeMap<i32, Cut>>,
+    links: Mutex<BTreeMap<i32, Disconnected>>,
 }
 
 /// The producer. Dropping it gives up what is not confirmed.

@@ -40,9 +40,9 @@ pub(super) struct Connection {
 }
 
 /// Ends a connection from another thread, so that whoever waits for its answer stops.
-pub(super) struct Cut(TcpStream);
+pub(super) struct Disconnected(TcpStream);
 
-impl Drop for Cut {
+impl Drop for Disconnected {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.0.shutdown(Shutdown::Both);
@@ -72,8 +72,8 @@ impl Connection {
         Err(last)
     }
 
-    pub(super) fn cut(&self) -> Result<Cut, Error> {
-        Ok(Cut(self.stream.try_clone()?))
+    pub(super) fn cut(&self) -> Result<Disconnected, Error> {
+        Ok(Disconnected(self.stream.try_clone()?))
     }
 
     /// Where the partitions of these topics are led.

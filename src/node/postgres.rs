@@ -1,0 +1,379 @@
+//! Postgres on this node: the one that the configuration names, or an embedded one; kept up with the log by the projections.
+//!
+//! It starts behind the port: taking in does not wait for it, and goes on without it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use super::{storage as node, storage::Storage, watch::Watch};
+use crate::{
+    base::clock::SystemClock,
+    config::{Config, SecretUrl},
+    controls::{Controls, seal::write_private},
+    embedded_postgres::{Embedded, EmbeddedError},
+    port::{NotBegun, Rebuild, Rebuilds},
+    projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, Setup, What},
+    store::Store,
+    stream::{lane::Backoff, progress::Progress},
+    telemetry::{Need, PartStatus, Readiness},
+};
+
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    most: Duration::from_secs(10),
+};
+/// How long readiness waits for Postgres.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Where the start stands.
+enum State {
+    Starting,
+    /// Why it waits, and tries again.
+    Waiting(String),
+    /// Why there is none, for good.
+    Absent(String),
+    Running(Box<Running>),
+    Stopped,
+}
+
+struct Running {
+    /// Dropped before the server.
+    projector: Option<Projector>,
+    readers: ReaderGrants,
+    setup: Setup,
+    embedded: Option<Embedded>,
+}
+
+/// The projections and their Postgres, started in the background.
+pub(crate) struct Postgres {
+    state: Arc<Mutex<State>>,
+    task: JoinHandle<()>,
+}
+
+struct Start {
+    url: Option<SecretUrl>,
+    data_dir: PathBuf,
+    provision: bool,
+    state: Arc<Mutex<State>>,
+    setup: SetupWithoutStore,
+    controls: Arc<Controls>,
+    readers: Arc<Progress>,
+    lanes: usize,
+}
+
+/// Everything but the store, which is known only when the server is.
+struct SetupWithoutStore {
+    log: Arc<dyn crate::log::Log>,
+    topic: Arc<str>,
+    dlq: Arc<str>,
+    progress: Arc<Progress>,
+}
+
+impl Postgres {
+    /// Begins to start; returns at once.
+    pub(crate) fn start(
+        config: &Config,
+        storage: &Storage,
+        controls: &Arc<Controls>,
+        readiness: &Readiness,
+        watch: &mut Watch,
+        provision: bool,
+    ) -> Self {
+        let state = Arc::new(Mutex::new(State::Starting));
+        let progress = Arc::<Progress>::default();
+        let readers = Arc::<Progress>::default();
+        report(readiness, &state);
+        report_projection(readiness, PROJECTION, &progress);
+        report_projection(readiness, READER_GRANTS, &readers);
+        watch.processor(PROJECTION, &progress);
+        let start = Start {
+            url: config.postgres_url.clone(),
+            data_dir: config.data_dir.clone(),
+            provision,
+            state: Arc::clone(&state),
+            setup: SetupWithoutStore {
+                log: Arc::clone(&storage.log),
+                topic: Arc::clone(&storage.names.events),
+                dlq: Arc::clone(&storage.names.dlq),
+                progress,
+            },
+            controls: Arc::clone(controls),
+            readers,
+            lanes: node::lanes(config),
+        };
+        Self {
+            state,
+            task: tokio::spawn(start.run()),
+        }
+    }
+
+    /// What makes projections anew.
+    pub(crate) fn rebuilds(&self) -> Arc<dyn Rebuilds> {
+        Arc::new(RebuildJob {
+            state: Arc::clone(&self.state),
+            last: Arc::new(Mutex::new(Rebuild {
+                status: "idle",
+                ..Rebuild::default()
+            })),
+        })
+    }
+
+    /// Finishes what is in hand and stops the server. Blocks for seconds.
+    pub(crate) fn stop(self) {
+        self.task.abort();
+        let state = std::mem::replace(&mut *self.state.lock(), State::Stopped);
+        if let State::Running(mut running) = state {
+            drop(running.readers);
+            drop(running.projector.take());
+            if let Some(embedded) = running.embedded {
+                embedded.stop();
+            }
+        }
+    }
+}
+
+impl Start {
+    async fn run(self) {
+        let mut attempt = 0;
+        let starting = self.setup.progress.lane();
+        starting.starting("Postgres is being started");
+        loop {
+            match self.try_start().await {
+                Ok(running) => {
+                    // From here on the projector's lanes report.
+                    drop(starting);
+                    self.set(State::Running(Box::new(running)));
+                    return;
+                }
+                Err(Trouble::ForGood(why)) => {
+                    crate::telemetry::print_note(&format!(
+                        "events are taken in, but there are no rows: {why}"
+                    ));
+                    starting.waiting(format!("there is no Postgres: {why}"));
+                    self.set(State::Absent(why));
+                    // What `starting` says holds until the node stops.
+                    return std::future::pending().await;
+                }
+                Err(Trouble::ForNow(why)) => {
+                    tracing::warn!(why, "Postgres cannot be used yet");
+                    starting.waiting(format!("Postgres: {why}"));
+                    self.set(State::Waiting(why));
+                }
+            }
+            tokio::time::sleep(BACKOFF.pause(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    fn set(&self, new: State) {
+        let mut state = self.state.lock();
+        if !matches!(*state, State::Stopped) {
+            *state = new;
+        }
+    }
+
+    async fn try_start(&self) -> Result<Running, Trouble> {
+        let (store, embedded) = if let Some(url) = &self.url {
+            let store = Store::new(url.expose()).map_err(|e| Trouble::ForGood(e.to_string()))?;
+            (store, None)
+        } else {
+            let embedded = Embedded::start(&self.data_dir).await.map_err(|e| match e {
+                EmbeddedError::NoBinaries
+                | EmbeddedError::OtherVersion { .. }
+                | EmbeddedError::NoUser => Trouble::ForGood(e.to_string()),
+                e => Trouble::ForNow(e.to_string()),
+            })?;
+            (embedded.store(), Some(embedded))
+        };
+        let for_now = |e: crate::store::StoreError| Trouble::ForNow(e.to_string());
+        if self.provision {
+            store.migrate().await.map_err(for_now)?;
+        } else if let Some(first) = store.pending().await.map_err(for_now)?.first() {
+            return Err(Trouble::ForNow(format!(
+                "migration {first} is missing; `omnilink migrate` runs it"
+            )));
+        }
+        let setup = Setup {
+            store,
+            log: Arc::clone(&self.setup.log),
+            topic: Arc::clone(&self.setup.topic),
+            dlq: Arc::clone(&self.setup.dlq),
+            clock: Arc::new(SystemClock),
+            runtime: Handle::current(),
+            progress: Arc::clone(&self.setup.progress),
+        };
+        let projector =
+            Projector::start(&setup, self.lanes).map_err(|e| Trouble::ForNow(e.to_string()))?;
+        if let Some(embedded) = &embedded {
+            let file = url_file(&self.data_dir);
+            write_private(&file, &embedded.url()).map_err(|e| {
+                Trouble::ForNow(format!("{} cannot be written: {e}", file.display()))
+            })?;
+        }
+        let readers = ReaderGrants::start(
+            &setup.runtime,
+            Arc::clone(&self.controls),
+            setup.store.clone(),
+            &self.readers,
+        );
+        Ok(Running {
+            projector: Some(projector),
+            readers,
+            setup,
+            embedded,
+        })
+    }
+}
+
+/// The URL of the embedded Postgres, password included; readable by its owner alone.
+pub(crate) fn url_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("postgres.url")
+}
+
+/// Why there is no Postgres.
+enum Trouble {
+    ForNow(String),
+    ForGood(String),
+}
+
+fn report(readiness: &Readiness, state: &Arc<Mutex<State>>) {
+    let state = Arc::clone(state);
+    let runtime = Handle::current();
+    readiness.part("postgres", Need::Optional, move || {
+        let store = match &*state.lock() {
+            State::Starting => return PartStatus::degraded("starting"),
+            State::Waiting(why) | State::Absent(why) => return PartStatus::degraded(why.clone()),
+            State::Stopped => return PartStatus::degraded("stopped"),
+            State::Running(running) => running.setup.store.clone(),
+        };
+        let asked = runtime.block_on(async { tokio::time::timeout(PROBE, store.health()).await });
+        match asked {
+            Ok(Ok(())) => PartStatus::ok(""),
+            Ok(Err(error)) => PartStatus::degraded(error.to_string()),
+            Err(_) => PartStatus::degraded(format!("no answer within {} s", PROBE.as_secs())),
+        }
+    });
+}
+
+fn report_projection(readiness: &Readiness, name: &str, progress: &Arc<Progress>) {
+    let progress = Arc::clone(progress);
+    readiness.part(&format!("projection {name}"), Need::Optional, move || {
+        progress
+            .trouble()
+            .map_or(PartStatus::ok(""), PartStatus::degraded)
+    });
+}
+
+/// Rebuilds over this node's Postgres, on a thread of their own.
+struct RebuildJob {
+    state: Arc<Mutex<State>>,
+    last: Arc<Mutex<Rebuild>>,
+}
+
+impl RebuildJob {
+    fn setup(&self) -> Result<Setup, NotBegun> {
+        match &*self.state.lock() {
+            State::Running(running) => Ok(running.setup.clone()),
+            State::Waiting(why) | State::Absent(why) => Err(NotBegun::Unavailable(why.clone())),
+            State::Starting | State::Stopped => {
+                Err(NotBegun::Unavailable("Postgres is starting".into()))
+            }
+        }
+    }
+}
+
+fn named(projections: &[String]) -> Result<What, NotBegun> {
+    let mut what = What {
+        events: false,
+        entities: false,
+    };
+    for name in projections {
+        match name.as_str() {
+            "events" => what.events = true,
+            "entities" => what.entities = true,
+            other => {
+                return Err(NotBegun::Unknown(format!(
+                    "there is no projection `{other}`: there are events, entities"
+                )));
+            }
+        }
+    }
+    if projections.is_empty() {
+        return Err(NotBegun::Unknown(
+            "name a projection: events, entities".into(),
+        ));
+    }
+    Ok(what)
+}
+
+impl Rebuilds for RebuildJob {
+    fn begin(&self, projections: &[String]) -> Result<(), NotBegun> {
+        let what = named(projections)?;
+        let setup = self.setup()?;
+        {
+            let mut last = self.last.lock();
+            if last.status == "running" {
+                return Err(NotBegun::Running);
+            }
+            *last = Rebuild {
+                status: "running",
+                ..Rebuild::default()
+            };
+        }
+        let last = Arc::clone(&self.last);
+        let run = move || {
+            let told = Arc::clone(&last);
+            let mut progress = move |done, total| {
+                let mut last = told.lock();
+                (last.done, last.total) = (done, total);
+            };
+            let outcome = projections::rebuild(&setup, what, &mut progress);
+            let mut last = last.lock();
+            match outcome {
+                Ok(rebuilt) => {
+                    last.status = "done";
+                    last.done = rebuilt.records;
+                    last.paused_ms = Some(rebuilt.paused.as_millis() as u64);
+                }
+                Err(error) => {
+                    last.status = "failed";
+                    last.error = Some(error.to_string());
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new()
+            .name("rebuild".into())
+            .spawn(run);
+        spawned.map(drop).map_err(|e| {
+            self.last.lock().status = "idle";
+            NotBegun::Unavailable(format!("cannot start a thread: {e}"))
+        })
+    }
+
+    fn status(&self) -> Rebuild {
+        self.last.lock().clone()
+    }
+}
+
+/// A node that leaves projections to others.
+pub(crate) struct NoRebuilds;
+
+impl Rebuilds for NoRebuilds {
+    fn begin(&self, _: &[String]) -> Result<(), NotBegun> {
+        let why = "this node runs without projections; ask one that has them";
+        Err(NotBegun::Unavailable(why.into()))
+    }
+
+    fn status(&self) -> Rebuild {
+        Rebuild {
+            status: "idle",
+            ..Rebuild::default()
+        }
+    }
+}

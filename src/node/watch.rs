@@ -1,0 +1,239 @@
+//! What `up` watches while it runs: whether the log can still be written, which processors stall, and their lag.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use metrics::Gauge;
+use parking_lot::Mutex;
+
+use crate::{
+    base::clock::{Clock, Millis, SystemClock},
+    log::{Log, LogError},
+    stream::{
+        lag::{self, Item, Lag},
+        progress::{ProcessorStatus, Progress},
+        stall,
+    },
+    telemetry::metrics::{PROCESSOR_LAG_RECORDS, PROCESSOR_LAG_SECONDS, PROCESSOR_STALLED},
+};
+
+/// How often the log is asked whether it can be written.
+const FAILURE_EVERY: Duration = Duration::from_millis(200);
+/// How often positions are compared with the ends of the log.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often the lag is measured: the oldest records that wait are read.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// A processor that is watched.
+struct One {
+    name: String,
+    progress: Arc<Progress>,
+    records: Gauge,
+    age: Gauge,
+    stalled: Gauge,
+}
+
+/// Collects what is to be watched.
+pub(crate) struct Watch {
+    log: Arc<dyn Log>,
+    watched: Watched,
+}
+
+/// The processors that are watched. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Watched(Arc<Mutex<Processors>>);
+
+#[derive(Default)]
+struct Processors {
+    fixed: Vec<Arc<One>>,
+    /// These come and go.
+    topologies: Vec<Arc<One>>,
+}
+
+impl Watched {
+    /// These topologies' processors, in place of those before.
+    pub(crate) fn replace(&self, processors: &[(String, Arc<Progress>)]) {
+        let mut watched = self.0.lock();
+        for gone in &watched.topologies {
+            if !processors.iter().any(|(kept, _)| *kept == gone.name) {
+                gone.records.set(0.0);
+                gone.age.set(0.0);
+                gone.stalled.set(0.0);
+            }
+        }
+        watched.topologies = processors
+            .iter()
+            .map(|(name, progress)| Arc::new(One::of(name.clone(), progress)))
+            .collect();
+    }
+
+    /// All of them; the lock is not held while the log is asked.
+    fn all(&self) -> Vec<Arc<One>> {
+        let watched = self.0.lock();
+        let all = watched.fixed.iter().chain(&watched.topologies);
+        all.map(Arc::clone).collect()
+    }
+
+    /// The lag of each processor in each partition that this node has.
+    pub(crate) fn lags(&self, log: &dyn Log, now: Millis) -> Result<Vec<Item>, LogError> {
+        let mut items = Vec::new();
+        for one in self.all() {
+            let positions = one.positions();
+            if positions.is_empty()
+                && let Some(why) = one.progress.trouble()
+            {
+                items.push(Item::unknown(one.name.clone(), why));
+            }
+            for (topic, positions) in positions {
+                items.extend(lag::items(log, (&one.name, &topic), &positions, now)?);
+            }
+        }
+        Ok(items)
+    }
+
+    fn check(&self, log: &dyn Log) {
+        let all = self.all();
+        let progress: Vec<_> = all.iter().map(|one| Arc::clone(&one.progress)).collect();
+        if let Err(error) = stall::check(log, &progress) {
+            // What was found before stands, and readiness says that the log is away.
+            tracing::debug!(%error, "the ends of the log are not known");
+        }
+        for one in all {
+            let stalled = matches!(one.progress.status(), ProcessorStatus::Stalled(_));
+            one.stalled.set(f64::from(u8::from(stalled)));
+        }
+    }
+
+    fn measure(&self, log: &dyn Log) {
+        for one in self.all() {
+            match one.lag(log, SystemClock.now()) {
+                Ok(lag) => {
+                    one.records.set(lag.records as f64);
+                    one.age.set(lag.age_ms as f64 / 1000.0);
+                }
+                // The gauges keep what was last known.
+                Err(error) => tracing::debug!(%error, "the lag cannot be measured"),
+            }
+        }
+    }
+}
+
+impl One {
+    fn of(name: String, progress: &Arc<Progress>) -> Self {
+        Self {
+            progress: Arc::clone(progress),
+            records: PROCESSOR_LAG_RECORDS.gauge(&[&name]),
+            age: PROCESSOR_LAG_SECONDS.gauge(&[&name]),
+            stalled: PROCESSOR_STALLED.gauge(&[&name]),
+            name,
+        }
+    }
+
+    fn positions(&self) -> BTreeMap<Arc<str>, Vec<(u32, u64)>> {
+        let mut by_topic: BTreeMap<Arc<str>, Vec<(u32, u64)>> = BTreeMap::new();
+        for (topic, partition, next) in self.progress.positions() {
+            by_topic.entry(topic).or_default().push((partition, next));
+        }
+        by_topic
+    }
+
+    fn lag(&self, log: &dyn Log, now: Millis) -> Result<Lag, LogError> {
+        let mut all = Lag::default();
+        for (topic, positions) in self.positions() {
+            for one in lag::lags(log, &topic, &positions, now)? {
+                all.records += one.records;
+                all.uncommitted += one.uncommitted;
+                all.age_ms = all.age_ms.max(one.age_ms);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Watches until it is dropped.
+pub(crate) struct Watching {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(crate) fn new(log: &Arc<dyn Log>) -> Self {
+        Self {
+            log: Arc::clone(log),
+            watched: Watched::default(),
+        }
+    }
+
+    pub(crate) fn processor(&mut self, name: &'static str, progress: &Arc<Progress>) {
+        let one = Arc::new(One::of(name.to_owned(), progress));
+        self.watched.0.lock().fixed.push(one);
+    }
+
+    /// What is watched; some of it may change after the start.
+    pub(crate) fn watched(&self) -> Watched {
+        self.watched.clone()
+    }
+
+    pub(crate) fn start(self) -> std::io::Result<Watching> {
+        let mut watching = Watching {
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        let (log, stop) = (Arc::clone(&self.log), Arc::clone(&watching.stop));
+        let thread = std::thread::Builder::new().name("watch".into());
+        watching
+            .threads
+            .push(thread.spawn(move || watch_failure(&*log, &stop))?);
+        let stop = Arc::clone(&watching.stop);
+        // It waits for brokers, which must not keep the process alive when the log has failed.
+        let thread = std::thread::Builder::new().name("lag".into());
+        watching
+            .threads
+            .push(thread.spawn(move || self.watch_processors(&stop))?);
+        Ok(watching)
+    }
+
+    fn watch_processors(&self, stop: &AtomicBool) {
+        let (mut checked, mut measured) = (Instant::now(), Instant::now());
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(FAILURE_EVERY);
+            if checked.elapsed() >= CHECK_EVERY {
+                checked = Instant::now();
+                self.watched.check(&*self.log);
+            }
+            if measured.elapsed() >= MEASURE_EVERY {
+                measured = Instant::now();
+                self.watched.measure(&*self.log);
+            }
+        }
+    }
+}
+
+fn watch_failure(log: &dyn Log, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(FAILURE_EVERY);
+        if let Some(why) = log.failure() {
+            crate::telemetry::print_note(&format!(
+                "the log cannot be written any more, so the process ends; the next start recovers: {why}"
+            ));
+            std::process::exit(1);
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said why.
+            let _ = thread.join();
+        }
+    }
+}

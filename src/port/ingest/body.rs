@@ -1,0 +1,133 @@
+//! Reading a body: bounded in size, time and memory.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+/// A whole body must be there within this time.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Bodies up to this size take no part in the budget.
+const SMALL: usize = 64 * 1024;
+/// Bytes of larger bodies that may be in memory at once.
+const BUDGET: usize = 64 << 20;
+/// What is read and thrown away of a refused body, so that a client that does not wait for the answer reads it.
+const LINGER_BYTES: usize = 16 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    /// Larger than the limit.
+    TooLarge,
+    /// Not there in time.
+    Slow,
+    /// The client went away, or broke the framing.
+    Broken,
+    /// Too many large bodies at once.
+    Busy,
+}
+
+/// The memory of large bodies.
+#[derive(Clone, Default)]
+pub(crate) struct Budget(Arc<AtomicUsize>);
+
+struct Held(Arc<AtomicUsize>, usize);
+
+impl Budget {
+    fn take(&self, bytes: usize) -> Option<Held> {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        let held = Held(Arc::clone(&self.0), bytes);
+        (before + bytes <= BUDGET).then_some(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// What the client announced, if it did.
+pub(crate) fn announced(body: &Incoming) -> Option<u64> {
+    body.size_hint().exact()
+}
+
+/// The whole body, of at most `limit` bytes. The memory of a large one is counted while it is read.
+pub(crate) async fn read(
+    body: &mut Incoming,
+    limit: usize,
+    budget: &Budget,
+) -> Result<Bytes, BodyError> {
+    let expected = match announced(body) {
+        Some(0) => return Ok(Bytes::new()),
+        Some(announced) if announced > limit as u64 => return Err(BodyError::TooLarge),
+        Some(announced) => announced as usize,
+        None => limit,
+    };
+    tokio::time::timeout(DEADLINE, collect(body, expected, limit, budget))
+        .await
+        .unwrap_or(Err(BodyError::Slow))
+}
+
+async fn collect(
+    body: &mut Incoming,
+    expected: usize,
+    limit: usize,
+    budget: &Budget,
+) -> Result<Bytes, BodyError> {
+    let mut whole = BytesMut::new();
+    let mut held = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
+            continue;
+        };
+        // What came in one piece, as nearly everything does, is not copied.
+        if whole.is_empty() && body.is_end_stream() {
+            return if data.len() > limit {
+                Err(BodyError::TooLarge)
+            } else {
+                Ok(data)
+            };
+        }
+        if whole.len() + data.len() > limit {
+            return Err(BodyError::TooLarge);
+        }
+        if held.is_none() && whole.len() + data.len() > SMALL {
+            held = Some(budget.take(expected).ok_or(BodyError::Busy)?);
+            whole.reserve(expected - whole.len());
+        } else if whole.is_empty() {
+            whole.reserve(expected.min(SMALL).max(data.len()));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+/// Reads on what will not be used, in the background and only for a while: closing at once would reset the
+/// connection under a client that is still sending, and the answer with it.
+pub(crate) fn discard(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(async move {
+        let mut left = LINGER_BYTES;
+        let drain = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                left = match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                    Some(left) => left,
+                    None => return,
+                };
+            }
+        };
+        // Over time: the connection is closed under it.
+        let _ = tokio::time::timeout(LINGER, drain).await;
+    });
+}

@@ -1,0 +1,419 @@
+//! `POST /v1/events`: one event or a batch, in every form.
+//!
+//! Checks in this order: length, controls, key, media type, body, fields, scope, identity, append.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    answer::{self, Outcome, Refusal},
+    body::{self, BodyError},
+    idempotency::Verdict,
+    intake::{Reserved, Unsent},
+    media::{self, Form},
+    nodes::{Nodes, Reservation},
+};
+use crate::port::{Shared, auth, problem::Problem};
+use crate::{
+    base::{
+        clock::Millis,
+        id::{Identity, IdentityMap},
+    },
+    controls::Key,
+    envelope::{
+        self, Binding, Body, BodyHash, Invalid, Item, Parsed, TraceContext, avro::encode_ingress,
+    },
+    log::Record,
+};
+
+/// The most bytes of an idempotency key.
+const IDEMPOTENCY_KEY_MAX: usize = 512;
+
+/// Answers the request, whatever it is.
+pub(crate) async fn post(
+    shared: &Shared,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Full<Bytes>> {
+    let began = std::time::Instant::now();
+    let id = shared.ids.next();
+    let response = match take(shared, request, peer).await {
+        Ok(outcomes) => {
+            shared.meters.count(&outcomes);
+            answer::respond(id, outcomes)
+        }
+        Err(problem) => problem.into_response(id),
+    };
+    shared.meters.answered(response.status().as_u16());
+    shared.meters.seconds.record(began.elapsed());
+    response
+}
+
+async fn take(
+    shared: &Shared,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Result<Vec<Outcome>, Problem> {
+    let (head, mut body) = request.into_parts();
+    let checked = check_head(shared, &head.headers, &body, peer);
+    let (key, form, limit) = match checked {
+        Ok(checked) => checked,
+        Err(problem) => {
+            body::discard(body);
+            return Err(problem);
+        }
+    };
+    let bytes = match body::read(&mut body, limit, &shared.bodies).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            body::discard(body);
+            return Err(refuse_body(error, form, limit));
+        }
+    };
+    let now = shared.clock.now();
+    let mut taking = Taking {
+        shared,
+        key: &key,
+        header: idempotency_key(&head.headers)?,
+        trace: trace(&head.headers),
+        now,
+        outcomes: Vec::new(),
+        unsent: shared.intake.unsent(),
+    };
+    taking.read(form, &head.headers, &bytes)?;
+    Ok(taking.append().await)
+}
+
+fn check_head(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: &Incoming,
+    peer: IpAddr,
+) -> Result<(std::sync::Arc<Key>, Form, usize), Problem> {
+    let limits = &shared.limits;
+    let announced = body::announced(body).unwrap_or(0);
+    if announced > limits.batch_bytes as u64 {
+        let form = media::form(headers).unwrap_or(Form::Json);
+        return Err(refuse_body(BodyError::TooLarge, form, limits.batch_bytes));
+    }
+    let key = auth::authenticate(shared, headers, peer)?;
+    let form = media::form(headers)?;
+    let limit = match form {
+        Form::Structured | Form::Binary => limits.single_bytes,
+        Form::Batch | Form::Json => limits.batch_bytes,
+    };
+    if announced > limit as u64 {
+        return Err(refuse_body(BodyError::TooLarge, form, limit));
+    }
+    Ok((key, form, limit))
+}
+
+fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
+    match error {
+        BodyError::TooLarge if form == Form::Batch => {
+            Problem::too_large("batch_too_large", format!("a batch may have {limit} bytes"))
+        }
+        BodyError::TooLarge => Problem::too_large(
+            "payload_too_large",
+            format!("the body may have {limit} bytes"),
+        ),
+        BodyError::Slow => Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "the body did not come within 10 seconds",
+        ),
+        BodyError::Broken => Problem::invalid("the body broke off, or its framing is wrong"),
+        BodyError::Busy => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many large bodies at once; send it again",
+        )
+        .retry_after(1),
+    }
+}
+
+/// The trace that the request belongs to.
+fn trace(headers: &HeaderMap) -> Option<TraceContext<'_>> {
+    let all = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+    TraceContext::of(all("traceparent"), all("tracestate"))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let given = headers
+        .get("idempotency-key")
+        .or_else(|| headers.get("x-idempotency-key"));
+    let Some(value) = given.filter(|v| !v.is_empty()) else {
+        return Ok(None);
+    };
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) if text.len() <= IDEMPOTENCY_KEY_MAX => Ok(Some(text)),
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_idempotency_key",
+            "`Idempotency-Key` must be UTF-8 of at most 512 bytes",
+        )),
+    }
+}
+
+/// One request on its way in.
+struct Taking<'a> {
+    shared: &'a Shared,
+    key: &'a Key,
+    /// `Idempotency-Key`.
+    header: Option<&'a str>,
+    /// `traceparent` and `tracestate`, which events have that name none themselves.
+    trace: Option<TraceContext<'a>>,
+    now: Millis,
+    outcomes: Vec<Outcome>,
+    /// What is to be appended.
+    unsent: Unsent<'a>,
+}
+
+impl Taking<'_> {
+    fn read(&mut self, form: Form, headers: &HeaderMap, body: &[u8]) -> Result<(), Problem> {
+        let (tenant, now) = (&self.key.tenant, self.now);
+        let most = self.shared.limits.batch_items;
+        let one = |parsed| match parsed {
+            Ok(parsed) => Ok(Body::One(parsed)),
+            Err(invalid) => Err(invalid),
+        };
+        let parsed = match form {
+            Form::Json => envelope::parse(body, most, tenant, now),
+            Form::Structured => one(envelope::parse_structured(
+                body,
+                envelope::Form::CloudEvents,
+                tenant,
+                now,
+            )),
+            Form::Batch => {
+                envelope::parse_batch(body, envelope::Form::CloudEvents, most, tenant, now)
+                    .map(Body::Batch)
+            }
+            Form::Binary => {
+                let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+                let headers = headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_bytes()));
+                one(envelope::parse_binary(
+                    headers,
+                    Binding::Http,
+                    content_type,
+                    Some(body),
+                    tenant,
+                    now,
+                ))
+            }
+        };
+        match parsed {
+            Ok(Body::One(parsed)) => self.single(body.len(), parsed)?,
+            Ok(Body::Batch(items)) => self.batch(items)?,
+            Err(invalid) if invalid.code == "batch_too_large" => {
+                return Err(Problem::too_large("batch_too_large", invalid.message));
+            }
+            Err(invalid) => self
+                .outcomes
+                .push(Outcome::Refused(Refusal::invalid(invalid))),
+        }
+        Ok(())
+    }
+
+    fn single(&mut self, size: usize, parsed: Parsed<'_>) -> Result<(), Problem> {
+        let limit = self.shared.limits.single_bytes;
+        if size > limit {
+            return Err(Problem::too_large(
+                "payload_too_large",
+                format!("a single event may have {limit} bytes"),
+            ));
+        }
+        let outcome = self.item(size, Ok(parsed));
+        self.outcomes.push(outcome);
+        Ok(())
+    }
+
+    fn batch(&mut self, items: Vec<Item<'_>>) -> Result<(), Problem> {
+        if items.is_empty() && !self.key.writes_events {
+            return Err(Problem::denied(
+                "the key lacks the permission `events:write`",
+            ));
+        }
+        // Of one identity twice in a batch the first counts.
+        let mut mine: IdentityMap<BodyHash> = IdentityMap::default();
+        mine.reserve(items.len());
+        self.outcomes.reserve(items.len());
+        for item in items {
+            let outcome = match self.judge(item.raw.len(), item.parsed) {
+                Err(refusal) => Outcome::Refused(refusal),
+                Ok((id, parsed)) => match mine.get(&id) {
+                    Some(body) if body.is_same(&parsed.body_hash) => Outcome::Duplicate(id),
+                    Some(_) => Outcome::Refused(Refusal::mismatch(id)),
+                    None => {
+                        let body = parsed.body_hash;
+                        let outcome = self.reserve(id, &parsed);
+                        if matches!(outcome, Outcome::Ingested(_)) {
+                            mine.insert(id, body);
+                        }
+                        outcome
+                    }
+                },
+            };
+            self.outcomes.push(outcome);
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, size: usize, parsed: Result<Parsed<'_>, Invalid>) -> Outcome {
+        match self.judge(size, parsed) {
+            Ok((id, parsed)) => self.reserve(id, &parsed),
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+
+    /// Fields and scope.
+    fn judge<'p>(
+        &self,
+        size: usize,
+        parsed: Result<Parsed<'p>, Invalid>,
+    ) -> Result<(Identity, Parsed<'p>), Refusal> {
+        let constraints = &self.key.scopes.constraints;
+        let own = (constraints.max_payload_kb as usize).saturating_mul(1024);
+        // What could not be sent alone cannot be sent in a batch.
+        let limit = own.min(self.shared.limits.single_bytes);
+        if size > limit {
+            return Err(Refusal::too_large(limit));
+        }
+        let mut parsed = parsed.map_err(Refusal::invalid)?;
+        if let Some(trace) = &self.trace {
+            parsed.event.keep_trace(trace);
+        }
+        let event = &parsed.event;
+        if !self.key.writes_events {
+            return Err(Refusal::permission());
+        }
+        if !constraints.env_allowlist.is_empty() {
+            let env = event.source.rsplit('/').next().unwrap_or_default();
+            if !constraints
+                .env_allowlist
+                .iter()
+                .any(|allowed| allowed == env)
+            {
+                return Err(Refusal::environment(env));
+            }
+        }
+        let key = self.header.or(event.idempotency_key.as_deref());
+        let id = match key {
+            Some(key) => Identity::of("event-key", &[event.tenant.as_str(), key, &event.id]),
+            None => event.identity(),
+        };
+        Ok((id, parsed))
+    }
+
+    fn reserve(&mut self, id: Identity, parsed: &Parsed<'_>) -> Outcome {
+        let verdict = self.shared.intake.reserve(id, parsed.body_hash, self.now);
+        if let Some(outcome) = not_new(id, verdict) {
+            return outcome;
+        }
+        let event = &parsed.event;
+        let mut value =
+            Vec::with_capacity(256 + size_of_data(&event.data) + event.extensions.len());
+        encode_ingress(event, &mut value);
+        let pushed = self.unsent.push(Reserved {
+            id,
+            body: parsed.body_hash,
+            record: Record {
+                key: Some(event.record_key().into()),
+                value: Some(value.into()),
+                headers: Vec::new(),
+            },
+        });
+        match pushed {
+            Ok(()) => Outcome::Ingested(id),
+            Err(limit) => Outcome::Refused(Refusal::too_large(limit)),
+        }
+    }
+
+    /// Appends what is new. Until it is durable, nothing of it was accepted, nor what repeats it.
+    async fn append(mut self) -> Vec<Outcome> {
+        let mut reservation = None;
+        if let Some(nodes) = &self.shared.nodes {
+            reservation = self.ask_others(nodes).await;
+        }
+        if self.unsent.is_empty() {
+            return self.outcomes;
+        }
+        // One event alone is what most requests are, and needs none of this.
+        let sent = if self.outcomes.len() > 1 {
+            self.unsent.ids()
+        } else {
+            Vec::new()
+        };
+        // The other nodes are told when the append has ended, which may be long after the answer.
+        let fate = reservation.map(|reservation| {
+            let (tell, fate) = oneshot::channel();
+            reservation.settle(fate);
+            tell
+        });
+        let durable = self.unsent.submit(fate).await.unwrap_or(false);
+        if !durable {
+            for outcome in &mut self.outcomes {
+                let lost = match outcome {
+                    Outcome::Ingested(_) => true,
+                    Outcome::Duplicate(id) => sent.iter().any(|(sent, _)| sent == id),
+                    Outcome::Refused(_) => false,
+                };
+                if lost {
+                    *outcome = Outcome::Refused(Refusal::unavailable());
+                }
+            }
+        }
+        self.outcomes
+    }
+
+    /// What is new here may be known to another node.
+    async fn ask_others(&mut self, nodes: &Nodes) -> Option<Reservation> {
+        if self.unsent.is_empty() {
+            return None;
+        }
+        let ids = self.unsent.ids();
+        let (reservation, verdicts) = nodes.reserve(ids.clone(), self.now).await;
+        self.unsent.retain(|index| verdicts[index] == Verdict::New);
+        for ((id, _), verdict) in ids.iter().zip(verdicts) {
+            let Some(instead) = not_new(*id, verdict) else {
+                continue;
+            };
+            // Itself, and what repeats it in this batch.
+            for outcome in &mut self.outcomes {
+                if matches!(outcome, Outcome::Ingested(i) | Outcome::Duplicate(i) if i == id) {
+                    *outcome = instead.clone();
+                }
+            }
+        }
+        Some(reservation)
+    }
+}
+
+/// The outcome of an identity that is not to be appended.
+fn not_new(id: Identity, verdict: Verdict) -> Option<Outcome> {
+    match verdict {
+        Verdict::New => None,
+        Verdict::Duplicate => Some(Outcome::Duplicate(id)),
+        Verdict::Mismatch => Some(Outcome::Refused(Refusal::mismatch(id))),
+        Verdict::InFlight => Some(Outcome::Refused(Refusal::in_flight(id))),
+        Verdict::Full => Some(Outcome::Refused(Refusal::unavailable())),
+    }
+}
+
+fn size_of_data(data: &envelope::Data<'_>) -> usize {
+    match data {
+        envelope::Data::Absent => 0,
+        envelope::Data::Json(text) => text.len(),
+        envelope::Data::Binary(bytes) => bytes.len(),
+    }
+}

@@ -1,0 +1,403 @@
+//! From requests to the log. Requests gather while an append is under way and go on together: one append, one change of the
+//! window and one wake-up for all of them.
+//!
+//! A request waits [`DEADLINE`] for its append; the append itself is followed to its end, for until then its
+//! identities are in flight. After an append that failed nothing is taken until the window has been read back.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::idempotency::{Seen, Verdict};
+use crate::{
+    base::{
+        clock::{Clock, Millis},
+        id::Identity,
+    },
+    envelope::BodyHash,
+    log::{Append, Log, Record, record_size},
+    state::{StateError, StateStore},
+};
+
+/// How long a request waits for its append.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// A group that waits for its turn is looked at this often.
+const LOOK: Duration = Duration::from_millis(250);
+/// A group takes no more requests beyond this.
+const GROUP_RECORDS: usize = 1024;
+const GROUP_BYTES: usize = 4 << 20;
+/// Bytes of records that wait or are under way; beyond this, requests are refused.
+const MOST_BYTES: usize = 128 << 20;
+/// After a failed append, at least this long nothing is taken.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the intake works with.
+pub(crate) struct Options {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) store: StateStore,
+    pub(crate) window: Duration,
+    pub(crate) appends: usize,
+}
+
+/// An item whose identity is reserved.
+pub(crate) struct Reserved {
+    pub(crate) id: Identity,
+    pub(crate) body: BodyHash,
+    pub(crate) record: Record,
+}
+
+/// Whether a request's records are durable.
+pub(crate) type Durable = oneshot::Receiver<bool>;
+
+/// The way to the log. Dropping it stops it; what is under way then is lost only to those who wait.
+pub(crate) struct Intake {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    log: Arc<dyn Log>,
+    topic: Arc<str>,
+    clock: Arc<dyn Clock>,
+    seen: Seen,
+    queue: Mutex<VecDeque<Group>>,
+    /// Bytes of records in the queue and under way.
+    bytes: AtomicUsize,
+    /// The largest record that the topic takes.
+    limit: AtomicUsize,
+    work: Notify,
+    turns: Arc<Semaphore>,
+    appends: u32,
+    /// Identities whose append failed: the window in memory is ahead of the disk.
+    failed: Mutex<Vec<(Identity, BodyHash)>>,
+    closed: AtomicBool,
+}
+
+/// Requests that are appended together.
+struct Group {
+    since: Instant,
+    bytes: usize,
+    ids: Vec<(Identity, BodyHash)>,
+    records: Vec<Append>,
+    waiters: Vec<oneshot::Sender<bool>>,
+    /// Told when the append has ended, whoever still waits: whether the records are durable.
+    fates: Vec<oneshot::Sender<bool>>,
+}
+
+/// Items of one request that are reserved and not sent on. Dropped, for their sender hung up, they are new again.
+pub(crate) struct Unsent<'a> {
+    intake: &'a Intake,
+    items: Vec<Reserved>,
+}
+
+impl Unsent<'_> {
+    /// Adds an item. `Err`: the log takes no record of that size, but of this; its identity is new again.
+    pub(crate) fn push(&mut self, item: Reserved) -> Result<(), usize> {
+        let shared = &self.intake.shared;
+        let limit = shared.limit.load(Ordering::Relaxed);
+        if record_size(&item.record) > limit {
+            shared.seen.settle(&[(item.id, item.body)]);
+            return Err(limit);
+        }
+        self.items.push(item);
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Identities and bodies, in order.
+    pub(crate) fn ids(&self) -> Vec<(Identity, BodyHash)> {
+        self.items.iter().map(|item| (item.id, item.body)).collect()
+    }
+
+    /// Keeps the items for which `keep` says so, in order; the others are not in flight here.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let mut index = 0;
+        self.items.retain(|item| {
+            let kept = keep(index);
+            index += 1;
+            if !kept {
+                self.intake.shared.seen.settle(&[(item.id, item.body)]);
+            }
+            kept
+        });
+    }
+
+    /// Sends them on. `fate` is told how the append ended, even if that is after whoever waits was answered; never, if the
+    /// process ends first.
+    pub(crate) fn submit(mut self, fate: Option<oneshot::Sender<bool>>) -> Durable {
+        let items = std::mem::take(&mut self.items);
+        self.intake.submit(items, fate)
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.retain(|_| false);
+    }
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            bytes: 0,
+            ids: Vec::with_capacity(64),
+            records: Vec::with_capacity(64),
+            waiters: Vec::with_capacity(64),
+            fates: Vec::new(),
+        }
+    }
+
+    fn ended(&mut self, durable: bool) {
+        for fate in self.fates.drain(..) {
+            // Nobody needs it any more.
+            let _ = fate.send(durable);
+        }
+    }
+
+    fn answer(&mut self, durable: bool) {
+        for waiter in self.waiters.drain(..) {
+            // Whoever hung up learns it by asking again.
+            let _ = waiter.send(durable);
+        }
+    }
+}
+
+impl Intake {
+    /// Reads the window back and starts.
+    pub(crate) fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Self, StateError> {
+        let appends = options.appends.clamp(1, 64);
+        let shared = Arc::new(Shared {
+            log: options.log,
+            topic: options.topic,
+            clock,
+            seen: Seen::open(options.store, options.window)?,
+            queue: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            limit: AtomicUsize::new(usize::MAX),
+            work: Notify::new(),
+            turns: Arc::new(Semaphore::new(appends)),
+            appends: appends as u32,
+            failed: Mutex::default(),
+            closed: AtomicBool::new(false),
+        });
+        let task = tokio::spawn(Arc::clone(&shared).run());
+        Ok(Self { shared, task })
+    }
+
+    /// Judges an identity, and reserves it if it is new: then it must be submitted.
+    pub(crate) fn reserve(&self, id: Identity, body: BodyHash, now: Millis) -> Verdict {
+        if self.shared.closed.load(Ordering::Relaxed)
+            || self.shared.bytes.load(Ordering::Relaxed) > MOST_BYTES
+        {
+            return Verdict::Full;
+        }
+        self.shared
+            .seen
+            .reserve(id, body, now)
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "the window of identities cannot be read");
+                Verdict::Full
+            })
+    }
+
+    /// The items of one request, none yet.
+    pub(crate) fn unsent(&self) -> Unsent<'_> {
+        Unsent {
+            intake: self,
+            items: Vec::new(),
+        }
+    }
+
+    fn submit(&self, items: Vec<Reserved>, fate: Option<oneshot::Sender<bool>>) -> Durable {
+        let (answer, durable) = oneshot::channel();
+        let wake = {
+            let mut queue = self.shared.queue.lock();
+            let wake = queue.is_empty();
+            let full = |g: &Group| g.records.len() >= GROUP_RECORDS || g.bytes >= GROUP_BYTES;
+            if queue.back().is_none_or(full) {
+                queue.push_back(Group::new());
+            }
+            let mut bytes = 0;
+            if let Some(group) = queue.back_mut() {
+                for item in items {
+                    bytes += item.record.value.as_ref().map_or(0, bytes::Bytes::len);
+                    group.ids.push((item.id, item.body));
+                    group.records.push(Append {
+                        topic: Arc::clone(&self.shared.topic),
+                        record: item.record,
+                    });
+                }
+                group.waiters.push(answer);
+                group.fates.extend(fate);
+                group.bytes += bytes;
+            }
+            self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+            wake
+        };
+        if wake {
+            self.shared.work.notify_one();
+        }
+        durable
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    async fn run(self: Arc<Self>) {
+        let shared = Arc::clone(&self);
+        // Nobody waits for the answer: until it comes, what is too large fails when it is appended.
+        drop(tokio::task::spawn_blocking(move || shared.ask_limit()));
+        loop {
+            let turn = self.turn().await;
+            if self.closed.load(Ordering::Relaxed) {
+                drop(turn);
+                self.recover().await;
+                continue;
+            }
+            let Some(group) = self.next() else {
+                drop(turn);
+                self.work.notified().await;
+                continue;
+            };
+            self.append(group, turn);
+        }
+    }
+
+    /// Blocks.
+    fn ask_limit(&self) {
+        let limit = self.log.record_limit(&self.topic);
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Waits for a turn to append; meanwhile groups whose time is up are answered.
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        loop {
+            let turn = Arc::clone(&self.turns).acquire_owned();
+            if let Ok(Ok(turn)) = tokio::time::timeout(LOOK, turn).await {
+                return turn;
+            }
+            self.expire();
+        }
+    }
+
+    fn next(&self) -> Option<Group> {
+        self.queue.lock().pop_front()
+    }
+
+    /// Gives up groups that waited too long for their turn: nothing of them reached the log.
+    fn expire(&self) {
+        let mut late = Vec::new();
+        {
+            let mut queue = self.queue.lock();
+            while queue.front().is_some_and(|g| g.since.elapsed() >= DEADLINE) {
+                late.extend(queue.pop_front());
+            }
+        }
+        for group in late {
+            self.give_up(group);
+        }
+    }
+
+    fn give_up(&self, mut group: Group) {
+        self.seen.settle(&group.ids);
+        self.bytes.fetch_sub(group.bytes, Ordering::Relaxed);
+        group.ended(false);
+        group.answer(false);
+    }
+
+    fn append(self: &Arc<Self>, mut group: Group, turn: OwnedSemaphorePermit) {
+        let records = std::mem::take(&mut group.records);
+        let mut acknowledged = self.seen.commit(&group.ids, self.clock.now(), |changes| {
+            self.log.append(records, Some(changes))
+        });
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let in_time = tokio::time::timeout_at(group.since + DEADLINE, &mut acknowledged).await;
+            let result = if let Ok(result) = in_time {
+                result
+            } else {
+                group.answer(false);
+                acknowledged.await
+            };
+            if result.is_err() {
+                // The process ends: nobody knows.
+                group.fates.clear();
+            }
+            let error = match result {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("the log is closing".to_owned()),
+            };
+            if let Some(error) = error {
+                // Before anyone is told, so that nothing more is reserved against a window that is wrong.
+                shared.closed.store(true, Ordering::Relaxed);
+                shared.failed.lock().extend_from_slice(&group.ids);
+                tracing::warn!(error, records = group.ids.len(), "an append failed");
+                group.ended(false);
+                group.answer(false);
+                shared.work.notify_one();
+            } else {
+                shared.seen.settle(&group.ids);
+                group.ended(true);
+                group.answer(true);
+            }
+            shared.bytes.fetch_sub(group.bytes, Ordering::Relaxed);
+            drop(turn);
+        });
+    }
+
+    /// After a failed append: waits until nothing is under way, reads the window back, and opens again.
+    async fn recover(self: &Arc<Self>) {
+        while let Some(group) = self.next() {
+            self.give_up(group);
+        }
+        // Never closed.
+        let Ok(all) = Arc::clone(&self.turns)
+            .acquire_many_owned(self.appends)
+            .await
+        else {
+            return;
+        };
+        tokio::time::sleep(PAUSE).await;
+        let shared = Arc::clone(self);
+        let reloaded = tokio::task::spawn_blocking(move || {
+            // The topic may take less than it did: nothing else would be appended again and again.
+            shared.log.forget_record_limits();
+            shared.ask_limit();
+            shared.seen.reload()
+        })
+        .await;
+        match reloaded {
+            Ok(Ok(())) => {
+                let failed = std::mem::take(&mut *self.failed.lock());
+                self.seen.settle(&failed);
+                self.closed.store(false, Ordering::Relaxed);
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the window of identities cannot be read"),
+            Err(error) => tracing::error!(%error, "the window of identities cannot be read"),
+        }
+        drop(all);
+    }
+}

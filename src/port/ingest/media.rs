@@ -1,0 +1,78 @@
+//! Which form a body has.
+
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
+};
+
+use crate::envelope::{Form as Dialect, Media};
+use crate::port::problem::Problem;
+
+/// The form of a request to `/v1/events`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `application/cloudevents+json`: one.
+    Structured,
+    /// `application/cloudevents-batch+json`: an array.
+    Batch,
+    /// `application/json`: one, an array, or `{"events": […]}`.
+    Json,
+    /// One, its attributes in `ce-` headers.
+    Binary,
+}
+
+/// Any of these makes it binary mode; what is missing then is an error of its own.
+const BINARY: [&str; 4] = ["ce-specversion", "ce-id", "ce-source", "ce-type"];
+
+/// Bodies are taken as they are: one in any encoding is refused, with what would be taken (RFC 9110, section 12.5.3).
+pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let encodings = headers.get_all(CONTENT_ENCODING).into_iter();
+    let is_plain = |encoding: &[u8]| {
+        let encoding = encoding.trim_ascii();
+        encoding.is_empty() || encoding.eq_ignore_ascii_case(b"identity")
+    };
+    for encoding in encodings {
+        if !encoding.as_bytes().split(|b| *b == b',').all(is_plain) {
+            let detail = "bodies are taken as they are: send it without `Content-Encoding`";
+            let problem = Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_content_encoding",
+                detail,
+            );
+            return Err(problem.header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        }
+    }
+    Ok(())
+}
+
+/// Judges `content-type` and `content-encoding`.
+pub(crate) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+    plain(headers)?;
+    if headers.get_all(CONTENT_TYPE).into_iter().nth(1).is_some() {
+        return Err(Problem::invalid("header `content-type` is given twice"));
+    }
+    let given = headers
+        .get(CONTENT_TYPE)
+        .map_or("", |v| v.to_str().unwrap_or("?"));
+    let binary = || BINARY.iter().any(|name| headers.contains_key(*name));
+    match Media::of(given) {
+        Media::Structured(Dialect::CloudEvents) => Ok(Form::Structured),
+        Media::Batch => Ok(Form::Batch),
+        Media::OtherCloudEvents => Err(unsupported(format!(
+            "`{given}` is not taken; of CloudEvents' formats JSON is"
+        ))),
+        _ if binary() => Ok(Form::Binary),
+        Media::Structured(Dialect::OmniLink) => Ok(Form::Json),
+        Media::Other => Err(unsupported(format!(
+            "content type `{given}` is not taken; send application/json, application/cloudevents+json, application/cloudevents-batch+json, or `ce-` headers"
+        ))),
+    }
+}
+
+fn unsupported(detail: String) -> Problem {
+    Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        detail,
+    )
+}

@@ -1,0 +1,378 @@
+//! What all nodes share about identities, in Redis: one that another node has in flight, or has seen.
+//!
+//! `{prefix}idempotency:{identity}` holds a state (`f` in flight, `d` durable), the body's hash, when it was reserved, and by
+//! which request. What is in flight is deleted when its append failed or was never begun, so that any body is taken then; when
+//! its node is gone, another one takes it over after [`AGAIN_AFTER`]. Without Redis each node goes by its own window, and
+//! admission still takes each event once.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::RwLock;
+use redis::{Client, RedisError, aio::MultiplexedConnection};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::idempotency::{AGAIN_AFTER, Verdict};
+use crate::{
+    base::{clock::Millis, id::Identity},
+    config::SecretUrl,
+    envelope::BodyHash,
+    telemetry::PartStatus,
+};
+
+/// An answer of Redis must be there within this time; else the request goes on without it.
+const ANSWER: Duration = Duration::from_millis(250);
+/// Connecting, and the pause before the next try.
+const CONNECT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(500);
+/// A connection is looked at this often.
+const LOOK: Duration = Duration::from_secs(1);
+
+const IN_FLIGHT: u8 = b'f';
+const DURABLE: u8 = b'd';
+
+/// Puts a value in another's place, if that is still there; answers with what is there if not.
+const TAKE_OVER: &str = "local there = redis.call('GET', KEYS[1]) \
+    if there and there ~= ARGV[1] then return there end \
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) \
+    return false";
+/// Deletes a value, if it is still there.
+const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end \
+    return 0";
+
+/// The other nodes, by way of Redis. Dropping it closes the connection.
+pub struct Nodes {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    client: Client,
+    prefix: String,
+    window: Duration,
+    connection: RwLock<Option<MultiplexedConnection>>,
+    /// Why there is none; never a URL.
+    trouble: RwLock<String>,
+}
+
+impl Nodes {
+    /// Connects in the background, and again whenever the connection is lost. The error says what is wrong with the URL.
+    pub fn start(url: &SecretUrl, prefix: &str, window: Duration) -> Result<Self, RedisError> {
+        let shared = Arc::new(Shared {
+            client: Client::open(url.expose())?,
+            prefix: format!("{prefix}idempotency:"),
+            window,
+            connection: RwLock::new(None),
+            trouble: RwLock::new("not connected yet".into()),
+        });
+        let task = tokio::spawn(Arc::clone(&shared).keep_connected());
+        Ok(Self { shared, task })
+    }
+
+    /// For `/readyz`.
+    pub fn probe(&self) -> impl Fn() -> PartStatus + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || match &*shared.connection.read() {
+            Some(_) => PartStatus::ok(""),
+            None => PartStatus::degraded(format!(
+                "each node goes by its own window: {}",
+                shared.trouble.read()
+            )),
+        }
+    }
+
+    /// Judges identities that are new on this node, in order, and reserves those that are new everywhere.
+    pub(crate) async fn reserve(
+        &self,
+        ids: Vec<(Identity, BodyHash)>,
+        now: Millis,
+    ) -> (Reservation, Vec<Verdict>) {
+        // Made before anything is asked: whoever hangs up meanwhile leaves nothing reserved.
+        let mut mine = Reservation::new(&self.shared, ids, now);
+        let verdicts = mine.take().await;
+        mine.keep(&verdicts);
+        (mine, verdicts)
+    }
+}
+
+/// Identities that this node has marked as in flight. Dropped, they are free for any body again.
+pub(crate) struct Reservation {
+    shared: Arc<Shared>,
+    ids: Vec<(Identity, BodyHash)>,
+    now: Millis,
+    /// Tells this reservation from those of other nodes, and of other requests.
+    nonce: u64,
+}
+
+impl Reservation {
+    fn new(shared: &Arc<Shared>, ids: Vec<(Identity, BodyHash)>, now: Millis) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            ids,
+            now,
+            nonce: rand::random(),
+        }
+    }
+
+    fn value(&self, body: &BodyHash) -> [u8; VALUE] {
+        value(IN_FLIGHT, body, self.now, self.nonce)
+    }
+
+    async fn take(&self) -> Vec<Verdict> {
+        let mut pipe = redis::pipe();
+        for (id, body) in &self.ids {
+            pipe.cmd("SET")
+                .arg(self.shared.key(id))
+                .arg(&self.value(body)[..])
+                .arg("NX")
+                .arg("GET")
+                .arg("PX")
+                .arg(self.shared.window_ms());
+        }
+        let found = self.shared.ask::<Vec<Option<Vec<u8>>>>(&pipe).await;
+        let Some(found) = found.filter(|found| found.len() == self.ids.len()) else {
+            return vec![Verdict::New; self.ids.len()];
+        };
+        let mut verdicts = Vec::with_capacity(found.len());
+        for ((id, body), found) in self.ids.iter().zip(found) {
+            let Some(found) = found else {
+                verdicts.push(Verdict::New);
+                continue;
+            };
+            verdicts.push(match judge(&found, body, self.now) {
+                Judged::Verdict(verdict) => verdict,
+                Judged::Abandoned => self.take_over(id, body, &found).await,
+            });
+        }
+        verdicts
+    }
+
+    /// One that was in flight for too long is ours, whatever its body: whoever reserved it is gone. Of several nodes that find
+    /// it, one takes it.
+    async fn take_over(&self, id: &Identity, body: &BodyHash, found: &[u8]) -> Verdict {
+        let mut pipe = redis::pipe();
+        pipe.cmd("EVAL")
+            .arg(TAKE_OVER)
+            .arg(1)
+            .arg(self.shared.key(id))
+            .arg(found)
+            .arg(&self.value(body)[..])
+            .arg(self.shared.window_ms());
+        // Without an answer it is as without Redis.
+        let answer = self.shared.ask::<Vec<Option<Vec<u8>>>>(&pipe).await;
+        let now_there = answer.and_then(|answer| answer.into_iter().next().flatten());
+        match now_there.map(|found| judge(&found, body, self.now)) {
+            Some(Judged::Verdict(verdict)) => verdict,
+            Some(Judged::Abandoned) | None => Verdict::New,
+        }
+    }
+
+    fn keep(&mut self, verdicts: &[Verdict]) {
+        let mut index = 0;
+        self.ids.retain(|_| {
+            index += 1;
+            verdicts.get(index - 1) == Some(&Verdict::New)
+        });
+    }
+
+    /// Once the fate of their records is known, tells the other nodes: they are durable, or free again. Unknown, as when the
+    /// process ends first, they stay in flight until another node takes them over.
+    pub(crate) fn settle(mut self, fate: oneshot::Receiver<bool>) {
+        tokio::spawn(async move {
+            match fate.await {
+                Ok(true) => self.confirm().await,
+                Ok(false) => return,
+                Err(_) => {}
+            }
+            self.ids.clear();
+        });
+    }
+
+    async fn confirm(&self) {
+        let mut pipe = redis::pipe();
+        for (id, body) in &self.ids {
+            pipe.cmd("SET")
+                .arg(self.shared.key(id))
+                .arg(&value(DURABLE, body, self.now, self.nonce)[..])
+                .arg("PX")
+                .arg(self.shared.window_ms())
+                .ignore();
+        }
+        // Without the answer it stays in flight there, and is appended again: admission takes it once.
+        let _: Option<()> = self.shared.ask(&pipe).await;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let ids = std::mem::take(&mut self.ids);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if ids.is_empty() {
+            return;
+        }
+        let marks: Vec<_> = ids
+            .iter()
+            .map(|(id, body)| (self.shared.key(id), self.value(body)))
+            .collect();
+        let shared = Arc::clone(&self.shared);
+        runtime.spawn(async move {
+            let mut pipe = redis::pipe();
+            for (key, mark) in &marks {
+                pipe.cmd("EVAL")
+                    .arg(RELEASE)
+                    .arg(1)
+                    .arg(key)
+                    .arg(&mark[..])
+                    .ignore();
+            }
+            // Without the answer they stay in flight until another node takes them over.
+            let _: Option<()> = shared.ask(&pipe).await;
+        });
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn key(&self, id: &Identity) -> String {
+        format!("{}{id}", self.prefix)
+    }
+
+    fn window_ms(&self) -> u64 {
+        self.window.as_millis() as u64
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, pipe: &redis::Pipeline) -> Option<T> {
+        let mut connection = self.connection.read().clone()?;
+        match tokio::time::timeout(ANSWER, pipe.query_async(&mut connection)).await {
+            Ok(Ok(found)) => Some(found),
+            Ok(Err(error)) => {
+                self.lost(error.category());
+                None
+            }
+            Err(_) => {
+                self.lost("no answer in time");
+                None
+            }
+        }
+    }
+
+    fn lost(&self, why: &str) {
+        if self.connection.write().take().is_some() {
+            tracing::warn!(why, "redis is left out until it answers again");
+        }
+        why.clone_into(&mut self.trouble.write());
+    }
+
+    async fn keep_connected(self: Arc<Self>) {
+        loop {
+            let connected = self.connection.read().clone();
+            let Some(mut connection) = connected else {
+                let connect = self.client.get_multiplexed_async_connection();
+                match tokio::time::timeout(CONNECT, connect).await {
+                    Ok(Ok(connection)) => {
+                        *self.connection.write() = Some(connection);
+                        tracing::info!("redis is connected");
+                    }
+                    Ok(Err(error)) => error.category().clone_into(&mut self.trouble.write()),
+                    Err(_) => "no connection in time".clone_into(&mut self.trouble.write()),
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            tokio::time::sleep(LOOK).await;
+            let ping = redis::cmd("PING");
+            match tokio::time::timeout(CONNECT, ping.query_async::<()>(&mut connection)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.lost(error.category()),
+                Err(_) => self.lost("no answer in time"),
+            }
+        }
+    }
+}
+
+/// State, hash, time, and what tells reservations apart, which nodes of the version before do not write and pass over.
+const VALUE: usize = 1 + 16 + 8 + 8;
+
+fn value(state: u8, body: &BodyHash, now: Millis, nonce: u64) -> [u8; VALUE] {
+    let mut value = [0; VALUE];
+    value[0] = state;
+    value[1..17].copy_from_slice(&body.stored());
+    value[17..25].copy_from_slice(&now.0.to_be_bytes());
+    value[25..].copy_from_slice(&nonce.to_be_bytes());
+    value
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Judged {
+    Verdict(Verdict),
+    /// In flight for so long that whoever wrote it is gone.
+    Abandoned,
+}
+
+/// What is there already. What cannot be read is of a later version: this node goes by its own window.
+fn judge(found: &[u8], body: &BodyHash, now: Millis) -> Judged {
+    let Some((state, rest)) = found.split_first() else {
+        return Judged::Verdict(Verdict::New);
+    };
+    let (Some((seen, since)), Some(_)) = (rest.split_first_chunk::<16>(), rest.get(..24)) else {
+        return Judged::Verdict(Verdict::New);
+    };
+    let since = since
+        .first_chunk()
+        .map_or(0, |bytes| i64::from_be_bytes(*bytes));
+    let fresh = now.0 - since < AGAIN_AFTER.as_millis() as i64;
+    let same = body.matches(seen);
+    Judged::Verdict(match *state {
+        IN_FLIGHT if !fresh => return Judged::Abandoned,
+        IN_FLIGHT if same => Verdict::InFlight,
+        DURABLE if same => Verdict::Duplicate,
+        IN_FLIGHT | DURABLE => Verdict::Mismatch,
+        _ => Verdict::New,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_durable_or_under_way_stands_in_the_way() {
+        let body = |n: u8| {
+            let tenant = crate::base::id::Tenant::new("acme").unwrap();
+            let text = format!(r#"{{"id":"1","source":"/s","type":"t","data":{n}}}"#);
+            let form = crate::envelope::Form::OmniLink;
+            crate::envelope::parse_structured(text.as_bytes(), form, &tenant, Millis(1))
+                .unwrap()
+                .body_hash
+        };
+        let (mine, other) = (body(1), body(2));
+        let at = Millis(1_000_000);
+        let late = Millis(at.0 + AGAIN_AFTER.as_millis() as i64);
+        let cases = [
+            (DURABLE, mine, late, Judged::Verdict(Verdict::Duplicate)),
+            (DURABLE, other, late, Judged::Verdict(Verdict::Mismatch)),
+            (IN_FLIGHT, mine, at, Judged::Verdict(Verdict::InFlight)),
+            (IN_FLIGHT, other, at, Judged::Verdict(Verdict::Mismatch)),
+            (IN_FLIGHT, mine, late, Judged::Abandoned),
+            (IN_FLIGHT, other, late, Judged::Abandoned),
+            (b'?', other, at, Judged::Verdict(Verdict::New)),
+        ];
+        for (state, body, now, expected) in cases {
+            let there = value(state, &body, at, 7);
+            assert_eq!(judge(&there, &mine, now), expected);
+            // As the version before wrote it.
+            assert_eq!(judge(&there[..25], &mine, now), expected);
+        }
+        assert_eq!(judge(&[], &mine, at), Judged::Verdict(Verdict::New));
+        assert_eq!(
+            judge(&[DURABLE; 20], &mine, at),
+            Judged::Verdict(Verdict::New)
+        );
+    }
+}

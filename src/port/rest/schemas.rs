@@ -1,0 +1,406 @@
+//! The schemas of OmniLink's own topics, on the paths of Confluent's Schema Registry, as that answers in the mode `READONLY`: for
+//! everyone, with its media type and its error codes, and nothing else in the answer, for some of its clients read no more than that.
+//!
+//! | method | path | answers with |
+//! |---|---|---|
+//! | `GET` | `/` | `{}` |
+//! | `GET` | `/schemas?subjectPrefix=&latestOnly=&offset=&limit=`, `/schemas/types` | all schemas |
+//! | `GET` | `/schemas/ids/{id}`, and `/schema`, `/subjects`, `/versions` behind it | one of them |
+//! | `GET` | `/subjects?subjectPrefix=&deletedOnly=&offset=&limit=`, `/subjects/{s}/versions` | names, numbers |
+//! | `GET` | `/subjects/{s}/versions/{v}`, and `/schema`, `/referencedby` behind it | a version |
+//! | `POST` | `/subjects/{s}` | a schema's id and version: the look-up |
+//! | `POST` | `/subjects/{s}/versions` | the id of a schema that is there; else 42205 |
+//! | `POST` | `/compatibility/subjects/{s}/versions`, and `/{v}` behind it | whether a schema could follow |
+//! | `GET` | `/config`, `/config/{s}`, `/mode`, `/mode/{s}`, `/contexts` | `BACKWARD_TRANSITIVE`, `READONLY`, the one context |
+//! | others | that change something | 42205 |
+
+mod lookup;
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{Query, State, rejection::BytesRejection},
+    http::{Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use self::lookup::Candidate;
+use crate::envelope::schemas::{self, Schema};
+use crate::port::Shared;
+
+const MEDIA: &str = "application/vnd.schemaregistry.v1+json";
+/// Behind the topic's name, in that of a subject.
+const VALUE: &str = "-value";
+const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
+/// All that lies below these is the registry's.
+const ROOTS: [&str; 6] = [
+    "/schemas",
+    "/subjects",
+    "/config",
+    "/mode",
+    "/contexts",
+    "/compatibility",
+];
+/// In front of a subject: the default context, and all of them.
+const CONTEXTS: [&str; 2] = [":.:", ":*:"];
+
+pub(crate) fn router() -> Router<Arc<Shared>> {
+    let of_root = |router: Router<Arc<Shared>>, root: &str| {
+        router
+            .route(root, any(serve))
+            .route(&format!("{root}/"), any(serve))
+            .route(&format!("{root}/{{*rest}}"), any(serve))
+    };
+    let router = Router::new().route("/", any(serve));
+    ROOTS.into_iter().fold(router, of_root)
+}
+
+/// A refusal, as the registry words it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("Subject '{0}' not found.")]
+    Subject(String),
+    #[error("Version {0} not found.")]
+    Version(String),
+    #[error("Schema {0} not found; OmniLink's ids are from 1073741824 up")]
+    Id(String),
+    #[error("Schema not found")]
+    Schema,
+    #[error("Subject '{0}' does not have subject-level compatibility configured")]
+    Config(String),
+    #[error("Subject '{0}' does not have subject-level mode configured")]
+    Mode(String),
+    #[error("The schema is invalid: {0}")]
+    InvalidSchema(String),
+    #[error(
+        "The specified version '{0}' is not a valid version id. Allowed values are between [1, 2^31-1] and the string \"latest\""
+    )]
+    InvalidVersion(String),
+    #[error(
+        "{0} is in read-only mode: OmniLink's own schemas are compiled in, and nothing is registered, changed or deleted here"
+    )]
+    ReadOnly(String),
+    #[error("The body is no JSON object with `schema`: {0}")]
+    Body(String),
+    #[error("The body is too large, or broke off: {0}")]
+    Length(String),
+    #[error("HTTP 404 Not Found")]
+    Path,
+    #[error("HTTP 405 Method Not Allowed")]
+    Method,
+}
+
+impl Refusal {
+    /// The status and the registry's own code.
+    fn codes(&self) -> (StatusCode, u32) {
+        match self {
+            Self::Subject(_) => (StatusCode::NOT_FOUND, 40401),
+            Self::Version(_) => (StatusCode::NOT_FOUND, 40402),
+            Self::Id(_) | Self::Schema => (StatusCode::NOT_FOUND, 40403),
+            Self::Config(_) => (StatusCode::NOT_FOUND, 40408),
+            Self::Mode(_) => (StatusCode::NOT_FOUND, 40409),
+            Self::InvalidSchema(_) => (StatusCode::UNPROCESSABLE_ENTITY, 42201),
+            Self::InvalidVersion(_) => (StatusCode::UNPROCESSABLE_ENTITY, 42202),
+            Self::ReadOnly(_) => (StatusCode::UNPROCESSABLE_ENTITY, 42205),
+            Self::Body(_) => (StatusCode::BAD_REQUEST, 400),
+            Self::Length(_) => (StatusCode::PAYLOAD_TOO_LARGE, 413),
+            Self::Path => (StatusCode::NOT_FOUND, 404),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, 405),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, error_code) = self.codes();
+        let body = json!({ "error_code": error_code, "message": self.to_string() });
+        (status, text(body.to_string())).into_response()
+    }
+}
+
+type Answered = Result<Response, Refusal>;
+
+fn answer(body: &Value) -> Response {
+    text(body.to_string())
+}
+
+fn text(body: impl Into<axum::body::Body>) -> Response {
+    ([(header::CONTENT_TYPE, MEDIA)], body.into()).into_response()
+}
+
+/// What stands behind the `?`; what nobody knows changes nothing.
+struct Parameters(HashMap<String, String>);
+
+impl Parameters {
+    fn of(uri: &Uri) -> Self {
+        Self(Query::try_from_uri(uri).map_or_else(|_| HashMap::new(), |Query(pairs)| pairs))
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| value == "true")
+    }
+
+    /// Whether a subject begins as `subjectPrefix` says.
+    fn takes(&self, subject: &str) -> bool {
+        let prefix = self.0.get("subjectPrefix").map_or("", String::as_str);
+        subject.starts_with(in_context(prefix))
+    }
+
+    /// The page that `offset` and `limit` name; a negative limit is none.
+    fn page(&self, items: Vec<Value>) -> Value {
+        let number = |name: &str| self.0.get(name).and_then(|n| n.parse::<usize>().ok());
+        let items = items.into_iter().skip(number("offset").unwrap_or(0));
+        items.take(number("limit").unwrap_or(usize::MAX)).collect()
+    }
+}
+
+/// A name without its context: there is one only.
+fn in_context(name: &str) -> &str {
+    let mut contexts = CONTEXTS.iter();
+    contexts
+        .find_map(|context| name.strip_prefix(context))
+        .unwrap_or(name)
+}
+
+async fn serve(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    body: Result<Bytes, BytesRejection>,
+) -> Answered {
+    let path = uri.path().trim_start_matches('/').trim_end_matches('/');
+    let parts: Result<Vec<_>, _> = path
+        .split('/')
+        .map(|part| percent_decode_str(part).decode_utf8())
+        .collect();
+    let parts = parts.map_err(|_| Refusal::Path)?;
+    let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
+    let parameters = Parameters::of(&uri);
+    match method.as_str() {
+        "GET" | "HEAD" => shared.read_schemas(&parts, &parameters),
+        "POST" => shared.compare_schemas(&parts, &parameters, body),
+        "PUT" | "DELETE" => Err(shared.read_only(&method, &parts)),
+        _ => Err(Refusal::Method),
+    }
+}
+
+impl Shared {
+    fn read_schemas(&self, parts: &[&str], parameters: &Parameters) -> Answered {
+        let mode = json!({ "mode": "READONLY" });
+        let config = json!({ "compatibilityLevel": COMPATIBILITY });
+        // Whether a subject that is not there is answered for too.
+        let global = parameters.is("defaultToGlobal");
+        Ok(match *parts {
+            [""] => answer(&json!({})),
+            ["schemas"] => {
+                let all = schemas::ALL.iter().filter(|schema| {
+                    parameters.takes(&self.subject(schema))
+                        && (is_latest(schema) || !parameters.is("latestOnly"))
+                });
+                answer(&parameters.page(all.map(|schema| self.described(schema)).collect()))
+            }
+            ["schemas", "types"] => answer(&json!(["AVRO"])),
+            ["schemas", "ids", id] => {
+                let mut found = json!({ "schema": by_id(id)?.text });
+                if parameters.is("fetchMaxId") {
+                    found["maxId"] = schemas::ALL.iter().map(|schema| schema.id).max().into();
+                }
+                answer(&found)
+            }
+            ["schemas", "ids", id, "schema"] => text(by_id(id)?.text),
+            ["schemas", "ids", id, "subjects"] => answer(&json!([self.subject(by_id(id)?)])),
+            ["schemas", "ids", id, "versions"] => {
+                let schema = by_id(id)?;
+                let subject = self.subject(schema);
+                answer(&json!([{ "subject": subject, "version": schema.version }]))
+            }
+            ["subjects"] => {
+                let mut subjects: Vec<_> = schemas::ALL.iter().map(|s| self.subject(s)).collect();
+                subjects.dedup();
+                // Nothing was ever deleted.
+                subjects.retain(|s| parameters.takes(s) && !parameters.is("deletedOnly"));
+                answer(&parameters.page(subjects.into_iter().map(Value::from).collect()))
+            }
+            ["subjects", subject, "versions"] => {
+                let versions = self.of_subject(subject)?;
+                answer(&versions.iter().map(|schema| schema.version).collect())
+            }
+            ["subjects", subject, "versions", version] => {
+                answer(&self.described(self.version(subject, version)?))
+            }
+            ["subjects", subject, "versions", version, "schema"] => {
+                text(self.version(subject, version)?.text)
+            }
+            ["subjects", subject, "versions", version, "referencedby"] => {
+                self.version(subject, version)?;
+                answer(&json!([]))
+            }
+            ["contexts"] => answer(&json!(["."])),
+            ["config"] => answer(&config),
+            ["mode"] => answer(&mode),
+            ["config", subject] if global || self.is_known(subject) => answer(&config),
+            ["mode", subject] if global || self.is_known(subject) => answer(&mode),
+            ["config", subject] => return Err(Refusal::Config(subject.to_owned())),
+            ["mode", subject] => return Err(Refusal::Mode(subject.to_owned())),
+            ["subjects", _] | ["compatibility", "subjects", _, "versions", ..] => {
+                return Err(Refusal::Method);
+            }
+            _ => return Err(Refusal::Path),
+        })
+    }
+
+    fn compare_schemas(
+        &self,
+        parts: &[&str],
+        parameters: &Parameters,
+        body: Result<Bytes, BytesRejection>,
+    ) -> Answered {
+        let (subject, version) = match *parts {
+            ["subjects", subject]
+            | ["subjects", subject, "versions"]
+            | ["compatibility", "subjects", subject, "versions"] => (subject, None),
+            ["compatibility", "subjects", subject, "versions", version] => (subject, Some(version)),
+            _ => {
+                // A path that can be read is there.
+                let there = self.read_schemas(parts, parameters);
+                let missing = there.is_err_and(|why| matches!(why, Refusal::Path));
+                return Err(if missing {
+                    Refusal::Path
+                } else {
+                    Refusal::Method
+                });
+            }
+        };
+        let body = body.map_err(|e| Refusal::Length(e.body_text()))?;
+        let candidate = Candidate::read(&body)?;
+        if parts[0] == "compatibility" {
+            let earlier = match version {
+                Some(version) => vec![self.version(subject, version)?],
+                None => self.of_subject(subject)?,
+            };
+            let mut found = json!({ "is_compatible": true });
+            if let Err(why) = candidate.reads_all(&earlier) {
+                found["is_compatible"] = false.into();
+                if parameters.is("verbose") {
+                    found["messages"] = json!([why.to_string()]);
+                }
+            } else if parameters.is("verbose") {
+                found["messages"] = json!([]);
+            }
+            return Ok(answer(&found));
+        }
+        let registers = parts.len() == 3;
+        let known = match self.of_subject(subject) {
+            Err(_) if registers => return Err(read_only_subject(subject)),
+            known => known?,
+        };
+        let mut known = known.into_iter().rev();
+        match known.find(|schema| candidate.is(schema)) {
+            // As the registry does: to register what is there changes nothing.
+            Some(schema) if registers => Ok(answer(&json!({ "id": schema.id }))),
+            Some(schema) => {
+                let mut described = self.described(schema);
+                // Under the name that was asked for: topics of one kind share a schema.
+                described["subject"] = in_context(subject).into();
+                Ok(answer(&described))
+            }
+            None if registers => Err(read_only_subject(subject)),
+            None => Err(Refusal::Schema),
+        }
+    }
+
+    /// Why something is not changed: it is not there, or it is here.
+    fn read_only(&self, method: &Method, parts: &[&str]) -> Refusal {
+        let deletes = *method == Method::DELETE;
+        let there = match *parts {
+            ["subjects", subject] if deletes => self.of_subject(subject).map(drop),
+            ["subjects", subject, "versions", version] if deletes => {
+                self.version(subject, version).map(drop)
+            }
+            ["config" | "mode"] => {
+                return Refusal::ReadOnly("The registry".into());
+            }
+            ["config" | "mode", subject] => return read_only_subject(subject),
+            ["contexts", _] if deletes => return Refusal::ReadOnly("The registry".into()),
+            _ => {
+                let none = Parameters(HashMap::new());
+                return match self.read_schemas(parts, &none) {
+                    Err(Refusal::Path) => Refusal::Path,
+                    _ => Refusal::Method,
+                };
+            }
+        };
+        let subject = parts.get(1).copied().unwrap_or_default();
+        there.err().unwrap_or_else(|| read_only_subject(subject))
+    }
+
+    /// `{topic}-value`. The topics `rekey.{topology}` have one schema, listed as `rekey`.
+    fn subject(&self, schema: &Schema) -> String {
+        format!("{}{}{VALUE}", self.tools.names.prefix, schema.topic)
+    }
+
+    /// The versions of a subject, oldest first.
+    fn of_subject(&self, subject: &str) -> Result<Vec<&'static Schema>, Refusal> {
+        let topic = in_context(subject)
+            .strip_prefix(&*self.tools.names.prefix)
+            .and_then(|rest| rest.strip_suffix(VALUE));
+        let topic = match topic {
+            Some(topic) if topic.starts_with("rekey.") => Some(schemas::REKEY.topic),
+            other => other,
+        };
+        let found: Vec<_> = schemas::of_topic(topic.unwrap_or_default()).collect();
+        if found.is_empty() {
+            return Err(Refusal::Subject(subject.to_owned()));
+        }
+        Ok(found)
+    }
+
+    /// Whether there is such a subject; a context alone stands for all of them.
+    fn is_known(&self, subject: &str) -> bool {
+        in_context(subject).is_empty() || self.of_subject(subject).is_ok()
+    }
+
+    fn version(&self, subject: &str, version: &str) -> Result<&'static Schema, Refusal> {
+        let found = self.of_subject(subject)?;
+        let missing = || Refusal::Version(version.to_owned());
+        if matches!(version, "latest" | "-1") {
+            return found.last().copied().ok_or_else(missing);
+        }
+        match version.parse::<i32>() {
+            Ok(number) if number > 0 => {
+                let mut found = found.into_iter();
+                found
+                    .find(|schema| i64::from(schema.version) == i64::from(number))
+                    .ok_or_else(missing)
+            }
+            _ => Err(Refusal::InvalidVersion(version.to_owned())),
+        }
+    }
+
+    fn described(&self, schema: &Schema) -> Value {
+        json!({
+            "subject": self.subject(schema),
+            "version": schema.version,
+            "id": schema.id,
+            "schema": schema.text,
+        })
+    }
+}
+
+fn read_only_subject(subject: &str) -> Refusal {
+    Refusal::ReadOnly(format!("Subject {subject}"))
+}
+
+fn is_latest(schema: &Schema) -> bool {
+    schemas::of_topic(schema.topic).last() == Some(schema)
+}
+
+fn by_id(id: &str) -> Result<&'static Schema, Refusal> {
+    let found = id.parse().ok().and_then(schemas::by_id);
+    found.ok_or_else(|| Refusal::Id(id.to_owned()))
+}

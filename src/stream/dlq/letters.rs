@@ -1,0 +1,381 @@
+//! Reading the dead-letter queue: what was rejected, where, and why.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::Serialize;
+
+use super::{self as dlq, redrive::Returns, redriven};
+use crate::{
+    base::clock::Millis,
+    log::{Fetched, Log, LogError, header, read_ranges, topics::Names},
+};
+
+/// The name of a dead letter: where it lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Name {
+    /// The partition of the dead-letter topic.
+    pub partition: u32,
+    /// The offset there.
+    pub offset: u64,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.partition, self.offset)
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once(':').and_then(|(partition, offset)| {
+            Some(Self {
+                partition: partition.parse().ok()?,
+                offset: offset.parse().ok()?,
+            })
+        });
+        parsed.ok_or_else(|| format!("`{text}` is no PARTITION:OFFSET, as `dlq list` shows them"))
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A dead letter without its contents.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Letter {
+    /// Its name.
+    pub name: Name,
+    /// When it was rejected, as the processor said; else when it was appended here.
+    pub failed_at: String,
+    /// The processor.
+    pub stage: String,
+    /// A stable code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// The topic that it was on.
+    pub topic: String,
+    /// Its partition there.
+    pub partition: Option<u32>,
+    /// Its offset there.
+    pub offset: Option<u64>,
+    /// How often it went back to its topic, this letter and earlier ones of the same record together.
+    pub redriven: u32,
+    /// It was cut to what the queue takes: the bytes that its value had. Such a letter never goes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<u64>,
+}
+
+/// A header of the queue as text.
+pub(super) fn field(letter: &Fetched, name: &str) -> Option<String> {
+    let value = header(&letter.record.headers, &format!("{}{name}", dlq::PREFIX))?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+impl Letter {
+    /// What the headers say. What somebody else put there may say nothing.
+    pub fn of(letter: &Fetched, returns: &Returns) -> Self {
+        let name = Name {
+            partition: letter.partition,
+            offset: letter.offset,
+        };
+        let text = |name| field(letter, name).unwrap_or_default();
+        let before = redriven::claimed(&letter.record).unwrap_or(0);
+        Self {
+            name,
+            failed_at: field(letter, "failed_at").unwrap_or_else(|| rfc3339(letter.timestamp)),
+            stage: text("stage"),
+            code: text("code"),
+            message: text("message"),
+            topic: text("topic"),
+            partition: field(letter, "partition").and_then(|p| p.parse().ok()),
+            offset: field(letter, "offset").and_then(|o| o.parse().ok()),
+            redriven: before.saturating_add(returns.times(name)),
+            truncated: dlq::is_truncated(&letter.record)
+                .then(|| text("truncated").parse().unwrap_or(0)),
+        }
+    }
+}
+
+fn rfc3339(at: Millis) -> String {
+    jiff::Timestamp::from_millisecond(at.0)
+        .map(|t| t.to_string())
+        .unwrap_or_default()
+}
+
+/// Which letters are listed.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Those of one code.
+    pub code: Option<String>,
+    /// How many at most.
+    pub limit: usize,
+    /// Where the list before ended ([`parse_cursor`]).
+    pub cursor: Option<Cursor>,
+}
+
+/// Some letters, newest first.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    /// The letters.
+    pub items: Vec<Letter>,
+    /// Where the next list begins; absent: these were the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Letters that are looked at for one page: with a rare code a page may hold fewer than its limit, and a cursor.
+const LOOKED_AT: usize = 50_000;
+
+/// Lists letters, newest first: from the end of each partition backwards.
+pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Page, LogError> {
+    let returns = Returns::load(log, names)?;
+    let mut ends = Backwards::new(log, names, listing)?;
+    let mut items = Vec::new();
+    let mut looked_at = 0;
+    while items.len() < listing.limit
+        && looked_at < LOOKED_AT
+        && let Some(letter) = ends.next(&returns)?
+    {
+        looked_at += 1;
+        if listing
+            .code
+            .as_ref()
+            .is_none_or(|code| *code == letter.code)
+        {
+            items.push(letter);
+        }
+    }
+    Ok(Page {
+        items,
+        next_cursor: ends.cursor(),
+    })
+}
+
+/// Partitions read from their ends, a piece at a time, merged by time.
+struct Backwards {
+    reader: Box<dyn crate::log::Reader>,
+    /// What is left of each partition: from the first offset to before this one.
+    left: BTreeMap<u32, Left>,
+    piece: u64,
+}
+
+struct Left {
+    start: u64,
+    /// Before this offset nothing was given out.
+    given: u64,
+    /// Before this offset nothing was read.
+    read: u64,
+    /// Read and not given out, the newest last.
+    ready: Vec<Fetched>,
+}
+
+impl Backwards {
+    fn new(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Self, LogError> {
+        let mut left = BTreeMap::new();
+        for partition in 0..log.partitions(&names.dlq)? {
+            let marks = log.offset_range(&names.dlq, partition)?;
+            let end = match &listing.cursor {
+                None => marks.end,
+                // Partitions that are not in it had no more.
+                Some(cursor) => cursor
+                    .get(&partition)
+                    .map_or(marks.start, |at| (*at).clamp(marks.start, marks.end)),
+            };
+            left.insert(
+                partition,
+                Left {
+                    start: marks.start,
+                    given: end,
+                    read: end,
+                    ready: Vec::new(),
+                },
+            );
+        }
+        Ok(Self {
+            reader: log.reader(&names.dlq)?,
+            left,
+            piece: (listing.limit as u64).clamp(16, 500),
+        })
+    }
+
+    /// Reads another piece of each partition of which nothing is at hand.
+    fn fill(&mut self) -> Result<(), LogError> {
+        loop {
+            let mut ranges = Vec::new();
+            for (partition, left) in &mut self.left {
+                if left.ready.is_empty() && left.read > left.start {
+                    let from = left.read.saturating_sub(self.piece).max(left.start);
+                    ranges.push((*partition, from, left.read));
+                    left.read = from;
+                }
+            }
+            if ranges.is_empty() {
+                return Ok(());
+            }
+            let left = &mut self.left;
+            read_ranges(&mut *self.reader, &ranges, |mut letter| {
+                // Contents may be large, and a list has none.
+                letter.record.value = None;
+                if let Some(left) = left.get_mut(&letter.partition) {
+                    left.ready.push(letter);
+                }
+                Ok(())
+            })?;
+        }
+    }
+
+    fn next(&mut self, returns: &Returns) -> Result<Option<Letter>, LogError> {
+        self.fill()?;
+        let newest = self
+            .left
+            .iter()
+            .filter_map(|(partition, left)| Some((left.ready.last()?.timestamp, *partition)))
+            .max();
+        let Some((_, partition)) = newest else {
+            return Ok(None);
+        };
+        let Some(left) = self.left.get_mut(&partition) else {
+            return Ok(None);
+        };
+        Ok(left.ready.pop().map(|letter| {
+            left.given = letter.offset;
+            Letter::of(&letter, returns)
+        }))
+    }
+
+    /// `PARTITION:OFFSET` of each partition that has more, before which it goes on.
+    fn cursor(&self) -> Option<String> {
+        let more = self.left.iter().filter_map(|(partition, left)| {
+            let before = left.ready.last().map_or(left.read, |_| left.given);
+            (before > left.start).then(|| format!("{partition}:{before}"))
+        });
+        let more: Vec<_> = more.collect();
+        (!more.is_empty()).then(|| more.join(","))
+    }
+}
+
+/// Where a list goes on, by partition.
+pub type Cursor = BTreeMap<u32, u64>;
+
+/// Reads a list's `next_cursor`.
+pub fn parse_cursor(cursor: &str) -> Result<Cursor, String> {
+    let parse = |text: &str| {
+        let name: Name = text
+            .parse()
+            .map_err(|_| format!("`{cursor}` is no cursor of this list"))?;
+        Ok((name.partition, name.offset))
+    };
+    cursor.split(',').map(parse).collect()
+}
+
+/// One letter; `None`: there is none of that name, or not any more.
+pub fn show(log: &dyn Log, names: &Names, name: Name) -> Result<Option<Fetched>, LogError> {
+    Ok(show_all(log, names, &[name])?.pop())
+}
+
+/// The letters of these names, in this order; those that are not there, or not any more, are left out.
+pub fn show_all(log: &dyn Log, names: &Names, wanted: &[Name]) -> Result<Vec<Fetched>, LogError> {
+    let partitions = log.partitions(&names.dlq)?;
+    let mut spans: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for name in wanted.iter().filter(|name| name.partition < partitions) {
+        let end = name.offset.saturating_add(1);
+        let span = spans.entry(name.partition).or_insert((name.offset, end));
+        *span = (span.0.min(name.offset), span.1.max(end));
+    }
+    let mut ranges = Vec::new();
+    for (partition, (from, to)) in spans {
+        let marks = log.offset_range(&names.dlq, partition)?;
+        ranges.push((partition, from.max(marks.start), to.min(marks.end)));
+    }
+    let mut found = BTreeMap::new();
+    let mut reader = log.reader(&names.dlq)?;
+    read_ranges(&mut *reader, &ranges, |letter| {
+        let name = Name {
+            partition: letter.partition,
+            offset: letter.offset,
+        };
+        if wanted.contains(&name) {
+            found.insert(name, letter);
+        }
+        Ok(())
+    })?;
+    Ok(wanted
+        .iter()
+        .filter_map(|name| found.remove(name))
+        .collect())
+}
+
+/// A letter with everything.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// What the list shows too; `redriven` counts earlier letters of the record alone.
+    #[serde(flatten)]
+    letter: Letter,
+    /// All headers in order; what is not text is base64 under `base64`.
+    headers: Vec<(String, Contents)>,
+    /// The record's key.
+    key: Contents,
+    /// Its value.
+    value: Contents,
+    /// The value as a CloudEvent, where it is one that OmniLink wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<Box<serde_json::value::RawValue>>,
+}
+
+/// Bytes for people.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Contents {
+    Absent(()),
+    Text(String),
+    Binary { base64: String },
+}
+
+impl Contents {
+    fn of(bytes: Option<&[u8]>) -> Self {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let Some(bytes) = bytes else {
+            return Self::Absent(());
+        };
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Binary {
+                base64: STANDARD.encode(bytes),
+            },
+        }
+    }
+}
+
+impl Shown {
+    /// Everything about a letter.
+    pub fn of(letter: &Fetched) -> Self {
+        let record = &letter.record;
+        let headers = record.headers.iter();
+        Self {
+            letter: Letter::of(letter, &Returns::default()),
+            headers: headers
+                .map(|(name, value)| (name.clone(), Contents::of(value.as_deref())))
+                .collect(),
+            key: Contents::of(record.key.as_deref()),
+            value: Contents::of(record.value.as_deref()),
+            event: record.value.as_deref().and_then(event),
+        }
+    }
+}
+
+/// The event in a record of `ingress` or `events`.
+fn event(value: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
+    use crate::envelope::{avro, write_line};
+    let event = avro::decode_ingress(value)
+        .or_else(|_| avro::decode_event(value).map(|(event, _)| event))
+        .ok()?;
+    let mut line = Vec::new();
+    write_line(&event, None, &mut line);
+    serde_json::value::RawValue::from_string(String::from_utf8(line).ok()?).ok()
+}

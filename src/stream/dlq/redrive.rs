@@ -1,0 +1,373 @@
+//! Dead letters go back to their topics, in the order in which they lie, so that the order of each key is kept.
+//!
+//! What went back is noted in a topic of its own (`state.dlq`), a note after each piece is in its log: after a crash between the
+//! two the piece goes back again under the same count, which passes dedupe once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    self as dlq,
+    letters::{Name, field},
+    redriven,
+};
+use crate::{
+    controls::SecretKeys,
+    log::{
+        Append, Fetched, Log, LogError, Record, header, read_ranges, record_size, topics::Names,
+    },
+};
+
+/// Letters that go back together.
+const PIECE: usize = 500;
+const PIECE_BYTES: usize = 4 << 20;
+/// How long the log may take to confirm a piece.
+const CONFIRM: Duration = Duration::from_secs(35);
+
+/// Which letters go back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Pick {
+    /// These, whether they went back before or not.
+    Names(BTreeSet<Name>),
+    /// All that never did.
+    All,
+    /// All of one code that never did.
+    Code(String),
+}
+
+/// How far it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Redriven {
+    /// Letters looked at.
+    pub done: u64,
+    /// Letters to be looked at.
+    pub total: u64,
+    /// Letters that went back.
+    pub redriven: u64,
+    /// Letters that went back before, and were not named.
+    pub left_out: u64,
+    /// Letters that do not say where they came from, or came from where nothing may be put back.
+    pub homeless: u64,
+    /// Letters that were cut when they were rejected: what is left of them never goes back.
+    pub truncated: u64,
+    /// Letters whose records are larger than their topics take now.
+    pub too_large: u64,
+    /// Names that there is no letter of.
+    pub missing: Vec<Name>,
+    /// Names of letters that are timers', not records': there is no topic that they could go back to.
+    pub timers: Vec<Name>,
+}
+
+/// What went back before: how often, by name.
+#[derive(Debug, Default)]
+pub struct Returns(HashMap<Name, u32>);
+
+/// A note: the letters of one partition, as stretches of offsets.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    partition: u32,
+    ranges: Vec<(u64, u64)>,
+}
+
+impl Returns {
+    /// Reads all notes about letters that are still there.
+    pub fn load(log: &dyn Log, names: &Names) -> Result<Self, LogError> {
+        let mut starts = Vec::new();
+        for partition in 0..log.partitions(&names.dlq)? {
+            starts.push(log.offset_range(&names.dlq, partition)?.start);
+        }
+        let marks = log.offset_range(&names.redriven, 0)?;
+        let mut times = HashMap::new();
+        let mut reader = log.reader(&names.redriven)?;
+        read_ranges(&mut *reader, &[(0, marks.start, marks.end)], |record| {
+            let value = record.record.value.unwrap_or_default();
+            let Ok(Note { partition, ranges }) = serde_json::from_slice(&value) else {
+                return Ok(());
+            };
+            let start = starts.get(partition as usize).copied().unwrap_or(u64::MAX);
+            for (from, to) in ranges {
+                for offset in from.max(start)..to {
+                    *times.entry(Name { partition, offset }).or_default() += 1;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Self(times))
+    }
+
+    /// How often a letter went back.
+    pub fn times(&self, name: Name) -> u32 {
+        self.0.get(&name).copied().unwrap_or(0)
+    }
+}
+
+/// What becomes of a letter.
+enum Back {
+    Goes(Append),
+    Homeless,
+    Truncated,
+    TooLarge,
+}
+
+/// What a redrive works with.
+pub struct Redrive<'a> {
+    /// The log.
+    pub log: &'a dyn Log,
+    /// The names of its topics.
+    pub names: &'a Names,
+    /// What marks are signed with.
+    pub secrets: &'a SecretKeys,
+}
+
+impl Redrive<'_> {
+    /// Puts the letters back that there are now. `tell` hears how far it is, and ends it by answering false. Blocks.
+    pub fn run(
+        &self,
+        pick: &Pick,
+        tell: &mut dyn FnMut(&Redriven) -> bool,
+    ) -> Result<Redriven, LogError> {
+        let returns = Returns::load(self.log, self.names)?;
+        let mut stretches = Vec::new();
+        let mut outcome = Redriven::default();
+        for partition in 0..self.log.partitions(&self.names.dlq)? {
+            let marks = self.log.offset_range(&self.names.dlq, partition)?;
+            stretches.extend(stretch(pick, partition, marks.start, marks.end));
+        }
+        outcome.total = stretches.iter().map(|(_, from, to)| to - from).sum();
+        let mut missing = match pick {
+            Pick::Names(names) => names.clone(),
+            Pick::All | Pick::Code(_) => BTreeSet::new(),
+        };
+        let mut topics = HashSet::new();
+        for stretch in stretches {
+            let mut piece = Piece::default();
+            let mut reader = self.log.reader(&self.names.dlq)?;
+            let mut at = stretch.1;
+            let mut stopped = false;
+            let read = read_ranges(&mut *reader, &[stretch], |letter| {
+                let name = Name {
+                    partition: letter.partition,
+                    offset: letter.offset,
+                };
+                outcome.done += letter.offset + 1 - at;
+                at = letter.offset + 1;
+                missing.remove(&name);
+                let times = returns.times(name);
+                match pick {
+                    Pick::Names(names) if !names.contains(&name) => return Ok(()),
+                    Pick::Code(code) if field(&letter, "code").as_ref() != Some(code) => {
+                        return Ok(());
+                    }
+                    Pick::All | Pick::Code(_) if times > 0 => {
+                        outcome.left_out += 1;
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+                if header(&letter.record.headers, dlq::TIMER).is_some() {
+                    match pick {
+                        Pick::Names(_) => outcome.timers.push(name),
+                        Pick::All | Pick::Code(_) => outcome.homeless += 1,
+                    }
+                    return Ok(());
+                }
+                match self.back(letter, times) {
+                    Back::Goes(append) => piece.push(name, append),
+                    Back::Homeless => outcome.homeless += 1,
+                    Back::Truncated => outcome.truncated += 1,
+                    Back::TooLarge => outcome.too_large += 1,
+                }
+                if piece.is_full() {
+                    outcome.redriven += self.send(&mut piece, &mut topics)?;
+                    if !tell(&outcome) {
+                        stopped = true;
+                        return Err(LogError::Unavailable("stopped".into()));
+                    }
+                }
+                Ok(())
+            });
+            if stopped {
+                return Ok(outcome);
+            }
+            read?;
+            outcome.done += stretch.2 - at;
+            outcome.redriven += self.send(&mut piece, &mut topics)?;
+            if !tell(&outcome) {
+                return Ok(outcome);
+            }
+        }
+        outcome.missing = missing.into_iter().collect();
+        Ok(outcome)
+    }
+
+    /// The letter as it goes back, or why it does not.
+    fn back(&self, letter: Fetched, times: u32) -> Back {
+        let (topic, stage) = (field(&letter, "topic"), field(&letter, "stage"));
+        let names = self.names;
+        let state = &*names.state("");
+        let closed = [&*names.controls, &*names.audit, &*names.dlq];
+        let open = |topic: &String| {
+            !topic.is_empty() && !closed.contains(&topic.as_str()) && !topic.starts_with(state)
+        };
+        let Some(topic) = topic.filter(open) else {
+            return Back::Homeless;
+        };
+        if dlq::is_truncated(&letter.record) {
+            return Back::Truncated;
+        }
+        let mut record = without_why(letter.record);
+        as_batch(&mut record);
+        let before = redriven::count(self.secrets, &topic, &record);
+        if *topic == *names.events {
+            let Some(stage) = stage else {
+                return Back::Homeless;
+            };
+            redriven::address(&mut record, &stage);
+        }
+        let count = before.unwrap_or(0).saturating_add(times).saturating_add(1);
+        redriven::mark(self.secrets, &topic, &mut record, count);
+        if record_size(&record) > self.log.record_limit(&topic) {
+            return Back::TooLarge;
+        }
+        Back::Goes(Append {
+            topic: topic.into(),
+            record,
+        })
+    }
+
+    /// Puts a piece back, then notes it. Answers with the number of letters.
+    fn send(&self, piece: &mut Piece, topics: &mut HashSet<Arc<str>>) -> Result<u64, LogError> {
+        let Piece { names, appends, .. } = std::mem::take(piece);
+        for append in &appends {
+            if !topics.contains(&append.topic) {
+                // A broker may make topics that are written to.
+                self.log.partitions(&append.topic)?;
+                topics.insert(Arc::clone(&append.topic));
+            }
+        }
+        if appends.is_empty() {
+            return Ok(0);
+        }
+        self.append(appends)?;
+        let mut notes: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
+        for name in &names {
+            let ranges = notes.entry(name.partition).or_default();
+            match ranges.last_mut() {
+                Some((_, to)) if *to == name.offset => *to += 1,
+                _ => ranges.push((name.offset, name.offset + 1)),
+            }
+        }
+        let note = |(partition, ranges)| {
+            let note = serde_json::to_vec(&Note { partition, ranges });
+            let value = note.map_err(|e| LogError::Fatal(e.to_string()))?;
+            Ok(Append {
+                topic: Arc::clone(&self.names.redriven),
+                record: Record {
+                    key: Some(partition.to_string().into()),
+                    value: Some(value.into()),
+                    headers: Vec::new(),
+                },
+            })
+        };
+        self.append(
+            notes
+                .into_iter()
+                .map(note)
+                .collect::<Result<_, LogError>>()?,
+        )?;
+        Ok(names.len() as u64)
+    }
+
+    fn append(&self, appends: Vec<Append>) -> Result<(), LogError> {
+        let mut kept = self.log.append(appends, None);
+        let began = Instant::now();
+        loop {
+            match kept.try_recv() {
+                Ok(Err(error @ LogError::TooLarge(_))) => {
+                    // A topic takes less than it did a moment ago.
+                    self.log.forget_record_limits();
+                    return Err(error);
+                }
+                Ok(result) => return result.map(drop),
+                Err(tokio::sync::oneshot::error::TryRecvError::Closed) => {
+                    return Err(LogError::Unavailable("it stopped".into()));
+                }
+                Err(tokio::sync::oneshot::error::TryRecvError::Empty) => {}
+            }
+            if began.elapsed() > CONFIRM {
+                return Err(LogError::Unavailable(format!(
+                    "no confirmation within {} s; redrive again: what went back passes dedupe once",
+                    CONFIRM.as_secs()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The part of a partition that is to be read.
+fn stretch(pick: &Pick, partition: u32, start: u64, end: u64) -> Option<(u32, u64, u64)> {
+    let (from, to) = match pick {
+        Pick::All | Pick::Code(_) => (start, end),
+        Pick::Names(names) => {
+            let mut mine = names.iter().filter(|name| name.partition == partition);
+            let first = mine.next()?;
+            let last = mine.next_back().unwrap_or(first);
+            (
+                first.offset.max(start),
+                last.offset.saturating_add(1).min(end),
+            )
+        }
+    };
+    (from < to).then_some((partition, from, to))
+}
+
+/// The record as it was on its topic.
+fn without_why(mut record: Record) -> Record {
+    record.headers.retain(|(name, _)| {
+        let marks = [redriven::COUNT, redriven::SIGNATURE, redriven::STAGE];
+        !name.starts_with(dlq::PREFIX) || marks.contains(&name.as_str())
+    });
+    record
+}
+
+/// One item of a batch, which lies here by itself under the batch's media type, becomes a batch of one.
+fn as_batch(record: &mut Record) {
+    let media = header(&record.headers, "content-type").unwrap_or_default();
+    let is_batch = media.starts_with(b"application/cloudevents-batch");
+    if let Some(value) = record.value.as_ref().filter(|_| is_batch)
+        && value.trim_ascii_start().first() != Some(&b'[')
+    {
+        let mut batch = Vec::with_capacity(value.len() + 2);
+        batch.push(b'[');
+        batch.extend_from_slice(value);
+        batch.push(b']');
+        record.value = Some(Bytes::from(batch));
+    }
+}
+
+/// Letters on their way.
+#[derive(Default)]
+struct Piece {
+    names: Vec<Name>,
+    appends: Vec<Append>,
+    bytes: usize,
+}
+
+impl Piece {
+    fn push(&mut self, name: Name, append: Append) {
+        self.names.push(name);
+        self.bytes += record_size(&append.record);
+        self.appends.push(append);
+    }
+
+    fn is_full(&self) -> bool {
+        self.names.len() >= PIECE || self.bytes >= PIECE_BYTES
+    }
+}

@@ -1,0 +1,176 @@
+//! The mark on a record that goes back from the dead-letter queue: how often it did, signed with `secret_key`, so that nobody else
+//! can send a record past dedupe (`contracts.md` section 1).
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use crate::{
+    base::id::Identity,
+    controls::SecretKeys,
+    log::{Record, header},
+};
+
+/// How often the record went back.
+pub const COUNT: &str = "omnilink.dlq.redriven";
+/// The signature, in hexadecimal digits.
+pub const SIGNATURE: &str = "omnilink.dlq.redriven.hmac";
+
+/// On `events`, which everyone reads: the processor that refused the record. It goes back to that one alone.
+pub const STAGE: &str = "omnilink.dlq.redriven.stage";
+
+const PURPOSE: &str = "redriven";
+
+/// Marks a record for a topic, in place of the mark that it may have.
+pub fn mark(secrets: &SecretKeys, topic: &str, record: &mut Record, count: u32) {
+    record
+        .headers
+        .retain(|(name, _)| name != COUNT && name != SIGNATURE);
+    let signature = with_parts(topic, record, count, |parts| secrets.sign(PURPOSE, parts));
+    let mut hex = String::with_capacity(64);
+    for byte in signature {
+        // A `String` never refuses text.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    let count = count.to_string().into();
+    record.headers.push((COUNT.into(), Some(count)));
+    record.headers.push((SIGNATURE.into(), Some(hex.into())));
+}
+
+/// How often a record went back, if its mark is genuine.
+pub fn count(secrets: &SecretKeys, topic: &str, record: &Record) -> Option<u32> {
+    let count = claimed(record)?;
+    let signature = unhex(header(&record.headers, SIGNATURE)?)?;
+    with_parts(topic, record, count, |parts| {
+        secrets.signed(PURPOSE, parts, &signature)
+    })
+    .then_some(count)
+}
+
+/// What the mark says, genuine or not.
+pub fn claimed(record: &Record) -> Option<u32> {
+    std::str::from_utf8(header(&record.headers, COUNT)?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// Says which processor a record of `events` goes back to.
+pub fn address(record: &mut Record, stage: &str) {
+    record.headers.retain(|(name, _)| name != STAGE);
+    let stage = stage.to_owned().into();
+    record.headers.push((STAGE.into(), Some(stage)));
+}
+
+/// Whether a record of `events` is a second copy of one, for a processor that refused the first.
+pub fn is_addressed(record: &Record) -> bool {
+    header(&record.headers, STAGE).is_some()
+}
+
+/// Whether a record of `events` concerns this processor: it is addressed to nobody, to it, or to one of its later stages
+/// (`topology.orders.2`).
+pub fn concerns(record: &Record, processor: &str) -> bool {
+    let Some(stage) = header(&record.headers, STAGE) else {
+        return true;
+    };
+    let rest = stage.strip_prefix(processor.as_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+}
+
+/// What dedupe knows the `count`th return of an event by: it passes once.
+pub fn identity(of: &Identity, count: u32) -> Identity {
+    Identity::of("redriven", &[&of.to_string(), &count.to_string()])
+}
+
+/// All that a signature is over: where it goes, and the record without the mark.
+fn with_parts<T>(topic: &str, record: &Record, count: u32, then: impl FnOnce(&[&[u8]]) -> T) -> T {
+    let count = count.to_be_bytes();
+    let mut parts: Vec<&[u8]> = vec![topic.as_bytes(), &count];
+    let key_and_value = [record.key.as_ref(), record.value.as_ref()];
+    for bytes in key_and_value {
+        optional(bytes, &mut parts);
+    }
+    for (name, value) in &record.headers {
+        if name != COUNT && name != SIGNATURE {
+            parts.push(name.as_bytes());
+            optional(value.as_ref(), &mut parts);
+        }
+    }
+    then(&parts)
+}
+
+/// Absent is not empty.
+fn optional<'a>(bytes: Option<&'a Bytes>, parts: &mut Vec<&'a [u8]>) {
+    parts.push(if bytes.is_some() { b"1" } else { b"0" });
+    parts.push(bytes.map_or(&[], |bytes| bytes));
+}
+
+fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    text.chunks_exact(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+
+    use super::*;
+
+    fn secrets(n: u8) -> SecretKeys {
+        SecretKeys::new([&STANDARD.encode([n; 32])[..]]).unwrap()
+    }
+
+    #[test]
+    fn a_record_that_went_back_concerns_one_processor() {
+        let mut record = Record {
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        };
+        assert!(concerns(&record, "events") && !is_addressed(&record));
+        address(&mut record, "events");
+        address(&mut record, "topology.orders.2");
+        assert_eq!(record.headers.len(), 1);
+        assert!(concerns(&record, "topology.orders"));
+        for other in [
+            "events",
+            "topology.order",
+            "topology.orders.2.1",
+            "topology.orders-2",
+        ] {
+            assert!(!concerns(&record, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_mark_counts_only_as_it_was_made() {
+        let mut record = Record {
+            key: Some("k".into()),
+            value: Some("v".into()),
+            headers: vec![("a".into(), None)],
+        };
+        mark(&secrets(1), "in", &mut record, 1);
+        mark(&secrets(1), "in", &mut record, 2);
+        assert_eq!(record.headers.len(), 3);
+        assert_eq!(count(&secrets(1), "in", &record), Some(2));
+        assert_eq!(count(&secrets(2), "in", &record), None);
+        assert_eq!(count(&secrets(1), "other", &record), None);
+        let mut more = record.clone();
+        more.headers[1].1 = Some("3".into());
+        assert_eq!(claimed(&more), Some(3));
+        assert_eq!(count(&secrets(1), "in", &more), None);
+        for change in [
+            |r: &mut Record| r.value = None,
+            |r: &mut Record| r.key = Some("".into()),
+            |r: &mut Record| r.headers[0].1 = Some("".into()),
+        ] {
+            let mut changed = record.clone();
+            change(&mut changed);
+            assert_eq!(count(&secrets(1), "in", &changed), None);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A call of an effect, made to end: a panic is caught, a hang is cut off, both are tried again, and what fails every time is a
+//! dead letter.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+
+use super::{Effect, Setup};
+use crate::stream::dlq;
+use crate::{
+    base::{
+        backoff::Backoff,
+        clock::{Clock, SystemClock},
+    },
+    log::{Append, Fetched, Log, LogError},
+};
+
+/// Times that a record is tried before it goes to the dead letters.
+const TRIES: u32 = 5;
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(10),
+};
+/// Bytes of a panic's message that a letter quotes.
+const MESSAGE: usize = 512;
+
+/// What calls of an effect share.
+pub(super) struct Attempts {
+    effect: Arc<dyn Effect>,
+    /// A call that outlives its effect does not keep the log open.
+    log: Weak<dyn Log>,
+    name: String,
+    topic: String,
+    dlq: Arc<str>,
+    deadline: Duration,
+}
+
+/// Why a call did not end as it should.
+struct Failed {
+    code: &'static str,
+    message: String,
+}
+
+impl Attempts {
+    pub(super) fn new(effect: Arc<dyn Effect>, setup: &Setup) -> Self {
+        Self {
+            effect,
+            log: Arc::downgrade(&setup.log),
+            name: setup.name.clone(),
+            topic: setup.topic.clone(),
+            dlq: Arc::clone(&setup.dlq),
+            deadline: setup.deadline,
+        }
+    }
+
+    /// Calls until it is done, or the record is a dead letter: then the letter's code.
+    pub(super) async fn run(&self, input: &Fetched) -> Option<&'static str> {
+        let mut attempt = 0;
+        let failed = loop {
+            let Err(failed) = self.call(input.clone()).await else {
+                return None;
+            };
+            attempt += 1;
+            tracing::warn!(
+                effect = self.name,
+                partition = input.partition,
+                offset = input.offset,
+                code = failed.code,
+                why = failed.message,
+                attempt,
+                "a call of an effect failed"
+            );
+            if attempt == TRIES {
+                break failed;
+            }
+            tokio::time::sleep(BACKOFF.pause(attempt - 1)).await;
+        };
+        self.reject(input, &failed).await;
+        Some(failed.code)
+    }
+
+    async fn call(&self, input: Fetched) -> Result<(), Failed> {
+        // The call may panic before it has made its future.
+        let calling = AssertUnwindSafe(async { self.effect.call(input).await }).catch_unwind();
+        match tokio::time::timeout(self.deadline, calling).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(panic)) => Err(Failed {
+                code: "panic",
+                message: words(&*panic),
+            }),
+            Err(_) => Err(Failed {
+                code: "timeout",
+                message: format!("no end within {} ms", self.deadline.as_millis()),
+            }),
+        }
+    }
+
+    /// Returns when the letter is durable.
+    async fn reject(&self, input: &Fetched, failed: &Failed) {
+        let message = format!("{} (tried {TRIES} times)", failed.message);
+        let reason = dlq::Reason {
+            topic: &self.topic,
+            stage: &self.name,
+            code: failed.code,
+            message: &message,
+            failed_at: SystemClock.now(),
+        };
+        let mut attempt = 0;
+        loop {
+            // The process ends: whoever comes next calls again.
+            let Some(log) = self.log.upgrade() else {
+                return;
+            };
+            let error = match self.append(log, input, &reason).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            tracing::warn!(
+                effect = self.name,
+                partition = input.partition,
+                offset = input.offset,
+                %error,
+                "a dead letter cannot be written; trying again"
+            );
+            tokio::time::sleep(BACKOFF.pause(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// Appends a letter, cut to what its topic takes.
+    async fn append(
+        &self,
+        log: Arc<dyn Log>,
+        input: &Fetched,
+        reason: &dlq::Reason<'_>,
+    ) -> Result<(), LogError> {
+        let closing = || LogError::Unavailable("the log is closing".into());
+        let (asked, topic) = (Arc::clone(&log), Arc::clone(&self.dlq));
+        // It may ask the brokers.
+        let limit = tokio::task::spawn_blocking(move || asked.record_limit(&topic));
+        let limit = limit.await.map_err(|_| closing())?;
+        let letter = dlq::fitted(input, None, reason, false, limit);
+        let record = letter.ok_or_else(|| dlq::too_narrow(&self.dlq, limit))?;
+        let appended = log.append(
+            vec![Append {
+                topic: Arc::clone(&self.dlq),
+                record,
+            }],
+            None,
+        );
+        drop(log);
+        appended.await.map_err(|_| closing())?.map(drop)
+    }
+}
+
+/// What a panic says.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it panicked");
+    text.chars().take(MESSAGE).collect()
+}

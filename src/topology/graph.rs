@@ -1,0 +1,168 @@
+//! The topologies as a Mermaid flowchart.
+
+use std::fmt::Write;
+
+use super::{
+    Set,
+    plan::{Input, Plan, PlannedStep},
+    syntax::{
+        model::{Action, Topology, When},
+        system,
+    },
+};
+
+/// The system's own topologies and those of the set.
+pub fn mermaid(set: &Set) -> String {
+    let mut graph = Graph::default();
+    for topology in system::defaults() {
+        graph.system(&topology);
+    }
+    for plan in &set.plans {
+        graph.user(plan);
+    }
+    graph.finish()
+}
+
+#[derive(Default)]
+struct Graph {
+    nodes: Vec<String>,
+    edges: Vec<String>,
+}
+
+/// An id that Mermaid takes: other characters become `_` and a number, so that no two become one.
+fn id(kind: &str, name: &str) -> String {
+    let mut id = String::from(kind);
+    for c in name.chars() {
+        if c.is_ascii_alphanumeric() {
+            id.push(c);
+        } else {
+            // A `String` never refuses text.
+            let _ = write!(id, "_{:x}_", u32::from(c));
+        }
+    }
+    id
+}
+
+impl Graph {
+    fn node(&mut self, line: String) {
+        if !self.nodes.contains(&line) {
+            self.nodes.push(line);
+        }
+    }
+
+    fn topic(&mut self, name: &str) -> String {
+        let id = id("t_", name);
+        self.node(format!("{id}[/\"{name}\"/]"));
+        id
+    }
+
+    fn processor(&mut self, name: &str, steps: &[&str], class: &str) -> String {
+        let id = id("p_", name);
+        let steps = steps.join(" → ");
+        self.node(format!("{id}[\"<b>{name}</b><br/>{steps}\"]:::{class}"));
+        id
+    }
+
+    fn edge(&mut self, from: &str, to: &str, label: &str) {
+        let line = if label.is_empty() {
+            format!("{from} --> {to}")
+        } else {
+            format!("{from} -->|{label}| {to}")
+        };
+        if !self.edges.contains(&line) {
+            self.edges.push(line);
+        }
+    }
+
+    fn system(&mut self, topology: &Topology) {
+        let (Some(name), Some(source)) = (&topology.name, &topology.source) else {
+            return;
+        };
+        let steps: Vec<&str> = topology.steps.iter().map(|s| s.action.name()).collect();
+        let source = self.topic(&source.topic.value);
+        let processor = self.processor(&name.value, &steps, "system");
+        self.edge(&source, &processor, "");
+        for step in &topology.steps {
+            match &step.action {
+                Action::Route(rules) => {
+                    for rule in rules {
+                        let to = self.topic(&rule.to.value);
+                        self.edge(&processor, &to, "");
+                    }
+                }
+                Action::Project(tables) => {
+                    for table in tables {
+                        let to = id("db_", table);
+                        self.node(format!("{to}[(\"{table}\")]"));
+                        self.edge(&processor, &to, "");
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn user(&mut self, plan: &Plan) {
+        for (at, stage) in plan.stages.iter().enumerate() {
+            let steps: Vec<&str> = stage.steps.iter().map(name).collect();
+            let shown = if at == 0 {
+                plan.name.clone()
+            } else {
+                format!("{} {}", plan.name, at + 1)
+            };
+            let source = match &stage.input {
+                Input::Events(_) => self.topic("events"),
+                Input::Foreign(topic) | Input::Rekeyed(topic) => self.topic(topic),
+            };
+            let processor = self.processor(&shown, &steps, "user");
+            self.edge(&source, &processor, "");
+            if let Some(topic) = &stage.rekey_to {
+                let to = self.topic(topic);
+                self.edge(&processor, &to, "");
+            }
+            for step in &stage.steps {
+                match step {
+                    PlannedStep::Route(rules) => {
+                        for rule in rules.iter().filter(|rule| rule.to.value != "drop") {
+                            let to = self.topic(&rule.to.value);
+                            let label = match rule.when {
+                                When::Always => "",
+                                When::Holds(_) | When::Broken => "when",
+                            };
+                            self.edge(&processor, &to, label);
+                        }
+                    }
+                    PlannedStep::RateLimit(limit) => {
+                        let to = self.topic("throttled");
+                        let label = format!("over {}", limit.policy.value);
+                        self.edge(&processor, &to, &label);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn finish(self) -> String {
+        let mut out = String::from("flowchart LR\n");
+        for line in self.nodes.iter().chain(&self.edges) {
+            // A `String` never refuses text.
+            let _ = writeln!(out, "  {line}");
+        }
+        out.push_str("  classDef system fill:#eee,stroke:#888\n");
+        out.push_str("  classDef user fill:#def,stroke:#48a\n");
+        out
+    }
+}
+
+fn name(step: &PlannedStep) -> &'static str {
+    match step {
+        PlannedStep::Normalise(_) => "normalise",
+        PlannedStep::Map(_) => "map",
+        PlannedStep::Filter(_) => "filter",
+        PlannedStep::SetKey(_) => "key",
+        PlannedStep::Dedupe { .. } => "dedupe",
+        PlannedStep::RateLimit(_) => "rate_limit",
+        PlannedStep::Route(_) => "route",
+    }
+}

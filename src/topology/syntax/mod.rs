@@ -1,0 +1,9 @@
+//! Reading topology files: every value knows its place, so that all mistakes of all files are reported at once.
+
+pub(crate) mod fields;
+pub(crate) mod file;
+pub(crate) mod model;
+pub(crate) mod problem;
+pub(crate) mod system;
+pub(crate) mod trial;
+pub(crate) mod yaml;

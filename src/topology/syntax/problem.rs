@@ -1,0 +1,186 @@
+//! What is wrong with files, and where: all of it at once, each with its line and a caret.
+
+use std::{fmt::Write, ops::Range, sync::Arc};
+
+use serde::Serialize;
+
+/// A file that was read.
+#[derive(PartialEq, Eq, Debug)]
+pub struct SourceFile {
+    /// Its name, as shown.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+impl SourceFile {
+    /// Line and column (in characters), both from 1.
+    fn line_column(&self, at: usize) -> (usize, usize) {
+        let at = self.text.floor_char_boundary(at.min(self.text.len()));
+        let before = &self.text[..at];
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.matches('\n').count() + 1;
+        (line, before[start..].chars().count() + 1)
+    }
+
+    fn line(&self, number: usize) -> &str {
+        self.text.lines().nth(number - 1).unwrap_or_default()
+    }
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file cannot be used.
+    Error,
+    /// It can, but it may not mean what it says.
+    Warning,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Where.
+    pub file: Arc<SourceFile>,
+    /// The bytes of the file that are meant.
+    pub span: Range<usize>,
+    /// How bad.
+    pub severity: Severity,
+    /// What, for people.
+    pub message: String,
+    /// More: what to do about it.
+    pub notes: Vec<String>,
+}
+
+/// A problem as JSON.
+#[derive(Serialize)]
+pub struct Shown<'a> {
+    file: &'a str,
+    line: usize,
+    column: usize,
+    severity: Severity,
+    message: &'a str,
+    notes: &'a [String],
+}
+
+impl Problem {
+    /// With its place spelled out.
+    pub fn shown(&self) -> Shown<'_> {
+        let (line, column) = self.file.line_column(self.span.start);
+        Shown {
+            file: &self.file.name,
+            line,
+            column,
+            severity: self.severity,
+            message: &self.message,
+            notes: &self.notes,
+        }
+    }
+
+    /// `file:LINE:COLUMN: error: …`, the line, and a caret under what is meant.
+    pub fn render(&self, colour: bool) -> String {
+        let (line, column) = self.file.line_column(self.span.start);
+        let (bold, red, blue, off) = if colour {
+            let red = match self.severity {
+                Severity::Error => "\x1b[1;31m",
+                Severity::Warning => "\x1b[1;33m",
+            };
+            ("\x1b[1m", red, "\x1b[1;34m", "\x1b[0m")
+        } else {
+            ("", "", "", "")
+        };
+        let label = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let text = self.file.line(line);
+        let number = line.to_string();
+        let margin = " ".repeat(number.len());
+        // Tabs stay tabs, so that the caret stands under its text.
+        let pad: String = text
+            .chars()
+            .take(column - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        let meant = self.file.text.get(self.span.clone()).unwrap_or_default();
+        let meant = meant.lines().next().unwrap_or_default().trim_end();
+        let carets = "^".repeat(meant.chars().count().max(1));
+        let mut out = format!(
+            "{bold}{}:{line}:{column}: {red}{label}:{off}{bold} {}{off}\n",
+            self.file.name, self.message
+        );
+        // A `String` never refuses text.
+        let _ = writeln!(out, "{blue}{margin} |{off}");
+        let _ = writeln!(out, "{blue}{number} |{off} {text}");
+        let _ = writeln!(out, "{blue}{margin} |{off} {pad}{red}{carets}{off}");
+        for note in &self.notes {
+            let _ = writeln!(out, "{blue}{margin} ={off} {note}");
+        }
+        out
+    }
+}
+
+/// Gathers what is wrong with one file.
+pub(crate) struct Problems {
+    file: Arc<SourceFile>,
+    pub(crate) found: Vec<Problem>,
+}
+
+impl Problems {
+    pub(crate) fn of(file: Arc<SourceFile>) -> Self {
+        Self {
+            file,
+            found: Vec::new(),
+        }
+    }
+
+    /// An error; a note can be added to what is returned.
+    pub(crate) fn error(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.add(span, Severity::Error, message.into())
+    }
+
+    pub(crate) fn warning(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.add(span, Severity::Warning, message.into())
+    }
+
+    fn add(&mut self, span: &Range<usize>, severity: Severity, message: String) -> &mut Problem {
+        self.found.push(Problem {
+            file: Arc::clone(&self.file),
+            span: span.clone(),
+            severity,
+            message,
+            notes: Vec::new(),
+        });
+        let last = self.found.len() - 1;
+        &mut self.found[last]
+    }
+}
+
+impl Problem {
+    pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
+        self.notes.push(note.into());
+        self
+    }
+}
+
+/// In order of file and place, each thing once.
+pub(crate) fn sort(problems: &mut Vec<Problem>) {
+    problems.sort_by(|a, b| {
+        (&a.file.name, a.span.start, &a.message).cmp(&(&b.file.name, b.span.start, &b.message))
+    });
+    problems.dedup();
+}
+
+/// Whether any of them forbids to use the files.
+pub fn has_errors(problems: &[Problem]) -> bool {
+    problems.iter().any(|p| p.severity == Severity::Error)
+}
