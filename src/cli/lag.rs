@@ -1,19 +1,18 @@
 //! `omnilink lag`: how far behind each processor is, by records and by age.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{Global, access::Access, output, runtime};
-use crate::node::{postgres, watch::Watched};
+use crate::node::postgres;
 use crate::{
     admission,
     base::clock::{Clock, SystemClock},
     config::Config,
     log::{Log, LogError, topics::Names},
-    port::Lags,
     projections::{self, PROJECTION},
     store::Store,
     stream::lag::{self, Item},

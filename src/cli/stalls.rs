@@ -8,7 +8,6 @@ use std::{
 };
 
 use super::{
-    check,
     doctor::{Findings, Status},
     lag::projected,
 };

@@ -13,7 +13,7 @@ pub mod lane;
 pub mod progress;
 pub(crate) mod size_limits;
 pub mod stall;
-mod timers;
+pub(crate) mod timers;
 pub(crate) mod transform;
 mod writes;
 

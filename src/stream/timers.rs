@@ -42,7 +42,7 @@ fn parse(row: &Bytes) -> Option<(Millis, Bytes)> {
 }
 
 /// The timers of one partition. What is in memory follows from the state: it is made anew after an abort.
-pub(super) struct Timers {
+pub(crate) struct Timers {
     /// All timers before `horizon`, in order, and perhaps some of later.
     near: BTreeSet<(Millis, Bytes)>,
     /// From here on timers are in the store alone; `None`: all are in memory.
@@ -53,7 +53,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn load(store: &StateStore, space: &Space) -> Result<Self, StateError> {
+    pub(crate) fn load(store: &StateStore, space: &Space) -> Result<Self, StateError> {
         Self::load_most(store, space, NEAR)
     }
 
@@ -79,7 +79,7 @@ impl Timers {
     }
 
     /// To be called between transactions: reads the next timers from the store when those in memory have fired.
-    pub(super) fn refill(&mut self, store: &StateStore, space: &Space) -> Result<(), StateError> {
+    pub(crate) fn refill(&mut self, store: &StateStore, space: &Space) -> Result<(), StateError> {
         let Some(horizon) = self.horizon else {
             return Ok(());
         };
@@ -105,14 +105,14 @@ impl Timers {
     }
 
     /// The first transaction rewrites what versions before have left.
-    pub(super) fn upgrade(&mut self, writes: &mut Writes) {
+    pub(crate) fn upgrade(&mut self, writes: &mut Writes) {
         for (old, due) in self.old.drain(..) {
             writes.put(row(due, &old[1..]), Bytes::new());
             writes.delete(old);
         }
     }
 
-    pub(super) fn set(&mut self, key: Bytes, due: Millis, writes: &mut Writes) {
+    pub(crate) fn set(&mut self, key: Bytes, due: Millis, writes: &mut Writes) {
         writes.put(row(due, &key), Bytes::new());
         if self.horizon.is_some_and(|horizon| due >= horizon) {
             return;
@@ -134,19 +134,19 @@ impl Timers {
         self.horizon = Some(due);
     }
 
-    pub(super) fn cancel(&mut self, key: &Bytes, due: Millis, writes: &mut Writes) {
+    pub(crate) fn cancel(&mut self, key: &Bytes, due: Millis, writes: &mut Writes) {
         self.near.remove(&(due, key.clone()));
         writes.delete(row(due, key));
     }
 
     /// When the first one is due, or the first that is in the store alone may be.
-    pub(super) fn next_due(&self) -> Option<Millis> {
+    pub(crate) fn next_due(&self) -> Option<Millis> {
         let near = self.near.first().map(|(due, _)| *due);
         near.into_iter().chain(self.horizon).min()
     }
 
     /// Takes the first one due at or before `now`.
-    pub(super) fn take(&mut self, now: Millis, writes: &mut Writes) -> Option<(Millis, Bytes)> {
+    pub(crate) fn take(&mut self, now: Millis, writes: &mut Writes) -> Option<(Millis, Bytes)> {
         let first = self.near.first()?.0;
         if first > now || self.horizon.is_some_and(|horizon| first >= horizon) {
             return None;
@@ -157,7 +157,7 @@ impl Timers {
     }
 
     /// Puts back what [`Self::take`] took, as if it had not.
-    pub(super) fn put_back(&mut self, key: Bytes, due: Millis, writes: &mut Writes) {
+    pub(crate) fn put_back(&mut self, key: Bytes, due: Millis, writes: &mut Writes) {
         writes.put(row(due, &key), Bytes::new());
         self.near.insert((due, key));
     }

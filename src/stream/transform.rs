@@ -155,9 +155,9 @@ impl From<crate::envelope::Invalid> for Rejected {
 
 /// What an open transaction has gathered for one partition.
 #[derive(Default)]
-pub(super) struct Gathered {
+pub(crate) struct Gathered {
     pub(super) outputs: Vec<Output>,
-    pub(super) writes: Writes,
+    pub(crate) writes: Writes,
     pub(super) rejected: Vec<Rejected>,
     /// Records that go to the dead-letter queue, whatever the input is.
     pub(super) dead: Vec<Dead>,
@@ -185,11 +185,11 @@ pub(super) struct Dead {
 
 /// What a transform may do.
 pub struct Context<'a> {
-    pub(super) space: &'a Space,
-    pub(super) store: &'a StateStore,
-    pub(super) timers: &'a mut Timers,
-    pub(super) gathered: &'a mut Gathered,
-    pub(super) now: Millis,
+    pub(crate) space: &'a Space,
+    pub(crate) store: &'a StateStore,
+    pub(crate) timers: &'a mut Timers,
+    pub(crate) gathered: &'a mut Gathered,
+    pub(crate) now: Millis,
 }
 
 /// Where one record's part of what is gathered begins.

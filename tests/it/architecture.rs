@@ -11,13 +11,17 @@ use std::{
 
 /// The rooms, from the lowest floor up. A room may use rooms of lower floors only.
 const FLOORS: &[&[&str]] = &[
-    &["backoff", "chaos", "clock", "id"],
-    &["config", "telemetry"],
-    &["envelope", "entity", "limits", "state", "store"],
-    &["log", "controls", "registry"],
-    &["stream", "replay"],
+    &["base", "chaos"],
+    &["config"],
+    &["telemetry"],
+    &["envelope", "http", "limits", "state", "store"],
+    &["entity", "log"],
+    &["controls", "embedded_postgres", "registry"],
+    &["stream"],
+    &["replay", "topology"],
     &["admission", "projections"],
     &["port"],
+    &["node"],
     &["cli"],
 ];
 

@@ -67,7 +67,7 @@ fn right_files_have_no_problems() {
     );
     let text: Vec<String> = checked.problems.iter().map(|p| p.render(false)).collect();
     assert_eq!(text, Vec::<String>::new());
-    assert_eq!(checked.set.unwrap().names().count(), 6);
+    assert_eq!(checked.set.unwrap().names().count(), 7);
     assert!(
         check(&find(Path::new("no/such/folder")).unwrap(), "")
             .set

@@ -52,7 +52,7 @@ use crate::{
 /// How long a poll waits when there is nothing to do.
 const IDLE: Duration = Duration::from_millis(100);
 /// A lane's stack: a topology's programs drop and copy values that may lie deep within each other. What is not used is never there.
-pub(super) const STACK: usize = 256 << 20;
+pub(crate) const STACK: usize = 256 << 20;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     most: Duration::from_secs(1),

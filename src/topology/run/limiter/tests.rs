@@ -13,7 +13,7 @@ use crate::{
 const SMALL: Bounds = Bounds {
     worth: 2,
     journal: 6,
-    late: 40,
+    recent: 40,
 };
 
 fn limit() -> RateLimit {

@@ -610,5 +610,4 @@ fn unnested(query: &Query, ctx: &mut Context<'_>) -> Result<Result<(), String>, 
 }
 
 #[cfg(test)]
-#[path = "functions_tests.rs"]
 mod tests;

@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vrl::{compiler::value::kind, value::ObjectMap};
+use ::vrl::{compiler::value::kind, value::ObjectMap};
 
-use crate::topology::*;
+use super::*;
 use crate::{
     stream::lane::STACK,
     topology::{
