@@ -17,7 +17,8 @@ use crate::node::storage as node;
 use crate::{
     config::Config,
     stream::dlq::{
-        letters::{self, Listing, Name, Shown, parse_cursor},
+        letters::{self, Listing, Shown, parse_cursor},
+        name::Name,
         redrive::{Pick, Redrive},
     },
 };

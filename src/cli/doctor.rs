@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use hyper::Method;
-use serde::Serialize;
 
 use super::{
     Global,
     client::{ADMIN_KEY, Client},
+    findings::{Finding, Findings, Status},
     output, runtime, stalls,
 };
 use crate::node::{postgres, storage as node};
@@ -41,41 +41,8 @@ const SKEW: Duration = Duration::from_secs(2);
 /// How long any part may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Status {
-    /// As it should be.
-    Ok,
-    /// It works, and someone should look at it.
-    Warning,
-    /// It does not work: the command ends with 1.
-    Failed,
-    /// Not in use here.
-    Skipped,
-}
-
-/// What a check found.
-#[derive(Serialize)]
-struct Finding {
-    check: &'static str,
-    status: Status,
-    detail: String,
-}
-
-pub(super) struct Findings(Vec<Finding>);
-
-impl Findings {
-    pub(super) fn add(&mut self, check: &'static str, status: Status, detail: impl Into<String>) {
-        self.0.push(Finding {
-            check,
-            status,
-            detail: detail.into(),
-        });
-    }
-}
-
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
-    let mut found = Findings(Vec::new());
+    let mut found = Findings::default();
     match global.load(|sources| sources) {
         Ok(config) => examine(&config, &mut found)?,
         Err(error) => found.add("config", Status::Failed, format!("{error:#}")),

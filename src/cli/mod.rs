@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod dlq;
 mod doctor;
+mod findings;
 mod graph;
 mod keys;
 mod lag;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    doctor::{Findings, Status},
+    findings::{Findings, Status},
     lag::projected,
 };
 use crate::{
@@ -18,9 +18,8 @@ use crate::{
     log::{Log, LogError, OpenTransaction, topics::Names},
     projections::PROJECTION,
     stream::{
-        lag::{First, first_records, from_start},
+        lag::{self, First, first_records, from_start},
         progress::STALLED_AFTER,
-        stall,
     },
 };
 
@@ -203,7 +202,7 @@ fn behind(
         .iter()
         .map(|(p, _)| (Arc::clone(&one.topic), *p))
         .collect();
-    let ends = stall::ends(log, &at)?;
+    let ends = lag::ends(log, &at)?;
     let behind = positions.into_iter().zip(ends);
     let behind: BTreeMap<(u32, u64), u64> = behind
         .filter_map(|((partition, next), ends)| {

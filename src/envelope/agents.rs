@@ -13,7 +13,6 @@ use super::{
     body_hash::Gathered,
     cloudevents::entity,
     json::{JsonError, Scanner, Value, has_member},
-    rules,
 };
 
 /// The names by which the form is known.
@@ -170,7 +169,7 @@ impl<'a> Agent<'a> {
     fn is_new(&mut self, attribute: &str) -> bool {
         let new = self.seen.insert(attribute.to_owned());
         if !new {
-            let shown = rules::shown(attribute);
+            let shown = super::json::shown(attribute);
             let invalid = Invalid::payload(format!("`{shown}` is given twice, in two spellings"));
             self.attributes.fail(invalid);
         }

@@ -8,7 +8,6 @@ use super::{
     attributes::{Attributes, Receipt},
     body_hash::Gathered,
     json::{self, Value, hash},
-    rules,
 };
 use crate::base::{clock::Millis, id::Tenant};
 
@@ -136,7 +135,7 @@ pub(super) fn read<'a>(
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (at, (name, value)) in found.iter().enumerate() {
         if found.get(at + 1).is_some_and(|(next, _)| next == name) {
-            let (prefix, shown) = (binding.prefix(), rules::shown(name));
+            let (prefix, shown) = (binding.prefix(), json::shown(name));
             let problem = format!("header `{prefix}{shown}` is given twice");
             binary.attributes.fail(Invalid::payload(problem));
             continue;

@@ -142,7 +142,7 @@ fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
     }
     Err(Invalid::payload(format!(
         "`{}` beside `events`: a batch has no other member",
-        rules::shown(&name)
+        json::shown(&name)
     )))
 }
 
@@ -301,7 +301,7 @@ pub(super) fn entity<'a>(
             "external_id" => ("entity.external_id", &mut external_id),
             "display_name" => ("entity.display_name", &mut display_name),
             other => {
-                let other = rules::shown(other);
+                let other = json::shown(other);
                 attributes.fail(Invalid::payload(format!(
                     "`entity.{other}` is no known field"
                 )));

@@ -26,17 +26,9 @@ const FIELDS: [&str; 13] = [
     "type",
 ];
 
-/// The most bytes of a producer's text that a message repeats.
-const SHOWN_MAX: usize = 64;
-
 /// The nearest time that can be written.
 pub(super) fn clamp_time(micros: i64) -> i64 {
     micros.clamp(*TIMES.start(), *TIMES.end())
-}
-
-/// A name for a message: its beginning, when it is long.
-pub(super) fn shown(name: &str) -> &str {
-    &name[..name.floor_char_boundary(SHOWN_MAX)]
 }
 
 /// Not empty, not too long, and without U+0000.
@@ -90,7 +82,7 @@ pub(super) fn extension_name(name: &str) -> Result<(), Invalid> {
     if name.is_empty() || name.len() > EXTENSION_NAME_MAX || !name.bytes().all(good) {
         return Err(Invalid::payload(format!(
             "`{}` is no known field, nor the name of an extension attribute (1 to {EXTENSION_NAME_MAX} of [a-z0-9])",
-            shown(name)
+            json::shown(name)
         )));
     }
     if name.starts_with("omnilink") {
@@ -184,6 +176,6 @@ fn no_entity() -> Invalid {
 pub(super) fn not_scalar(name: &str) -> Invalid {
     Invalid::payload(format!(
         "`{}`: an extension attribute is a string, a boolean or a 32-bit integer",
-        shown(name)
+        json::shown(name)
     ))
 }

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use super::{
     RequestId, Shared,
     problem::{Problem, Refused},
-    rest::routes::FromPeer,
 };
+use crate::port::peer::FromPeer;
 use crate::{
     base::clock::Millis,
     config::Network,

@@ -7,6 +7,7 @@ mod auth;
 mod cors;
 mod ingest;
 mod meters;
+mod peer;
 mod problem;
 mod rest;
 mod serve;

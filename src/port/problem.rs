@@ -106,7 +106,7 @@ impl Problem {
         out.extend_from_slice(br#","code":""#);
         out.extend_from_slice(self.code.as_bytes());
         out.extend_from_slice(br#"","detail":"#);
-        super::ingest::answer::write_text(&mut out, &self.detail);
+        write_text(&mut out, &self.detail);
         out.extend_from_slice(br#","request_id":""#);
         id.write(&mut out);
         out.push(b'"');
@@ -143,4 +143,10 @@ impl IntoResponse for Refused {
     fn into_response(self) -> axum::response::Response {
         self.0.into_response(self.1).map(axum::body::Body::new)
     }
+}
+
+/// A JSON string.
+pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
+    // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
+    let _ = serde_json::to_writer(out, text);
 }

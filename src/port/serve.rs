@@ -140,7 +140,9 @@ impl Connection {
                 .map(Either::Left));
         }
         let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(routes::Peer(self.peer));
+        request
+            .extensions_mut()
+            .insert(super::peer::Peer(self.peer));
         let response = self.router.oneshot(request).await?;
         Ok(response.map(Either::Right))
     }

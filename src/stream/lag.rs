@@ -7,10 +7,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{progress::Ends, stall};
+use super::progress::Ends;
 use crate::{
     base::clock::Millis,
-    log::{Log, LogError},
+    log::{Isolation, Log, LogError},
 };
 
 /// How far behind.
@@ -52,7 +52,7 @@ pub fn lags(
         .iter()
         .map(|(p, _)| (Arc::clone(&name), *p))
         .collect();
-    let ends = stall::ends(log, &at)?;
+    let ends = ends(log, &at)?;
     let mut all = Vec::with_capacity(positions.len());
     let mut behind = Vec::new();
     for (index, ((partition, next), ends)) in positions.iter().zip(ends).enumerate() {
@@ -229,4 +229,17 @@ pub fn items(
 pub fn from_start(positions: &[Option<u64>]) -> Vec<(u32, u64)> {
     let positions = positions.iter().map(|next| next.unwrap_or(0));
     (0..).zip(positions).collect()
+}
+
+/// Where partitions end. `None`: not known now.
+pub fn ends(log: &dyn Log, at: &[(Arc<str>, u32)]) -> Result<Vec<Option<Ends>>, LogError> {
+    // In this order: a transaction that ends between the two does not look open.
+    let high = log.end_offsets(at, Isolation::Uncommitted)?;
+    let stable = log.end_offsets(at, Isolation::Committed)?;
+    let both = |(stable, high): (Option<u64>, Option<u64>)| {
+        let stable = stable?;
+        let high = high?.max(stable);
+        Some(Ends { stable, high })
+    };
+    Ok(stable.into_iter().zip(high).map(both).collect())
 }

@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::progress::{Ends, Progress, Suspect};
-use crate::log::{Isolation, Log, LogError};
+use super::progress::{Progress, Suspect};
+use crate::log::{Log, LogError};
 
 /// How long the first record of a suspect may take to be read. One that does not come counts as there.
 const READ: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ pub fn check(log: &dyn Log, processors: &[Arc<Progress>]) -> Result<(), LogError
     if at.is_empty() {
         return Ok(());
     }
-    let ends = ends(log, &at)?;
+    let ends = super::lag::ends(log, &at)?;
     let now = Instant::now();
     let find = |topic: &str, partition: u32| {
         let at = at.binary_search_by(|(t, p)| (&**t, *p).cmp(&(topic, partition)));
@@ -40,19 +40,6 @@ pub fn check(log: &dyn Log, processors: &[Arc<Progress>]) -> Result<(), LogError
         }
     }
     Ok(())
-}
-
-/// Where partitions end. `None`: not known now.
-pub fn ends(log: &dyn Log, at: &[(Arc<str>, u32)]) -> Result<Vec<Option<Ends>>, LogError> {
-    // In this order: a transaction that ends between the two does not look open.
-    let high = log.end_offsets(at, Isolation::Uncommitted)?;
-    let stable = log.end_offsets(at, Isolation::Committed)?;
-    let both = |(stable, high): (Option<u64>, Option<u64>)| {
-        let stable = stable?;
-        let high = high?.max(stable);
-        Some(Ends { stable, high })
-    };
-    Ok(stable.into_iter().zip(high).map(both).collect())
 }
 
 /// Whether there is a record in each of them.

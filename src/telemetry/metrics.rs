@@ -267,7 +267,7 @@ pub static RENAMED: &[(&str, &str)] = &[
 pub const UPKEEP: Duration = Duration::from_secs(5);
 
 /// The first call installs the recorder.
-fn recorder() -> &'static PrometheusHandle {
+pub(super) fn recorder() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let mut installed = false;
     let handle = HANDLE.get_or_init(|| {
@@ -311,13 +311,6 @@ fn describe() {
 /// Installs the recorder, so that `/metrics` is complete from the start.
 pub fn install() {
     recorder();
-}
-
-/// All metrics of this process, in Prometheus's text format.
-pub fn render() -> String {
-    let mut text = recorder().render();
-    super::process::render(&mut text);
-    text
 }
 
 /// Sorts the values that histograms have gathered into their buckets.
@@ -479,7 +472,7 @@ mod tests {
         install();
         PORT_REQUEST_DURATION.histogram(&[]).record(0.003);
         count_dead_letter("tests", "invalid_payload");
-        let text = render();
+        let text = crate::telemetry::render_metrics();
         for line in [
             "# TYPE omnilink_port_request_duration_seconds histogram",
             "omnilink_port_request_duration_seconds_bucket{le=\"0.005\"}",

@@ -41,3 +41,10 @@ pub fn print_note(text: &str) {
     // Nobody may be there to read it.
     let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
+
+/// All metrics of this process, in Prometheus's text format.
+pub fn render_metrics() -> String {
+    let mut text = metrics::recorder().render();
+    process::render(&mut text);
+    text
+}

@@ -12,7 +12,8 @@ use omnilink::{
     stream::{
         dlq::{
             self,
-            letters::{self, Listing, Name, Shown, parse_cursor},
+            letters::{self, Listing, Shown, parse_cursor},
+            name::Name,
             redrive::{Pick, Redrive, Redriven},
             redriven,
         },

@@ -16,7 +16,7 @@ use omnilink::{
     stream::{
         Context, Failure, Processor, Rejected, Timer, Transform,
         dlq::{
-            letters::Name,
+            name::Name,
             redrive::{Pick, Redrive},
         },
         effect,

@@ -27,7 +27,7 @@ use omnilink::{
         Context, Failure, Processor, Timer, Transform,
         dlq::{
             self,
-            letters::Name,
+            name::Name,
             redrive::{Pick, Redrive, Redriven},
         },
         lane::{self, Running},

@@ -93,3 +93,11 @@ impl From<JsonError> for Invalid {
         Self::payload(error.to_string())
     }
 }
+
+/// The most bytes of a producer's text that a message repeats.
+const SHOWN_MAX: usize = 64;
+
+/// A name for a message: its beginning, when it is long.
+pub(in crate::envelope) fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(SHOWN_MAX)]
+}

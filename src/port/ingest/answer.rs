@@ -9,7 +9,10 @@ use hyper::{
     header::{CONTENT_TYPE, HeaderValue},
 };
 
-use crate::port::{RequestId, problem::Problem};
+use crate::port::{
+    RequestId,
+    problem::{Problem, write_text},
+};
 use crate::{base::id::Identity, envelope::Invalid};
 
 /// What became of one item.
@@ -128,12 +131,6 @@ impl Refusal {
         refusal.retry_after = retry_after;
         refusal
     }
-}
-
-/// A JSON string.
-pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
-    // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
-    let _ = serde_json::to_writer(out, text);
 }
 
 fn write_id(out: &mut Vec<u8>, id: &Identity) {

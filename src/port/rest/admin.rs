@@ -11,7 +11,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::routes::FromPeer;
+use crate::port::peer::FromPeer;
 use crate::port::{
     RequestId, Shared, auth,
     ingest::media,

@@ -12,13 +12,15 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{routes::FromPeer, stream, tools::blocking};
+use super::{stream, tools::blocking};
+use crate::port::peer::FromPeer;
 use crate::port::{
     Shared, auth,
     problem::{Problem, Refused},
 };
 use crate::stream::dlq::{
-    letters::{self, Listing, Name, Shown, parse_cursor},
+    letters::{self, Listing, Shown, parse_cursor},
+    name::Name,
     redrive::{Pick, Redrive},
 };
 
@@ -63,9 +65,9 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Response, Refused> {
     let id = auth::operator(&shared, &headers, peer)?;
-    let name: Name = name
-        .parse()
-        .map_err(|why: String| Refused::new(Problem::invalid(why), id))?;
+    let name = name
+        .parse::<Name>()
+        .map_err(|why| Refused::new(Problem::invalid(why.to_string()), id))?;
     let (log, names) = (Arc::clone(&shared.tools.log), shared.tools.names.clone());
     let found = blocking(id, move || letters::show(&*log, &names, name)).await?;
     let Some(letter) = found else {
@@ -91,8 +93,8 @@ impl Which {
     fn pick(self) -> Result<Pick, String> {
         match (self.names.is_empty(), self.all, self.code) {
             (false, false, None) => {
-                let names: Result<_, _> = self.names.iter().map(|n| n.parse()).collect();
-                Ok(Pick::Names(names?))
+                let names: Result<_, _> = self.names.iter().map(|n| n.parse::<Name>()).collect();
+                Ok(Pick::Names(names.map_err(|e| e.to_string())?))
             }
             (true, true, None) => Ok(Pick::All),
             (true, false, Some(code)) => Ok(Pick::Code(code)),

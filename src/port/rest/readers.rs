@@ -15,10 +15,8 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    admin::{Admin, Page, rfc3339},
-    routes::FromPeer,
-};
+use super::admin::{Admin, Page, rfc3339};
+use crate::port::peer::FromPeer;
 use crate::port::{
     Shared,
     problem::{Problem, Refused},

@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::routes::FromPeer;
+use crate::port::peer::FromPeer;
 use crate::port::{
     Shared, auth,
     problem::{Problem, Refused},

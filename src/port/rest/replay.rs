@@ -14,10 +14,10 @@
 use std::{io::Write, sync::Arc, time::Instant};
 
 use super::{
-    routes::FromPeer,
     seats::Seat,
     stream::{self, Broken},
 };
+use crate::port::peer::FromPeer;
 use crate::port::{
     RequestId, Shared, auth,
     problem::{Problem, Refused},

@@ -1,9 +1,9 @@
 //! All routes but `POST /v1/events`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     extract::{DefaultBodyLimit, State},
     http::{Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -19,10 +19,6 @@ use crate::telemetry::{self, Status};
 
 /// The most bytes of a body on these routes.
 const BODY_BYTES: usize = 64 * 1024;
-
-/// The address at the other end of the connection.
-#[derive(Clone, Copy)]
-pub(crate) struct Peer(pub(crate) IpAddr);
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
@@ -92,7 +88,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics() -> Response {
-    let text = telemetry::metrics::render();
+    let text = telemetry::render_metrics();
     (
         [(
             header::CONTENT_TYPE,
@@ -131,6 +127,3 @@ async fn only_post(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) 
     response.headers_mut().insert(header::ALLOW, allow);
     response
 }
-
-/// The peer, from the connection.
-pub(crate) type FromPeer = Extension<Peer>;

@@ -12,7 +12,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::routes::FromPeer;
+use crate::port::peer::FromPeer;
 use crate::port::{
     RequestId, Shared, auth,
     problem::{Problem, Refused},

@@ -1,49 +1,14 @@
 //! Reading the dead-letter queue: what was rejected, where, and why.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{self as dlq, redrive::Returns, redriven};
+use super::{self as dlq, name::Name, redriven, returns::Returns};
 use crate::{
     base::clock::Millis,
     log::{Fetched, Log, LogError, header, read_ranges, topics::Names},
 };
-
-/// The name of a dead letter: where it lies.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Name {
-    /// The partition of the dead-letter topic.
-    pub partition: u32,
-    /// The offset there.
-    pub offset: u64,
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.partition, self.offset)
-    }
-}
-
-impl FromStr for Name {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once(':').and_then(|(partition, offset)| {
-            Some(Self {
-                partition: partition.parse().ok()?,
-                offset: offset.parse().ok()?,
-            })
-        });
-        parsed.ok_or_else(|| format!("`{text}` is no PARTITION:OFFSET, as `dlq list` shows them"))
-    }
-}
-
-impl Serialize for Name {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 /// A dead letter without its contents.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

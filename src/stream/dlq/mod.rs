@@ -2,8 +2,10 @@
 //! not fit.
 
 pub mod letters;
+pub mod name;
 pub mod redrive;
 pub mod redriven;
+mod returns;
 
 use bytes::Bytes;
 

@@ -4,18 +4,20 @@
 //! two the piece goes back again under the same count, which passes dedupe once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     self as dlq,
-    letters::{Name, field},
+    letters::field,
+    name::Name,
     redriven,
+    returns::{Note, Returns},
 };
 use crate::{
     controls::SecretKeys,
@@ -62,49 +64,6 @@ pub struct Redriven {
     pub missing: Vec<Name>,
     /// Names of letters that are timers', not records': there is no topic that they could go back to.
     pub timers: Vec<Name>,
-}
-
-/// What went back before: how often, by name.
-#[derive(Debug, Default)]
-pub struct Returns(HashMap<Name, u32>);
-
-/// A note: the letters of one partition, as stretches of offsets.
-#[derive(Serialize, Deserialize)]
-struct Note {
-    partition: u32,
-    ranges: Vec<(u64, u64)>,
-}
-
-impl Returns {
-    /// Reads all notes about letters that are still there.
-    pub fn load(log: &dyn Log, names: &Names) -> Result<Self, LogError> {
-        let mut starts = Vec::new();
-        for partition in 0..log.partitions(&names.dlq)? {
-            starts.push(log.offset_range(&names.dlq, partition)?.start);
-        }
-        let marks = log.offset_range(&names.redriven, 0)?;
-        let mut times = HashMap::new();
-        let mut reader = log.reader(&names.redriven)?;
-        read_ranges(&mut *reader, &[(0, marks.start, marks.end)], |record| {
-            let value = record.record.value.unwrap_or_default();
-            let Ok(Note { partition, ranges }) = serde_json::from_slice(&value) else {
-                return Ok(());
-            };
-            let start = starts.get(partition as usize).copied().unwrap_or(u64::MAX);
-            for (from, to) in ranges {
-                for offset in from.max(start)..to {
-                    *times.entry(Name { partition, offset }).or_default() += 1;
-                }
-            }
-            Ok(())
-        })?;
-        Ok(Self(times))
-    }
-
-    /// How often a letter went back.
-    pub fn times(&self, name: Name) -> u32 {
-        self.0.get(&name).copied().unwrap_or(0)
-    }
 }
 
 /// What becomes of a letter.

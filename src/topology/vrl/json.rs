@@ -2,7 +2,7 @@
 //! not copies; texts that are written are looked over eight bytes at a time for what must be escaped. Numbers that VRL has none for keep
 //! their digits ([`super::number`]).
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use serde::{
@@ -76,16 +76,9 @@ pub(crate) fn read_but(
     Ok(Value::Object(read))
 }
 
-/// Where a text lies that is part of `bytes`.
-pub(crate) fn place(text: &str, bytes: &Bytes) -> Option<Range<usize>> {
-    let start = text.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
-    let end = start.checked_add(text.len())?;
-    (end <= bytes.len()).then_some(start..end)
-}
-
 /// A text that is part of `bytes`; of any other text a copy.
 fn part(text: &str, bytes: &Bytes) -> Bytes {
-    match place(text, bytes) {
+    match number::place(text, bytes) {
         Some(range) => bytes.slice(range),
         None => Bytes::copy_from_slice(text.as_bytes()),
     }

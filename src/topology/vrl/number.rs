@@ -2,10 +2,10 @@
 //! two keys might become one. Such a number is a text in programs, its digits as they came, a part of the record's bytes; where it is
 //! written again untouched, it is that number again.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use vrl::value::Value;
-
-use super::json::place;
 
 /// Digits that a 64-bit float always keeps.
 const KEPT: usize = 15;
@@ -80,6 +80,13 @@ fn decimal(text: &str) -> (bool, Vec<u8>, i64) {
         power = 0;
     }
     (negative, digits, power)
+}
+
+/// Where a text lies that is part of `bytes`.
+pub(crate) fn place(text: &str, bytes: &Bytes) -> Option<Range<usize>> {
+    let start = text.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
+    let end = start.checked_add(text.len())?;
+    (end <= bytes.len()).then_some(start..end)
 }
 
 /// Whether a text is such a number of this record, at the place where it stands there.

@@ -2,11 +2,17 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::queues::ProducerId;
 use crate::{
     base::clock::Millis,
     log::{BATCH_HEADER, Record, record_size},
 };
+
+/// Who numbers batches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ProducerId {
+    pub(super) id: i64,
+    pub(super) epoch: i16,
+}
 
 /// Bytes of a batch before its records.
 pub(super) const HEAD: usize = BATCH_HEADER;

@@ -14,8 +14,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
     super::topics::Topics,
-    Answer, Call, KafkaOptions, batch,
-    queues::{Batch, Ended, ProducerId, Queues},
+    Answer, Call, KafkaOptions,
+    batch::{self, ProducerId},
+    queues::{Batch, Ended, Queues},
     wire::{Connection, Disconnected},
 };
 use crate::{

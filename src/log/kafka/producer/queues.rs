@@ -16,7 +16,9 @@ use parking_lot::Condvar;
 
 use super::{
     super::topics::{Counts, partition_among},
-    Call, batch, queue_full,
+    Call,
+    batch::{self, ProducerId},
+    queue_full,
 };
 use crate::log::{Append, LogError, Position, Record};
 
@@ -37,13 +39,6 @@ const REQUEST: usize = 8_000_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a topic that is not there may take to come: it may have been made a moment ago.
 const MISSING: Duration = Duration::from_secs(5);
-
-/// Who numbers batches.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ProducerId {
-    pub(super) id: i64,
-    pub(super) epoch: i16,
-}
 
 /// A record that waits.
 pub(super) struct Pending {

@@ -20,7 +20,7 @@ use kafka_protocol::{
     protocol::{Decodable, Encodable, HeaderVersion, StrBytes},
 };
 
-use super::queues::{Batch, ProducerId};
+use super::{batch::ProducerId, queues::Batch};
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a broker may take to answer. A produce request waits for the replicas.

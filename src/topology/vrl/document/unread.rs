@@ -8,7 +8,10 @@ use vrl::{
     value::{KeyString, Value},
 };
 
-use super::{super::json, put_plain_name};
+use super::{
+    super::{json, number},
+    put_plain_name,
+};
 use crate::envelope::{
     Entity, Rfc3339,
     json::{member, put_utf8},
@@ -144,7 +147,7 @@ impl Unread {
     }
 
     fn place(&mut self, text: &str) -> Text {
-        let (range, apart) = if let Some(range) = json::place(text, &self.record) {
+        let (range, apart) = if let Some(range) = number::place(text, &self.record) {
             (range, false)
         } else {
             let start = self.apart.len();

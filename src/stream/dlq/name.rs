@@ -1,0 +1,45 @@
+//! How a dead letter is named.
+
+use std::{fmt, str::FromStr};
+
+use serde::Serialize;
+
+/// The name of a dead letter: where it lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Name {
+    /// The partition of the dead-letter topic.
+    pub partition: u32,
+    /// The offset there.
+    pub offset: u64,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.partition, self.offset)
+    }
+}
+
+impl FromStr for Name {
+    type Err = NotAName;
+
+    fn from_str(text: &str) -> Result<Self, NotAName> {
+        let parsed = text.split_once(':').and_then(|(partition, offset)| {
+            Some(Self {
+                partition: partition.parse().ok()?,
+                offset: offset.parse().ok()?,
+            })
+        });
+        parsed.ok_or_else(|| NotAName(text.to_owned()))
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A text that names no dead letter.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no PARTITION:OFFSET, as `dlq list` shows them")]
+pub struct NotAName(String);
