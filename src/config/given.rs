@@ -5,7 +5,10 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::{ENV_PREFIX, Problem, keys};
+use super::{ENV_PREFIX, Problem};
+
+/// The key whose own names are librdkafka's.
+pub(super) const PROPERTIES: &str = "kafka.properties";
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -43,10 +46,10 @@ impl Given {
 pub(super) fn env_path(name: &str) -> String {
     let path = name.to_ascii_lowercase().replace("__", ".");
     match path
-        .strip_prefix(keys::PROPERTIES)
+        .strip_prefix(PROPERTIES)
         .and_then(|rest| rest.strip_prefix('.'))
     {
-        Some(property) => format!("{}.{}", keys::PROPERTIES, property.replace('_', ".")),
+        Some(property) => format!("{}.{}", PROPERTIES, property.replace('_', ".")),
         None => path,
     }
 }
@@ -57,7 +60,11 @@ pub(super) fn env_name(key: &str) -> String {
 }
 
 /// All leaves of a YAML file with their paths. Only what is no YAML at all is an error here.
-pub(super) fn from_yaml(text: &str, file: &str) -> Result<Vec<(String, Given)>, Problem> {
+pub(super) fn from_yaml(
+    text: &str,
+    file: &str,
+    is_section: fn(&str) -> bool,
+) -> Result<Vec<(String, Given)>, Problem> {
     let root: Spanned<Node> = serde_saphyr::from_str(text).map_err(|e| {
         let place = e.location().map_or_else(
             || file.to_owned(),
@@ -72,7 +79,7 @@ pub(super) fn from_yaml(text: &str, file: &str) -> Result<Vec<(String, Given)>, 
     })?;
     let mut leaves = Vec::new();
     match root.value {
-        Node::Map(entries) => flatten("", entries, file, &mut leaves),
+        Node::Map(entries) => flatten("", entries, (file, is_section), &mut leaves),
         Node::Null => {}
         _ => {
             return Err(Problem {
@@ -88,7 +95,7 @@ pub(super) fn from_yaml(text: &str, file: &str) -> Result<Vec<(String, Given)>, 
 fn flatten(
     prefix: &str,
     entries: Vec<(Spanned<String>, Spanned<Node>)>,
-    file: &str,
+    (file, is_section): (&str, fn(&str) -> bool),
     leaves: &mut Vec<(String, Given)>,
 ) {
     for (key, node) in entries {
@@ -101,9 +108,11 @@ fn flatten(
         let place = format!("{file}:{}:{}", at.line(), at.column());
         match node.value {
             // A section; an unknown one is reported once, as a whole.
-            Node::Map(entries) if keys::is_section(&path) => flatten(&path, entries, file, leaves),
+            Node::Map(entries) if is_section(&path) => {
+                flatten(&path, entries, (file, is_section), leaves)
+            }
             // `kafka:` with everything under it commented out.
-            Node::Null if keys::is_section(&path) => {}
+            Node::Null if is_section(&path) => {}
             other => leaves.push((
                 path,
                 Given {

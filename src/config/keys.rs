@@ -10,12 +10,9 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
-    given::{self, Given, Value},
+    given::{self, Given, PROPERTIES, Value},
     secret::MASK,
 };
-
-/// The key whose own names are librdkafka's.
-pub(super) const PROPERTIES: &str = "kafka.properties";
 
 /// One key.
 pub struct Key {
@@ -175,7 +172,7 @@ pub const KEYS: &[Key] = &[
         set: |c, v, ctx| {
             let entries = match v {
                 Value::Map(entries) => entries.clone(),
-                Value::Raw(raw) => match given::from_yaml(raw, "") {
+                Value::Raw(raw) => match given::from_yaml(raw, "", is_section) {
                     Ok(leaves) => leaves.into_iter().map(|(k, g)| (k, g.value)).collect(),
                     Err(e) => return Err(e.message),
                 },

@@ -239,7 +239,7 @@ impl Config {
 
         let mut given = Vec::new();
         if let (Some(file), Some(text)) = (&file, &text) {
-            match given::from_yaml(text, &file.display().to_string()) {
+            match given::from_yaml(text, &file.display().to_string(), keys::is_section) {
                 Ok(mut from_file) => given.append(&mut from_file),
                 Err(problem) => problems.push(problem),
             }

@@ -108,7 +108,7 @@ impl Cluster {
             _lock: lock,
         };
         // One that still runs has its port, and may be stopping this very moment.
-        super::server::end_leftover(&cluster, super::STOP);
+        super::leftover::end_leftover(&cluster.data(), super::STOP);
         cluster.password = cluster.read_password()?;
         if !cluster.home.join(MADE).is_file() {
             cluster.make()?;

@@ -8,6 +8,7 @@
 
 mod binaries;
 mod cluster;
+mod leftover;
 mod server;
 
 use std::{
@@ -167,7 +168,7 @@ impl Embedded {
         self.lifeline.lock().take();
         if self.ended.lock().recv_timeout(STOP).is_err() {
             tracing::warn!("the embedded Postgres did not stop in time: killed");
-            server::end_leftover(&self.cluster, Duration::ZERO);
+            leftover::end_leftover(&self.cluster.data(), Duration::ZERO);
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     Form, Invalid, Parsed,
     attributes::{Attributes, Receipt},
     body_hash::Gathered,
-    cloudevents::entity,
+    entity_field::entity,
     json::{JsonError, Scanner, Value, has_member},
 };
 

@@ -7,6 +7,7 @@ pub mod avro;
 mod binary;
 mod body_hash;
 mod cloudevents;
+mod entity_field;
 pub mod foreign;
 pub(crate) mod json;
 pub mod kafka;

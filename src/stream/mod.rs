@@ -8,6 +8,7 @@
 
 pub mod dlq;
 pub mod effect;
+mod failure;
 pub mod lag;
 pub mod lane;
 pub mod progress;
@@ -17,4 +18,5 @@ pub(crate) mod timers;
 pub(crate) mod transform;
 mod writes;
 
-pub use transform::{Context, Failure, Origin, Processor, Rejected, Timer, Transform};
+pub use failure::{Failure, Rejected};
+pub use transform::{Context, Origin, Processor, Timer, Transform};

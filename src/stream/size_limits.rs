@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::Rejected;
+use super::failure::Rejected;
 use crate::log::{BATCH_HEADER, Log, Record, record_size, row_size};
 
 /// The code of a record that cannot be carried on.
@@ -121,9 +121,5 @@ impl SizeLimits {
 }
 
 pub(super) fn refused(message: String) -> Rejected {
-    Rejected {
-        code: CODE.into(),
-        message,
-        value: None,
-    }
+    Rejected::new(CODE, message)
 }

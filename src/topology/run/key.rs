@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use super::message::refused;
 use crate::topology::{
     syntax::model::{KeyField, KeyFields},
     vrl::document::Document,
@@ -40,7 +39,7 @@ impl KeyValues {
         for field in &fields.fields {
             let missing = || {
                 let message = format!("the record has no `{field}`, by which it is keyed");
-                refused("missing_key", message)
+                Rejected::new("missing_key", message)
             };
             all.add(|out| match field {
                 KeyField::Tenant => {
@@ -54,7 +53,7 @@ impl KeyValues {
                         let message = format!(
                             "`{field}`, by which the record is keyed, has no JSON form: {e}"
                         );
-                        Err(refused(e.code(), message))
+                        Err(Rejected::new(e.code(), message))
                     }
                 },
             })?;

@@ -61,14 +61,6 @@ pub(crate) enum Normalised {
     Json(String),
 }
 
-pub(crate) fn refused(code: &'static str, message: impl Into<String>) -> Rejected {
-    Rejected {
-        code: code.into(),
-        message: message.into(),
-        value: None,
-    }
-}
-
 fn tenant_of(record: &Record, fixed: Option<&Tenant>) -> Result<Option<Tenant>, Rejected> {
     if fixed.is_some() {
         return Ok(fixed.cloned());
@@ -77,7 +69,7 @@ fn tenant_of(record: &Record, fixed: Option<&Tenant>) -> Result<Option<Tenant>, 
         None => Ok(None),
         Some(name) => Tenant::new(std::str::from_utf8(name).unwrap_or_default())
             .map(Some)
-            .map_err(|e| refused("invalid_tenant", e.to_string())),
+            .map_err(|e| Rejected::new("invalid_tenant", e.to_string())),
     }
 }
 
@@ -240,7 +232,7 @@ impl Message {
     /// Takes over what a program has set of `%key`, `%headers` and `%tenant`.
     pub(crate) fn set_metadata(&mut self, metadata: &Value) -> Result<(), Rejected> {
         let Value::Object(fields) = metadata else {
-            return Err(refused("vrl_error", "`%` must be an object"));
+            return Err(Rejected::new("vrl_error", "`%` must be an object"));
         };
         self.key = match fields.get("key") {
             None | Some(Value::Null) => None,
@@ -251,7 +243,7 @@ impl Message {
             Some(value) => {
                 let name = value.as_bytes().and_then(|b| std::str::from_utf8(b).ok());
                 let tenant = Tenant::new(name.unwrap_or_default());
-                Some(tenant.map_err(|e| refused("invalid_tenant", e.to_string()))?)
+                Some(tenant.map_err(|e| Rejected::new("invalid_tenant", e.to_string()))?)
             }
         };
         self.headers = match fields.get("headers") {
@@ -266,7 +258,7 @@ impl Message {
                     Ok((name.to_string(), value))
                 })
                 .collect::<Result<_, Rejected>>()?,
-            Some(_) => return Err(refused("vrl_error", "`%headers` must be an object")),
+            Some(_) => return Err(Rejected::new("vrl_error", "`%headers` must be an object")),
         };
         Ok(())
     }
@@ -276,7 +268,7 @@ impl Message {
         if let Value::Object(_) | Value::Array(_) = value {
             let mut json = Vec::new();
             json::write(value, self.document.record(), &mut json)
-                .map_err(|e| refused(e.code(), format!("`%{of}` has no JSON form: {e}")))?;
+                .map_err(|e| Rejected::new(e.code(), format!("`%{of}` has no JSON form: {e}")))?;
             return Ok(json.into());
         }
         Ok(value.coerce_to_bytes())
@@ -295,7 +287,7 @@ impl Message {
     /// become one.
     pub(crate) fn check_replaced(&self, before: usize) -> Result<(), Rejected> {
         if self.replaced()? > before {
-            return Err(refused(
+            return Err(Rejected::new(
                 "invalid_utf8",
                 "a program made a text of a key or header that is none; write its bytes with `encode_base64` or `encode_base16`",
             ));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use csv::{ByteRecord, ReaderBuilder};
 use vrl::value::{KeyString, ObjectMap, Value};
 
-use super::{Part, refused, text};
+use super::{Part, text};
 use crate::{envelope::kafka::BATCH_MAX, stream::Rejected};
 
 /// Fields of one record: bounds what many empty ones cost.
@@ -85,7 +85,7 @@ impl Layout {
     /// A record without what may stand before its first row.
     fn preamble(&self, record: &Bytes) -> Result<Bytes, Rejected> {
         if UTF_16.iter().any(|mark| record.starts_with(mark)) {
-            return Err(refused(
+            return Err(Rejected::new(
                 "invalid_csv",
                 "the text is UTF-16, as its byte order mark says; only UTF-8 is read",
             ));
@@ -102,7 +102,7 @@ impl Layout {
             _ => return Ok(record.slice_ref(rest)),
         };
         if said != self.delimiter {
-            return Err(refused(
+            return Err(Rejected::new(
                 "invalid_csv",
                 format!(
                     "the first line says that {} stands between two fields, and the codec's `delimiter` is {}",
@@ -117,7 +117,7 @@ impl Layout {
     /// The names in the first row; a column without one is passed over.
     fn names(&self, head: &Row) -> Result<Vec<Option<KeyString>>, Rejected> {
         closed(head)?;
-        let invalid = |why: String| refused("invalid_csv", why);
+        let invalid = |why: String| Rejected::new("invalid_csv", why);
         let one = |b: &u8| *b != self.delimiter && head.bytes.contains(b);
         if head.fields.len() == 1
             && !head.bytes.contains(&b'"')
@@ -167,7 +167,7 @@ impl Layout {
         // It reads from memory and takes any number of fields, so nothing can go wrong.
         while reader
             .read_byte_record(&mut fields)
-            .map_err(|e| refused("invalid_csv", e.to_string()))?
+            .map_err(|e| Rejected::new("invalid_csv", e.to_string()))?
         {
             let end = reader.position().byte() as usize;
             let whole = record.get(start..end).unwrap_or_default();
@@ -179,7 +179,7 @@ impl Layout {
                 .map_or(0, |at| at + 1);
             let count = fields.len();
             if rows.len() > BATCH_MAX || count > left {
-                return Err(refused(
+                return Err(Rejected::new(
                     "batch_too_large",
                     format!(
                         "a record has at most {BATCH_MAX} rows and {MAX_FIELDS} fields; send several"
@@ -207,7 +207,7 @@ fn object(names: &[Option<KeyString>], row: &Row) -> Result<Value, Rejected> {
         .map_or(0, |at| at + 1);
     let rest = row.fields.iter().skip(names.len());
     if row.fields.len() < named || rest.into_iter().any(|field| !field.is_empty()) {
-        return Err(refused(
+        return Err(Rejected::new(
             "wrong_columns",
             format!(
                 "the row has {} fields, and there are {} columns",
@@ -242,7 +242,7 @@ fn quoted(byte: u8) -> String {
 /// Quotes come in pairs. The library takes one that is open to the end of the record, rows and all.
 fn closed(row: &Row) -> Result<(), Rejected> {
     if memchr::memchr_iter(b'"', &row.bytes).count() % 2 == 1 {
-        return Err(refused(
+        return Err(Rejected::new(
             "invalid_csv",
             "a double quote is not closed, or stands in a field without quotes",
         ));

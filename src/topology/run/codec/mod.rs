@@ -10,7 +10,6 @@ use bytes::Bytes;
 use vrl::value::Value;
 
 pub(crate) use self::file::read;
-use super::message::refused;
 use crate::topology::vrl::{document::Document, json};
 use crate::{
     envelope::{
@@ -64,7 +63,7 @@ impl Part {
                 json: Some(text.clone()),
                 ..Self::whole(value)
             }),
-            Err(e) => Err(refused(
+            Err(e) => Err(Rejected::new(
                 "invalid_payload",
                 format!("the value is no JSON: {e}"),
             )),
@@ -128,7 +127,7 @@ fn not_confluents(record: &Record, value: &[u8]) -> Rejected {
         Some(framing) => framing.to_string(),
         None => "the value is no Avro in Confluent's wire format: a zero byte and a schema's id come first".into(),
     };
-    refused("invalid_payload", message)
+    Rejected::new("invalid_payload", message)
 }
 
 /// The JSON text of a document.
@@ -136,7 +135,7 @@ pub(crate) fn json_of(document: &Document) -> Result<Bytes, Rejected> {
     let written = document.to_json();
     written.map(Bytes::from).map_err(|e| {
         let message = format!("the value has no JSON form: {e}");
-        refused(e.code(), message)
+        Rejected::new(e.code(), message)
     })
 }
 
@@ -164,5 +163,5 @@ pub fn read_csv(
 
 fn text(bytes: &[u8]) -> Result<&str, Rejected> {
     std::str::from_utf8(bytes)
-        .map_err(|e| refused("invalid_utf8", format!("the value is no UTF-8 text: {e}")))
+        .map_err(|e| Rejected::new("invalid_utf8", format!("the value is no UTF-8 text: {e}")))
 }
