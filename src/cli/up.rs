@@ -63,12 +63,11 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let runs = |part| !args.without.contains(&part);
     let parts = Parts {
-        provision: !args.no_provision,
         admission: runs(Part::Admission),
         projections: runs(Part::Projections),
         topologies: runs(Part::Topologies),
     };
-    let result = runtime.block_on(node::run(config, parts, welcome));
+    let result = runtime.block_on(node::run(config, !args.no_provision, parts, welcome));
     // What still blocks a thread now has had its time.
     Runtime::shutdown_timeout(runtime, Duration::from_secs(1));
     result

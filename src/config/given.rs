@@ -109,7 +109,7 @@ fn flatten(
         match node.value {
             // A section; an unknown one is reported once, as a whole.
             Node::Map(entries) if is_section(&path) => {
-                flatten(&path, entries, (file, is_section), leaves)
+                flatten(&path, entries, (file, is_section), leaves);
             }
             // `kafka:` with everything under it commented out.
             Node::Null if is_section(&path) => {}

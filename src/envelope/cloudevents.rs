@@ -5,22 +5,13 @@ use std::borrow::Cow;
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
-    BodyHash, Event, Form, Invalid, agents,
+    BodyHash, Form, Invalid, Parsed, agents,
     attributes::{Attributes, Receipt, string},
     body_hash::Gathered,
     entity_field::entity,
     json::{self, JsonError, Scanner},
 };
 use crate::base::{clock::Millis, id::Tenant};
-
-/// An event as it came, and what tells two bodies apart.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Parsed<'a> {
-    /// The event.
-    pub event: Event<'a>,
-    /// The hash of the whole envelope.
-    pub body_hash: BodyHash,
-}
 
 /// One item of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]

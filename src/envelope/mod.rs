@@ -13,6 +13,7 @@ pub(crate) mod json;
 pub mod kafka;
 mod line;
 mod media;
+mod parsed;
 mod rules;
 pub mod schemas;
 #[cfg(test)]
@@ -24,10 +25,11 @@ mod uri;
 
 use std::borrow::Cow;
 
+pub use self::parsed::Parsed;
 pub use self::{
     binary::{Binding, parse_binary},
     body_hash::{BodyHash, StoredHash},
-    cloudevents::{Body, Item, Parsed, parse, parse_batch, parse_structured},
+    cloudevents::{Body, Item, parse, parse_batch, parse_structured},
     json::{JsonError, MAX_DEPTH, MAX_WRITTEN, Problem, canonical_hash},
     line::{Place, write_line},
     media::Media,

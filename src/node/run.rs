@@ -27,8 +27,6 @@ use crate::{
 /// What a node does, and leaves to others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parts {
-    /// Makes missing topics and migrates.
-    pub provision: bool,
     /// From `ingress` to `events`.
     pub admission: bool,
     /// From `events` to Postgres.
@@ -37,24 +35,14 @@ pub struct Parts {
     pub topologies: bool,
 }
 
-impl Parts {
-    /// All there are.
-    pub const ALL: Self = Self {
-        provision: true,
-        admission: true,
-        projections: true,
-        topologies: true,
-    };
-}
-
-/// Runs until it is interrupted. `listening` is called when the port listens: with its address, and the first key if that was made
+/// Runs until it is interrupted. With `provision` missing topics are made, and Postgres is migrated. `listening` is called when the port listens: with its address, and the first key if that was made
 /// just now.
 pub async fn run(
     config: Config,
+    provision: bool,
     parts: Parts,
     listening: impl FnOnce(&Config, SocketAddr, Option<&str>),
 ) -> anyhow::Result<()> {
-    let provision = parts.provision;
     telemetry::metrics::install();
     // Before anything is started: an interrupt during a long start must be heard.
     let stop = stop_on_signals()?;
