@@ -33,7 +33,7 @@ async fn only_the_routes_that_it_names_are_open() {
         assert_eq!(answer.status, StatusCode::OK, "{path}");
     }
     // All that the router knows.
-    let source = std::fs::read_to_string("src/port/routes.rs").unwrap();
+    let source = std::fs::read_to_string("src/port/rest/routes.rs").unwrap();
     let routes: Vec<_> = source
         .split("/v1/")
         .skip(1)

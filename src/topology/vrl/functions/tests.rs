@@ -408,7 +408,7 @@ fn child() {
 
 #[test]
 fn no_function_takes_the_process_down() {
-    let test = "stream::topology::functions::tests::child";
+    let test = "topology::vrl::functions::tests::child";
     let output = Command::new("sh")
         .args(["-c", "ulimit -v 6000000; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
