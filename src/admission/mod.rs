@@ -1,6 +1,6 @@
 //! Admission: what lies on `ingress` becomes an event, once.
 //!
-//! It reads whatever producers send (`contracts.md` section 1), passes on what lies on another partition than its own key's, drops what
+//! It reads whatever producers send, passes on what lies on another partition than its own key's, drops what
 //! it has seen within the dedupe window, and appends the rest to `events`. The same identity always has the same key, hence the
 //! same partition, hence this window.
 

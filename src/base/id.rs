@@ -74,7 +74,7 @@ impl fmt::Display for Login {
     }
 }
 
-/// What makes an event unique (`contracts.md`, "Idempotency"): the first 16 bytes of the SHA-256 of
+/// What makes an event unique: the first 16 bytes of the SHA-256 of
 /// the identity, a compact JSON array such as `["event", tenant, source, id]`. It is the dedupe hash
 /// and, written as a UUID, the `record_id` of the answer, so that a duplicate is told the same id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

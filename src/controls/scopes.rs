@@ -9,7 +9,7 @@ pub const ADMIN: &str = "admin";
 /// The same for every tenant, and the switches.
 pub const OPERATOR: &str = "operator";
 
-/// Scopes, as they travel (`contracts.md`, section 2).
+/// Scopes, as they travel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Scopes {

@@ -1,4 +1,4 @@
-//! What one event does to its entity (`contracts.md` section 5, `entities`). Pure.
+//! What one event does to its entity. Pure.
 
 mod merge;
 

@@ -1,4 +1,4 @@
-//! The agents' internal form, a dialect that is known by `eventId` or `event_id` (`contracts.md`, section 1).
+//! The agents' internal form, a dialect that is known by `eventId` or `event_id`.
 //!
 //! `eventId`, `eventType`, `timestamp` and `payload` are CloudEvents' `id`, `type`, `time` and `data`; `trace` becomes
 //! `traceparent`. Every other member is the attribute of its name, in lower case and without `_`: `correlationId` and

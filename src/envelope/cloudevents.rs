@@ -1,4 +1,4 @@
-//! CloudEvents as JSON text: one event, or a batch (`contracts.md`, section 1; CloudEvents JSON format 1.0.2).
+//! CloudEvents as JSON text: one event, or a batch (CloudEvents JSON format 1.0.2).
 
 use std::borrow::Cow;
 

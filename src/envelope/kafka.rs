@@ -1,4 +1,4 @@
-//! What a Kafka record says: which of the forms it is in, in the contract's order (`contracts.md`, section 1).
+//! What a Kafka record says: which of the forms it is in, in the contract's order.
 
 use bytes::Bytes;
 

@@ -1,5 +1,5 @@
 //! An event as one line of JSON: a CloudEvent in structured mode, with what OmniLink knows of it as extensions
-//! (`contracts.md` section 6, `replay`).
+//!.
 
 use std::io::Write;
 

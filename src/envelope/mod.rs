@@ -1,4 +1,4 @@
-//! What travels: the event, how producers write it (CloudEvents 1.0.2, `contracts.md` section 1), and how OmniLink
+//! What travels: the event, how producers write it (CloudEvents 1.0.2), and how OmniLink
 //! keeps it (Avro).
 
 mod agents;
@@ -163,7 +163,7 @@ fn owned<T: ToOwned + ?Sized>(value: Cow<'_, T>) -> Cow<'static, T> {
     Cow::Owned(value.into_owned())
 }
 
-/// Why an envelope is refused: a stable code (`contracts.md`) and a message that says what and where.
+/// Why an envelope is refused: a stable code and a message that says what and where.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Invalid {

@@ -1,4 +1,4 @@
-//! What the fields of an event must satisfy, whichever way it came (`contracts.md`, section 1).
+//! What the fields of an event must satisfy, whichever way it came.
 
 use super::{Data, Event, Invalid, json, time::TIMES, uri::is_uri_reference};
 

@@ -1,4 +1,4 @@
-//! OmniLink's own topics (`design.md`, "The way of a record").
+//! OmniLink's own topics.
 
 use std::sync::Arc;
 

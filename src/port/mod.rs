@@ -1,4 +1,4 @@
-//! The HTTP port: routes, keys, idempotency, problem details (`contracts.md`, section 2).
+//! The HTTP port: routes, keys, idempotency, problem details.
 //!
 //! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`events`], for it carries the load; every other route
 //! goes through axum's router ([`routes`]).

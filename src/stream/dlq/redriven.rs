@@ -1,5 +1,5 @@
 //! The mark on a record that goes back from the dead-letter queue: how often it did, signed with `secret_key`, so that nobody else
-//! can send a record past dedupe (`contracts.md` section 1).
+//! can send a record past dedupe.
 
 use std::fmt::Write;
 
