@@ -11,7 +11,7 @@ pub struct Millis(pub i64);
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// The time now.
     fn now(&self) -> Millis;
 }
 

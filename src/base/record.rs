@@ -23,7 +23,7 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// The value; `None` is a tombstone.
     pub value: Option<Bytes>,
-    /// Headers.
+    /// Headers, in the order in which they were sent; a name may come more than once.
     pub headers: Headers,
 }
 

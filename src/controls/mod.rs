@@ -71,7 +71,7 @@ pub enum ControlsError {
 /// A key to be made.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// Whose.
+    /// The tenant that the key belongs to.
     pub tenant: Tenant,
     /// For people.
     pub name: String,

@@ -85,7 +85,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Microseconds.
+    /// A time as the record has it: microseconds since 1970.
     pub(super) fn at(now: Millis) -> i64 {
         now.0.saturating_mul(1000)
     }

@@ -1,5 +1,4 @@
-//! An event as one line of JSON: a CloudEvent in structured mode, with what OmniLink knows of it as extensions
-//!.
+//! An event as one line of JSON: a CloudEvent in structured mode, with what OmniLink knows of it as extensions.
 
 use std::io::Write;
 

@@ -76,7 +76,7 @@ pub enum Data<'a> {
     Absent,
     /// Checked JSON text (`null` included), as it came.
     Json(Cow<'a, str>),
-    /// Bytes.
+    /// Binary data (`data_base64`, or a body that is no text), decoded.
     Binary(Cow<'a, [u8]>),
 }
 

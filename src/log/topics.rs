@@ -11,14 +11,14 @@ pub enum Cleanup {
     Keep,
     /// Dropped when older than this many milliseconds.
     Delete {
-        /// Milliseconds.
+        /// The age from which records are dropped, in milliseconds.
         retention_ms: i64,
     },
     /// The last record a key is kept.
     Compact,
-    /// Both.
+    /// The last record a key is kept, but none that is older than this.
     CompactDelete {
-        /// Milliseconds.
+        /// The age from which records are dropped, in milliseconds.
         retention_ms: i64,
     },
 }

@@ -18,7 +18,7 @@ pub(super) struct Problem {
     pub(super) status: StatusCode,
     pub(super) code: Cow<'static, str>,
     pub(super) detail: Cow<'static, str>,
-    /// Seconds.
+    /// `Retry-After`, in seconds.
     pub(super) retry_after: Option<u32>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// The JSON array of the items' results, in an answer to a batch of which nothing was accepted.

@@ -113,7 +113,7 @@ pub struct Query {
     pub since: Option<Millis>,
     /// Appended before this time.
     pub until: Option<Millis>,
-    /// Whose.
+    /// Of this tenant; `None`: of any.
     pub tenant: Option<Tenant>,
     /// Of one of these types; empty: of any.
     pub types: Vec<TypePattern>,

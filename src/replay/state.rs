@@ -16,7 +16,7 @@ use crate::{
 /// An entity at a moment; the names are those of the table.
 #[derive(Debug, Serialize)]
 pub struct EntityState {
-    /// Whose.
+    /// The tenant that the entity belongs to.
     pub tenant: String,
     /// Its type.
     pub entity_type: String,

@@ -41,7 +41,7 @@ impl Space {
 /// One change of one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
-    /// Where.
+    /// The processor and partition whose row changes.
     pub space: Space,
     /// The key within the space.
     pub key: Bytes,

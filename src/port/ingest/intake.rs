@@ -285,7 +285,7 @@ impl Shared {
         }
     }
 
-    /// Blocks.
+    /// Asks the log how large a record may be; waits for brokers, so it is not for async code.
     fn ask_limit(&self) {
         let limit = self.log.record_limit(&self.topic);
         self.limit.store(limit, Ordering::Relaxed);

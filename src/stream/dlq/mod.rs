@@ -34,7 +34,7 @@ pub struct Reason<'a> {
     pub code: &'a str,
     /// For people.
     pub message: &'a str,
-    /// When.
+    /// When it was rejected.
     pub failed_at: Millis,
 }
 

@@ -69,7 +69,7 @@ pub struct Deployment {
 pub struct Deployed {
     /// New, or changed and started again.
     pub started: Vec<String>,
-    /// Gone.
+    /// Topologies whose files are gone: their lanes were stopped.
     pub stopped: Vec<String>,
     /// The same as before: they were not touched.
     pub kept: Vec<String>,

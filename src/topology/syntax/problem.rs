@@ -41,7 +41,7 @@ pub enum Severity {
 /// One thing that is wrong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// Where.
+    /// The file that it is in.
     pub file: Arc<SourceFile>,
     /// The bytes of the file that are meant.
     pub span: Range<usize>,

@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 const PRODUCE: i16 = 8;
 const METADATA: i16 = 8;
 const INIT_PRODUCER_ID: i16 = 2;
-/// Larger answers are none.
+/// The largest response that is read. A length prefix beyond it means that the peer does not speak Kafka's protocol.
 const LARGEST: usize = 64 << 20;
 
 /// A connection with one request on its way at a time.
@@ -172,7 +172,7 @@ impl Connection {
         self.stream.read_exact(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
         if length > LARGEST {
-            return Err(Error::new(ErrorKind::InvalidData, "this is no Kafka"));
+            return Err(Error::new(ErrorKind::InvalidData, "the peer does not speak Kafka's protocol"));
         }
         let mut answer = vec![0; length];
         self.stream.read_exact(&mut answer)?;
