@@ -172,7 +172,10 @@ impl Connection {
         self.stream.read_exact(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
         if length > LARGEST {
-            return Err(Error::new(ErrorKind::InvalidData, "the peer does not speak Kafka's protocol"));
+            return Err(Error::new(
+                ErrorKind::InvalidData,
+                "the peer does not speak Kafka's protocol",
+            ));
         }
         let mut answer = vec![0; length];
         self.stream.read_exact(&mut answer)?;
