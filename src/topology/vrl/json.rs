@@ -265,6 +265,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::envelope::json::canonical_hash;
 
     pub(in crate::topology) fn any_json() -> impl Strategy<Value = serde_json::Value> {
         let leaf = prop_oneof![
@@ -306,8 +307,10 @@ pub(crate) mod tests {
             let written = String::from_utf8(written).unwrap();
             if has_large(&json) {
                 // VRL has no such number, and `serde_json` makes floats of them.
+                // Written as an integer or as a float, the value is the same to the last digit.
                 if within {
-                    prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&written).unwrap(), &json);
+                    let canonical = |text: &str| canonical_hash(text.as_bytes()).unwrap();
+                    prop_assert_eq!(canonical(&written), canonical(&text));
                 }
             } else {
                 let theirs: Value = serde_json::from_str(&text).unwrap();
