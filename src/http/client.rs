@@ -5,13 +5,14 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{Request, Response, Uri};
+use hyper::{Request, Response, StatusCode, Uri, http::uri::Scheme};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{
@@ -37,15 +38,12 @@ pub struct Options {
     pub reach: Reach,
 }
 
-/// The client cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// There is nothing to judge a server's certificate by.
-    #[error(
-        "https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {0}"
-    )]
-    Roots(#[source] io::Error),
-}
+/// There is nothing to judge a server's certificate by.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {0}"
+)]
+pub struct NoRoots(#[source] Arc<io::Error>);
 
 /// A request got no answer that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +51,9 @@ pub enum RequestError {
     /// The address may not be reached.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
+    /// The URL asks for TLS.
+    #[error(transparent)]
+    NoRoots(#[from] NoRoots),
     /// The URL has no host.
     #[error("the URL has no host")]
     NoHost,
@@ -68,15 +69,23 @@ pub enum RequestError {
     /// The answer broke off.
     #[error("the answer broke off: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The answer's body has more bytes than that.
-    #[error("the answer has more than {0} bytes")]
-    TooLarge(usize),
+    /// The answer's body is too large.
+    #[error("the answer ({status}) has more than {most} bytes")]
+    TooLarge {
+        /// The status of the answer.
+        status: StatusCode,
+        /// The most bytes that are read.
+        most: usize,
+    },
 }
 
 impl RequestError {
     /// Whether the server cannot have done anything: the request never reached it.
     pub fn not_sent(&self) -> bool {
-        matches!(self, Self::Forbidden(_) | Self::NoHost | Self::Connect(_))
+        matches!(
+            self,
+            Self::Forbidden(_) | Self::NoRoots(_) | Self::NoHost | Self::Connect(_)
+        )
     }
 }
 
@@ -93,28 +102,41 @@ fn innermost(error: &dyn std::error::Error) -> String {
 /// clone; clones share the connections.
 #[derive(Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    plain: Pool<HttpConnector<Resolver>, Full<Bytes>>,
+    tls: Result<Pool<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>, NoRoots>,
     options: Options,
 }
 
 impl Client {
-    /// Makes a client.
-    pub fn new(options: Options) -> Result<Self, ClientError> {
+    /// Makes a client. Without root certificates it still speaks plain HTTP.
+    pub fn new(options: Options) -> Self {
         let mut connector = HttpConnector::new_with_resolver(Resolver(options.reach.clone()));
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(options.connect_timeout));
+        let mut pool = Pool::builder(TokioExecutor::new());
+        pool.pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30));
+        let plain = pool.build(connector.clone());
         connector.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(ClientError::Roots)?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let pool = Pool::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build(connector);
-        Ok(Self { pool, options })
+        let tls = match HttpsConnectorBuilder::new().with_native_roots() {
+            Ok(builder) => Ok(pool.build(
+                builder
+                    .https_only()
+                    .enable_http1()
+                    .wrap_connector(connector),
+            )),
+            Err(error) => Err(NoRoots(Arc::new(error))),
+        };
+        Self {
+            plain,
+            tls,
+            options,
+        }
+    }
+
+    /// Whether it can speak TLS.
+    pub fn tls(&self) -> Result<(), NoRoots> {
+        self.tls.as_ref().map(drop).map_err(Clone::clone)
     }
 
     /// Sends a request and reads its whole answer.
@@ -139,12 +161,21 @@ impl Client {
     }
 
     async fn answer(&self, request: Request<Bytes>) -> Result<Response<Bytes>, RequestError> {
-        let answered = self.pool.request(request.map(Full::new)).await;
+        let request = request.map(Full::new);
+        let answered = if request.uri().scheme() == Some(&Scheme::HTTPS) {
+            let tls = self.tls.as_ref().map_err(Clone::clone)?;
+            tls.request(request).await
+        } else {
+            self.plain.request(request).await
+        };
         let (head, body) = answered.map_err(failed)?.into_parts();
         let most = self.options.body_bytes;
         let body = Limited::new(body, most).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                RequestError::TooLarge(most)
+                RequestError::TooLarge {
+                    status: head.status,
+                    most,
+                }
             } else {
                 RequestError::Body(error)
             }
@@ -212,8 +243,6 @@ impl Service<Name> for Resolver {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -228,7 +257,6 @@ mod tests {
             body_bytes: 16,
             reach,
         })
-        .unwrap()
     }
 
     /// A server that gives one answer to each connection, or none.
@@ -269,7 +297,7 @@ mod tests {
         .await;
         let error = get(&any, &format!("http://127.0.0.1:{long}/")).await;
         assert!(
-            matches!(error, Err(RequestError::TooLarge(16))),
+            matches!(error, Err(RequestError::TooLarge { most: 16, .. })),
             "{error:?}"
         );
         let silent = server(None).await;

@@ -2,19 +2,12 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue},
+    header::{ACCEPT, AUTHORIZATION},
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client as Http, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use crate::{
@@ -23,6 +16,7 @@ use crate::{
         Invalid,
         foreign::{Schema, UNKNOWN},
     },
+    http::{self, Endpoint, EndpointError, NoRoots, Options, Reach, RequestError},
 };
 
 /// A schema, with all that it names, must be there within this time.
@@ -66,10 +60,8 @@ enum UnavailableReason {
     Late,
     #[error("it cannot be asked: {0}")]
     Request(#[source] hyper::http::Error),
-    #[error("{}", innermost(.0))]
-    Http(#[source] hyper_util::client::legacy::Error),
-    #[error("the answer broke off: {}", innermost(&**.0))]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Http(#[from] RequestError),
     #[error("the answer is not a registry's: {0}")]
     NotARegistrys(#[source] serde_json::Error),
     #[error("it answered {0} ({1})")]
@@ -82,16 +74,11 @@ enum UnavailableReason {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// It is no URL of a registry.
-    #[error("{0} must be a URL such as http://host:8081")]
-    Url(String),
-    /// User or password hold what cannot stand in a header.
-    #[error("{0}: user and password cannot be sent")]
-    Authorization(String),
+    #[error(transparent)]
+    Url(#[from] EndpointError),
     /// There is nothing to judge its certificate by.
-    #[error(
-        "https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {0}"
-    )]
-    Roots(#[source] std::io::Error),
+    #[error(transparent)]
+    Roots(#[from] NoRoots),
     /// Its runtime or its thread.
     #[error("what asks the registry cannot be started: {0}")]
     Start(#[source] std::io::Error),
@@ -99,14 +86,8 @@ pub enum RegistryError {
 
 /// A registry's address and how to ask it.
 pub struct Client {
-    http: Transport,
-    base: String,
-    authorization: Option<HeaderValue>,
-}
-
-enum Transport {
-    Plain(Http<HttpConnector, Full<Bytes>>),
-    Tls(Http<HttpsConnector<HttpConnector>, Full<Bytes>>),
+    http: http::Client,
+    endpoint: Endpoint,
 }
 
 #[derive(Deserialize)]
@@ -132,49 +113,17 @@ struct Refusal {
 impl Client {
     /// Takes user and password out of the URL. What is wrong with it is said without them.
     pub fn new(url: &SecretUrl) -> Result<Self, RegistryError> {
-        let (scheme, rest) = url.expose().split_once("://").unwrap_or_default();
-        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let (user, host) = match authority.rsplit_once('@') {
-            Some((user, host)) => (Some(user), host),
-            None => (None, authority),
-        };
-        let base = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
-        let parsed: Result<hyper::Uri, _> = base.parse();
-        let has_host = parsed.is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
-        if path.contains(['?', '#']) || !has_host {
-            return Err(RegistryError::Url(url.to_string()));
-        }
-        let authorization = user.map(|user| {
-            let plain = percent_decode_str(user).collect::<Vec<u8>>();
-            let text = format!("Basic {}", STANDARD.encode(plain));
-            HeaderValue::try_from(text).map(|mut value| {
-                value.set_sensitive(true);
-                value
-            })
+        let endpoint = Endpoint::new(url)?;
+        let http = http::Client::new(Options {
+            connect_timeout: DEADLINE / 2,
+            timeout: DEADLINE,
+            body_bytes: ANSWER_BYTES,
+            reach: Reach::Configured,
         });
-        let authorization = authorization
-            .transpose()
-            .map_err(|_| RegistryError::Authorization(url.to_string()))?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(DEADLINE / 2));
-        let http = if scheme == "https" {
-            let builder = HttpsConnectorBuilder::new().with_native_roots();
-            let builder = builder.map_err(RegistryError::Roots)?;
-            connector.enforce_http(false);
-            let connector = builder
-                .https_only()
-                .enable_http1()
-                .wrap_connector(connector);
-            Transport::Tls(Http::builder(TokioExecutor::new()).build(connector))
-        } else {
-            Transport::Plain(Http::builder(TokioExecutor::new()).build(connector))
-        };
-        Ok(Self {
-            http,
-            base,
-            authorization,
-        })
+        if endpoint.base().starts_with("https:") {
+            http.tls()?;
+        }
+        Ok(Self { http, endpoint })
     }
 
     /// Fetches a schema and all that it names.
@@ -195,7 +144,7 @@ impl Client {
 
     fn unavailable(&self, why: UnavailableReason) -> Unavailable {
         Unavailable {
-            base: self.base.clone(),
+            base: self.endpoint.base().to_owned(),
             why,
         }
     }
@@ -234,29 +183,23 @@ impl Client {
 
     async fn get(&self, path: &str, id: u32) -> Result<Registered, Unfetched> {
         let unavailable = |why| Unfetched::Unavailable(self.unavailable(why));
-        let mut request = Request::get(format!("{}{path}", self.base)).header(ACCEPT, ACCEPTED);
-        if let Some(authorization) = &self.authorization {
+        let mut request =
+            Request::get(format!("{}{path}", self.endpoint.base())).header(ACCEPT, ACCEPTED);
+        if let Some(authorization) = self.endpoint.authorization() {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request = request
-            .body(Full::default())
+            .body(Bytes::new())
             .map_err(|e| unavailable(UnavailableReason::Request(e)))?;
-        let response = match &self.http {
-            Transport::Plain(http) => http.request(request).await,
-            Transport::Tls(http) => http.request(request).await,
-        };
-        let response = response.map_err(|error| unavailable(UnavailableReason::Http(error)))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect();
-        let body = match body.await {
-            Ok(body) => body.to_bytes(),
+        let (status, body) = match self.http.send(request).await {
+            Ok(response) => (response.status(), response.into_body()),
             // It will not be shorter the next time.
-            Err(error) if status.is_success() && error.is::<LengthLimitError>() => {
+            Err(RequestError::TooLarge { status, .. }) if status.is_success() => {
                 return Err(unsupported(format!(
                     "schema {id} has more than {ANSWER_BYTES} bytes"
                 )));
             }
-            Err(error) => return Err(unavailable(UnavailableReason::Body(error))),
+            Err(error) => return Err(unavailable(error.into())),
         };
         if status.is_success() {
             // Something else than a registry may answer at that address: that is not the record's fault.
@@ -270,7 +213,7 @@ impl Client {
                     code: UNKNOWN.into(),
                     message: format!(
                         "the schema registry at {} has no schema {id} ({code})",
-                        self.base
+                        self.endpoint.base()
                     ),
                 }))
             }
@@ -287,70 +230,12 @@ fn unsupported(message: String) -> Unfetched {
     })
 }
 
-/// The innermost cause: the layers around it say nothing more.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
 #[cfg(test)]
 impl Unavailable {
     pub(super) fn late() -> Self {
         Self {
             base: "http://h".into(),
             why: UnavailableReason::Late,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Secret;
-
-    fn client(url: &str) -> Result<Client, RegistryError> {
-        Client::new(&SecretUrl::new(Secret::new(url), &["http", "https"]).unwrap())
-    }
-
-    #[test]
-    fn the_url_is_taken_apart() {
-        let cases = [
-            ("http://h:8081", "http://h:8081", None),
-            (
-                "http://h/apis/ccompat/v7/",
-                "http://h/apis/ccompat/v7",
-                None,
-            ),
-            // A password with an `@` in it, as it is and as it should be.
-            ("http://me:p@ss@h", "http://h", Some("Basic bWU6cEBzcw==")),
-            (
-                "https://me:p%40ss@[::1]:1/",
-                "https://[::1]:1",
-                Some("Basic bWU6cEBzcw=="),
-            ),
-        ];
-        for (url, base, authorization) in cases {
-            let client = client(url).unwrap();
-            assert_eq!(client.base, base);
-            let sent = client.authorization.as_ref().map(|v| v.to_str().unwrap());
-            assert_eq!(sent, authorization, "{url}");
-        }
-        for wrong in [
-            "http://",
-            "http:///x",
-            "http://u:secret@/",
-            "http://h?a=b",
-            "http://h/#x",
-            "http://h h",
-        ] {
-            let error = client(wrong).err().expect(wrong).to_string();
-            assert!(
-                error.contains("http://host:8081") && !error.contains("secret"),
-                "{error}"
-            );
         }
     }
 }
