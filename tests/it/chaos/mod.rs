@@ -9,7 +9,7 @@ mod findings;
 mod http;
 mod ledger;
 mod nodes;
-mod parts;
+pub mod parts;
 mod plan;
 mod producers;
 mod recovery;

@@ -21,12 +21,6 @@ pub struct Parts {
 
 impl Parts {
     pub fn start(dir: &Path, plan: &Plan) -> Self {
-        let mut parts = Self {
-            dir: dir.join("stack"),
-            brokers: String::new(),
-            postgres: String::new(),
-            redis: String::new(),
-        };
         let mut start = vec!["start", "postgres"];
         if plan.brokers > 1 {
             start.splice(0..0, ["--brokers", "3"]);
@@ -37,9 +31,24 @@ impl Parts {
         if plan.redis_kills > 0 {
             start.push("redis");
         }
+        Self::start_parts(dir, &start)
+    }
+
+    /// A Kafka alone.
+    pub fn kafka(dir: &Path) -> Self {
+        Self::start_parts(dir, &["start", "kafka"])
+    }
+
+    fn start_parts(dir: &Path, start: &[&str]) -> Self {
+        let mut parts = Self {
+            dir: dir.join("stack"),
+            brokers: String::new(),
+            postgres: String::new(),
+            redis: String::new(),
+        };
         // Another run may take a free port in the moment before it is used.
         for attempt in 1.. {
-            match parts.call(&start) {
+            match parts.call(start) {
                 Ok(_) => break,
                 Err(error) if attempt < 3 => {
                     eprintln!("{error}");
