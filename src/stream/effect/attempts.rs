@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 
 use super::{Effect, Setup};
-use crate::stream::dlq;
+use crate::stream::{dlq, lane::panic_message};
 use crate::{
     base::{
         backoff::Backoff,
@@ -90,7 +90,7 @@ impl Attempts {
             Ok(Ok(())) => Ok(()),
             Ok(Err(panic)) => Err(Failed {
                 code: "panic",
-                message: words(&*panic),
+                message: panic_message(&*panic).chars().take(MESSAGE).collect(),
             }),
             Err(_) => Err(Failed {
                 code: "timeout",
@@ -155,14 +155,4 @@ impl Attempts {
         drop(log);
         appended.await.map_err(|_| closing())?.map(drop)
     }
-}
-
-/// What a panic says.
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("it panicked");
-    text.chars().take(MESSAGE).collect()
 }
