@@ -250,7 +250,7 @@ fn what_stands_still_is_named() {
     let mut table = omnilink(node.bed.dir.path(), &["lag", "--data-dir", "data"]);
     let (code, table, _) = output(&mut table);
     assert_eq!(code, 0);
-    assert!(table.contains("not known: "), "{table}");
+    assert!(table.contains("unknown: "), "{table}");
     node.says("admission", "");
     assert!(node.metric("omnilink_processor_stalled{processor=\"admission\"} 0"));
 
