@@ -1,29 +1,29 @@
-//! Bugs planted on purpose: with the feature `chaos`, `OMNILINK_CHAOS_BUG` names one, and `scripts/chaos --bug all`
-//! shows that each is found. Without the feature nothing of them is in the binary.
+//! Bugs planted on purpose: with the feature `chaos`, `OMNILINK_CHAOS_BUG` enables one, and `scripts/chaos --bug all`
+//! shows that each is found. Without the feature they are not in the binary.
 
 use std::time::Duration;
 
-/// A promise that is broken.
+/// A bug that breaks a guarantee.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bug {
-    /// An append is acknowledged before it is durable.
+    /// Appends are acknowledged before they are durable.
     AnswerBeforeDurable,
-    /// A lane commits its outputs in one transaction, state and positions in another.
+    /// A lane commits outputs in one transaction, state and positions in another.
     NoTransaction,
-    /// Admission forgets what it has seen.
+    /// Admission does not remember event identities.
     NoDedupe,
     /// The projector commits its position first, then the rows.
     OffsetBeforeRows,
-    /// An owner that was replaced may still commit.
+    /// A lane that lost its partitions can still commit.
     ZombieNotFenced,
     /// Dead letters are dropped.
     LossyDlq,
-    /// A lane's state is restored to before the end of its changelog.
+    /// A restore of a lane's state stops before the end of its changelog.
     RestoreEndsEarly,
 }
 
 impl Bug {
-    /// All of them.
+    /// All bugs.
     pub const ALL: [Self; 7] = [
         Self::AnswerBeforeDurable,
         Self::NoTransaction,
@@ -34,7 +34,7 @@ impl Bug {
         Self::RestoreEndsEarly,
     ];
 
-    /// What `OMNILINK_CHAOS_BUG` calls it.
+    /// Its name in `OMNILINK_CHAOS_BUG`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AnswerBeforeDurable => "answer-before-durable",
@@ -48,10 +48,10 @@ impl Bug {
     }
 }
 
-/// Whether this bug is switched on.
+/// Whether this bug is enabled.
 ///
 /// # Panics
-/// When `OMNILINK_CHAOS_BUG` names no bug: a run that looks for a bug must not pass for a typing error.
+/// If `OMNILINK_CHAOS_BUG` is not the name of a bug: a run that looks for a bug must not pass because of a typo.
 #[cfg(feature = "chaos")]
 pub fn planted(bug: Bug) -> bool {
     static PLANTED: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
@@ -71,16 +71,16 @@ pub fn planted(bug: Bug) -> bool {
     *planted == Some(bug)
 }
 
-/// Whether this bug is switched on: never, without the feature.
+/// Always false without the feature `chaos`.
 #[cfg(not(feature = "chaos"))]
 pub const fn planted(_: Bug) -> bool {
     false
 }
 
-/// How long a bug stays open, so that a kill hits it there.
+/// How long a bug's window stays open, so that a kill is likely to hit it.
 pub const PAUSE: Duration = Duration::from_millis(600);
 
-/// Waits for that long, on a thread that may block.
+/// Blocks the thread for [`PAUSE`].
 pub fn pause() {
     std::thread::sleep(PAUSE);
 }

@@ -1,26 +1,26 @@
-//! OmniLink: an event-sourced stream processor. Everything that matters is a record in a log; all else is derived from it.
+//! OmniLink: an event-sourced stream processor. Records in a log are the source of truth; everything else is derived from them.
 //!
-//! The modules are floors: lower ones know nothing of higher ones (`docs/architecture.md`).
+//! Modules are layered in floors: a module uses only modules of its own floor and of lower ones (`docs/architecture.md`).
 
 // Floor 6: the command line.
 pub mod cli;
 
-// Floor 5: what makes a node of the rest.
+// Floor 5: a node, which starts and stops all parts.
 pub mod node;
 
-// Floor 4: the doors.
+// Floor 4: the HTTP port.
 pub mod port;
 
 // Floor 3: the processors.
 pub mod admission;
 pub mod projections;
 
-// Floor 2: what runs processors, and what reads the history back.
+// Floor 2: the runtime of processors, topologies, and reading the history.
 pub mod replay;
 pub mod stream;
 pub mod topology;
 
-// Floor 1: what keeps things, and reaches other systems.
+// Floor 1: storage, and clients of other systems.
 pub mod controls;
 pub mod embedded_postgres;
 pub mod http;
@@ -30,7 +30,7 @@ pub mod registry;
 pub mod state;
 pub mod store;
 
-// Floor 0: what travels, and what everyone needs.
+// Floor 0: events, and what all modules use.
 pub mod base;
 pub mod chaos;
 pub mod config;
@@ -38,7 +38,7 @@ pub mod entity;
 pub mod envelope;
 pub mod telemetry;
 
-/// Many small allocations that live for one record or request: jemalloc keeps them apart, and gives memory back. It stands
-/// here, so that tests and benches run with what the binary runs with.
+/// jemalloc: there are many small allocations per record or request, which it keeps from fragmenting, and it returns free
+/// memory to the system. Set in the library, so that tests and benches use the same allocator as the binary.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

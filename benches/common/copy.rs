@@ -1,4 +1,4 @@
-//! The limit: the rows that the projector wrote, copied into the same tables by one bare connection.
+//! The limit of the projector: its rows, copied into the same tables by one connection.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::machine;
 const EVENTS: &str = "tenant, id, source, type, subject, entity_type, entity_id, correlation_id, causation_id, \
      time, time_source, received_at, data, data_base64, extensions, log_partition, log_offset";
 const ENTITIES: &str = "tenant, entity_type, external_id, display_name, state, version, last_event_id, last_event_at, deleted_at";
-/// Bytes in one message to the server.
+/// Bytes per message to the server.
 const MESSAGE: usize = 64 << 10;
 
 /// Rows of both tables in the form of `COPY … (FORMAT binary)`.
@@ -21,7 +21,7 @@ pub struct Tables {
     entities: Vec<u8>,
 }
 
-/// How long it took, and processor time of the server's process in microseconds.
+/// The duration, and the processor time of the server process in microseconds.
 #[derive(Clone, Copy)]
 pub struct Took {
     pub seconds: f64,
@@ -29,7 +29,7 @@ pub struct Took {
 }
 
 impl Tables {
-    /// Reads what is there: events as they lie, entities by their key, which is the best order to copy them in.
+    /// Reads all rows: events in table order, entities by key, which is the fastest order to copy them in.
     pub async fn read(connection: &mut PgConnection) -> Self {
         let events = format!("SELECT {EVENTS} FROM omnilink.events");
         let entities = format!(
@@ -41,14 +41,14 @@ impl Tables {
         }
     }
 
-    /// Bytes of a row, of both tables.
+    /// Total size of both tables, in bytes.
     pub fn bytes(&self) -> usize {
         self.events.len() + self.entities.len()
     }
 
     /// Empties the tables and copies the events, and the entities too if asked, in one transaction.
     pub async fn write(&self, store: &Store, entities: bool) -> Took {
-        // The very settings of the projector's connections.
+        // The settings of the projector's connections.
         let mut connection = store.connect(Session::Projection).await.unwrap();
         empty(&mut connection).await;
         let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
@@ -71,7 +71,7 @@ impl Tables {
     }
 }
 
-/// No rows, and no positions.
+/// Deletes all rows and positions.
 pub async fn empty(connection: &mut PgConnection) {
     let tables = "TRUNCATE omnilink.events, omnilink.entities, omnilink.projection_offsets";
     run(connection, tables).await;

@@ -1,4 +1,4 @@
-//! What the disk gives to anyone.
+//! The limits of the disk.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::{
@@ -14,24 +14,24 @@ const TIME: Duration = Duration::from_secs(2);
 const SYNCED: usize = 16 << 10;
 const FILE: u64 = 64 << 20;
 const BLOCK: usize = 1 << 20;
-const MOST: u64 = 4 << 30;
+const MAX_BYTES: u64 = 4 << 30;
 
-/// Where benches keep their data: on a disk, which `/tmp` may not be.
+/// The folder for data of benches: on a disk, unlike `/tmp` on some systems.
 pub fn folder() -> PathBuf {
     std::env::var_os("OMNILINK_BENCH_DIR").map_or_else(|| "/var/tmp".into(), Into::into)
 }
 
-/// A folder there that is gone at the end.
+/// A temporary folder there.
 pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(folder()).unwrap()
 }
 
 pub struct Disk {
-    /// 16 KiB written into a preallocated file and synced, one after the other, a second.
+    /// Writes of 16 KiB into a preallocated file, each synced, per second.
     pub syncs: f64,
-    /// How long one takes, in milliseconds: half of them, and 99 of 100.
+    /// Duration of one in milliseconds: p50 and p99.
     pub sync_ms: (f64, f64),
-    /// MB a second, written one after the other and synced at the end.
+    /// Sequential writes, synced at the end, in MB per second.
     pub write_mb: f64,
 }
 
@@ -59,7 +59,7 @@ pub fn measure() -> Disk {
 
     let file = File::create(folder.path().join("written")).unwrap();
     let (start, mut at) = (Instant::now(), 0);
-    while start.elapsed() < TIME && at < MOST {
+    while start.elapsed() < TIME && at < MAX_BYTES {
         file.write_all_at(&zeros, at).unwrap();
         at += BLOCK as u64;
     }

@@ -1,18 +1,18 @@
-//! How fast a full topic is worked off, seen from outside in the same way for everyone: by what is committed.
+//! The rate at which a full topic is processed, measured for OmniLink and its peers by committed offsets.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::time::{Duration, Instant};
 
-const LOOK: Duration = Duration::from_millis(20);
-/// By this share a process has started, joined its group, and been compiled where it is in time.
-const WARM: f64 = 0.2;
-/// So much of all must lie between two commits for a rate.
-const ENOUGH: f64 = 0.4;
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The share of records after which a process counts as warmed up: it has started and joined its group, and a JVM has compiled.
+const WARM_UP: f64 = 0.2;
+/// The minimum share of records between two commits from which a rate is computed.
+const MIN_SHARE: f64 = 0.4;
 
-/// What is committed, over time.
+/// Committed offsets over time.
 pub struct Drain {
     start: Instant,
-    /// Seconds, and how far each part was: one after the other, as records pass them.
+    /// Seconds, and the progress of each stage.
     seen: Vec<(f64, Vec<u64>)>,
 }
 
@@ -24,13 +24,13 @@ impl Drain {
         }
     }
 
-    pub fn see(&mut self, done: Vec<u64>) {
+    pub fn record(&mut self, done: Vec<u64>) {
         if self.seen.last().is_none_or(|(_, last)| *last != done) {
             self.seen.push((self.start.elapsed().as_secs_f64(), done));
         }
     }
 
-    /// Looks until this says that all is done.
+    /// Polls the progress until everything is done.
     pub fn watch(&mut self, deadline: Duration, mut look: impl FnMut() -> (Vec<u64>, bool)) {
         loop {
             let (done, all) = look();
@@ -38,17 +38,17 @@ impl Drain {
                 self.start.elapsed() < deadline,
                 "{done:?} after {deadline:?}"
             );
-            self.see(done);
+            self.record(done);
             if all {
                 return;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     pub fn end(self, records: usize) -> Drained {
-        let (last, ends) = self.seen.last().expect("it was looked at");
-        // The slowest part says how far all of it is.
+        let (last, ends) = self.seen.last().expect("progress was recorded");
+        // The slowest stage determines the progress.
         let share = |done: &[u64]| {
             let shares = done.iter().zip(ends);
             shares
@@ -61,13 +61,13 @@ impl Drain {
             .map(|(at, done)| (*at, share(done)))
             .collect();
         let first = seen.iter().find(|(_, share)| *share > 0.0);
-        let from = seen.iter().find(|(_, share)| *share >= WARM);
-        // The last commit may have waited for its time with nothing left to do.
+        let from = seen.iter().find(|(_, share)| *share >= WARM_UP);
+        // The last commit may have waited for its interval.
         let to = seen.iter().rfind(|(_, share)| *share < 1.0);
-        // Few records are few commits, which say nothing of a rate.
+        // Too few commits give no reliable rate.
         let steady = from.zip(to).and_then(|(from, to)| {
             let done = to.1 - from.1;
-            (done >= ENOUGH).then(|| done * records as f64 / (to.0 - from.0))
+            (done >= MIN_SHARE).then(|| done * records as f64 / (to.0 - from.0))
         });
         let whole = records as f64 / last;
         Drained {
@@ -79,14 +79,14 @@ impl Drain {
     }
 }
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy)]
 pub struct Drained {
-    /// Seconds until the first commit: starting, joining the group, the first batch.
+    /// Seconds until the first commit: start, joining the group, the first batch.
     pub first: f64,
-    /// Records a second, from the start of the process to the last commit.
+    /// Records per second, from the start of the process to the last commit.
     pub whole: f64,
-    /// Records a second, between the first fifth and the last commit but one; all of it where those were too few.
+    /// Records per second between the first fifth and the last commit but one; `whole` if there are too few commits.
     pub steady: f64,
     is_steady: bool,
 }

@@ -1,4 +1,4 @@
-//! A prefix of one's own on the Kafka of `OMNILINK_TEST_KAFKA`, and plain librdkafka, beside which ours is measured.
+//! A topic prefix on the Kafka of `OMNILINK_TEST_KAFKA`, and plain librdkafka clients, with which OmniLink is compared.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::{
@@ -25,18 +25,18 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-/// What records weigh that plain producers write.
+/// The size of records of plain producers, in bytes.
 pub const BYTES: usize = 500;
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// Deletes its topics at the end.
+/// A topic prefix whose topics and groups are deleted on drop.
 pub struct Scratch {
     pub brokers: String,
     pub prefix: String,
 }
 
 impl Scratch {
-    /// `None`: there is no Kafka, and it has said so.
+    /// `None` without Kafka, which is printed.
     pub fn new() -> Option<Self> {
         let Ok(brokers) = std::env::var("OMNILINK_TEST_KAFKA") else {
             println!("SKIPPED: OMNILINK_TEST_KAFKA is not set (eval \"$(scripts/stack env)\")");
@@ -52,7 +52,7 @@ impl Scratch {
         format!("{}{topic}", self.prefix)
     }
 
-    /// A longer prefix, for topics that are OmniLink's own beside foreign ones.
+    /// A longer prefix, for OmniLink's own topics beside foreign ones.
     pub fn within(&self, part: &str) -> Self {
         Self {
             brokers: self.brokers.clone(),
@@ -82,17 +82,17 @@ impl Scratch {
         self.config().create().unwrap()
     }
 
-    /// Makes a topic and says its whole name.
+    /// Creates a topic and returns its full name.
     pub fn topic(&self, name: &str, partitions: i32) -> String {
         let name = self.name(name);
         let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(-1));
         let options = AdminOptions::new().operation_timeout(Some(REQUEST));
         let admin = self.admin();
-        let made = wait(admin.create_topics([&new], &options)).unwrap();
-        for one in made {
+        let created = wait(admin.create_topics([&new], &options)).unwrap();
+        for one in created {
             one.unwrap();
         }
-        // Until the broker tells of it.
+        // Wait until the broker shows it.
         let start = Instant::now();
         let known = || {
             let found = admin.inner().fetch_metadata(Some(&name), REQUEST).unwrap();
@@ -102,13 +102,13 @@ impl Scratch {
                 .count()
         };
         while known() < partitions as usize {
-            assert!(start.elapsed() < REQUEST, "{name} does not come");
+            assert!(start.elapsed() < REQUEST, "{name} does not appear");
             std::thread::sleep(Duration::from_millis(20));
         }
         name
     }
 
-    /// Plain idempotent production with `acks=all` of records of [`BYTES`], as fast as it goes: records a second.
+    /// Produces records of [`BYTES`] with a plain idempotent producer and `acks=all`; returns records per second.
     pub fn produce(&self, topic: &str, partitions: i32, time: Duration) -> f64 {
         let mut config = self.config();
         config.set("enable.idempotence", "true");
@@ -122,7 +122,7 @@ impl Scratch {
         sent as f64 / start.elapsed().as_secs_f64()
     }
 
-    /// The same in transactions of so many records.
+    /// The same in transactions of `batch` records.
     pub fn transactions(&self, topic: &str, partitions: i32, time: Duration, batch: u64) -> f64 {
         let mut config = self.config();
         config.set("transactional.id", self.name("plain"));
@@ -139,7 +139,7 @@ impl Scratch {
         sent as f64 / start.elapsed().as_secs_f64()
     }
 
-    /// Plain consumption of what was committed in all partitions: seconds, records, bytes.
+    /// Consumes all committed records: seconds, records, bytes.
     pub fn consume(&self, topic: &str, partitions: i32) -> (f64, u64, u64) {
         let start = Instant::now();
         let (mut records, mut bytes) = (0, 0);
@@ -150,7 +150,7 @@ impl Scratch {
         (start.elapsed().as_secs_f64(), records, bytes)
     }
 
-    /// Reads what was committed in all partitions.
+    /// Reads the committed records of all partitions.
     pub fn read(&self, topic: &str, partitions: i32, mut record: impl FnMut(&BorrowedMessage<'_>)) {
         let mut config = self.config();
         config
@@ -175,8 +175,8 @@ impl Scratch {
         }
     }
 
-    /// Plain copying of a whole topic, exactly once: transactions of so many records, with the positions of a group.
-    /// Tells how many are committed. Returns seconds from the first record.
+    /// Copies a whole topic exactly once, in transactions of `batch` records with the offsets of a group. Reports the number of
+    /// committed records; returns seconds from the first record.
     pub fn copy(
         &self,
         (from, to): (&str, &str),
@@ -239,10 +239,10 @@ impl Scratch {
         first.map_or(0.0, |first| first.elapsed().as_secs_f64())
     }
 
-    /// Asks for the committed positions of a group without being in it.
+    /// Reads the committed offsets of a group without joining it.
     pub fn watch(&self, group: &str, topic: &str, partitions: i32) -> Watch {
         let mut config = self.config();
-        // So an open transaction is not waited for.
+        // So that it does not wait for an open transaction.
         config
             .set("group.id", self.name(group))
             .set("isolation.level", "read_uncommitted");
@@ -254,13 +254,13 @@ impl Scratch {
         }
     }
 
-    /// How long a plain transaction of one record takes from its beginning to its commit, in milliseconds, at a pace.
+    /// Durations of plain transactions of one record at a constant rate, in milliseconds.
     pub fn small_transactions(&self, topic: &str, a_second: f64, time: Duration) -> Vec<f64> {
         let mut config = self.config();
         config
             .set("transactional.id", self.name("small"))
             .set("linger.ms", "0")
-            // Without it librdkafka waits for 100 ms when the last transaction's markers are still being written.
+            // Otherwise librdkafka waits 100 ms while the last transaction's markers are being written.
             .set("retry.backoff.ms", "1")
             .set("socket.nagle.disable", "true");
         let producer: BaseProducer = config.create().unwrap();
@@ -287,9 +287,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// All positions together.
+    /// The sum of all offsets.
     pub fn done(&self) -> u64 {
-        // Its coordinator may still be looked for.
+        // The coordinator may not be known yet.
         let Ok(found) = self.consumer.committed_offsets(self.list.clone(), REQUEST) else {
             return 0;
         };
@@ -317,7 +317,7 @@ impl Drop for Scratch {
             let options = AdminOptions::new().operation_timeout(Some(REQUEST));
             let _ = wait(admin.delete_topics(&ours, &options));
         }
-        // Those whose members were killed stay until the broker forgets them.
+        // Groups whose members were killed stay until their sessions expire.
         let Ok(groups) = admin.inner().fetch_group_list(None, REQUEST) else {
             return;
         };
@@ -332,7 +332,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Settings for as much as goes.
+/// A producer with settings for throughput.
 fn throughput(config: &mut ClientConfig) -> BaseProducer {
     config
         .set("acks", "all")
@@ -386,7 +386,7 @@ fn deliver(
     }
 }
 
-/// Waits for all deliveries. rdkafka's own `flush` polls for 100 ms at a time, whatever comes.
+/// Waits for all deliveries. rdkafka's `flush` always polls for 100 ms.
 fn drain(producer: &BaseProducer) {
     let start = Instant::now();
     while producer.in_flight_count() > 0 {

@@ -1,4 +1,4 @@
-//! What benches of lanes share: filling a topic, and waiting until a lane has read it.
+//! Shared by benches of lanes: filling a topic, and waiting until a lane has read it.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::{
@@ -16,11 +16,11 @@ use omnilink::{
     },
 };
 
-/// Records handed over before their acknowledgement is waited for.
+/// Records per append.
 const CHUNK: usize = 5_000;
 const DEADLINE: Duration = Duration::from_mins(10);
 
-/// Appends records, at most two chunks under way. Returns seconds.
+/// Appends records, with at most two chunks in flight. Returns seconds.
 pub fn fill(
     log: &dyn Log,
     topic: &Arc<str>,
@@ -92,7 +92,7 @@ pub fn ready(progress: &Progress, partitions: usize) {
     }
 }
 
-/// Which part of this process a thread belongs to.
+/// The part of this process to which a thread belongs.
 pub fn part(thread: &str) -> &'static str {
     match thread {
         t if t.starts_with("lane") => "lane",

@@ -1,4 +1,4 @@
-//! What the topic `events` holds: admitted events, Avro as admission writes it.
+//! Records of the topic `events`: admitted events, in Avro as admission writes it.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::{fmt::Write as _, sync::Arc};
@@ -14,48 +14,48 @@ use omnilink::{
 
 use crate::lanes;
 
-/// How the events of one entity lie among the others.
+/// How the events of entities are interleaved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// A hundred entities at a time, their events mixed: a batch holds most events of an entity.
+    /// Of a hundred entities at a time: a batch has most events of an entity.
     Near,
-    /// All entities mixed: a batch meets most of its entities once.
+    /// Of all entities: a batch has one event of most of its entities.
     Spread,
 }
 
-/// Events, and how many each entity has.
+/// The events to produce.
 #[derive(Clone, Copy)]
 pub struct Load {
     pub events: usize,
     pub each: usize,
     pub order: Order,
-    /// Of data; the rest of an event weighs about a hundred more.
+    /// Bytes of data; the rest of an event has about a hundred more.
     pub bytes: usize,
-    /// One of so many comes a second time, some ten thousand events later.
+    /// One event in this many is repeated, about ten thousand events later.
     pub repeats: Option<usize>,
 }
 
 const NEAR: usize = 100;
-/// About how many events later one comes again.
-const AGAIN: usize = 10_000;
+/// The approximate distance of a repeated event.
+const REPEAT_DISTANCE: usize = 10_000;
 
 impl Load {
     pub fn entities(self) -> usize {
         self.events.div_ceil(self.each)
     }
 
-    /// Events without those that come again.
+    /// The number of events without repeats.
     pub fn distinct(self) -> usize {
         (0..self.events).filter(|n| self.original(*n) == *n).count()
     }
 
-    /// Which event record `n` holds.
+    /// The number of the event in record `n`.
     fn original(self, n: usize) -> usize {
         let Some(every) = self.repeats else {
             return n;
         };
-        // One before the turn of those that come again, so it is none of them.
-        let back = AGAIN.div_ceil(every).min(self.events / every / 2) * every + 1;
+        // The distance is chosen so that the original is not a repeat itself.
+        let back = REPEAT_DISTANCE.div_ceil(every).min(self.events / every / 2) * every + 1;
         if n % every == every - 1 && n >= back {
             n - back
         } else {
@@ -63,7 +63,7 @@ impl Load {
         }
     }
 
-    /// The entity of event `n`; each has its share.
+    /// The entity of event `n`; all have the same number of events.
     fn entity(self, n: usize) -> usize {
         match self.order {
             Order::Near => {
@@ -72,7 +72,7 @@ impl Load {
                 let inside = NEAR.min(self.entities() - block * NEAR);
                 block * NEAR + n % (NEAR * self.each) % inside
             }
-            // All of them, once a round.
+            // Round robin.
             Order::Spread => n % self.entities(),
         }
     }
@@ -92,7 +92,7 @@ impl Load {
         });
     }
 
-    /// The same as JSON in a topic that is not OmniLink's, keyed by its order.
+    /// Appends the same as JSON to a foreign topic, keyed by the order.
     pub fn produce_foreign(self, log: &dyn Log, topic: &Arc<str>) {
         lanes::fill(log, topic, self.events, |n| {
             let n = self.original(n);
@@ -107,14 +107,14 @@ impl Load {
         });
     }
 
-    /// The event in a record whose data say when it was sent.
+    /// The record of an event whose data contain the time of sending.
     pub fn stamped(self, n: usize, sent: u64) -> Record {
         self.record(n, SystemClock.now(), sent)
     }
 
     fn record(self, n: usize, now: Millis, sent: u64) -> Record {
         let key = self.entity(n);
-        // Spread over the whole range, as the ids of a shop's orders are by no means in order.
+        // Ids are not in order, as in a real shop.
         let external_id = format!("order-{:010}", key as u64 * 2_654_435_761 % 10_000_000_000);
         let event = Event {
             tenant: Tenant::new("acme").unwrap(),
@@ -137,7 +137,7 @@ impl Load {
             idempotency_key: None,
         };
         let mut value = Vec::new();
-        // Twenty a millisecond, up to now.
+        // Twenty per millisecond, up to now.
         let received_at = Millis(now.0 - self.events.saturating_sub(n) as i64 / 20);
         avro::encode_event(&event, received_at, &mut value);
         Record {
@@ -168,7 +168,7 @@ impl Load {
     }
 }
 
-/// When it was sent, wherever in a value these data lie, in whatever encoding of their text.
+/// The time of sending in a value of any format that contains the data as text.
 pub fn sent(value: &[u8]) -> u64 {
     const BEFORE: &[u8] = b"\"sent\":";
     let at = memchr::memmem::find(value, BEFORE).unwrap() + BEFORE.len();

@@ -1,4 +1,4 @@
-//! What processes cost: CPU by thread name, resident memory, from /proc.
+//! Resource use of processes from /proc: CPU by thread name, resident memory.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// CPU-microseconds of a process by thread name (digits at the end left off).
+/// CPU time of a process in microseconds, by thread name without trailing digits.
 pub fn cpu_by_thread(pid: u32) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -43,7 +43,7 @@ pub fn cpu_by_thread(pid: u32) -> BTreeMap<String, f64> {
     all
 }
 
-/// CPU-microseconds of a process, threads that have ended included; to 10 ms.
+/// CPU time of a process in microseconds, including ended threads, with a resolution of 10 ms.
 fn cpu_since_start(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
@@ -55,7 +55,7 @@ fn cpu_since_start(pid: u32) -> f64 {
     ticks.sum::<f64>() * 10_000.0
 }
 
-/// CPU-microseconds of a process and all its descendants.
+/// CPU time of a process and all its descendants, in microseconds.
 pub fn cpu_of_tree(pid: u32) -> f64 {
     tree(pid)
         .into_iter()
@@ -63,7 +63,7 @@ pub fn cpu_of_tree(pid: u32) -> f64 {
         .sum()
 }
 
-/// A process and its descendants. Asks all processes for their parent: the list of a process's children may leave out some.
+/// A process and its descendants, found by the parents of all processes, because a list of children may be incomplete.
 pub fn tree(pid: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()
@@ -96,7 +96,7 @@ pub fn resident_mb(pid: u32) -> f64 {
         / 1024.0
 }
 
-/// The most memory that a process has resident, looked at every 100 ms.
+/// The peak resident memory of a process, sampled every 100 ms.
 pub struct Peak {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<f64>,
@@ -107,12 +107,12 @@ impl Peak {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let mut most = resident_mb(pid);
+            let mut peak = resident_mb(pid);
             while !flag.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(100));
-                most = resident_mb(pid).max(most);
+                peak = resident_mb(pid).max(peak);
             }
-            most
+            peak
         });
         Self { stop, thread }
     }
@@ -133,7 +133,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Of the threads of `pid`, each by the part that its name belongs to; of its descendants; and of `others` with theirs.
+    /// Measures the threads of `pid` by part, its descendants, and `others` with theirs.
     pub fn of(pid: u32, part: fn(&str) -> &'static str, others: Vec<(&'static str, u32)>) -> Self {
         let mut cpu = Self {
             pid,
@@ -164,7 +164,7 @@ impl Cpu {
         all
     }
 
-    /// Microseconds by part since it was made. Processes that ended meanwhile are not counted.
+    /// Microseconds by part since the start of the measurement, without processes that have ended.
     pub fn used(&self) -> BTreeMap<&'static str, f64> {
         let mut now = self.now();
         for (part, used) in &mut now {
@@ -180,19 +180,19 @@ pub fn thread_cpu() -> f64 {
     cpu_in("/proc/thread-self/schedstat")
 }
 
-/// Processor time in microseconds of a process that has one thread, such as a backend of Postgres.
+/// Processor time of a single-threaded process such as a backend of Postgres, in microseconds.
 pub fn process_cpu(pid: u32) -> f64 {
     cpu_in(&format!("/proc/{pid}/schedstat"))
 }
 
 fn cpu_in(path: &str) -> f64 {
-    // Nanoseconds on a processor are the first field.
+    // The first field is the CPU time in nanoseconds.
     let stat = fs::read_to_string(path).unwrap_or_default();
     let nanos = stat.split(' ').next().and_then(|n| n.parse::<f64>().ok());
     nanos.unwrap_or_default() / 1000.0
 }
 
-/// The process that started a process.
+/// The parent of a process.
 pub fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
@@ -205,7 +205,7 @@ pub fn name(pid: u32) -> String {
     name.trim_end().to_owned()
 }
 
-/// The broker that listens at this address, if it runs on this machine.
+/// The process of the broker at this address, if it runs on this machine.
 pub fn broker(address: &str) -> Option<u32> {
     let port = address.rsplit_once(':')?.1;
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {

@@ -1,11 +1,11 @@
-//! A database of one's own on the Postgres of `OMNILINK_TEST_POSTGRES`.
+//! A temporary database on the Postgres of `OMNILINK_TEST_POSTGRES`.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::machine;
 
-/// Dropped at the end.
+/// A database that is dropped at the end.
 pub struct Database {
     name: String,
     pub url: String,
@@ -14,7 +14,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Empty. `None`: there is no Postgres.
+    /// Creates an empty database; `None` without a Postgres.
     pub fn new() -> Option<Self> {
         let url = std::env::var("OMNILINK_TEST_POSTGRES").ok()?;
         let admin: PgConnectOptions = url.parse().unwrap();
@@ -33,7 +33,7 @@ impl Database {
         Some(database)
     }
 
-    /// Runs SQL in it, as the login of the URL.
+    /// Runs SQL in it with the login of the URL.
     pub fn run(&self, sql: &str) {
         execute(&self.options, sql);
     }
@@ -64,7 +64,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// The server's first process, if it runs on this machine.
+/// The postmaster process, if it runs on this machine.
 pub async fn postmaster(connection: &mut PgConnection) -> Option<u32> {
     let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
         .fetch_one(connection)

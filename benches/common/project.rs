@@ -1,4 +1,4 @@
-//! One run of the projector: from its start until all of the topic is committed.
+//! One run of the projector, from its start until the whole topic is committed.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::{
@@ -25,7 +25,7 @@ use crate::{
 const POLL: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_mins(10);
 
-/// What one run is about.
+/// The parameters of a run.
 pub struct Run<'a> {
     pub runtime: &'a Handle,
     pub store: &'a Store,
@@ -33,7 +33,7 @@ pub struct Run<'a> {
     pub topic: &'a Arc<str>,
     pub dlq: &'a Arc<str>,
     pub brokers: &'a str,
-    /// What the topic holds.
+    /// The number of events and entities in the topic.
     pub events: usize,
     pub entities: usize,
     pub lanes: usize,
@@ -42,18 +42,18 @@ pub struct Run<'a> {
 pub struct Projected {
     /// From the start of the projector to the last commit.
     pub seconds: f64,
-    /// From the start to the first commit that was seen: joining the group, taking partitions over, the first batch.
+    /// From the start to the first observed commit: joining the group, taking over partitions, the first batch.
     pub first: f64,
-    /// Of these, the events that were committed by then.
+    /// The number of events committed by then.
     pub at_first: u64,
-    /// Processor time in microseconds: of the server's processes that belong to the projector, …
+    /// Processor time of the projector's backends in Postgres, in microseconds.
     pub server: f64,
-    /// … and by part.
+    /// Processor time by part, in microseconds.
     pub parts: BTreeMap<&'static str, f64>,
 }
 
 impl Run<'_> {
-    /// Empties the tables and projects the topic. Each event has its row afterwards, and each entity.
+    /// Empties the tables, projects the topic, and checks the number of rows.
     pub fn project(&self) -> Projected {
         let mut connection = self.connect();
         self.runtime.block_on(copy::empty(&mut connection));
@@ -79,7 +79,7 @@ impl Run<'_> {
                 first.get_or_insert((seconds, done));
             }
             if ends.iter().all(|(p, end)| positions.get(p) == Some(end)) {
-                // Before its threads and connections end.
+                // Before its threads and connections are gone.
                 let parts = cpu.used();
                 let server = self.backends(&mut connection);
                 drop(projector);
@@ -135,7 +135,7 @@ impl Run<'_> {
         Cpu::of(std::process::id(), part, others)
     }
 
-    /// Processor time of the server's processes that write for the projector; it has the same ones from start to end.
+    /// Processor time of the projector's backends, which stay the same during a run.
     fn backends(&self, connection: &mut PgConnection) -> f64 {
         let query = sqlx::query_scalar::<_, i32>(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'omnilink projection'",
@@ -163,7 +163,7 @@ impl Run<'_> {
     }
 }
 
-/// Which part of this process a thread belongs to.
+/// The part of this process to which a thread belongs.
 fn part(thread: &str) -> &'static str {
     match thread {
         t if t.starts_with("project") => "projector: lanes",

@@ -1,15 +1,15 @@
-//! A table for people, lines of JSON for machines.
+//! Reports: a table on standard output, JSON lines in a file.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::collections::BTreeMap;
 
-/// What a bench was given: words and numbers. `None`: it is not to measure.
+/// The arguments of a bench: words and numbers.
 pub struct Arguments(Vec<String>);
 
 impl Arguments {
     pub fn given() -> Option<Self> {
         let args: Vec<String> = std::env::args().skip(1).collect();
-        // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
+        // `cargo bench` adds `--bench`; `cargo test` runs benches with `--test` or `--list`, which must not measure.
         let none = args.iter().any(|a| a == "--test" || a == "--list");
         (!none).then_some(Self(args))
     }
@@ -18,19 +18,19 @@ impl Arguments {
         self.0.iter().any(|a| a == name)
     }
 
-    /// The number at this place among the numbers.
+    /// The number with this index among the numbers.
     pub fn number(&self, at: usize, default: usize) -> usize {
         let mut numbers = self.0.iter().filter_map(|a| a.parse().ok());
         numbers.nth(at).unwrap_or(default)
     }
 }
 
-/// What is asked of a figure.
+/// The target of a figure.
 #[derive(Clone, Copy)]
-enum Asked {
-    /// Of the ratio to its limit.
+enum Target {
+    /// A minimum of the ratio to its limit.
     RatioAtLeast(f64),
-    /// Of the value itself.
+    /// A maximum of the value.
     Below(f64),
 }
 
@@ -38,9 +38,9 @@ pub struct Row {
     name: String,
     value: f64,
     unit: &'static str,
-    /// What it is measured against, in the same unit, and its name.
+    /// The limit that it is compared with, in the same unit, and its name.
     limit: Option<(f64, &'static str)>,
-    asked: Option<Asked>,
+    target: Option<Target>,
     note: String,
 }
 
@@ -51,7 +51,7 @@ impl Row {
             value,
             unit,
             limit: None,
-            asked: None,
+            target: None,
             note: String::new(),
         }
     }
@@ -61,15 +61,15 @@ impl Row {
         self
     }
 
-    /// The ratio to the limit is to be so much at least.
-    pub fn asks_ratio(mut self, least: f64) -> Self {
-        self.asked = Some(Asked::RatioAtLeast(least));
+    /// Sets the minimum of the ratio to the limit.
+    pub fn target_ratio(mut self, minimum: f64) -> Self {
+        self.target = Some(Target::RatioAtLeast(minimum));
         self
     }
 
-    /// The value is to be below this.
-    pub fn asks_below(mut self, bound: f64) -> Self {
-        self.asked = Some(Asked::Below(bound));
+    /// Sets the maximum of the value.
+    pub fn target_below(mut self, bound: f64) -> Self {
+        self.target = Some(Target::Below(bound));
         self
     }
 
@@ -82,13 +82,13 @@ impl Row {
         self.limit.map(|(limit, _)| self.value / limit)
     }
 
-    /// Whether it is as asked, and what was asked.
+    /// Whether the target is met, and the target as text.
     fn verdict(&self) -> Option<(bool, String)> {
-        match self.asked? {
-            Asked::RatioAtLeast(least) => {
-                Some((self.ratio()? >= least, format!(">= {least:.2} x")))
+        match self.target? {
+            Target::RatioAtLeast(minimum) => {
+                Some((self.ratio()? >= minimum, format!(">= {minimum:.2} x")))
             }
-            Asked::Below(bound) => {
+            Target::Below(bound) => {
                 Some((self.value < bound, format!("< {bound:.1} {}", self.unit)))
             }
         }
@@ -98,11 +98,14 @@ impl Row {
         let against = self.limit.map_or(String::new(), |(limit, name)| {
             format!(" {:.2} x {name} ({limit:.1})", self.value / limit)
         });
-        let asked = self.verdict().map_or(String::new(), |(good, asked)| {
-            format!("  {} (asked: {asked})", if good { "ok" } else { "MISSED" })
+        let target = self.verdict().map_or(String::new(), |(good, target)| {
+            format!(
+                "  {} (target: {target})",
+                if good { "ok" } else { "MISSED" }
+            )
         });
         let figure = format!("{:<50} {:>11.1} {:<8}", self.name, self.value, self.unit);
-        println!("{}", format!("{figure}{against}{asked}").trim_end());
+        println!("{}", format!("{figure}{against}{target}").trim_end());
         if !self.note.is_empty() {
             println!("    {}", self.note);
         }
@@ -115,13 +118,13 @@ impl Row {
     }
 }
 
-/// A figure of something that did not run: what was said of it, and when.
+/// Prints an earlier figure of something that did not run, with its date.
 pub fn quoted(name: &str, figure: &str, date: &str) {
     println!("{name:<50} {figure}  (quoted, {date}; not run)");
     json(&serde_json::json!({ "name": name, "quoted": figure, "date": date }));
 }
 
-/// Processor time by part, an event.
+/// Prints processor time per event by part.
 pub fn cpu(name: &str, parts: &BTreeMap<&'static str, f64>, events: f64) {
     let each: BTreeMap<_, _> = parts
         .iter()
@@ -151,12 +154,12 @@ fn json(line: &serde_json::Value) {
     writeln!(file, "{line}").unwrap();
 }
 
-/// The middle one.
+/// The median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     percentile(values.into_iter().collect(), 0.5)
 }
 
-/// The value below which this share of all values lies; 0 where there are none.
+/// The percentile for a share between 0 and 1; 0 without values.
 pub fn percentile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);

@@ -1,4 +1,4 @@
-//! The embedded log alone: synced appends in waves, as 64 connections would make them.
+//! Only the embedded log: synced appends in waves, like those of 64 connections.
 #![allow(
     missing_docs,
     unreachable_pub,

@@ -18,10 +18,10 @@ use crate::{
 };
 
 const DEADLINE: Duration = Duration::from_mins(10);
-/// After this long without growth rows are counted.
+/// Time without new rows after which rows are counted.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// What OmniLink's `events` has, in one piece. Connect's columns for where a record was take the place of our two.
+/// A table like OmniLink's `events`, without partitions. Connect's position columns replace ours.
 const TABLE: &str = "DROP TABLE IF EXISTS peer;
 CREATE TABLE peer (
   tenant text NOT NULL, id text NOT NULL, source text NOT NULL, type text NOT NULL, subject text, entity_type text,
@@ -41,13 +41,13 @@ pub struct Connect<'a> {
     pub brokers: &'a str,
     pub topic: &'a str,
     pub events: usize,
-    /// Each run is a consumer group of its own.
+    /// Each run has its own consumer group.
     pub runs: Cell<u32>,
 }
 
 impl Connect<'_> {
-    /// Works the topic off, and says the most memory it took in MB. Each event has a row afterwards, or more: after a
-    /// rebalance some come again.
+    /// Processes the topic; returns the peak memory in MB. Each event has at least one row: after a rebalance some are written
+    /// again.
     pub fn drain(&self, differs: &Differs) -> (Drained, f64) {
         let dir = disk::scratch();
         let sink = java::settings("sink.properties", differs);
@@ -130,7 +130,7 @@ impl Connect<'_> {
     }
 }
 
-/// Connect always listens.
+/// Connect always opens a port.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()

@@ -1,4 +1,4 @@
-//! A peer's process: its settings, its log, and its end.
+//! The process of a peer: settings, log, and termination.
 
 use std::{
     fs::{self, File},
@@ -6,13 +6,13 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// What was fetched and compiled by `scripts/bench`, and the settings in the repository.
+/// Downloaded and compiled by `scripts/bench`, with the settings in the repository.
 pub struct Kit {
     class_path: String,
 }
 
 impl Kit {
-    /// `None`: it was not made, and has said so.
+    /// `None` if it was not built, which is printed.
     pub fn find() -> Option<Self> {
         let Ok(dir) = std::env::var("OMNILINK_PEERS") else {
             println!("SKIPPED: OMNILINK_PEERS is not set (scripts/bench peers)");
@@ -30,7 +30,7 @@ pub fn file(name: &str) -> PathBuf {
     dir.join("benches/peers/settings").join(name)
 }
 
-/// What differs from the files.
+/// Settings that override the files.
 #[derive(Clone, Default)]
 pub struct Differs {
     pub settings: Vec<(String, String)>,
@@ -38,7 +38,7 @@ pub struct Differs {
 }
 
 impl Differs {
-    /// `name=value` and options of the JVM.
+    /// `name=value`, and JVM options.
     pub fn parse(words: &str) -> Self {
         let mut all = Self::default();
         for word in words.split_whitespace() {
@@ -58,7 +58,7 @@ impl Differs {
     }
 }
 
-/// A file's settings with what differs.
+/// The settings of a file with overrides.
 pub fn settings(name: &str, differs: &Differs) -> Vec<(String, String)> {
     let text = fs::read_to_string(file(name)).unwrap();
     let given = text
@@ -82,7 +82,7 @@ pub fn value<'a>(settings: &'a [(String, String)], name: &str) -> &'a str {
     found.map_or("", |(_, value)| value)
 }
 
-/// Writes them for Java to read.
+/// Writes a properties file.
 pub fn write(settings: &[(String, String)], to: &Path) -> String {
     let lines = settings
         .iter()
@@ -91,7 +91,7 @@ pub fn write(settings: &[(String, String)], to: &Path) -> String {
     to.to_str().unwrap().to_owned()
 }
 
-/// Killed when it is dropped. Should this process be killed, it ends by itself: its standard input closes then.
+/// Killed on drop. If this process is killed, it exits by itself, because its standard input is closed.
 pub struct Java {
     child: Child,
     log: PathBuf,
@@ -118,7 +118,7 @@ impl Java {
         self.child.id()
     }
 
-    /// Panics, with the end of its log, if it has ended.
+    /// Panics with the end of its log if it has exited.
     pub fn check(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {
             panic!("it ended with {status}:\n{}", self.said());
@@ -137,7 +137,7 @@ impl Drop for Java {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Where a panic is on its way it says what the peer said.
+        // During a panic, prints the end of the log.
         if std::thread::panicking() {
             println!("--- the end of its log\n{}", self.said());
         }

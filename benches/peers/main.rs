@@ -1,5 +1,5 @@
-//! Kafka Streams, and Kafka Connect with Debezium's JDBC sink, beside OmniLink: the same broker, Postgres and records, each
-//! with the fastest settings found (`benches/peers/settings`). `scripts/bench peers` fetches and compiles them.
+//! Kafka Streams, and Kafka Connect with Debezium's JDBC sink, compared with OmniLink: the same broker, Postgres and records,
+//! each with the fastest settings found (`benches/peers/settings`). `scripts/bench peers` downloads and compiles them.
 //!
 //! `cargo bench --bench peers -- [streams | connect | tune] [EVENTS [SECONDS [ROUNDS]]]`
 #![allow(
@@ -11,12 +11,12 @@
 )]
 
 mod connect;
+mod connect_comparison;
 mod java;
 mod quoted;
-mod rows;
 mod streams;
-mod tried;
-mod versus;
+mod streams_comparison;
+mod tune;
 
 #[path = "../common/copy.rs"]
 mod copy;
@@ -32,27 +32,27 @@ mod lanes;
 mod load;
 #[path = "../common/machine.rs"]
 mod machine;
-#[path = "../common/pace.rs"]
-mod pace;
+#[path = "../common/paced_latency.rs"]
+mod paced_latency;
 #[path = "../common/postgres.rs"]
 mod postgres;
 #[path = "../common/project.rs"]
 mod project;
 #[path = "../common/report.rs"]
 mod report;
-#[path = "../common/steps.rs"]
-mod steps;
+#[path = "../common/topologies.rs"]
+mod topologies;
 
 use java::{Differs, Kit};
 use kafka::Scratch;
 
-/// What to run.
-pub struct Asked {
+/// The parameters of a bench.
+pub struct Parameters {
     pub events: usize,
-    /// Of latency.
+    /// Duration of the latency measurement.
     pub seconds: usize,
     pub rounds: usize,
-    /// Settings to try beside the files as they are.
+    /// Settings to try in addition to the files.
     pub tries: Vec<(String, Differs)>,
 }
 
@@ -66,8 +66,8 @@ fn main() {
     let (Some(kit), Some(scratch)) = (Kit::find(), Scratch::new()) else {
         return;
     };
-    let asked = |peer: &str| Asked {
-        // A JVM works at its full rate after some seconds only.
+    let parameters = |peer: &str| Parameters {
+        // A JVM needs some seconds to reach its full rate.
         events: number(
             0,
             match (peer, tune) {
@@ -79,15 +79,15 @@ fn main() {
         ),
         seconds: number(1, 20),
         rounds: number(2, if tune { 1 } else { 3 }),
-        tries: if tune { tried::read(peer) } else { Vec::new() },
+        tries: if tune { tune::read(peer) } else { Vec::new() },
     };
     let all = !named("streams") && !named("connect");
     let runs = |peer: &str| all || named(peer);
     if runs("streams") {
-        versus::measure(&kit, &scratch, &asked("streams"));
+        streams_comparison::measure(&kit, &scratch, &parameters("streams"));
     }
     if runs("connect") {
-        rows::measure(&kit, &scratch, &asked("connect"));
+        connect_comparison::measure(&kit, &scratch, &parameters("connect"));
     }
     if !tune {
         println!("\nother figures");

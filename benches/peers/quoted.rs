@@ -1,10 +1,10 @@
-//! What was measured of peers before, on a machine like this one: two cores, everything on them, records of 500 bytes.
+//! Earlier figures of peers, on a similar machine: two cores shared by everything, records of 500 bytes.
 
 use crate::report;
 
 const DATE: &str = "2026-11";
 
-/// A peer, what was measured, and the part of this bench that runs it.
+/// A peer, its figure, and the part of this bench that measures it.
 const FIGURES: [(&str, &str, &str); 8] = [
     (
         "Kafka Streams exactly_once_v2, dedupe + count",
@@ -36,7 +36,7 @@ const FIGURES: [(&str, &str, &str); 8] = [
     ("bare axum answer", "66,000 to 72,000 posts/s", ""),
 ];
 
-/// Prints those whose part has not run.
+/// Prints the figures of parts that have not run.
 pub fn print(ran: impl Fn(&str) -> bool) {
     for (name, figure, part) in FIGURES {
         if !ran(part) {

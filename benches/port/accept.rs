@@ -1,4 +1,4 @@
-//! Accept-only: as fast as it goes, without rows. Admission runs, as on every node.
+//! Accepting events at full load, without rows. Admission runs, as on every node.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ const SETTLE: Duration = Duration::from_mins(2);
 pub struct Accepted {
     pub single: f64,
     pub batches: f64,
-    /// The most memory resident meanwhile, in MB.
+    /// Peak resident memory, in MB.
     pub peak: f64,
 }
 
-/// `name` is in front of each line.
+/// `name` is the prefix of each line of the report.
 pub fn measure(server: &Server, name: &str, limits: &Limits) -> Accepted {
     Row::new(
         format!("{name}: resident memory, idle"),
@@ -69,7 +69,7 @@ fn loaded(server: &Server, name: &str, batch: usize, limit: f64) -> (f64, f64) {
     (outcome.per_second(), peak)
 }
 
-/// Waits until admission has looked at all that was accepted since the process started.
+/// Waits until admission has processed all events accepted since the process started.
 pub fn settle(server: &Server) -> Duration {
     let start = Instant::now();
     let (accepted, mut looked) = (server.accepted(), server.admitted());
@@ -77,7 +77,7 @@ pub fn settle(server: &Server) -> Duration {
         std::thread::sleep(Duration::from_millis(20));
         looked = server.admitted();
     }
-    // More is no mistake: a transaction that was aborted is looked at again, and a refused request may have been written.
+    // There may be more: an aborted transaction is processed again, and a refused request may have been written.
     if looked < accepted {
         println!("    MISMATCH: {accepted} events were accepted, admission has looked at {looked}");
     }

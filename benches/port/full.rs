@@ -1,5 +1,5 @@
-//! The same with ten million events in the log and a full dedupe window: nothing is to be more than 10 % slower, and memory
-//! is to stay below 600 MB.
+//! The same with ten million events in the log and a full dedupe window. Targets: at most 10 % slower, and memory below
+//! 600 MB.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use crate::{
 const SLOWER: f64 = 0.1;
 const MEMORY_MB: f64 = 600.0;
 const PROGRESS: Duration = Duration::from_secs(5);
-/// Without a step forward for so long, it is stuck.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// Time without progress after which it counts as stalled.
+const STALL_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Events in a full log: `OMNILINK_BENCH_EVENTS`, or ten million.
 fn events() -> u64 {
@@ -71,7 +71,7 @@ pub fn measure(log: Log, limits: &Limits) -> Option<()> {
         peak.into_iter().fold(0.0, f64::max),
         "MB",
     )
-    .asks_below(MEMORY_MB)
+    .target_below(MEMORY_MB)
     .note(format!(
         "filling {:.0}, accepting {:.0}, projecting the whole log {:.0}, sustained {:.0}",
         peak[0], peak[2], peak[1], peak[3]
@@ -85,13 +85,13 @@ fn with_rows(server: &Server, name: &str, limits: &Limits) -> (Sustained, Latenc
     (sustained::measure(server, name, limits), latency)
 }
 
-/// Up to so many events in all. The most memory meanwhile.
+/// Fills the log up to this many events; returns the peak memory.
 fn fill(server: &Server, name: &str) -> f64 {
-    // With what was measured before.
+    // Including events of earlier measurements.
     let events = events().saturating_sub(server.accepted());
     let peak = Peak::watch(server.pid());
     let before = server.accepted();
-    // One entity to ten events.
+    // Ten events per entity.
     let plan = server.plan(
         BATCH,
         (events / 10).max(1),
@@ -129,14 +129,14 @@ fn fill(server: &Server, name: &str) -> f64 {
     peak
 }
 
-/// Waits until the store has put in order what was poured into it: a log that is full is measured, not the filling.
+/// Waits until the store has finished compaction, so that a full log is measured, not the filling.
 fn rest(server: &Server, name: &str) {
-    const LOOK: Duration = Duration::from_secs(1);
+    const POLL_INTERVAL: Duration = Duration::from_secs(1);
     let start = Instant::now();
     let mut calm = 0;
     let mut before = machine::cpu_by_thread(server.pid()).values().sum::<f64>();
-    while calm < 3 && start.elapsed() < PATIENCE {
-        std::thread::sleep(LOOK);
+    while calm < 3 && start.elapsed() < STALL_TIMEOUT {
+        std::thread::sleep(POLL_INTERVAL);
         let now = machine::cpu_by_thread(server.pid()).values().sum::<f64>();
         calm = if now - before < 20_000.0 { calm + 1 } else { 0 };
         before = now;
@@ -145,7 +145,7 @@ fn rest(server: &Server, name: &str) {
     Row::new(format!("{name}: upkeep after the filling"), took, "s").print();
 }
 
-/// Waits until the whole log is rows. The most memory meanwhile.
+/// Waits until all events are rows; returns the peak memory.
 fn catch_up(server: &Server, name: &str) -> f64 {
     let peak = Peak::watch(server.pid());
     let (start, all) = (Instant::now(), server.accepted());
@@ -156,7 +156,10 @@ fn catch_up(server: &Server, name: &str) -> f64 {
         if now > rows {
             (rows, moved) = (now, Instant::now());
         }
-        assert!(moved.elapsed() < PATIENCE, "{rows} of {all} rows, no more");
+        assert!(
+            moved.elapsed() < STALL_TIMEOUT,
+            "{rows} of {all} rows, no more"
+        );
         if said.elapsed() >= PROGRESS {
             said = Instant::now();
             println!(
@@ -187,7 +190,7 @@ fn compare(name: &str, empty: &Figures, full: &Figures) {
     ] {
         Row::new(format!("{name}, full: {what}"), now, "ev/s")
             .against(before, "empty")
-            .asks_ratio(1.0 - SLOWER)
+            .target_ratio(1.0 - SLOWER)
             .print();
     }
     for (what, before, now) in [
@@ -196,7 +199,7 @@ fn compare(name: &str, empty: &Figures, full: &Figures) {
     ] {
         Row::new(format!("{name}, full: HTTP to row, {what}"), now, "ms")
             .against(before, "empty")
-            .asks_below(before * (1.0 + SLOWER))
+            .target_below(before * (1.0 + SLOWER))
             .print();
     }
 }

@@ -1,4 +1,4 @@
-//! From the request's first byte to a row that others see, at 100 a second.
+//! The latency from the first byte of a request to a row that other connections see, at 100 per second.
 
 use std::{
     collections::HashMap,
@@ -15,16 +15,16 @@ use crate::{
 };
 
 const PACE: Duration = Duration::from_millis(10);
-const WARM: usize = 300;
+const WARM_UP: usize = 300;
 const COUNT: usize = 1_500;
-/// Between two looks at the table: what is measured is that much coarser.
-const LOOK: Duration = Duration::from_micros(250);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time between two queries, which limits the resolution.
+const POLL_INTERVAL: Duration = Duration::from_micros(250);
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// So many, in turn, that one slow answer does not keep the next event back.
+/// Connections, used round robin, so that one slow response does not delay the next event.
 const CONNECTIONS: usize = 8;
 
-/// Entities whose row was not seen yet, and when their event was due.
+/// Entities without a row yet, and when their event was due.
 type Waiting = Arc<Mutex<HashMap<String, Instant>>>;
 
 pub struct Latency {
@@ -56,15 +56,15 @@ pub fn measure(server: &Server, name: &str) -> Latency {
             for id in found {
                 let due = waiting.lock().unwrap().remove(&id).unwrap();
                 let n: usize = id.rsplit_once('-').unwrap().1.parse().unwrap();
-                if n >= WARM {
+                if n >= WARM_UP {
                     taken.push((now - due).as_secs_f64() * 1000.0);
                 }
                 (seen, last) = (seen + 1, now);
                 server.count_one();
             }
         }
-        assert!(last.elapsed() < PATIENCE, "no row");
-        std::thread::sleep(LOOK);
+        assert!(last.elapsed() < STALL_TIMEOUT, "no row");
+        std::thread::sleep(POLL_INTERVAL);
     }
     for one in posting {
         one.join().unwrap();
@@ -88,7 +88,7 @@ pub fn measure(server: &Server, name: &str) -> Latency {
     latency
 }
 
-/// Posts its share of the events, each at its time.
+/// Posts its share of the events on schedule.
 fn post(
     address: SocketAddr,
     key: &str,
@@ -106,7 +106,7 @@ fn post(
         let body = format!(
             r#"{{"id":"{id}","source":"/probe","type":"probe.sent","entity":{{"type":"probe","external_id":"{id}"}},"data":{{"n":{n}}}}}"#
         );
-        // What could not be sent in time, because of the one before, is late for its reader as well.
+        // An event delayed by the previous one counts from its scheduled time.
         waiting.lock().unwrap().insert(id, due);
         load::post(&mut stream, key, &body);
     }

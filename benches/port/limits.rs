@@ -1,4 +1,4 @@
-//! What this machine gives to anyone, measured first in each run.
+//! The limits of the machine, measured first in each run.
 
 use std::{
     net::SocketAddr,
@@ -15,19 +15,19 @@ use crate::{
     server::{self, CONNECTIONS, Log},
 };
 
-/// Events a request in the parts that post batches.
+/// Events per request in the parts that post batches.
 pub const BATCH: usize = 50;
 const SECONDS: f64 = 4.0;
 const PARTITIONS: i32 = 8;
 
 pub struct Limits {
-    /// Bare answers to single events, events a second.
+    /// Bare axum responses to single events, in events per second.
     pub single: f64,
-    /// Bare answers to batches, events a second.
+    /// Bare axum responses to batches, in events per second.
     pub batches: f64,
 }
 
-/// `None`: there is no Kafka.
+/// `None` without Kafka.
 pub fn measure(log: Log) -> Option<Limits> {
     disk::measure();
     let bare = Bare::start();
@@ -47,7 +47,7 @@ pub fn measure(log: Log) -> Option<Limits> {
     Some(limits)
 }
 
-/// A bare axum answer to the same requests, in a process of its own.
+/// A bare axum handler for the same requests, in its own process.
 struct Bare {
     child: Child,
     address: SocketAddr,
@@ -96,7 +96,7 @@ impl Drop for Bare {
     }
 }
 
-/// What the process `bare` does.
+/// Runs the process `bare`.
 pub fn serve(address: &str) {
     use axum::{
         Router,

@@ -1,5 +1,5 @@
-//! An HTTP/1.1 load generator that costs little, for it runs on the cores that it measures: keep-alive connections on one
-//! thread, prepared requests, answers that are looked at and not copied.
+//! A cheap HTTP/1.1 load generator, because it shares the cores with the server: keep-alive connections on one thread,
+//! prepared requests, responses that are parsed without copying.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ use crate::{machine::thread_cpu, request::Request};
 #[derive(Clone, Copy)]
 pub enum Until {
     Seconds(f64),
-    /// So many requests were sent.
+    /// After this many requests.
     Requests(u64),
 }
 
@@ -29,9 +29,9 @@ pub struct Plan {
     pub address: SocketAddr,
     pub key: String,
     pub connections: usize,
-    /// Events a request.
+    /// Events per request.
     pub batch: usize,
-    /// Entities that the events are about, in turn.
+    /// The number of entities, used round robin.
     pub entities: u64,
     pub until: Until,
     /// Counts accepted events while it runs.
@@ -44,9 +44,9 @@ pub struct Outcome {
     /// Requests.
     pub refused: u64,
     pub seconds: f64,
-    /// Of answers, in microseconds, sorted.
+    /// Latencies of responses in microseconds, sorted.
     latencies: Vec<u32>,
-    /// Of the load generator, in microseconds.
+    /// CPU time of the load generator, in microseconds.
     pub cpu: f64,
 }
 
@@ -72,18 +72,18 @@ impl Outcome {
     }
 }
 
-/// Finds the ends of answers.
-struct Answers {
+/// Parses responses.
+struct Responses {
     head: memmem::Finder<'static>,
     length: memmem::Finder<'static>,
     buffer: Vec<u8>,
 }
 
-impl Answers {
+impl Responses {
     fn new() -> Self {
         Self {
             head: memmem::Finder::new(b"\r\n\r\n"),
-            // As hyper writes it, in both servers that are measured.
+            // As hyper writes it, in both servers.
             length: memmem::Finder::new(b"\r\ncontent-length: "),
             buffer: Vec::with_capacity(16 << 10),
         }
@@ -106,7 +106,7 @@ impl Answers {
         }
     }
 
-    /// How long the answer is, once its head is there.
+    /// The length of the response, once its head is complete.
     fn whole(&self) -> Option<usize> {
         let head = self.head.find(&self.buffer)?;
         let at = self.length.find(&self.buffer[..head]);
@@ -120,11 +120,11 @@ impl Answers {
 /// Runs a plan on this thread.
 pub fn run(plan: Plan) -> Outcome {
     let plan = Arc::new(plan);
-    // In front of ids.
+    // A prefix of ids.
     let run: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
     let next = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
-    // One refusal is shown, for they come in thousands.
+    // Only one refusal is printed, because there can be thousands.
     let said = Arc::new(AtomicBool::new(false));
     let before = thread_cpu();
     let start = Instant::now();
@@ -171,7 +171,7 @@ async fn drive(
     let mut stream = TcpStream::connect(plan.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let mut request = Request::new(&plan.key, run, plan.batch);
-    let mut answers = Answers::new();
+    let mut answers = Responses::new();
     let mut mine = Outcome::default();
     let last = match plan.until {
         Until::Seconds(_) => u64::MAX,
@@ -201,7 +201,7 @@ async fn drive(
     mine
 }
 
-/// One request on a connection of one's own, and its whole answer.
+/// Sends one request on its own connection; returns the whole response.
 pub fn once(address: SocketAddr, path: &str) -> std::io::Result<String> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address)?;
@@ -215,7 +215,7 @@ pub fn once(address: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Posts one event on a kept connection; panics unless it is accepted.
+/// Posts one event on an open connection; panics unless it is accepted.
 pub fn post(stream: &mut std::net::TcpStream, key: &str, body: &str) {
     use std::io::{Read, Write};
     let request = format!(
@@ -223,7 +223,7 @@ pub fn post(stream: &mut std::net::TcpStream, key: &str, body: &str) {
         body.len()
     );
     stream.write_all(request.as_bytes()).unwrap();
-    // Such an answer comes in one piece.
+    // Such a small response arrives in one read.
     let mut answer = [0; 4096];
     let length = stream.read(&mut answer).unwrap();
     let text = String::from_utf8_lossy(&answer[..length]);

@@ -1,4 +1,4 @@
-//! Measures OmniLink from its port on, beside the limits of the same machine in the same run; `scripts/bench` is the door.
+//! Measures OmniLink from its port, with the limits of the machine in the same run. Run by `scripts/bench`.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -31,7 +31,7 @@ mod report;
 use server::{Log, Server};
 
 fn main() {
-    // `cargo bench` adds `--bench`; `cargo test` runs this with `--test`-like flags and wants nothing.
+    // `cargo bench` adds `--bench`; `cargo test` runs benches with `--test` or `--list`, which must not measure.
     let args: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| !a.starts_with("--"))
@@ -40,9 +40,9 @@ fn main() {
     match names.as_slice() {
         ["local", parts @ ..] => run(Log::Local, parts),
         ["kafka", parts @ ..] => run(Log::Kafka, parts),
-        // Load alone, for a profiler beside it.
+        // Only load, for use with a profiler.
         ["drive", address, key, batch, seconds] => drive(address, key, batch, seconds),
-        // The bare answer that the port is measured against, in a process of its own.
+        // The bare handler with which the port is compared, in its own process.
         ["bare", address] => limits::serve(address),
         _ => println!("{USAGE}"),
     }
@@ -63,7 +63,7 @@ fn run(log: Log, parts: &[&str]) {
     }
 }
 
-/// A broker that has just started compiles its code for most of a minute of load: that is not what is measured.
+/// Warms up the broker, whose JVM compiles for most of a minute of load.
 fn warm_up(log: Log) -> Option<()> {
     if log == Log::Kafka {
         let given = std::env::var("OMNILINK_BENCH_WARM_UP").ok();
@@ -75,7 +75,7 @@ fn warm_up(log: Log) -> Option<()> {
     Some(())
 }
 
-/// `None`: there is no Kafka.
+/// `None` without Kafka.
 fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
     warm_up(log)?;
     let limits = limits::measure(log)?;

@@ -1,4 +1,4 @@
-//! Prepared requests: numbers have a fixed width and are patched in place, so that each costs a few divisions and a write.
+//! Prepared requests: numbers have a fixed width and are patched in place, so that a request costs only a few divisions.
 
 /// Digits of each number.
 const WIDTH: usize = 10;
@@ -6,12 +6,12 @@ const WIDTH: usize = 10;
 /// A request for a batch of events of about 500 bytes each.
 pub struct Request {
     bytes: Vec<u8>,
-    /// For each event, where its digits lie: twice the event's number, twice the entity's.
+    /// For each event the offsets of its digits: twice the event's number, twice the entity's.
     events: Vec<[usize; 4]>,
 }
 
 impl Request {
-    /// `run`: in front of ids, so that runs do not repeat each other.
+    /// `run` is a prefix of ids, so that runs do not repeat events.
     pub fn new(key: &str, run: &str, batch: usize) -> Self {
         let mut body = Vec::new();
         let mut events = Vec::with_capacity(batch);
@@ -39,7 +39,7 @@ impl Request {
         Self { bytes, events }
     }
 
-    /// Request number `n`: its events have the numbers from `n` × batch, about so many entities in turn.
+    /// Request number `n`: its events are numbered from `n` × batch, with this many entities round robin.
     pub fn number(&mut self, n: u64, entities: u64) -> &[u8] {
         let first = n * self.events.len() as u64;
         for (number, [id, sequence, external_id, order]) in (first..).zip(&self.events) {

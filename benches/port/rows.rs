@@ -1,4 +1,4 @@
-//! What others see in Postgres.
+//! Rows as other connections see them.
 
 use std::{
     path::Path,
@@ -18,7 +18,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Of the Postgres at a URL.
+    /// Connects to the Postgres at a URL.
     pub fn at(url: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -34,12 +34,12 @@ impl Rows {
         rows
     }
 
-    /// Of the embedded Postgres in a data directory, as soon as it is there.
+    /// Connects to the embedded Postgres in a data directory, once it runs.
     pub fn embedded(dir: &Path) -> Self {
         let file = dir.join("postgres.url");
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
-            // A file of an earlier start may name a server that is not there yet.
+            // The file of an earlier start may be outdated.
             if let Ok(url) = std::fs::read_to_string(&file)
                 && reaches(url.trim())
             {
@@ -67,14 +67,14 @@ impl Rows {
         }
     }
 
-    /// The rows of `omnilink.events`. Reads them all.
+    /// Counts the rows of `omnilink.events`.
     pub fn events(&mut self) -> u64 {
         let query = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM omnilink.events");
         let count = query.fetch_one(&mut self.connection);
         self.runtime.block_on(count).unwrap() as u64
     }
 
-    /// Which of these entities of the type `probe` have a row.
+    /// The entities of type `probe` among these that have a row.
     pub fn found(&mut self, ids: &[String]) -> Vec<String> {
         let query = sqlx::query_scalar(
             "SELECT external_id FROM omnilink.entities \
@@ -86,7 +86,7 @@ impl Rows {
             .unwrap()
     }
 
-    /// The server's first process, if it runs on this machine.
+    /// The postmaster process, if it runs on this machine.
     pub fn postmaster(&mut self) -> Option<u32> {
         self.runtime
             .block_on(postgres::postmaster(&mut self.connection))

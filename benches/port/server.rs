@@ -1,4 +1,4 @@
-//! The system that is measured: a real `omnilink up` in a process of its own, with data of its own.
+//! The system under test: `omnilink up` in its own process, with its own data.
 
 use std::{
     cell::RefCell,
@@ -24,7 +24,7 @@ use crate::{
 const START: Duration = Duration::from_mins(2);
 /// Connections of the load generator.
 pub const CONNECTIONS: usize = 64;
-/// Entities that events are about, unless a part says otherwise.
+/// The default number of entities.
 pub const ENTITIES: u64 = 10_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,20 +49,20 @@ pub fn free_port() -> SocketAddr {
         .unwrap()
 }
 
-/// Waits until `path` is answered with a 2xx.
+/// Waits until `path` returns a 2xx status.
 pub fn wait_for(address: SocketAddr, path: &str, child: &mut Child) {
     let deadline = Instant::now() + START;
     while !load::once(address, path).is_ok_and(|answer| answer.starts_with("HTTP/1.1 2")) {
         if let Some(status) = child.try_wait().unwrap() {
-            panic!("it ended ({status}); see {}", words().display());
+            panic!("it ended ({status}); see {}", log_file().display());
         }
         assert!(Instant::now() < deadline, "{address} does not answer");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Where the process says what it has to say.
-fn words() -> PathBuf {
+/// The log file of the process.
+fn log_file() -> PathBuf {
     std::env::temp_dir().join("omnilink-bench.log")
 }
 
@@ -80,17 +80,17 @@ pub struct Server {
     child: Child,
     pub address: SocketAddr,
     pub key: String,
-    /// Events accepted since the data are there.
+    /// Events accepted since the data were created.
     accepted: Arc<AtomicU64>,
     rows: RefCell<Option<Rows>>,
-    /// On Kafka, where `OMNILINK_TEST_POSTGRES` names a server; else the embedded Postgres is used.
+    /// On Kafka if `OMNILINK_TEST_POSTGRES` is set; otherwise the embedded Postgres is used.
     database: Option<Database>,
     scratch: Option<Scratch>,
     dir: tempfile::TempDir,
 }
 
 impl Server {
-    /// Starts with empty data. `None`: there is no Kafka.
+    /// Starts with empty data; `None` without Kafka.
     pub fn up(log: Log, projections: bool) -> Option<Self> {
         let (scratch, database) = match log {
             Log::Local => (None, None),
@@ -100,7 +100,7 @@ impl Server {
         let dir = disk::scratch();
         let settings = settings(address, dir.path(), scratch.as_ref(), database.as_ref());
         if log == Log::Kafka {
-            // The first key is made before the first node starts: both want the same data directory.
+            // The first key is created before the node starts, because both use the same data directory.
             let made = command(&settings)
                 .args(["keys", "create", "--first"])
                 .output()
@@ -122,7 +122,7 @@ impl Server {
         })
     }
 
-    /// Stops it and starts it again on the same data.
+    /// Restarts it with the same data.
     pub fn restart(&mut self, projections: bool) {
         self.rows.replace(None);
         self.stop();
@@ -132,7 +132,7 @@ impl Server {
     }
 
     fn stop(&mut self) {
-        // An orderly stop, so that an embedded Postgres stops as well.
+        // A graceful stop, so that an embedded Postgres stops as well.
         let id = self.child.id().to_string();
         let _ = Command::new("kill").arg(id).status();
         let _ = self.child.wait();
@@ -146,27 +146,27 @@ impl Server {
         machine::resident_mb(self.pid())
     }
 
-    /// What it has written to disk itself.
+    /// The size of its own data on disk, in MB.
     pub fn data_mb(&self) -> f64 {
         folder_mb(self.dir.path())
     }
 
-    /// Events accepted since the data are there.
+    /// Events accepted since the data were created.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Counts an event that was posted by hand.
+    /// Counts an event that was posted separately.
     pub fn count_one(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Loads it.
+    /// Runs the load generator.
     pub fn drive(&self, batch: usize, entities: u64, until: Until) -> Outcome {
         load::run(self.plan(batch, entities, until))
     }
 
-    /// How to load it.
+    /// The plan of the load.
     pub fn plan(&self, batch: usize, entities: u64, until: Until) -> Plan {
         Plan {
             address: self.address,
@@ -179,7 +179,7 @@ impl Server {
         }
     }
 
-    /// The sum of a counter or gauge of `/metrics` over all lines that begin so; 0 where there are none.
+    /// The sum of a metric over all lines with this prefix; 0 without any.
     pub fn metric(&self, begins: &str) -> f64 {
         let page = load::once(self.address, "/metrics").unwrap();
         page.lines()
@@ -193,12 +193,12 @@ impl Server {
         self.metric("omnilink_projection_events_total") as u64
     }
 
-    /// Events that admission has looked at since the process started.
+    /// Events that admission has processed since the process started.
     pub fn admitted(&self) -> u64 {
         self.metric("omnilink_admission_records_total") as u64
     }
 
-    /// Asks its Postgres.
+    /// Queries its Postgres.
     pub fn rows<T>(&self, ask: impl FnOnce(&mut Rows) -> T) -> T {
         let mut rows = self.rows.borrow_mut();
         let rows = rows.get_or_insert_with(|| match &self.database {
@@ -213,7 +213,7 @@ impl Server {
         self.rows(|rows| rows.url.clone())
     }
 
-    /// Processor time by part from now on; with `rows`, of a Postgres that is not its child as well.
+    /// Starts to measure processor time by part; with `rows`, also of a Postgres that is not its child.
     pub fn cpu(&self, rows: bool) -> Cpu {
         let mut others = Vec::new();
         if let Some(scratch) = &self.scratch {
@@ -256,7 +256,7 @@ fn settings(
 
 fn command(settings: &[(&'static str, String)]) -> Command {
     let mut command = Command::new(binary());
-    // Not the settings of whoever runs the bench.
+    // Without the settings of the environment.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OMNILINK_") {
             command.env_remove(name);
@@ -277,14 +277,14 @@ fn start(settings: &[(&'static str, String)], address: SocketAddr, projections: 
     let words = std::fs::File::options()
         .create(true)
         .append(true)
-        .open(words())
+        .open(log_file())
         .unwrap();
     let mut child = command.stdout(Stdio::null()).stderr(words).spawn().unwrap();
     wait_for(address, "/readyz", &mut child);
     child
 }
 
-/// Which part of the system a thread belongs to.
+/// The part of the system to which a thread belongs.
 fn part(thread: &str) -> &'static str {
     match thread {
         "log-commit" => "log: commit",

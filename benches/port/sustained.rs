@@ -1,4 +1,4 @@
-//! As fast as it goes for a minute, with rows. The lag must not grow: if it does, what became rows is what was sustained.
+//! Full load for a minute, with rows. The lag must not grow; if it does, the sustained rate is that of the rows.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use crate::{
     server::{ENTITIES, Server},
 };
 
-/// Not looked at: caches fill and the lag finds its level.
-const WARM: f64 = 5.0;
-/// A lag that grows by less than this share of the rate does not grow.
+/// Warm-up in seconds, during which caches fill and the lag stabilises.
+const WARM_UP: f64 = 5.0;
+/// A lag that grows by less than this share of the rate counts as constant.
 const LEVEL: f64 = 0.01;
 const DRAIN: Duration = Duration::from_mins(5);
 
 pub struct Sustained {
-    /// Rows a second.
+    /// Rows per second.
     pub rows: f64,
-    /// The most memory resident meanwhile, in MB.
+    /// Peak resident memory, in MB.
     pub peak: f64,
 }
 
-/// At one moment after the warm-up.
+/// A sample after the warm-up.
 struct Sample {
     seconds: f64,
     accepted: u64,
@@ -31,7 +31,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// Accepted, and no row yet.
+    /// Accepted events without a row yet.
     fn lag(&self) -> f64 {
         self.accepted as f64 - self.rows as f64
     }
@@ -43,7 +43,7 @@ pub fn seconds() -> f64 {
     given.and_then(|s| s.parse().ok()).unwrap_or(60.0)
 }
 
-/// All that was accepted before must have its row already: the server's count of rows begins with its process.
+/// All events accepted before must have rows, because the server counts rows from the start of its process.
 pub fn measure(server: &Server, name: &str, limits: &Limits) -> Sustained {
     let name = format!("{name}: sustained into Postgres, single, c=64");
     let seconds = seconds();
@@ -54,7 +54,7 @@ pub fn measure(server: &Server, name: &str, limits: &Limits) -> Sustained {
     };
     let cpu = server.cpu(true);
     let peak = Peak::watch(server.pid());
-    let (outcome, samples) = load_and_look(server, &base, seconds);
+    let (outcome, samples) = load_and_sample(server, &base, seconds);
     let peak = peak.end();
 
     let (first, last) = (samples.first().unwrap(), samples.last().unwrap());
@@ -75,7 +75,7 @@ pub fn measure(server: &Server, name: &str, limits: &Limits) -> Sustained {
             .print();
     }
     Row::new(format!("{name}: the lag grows"), growth, "ev/s")
-        .asks_below((LEVEL * accepted).round())
+        .target_below((LEVEL * accepted).round())
         .note(if growth < LEVEL * accepted {
             "it does not: all that is accepted is sustained"
         } else {
@@ -87,25 +87,25 @@ pub fn measure(server: &Server, name: &str, limits: &Limits) -> Sustained {
     Sustained { rows, peak }
 }
 
-/// What was there before.
+/// Counts before the load.
 struct Base {
     accepted: u64,
     rows: u64,
     in_table: u64,
 }
 
-fn load_and_look(server: &Server, base: &Base, seconds: f64) -> (Outcome, Vec<Sample>) {
-    // The server's own connections belong to this thread; the load comes from the other.
+fn load_and_sample(server: &Server, base: &Base, seconds: f64) -> (Outcome, Vec<Sample>) {
+    // This thread samples; the other one generates the load.
     let plan = server.plan(1, ENTITIES, Until::Seconds(seconds));
     let start = Instant::now();
     let load = std::thread::spawn(move || crate::load::run(plan));
-    let warm = WARM.min(seconds / 3.0);
+    let warm = WARM_UP.min(seconds / 3.0);
     let every = (seconds / 60.0).clamp(0.25, 1.0);
     let mut samples = Vec::new();
     while start.elapsed().as_secs_f64() < seconds - every / 2.0 {
         std::thread::sleep(Duration::from_secs_f64(every));
         let sample = Sample {
-            // Rows first: what is accepted in between counts as lag.
+            // Rows first, so that events accepted in between count as lag.
             rows: server.projected() - base.rows,
             accepted: server.accepted() - base.accepted,
             seconds: start.elapsed().as_secs_f64(),
@@ -117,7 +117,7 @@ fn load_and_look(server: &Server, base: &Base, seconds: f64) -> (Outcome, Vec<Sa
     (load.join().unwrap(), samples)
 }
 
-/// Events a second by which the lag grows: the line that fits the samples best.
+/// Growth of the lag in events per second, by linear regression.
 fn slope(samples: &[Sample]) -> f64 {
     let count = samples.len() as f64;
     let time = samples.iter().map(|s| s.seconds).sum::<f64>() / count;

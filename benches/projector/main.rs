@@ -1,5 +1,5 @@
-//! The projector from Kafka into Postgres beside a bare `COPY` of the same rows into the same tables; in a database of its own
-//! on the Postgres of `OMNILINK_TEST_POSTGRES`, from a topic of its own on the Kafka of `OMNILINK_TEST_KAFKA`.
+//! The projector from Kafka into Postgres, compared with a `COPY` of the same rows into the same tables; in a temporary database
+//! on the Postgres of `OMNILINK_TEST_POSTGRES`, from a temporary topic on the Kafka of `OMNILINK_TEST_KAFKA`.
 //!
 //! `cargo bench --bench projector -- [EVENTS [ROUNDS [LANES]]]`
 #![allow(
@@ -40,7 +40,7 @@ use report::{Row, median};
 use tokio::runtime::Runtime;
 
 const PARTITIONS: i32 = 8;
-/// Of an event's data.
+/// Bytes of an event's data.
 const BYTES: usize = 500;
 
 fn main() {
@@ -48,7 +48,7 @@ fn main() {
         return;
     };
     let number = |at, default| given.number(at, default);
-    // As `up` has on Kafka.
+    // As `omnilink up` has on Kafka.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (events, rounds, lanes) = (number(0, 300_000), number(1, 3), number(2, cores.min(2)));
     println!("{events} events of about 500 B, {rounds} rounds, {lanes} lanes; medians");
@@ -116,7 +116,7 @@ struct Round {
 
 impl Round {
     fn measure(run: &Run<'_>, runtime: &Runtime, database: &Database) -> Self {
-        // No part pays for what another one wrote.
+        // So that no measurement pays for the writes of another.
         let calm = || database.run("CHECKPOINT");
         calm();
         let projected = run.project();
@@ -152,14 +152,14 @@ fn report(name: &str, rounds: &[Round], events: f64, least: f64) {
     let rate = middle(&|r| events / r.projected.seconds);
     Row::new(format!("projector: {name}"), rate, "ev/s")
         .against(both, "COPY of both")
-        .asks_ratio(least)
+        .target_ratio(least)
         .note(format!(
             "{:.2} x COPY of events alone; the rounds' ratios to COPY of both: {}",
             rate / events_only,
             ratios(rounds)
         ))
         .print();
-    // What it keeps up once it is under way.
+    // The rate after the start.
     let steady = middle(&|r| {
         let p = &r.projected;
         (events - p.at_first as f64) / (p.seconds - p.first).max(1e-3)

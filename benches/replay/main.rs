@@ -1,5 +1,5 @@
-//! Replays of a long history: everything into Parquet and lines, one entity before and after there is an index.
-//! `cargo bench --bench replay -- [local | kafka] [EVENTS]` (10,000,000, on the log of that name, or on both)
+//! Replays of a long history: all events into Parquet and JSON lines, and one entity without and with an index.
+//! `cargo bench --bench replay -- [local | kafka] [EVENTS]` (default: 10,000,000 events on both logs)
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -121,7 +121,7 @@ fn measure(name: &str, log: &dyn Log, names: &Names, dir: &Path, events: u64) {
         };
         let times: Vec<Duration> = (0..21)
             .map(|n| {
-                // All have the partition of the first, so that its index serves them.
+                // All are in the partition of the first, so that they use its index.
                 let n = if tenant { 0 } else { n * 37 % entities };
                 let began = Instant::now();
                 let mut lines = Lines::new(std::io::sink(), &names.events);
@@ -157,7 +157,7 @@ fn measure(name: &str, log: &dyn Log, names: &Names, dir: &Path, events: u64) {
     }
 }
 
-/// Appends events in pieces, a few under way at once.
+/// Appends events in chunks, with a few in flight.
 fn fill(log: &dyn Log, names: &Names, events: u64) {
     let entities = (events / EACH).max(1);
     let tenant = Tenant::new("acme").unwrap();

@@ -1,4 +1,4 @@
-//! A lane's keyed state from its changelog on Kafka into an empty store, beside plain consumption of the same topic.
+//! Restores a lane's keyed state from its changelog on Kafka, compared with plain consumption of the same topic.
 //!
 //! `cargo bench --bench restore -- [KEYS [ROUNDS]]`
 #![allow(
@@ -38,8 +38,8 @@ use report::{Row, median};
 const NAME: &str = "keep";
 const PARTITIONS: u32 = 8;
 const VALUE: usize = 100;
-/// What is asked of a million keys.
-const ASKED: f64 = 10.0;
+/// The target for a million keys, in seconds.
+const TARGET: f64 = 10.0;
 const DEADLINE: Duration = Duration::from_mins(2);
 
 fn main() {
@@ -54,8 +54,8 @@ fn main() {
     let Some(scratch) = Scratch::new() else {
         return;
     };
-    let bed = Bed::fill(&scratch, keys);
-    let rounds: Vec<Round> = (0..rounds).map(|_| bed.round()).collect();
+    let fixture = Fixture::fill(&scratch, keys);
+    let rounds: Vec<Round> = (0..rounds).map(|_| fixture.round()).collect();
     report(keys as f64, &rounds);
 }
 
@@ -84,29 +84,29 @@ impl Transform for KeepOne {
     }
 }
 
-/// A changelog as a lane has written it.
-struct Bed<'a> {
+/// A changelog, written by a lane.
+struct Fixture<'a> {
     scratch: &'a Scratch,
     input: Arc<str>,
     changelog: String,
     keys: usize,
 }
 
-/// One restore, and the plain reading beside it.
+/// One restore, and plain consumption.
 struct Round {
     /// Seconds of plain consumption, records and bytes.
     plain: (f64, u64, u64),
     /// Seconds from the assignment until all partitions are open.
     restored: f64,
-    /// From asking for the lane.
+    /// Seconds from opening the lane.
     whole: f64,
-    /// The same with the state still there, in milliseconds.
+    /// The same with existing local state, in milliseconds.
     again: f64,
     parts: BTreeMap<&'static str, f64>,
     peak: f64,
 }
 
-impl<'a> Bed<'a> {
+impl<'a> Fixture<'a> {
     fn fill(scratch: &'a Scratch, keys: usize) -> Self {
         let dir = disk::scratch();
         let log = scratch.log("first", dir.path());
@@ -162,10 +162,10 @@ impl<'a> Bed<'a> {
         }
     }
 
-    /// Opens a lane on a store as a node's start does, and counts the keys if asked.
+    /// Opens a lane on a store as a start of a node does, and optionally counts the keys.
     fn open(&self, dir: &Path, count: bool) -> (f64, f64) {
         let log = self.scratch.log("second", dir);
-        let asked = Instant::now();
+        let opened = Instant::now();
         let mut lane = log.lane(NAME, &[self.input.to_string()]).unwrap();
         let partitions = assigned(&mut *lane);
         let start = Instant::now();
@@ -174,11 +174,14 @@ impl<'a> Bed<'a> {
             let end = log.offset_range(&self.input, *partition).unwrap().end;
             assert_eq!(next, end, "the lane had read all of partition {partition}");
         }
-        let took = (start.elapsed().as_secs_f64(), asked.elapsed().as_secs_f64());
+        let took = (
+            start.elapsed().as_secs_f64(),
+            opened.elapsed().as_secs_f64(),
+        );
         if count {
             let keys = |partition| {
                 let space = Space::new(NAME, partition);
-                // Rows of transforms lie under this letter.
+                // The key prefix of rows of transforms.
                 lane.state().scan(&space, b"s").count()
             };
             assert_eq!((0..PARTITIONS).map(keys).sum::<usize>(), self.keys);
@@ -193,7 +196,7 @@ fn assigned(lane: &mut dyn Lane) -> Vec<(usize, u32)> {
     loop {
         match lane.poll(Duration::from_millis(20), &mut none).unwrap() {
             Polled::Assigned(all) if all.len() == PARTITIONS as usize => return all,
-            // Who had them last may still be leaving.
+            // The previous member may still be leaving the group.
             Polled::Assigned(_) | Polled::Records => {}
             Polled::Revoked(some) | Polled::Lost(some) => lane.release(&some).unwrap(),
         }
@@ -201,10 +204,10 @@ fn assigned(lane: &mut dyn Lane) -> Vec<(usize, u32)> {
     }
 }
 
-/// Which part of this process a thread belongs to.
+/// The part of this process to which a thread belongs.
 fn part(thread: &str) -> &'static str {
     match lanes::part(thread) {
-        // The lane is driven by the main thread.
+        // The main thread runs the lane.
         "the bench" => "restoring",
         part => part,
     }
@@ -224,7 +227,7 @@ fn report(keys: f64, rounds: &[Round]) {
     let name = format!("restore of {keys:.0} keys into an empty store");
     Row::new(&name, restored, "s")
         .against(plain, "plain consumption")
-        .asks_below(ASKED)
+        .target_below(TARGET)
         .note(format!(
             "{:.0} keys a second; {:.2} s with joining the group",
             keys / restored,

@@ -1,5 +1,5 @@
-//! A topology with `map`, `dedupe` and `rate_limit` on Kafka, exactly once: working off a full topic, beside librdkafka's
-//! own transactional copy of it, and how long a record takes from its append to the reader at 200 a second.
+//! A topology with `map`, `dedupe` and `rate_limit` on Kafka, exactly once: throughput on a full topic, compared with a
+//! transactional copy with librdkafka, and the latency from append to reader at 200 per second.
 //!
 //! `cargo bench --bench topology -- [EVENTS [SECONDS [ROUNDS]]]`
 #![allow(
@@ -22,12 +22,12 @@ mod lanes;
 mod load;
 #[path = "../common/machine.rs"]
 mod machine;
-#[path = "../common/pace.rs"]
-mod pace;
+#[path = "../common/paced_latency.rs"]
+mod paced_latency;
 #[path = "../common/report.rs"]
 mod report;
-#[path = "../common/steps.rs"]
-mod steps;
+#[path = "../common/topologies.rs"]
+mod topologies;
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,9 +35,9 @@ use drain::Drained;
 use kafka::Scratch;
 use load::Load;
 use report::{Row, median, percentile};
-use steps::{Bed, EVENTS, FOREIGN, PARTITIONS, Worked};
+use topologies::{EVENTS, FOREIGN, Fixture, PARTITIONS, Worked};
 
-/// What is asked of a stage, by all its lanes.
+/// The target of a stage with all its lanes.
 const OF_COPY: f64 = 0.55;
 const PLAIN: Duration = Duration::from_secs(4);
 
@@ -50,7 +50,7 @@ fn main() {
     let Some(scratch) = Scratch::new() else {
         return;
     };
-    let load = steps::load(events);
+    let load = topologies::load(events);
     let weight = load.weight();
     println!("{events} records of {weight} B, {PARTITIONS} partitions, {rounds} rounds; medians");
     let rounds: Vec<Round> = (0..rounds)
@@ -65,7 +65,7 @@ fn main() {
         let rate = median(rounds.iter().map(|r| of(r).drained.steady));
         let mut row = Row::new(name, rate, "rec/s").against(copied, "plain copy");
         if let Some(least) = least {
-            row = row.asks_ratio(least);
+            row = row.target_ratio(least);
         }
         row.note(of(&rounds[0]).drained.note()).print();
         report::cpu(name, &of(&rounds[0]).parts, events as f64);
@@ -80,7 +80,7 @@ fn main() {
     latency(&scratch.within("slow."), seconds);
 }
 
-/// The same records, worked off by each.
+/// One round over the same records.
 struct Round {
     copied: Drained,
     one: Worked,
@@ -90,36 +90,36 @@ struct Round {
 impl Round {
     fn measure(scratch: &Scratch, load: Load) -> Self {
         let dir = disk::scratch();
-        let bed = Bed::new(scratch, dir.path());
+        let fixture = Fixture::new(scratch, dir.path());
         let [foreign, copy, one, two] =
-            ["foreign", "copy", "one", "two"].map(|name| bed.topic(name));
-        load.produce(&*bed.log, &bed.names.events);
-        load.produce_foreign(&*bed.log, &foreign);
-        let input = Arc::clone(&bed.names.events);
+            ["foreign", "copy", "one", "two"].map(|name| fixture.topic(name));
+        load.produce(&*fixture.log, &fixture.names.events);
+        load.produce_foreign(&*fixture.log, &foreign);
+        let input = Arc::clone(&fixture.names.events);
         Self {
-            copied: steps::copy(scratch, &input, &copy, load.events),
-            one: bed.drain(EVENTS, &input, &one, load),
-            two: bed.drain(FOREIGN, &foreign, &two, load),
+            copied: topologies::copy(scratch, &input, &copy, load.events),
+            one: fixture.drain(EVENTS, &input, &one, load),
+            two: fixture.drain(FOREIGN, &foreign, &two, load),
         }
     }
 }
 
 fn latency(scratch: &Scratch, seconds: usize) {
     let topic = scratch.topic("limit", PARTITIONS as i32);
-    let small = scratch.small_transactions(&topic, pace::A_SECOND, PLAIN);
+    let small = scratch.small_transactions(&topic, paced_latency::RATE, PLAIN);
     let small = (percentile(small.clone(), 0.5), percentile(small, 0.99));
     let dir = disk::scratch();
-    let bed = Bed::new(scratch, dir.path());
-    let output = bed.topic("out");
-    let deployment = bed.deploy(EVENTS, &bed.names.events, &output);
-    let topics = (&bed.names.events, &*output);
-    let taken = pace::measure(&bed.log, topics, steps::load(100_000), seconds);
+    let fixture = Fixture::new(scratch, dir.path());
+    let output = fixture.topic("out");
+    let deployment = fixture.deploy(EVENTS, &fixture.names.events, &output);
+    let topics = (&fixture.names.events, &*output);
+    let taken = paced_latency::measure(&fixture.log, topics, topologies::load(100_000), seconds);
     drop(deployment);
     let limit = Some((small, "librdkafka's one-record transaction"));
-    pace::print(
+    paced_latency::print(
         "one stage at 200/s, append to reader",
         &taken,
-        Some(pace::ASKED),
+        Some(paced_latency::TARGET),
         limit,
     );
 }

@@ -1,5 +1,5 @@
-//! A lane's transactions, on Kafka and on the embedded log: how long one of a single record takes at 200 a second, and how
-//! many records a second it copies.
+//! Transactions of a lane on Kafka and the embedded log: latency of single records at 200 per second, and throughput of a
+//! copy.
 //!
 //! `cargo bench --bench transaction -- [SECONDS [RECORDS]]`
 #![allow(
@@ -42,8 +42,8 @@ use report::{Row, percentile};
 
 const PARTITIONS: u32 = 8;
 const PACE: f64 = 200.0;
-const WARM: usize = 400;
-/// Records in a plain transaction whose throughput is measured; a lane's poll has as many at most.
+const WARM_UP: usize = 400;
+/// Records per plain transaction, the maximum of a lane's poll.
 const BATCH: u64 = 10_000;
 const PLAIN: Duration = Duration::from_secs(4);
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -61,10 +61,10 @@ fn main() {
 }
 
 /// A log with the topics that lanes copy between.
-struct Bed {
+struct Fixture {
     name: &'static str,
     log: Arc<dyn Log>,
-    /// Of the latency, of the throughput, and dead letters.
+    /// Topics for latency, for throughput, and for dead letters.
     topics: [Arc<str>; 5],
     broker: Option<u32>,
 }
@@ -73,11 +73,11 @@ struct Bed {
 struct Latencies {
     /// From the append to the copy's reader.
     whole: Vec<f64>,
-    /// From the moment at which the lane processes the record.
+    /// From the time at which the lane processes the record.
     processed: Vec<f64>,
 }
 
-impl Bed {
+impl Fixture {
     fn new(name: &'static str, log: Arc<dyn Log>, prefix: &str, broker: Option<u32>) -> Self {
         let topics = ["slow", "slow.copy", "fast", "fast.copy", "dlq"]
             .map(|topic| Arc::<str>::from(format!("{prefix}{topic}")));
@@ -95,7 +95,7 @@ impl Bed {
         }
     }
 
-    /// One record a transaction, nearly always, for a lane commits as soon as its input is drained.
+    /// Nearly always one record per transaction, because a lane commits when its input is drained.
     fn latencies(&self, seconds: usize) -> Latencies {
         let [input, output, _, _, dlq] = &self.topics;
         let base = Instant::now();
@@ -108,7 +108,7 @@ impl Bed {
         };
         let (running, progress) = lanes::start(&self.log, dlq, Arc::new(copy));
         lanes::ready(&progress, PARTITIONS as usize);
-        let count = WARM + (PACE as usize) * seconds;
+        let count = WARM_UP + (PACE as usize) * seconds;
         let sender = {
             let (log, input) = (Arc::clone(&self.log), Arc::clone(input));
             std::thread::spawn(move || send(&*log, &input, base, count))
@@ -127,7 +127,7 @@ impl Bed {
                 let key = copy.record.key.as_deref().unwrap();
                 let n: usize = std::str::from_utf8(key).unwrap().parse().unwrap();
                 let (sent, done) = copy::stamps(&copy.record.value.unwrap());
-                if n >= WARM {
+                if n >= WARM_UP {
                     whole.push((now - sent) as f64 / 1e6);
                     processed.push((now - done) as f64 / 1e6);
                 }
@@ -140,7 +140,7 @@ impl Bed {
         Latencies { whole, processed }
     }
 
-    /// Appends a second, and then copies a second through a lane.
+    /// Appends per second, then copies per second through a lane.
     fn throughput(&self, records: usize) -> (f64, f64) {
         let [_, _, input, output, dlq] = &self.topics;
         let value = bytes::Bytes::from(vec![b'x'; BYTES]);
@@ -180,7 +180,7 @@ fn send(log: &dyn Log, topic: &Arc<str>, base: Instant, count: usize) {
     for n in 0..count {
         let due = start + Duration::from_secs_f64(n as f64 / PACE);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        // That it was written shows when its copy comes.
+        // A failed append shows as a missing copy.
         drop(log.append(
             vec![Append {
                 topic: Arc::clone(topic),
@@ -191,7 +191,7 @@ fn send(log: &dyn Log, topic: &Arc<str>, base: Instant, count: usize) {
     }
 }
 
-/// Two percentiles, each against the same of a limit.
+/// Prints p50 and p99, each with that of a limit.
 fn print(name: &str, values: &[f64], limit: Option<((f64, f64), &'static str)>) {
     for (share, what) in [(0.5, "p50"), (0.99, "p99")] {
         let value = percentile(values.to_vec(), share);
@@ -211,12 +211,12 @@ fn local(seconds: usize, records: usize) {
     let dir = disk::scratch();
     let options = LocalOptions::new(Arc::new(SystemClock));
     let log = Arc::new(LocalLog::open(dir.path(), options).unwrap());
-    let bed = Bed::new("local", log, "", None);
-    let latencies = bed.latencies(seconds);
+    let fixture = Fixture::new("local", log, "", None);
+    let latencies = fixture.latencies(seconds);
     let limit = Some((disk.sync_ms, "16 KiB + fdatasync"));
     print(&format!("local: {WHOLE}"), &latencies.whole, limit);
     print(&format!("local: {PROCESSED}"), &latencies.processed, limit);
-    let (appended, copied) = bed.throughput(records);
+    let (appended, copied) = fixture.throughput(records);
     Row::new(
         format!("limit: local: plain appends, {BYTES} B"),
         appended,
@@ -264,18 +264,21 @@ fn on_kafka(scratch: &Scratch, seconds: usize, records: usize) {
     .print();
 
     let dir = disk::scratch();
-    let bed = Bed::new(
+    let fixture = Fixture::new(
         "kafka",
         scratch.log("bench", dir.path()),
         &scratch.prefix,
         machine::broker(&scratch.brokers),
     );
-    let latencies = bed.latencies(seconds);
+    let latencies = fixture.latencies(seconds);
     let limit = Some((small, "librdkafka's own"));
     print(&format!("kafka: {WHOLE}"), &latencies.whole, limit);
     print(&format!("kafka: {PROCESSED}"), &latencies.processed, limit);
-    let (appended, copied) = bed.throughput(records);
-    let topics = (&*bed.topics[2], &*scratch.topic("plain.copy", partitions));
+    let (appended, copied) = fixture.throughput(records);
+    let topics = (
+        &*fixture.topics[2],
+        &*scratch.topic("plain.copy", partitions),
+    );
     let plain = records as f64 / scratch.copy(topics, partitions, BATCH, |_| {});
     Row::new("limit: librdkafka, transactional copy", plain, "rec/s")
         .note("of the same topic, joining no group")

@@ -5,8 +5,8 @@
   python3 produce.py --kafka localhost:9092 lines.csv       # to the topic shop.lines (pip install confluent-kafka)
   python3 produce.py --print lines.csv | kcat -P -b localhost:9092 -t shop.lines
 
-A line has no id in the file, and the same line may stand in an invoice twice. What makes it one is its number within its
-invoice, so the producer counts: sent again, the file gives the same ids, and OmniLink takes each line once.
+A line has no id in the file, and an invoice may have two equal lines. A line is identified by its number within its invoice,
+which the producer counts: sending the file again gives the same ids, and OmniLink accepts each line once.
 """
 import argparse
 import csv
@@ -21,12 +21,12 @@ import urllib.request
 from collections import Counter
 from itertools import islice
 
-BATCH = 50  # what one request may hold
+BATCH = 50  # events per request
 GIVE_UP_AFTER = 60  # seconds without progress
 
 
 def lines(files):
-    """Every line as the file has it, all columns text, with its number within its invoice."""
+    """Every line of the files, all columns as text, with its number within its invoice."""
     count = Counter()
     for name in files:
         with open(name, encoding="utf-8", newline="") as file:
@@ -36,7 +36,7 @@ def lines(files):
 
 
 def post(url, key, events):
-    """Posts a batch until it is taken: a 202 says that it is on disk."""
+    """Posts a batch and retries until it is accepted: a 202 means that it is on disk."""
     body = json.dumps({"events": events}).encode()
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     give_up = time.monotonic() + GIVE_UP_AFTER
@@ -44,8 +44,8 @@ def post(url, key, events):
     while True:
         try:
             request = urllib.request.Request(f"{url}/v1/events", body, headers)
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                results = json.load(answer)["results"]
+            with urllib.request.urlopen(request, timeout=30) as response:
+                results = json.load(response)["results"]
             if not any("retry_after_seconds" in result for result in results):
                 return results
             problem = "over the limit"
@@ -55,7 +55,7 @@ def post(url, key, events):
                 sys.exit(f"{error.code}: {problem}")
         except (OSError, http.client.HTTPException) as error:
             problem = str(error)
-        # Nothing is lost and nothing doubled by sending it again: the ids are the same.
+        # A retry loses and duplicates nothing, because the ids are the same.
         if time.monotonic() > give_up:
             sys.exit(f"gave up after {GIVE_UP_AFTER} s: {problem}")
         time.sleep(pause * random.uniform(0.5, 1))
@@ -65,12 +65,12 @@ def post(url, key, events):
 def over_http(found):
     url = os.environ.get("OMNILINK_URL", "http://127.0.0.1:7700")
     key = os.environ.get("OMNILINK_KEY") or open("data/admin.key").read().strip()
-    told = Counter()
+    totals = Counter()
     while batch := list(islice(found, BATCH)):
         events = [{"id": f"{line['InvoiceNo']}/{line['Line']}", "source": "/till", "type": "shop.line", "data": line}
                   for line in batch]
-        told.update(result["status"] for result in post(url, key, events))
-    print(", ".join(f"{number} {status}" for status, number in told.items()))
+        totals.update(result["status"] for result in post(url, key, events))
+    print(", ".join(f"{number} {status}" for status, number in totals.items()))
 
 
 def to_kafka(found, brokers, topic):
@@ -85,7 +85,7 @@ def to_kafka(found, brokers, topic):
                 producer.produce(topic, json.dumps(line), key=line["InvoiceNo"],
                                  on_delivery=lambda error, _: error and refused.append(error))
                 break
-            except BufferError:  # its queue is full
+            except BufferError:  # the queue is full
                 producer.poll(1)
         producer.poll(0)
         number += 1
@@ -100,7 +100,7 @@ def main():
     parser.add_argument("file", nargs="+")
     parser.add_argument("--kafka", metavar="BROKERS")
     parser.add_argument("--topic", default="shop.lines")
-    parser.add_argument("--print", action="store_true", help="lines of JSON on standard output")
+    parser.add_argument("--print", action="store_true", help="print JSON lines")
     args = parser.parse_args()
     found = lines(args.file)
     if args.print:

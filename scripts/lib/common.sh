@@ -1,4 +1,4 @@
-# What the scripts share: words, ports, and processes that live in a folder of their own. Sourced, never run.
+# Functions shared by the scripts: messages, ports, background processes. Sourced, never run.
 # shellcheck shell=bash
 
 # Downloads and build outputs, kept between runs and safe to delete.
@@ -21,10 +21,10 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 is_root() { [[ $(id -u) == 0 ]]; }
 
-# port_open PORT: something listens there on loopback.
+# port_open PORT: whether something listens on it on loopback.
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# free_port: one that nobody listens on, below the range that outgoing connections take theirs from.
+# free_port: prints an unused port below the range of ephemeral ports.
 free_port() {
   local port
   while :; do
@@ -34,8 +34,8 @@ free_port() {
   echo "$port"
 }
 
-# settle_port FILE WANTED DEFAULT: the port written in FILE. The first call writes it there: WANTED where given, any
-# free one with OMNILINK_STACK_PORTS=free, else DEFAULT. Later calls may not ask for another.
+# settle_port FILE WANTED DEFAULT: prints the port in FILE. The first call chooses and writes it: WANTED if given, a free
+# one with OMNILINK_STACK_PORTS=free, else DEFAULT. Later calls with another WANTED fail.
 settle_port() {
   local file=$1 wanted=$2 default=$3 settled
   if [[ ! -f $file ]]; then
@@ -44,39 +44,39 @@ settle_port() {
   fi
   settled=$(<"$file")
   [[ -z $wanted || $wanted == "$settled" ]] ||
-    die "${file%/*} was made with port $settled, not $wanted: clean it first, or use another folder"
+    die "${file%/*} uses port $settled, not $wanted: clean it first, or use another folder"
   echo "$settled"
 }
 
-# claim_port PORT WHO VARIABLE: dies where something else listens on it.
+# claim_port PORT WHO VARIABLE: dies if something listens on it.
 claim_port() {
-  ! port_open "$1" || die "port $1 is taken, so $2 cannot start: free it, or clean this stack and set $3"
+  ! port_open "$1" || die "port $1 is in use, so $2 cannot start: free it, or clean this stack and set $3"
 }
 
-# one_at_a_time FOLDER: waits until no other call works on FOLDER.
+# one_at_a_time FOLDER: takes the lock of FOLDER.
 one_at_a_time() {
   exec 9>"$1/.lock"
-  flock -w 180 9 || die "another call has been working on $1 for 3 minutes"
+  flock -w 180 9 || die "another call has locked $1 for 3 minutes"
 }
 
-# A started process has a folder: `pid` (its id and when it began, for ids are given out again), `log`, `log.before`.
+# A started process has a folder with `pid` (its id and start time, because ids are reused), `log`, `log.before`.
 
-# began PID: the tick at which a living process began.
-began() {
+# start_time PID: prints the tick at which a running process was started.
+start_time() {
   local stat
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-  # The name in brackets may hold anything; what follows it are plain fields, the start time the 20th of them.
+  # The name in parentheses may contain anything; the start time is the 20th field after it.
   read -ra stat <<<"${stat##*) }"
   echo "${stat[19]}"
 }
 
-# pid_of FOLDER: prints the id of the process started in FOLDER; fails if it is gone.
+# pid_of FOLDER: prints the id of the process started in FOLDER; fails if it does not run.
 pid_of() {
   local pid tick
-  [[ -s $1/pid ]] && read -r pid tick <"$1/pid" && [[ $(began "$pid") == "$tick" ]] && echo "$pid"
+  [[ -s $1/pid ]] && read -r pid tick <"$1/pid" && [[ $(start_time "$pid") == "$tick" ]] && echo "$pid"
 }
 
-# spawn FOLDER COMMAND…: starts it in a session of its own, so that it outlives the terminal.
+# spawn FOLDER COMMAND…: starts it in a new session, so that it outlives the terminal.
 spawn() {
   local folder=$1
   [[ ! -f $folder/log ]] || mv "$folder/log" "$folder/log.before"
@@ -85,7 +85,7 @@ spawn() {
   until [[ -s $folder/pid ]]; do sleep 0.01; done
 }
 
-# start_once WHO FOLDER COMMAND…: runs COMMAND, which spawns in FOLDER, unless that process already runs.
+# start_once WHO FOLDER COMMAND…: runs COMMAND, which spawns a process in FOLDER, unless that already runs.
 start_once() {
   local who=$1 folder=$2 begun=$EPOCHREALTIME
   shift 2
@@ -94,14 +94,14 @@ start_once() {
   say "$who started in $(((${EPOCHREALTIME/[.,]/} - ${begun/[.,]/}) / 1000)) ms"
 }
 
-# await WHO FOLDER SECONDS PROBE…: until PROBE succeeds. Dies, with the log's end, when the process ends or time is up.
+# await WHO FOLDER SECONDS PROBE…: waits until PROBE succeeds. Dies with the end of the log if the process exits or on time-out.
 await() {
   local who=$1 folder=$2 seconds=$3 why
   shift 3
   local deadline=$((SECONDS + seconds))
   until "$@" >/dev/null 2>&1; do
     why=
-    pid_of "$folder" >/dev/null || why="$who ended before it was ready"
+    pid_of "$folder" >/dev/null || why="$who exited before it was ready"
     ((SECONDS < deadline)) || why="$who was not ready after $seconds s"
     if [[ -n $why ]]; then
       say "--- the end of $folder/log"
@@ -114,7 +114,7 @@ await() {
   done
 }
 
-# signal_and_wait FOLDER SIGNAL SECONDS: fails if the process is still there afterwards. None there is fine.
+# signal_and_wait FOLDER SIGNAL SECONDS: fails if the process still runs afterwards; succeeds if none runs.
 signal_and_wait() {
   local folder=$1 pid deadline=$((SECONDS + $3))
   pid=$(pid_of "$folder") || return 0
@@ -125,14 +125,14 @@ signal_and_wait() {
   done
 }
 
-# stop_process WHO FOLDER SIGNAL: asks politely for 30 s.
+# stop_process WHO FOLDER SIGNAL: sends SIGNAL, and SIGKILL after 30 s.
 stop_process() {
   signal_and_wait "$2" "$3" 30 && return
   say "$1 did not stop within 30 s: killed"
   signal_and_wait "$2" KILL 10
 }
 
-# status_row WHO FOLDER PORT: fails if it does not run.
+# status_row WHO FOLDER PORT: prints its status; fails if it does not run.
 status_row() {
   local pid
   if pid=$(pid_of "$2"); then

@@ -1,4 +1,4 @@
-# Kafka brokers, each of them a controller too, each in a folder of its own. Sourced; brings common.sh.
+# Kafka brokers, each of which is also a controller and has its own folder. Sourced; includes common.sh.
 # shellcheck shell=bash source-path=SCRIPTDIR
 # shellcheck source=common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -6,7 +6,7 @@
 KAFKA_VERSION=4.3.1
 kafka_libs=$OMNILINK_CACHE/kafka-$KAFKA_VERSION
 
-# Downloads Kafka's jars once; later starts need no network.
+# Downloads Kafka's jars once.
 kafka_fetch() {
   "$scripts/install" kafka
   [[ ! -f $kafka_libs/.complete ]] || return 0
@@ -26,7 +26,7 @@ kafka_fetch() {
   </dependencies>
 </project>
 EOF
-  # -C: a checksum that does not match is an error, not a warning.
+  # -C: a wrong checksum is an error, not a warning.
   if ! mvn -q -B -C -f "$work/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$work/libs" </dev/null >"$work/log" 2>&1; then
     tail -n 20 "$work/log" >&2
@@ -39,11 +39,11 @@ EOF
   rm -rf "$work"
 }
 
-# Its threads share two cores with all that is tested: the collector that takes the least of them.
+# The parallel collector, because it uses the least CPU: the broker shares two cores with the tests.
 kafka_java=(java -Xmx512m -XX:+UseParallelGC -cp "$kafka_libs/*" -Dorg.slf4j.simpleLogger.showDateTime=true
   '-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS')
 
-# kafka_properties FOLDER CONTROLLER_PORT: a broker that is alone. Listeners are the caller's.
+# kafka_properties FOLDER CONTROLLER_PORT: prints the properties of a single broker, without listeners.
 kafka_properties() {
   cat <<EOF
 node.id=1
@@ -60,8 +60,8 @@ EOF
   kafka_common "$1"
 }
 
-# kafka_cluster_properties FOLDER ID CONTROLLER_PORT…: broker ID of as many as there are controllers' ports. Listeners are
-# the caller's.
+# kafka_cluster_properties FOLDER ID CONTROLLER_PORT…: prints the properties of broker ID of a cluster with one broker for
+# each controller port, without listeners.
 kafka_cluster_properties() {
   local folder=$1 id=$2 voters='' n=0 port
   shift 2
@@ -73,7 +73,7 @@ kafka_cluster_properties() {
 node.id=$id
 controller.quorum.voters=$voters
 
-# Each has a copy, and two must have what is acknowledged: one may be gone.
+# Each has a copy, and two must have acknowledged records, so that one may be down.
 default.replication.factor=$n
 min.insync.replicas=2
 offsets.topic.replication.factor=$n
@@ -82,18 +82,18 @@ transaction.state.log.min.isr=2
 share.coordinator.state.topic.replication.factor=$n
 share.coordinator.state.topic.min.isr=2
 
-# A broker that came back gets its partitions again within seconds: leaders change twice for each kill.
+# A restarted broker leads its partitions again within seconds, so that leaders change twice for each kill.
 leader.imbalance.check.interval.seconds=5
 leader.imbalance.per.broker.percentage=0
 
-# A controller that is gone is replaced within a second or two.
+# A failed controller is replaced within a second or two.
 controller.quorum.election.timeout.ms=1000
 controller.quorum.fetch.timeout.ms=2000
 EOF
   kafka_common "$folder"
 }
 
-# kafka_common FOLDER: what every broker of ours has in common.
+# kafka_common FOLDER: prints the properties common to all brokers.
 kafka_common() {
   cat <<EOF
 
@@ -101,16 +101,16 @@ process.roles=broker,controller
 controller.listener.names=CONTROLLER
 log.dirs=$1/data
 
-# Small, so that a start is quick and the heap is ours.
+# Small, for quick starts and a small heap.
 offsets.topic.num.partitions=8
 transaction.state.log.num.partitions=8
 log.cleaner.dedupe.buffer.size=16777216
 
-# OmniLink makes its own topics; one that comes by itself hides a mistake.
+# OmniLink creates its own topics; auto-creation would hide mistakes.
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
 
-# Compaction, retention and the end of forgotten transactions are tested, so they happen within seconds.
+# Tests wait for compaction, retention and transaction timeouts, so these happen within seconds.
 log.initial.task.delay.ms=0
 log.cleaner.backoff.ms=200
 log.retention.check.interval.ms=1000
@@ -118,16 +118,16 @@ log.segment.delete.delay.ms=1000
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 group.min.session.timeout.ms=1000
 
-# After a kill the broker may only come back when its old session has run out.
+# A killed broker can register again only after its old session has expired.
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 EOF
 }
 
-# kafka_cluster_id: 16 bytes in URL-safe base64; the first character may not look like an option.
+# kafka_cluster_id: prints 16 bytes in URL-safe base64, whose first character must not be a hyphen.
 kafka_cluster_id() { echo "O$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"; }
 
-# kafka_spawn WHO FOLDER FORMAT_OPTION…: FOLDER holds server.properties; formats the data folder the first time.
+# kafka_spawn WHO FOLDER FORMAT_OPTION…: starts the broker of FOLDER/server.properties; formats its data folder the first time.
 kafka_spawn() {
   local who=$1 folder=$2
   shift 2
@@ -142,7 +142,7 @@ kafka_spawn() {
   spawn "$folder" "${kafka_java[@]}" kafka.Kafka "$folder/server.properties"
 }
 
-# kafka_start WHO FOLDER PORT FORMAT_OPTION…: a broker that is alone; waits until it answers.
+# kafka_start WHO FOLDER PORT FORMAT_OPTION…: starts a single broker and waits until it is ready.
 kafka_start() {
   local who=$1 folder=$2 port=$3
   shift 3

@@ -1,6 +1,5 @@
-# keep.sh FOLDER COMMAND…: runs it as its parent, and writes its id into FOLDER. A server that was killed and that no
-# parent collects looks alive to the next one (Postgres then refuses to start), and not every container's first process
-# collects.
+# keep.sh FOLDER COMMAND…: runs COMMAND as its parent, and writes its id to FOLDER/pid. A killed server whose parent does not
+# reap it looks alive to the next one (Postgres then refuses to start), and in some containers the init process does not reap.
 # shellcheck shell=bash
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
@@ -9,5 +8,5 @@ set -euo pipefail
 folder=$1
 shift
 "$@" &
-echo "$! $(began "$!")" >"$folder/pid"
+echo "$! $(start_time "$!")" >"$folder/pid"
 wait "$!"

@@ -1,11 +1,11 @@
-# The peers that scripts/bench measures beside OmniLink, fetched and compiled once. Sourced; brings kafka.sh.
+# The peers that scripts/bench compares OmniLink with, downloaded and compiled once. Sourced; includes kafka.sh.
 # shellcheck shell=bash source-path=SCRIPTDIR
 # shellcheck source=kafka.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/kafka.sh"
 
 peers_source=$scripts/../benches/peers
 
-# peers_make: sets `peers`, a folder with the jars (libs) and what is compiled from the repository (classes).
+# peers_make: sets `peers`, a folder with the jars (libs) and the classes compiled from this repository (classes).
 peers_make() {
   "$scripts/install" kafka
   local made work
@@ -15,7 +15,7 @@ peers_make() {
     say "fetching Kafka Streams, Kafka Connect and Debezium's JDBC sink (133 MB, once)"
     mkdir -p "$OMNILINK_CACHE"
     work=$(mktemp -d "$OMNILINK_CACHE/peers-fetch.XXXXXX")
-    # -C: a checksum that does not match is an error, not a warning.
+    # -C: a wrong checksum is an error, not a warning.
     if ! mvn -q -B -C -f "$peers_source/pom.xml" -Dkafka.version="$KAFKA_VERSION" -DincludeScope=runtime \
       -DoutputDirectory="$work/libs" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
       </dev/null >"$work/log" 2>&1; then

@@ -1,32 +1,32 @@
-//! How a command gets at the log: by itself, or through the node that has it.
+//! How a command reaches the log: directly, or through a running node.
 //!
-//! One process at a time has the embedded log open: while `omnilink up` runs, commands ask it over the port. Kafka can be
-//! read from anywhere, so there they read it themselves, unless `OMNILINK_URL` names a node.
+//! Only one process at a time can have the embedded log open: while `omnilink up` runs, commands send their requests to its
+//! HTTP port. Kafka can be read from anywhere, so there commands read it directly, unless `OMNILINK_URL` names a node.
 
 use std::sync::Arc;
 
 use super::client::Client;
-use crate::node::storage as node;
 use crate::{
     config::Config,
     log::{Log, topics::Names},
+    node::storage,
 };
 
-/// One of the two.
+/// How this command reaches the log.
 pub(super) enum Access {
-    /// The log itself.
+    /// The log, opened by this process.
     Log(Arc<dyn Log>, Names),
-    /// The port of the node that has it.
+    /// The HTTP port of the node that has the log open.
     Port(Client),
 }
 
 impl Access {
-    /// As the configuration and the environment say.
+    /// The port if `OMNILINK_URL` is set or another process has the embedded log open, else the log.
     pub(super) fn of(config: &Config) -> anyhow::Result<Self> {
-        if std::env::var_os("OMNILINK_URL").is_some() || node::log_in_use(config) {
+        if std::env::var_os("OMNILINK_URL").is_some() || storage::log_in_use(config) {
             return Ok(Self::Port(Client::new(config)?));
         }
         let names = Names::new(&config.topics.prefix);
-        Ok(Self::Log(node::open_log(config)?, names))
+        Ok(Self::Log(storage::open_log(config)?, names))
     }
 }

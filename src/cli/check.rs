@@ -10,14 +10,13 @@ use crate::{
     topology::Problem,
 };
 
-/// Which files.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink check                        # all files of topologies_dir
   omnilink check topologies/orders.yaml
   omnilink check --json | jq .items[].message
 
-Everything that is wrong with all files is said at once, each with its line. Exit code 1 if anything is.")]
+All problems in all files are reported at once, each with its line. Exit code 1 if there are errors.")]
 pub(super) struct Args {
     /// Topology files [default: all of topologies_dir]
     pub(super) files: Vec<PathBuf>,
@@ -35,7 +34,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
     refuse_errors(&checked.problems)?;
     if !global.json {
         let (count, plural) = (files.len(), if files.len() == 1 { "" } else { "s" });
-        output::line(&format!("{count} file{plural} checked, nothing is wrong"));
+        output::line(&format!("{count} file{plural} checked, no errors"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Talking to a running `omnilink up` over its port.
+//! HTTP client for the port of a running `omnilink up`.
 
 use std::{fmt::Write, path::Path, time::Duration};
 
@@ -17,12 +17,12 @@ use serde_json::Value;
 
 use crate::config::Config;
 
-/// An answer must be there within this time.
-const DEADLINE: Duration = Duration::from_secs(20);
-/// The same for one that reads much of the log first.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// The most bytes of an answer.
-const ANSWER_BYTES: usize = 16 << 20;
+/// Time limit for a response.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit for a response that needs a scan of the log first.
+const SCAN_TIMEOUT: Duration = Duration::from_mins(10);
+/// Size limit of a response body, in bytes.
+const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
 /// The port of a running node, and a key for it.
 pub(super) struct Client {
@@ -31,8 +31,8 @@ pub(super) struct Client {
     key: String,
 }
 
-/// An answer, whatever its status.
-pub(super) struct Answer {
+/// A response of any status; `body` is null unless it is JSON.
+pub(super) struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Value,
@@ -41,19 +41,19 @@ pub(super) struct Answer {
 /// The file in the data directory that holds the first key.
 pub(super) const ADMIN_KEY: &str = "admin.key";
 
-/// Text as a part of a path or query.
+/// Percent-encodes text for use in a path or query.
 pub(super) fn encoded(text: &str) -> percent_encoding::PercentEncode<'_> {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
 
 impl Client {
-    /// `OMNILINK_URL` or the configured address; `OMNILINK_KEY` or the first key's file.
+    /// Connects to `OMNILINK_URL`, else to the configured address, with the key in `OMNILINK_KEY`, else the one in `admin.key`.
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
         let base = std::env::var("OMNILINK_URL")
             .unwrap_or_else(|_| format!("http://{}", reachable(config)));
         let base = base.trim_end_matches('/').to_owned();
         if !base.starts_with("http://") {
-            bail!("OMNILINK_URL is `{base}`, and only http:// URLs are understood");
+            bail!("OMNILINK_URL is `{base}`, but only http:// URLs are supported");
         }
         let key = match std::env::var("OMNILINK_KEY") {
             Ok(key) => key,
@@ -70,30 +70,30 @@ impl Client {
         })
     }
 
-    /// A page of a list: at most so many, of what these say, if they do.
+    /// Requests one page of a list: at most `limit` items, filtered by the query parameters that have a value.
     pub(super) async fn page(
         &self,
         path: &str,
         limit: u16,
-        of: &[(&str, &Option<String>)],
+        filters: &[(&str, &Option<String>)],
     ) -> anyhow::Result<Value> {
         let mut path = format!("{path}?limit={limit}");
-        for (name, value) in of {
+        for (name, value) in filters {
             if let Some(value) = value {
-                // A `String` never refuses text.
+                // Writing to a `String` cannot fail.
                 let _ = write!(path, "&{name}={}", encoded(value));
             }
         }
         self.call(Method::GET, &path, None).await?.success()
     }
 
-    /// Sends JSON and reads JSON. An error means that there was no answer.
+    /// Sends a JSON body and reads the response. An error means that no response arrived.
     pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<Response> {
         let request = self.request(method, path, body)?;
         let exchange = async {
             let response = self
@@ -101,28 +101,28 @@ impl Client {
                 .request(request)
                 .await
                 .map_err(|error| unreachable(&self.base, error))?;
-            self.whole(response).await
+            self.read(response).await
         };
-        tokio::time::timeout(DEADLINE, exchange)
+        tokio::time::timeout(TIMEOUT, exchange)
             .await
-            .with_context(|| self.late())?
+            .with_context(|| self.timed_out(TIMEOUT))?
     }
 }
 
-/// An answer that is read while it is made.
+/// A response body that is read as it arrives.
 pub(super) struct Stream {
     body: hyper::body::Incoming,
     base: String,
 }
 
 impl Stream {
-    /// The next piece; `None`: the whole answer is there.
+    /// The next chunk; `None` at the end of the body.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         while let Some(frame) = self.body.frame().await {
             let frame = frame.map_err(|error| {
                 let error = anyhow::Error::new(error).root_cause().to_string();
                 anyhow::anyhow!(
-                    "the answer from {} broke off, and the node's log says why: {error}",
+                    "the response from {} was cut off; the node's log says why: {error}",
                     self.base
                 )
             })?;
@@ -135,18 +135,18 @@ impl Stream {
 }
 
 impl Client {
-    /// Sends JSON and reads an answer as it comes, however long it takes; a refusal is an error. A peer that is gone is
-    /// found by TCP's own keep-alive.
+    /// Sends a JSON body and reads the response body as it arrives, without a time limit: TCP keep-alive detects a peer that
+    /// is gone. A status other than success is an error.
     pub(super) async fn stream(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
     ) -> anyhow::Result<Stream> {
-        let asking = self.http.request(self.request(method, path, body)?);
-        let response = tokio::time::timeout(DEADLINE, asking)
+        let sent = self.http.request(self.request(method, path, body)?);
+        let response = tokio::time::timeout(TIMEOUT, sent)
             .await
-            .with_context(|| self.late())?
+            .with_context(|| self.timed_out(TIMEOUT))?
             .map_err(|error| unreachable(&self.base, error))?;
         if response.status().is_success() {
             return Ok(Stream {
@@ -154,12 +154,13 @@ impl Client {
                 base: self.base.clone(),
             });
         }
-        self.whole(response).await?.success()?;
-        bail!("{} answered in an unknown way", self.base)
+        let status = response.status();
+        self.read(response).await?.success()?;
+        bail!("unexpected status {status} from {}", self.base)
     }
 
-    /// Reads an answer of lines of JSON: `each` sees them, until the one that says `"status": "done"`, which is returned, or
-    /// `"failed"`.
+    /// Reads a response of JSON lines and passes each to `each`. Returns the line with `"status": "done"`; the status `"failed"`
+    /// is an error.
     pub(super) async fn lines(
         &self,
         method: Method,
@@ -167,10 +168,10 @@ impl Client {
         body: Option<Bytes>,
         mut each: impl FnMut(&Value),
     ) -> anyhow::Result<Value> {
-        let mut answer = self.stream(method, path, body).await?;
+        let mut stream = self.stream(method, path, body).await?;
         let mut text = Vec::new();
-        while let Some(piece) = answer.next().await? {
-            text.extend_from_slice(&piece);
+        while let Some(chunk) = stream.next().await? {
+            text.extend_from_slice(&chunk);
             while let Some(end) = memchr::memchr(b'\n', &text) {
                 let line: Value = serde_json::from_slice(&text[..end])?;
                 text.drain(..=end);
@@ -182,17 +183,17 @@ impl Client {
                 }
             }
         }
-        bail!("the answer from {} ended before it was done", self.base)
+        bail!("the response from {} ended before it was done", self.base)
     }
 
-    /// As [`Client::call`], for an answer that may take minutes.
-    pub(super) async fn patiently(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
-        let asking = self.http.request(self.request(method, path, None)?);
-        let response = tokio::time::timeout(PATIENCE, asking)
+    /// Like [`Client::call`], for a response that may take minutes.
+    pub(super) async fn call_slow(&self, method: Method, path: &str) -> anyhow::Result<Response> {
+        let sent = self.http.request(self.request(method, path, None)?);
+        let response = tokio::time::timeout(SCAN_TIMEOUT, sent)
             .await
-            .with_context(|| self.late())?
+            .with_context(|| self.timed_out(SCAN_TIMEOUT))?
             .map_err(|error| unreachable(&self.base, error))?;
-        self.whole(response).await
+        self.read(response).await
     }
 
     fn request(
@@ -202,34 +203,34 @@ impl Client {
         body: Option<Bytes>,
     ) -> anyhow::Result<Request<Full<Bytes>>> {
         let url = format!("{}{path}", self.base);
-        let uri: Uri = url.parse().with_context(|| format!("`{url}` is no URL"))?;
+        let uri: Uri = url
+            .parse()
+            .with_context(|| format!("`{url}` is not a valid URL"))?;
         Request::builder()
             .method(method)
             .uri(uri)
             .header(AUTHORIZATION, format!("Bearer {}", self.key))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body.unwrap_or_default()))
-            .context("OMNILINK_KEY cannot stand in a header")
+            .context("OMNILINK_KEY contains characters that an HTTP header cannot hold")
     }
 
-    fn late(&self) -> String {
-        format!(
-            "{} did not answer within {} s",
-            self.base,
-            DEADLINE.as_secs()
-        )
+    fn timed_out(&self, limit: Duration) -> String {
+        format!("{} did not answer within {} s", self.base, limit.as_secs())
     }
 
-    async fn whole(
+    async fn read(
         &self,
         response: hyper::Response<hyper::body::Incoming>,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<Response> {
         let (head, body) = response.into_parts();
-        let bytes = Limited::new(body, ANSWER_BYTES).collect().await;
+        let bytes = Limited::new(body, MAX_RESPONSE_BYTES).collect().await;
         let bytes = bytes
-            .map_err(|error| anyhow::anyhow!("the answer from {} broke off: {error}", self.base))?
+            .map_err(|error| {
+                anyhow::anyhow!("the response from {} was cut off: {error}", self.base)
+            })?
             .to_bytes();
-        Ok(Answer {
+        Ok(Response {
             status: head.status,
             headers: head.headers,
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
@@ -239,7 +240,7 @@ impl Client {
 
 fn unreachable(base: &str, error: hyper_util::client::legacy::Error) -> anyhow::Error {
     let connect = error.is_connect();
-    // The layers between say nothing that the first and the last do not.
+    // The errors between the outermost and the root cause add nothing.
     let error = anyhow::anyhow!("{}", anyhow::Error::new(error).root_cause());
     if connect {
         error.context(format!(
@@ -250,7 +251,7 @@ fn unreachable(base: &str, error: hyper_util::client::legacy::Error) -> anyhow::
     }
 }
 
-/// A node that listens on every address is asked on loopback.
+/// The address to connect to: loopback for a node that listens on all addresses.
 fn reachable(config: &Config) -> std::net::SocketAddr {
     let mut address = config.listen;
     if address.ip().is_unspecified() {
@@ -267,15 +268,15 @@ fn reachable(config: &Config) -> std::net::SocketAddr {
 fn read_key(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
-            "no key: OMNILINK_KEY is not set, and {} cannot be read (the first `omnilink up` makes it)",
+            "no key: OMNILINK_KEY is not set, and {} cannot be read (the first `omnilink up` creates it)",
             path.display()
         )
     })?;
     Ok(text.trim().to_owned())
 }
 
-impl Answer {
-    /// The body, if it was a success; else an error that says what the problem details say.
+impl Response {
+    /// The body of a successful response; for any other status an error with the code and detail of the problem details.
     pub(super) fn success(self) -> anyhow::Result<Value> {
         if self.status.is_success() {
             return Ok(self.body);

@@ -3,7 +3,6 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-/// Which shell.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink completions bash > /etc/bash_completion.d/omnilink

@@ -9,7 +9,6 @@ use super::{Global, output};
 use crate::config::{Config, Secret, SecretUrl, keys::KEYS};
 use crate::node::postgres;
 
-/// Nothing beside the global flags.
 #[derive(clap::Args)]
 #[command(after_long_help = keys_help())]
 #[command(after_help = "Examples:
@@ -34,7 +33,7 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
             "# from {}, the environment and flags",
             file.display()
         )),
-        None => output::note("# no file; from the environment, flags and defaults"),
+        None => output::note("# no file: from the environment, flags and defaults"),
     }
     let mut text = String::new();
     yaml(&shown, "", &mut text);
@@ -42,7 +41,7 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the embedded Postgres was when it was last started, its password masked.
+/// The URL of the embedded Postgres from its last start, with the password masked.
 fn embedded_url(config: &Config) -> Option<SecretUrl> {
     if config.postgres_url.is_some() {
         return None;
@@ -51,10 +50,10 @@ fn embedded_url(config: &Config) -> Option<SecretUrl> {
     SecretUrl::new(Secret::new(url.trim()), &["postgres", "postgresql"]).ok()
 }
 
-/// Two levels and lists of texts: all that a configuration has. JSON's scalars are YAML's.
+/// Writes JSON as YAML. Handles what a configuration has: sections, lists of strings, and scalars, which YAML reads as JSON does.
 fn yaml(value: &Value, indent: &str, out: &mut String) {
     for (name, value) in value.as_object().into_iter().flatten() {
-        // A `String` never refuses text.
+        // Writing to a `String` cannot fail.
         let _ = match value {
             Value::Object(map) if !map.is_empty() => writeln!(out, "{indent}{name}:"),
             Value::Array(items) if !items.is_empty() => writeln!(out, "{indent}{name}:"),
@@ -76,11 +75,11 @@ fn keys_help() -> StyledStr {
   omnilink config --config /etc/omnilink.yaml --json
   OMNILINK__TOPICS__PARTITIONS=4 omnilink config
 
-Keys of omnilink.yaml (in brackets what each is when absent). A dot is a section; the environment variable of
-topics.prefix is OMNILINK__TOPICS__PREFIX. A password or URL may be `env:NAME` or `file:PATH`.\n\n",
+Keys of omnilink.yaml, with the default of each in brackets. A dot separates a section from its key; the environment
+variable of topics.prefix is OMNILINK__TOPICS__PREFIX. A password or URL may be `env:NAME` or `file:PATH`.\n\n",
     );
     for key in KEYS {
-        // A `String` never refuses text.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(text, "  {:26} {}", key.name, key.doc);
     }
     text.into()

@@ -1,4 +1,4 @@
-//! `omnilink dlq`: what was rejected and why, and the way back.
+//! `omnilink dlq`: lists, shows and redrives dead letters.
 
 use std::fmt::Write;
 
@@ -13,9 +13,9 @@ use super::{
     client::{Client, encoded},
     output, runtime,
 };
-use crate::node::storage as node;
 use crate::{
     config::Config,
+    node::storage,
     stream::dlq::{
         letters::{self, Listing, Shown, parse_cursor},
         name::Name,
@@ -30,7 +30,7 @@ pub(super) enum Command {
     /// Show rejected records with their contents
     Show(Show),
     /// Put records back on their topics, in the order in which they were rejected
-    Redrive(Back),
+    Redrive(RedriveArgs),
 }
 
 #[derive(clap::Args)]
@@ -45,7 +45,7 @@ pub(super) struct List {
     /// How many at most
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
-    /// Where to go on: `next_cursor` of the list before
+    /// Where to continue: `next_cursor` of the previous page
     #[arg(long)]
     cursor: Option<String>,
 }
@@ -74,17 +74,17 @@ pub(super) struct Show {
   omnilink dlq redrive --code missing_tenant
   omnilink dlq redrive --all --json
 
---all and --code leave out what went back before; a name forces it. Records of one key keep their order. A record that
-went back passes dedupe once. What is still wrong with it brings it here again, as a new letter.")]
+--all and --code skip records that were redriven before; a name forces it. Records of one key keep their order. A redriven
+record passes dedupe once. If it fails again, it is rejected again, as a new dead letter.")]
 #[group(id = "which", required = true, multiple = false)]
-pub(super) struct Back {
+pub(super) struct RedriveArgs {
     /// Names, as `dlq list` shows them
     #[arg(value_name = "PARTITION:OFFSET", group = "which")]
     names: Vec<Name>,
-    /// All that never went back
+    /// All that were never redriven
     #[arg(long, group = "which")]
     all: bool,
-    /// All with this code that never went back
+    /// All with this code that were never redriven
     #[arg(long, group = "which")]
     code: Option<String>,
 }
@@ -108,12 +108,12 @@ fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
     let rows: Vec<Vec<String>> = items.into_iter().flatten().map(row).collect();
     output::table(
         &[
-            "NAME", "FAILED", "STAGE", "CODE", "TOPIC", "BACK", "MESSAGE",
+            "NAME", "FAILED", "STAGE", "CODE", "TOPIC", "REDRIVEN", "MESSAGE",
         ],
         &rows,
     );
     if let Some(cursor) = page["next_cursor"].as_str() {
-        output::note(&format!("there are more: --cursor {cursor}"));
+        output::note(&format!("more follow: --cursor {cursor}"));
     }
     Ok(())
 }
@@ -130,12 +130,12 @@ fn page(
             for (name, value) in [("code", code), ("cursor", cursor)] {
                 if let Some(value) = value {
                     let value = encoded(value);
-                    // A `String` never refuses text.
+                    // Writing to a `String` cannot fail.
                     let _ = write!(path, "&{name}={value}");
                 }
             }
-            let answer = runtime()?.block_on(client.call(Method::GET, &path, None))?;
-            answer.success()
+            let response = runtime()?.block_on(client.call(Method::GET, &path, None))?;
+            response.success()
         }
         Access::Log(log, names) => {
             let cursor = cursor.map(parse_cursor).transpose();
@@ -151,7 +151,7 @@ fn page(
 
 fn row(letter: &Value) -> Vec<String> {
     let text = |name: &str| letter[name].as_str().unwrap_or("-").to_owned();
-    // Down to the second; --json has the rest.
+    // Cut to seconds; --json has the full time.
     let failed_at = text("failed_at");
     let failed_at = failed_at.split('.').next().unwrap_or_default();
     vec![
@@ -165,8 +165,8 @@ fn row(letter: &Value) -> Vec<String> {
     ]
 }
 
-/// Letters whose contents are in memory at once.
-const AT_ONCE: u16 = 20;
+/// Dead letters whose contents are held in memory at a time.
+const PAGE: u16 = 20;
 
 fn show(global: &Global, config: &Config, args: &Show) -> anyhow::Result<()> {
     let access = Access::of(config)?;
@@ -174,21 +174,21 @@ fn show(global: &Global, config: &Config, args: &Show) -> anyhow::Result<()> {
         for name in &args.names {
             let shown = contents(&access, std::slice::from_ref(name))?;
             match shown.first() {
-                Some(letter) => put(global, letter)?,
-                None => bail!("there is no dead letter {name}, or not any more"),
+                Some(letter) => show_one(global, letter)?,
+                None => bail!("there is no dead letter {name}; it may have expired"),
             }
         }
         return Ok(());
     }
     let mut cursor: Option<String> = None;
     loop {
-        let page = page(&access, args.code.as_deref(), AT_ONCE, cursor.as_deref())?;
+        let page = page(&access, args.code.as_deref(), PAGE, cursor.as_deref())?;
         let items = page["items"].as_array().into_iter().flatten();
         let names: Result<Vec<Name>, _> = items
             .map(|letter| letter["name"].as_str().unwrap_or_default().parse())
             .collect();
         for letter in contents(&access, &names.map_err(anyhow::Error::msg)?)? {
-            put(global, &letter)?;
+            show_one(global, &letter)?;
         }
         match page["next_cursor"].as_str() {
             Some(next) => cursor = Some(next.to_owned()),
@@ -204,9 +204,9 @@ fn contents(access: &Access, names: &[Name]) -> anyhow::Result<Vec<Value>> {
             let mut shown = Vec::new();
             for name in names {
                 let path = format!("/v1/dlq/{name}");
-                let answer = runtime.block_on(client.call(Method::GET, &path, None))?;
-                if answer.status != hyper::StatusCode::NOT_FOUND {
-                    shown.push(answer.success()?);
+                let response = runtime.block_on(client.call(Method::GET, &path, None))?;
+                if response.status != hyper::StatusCode::NOT_FOUND {
+                    shown.push(response.success()?);
                 }
             }
             Ok(shown)
@@ -221,7 +221,7 @@ fn contents(access: &Access, names: &[Name]) -> anyhow::Result<Vec<Value>> {
     }
 }
 
-fn put(global: &Global, letter: &Value) -> anyhow::Result<()> {
+fn show_one(global: &Global, letter: &Value) -> anyhow::Result<()> {
     if global.json {
         return output::json(letter);
     }
@@ -270,15 +270,15 @@ fn print(letter: &Value) {
     output::line("");
 }
 
-fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {
+fn redrive(global: &Global, config: &Config, args: RedriveArgs) -> anyhow::Result<()> {
     let named = !args.names.is_empty();
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
-        "{bar:40} {human_pos}/{human_len} letters, {per_sec}, {eta} left",
+        "{bar:40} {human_pos}/{human_len} dead letters, {per_sec}, {eta} left",
     )?);
     let outcome = match Access::of(config)? {
         Access::Port(client) => runtime()?.block_on(over_port(&client, &args, &bar))?,
         Access::Log(log, names) => {
-            let secrets = node::secret_keys(config)?;
+            let secrets = storage::secret_keys(config)?;
             let pick = match (args.all, args.code) {
                 (true, _) => Pick::All,
                 (_, Some(code)) => Pick::Code(code),
@@ -303,45 +303,49 @@ fn redrive(global: &Global, config: &Config, args: Back) -> anyhow::Result<()> {
         output::json(&outcome)?;
     } else {
         output::line(&format!(
-            "{} redriven, {} left out that went back before, {} without a way back",
+            "{} redriven, {} skipped as redriven before, {} without a topic to return to",
             outcome["redriven"], outcome["left_out"], outcome["homeless"]
         ));
     }
-    let stuck = |name: &str| outcome[name].as_u64().filter(|n| *n > 0);
-    let mut why = Vec::new();
+    let count = |name: &str| outcome[name].as_u64().filter(|n| *n > 0);
+    let mut problems = Vec::new();
     if outcome["timers"]
         .as_array()
         .is_some_and(|timers| !timers.is_empty())
     {
-        why.push(format!(
-            "dead letter {} is of a timer that failed, not of a record: there is no topic to put it back on",
+        problems.push(format!(
+            "dead letter {} comes from a failed timer, not from a record, so it has no topic to return to",
             outcome["timers"]
         ));
     }
-    if let Some(n) = stuck("truncated") {
-        why.push(format!(
-            "{n} of them were cut when they were rejected, and never go back"
+    if let Some(n) = count("truncated") {
+        problems.push(format!(
+            "{n} were truncated when they were rejected and cannot be redriven"
         ));
     }
-    if let Some(n) = stuck("too_large") {
-        why.push(format!(
-            "{n} of them are larger than their topics take; raise max.message.bytes there"
+    if let Some(n) = count("too_large") {
+        problems.push(format!(
+            "{n} are larger than their topics accept; raise max.message.bytes there"
         ));
     }
     if missing > 0 {
-        why.push(format!("there is no dead letter {}", outcome["missing"]));
+        problems.push(format!("there is no dead letter {}", outcome["missing"]));
     }
-    let why = why.join("; ");
-    if named && !why.is_empty() {
-        bail!("{why}");
+    let problems = problems.join("; ");
+    if named && !problems.is_empty() {
+        bail!("{problems}");
     }
-    if !why.is_empty() {
-        output::note(&why);
+    if !problems.is_empty() {
+        output::note(&problems);
     }
     Ok(())
 }
 
-async fn over_port(client: &Client, args: &Back, bar: &ProgressBar) -> anyhow::Result<Value> {
+async fn over_port(
+    client: &Client,
+    args: &RedriveArgs,
+    bar: &ProgressBar,
+) -> anyhow::Result<Value> {
     let names: Vec<_> = args.names.iter().map(ToString::to_string).collect();
     let body = json!({ "names": names, "all": args.all, "code": args.code });
     let body = Some(body.to_string().into());

@@ -1,4 +1,4 @@
-//! `omnilink doctor`: looks at everything that a node needs, and says what to do about what is wrong.
+//! `omnilink doctor`: checks everything that a node needs, and says how to fix what is wrong.
 
 use std::time::Duration;
 
@@ -11,35 +11,34 @@ use super::{
     findings::{Finding, Findings, Status},
     output, runtime, stalls,
 };
-use crate::node::{postgres, storage as node};
 use crate::{
     base::clock::{Clock, SystemClock},
     config::Config,
     embedded_postgres as embedded,
     log::{Log, LogError, PositionFault, survey, topics::Names},
+    node::{postgres, storage},
     registry,
     store::{Session, Store},
 };
 
-/// Nothing beside the global flags.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink doctor
   omnilink doctor --json | jq '.items[] | select(.status == \"failed\")'
 
-Ends with 1 if a check failed. It changes nothing. On Kafka it looks at the processors of all nodes, and watches those
-with records waiting for up to 10 s: one that makes no progress is `stalled`. A transaction of a producer that holds
-records back is named too.")]
+Exit code 1 if a check failed. It changes nothing. On Kafka it checks the processors of all nodes, and watches those with
+records waiting for up to 10 s: one that makes no progress is `stalled`. It also names open producer transactions that
+hold records back.")]
 pub(super) struct Args {}
 
 /// Below this much free space the embedded log refuses to write.
-const LEAST_FREE: u64 = 256 << 20;
-/// Below this it is worth a warning.
-const LITTLE_FREE: u64 = 2 << 30;
-/// A clock that is off by more is worth a warning: append times and key expiry go by it.
-const SKEW: Duration = Duration::from_secs(2);
-/// How long any part may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+const MIN_FREE_BYTES: u64 = 256 << 20;
+/// Below this much free space doctor warns.
+const LOW_FREE_BYTES: u64 = 2 << 30;
+/// Above this difference of clocks doctor warns: append times and key expiry depend on the clock.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(2);
+/// Time limit for one check over the network.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let mut found = Findings::default();
@@ -88,13 +87,13 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
         file.display().to_string()
     });
     found.add("config", Status::Ok, from);
-    let running = node::log_in_use(config);
+    let running = storage::log_in_use(config);
     disk(config, found);
     secret(config, found);
     key(config, found);
     let runtime = runtime()?;
     if running {
-        found.add("log", Status::Ok, "a running node has it; see `node`");
+        found.add("log", Status::Ok, "open in a running node; see `node`");
     } else {
         log(config, found);
     }
@@ -105,49 +104,48 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
         schema_registry(config, found).await;
     });
     if !found.0.iter().any(|f| f.check == "clock") {
-        found.add(
-            "clock",
-            Status::Skipped,
-            "nothing else is here to compare it with",
-        );
+        found.add("clock", Status::Skipped, "no other clock to compare with");
     }
     Ok(())
 }
 
 fn disk(config: &Config, found: &mut Findings) {
-    // The data directory is made by the first start: until then, what it will lie in.
+    // The first start creates the data directory: until then its nearest existing parent is checked.
     let Some(dir) = config.data_dir.ancestors().find(|dir| dir.exists()) else {
         return found.add("disk", Status::Failed, "the data directory has no parent");
     };
     let stat = match rustix::fs::statvfs(dir) {
         Ok(stat) => stat,
         Err(error) => {
-            let detail = format!("{} cannot be asked: {error}", dir.display());
+            let detail = format!(
+                "the free space of {} cannot be read: {error}",
+                dir.display()
+            );
             return found.add("disk", Status::Failed, detail);
         }
     };
     if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
-        let detail = format!("{} cannot be written by this user", dir.display());
+        let detail = format!("{} is not writable by this user", dir.display());
         return found.add("disk", Status::Failed, detail);
     }
     let free = stat.f_bavail * stat.f_frsize;
     let detail = format!("{} MiB free under {}", free >> 20, dir.display());
     match free {
-        free if free < LEAST_FREE => {
+        free if free < MIN_FREE_BYTES => {
             let detail = format!("{detail}; below 256 MiB appends are refused");
             found.add("disk", Status::Failed, detail);
         }
-        free if free < LITTLE_FREE => found.add("disk", Status::Warning, detail),
+        free if free < LOW_FREE_BYTES => found.add("disk", Status::Warning, detail),
         _ => found.add("disk", Status::Ok, detail),
     }
 }
 
 fn secret(config: &Config, found: &mut Findings) {
     if config.secret_key.is_empty() && !config.data_dir.join("secret.key").exists() {
-        let detail = "none yet; the first `omnilink up` makes it in the data directory";
+        let detail = "none yet; the first `omnilink up` creates it in the data directory";
         return found.add("secret key", Status::Warning, detail);
     }
-    match node::secret_keys(config) {
+    match storage::secret_keys(config) {
         Ok(_) => found.add("secret key", Status::Ok, ""),
         Err(error) => found.add("secret key", Status::Failed, format!("{error:#}")),
     }
@@ -162,19 +160,19 @@ fn key(config: &Config, found: &mut Findings) {
         return found.add("api key", Status::Ok, file.display().to_string());
     }
     let detail = if config.on_kafka() {
-        "none here: set OMNILINK_KEY, or make the first one with `omnilink keys create --first`"
+        "none here: set OMNILINK_KEY, or create the first one with `omnilink keys create --first`"
     } else {
-        "none yet; the first `omnilink up` makes it"
+        "none yet; the first `omnilink up` creates it"
     };
     found.add("api key", Status::Warning, detail);
 }
 
 fn log(config: &Config, found: &mut Findings) {
     if !config.on_kafka() && !config.data_dir.join("log").is_dir() {
-        let detail = "none yet; the first `omnilink up` makes it";
+        let detail = "none yet; the first `omnilink up` creates it";
         return found.add("log", Status::Warning, detail);
     }
-    let log = match node::open_log(config) {
+    let log = match storage::open_log(config) {
         Ok(log) => log,
         Err(error) => return found.add("log", Status::Failed, format!("{error:#}")),
     };
@@ -194,26 +192,26 @@ fn log(config: &Config, found: &mut Findings) {
     }
 }
 
-/// What processors have committed, against what the log has: without a node too.
+/// Compares the committed positions of processors with the log; works without a running node.
 fn positions(config: &Config, log: &dyn Log, found: &mut Findings) {
     const CHECK: &str = "positions";
     let names = Names::new(&config.topics.prefix);
-    let mut all_well = true;
-    // Topologies that cannot be read are another check's.
+    let mut all_ok = true;
+    // Unreadable topologies are reported by the check of processors.
     let (processors, _) = stalls::processors(config, &names);
-    for stalls::Reads { processor, topic } in processors {
-        let faults = match log.position_faults(&processor, &topic) {
-            // It has not begun.
+    for stalls::Processor { name, topic } in processors {
+        let faults = match log.position_faults(&name, &topic) {
+            // The processor has not started yet.
             Err(LogError::UnknownTopic(_)) => continue,
             Err(error) => {
-                all_well = false;
+                all_ok = false;
                 found.add(CHECK, Status::Failed, error.to_string());
                 continue;
             }
             Ok(faults) => faults,
         };
         for PositionFault { detail, stalls } in faults {
-            all_well = false;
+            all_ok = false;
             let status = if stalls {
                 Status::Failed
             } else {
@@ -222,7 +220,7 @@ fn positions(config: &Config, log: &dyn Log, found: &mut Findings) {
             found.add(CHECK, status, detail);
         }
     }
-    if all_well {
+    if all_ok {
         found.add(CHECK, Status::Ok, "");
     }
 }
@@ -247,39 +245,39 @@ fn topics(config: &Config, log: &dyn Log, found: &mut Findings) {
         found.add("topics", status, format!("{}: {trouble}", topic.name));
     }
     if troubles.is_empty() {
-        let detail = format!("{} as they should be", surveyed.len());
+        let detail = format!("{} topics as configured", surveyed.len());
         found.add("topics", Status::Ok, detail);
     }
 }
 
-/// A running node: whether it answers, takes the key, and is ready.
+/// Whether a running node answers, accepts the key, and is ready.
 async fn node(config: &Config, running: bool, found: &mut Findings) {
     let Ok(client) = Client::new(config) else {
-        return found.add("node", Status::Skipped, "no key to ask one with");
+        return found.add("node", Status::Skipped, "no key to authenticate with");
     };
-    let answer = match client.call(Method::GET, "/readyz", None).await {
-        Ok(answer) => answer,
+    let response = match client.call(Method::GET, "/readyz", None).await {
+        Ok(response) => response,
         Err(error) if running => return found.add("node", Status::Failed, format!("{error:#}")),
-        Err(_) => return found.add("node", Status::Skipped, "none answers here"),
+        Err(_) => return found.add("node", Status::Skipped, "no node answers"),
     };
-    let parts = answer.body["parts"].as_object();
-    let mut all_well = true;
+    let parts = response.body["parts"].as_object();
+    let mut all_ok = true;
     for (name, part) in parts.into_iter().flatten() {
         let status = match part["status"].as_str() {
             Some("ok") if part["detail"].as_str().is_none_or(str::is_empty) => continue,
             Some("down") => Status::Failed,
             _ => Status::Warning,
         };
-        all_well = false;
+        all_ok = false;
         let detail = part["detail"].as_str().unwrap_or_default();
         found.add("node", status, format!("{name}: {detail}"));
     }
-    if all_well {
+    if all_ok {
         found.add("node", Status::Ok, "ready");
     }
     match client.call(Method::GET, "/v1/topics", None).await {
-        Ok(answer) if answer.status.is_success() => {
-            let items = answer.body["items"].as_array();
+        Ok(response) if response.status.is_success() => {
+            let items = response.body["items"].as_array();
             let troubles = items.into_iter().flatten().filter_map(|topic| {
                 let trouble = topic["trouble"].as_str()?;
                 Some(format!("{}: {trouble}", topic["name"].as_str()?))
@@ -287,7 +285,11 @@ async fn node(config: &Config, running: bool, found: &mut Findings) {
             let troubles: Vec<_> = troubles.collect();
             if running && troubles.is_empty() {
                 let count = items.map_or(0, Vec::len);
-                found.add("topics", Status::Ok, format!("{count} as they should be"));
+                found.add(
+                    "topics",
+                    Status::Ok,
+                    format!("{count} topics as configured"),
+                );
             }
             if running {
                 for trouble in troubles {
@@ -295,10 +297,10 @@ async fn node(config: &Config, running: bool, found: &mut Findings) {
                 }
             }
         }
-        Ok(answer) if answer.status == hyper::StatusCode::UNAUTHORIZED => {
-            found.add("api key", Status::Failed, "the node does not know it");
+        Ok(response) if response.status == hyper::StatusCode::UNAUTHORIZED => {
+            found.add("api key", Status::Failed, "the node does not accept it");
         }
-        // Keys that may do less are keys all the same.
+        // A key without the permission to list topics is still valid.
         _ => {}
     }
 }
@@ -309,7 +311,7 @@ async fn postgres(config: &Config, running: bool, found: &mut Findings) {
         url.expose().to_owned()
     } else if running {
         let Ok(url) = std::fs::read_to_string(postgres::url_file(&config.data_dir)) else {
-            let detail = "the embedded one has not started; the node's log says why";
+            let detail = "the embedded Postgres has not started; the node's log says why";
             return found.add(CHECK, Status::Warning, detail);
         };
         url.trim().to_owned()
@@ -317,7 +319,7 @@ async fn postgres(config: &Config, running: bool, found: &mut Findings) {
         let detail = format!("embedded {major}; no node runs");
         return found.add(CHECK, Status::Ok, detail);
     } else {
-        let detail = "no binaries on this machine, and no `postgres.url`: there will be no rows";
+        let detail = "no Postgres binaries on this machine, and no `postgres.url`: events will not be written to tables";
         return found.add(CHECK, Status::Warning, detail);
     };
     let store = match Store::new(&url) {
@@ -331,7 +333,7 @@ async fn postgres(config: &Config, running: bool, found: &mut Findings) {
         Ok(missing) if missing.is_empty() => found.add(CHECK, Status::Ok, "up to date"),
         Ok(missing) => {
             let detail = format!(
-                "{} migrations are missing; `omnilink migrate`, or the next `omnilink up`, runs them",
+                "{} migrations are pending; `omnilink migrate` or the next `omnilink up` applies them",
                 missing.len()
             );
             found.add(CHECK, Status::Warning, detail);
@@ -339,10 +341,10 @@ async fn postgres(config: &Config, running: bool, found: &mut Findings) {
         Err(error) => found.add(CHECK, Status::Failed, error.to_string()),
     }
     if let Ok(mut connection) = store.connect(Session::Login).await {
-        let asked = sqlx::query_scalar::<_, i64>(
+        let query = sqlx::query_scalar::<_, i64>(
             "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
         );
-        if let Ok(theirs) = asked.fetch_one(&mut connection).await {
+        if let Ok(theirs) = query.fetch_one(&mut connection).await {
             clock("Postgres", theirs, found);
         }
     }
@@ -354,24 +356,24 @@ async fn redis(config: &Config, found: &mut Findings) {
         return found.add(
             CHECK,
             Status::Skipped,
-            "not configured; one node needs none",
+            "not configured; a single node needs none",
         );
     };
-    let asking = async {
+    let ping = async {
         let client = redis::Client::open(url.expose())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         redis::cmd("TIME")
             .query_async::<(i64, i64)>(&mut connection)
             .await
     };
-    match tokio::time::timeout(ANSWER, asking).await {
+    match tokio::time::timeout(TIMEOUT, ping).await {
         Ok(Ok((seconds, micros))) => {
             found.add(CHECK, Status::Ok, "");
             clock("Redis", seconds * 1000 + micros / 1000, found);
         }
-        // Never the URL.
+        // Without the URL, which may hold a password.
         Ok(Err(error)) => found.add(CHECK, Status::Failed, error.category().to_owned()),
-        Err(_) => found.add(CHECK, Status::Failed, "no answer within 5 s"),
+        Err(_) => found.add(CHECK, Status::Failed, "no response within 5 s"),
     }
 }
 
@@ -381,25 +383,29 @@ async fn schema_registry(config: &Config, found: &mut Findings) {
         return found.add(
             CHECK,
             Status::Skipped,
-            "not configured; Avro under others' schemas is not read",
+            "not configured; Avro with schemas of other registries is not read",
         );
     };
-    let answer = match registry::Client::new(url) {
+    let response = match registry::Client::new(url) {
         Ok(client) => client.probe().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    match answer {
+    match response {
         Ok(()) => found.add(CHECK, Status::Ok, ""),
         Err(error) => found.add(CHECK, Status::Failed, error),
     }
 }
 
 fn clock(whose: &str, theirs: i64, found: &mut Findings) {
-    let apart = (SystemClock.now().0 - theirs).unsigned_abs();
-    let status = if u128::from(apart) > SKEW.as_millis() {
+    let skew_ms = (SystemClock.now().0 - theirs).unsigned_abs();
+    let status = if u128::from(skew_ms) > MAX_CLOCK_SKEW.as_millis() {
         Status::Warning
     } else {
         Status::Ok
     };
-    found.add("clock", status, format!("{apart} ms from that of {whose}"));
+    found.add(
+        "clock",
+        status,
+        format!("{skew_ms} ms from that of {whose}"),
+    );
 }

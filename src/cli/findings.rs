@@ -1,4 +1,4 @@
-//! What `doctor` finds.
+//! Results of the checks of `doctor`.
 
 use serde::Serialize;
 
@@ -7,15 +7,15 @@ use serde::Serialize;
 pub(super) enum Status {
     /// As it should be.
     Ok,
-    /// It works, and someone should look at it.
+    /// It works, but needs attention.
     Warning,
-    /// It does not work: the command ends with 1.
+    /// It does not work: the command exits with 1.
     Failed,
     /// Not in use here.
     Skipped,
 }
 
-/// What a check found.
+/// The result of one check.
 #[derive(Serialize)]
 pub(super) struct Finding {
     pub(super) check: &'static str,

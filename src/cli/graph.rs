@@ -5,7 +5,6 @@ use serde_json::json;
 use super::{Global, check, output};
 use crate::topology;
 
-/// Nothing beside the global flags.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink graph > topologies.mmd

@@ -12,20 +12,21 @@ use super::{
     client::{Client, encoded},
     output,
 };
-use crate::config::Config;
-use crate::node::{storage as node, storage::FirstKey};
+use crate::{
+    config::Config,
+    node::storage::{self, FirstKey},
+};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Make a key; it is shown once
+    /// Create a key; it is shown once
     Create(Create),
     /// List the keys of a tenant
     List(List),
-    /// End a key at once
+    /// Revoke a key, with immediate effect
     Revoke(Revoke),
 }
 
-/// What the key shall be.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink keys create --name shop --permission events:write
@@ -36,25 +37,25 @@ pub(super) enum Command {
 
 A file for --scopes: {\"permissions\": [\"events:write\"], \"constraints\": {\"env_allowlist\": [\"prod\"]}}")]
 pub(super) struct Create {
-    /// Whose key it is [default: that of the key that asks; of the first one `default`]
+    /// The key's tenant [default: that of the key used; for the first key `default`]
     #[arg(long)]
     tenant: Option<String>,
-    /// What to call it [default: unnamed; the first one admin]
+    /// Its name [default: unnamed; for the first key admin]
     #[arg(long)]
     name: Option<String>,
-    /// Who it says is acting [default: the name]
+    /// The principal that it acts as [default: the name]
     #[arg(long)]
     principal: Option<String>,
     /// Who holds it
     #[arg(long, value_enum, default_value_t = Kind::Service)]
     kind: Kind,
-    /// What it may do: `events:write`, `admin`, `prefix:*`, `*`; may be repeated
+    /// A permission: `events:write`, `admin`, `prefix:*`, `*`; may be repeated
     #[arg(long = "permission", value_name = "PERMISSION", required_unless_present_any = ["scopes", "first"])]
     permissions: Vec<String>,
     /// A JSON file with permissions and constraints
     #[arg(long, value_name = "FILE", conflicts_with = "permissions")]
     scopes: Option<PathBuf>,
-    /// Make the first key, straight through the log: on Kafka, while there is none. It may do everything, without limits
+    /// Create the first key directly in the log: on Kafka, while there is none. It has all permissions, without limits
     #[arg(long, conflicts_with_all = ["permissions", "scopes", "kind"])]
     first: bool,
 }
@@ -70,13 +71,13 @@ enum Kind {
   omnilink keys list
   omnilink keys list --json | jq -r '.items[].id'")]
 pub(super) struct List {
-    /// Whose keys, for operators [default: those of the key that asks]
+    /// The tenant whose keys to list, for operators [default: that of the key used]
     #[arg(long)]
     tenant: Option<String>,
     /// How many at most
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
-    /// Where to go on: `next_cursor` of the list before
+    /// Where to continue: `next_cursor` of the previous page
     #[arg(long)]
     cursor: Option<String>,
 }
@@ -106,7 +107,8 @@ async fn create(global: &Global, config: &Config, args: Create) -> anyhow::Resul
         Some(file) => {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("{} cannot be read", file.display()))?;
-            serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))?
+            serde_json::from_str(&text)
+                .with_context(|| format!("{} is not valid JSON", file.display()))?
         }
         None => json!({ "permissions": args.permissions }),
     };
@@ -122,14 +124,14 @@ async fn create(global: &Global, config: &Config, args: Create) -> anyhow::Resul
         }
     }
     let client = Client::new(config)?;
-    let answer = client
+    let response = client
         .call(Method::POST, "/v1/keys", Some(body.to_string().into()))
         .await?
         .success()?;
     if global.json {
-        return output::json(&answer);
+        return output::json(&response);
     }
-    let text = |name: &str| answer[name].as_str().unwrap_or_default();
+    let text = |name: &str| response[name].as_str().unwrap_or_default();
     output::note(&format!(
         "key {} of tenant {} ({}); it is not shown again:",
         text("id"),
@@ -143,13 +145,13 @@ async fn create(global: &Global, config: &Config, args: Create) -> anyhow::Resul
 async fn first(global: &Global, config: &Config, args: Create) -> anyhow::Result<()> {
     if !config.on_kafka() {
         bail!(
-            "without Kafka the first `omnilink up` makes the first key, in {}/admin.key",
+            "without Kafka the first `omnilink up` creates the first key, in {}/admin.key",
             config.data_dir.display()
         );
     }
-    let who = FirstKey::new(args.tenant.as_deref(), args.name, args.principal)?;
-    let (key, token) = node::first_key(config, who).await?;
-    let file = node::admin_key_file(config);
+    let holder = FirstKey::new(args.tenant.as_deref(), args.name, args.principal)?;
+    let (key, token) = storage::first_key(config, holder).await?;
+    let file = storage::admin_key_file(config);
     if global.json {
         return output::json(&json!({
             "id": key.id,
@@ -175,12 +177,12 @@ async fn first(global: &Global, config: &Config, args: Create) -> anyhow::Result
 }
 
 async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
-    let of = [("tenant", &args.tenant), ("cursor", &args.cursor)];
-    let answer = Client::new(config)?
-        .page("/v1/keys", args.limit, &of)
+    let filters = [("tenant", &args.tenant), ("cursor", &args.cursor)];
+    let response = Client::new(config)?
+        .page("/v1/keys", args.limit, &filters)
         .await?;
     if global.json {
-        return output::json(&answer);
+        return output::json(&response);
     }
     let row = |key: &Value| {
         let text = |name: &str| key[name].as_str().unwrap_or("-").to_owned();
@@ -205,7 +207,7 @@ async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<(
         "CREATED",
         "EXPIRES",
     ];
-    output::page(&answer, &heading, row);
+    output::page(&response, &heading, row);
     Ok(())
 }
 
@@ -219,6 +221,6 @@ async fn revoke(global: &Global, config: &Config, args: &Revoke) -> anyhow::Resu
     if global.json {
         return output::json(&json!({ "id": args.id, "status": "revoked" }));
     }
-    output::note(&format!("key {} has ended", args.id));
+    output::note(&format!("key {} is revoked", args.id));
     Ok(())
 }

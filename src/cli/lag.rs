@@ -7,38 +7,37 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{Global, access::Access, output, runtime};
-use crate::node::postgres;
 use crate::{
     admission,
     base::clock::{Clock, SystemClock},
     config::Config,
     log::{Log, LogError, topics::Names},
+    node::{postgres, topologies},
     projections::{self, PROJECTION},
     store::Store,
     stream::lag::{self, Item},
 };
 
-/// How long Postgres may take to say where the projection is.
-const POSTGRES: Duration = Duration::from_secs(10);
+/// Time limit for reading the projection's positions from Postgres.
+const POSTGRES_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Nothing beside the global flags.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink lag
   omnilink lag --json | jq '[.items[].records] | add'
 
-The age is that of the oldest record not processed yet. What cannot be known now (Postgres is down) is `?`, in JSON null
-with an `error`. A running node is asked over its port, with the permission
-`operator`; Kafka and Postgres are read directly, with the topologies of topologies_dir here, unless OMNILINK_URL names a node.")]
+AGE is that of the oldest record that is not processed yet. An unknown value (Postgres is down) is `?`, in JSON null with
+an `error`. With the embedded log, or with OMNILINK_URL set, the running node answers: the key needs the permission
+`operator`. Otherwise Kafka and Postgres are read directly, with the topologies in topologies_dir on this machine.")]
 pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
     let items = match Access::of(&config)? {
         Access::Port(client) => {
-            let answer = runtime()?.block_on(client.call(Method::GET, "/v1/lag", None))?;
-            let answer = answer.success()?;
-            answer["items"].as_array().cloned().unwrap_or_default()
+            let response = runtime()?.block_on(client.call(Method::GET, "/v1/lag", None))?;
+            let response = response.success()?;
+            response["items"].as_array().cloned().unwrap_or_default()
         }
         Access::Log(log, names) => {
             let items = of_log(&config, &*log, &names)?;
@@ -53,11 +52,11 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// What is known; a part that is not known is an item that says why. Fails where nothing is known.
+/// The lag of all processors. A part that cannot be read becomes an item with the reason; fails if none can be read.
 pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
     let mut known = false;
-    let mut first = None;
+    let mut first_error = None;
     for (part, found) in [
         (admission::NAME, of_admission(log, names)),
         (PROJECTION, of_projections(config, log, names)),
@@ -68,23 +67,23 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
                 known |= !found.is_empty();
                 items.extend(found);
             }
-            Err(why) => {
-                items.push(Item::unknown(part, format!("{why:#}")));
-                first.get_or_insert(why);
+            Err(error) => {
+                items.push(Item::unknown(part, format!("{error:#}")));
+                first_error.get_or_insert(error);
             }
         }
     }
-    match first {
-        Some(why) if !known => Err(why),
+    match first_error {
+        Some(error) if !known => Err(error),
         _ => Ok(items),
     }
 }
 
 fn print(items: &[Value]) {
     let note = |item: &Value| match (&item["error"], item["uncommitted"].as_u64()) {
-        (Value::String(error), _) => format!("not known: {error}"),
+        (Value::String(error), _) => format!("unknown: {error}"),
         (_, Some(held)) => {
-            format!("{held} behind a transaction that is open; see `omnilink doctor`")
+            format!("{held} held back by an open transaction; see `omnilink doctor`")
         }
         _ => String::new(),
     };
@@ -110,7 +109,7 @@ fn print(items: &[Value]) {
     output::table(&columns[..if noted { 5 } else { 4 }], &rows);
 }
 
-/// Seconds, as people read them.
+/// Formats seconds with a readable unit.
 fn age(seconds: f64) -> String {
     match seconds {
         s if s <= 0.0 => "-".into(),
@@ -142,10 +141,16 @@ pub(super) fn projected(
             .with_context(|| format!("{} cannot be read", file.display()))?;
         Store::new(url.trim())?
     };
-    let asked = async { tokio::time::timeout(POSTGRES, projections::projected(&store)).await };
+    let query =
+        async { tokio::time::timeout(POSTGRES_TIMEOUT, projections::projected(&store)).await };
     let projected = runtime()?
-        .block_on(asked)
-        .with_context(|| format!("Postgres gave no answer within {} s", POSTGRES.as_secs()))?
+        .block_on(query)
+        .with_context(|| {
+            format!(
+                "Postgres did not answer within {} s",
+                POSTGRES_TIMEOUT.as_secs()
+            )
+        })?
         .context("Postgres")?;
     let partitions = log.partitions(&names.events)?;
     Ok((0..partitions)
@@ -159,9 +164,9 @@ fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Resu
     Ok(lag::items(log, processor, &positions, SystemClock.now())?)
 }
 
-/// The users' topologies, as their files are here. One that has not made its topics yet has nothing to read.
+/// The topologies of the files on this machine. One whose topics do not exist yet has nothing to read.
 fn of_topologies(config: &Config, log: &dyn Log) -> anyhow::Result<Vec<Item>> {
-    let (_, checked) = crate::node::topologies::read_files(config, &[])?;
+    let (_, checked) = topologies::read_files(config, &[])?;
     let Some(set) = checked.set else {
         bail!("the topology files have errors; `omnilink check` shows them");
     };

@@ -1,11 +1,10 @@
-//! `omnilink migrate`: brings the schema in Postgres up to date, as `up` does at its start.
+//! `omnilink migrate`: runs the migrations of the schema in Postgres, as `up` does when it starts.
 
 use anyhow::Context;
 
 use super::{Global, output};
 use crate::{embedded_postgres::Embedded, store::Store};
 
-/// Nothing beside the global flags.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink migrate
@@ -28,7 +27,7 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
         let embedded = runtime
             .block_on(Embedded::start(&config.data_dir))
             .context(
-                "the embedded Postgres cannot be started; a running `up` has migrated it already",
+                "the embedded Postgres cannot be started; if `omnilink up` is running, it has applied the migrations already",
             )?;
         let migrated = runtime.block_on(embedded.store().migrate());
         embedded.stop();

@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! Exit codes: 0 success, 1 failure, 2 wrong usage.
 
 mod access;
 mod check;
@@ -44,7 +44,7 @@ use crate::config::{Config, Sources};
   omnilink keys create --name shop --permission events:write
   omnilink send events.jsonl
   omnilink check                           # the topology files
-  omnilink config                          # what is in effect, and where it would go
+  omnilink config                          # the configuration in effect
 
 Configuration: omnilink.yaml, then OMNILINK__SECTION__KEY, then flags; `omnilink config --help` lists the keys.")]
 pub struct Cli {
@@ -54,13 +54,13 @@ pub struct Cli {
     command: Command,
 }
 
-/// What every command takes, before or after its name.
+/// Flags of every command, before or after its name.
 #[derive(Args)]
 struct Global {
-    /// Configuration file [default: omnilink.yaml, if it is there]
+    /// Configuration file [default: omnilink.yaml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where everything on disk is kept
+    /// Directory for everything kept on disk
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Print JSON
@@ -80,31 +80,31 @@ enum Command {
     Graph(graph::Args),
     /// Print the configuration in effect, secrets masked
     Config(config::Args),
-    /// Make, list and revoke API keys
+    /// Create, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Let logins of Postgres read tenants, and list who may
+    /// Grant Postgres logins access to tenants, revoke and list it
     #[command(subcommand)]
     Readers(readers::Command),
     /// Send events from a file of JSON lines
     Send(send::Args),
-    /// Read the history back: by time, tenant, type and entity
+    /// Read the history: by time, tenant, type and entity
     Replay(replay::Args),
     /// List, show and redrive rejected records
     #[command(subcommand)]
     Dlq(dlq::Command),
     /// Show how far behind each processor is
     Lag(lag::Args),
-    /// List the system's topics, or make them
+    /// List or create the system's topics
     #[command(subcommand)]
     Topics(topics::Command),
-    /// Look at everything that a node needs, and say what is wrong
+    /// Check everything that a node needs
     Doctor(doctor::Args),
-    /// Make tables anew from the log, beside the old ones
+    /// Rebuild tables from the log, beside the old ones
     Rebuild(rebuild::Args),
-    /// Bring the schema in Postgres up to date
+    /// Run the migrations of the schema in Postgres
     Migrate(migrate::Args),
-    /// Print a script that completes commands in a shell
+    /// Print a completion script for a shell
     Completions(completions::Args),
 }
 
@@ -112,7 +112,7 @@ impl Global {
     /// The configuration, with flags on top of it.
     fn load(&self, sources: impl FnOnce(Sources) -> Sources) -> anyhow::Result<Config> {
         let data_dir = self.data_dir.as_ref().map(|dir| {
-            // A path in a flag starts where one stands; one in the file starts at the file.
+            // A path in a flag is relative to the working directory; one in the file, to the file.
             let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
             dir.display().to_string()
         });
@@ -122,7 +122,7 @@ impl Global {
     }
 }
 
-/// Runs the command of the process's arguments.
+/// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A runtime for commands that only ask.
+/// A single-threaded runtime for commands that wait for network requests.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     use anyhow::Context;
     tokio::runtime::Builder::new_current_thread()

@@ -9,7 +9,7 @@ use crate::{
 pub(super) fn parse(text: &str) -> Result<Millis, String> {
     at(text, SystemClock.now())
         .ok_or_else(|| {
-            format!("`{text}` is no time: RFC 3339 such as 2026-01-31T12:00:00Z, a date, or how long ago, such as 90s, 15m, 2h, 7d")
+            format!("`{text}` is not a time: give RFC 3339 such as 2026-01-31T12:00:00Z, a date, or how long ago, such as 90s, 15m, 2h, 7d")
         })
 }
 

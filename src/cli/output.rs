@@ -1,5 +1,5 @@
-//! What commands print: results on standard output, everything else on standard error. Whatever a record says, it does not steer the
-//! terminal, and nothing in it goes unseen ([`crate::base::printable`]).
+//! What commands print: results on standard output, everything else on standard error. Control and invisible characters in
+//! records are escaped, so that they cannot steer the terminal ([`crate::base::printable`]).
 
 use std::{
     borrow::Cow,
@@ -12,12 +12,12 @@ use serde_json::Value;
 
 use crate::base::printable::{printable, printable_coloured, printable_line};
 
-/// Prints a line on standard output. A reader that went away (`| head`) is no error.
+/// Prints a line on standard output. A closed pipe (`| head`) is not an error.
 pub(super) fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", printable(text));
 }
 
-/// As [`line`], with colours in it if [`colours`] says so.
+/// Like [`line`], for text that may contain colours ([`colours`]).
 pub(super) fn coloured_line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", printable_coloured(text));
 }
@@ -32,7 +32,7 @@ pub(super) fn note(text: &str) {
     crate::telemetry::print_note(text);
 }
 
-/// Prints JSON, a document a line. What is not seen is escaped: the same JSON.
+/// Prints JSON, one document a line. Invisible characters are escaped, which leaves the JSON equivalent.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string(value)?);
     Ok(())
@@ -47,41 +47,41 @@ pub(super) fn error(error: &anyhow::Error) {
     };
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
-        // A `String` never refuses text.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "\n  because {cause}");
     }
     let _ = writeln!(std::io::stderr(), "{label} {}", printable(&text));
 }
 
-/// A column is never made narrower than this.
-const NARROWEST: usize = 8;
+/// Minimum width of a column that is cut to fit, in characters.
+const MIN_WIDTH: usize = 8;
 
-/// Prints rows under a heading, in columns. On a terminal that is too narrow, the widest cells are cut; never those of the
-/// first column, which is what other commands want to be told.
+/// Prints rows under a heading, in columns. On a terminal that is too narrow the widest columns are cut, except the first:
+/// its names are arguments of other commands.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) {
-    for line_of in laid_out(heading, rows, terminal_width()) {
-        line(&line_of);
+    for text in layout(heading, rows, terminal_width()) {
+        line(&text);
     }
 }
 
-/// A page of a list, as the port answers it, and where it goes on.
-pub(super) fn page(answer: &Value, heading: &[&str], row: impl Fn(&Value) -> Vec<String>) {
-    let items = answer["items"].as_array().into_iter().flatten();
+/// Prints a page of a list as the port returns it, and the cursor of the next page.
+pub(super) fn page(response: &Value, heading: &[&str], row: impl Fn(&Value) -> Vec<String>) {
+    let items = response["items"].as_array().into_iter().flatten();
     let rows: Vec<_> = items.map(row).collect();
     table(heading, &rows);
-    if let Some(cursor) = answer["next_cursor"].as_str() {
-        note(&format!("there are more: --cursor {cursor}"));
+    if let Some(cursor) = response["next_cursor"].as_str() {
+        note(&format!("more follow: --cursor {cursor}"));
     }
 }
 
-/// As [`table`], with the last column as long as it is: for what must be read whole.
+/// Like [`table`], but cuts nothing.
 pub(super) fn list(heading: &[&str], rows: &[Vec<String>]) {
-    for line_of in laid_out(heading, rows, None) {
-        line(&line_of);
+    for text in layout(heading, rows, None) {
+        line(&text);
     }
 }
 
-/// A line as the terminal has room for; elsewhere all of it.
+/// Cuts a line to the width of the terminal; unchanged if standard output is not one.
 pub(super) fn fit(text: &str) -> String {
     let text = printable_line(text);
     match terminal_width() {
@@ -93,7 +93,7 @@ pub(super) fn fit(text: &str) -> String {
     }
 }
 
-/// The columns of the terminal that is written to, if it is one.
+/// The width of the terminal in columns, if standard output is one.
 fn terminal_width() -> Option<usize> {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {
@@ -103,8 +103,9 @@ fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<String> {
-    // Whatever a record says, a row is one line.
+/// The lines of a table; `max_width` in columns.
+fn layout(heading: &[&str], rows: &[Vec<String>], max_width: Option<usize>) -> Vec<String> {
+    // A line end in a record must not break the row.
     let rows = rows.iter().map(|row| {
         let cells = row.iter().map(|cell| printable_line(cell));
         cells.collect()
@@ -120,15 +121,15 @@ fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<S
     };
     let mut widths: Vec<usize> = (0..heading.len()).map(width).collect();
     let gaps = 2 * heading.len().saturating_sub(1);
-    if let Some(columns) = fit {
+    if let Some(columns) = max_width {
         let room = columns.saturating_sub(gaps);
         while widths.iter().sum::<usize>() > room
-            && let Some(widest) = widths.iter_mut().skip(1).max().filter(|w| **w > NARROWEST)
+            && let Some(widest) = widths.iter_mut().skip(1).max().filter(|w| **w > MIN_WIDTH)
         {
             *widest -= 1;
         }
     }
-    let laid = |cells: &mut dyn Iterator<Item = &str>| {
+    let padded_line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<String> = cells
             .zip(&widths)
             .map(|(cell, width)| {
@@ -141,10 +142,10 @@ fn laid_out(heading: &[&str], rows: &[Vec<String>], fit: Option<usize>) -> Vec<S
             .collect();
         padded.join("  ").trim_end().to_owned()
     };
-    let heading = laid(&mut heading.iter().copied());
+    let heading = padded_line(&mut heading.iter().copied());
     let rows = rows
         .iter()
-        .map(|row| laid(&mut row.iter().map(|cell| &**cell)));
+        .map(|row| padded_line(&mut row.iter().map(|cell| &**cell)));
     std::iter::once(heading).chain(rows).collect()
 }
 
@@ -158,9 +159,9 @@ mod tests {
             vec!["1:2".into(), "a long text with a\nline end in it".into()],
             vec!["10:20".into(), "short".into()],
         ];
-        let whole = laid_out(&["NAME", "MESSAGE"], &rows, None);
+        let whole = layout(&["NAME", "MESSAGE"], &rows, None);
         assert_eq!(whole[1], "1:2    a long text with a line end in it");
-        let cut = laid_out(&["NAME", "MESSAGE"], &rows, Some(20));
+        let cut = layout(&["NAME", "MESSAGE"], &rows, Some(20));
         assert!(cut.iter().all(|line| line.chars().count() <= 20), "{cut:?}");
         assert!(cut[1].ends_with('…') && cut[2].ends_with("short"));
     }
@@ -171,7 +172,7 @@ mod tests {
             vec!["a\u{202e}b".into(), "x".into()],
             vec!["\x1b[2J".into(), "y".into()],
         ];
-        let lines = laid_out(&["NAME", "M"], &rows, None);
+        let lines = layout(&["NAME", "M"], &rows, None);
         assert_eq!(lines[1], "a\\u202eb   x");
         assert_eq!(lines[2], "\\u001b[2J  y");
     }

@@ -1,4 +1,4 @@
-//! `omnilink readers`: which login of Postgres sees which tenant.
+//! `omnilink readers`: which Postgres login may read which tenant.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -14,9 +14,9 @@ use crate::config::Config;
 pub(super) enum Command {
     /// Let a login read a tenant
     Grant(Grant),
-    /// End a login's right to read a tenant
+    /// Revoke a login's access to a tenant
     Revoke(Revoke),
-    /// List who reads which tenant
+    /// List which login may read which tenant
     List(List),
 }
 
@@ -25,10 +25,10 @@ pub(super) enum Command {
   omnilink readers grant analyst acme
   omnilink readers grant analyst acme --json
 
-The login must have the role, which Postgres's administrator gives it once: GRANT omnilink_reader TO analyst
-It need not be there yet. The key must have the permission `admin`, or for another tenant than its own `operator`.")]
+The login needs the role, which an administrator of Postgres grants once: GRANT omnilink_reader TO analyst
+The login need not exist yet. The key needs the permission `admin`, or `operator` for a tenant other than its own.")]
 pub(super) struct Grant {
-    /// The login in Postgres, as it is spelt there
+    /// The name of the login in Postgres, case-sensitive
     login: String,
     /// The tenant that it may read
     tenant: String,
@@ -39,11 +39,11 @@ pub(super) struct Grant {
   omnilink readers revoke analyst acme
   omnilink readers revoke analyst acme --json
 
-The login keeps the role omnilink_reader, and sees what else it was granted.")]
+The login keeps the role omnilink_reader and its access to other tenants.")]
 pub(super) struct Revoke {
-    /// The login in Postgres, as it is spelt there
+    /// The name of the login in Postgres, case-sensitive
     login: String,
-    /// The tenant that it may read no more
+    /// The tenant that it may no longer read
     tenant: String,
 }
 
@@ -52,13 +52,13 @@ pub(super) struct Revoke {
   omnilink readers list
   omnilink readers list --tenant acme --json | jq -r '.items[].login'")]
 pub(super) struct List {
-    /// Whose [default: that of the key that asks; for operators all]
+    /// Only this tenant [default: that of the key used; for operators all]
     #[arg(long)]
     tenant: Option<String>,
     /// How many at most
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
-    /// Where to go on: `next_cursor` of the list before
+    /// Where to continue: `next_cursor` of the previous page
     #[arg(long)]
     cursor: Option<String>,
 }
@@ -76,12 +76,12 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
 
 async fn grant(global: &Global, config: &Config, args: &Grant) -> anyhow::Result<()> {
     let body = json!({ "login": args.login, "tenant": args.tenant });
-    let answer = Client::new(config)?
+    let response = Client::new(config)?
         .call(Method::POST, "/v1/readers", Some(body.to_string().into()))
         .await?
         .success()?;
     if global.json {
-        return output::json(&answer);
+        return output::json(&response);
     }
     output::note(&format!(
         "{} may read tenant {}; if it lacks the role: GRANT omnilink_reader TO \"{}\"",
@@ -103,23 +103,23 @@ async fn revoke(global: &Global, config: &Config, args: &Revoke) -> anyhow::Resu
         .await?
         .success()?;
     if global.json {
-        let answer = json!({ "login": args.login, "tenant": args.tenant, "status": "revoked" });
-        return output::json(&answer);
+        let response = json!({ "login": args.login, "tenant": args.tenant, "status": "revoked" });
+        return output::json(&response);
     }
     output::note(&format!(
-        "{} may not read tenant {} any more",
+        "{} may no longer read tenant {}",
         args.login, args.tenant
     ));
     Ok(())
 }
 
 async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<()> {
-    let of = [("tenant", &args.tenant), ("cursor", &args.cursor)];
-    let answer = Client::new(config)?
-        .page("/v1/readers", args.limit, &of)
+    let filters = [("tenant", &args.tenant), ("cursor", &args.cursor)];
+    let response = Client::new(config)?
+        .page("/v1/readers", args.limit, &filters)
         .await?;
     if global.json {
-        return output::json(&answer);
+        return output::json(&response);
     }
     let row = |grant: &Value| {
         ["login", "tenant", "granted_by", "granted_at"]
@@ -127,6 +127,6 @@ async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<(
             .to_vec()
     };
     let heading = ["LOGIN", "TENANT", "GRANTED BY", "GRANTED"];
-    output::page(&answer, &heading, row);
+    output::page(&response, &heading, row);
     Ok(())
 }

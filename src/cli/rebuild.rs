@@ -1,4 +1,4 @@
-//! `omnilink rebuild`: asks the running node to make projections anew, and waits for the swap.
+//! `omnilink rebuild`: asks the running node to rebuild projections, and waits for the swap.
 
 use std::time::Duration;
 
@@ -9,19 +9,18 @@ use serde_json::{Value, json};
 
 use super::{Global, client::Client, output, runtime};
 
-/// How often it asks how far the rebuild is.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// Time between requests for the progress of the rebuild.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Which projections.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink rebuild events entities
   omnilink rebuild entities --json
 
-The new tables are filled beside the old ones and swapped in one transaction: readers see no gap, and grants stay. The
-key must have the permission `operator`.")]
+The new tables are filled beside the old ones and swapped in one transaction: readers see no gap, and grants are kept. The
+key needs the permission `operator`.")]
 pub(super) struct Args {
-    /// The projections to make anew: events, entities
+    /// The projections to rebuild: events, entities
     #[arg(required = true, value_name = "PROJECTION")]
     projections: Vec<String>,
 }
@@ -34,14 +33,14 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 
 async fn run(global: &Global, client: &Client, projections: &[String]) -> anyhow::Result<()> {
     let body = serde_json::to_vec(&json!({ "projections": projections }))?;
-    let asked = client.call(Method::POST, "/v1/rebuild", Some(body.into()));
-    asked.await?.success()?;
-    // Hidden by itself where standard error is no terminal.
+    let request = client.call(Method::POST, "/v1/rebuild", Some(body.into()));
+    request.await?.success()?;
+    // indicatif hides it if standard error is not a terminal.
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:40} {human_pos}/{human_len} records, {per_sec}, {eta} left",
     )?);
     let last = loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let status = client
             .call(Method::GET, "/v1/rebuild", None)
             .await?
@@ -55,13 +54,13 @@ async fn run(global: &Global, client: &Client, projections: &[String]) -> anyhow
     };
     bar.finish_and_clear();
     if let Some(why) = last.get("error").and_then(Value::as_str) {
-        bail!("the rebuild failed, and the tables are as they were: {why}");
+        bail!("the rebuild failed, and the tables are unchanged: {why}");
     }
     if global.json {
         return output::json(&last);
     }
     output::line(&format!(
-        "rebuilt {} from {} records; the projector stood still for {} ms",
+        "rebuilt {} from {} records; the projector was paused for {} ms",
         projections.join(" and "),
         last["done"],
         last["paused_ms"]

@@ -1,4 +1,4 @@
-//! `omnilink replay`: the history read back.
+//! `omnilink replay`: reads the history.
 
 use std::{
     fs::File,
@@ -23,7 +23,6 @@ use super::{
     client::{Client, Stream, encoded},
     moment, output, runtime,
 };
-use crate::node::storage as node;
 use crate::{
     base::{
         clock::{Clock, Millis, SystemClock},
@@ -33,16 +32,16 @@ use crate::{
     config::Config,
     envelope::Rfc3339,
     log::{Log, topics::Names},
+    node::storage,
     replay::{
         EntityName, History, IntoTopic, Lines, Parquet, Query, Replayed, Sink, TypePattern, as_of,
         replay,
     },
 };
 
-/// Bytes of an answer that wait for a line end.
-const PIECE: usize = 1 << 20;
+/// Bytes of a response that are buffered while there is no line end.
+const MAX_BUFFERED: usize = 1 << 20;
 
-/// Which events, and where to.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink replay --since 1h
@@ -53,9 +52,8 @@ const PIECE: usize = 1 << 20;
   omnilink replay --follow --json | jq -c '{type, data}'
   omnilink replay --into topic:shop.copy
 
-Events come in the order in which they were appended. Times are the times of appending: RFC 3339, a date (UTC), or how
-long ago (90s, 15m, 2h, 7d); --until is not included, --as-of is. With --json, and in files, an event is a CloudEvent with the
-extensions omnilinktenant, omnilinktopic, omnilinkpartition, omnilinkoffset, timesource, entitytype, entityid and
+Events are in append order. Times are append times: RFC 3339, a date (UTC), or how long ago (90s, 15m, 2h, 7d); --until is
+exclusive, --as-of inclusive. With --json, and in files, an event is a CloudEvent with the extensions omnilinktenant, omnilinktopic, omnilinkpartition, omnilinkoffset, timesource, entitytype, entityid and
 entityname. A file ending in .parquet is Parquet, with the columns of the table events; any other is lines of JSON.")]
 pub(super) struct Args {
     /// From this time on
@@ -64,25 +62,25 @@ pub(super) struct Args {
     /// Before this time
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     until: Option<Millis>,
-    /// Of this tenant [default: of all that may be seen]
+    /// Of this tenant [default: all that the key may read]
     #[arg(long, value_parser = tenant)]
     tenant: Option<Tenant>,
-    /// Of this type, or with a star at its end of all that begin so; may be repeated
+    /// Of this type, or of all types with this prefix if it ends in `*`; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
-    /// About this entity; with more colons than one: --entity-type and --entity-id
+    /// About this entity; if it has more than one colon, use --entity-type and --entity-id
     #[arg(long, value_name = "TYPE:ID", group = "about")]
     entity: Option<EntityName>,
-    /// About the entity of this type, whatever is in it
+    /// About the entity of this type, which may contain colons
     #[arg(long, value_name = "TYPE", group = "about", requires = "entity_id", value_parser = NonEmptyStringValueParser::new())]
     entity_type: Option<String>,
-    /// Its id
+    /// The entity's id
     #[arg(long, value_name = "ID", requires = "entity_type", value_parser = NonEmptyStringValueParser::new())]
     entity_id: Option<String>,
-    /// Go on with what comes
+    /// Keep running and print new events
     #[arg(long, conflicts_with = "as_of")]
     follow: bool,
-    /// Into a file, or into a topic that is none of the system's
+    /// Into a file, or into a topic that does not belong to the system
     #[arg(long, value_name = "FILE|topic:NAME", conflicts_with = "as_of")]
     into: Option<String>,
     /// The entity's state at this time, instead of its events
@@ -94,33 +92,33 @@ fn tenant(text: &str) -> Result<Tenant, String> {
     Tenant::new(text).map_err(|e| e.to_string())
 }
 
-/// Where events go.
-enum Into {
-    Screen,
+/// Where events are written.
+enum Target {
+    Stdout,
     Lines(PathBuf),
     Parquet(PathBuf),
     Topic(String),
 }
 
 impl Args {
-    fn into(&self) -> anyhow::Result<Into> {
+    fn target(&self) -> anyhow::Result<Target> {
         let Some(into) = &self.into else {
-            return Ok(Into::Screen);
+            return Ok(Target::Stdout);
         };
         if let Some(topic) = into.strip_prefix("topic:") {
-            return Ok(Into::Topic(topic.to_owned()));
+            return Ok(Target::Topic(topic.to_owned()));
         }
         let path = PathBuf::from(into);
         let is_parquet = path.extension().is_some_and(|x| x == "parquet");
         if is_parquet && self.follow {
             bail!(
-                "a Parquet file has an end: --follow gives it none; leave it out, or write lines of JSON"
+                "a Parquet file cannot be written with --follow, which never ends; leave out --follow, or write JSON lines"
             );
         }
         Ok(if is_parquet {
-            Into::Parquet(path)
+            Target::Parquet(path)
         } else {
-            Into::Lines(path)
+            Target::Lines(path)
         })
     }
 
@@ -140,15 +138,15 @@ impl Args {
     }
 
     fn entity(&self) -> Option<EntityName> {
-        let apart = self.entity_type.as_ref().zip(self.entity_id.as_ref());
-        let apart = apart.map(|(kind, id)| EntityName {
+        let separate = self.entity_type.as_ref().zip(self.entity_id.as_ref());
+        let separate = separate.map(|(kind, id)| EntityName {
             kind: kind.clone(),
             external_id: id.clone(),
         });
-        self.entity.clone().or(apart)
+        self.entity.clone().or(separate)
     }
 
-    /// The query string for a node.
+    /// The path and query of a request to a node.
     fn path(&self, base: &str, more: &[(&str, &str)]) -> String {
         let mut pairs: Vec<(&str, String)> = Vec::new();
         let time = |at: Millis| Rfc3339(at.0.saturating_mul(1000)).to_string();
@@ -178,15 +176,15 @@ impl Args {
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let into = args.into()?;
+    let target = args.target()?;
     let config = global.load(|sources| sources)?;
     let access = Access::of(&config)?;
     if args.as_of.is_some() {
         return state(global, &config, args, &access);
     }
     match access {
-        Access::Port(client) => runtime()?.block_on(over_port(global, args, &into, &client)),
-        Access::Log(log, names) => direct(global, args, &into, &config, &*log, &names),
+        Access::Port(client) => runtime()?.block_on(over_port(global, args, &target, &client)),
+        Access::Log(log, names) => direct(global, args, &target, &config, &*log, &names),
     }
 }
 
@@ -194,9 +192,9 @@ fn state(global: &Global, config: &Config, args: &Args, access: &Access) -> anyh
     let state = match access {
         Access::Port(client) => {
             let path = args.path("/v1/replay/state", &[]);
-            // The first time it may make the index.
-            let answer = runtime()?.block_on(client.patiently(Method::GET, &path))?;
-            answer.success()?
+            // The first request may build the index.
+            let response = runtime()?.block_on(client.call_slow(Method::GET, &path))?;
+            response.success()?
         }
         Access::Log(log, names) => {
             let (Some(entity), at) = (args.entity(), args.as_of) else {
@@ -205,7 +203,7 @@ fn state(global: &Global, config: &Config, args: &Args, access: &Access) -> anyh
             let history = History {
                 log: &**log,
                 names,
-                index_dir: node::index_dir(config),
+                index_dir: storage::index_dir(config),
             };
             let bar = bar()?;
             let at = at.unwrap_or_else(|| SystemClock.now());
@@ -235,21 +233,21 @@ fn state(global: &Global, config: &Config, args: &Args, access: &Access) -> anyh
     Ok(())
 }
 
-/// What the command says at its end.
-fn summary(global: &Global, into: &Into, done: &Value) -> anyhow::Result<()> {
-    let to = match into {
-        Into::Screen => return Ok(()),
-        Into::Lines(path) | Into::Parquet(path) => path.display().to_string(),
-        Into::Topic(topic) => format!("topic:{topic}"),
+/// Prints the summary; fails if events were too large for the topic.
+fn summary(global: &Global, target: &Target, done: &Value) -> anyhow::Result<()> {
+    let to = match target {
+        Target::Stdout => return Ok(()),
+        Target::Lines(path) | Target::Parquet(path) => path.display().to_string(),
+        Target::Topic(topic) => format!("topic:{topic}"),
     };
     let too_large = done["too_large"].as_u64().unwrap_or(0);
     if global.json {
-        let mut said =
+        let mut summary =
             json!({ "into": to, "events": done["events"], "unreadable": done["unreadable"] });
         if too_large > 0 {
-            said["too_large"] = json!(too_large);
+            summary["too_large"] = json!(too_large);
         }
-        output::json(&said)?;
+        output::json(&summary)?;
     } else if done["events"].is_null() {
         output::line(&format!("written to {to}"));
     } else {
@@ -257,14 +255,14 @@ fn summary(global: &Global, into: &Into, done: &Value) -> anyhow::Result<()> {
     }
     if too_large > 0 {
         bail!(
-            "{too_large} events are larger than the topic takes and were left out; raise its max.message.bytes and replay again"
+            "{too_large} events are larger than the topic accepts and were skipped; raise its max.message.bytes and replay again"
         );
     }
     Ok(())
 }
 
 fn bar() -> anyhow::Result<ProgressBar> {
-    // Hidden by itself where standard error is no terminal.
+    // indicatif hides it if standard error is not a terminal.
     Ok(ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:40} {human_pos}/{human_len} records, {per_sec}, {eta} left, {msg} events",
     )?))
@@ -279,7 +277,7 @@ fn show(bar: &ProgressBar, so_far: &Replayed) {
 fn direct(
     global: &Global,
     args: &Args,
-    into: &Into,
+    target: &Target,
     config: &Config,
     log: &dyn Log,
     names: &Names,
@@ -287,27 +285,27 @@ fn direct(
     let history = History {
         log,
         names,
-        index_dir: node::index_dir(config),
+        index_dir: storage::index_dir(config),
     };
     let mut file = None;
-    let mut sink: Box<dyn Sink + '_> = match into {
-        Into::Screen => Box::new(Lines::new(Screen::new(global.json), &names.events)),
-        Into::Lines(path) => {
-            let whole = Whole::create(path)?;
-            let out = BufWriter::new(whole.handle()?);
-            file = Some(whole);
+    let mut sink: Box<dyn Sink + '_> = match target {
+        Target::Stdout => Box::new(Lines::new(StdoutLines::new(global.json), &names.events)),
+        Target::Lines(path) => {
+            let atomic = AtomicFile::create(path)?;
+            let out = BufWriter::new(atomic.handle()?);
+            file = Some(atomic);
             Box::new(Lines::new(out, &names.events))
         }
-        Into::Parquet(path) => {
-            let whole = Whole::create(path)?;
-            let out = whole.handle()?;
-            file = Some(whole);
+        Target::Parquet(path) => {
+            let atomic = AtomicFile::create(path)?;
+            let out = atomic.handle()?;
+            file = Some(atomic);
             Box::new(Parquet::new(out).map_err(anyhow::Error::from_boxed)?)
         }
-        Into::Topic(topic) => Box::new(IntoTopic::new(log, names, topic)?),
+        Target::Topic(topic) => Box::new(IntoTopic::new(log, names, topic)?),
     };
-    let bar = match into {
-        Into::Screen => ProgressBar::hidden(),
+    let bar = match target {
+        Target::Stdout => ProgressBar::hidden(),
         _ => bar()?,
     };
     let interrupted = interrupted(args.follow)?;
@@ -318,7 +316,7 @@ fn direct(
     });
     bar.finish_and_clear();
     let done = match done {
-        // A reader that went away (`| head`) is no error.
+        // A closed pipe (`| head`) is not an error.
         Err(crate::replay::ReplayError::Sink(error))
             if error.downcast_ref().is_some_and(broken_pipe) =>
         {
@@ -335,18 +333,19 @@ fn direct(
     }
     if done.unreadable > 0 {
         output::note(&format!(
-            "{} records hold no event and were left out",
+            "{} records contain no event and were skipped",
             done.unreadable
         ));
     }
-    summary(global, into, &json!(done))
+    summary(global, target, &json!(done))
 }
 
 fn broken_pipe(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::BrokenPipe
 }
 
-/// Set by an interrupt or SIGTERM, while it follows: then what has come is kept. Otherwise a signal ends the process as ever.
+/// A flag that SIGINT or SIGTERM sets with `follow`, so that what was read is written out. Without `follow` a signal ends the
+/// process as usual. A second signal always does.
 fn interrupted(follow: bool) -> anyhow::Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let flag = Arc::<AtomicBool>::default();
@@ -365,12 +364,12 @@ fn interrupted(follow: bool) -> anyhow::Result<Arc<AtomicBool>> {
                 ) else {
                     return;
                 };
-                for again in [false, true] {
+                for second in [false, true] {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
                     }
-                    if again {
+                    if second {
                         std::process::exit(130);
                     }
                     raised.store(true, Ordering::Relaxed);
@@ -384,55 +383,55 @@ fn interrupted(follow: bool) -> anyhow::Result<Arc<AtomicBool>> {
 async fn over_port(
     global: &Global,
     args: &Args,
-    into: &Into,
+    target: &Target,
     client: &Client,
 ) -> anyhow::Result<()> {
-    let (path, format) = match into {
-        Into::Screen => (None, "ndjson"),
-        Into::Lines(path) => (Some(path), "ndjson"),
-        Into::Parquet(path) => (Some(path), "parquet"),
-        Into::Topic(topic) => {
+    let (path, format) = match target {
+        Target::Stdout => (None, "ndjson"),
+        Target::Lines(path) => (Some(path), "ndjson"),
+        Target::Parquet(path) => (Some(path), "parquet"),
+        Target::Topic(topic) => {
             let path = args.path("/v1/replay/topic", &[("topic", topic)]);
             let done = topic_over_port(client, &path).await?;
-            return summary(global, into, &done);
+            return summary(global, target, &done);
         }
     };
     let path_of = args.path("/v1/replay", &[("format", format)]);
-    let mut answer = client.stream(Method::GET, &path_of, None).await?;
+    let mut stream = client.stream(Method::GET, &path_of, None).await?;
     let stop = interrupted(args.follow)?;
     let Some(path) = path else {
-        let mut screen = Screen::new(global.json);
-        let copied = copy(&mut answer, &mut screen, &stop, &mut |_| {}).await;
+        let mut stdout = StdoutLines::new(global.json);
+        let copied = copy(&mut stream, &mut stdout, &stop, &mut |_| {}).await;
         return match copied {
-            // A reader that went away (`| head`) is no error.
+            // A closed pipe (`| head`) is not an error.
             Err(error) if error.downcast_ref().is_some_and(broken_pipe) => Ok(()),
             copied => copied.map(drop),
         };
     };
-    let whole = Whole::create(path)?;
-    let mut out = BufWriter::new(whole.handle()?);
+    let atomic = AtomicFile::create(path)?;
+    let mut out = BufWriter::new(atomic.handle()?);
     let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
         "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
     )?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    let copied = copy(&mut answer, &mut out, &stop, &mut |bytes| bar.inc(bytes)).await;
+    let copied = copy(&mut stream, &mut out, &stop, &mut |bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();
     let lines = copied?;
     drop(out);
-    whole.finish()?;
-    let events = match into {
-        Into::Lines(_) => json!(lines),
+    atomic.finish()?;
+    let events = match target {
+        Target::Lines(_) => json!(lines),
         _ => Value::Null,
     };
-    summary(global, into, &json!({ "events": events }))
+    summary(global, target, &json!({ "events": events }))
 }
 
-/// Copies an answer, whole lines only where it was stopped; answers with the number of line ends.
+/// Copies a response body and returns the number of lines. If `stop` is set, it ends after a complete line.
 async fn copy(
-    answer: &mut Stream,
+    stream: &mut Stream,
     out: &mut impl Write,
     stop: &AtomicBool,
-    told: &mut dyn FnMut(u64),
+    copied: &mut dyn FnMut(u64),
 ) -> anyhow::Result<u64> {
     let mut lines = 0;
     let mut rest: Vec<u8> = Vec::new();
@@ -444,7 +443,7 @@ async fn copy(
     tokio::pin!(stopped);
     loop {
         let piece = tokio::select! {
-            piece = answer.next() => piece?,
+            piece = stream.next() => piece?,
             () = &mut stopped => {
                 out.flush()?;
                 return Ok(lines);
@@ -455,7 +454,7 @@ async fn copy(
             out.flush()?;
             return Ok(lines);
         };
-        told(piece.len() as u64);
+        copied(piece.len() as u64);
         lines += memchr::memchr_iter(b'\n', &piece).count() as u64;
         let end = memchr::memrchr(b'\n', &piece).map_or(0, |at| at + 1);
         if end > 0 {
@@ -466,7 +465,7 @@ async fn copy(
         }
         rest.extend_from_slice(&piece[end..]);
         // Parquet has no lines.
-        if rest.len() > PIECE {
+        if rest.len() > MAX_BUFFERED {
             out.write_all(&rest)?;
             rest.clear();
         }
@@ -487,14 +486,14 @@ async fn topic_over_port(client: &Client, path: &str) -> anyhow::Result<Value> {
     Ok(done?["replay"].clone())
 }
 
-/// A file that takes its name when it is whole.
-struct Whole {
+/// A file that is written as `PATH.part` and renamed to `PATH` when it is complete.
+struct AtomicFile {
     file: File,
     part: PathBuf,
     path: PathBuf,
 }
 
-impl Whole {
+impl AtomicFile {
     fn create(path: &Path) -> anyhow::Result<Self> {
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
@@ -519,13 +518,13 @@ impl Whole {
     }
 }
 
-/// Standard output: lines of JSON, or a short line an event for people. What is not seen is escaped in both.
-struct Screen {
+/// Standard output: JSON lines, or a short readable line an event. Invisible characters are escaped in both.
+struct StdoutLines {
     json: bool,
     line: Vec<u8>,
 }
 
-impl Screen {
+impl StdoutLines {
     fn new(json: bool) -> Self {
         Self {
             json,
@@ -534,18 +533,18 @@ impl Screen {
     }
 }
 
-impl Write for Screen {
+impl Write for StdoutLines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let mut out = std::io::stdout().lock();
         let mut rest = bytes;
-        // By whole lines: a character may come in two pieces.
+        // Only whole lines: a character may be split over two chunks.
         while let Some(end) = memchr::memchr(b'\n', rest) {
             self.line.extend_from_slice(&rest[..=end]);
             if self.json {
                 Printable(&mut out).write_all(&self.line)?;
             } else {
                 let event: Value = serde_json::from_slice(&self.line).unwrap_or(Value::Null);
-                writeln!(out, "{}", output::fit(&for_people(&event)))?;
+                writeln!(out, "{}", output::fit(&readable(&event)))?;
             }
             self.line.clear();
             rest = &rest[end + 1..];
@@ -559,7 +558,7 @@ impl Write for Screen {
     }
 }
 
-fn for_people(event: &Value) -> String {
+fn readable(event: &Value) -> String {
     use std::fmt::Write as _;
     let text = |name: &str| event[name].as_str().unwrap_or_default();
     let mut line = format!(
@@ -568,7 +567,7 @@ fn for_people(event: &Value) -> String {
         text("omnilinktenant"),
         text("type")
     );
-    // A `String` never refuses text.
+    // Writing to a `String` cannot fail.
     if let Ok(entity) = EntityName::new(text("entitytype"), text("entityid")) {
         let _ = write!(line, " {entity}");
     }

@@ -1,5 +1,5 @@
-//! `omnilink send`: events from JSON lines, in batches. Their ids are their own, so that whatever is sent twice is
-//! taken once: after an interruption the same command goes on.
+//! `omnilink send`: sends events from JSON lines, in batches. The events bring their own ids, so one that is sent twice is
+//! ingested once: after an interruption the same command continues.
 
 use std::{
     fs::File,
@@ -16,38 +16,37 @@ use serde_json::value::RawValue;
 
 use super::{
     Global,
-    client::{Answer, Client},
+    client::{Client, Response},
     output,
 };
 use crate::envelope::json::without_mark;
 
-/// What to send.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink send events.jsonl
   gunzip -c events.jsonl.gz | omnilink send -
   OMNILINK_URL=http://omnilink:7700 OMNILINK_KEY=omni.… omnilink send events.jsonl --json
 
-A line is an event: {\"id\":\"1\",\"source\":\"/shop\",\"type\":\"order.paid\",\"data\":{}}. What was sent before counts as a
-duplicate, so the same command may be given again after an interruption.")]
+Each line is an event: {\"id\":\"1\",\"source\":\"/shop\",\"type\":\"order.paid\",\"data\":{}}. What was sent before counts
+as a duplicate, so the same command can be run again after an interruption.")]
 pub(super) struct Args {
     /// A file of JSON lines, or - for standard input
     file: PathBuf,
-    /// Give up when a batch was not taken for this many seconds
+    /// Give up if a batch is not accepted for this many seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     give_up_after: u64,
 }
 
-/// Items of a batch, and most of its bytes.
-const ITEMS: usize = 50;
-const BYTES: usize = 900 * 1024;
-/// A line may have this many bytes.
-const LINE: usize = 16 << 20;
-/// The first pause before another try, and the longest.
-const PAUSE: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// Refusals that are printed; all are counted.
-const SHOWN: usize = 10;
+/// Limits of a batch.
+const BATCH_ITEMS: usize = 50;
+const BATCH_BYTES: usize = 900 * 1024;
+/// Size limit of a line, in bytes.
+const MAX_LINE: usize = 16 << 20;
+/// The first and the longest pause between retries.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How many refusals are printed; all are counted.
+const MAX_SHOWN: usize = 10;
 
 #[derive(Default, Serialize)]
 struct Summary {
@@ -146,16 +145,20 @@ impl Sender {
         mut input: impl BufRead,
         bar: &ProgressBar,
     ) -> anyhow::Result<()> {
-        let mut batch: Vec<Line> = Vec::with_capacity(ITEMS);
+        let mut batch: Vec<Line> = Vec::with_capacity(BATCH_ITEMS);
         let mut bytes = 0;
         let mut number = 0;
         while let Some(line) = next_line(&mut input, &mut number)? {
-            // One line that is no JSON would spoil its whole batch.
+            // One line that is not JSON would make the port refuse the whole batch.
             if let Err(error) = serde_json::from_slice::<&RawValue>(&line.1) {
-                self.refuse(line.0, "invalid_payload", &format!("no JSON: {error}"));
+                self.refuse(
+                    line.0,
+                    "invalid_payload",
+                    &format!("not valid JSON: {error}"),
+                );
                 continue;
             }
-            if batch.len() == ITEMS || bytes + line.1.len() > BYTES {
+            if batch.len() == BATCH_ITEMS || bytes + line.1.len() > BATCH_BYTES {
                 self.send_batch(std::mem::take(&mut batch)).await?;
                 bar.set_message(format!("{} events", self.summary.events));
                 bytes = 0;
@@ -166,11 +169,11 @@ impl Sender {
         self.send_batch(batch).await
     }
 
-    /// Sends until every line has a lasting answer.
+    /// Sends and retries until every line is ingested, a duplicate, or refused.
     async fn send_batch(&mut self, batch: Vec<Line>) -> anyhow::Result<()> {
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
-            // A node with smaller limits than usual: half as much at once.
+            // The node has smaller limits: send halves.
             if let Some((first, second)) = self.send_part(part).await? {
                 parts.push(second);
                 parts.push(first);
@@ -184,17 +187,17 @@ impl Sender {
         mut part: Vec<Line>,
     ) -> anyhow::Result<Option<(Vec<Line>, Vec<Line>)>> {
         let began = Instant::now();
-        let mut pause = PAUSE;
+        let mut pause = BACKOFF_MIN;
         while !part.is_empty() {
             let (error, wait) = match self.try_once(&part).await {
-                Ok(answer) if too_large(&answer) && part.len() > 1 => {
+                Ok(response) if too_large(&response) && part.len() > 1 => {
                     let second = part.split_off(part.len() / 2);
                     return Ok(Some((part, second)));
                 }
-                Ok(answer) => {
-                    let wait = retry_after(&answer);
-                    let error = describe(&answer);
-                    part = self.sort(answer, part)?;
+                Ok(response) => {
+                    let wait = retry_after(&response);
+                    let error = describe(&response);
+                    part = self.count(response, part)?;
                     (error, wait)
                 }
                 Err(error) => (error, None),
@@ -204,21 +207,21 @@ impl Sender {
             }
             if began.elapsed() >= self.give_up_after {
                 return Err(error.context(format!(
-                    "gave up at line {} after {} s; what was taken stays, send the file again to go on",
+                    "gave up at line {} after {} s; accepted events are kept, send the file again to continue",
                     part[0].0,
                     self.give_up_after.as_secs()
                 )));
             }
             self.summary.retries += 1;
-            // Half of it is chance, so that many senders do not come back together.
+            // Jitter, so that many senders do not retry at the same time.
             let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
             tokio::time::sleep(wait.unwrap_or(jittered)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = (pause * 2).min(BACKOFF_MAX);
         }
         Ok(None)
     }
 
-    async fn try_once(&self, batch: &[Line]) -> anyhow::Result<Answer> {
+    async fn try_once(&self, batch: &[Line]) -> anyhow::Result<Response> {
         let mut body =
             Vec::with_capacity(batch.iter().map(|(_, l)| l.len() + 1).sum::<usize>() + 2);
         body.push(b'[');
@@ -234,23 +237,23 @@ impl Sender {
             .await
     }
 
-    /// Counts what is answered for good, and returns the lines to send again.
-    fn sort(&mut self, answer: Answer, batch: Vec<Line>) -> anyhow::Result<Vec<Line>> {
-        let Some(results) = answer.body["results"].as_array() else {
-            let status = answer.status;
+    /// Counts the lines with a final result, and returns the lines to retry.
+    fn count(&mut self, response: Response, batch: Vec<Line>) -> anyhow::Result<Vec<Line>> {
+        let Some(results) = response.body["results"].as_array() else {
+            let status = response.status;
             if status.is_server_error()
                 || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status)
             {
                 return Ok(batch);
             }
             if status == StatusCode::UNAUTHORIZED || batch.len() > 1 {
-                return answer.success().map(|_| batch);
+                return response.success().map(|_| batch);
             }
-            let text = |name: &str| answer.body[name].as_str().unwrap_or_default();
+            let text = |name: &str| response.body[name].as_str().unwrap_or_default();
             self.refuse(batch[0].0, text("code"), text("detail"));
             return Ok(Vec::new());
         };
-        let mut again = Vec::new();
+        let mut retry = Vec::new();
         for (line, result) in batch.into_iter().zip(results) {
             let error = |name: &str| result["error"][name].as_str().unwrap_or_default();
             match result["status"].as_str().unwrap_or_default() {
@@ -262,17 +265,17 @@ impl Sender {
                     self.summary.events += 1;
                     self.summary.duplicates += 1;
                 }
-                _ if result["retry_after_seconds"].is_number() => again.push(line),
+                _ if result["retry_after_seconds"].is_number() => retry.push(line),
                 _ => self.refuse(line.0, error("code"), error("message")),
             }
         }
-        Ok(again)
+        Ok(retry)
     }
 
     fn refuse(&mut self, line: u64, code: &str, message: &str) {
         self.summary.events += 1;
         self.summary.refused += 1;
-        if self.summary.refusals.len() < SHOWN {
+        if self.summary.refusals.len() < MAX_SHOWN {
             self.summary.refusals.push(Refusal {
                 line,
                 code: code.to_owned(),
@@ -283,16 +286,16 @@ impl Sender {
 }
 
 /// Whether the batch as a whole is refused for its size.
-fn too_large(answer: &Answer) -> bool {
-    answer.status == StatusCode::PAYLOAD_TOO_LARGE && answer.body["results"].is_null()
+fn too_large(response: &Response) -> bool {
+    response.status == StatusCode::PAYLOAD_TOO_LARGE && response.body["results"].is_null()
 }
 
-fn describe(answer: &Answer) -> anyhow::Error {
-    let detail = answer.body["detail"].as_str();
+fn describe(response: &Response) -> anyhow::Error {
+    let detail = response.body["detail"].as_str();
     anyhow::anyhow!(
         "{}: {}",
-        answer.status,
-        detail.unwrap_or("some events were not taken")
+        response.status,
+        detail.unwrap_or("some events were not accepted")
     )
 }
 
@@ -302,16 +305,16 @@ fn next_line(input: &mut impl BufRead, number: &mut u64) -> anyhow::Result<Optio
         let mut line = Vec::new();
         let read = input
             .by_ref()
-            .take(LINE as u64 + 1)
+            .take(MAX_LINE as u64 + 1)
             .read_until(b'\n', &mut line);
         if read.context("the input cannot be read")? == 0 {
             return Ok(None);
         }
         *number += 1;
-        if line.len() > LINE {
-            bail!("line {number} has more than {LINE} bytes");
+        if line.len() > MAX_LINE {
+            bail!("line {number} has more than {MAX_LINE} bytes");
         }
-        // A file may begin with a byte order mark, and so does each part of files put together.
+        // A file may begin with a byte order mark; concatenated files have one inside.
         let line = without_mark(&line).trim_ascii();
         if !line.is_empty() {
             return Ok(Some((*number, line.to_vec())));
@@ -319,18 +322,18 @@ fn next_line(input: &mut impl BufRead, number: &mut u64) -> anyhow::Result<Optio
     }
 }
 
-fn retry_after(answer: &Answer) -> Option<Duration> {
-    let seconds = answer
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response
         .headers
         .get(RETRY_AFTER)?
         .to_str()
         .ok()?
         .parse()
         .ok()?;
-    Some(Duration::from_secs(seconds).min(PAUSE_MAX))
+    Some(Duration::from_secs(seconds).min(BACKOFF_MAX))
 }
 
-/// A bar on a terminal, else nothing.
+/// A progress bar if standard error is a terminal, else a hidden one.
 fn progress(size: Option<u64>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,5 +1,5 @@
-//! What `doctor` finds out about processors from outside, on Kafka: those of all nodes, by the positions that they commit, and
-//! transactions of producers that hold records back.
+//! Checks of `doctor` on Kafka that need no node: processors of all nodes that stall, by the positions that they commit, and
+//! open producer transactions that hold records back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,70 +25,70 @@ use crate::{
 
 const PROCESSORS: &str = "processors";
 const TRANSACTIONS: &str = "transactions";
-/// Between two looks at the positions.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A transaction that is open for so long is worth a word: most are over in milliseconds.
+/// Time between two reads of the positions.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// A transaction is reported when it is open for this long; most take milliseconds.
 const OPEN_FOR: Duration = Duration::from_secs(3);
-/// How long the first records that wait may take to be read.
-const READ: Duration = Duration::from_secs(5);
+/// Time limit for reading the first waiting records.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A processor and what it reads.
-pub(super) struct Reads {
-    pub(super) processor: String,
+/// A processor and the topic that it reads.
+pub(super) struct Processor {
+    pub(super) name: String,
     pub(super) topic: Arc<str>,
 }
 
-/// A partition with records that wait.
+/// A partition with waiting records: the offset of the next one, and how many.
 struct Waiting {
     partition: u32,
     next: u64,
     records: u64,
 }
 
-/// Watches the positions for as long as something looks as if it stalled, ten seconds at most.
+/// Watches the positions of processors with waiting records until they move, for ten seconds at most.
 pub(super) fn examine(config: &Config, log: &dyn Log, found: &mut Findings) {
-    if let Err(error) = look(config, log, found) {
-        found.add(PROCESSORS, Status::Warning, format!("not known: {error:#}"));
+    if let Err(error) = check(config, log, found) {
+        found.add(PROCESSORS, Status::Warning, format!("unknown: {error:#}"));
     }
 }
 
-fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<()> {
+fn check(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<()> {
     let names = Names::new(&config.topics.prefix);
     let (all, trouble) = processors(config, &names);
     if let Some(trouble) = trouble {
         found.add(PROCESSORS, Status::Warning, trouble);
     }
     let partitions = partitions(log, &all)?;
-    let mut waiting: Vec<(&Reads, Vec<Waiting>)> = Vec::new();
+    let mut waiting: Vec<(&Processor, Vec<Waiting>)> = Vec::new();
     let mut unknown = 0;
     for one in &all {
         match behind(config, log, &names, one) {
             Ok(behind) if behind.is_empty() => {}
             Ok(behind) => waiting.push((one, behind)),
             Err(why) => {
-                // That of the projection lies in Postgres.
-                let state = if one.processor == PROJECTION {
+                // The position of the projection is stored in Postgres.
+                let state = if one.name == PROJECTION {
                     "waiting"
                 } else {
-                    "its position is not known"
+                    "its position is unknown"
                 };
-                let detail = format!("{}: {state}: {why:#}", one.processor);
+                let detail = format!("{}: {state}: {why:#}", one.name);
                 found.add(PROCESSORS, Status::Warning, detail);
                 unknown += 1;
             }
         }
     }
     let behind = waiting.len();
-    // From here on it is watched: what was asked before may have taken long.
+    // The time counts from here: the requests before may have taken long.
     let began = Instant::now();
     let mut open = log.open_transactions(&partitions)?;
     while !waiting.is_empty() && began.elapsed() < STALLED_AFTER
         || !open.is_empty() && began.elapsed() < OPEN_FOR
     {
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
         let mut still = Vec::new();
         for (one, mut partitions) in waiting {
-            // A transaction of its own that hangs keeps the position from being read: nothing moves then.
+            // A hanging transaction of the processor's own keeps its position from being read; then nothing has moved.
             if let Ok(now) = positions(config, log, &names, one) {
                 let now = from_start(&now);
                 partitions.retain(|w| now.contains(&(w.partition, w.next)));
@@ -103,11 +103,11 @@ fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<
         found.add(
             PROCESSORS,
             Status::Warning,
-            stalled(one, partitions, began.elapsed()),
+            describe_stall(one, partitions, began.elapsed()),
         );
     }
     if waiting.is_empty() && unknown == 0 {
-        let detail = format!("{} read on; {behind} have records waiting", all.len());
+        let detail = format!("{} make progress; {behind} have records waiting", all.len());
         found.add(PROCESSORS, Status::Ok, detail);
     }
     if !open.is_empty() {
@@ -117,7 +117,7 @@ fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<
                 (&later.topic, later.partition, later.first)
                     == (&one.topic, one.partition, one.first)
             });
-            // It may have grown meanwhile.
+            // It may have grown in the meantime.
             one.end = same.map_or(one.end, |same| same.end);
             same.is_some()
         });
@@ -126,19 +126,23 @@ fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<
         found.add(
             TRANSACTIONS,
             Status::Warning,
-            of_transaction(one, began.elapsed()),
+            describe_transaction(one, began.elapsed()),
         );
     }
     if open.is_empty() {
-        found.add(TRANSACTIONS, Status::Ok, "none holds records back");
+        found.add(
+            TRANSACTIONS,
+            Status::Ok,
+            "no open transaction holds records back",
+        );
     }
     Ok(())
 }
 
-/// Every processor that there is, with the topologies of the folder here; and why those are left out, if they are.
-pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Reads>, Option<String>) {
-    let reads = |processor: &str, topic: &str| Reads {
-        processor: processor.to_owned(),
+/// All processors, with the topologies of the folder on this machine, and the reason if those cannot be read.
+pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Processor>, Option<String>) {
+    let reads = |name: &str, topic: &str| Processor {
+        name: name.to_owned(),
         topic: topic.into(),
     };
     let mut all = vec![
@@ -159,8 +163,8 @@ pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Reads>, Option<
     (all, trouble)
 }
 
-/// All partitions of what they read.
-fn partitions(log: &dyn Log, all: &[Reads]) -> Result<Vec<(Arc<str>, u32)>, LogError> {
+/// All partitions of the topics that the processors read.
+fn partitions(log: &dyn Log, all: &[Processor]) -> Result<Vec<(Arc<str>, u32)>, LogError> {
     let topics: BTreeSet<&Arc<str>> = all.iter().map(|one| &one.topic).collect();
     let mut partitions = Vec::new();
     for topic in topics {
@@ -177,25 +181,25 @@ fn positions(
     config: &Config,
     log: &dyn Log,
     names: &Names,
-    one: &Reads,
+    one: &Processor,
 ) -> anyhow::Result<Vec<Option<u64>>> {
-    if one.processor == PROJECTION {
+    if one.name == PROJECTION {
         return projected(config, log, names);
     }
-    match log.positions(&one.processor, &one.topic) {
+    match log.positions(&one.name, &one.topic) {
         Ok(positions) => Ok(positions),
-        // It has not begun, and there is nothing to read.
+        // The processor has not started yet, and there is nothing to read.
         Err(LogError::UnknownTopic(_)) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Where records that can be read wait for a processor.
+/// The partitions in which committed records wait for a processor.
 fn behind(
     config: &Config,
     log: &dyn Log,
     names: &Names,
-    one: &Reads,
+    one: &Processor,
 ) -> anyhow::Result<Vec<Waiting>> {
     let positions = from_start(&positions(config, log, names, one)?);
     let at: Vec<_> = positions
@@ -210,9 +214,9 @@ fn behind(
             Some(((partition, next), records))
         })
         .collect();
-    // Markers of transactions may be all that is left.
+    // Only transaction markers may be left.
     let from: Vec<_> = behind.keys().copied().collect();
-    let first = first_records(log, &one.topic, &from, READ)?;
+    let first = first_records(log, &one.topic, &from, READ_TIMEOUT)?;
     let waiting = behind.into_iter().zip(first);
     Ok(waiting
         .filter(|(_, first)| *first != First::None)
@@ -224,7 +228,7 @@ fn behind(
         .collect())
 }
 
-fn stalled(one: &Reads, partitions: &[Waiting], watched: Duration) -> String {
+fn describe_stall(one: &Processor, partitions: &[Waiting], watched: Duration) -> String {
     let records: u64 = partitions.iter().map(|w| w.records).sum();
     let places = partitions.iter().take(4).map(|w| {
         let Waiting {
@@ -239,12 +243,12 @@ fn stalled(one: &Reads, partitions: &[Waiting], watched: Duration) -> String {
     format!(
         "{}: stalled: no progress for {} s, and {records} records wait in {places}; /readyz and the log of the node that has the \
          partition say why, if one runs it",
-        one.processor,
+        one.name,
         watched.as_secs(),
     )
 }
 
-fn of_transaction(one: &OpenTransaction, watched: Duration) -> String {
+fn describe_transaction(one: &OpenTransaction, watched: Duration) -> String {
     let OpenTransaction {
         topic,
         partition,
@@ -252,13 +256,13 @@ fn of_transaction(one: &OpenTransaction, watched: Duration) -> String {
         end,
         since,
     } = one;
-    // Its time may be one that the producer made up.
+    // The producer sets the time, which may be wrong.
     let since = since.map(|since| SystemClock.now().0 - since.0);
     let since = since.filter(|ms| *ms >= 0).map_or(watched, |ms| {
         watched.max(Duration::from_millis(ms.unsigned_abs()))
     });
     format!(
-        "{topic}/{partition}: a producer's transaction has been open for {} s: offsets {first} to {} cannot be read before it ends. The \
+        "{topic}/{partition}: a producer's transaction has been open for {} s: offsets {first} to {} cannot be read until it ends. The \
          producer commits or aborts it, or the broker does after the producer's transaction.timeout.ms; \
          `kafka-transactions.sh find-hanging` finds whose it is",
         since.as_secs(),

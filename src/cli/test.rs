@@ -8,14 +8,13 @@ use serde_json::json;
 use super::{Global, check, output};
 use crate::topology;
 
-/// Which files.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink test                        # the tests in all files of topologies_dir
   omnilink test topologies/orders.yaml
 
-Each test runs its topology on three partitions of a log in memory, on a clock that stands still unless the
-test lets time pass. Exit code 1 if anything came otherwise than expected.")]
+Each test runs its topology on an in-memory log with three partitions, with a clock that moves only when the test
+advances it. Exit code 1 if a test fails.")]
 pub(super) struct Args {
     /// Topology files [default: all of topologies_dir]
     files: Vec<PathBuf>,

@@ -8,9 +8,9 @@ use crate::{config::Config, log::survey, port::wanted};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// List the system's topics, and what is wrong with them
+    /// List the system's topics and their problems
     List(List),
-    /// Make the system's topics, or others by name; what exists is checked and left alone
+    /// Create the system's topics, or others by name; existing ones are checked and not changed
     Create(Create),
 }
 
@@ -25,9 +25,9 @@ pub(super) struct List {}
   omnilink topics create                            # before `omnilink up --no-provision`
   omnilink topics create shop.copy --partitions 3   # a topic to replay into")]
 pub(super) struct Create {
-    /// Topics that are none of the system's [default: the system's own]
+    /// Topics of your own to create [default: the system's topics]
     names: Vec<String>,
-    /// Partitions of the named topics; they never change [default: topics.partitions]
+    /// Partitions of the named topics; cannot be changed later [default: topics.partitions]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     partitions: Option<u32>,
 }
@@ -49,8 +49,8 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
 fn list(config: &Config) -> anyhow::Result<Vec<Value>> {
     match Access::of(config)? {
         Access::Port(client) => {
-            let answer = runtime()?.block_on(client.call(Method::GET, "/v1/topics", None))?;
-            Ok(items(&answer.success()?))
+            let response = runtime()?.block_on(client.call(Method::GET, "/v1/topics", None))?;
+            Ok(items(&response.success()?))
         }
         Access::Log(log, names) => {
             let found = survey(&*log, &names.specs(config.topics.partitions))?;
@@ -65,8 +65,8 @@ fn create(config: &Config, args: &Create) -> anyhow::Result<Vec<Value>> {
         Access::Port(client) => {
             let body = json!({ "names": names, "partitions": partitions });
             let body = Some(body.to_string().into());
-            let answer = runtime()?.block_on(client.call(Method::POST, "/v1/topics", body))?;
-            Ok(items(&answer.success()?))
+            let response = runtime()?.block_on(client.call(Method::POST, "/v1/topics", body))?;
+            Ok(items(&response.success()?))
         }
         Access::Log(log, system) => {
             let specs = wanted(&system, names, *partitions, config.topics.partitions)
@@ -78,8 +78,8 @@ fn create(config: &Config, args: &Create) -> anyhow::Result<Vec<Value>> {
     }
 }
 
-fn items(answer: &Value) -> Vec<Value> {
-    answer["items"].as_array().cloned().unwrap_or_default()
+fn items(response: &Value) -> Vec<Value> {
+    response["items"].as_array().cloned().unwrap_or_default()
 }
 
 fn print(items: &[Value]) {

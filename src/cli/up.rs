@@ -1,4 +1,4 @@
-//! `omnilink up`: everything in one process.
+//! `omnilink up`: runs everything in one process.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     telemetry,
 };
 
-/// What to do differently.
+/// Flags of `omnilink up`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink up
@@ -22,18 +22,18 @@ pub struct Args {
     /// Address and port [default: 127.0.0.1:7700]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Allow an address that other machines reach, though keys travel unencrypted
+    /// Allow an address that other machines can reach, although keys are sent unencrypted
     #[arg(long)]
     insecure_listen: bool,
-    /// Make no topics and migrate nothing: what is missing is an error
+    /// Create no topics and run no migrations: a missing one is an error
     #[arg(long)]
     no_provision: bool,
-    /// Leave out a part that other nodes run
+    /// Do not run a part that other nodes run
     #[arg(long, value_name = "PART", value_enum)]
     without: Vec<Part>,
 }
 
-/// What a node may leave to others.
+/// A part that a node may leave to other nodes.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     /// From `ingress` to `events`.
@@ -55,7 +55,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
             )
     })?;
     telemetry::init_logs(config.log_format);
-    more_files();
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("port")
@@ -68,7 +68,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
         topologies: runs(Part::Topologies),
     };
     let result = runtime.block_on(node::run(config, !args.no_provision, parts, welcome));
-    // What still blocks a thread now has had its time.
+    // A thread that still blocks after this second is abandoned.
     Runtime::shutdown_timeout(runtime, Duration::from_secs(1));
     result
 }
@@ -86,7 +86,7 @@ fn welcome(config: &Config, address: SocketAddr, first: Option<&str>) {
             "Admin key (kept in {file}, shown this once): {token}"
         )),
         None if config.on_kafka() && !admin_key_file(config).exists() => {
-            output::line("Keys: `omnilink keys create --first` makes the first one");
+            output::line("Keys: `omnilink keys create --first` creates the first one");
         }
         None => output::line(&format!("Admin key: in {file}")),
     }
@@ -100,17 +100,17 @@ fn welcome(config: &Config, address: SocketAddr, first: Option<&str>) {
     if config.postgres_url.is_none() {
         let file = postgres::url_file(&config.data_dir);
         output::line(&format!(
-            "and read it back: psql \"$(cat {})\" -c 'TABLE omnilink.entities'",
+            "and query it: psql \"$(cat {})\" -c 'TABLE omnilink.entities'",
             file.display()
         ));
     }
 }
 
-/// Each connection is a file: takes as many as the system allows.
-fn more_files() {
+/// Raises the limit of open files to the hard limit: each connection takes one.
+fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // Refused, the port serves fewer connections at once.
+    // If that fails, the port can serve fewer connections at once.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {

@@ -1,15 +1,15 @@
-//! What is wrong with a configuration: all of it, each with its place.
+//! Errors of a configuration: all of them, each with its place.
 
 use std::fmt;
 
-/// One thing that is wrong.
+/// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// `omnilink.yaml:3:5`, the name of an environment variable, or a flag.
     pub place: String,
-    /// The key, such as `topics.partitions`; empty if it is about a whole file.
+    /// The key, such as `topics.partitions`; empty for a whole file.
     pub key: String,
-    /// What is wrong, and what to do. Never holds a value that may be a secret.
+    /// What is wrong and how to fix it. Never contains a value that may be a secret.
     pub message: String,
 }
 
@@ -23,7 +23,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with a configuration.
+/// All errors of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
     /// At least one.

@@ -1,4 +1,4 @@
-//! What was given for a key, with the place where it was given.
+//! Values of keys, with the place where each was set.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::{ENV_PREFIX, Problem};
 
-/// The key whose own names are librdkafka's.
+/// The key under which librdkafka's own names stand.
 pub(super) const PROPERTIES: &str = "kafka.properties";
 
 /// A value and its place.
@@ -17,18 +17,18 @@ pub(super) struct Given {
     pub(super) value: Value,
 }
 
-/// A value as it stands in the file, or the raw text of a variable or flag.
+/// A typed value from the file, or the raw text of a variable or flag.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Null,
     Bool(bool),
     Int(i64),
-    /// Another YAML number; no key is one.
+    /// A YAML number that is not an `i64`; no key accepts one.
     Number,
     Text(String),
     List(Vec<Value>),
     Map(Vec<(String, Value)>),
-    /// From a variable or flag: not typed yet.
+    /// Text of a variable or flag, not parsed yet.
     Raw(String),
 }
 
@@ -41,8 +41,8 @@ impl Given {
     }
 }
 
-/// `KAFKA__PROPERTIES__SASL_PASSWORD` is `kafka.properties.sasl.password`; below the named keys `_` stands for `.`,
-/// because librdkafka's names have dots and variables cannot.
+/// The key of a variable, without the prefix: `KAFKA__PROPERTIES__SASL_PASSWORD` is `kafka.properties.sasl.password`. In
+/// names of properties `_` stands for `.`, because librdkafka's names have dots and variables cannot.
 pub(super) fn env_path(name: &str) -> String {
     let path = name.to_ascii_lowercase().replace("__", ".");
     match path
@@ -59,7 +59,7 @@ pub(super) fn env_name(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// All leaves of a YAML file with their paths. Only what is no YAML at all is an error here.
+/// All leaves of a YAML file with their paths. Fails only for invalid YAML; keys are checked later.
 pub(super) fn from_yaml(
     text: &str,
     file: &str,
@@ -107,7 +107,7 @@ fn flatten(
         let at = key.referenced;
         let place = format!("{file}:{}:{}", at.line(), at.column());
         match node.value {
-            // A section; an unknown one is reported once, as a whole.
+            // An unknown section stays a leaf and is reported once.
             Node::Map(entries) if is_section(&path) => {
                 flatten(&path, entries, (file, is_section), leaves);
             }

@@ -1,4 +1,4 @@
-//! Every key of the configuration: one row each.
+//! The table of configuration keys.
 
 use std::{
     net::SocketAddr,
@@ -18,26 +18,26 @@ use super::{
 pub struct Key {
     /// Such as `topics.prefix`.
     pub name: &'static str,
-    /// What it does, for people.
+    /// What it does, as shown in `omnilink config --help`.
     pub doc: &'static str,
     set: fn(&mut Config, &Value, &Context<'_>) -> Result<(), String>,
     show: fn(&Config) -> Json,
 }
 
 impl Key {
-    /// The variable that sets it.
+    /// The environment variable that sets it.
     pub fn env(&self) -> String {
         given::env_name(self.name)
     }
 }
 
-/// What reading a value may need.
+/// What parsing a value may need: the folder for relative paths, and the environment for `env:NAME`.
 pub(super) struct Context<'a> {
     pub(super) base: &'a Path,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// All keys, in the order in which they are shown.
+/// All keys, in display order.
 pub const KEYS: &[Key] = &[
     Key {
         name: "listen",
@@ -50,7 +50,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "insecure_listen",
-        doc: "allow `listen` beyond loopback though keys travel unencrypted (false)",
+        doc: "allow `listen` on a non-loopback address, although keys are sent unencrypted (false)",
         set: |c, v, _| {
             c.insecure_listen = boolean(v)?;
             Ok(())
@@ -59,13 +59,14 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "trusted_proxies",
-        doc: "list of addresses or networks whose X-Forwarded-For is believed (none)",
+        doc: "list of addresses or networks whose X-Forwarded-For is trusted (none)",
         set: |c, v, _| {
             c.trusted_proxies = texts(v)?
                 .iter()
                 .map(|t| {
-                    Network::parse(t)
-                        .ok_or_else(|| format!("`{t}` is no address or network such as 10.0.0.0/8"))
+                    Network::parse(t).ok_or_else(|| {
+                        format!("`{t}` is not an address or a network, such as 10.0.0.0/8")
+                    })
                 })
                 .collect::<Result<_, _>>()?;
             Ok(())
@@ -81,11 +82,11 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "cors",
-        doc: "list of origins (https://app.example.com, or *) whose pages may use the port, and whose webhooks may be delivered (none)",
+        doc: "list of origins (https://app.example.com, or *) whose pages may call the port and whose webhooks it accepts (none)",
         set: |c, v, _| {
             let parsed = |text: &String| {
                 AllowedOrigin::parse(text).ok_or_else(|| {
-                    format!("`{text}` is no origin such as https://app.example.com, nor *")
+                    format!("`{text}` is neither an origin, such as https://app.example.com, nor *")
                 })
             };
             c.cors = texts(v)?.iter().map(parsed).collect::<Result<_, _>>()?;
@@ -104,7 +105,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "secret_key",
-        doc: "list of base64 32-byte keys: the first seals, all open; alone one is made in data_dir, with Kafka required",
+        doc: "list of base64 32-byte keys: the first encrypts, all decrypt; required with Kafka, else created in data_dir",
         set: |c, v, ctx| {
             c.secret_key = texts(v)?
                 .iter()
@@ -123,7 +124,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "topics.prefix",
-        doc: "in front of every topic, consumer group and transactional id (omnilink.)",
+        doc: "prefix of every topic, consumer group and transactional id (omnilink.)",
         set: |c, v, _| {
             let prefix = text(v)?;
             let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -137,7 +138,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "topics.partitions",
-        doc: "partitions of a topic; never changes once topics are made (8)",
+        doc: "partitions of a topic; cannot be changed once topics exist (8)",
         set: |c, v, _| {
             c.topics.partitions = within(v, 1, 10_000)? as u32;
             Ok(())
@@ -146,7 +147,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "topics.replication_factor",
-        doc: "copies of a topic on Kafka (the broker's default)",
+        doc: "replication factor of topics on Kafka (the broker's default)",
         set: |c, v, _| {
             c.topics.replication_factor = Some(within(v, 1, 100)? as u16);
             Ok(())
@@ -159,7 +160,7 @@ pub const KEYS: &[Key] = &[
         set: |c, v, _| {
             let brokers = texts(v)?;
             if let Some(bad) = brokers.iter().find(|b| !is_host_port(b)) {
-                return Err(format!("`{bad}` is no broker such as kafka-1:9092"));
+                return Err(format!("`{bad}` is not a broker, such as kafka-1:9092"));
             }
             c.kafka.brokers = brokers;
             Ok(())
@@ -184,7 +185,7 @@ pub const KEYS: &[Key] = &[
         },
         show: |c| {
             let shown = c.kafka.properties.iter().map(|(name, value)| {
-                let masked = value.is_reference() || hides(name);
+                let masked = value.is_reference() || is_secret(name);
                 let value = if masked {
                     value.to_string()
                 } else {
@@ -315,13 +316,13 @@ impl Config {
     }
 }
 
-/// Whether keys lie under this name.
+/// Whether this is the name of a section.
 pub(super) fn is_section(path: &str) -> bool {
     KEYS.iter()
         .any(|k| k.name.split_once('.').is_some_and(|(s, _)| s == path))
 }
 
-/// Sets one key, or says why not.
+/// Sets one key, or adds a problem.
 pub(super) fn set(
     config: &mut Config,
     path: &str,
@@ -329,7 +330,7 @@ pub(super) fn set(
     context: &Context<'_>,
     problems: &mut Vec<Problem>,
 ) {
-    // `redis: { url: }`: as good as absent.
+    // `redis: { url: }` counts as absent.
     let absent = matches!(given.value, Value::Null);
     let result = if let Some(key) = KEYS.iter().find(|k| k.name == path) {
         if absent {
@@ -359,7 +360,7 @@ pub(super) fn set(
     }
 }
 
-/// The candidate that was probably meant.
+/// The candidate closest to `name`, for "did you mean".
 pub(crate) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,
@@ -367,7 +368,7 @@ pub(crate) fn nearest<'a>(
     let last = name.rsplit('.').next().unwrap_or(name);
     candidates
         .map(|c| {
-            // A key put into the wrong section, or into none, is as good as a typing error.
+            // A key in the wrong section, or in none, counts as one edit.
             let c_last = c.rsplit('.').next().unwrap_or(c);
             (distance(name, c).min(1 + distance(last, c_last)), c)
         })
@@ -376,7 +377,7 @@ pub(crate) fn nearest<'a>(
         .map(|(_, c)| c)
 }
 
-/// Levenshtein's.
+/// The Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -403,7 +404,7 @@ fn text(value: &Value) -> Result<String, String> {
     }
 }
 
-/// A list; one value stands for a list of one, and a variable's is separated by commas.
+/// A list of strings. A single value is a list of one; the text of a variable or flag is split at commas.
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     match value {
         Value::List(items) => items.iter().map(text).collect(),
@@ -431,15 +432,15 @@ fn boolean(value: &Value) -> Result<bool, String> {
     }
 }
 
-fn within(value: &Value, least: i64, most: i64) -> Result<i64, String> {
+fn within(value: &Value, min: i64, max: i64) -> Result<i64, String> {
     let found = match value {
         Value::Int(i) => Some(*i),
         Value::Raw(t) => t.parse().ok(),
         _ => None,
     };
     found
-        .filter(|i| (least..=most).contains(i))
-        .ok_or_else(|| format!("must be a whole number from {least} to {most}"))
+        .filter(|i| (min..=max).contains(i))
+        .ok_or_else(|| format!("must be a whole number from {min} to {max}"))
 }
 
 fn path(value: &Value, context: &Context<'_>) -> Result<PathBuf, String> {
@@ -480,8 +481,8 @@ fn property(
     Ok(())
 }
 
-/// Whether a property of librdkafka may hold a secret.
-fn hides(name: &str) -> bool {
+/// Whether a librdkafka property may hold a secret.
+fn is_secret(name: &str) -> bool {
     [
         "password",
         "secret",
@@ -501,5 +502,5 @@ fn is_host_port(text: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
-/// What stands for a secret in [`Config::redacted`].
+/// What replaces a secret in [`Config::redacted`].
 pub const REDACTED: &str = MASK;

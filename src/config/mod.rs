@@ -1,7 +1,7 @@
 //! The configuration: `omnilink.yaml`, then the environment (`OMNILINK__SECTION__KEY`), then flags; later ones win.
 //!
-//! Every key is one row of [`keys::KEYS`]: its name, what it does, how it is read and how it is shown. Unknown keys
-//! are errors, and all errors are reported at once.
+//! Every key is one entry of [`keys::KEYS`]: its name, what it does, how it is parsed and shown. Unknown keys are errors, and
+//! all errors are reported at once.
 
 mod error;
 mod given;
@@ -22,17 +22,17 @@ pub use secret::{Secret, SecretUrl};
 
 use given::Given;
 
-/// The file that is read when `--config` names none, if it is there.
+/// The file that is read without `--config`, if it exists.
 pub const DEFAULT_FILE: &str = "omnilink.yaml";
 
-/// What environment variables begin with.
+/// Prefix of environment variables.
 const ENV_PREFIX: &str = "OMNILINK__";
 
-/// librdkafka's `message.max.bytes`, unless it is set.
+/// librdkafka's default for `message.max.bytes`.
 const KAFKA_MESSAGE_BYTES: usize = 1_000_000;
 /// The largest record of the embedded log.
 const EMBEDDED_RECORD_BYTES: usize = 16 << 20;
-/// What a record may have beyond its event: key, headers, framing.
+/// Bytes of a record beyond its event: key, headers, framing.
 const KAFKA_OVERHEAD: usize = 16 * 1024;
 
 /// The effective configuration.
@@ -44,13 +44,13 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `insecure_listen`: whether it may listen beyond loopback without TLS.
     pub insecure_listen: bool,
-    /// `trusted_proxies`: whose `X-Forwarded-For` is believed.
+    /// `trusted_proxies`: peers whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<Network>,
-    /// `cors`: whose pages may use the port, and which webhook senders may deliver to it.
+    /// `cors`: origins whose pages may call the port and whose webhooks it accepts.
     pub cors: Vec<AllowedOrigin>,
     /// `data_dir`: everything that OmniLink keeps on disk.
     pub data_dir: PathBuf,
-    /// `secret_key`: base64 of 32 bytes each; the first seals, all open.
+    /// `secret_key`: base64 of 32 bytes each; the first encrypts, all decrypt.
     pub secret_key: Vec<Secret>,
     /// `topics.*`.
     pub topics: Topics,
@@ -58,9 +58,9 @@ pub struct Config {
     pub kafka: Kafka,
     /// `postgres.url`; without it Postgres is embedded.
     pub postgres_url: Option<SecretUrl>,
-    /// `redis.url`; without it one node keeps what nodes would share.
+    /// `redis.url`: state that nodes share; without it each node keeps its own.
     pub redis_url: Option<SecretUrl>,
-    /// `schema_registry.url`: where the schemas of foreign Avro are.
+    /// `schema_registry.url`: the registry with the schemas of foreign Avro.
     pub schema_registry_url: Option<SecretUrl>,
     /// `limits.*`.
     pub limits: Limits,
@@ -73,11 +73,11 @@ pub struct Config {
 /// `topics.*`.
 #[derive(Clone, Debug)]
 pub struct Topics {
-    /// In front of every topic, consumer group and transactional id.
+    /// Prefix of every topic, consumer group and transactional id.
     pub prefix: String,
-    /// Partitions of a topic; they never change once made.
+    /// Partitions of a topic; cannot be changed once it exists.
     pub partitions: u32,
-    /// Copies of a topic on Kafka; the broker's default if absent.
+    /// Replication factor of topics on Kafka; `None` is the broker's default.
     pub replication_factor: Option<u16>,
 }
 
@@ -86,18 +86,18 @@ pub struct Topics {
 pub struct Kafka {
     /// `host:port` of some brokers; empty means the embedded log.
     pub brokers: Vec<String>,
-    /// librdkafka's own properties, as they are.
+    /// librdkafka properties, passed on unchanged.
     pub properties: BTreeMap<String, Secret>,
 }
 
 /// `limits.*`.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The most bytes of a single event.
+    /// Size limit of a single event, in bytes.
     pub single_bytes: usize,
-    /// The most bytes of a batch.
+    /// Size limit of a batch, in bytes.
     pub batch_bytes: usize,
-    /// The most items of a batch.
+    /// Item limit of a batch.
     pub batch_items: usize,
     /// How long an event's identity is remembered.
     pub dedupe_window: Duration,
@@ -106,7 +106,7 @@ pub struct Limits {
 /// `log.format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Readable text.
     Text,
     /// One JSON object a line.
     Json,
@@ -120,22 +120,22 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads `10.0.0.0/8`, or one address.
+    /// Parses `10.0.0.0/8`, or a single address.
     pub fn parse(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
             None => (text.parse().ok()?, None),
         };
-        let most = if matches!(address, IpAddr::V4(_)) {
+        let max_bits = if matches!(address, IpAddr::V4(_)) {
             32
         } else {
             128
         };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Self { address, bits })
+        let bits = bits.unwrap_or(max_bits);
+        (bits <= max_bits).then_some(Self { address, bits })
     }
 
-    /// Whether the address lies in it.
+    /// Whether it contains the address.
     pub fn contains(&self, other: IpAddr) -> bool {
         match (self.address, other.to_canonical()) {
             (IpAddr::V4(a), IpAddr::V4(b)) => {
@@ -225,11 +225,11 @@ impl Config {
         !self.kafka.brokers.is_empty()
     }
 
-    /// Reads all sources. The error holds everything that is wrong, not only the first of it.
+    /// Reads all sources. The error holds all problems, not only the first.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let (file, text) = read_file(sources.file.as_deref(), &mut problems);
-        // A bare `omnilink.yaml` has the empty path as parent, which is the current folder, as it should be.
+        // The parent of a bare `omnilink.yaml` is the empty path, which means the current folder.
         let base = file
             .as_deref()
             .and_then(Path::parent)
@@ -263,7 +263,7 @@ impl Config {
         for (path, value) in &given {
             keys::set(&mut config, path, value, &context, &mut problems);
         }
-        // What does not fit together is only worth saying about values that were read.
+        // Conflicts between values are checked only if all of them could be parsed.
         if problems.is_empty() {
             config.check(&mut problems);
         }
@@ -274,7 +274,7 @@ impl Config {
         }
     }
 
-    /// What each key allows, but together they do not.
+    /// Checks that the values of different keys fit together.
     fn check(&self, problems: &mut Vec<Problem>) {
         let mut wrong = |key: &str, message: String| {
             problems.push(Problem {
@@ -296,19 +296,19 @@ impl Config {
             wrong(
                 "listen",
                 format!(
-                    "{} can be reached from other machines, and keys would travel unencrypted; listen on 127.0.0.1 behind a proxy that speaks TLS, or set `insecure_listen: true`",
+                    "{} can be reached from other machines, and keys would be sent unencrypted; listen on 127.0.0.1 behind a TLS proxy, or set `insecure_listen: true`",
                     self.listen
                 ),
             );
         }
-        let kafka_takes = self.kafka.properties.get("message.max.bytes");
-        let kafka_takes = kafka_takes.and_then(|n| n.expose().parse().ok());
-        let kafka_takes: usize = kafka_takes.unwrap_or(KAFKA_MESSAGE_BYTES);
-        if self.on_kafka() && self.limits.single_bytes + KAFKA_OVERHEAD > kafka_takes {
+        let kafka_limit = self.kafka.properties.get("message.max.bytes");
+        let kafka_limit = kafka_limit.and_then(|n| n.expose().parse().ok());
+        let kafka_limit: usize = kafka_limit.unwrap_or(KAFKA_MESSAGE_BYTES);
+        if self.on_kafka() && self.limits.single_bytes + KAFKA_OVERHEAD > kafka_limit {
             wrong(
                 "limits.single_bytes",
                 format!(
-                    "{} does not go into a message of Kafka; `message.max.bytes` of `kafka.properties` is {kafka_takes}",
+                    "{} does not fit into a Kafka message; `message.max.bytes` of `kafka.properties` is {kafka_limit}",
                     self.limits.single_bytes
                 ),
             );
@@ -317,7 +317,7 @@ impl Config {
             wrong(
                 "limits.single_bytes",
                 format!(
-                    "{} does not go into a record of the embedded log, which takes {EMBEDDED_RECORD_BYTES} bytes",
+                    "{} does not fit into a record of the embedded log, which is limited to {EMBEDDED_RECORD_BYTES} bytes",
                     self.limits.single_bytes
                 ),
             );

@@ -1,18 +1,18 @@
-//! Origins that `cors` lists.
+//! Origins listed in `cors`.
 
 use std::fmt;
 
-/// Whose pages may use the port from a browser, and which webhook senders may deliver to it.
+/// An origin whose pages may call the port from a browser and whose webhooks it accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedOrigin {
-    /// `*`: all.
+    /// `*`: any origin.
     Any,
-    /// One, such as `https://app.example.com`, in lower case.
+    /// A single origin, such as `https://app.example.com`, in lower case.
     One(String),
 }
 
 impl AllowedOrigin {
-    /// Reads `*`, or a scheme, a host and perhaps a port.
+    /// Parses `*`, or a scheme, a host and an optional port.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::Any);
@@ -49,7 +49,7 @@ impl AllowedOrigin {
     }
 }
 
-/// Without the port.
+/// The host of an authority, without the port.
 fn host(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_origin_is() {
+    fn parses_origins_and_matches_senders() {
         for good in [
             "*",
             "https://a.example",

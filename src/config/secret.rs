@@ -1,12 +1,12 @@
-//! Values that are used and never shown.
+//! Secret values, which are never displayed.
 
 use std::{fmt, path::Path};
 
-/// What stands where a secret was.
+/// Shown in place of a secret.
 pub(crate) const MASK: &str = "***";
 
-/// Query parameters of a URL that are shown.
-const HARMLESS: [&str; 6] = [
+/// Query parameters of a URL that are safe to show.
+const SAFE_PARAMETERS: [&str; 6] = [
     "sslmode",
     "host",
     "port",
@@ -15,8 +15,8 @@ const HARMLESS: [&str; 6] = [
     "protocol",
 ];
 
-/// A text that no log, error or page shows. It may have come from a reference (`env:NAME`, `file:PATH`), which is
-/// shown instead.
+/// A string that no log, error or page displays. If it came from a reference (`env:NAME`, `file:PATH`), the reference is
+/// displayed instead.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     value: String,
@@ -24,7 +24,7 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// A secret given as it is.
+    /// A literal secret.
     pub fn new(value: impl Into<String>) -> Self {
         Self {
             value: value.into(),
@@ -32,7 +32,7 @@ impl Secret {
         }
     }
 
-    /// Follows `env:NAME` and `file:PATH` (relative to `base`; one line end is taken off); any other text is the value.
+    /// Resolves `env:NAME` and `file:PATH` (relative to `base`; one trailing line end is removed); any other text is the value.
     pub(crate) fn resolve(
         text: &str,
         base: &Path,
@@ -55,7 +55,7 @@ impl Secret {
         })
     }
 
-    /// The value itself, for whoever needs it.
+    /// The secret value.
     pub fn expose(&self) -> &str {
         &self.value
     }
@@ -78,12 +78,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A URL whose password is not shown.
+/// A URL whose password is not displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(Secret);
 
 impl SecretUrl {
-    /// Checks the scheme; the rest is for the client that uses it.
+    /// Checks only the scheme; the client that uses the URL parses the rest.
     pub(crate) fn new(secret: Secret, schemes: &[&str]) -> Result<Self, String> {
         let scheme = secret.expose().split_once("://").map_or("", |(s, _)| s);
         if schemes.contains(&scheme) {
@@ -103,14 +103,14 @@ impl SecretUrl {
 }
 
 impl fmt::Display for SecretUrl {
-    /// The reference; or the URL with `***` for the password and for every query parameter that may hold one.
+    /// Writes the reference, or the URL with `***` for the password and for every query parameter that may hold one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_reference() {
             return write!(f, "{}", self.0);
         }
         let (scheme, rest) = self.0.expose().split_once("://").unwrap_or_default();
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        // An `@` after the authority: perhaps a password that was not percent-encoded. Then nothing is shown.
+        // An `@` after the authority may belong to a password that was not percent-encoded: nothing is shown.
         if tail.contains('@') {
             return write!(f, "{scheme}://{MASK}");
         }
@@ -129,7 +129,7 @@ impl fmt::Display for SecretUrl {
         for (i, pair) in query.into_iter().flat_map(|q| q.split('&')).enumerate() {
             let name = pair.split('=').next().unwrap_or_default();
             let open = if i == 0 { '?' } else { '&' };
-            if HARMLESS.contains(&name) {
+            if SAFE_PARAMETERS.contains(&name) {
                 write!(f, "{open}{pair}")?;
             } else {
                 write!(f, "{open}{name}={MASK}")?;
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_keeps_its_password_to_itself() {
+    fn a_url_is_shown_without_its_password() {
         let cases = [
             (
                 "postgres://me:pass@h:1/db?sslmode=require&password=x",
@@ -158,7 +158,7 @@ mod tests {
             ),
             ("postgres://h/db", "postgres://h/db"),
             ("postgres://me@h/db", "postgres://me@h/db"),
-            // Passwords that should have been percent-encoded.
+            // Passwords that are not percent-encoded.
             ("postgres://u:a?b@h/db", "postgres://***"),
             ("postgres://u:a/b@h/db", "postgres://***"),
             ("postgres://u:a@b@h/db", "postgres://u:***@h/db"),

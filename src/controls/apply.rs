@@ -1,4 +1,4 @@
-//! Taking records in: what each says, whether it counts, and what it changes in memory.
+//! Applies records of `controls`: decodes each, decides whether it is accepted, and changes the state in memory.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{base::id::Tenant, log::Fetched};
 
-const OTHER_VERSION: &str = "its body is not of this version";
+const UNKNOWN_BODY: &str = "its body does not have the expected fields";
 
-/// A record whose seal is good.
+/// A record whose seal was verified.
 pub(super) struct Opened {
     pub(super) control: Control,
     pub(super) secret: Vec<u8>,
@@ -21,7 +21,7 @@ pub(super) struct Opened {
 }
 
 impl Controls {
-    /// Takes records in, in order.
+    /// Applies records in log order.
     pub(super) fn apply(&self, records: &[Fetched]) {
         let Some(last) = records.last() else {
             return;
@@ -45,7 +45,7 @@ impl Controls {
             return self.apply_upgrade(name, fetched.offset, value);
         }
         if ![record::KEY, record::READER].contains(&kind) {
-            // Of a later version.
+            // Written by a later version.
             return;
         }
         let opened = value.map(|value| self.open(name, value));
@@ -76,24 +76,24 @@ impl Controls {
                 offset = at.0,
                 name,
                 why,
-                "a record on `controls` cannot be used: what it names has ended"
+                "a record on `controls` cannot be used; its key or grant is no longer valid"
             );
         } else if value.is_none() && self.versions.lock().offset(name).is_some() {
             self.refused.increment(1);
             tracing::warn!(
                 offset = at.0,
                 name,
-                "a record without a value and so without a seal on `controls`: what it names has ended, and is revoked"
+                "a tombstone on `controls` has no seal; its key or grant is no longer valid and is being revoked"
             );
         }
         let opened = opened.and_then(Result::ok);
         self.change((tenant, kind, thing), fetched.offset, opened);
     }
 
-    /// The state of one thing from now on; `None`: it has ended.
+    /// Sets the state of one name; `None` removes it.
     pub(super) fn change(
         &self,
-        (tenant, kind, thing): record::Name<'_>,
+        (tenant, kind, name): record::Name<'_>,
         offset: u64,
         opened: Option<Opened>,
     ) {
@@ -103,30 +103,30 @@ impl Controls {
                 offset,
                 tenant,
                 kind,
-                thing,
+                name,
                 why,
-                "a record on `controls` cannot be used: what it names has ended"
+                "a record on `controls` cannot be used; its key or grant is no longer valid"
             );
         };
         if kind == record::KEY {
-            let key = opened.and_then(|o| read_key(tenant, thing, o).inspect_err(unusable).ok());
+            let key = opened.and_then(|o| read_key(tenant, name, o).inspect_err(unusable).ok());
             let mut keys = self.keys.write();
             match key {
                 Some(key) => keys.put(Arc::new(key)),
-                None => keys.remove(thing),
+                None => keys.remove(name),
             }
             return;
         }
         let grant = opened.and_then(|o| {
             serde_json::from_str(&o.control.body)
-                .map_err(|_| OTHER_VERSION)
-                .and_then(|body| ReaderGrant::from_body(tenant, thing, body, offset))
+                .map_err(|_| UNKNOWN_BODY)
+                .and_then(|body| ReaderGrant::from_body(tenant, name, body, offset))
                 .inspect_err(unusable)
                 .ok()
         });
         let changed = match grant {
             Some(grant) => self.readers.write().put(grant),
-            None => self.readers.write().remove(tenant, thing),
+            None => self.readers.write().remove(tenant, name),
         };
         if changed {
             self.readers_version.send_modify(|version| *version += 1);
@@ -143,7 +143,7 @@ impl Controls {
                 tracing::warn!(
                     offset,
                     name,
-                    "a record on `controls` has no version and was written after the upgrade: what it names has ended"
+                    "a record on `controls` without a version was written after the upgrade; its key or grant is no longer valid"
                 );
                 if let Some(name) = record::parse_key(&name) {
                     self.change(name, offset, None);
@@ -155,15 +155,16 @@ impl Controls {
         }
     }
 
-    /// What a record says, from its body and the secret that was sealed.
+    /// Decodes a record and verifies its seal.
     pub(super) fn open(&self, name: &str, value: &Bytes) -> Result<Opened, &'static str> {
         let control = Control::decode(value).ok_or("not a record of this schema")?;
         let place = Control::place(name, &control.body);
-        let sealed = control.sealed.as_ref().ok_or("nothing sealed in it")?;
-        let secret = self.secrets.open(sealed, &place).map_err(
-            |_| "sealed under a key that is not in `secret_key`, or changed by someone else",
-        )?;
-        let stamp = record::stamp(&control.body).ok_or(OTHER_VERSION)?;
+        let sealed = control.sealed.as_ref().ok_or("it has no seal")?;
+        let secret = self
+            .secrets
+            .open(sealed, &place)
+            .map_err(|_| "sealed with a key that is not in `secret_key`, or modified")?;
+        let stamp = record::stamp(&control.body).ok_or(UNKNOWN_BODY)?;
         Ok(Opened {
             control,
             secret,
@@ -173,9 +174,9 @@ impl Controls {
 }
 
 fn read_key(tenant: &str, id: &str, opened: Opened) -> Result<Key, &'static str> {
-    let tenant = Tenant::new(tenant).map_err(|_| "its tenant has no valid name")?;
+    let tenant = Tenant::new(tenant).map_err(|_| "its tenant name is not valid")?;
     let hash = opened.secret.try_into();
-    let hash = hash.map_err(|_| "its hash has another length")?;
-    let body = serde_json::from_str(&opened.control.body).map_err(|_| OTHER_VERSION)?;
-    Key::from_body(id, tenant, body, hash).ok_or("its prefix has another length")
+    let hash = hash.map_err(|_| "its hash does not have 32 bytes")?;
+    let body = serde_json::from_str(&opened.control.body).map_err(|_| UNKNOWN_BODY)?;
+    Key::from_body(id, tenant, body, hash).ok_or("its prefix does not have 8 bytes")
 }

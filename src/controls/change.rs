@@ -1,4 +1,4 @@
-//! Changes: what is written to `controls`, each with the next version of what it names.
+//! Writes changes to `controls`, each with the next version of its name.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::{
     log::{Append, LogError, Record},
 };
 
-/// Another node may change the same thing at the same time: then the change is written again, so often.
-const TRIES: u32 = 3;
+/// How often a change is tried when other nodes change the same name at the same time.
+const ATTEMPTS: u32 = 3;
 
 impl Controls {
-    /// Makes a key that opens with `token`, which is shown once and kept nowhere.
+    /// Creates a key for `token`; only the token's hash is stored.
     pub async fn create_key(
         &self,
         new: NewKey,
@@ -45,13 +45,13 @@ impl Controls {
         Ok(key)
     }
 
-    /// Ends a key at once, on every node that reads the log, and until it would have expired.
+    /// Revokes a key on every node, with immediate effect. The revocation is kept until the key would have expired.
     pub async fn revoke_key(&self, key: &Key, by: &str, now: Millis) -> Result<(), ControlsError> {
         let name = (key.tenant.as_str(), record::KEY, key.id.as_str());
         self.revoke(name, (by, now), key.expires_at).await
     }
 
-    /// Whether this key's record lies before those of all other keys that are alive.
+    /// Whether this key's record comes before those of all other valid keys.
     pub fn is_oldest_key(&self, key: &Key) -> bool {
         let offset = |key: &Key| {
             let name = Control::key(key.tenant.as_str(), record::KEY, &key.id);
@@ -61,7 +61,7 @@ impl Controls {
         self.keys(None).iter().all(|other| offset(other) >= mine)
     }
 
-    /// Ends one thing: for ever, or until it would have ended by itself.
+    /// Revokes one name: for ever, or until it would have expired.
     pub(super) async fn revoke(
         &self,
         name: Name<'_>,
@@ -75,7 +75,7 @@ impl Controls {
         self.put(name, (by, now), &body, &[]).await.map(drop)
     }
 
-    /// Writes the state of one thing; returns the offset of its record.
+    /// Writes the state of one name; returns the offset of its record.
     pub(super) async fn put(
         &self,
         name: Name<'_>,
@@ -84,11 +84,11 @@ impl Controls {
         secret: &[u8],
     ) -> Result<u64, ControlsError> {
         let key = Control::key(name.0, name.1, name.2);
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             let version = self.versions.lock().next(&key);
             let record = self.sealed(name, by, &Versioned { version, body }, secret)?;
             let offset = self.write(record).await?;
-            // Refused, if another node's change with the same version came first.
+            // The record was refused if another node's change with the same version came first.
             if self.versions.lock().offset(&key) >= Some(offset) {
                 return Ok(offset);
             }
@@ -96,7 +96,7 @@ impl Controls {
         Err(ControlsError::Contended)
     }
 
-    /// A record with its body bound to the sealed secret.
+    /// A record whose seal covers its key, its body and the secret.
     pub(super) fn sealed(
         &self,
         (tenant, kind, name): Name<'_>,
@@ -132,7 +132,7 @@ impl Controls {
                 .await
                 .map_err(|_| LogError::Unavailable("the log is closing".into()))??;
             let offset = positions.first().map_or(0, |p| p.offset);
-            // The sender lives in `self`.
+            // Cannot fail: the sender lives in `self`.
             let _ = read.wait_for(|read| *read > offset).await;
             Ok(offset)
         };

@@ -13,11 +13,11 @@ use crate::base::{clock::Millis, id::Tenant};
 pub type Prefix = [u8; PREFIX];
 
 const PREFIX: usize = 8;
-/// base64url of 32 bytes.
+/// Length of base64url of 32 bytes.
 const SECRET: usize = 43;
 const START: &str = "omni.";
 
-/// The most bytes of a key's name and principal.
+/// Size limit of a key's name and principal, in bytes.
 pub const TEXT_MAX: usize = 256;
 
 /// Whether a text may be a key's name or principal.
@@ -29,36 +29,36 @@ pub fn text_is_good(text: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyKind {
-    /// A person, who may decide.
+    /// A person, who may approve.
     Person,
     /// A program.
     Service,
 }
 
-/// A key as a node holds it.
+/// An API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its id, a UUIDv7.
     pub id: String,
-    /// Whose it is.
+    /// The tenant that it belongs to.
     pub tenant: Tenant,
     /// The first characters of its secret.
     pub prefix: Prefix,
     /// The SHA-256 of the whole key.
     pub hash: [u8; 32],
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// Who it says is acting.
+    /// The principal that it acts as.
     pub principal: String,
     /// Person or service.
     pub kind: KeyKind,
     /// What it may do.
     pub scopes: Scopes,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Millis,
-    /// When it ends by itself.
+    /// When it expires; `None` is never.
     pub expires_at: Option<Millis>,
-    /// Whether it may take events in: asked on every request, so it is worked out once.
+    /// Whether it may write events: checked for every request, so it is computed once.
     pub writes_events: bool,
 }
 
@@ -106,27 +106,27 @@ impl Key {
 
     /// The prefix as text.
     pub fn prefix(&self) -> &str {
-        // A prefix is made of base64url, or came out of a JSON string.
+        // A prefix is base64url, or comes from a JSON string.
         std::str::from_utf8(&self.prefix).unwrap_or_default()
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has expired.
     pub fn expired(&self, now: Millis) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 }
 
-/// A whole key, which is shown once.
+/// The text of a key, which is shown once.
 pub struct Token(String);
 
 impl Token {
-    /// A new one, of 32 random bytes.
+    /// Generates a token from 32 random bytes.
     pub fn generate() -> Self {
         let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
         Self(format!("{START}{}.{secret}", &secret[..PREFIX]))
     }
 
-    /// The text to give to its holder.
+    /// The text, for the holder of the key.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -145,7 +145,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The prefix of a text that has the form of a key.
+/// The prefix of a text with the format of a key.
 pub(super) fn prefix_of(token: &str) -> Option<Prefix> {
     let rest = token.as_bytes().strip_prefix(START.as_bytes())?;
     let (prefix, rest) = rest.split_first_chunk::<PREFIX>()?;
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_has_the_agreed_form() {
+    fn a_token_has_the_documented_format() {
         let token = Token::generate();
         assert_eq!(token.reveal().len(), 5 + 8 + 1 + 43);
         let (prefix, hashed) = token.fingerprint();

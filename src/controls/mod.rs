@@ -1,14 +1,14 @@
-//! Keys and reader grants (later sources, switches and policies): records of the compacted topic `controls`, which every node holds in memory, so
-//! that the port works while Postgres is down.
+//! API keys and reader grants: records of the compacted topic `controls`, which every node holds in memory, so that the port
+//! works while Postgres is down.
 //!
-//! [`Controls`] answers from memory and writes to the topic; a thread ([`tail`]) reads the topic back. What this node
-//! writes takes effect when it has read it, as on every other node.
+//! [`Controls`] answers from memory and writes to the topic; a thread ([`tail`]) reads the topic. What this node writes takes
+//! effect once it has been read back, as on every other node.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `change` | what is written, each with the next version of what it names |
-//! | `apply`, `versions` | what a record says, and whether it counts |
-//! | `upkeep` | what the reading thread writes: versions where there are none, and what counts again after what does not |
+//! | `change` | writes changes, each with the next version of its name |
+//! | `apply`, `versions` | decide whether a record is accepted, and apply it |
+//! | `upkeep` | writes of the reading thread: adds missing versions, and rewrites the current record after a refused one |
 
 mod apply;
 mod change;
@@ -48,57 +48,57 @@ use crate::{
     telemetry,
 };
 
-/// Without a completed read for this long, nothing is let through.
+/// Without a completed read of the topic for this long, all requests are refused.
 pub const UNREADABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a change may take until it is in the log and read back.
+/// Time limit for appending a change and reading it back.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What can go wrong with a change.
+/// Why a change failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlsError {
-    /// The log did not take the record, or did not give it back in time; the outcome may be unknown.
+    /// The append failed, or the record was not read back in time; the outcome may be unknown.
     #[error("the change could not be written: {0}")]
     Log(#[from] LogError),
     /// The record cannot be written as Avro.
     #[error("the change could not be encoded: {0}")]
     Encode(String),
-    /// Other nodes changed the same thing at the same time, again and again; nothing was changed.
-    #[error("the same thing is being changed by others; try again")]
+    /// Concurrent changes of the same name by other nodes won every retry; nothing was changed.
+    #[error("other nodes are changing the same key or grant at the same time; try again")]
     Contended,
 }
 
-/// A key to be made.
+/// The properties of a key to create.
 #[derive(Clone, Debug)]
 pub struct NewKey {
     /// The tenant that the key belongs to.
     pub tenant: Tenant,
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// Who it says is acting.
+    /// The principal that it acts as.
     pub principal: String,
     /// Person or service.
     pub kind: KeyKind,
     /// What it may do.
     pub scopes: Scopes,
-    /// When it ends by itself.
+    /// When it expires; `None` is never.
     pub expires_at: Option<Millis>,
 }
 
-/// Keys and reader grants in memory, and the way to change them.
+/// Keys and reader grants in memory, with methods that change them.
 pub struct Controls {
     log: Arc<dyn Log>,
     topic: Arc<str>,
     secrets: SecretKeys,
     keys: RwLock<Keys>,
     readers: RwLock<Readers>,
-    /// What of the topic counts.
+    /// The current version of each name on the topic.
     versions: Mutex<Versions>,
-    /// Records that do not count, or cannot be used.
+    /// Counts records that were refused or could not be used.
     refused: metrics::Counter,
-    /// Goes up with each change of the reader grants.
+    /// Incremented with each change of the reader grants.
     readers_version: watch::Sender<u64>,
-    /// The offset of `controls` up to which this node has read.
+    /// The next offset of `controls` to read.
     read: watch::Sender<u64>,
     /// When the last completed read began: milliseconds after `start`, 0 before the first.
     heartbeat: AtomicU64,
@@ -135,7 +135,7 @@ impl Keys {
 }
 
 impl Controls {
-    /// Starts to read the topic. Nothing is readable before [`Controls::wait_readable`] returns.
+    /// Starts reading the topic. Keys and grants are incomplete until [`Controls::wait_readable`] returns.
     pub fn start(
         log: Arc<dyn Log>,
         topic: Arc<str>,
@@ -158,25 +158,25 @@ impl Controls {
         Ok((controls, tail))
     }
 
-    /// Whether a read of the topic was completed lately. Cheap: asked on every request.
+    /// Whether a read of the topic to its end completed within [`UNREADABLE_AFTER`]. Cheap: called for every request.
     pub fn readable(&self) -> bool {
         let beat = self.heartbeat.load(Ordering::Relaxed);
         beat > 0 && self.elapsed().saturating_sub(beat) < UNREADABLE_AFTER.as_millis() as u64
     }
 
-    /// Returns once the topic has been read to its end, or false after `deadline`.
+    /// Waits until the topic has been read to its end; returns false after `deadline`.
     pub async fn wait_readable(&self, deadline: Duration) -> bool {
         let mut read = self.read.subscribe();
         let ready = async {
             while !self.readable() {
-                // The sender lives in `self`.
+                // Cannot fail: the sender lives in `self`.
                 let _ = tokio::time::timeout(Duration::from_millis(50), read.changed()).await;
             }
         };
         tokio::time::timeout(deadline, ready).await.is_ok()
     }
 
-    /// Whose key this is, if it is good: known, the right secret, not expired.
+    /// The key of a token, if it is known, has the right secret and has not expired.
     pub fn authenticate(&self, token: &str, now: Millis) -> Option<Arc<Key>> {
         let prefix = key::prefix_of(token)?;
         let hash = key::hash(token);
@@ -216,8 +216,8 @@ impl Controls {
         self.start.elapsed().as_millis() as u64
     }
 
-    /// Forgets everything: the topic is to be read from its start.
-    fn forget(&self) {
+    /// Clears everything, so that the topic can be read from its start again.
+    fn reset(&self) {
         self.heartbeat.store(0, Ordering::Relaxed);
         *self.versions.lock() = Versions::default();
         *self.keys.write() = Keys::default();

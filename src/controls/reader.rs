@@ -1,4 +1,4 @@
-//! Reader grants: which login of Postgres sees which tenant. The table `reader_grants` is a projection of them.
+//! Reader grants: which Postgres login may read which tenant. The table `reader_grants` is a projection of them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,11 +18,11 @@ pub struct ReaderGrant {
     pub login: Login,
     /// What it may read.
     pub tenant: Tenant,
-    /// The principal who granted it, the last time.
+    /// The principal who granted it last.
     pub granted_by: String,
     /// When that was.
     pub granted_at: Millis,
-    /// Where its record lies on `controls`: grants are listed in this order.
+    /// The offset of its record on `controls`: grants are listed in this order.
     pub offset: u64,
 }
 
@@ -41,8 +41,8 @@ impl ReaderGrant {
         offset: u64,
     ) -> Result<Self, &'static str> {
         Ok(Self {
-            login: Login::new(login).map_err(|_| "its login has no valid name")?,
-            tenant: Tenant::new(tenant).map_err(|_| "its tenant has no valid name")?,
+            login: Login::new(login).map_err(|_| "its login name is not valid")?,
+            tenant: Tenant::new(tenant).map_err(|_| "its tenant name is not valid")?,
             granted_by: body.granted_by,
             granted_at: Millis(body.granted_at),
             offset,
@@ -55,15 +55,15 @@ impl ReaderGrant {
 pub(super) struct Readers(BTreeMap<(Tenant, Login), Arc<ReaderGrant>>);
 
 impl Readers {
-    /// Whether that changes who may read what.
+    /// Adds or replaces a grant; returns whether that changes who may read what.
     pub(super) fn put(&mut self, grant: ReaderGrant) -> bool {
         let name = (grant.tenant.clone(), grant.login.clone());
         self.0.insert(name, Arc::new(grant)).is_none()
     }
 
-    /// Whether that changes who may read what.
+    /// Removes a grant; returns whether that changes who may read what.
     pub(super) fn remove(&mut self, tenant: &str, login: &str) -> bool {
-        // What has no valid name is not there.
+        // A name that is not valid cannot be in the map.
         let (Ok(tenant), Ok(login)) = (Tenant::new(tenant), Login::new(login)) else {
             return false;
         };
@@ -92,12 +92,12 @@ impl Controls {
         grants
     }
 
-    /// Told of each change of who may read what.
+    /// Notified of each change of who may read what.
     pub fn readers_changed(&self) -> watch::Receiver<u64> {
         self.readers_version.subscribe()
     }
 
-    /// Lets a login read a tenant. Written even if it may already: this node may not have read yet that another one ended it.
+    /// Lets a login read a tenant. Always writes a record: this node may not have read another node's revocation yet.
     pub async fn grant_reader(
         &self,
         tenant: Tenant,
@@ -110,7 +110,7 @@ impl Controls {
             granted_at: now.0,
         };
         let name = (tenant.as_str(), record::READER, login.as_str());
-        // Nothing is secret: what is sealed is that who wrote it has `secret_key`, and so no one else lets a login read.
+        // There is no secret to encrypt: the seal proves that the writer has `secret_key`, so nobody else can grant access.
         let offset = self.put(name, (by, now), &body, &[]).await?;
         Ok(ReaderGrant {
             login,
@@ -121,15 +121,15 @@ impl Controls {
         })
     }
 
-    /// All grants, if `controls` has been read to its end and lately: what was read before may let someone in whose grant has
-    /// ended, or miss all of them.
+    /// All grants, if `controls` has been read to its end recently; `None` otherwise, because an older state may contain revoked
+    /// grants or lack new ones.
     pub fn readers_now(&self) -> Option<Vec<Arc<ReaderGrant>>> {
         let grants = self.readers(None);
-        // After the look: a read that begins anew says so before it forgets.
+        // Checked after the copy: a reader that starts over clears the heartbeat before the grants.
         self.readable().then_some(grants)
     }
 
-    /// Ends a login's right to read a tenant.
+    /// Revokes a login's access to a tenant.
     pub async fn revoke_reader(
         &self,
         tenant: &Tenant,
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_lets_someone_in_or_out_is_a_change() {
+    fn only_new_and_removed_grants_are_changes() {
         let grant = |login: &str, offset| {
             let body = Body {
                 granted_by: "me".into(),

@@ -13,13 +13,13 @@ use crate::{base::clock::Millis, envelope::schemas, log::Record};
 pub(super) const KEY: &str = "key";
 /// The kind of a reader grant's record.
 pub(super) const READER: &str = "reader";
-/// The record that says from where on every record has a version.
+/// The name of the record that marks the upgrade of the topic to versions.
 pub(super) const UPGRADE: Name<'static> = ("-", "upgrade", "versions");
 
 /// The schema id in front of the value, as Confluent's wire format has it.
 pub const SCHEMA_ID: u32 = schemas::CONTROLS.id;
 
-/// The text of the schema.
+/// The Avro schema, as JSON.
 pub const SCHEMA: &str = schemas::CONTROLS.text;
 
 static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(SCHEMA) {
@@ -27,10 +27,10 @@ static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(SCHEM
     Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
 });
 
-/// Tenant, kind and name: what a record's key is made of.
+/// Tenant, kind and name: the parts of a record's key.
 pub(super) type Name<'a> = (&'a str, &'a str, &'a str);
 
-/// A body with its version: what nodes of the version before pass over.
+/// A body with its version, a field that earlier releases ignore.
 #[derive(Serialize)]
 pub(super) struct Versioned<T> {
     pub(super) version: u64,
@@ -38,8 +38,8 @@ pub(super) struct Versioned<T> {
     pub(super) body: T,
 }
 
-/// The body of a revocation. It lacks what a key's and a grant's body must have, so nodes of the version before take it for the
-/// end of what it names, too.
+/// The body of a revocation. It lacks required fields of a key's and a grant's body, so nodes of earlier releases also treat it
+/// as the end of the key or grant.
 #[derive(Serialize)]
 pub(super) struct Revocation {
     pub(super) revoked_at: i64,
@@ -50,11 +50,11 @@ pub(super) struct Revocation {
 /// The body of [`UPGRADE`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct Upgrade {
-    /// Records at and after this offset count only with a version.
+    /// Records from this offset on are accepted only with a version.
     pub(super) before: u64,
 }
 
-/// What the body of any kind says about its version.
+/// The version, revocation and expiry in a body of any kind.
 pub(super) fn stamp(body: &str) -> Option<Stamp> {
     #[derive(Deserialize)]
     struct Dates {
@@ -71,7 +71,7 @@ pub(super) fn stamp(body: &str) -> Option<Stamp> {
     })
 }
 
-/// One thing's state.
+/// The value of a record: the state of one key or grant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Control {
     pub(super) tenant: String,
@@ -85,7 +85,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// A time as the record has it: microseconds since 1970.
+    /// The time format of the record: microseconds since the Unix epoch.
     pub(super) fn at(now: Millis) -> i64 {
         now.0.saturating_mul(1000)
     }
@@ -95,8 +95,8 @@ impl Control {
         format!("{tenant}/{kind}/{name}")
     }
 
-    /// What the sealed part is bound to: the record's key and the readable body, so that neither can be
-    /// changed by someone who can write to the topic but has no `secret_key`.
+    /// The associated data of the seal: the record's key and the readable body, so that someone who can write to the topic but
+    /// has no `secret_key` can change neither.
     pub(super) fn place(key: &str, body: &str) -> Vec<u8> {
         let mut place = Vec::with_capacity(key.len() + body.len() + 1);
         place.extend_from_slice(key.as_bytes());
@@ -118,7 +118,7 @@ impl Control {
         })
     }
 
-    /// `None` for what is no record of ours.
+    /// `None` for anything but a record of this schema.
     pub(super) fn decode(value: &Bytes) -> Option<Self> {
         let rest = value.strip_prefix(&[0])?;
         let (id, mut datum) = rest.split_first_chunk::<4>()?;
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_comes_back() {
+    fn a_record_round_trips() {
         let control = Control {
             tenant: "acme".into(),
             kind: KEY.into(),

@@ -2,39 +2,39 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Taking events in.
+/// May write events.
 pub const EVENTS_WRITE: &str = "events:write";
-/// Keys, sources and what was turned away, of the key's own tenant.
+/// May manage keys, reader grants and rejected records of its own tenant.
 pub const ADMIN: &str = "admin";
-/// The same for every tenant, and the switches.
+/// May do so for every tenant, and run operations such as rebuild and redrive.
 pub const OPERATOR: &str = "operator";
 
-/// Scopes, as they travel.
+/// Permissions and constraints of a key, in the JSON form of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Scopes {
-    /// Each matches on `*`, exactly, or `prefix:*`.
+    /// Each is `*`, an exact name, or `prefix:*`.
     pub permissions: Vec<String>,
-    /// What bounds them.
+    /// Limits of the key.
     #[serde(default)]
     pub constraints: Constraints,
 }
 
-/// Bounds of a key. An empty list allows all.
+/// Limits of a key. An empty list allows everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Constraints {
-    /// Environments (last `/` segment of `source`).
+    /// Allowed environments (the last `/` segment of `source`).
     pub env_allowlist: Vec<String>,
-    /// Items a minute; 0 is unlimited.
+    /// Items per minute; 0 is unlimited.
     pub max_rpm: u32,
-    /// Requests in flight; 0 is unlimited.
+    /// Concurrent requests; 0 is unlimited.
     pub max_concurrency: u32,
-    /// KiB of an item.
+    /// Size limit of an item, in KiB.
     pub max_payload_kb: u32,
-    /// Adapters of commands.
+    /// Allowed adapters of commands.
     pub allowed_adapters: Vec<String>,
-    /// Workflows, for commands too.
+    /// Allowed workflows, also for commands.
     pub allowed_workflows: Vec<AllowedWorkflow>,
     /// Types, workflows and tools that a person has to approve.
     pub approvals_required_for: Vec<String>,
@@ -46,7 +46,7 @@ pub struct Constraints {
 pub struct AllowedWorkflow {
     /// Its name.
     pub name: String,
-    /// Its version; absent means all.
+    /// Its version; `None` allows all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -66,14 +66,14 @@ impl Default for Constraints {
 }
 
 impl Scopes {
-    /// Everything, unlimited: the first key's.
+    /// All permissions without limits: the scopes of the first key.
     pub fn all() -> Self {
         Self {
             permissions: vec!["*".into()],
             constraints: Constraints {
                 max_rpm: 0,
                 max_concurrency: 0,
-                // The port's own limits are the only ones left.
+                // Only the limits of the port apply.
                 max_payload_kb: u32::MAX,
                 ..Constraints::default()
             },
@@ -87,7 +87,8 @@ impl Scopes {
             .any(|granted| covers(granted, permission))
     }
 
-    /// What of `other` a holder of these scopes lacks, and so may not grant; for people.
+    /// The first permission or constraint of `other` that exceeds these scopes, so that their holder may not grant it; `None` if
+    /// there is none.
     pub fn lacks(&self, other: &Self) -> Option<String> {
         if let Some(p) = other.permissions.iter().find(|p| !self.permits(p)) {
             return Some(format!("permission `{p}`"));
@@ -126,7 +127,7 @@ impl Scopes {
                     && (theirs.allowed_workflows.is_empty()
                         || !theirs.allowed_workflows.iter().all(workflow)),
             ),
-            // This one forces approvals: granting fewer of them is granting more.
+            // Fewer required approvals are wider.
             (
                 "approvals_required_for",
                 mine.approvals_required_for
@@ -136,11 +137,11 @@ impl Scopes {
         ];
         let (name, _) = wider.into_iter().find(|(_, wider)| *wider)?;
         Some(format!(
-            "constraint `{name}`, which may not be wider than one's own"
+            "constraint `{name}`, which may not be wider than that of your own key"
         ))
     }
 
-    /// What is wrong with the form of these scopes; for people.
+    /// Why these scopes are not well-formed; `None` if they are.
     pub fn problem(&self) -> Option<String> {
         let texts = |list: &[String]| {
             list.len() > 1000 || list.iter().any(|t| t.is_empty() || t.len() > 512)
@@ -160,25 +161,25 @@ impl Scopes {
         }
         if let Some(p) = self.permissions.iter().find(|p| !is_permission(p)) {
             return Some(format!(
-                "`{p}` is no permission: they are `*`, `name` or `prefix:*`"
+                "`{p}` is not a permission: use `*`, `name` or `prefix:*`"
             ));
         }
         (c.max_payload_kb == 0).then(|| "`max_payload_kb` must be at least 1".into())
     }
 }
 
-/// A `*` stands alone or at the end, after a `:`; elsewhere it would match nothing.
+/// A `*` may only stand alone or at the end after a `:`; elsewhere it would match nothing.
 fn is_permission(p: &str) -> bool {
     let stem = p.strip_suffix(":*").unwrap_or(p);
     p == "*" || (!stem.is_empty() && !stem.contains('*') && !stem.contains(char::is_whitespace))
 }
 
-/// Whether holding `granted` includes `asked`, which may itself be a pattern.
-fn covers(granted: &str, asked: &str) -> bool {
+/// Whether `granted` includes `requested`, which may itself be a pattern.
+fn covers(granted: &str, requested: &str) -> bool {
     match granted.strip_suffix('*') {
         Some("") => true,
-        Some(prefix) if prefix.ends_with(':') => asked.starts_with(prefix),
-        _ => granted == asked,
+        Some(prefix) if prefix.ends_with(':') => requested.starts_with(prefix),
+        _ => granted == requested,
     }
 }
 
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_grants_what_they_lack() {
+    fn a_key_cannot_grant_wider_scopes_than_its_own() {
         let mut mine = scopes(&["admin", "events:write"]);
         assert_eq!(mine.lacks(&scopes(&["events:write"])), None);
         assert!(mine.lacks(&scopes(&["*"])).is_some());

@@ -1,4 +1,5 @@
-//! Sealing with `secret_key`: XChaCha20-Poly1305, bound to where the sealed bytes lie. The first key seals, all open.
+//! Authenticated encryption ("sealing") with `secret_key`: XChaCha20-Poly1305, with the place of the sealed bytes as associated
+//! data. The first key seals, all keys open.
 
 use std::{
     fs,
@@ -15,13 +16,13 @@ use chacha20poly1305::{
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// The file in the data directory that holds the key that was made there, base64, one key a line.
+/// The file in the data directory with the generated key: base64, one key a line.
 pub const FILE: &str = "secret.key";
 
 const VERSION: u8 = 1;
 const NONCE: usize = 24;
 
-/// Why there is no secret key, or why something does not open.
+/// Why there is no usable secret key, or why something cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// No key at all.
@@ -30,16 +31,16 @@ pub enum SealError {
     /// Not base64 of 32 bytes.
     #[error("{0} must hold base64 of 32 bytes a line: `openssl rand -base64 32` makes one")]
     BadKey(String),
-    /// The key file cannot be read or made.
+    /// The key file cannot be read or created.
     #[error("{path}: {error}", path = path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// Sealed under a key that is not there, moved from elsewhere, or damaged.
-    #[error("sealed under a key that is not in `secret_key`, or damaged")]
+    /// Sealed with an unknown key, for another place, or damaged.
+    #[error("sealed with a key that is not in `secret_key`, or damaged")]
     Closed,
 }
 
@@ -50,7 +51,7 @@ pub struct SecretKeys {
 }
 
 impl SecretKeys {
-    /// From base64 texts; the first seals.
+    /// Parses base64 keys; the first seals.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, SealError> {
         let keys = keys
             .into_iter()
@@ -74,7 +75,7 @@ impl SecretKeys {
         })
     }
 
-    /// The keys in `data_dir`; the first start makes one.
+    /// The keys in `data_dir`; creates one if there is none.
     pub fn open_or_create(data_dir: &Path) -> Result<Self, SealError> {
         let path = data_dir.join(FILE);
         let failed = |error| SealError::File {
@@ -96,7 +97,7 @@ impl SecretKeys {
         })
     }
 
-    /// Seals; `place` says where the result will lie, and it opens only there.
+    /// Seals `plain`; the result can be opened only with the same `place`.
     pub fn seal(&self, plain: &[u8], place: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE] = rand::random();
         let payload = Payload {
@@ -105,7 +106,7 @@ impl SecretKeys {
         };
         let mut sealed = vec![VERSION];
         sealed.extend_from_slice(&nonce);
-        // The cipher refuses only plaintexts beyond 256 GiB; an empty seal would open nowhere.
+        // Encryption fails only above 256 GiB; the empty result then cannot be opened.
         sealed.extend(
             self.ciphers[0]
                 .encrypt(&XNonce::from(nonce), payload)
@@ -114,19 +115,21 @@ impl SecretKeys {
         sealed
     }
 
-    /// A signature (HMAC-SHA256) over parts, good for one purpose.
+    /// A signature (HMAC-SHA256) over parts, valid for one purpose.
     pub fn sign(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
-        over(&self.signing[0], purpose, parts)
+        mac_over(&self.signing[0], purpose, parts)
             .finalize()
             .into_bytes()
             .into()
     }
 
-    /// Whether any of the keys signed the parts for the purpose. Takes the same time whatever is wrong.
+    /// Whether any of the keys signed the parts for the purpose. Compares in constant time.
     pub fn signed(&self, purpose: &str, parts: &[&[u8]], signature: &[u8]) -> bool {
-        self.signing
-            .iter()
-            .any(|key| over(key, purpose, parts).verify_slice(signature).is_ok())
+        self.signing.iter().any(|key| {
+            mac_over(key, purpose, parts)
+                .verify_slice(signature)
+                .is_ok()
+        })
     }
 
     /// Opens what [`SecretKeys::seal`] sealed for the same place.
@@ -149,11 +152,11 @@ impl SecretKeys {
     }
 }
 
-/// What a key under a secret key is for.
+/// Purposes of derived keys.
 const SEALING: &[u8] = b"omnilink seal 1";
 const SIGNING: &[u8] = b"omnilink sign 1";
 
-/// The key under a secret key for one use.
+/// Derives the key for one purpose.
 fn derive(key: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
     let mut mac = hmac(key);
     mac.update(purpose);
@@ -167,8 +170,8 @@ fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
     }
 }
 
-/// Over parts with their lengths, so that they cannot run into each other.
-fn over(key: &[u8; 32], purpose: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
+/// An HMAC over the parts with their lengths, so that different splits of the same bytes differ.
+fn mac_over(key: &[u8; 32], purpose: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = hmac(key);
     for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
         mac.update(&(part.len() as u64).to_be_bytes());
@@ -177,13 +180,13 @@ fn over(key: &[u8; 32], purpose: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
     mac
 }
 
-/// Writes a file that only its owner can read: whole or not at all, and durable.
+/// Writes a file that only its owner can read, atomically and durably.
 pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     let new = path.with_extension("new");
-    // A left-over of a start that was killed may have other rights.
+    // A leftover of a killed process may have other permissions.
     let _ = fs::remove_file(&new);
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_made_once_and_private() {
+    fn the_key_file_is_created_once_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let first = SecretKeys::open_or_create(dir.path()).unwrap();
         let again = SecretKeys::open_or_create(dir.path()).unwrap();

@@ -1,7 +1,8 @@
 //! The thread that reads `controls`.
 //!
-//! A read is complete when everything below the end that the partition had when the read began has been taken in: the reader
-//! came past that end, or met the partition's end after that. Silence says nothing: a slow broker is silent, too.
+//! A read is complete when all records below the high watermark that the partition had when the read began are applied: the
+//! reader's position is past it, or the reader reported the end of the partition after that. A poll without records proves
+//! nothing, because the broker may be slow.
 
 use std::{
     sync::{
@@ -15,12 +16,12 @@ use std::{
 use super::{Controls, upkeep::Upkeep};
 use crate::log::{LogError, Reader};
 
-/// How long a read waits for records; records that come end it at once.
-const WAIT: Duration = Duration::from_millis(250);
-/// Pause before a reader that failed is built again.
+/// Longest wait of a poll for records.
+const POLL_WAIT: Duration = Duration::from_millis(250);
+/// Pause before a failed reader is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A reader that stops short of the end for so long, and does not say that it met it, is built again.
-const SILENCE: Duration = Duration::from_secs(30);
+/// A reader that gets no record for this long before the end, and does not report the end, is replaced.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The running thread. Dropping it stops it.
 pub struct Tail {
@@ -49,7 +50,7 @@ impl Drop for Tail {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said why.
+            // The panic hook has reported a panic.
             let _ = thread.join();
         }
     }
@@ -65,12 +66,12 @@ fn run(controls: &Controls, stop: &AtomicBool) {
     }
 }
 
-/// Reads on from where this node is, until an error or the end of the process.
+/// Reads from the node's position on, until an error or `stop`.
 fn follow(controls: &Controls, upkeep: &mut Upkeep, stop: &AtomicBool) -> Result<(), LogError> {
     let mut reader = controls.log.reader_uncommitted(&controls.topic)?;
     reader.assign(0, *controls.read.borrow())?;
     while !stop.load(Ordering::Relaxed) {
-        // A wait without records says nothing about whether the log can be reached; its end does.
+        // A poll without records does not show whether the log can be reached; reading the high watermark does.
         let began = controls.elapsed();
         let end = controls.log.high_watermark(&controls.topic, 0)?;
         let read = *controls.read.borrow();
@@ -78,23 +79,23 @@ fn follow(controls: &Controls, upkeep: &mut Upkeep, stop: &AtomicBool) -> Result
             tracing::error!(
                 end,
                 read,
-                "`controls` is shorter than what was read of it: it was made anew or cut off, and is read from its start"
+                "`controls` is shorter than what was read of it: it was recreated or truncated, and is read from its start"
             );
-            controls.forget();
+            controls.reset();
             *upkeep = Upkeep::default();
             reader.assign(0, 0)?;
         }
         if read_to(controls, reader.as_mut(), end, stop)? {
-            // Before anyone may write: what upgrades a topic comes before what is new on it.
+            // Before the heartbeat allows changes: the upgrade of a topic comes before new records.
             upkeep.run(controls);
-            // 0 means never.
+            // 0 means that no read has completed.
             controls.heartbeat.store(began.max(1), Ordering::Relaxed);
         }
     }
     Ok(())
 }
 
-/// Reads up to `end` and then waits a little for more. False if it was stopped on the way.
+/// Reads up to `end`. Returns false if it was stopped before.
 fn read_to(
     controls: &Controls,
     reader: &mut dyn Reader,
@@ -102,12 +103,12 @@ fn read_to(
     stop: &AtomicBool,
 ) -> Result<bool, LogError> {
     let mut records = Vec::new();
-    let mut heard = Instant::now();
-    let mut asked_again = false;
+    let mut last_record = Instant::now();
+    let mut rechecked = false;
     while !stop.load(Ordering::Relaxed) {
-        reader.poll(WAIT, &mut records)?;
+        reader.poll(POLL_WAIT, &mut records)?;
         if !records.is_empty() {
-            heard = Instant::now();
+            last_record = Instant::now();
         }
         controls.apply(&records);
         records.clear();
@@ -116,19 +117,19 @@ fn read_to(
             return Ok(true);
         }
         if reader.at_end(0) {
-            if asked_again {
-                // Compaction has left nothing between here and the end.
+            if rechecked {
+                // Compaction has removed all records between here and the end.
                 controls.read.send_replace(end);
                 return Ok(true);
             }
-            // It may have met the end before `end` was that far: it has to meet it again.
-            asked_again = true;
+            // The reader may have reported an end before `end`: it has to report it again.
+            rechecked = true;
             end = end.max(controls.log.high_watermark(&controls.topic, 0)?);
             reader.assign(0, read)?;
-        } else if heard.elapsed() > SILENCE {
+        } else if last_record.elapsed() > READ_TIMEOUT {
             return Err(LogError::Unavailable(format!(
-                "nothing came for {} s between offsets {read} and {end}",
-                SILENCE.as_secs()
+                "no record within {} s between offsets {read} and {end}",
+                READ_TIMEOUT.as_secs()
             )));
         }
     }

@@ -1,5 +1,5 @@
-//! What the reading thread writes: records without a version get one, once; and the record that counts is written again after
-//! one that was refused, for compaction keeps the last of a name whatever it says.
+//! Records that the reading thread writes: it adds versions to records without one, once; and it writes the current record
+//! of a name again after a refused one, because compaction keeps the last record of a name, whatever it contains.
 
 use std::{
     sync::Arc,
@@ -21,30 +21,31 @@ use crate::{
     log::{Acknowledged, Append, Record},
 };
 
-/// Records of one pass.
-const MOST: usize = 500;
-/// All nodes see a refused record at the same time: each waits up to this long, for one of them is enough.
-const SPREAD: Duration = Duration::from_secs(2);
-/// How often revocations are looked for that have outlived their key, and how long they outlive it: more than clocks differ.
-const CLEANING: Duration = Duration::from_hours(1);
-const OUTLIVE_MS: i64 = 24 * 3600 * 1000;
-/// Between tries when the log does not take them.
+/// Records written in one pass.
+const BATCH: usize = 500;
+/// All nodes see a refused record at the same time: each waits a random time up to this, so that usually one writes.
+const MAX_REPAIR_DELAY: Duration = Duration::from_secs(2);
+/// How often revocations of expired keys are removed.
+const CLEANUP_INTERVAL: Duration = Duration::from_hours(1);
+/// How long such a revocation is kept after the expiry: longer than clocks can differ.
+const CLEANUP_DELAY_MS: i64 = 24 * 3600 * 1000;
+/// Pauses between attempts while appends fail.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(500),
     most: Duration::from_mins(1),
 };
-/// Who writes these records.
+/// The principal of these records.
 const PRINCIPAL: &str = "omnilink";
 
-/// What is under way.
+/// State of the writes in progress.
 pub(super) struct Upkeep {
     appended: Option<Acknowledged>,
-    /// What was written lies below this offset: until it is read back, it would be written again.
+    /// The offset after the last written record: nothing is written until it has been read back.
     written: u64,
-    /// Nothing is begun before.
+    /// Nothing is written before this time.
     not_before: Option<Instant>,
     attempt: u32,
-    /// When a refused record is followed by the one that counts.
+    /// When the current record is written again after a refused one.
     repair_at: Option<Instant>,
     clean_at: Instant,
 }
@@ -57,18 +58,18 @@ impl Default for Upkeep {
             not_before: None,
             attempt: 0,
             repair_at: None,
-            clean_at: Instant::now() + CLEANING,
+            clean_at: Instant::now() + CLEANUP_INTERVAL,
         }
     }
 }
 
 impl Upkeep {
-    /// To be called when the topic has been read to its end. Never waits: the thread has to go on reading.
+    /// Called when the topic has been read to its end. Never blocks: the thread has to keep reading.
     pub(super) fn run(&mut self, controls: &Controls) {
-        if !self.settled() || *controls.read.borrow() < self.written {
+        if !self.ready() || *controls.read.borrow() < self.written {
             return;
         }
-        let records = match self.wanted(controls) {
+        let records = match self.due(controls) {
             Ok(records) => records,
             Err(error) => {
                 self.failed(&error.to_string());
@@ -86,8 +87,8 @@ impl Upkeep {
         self.appended = Some(controls.log.append(records, None));
     }
 
-    /// Whether the last records are written, and it is time for more.
-    fn settled(&mut self) -> bool {
+    /// Whether the last write is complete and the next may begin.
+    fn ready(&mut self) -> bool {
         if let Some(appended) = &mut self.appended {
             let result = match appended.try_recv() {
                 Err(tokio::sync::oneshot::error::TryRecvError::Empty) => return false,
@@ -107,12 +108,12 @@ impl Upkeep {
     }
 
     fn failed(&mut self, why: &str) {
-        tracing::warn!(why, "`controls` cannot be kept up; trying again");
+        tracing::warn!(why, "maintenance of `controls` failed; retrying");
         self.not_before = Some(Instant::now() + BACKOFF.pause(self.attempt));
         self.attempt += 1;
     }
 
-    fn wanted(&mut self, controls: &Controls) -> Result<Vec<Record>, ControlsError> {
+    fn due(&mut self, controls: &Controls) -> Result<Vec<Record>, ControlsError> {
         let now = SystemClock.now();
         let upgrade = controls.upgrade(now)?;
         if !upgrade.is_empty() {
@@ -124,10 +125,10 @@ impl Upkeep {
         } else {
             let at = *self
                 .repair_at
-                .get_or_insert_with(|| Instant::now() + SPREAD.mul_f64(rand::random()));
+                .get_or_insert_with(|| Instant::now() + MAX_REPAIR_DELAY.mul_f64(rand::random()));
             if at <= Instant::now() {
                 self.repair_at = None;
-                // Whoever writes bad records again and again is not answered at the same rate.
+                // Limits the rate of repairs when someone keeps writing bad records.
                 self.not_before = Some(Instant::now() + Duration::from_secs(1));
                 return Ok(repairs);
             }
@@ -135,20 +136,20 @@ impl Upkeep {
         if self.clean_at > Instant::now() {
             return Ok(Vec::new());
         }
-        self.clean_at = Instant::now() + CLEANING;
-        let outlived = Millis(now.0 - OUTLIVE_MS);
-        let names = controls.versions.lock().outlived(outlived, MOST);
-        let tombstone = |name: Box<str>| valued(&name, None);
+        self.clean_at = Instant::now() + CLEANUP_INTERVAL;
+        let before = Millis(now.0 - CLEANUP_DELAY_MS);
+        let names = controls.versions.lock().expired_revocations(before, BATCH);
+        let tombstone = |name: Box<str>| record_with(&name, None);
         Ok(names.into_iter().map(tombstone).collect())
     }
 }
 
 impl Controls {
-    /// Records without a version, with one; when there are none any more, the record that says so.
+    /// Records without a version, with one added; once there are none left, the record that marks the upgrade.
     fn upgrade(&self, now: Millis) -> Result<Vec<Record>, ControlsError> {
         let (old, upgraded) = {
             let versions = self.versions.lock();
-            (versions.without_version(MOST), versions.is_upgraded())
+            (versions.without_version(BATCH), versions.is_upgraded())
         };
         if old.is_empty() && !upgraded {
             let before = *self.read.borrow();
@@ -161,7 +162,7 @@ impl Controls {
         }
         let mut records = Vec::with_capacity(old.len());
         for (name, value) in old {
-            // It opened when it was read.
+            // Cannot fail: it was opened when it was read.
             let Ok(opened) = self.open(&name, &value) else {
                 continue;
             };
@@ -169,10 +170,10 @@ impl Controls {
             let body: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_str(&control.body)
                     .map_err(|e| ControlsError::Encode(e.to_string()))?;
-            let thing = (&*control.tenant, &*control.kind, &*control.name);
+            let target = (&*control.tenant, &*control.kind, &*control.name);
             let by = (&*control.principal, Millis(control.at / 1000));
             records.push(self.sealed(
-                thing,
+                target,
                 by,
                 &Versioned { version: 1, body },
                 &opened.secret,
@@ -181,32 +182,32 @@ impl Controls {
         Ok(records)
     }
 
-    /// What is to be the last record of its name again.
+    /// Records that must become the last of their name again.
     fn repairs(&self, now: Millis) -> Result<Vec<Record>, ControlsError> {
         let (due, upgrade) = {
             let versions = self.versions.lock();
-            (versions.due(MOST), versions.hidden_upgrade())
+            (versions.due(BATCH), versions.hidden_upgrade())
         };
         let mut records = Vec::with_capacity(due.len() + 1);
         if let Some(value) = upgrade {
             let (tenant, kind, name) = record::UPGRADE;
-            records.push(valued(&Control::key(tenant, kind, name), Some(value)));
+            records.push(record_with(&Control::key(tenant, kind, name), Some(value)));
         }
         for (name, due) in due {
             let record = match due {
-                Due::Again(value) => valued(&name, Some(value)),
+                Due::Rewrite(value) => record_with(&name, Some(value)),
                 Due::Revoke {
                     version,
                     expires_at,
                 } => {
-                    let Some(thing) = record::parse_key(&name) else {
+                    let Some(target) = record::parse_key(&name) else {
                         continue;
                     };
                     let body = Revocation {
                         revoked_at: now.0,
                         expires_at: expires_at.map(|at| at.0),
                     };
-                    self.sealed(thing, (PRINCIPAL, now), &Versioned { version, body }, &[])?
+                    self.sealed(target, (PRINCIPAL, now), &Versioned { version, body }, &[])?
                 }
             };
             records.push(record);
@@ -215,7 +216,7 @@ impl Controls {
     }
 }
 
-fn valued(name: &str, value: Option<Bytes>) -> Record {
+fn record_with(name: &str, value: Option<Bytes>) -> Record {
     Record {
         key: Some(Bytes::copy_from_slice(name.as_bytes())),
         value,

@@ -1,9 +1,9 @@
-//! Which version of each thing on `controls` counts: pure, driven by the records in log order.
+//! Decides which record of each name on `controls` is current: pure, driven by the records in log order.
 //!
-//! Every record says its version in the body, and the seal covers the body. So who can write to the topic but lacks
-//! `secret_key` can only repeat what was written before, and a version that is not higher than the known one is refused.
-//! Compaction keeps the last record of a name, whatever it says; therefore the current record is written again after a
-//! refused one ([`Versions::due`]). `docs/decisions/0009-versions-on-controls.md` says what follows from that.
+//! Every record has its version in the body, which the seal covers. So someone who can write to the topic but lacks
+//! `secret_key` can only replay earlier records, and a version that is not higher than the known one is refused.
+//! Compaction keeps the last record of a name, whatever it contains; therefore the current record is written again after a
+//! refused one ([`Versions::due`]). The consequences are in `docs/decisions/0009-versions-on-controls.md`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,54 +11,54 @@ use bytes::Bytes;
 
 use crate::base::clock::Millis;
 
-/// What the seal of a record proves.
+/// The sealed facts of a record that decide whether it is accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stamp {
-    /// 0: written before there were versions.
+    /// 0 for records written before versions were introduced.
     pub(super) version: u64,
     /// The record revokes what it names.
     pub(super) revoked: bool,
-    /// When the thing ends by itself.
+    /// When the key or grant expires.
     pub(super) expires_at: Option<Millis>,
 }
 
-/// What was read under a name.
+/// A record as it was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Seen<'a> {
-    /// A record whose seal is good, and its value.
+    /// A record with a valid seal, and its value.
     Sealed(Stamp, &'a Bytes),
-    /// A record that does not open with our `secret_key`, or is no record of ours.
+    /// A record that cannot be opened with `secret_key` or decoded.
     Unreadable,
     /// A record without a value.
     Tombstone,
 }
 
-/// What a record does.
+/// The effect of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// It is the state of its name from now on.
+    /// It becomes the state of its name.
     Apply,
-    /// It cannot be verified, and what it names has ended: the safe side.
+    /// It cannot be verified: its key or grant is invalidated, to be safe.
     End,
     /// It changes nothing, for this reason.
     Refuse(&'static str),
-    /// It changes nothing: the same record again.
+    /// It changes nothing: it repeats what is known.
     Known,
 }
 
-pub(super) const OLDER: &str = "an older version of what is known";
+pub(super) const OLDER: &str = "its version is not newer than the known one";
 pub(super) const NO_VERSION: &str =
-    "it has no version, and all records have had one since the upgrade of this topic";
-pub(super) const UNSEALED: &str = "what is revoked stays so";
+    "it has no version, which every record has since the upgrade of the topic";
+pub(super) const UNSEALED: &str = "a revocation cannot be undone by a record without a valid seal";
 
-/// One name's state.
+/// The current record of a name.
 #[derive(Debug)]
-struct Thing {
+struct Entry {
     stamp: Stamp,
-    /// The record's value, to be written again where something hides it.
+    /// The record's value, to be written again if a refused record hides it.
     value: Bytes,
     offset: u64,
-    /// By a record that cannot be verified.
+    /// Set if a record that cannot be verified has invalidated it.
     ended: Option<Ended>,
 }
 
@@ -68,11 +68,11 @@ enum Ended {
     Tombstone,
 }
 
-/// All names.
+/// The current record of every name.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
-    things: HashMap<Box<str>, Thing>,
-    /// Names whose last record on the topic is not the one that counts.
+    entries: HashMap<Box<str>, Entry>,
+    /// Names whose last record on the topic is not the current one.
     due: BTreeSet<Box<str>>,
     upgrade: Option<Upgrade>,
 }
@@ -80,19 +80,19 @@ pub(super) struct Versions {
 /// The topic's upgrade to versions.
 #[derive(Debug)]
 struct Upgrade {
-    /// Records without a version count below this offset only.
+    /// Records without a version are accepted only below this offset.
     before: u64,
     value: Bytes,
-    /// The last record under its name is not it.
+    /// Whether another record of its name follows it on the topic.
     hidden: bool,
 }
 
-/// What is to be written so that the last record of a name is the one that counts.
+/// A record to write, so that the last record of a name is the current one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Due {
-    /// This value again.
-    Again(Bytes),
-    /// A revocation with this version, for a record without a value has ended what was alive.
+    /// The current value again.
+    Rewrite(Bytes),
+    /// A revocation with this version, because a tombstone has invalidated a valid key or grant.
     Revoke {
         version: u64,
         expires_at: Option<Millis>,
@@ -115,86 +115,86 @@ impl Versions {
     }
 
     fn tombstone(&mut self, name: &str, at: Millis) -> Verdict {
-        let Some(thing) = self.things.get_mut(name) else {
+        let Some(entry) = self.entries.get_mut(name) else {
             return Verdict::Known;
         };
-        if thing.stamp.revoked && !thing.stamp.expired(at) {
+        if entry.stamp.revoked && !entry.stamp.expired(at) {
             self.due.insert(name.into());
             return Verdict::Refuse(UNSEALED);
         }
-        if thing.stamp.revoked {
-            // Replayed, its records would name what has expired.
-            self.things.remove(name);
+        if entry.stamp.revoked {
+            // Replayed records of this name would be expired.
+            self.entries.remove(name);
             self.due.remove(name);
             return Verdict::Known;
         }
-        if thing.stamp.version == 0 {
-            self.things.remove(name);
+        if entry.stamp.version == 0 {
+            self.entries.remove(name);
         } else {
-            thing.ended = Some(Ended::Tombstone);
+            entry.ended = Some(Ended::Tombstone);
             self.due.insert(name.into());
         }
         Verdict::End
     }
 
     fn unreadable(&mut self, name: &str) -> Verdict {
-        let Some(thing) = self.things.get_mut(name) else {
+        let Some(entry) = self.entries.get_mut(name) else {
             return Verdict::End;
         };
-        if thing.stamp.revoked {
+        if entry.stamp.revoked {
             self.due.insert(name.into());
             return Verdict::Refuse(UNSEALED);
         }
-        if thing.stamp.version == 0 {
-            self.things.remove(name);
-        } else if thing.ended.is_none() {
-            thing.ended = Some(Ended::Unreadable);
+        if entry.stamp.version == 0 {
+            self.entries.remove(name);
+        } else if entry.ended.is_none() {
+            entry.ended = Some(Ended::Unreadable);
         }
         Verdict::End
     }
 
     fn sealed(&mut self, name: &str, offset: u64, stamp: Stamp, value: &Bytes) -> Verdict {
-        let known = self.things.get(name);
+        let known = self.entries.get(name);
         if stamp.version == 0 {
-            if known.is_some_and(|thing| thing.stamp.version > 0) {
+            if known.is_some_and(|entry| entry.stamp.version > 0) {
                 self.due.insert(name.into());
                 return Verdict::Refuse(OLDER);
             }
             if self.upgrade.as_ref().is_some_and(|u| offset >= u.before) {
                 return Verdict::Refuse(NO_VERSION);
             }
-        } else if let Some(thing) = known {
-            if thing.value == *value {
-                if thing.ended != Some(Ended::Tombstone) {
+        } else if let Some(entry) = known {
+            if entry.value == *value {
+                if entry.ended != Some(Ended::Tombstone) {
                     self.due.remove(name);
                 }
                 return Verdict::Known;
             }
-            // Two nodes wrote at once: a revocation wins, else the later record.
-            let newer = stamp.version > thing.stamp.version
-                || stamp.version == thing.stamp.version
-                    && thing.ended.is_none()
-                    && (stamp.revoked || !thing.stamp.revoked);
+            // Two nodes wrote the same version: a revocation wins, else the later record.
+            let newer = stamp.version > entry.stamp.version
+                || stamp.version == entry.stamp.version
+                    && entry.ended.is_none()
+                    && (stamp.revoked || !entry.stamp.revoked);
             if !newer {
                 self.due.insert(name.into());
                 return Verdict::Refuse(OLDER);
             }
         }
-        let thing = Thing {
+        let entry = Entry {
             stamp,
             value: value.clone(),
             offset,
             ended: None,
         };
-        self.things.insert(name.into(), thing);
+        self.entries.insert(name.into(), entry);
         self.due.remove(name);
         Verdict::Apply
     }
 
-    /// The sealed record of the topic's upgrade: from `before` on, records without a version do not count. Answers with the
-    /// names that end by it.
+    /// Applies the sealed record of the topic's upgrade: from `before` on, records without a version are refused. Returns the
+    /// names that this invalidates.
     pub(super) fn upgraded(&mut self, before: u64, value: &Bytes) -> Vec<Box<str>> {
-        // Of two nodes that upgraded at once, the first counts.
+        // If two nodes upgraded at the same time, the lower offset wins.
         let before = self
             .upgrade
             .as_ref()
@@ -204,20 +204,20 @@ impl Versions {
             value: value.clone(),
             hidden: false,
         });
-        let late = |thing: &Thing| thing.stamp.version == 0 && thing.offset >= before;
+        let late = |entry: &Entry| entry.stamp.version == 0 && entry.offset >= before;
         let ended: Vec<Box<str>> = self
-            .things
+            .entries
             .iter()
-            .filter(|(_, thing)| late(thing))
+            .filter(|(_, entry)| late(entry))
             .map(|(name, _)| name.clone())
             .collect();
         for name in &ended {
-            self.things.remove(name);
+            self.entries.remove(name);
         }
         ended
     }
 
-    /// Something else was written under the upgrade's name. Whether that hides it.
+    /// Called for any other record with the upgrade's name; returns whether it hides the upgrade.
     pub(super) fn upgrade_hidden(&mut self) -> bool {
         let Some(upgrade) = &mut self.upgrade else {
             return false;
@@ -226,57 +226,57 @@ impl Versions {
         true
     }
 
-    /// Whether the topic's upgrade was read.
+    /// Whether the topic's upgrade has been read.
     pub(super) fn is_upgraded(&self) -> bool {
         self.upgrade.is_some()
     }
 
-    /// The upgrade's value, if it is to be written again.
+    /// The upgrade's value, if it must be written again.
     pub(super) fn hidden_upgrade(&self) -> Option<Bytes> {
         let upgrade = self.upgrade.as_ref().filter(|u| u.hidden)?;
         Some(upgrade.value.clone())
     }
 
-    /// The version that the next record of a name has.
+    /// The version for the next record of a name.
     pub(super) fn next(&self, name: &str) -> u64 {
-        let known = self.things.get(name);
-        known.map_or(1, |thing| thing.stamp.version + 1)
+        let known = self.entries.get(name);
+        known.map_or(1, |entry| entry.stamp.version + 1)
     }
 
-    /// Where the record lies that counts for a name.
+    /// The offset of the current record of a name.
     pub(super) fn offset(&self, name: &str) -> Option<u64> {
-        self.things.get(name).map(|thing| thing.offset)
+        self.entries.get(name).map(|entry| entry.offset)
     }
 
-    /// Names and values of records without a version that count still: at most so many.
-    pub(super) fn without_version(&self, most: usize) -> Vec<(Box<str>, Bytes)> {
-        let old = self.things.iter().filter(|(_, t)| t.stamp.version == 0);
-        old.map(|(name, thing)| (name.clone(), thing.value.clone()))
-            .take(most)
+    /// Names and values of current records without a version, at most `limit`.
+    pub(super) fn without_version(&self, limit: usize) -> Vec<(Box<str>, Bytes)> {
+        let old = self.entries.iter().filter(|(_, t)| t.stamp.version == 0);
+        old.map(|(name, entry)| (name.clone(), entry.value.clone()))
+            .take(limit)
             .collect()
     }
 
-    /// What is to be written so that a fresh reader of the compacted topic ends where this one is: at most so many.
-    pub(super) fn due(&self, most: usize) -> Vec<(Box<str>, Due)> {
+    /// The records to write so that a new reader of the compacted topic arrives at the same state, at most `limit`.
+    pub(super) fn due(&self, limit: usize) -> Vec<(Box<str>, Due)> {
         let due = self.due.iter().filter_map(|name| {
-            let thing = self.things.get(name)?;
-            let due = match thing.ended {
+            let entry = self.entries.get(name)?;
+            let due = match entry.ended {
                 Some(Ended::Tombstone) => Due::Revoke {
-                    version: thing.stamp.version + 1,
-                    expires_at: thing.stamp.expires_at,
+                    version: entry.stamp.version + 1,
+                    expires_at: entry.stamp.expires_at,
                 },
-                _ => Due::Again(thing.value.clone()),
+                _ => Due::Rewrite(entry.value.clone()),
             };
             Some((name.clone(), due))
         });
-        due.take(most).collect()
+        due.take(limit).collect()
     }
 
-    /// Revocations of what had ended by itself before `at`: they may go, at most so many.
-    pub(super) fn outlived(&self, at: Millis, most: usize) -> Vec<Box<str>> {
-        let outlived = |thing: &Thing| thing.stamp.revoked && thing.stamp.expired(at);
-        let names = self.things.iter().filter(|(_, thing)| outlived(thing));
-        names.map(|(name, _)| name.clone()).take(most).collect()
+    /// Names of revocations whose key expired before `at`, which can be removed, at most `limit`.
+    pub(super) fn expired_revocations(&self, at: Millis, limit: usize) -> Vec<Box<str>> {
+        let expired = |entry: &Entry| entry.stamp.revoked && entry.stamp.expired(at);
+        let names = self.entries.iter().filter(|(_, entry)| expired(entry));
+        names.map(|(name, _)| name.clone()).take(limit).collect()
     }
 }
 
@@ -308,38 +308,38 @@ mod tests {
         }
     }
 
-    /// Reads one record; the value tells records of one version apart.
+    /// Judges one sealed record; records of one version differ by their value.
     fn read(versions: &mut Versions, offset: u64, stamp: Stamp, value: &str) -> Verdict {
         let value = Bytes::from(value.to_owned());
         versions.judge("k", (offset, AT), Seen::Sealed(stamp, &value))
     }
 
-    fn bare(versions: &mut Versions, offset: u64) -> Verdict {
+    fn tombstone(versions: &mut Versions, offset: u64) -> Verdict {
         versions.judge("k", (offset, AT), Seen::Tombstone)
     }
 
     #[test]
-    fn only_a_higher_version_counts() {
+    fn only_a_higher_version_is_accepted() {
         let mut v = Versions::default();
         assert_eq!(read(&mut v, 0, stamp(1, false), "wide"), Verdict::Apply);
         assert_eq!(read(&mut v, 1, stamp(2, false), "narrow"), Verdict::Apply);
         assert!(v.due(9).is_empty());
         let older = Verdict::Refuse(OLDER);
         assert_eq!(read(&mut v, 2, stamp(1, false), "wide"), older);
-        assert_eq!(v.due(9), [(named("k"), Due::Again("narrow".into()))]);
-        // Another node was quicker to write it again.
+        assert_eq!(v.due(9), [(named("k"), Due::Rewrite("narrow".into()))]);
+        // Another node has written it again.
         assert_eq!(read(&mut v, 3, stamp(2, false), "narrow"), Verdict::Known);
         assert!(v.due(9).is_empty());
         assert_eq!(read(&mut v, 4, stamp(3, true), "revoked"), Verdict::Apply);
         for (value, at) in [("wide", 1), ("narrow", 2)] {
             assert_eq!(read(&mut v, 5, stamp(at, false), value), older);
         }
-        assert_eq!(v.due(9), [(named("k"), Due::Again("revoked".into()))]);
+        assert_eq!(v.due(9), [(named("k"), Due::Rewrite("revoked".into()))]);
         assert_eq!(v.next("k"), 4);
     }
 
     #[test]
-    fn of_one_version_a_revocation_wins_and_else_the_later_record() {
+    fn with_equal_versions_a_revocation_wins_else_the_later_record() {
         let mut v = Versions::default();
         read(&mut v, 0, stamp(1, false), "a");
         assert_eq!(read(&mut v, 1, stamp(1, false), "b"), Verdict::Apply);
@@ -352,10 +352,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_verified_ends_and_never_revives() {
+    fn an_unverifiable_record_invalidates_for_good() {
         let mut v = Versions::default();
         read(&mut v, 0, stamp(1, false), "a");
-        assert_eq!(bare(&mut v, 1), Verdict::End);
+        assert_eq!(tombstone(&mut v, 1), Verdict::End);
         assert_eq!(read(&mut v, 2, stamp(1, false), "a"), Verdict::Known);
         let revoke = Due::Revoke {
             version: 2,
@@ -363,16 +363,16 @@ mod tests {
         };
         assert_eq!(v.due(9), [(named("k"), revoke)]);
         assert_eq!(read(&mut v, 3, stamp(2, true), "r"), Verdict::Apply);
-        assert_eq!(bare(&mut v, 4), Verdict::Refuse(UNSEALED));
+        assert_eq!(tombstone(&mut v, 4), Verdict::Refuse(UNSEALED));
         let unreadable = v.judge("k", (5, AT), Seen::Unreadable);
         assert_eq!(unreadable, Verdict::Refuse(UNSEALED));
-        assert_eq!(v.due(9), [(named("k"), Due::Again("r".into()))]);
+        assert_eq!(v.due(9), [(named("k"), Due::Rewrite("r".into()))]);
 
         let mut v = Versions::default();
         read(&mut v, 0, stamp(2, false), "a");
         let unreadable = v.judge("k", (1, AT), Seen::Unreadable);
         assert_eq!(unreadable, Verdict::End);
-        // It may be a later version, under a key that is not here: nothing is written over it.
+        // It may be a later version sealed with an unknown key: nothing is written over it.
         assert!(v.due(9).is_empty());
         assert_eq!(read(&mut v, 2, stamp(2, false), "a"), Verdict::Known);
         assert_eq!(
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_goes_once_the_key_has_expired() {
+    fn a_revocation_is_removed_after_the_key_has_expired() {
         let mut v = Versions::default();
         let ends = |revoked| Stamp {
             version: 1 + u64::from(revoked),
@@ -393,24 +393,24 @@ mod tests {
         let value = Bytes::from_static(b"r");
         read(&mut v, 0, ends(false), "a");
         read(&mut v, 1, ends(true), "r");
-        assert!(v.outlived(Millis(500), 9).is_empty());
+        assert!(v.expired_revocations(Millis(500), 9).is_empty());
         let early = v.judge("k", (2, Millis(500)), Seen::Tombstone);
         assert_eq!(early, Verdict::Refuse(UNSEALED));
-        assert_eq!(v.due(9), [(named("k"), Due::Again(value))]);
-        assert_eq!(v.outlived(Millis(501), 9), [named("k")]);
+        assert_eq!(v.due(9), [(named("k"), Due::Rewrite(value))]);
+        assert_eq!(v.expired_revocations(Millis(501), 9), [named("k")]);
         let late = v.judge("k", (3, Millis(501)), Seen::Tombstone);
         assert_eq!((late, v.due(9)), (Verdict::Known, Vec::new()));
         assert_eq!(v.offset("k"), None);
     }
 
     #[test]
-    fn records_without_a_version_count_until_the_upgrade() {
+    fn records_without_a_version_are_accepted_until_the_upgrade() {
         let mut v = Versions::default();
         assert_eq!(read(&mut v, 0, stamp(0, false), "a"), Verdict::Apply);
-        assert_eq!(bare(&mut v, 1), Verdict::End);
+        assert_eq!(tombstone(&mut v, 1), Verdict::End);
         assert_eq!(read(&mut v, 2, stamp(0, false), "b"), Verdict::Apply);
         assert_eq!(v.without_version(9).len(), 1);
-        // Written again with a version; the old one does not come back.
+        // After it is written again with a version, the old record is refused.
         assert_eq!(read(&mut v, 3, stamp(1, false), "b1"), Verdict::Apply);
         let old = Bytes::from_static(b"o");
         let late = |v: &mut Versions, offset| {
@@ -424,8 +424,8 @@ mod tests {
             read(&mut v, 7, stamp(0, false), "a"),
             Verdict::Refuse(OLDER)
         );
-        assert_eq!(v.due(9), [(named("k"), Due::Again("b1".into()))]);
-        // Hidden by something else, it is written again, and a fresh reader still drops what came after the upgrade.
+        assert_eq!(v.due(9), [(named("k"), Due::Rewrite("b1".into()))]);
+        // If another record hides the upgrade, it is written again, and a new reader still refuses what came after it.
         assert!(v.upgrade_hidden());
         assert_eq!(v.hidden_upgrade(), Some(marker.clone()));
         let mut fresh = Versions::default();
@@ -433,19 +433,19 @@ mod tests {
         assert_eq!(fresh.upgraded(4, &marker), [named("late")]);
     }
 
-    /// What someone without `secret_key` can write: anything that was written before, garbage, nothing.
+    /// What someone without `secret_key` can write: a replay, garbage, or a tombstone.
     #[derive(Clone, Debug)]
     enum Attack {
-        Repeat(usize),
+        Replay(usize),
         Garbage,
-        Nothing,
+        Tombstone,
     }
 
     fn attack() -> impl Strategy<Value = Attack> {
         prop_oneof![
-            (0usize..64).prop_map(Attack::Repeat),
+            (0usize..64).prop_map(Attack::Replay),
             Just(Attack::Garbage),
-            Just(Attack::Nothing),
+            Just(Attack::Tombstone),
         ]
     }
 
@@ -460,17 +460,17 @@ mod tests {
         v.judge("k", (offset, AT), seen)
     }
 
-    /// The version that opens something, if one does.
-    fn alive(v: &Versions) -> Option<u64> {
-        let thing = v.things.get("k")?;
-        (thing.ended.is_none() && !thing.stamp.revoked).then_some(thing.stamp.version)
+    /// The version of a valid key or grant.
+    fn valid_version(v: &Versions) -> Option<u64> {
+        let entry = v.entries.get("k")?;
+        (entry.ended.is_none() && !entry.stamp.revoked).then_some(entry.stamp.version)
     }
 
     proptest! {
-        /// Changes by those who hold the key, attacks by those who do not, a running node that writes again what is due, and
-        /// compaction: no reader, fresh or not, ever has an older version alive than the last one that was written.
+        /// With sealed changes, attacks without `secret_key`, repairs by a running node and compaction, no reader, new or
+        /// running, ever accepts an older version than the last one written.
         #[test]
-        fn nothing_older_comes_alive(
+        fn no_older_version_becomes_valid(
             steps in prop::collection::vec((prop::option::of(any::<bool>()), attack(), any::<bool>()), 1..60)
         ) {
             let mut log: BTreeMap<u64, Stored> = BTreeMap::new();
@@ -493,18 +493,18 @@ mod tests {
                     written = (!revoked).then_some(next);
                 } else {
                     let stored = match attack {
-                        Attack::Repeat(n) if !history.is_empty() => history[n % history.len()].clone(),
-                        Attack::Nothing => None,
+                        Attack::Replay(n) if !history.is_empty() => history[n % history.len()].clone(),
+                        Attack::Tombstone => None,
                         _ => Some((None, Bytes::from_static(b"?"))),
                     };
                     write(&mut log, &mut running, stored);
                 }
-                prop_assert!(alive(&running).is_none_or(|version| Some(version) == written));
+                prop_assert!(valid_version(&running).is_none_or(|version| Some(version) == written));
                 for (_, due) in running.due(9) {
                     let stored = match due {
-                        Due::Again(value) => {
-                            let thing = &running.things["k"];
-                            Some((Some(thing.stamp), value))
+                        Due::Rewrite(value) => {
+                            let entry = &running.entries["k"];
+                            Some((Some(entry.stamp), value))
                         }
                         Due::Revoke { version, .. } => {
                             written = None;
@@ -517,7 +517,7 @@ mod tests {
                 prop_assert_eq!(running.due(9), Vec::new());
                 if compact && let Some((last, stored)) = log.pop_last() {
                     log.clear();
-                    // Tombstones go as well, in time.
+                    // Compaction also removes tombstones, in time.
                     if stored.is_some() {
                         log.insert(last, stored);
                     }
@@ -526,7 +526,7 @@ mod tests {
                 for (offset, stored) in &log {
                     judge(&mut fresh, *offset, stored);
                 }
-                prop_assert!(alive(&fresh).is_none_or(|version| Some(version) == written));
+                prop_assert!(valid_version(&fresh).is_none_or(|version| Some(version) == written));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The lag of what runs in this process.
+//! The lag of the processors of this node.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     stream::lag::Item,
 };
 
-/// The lag of what runs in this process, for its port.
+/// Implements the port's [`Lags`] with the processors of this node.
 pub(crate) struct NodeLags {
     log: Arc<dyn Log>,
     watched: Watched,

@@ -1,4 +1,4 @@
-//! A running node: what it opens, what it starts and in which order, how it tells whether it is ready, and how it stops.
+//! A running node: opens storage, starts and stops its parts in order, and reports readiness.
 
 mod lags;
 pub(crate) mod postgres;

@@ -1,6 +1,6 @@
-//! Postgres on this node: the one that the configuration names, or an embedded one; kept up with the log by the projections.
+//! Postgres of this node, configured or embedded, and the projections that write to it.
 //!
-//! It starts behind the port: taking in does not wait for it, and goes on without it.
+//! It starts in the background: the port accepts events without it.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +11,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::{storage as node, storage::Storage, watch::Watch};
+use super::{
+    storage::{self, Storage},
+    watch::Watch,
+};
 use crate::{
     base::clock::SystemClock,
     config::{Config, SecretUrl},
@@ -28,22 +31,22 @@ const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
     most: Duration::from_secs(10),
 };
-/// How long readiness waits for Postgres.
-const PROBE: Duration = Duration::from_secs(1);
+/// Time limit of the readiness probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the start stands.
+/// The state of the start.
 enum State {
     Starting,
-    /// Why it waits, and tries again.
-    Waiting(String),
-    /// Why there is none, for good.
-    Absent(String),
+    /// The last attempt failed with this error; the next follows.
+    Retrying(String),
+    /// Postgres cannot be used, for this reason; there is no further attempt.
+    Unavailable(String),
     Running(Box<Running>),
     Stopped,
 }
 
 struct Running {
-    /// Dropped before the server.
+    /// Dropped before the server stops.
     projector: Option<Projector>,
     readers: ReaderGrants,
     setup: Setup,
@@ -67,7 +70,7 @@ struct Start {
     lanes: usize,
 }
 
-/// Everything but the store, which is known only when the server is.
+/// The fields of [`Setup`] that are known before the server has started.
 struct SetupWithoutStore {
     log: Arc<dyn crate::log::Log>,
     topic: Arc<str>,
@@ -76,7 +79,7 @@ struct SetupWithoutStore {
 }
 
 impl Postgres {
-    /// Begins to start; returns at once.
+    /// Starts in the background; returns immediately.
     pub(crate) fn start(
         config: &Config,
         storage: &Storage,
@@ -88,7 +91,7 @@ impl Postgres {
         let state = Arc::new(Mutex::new(State::Starting));
         let progress = Arc::<Progress>::default();
         let readers = Arc::<Progress>::default();
-        report(readiness, &state);
+        report_postgres(readiness, &state);
         report_projection(readiness, PROJECTION, &progress);
         report_projection(readiness, READER_GRANTS, &readers);
         watch.processor(PROJECTION, &progress);
@@ -105,7 +108,7 @@ impl Postgres {
             },
             controls: Arc::clone(controls),
             readers,
-            lanes: node::lanes(config),
+            lanes: storage::lanes(config),
         };
         Self {
             state,
@@ -113,7 +116,7 @@ impl Postgres {
         }
     }
 
-    /// What makes projections anew.
+    /// Runs rebuilds of projections for the port.
     pub(crate) fn rebuilds(&self) -> Arc<dyn Rebuilds> {
         Arc::new(RebuildJob {
             state: Arc::clone(&self.state),
@@ -124,7 +127,7 @@ impl Postgres {
         })
     }
 
-    /// Finishes what is in hand and stops the server. Blocks for seconds.
+    /// Finishes running transactions and stops the server. Blocks for seconds.
     pub(crate) fn stop(self) {
         self.task.abort();
         let state = std::mem::replace(&mut *self.state.lock(), State::Stopped);
@@ -142,28 +145,28 @@ impl Start {
     async fn run(self) {
         let mut attempt = 0;
         let starting = self.setup.progress.lane();
-        starting.starting("Postgres is being started");
+        starting.starting("Postgres is starting");
         loop {
             match self.try_start().await {
                 Ok(running) => {
-                    // From here on the projector's lanes report.
+                    // From here on the projector's lanes report progress.
                     drop(starting);
                     self.set(State::Running(Box::new(running)));
                     return;
                 }
-                Err(Trouble::ForGood(why)) => {
+                Err(StartError::Permanent(why)) => {
                     crate::telemetry::print_note(&format!(
-                        "events are taken in, but there are no rows: {why}"
+                        "events are accepted, but not written to Postgres: {why}"
                     ));
-                    starting.waiting(format!("there is no Postgres: {why}"));
-                    self.set(State::Absent(why));
-                    // What `starting` says holds until the node stops.
+                    starting.waiting(format!("Postgres is unavailable: {why}"));
+                    self.set(State::Unavailable(why));
+                    // Keeps `starting`, so that its status stays until the node stops.
                     return std::future::pending().await;
                 }
-                Err(Trouble::ForNow(why)) => {
-                    tracing::warn!(why, "Postgres cannot be used yet");
+                Err(StartError::Transient(why)) => {
+                    tracing::warn!(why, "Postgres cannot be used yet; retrying");
                     starting.waiting(format!("Postgres: {why}"));
-                    self.set(State::Waiting(why));
+                    self.set(State::Retrying(why));
                 }
             }
             tokio::time::sleep(BACKOFF.pause(attempt)).await;
@@ -178,25 +181,26 @@ impl Start {
         }
     }
 
-    async fn try_start(&self) -> Result<Running, Trouble> {
+    async fn try_start(&self) -> Result<Running, StartError> {
         let (store, embedded) = if let Some(url) = &self.url {
-            let store = Store::new(url.expose()).map_err(|e| Trouble::ForGood(e.to_string()))?;
+            let store =
+                Store::new(url.expose()).map_err(|e| StartError::Permanent(e.to_string()))?;
             (store, None)
         } else {
             let embedded = Embedded::start(&self.data_dir).await.map_err(|e| match e {
                 EmbeddedError::NoBinaries
                 | EmbeddedError::OtherVersion { .. }
-                | EmbeddedError::NoUser => Trouble::ForGood(e.to_string()),
-                e => Trouble::ForNow(e.to_string()),
+                | EmbeddedError::NoUser => StartError::Permanent(e.to_string()),
+                e => StartError::Transient(e.to_string()),
             })?;
             (embedded.store(), Some(embedded))
         };
-        let for_now = |e: crate::store::StoreError| Trouble::ForNow(e.to_string());
+        let transient = |e: crate::store::StoreError| StartError::Transient(e.to_string());
         if self.provision {
-            store.migrate().await.map_err(for_now)?;
-        } else if let Some(first) = store.pending().await.map_err(for_now)?.first() {
-            return Err(Trouble::ForNow(format!(
-                "migration {first} is missing; `omnilink migrate` runs it"
+            store.migrate().await.map_err(transient)?;
+        } else if let Some(first) = store.pending().await.map_err(transient)?.first() {
+            return Err(StartError::Transient(format!(
+                "migration {first} is pending; run `omnilink migrate`"
             )));
         }
         let setup = Setup {
@@ -208,12 +212,12 @@ impl Start {
             runtime: Handle::current(),
             progress: Arc::clone(&self.setup.progress),
         };
-        let projector =
-            Projector::start(&setup, self.lanes).map_err(|e| Trouble::ForNow(e.to_string()))?;
+        let projector = Projector::start(&setup, self.lanes)
+            .map_err(|e| StartError::Transient(e.to_string()))?;
         if let Some(embedded) = &embedded {
             let file = url_file(&self.data_dir);
             write_private(&file, &embedded.url()).map_err(|e| {
-                Trouble::ForNow(format!("{} cannot be written: {e}", file.display()))
+                StartError::Transient(format!("{} cannot be written: {e}", file.display()))
             })?;
         }
         let readers = ReaderGrants::start(
@@ -231,32 +235,39 @@ impl Start {
     }
 }
 
-/// The URL of the embedded Postgres, password included; readable by its owner alone.
+/// The file with the URL of the embedded Postgres, including the password; only its owner can read it.
 pub(crate) fn url_file(data_dir: &Path) -> PathBuf {
     data_dir.join("postgres.url")
 }
 
-/// Why there is no Postgres.
-enum Trouble {
-    ForNow(String),
-    ForGood(String),
+/// Why Postgres could not be started.
+enum StartError {
+    /// A later attempt may succeed.
+    Transient(String),
+    /// No attempt can succeed.
+    Permanent(String),
 }
 
-fn report(readiness: &Readiness, state: &Arc<Mutex<State>>) {
+fn report_postgres(readiness: &Readiness, state: &Arc<Mutex<State>>) {
     let state = Arc::clone(state);
     let runtime = Handle::current();
     readiness.part("postgres", Need::Optional, move || {
         let store = match &*state.lock() {
             State::Starting => return PartStatus::degraded("starting"),
-            State::Waiting(why) | State::Absent(why) => return PartStatus::degraded(why.clone()),
+            State::Retrying(why) | State::Unavailable(why) => {
+                return PartStatus::degraded(why.clone());
+            }
             State::Stopped => return PartStatus::degraded("stopped"),
             State::Running(running) => running.setup.store.clone(),
         };
-        let asked = runtime.block_on(async { tokio::time::timeout(PROBE, store.health()).await });
-        match asked {
+        let probed =
+            runtime.block_on(async { tokio::time::timeout(PROBE_TIMEOUT, store.health()).await });
+        match probed {
             Ok(Ok(())) => PartStatus::ok(""),
             Ok(Err(error)) => PartStatus::degraded(error.to_string()),
-            Err(_) => PartStatus::degraded(format!("no answer within {} s", PROBE.as_secs())),
+            Err(_) => {
+                PartStatus::degraded(format!("no answer within {} s", PROBE_TIMEOUT.as_secs()))
+            }
         }
     });
 }
@@ -270,7 +281,7 @@ fn report_projection(readiness: &Readiness, name: &str, progress: &Arc<Progress>
     });
 }
 
-/// Rebuilds over this node's Postgres, on a thread of their own.
+/// Runs a rebuild in this node's Postgres on its own thread.
 struct RebuildJob {
     state: Arc<Mutex<State>>,
     last: Arc<Mutex<Rebuild>>,
@@ -280,7 +291,9 @@ impl RebuildJob {
     fn setup(&self) -> Result<Setup, NotBegun> {
         match &*self.state.lock() {
             State::Running(running) => Ok(running.setup.clone()),
-            State::Waiting(why) | State::Absent(why) => Err(NotBegun::Unavailable(why.clone())),
+            State::Retrying(why) | State::Unavailable(why) => {
+                Err(NotBegun::Unavailable(why.clone()))
+            }
             State::Starting | State::Stopped => {
                 Err(NotBegun::Unavailable("Postgres is starting".into()))
             }
@@ -288,7 +301,7 @@ impl RebuildJob {
     }
 }
 
-fn named(projections: &[String]) -> Result<What, NotBegun> {
+fn parse_projections(projections: &[String]) -> Result<What, NotBegun> {
     let mut what = What {
         events: false,
         entities: false,
@@ -299,7 +312,7 @@ fn named(projections: &[String]) -> Result<What, NotBegun> {
             "entities" => what.entities = true,
             other => {
                 return Err(NotBegun::Unknown(format!(
-                    "there is no projection `{other}`: there are events, entities"
+                    "there is no projection `{other}`; the projections are events, entities"
                 )));
             }
         }
@@ -314,7 +327,7 @@ fn named(projections: &[String]) -> Result<What, NotBegun> {
 
 impl Rebuilds for RebuildJob {
     fn begin(&self, projections: &[String]) -> Result<(), NotBegun> {
-        let what = named(projections)?;
+        let what = parse_projections(projections)?;
         let setup = self.setup()?;
         {
             let mut last = self.last.lock();
@@ -328,9 +341,9 @@ impl Rebuilds for RebuildJob {
         }
         let last = Arc::clone(&self.last);
         let run = move || {
-            let told = Arc::clone(&last);
+            let reported = Arc::clone(&last);
             let mut progress = move |done, total| {
-                let mut last = told.lock();
+                let mut last = reported.lock();
                 (last.done, last.total) = (done, total);
             };
             let outcome = projections::rebuild(&setup, what, &mut progress);
@@ -361,7 +374,7 @@ impl Rebuilds for RebuildJob {
     }
 }
 
-/// A node that leaves projections to others.
+/// For a node that runs without projections.
 pub(crate) struct NoRebuilds;
 
 impl Rebuilds for NoRebuilds {

@@ -1,4 +1,4 @@
-//! A node from its start to its stop: what is opened, started and stopped, and in which order.
+//! Starts, runs and stops a node: the order in which its parts are opened, started and stopped.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{
     telemetry::{self, Need, PartStatus, Readiness},
 };
 
-/// What a node does, and leaves to others.
+/// The parts that a node runs; other nodes run the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parts {
     /// From `ingress` to `events`.
@@ -35,8 +35,8 @@ pub struct Parts {
     pub topologies: bool,
 }
 
-/// Runs until it is interrupted. With `provision` missing topics are made, and Postgres is migrated. `listening` is called when the port listens: with its address, and the first key if that was made
-/// just now.
+/// Runs a node until SIGINT or SIGTERM. With `provision` it creates missing topics and migrates Postgres. `listening` is called
+/// once the port listens, with its address, and with the first key if this start created it.
 pub async fn run(
     config: Config,
     provision: bool,
@@ -44,21 +44,21 @@ pub async fn run(
     listening: impl FnOnce(&Config, SocketAddr, Option<&str>),
 ) -> anyhow::Result<()> {
     telemetry::metrics::install();
-    // Before anything is started: an interrupt during a long start must be heard.
+    // First, so that a signal during a long start stops it.
     let stop = stop_on_signals()?;
     let set = topologies::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
-    // Before anything is started that would have to be stopped again.
+    // Before starting parts that would have to be stopped if the address is in use.
     let listener = Port::listen(config.listen).await?;
     let readiness = Readiness::default();
     report(&readiness, &config, &storage, &controls);
     let first = if config.on_kafka() {
         None
     } else {
-        let who = storage::FirstKey::new(None, None, None)?;
-        let made = storage::make_first_key(&config, &controls, who).await?;
-        made.map(|(_, token)| token)
+        let holder = storage::FirstKey::new(None, None, None)?;
+        let created = storage::create_first_key(&config, &controls, holder).await?;
+        created.map(|(_, token)| token)
     };
 
     let schemas = connect_registry(&config, &readiness)?;
@@ -123,12 +123,12 @@ pub async fn run(
     )?;
     let address = port.address().context("the port has no address")?;
     listening(&config, address, first.as_deref());
-    let upkeep = tokio::spawn(upkeep());
+    let metrics_upkeep = tokio::spawn(metrics_upkeep());
 
     port.serve(stop.cancelled_owned()).await;
 
-    // The port first, so that nothing more comes in; then what carries on with what did.
-    upkeep.abort();
+    // The port first, so that no more events come in, then the processors.
+    metrics_upkeep.abort();
     drop(watching);
     if let Some(topologies) = topologies {
         topologies.stop().await;
@@ -143,33 +143,33 @@ pub async fn run(
     Ok(())
 }
 
-/// Where the schemas of foreign Avro come from.
+/// The source of the schemas of foreign Avro.
 fn connect_registry(config: &Config, readiness: &Readiness) -> anyhow::Result<Arc<dyn Schemas>> {
     let Some(url) = &config.schema_registry_url else {
         return Ok(Arc::new(NoRegistry));
     };
     let registry = Registry::start(url).context("`schema_registry.url` cannot be used")?;
     let registry = Arc::new(registry);
-    let asked = Arc::downgrade(&registry);
+    let weak = Arc::downgrade(&registry);
     readiness.part("schema_registry", Need::Optional, move || {
-        let trouble = asked.upgrade().and_then(|registry| registry.trouble());
+        let trouble = weak.upgrade().and_then(|registry| registry.trouble());
         trouble.map_or_else(|| PartStatus::ok(""), PartStatus::degraded)
     });
     Ok(registry)
 }
 
-/// What the port shares with other nodes, if Redis is configured.
+/// The state that the port shares with other nodes, if Redis is configured.
 fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Nodes>> {
     let Some(url) = &config.redis_url else {
         return Ok(None);
     };
     let nodes = Nodes::start(url, &config.topics.prefix, config.limits.dedupe_window)
-        .with_context(|| format!("`redis.url` is no URL of a Redis: {url}"))?;
+        .with_context(|| format!("`redis.url` is not a valid Redis URL: {url}"))?;
     readiness.part("redis", Need::Optional, nodes.probe());
     Ok(Some(nodes))
 }
 
-/// From `ingress` to `events`.
+/// Starts admission, from `ingress` to `events`.
 fn start_admission(
     config: &Config,
     tuned_window_ms: Option<i64>,
@@ -180,7 +180,7 @@ fn start_admission(
 ) -> anyhow::Result<lane::Running> {
     let configured = config.limits.dedupe_window.as_millis() as i64;
     let window_ms = tuned_window_ms.unwrap_or(configured);
-    // Only the port of this very process can write to the embedded log.
+    // Only the port of this process can write to the embedded log.
     let trusted = !config.on_kafka();
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
@@ -202,7 +202,7 @@ fn start_admission(
     lane::start(Arc::new(admission), setup).context("admission cannot be started")
 }
 
-/// The parts that `/readyz` always has.
+/// Registers the parts that `/readyz` always reports.
 fn report(
     readiness: &Readiness,
     config: &Config,
@@ -228,13 +228,13 @@ fn report(
         if controls.readable() {
             PartStatus::ok("")
         } else {
-            PartStatus::down("not read for 5 s")
+            PartStatus::down("not read to its end for 5 s")
         }
     });
 }
 
-/// Histograms keep every value until they are asked for, or until this.
-async fn upkeep() {
+/// Periodic maintenance of histograms, which otherwise keep every value until the next scrape.
+async fn metrics_upkeep() {
     let mut due = tokio::time::interval(telemetry::metrics::UPKEEP);
     loop {
         due.tick().await;
@@ -242,7 +242,7 @@ async fn upkeep() {
     }
 }
 
-/// Cancelled by the first interrupt or SIGTERM; the second ends the process at once.
+/// A token that the first SIGINT or SIGTERM cancels; the second ends the process immediately.
 fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let stop = token.clone();
@@ -256,7 +256,7 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
             }
         };
         signals().await;
-        telemetry::print_note("stopping; again to stop at once");
+        telemetry::print_note("stopping; signal again to stop immediately");
         stop.cancel();
         signals().await;
         std::process::exit(130);

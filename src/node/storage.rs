@@ -1,4 +1,4 @@
-//! What the commands that work on the log itself share: opening it, the secret key, the first key.
+//! Storage shared by a node and by commands that open the log: the log, keyed state, the secret key, the first key.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,35 +27,35 @@ use crate::{
     state::StateStore,
 };
 
-/// The tenant that the first start makes.
+/// The tenant of the first key.
 const FIRST_TENANT: &str = "default";
 /// The name of the first key.
 const FIRST_NAME: &str = "admin";
-/// `controls` must have been read to its end within this time.
+/// Time limit for the first read of `controls`.
 const CONTROLS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The log and the keyed state of this node.
 pub struct Storage {
     /// The log.
     pub log: Arc<dyn Log>,
-    /// Keyed state; on the embedded log the log's own, so that both are one commit.
+    /// Keyed state. With the embedded log it is the log's own store, so that one commit covers both.
     pub state: StateStore,
     /// The names of the topics.
     pub names: Names,
-    /// How many appends the port has under way at once.
+    /// How many concurrent appends the port has in flight.
     pub appends: usize,
 }
 
 impl Storage {
-    /// Opens the log that the configuration names, and makes or checks the topics.
+    /// Opens the configured log, and creates (with `provision`) or checks the topics.
     pub async fn open(config: &Config, provision: bool) -> anyhow::Result<Self> {
         let config = config.clone();
-        // It waits for disks and brokers.
+        // It blocks on disks and brokers.
         tokio::task::spawn_blocking(move || Self::open_blocking(&config, provision)).await?
     }
 
     fn open_blocking(config: &Config, provision: bool) -> anyhow::Result<Self> {
-        make_dir(&config.data_dir)?;
+        create_dir(&config.data_dir)?;
         let names = Names::new(&config.topics.prefix);
         let (log, state, appends): (Arc<dyn Log>, _, _) = if config.on_kafka() {
             open_kafka(config)?
@@ -67,7 +67,7 @@ impl Storage {
             (Arc::new(log), state, 2)
         };
         log.provision(&names.specs(config.topics.partitions), provision)
-            .context("the topics are not as they should be")?;
+            .context("the topics do not match the configuration")?;
         Ok(Self {
             log,
             state,
@@ -76,7 +76,7 @@ impl Storage {
         })
     }
 
-    /// Starts to read `controls`, and returns when it has been read to its end.
+    /// Starts reading `controls`; returns when it has been read to its end.
     pub async fn controls(&self, config: &Config) -> anyhow::Result<(Arc<Controls>, Tail)> {
         read_controls(config, &self.log, &self.names).await
     }
@@ -100,7 +100,8 @@ async fn read_controls(
     Ok((controls, tail))
 }
 
-/// The log for a command that only reads and appends: nothing is made, no topic is checked. The embedded log must not be in use.
+/// Opens the log for a command that only reads and appends, without creating or checking topics. Fails if another process has
+/// the embedded log open.
 pub(crate) fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
     if config.on_kafka() {
         return open_stateless(config);
@@ -108,7 +109,7 @@ pub(crate) fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
     let dir = config.data_dir.join("log");
     if !dir.is_dir() {
         bail!(
-            "there is no log in {}; `omnilink up` makes one, `data_dir` (or --data-dir) says where",
+            "there is no log in {}; `omnilink up` creates one, `data_dir` (or --data-dir) sets the directory",
             config.data_dir.display()
         );
     }
@@ -130,7 +131,7 @@ fn open_stateless(_: &Config) -> anyhow::Result<Arc<dyn Log>> {
 #[cfg(feature = "kafka")]
 fn open_stateless(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
     use crate::log::kafka::KafkaLog;
-    // Not the node's own name: that would be its producer's too.
+    // Not the node's id, which would be that of its producer too.
     let node = format!("cli-{}", uuid::Uuid::now_v7().simple());
     let log = KafkaLog::connect_stateless(kafka_options(config, node))
         .with_context(|| format!("Kafka at {} cannot be used", config.kafka.brokers.join(",")))?;
@@ -173,7 +174,7 @@ fn open_kafka(config: &Config) -> anyhow::Result<(Arc<dyn Log>, StateStore, usiz
     Ok((Arc::new(log), state, 16))
 }
 
-/// The name of this node: made once, kept in the data directory.
+/// The id of this node: generated once and kept in the data directory.
 #[cfg(feature = "kafka")]
 fn node_id(data_dir: &Path) -> anyhow::Result<String> {
     let path = data_dir.join("node.id");
@@ -188,7 +189,7 @@ fn node_id(data_dir: &Path) -> anyhow::Result<String> {
     }
 }
 
-fn make_dir(dir: &Path) -> anyhow::Result<()> {
+fn create_dir(dir: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -196,7 +197,7 @@ fn make_dir(dir: &Path) -> anyhow::Result<()> {
         .create(dir)
         .with_context(|| {
             format!(
-                "the data directory {} cannot be made; `data_dir` (or --data-dir) chooses another",
+                "the data directory {} cannot be created; `data_dir` (or --data-dir) sets another",
                 dir.display()
             )
         })
@@ -217,22 +218,22 @@ pub(crate) fn secret_keys(config: &Config) -> anyhow::Result<SecretKeys> {
     })
 }
 
-/// How many lanes a projector, or a stage of a topology, has: two keep two cores busy, and the broker's cores are others. The
-/// embedded log works on the same cores as its lanes, where a second one gains nothing.
+/// The number of lanes of a projector or of a stage of a topology. On Kafka two lanes use two cores. The embedded log runs on
+/// the same cores as its lanes, so a second lane gains nothing.
 pub(crate) fn lanes(config: &Config) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if config.on_kafka() { cores.min(2) } else { 1 }
 }
 
-/// Where the index of the history lies.
+/// The folder of the index of the history.
 pub(crate) fn index_dir(config: &Config) -> PathBuf {
     config.data_dir.join("index")
 }
 
-/// The name of the file of the first key, in the data directory.
+/// The name of the first key's file in the data directory.
 pub(crate) const ADMIN_KEY: &str = "admin.key";
 
-/// The file of the first key.
+/// The path of the first key's file.
 pub fn admin_key_file(config: &Config) -> PathBuf {
     config.data_dir.join(ADMIN_KEY)
 }
@@ -245,7 +246,7 @@ pub struct FirstKey {
 }
 
 impl FirstKey {
-    /// What is not said is that of the first `up`: `admin`, of tenant `default`.
+    /// Defaults to the holder that `omnilink up` uses: `admin` of tenant `default`.
     pub fn new(
         tenant: Option<&str>,
         name: Option<String>,
@@ -269,25 +270,25 @@ impl FirstKey {
     }
 }
 
-/// Makes the first key if there is none: kind person, everything, unlimited. Writes it to the data directory, readable by its
-/// owner alone, and returns it.
-pub async fn make_first_key(
+/// Creates the first key if there is no key: of kind person, with all permissions and no limits. Writes it to a file in the data
+/// directory that only its owner can read, and returns the key and its token.
+pub async fn create_first_key(
     config: &Config,
     controls: &Controls,
-    who: FirstKey,
+    holder: FirstKey,
 ) -> anyhow::Result<Option<(Key, String)>> {
     if controls.has_keys() {
         return Ok(None);
     }
     let new = NewKey {
-        tenant: who.tenant,
-        name: who.name,
-        principal: who.principal,
+        tenant: holder.tenant,
+        name: holder.name,
+        principal: holder.principal,
         kind: KeyKind::Person,
         scopes: Scopes::all(),
         expires_at: None,
     };
-    // The file first: a key that nobody has would be worse than a file that opens nothing yet.
+    // The file first: a key whose token is lost would be worse than a token without a key.
     let token = Token::generate();
     let file = admin_key_file(config);
     write_private(&file, token.reveal())
@@ -295,7 +296,7 @@ pub async fn make_first_key(
     let now = SystemClock.now();
     let key = controls.create_key(new, &token, "omnilink", now).await?;
     if !controls.is_oldest_key(&key) {
-        // Someone else was making it at the same moment.
+        // Another process created one at the same time.
         controls.revoke_key(&key, "omnilink", now).await?;
         let _ = std::fs::remove_file(&file);
         return Ok(None);
@@ -303,23 +304,25 @@ pub async fn make_first_key(
     Ok(Some((key, token.reveal().to_owned())))
 }
 
-/// `keys create --first`, beside a node that runs or before there is one.
-pub(crate) async fn first_key(config: &Config, who: FirstKey) -> anyhow::Result<(Key, String)> {
-    make_dir(&config.data_dir)?;
+/// Creates the first key for `keys create --first`, with or without a running node.
+pub(crate) async fn first_key(config: &Config, holder: FirstKey) -> anyhow::Result<(Key, String)> {
+    create_dir(&config.data_dir)?;
     let names = Names::new(&config.topics.prefix);
     let specs = names.specs(config.topics.partitions);
     let opened = config.clone();
-    // It waits for brokers.
+    // It blocks on brokers.
     let log = tokio::task::spawn_blocking(move || {
         let log = open_log(&opened)?;
         log.provision(&specs, true)
-            .context("the topics are not as they should be")?;
+            .context("the topics do not match the configuration")?;
         anyhow::Ok(log)
     })
     .await??;
     let (controls, _tail) = read_controls(config, &log, &names).await?;
-    match make_first_key(config, &controls, who).await? {
-        Some(made) => Ok(made),
-        None => bail!("there are keys already; an admin key makes more: `omnilink keys create`"),
+    match create_first_key(config, &controls, holder).await? {
+        Some(created) => Ok(created),
+        None => {
+            bail!("there are keys already; create more with an admin key: `omnilink keys create`")
+        }
     }
 }

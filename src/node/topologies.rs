@@ -1,4 +1,4 @@
-//! The users' topologies while `up` runs: started with it, read again on SIGHUP.
+//! Runs topologies on a node: starts them with it, reloads them on SIGHUP.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -6,7 +6,10 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{storage as node, storage::Storage, watch::Watched};
+use super::{
+    storage::{self, Storage},
+    watch::Watched,
+};
 use crate::{
     base::clock::SystemClock,
     config::Config,
@@ -18,7 +21,7 @@ use crate::{
 /// The name of the part in `/readyz`.
 const PART: &str = "topologies";
 
-/// Reads the files of the folder. What is wrong is printed, and refuses the start.
+/// Reads the files of topologies_dir and prints their problems. Errors prevent the start.
 pub(crate) fn read(config: &Config) -> anyhow::Result<Set> {
     let (_, checked) = read_files(config, &[])?;
     for problem in &checked.problems {
@@ -31,7 +34,7 @@ pub(crate) fn read(config: &Config) -> anyhow::Result<Set> {
     }
 }
 
-/// The files that were named, or those of the folder, checked together.
+/// Reads and checks the named files, or all of topologies_dir, together.
 pub(crate) fn read_files(
     config: &Config,
     named: &[PathBuf],
@@ -47,7 +50,7 @@ pub(crate) fn read_files(
     Ok((files, checked))
 }
 
-/// An error that counts them, if any is one.
+/// Fails if there are errors; the message counts them.
 pub(crate) fn refuse_errors(problems: &[Problem]) -> anyhow::Result<()> {
     let errors: Vec<_> = problems
         .iter()
@@ -75,7 +78,7 @@ impl Drop for Topologies {
     }
 }
 
-/// What a reload needs.
+/// Reloads the topologies.
 struct Reload {
     dir: PathBuf,
     prefix: String,
@@ -104,16 +107,16 @@ impl Topologies {
             partitions: config.topics.partitions,
             provision,
             make_foreign: !config.on_kafka(),
-            lanes: node::lanes(config),
+            lanes: storage::lanes(config),
         })
-        .with_secrets(Arc::new(node::secret_keys(config)?));
+        .with_secrets(Arc::new(storage::secret_keys(config)?));
         deployment
             .deploy(set)
             .context("a thread cannot be started")?;
         watched.replace(&deployment.progress());
         let deployment = Arc::new(Mutex::new(deployment));
-        let asked = Arc::clone(&deployment);
-        readiness.part(PART, Need::Optional, move || status(&asked.lock()));
+        let reported = Arc::clone(&deployment);
+        readiness.part(PART, Need::Optional, move || status(&reported.lock()));
         let reload = Arc::new(Reload {
             dir: config.topologies_dir.clone(),
             prefix: config.topics.prefix.clone(),
@@ -125,10 +128,10 @@ impl Topologies {
         let hangups = tokio::spawn(async move {
             while hangup.recv().await.is_some() {
                 let reload = Arc::clone(&reload);
-                // It reads files and waits for lanes to stop.
+                // It reads files and blocks until lanes have stopped.
                 let done = tokio::task::spawn_blocking(move || reload.run()).await;
                 if let Err(error) = done {
-                    tracing::error!(%error, "the topologies were not read again");
+                    tracing::error!(%error, "the topologies were not reloaded");
                 }
             }
         });
@@ -138,22 +141,22 @@ impl Topologies {
         })
     }
 
-    /// Stops them all; waits for the transactions in hand.
+    /// Stops all topologies; waits for their running transactions.
     pub(crate) async fn stop(self) {
         self.hangups.abort();
         let deployment = Arc::clone(&self.deployment);
-        // What did not stop ends with the process.
+        // A topology that does not stop ends with the process.
         let _ = tokio::task::spawn_blocking(move || deployment.lock().stop()).await;
     }
 }
 
 impl Reload {
-    /// Reads the files again. A bad set changes nothing and says why.
+    /// Reads the files again and deploys them. If they have errors, logs them and changes nothing.
     fn run(&self) {
         let checked = match topology::find(&self.dir) {
             Ok(files) => topology::check(&files, &self.prefix),
             Err(error) => {
-                tracing::error!(dir = %self.dir.display(), %error, "the topologies were not read again; what runs goes on as before");
+                tracing::error!(dir = %self.dir.display(), %error, "the topologies were not reloaded; the running ones continue unchanged");
                 return;
             }
         };
@@ -163,12 +166,12 @@ impl Reload {
         let Some(set) = &checked.set else {
             tracing::error!(
                 errors = checked.problems.len(),
-                "the topology files have errors; what runs goes on as before"
+                "the topology files have errors; the running topologies continue unchanged"
             );
             return;
         };
         if set.admission_window_ms() != self.admission_window_ms {
-            tracing::warn!("the window of `admission` changes with the next start");
+            tracing::warn!("a new window of `admission` takes effect at the next start");
         }
         let mut deployment = self.deployment.lock();
         match deployment.deploy(set) {
@@ -181,7 +184,7 @@ impl Reload {
                     ?started,
                     ?stopped,
                     kept = kept.len(),
-                    "the topologies were read again"
+                    "the topologies were reloaded"
                 );
             }
             Err(error) => tracing::error!(%error, "not all topologies could be started"),

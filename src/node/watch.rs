@@ -1,4 +1,4 @@
-//! What `up` watches while it runs: whether the log can still be written, which processors stall, and their lag.
+//! Watches a running node: whether the log can still be written, which processors stall, and their lag.
 
 use std::{
     collections::BTreeMap,
@@ -24,15 +24,15 @@ use crate::{
     telemetry::metrics::{PROCESSOR_LAG_RECORDS, PROCESSOR_LAG_SECONDS, PROCESSOR_STALLED},
 };
 
-/// How often the log is asked whether it can be written.
-const FAILURE_EVERY: Duration = Duration::from_millis(200);
-/// How often positions are compared with the ends of the log.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How often the lag is measured: the oldest records that wait are read.
-const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// Time between checks whether the log has failed.
+const FAILURE_INTERVAL: Duration = Duration::from_millis(200);
+/// Time between comparisons of positions with the ends of the log.
+const STALL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between measurements of the lag, which read the oldest waiting record of each partition.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A processor that is watched.
-struct One {
+/// A watched processor and its gauges.
+struct Processor {
     name: String,
     progress: Arc<Progress>,
     records: Gauge,
@@ -40,25 +40,25 @@ struct One {
     stalled: Gauge,
 }
 
-/// Collects what is to be watched.
+/// Collects the processors to watch, then starts watching.
 pub(crate) struct Watch {
     log: Arc<dyn Log>,
     watched: Watched,
 }
 
-/// The processors that are watched. Clones share them.
+/// The watched processors. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Watched(Arc<Mutex<Processors>>);
 
 #[derive(Default)]
 struct Processors {
-    fixed: Vec<Arc<One>>,
-    /// These come and go.
-    topologies: Vec<Arc<One>>,
+    fixed: Vec<Arc<Processor>>,
+    /// Replaced by a reload.
+    topologies: Vec<Arc<Processor>>,
 }
 
 impl Watched {
-    /// These topologies' processors, in place of those before.
+    /// Replaces the processors of topologies.
     pub(crate) fn replace(&self, processors: &[(String, Arc<Progress>)]) {
         let mut watched = self.0.lock();
         for gone in &watched.topologies {
@@ -70,18 +70,18 @@ impl Watched {
         }
         watched.topologies = processors
             .iter()
-            .map(|(name, progress)| Arc::new(One::of(name.clone(), progress)))
+            .map(|(name, progress)| Arc::new(Processor::new(name.clone(), progress)))
             .collect();
     }
 
-    /// All of them; the lock is not held while the log is asked.
-    fn all(&self) -> Vec<Arc<One>> {
+    /// A copy, so that the lock is not held during requests to the log.
+    fn all(&self) -> Vec<Arc<Processor>> {
         let watched = self.0.lock();
         let all = watched.fixed.iter().chain(&watched.topologies);
         all.map(Arc::clone).collect()
     }
 
-    /// The lag of each processor in each partition that this node has.
+    /// The lag of each processor in each partition assigned to this node.
     pub(crate) fn lags(&self, log: &dyn Log, now: Millis) -> Result<Vec<Item>, LogError> {
         let mut items = Vec::new();
         for one in self.all() {
@@ -102,8 +102,8 @@ impl Watched {
         let all = self.all();
         let progress: Vec<_> = all.iter().map(|one| Arc::clone(&one.progress)).collect();
         if let Err(error) = stall::check(log, &progress) {
-            // What was found before stands, and readiness says that the log is away.
-            tracing::debug!(%error, "the ends of the log are not known");
+            // Earlier findings stay, and readiness reports that the log is unavailable.
+            tracing::debug!(%error, "the ends of the log cannot be read");
         }
         for one in all {
             let stalled = matches!(one.progress.status(), ProcessorStatus::Stalled(_));
@@ -118,15 +118,15 @@ impl Watched {
                     one.records.set(lag.records as f64);
                     one.age.set(lag.age_ms as f64 / 1000.0);
                 }
-                // The gauges keep what was last known.
+                // The gauges keep their last value.
                 Err(error) => tracing::debug!(%error, "the lag cannot be measured"),
             }
         }
     }
 }
 
-impl One {
-    fn of(name: String, progress: &Arc<Progress>) -> Self {
+impl Processor {
+    fn new(name: String, progress: &Arc<Progress>) -> Self {
         Self {
             progress: Arc::clone(progress),
             records: PROCESSOR_LAG_RECORDS.gauge(&[&name]),
@@ -172,11 +172,11 @@ impl Watch {
     }
 
     pub(crate) fn processor(&mut self, name: &'static str, progress: &Arc<Progress>) {
-        let one = Arc::new(One::of(name.to_owned(), progress));
+        let one = Arc::new(Processor::new(name.to_owned(), progress));
         self.watched.0.lock().fixed.push(one);
     }
 
-    /// What is watched; some of it may change after the start.
+    /// A handle for changes after the start.
     pub(crate) fn watched(&self) -> Watched {
         self.watched.clone()
     }
@@ -192,7 +192,7 @@ impl Watch {
             .threads
             .push(thread.spawn(move || watch_failure(&*log, &stop))?);
         let stop = Arc::clone(&watching.stop);
-        // It waits for brokers, which must not keep the process alive when the log has failed.
+        // A separate thread: its requests to brokers block, which must not delay the exit when the log has failed.
         let thread = std::thread::Builder::new().name("lag".into());
         watching
             .threads
@@ -203,12 +203,12 @@ impl Watch {
     fn watch_processors(&self, stop: &AtomicBool) {
         let (mut checked, mut measured) = (Instant::now(), Instant::now());
         while !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(FAILURE_EVERY);
-            if checked.elapsed() >= CHECK_EVERY {
+            std::thread::sleep(FAILURE_INTERVAL);
+            if checked.elapsed() >= STALL_INTERVAL {
                 checked = Instant::now();
                 self.watched.check(&*self.log);
             }
-            if measured.elapsed() >= MEASURE_EVERY {
+            if measured.elapsed() >= LAG_INTERVAL {
                 measured = Instant::now();
                 self.watched.measure(&*self.log);
             }
@@ -218,10 +218,10 @@ impl Watch {
 
 fn watch_failure(log: &dyn Log, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(FAILURE_EVERY);
+        std::thread::sleep(FAILURE_INTERVAL);
         if let Some(why) = log.failure() {
             crate::telemetry::print_note(&format!(
-                "the log cannot be written any more, so the process ends; the next start recovers: {why}"
+                "the log can no longer be written, so the process exits; the next start recovers: {why}"
             ));
             std::process::exit(1);
         }
@@ -232,7 +232,7 @@ impl Drop for Watching {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said why.
+            // The panic hook has reported a panic.
             let _ = thread.join();
         }
     }

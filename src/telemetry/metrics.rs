@@ -1,8 +1,8 @@
-//! Every metric there is: name, kind, unit, description, labels. Handles are made from here alone, so that what is not described
-//! does not exist. `docs/metrics.md` is made from it (the test `the_page_is_what_the_registry_says` compares the two).
+//! The registry of metrics: name, kind, unit, description, labels. Handles are created only here, so that every metric is
+//! documented. `docs/metrics.md` is generated from it (the test `the_page_matches_the_registry` compares the two).
 //!
-//! Names follow Prometheus: a prefix, base units (seconds, bytes), the unit last, `_total` for counters. Labels are bounded: none
-//! holds a tenant, a key or an id.
+//! Names follow Prometheus: a prefix, base units (seconds, bytes), the unit last, `_total` for counters. Labels have a bounded
+//! number of values: none is a tenant, a key or an id.
 
 use std::{collections::BTreeSet, fmt::Write, sync::OnceLock, time::Duration};
 
@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram, Label as LabelValue};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
 
-/// What a metric counts in.
+/// The unit of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     /// A number of things.
@@ -60,7 +60,7 @@ impl Kind {
 pub struct Label {
     /// Its name.
     pub name: &'static str,
-    /// Its values, for people: all of them, or what bounds them.
+    /// Its values, described for the docs: a list, or what limits them.
     pub values: &'static str,
 }
 
@@ -71,17 +71,17 @@ pub struct Definition {
     pub name: &'static str,
     /// How it behaves.
     pub kind: Kind,
-    /// What it counts in.
+    /// The unit.
     pub unit: Unit,
-    /// What it means, as shown in `/metrics`.
+    /// The description in `/metrics`.
     pub help: &'static str,
-    /// The labels, in the order in which values are given.
+    /// The labels, in the order of the values passed to [`Definition::counter`] and the like.
     pub labels: &'static [Label],
 }
 
 impl Definition {
     fn with(&self, values: &[&str]) -> Vec<LabelValue> {
-        // Handles made before the recorder is there would count nothing.
+        // A handle created before the recorder is installed would count nothing.
         recorder();
         debug_assert_eq!(values.len(), self.labels.len(), "{}", self.name);
         let pairs = self.labels.iter().zip(values);
@@ -90,27 +90,27 @@ impl Definition {
             .collect()
     }
 
-    /// Its counter with these label values. For a metric that is one.
+    /// The counter with these label values; only for metrics of that kind.
     pub fn counter(&self, values: &[&str]) -> Counter {
         metrics::counter!(self.name, self.with(values))
     }
 
-    /// Its gauge with these label values. For a metric that is one.
+    /// The gauge with these label values; only for metrics of that kind.
     pub fn gauge(&self, values: &[&str]) -> Gauge {
         metrics::gauge!(self.name, self.with(values))
     }
 
-    /// Its histogram with these label values. For a metric that is one.
+    /// The histogram with these label values; only for metrics of that kind.
     pub fn histogram(&self, values: &[&str]) -> Histogram {
         metrics::histogram!(self.name, self.with(values))
     }
 }
 
-/// From half a millisecond to five seconds: an answer over HTTP.
+/// From half a millisecond to five seconds: HTTP requests.
 const REQUEST_BUCKETS: &[f64] = &[
     0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
 ];
-/// From two milliseconds to a day: an outage of Postgres is worked off afterwards.
+/// From two milliseconds to a day: after an outage of Postgres events can be late by hours.
 const DELAY_BUCKETS: &[f64] = &[
     0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3_600.0,
     86_400.0,
@@ -134,7 +134,7 @@ macro_rules! registry {
             };
         )*
 
-        /// All of them, in the order of the page.
+        /// All metrics, in the order of the page.
         pub static ALL: &[&Definition] = &[$(&$ident),*];
     };
 }
@@ -142,11 +142,11 @@ macro_rules! registry {
 registry! {
     /// Always 1.
     BUILD_INFO = "omnilink_build_info", Kind::Gauge, Bool,
-        "Always 1; the labels say what runs",
+        "Always 1; the labels describe the build",
         [Label { name: "version", values: "the version of the binary" }];
     /// At the port.
     PORT_EVENTS = "omnilink_port_events_total", Kind::Counter, Count,
-        "Events that came in over HTTP, by what became of them",
+        "Events received over HTTP, by result",
         [Label { name: "result", values: "`ingested`, `duplicate`, `refused`" }];
     /// At the port.
     PORT_REQUESTS = "omnilink_port_requests_total", Kind::Counter, Count,
@@ -154,7 +154,7 @@ registry! {
         [Label { name: "class", values: "`2xx`, `4xx`, `5xx`" }];
     /// At the port.
     PORT_REQUEST_DURATION = "omnilink_port_request_duration_seconds", Kind::Histogram(REQUEST_BUCKETS), Seconds,
-        "From a request to /v1/events to its answer",
+        "Time from a request to /v1/events to its response",
         [];
     /// At the port.
     PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
@@ -166,33 +166,33 @@ registry! {
         [];
     /// Of admission.
     ADMISSION_RECORDS = "omnilink_admission_records_total", Kind::Counter, Count,
-        "Events that admission read from ingress, by what became of them (rejected ones: omnilink_dlq_records_total)",
-        [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (to the partition of its key)" }];
+        "Events that admission read from ingress, by outcome (rejected ones: omnilink_dlq_records_total)",
+        [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (forwarded to the partition of its key)" }];
     /// Of any processor.
     PROCESSOR_LAG_RECORDS = "omnilink_processor_lag_records", Kind::Gauge, Count,
-        "Records that wait in the partitions this node has, those of open transactions included; measured every 5 s",
+        "Records waiting in the partitions assigned to this node, including those of open transactions; measured every 5 s",
         [PROCESSOR];
     /// Of any processor.
     PROCESSOR_LAG_SECONDS = "omnilink_processor_lag_seconds", Kind::Gauge, Seconds,
-        "Age of the oldest record that waits in the partitions this node has; measured every 5 s",
+        "Age of the oldest record waiting in the partitions assigned to this node; measured every 5 s",
         [PROCESSOR];
     /// Of any processor.
     PROCESSOR_STALLED = "omnilink_processor_stalled", Kind::Gauge, Bool,
-        "1: records wait, or an error comes back, and nothing has moved for 10 s; /readyz says why. A wait for something that is named there is 0",
+        "1 if records wait, or an error repeats, and no position has moved for 10 s; /readyz has the reason. 0 during a wait that /readyz names",
         [PROCESSOR];
     /// Of any processor.
     DLQ_RECORDS = "omnilink_dlq_records_total", Kind::Counter, Count,
         "Records written to the dead-letter queue",
         [Label { name: "stage", values: "the processor that rejected the record" },
-         Label { name: "code", values: "why: a stable code such as `invalid_payload`, `vrl_error`, `postgres_22003`" }];
+         Label { name: "code", values: "the reason: a stable code such as `invalid_payload`, `vrl_error`, `postgres_22003`" }];
     /// Of any processor.
     POSITION_RESETS = "omnilink_position_resets_total", Kind::Counter, Count,
-        "Partitions that were not read on from the position that was kept, by reason; /readyz says which for a day",
+        "Partitions that did not resume at the committed position, by reason; /readyz names them for a day",
         [PROCESSOR,
-         Label { name: "reason", values: "`recreated` (the topic was deleted and made again), `retention` (it took records that were not read), `changelog` (that of its state was made again)" }];
+         Label { name: "reason", values: "`recreated` (the topic was deleted and recreated), `retention` (it deleted unread records), `changelog` (the changelog of its state was recreated)" }];
     /// Of any processor.
     LOST_OFFSETS = "omnilink_lost_offsets_total", Kind::Counter, Count,
-        "Offsets that retention, or somebody who deleted records, took before they were read",
+        "Offsets that retention or an administrator deleted before they were read",
         [PROCESSOR];
     /// Of the projection.
     PROJECTION_EVENTS = "omnilink_projection_events_total", Kind::Counter, Count,
@@ -200,7 +200,7 @@ registry! {
         [];
     /// Of the projection.
     PROJECTION_ENTITIES = "omnilink_projection_entities_total", Kind::Counter, Count,
-        "Entities written to Postgres, once a transaction each",
+        "Entities written to Postgres, each counted once per transaction",
         [];
     /// Of the projection.
     PROJECTION_COMMITS = "omnilink_projection_commits_total", Kind::Counter, Count,
@@ -208,27 +208,27 @@ registry! {
         [];
     /// Of the projection.
     PROJECTION_DELAY = "omnilink_projection_delay_seconds", Kind::Histogram(DELAY_BUCKETS), Seconds,
-        "From an event's append to the topic events to its row being visible: of each transaction, that of its oldest event",
+        "Time from an event's append to the topic events until its row is visible; for each transaction that of its oldest event",
         [];
     /// Of the topic `controls`.
     CONTROLS_REFUSED = "omnilink_controls_refused_total", Kind::Counter, Count,
-        "Records on the topic controls that do not count: older than what is known, without a version, or not sealed with secret_key",
+        "Records on the topic controls that were refused: an old version, no version, or not sealed with secret_key",
         [];
-    /// Of the schema registry of others.
+    /// Of the external schema registry.
     SCHEMA_REGISTRY_FETCHES = "omnilink_schema_registry_fetches_total", Kind::Counter, Count,
-        "Schemas asked for at schema_registry.url, by outcome",
-        [Label { name: "outcome", values: "`ok`, `refused`, `away` (no answer; tried again)" }];
+        "Schemas requested from schema_registry.url, by outcome",
+        [Label { name: "outcome", values: "`ok`, `refused`, `away` (no response; retried)" }];
     /// Of the process.
     PROCESS_CPU_SECONDS = "process_cpu_seconds_total", Kind::Counter, Seconds,
         "Processor time of this process, user and system",
         [];
     /// Of the process.
     PROCESS_RESIDENT_BYTES = "process_resident_memory_bytes", Kind::Gauge, Bytes,
-        "Memory of this process that is in RAM",
+        "Resident memory of this process",
         [];
     /// Of the process.
     PROCESS_VIRTUAL_BYTES = "process_virtual_memory_bytes", Kind::Gauge, Bytes,
-        "Address space of this process",
+        "Virtual memory of this process",
         [];
     /// Of the process.
     PROCESS_OPEN_FDS = "process_open_fds", Kind::Gauge, Count,
@@ -236,15 +236,15 @@ registry! {
         [];
     /// Of the process.
     PROCESS_MAX_FDS = "process_max_fds", Kind::Gauge, Count,
-        "How many file descriptors this process may have open",
+        "Limit of open file descriptors of this process",
         [];
     /// Of the process.
     PROCESS_START_TIME = "process_start_time_seconds", Kind::Gauge, Seconds,
-        "When this process was started, in seconds since 1970",
+        "Start time of this process, in seconds since the Unix epoch",
         [];
 }
 
-/// Names of earlier builds.
+/// Old and new names of renamed metrics.
 pub static RENAMED: &[(&str, &str)] = &[
     (
         "omnilink_admission_total",
@@ -263,10 +263,10 @@ pub static RENAMED: &[(&str, &str)] = &[
     ("omnilink_stalled", "omnilink_processor_stalled"),
 ];
 
-/// How often [`run_upkeep`] is due: histograms keep every value until then.
+/// Interval for [`run_upkeep`]: histograms keep every value until then.
 pub const UPKEEP: Duration = Duration::from_secs(5);
 
-/// The first call installs the recorder.
+/// The recorder; the first call installs it.
 pub(super) fn recorder() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let mut installed = false;
@@ -275,7 +275,7 @@ pub(super) fn recorder() -> &'static PrometheusHandle {
         for metric in ALL {
             if let Kind::Histogram(buckets) = metric.kind {
                 let name = Matcher::Full(metric.name.to_owned());
-                // It refuses only an empty list of buckets.
+                // Fails only for an empty list of buckets.
                 builder = builder
                     .set_buckets_for_metric(name, buckets)
                     .unwrap_or_default();
@@ -283,7 +283,7 @@ pub(super) fn recorder() -> &'static PrometheusHandle {
         }
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
-        // Someone else's recorder, in a program that embeds us, stays.
+        // Fails if a program that embeds this crate has installed its own, which stays.
         let _ = metrics::set_global_recorder(recorder);
         installed = true;
         handle
@@ -313,19 +313,19 @@ pub fn install() {
     recorder();
 }
 
-/// Sorts the values that histograms have gathered into their buckets.
+/// Moves recorded values of histograms into their buckets.
 pub fn run_upkeep() {
     recorder().run_upkeep();
 }
 
-/// Different codes of dead letters that are counted by name. All codes are constants of the program, or `postgres_` and an SQLSTATE.
-const CODES: usize = 200;
+/// Limit of distinct values of the label `code`. Codes are constants of the program, or `postgres_` and an SQLSTATE.
+const MAX_CODES: usize = 200;
 
 /// Counts a record that went to the dead-letter queue.
 pub(crate) fn count_dead_letter(stage: &str, code: &str) {
     static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut seen = SEEN.lock();
-    let known = seen.contains(code) || seen.len() < CODES && seen.insert(code.to_owned());
+    let known = seen.contains(code) || seen.len() < MAX_CODES && seen.insert(code.to_owned());
     drop(seen);
     let code = if known { code } else { "other" };
     DLQ_RECORDS.counter(&[stage, code]).increment(1);
@@ -335,12 +335,12 @@ pub(crate) fn count_dead_letter(stage: &str, code: &str) {
 pub fn page() -> String {
     let mut page = String::from(
         "# Metrics\n\n\
-         `GET /metrics` answers in Prometheus's text format, without a key. Names and labels are a contract from this version on. No label\n\
-         holds a tenant. This page is made from `src/telemetry/metrics.rs`: change it there, then run\n\
+         `GET /metrics` answers in Prometheus's text format, without a key. Names and labels are stable from this version on. No label\n\
+         contains a tenant. This page is generated from `src/telemetry/metrics.rs`: change it there, then run\n\
          `OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib telemetry::metrics`.\n\n\
-         | metric | kind | unit | what it says |\n|---|---|---|---|\n",
+         | metric | kind | unit | description |\n|---|---|---|---|\n",
     );
-    // A `String` never refuses text.
+    // Writing to a `String` cannot fail.
     for Definition {
         name,
         kind,
@@ -367,10 +367,10 @@ pub fn page() -> String {
     }
     page.push_str(
         "\n## What to watch\n\n\
-         - `omnilink_processor_stalled == 1`: a processor has stopped; the node's `/readyz` names the reason, `omnilink doctor` looks at all nodes.\n\
+         - `omnilink_processor_stalled == 1`: a processor has stopped; the node's `/readyz` has the reason, `omnilink doctor` checks all nodes.\n\
          - `omnilink_processor_lag_seconds`: grows while a processor is behind, stalled or waiting.\n\
-         - `rate(omnilink_dlq_records_total[5m])`: records that nobody processes until they are redriven.\n\n\
-         ## Old names\n\nNames of builds before 0.1 was released:\n\n| old | new |\n|---|---|\n",
+         - `rate(omnilink_dlq_records_total[5m])`: records that are not processed until they are redriven.\n\n\
+         ## Old names\n\nNames in builds before release 0.1:\n\n| old | new |\n|---|---|\n",
     );
     for (old, new) in RENAMED {
         let _ = writeln!(page, "| `{old}` | `{new}` |");
@@ -383,16 +383,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_is_what_the_registry_says() {
+    fn the_page_matches_the_registry() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
         if std::env::var_os("OMNILINK_UPDATE_DOCS").is_some() {
             std::fs::write(path, page()).unwrap();
         }
-        let there = std::fs::read_to_string(path).unwrap_or_default();
+        let found = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
-            there == page(),
-            "docs/metrics.md is not what src/telemetry/metrics.rs says; \
-             OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib telemetry::metrics makes it anew"
+            found == page(),
+            "docs/metrics.md does not match src/telemetry/metrics.rs; \
+             OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib telemetry::metrics updates it"
         );
     }
 
@@ -401,7 +401,7 @@ mod tests {
         let mut names = BTreeSet::new();
         for metric in ALL {
             let name = metric.name;
-            assert!(names.insert(name), "{name} is there twice");
+            assert!(names.insert(name), "{name} is a duplicate");
             assert!(
                 !metric.help.is_empty() && !metric.help.contains('\n'),
                 "{name}"
@@ -441,9 +441,9 @@ mod tests {
         }
     }
 
-    /// What is not in the registry has no description, and the page does not know of it.
+    /// A metric outside the registry would have no description and be missing in the page.
     #[test]
-    fn metrics_are_made_from_the_registry_alone() {
+    fn metrics_are_created_only_in_the_registry() {
         fn walk(dir: &std::path::Path, found: &mut Vec<String>) {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rendered_is_described() {
+    fn every_rendered_metric_has_a_description() {
         install();
         PORT_REQUEST_DURATION.histogram(&[]).record(0.003);
         count_dead_letter("tests", "invalid_payload");

@@ -1,4 +1,4 @@
-//! What OmniLink says about itself: logs, metrics ([`metrics`]), readiness ([`readiness`]).
+//! Logs, metrics ([`metrics`]) and readiness ([`readiness`]).
 
 pub mod metrics;
 mod notices;
@@ -16,16 +16,16 @@ use crate::{
     config::LogFormat,
 };
 
-/// What is logged unless `RUST_LOG` says otherwise.
+/// The log filter without `RUST_LOG`.
 const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,hyper=warn,sqlx=warn";
 
-/// Begins to log, to standard error. A second call changes nothing.
+/// Starts logging to standard error. A second call has no effect.
 pub fn init_logs(format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // What comes from records does not steer the terminal, nor turn its text around.
+        // Escapes control and bidirectional characters that come from records.
         .with_writer(|| Printable(std::io::stderr()));
     let _ = match format {
         LogFormat::Text => builder
@@ -35,10 +35,10 @@ pub fn init_logs(format: LogFormat) {
     };
 }
 
-/// Prints a line for people on standard error, beside the log.
+/// Prints a message to standard error, outside the log format.
 pub fn print_note(text: &str) {
     use std::io::Write;
-    // Nobody may be there to read it.
+    // Standard error may be closed.
     let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 

@@ -1,4 +1,4 @@
-//! Notices: what happened and is over, but that an operator must hear of. `/readyz` shows them.
+//! Notices: past incidents that an operator should know of. `/readyz` shows them.
 
 use std::{
     collections::VecDeque,
@@ -7,26 +7,25 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// How many notices are kept, and how long.
-const MOST: usize = 16;
+/// How many notices are kept, and for how long.
+const CAPACITY: usize = 16;
 const SHOWN_FOR: Duration = Duration::from_hours(24);
 
-static NOTICED: Mutex<VecDeque<(Instant, String)>> = Mutex::new(VecDeque::new());
+static NOTICES: Mutex<VecDeque<(Instant, String)>> = Mutex::new(VecDeque::new());
 
-/// Notes what happened and is over, but that an operator must hear of: `/readyz` and `doctor` show it for a day, the last
-/// 16 of all.
+/// Adds a notice. `/readyz` and `doctor` show the last 16 notices for a day; a repeated text replaces the earlier one.
 pub fn notice(text: String) {
-    let mut notices = NOTICED.lock();
+    let mut notices = NOTICES.lock();
     notices.retain(|(_, known)| *known != text);
-    if notices.len() == MOST {
+    if notices.len() == CAPACITY {
         notices.pop_front();
     }
     notices.push_back((Instant::now(), text));
 }
 
-/// What was noted within a day, the oldest first.
+/// The notices of the last day, oldest first.
 pub fn notices() -> Vec<String> {
-    let mut notices = NOTICED.lock();
+    let mut notices = NOTICES.lock();
     notices.retain(|(at, _)| at.elapsed() < SHOWN_FOR);
     notices.iter().map(|(_, text)| text.clone()).collect()
 }

@@ -1,4 +1,4 @@
-//! The standard metrics of a process, read from `/proc/self` when they are asked for.
+//! The standard process metrics of Prometheus, read from `/proc/self` at each scrape.
 
 use std::fmt::Write;
 
@@ -7,23 +7,31 @@ use super::metrics::{
     PROCESS_START_TIME, PROCESS_VIRTUAL_BYTES,
 };
 
-/// Ticks a second in `/proc/self/stat`: `USER_HZ`, which Linux has fixed for user space on all architectures that OmniLink runs on.
-const TICKS: f64 = 100.0;
+/// Ticks per second in `/proc/self/stat`: `USER_HZ`, which is 100 on all Linux architectures that OmniLink supports.
+const TICKS_PER_SECOND: f64 = 100.0;
 
-/// In the text format. What cannot be read is left out.
+/// Appends the metrics in the text format. Values that cannot be read are omitted.
 pub(super) fn render(out: &mut String) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name of the process, in parentheses, may hold spaces: what follows it is counted from its end.
+    // The process name, in parentheses, may contain spaces: fields are counted from after it.
     let stat: Vec<&str> = match stat.rsplit_once(')') {
         Some((_, rest)) => rest.split_ascii_whitespace().collect(),
         None => Vec::new(),
     };
     let number = |index: usize| stat.get(index)?.parse::<f64>().ok();
     if let (Some(user), Some(system)) = (number(11), number(12)) {
-        sample(out, &PROCESS_CPU_SECONDS, (user + system) / TICKS);
+        sample(
+            out,
+            &PROCESS_CPU_SECONDS,
+            (user + system) / TICKS_PER_SECOND,
+        );
     }
     if let (Some(started), Some(booted)) = (number(19), boot_time()) {
-        sample(out, &PROCESS_START_TIME, booted + started / TICKS);
+        sample(
+            out,
+            &PROCESS_START_TIME,
+            booted + started / TICKS_PER_SECOND,
+        );
     }
     if let Some(bytes) = number(20) {
         sample(out, &PROCESS_VIRTUAL_BYTES, bytes);
@@ -32,7 +40,7 @@ pub(super) fn render(out: &mut String) {
         sample(out, &PROCESS_RESIDENT_BYTES, bytes);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        // One of them is the directory being read.
+        // One of them is the open directory itself.
         sample(
             out,
             &PROCESS_OPEN_FDS,
@@ -50,14 +58,14 @@ fn sample(out: &mut String, metric: &Definition, value: f64) {
         name, kind, help, ..
     } = metric;
     let kind = kind.name();
-    // A `String` never refuses text.
+    // Writing to a `String` cannot fail.
     let _ = writeln!(
         out,
         "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
     );
 }
 
-/// When the machine was started, in seconds since 1970.
+/// The boot time of the machine, in seconds since the Unix epoch.
 fn boot_time() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let line = stat.lines().find_map(|line| line.strip_prefix("btime "))?;

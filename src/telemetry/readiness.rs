@@ -1,4 +1,4 @@
-//! Readiness: what each part of this node says about itself, for `/readyz`.
+//! Readiness: the status of each part of this node, for `/readyz`.
 
 use std::{
     collections::BTreeMap,
@@ -9,24 +9,24 @@ use std::{
 use parking_lot::RwLock;
 use serde::Serialize;
 
-/// How a part is.
+/// The status of a part, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It works.
     Ok,
-    /// It works in part, or others work without it.
+    /// It works in part, or the rest works without it.
     Degraded,
     /// It does not work.
     Down,
 }
 
-/// What a part says about itself.
+/// The report of a part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PartStatus {
-    /// How it is.
+    /// Its status.
     pub status: Status,
-    /// Why, or what it is; no secrets.
+    /// The reason, or a description; without secrets.
     pub detail: String,
 }
 
@@ -56,10 +56,10 @@ impl PartStatus {
     }
 }
 
-/// Whether the node is ready without a part.
+/// Whether the node can be ready without a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Without it nothing can be taken in: the log, the controls.
+    /// Without it no events can be accepted: the log, the controls.
     Required,
     /// Without it the node is degraded.
     Optional,
@@ -71,7 +71,7 @@ type Probe = Arc<dyn Fn() -> PartStatus + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Readiness {
     parts: Arc<RwLock<BTreeMap<String, (Need, Probe)>>>,
-    /// The last report: anyone may ask, as often as they like.
+    /// The last report, cached because `/readyz` needs no key.
     last: Arc<tokio::sync::Mutex<Option<(Instant, Report)>>>,
 }
 
@@ -80,14 +80,14 @@ pub struct Readiness {
 pub struct Report {
     /// Down if a required part is; degraded if anything else is wrong.
     pub status: Status,
-    /// Each part.
+    /// The parts by name.
     pub parts: BTreeMap<String, PartStatus>,
 }
 
-/// A probe that takes longer than this counts as down.
-const PROBE_DEADLINE: Duration = Duration::from_secs(2);
-/// A report is good for this long.
-const REPORT_AGE: Duration = Duration::from_millis(500);
+/// Time limit of a probe; a part that exceeds it is down.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a report is cached.
+const CACHE_TIME: Duration = Duration::from_millis(500);
 
 impl Readiness {
     /// Adds a part, or replaces it. The probe may block, for two seconds at most.
@@ -102,38 +102,38 @@ impl Readiness {
             .insert(name.to_owned(), (need, Arc::new(probe)));
     }
 
-    /// How every part is now, or was half a second ago.
+    /// The status of all parts, at most half a second old.
     pub async fn report(&self) -> Report {
         let mut last = self.last.lock().await;
         match &*last {
-            Some((at, report)) if at.elapsed() < REPORT_AGE => report.clone(),
+            Some((at, report)) if at.elapsed() < CACHE_TIME => report.clone(),
             _ => {
-                let report = self.ask().await;
+                let report = self.probe().await;
                 *last = Some((Instant::now(), report.clone()));
                 report
             }
         }
     }
 
-    /// Asks every part, side by side.
-    async fn ask(&self) -> Report {
+    /// Runs all probes concurrently.
+    async fn probe(&self) -> Report {
         let probes: Vec<_> = self
             .parts
             .read()
             .iter()
             .map(|(name, (need, probe))| (name.clone(), *need, Arc::clone(probe)))
             .collect();
-        let asked: Vec<_> = probes
+        let running: Vec<_> = probes
             .into_iter()
             .map(|(name, need, probe)| (name, need, tokio::task::spawn_blocking(move || probe())))
             .collect();
-        let by = tokio::time::Instant::now() + PROBE_DEADLINE;
+        let deadline = tokio::time::Instant::now() + PROBE_TIMEOUT;
         let mut report = Report {
             status: Status::Ok,
             parts: BTreeMap::new(),
         };
-        for (name, need, answer) in asked {
-            let part = match tokio::time::timeout_at(by, answer).await {
+        for (name, need, result) in running {
+            let part = match tokio::time::timeout_at(deadline, result).await {
                 Ok(Ok(part)) => part,
                 Ok(Err(_)) => PartStatus::down("the probe failed"),
                 Err(_) => PartStatus::down("no answer within 2 s"),

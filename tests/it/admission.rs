@@ -1,4 +1,4 @@
-//! Admission through the public door, on both logs: every form in, each event once, the rest to the dead letters.
+//! Admission on both logs: every input format, each event once, invalid records to the dead-letter queue.
 
 use std::sync::Arc;
 
@@ -6,38 +6,32 @@ use omnilink::{
     admission::Admission,
     envelope::{Data, avro},
     log::{Fetched, Log, Record, header, partition_for, topics::Names},
-    stream::lane::{self, Running, Setup},
+    stream::lane::Running,
 };
 
-use crate::support::{Bed, append, on_both, read_all, value};
+use crate::support::{TestLog, append, on_both_logs, read_all, value};
 
-on_both!(
-    every_form_is_read,
-    once_over_restarts,
-    misplaced_records_find_their_partition
+on_both_logs!(
+    every_format_is_read,
+    events_are_admitted_once_over_restarts,
+    misplaced_records_are_forwarded_to_their_partition
 );
 
 const PARTITIONS: u32 = 4;
 
-struct World {
+struct Fixture {
     log: Arc<dyn Log>,
     names: Names,
     running: Option<Running>,
 }
 
-fn world(bed: &Bed) -> World {
-    let log = bed.open("a");
-    let names = Names::new(&bed.prefix);
+fn fixture(test_log: &TestLog) -> Fixture {
+    let log = test_log.open("a");
+    let names = Names::new(&test_log.prefix);
     log.provision(&names.specs(PARTITIONS), true).unwrap();
-    let setup = Setup {
-        log: Arc::clone(&log),
-        dlq: Arc::clone(&names.dlq),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::default(),
-    };
     let admission = Admission::new(&names, PARTITIONS, 24 * 3_600_000, false);
-    let running = Some(lane::start(Arc::new(admission), setup).unwrap());
-    World {
+    let running = Some(test_log.start_lane(&log, admission, &Arc::default()));
+    Fixture {
         log,
         names,
         running,
@@ -81,9 +75,9 @@ fn ids(events: &[Fetched]) -> Vec<String> {
     ids
 }
 
-fn every_form_is_read(bed: Bed) {
-    let world = world(&bed);
-    let ingress = &*world.names.ingress;
+fn every_format_is_read(test_log: TestLog) {
+    let fixture = fixture(&test_log);
+    let ingress = &*fixture.names.ingress;
     let structured = (
         "content-type",
         "application/cloudevents+json; charset=utf-8",
@@ -124,8 +118,8 @@ fn every_form_is_read(bed: Bed) {
         raw("x", Some("not json"), &[TENANT]),
         raw("x", Some("\0\0\0\0\u{7}avro"), &[TENANT]),
     ];
-    append(&*world.log, ingress, sent).unwrap();
-    let events = read_all(&*world.log, &world.names.events, 6);
+    append(&*fixture.log, ingress, sent).unwrap();
+    let events = read_all(&*fixture.log, &fixture.names.events, 6);
     assert_eq!(
         ids(&events),
         ["b1", "b2", "bin", "gone", "headerless", "struct"]
@@ -134,15 +128,15 @@ fn every_form_is_read(bed: Bed) {
         let (event, received_at) =
             avro::decode_event(fetched.record.value.as_ref().unwrap()).unwrap();
         assert_eq!(event.tenant.as_str(), "acme");
-        // A null value is an event without data, and deletes nothing.
+        // A null value is an event without data, not a tombstone.
         assert!(!event.tombstone);
         assert_eq!(event.data == Data::Absent, event.id == "gone");
         let key = fetched.record.key.as_ref().unwrap();
         assert_eq!(key, event.record_key().as_bytes());
         assert_eq!(fetched.partition, partition_for(key, PARTITIONS));
-        assert!((0..60_000).contains(&(bed.clock.now().0 - received_at.0)));
+        assert!((0..60_000).contains(&(test_log.clock.now().0 - received_at.0)));
     }
-    let dead = read_all(&*world.log, &world.names.dlq, 4);
+    let dead = read_all(&*fixture.log, &fixture.names.dlq, 4);
     let mut codes: Vec<_> = dead
         .iter()
         .map(|f| {
@@ -171,44 +165,49 @@ fn every_form_is_read(bed: Bed) {
     assert_eq!(value(item), r#"{"specversion":"1.0","id":""}"#);
 }
 
-fn once_over_restarts(bed: Bed) {
+fn events_are_admitted_once_over_restarts(test_log: TestLog) {
     for round in 0..3 {
-        let mut world = world(&bed);
+        let mut fixture = fixture(&test_log);
         for n in 0..40 {
-            // Each is sent twice in each round, and in every round again.
+            // Each event is sent twice in every round.
             let one = raw(
                 "x",
                 Some(&envelope(&format!("e{n:02}"), &n.to_string())),
                 &[TENANT],
             );
-            append(&*world.log, &world.names.ingress, vec![one.clone(), one]).unwrap();
+            append(
+                &*fixture.log,
+                &fixture.names.ingress,
+                vec![one.clone(), one],
+            )
+            .unwrap();
         }
         let fresh = raw(
             "x",
             Some(&envelope(&format!("round{round}"), "1")),
             &[TENANT],
         );
-        append(&*world.log, &world.names.ingress, vec![fresh]).unwrap();
-        let events = read_all(&*world.log, &world.names.events, 41 + round);
+        append(&*fixture.log, &fixture.names.ingress, vec![fresh]).unwrap();
+        let events = read_all(&*fixture.log, &fixture.names.events, 41 + round);
         let mut expected: Vec<_> = (0..40).map(|n| format!("e{n:02}")).collect();
         expected.extend((0..=round).map(|r| format!("round{r}")));
         assert_eq!(ids(&events), expected);
-        drop(world.running.take());
+        drop(fixture.running.take());
     }
 }
 
-fn misplaced_records_find_their_partition(bed: Bed) {
-    let world = world(&bed);
+fn misplaced_records_are_forwarded_to_their_partition(test_log: TestLog) {
+    let fixture = fixture(&test_log);
     for n in 0..30 {
-        // All under one key of the producer's own: most belong elsewhere.
+        // All with the same key, chosen by the producer: most belong to other partitions.
         let one = raw(
             "producer-key",
             Some(&envelope(&format!("e{n:02}"), &format!("entity{}", n % 5))),
             &[TENANT],
         );
-        append(&*world.log, &world.names.ingress, vec![one]).unwrap();
+        append(&*fixture.log, &fixture.names.ingress, vec![one]).unwrap();
     }
-    let events = read_all(&*world.log, &world.names.events, 30);
+    let events = read_all(&*fixture.log, &fixture.names.events, 30);
     assert_eq!(events.len(), 30);
     for entity in 0..5 {
         let key = format!("acme/order/entity{entity}");

@@ -1,7 +1,7 @@
-//! The architecture holds: no room knows of a higher one, and no two files of a room need each other.
+//! Checks the layering of the source: no module uses one of a higher floor, and the files of a module have no import cycles.
 //!
-//! A room is a module under `src/`. What one file uses of another is read from its paths (`crate::…`, `super::…`, `self::…`);
-//! test modules are left out, for a test may meet a part in its surroundings.
+//! A room is a top-level module under `src/`. Imports are read from the paths in a file (`crate::…`, `super::…`, `self::…`).
+//! Test modules are ignored: a test may use the modules above it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The rooms, from the lowest floor up. A room may use rooms of lower floors only.
+/// The rooms, from the lowest floor up. A room may use only rooms of lower floors.
 const FLOORS: &[&[&str]] = &[
     &["base", "chaos"],
     &["config"],
@@ -25,18 +25,18 @@ const FLOORS: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// A module path, such as `["stream", "dlq"]`; empty for the crate's root.
+/// A module path, such as `["stream", "dlq"]`; empty for the crate root.
 type Module = Vec<String>;
 
 struct Source {
     file: PathBuf,
-    /// Paths that the file names, made absolute.
+    /// All paths in the file, made absolute.
     paths: BTreeSet<Vec<String>>,
-    /// What the file brings in by `use`: name → absolute path.
+    /// Imports by `use`: name → absolute path.
     imports: BTreeMap<String, Vec<String>>,
 }
 
-/// The text without comments, strings and characters, and without modules that are compiled for tests alone.
+/// The text without comments, string and character literals, and `#[cfg(test)]` items.
 fn code(text: &str) -> String {
     let mut code = String::new();
     let mut rest = text;
@@ -54,7 +54,7 @@ fn code(text: &str) -> String {
             });
             end.map_or(rest.len(), |end| end + 2)
         } else if first == '\'' {
-            // A character, and no lifetime.
+            // A character literal, not a lifetime.
             let character = if rest[1..].starts_with('\\') {
                 rest[2..]
                     .char_indices()
@@ -74,7 +74,7 @@ fn code(text: &str) -> String {
         rest = &rest[skip..];
     }
     while let Some(begin) = code.find("#[cfg(test)]") {
-        // The item ends with its block, or with a semicolon that comes before one.
+        // The item ends with its block, or with a semicolon before any block.
         let mut depth = 0;
         let end = code[begin..].char_indices().find_map(|(at, c)| {
             depth += i32::from(c == '{') - i32::from(c == '}');
@@ -85,7 +85,7 @@ fn code(text: &str) -> String {
     code
 }
 
-/// Names, `::`, and single marks.
+/// Splits code into names, `::`, and single characters.
 fn tokens(code: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = code.trim_start();
@@ -131,7 +131,7 @@ impl Paths<'_> {
         base
     }
 
-    /// Reads one tree of a `use`; returns what follows it.
+    /// Reads one tree of a `use`; returns the tokens after it.
     fn tree<'t>(&mut self, mut tokens: &'t [&'t str], before: &[&'t str]) -> &'t [&'t str] {
         let mut path = before.to_vec();
         loop {
@@ -245,10 +245,10 @@ fn modules() -> BTreeMap<Module, Source> {
     modules
 }
 
-/// The module that a path leads to, by way of what modules on the way bring in.
+/// The module that a path refers to, following re-exports.
 fn target(modules: &BTreeMap<Module, Source>, path: &[String]) -> Option<Module> {
     let mut path = path.to_vec();
-    // Exports of exports: more than a few would be a circle.
+    // Re-exports of re-exports; more than a few would be a cycle.
     for _ in 0..8 {
         let most = (1..=path.len())
             .rev()
@@ -284,7 +284,7 @@ fn uses(modules: &BTreeMap<Module, Source>) -> BTreeMap<&Module, BTreeSet<Module
 }
 
 #[test]
-fn no_room_knows_of_a_higher_one() {
+fn no_room_uses_a_higher_floor() {
     let modules = modules();
     let floor = |room: &str| FLOORS.iter().position(|rooms| rooms.contains(&room));
     let mut wrong = Vec::new();
@@ -311,11 +311,11 @@ fn no_room_knows_of_a_higher_one() {
 }
 
 #[test]
-fn no_two_files_of_a_room_need_each_other() {
+fn files_of_a_room_have_no_import_cycles() {
     let modules = modules();
     let uses = uses(&modules);
     let related = |a: &Module, b: &Module| a.starts_with(b) || b.starts_with(a);
-    // Where one can get from a file, but for its parents and children.
+    // The modules of the same room reachable from a module, without its parents and children.
     let reach = |from: &Module| {
         let mut seen = BTreeSet::new();
         let mut next = vec![from.clone()];
@@ -328,7 +328,7 @@ fn no_two_files_of_a_room_need_each_other() {
         }
         seen
     };
-    let mut circles = Vec::new();
+    let mut cycles = Vec::new();
     for module in modules.keys() {
         let reached = reach(module);
         if reached.contains(module) {
@@ -338,10 +338,10 @@ fn no_two_files_of_a_room_need_each_other() {
                 .map(|other| modules[other].file.display().to_string())
                 .collect();
             names.sort();
-            circles.push(names.join(", "));
+            cycles.push(names.join(", "));
         }
     }
-    circles.sort();
-    circles.dedup();
-    assert!(circles.is_empty(), "{}", circles.join("\n"));
+    cycles.sort();
+    cycles.dedup();
+    assert!(cycles.is_empty(), "{}", cycles.join("\n"));
 }

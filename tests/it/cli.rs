@@ -1,140 +1,18 @@
-//! The binary, as a user runs it.
+//! The binary as a user runs it.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
     os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-pub fn omnilink(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_omnilink"));
-    command.current_dir(dir).args(args).env_remove("RUST_LOG");
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OMNILINK") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-pub fn output(command: &mut Command) -> (i32, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.stdin(Stdio::null()).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-/// A folder of its own. Started as root, the embedded Postgres lies elsewhere and is linked: it goes with the folder.
-pub struct Folder(TempDir);
-
-impl Folder {
-    pub fn new() -> Self {
-        Self(TempDir::new().unwrap())
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Ok(elsewhere) = std::fs::read_link(self.path().join("data/postgres")) {
-            let _ = std::fs::remove_dir_all(elsewhere);
-        }
-    }
-}
-
-/// A running `omnilink up`.
-pub struct Up {
-    pub child: Child,
-    pub url: String,
-    banner: String,
-}
-
-impl Up {
-    fn start(dir: &Path) -> Self {
-        Self::start_with(dir, &[])
-    }
-
-    pub fn start_with(dir: &Path, more: &[&str]) -> Self {
-        Self::start_env(dir, more, &[])
-    }
-
-    pub fn start_env(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = omnilink(
-            dir,
-            &["up", "--listen", "127.0.0.1:0", "--data-dir", "data"],
-        )
-        .args(more)
-        .envs(env.iter().copied())
-        .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(dir.join("up.err")).unwrap())
-        .spawn()
-        .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut banner = String::new();
-        while !banner.contains("/metrics") {
-            let line = lines
-                .next()
-                .unwrap_or_else(|| panic!("{}", errors(dir)))
-                .unwrap();
-            banner.push_str(&line);
-            banner.push('\n');
-        }
-        let at = banner.find("http://").unwrap();
-        let url = banner[at..].split_whitespace().next().unwrap().to_owned();
-        Self { child, url, banner }
-    }
-
-    fn signal(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-
-    pub fn stop(mut self) -> i32 {
-        self.signal();
-        let began = Instant::now();
-        let status = self.child.wait().unwrap();
-        assert!(began.elapsed() < Duration::from_secs(10));
-        status.code().unwrap()
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub fn get(url: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: omnilink\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-pub fn errors(dir: &Path) -> String {
-    std::fs::read_to_string(dir.join("up.err")).unwrap()
-}
+use crate::support::command::{Folder, Up, errors, get, omnilink, output};
 
 #[test]
-fn from_nothing_to_events_and_back_again() {
+fn a_first_start_takes_events_and_a_restart_keeps_them() {
     let dir = Folder::new();
     let dir = dir.path();
     let began = Instant::now();
@@ -151,7 +29,7 @@ fn from_nothing_to_events_and_back_again() {
             .mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    let ask = |args: &[&str]| {
+    let run = |args: &[&str]| {
         let mut command = omnilink(dir, args);
         output(
             command
@@ -161,7 +39,7 @@ fn from_nothing_to_events_and_back_again() {
     };
 
     // Keys.
-    let (code, made, error) = ask(&[
+    let (code, made, error) = run(&[
         "keys",
         "create",
         "--name",
@@ -176,19 +54,19 @@ fn from_nothing_to_events_and_back_again() {
         (&made["tenant"], &made["kind"]),
         (&json!("default"), &json!("service"))
     );
-    let (_, listed, _) = ask(&["keys", "list", "--json"]);
+    let (_, listed, _) = run(&["keys", "list", "--json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed["items"][0]["id"], made["id"]);
     assert_eq!(listed["items"][1]["kind"], "person");
-    let (_, table, _) = ask(&["keys", "list"]);
+    let (_, table, _) = run(&["keys", "list"]);
     assert!(
         table.starts_with("ID ") && table.contains("events:write"),
         "{table}"
     );
 
-    // Events: some new, one twice, one refused, one that is no JSON.
+    // Events: new ones, a duplicate, a refused one, and a line that is not JSON.
     let mut file = std::fs::File::create(dir.join("events.jsonl")).unwrap();
-    // As some programs begin a file.
+    // A byte order mark.
     write!(file, "\u{feff}").unwrap();
     for n in 0..120 {
         let event = json!({ "id": n.to_string(), "source": "/s", "type": "t", "data": { "n": n } });
@@ -201,7 +79,7 @@ fn from_nothing_to_events_and_back_again() {
     .unwrap();
     writeln!(file, "{{\"id\":\"x\"}}\nnonsense").unwrap();
     drop(file);
-    let (code, summary, _) = ask(&["send", "events.jsonl", "--json"]);
+    let (code, summary, _) = run(&["send", "events.jsonl", "--json"]);
     assert_eq!(code, 1);
     let summary: Value = serde_json::from_str(&summary).unwrap();
     let counts =
@@ -215,13 +93,13 @@ fn from_nothing_to_events_and_back_again() {
         .collect();
     lines.sort_unstable();
     assert_eq!(lines, [(242, "missing_source"), (243, "invalid_payload")]);
-    let (_, summary, _) = ask(&["send", "events.jsonl"]);
+    let (_, summary, _) = run(&["send", "events.jsonl"]);
     assert!(
         summary.contains("0 ingested, 121 duplicates, 2 refused"),
         "{summary}"
     );
 
-    // Every part counts, and says how far behind it is.
+    // All parts report metrics and their lag.
     let counted = [
         "omnilink_admission_records_total{outcome=\"admitted\"} 120",
         "omnilink_processor_lag_records{processor=\"admission\"}",
@@ -238,15 +116,15 @@ fn from_nothing_to_events_and_back_again() {
     }
 
     let id = made["id"].as_str().unwrap();
-    assert_eq!(ask(&["keys", "revoke", id]).0, 0);
-    let (code, _, error) = ask(&["keys", "revoke", id]);
+    assert_eq!(run(&["keys", "revoke", id]).0, 0);
+    let (code, _, error) = run(&["keys", "revoke", id]);
     assert_eq!(code, 1);
     assert!(
         error.contains("404") && error.contains("no such key"),
         "{error}"
     );
 
-    let (_, shown, _) = ask(&["config", "--json"]);
+    let (_, shown, _) = run(&["config", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
     let postgres = std::fs::read_to_string(dir.join("data/postgres.url"));
     match shown["postgres"]["url"].as_str() {
@@ -257,7 +135,7 @@ fn from_nothing_to_events_and_back_again() {
         None => assert!(postgres.is_err()),
     }
 
-    // A second start keeps everything, and tells no secret.
+    // A second start keeps all data and does not print the key.
     assert_eq!(up.stop(), 0);
     let up = Up::start(dir);
     assert!(!up.banner.contains(key));
@@ -276,12 +154,12 @@ fn from_nothing_to_events_and_back_again() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn a_second_signal_stops_immediately() {
     let dir = Folder::new();
-    // Stopped at once, an embedded Postgres would live on.
+    // Without projections: an immediate stop would leave the embedded Postgres running.
     let mut up = Up::start_with(dir.path(), &["--without", "projections"]);
     let key = std::fs::read_to_string(dir.path().join("data/admin.key")).unwrap();
-    // A request that never ends holds the drain.
+    // An unfinished request keeps the drain from completing.
     let mut stream = TcpStream::connect(up.url.trim_start_matches("http://")).unwrap();
     let head = format!(
         "POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{",
@@ -369,7 +247,7 @@ fn usage_and_failures_have_their_exit_codes() {
 }
 
 #[test]
-fn config_prints_what_is_in_effect_without_secrets() {
+fn config_prints_the_effective_configuration_without_secrets() {
     let dir = Folder::new();
     std::fs::write(
         dir.path().join("other.yaml"),
@@ -396,7 +274,7 @@ fn config_prints_what_is_in_effect_without_secrets() {
     );
     assert!(!text.contains("hush"));
 
-    // What is printed is itself a configuration.
+    // The output is itself a valid configuration.
     std::fs::write(dir.path().join("omnilink.yaml"), text.replace("u:***", "u")).unwrap();
     let (code, _, error) = run(&["config"]);
     assert_eq!(code, 0, "{error}");

@@ -1,4 +1,4 @@
-//! The configuration: where it comes from, what is wrong with it, what is shown of it.
+//! The configuration: precedence of its sources, errors, and redaction.
 
 use omnilink::config::{Config, LogFormat, Sources};
 use tempfile::TempDir;
@@ -47,12 +47,12 @@ kafka:
     assert_eq!(config.log_format, LogFormat::Json);
     assert!(config.trusted_proxies[0].contains("10.9.8.7".parse().unwrap()));
     assert!(!config.trusted_proxies[0].contains("11.0.0.1".parse().unwrap()));
-    // Relative paths start at the file.
+    // Paths in the file are relative to it.
     assert_eq!(config.data_dir, dir.path().join("store"));
 }
 
 #[test]
-fn all_errors_are_told_at_once_with_their_places() {
+fn all_errors_are_reported_at_once_with_their_places() {
     let dir = TempDir::new().unwrap();
     let yaml = "
 lisen: 127.0.0.1:1
@@ -94,14 +94,14 @@ prefix: x.
             "kafka: { brokers: \"b:9092\" }",
             "`secret_key`: required with Kafka",
         ),
-        ("kafka: { brokers: [nowhere] }", "is no broker"),
+        ("kafka: { brokers: [nowhere] }", "is not a broker"),
         (
             "limits: { single_bytes: 2000000 }",
             "is more than `limits.batch_bytes`",
         ),
         (
             "kafka: { brokers: b:9092 }\nsecret_key: env:K\nlimits: { single_bytes: 1000000 }",
-            "does not go into a message of Kafka",
+            "does not fit into a Kafka message",
         ),
         ("topics: { prefix: 7 }", "put it in quotes"),
         (
@@ -128,7 +128,7 @@ prefix: x.
 }
 
 #[test]
-fn no_secret_is_ever_shown() {
+fn no_secret_is_displayed() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("kafka.password"), "from-file-hush\n").unwrap();
     let yaml = format!(

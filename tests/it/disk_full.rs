@@ -1,4 +1,4 @@
-//! A full disk: the embedded log refuses, loses nothing, and goes on by itself when there is room again.
+//! A full disk: the embedded log refuses appends, loses nothing, and recovers by itself once there is space.
 
 use std::{
     path::Path,
@@ -17,7 +17,7 @@ use omnilink::{
 
 use crate::support::{append, read_all, record, value};
 
-/// A small disk of its own; unmounted when dropped.
+/// A small tmpfs, unmounted when dropped.
 struct Disk(tempfile::TempDir);
 
 impl Disk {
@@ -59,7 +59,7 @@ fn open(dir: &Path) -> LocalLog {
 }
 
 #[test]
-fn refuses_and_recovers() {
+fn a_full_disk_refuses_appends_and_recovers() {
     let Some(disk) = Disk::new("192m") else {
         return;
     };
@@ -86,7 +86,7 @@ fn refuses_and_recovers() {
     };
     assert!(matches!(refused, LogError::DiskFull(_)), "{refused}");
     assert!(log.health().is_err());
-    // What was acknowledged can be read meanwhile.
+    // Acknowledged records can be read in the meantime.
     assert_eq!(read_all(&log, "in", kept).len(), kept);
     std::fs::remove_file(filler).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! Dead letters, on both logs: listed, shown, and back on their topics in order, once past dedupe.
+//! Dead letters on both logs: they are listed, shown, and redriven in order, passing dedupe once.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use omnilink::{
             redrive::{Pick, Redrive, Redriven},
             redriven,
         },
-        lane::{self, Running, Setup},
+        lane::Running,
     },
 };
 
-use crate::support::{Bed, append, on_both, read_all};
+use crate::support::{TestLog, append, on_both_logs, read_all};
 
-on_both!(
-    newest_first_page_by_page,
-    back_in_order_and_once_past_dedupe,
-    items_of_batches_and_letters_without_a_home,
+on_both_logs!(
+    letters_are_listed_newest_first_in_pages,
+    redriven_records_keep_their_order_and_pass_dedupe_once,
+    batch_items_are_redriven_and_letters_without_a_topic_are_not,
 );
 
 const PARTITIONS: u32 = 3;
 
-struct World {
+struct Fixture {
     log: Arc<dyn Log>,
     names: Names,
     secrets: Arc<SecretKeys>,
@@ -42,28 +42,22 @@ fn secrets(n: u8) -> SecretKeys {
     SecretKeys::new([&STANDARD.encode([n; 32])[..]]).unwrap()
 }
 
-fn world(bed: &Bed) -> World {
-    let log = bed.open("a");
-    let names = Names::new(&bed.prefix);
+fn fixture(test_log: &TestLog) -> Fixture {
+    let log = test_log.open("a");
+    let names = Names::new(&test_log.prefix);
     log.provision(&names.specs(PARTITIONS), true).unwrap();
-    let setup = Setup {
-        log: Arc::clone(&log),
-        dlq: Arc::clone(&names.dlq),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::default(),
-    };
     let secrets = Arc::new(secrets(1));
     let admission = Admission::new(&names, PARTITIONS, 24 * 3_600_000, false)
         .with_secrets(Arc::clone(&secrets));
-    World {
-        _running: lane::start(Arc::new(admission), setup).unwrap(),
+    Fixture {
+        _running: test_log.start_lane(&log, admission, &Arc::default()),
         log,
         names,
         secrets,
     }
 }
 
-impl World {
+impl Fixture {
     fn redrive(&self, pick: &Pick) -> Redriven {
         let redrive = Redrive {
             log: &*self.log,
@@ -82,7 +76,7 @@ impl World {
         letters::list(&*self.log, &self.names, &listing).unwrap()
     }
 
-    /// Ids of events, in order, of one entity.
+    /// The ids of one entity's events, in order.
     fn admitted(&self, at_least: usize, entity: &str) -> Vec<String> {
         let all = read_all(&*self.log, &self.names.events, at_least);
         let mut ids = Vec::new();
@@ -110,7 +104,7 @@ fn event(id: &str, entity: &str) -> Record {
     }
 }
 
-/// A letter as a processor would have written it.
+/// A dead letter as a processor writes it.
 fn letter(record: Record, topic: &str, offset: u64, code: &str) -> Record {
     let rejected = Fetched {
         topic: 0,
@@ -129,10 +123,10 @@ fn letter(record: Record, topic: &str, offset: u64, code: &str) -> Record {
     dlq::record(&rejected, None, &reason)
 }
 
-fn newest_first_page_by_page(bed: Bed) {
-    let world = world(&bed);
-    let World { log, names, .. } = &world;
-    assert!(world.list(None, 10, None).items.is_empty());
+fn letters_are_listed_newest_first_in_pages(test_log: TestLog) {
+    let fixture = fixture(&test_log);
+    let Fixture { log, names, .. } = &fixture;
+    assert!(fixture.list(None, 10, None).items.is_empty());
     for n in 0..60 {
         let code = if n % 10 == 0 { "rare" } else { "usual" };
         let record = letter(
@@ -149,11 +143,11 @@ fn newest_first_page_by_page(bed: Bed) {
     let offsets = |page: &letters::Page| -> Vec<u64> {
         page.items.iter().map(|l| l.offset.unwrap()).collect()
     };
-    assert_eq!(offsets(&world.list(None, 1000, None)), whole);
+    assert_eq!(offsets(&fixture.list(None, 1000, None)), whole);
     let mut pages = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let page = world.list(None, 7, cursor.as_deref());
+        let page = fixture.list(None, 7, cursor.as_deref());
         pages.extend(offsets(&page));
         cursor = page.next_cursor;
         if cursor.is_none() {
@@ -161,7 +155,7 @@ fn newest_first_page_by_page(bed: Bed) {
         }
     }
     assert_eq!(pages, whole);
-    let rare = world.list(Some("rare"), 1000, None);
+    let rare = fixture.list(Some("rare"), 1000, None);
     assert_eq!(offsets(&rare), [50, 40, 30, 20, 10, 0]);
     let first = &rare.items[0];
     assert_eq!((&*first.stage, &*first.code), ("shop", "rare"));
@@ -177,7 +171,7 @@ fn newest_first_page_by_page(bed: Bed) {
         shown["headers"][0],
         serde_json::json!(["omnilink-tenant", "acme"])
     );
-    let newest: Vec<Name> = world
+    let newest: Vec<Name> = fixture
         .list(None, 30, None)
         .items
         .iter()
@@ -199,14 +193,14 @@ fn newest_first_page_by_page(bed: Bed) {
     assert!(letters::show(&**log, names, nowhere).unwrap().is_none());
 }
 
-fn back_in_order_and_once_past_dedupe(bed: Bed) {
-    let world = world(&bed);
-    let World { log, names, .. } = &world;
+fn redriven_records_keep_their_order_and_pass_dedupe_once(test_log: TestLog) {
+    let fixture = fixture(&test_log);
+    let Fixture { log, names, .. } = &fixture;
     let expected: Vec<String> = (0..700).map(|n| n.to_string()).collect();
-    // All have been seen before.
+    // Dedupe has seen all of them.
     let seen = expected.iter().map(|id| event(id, "1")).collect();
     append(&**log, &names.ingress, seen).unwrap();
-    assert_eq!(world.admitted(700, "1"), expected);
+    assert_eq!(fixture.admitted(700, "1"), expected);
     for chunk in expected.chunks(100) {
         let letters = chunk
             .iter()
@@ -214,22 +208,22 @@ fn back_in_order_and_once_past_dedupe(bed: Bed) {
         append(&**log, &names.dlq, letters.collect()).unwrap();
     }
 
-    let done = world.redrive(&Pick::All);
+    let done = fixture.redrive(&Pick::All);
     assert_eq!((done.redriven, done.left_out, done.homeless), (700, 0, 0));
     assert_eq!(done.done, done.total);
     let twice: Vec<_> = [&expected[..], &expected[..]].concat();
-    assert_eq!(world.admitted(1400, "1"), twice);
+    assert_eq!(fixture.admitted(1400, "1"), twice);
 
-    // They went back: neither all nor a code takes them again.
-    let again = world.redrive(&Pick::All);
+    // Neither `All` nor `Code` redrives them again.
+    let again = fixture.redrive(&Pick::All);
     assert_eq!((again.redriven, again.left_out), (0, 700));
-    let again = world.redrive(&Pick::Code("code".into()));
+    let again = fixture.redrive(&Pick::Code("code".into()));
     assert_eq!((again.redriven, again.left_out), (0, 700));
-    assert_eq!(world.redrive(&Pick::Code("other".into())).redriven, 0);
-    let listed = world.list(None, 1, None);
+    assert_eq!(fixture.redrive(&Pick::Code("other".into())).redriven, 0);
+    let listed = fixture.list(None, 1, None);
     assert_eq!(listed.items[0].redriven, 1);
 
-    // A crash before the note: the same comes again under the same count, and passes no second time.
+    // A crash before the redrive is recorded: the same records come again with the same count, and dedupe drops them.
     let marked: Vec<Record> = read_all(&**log, &names.ingress, 1400)
         .into_iter()
         .map(|fetched| fetched.record)
@@ -242,7 +236,7 @@ fn back_in_order_and_once_past_dedupe(bed: Bed) {
         ["omnilink-tenant", redriven::COUNT, redriven::SIGNATURE]
     );
     append(&**log, &names.ingress, marked[..5].to_vec()).unwrap();
-    // Nor does a mark that somebody made up, or one for other bytes.
+    // A forged mark, or one for other bytes, does not pass dedupe either.
     let mut forged = event("0", "1");
     redriven::mark(&secrets(2), &names.ingress, &mut forged, 7);
     let mut moved = event("3", "1");
@@ -251,32 +245,32 @@ fn back_in_order_and_once_past_dedupe(bed: Bed) {
     append(&**log, &names.ingress, vec![event("end", "1")]).unwrap();
     let mut with_end = twice.clone();
     with_end.push("end".into());
-    assert_eq!(world.admitted(1401, "1"), with_end);
+    assert_eq!(fixture.admitted(1401, "1"), with_end);
 
-    // A name forces it, and counts on.
+    // A name forces another redrive, with the next count.
     let name = listed.items[0].name;
     let none = Name {
         offset: name.offset + 1_000,
         ..name
     };
-    let forced = world.redrive(&Pick::Names([name, none].into()));
+    let forced = fixture.redrive(&Pick::Names([name, none].into()));
     assert_eq!((forced.redriven, forced.missing), (1, vec![none]));
     let mut with_forced = with_end;
     with_forced.push("699".into());
-    assert_eq!(world.admitted(1402, "1"), with_forced);
-    assert_eq!(world.list(None, 1, None).items[0].redriven, 2);
+    assert_eq!(fixture.admitted(1402, "1"), with_forced);
+    assert_eq!(fixture.list(None, 1, None).items[0].redriven, 2);
 }
 
-fn items_of_batches_and_letters_without_a_home(bed: Bed) {
-    let world = world(&bed);
-    let World { log, names, .. } = &world;
+fn batch_items_are_redriven_and_letters_without_a_topic_are_not(test_log: TestLog) {
+    let fixture = fixture(&test_log);
+    let Fixture { log, names, .. } = &fixture;
     let media = (
         "content-type".to_owned(),
         Some("application/cloudevents-batch+json".into()),
     );
     let mut item = event("item", "1");
     item.headers.push(media);
-    // An item that was rejected for a reason that is gone, and one that is bad for good.
+    // An item that is valid by now, and one that stays invalid.
     let mut bad = item.clone();
     bad.value = Some("{\"specversion\":\"1.0\",\"id\":\"\"}".into());
     let stranger = Record {
@@ -292,10 +286,10 @@ fn items_of_batches_and_letters_without_a_home(bed: Bed) {
         stranger,
     ];
     append(&**log, &names.dlq, letters).unwrap();
-    let done = world.redrive(&Pick::All);
+    let done = fixture.redrive(&Pick::All);
     assert_eq!((done.redriven, done.homeless), (2, 3));
-    assert_eq!(world.admitted(1, "1"), ["item"]);
-    // What is still bad comes back as a new letter that says how often it was here, and goes back under the next count.
+    assert_eq!(fixture.admitted(1, "1"), ["item"]);
+    // An item that is still invalid becomes a new letter with its redrive count, and can be redriven with the next count.
     for round in 1..3 {
         let all = read_all(&**log, &names.dlq, 5 + round);
         let back: Vec<_> = all
@@ -303,14 +297,17 @@ fn items_of_batches_and_letters_without_a_home(bed: Bed) {
             .filter(|f| header(&f.record.headers, "omnilink.dlq.stage") == Some(b"admission"))
             .collect();
         assert_eq!(back.len(), round);
-        let newest = world.list(Some("missing_id"), 1, None).items.remove(0);
+        let newest = fixture.list(Some("missing_id"), 1, None).items.remove(0);
         assert_eq!(
             (&*newest.stage, newest.redriven),
             ("admission", round as u32)
         );
-        assert_eq!(world.redrive(&Pick::Code("missing_id".into())).redriven, 1);
+        assert_eq!(
+            fixture.redrive(&Pick::Code("missing_id".into())).redriven,
+            1
+        );
     }
-    let topic = format!("{}nowhere", bed.prefix);
+    let topic = format!("{}nowhere", test_log.prefix);
     append(
         &**log,
         &names.dlq,
@@ -320,7 +317,7 @@ fn items_of_batches_and_letters_without_a_home(bed: Bed) {
     let redrive = Redrive {
         log: &**log,
         names,
-        secrets: &world.secrets,
+        secrets: &fixture.secrets,
     };
     let error = redrive
         .run(&Pick::Code("lost".into()), &mut |_| true)

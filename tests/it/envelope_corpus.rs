@@ -1,16 +1,16 @@
-//! The fuzz targets' corpora, on stable: each input whole, cut short and damaged.
+//! Runs the fuzz targets on their corpora, on stable Rust: each input whole, truncated and corrupted.
 
 #[path = "../../fuzz/checks.rs"]
 mod checks;
 
 use std::{fs, path::Path};
 
-/// Runs a target on all it has, and on what is near to it.
+/// Runs a target on its corpus and on variations of each input.
 fn run(target: &str, check: fn(&[u8])) {
     run_some(target, check, 1);
 }
 
-/// As [`run`], for a target that takes long: on every `step`th of what is near.
+/// Like [`run`], on every `step`th variation, for slow targets.
 fn run_some(target: &str, check: fn(&[u8]), step: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
@@ -24,9 +24,9 @@ fn run_some(target: &str, check: fn(&[u8]), step: usize) {
         for at in (0..input.len().min(2000)).step_by(step) {
             check(&input[..at]);
             for byte in [b'"', b'}', 0, 0xff, input[at] ^ 1, input[at] ^ 0x80] {
-                let mut damaged = input.clone();
-                damaged[at] = byte;
-                check(&damaged);
+                let mut corrupted = input.clone();
+                corrupted[at] = byte;
+                check(&corrupted);
             }
         }
         count += 1;

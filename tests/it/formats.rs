@@ -1,4 +1,4 @@
-//! Foreign Avro by way of a registry, CSV and text, on both logs: what becomes of records, and of a registry that is away.
+//! Foreign Avro with a schema registry, CSV and text, on both logs: decoding, dead letters, and an unavailable registry.
 
 use std::{
     sync::Arc,
@@ -16,23 +16,23 @@ use omnilink::{
     registry::Registry,
     stream::{
         dlq::redrive::{Pick, Redrive},
-        lane,
         progress::Progress,
     },
     topology::{Deployment, Setup, check},
 };
 use serde_json::{Value, json};
 
-use crate::{
-    registry_bed::{Mode, TestRegistry},
-    support::{Bed, append, on_both, read_all, value},
+use crate::support::{
+    TestLog, append, on_both_logs, read_all,
+    schema_registry::{Mode, TestRegistry},
+    value, wait_until,
 };
 
-on_both!(
+on_both_logs!(
     a_topology_reads_avro,
-    a_registry_that_is_away_holds_up_its_partition_alone,
-    admission_reads_every_foreign_form,
-    what_went_back_asks_the_registry_again,
+    an_unavailable_registry_delays_only_the_affected_partition,
+    admission_reads_every_foreign_format,
+    redriven_records_ask_the_registry_again,
     csv_and_text_become_records,
 );
 
@@ -44,7 +44,7 @@ const ORDER: &str = r#"{"type":"record","name":"Order","namespace":"shop","field
 const LINE: &str = r#"{"type":"record","name":"Line","namespace":"shop","fields":[{"name":"sku","type":"string"}]}"#;
 const TEXT: &str = r#"{"type":"record","name":"T","fields":[{"name":"n","type":"string"}]}"#;
 
-/// A registry as the configuration names it.
+/// A registry client as the configuration creates it.
 fn registry(url: &str) -> Arc<Registry> {
     let env = vec![("OMNILINK__SCHEMA_REGISTRY__URL".into(), url.to_owned())];
     let config = Config::load(&Sources {
@@ -86,8 +86,8 @@ fn record(key: &str, value: Vec<u8>) -> Record {
     }
 }
 
-/// A log with one topology on it.
-struct World {
+/// A log with one topology.
+struct Fixture {
     log: Arc<dyn Log>,
     names: Names,
     deployment: Deployment,
@@ -95,12 +95,12 @@ struct World {
     out: String,
 }
 
-/// `SOURCE` and `OUT` in the file are its topics.
-fn world(bed: &Bed, schemas: Arc<dyn Schemas>, file: &str) -> World {
-    let log = bed.open("a");
-    let names = Names::new(&bed.prefix);
+/// Deploys a file in which `SOURCE` and `OUT` stand for the topics.
+fn fixture(test_log: &TestLog, schemas: Arc<dyn Schemas>, file: &str) -> Fixture {
+    let log = test_log.open("a");
+    let names = Names::new(&test_log.prefix);
     log.provision(&names.specs(PARTITIONS), true).unwrap();
-    let topic = |name: &str| format!("f{}{name}", bed.prefix);
+    let topic = |name: &str| format!("f{}{name}", test_log.prefix);
     let (source, out) = (topic("in"), topic("out"));
     let specs = [&source, &out].map(|name| TopicSpec {
         name: name.as_str().into(),
@@ -108,27 +108,21 @@ fn world(bed: &Bed, schemas: Arc<dyn Schemas>, file: &str) -> World {
         cleanup: Cleanup::Keep,
     });
     log.provision(&specs, true).unwrap();
-    let path = bed.dir.path().join("file.yaml");
+    let path = test_log.dir.path().join("file.yaml");
     let file = file.replace("SOURCE", &source).replace("OUT", &out);
     std::fs::write(&path, file).unwrap();
-    let checked = check(&[path], &bed.prefix);
+    let checked = check(&[path], &test_log.prefix);
     let problems: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
     let set = checked
         .set
         .unwrap_or_else(|| panic!("{}", problems.join("\n")));
     let mut deployment = Deployment::new(Setup {
-        log: Arc::clone(&log),
-        names: names.clone(),
-        clock: Arc::clone(&bed.clock),
         schemas,
-        partitions: PARTITIONS,
-        provision: true,
-        make_foreign: false,
-        lanes: bed.lanes(),
+        ..test_log.topology_setup(&log, PARTITIONS)
     });
     deployment = deployment.with_secrets(Arc::new(secrets()));
     deployment.deploy(&set).unwrap();
-    World {
+    Fixture {
         log,
         names,
         deployment,
@@ -137,7 +131,7 @@ fn world(bed: &Bed, schemas: Arc<dyn Schemas>, file: &str) -> World {
     }
 }
 
-impl World {
+impl Fixture {
     fn send(&self, records: Vec<Record>) {
         append(&*self.log, &self.source, records).unwrap();
     }
@@ -169,17 +163,9 @@ impl World {
     }
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within 60 s");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn a_topology_reads_avro(bed: Bed) {
-    // Percent-encoded, as every URL's password is.
-    let server = TestRegistry::guarded(Some("Basic bWU6cEBzcw=="));
+fn a_topology_reads_avro(test_log: TestLog) {
+    // The password is percent-encoded in the URL.
+    let server = TestRegistry::start_with(Some("Basic bWU6cEBzcw=="));
     server.register("line", LINE, &json!({}));
     let references =
         json!({ "references": [{ "name": "shop.Line", "subject": "line", "version": 1 }] });
@@ -194,8 +180,8 @@ fn a_topology_reads_avro(bed: Bed) {
     let huge = format!(r#"{{"type":"record","name":"H","doc":"{doc}","fields":[]}}"#);
     let huge = server.register("h", &huge, &json!({}));
     let url = server.url.replace("http://", "http://me:p%40ss@");
-    let world = world(
-        &bed,
+    let fixture = fixture(
+        &test_log,
         registry(&url),
         r#"
 name: avro
@@ -213,7 +199,7 @@ steps:
     ]
     .concat();
     let cut = framed(order, &good[..4]);
-    world.send(vec![
+    fixture.send(vec![
         record("a", framed(order, &good)),
         record("b", cut.clone()),
         record("c", framed(77, b"x")),
@@ -222,8 +208,8 @@ steps:
         record("g", framed(huge, b"")),
         record("f", b"{}".to_vec()),
     ]);
-    let events = read_all(&*world.log, &world.names.ingress, 1);
-    assert_eq!(events.len(), 1, "{:?}", world.trouble());
+    let events = read_all(&*fixture.log, &fixture.names.ingress, 1);
+    assert_eq!(events.len(), 1, "{:?}", fixture.trouble());
     let event = avro::decode_ingress(events[0].record.value.as_ref().unwrap()).unwrap();
     let omnilink::envelope::Data::Json(data) = &event.data else {
         panic!("{event:?}");
@@ -242,23 +228,23 @@ steps:
         ("unsupported_schema".to_owned(), framed(huge, b"")),
     ];
     expected.sort();
-    assert_eq!(world.dead(6), expected);
-    // Each id is asked for once.
-    world.send(vec![record("a", framed(order, &good)); 5]);
-    assert_eq!(read_all(&*world.log, &world.names.ingress, 6).len(), 6);
-    let asked = server.asked();
+    assert_eq!(fixture.dead(6), expected);
+    // Each schema id is requested once.
+    fixture.send(vec![record("a", framed(order, &good)); 5]);
+    assert_eq!(read_all(&*fixture.log, &fixture.names.ingress, 6).len(), 6);
+    let asked = server.requests();
     let times = |path: &str| asked.iter().filter(|a| a.contains(path)).count();
     assert_eq!(times(&format!("/schemas/ids/{order}")), 1, "{asked:?}");
     assert_eq!(times("/schemas/ids/77"), 1, "{asked:?}");
 }
 
-fn a_registry_that_is_away_holds_up_its_partition_alone(bed: Bed) {
+fn an_unavailable_registry_delays_only_the_affected_partition(test_log: TestLog) {
     let server = TestRegistry::start();
     let known = server.register("known", TEXT, &json!({}));
     let later = server.register("later", &TEXT.replace("\"T\"", "\"L\""), &json!({}));
     let registry = registry(&server.url);
-    let mut world = world(
-        &bed,
+    let mut fixture = fixture(
+        &test_log,
         registry.clone(),
         r"
 name: held
@@ -278,47 +264,50 @@ steps:
         })
         .collect();
     let say = |key: usize, id: u32, n: &str| record(&keys[key], framed(id, &text(n)));
-    world.send(vec![say(0, known, "first")]);
-    assert_eq!(world.came(1).len(), 1);
+    fixture.send(vec![say(0, known, "first")]);
+    assert_eq!(fixture.came(1).len(), 1);
 
-    for (round, mode) in [Mode::Down, Mode::Hangs, Mode::Strange]
+    for (round, mode) in [Mode::Down, Mode::Hangs, Mode::Foreign]
         .into_iter()
         .enumerate()
     {
-        server.set(mode);
-        // A schema of its own for each round, which nobody has yet.
+        server.set_mode(mode);
+        // A new schema in each round, which is not cached.
         let new = server.register(
             "new",
             &TEXT.replace("\"T\"", &format!("\"N{round}\"")),
             &json!({}),
         );
-        let before = world.came(1 + 154 * round).len();
+        let before = fixture.came(1 + 154 * round).len();
         let mut records = vec![say(0, known, "before"), say(0, new, "held")];
         for n in 0..50 {
             records.push(say(0, known, &n.to_string()));
             records.push(say(1, known, &n.to_string()));
             records.push(say(2, known, &n.to_string()));
         }
-        world.send(records);
-        // The other partitions go on, and what came before the record in its own one.
-        let came = world.came(before + 101);
+        fixture.send(records);
+        // The other partitions continue, and so do the records before the delayed one.
+        let came = fixture.came(before + 101);
         assert_eq!(came.len(), before + 101, "{mode:?}");
-        until("the stall shows", || {
-            world
+        wait_until("the wait is reported", || {
+            fixture
                 .trouble()
                 .is_some_and(|why| why.contains(&format!("schema {new}")))
         });
         if mode != Mode::Hangs {
-            until("the registry's trouble shows", || {
-                registry.trouble().is_some()
-            });
+            wait_until("the registry is reported", || registry.trouble().is_some());
         }
-        // What comes meanwhile passes by as well, and nothing is taken twice.
-        world.send(vec![say(1, known, "meanwhile"), say(0, known, "behind")]);
-        assert_eq!(world.came(before + 102).len(), before + 102, "{mode:?}");
-        server.set(Mode::Works);
-        let came = world.came(before + 154);
-        assert_eq!(came.len(), before + 154, "{mode:?}: {:?}", world.trouble());
+        // Records that arrive in the meantime are processed too, and nothing is processed twice.
+        fixture.send(vec![say(1, known, "meanwhile"), say(0, known, "behind")]);
+        assert_eq!(fixture.came(before + 102).len(), before + 102, "{mode:?}");
+        server.set_mode(Mode::Works);
+        let came = fixture.came(before + 154);
+        assert_eq!(
+            came.len(),
+            before + 154,
+            "{mode:?}: {:?}",
+            fixture.trouble()
+        );
         let of_first: Vec<String> = came
             .iter()
             .filter(|f| f.record.key.as_deref() == Some(keys[0].as_bytes()))
@@ -334,17 +323,17 @@ steps:
         expected.extend((0..50).map(|n| n.to_string()));
         expected.push("behind".into());
         assert_eq!(of_first[start..], expected, "{mode:?}");
-        until("it runs", || {
-            world.trouble().is_none() && registry.trouble().is_none()
+        wait_until("nothing is reported any more", || {
+            fixture.trouble().is_none() && registry.trouble().is_none()
         });
     }
 
-    // It stops at once, whatever it waits for.
-    server.set(Mode::Hangs);
-    world.send(vec![say(0, later, "never")]);
-    until("the stall shows", || world.trouble().is_some());
+    // A stop does not wait for the registry.
+    server.set_mode(Mode::Hangs);
+    fixture.send(vec![say(0, later, "never")]);
+    wait_until("the wait is reported", || fixture.trouble().is_some());
     let began = Instant::now();
-    world.deployment.stop();
+    fixture.deployment.stop();
     drop(registry);
     assert!(
         began.elapsed() < Duration::from_secs(5),
@@ -353,28 +342,19 @@ steps:
     );
 }
 
-fn admission_reads_every_foreign_form(bed: Bed) {
+fn admission_reads_every_foreign_format(test_log: TestLog) {
     const CLOUD: &str = r#"{"type":"record","name":"C","fields":[{"name":"specversion","type":"string"},{"name":"id","type":"string"},
         {"name":"source","type":"string"},{"name":"type","type":"string"},{"name":"data","type":["null","int"]}]}"#;
     let server = TestRegistry::start();
     let cloud = server.register("cloud", CLOUD, &json!({}));
     let other = server.register("other", TEXT, &json!({}));
-    let log = bed.open("a");
-    let names = Names::new(&bed.prefix);
+    let log = test_log.open("a");
+    let names = Names::new(&test_log.prefix);
     log.provision(&names.specs(PARTITIONS), true).unwrap();
     let admission = Admission::new(&names, PARTITIONS, 24 * 3_600_000, false)
         .with_schemas(registry(&server.url));
     let progress = Arc::<Progress>::default();
-    let running = lane::start(
-        Arc::new(admission),
-        lane::Setup {
-            log: Arc::clone(&log),
-            dlq: Arc::clone(&names.dlq),
-            clock: Arc::clone(&bed.clock),
-            progress: Arc::clone(&progress),
-        },
-    )
-    .unwrap();
+    let running = test_log.start_lane(&log, admission, &progress);
     let string = |value: &str| Avro::String(value.to_owned());
     let event = datum(
         CLOUD,
@@ -393,7 +373,7 @@ fn admission_reads_every_foreign_form(bed: Bed) {
     };
     let records = vec![
         record("a", framed(cloud, &event)),
-        // Twice, for it is an event like any other.
+        // A duplicate.
         record("b", framed(cloud, &event)),
         record("c", agent.to_vec()),
         record("d", framed(other, &text("x"))),
@@ -438,11 +418,11 @@ fn admission_reads_every_foreign_form(bed: Bed) {
     drop(running);
 }
 
-fn what_went_back_asks_the_registry_again(bed: Bed) {
+fn redriven_records_ask_the_registry_again(test_log: TestLog) {
     let server = TestRegistry::start();
     let known = server.register("known", TEXT, &json!({}));
-    let world = world(
-        &bed,
+    let fixture = fixture(
+        &test_log,
         registry(&server.url),
         r"
 name: late
@@ -455,8 +435,8 @@ steps:
     let later = known + 1;
     let redrive = || {
         let redrive = Redrive {
-            log: &*world.log,
-            names: &world.names,
+            log: &*fixture.log,
+            names: &fixture.names,
             secrets: &secrets(),
         };
         let done = redrive.run(&Pick::All, &mut |_| true).unwrap();
@@ -464,43 +444,43 @@ steps:
     };
     let asked = || {
         let path = format!("/schemas/ids/{later}");
-        let asked = server.asked();
+        let asked = server.requests();
         asked.iter().filter(|a| a.ends_with(&path)).count()
     };
     let records = (0..200).map(|n| record("k", framed(later, &text(&n.to_string()))));
-    world.send(records.collect());
+    fixture.send(records.collect());
     let refused = vec![("unknown_schema".to_owned(), framed(later, &text("0")))];
-    assert_eq!(world.dead(200)[..1], refused);
-    // It is remembered, so few of them asked.
+    assert_eq!(fixture.dead(200)[..1], refused);
+    // The answer is cached, so there are few requests.
     assert!(asked() <= 3, "{}", asked());
 
-    // Still unknown: each asks again, or is answered with what one of them heard.
+    // Still unknown: redriven records request the schema again, or share a response.
     let before = asked();
     assert_eq!(redrive(), 200);
-    assert_eq!(world.dead(400).len(), 400, "{:?}", world.trouble());
+    assert_eq!(fixture.dead(400).len(), 400, "{:?}", fixture.trouble());
     let again = asked() - before;
     assert!((1..=200).contains(&again), "{again}");
 
-    // Registered meanwhile, and sent back within the moment.
+    // Now it is registered, and the records are redriven immediately.
     let id = server.register("later", &TEXT.replace("\"T\"", "\"L\""), &json!({}));
     assert_eq!(id, later);
     assert_eq!(redrive(), 200);
-    let came = world.came(200);
+    let came = fixture.came(200);
     assert_eq!(
-        (came.len(), world.dead(400).len()),
+        (came.len(), fixture.dead(400).len()),
         (200, 400),
         "{:?}",
-        world.trouble()
+        fixture.trouble()
     );
-    // In their order.
+    // In order.
     let values = came.iter().map(value);
     let expected = (0..200).map(|n| format!(r#"{{"n":"{n}"}}"#));
-    assert!(values.eq(expected), "{:?}", world.trouble());
+    assert!(values.eq(expected), "{:?}", fixture.trouble());
 }
 
-fn csv_and_text_become_records(bed: Bed) {
-    let world = world(
-        &bed,
+fn csv_and_text_become_records(test_log: TestLog) {
+    let fixture = fixture(
+        &test_log,
         Arc::new(omnilink::envelope::foreign::NoRegistry),
         r#"
 name: rows
@@ -513,8 +493,8 @@ steps:
 "#,
     );
     let file = "\u{feff}order;total;note\r\n1;9.5;\"a;\r\nb\"\r\n\r\n2;x;\r\n3\r\n4;1;\r\n";
-    world.send(vec![record("k", file.as_bytes().to_vec())]);
-    let came = world.came(2);
+    fixture.send(vec![record("k", file.as_bytes().to_vec())]);
+    let came = fixture.came(2);
     let mut values: Vec<Value> = came
         .iter()
         .map(|f| serde_json::from_str(&value(f)).unwrap())
@@ -527,11 +507,11 @@ steps:
             json!({ "order": "4", "total": 1.0, "note": "" }),
         ],
         "{:?}",
-        world.trouble()
+        fixture.trouble()
     );
-    // Each bad row alone, with the names that it needs to be read again.
+    // Each bad row is a dead letter of its own, with the header that it needs to be read again.
     assert_eq!(
-        world.dead(2),
+        fixture.dead(2),
         [
             ("vrl_error".to_owned(), b"order;total;note\n2;x;".to_vec()),
             ("wrong_columns".to_owned(), b"order;total;note\n3".to_vec()),

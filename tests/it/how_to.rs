@@ -1,39 +1,45 @@
-//! A how-to is followed from its first command to its last, on the real parts.
+//! Runs the how-tos from the first command to the last, against real services.
 
 use std::time::{Duration, Instant};
 
 use omnilink::log::{Cleanup, TopicSpec, topics::Names};
 use serde_json::json;
 
-use crate::{
-    cli::{Up, errors},
+use crate::support::{
+    LogKind, TestLog, append,
+    command::{Up, errors},
+    env_or_skip,
     pages::{blocks, follow, has, shell},
-    projections_bed::Database,
-    support::{Bed, Kind, append, part, read_all, record},
+    projections::Database,
+    read_all, record,
 };
 
 /// A node on Kafka with a configuration file.
-fn start(bed: &Bed, database: &Database) -> Up {
+fn start(test_log: &TestLog, database: &Database) -> Up {
     let config = json!({
-        "kafka": { "brokers": [brokers()] }, "topics": { "prefix": bed.prefix, "partitions": 2 },
+        "kafka": { "brokers": [brokers()] }, "topics": { "prefix": test_log.prefix, "partitions": 2 },
         "postgres": { "url": database.url() }, "secret_key": ["c2hvcCBzaG9wIHNob3Agc2hvcCBzaG9wIHNob3Agc2g="],
     });
-    std::fs::write(bed.dir.path().join("omnilink.yaml"), config.to_string()).unwrap();
-    Up::start_with(bed.dir.path(), &[])
+    std::fs::write(
+        test_log.dir.path().join("omnilink.yaml"),
+        config.to_string(),
+    )
+    .unwrap();
+    Up::start_with(test_log.dir.path(), &[])
 }
 
 fn brokers() -> String {
-    part("OMNILINK_TEST_KAFKA").unwrap()
+    env_or_skip("OMNILINK_TEST_KAFKA").unwrap()
 }
 
-fn parts() -> Option<(Bed, Database)> {
-    let bed = Bed::new(Kind::Kafka)?;
-    Some((bed, Database::new()?))
+fn services() -> Option<(TestLog, Database)> {
+    let test_log = TestLog::new(LogKind::Kafka)?;
+    Some((test_log, Database::new()?))
 }
 
 #[test]
 fn bring_a_topic_of_your_own() {
-    let Some((bed, database)) = parts() else {
+    let Some((test_log, database)) = services() else {
         return;
     };
     if !has("kcat", &["-V"]) || !has("psql", &["--version"]) {
@@ -41,22 +47,22 @@ fn bring_a_topic_of_your_own() {
     }
     let page = "docs/how-to/bring-a-topic-of-your-own.md";
     let blocks = blocks(page, "# Bring a topic of your own");
-    let topic = format!("f{}shop.orders", bed.prefix);
-    let dir = bed.dir.path();
-    let log = bed.open("test");
+    let topic = format!("f{}shop.orders", test_log.prefix);
+    let dir = test_log.dir.path();
+    let log = test_log.open("test");
     let spec = TopicSpec {
         name: topic.as_str().into(),
         partitions: 1,
         cleanup: Cleanup::Keep,
     };
     log.provision(&[spec], true).unwrap();
-    // What kcat is to show lies there.
+    // The records that kcat shows.
     let records = blocks[1].1.lines().map(|line| {
         let (key, value) = line.split_once(' ').unwrap();
         record(key, value)
     });
     append(&*log, &topic, records.collect()).unwrap();
-    let up = start(&bed, &database);
+    let up = start(&test_log, &database);
 
     let yaml = blocks.iter().position(|(kind, _)| kind == "yaml").unwrap();
     let run = |line: &str| {
@@ -83,19 +89,19 @@ fn bring_a_topic_of_your_own() {
 
 #[test]
 fn mend_a_bad_record() {
-    let Some((bed, database)) = parts() else {
+    let Some((test_log, database)) = services() else {
         return;
     };
     if !has("jq", &["--version"]) {
         return;
     }
-    let up = start(&bed, &database);
-    let dir = bed.dir.path();
-    let log = bed.open("test");
-    let names = Names::new(&bed.prefix);
+    let up = start(&test_log, &database);
+    let dir = test_log.dir.path();
+    let log = test_log.open("test");
+    let names = Names::new(&test_log.prefix);
     let run = |commands: &str| shell(dir, &up, commands, &[("OMNILINK_URL", &up.url)]);
     run("env -u OMNILINK_URL omnilink keys create --first");
-    // Two of one key, and nobody says whose they are.
+    // Two records with the same key and without a tenant.
     let event = |id: &str| {
         let event = json!({ "specversion": "1.0", "id": id, "source": "", "type": "order.paid", "data": 1 });
         record("one", &event.to_string())
@@ -110,7 +116,7 @@ fn mend_a_bad_record() {
     let [first, second] = [0, 1].map(|n| format!("{}:{}", letters[n].partition, letters[n].offset));
     follow(&blocks, |line| {
         let line = line.replace("3:17", &first).replace("3:18", &second);
-        let printed = run(&line).replace(&bed.prefix, "omnilink.");
+        let printed = run(&line).replace(&test_log.prefix, "omnilink.");
         printed.replace(&first, "3:17").replace(&second, "3:18")
     });
 }

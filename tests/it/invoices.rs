@@ -1,5 +1,5 @@
-//! Real invoice lines, with duplicates and garbage between them, through `examples/shop` on Kafka into Postgres: each line is one
-//! event, every invoice adds up to the penny, and each piece of garbage lies among the dead letters byte for byte.
+//! Real invoice lines, mixed with duplicates and garbage, through `examples/shop` on Kafka into Postgres: each line is one event,
+//! the total of every invoice is exact, and each piece of garbage is a dead letter, byte for byte.
 //! `OMNILINK_TEST_SEED` repeats a run.
 
 use std::{
@@ -21,22 +21,26 @@ use rdkafka::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Up, errors, omnilink, output},
-    projections_bed::Database,
     shop_example::topologies,
-    support::{Bed, Kind, part, read_all},
+    support::{
+        LogKind, TestLog,
+        command::{Up, errors, omnilink, output},
+        env_or_skip,
+        projections::Database,
+        read_all,
+    },
 };
 
 const PARTITIONS: u32 = 4;
-/// In a hundred lines.
+/// Percentages of the lines.
 const DUPLICATES: usize = 3;
 const GARBAGE: usize = 1;
-/// How long nothing may happen before all is there.
-const PATIENCE: Duration = Duration::from_mins(3);
-/// Names a piece of garbage.
+/// How long the number of rows may stay the same.
+const STALL_TIMEOUT: Duration = Duration::from_mins(3);
+/// The header that identifies a piece of garbage.
 const MARK: &str = "garbage";
 
-/// A line of the file, and what it comes to.
+/// A line of the file with its parsed values.
 struct Line {
     order: String,
     number: usize,
@@ -78,7 +82,7 @@ fn fields(line: &str) -> Vec<String> {
     fields
 }
 
-/// "2.1" is 210. By digits alone: a float has no place here.
+/// "2.1" is 210. Without floats, to be exact.
 fn pence(price: &str) -> i64 {
     let (pounds, rest) = price.split_once('.').unwrap_or((price, ""));
     assert!(rest.len() <= 2, "{price}");
@@ -128,7 +132,7 @@ fn lines(dir: &Path) -> Vec<Line> {
     lines
 }
 
-/// What is no line of an invoice, each kind in turn.
+/// Invalid records, each kind in turn.
 fn garbage(n: usize, line: &Line) -> Option<Vec<u8>> {
     let changed = |name: &str, value: Value| {
         let mut json: Value = serde_json::from_str(&line.json).unwrap();
@@ -151,7 +155,7 @@ fn garbage(n: usize, line: &Line) -> Option<Vec<u8>> {
     }
 }
 
-/// A record as it is sent, and where to.
+/// A record to send, and its partition.
 struct Sent {
     partition: i32,
     key: Option<String>,
@@ -159,7 +163,7 @@ struct Sent {
     mark: Option<String>,
 }
 
-/// Every line once, some of them again, and garbage between them, over all partitions.
+/// Every line once, some of them twice, and garbage, over all partitions.
 fn records(lines: &[Line], random: &mut StdRng) -> Vec<Sent> {
     let mut any = || random.random_range(0..PARTITIONS as i32);
     let sent = |line: &Line, partition| Sent {
@@ -221,10 +225,10 @@ fn produce(brokers: &str, topic: &str, records: &[Sent]) {
             next = back;
         }
     }
-    producer.flush(Timeout::After(PATIENCE)).unwrap();
+    producer.flush(Timeout::After(STALL_TIMEOUT)).unwrap();
 }
 
-/// Waits until `number` is `expected`, as long as it moves.
+/// Waits until `number` is `expected`, as long as it changes.
 fn grows_to(expected: i64, number: impl Fn() -> i64, trouble: impl Fn() -> String) {
     let mut last = (-1, Instant::now());
     loop {
@@ -237,7 +241,7 @@ fn grows_to(expected: i64, number: impl Fn() -> i64, trouble: impl Fn() -> Strin
             last = (now, Instant::now());
         }
         assert!(
-            last.1.elapsed() < PATIENCE,
+            last.1.elapsed() < STALL_TIMEOUT,
             "{now} of {expected}\n{}",
             trouble()
         );
@@ -245,7 +249,7 @@ fn grows_to(expected: i64, number: impl Fn() -> i64, trouble: impl Fn() -> Strin
     }
 }
 
-/// The lag of each processor, as the command line reads it from Kafka, without asking a node.
+/// The lag of each processor, as the command line reads it from Kafka.
 fn lags(dir: &Path) -> BTreeMap<String, u64> {
     let (code, text, error) = output(&mut omnilink(dir, &["lag", "--json"]));
     assert_eq!(code, 0, "{error}");
@@ -258,7 +262,7 @@ fn lags(dir: &Path) -> BTreeMap<String, u64> {
     lags
 }
 
-/// Names to numbers, as `name number number` for each.
+/// Sums the numbers of each name, as texts `name number number`.
 fn sums<'a>(of: impl Iterator<Item = (&'a str, [i64; 2])>) -> Vec<String> {
     let mut sums: BTreeMap<&str, [i64; 2]> = BTreeMap::new();
     for (name, [a, b]) in of {
@@ -286,7 +290,9 @@ fn assert_letters(letters: &[Fetched], records: &[Sent], topic: &str) {
             headers,
         } = &letter.record;
         let mark = std::str::from_utf8(header(headers, MARK).unwrap()).unwrap();
-        let sent = expected.remove(mark).expect("each is there once");
+        let sent = expected
+            .remove(mark)
+            .expect("each piece of garbage is one letter");
         assert_eq!(key.as_deref(), sent.key.as_deref().map(str::as_bytes));
         assert_eq!(value.as_deref(), sent.value.as_deref(), "garbage {mark}");
         let theirs: Headers = vec![
@@ -312,13 +318,13 @@ fn assert_letters(letters: &[Fetched], records: &[Sent], topic: &str) {
 
 #[test]
 fn each_line_is_one_event_and_every_invoice_adds_up() {
-    let (Some(data), Some(bed)) = (data(), Bed::new(Kind::Kafka)) else {
+    let (Some(data), Some(test_log)) = (data(), TestLog::new(LogKind::Kafka)) else {
         return;
     };
     let Some(database) = Database::new() else {
         return;
     };
-    let brokers = part("OMNILINK_TEST_KAFKA").unwrap();
+    let brokers = env_or_skip("OMNILINK_TEST_KAFKA").unwrap();
     let seed = std::env::var("OMNILINK_TEST_SEED")
         .map_or_else(|_| rand::random_range(0..1_000_000), |s| s.parse().unwrap());
     let mut random = StdRng::seed_from_u64(seed);
@@ -331,16 +337,16 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         records.len()
     );
 
-    // The example as it is, but for the name of its topic: the broker is everybody's.
-    let topic = format!("f{}shop.lines", bed.prefix);
-    let dir = bed.dir.path();
+    // The example, with another topic name, because tests share the broker.
+    let topic = format!("f{}shop.lines", test_log.prefix);
+    let dir = test_log.dir.path();
     topologies(dir, &topic);
     let config = json!({
-        "kafka": { "brokers": [brokers] }, "topics": { "prefix": bed.prefix, "partitions": PARTITIONS },
+        "kafka": { "brokers": [brokers] }, "topics": { "prefix": test_log.prefix, "partitions": PARTITIONS },
         "postgres": { "url": database.url() }, "secret_key": ["c2hvcCBzaG9wIHNob3Agc2hvcCBzaG9wIHNob3Agc2g="],
     });
     std::fs::write(dir.join("omnilink.yaml"), config.to_string()).unwrap();
-    let log = bed.open("test");
+    let log = test_log.open("test");
     let spec = TopicSpec {
         name: topic.as_str().into(),
         partitions: PARTITIONS,
@@ -368,8 +374,8 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         records.len(),
         lines.len() as f64 / took.as_secs_f64()
     );
-    // Nothing is left that could become one more.
-    let deadline = Instant::now() + PATIENCE;
+    // Nothing is in flight any more.
+    let deadline = Instant::now() + STALL_TIMEOUT;
     let lags = loop {
         let lags = lags(dir);
         if lags.values().all(|records| *records == 0) {
@@ -403,7 +409,7 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         distinct
     );
 
-    // By the events, and by the entities: each invoice's lines and total are the file's.
+    // In events and in entities, the lines and the total of each invoice are those of the file.
     let invoices = sums(lines.iter().map(|line| (&*line.order, [1, line.pence])));
     for source in [
         "SELECT entity_id AS id, data AS state FROM omnilink.events WHERE entity_type = 'order'",
@@ -417,7 +423,7 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         found.sort();
         assert_eq!(found, invoices, "{source}");
     }
-    // A product's version counts its lines; a customer has each order once.
+    // The version of a product is the number of its lines; a customer has each order once.
     let products = sums(
         lines
             .iter()
@@ -443,8 +449,8 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
     assert_eq!(found.len(), theirs.len());
     assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), theirs);
 
-    let dlq = Names::new(&bed.prefix).dlq;
+    let dlq = Names::new(&test_log.prefix).dlq;
     let garbage = records.iter().filter(|sent| sent.mark.is_some()).count();
-    assert!(garbage > 12, "every kind: {garbage}");
+    assert!(garbage > 12, "not every kind of garbage: {garbage}");
     assert_letters(&read_all(&*log, &dlq, garbage), &records, &topic);
 }

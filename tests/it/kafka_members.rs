@@ -1,4 +1,5 @@
-//! Owners that follow each other on Kafka: nothing that the former one committed is missed, and nobody waits for one that is gone.
+//! Consumer group members that replace each other on Kafka: the new owner sees all commits of the old one, and does not wait for
+//! a member that is gone.
 
 use std::time::{Duration, Instant};
 
@@ -8,29 +9,29 @@ use omnilink::{
 };
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::support::{Bed, Kind, append, record, settle, take};
+use crate::support::{LogKind, TestLog, append, poll_records, record, wait_for_assignment};
 
 const WAIT: Duration = Duration::from_secs(20);
-/// A group's session lasts for 10 s: whoever has partitions before did not wait for it.
-const AT_ONCE: Duration = Duration::from_secs(8);
+/// Less than the session timeout of 10 s: a member that has partitions before did not wait for it.
+const BEFORE_SESSION_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A topic `in` with so many partitions, a record in each, and the changelog of the processor `p`.
-fn bed(partitions: u32) -> Option<Bed> {
-    let bed = Bed::new(Kind::Kafka)?;
-    let log = bed.open("maker");
+/// A log with the topic `in` and the changelog of the processor `p`.
+fn test_log(partitions: u32) -> Option<TestLog> {
+    let test_log = TestLog::new(LogKind::Kafka)?;
+    let log = test_log.open("admin");
     let specs = [
-        bed.spec("in", partitions, Cleanup::Keep),
-        bed.spec("state.p", partitions, Cleanup::Compact),
+        test_log.spec("in", partitions, Cleanup::Keep),
+        test_log.spec("state.p", partitions, Cleanup::Compact),
     ];
     log.provision(&specs, true).unwrap();
-    Some(bed)
+    Some(test_log)
 }
 
-fn lane(bed: &Bed, log: &dyn Log) -> Box<dyn Lane> {
-    log.lane("p", &[bed.topic("in")]).unwrap()
+fn lane(test_log: &TestLog, log: &dyn Log) -> Box<dyn Lane> {
+    log.lane("p", &[test_log.topic("in")]).unwrap()
 }
 
-/// One transaction of a lane: it has read up to `next`, and `key` is `value` since.
+/// Commits one transaction of a lane, with the position `next` and `key` = `value` in its state.
 fn commit(lane: &mut dyn Lane, partition: u32, next: u64, value: &str) {
     let mut state = Changes::default();
     state.put(&Space::new("p", partition), "key", value.to_owned());
@@ -42,7 +43,7 @@ fn commit(lane: &mut dyn Lane, partition: u32, next: u64, value: &str) {
     .unwrap();
 }
 
-fn kept(lane: &dyn Lane, partition: u32) -> Option<String> {
+fn state_value(lane: &dyn Lane, partition: u32) -> Option<String> {
     let value = lane
         .state()
         .get(&Space::new("p", partition), b"key")
@@ -50,9 +51,9 @@ fn kept(lane: &dyn Lane, partition: u32) -> Option<String> {
     value.map(|v| String::from_utf8(v.to_vec()).unwrap())
 }
 
-/// A producer with a transaction open that has written `key` = `value` to the changelog.
-fn open_transaction(bed: &Bed, id: &str, timeout: &str, value: &str) -> BaseProducer {
-    let producer: BaseProducer = bed
+/// A producer with an open transaction that has written `key` = `value` to the changelog.
+fn open_transaction(test_log: &TestLog, id: &str, timeout: &str, value: &str) -> BaseProducer {
+    let producer: BaseProducer = test_log
         .client()
         .set("transactional.id", id)
         .set("transaction.timeout.ms", timeout)
@@ -60,7 +61,7 @@ fn open_transaction(bed: &Bed, id: &str, timeout: &str, value: &str) -> BaseProd
         .unwrap();
     producer.init_transactions(WAIT).unwrap();
     producer.begin_transaction().unwrap();
-    let changelog = bed.topic("state.p");
+    let changelog = test_log.topic("state.p");
     let record = BaseRecord::to(&changelog)
         .partition(0)
         .key("key")
@@ -70,73 +71,73 @@ fn open_transaction(bed: &Bed, id: &str, timeout: &str, value: &str) -> BaseProd
     producer
 }
 
-/// A lane on node `a` that has committed once, and ended.
-fn former_owner(bed: &Bed) {
-    let log = bed.open("a");
-    append(&*log, &bed.topic("in"), vec![record("k", "1")]).unwrap();
-    let mut former = lane(bed, &*log);
-    settle(&mut *former);
-    take(&mut *former, 1);
-    commit(&mut *former, 0, 1, "first");
+/// Runs a lane on node `a` that commits once and stops.
+fn previous_owner(test_log: &TestLog) {
+    let log = test_log.open("a");
+    append(&*log, &test_log.topic("in"), vec![record("k", "1")]).unwrap();
+    let mut previous = lane(test_log, &*log);
+    wait_for_assignment(&mut *previous);
+    poll_records(&mut *previous, 1);
+    commit(&mut *previous, 0, 1, "first");
 }
 
 #[test]
 fn a_restore_waits_for_the_marker_of_the_last_commit() {
-    let Some(bed) = bed(1) else { return };
-    former_owner(&bed);
-    // A commit whose marker lags, as far as readers of the changelog can tell.
-    let producer = open_transaction(&bed, &bed.topic("late"), "60000", "second");
+    let Some(test_log) = test_log(1) else { return };
+    previous_owner(&test_log);
+    // For readers of the changelog, this is a commit whose marker is late.
+    let producer = open_transaction(&test_log, &test_log.topic("late"), "60000", "second");
     let late = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(4));
         producer.commit_transaction(WAIT).unwrap();
     });
-    let log = bed.open("b");
-    let mut heir = lane(&bed, &*log);
-    settle(&mut *heir);
-    assert_eq!(kept(&*heir, 0).as_deref(), Some("second"));
+    let log = test_log.open("b");
+    let mut new_owner = lane(&test_log, &*log);
+    wait_for_assignment(&mut *new_owner);
+    assert_eq!(state_value(&*new_owner, 0).as_deref(), Some("second"));
     late.join().unwrap();
 }
 
 #[test]
-fn a_transaction_that_nobody_ends_is_named() {
-    let Some(bed) = bed(1) else { return };
-    former_owner(&bed);
-    let producer = open_transaction(&bed, &bed.topic("late"), "60000", "second");
-    let log = bed.open("b");
-    let mut heir = lane(&bed, &*log);
-    let assigned = assigned(&mut *heir);
-    let error = heir.open(assigned[0].0, assigned[0].1).unwrap_err();
+fn a_restore_names_an_open_transaction() {
+    let Some(test_log) = test_log(1) else { return };
+    previous_owner(&test_log);
+    let producer = open_transaction(&test_log, &test_log.topic("late"), "60000", "second");
+    let log = test_log.open("b");
+    let mut new_owner = lane(&test_log, &*log);
+    let assigned = assigned(&mut *new_owner);
+    let error = new_owner.open(assigned[0].0, assigned[0].1).unwrap_err();
     assert_eq!(error.class(), Class::Retriable, "{error}");
     let LogError::Unavailable(text) = &error else {
         panic!("{error}")
     };
     let named = format!(
         "`{}`/0 has an open transaction at offset ",
-        bed.topic("state.p")
+        test_log.topic("state.p")
     );
     assert!(text.starts_with(&named), "{text}");
-    // It may be tried again.
+    // The error is retriable.
     producer.abort_transaction(WAIT).unwrap();
-    heir.open(assigned[0].0, assigned[0].1).unwrap();
-    assert_eq!(kept(&*heir, 0).as_deref(), Some("first"));
+    new_owner.open(assigned[0].0, assigned[0].1).unwrap();
+    assert_eq!(state_value(&*new_owner, 0).as_deref(), Some("first"));
 }
 
 #[test]
-fn a_former_owner_that_hangs_is_fenced() {
-    let Some(bed) = bed(1) else { return };
-    former_owner(&bed);
-    // As the lane on node `a` names itself, which wrote that into its committed offsets.
-    let producer = open_transaction(&bed, &bed.topic("p-a-0"), "60000", "never");
+fn a_hanging_previous_owner_is_fenced() {
+    let Some(test_log) = test_log(1) else { return };
+    previous_owner(&test_log);
+    // The transactional id of the lane on node `a`, which is in its committed offsets.
+    let producer = open_transaction(&test_log, &test_log.topic("p-a-0"), "60000", "never");
     let begun = Instant::now();
-    let log = bed.open("b");
-    let mut heir = lane(&bed, &*log);
-    settle(&mut *heir);
+    let log = test_log.open("b");
+    let mut new_owner = lane(&test_log, &*log);
+    wait_for_assignment(&mut *new_owner);
     assert!(
         begun.elapsed() < Duration::from_secs(25),
         "{:?}",
         begun.elapsed()
     );
-    assert_eq!(kept(&*heir, 0).as_deref(), Some("first"));
+    assert_eq!(state_value(&*new_owner, 0).as_deref(), Some("first"));
     producer.commit_transaction(WAIT).unwrap_err();
 }
 
@@ -154,98 +155,107 @@ fn assigned(lane: &mut dyn Lane) -> Vec<(usize, u32)> {
     panic!("no partitions within {WAIT:?}");
 }
 
-/// All partitions at once, and with a store that has some of them already.
+/// For all partitions, also with a store that has some of them already.
 #[test]
 fn the_state_of_all_partitions_is_restored() {
     const PARTITIONS: u32 = 8;
-    let Some(bed) = bed(PARTITIONS) else { return };
-    let log = bed.open("a");
-    let input = bed.topic("in");
+    let Some(test_log) = test_log(PARTITIONS) else {
+        return;
+    };
+    let log = test_log.open("a");
+    let input = test_log.topic("in");
     append(
         &*log,
         &input,
         (0..64).map(|n| record(&n.to_string(), "x")).collect(),
     )
     .unwrap();
-    let mut first = lane(&bed, &*log);
-    settle(&mut *first);
-    take(&mut *first, 64);
+    let mut first = lane(&test_log, &*log);
+    wait_for_assignment(&mut *first);
+    poll_records(&mut *first, 64);
     for partition in 0..PARTITIONS {
         commit(&mut *first, partition, 1, "one");
     }
     drop(first);
     drop(log);
     for (round, node) in ["b", "a", "b", "b"].into_iter().enumerate() {
-        let log = bed.open(node);
-        let mut heir = lane(&bed, &*log);
+        let log = test_log.open(node);
+        let mut new_owner = lane(&test_log, &*log);
         let begun = Instant::now();
-        let partitions = assigned(&mut *heir);
+        let partitions = assigned(&mut *new_owner);
         let joined = begun.elapsed();
-        heir.prepare(&partitions).unwrap();
+        new_owner.prepare(&partitions).unwrap();
         eprintln!(
             "{node}: assigned after {joined:?}, restored {:?} later",
             begun.elapsed().saturating_sub(joined)
         );
         for partition in 0..PARTITIONS {
             assert_eq!(
-                heir.open(0, partition).unwrap(),
+                new_owner.open(0, partition).unwrap(),
                 1 + (round as u64).min(1) * u64::from(partition % 2)
             );
             let value = match (round, partition % 2) {
                 (0, _) | (_, 0) => "one".to_owned(),
                 (round, _) => format!("round {}", round - 1),
             };
-            assert_eq!(kept(&*heir, partition), Some(value), "{node} {partition}");
+            assert_eq!(
+                state_value(&*new_owner, partition),
+                Some(value),
+                "{node} {partition}"
+            );
             if partition % 2 == 1 {
-                commit(&mut *heir, partition, 2, &format!("round {round}"));
+                commit(&mut *new_owner, partition, 2, &format!("round {round}"));
             }
         }
     }
 }
 
-/// As after a crash: the member that was there is not asked, and its session is not waited for.
+/// As after a crash: the group waits neither for a rebalance response of the old member nor for its session to time out.
 #[test]
-fn a_member_that_comes_back_takes_its_place_at_once() {
-    let Some(bed) = bed(4) else { return };
+fn a_restarted_member_gets_its_partitions_immediately() {
+    let Some(test_log) = test_log(4) else { return };
     let mut gone = Vec::new();
     for life in 0..3 {
-        let log = bed.open_in("a", &bed.dir.path().join(format!("life-{life}")));
+        let log = test_log.open_in("a", &test_log.dir.path().join(format!("life-{life}")));
         let begun = Instant::now();
-        let mut lane = lane(&bed, &*log);
-        assert_eq!(settle(&mut *lane).len(), 4);
+        let mut lane = lane(&test_log, &*log);
+        assert_eq!(wait_for_assignment(&mut *lane).len(), 4);
         assert!(
-            begun.elapsed() < AT_ONCE,
+            begun.elapsed() < BEFORE_SESSION_TIMEOUT,
             "life {life}: {:?}",
             begun.elapsed()
         );
-        // It is not polled any more, and does not leave its group.
+        // It is not polled any more, but does not leave its group.
         gone.push((log, lane));
     }
-    // Each may end: the last life's place is not theirs to give up.
+    // Dropping the earlier members does not take partitions from the last one.
     let (_log, mut last) = gone.pop().unwrap();
     drop(gone);
     append(
-        &*bed.open("writer"),
-        &bed.topic("in"),
+        &*test_log.open("writer"),
+        &test_log.topic("in"),
         vec![record("k", "1")],
     )
     .unwrap();
-    take(&mut *last, 1);
+    poll_records(&mut *last, 1);
 }
 
-/// So do those of projections and of effects.
+/// The same for sources of projections and the work of effects.
 #[test]
-fn sources_and_work_come_back_at_once_too() {
-    let Some(bed) = bed(4) else { return };
-    let topic = bed.topic("in");
+fn restarted_sources_and_work_get_their_partitions_immediately() {
+    let Some(test_log) = test_log(4) else { return };
+    let topic = test_log.topic("in");
     let mut gone: Vec<Box<dyn std::any::Any>> = Vec::new();
     for life in 0..2 {
-        let log = bed.open_in("a", &bed.dir.path().join(format!("life-{life}")));
+        let log = test_log.open_in("a", &test_log.dir.path().join(format!("life-{life}")));
         let mut source = log.source("rows", &topic).unwrap();
         let mut work = log.work("calls", &topic).unwrap();
         let (begun, mut shares) = (Instant::now(), [0, 0]);
         while shares != [4, 4] {
-            assert!(begun.elapsed() < AT_ONCE, "life {life}: {shares:?}");
+            assert!(
+                begun.elapsed() < BEFORE_SESSION_TIMEOUT,
+                "life {life}: {shares:?}"
+            );
             let mut out = Vec::new();
             if let Polled::Assigned(all) = source.poll(Duration::from_millis(20), &mut out).unwrap()
             {
@@ -260,14 +270,18 @@ fn sources_and_work_come_back_at_once_too() {
 }
 
 #[test]
-fn a_member_that_ends_leaves_its_group() {
-    let Some(bed) = bed(2) else { return };
+fn a_member_that_stops_leaves_its_group() {
+    let Some(test_log) = test_log(2) else { return };
     for node in ["a", "b", "c"] {
-        let log = bed.open(node);
+        let log = test_log.open(node);
         let begun = Instant::now();
-        let mut lane = lane(&bed, &*log);
-        assert_eq!(settle(&mut *lane).len(), 2);
+        let mut lane = lane(&test_log, &*log);
+        assert_eq!(wait_for_assignment(&mut *lane).len(), 2);
         eprintln!("{node}: {:?}", begun.elapsed());
-        assert!(begun.elapsed() < AT_ONCE, "{node}: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < BEFORE_SESSION_TIMEOUT,
+            "{node}: {:?}",
+            begun.elapsed()
+        );
     }
 }

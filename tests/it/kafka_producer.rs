@@ -1,4 +1,4 @@
-//! The producer under errors of brokers, which are injected: what is acknowledged is in the log once and in order.
+//! The producer with injected broker errors: acknowledged records are in the log once and in order.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ fn connect(cluster: &Cluster, properties: &[(&str, &str)]) -> KafkaLog {
     KafkaLog::connect_stateless(options).unwrap()
 }
 
-/// The n-th record of one of ten keys.
+/// The n-th record, with one of ten keys.
 fn numbered(n: usize) -> Append {
     Append {
         topic: TOPIC.into(),
@@ -57,8 +57,8 @@ fn numbered(n: usize) -> Append {
     }
 }
 
-/// All that lies in the topic: partition, offset, number.
-fn lying(cluster: &Cluster, expected: usize) -> Vec<(i32, i64, usize)> {
+/// All records of the topic: partition, offset, number.
+fn records(cluster: &Cluster, expected: usize) -> Vec<(i32, i64, usize)> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", cluster.bootstrap_servers())
         .set("group.id", "g")
@@ -74,7 +74,7 @@ fn lying(cluster: &Cluster, expected: usize) -> Vec<(i32, i64, usize)> {
     let mut found = Vec::new();
     let mut ended = 0;
     let start = Instant::now();
-    // Once all are there, the rest of the ends is waited for: nothing may come after them.
+    // Reads on to the end of every partition: there must be no further records.
     while ended < PARTITIONS || found.len() < expected {
         assert!(start.elapsed() < DEADLINE, "{} of {expected}", found.len());
         match consumer.poll(Duration::from_millis(100)) {
@@ -91,50 +91,51 @@ fn lying(cluster: &Cluster, expected: usize) -> Vec<(i32, i64, usize)> {
     found
 }
 
-/// Appends, calling for trouble on the way. All are acknowledged, lie where they were said to lie, once, and in order.
-fn through_trouble(
+/// Appends `count` records and calls `inject` before each. All must be acknowledged and be in the log once, in order, at the
+/// acknowledged offsets.
+fn append_with_faults(
     cluster: &Cluster,
     log: &KafkaLog,
     count: usize,
-    mut trouble: impl FnMut(usize),
+    mut inject: impl FnMut(usize),
 ) {
     let mut acknowledged = Vec::new();
     for n in 0..count {
-        trouble(n);
+        inject(n);
         acknowledged.push(log.append(vec![numbered(n)], None));
         if n % 7 == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    let mut said = BTreeMap::new();
-    for (n, answer) in acknowledged.into_iter().enumerate() {
-        let positions = answer.blocking_recv().unwrap().unwrap();
-        said.insert(
+    let mut positions_of = BTreeMap::new();
+    for (n, response) in acknowledged.into_iter().enumerate() {
+        let positions = response.blocking_recv().unwrap().unwrap();
+        positions_of.insert(
             n,
             (positions[0].partition as i32, positions[0].offset as i64),
         );
     }
-    let found = lying(cluster, count);
-    assert_eq!(found.len(), count, "nothing lies there twice");
+    let found = records(cluster, count);
+    assert_eq!(found.len(), count, "records are in the log more than once");
     let mut last: BTreeMap<i32, usize> = BTreeMap::new();
     for (partition, offset, number) in found {
-        assert_eq!(said[&number], (partition, offset));
+        assert_eq!(positions_of[&number], (partition, offset));
         let before = last.insert(partition, number);
         assert!(before < Some(number), "{before:?} before {number}");
     }
 }
 
 #[test]
-fn errors_of_brokers_are_overcome() {
+fn retriable_broker_errors_are_retried() {
     let cluster = cluster(1);
     let log = connect(&cluster, &[]);
-    through_trouble(&cluster, &log, 500, |n| {
+    append_with_faults(&cluster, &log, 500, |n| {
         let errors: &[Code] = match n {
             50 => &[Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; 3],
             150 => &[Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS],
             250 => &[Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE; 2],
             350 => &[Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT],
-            // The broker hangs up without an answer.
+            // The broker closes the connection without a response.
             400 => &[Code::RD_KAFKA_RESP_ERR__TRANSPORT; 2],
             _ => return,
         };
@@ -143,10 +144,10 @@ fn errors_of_brokers_are_overcome() {
 }
 
 #[test]
-fn leaders_move_and_brokers_go_away() {
+fn leaders_move_and_brokers_fail() {
     let cluster = cluster(3);
     let log = connect(&cluster, &[]);
-    through_trouble(&cluster, &log, 600, |n| match n {
+    append_with_faults(&cluster, &log, 600, |n| match n {
         100 => (0..PARTITIONS).for_each(|p| cluster.partition_leader(TOPIC, p, Some(2)).unwrap()),
         200 => cluster.partition_leader(TOPIC, 1, Some(3)).unwrap(),
         300 => cluster.broker_down(2).unwrap(),
@@ -158,7 +159,7 @@ fn leaders_move_and_brokers_go_away() {
 }
 
 #[test]
-fn what_cannot_be_overcome_is_said_and_what_comes_after_goes_on() {
+fn a_permanent_error_fails_one_append_and_later_ones_succeed() {
     let cluster = cluster(1);
     let log = connect(&cluster, &[]);
     let append = |n| log.append(vec![numbered(n)], None).blocking_recv().unwrap();
@@ -173,13 +174,13 @@ fn what_cannot_be_overcome_is_said_and_what_comes_after_goes_on() {
         "{error}"
     );
     append(2).unwrap();
-    let mut numbers: Vec<usize> = lying(&cluster, 2).iter().map(|found| found.2).collect();
+    let mut numbers: Vec<usize> = records(&cluster, 2).iter().map(|found| found.2).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [0, 2]);
 }
 
 #[test]
-fn a_topic_that_does_not_come_is_unknown() {
+fn a_missing_topic_is_unknown() {
     let cluster = cluster(1);
     cluster
         .topic_error("nowhere", Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
@@ -195,11 +196,11 @@ fn a_topic_that_does_not_come_is_unknown() {
 }
 
 #[test]
-fn properties_of_connections_are_librdkafkas() {
+fn properties_are_passed_to_librdkafka() {
     let cluster = cluster(1);
-    // One that only librdkafka knows, and that would stop it if it were wrong.
+    // A property that only librdkafka knows; it rejects wrong values.
     let log = connect(&cluster, &[("socket.keepalive.enable", "true")]);
-    through_trouble(&cluster, &log, 50, |_| {});
+    append_with_faults(&cluster, &log, 50, |_| {});
     let wrong = KafkaOptions {
         brokers: cluster.bootstrap_servers(),
         properties: [("socket.keepalive.enable".to_owned(), "perhaps".to_owned())].into(),

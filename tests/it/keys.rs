@@ -4,41 +4,41 @@ use hyper::{Method, StatusCode};
 use omnilink::controls::Scopes;
 use serde_json::{Value, json};
 
-use crate::{
-    port_node::{Answer, Node, scopes},
-    support::read_all,
+use crate::support::{
+    port::{Node, Response, scopes},
+    read_all,
 };
 
 fn asked(permissions: &[&str]) -> Value {
     json!({ "name": "shop", "kind": "service", "scopes": { "permissions": permissions } })
 }
 
-async fn create(node: &Node, key: &str, body: &Value) -> Answer {
-    node.ask(Method::POST, "/v1/keys", key, body).await
+async fn create(node: &Node, key: &str, body: &Value) -> Response {
+    node.request(Method::POST, "/v1/keys", key, body).await
 }
 
-async fn list(node: &Node, key: &str, query: &str) -> Answer {
-    node.ask(Method::GET, &format!("/v1/keys{query}"), key, &Value::Null)
+async fn list(node: &Node, key: &str, query: &str) -> Response {
+    node.request(Method::GET, &format!("/v1/keys{query}"), key, &Value::Null)
         .await
 }
 
 async fn can_post(node: &Node, key: &str, id: &str) -> StatusCode {
     let event = json!({ "id": id, "source": "/s", "type": "t", "data": 1 });
-    node.ask(Method::POST, "/v1/events", key, &event)
+    node.request(Method::POST, "/v1/events", key, &event)
         .await
         .status
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_made_used_listed_and_revoked() {
+async fn a_key_is_created_used_listed_and_revoked() {
     let node = Node::start().await;
     let mut body = asked(&["events:write"]);
     body["principal"] = json!("shop@acme");
     body["expires_at"] = json!("2100-01-01T00:00:00Z");
-    let answer = create(&node, &node.admin, &body).await;
-    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
-    assert_eq!(answer.headers["cache-control"], "no-store");
-    let made = answer.json();
+    let response = create(&node, &node.admin, &body).await;
+    assert_eq!(response.status, StatusCode::CREATED, "{}", response.text);
+    assert_eq!(response.headers["cache-control"], "no-store");
+    let made = response.json();
     let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
     assert!(key.starts_with(&format!("omni.{}.", made["prefix"].as_str().unwrap())));
     assert_eq!(made["tenant"], "acme");
@@ -51,7 +51,7 @@ async fn a_key_is_made_used_listed_and_revoked() {
     assert_eq!(listed["items"][0]["id"], id);
     assert!(listed["items"][0].get("key").is_none());
 
-    // Nothing on the topic, and nothing on disk, gives the key away.
+    // The topic does not contain the key.
     let topic = node.names.controls.to_string();
     let log = node.log.clone();
     let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 2))
@@ -64,17 +64,17 @@ async fn a_key_is_made_used_listed_and_revoked() {
     }
 
     let revoke = async |key: &str, id: &str| {
-        node.ask(Method::DELETE, &format!("/v1/keys/{id}"), key, &Value::Null)
+        node.request(Method::DELETE, &format!("/v1/keys/{id}"), key, &Value::Null)
             .await
     };
-    // Another tenant's key is not there, for it.
+    // A key of another tenant is not found.
     let stranger = node.key("beta", scopes(&["admin"])).await;
     assert_eq!(revoke(&stranger, id).await.status, StatusCode::NOT_FOUND);
     assert_eq!(revoke(&node.admin, id).await.status, StatusCode::NO_CONTENT);
     assert_eq!(can_post(&node, key, "2").await, StatusCode::UNAUTHORIZED);
     assert_eq!(revoke(&node.admin, id).await.status, StatusCode::NOT_FOUND);
 
-    // It stays that way.
+    // Also after a restart.
     let (admin, key) = (node.admin.clone(), key.to_owned());
     let node = Node::start_in(node.stop().await).await;
     assert_eq!(can_post(&node, &key, "2").await, StatusCode::UNAUTHORIZED);
@@ -82,7 +82,7 @@ async fn a_key_is_made_used_listed_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_made_by_whoever_may_and_never_wider() {
+async fn keys_are_created_with_permission_and_never_wider() {
     let node = Node::start().await;
     let mut bound = scopes(&["admin", "events:*"]);
     bound.constraints.env_allowlist = vec!["prod".into()];
@@ -186,17 +186,17 @@ async fn keys_are_made_by_whoever_may_and_never_wider() {
         ),
     ];
     for (key, body, status, code) in cases {
-        let answer = if key.is_empty() {
+        let response = if key.is_empty() {
             node.call(Method::POST, "/v1/keys", &[], body.to_string())
                 .await
         } else {
             create(&node, key, &body).await
         };
         assert_eq!(
-            (answer.status.as_u16(), answer.code().as_str()),
+            (response.status.as_u16(), response.code().as_str()),
             (status, code),
             "{}",
-            answer.text
+            response.text
         );
     }
     assert_eq!(
@@ -231,10 +231,10 @@ async fn lists_come_in_pages_newest_first() {
     let node = Node::start().await;
     let mut made = vec![];
     for _ in 0..5 {
-        let answer = create(&node, &node.admin, &asked(&["events:write"]))
+        let response = create(&node, &node.admin, &asked(&["events:write"]))
             .await
             .json();
-        made.insert(0, answer["id"].clone());
+        made.insert(0, response["id"].clone());
     }
     let mut seen = Vec::new();
     let mut query = "?limit=2".to_owned();
@@ -248,13 +248,13 @@ async fn lists_come_in_pages_newest_first() {
             None => break,
         }
     }
-    // The node's own key is the oldest.
+    // The oldest is the admin key of the node.
     assert_eq!(seen.len(), 6);
     assert_eq!(seen[..5], made[..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_forged_on_the_topic_opens_nothing() {
+async fn a_key_forged_on_the_topic_is_invalid() {
     use omnilink::log::{Append, Log};
     let node = Node::start().await;
     let weak = node.key("acme", scopes(&["runs:read"])).await;
@@ -265,7 +265,7 @@ async fn a_key_forged_on_the_topic_opens_nothing() {
         .await
         .unwrap();
     let record = &records.last().unwrap().record;
-    // Whoever can write to the topic widens a key's scopes…
+    // Someone who can write to the topic widens a key's scopes …
     let value = record.value.clone().unwrap();
     let text = b"runs:read";
     let at = value.windows(text.len()).position(|w| w == text).unwrap();
@@ -279,7 +279,7 @@ async fn a_key_forged_on_the_topic_opens_nothing() {
     };
     let position = node.log.append(vec![append], None).await.unwrap().unwrap();
     assert_eq!(position.len(), 1);
-    // … and the key ends, for it does not open any more.
+    // … which invalidates the key, because its seal does not match.
     for _ in 0..100 {
         if list(&node, &weak, "").await.status == StatusCode::UNAUTHORIZED {
             assert!(Scopes::all().permits("admin:foo"));
@@ -290,14 +290,14 @@ async fn a_key_forged_on_the_topic_opens_nothing() {
     panic!("the forged key still works");
 }
 
-/// On Kafka the first key is made past any node, says whose it is, and there is one.
+/// On Kafka the first key is created directly in the log, for a given tenant, and only once.
 #[test]
-fn the_first_key_on_kafka_is_whose_it_is_said_to_be() {
+fn the_first_key_on_kafka_has_the_given_holder() {
     use crate::{
-        cli::{Folder, Up, omnilink, output},
-        support::{Bed, Kind, part},
+        support::command::{Folder, Up, omnilink, output},
+        support::{LogKind, TestLog, env_or_skip},
     };
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
     let dir = Folder::new();
@@ -306,8 +306,8 @@ fn the_first_key_on_kafka_is_whose_it_is_said_to_be() {
         dir.join("omnilink.yaml"),
         format!(
             "kafka: {{ brokers: ['{}'] }}\ntopics: {{ prefix: {}, partitions: 1 }}\nsecret_key: [{}]\n",
-            part("OMNILINK_TEST_KAFKA").unwrap(),
-            bed.prefix,
+            env_or_skip("OMNILINK_TEST_KAFKA").unwrap(),
+            test_log.prefix,
             "7hSFfRqJm1xlPwRhUsdV6ZbZ8P6X5s1yJwFqYbH7xCA=",
         ),
     )
@@ -344,7 +344,7 @@ fn the_first_key_on_kafka_is_whose_it_is_said_to_be() {
     let kept = std::fs::read_to_string(dir.join("data/admin.key")).unwrap();
     assert_eq!(made["key"], kept.trim());
 
-    // Only if none exists, and a refusal leaves the key's file as it is.
+    // Only if there is no key; a refusal does not change the key's file.
     let (code, _, error) = first(&who);
     assert_eq!(code, 1);
     assert!(error.contains("there are keys already"), "{error}");

@@ -1,4 +1,4 @@
-//! Lanes through the public door, on both logs: exactly once over stops, poison, timers, dead letters, passing on.
+//! Lanes on both logs: exactly once over restarts, poison records, timers, dead letters, effects.
 
 use std::{
     sync::{
@@ -21,31 +21,31 @@ use omnilink::{
         },
         effect,
         lag::lag,
-        lane::{self, Running, Setup},
+        lane::Running,
         progress::Progress,
     },
 };
 
-use crate::support::{Bed, append, on_both, read_all, record, value};
+use crate::support::{TestLog, append, on_both_logs, read_all, record, value};
 
-on_both!(
-    counts_survive_stops,
-    poison_goes_to_the_dead_letters,
-    large_transactions_that_fail_are_made_again,
+on_both_logs!(
+    counts_survive_restarts,
+    poison_records_become_dead_letters,
+    large_failed_transactions_are_repeated,
     timers_fire_once_and_late,
-    a_timer_that_fails_stops_nothing,
-    a_record_that_a_transaction_cannot_close_with_is_a_dead_letter,
-    a_slow_call_makes_nothing_else_repeat,
-    a_call_that_panics_or_hangs_holds_nothing_up,
+    a_failing_timer_does_not_stop_others,
+    a_record_that_makes_close_fail_becomes_a_dead_letter,
+    a_slow_call_does_not_repeat_other_calls,
+    a_call_that_panics_or_hangs_does_not_block_others,
 );
 
-/// Counts records by key; a value `boom` panics after it has changed state, `bad` is rejected, `in:N` sets a timer.
+/// Counts records by key. The value `boom` panics after a change of state, `bad` is rejected, `in:N` sets a timer due in N ms.
 struct Count {
     names: [Arc<str>; 2],
     clock: Arc<dyn Clock>,
-    /// Panics in `close`, once.
+    /// Makes `close` panic once.
     fault: Arc<AtomicBool>,
-    /// Times that the timer `waits` has waited, and the timer `state` could not read the state.
+    /// How often the timer `waits` has waited, and the timer `state` has failed to read the state.
     tries: Arc<[AtomicUsize; 2]>,
 }
 
@@ -72,7 +72,7 @@ struct CountOne {
     clock: Arc<dyn Clock>,
     fault: Arc<AtomicBool>,
     tries: Arc<[AtomicUsize; 2]>,
-    /// What it was told in this transaction that it cannot close with.
+    /// How `close` fails in this transaction.
     unclosable: Option<String>,
 }
 
@@ -142,7 +142,7 @@ fn bad(message: &str) -> Failure {
     .into()
 }
 
-struct World {
+struct Fixture {
     log: Arc<dyn Log>,
     progress: Arc<Progress>,
     input: String,
@@ -151,39 +151,33 @@ struct World {
     fault: Arc<AtomicBool>,
 }
 
-fn world(bed: &Bed, node: &str) -> World {
-    let log = bed.open(node);
+fn fixture(test_log: &TestLog, node: &str) -> Fixture {
+    let log = test_log.open(node);
     let specs = [
-        bed.spec("in", 3, Cleanup::Keep),
-        bed.spec("out", 3, Cleanup::Keep),
-        bed.spec("dlq", 3, Cleanup::Keep),
-        bed.spec("state.count", 3, Cleanup::Compact),
+        test_log.spec("in", 3, Cleanup::Keep),
+        test_log.spec("out", 3, Cleanup::Keep),
+        test_log.spec("dlq", 3, Cleanup::Keep),
+        test_log.spec("state.count", 3, Cleanup::Compact),
     ];
     log.provision(&specs, true).unwrap();
-    World {
+    Fixture {
         log,
         progress: Arc::default(),
-        input: bed.topic("in"),
-        out: bed.topic("out"),
-        dlq: bed.topic("dlq"),
+        input: test_log.topic("in"),
+        out: test_log.topic("out"),
+        dlq: test_log.topic("dlq"),
         fault: Arc::default(),
     }
 }
 
-fn start(bed: &Bed, world: &World) -> Running {
+fn start(test_log: &TestLog, fixture: &Fixture) -> Running {
     let processor = Count {
-        names: [world.input.as_str().into(), world.out.as_str().into()],
-        clock: Arc::clone(&bed.clock),
-        fault: Arc::clone(&world.fault),
+        names: [fixture.input.as_str().into(), fixture.out.as_str().into()],
+        clock: Arc::clone(&test_log.clock),
+        fault: Arc::clone(&fixture.fault),
         tries: Arc::default(),
     };
-    let setup = Setup {
-        log: Arc::clone(&world.log),
-        dlq: world.dlq.as_str().into(),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::clone(&world.progress),
-    };
-    lane::start(Arc::new(processor), setup).unwrap()
+    test_log.start_lane(&fixture.log, processor, &fixture.progress)
 }
 
 /// The counts emitted for a key, in order.
@@ -194,41 +188,41 @@ fn counts(all: &[Fetched], key: &str) -> Vec<String> {
         .collect()
 }
 
-fn counts_survive_stops(bed: Bed) {
+fn counts_survive_restarts(test_log: TestLog) {
     let mut sent = 0;
     for round in 0..4 {
-        let world = world(&bed, "a");
-        let running = start(&bed, &world);
-        // A fault in the middle: the transaction in hand is aborted and done again.
-        world.fault.store(round % 2 == 1, Ordering::SeqCst);
+        let fixture = fixture(&test_log, "a");
+        let running = start(&test_log, &fixture);
+        // A fault in the middle: the current transaction is aborted and repeated.
+        fixture.fault.store(round % 2 == 1, Ordering::SeqCst);
         for _ in 0..25 {
             for key in ["x", "y", "z"] {
-                append(&*world.log, &world.input, vec![record(key, "1")]).unwrap();
+                append(&*fixture.log, &fixture.input, vec![record(key, "1")]).unwrap();
             }
             sent += 1;
         }
-        let all = read_all(&*world.log, &world.out, sent * 3);
+        let all = read_all(&*fixture.log, &fixture.out, sent * 3);
         for key in ["x", "y", "z"] {
             let expected: Vec<_> = (1..=sent).map(|n| n.to_string()).collect();
             assert_eq!(counts(&all, key), expected, "round {round}");
         }
         if round == 0 {
-            // Stopped with work left: the next round does it.
+            // Stops with records left, which the next round processes.
             running.stop();
         }
         drop(running);
     }
 }
 
-fn poison_goes_to_the_dead_letters(bed: Bed) {
-    let world = world(&bed, "a");
-    let _running = start(&bed, &world);
+fn poison_records_become_dead_letters(test_log: TestLog) {
+    let fixture = fixture(&test_log, "a");
+    let _running = start(&test_log, &fixture);
     for text in ["1", "boom", "1", "bad", "1"] {
         let mut record = record("k", text);
         record.headers.push(("mine".into(), Some("kept".into())));
-        append(&*world.log, &world.input, vec![record]).unwrap();
+        append(&*fixture.log, &fixture.input, vec![record]).unwrap();
     }
-    let dead = read_all(&*world.log, &world.dlq, 2);
+    let dead = read_all(&*fixture.log, &fixture.dlq, 2);
     assert_eq!(dead.iter().map(value).collect::<Vec<_>>(), ["boom", "bad"]);
     let head = |i: usize, name: &str| {
         String::from_utf8(header(&dead[i].record.headers, name).unwrap().to_vec()).unwrap()
@@ -236,22 +230,22 @@ fn poison_goes_to_the_dead_letters(bed: Bed) {
     assert_eq!(head(0, "omnilink.dlq.code"), "panic");
     assert_eq!(head(0, "omnilink.dlq.message"), "boom");
     assert_eq!(head(1, "omnilink.dlq.code"), "bad");
-    assert_eq!(head(1, "omnilink.dlq.topic"), world.input);
+    assert_eq!(head(1, "omnilink.dlq.topic"), fixture.input);
     assert_eq!(head(1, "omnilink.dlq.offset"), "3");
     assert_eq!(head(1, "omnilink.dlq.stage"), "count");
     assert_eq!(head(1, "mine"), "kept");
     assert!(head(1, "omnilink.dlq.failed_at").ends_with('Z'));
-    // Neither left a trace in the state.
-    let all = read_all(&*world.log, &world.out, 3);
+    // Neither has changed the state.
+    let all = read_all(&*fixture.log, &fixture.out, 3);
     assert_eq!(counts(&all, "k"), ["1", "2", "3"]);
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let lags: Vec<_> = world
+        let lags: Vec<_> = fixture
             .progress
             .positions()
             .into_iter()
             .map(|(topic, partition, next)| {
-                lag(&*world.log, &topic, partition, next, bed.clock.now())
+                lag(&*fixture.log, &topic, partition, next, test_log.clock.now())
                     .unwrap()
                     .records
             })
@@ -264,67 +258,67 @@ fn poison_goes_to_the_dead_letters(bed: Bed) {
     }
 }
 
-fn large_transactions_that_fail_are_made_again(bed: Bed) {
+fn large_failed_transactions_are_repeated(test_log: TestLog) {
     const EACH: usize = 3_000;
-    let world = world(&bed, "a");
+    let fixture = fixture(&test_log, "a");
     let mut all: Vec<Record> = (0..EACH)
         .flat_map(|_| ["x", "y", "z"].map(|key| record(key, "1")))
         .collect();
     all.insert(7_000, record("x", "boom"));
-    append(&*world.log, &world.input, all).unwrap();
-    // And the next one fails at its end.
-    world.fault.store(true, Ordering::SeqCst);
-    let _running = start(&bed, &world);
-    let out = read_all(&*world.log, &world.out, 3 * EACH);
+    append(&*fixture.log, &fixture.input, all).unwrap();
+    // And the next transaction fails in `close`.
+    fixture.fault.store(true, Ordering::SeqCst);
+    let _running = start(&test_log, &fixture);
+    let out = read_all(&*fixture.log, &fixture.out, 3 * EACH);
     for key in ["x", "y", "z"] {
         let expected: Vec<_> = (1..=EACH).map(|n| n.to_string()).collect();
         assert_eq!(counts(&out, key), expected);
     }
-    let dead = read_all(&*world.log, &world.dlq, 1);
+    let dead = read_all(&*fixture.log, &fixture.dlq, 1);
     assert_eq!(dead.iter().map(value).collect::<Vec<_>>(), ["boom"]);
 }
 
-fn timers_fire_once_and_late(bed: Bed) {
+fn timers_fire_once_and_late(test_log: TestLog) {
     {
-        let world = world(&bed, "a");
-        let running = start(&bed, &world);
+        let fixture = fixture(&test_log, "a");
+        let running = start(&test_log, &fixture);
         append(
-            &*world.log,
-            &world.input,
+            &*fixture.log,
+            &fixture.input,
             vec![record("soon", "in:300"), record("later", "in:2500")],
         )
         .unwrap();
-        let all = read_all(&*world.log, &world.out, 3);
+        let all = read_all(&*fixture.log, &fixture.out, 3);
         assert_eq!(counts(&all, "soon"), ["1", "fired true"]);
         assert_eq!(counts(&all, "later"), ["1"]);
         drop(running);
     }
     // The second one fires after a restart.
-    let world = world(&bed, "a");
-    let _running = start(&bed, &world);
-    let all = read_all(&*world.log, &world.out, 4);
+    let fixture = fixture(&test_log, "a");
+    let _running = start(&test_log, &fixture);
+    let all = read_all(&*fixture.log, &fixture.out, 4);
     assert_eq!(counts(&all, "later"), ["1", "fired true"]);
     std::thread::sleep(Duration::from_millis(600));
-    assert_eq!(read_all(&*world.log, &world.out, 4).len(), 4);
+    assert_eq!(read_all(&*fixture.log, &fixture.out, 4).len(), 4);
 }
 
 /// Six timers due at once: one panics, one is rejected, one waits, one cannot read the state for a while.
-fn a_timer_that_fails_stops_nothing(bed: Bed) {
-    let world = world(&bed, "a");
-    let names = Names::new(&bed.prefix);
+fn a_failing_timer_does_not_stop_others(test_log: TestLog) {
+    let fixture = fixture(&test_log, "a");
+    let names = Names::new(&test_log.prefix);
     let specs = [TopicSpec {
         name: Arc::clone(&names.redriven),
         partitions: 1,
         cleanup: Cleanup::Keep,
     }];
-    world.log.provision(&specs, true).unwrap();
-    let _running = start(&bed, &world);
+    fixture.log.provision(&specs, true).unwrap();
+    let _running = start(&test_log, &fixture);
     let keys = ["one", "panics", "rejected", "state", "two", "waits"];
-    // The second time shows that the lane, and each key, goes on.
+    // The second round shows that the lane continues with all keys.
     for round in 1..=2 {
         let records = keys.iter().map(|key| record(key, "in:400")).collect();
-        append(&*world.log, &world.input, records).unwrap();
-        let all = read_all(&*world.log, &world.out, round * 10);
+        append(&*fixture.log, &fixture.input, records).unwrap();
+        let all = read_all(&*fixture.log, &fixture.out, round * 10);
         assert_eq!(all.len(), round * 10);
         for key in keys {
             let mut fired: Vec<_> = counts(&all, key);
@@ -337,11 +331,11 @@ fn a_timer_that_fails_stops_nothing(bed: Bed) {
             assert_eq!(fired, vec!["fired true"; expected], "{key}");
         }
         assert_eq!(
-            read_all(&*world.log, &world.dlq, round * 2).len(),
+            read_all(&*fixture.log, &fixture.dlq, round * 2).len(),
             round * 2
         );
     }
-    let dead = read_all(&*world.log, &world.dlq, 4);
+    let dead = read_all(&*fixture.log, &fixture.dlq, 4);
     for (key, code, message) in [
         ("panics", "panic", "it panics"),
         ("rejected", "bad", "it is rejected"),
@@ -360,11 +354,14 @@ fn a_timer_that_fails_stops_nothing(bed: Bed) {
         assert_eq!(head("stage").as_deref(), Some("count"));
         assert_eq!(head("topic"), None);
         let due: i64 = head("timer").unwrap().parse().unwrap();
-        assert!((0..60_000).contains(&(bed.clock.now().0 - due)), "{due}");
-        // There is nowhere to put it back.
+        assert!(
+            (0..60_000).contains(&(test_log.clock.now().0 - due)),
+            "{due}"
+        );
+        // It has no topic to return to.
         let secrets = SecretKeys::new(["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="]).unwrap();
         let redrive = Redrive {
-            log: &*world.log,
+            log: &*fixture.log,
             names: &names,
             secrets: &secrets,
         };
@@ -381,17 +378,17 @@ fn a_timer_that_fails_stops_nothing(bed: Bed) {
     }
 }
 
-fn a_record_that_a_transaction_cannot_close_with_is_a_dead_letter(bed: Bed) {
-    let world = world(&bed, "a");
+fn a_record_that_makes_close_fail_becomes_a_dead_letter(test_log: TestLog) {
+    let fixture = fixture(&test_log, "a");
     let mut all: Vec<Record> = (0..60).map(|_| record("k", "1")).collect();
     all.insert(7, record("k", "unclosable:panics"));
     all.insert(40, record("k", "unclosable:rejected"));
-    append(&*world.log, &world.input, all).unwrap();
-    let _running = start(&bed, &world);
-    let out = read_all(&*world.log, &world.out, 60);
+    append(&*fixture.log, &fixture.input, all).unwrap();
+    let _running = start(&test_log, &fixture);
+    let out = read_all(&*fixture.log, &fixture.out, 60);
     let expected: Vec<_> = (1..=60).map(|n| n.to_string()).collect();
     assert_eq!(counts(&out, "k"), expected);
-    let dead = read_all(&*world.log, &world.dlq, 2);
+    let dead = read_all(&*fixture.log, &fixture.dlq, 2);
     let texts: Vec<_> = dead.iter().map(value).collect();
     assert_eq!(texts, ["unclosable:panics", "unclosable:rejected"]);
     let code = |n: usize| {
@@ -402,7 +399,7 @@ fn a_record_that_a_transaction_cannot_close_with_is_a_dead_letter(bed: Bed) {
     assert_eq!((code(0), code(1)), (b"panic".to_vec(), b"bad".to_vec()));
 }
 
-/// Notes its calls; the record `slow` never ends.
+/// Records its calls; the call for `slow` never returns.
 struct Calls(parking_lot::Mutex<Vec<String>>);
 
 impl effect::Effect for Calls {
@@ -417,31 +414,31 @@ impl effect::Effect for Calls {
     }
 }
 
-fn a_slow_call_makes_nothing_else_repeat(bed: Bed) {
+fn a_slow_call_does_not_repeat_other_calls(test_log: TestLog) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
     for round in 0..2 {
-        let world = world(&bed, "a");
+        let fixture = fixture(&test_log, "a");
         if round == 0 {
             for text in ["a", "slow", "b", "c", "d"] {
-                append(&*world.log, &world.input, vec![record("k", text)]).unwrap();
+                append(&*fixture.log, &fixture.input, vec![record("k", text)]).unwrap();
             }
         } else {
-            append(&*world.log, &world.input, vec![record("k", "e")]).unwrap();
+            append(&*fixture.log, &fixture.input, vec![record("k", "e")]).unwrap();
         }
         let calls = Arc::new(Calls(parking_lot::Mutex::default()));
         let setup = effect::Setup {
-            log: Arc::clone(&world.log),
+            log: Arc::clone(&fixture.log),
             name: "calls".into(),
-            topic: world.input.clone(),
-            dlq: world.dlq.as_str().into(),
+            topic: fixture.input.clone(),
+            dlq: fixture.dlq.as_str().into(),
             concurrency: 3,
             deadline: Duration::from_mins(5),
             runtime: runtime.handle().clone(),
-            progress: Arc::clone(&world.progress),
+            progress: Arc::clone(&fixture.progress),
         };
         let running = effect::start(calls.clone(), setup).unwrap();
         let expected: &[&str] = if round == 0 {
@@ -458,14 +455,14 @@ fn a_slow_call_makes_nothing_else_repeat(bed: Bed) {
         while seen().len() < expected.len() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
-        // Long enough for what is finished to be kept, and for a repeat to show.
+        // Long enough for finished calls to be committed, and for a repeated call to show.
         std::thread::sleep(Duration::from_millis(600));
         assert_eq!(seen(), expected, "round {round}");
         drop(running);
     }
 }
 
-/// `panic` panics at every call, `now` before it has made its future, `hang` never ends; `once` panics the first time.
+/// `panic` panics at every call, `now` before it returns its future, `once` at the first call; `hang` never returns.
 struct Faulty(parking_lot::Mutex<Vec<String>>);
 
 impl effect::Effect for Faulty {
@@ -485,31 +482,31 @@ impl effect::Effect for Faulty {
     }
 }
 
-fn a_call_that_panics_or_hangs_holds_nothing_up(bed: Bed) {
+fn a_call_that_panics_or_hangs_does_not_block_others(test_log: TestLog) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
-    let world = world(&bed, "a");
+    let fixture = fixture(&test_log, "a");
     let records = ["panic", "once", "now", "hang", "a"].map(|text| record("k", text));
-    append(&*world.log, &world.input, records.to_vec()).unwrap();
+    append(&*fixture.log, &fixture.input, records.to_vec()).unwrap();
     let calls = Arc::new(Faulty(parking_lot::Mutex::default()));
     let run = |calls: &Arc<Faulty>| {
         let setup = effect::Setup {
-            log: Arc::clone(&world.log),
+            log: Arc::clone(&fixture.log),
             name: "faulty".into(),
-            topic: world.input.clone(),
-            dlq: world.dlq.as_str().into(),
+            topic: fixture.input.clone(),
+            dlq: fixture.dlq.as_str().into(),
             concurrency: 2,
             deadline: Duration::from_millis(200),
             runtime: runtime.handle().clone(),
-            progress: Arc::clone(&world.progress),
+            progress: Arc::clone(&fixture.progress),
         };
         effect::start(calls.clone(), setup).unwrap()
     };
     let running = run(&calls);
-    let dead = read_all(&*world.log, &world.dlq, 3);
+    let dead = read_all(&*fixture.log, &fixture.dlq, 3);
     let head = |letter: &Fetched, name: &str| {
         String::from_utf8(header(&letter.record.headers, name).unwrap().to_vec()).unwrap()
     };
@@ -524,11 +521,11 @@ fn a_call_that_panics_or_hangs_holds_nothing_up(bed: Bed) {
     let message = head(panicked, "omnilink.dlq.message");
     assert!(message.contains("on purpose"), "{message}");
     assert_eq!(head(panicked, "omnilink.dlq.stage"), "faulty");
-    // All has ended: the low-water mark is behind the last, and nothing is called again after a restart.
+    // All calls are finished: the low-water mark is behind the last record, and a restart repeats no call.
     let partition = dead[0].partition;
     assert!(dead.iter().all(|letter| letter.partition == partition));
     let deadline = Instant::now() + Duration::from_secs(30);
-    let kept = || world.log.committed("faulty", &world.input, partition);
+    let kept = || fixture.log.committed("faulty", &fixture.input, partition);
     while kept().unwrap() != Some(5) {
         assert!(Instant::now() < deadline, "{:?}", kept());
         std::thread::sleep(Duration::from_millis(50));
@@ -536,11 +533,11 @@ fn a_call_that_panics_or_hangs_holds_nothing_up(bed: Bed) {
     let called = |text: &str| calls.0.lock().iter().filter(|t| *t == text).count();
     let times = ["panic", "once", "now", "hang", "a"].map(called);
     assert_eq!(times, [5, 2, 5, 5, 1]);
-    assert_eq!(world.progress.rejections(), 3);
+    assert_eq!(fixture.progress.rejections(), 3);
     drop(running);
     let again = Arc::new(Faulty(parking_lot::Mutex::default()));
     let running = run(&again);
-    append(&*world.log, &world.input, vec![record("k", "b")]).unwrap();
+    append(&*fixture.log, &fixture.input, vec![record("k", "b")]).unwrap();
     while again.0.lock().is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -1,4 +1,4 @@
-//! What every log must do: one suite, run against the embedded log and against Kafka.
+//! The conformance suite that every log must pass, run against the embedded log and Kafka.
 
 use std::time::{Duration, Instant};
 
@@ -8,44 +8,46 @@ use omnilink::{
     state::{Changes, Space},
 };
 
-use crate::support::{Bed, Kind, append, output, read_all, record, settle, take, value};
+use crate::support::{
+    LogKind, TestLog, append, output, poll_records, read_all, record, value, wait_for_assignment,
+};
 
-macro_rules! on_both {
+macro_rules! on_both_logs {
     ($($name:ident),* $(,)?) => {
         mod local {
-            $(#[test] fn $name() { super::$name(super::Bed::new(super::Kind::Local).unwrap()); })*
+            $(#[test] fn $name() { super::$name(super::TestLog::new(super::LogKind::Local).unwrap()); })*
         }
         mod kafka {
-            $(#[test] fn $name() { if let Some(bed) = super::Bed::new(super::Kind::Kafka) { super::$name(bed); } })*
+            $(#[test] fn $name() { if let Some(test_log) = super::TestLog::new(super::LogKind::Kafka) { super::$name(test_log); } })*
         }
-        /// A broker that demands SASL_SSL: what reaches it goes through `kafka.properties` alone.
+        /// A broker that requires SASL_SSL, to which only `kafka.properties` give access.
         mod kafka_sasl {
-            $(#[test] fn $name() { if let Some(bed) = super::Bed::sasl() { super::$name(bed); } })*
+            $(#[test] fn $name() { if let Some(test_log) = super::TestLog::sasl() { super::$name(test_log); } })*
         }
     };
 }
 
-on_both!(
-    order_and_partition_of_keys,
-    tombstones_and_headers,
-    transaction_is_atomic_and_resumes,
-    uncommitted_is_never_seen,
-    stale_owner_is_fenced,
-    state_comes_back,
-    positions_by_time,
-    a_reader_seeks_and_knows_its_end,
+on_both_logs!(
+    records_of_a_key_keep_their_order_and_partition,
+    tombstones_and_headers_are_kept,
+    a_transaction_is_atomic_and_a_lane_resumes_after_it,
+    uncommitted_records_are_never_read,
+    a_stale_owner_is_fenced,
+    state_is_restored,
+    offsets_are_found_by_time,
+    a_reader_seeks_and_reports_its_end,
     committed_positions_of_all_partitions,
-    policies_are_told,
-    topics_are_made_and_checked,
-    compaction_keeps_the_last,
-    retention_drops_the_old,
+    cleanup_policies_are_described_and_surveyed,
+    topics_are_created_and_checked,
+    compaction_keeps_the_last_record_of_a_key,
+    retention_deletes_old_records,
 );
 
-fn order_and_partition_of_keys(bed: Bed) {
-    let log = bed.open("a");
-    log.provision(&[bed.spec("in", 4, Cleanup::Keep)], true)
+fn records_of_a_key_keep_their_order_and_partition(test_log: TestLog) {
+    let log = test_log.open("a");
+    log.provision(&[test_log.spec("in", 4, Cleanup::Keep)], true)
         .unwrap();
-    let topic = bed.topic("in");
+    let topic = test_log.topic("in");
     let keys = ["alpha", "beta", "gamma", "delta", "eps"];
     let mut expected = vec![Vec::new(); 4];
     for n in 0..40 {
@@ -77,11 +79,11 @@ fn order_and_partition_of_keys(bed: Bed) {
     assert!(marks.end >= 16);
 }
 
-fn tombstones_and_headers(bed: Bed) {
-    let log = bed.open("a");
-    log.provision(&[bed.spec("in", 1, Cleanup::Keep)], true)
+fn tombstones_and_headers_are_kept(test_log: TestLog) {
+    let log = test_log.open("a");
+    log.provision(&[test_log.spec("in", 1, Cleanup::Keep)], true)
         .unwrap();
-    let topic = bed.topic("in");
+    let topic = test_log.topic("in");
     let sent = Record {
         key: Some("k".into()),
         value: None,
@@ -107,21 +109,21 @@ fn tombstones_and_headers(bed: Bed) {
     );
 }
 
-fn transaction_is_atomic_and_resumes(bed: Bed) {
-    let log = bed.open("a");
+fn a_transaction_is_atomic_and_a_lane_resumes_after_it(test_log: TestLog) {
+    let log = test_log.open("a");
     let specs = [
-        bed.spec("in", 2, Cleanup::Keep),
-        bed.spec("out", 2, Cleanup::Keep),
-        bed.spec("state.p", 2, Cleanup::Compact),
+        test_log.spec("in", 2, Cleanup::Keep),
+        test_log.spec("out", 2, Cleanup::Keep),
+        test_log.spec("state.p", 2, Cleanup::Compact),
     ];
     log.provision(&specs, true).unwrap();
-    let (input, out) = (bed.topic("in"), bed.topic("out"));
+    let (input, out) = (test_log.topic("in"), test_log.topic("out"));
     for n in 0..10 {
         append(&*log, &input, vec![record(&n.to_string(), &n.to_string())]).unwrap();
     }
     let mut lane = log.lane("p", std::slice::from_ref(&input)).unwrap();
-    settle(&mut *lane);
-    let taken = take(&mut *lane, 10);
+    wait_for_assignment(&mut *lane);
+    let taken = poll_records(&mut *lane, 10);
     let first: Vec<_> = taken.iter().filter(|f| f.partition == 0).collect();
     let mut state = Changes::default();
     let space = Space::new("p", 0);
@@ -141,39 +143,39 @@ fn transaction_is_atomic_and_resumes(bed: Bed) {
     assert_eq!(log.committed("p", &input, 0).unwrap(), Some(next));
     assert_eq!(log.committed("p", &input, 1).unwrap(), None);
     drop(log);
-    let log = bed.open("a");
+    let log = test_log.open("a");
     let mut lane = log.lane("p", std::slice::from_ref(&input)).unwrap();
-    let opened = settle(&mut *lane);
+    let opened = wait_for_assignment(&mut *lane);
     assert!(opened.contains(&(0, 0, next)), "{opened:?}");
     assert_eq!(
         lane.state().get(&space, b"count").unwrap().unwrap(),
         first.len().to_string()
     );
-    // The other partition was not committed: it comes again, the first does not.
-    let again = take(&mut *lane, 10 - first.len());
+    // The other partition was not committed: only it is read again.
+    let again = poll_records(&mut *lane, 10 - first.len());
     assert!(again.iter().all(|f| f.partition == 1));
 }
 
-fn uncommitted_is_never_seen(bed: Bed) {
-    let log = bed.open("a");
+fn uncommitted_records_are_never_read(test_log: TestLog) {
+    let log = test_log.open("a");
     log.provision(
         &[
-            bed.spec("in", 1, Cleanup::Keep),
-            bed.spec("out", 1, Cleanup::Keep),
+            test_log.spec("in", 1, Cleanup::Keep),
+            test_log.spec("out", 1, Cleanup::Keep),
         ],
         true,
     )
     .unwrap();
-    let (input, out) = (bed.topic("in"), bed.topic("out"));
+    let (input, out) = (test_log.topic("in"), test_log.topic("out"));
     append(&*log, &input, vec![record("k", "1")]).unwrap();
     let mut lane = log.lane("p", std::slice::from_ref(&input)).unwrap();
-    settle(&mut *lane);
-    take(&mut *lane, 1);
-    // One output goes to a topic that is not there: nothing of the transaction may be seen.
+    wait_for_assignment(&mut *lane);
+    poll_records(&mut *lane, 1);
+    // One output goes to a topic that does not exist: no output of the transaction may be read.
     let failed = lane.commit(Transaction {
         outputs: vec![
             output(&out, record("k", "half")),
-            output(&bed.topic("nowhere"), record("k", "x")),
+            output(&test_log.topic("nowhere"), record("k", "x")),
         ],
         state: Changes::default(),
         positions: vec![(0, 0, 1)],
@@ -187,27 +189,27 @@ fn uncommitted_is_never_seen(bed: Bed) {
     assert_eq!(all.iter().map(value).collect::<Vec<_>>(), ["whole"]);
 }
 
-fn stale_owner_is_fenced(bed: Bed) {
-    let log = bed.open("a");
+fn a_stale_owner_is_fenced(test_log: TestLog) {
+    let log = test_log.open("a");
     log.provision(
         &[
-            bed.spec("in", 1, Cleanup::Keep),
-            bed.spec("out", 1, Cleanup::Keep),
+            test_log.spec("in", 1, Cleanup::Keep),
+            test_log.spec("out", 1, Cleanup::Keep),
         ],
         true,
     )
     .unwrap();
-    let (input, out) = (bed.topic("in"), bed.topic("out"));
+    let (input, out) = (test_log.topic("in"), test_log.topic("out"));
     append(&*log, &input, vec![record("k", "1")]).unwrap();
     let mut zombie = log.lane("p", std::slice::from_ref(&input)).unwrap();
-    settle(&mut *zombie);
-    take(&mut *zombie, 1);
-    let other = match bed.kind {
-        Kind::Local => None,
-        // The same node started again, while the first still runs.
-        Kind::Kafka => Some(bed.open_in("a", &bed.dir.path().join("again"))),
+    wait_for_assignment(&mut *zombie);
+    poll_records(&mut *zombie, 1);
+    let other = match test_log.kind {
+        LogKind::Local => None,
+        // The same node is started again while the first one still runs.
+        LogKind::Kafka => Some(test_log.open_in("a", &test_log.dir.path().join("again"))),
     };
-    let mut heir = other
+    let mut new_owner = other
         .as_ref()
         .unwrap_or(&log)
         .lane("p", std::slice::from_ref(&input))
@@ -221,33 +223,34 @@ fn stale_owner_is_fenced(bed: Bed) {
         .unwrap_err();
     assert_eq!(error.class(), Class::Fatal, "{error}");
     drop(zombie);
-    settle(&mut *heir);
-    take(&mut *heir, 1);
-    heir.commit(Transaction {
-        outputs: vec![output(&out, record("k", "heir"))],
-        state: Changes::default(),
-        positions: vec![(0, 0, 1)],
-    })
-    .unwrap();
+    wait_for_assignment(&mut *new_owner);
+    poll_records(&mut *new_owner, 1);
+    new_owner
+        .commit(Transaction {
+            outputs: vec![output(&out, record("k", "heir"))],
+            state: Changes::default(),
+            positions: vec![(0, 0, 1)],
+        })
+        .unwrap();
     let all = read_all(&*log, &out, 1);
     assert_eq!(all.iter().map(value).collect::<Vec<_>>(), ["heir"]);
 }
 
-fn state_comes_back(bed: Bed) {
-    let log = bed.open("a");
+fn state_is_restored(test_log: TestLog) {
+    let log = test_log.open("a");
     let specs = [
-        bed.spec("in", 2, Cleanup::Keep),
-        bed.spec("state.p", 2, Cleanup::Compact),
+        test_log.spec("in", 2, Cleanup::Keep),
+        test_log.spec("state.p", 2, Cleanup::Compact),
     ];
     log.provision(&specs, true).unwrap();
-    let input = bed.topic("in");
+    let input = test_log.topic("in");
     for n in 0..6 {
         append(&*log, &input, vec![record(&n.to_string(), "x")]).unwrap();
     }
     let mut lane = log.lane("p", std::slice::from_ref(&input)).unwrap();
-    settle(&mut *lane);
+    wait_for_assignment(&mut *lane);
     let space = Space::new("p", 1);
-    let taken = take(&mut *lane, 6);
+    let taken = poll_records(&mut *lane, 6);
     let next = taken
         .iter()
         .filter(|f| f.partition == 1)
@@ -271,24 +274,24 @@ fn state_comes_back(bed: Bed) {
     }
     drop(lane);
     drop(log);
-    // Another node with an empty disk; on the embedded log the same one.
-    let log = bed.open("b");
+    // Another node with an empty directory; on the embedded log the same node.
+    let log = test_log.open("b");
     let mut lane = log.lane("p", std::slice::from_ref(&input)).unwrap();
-    let opened = settle(&mut *lane);
+    let opened = wait_for_assignment(&mut *lane);
     assert!(opened.contains(&(0, 1, next)));
     let get = |key: &str| lane.state().get(&space, key.as_bytes()).unwrap();
     assert_eq!(get("kept").unwrap(), "2");
     assert_eq!(get("dropped0"), None);
     assert_eq!(get("dropped1"), None);
     assert_eq!(get("dropped2").unwrap(), "x");
-    assert_eq!(get("here").is_some(), bed.kind == Kind::Local);
+    assert_eq!(get("here").is_some(), test_log.kind == LogKind::Local);
 }
 
-fn positions_by_time(bed: Bed) {
-    let log = bed.open("a");
-    log.provision(&[bed.spec("in", 1, Cleanup::Keep)], true)
+fn offsets_are_found_by_time(test_log: TestLog) {
+    let log = test_log.open("a");
+    log.provision(&[test_log.spec("in", 1, Cleanup::Keep)], true)
         .unwrap();
-    let topic = bed.topic("in");
+    let topic = test_log.topic("in");
     for n in 0..5 {
         append(&*log, &topic, vec![record("k", &n.to_string())]).unwrap();
         std::thread::sleep(Duration::from_millis(15));
@@ -309,15 +312,15 @@ fn positions_by_time(bed: Bed) {
     assert_eq!(log.offset_at(&topic, 0, later).unwrap(), 5);
 }
 
-fn a_reader_seeks_and_knows_its_end(bed: Bed) {
-    let log = bed.open("a");
-    log.provision(&[bed.spec("in", 1, Cleanup::Keep)], true)
+fn a_reader_seeks_and_reports_its_end(test_log: TestLog) {
+    let log = test_log.open("a");
+    log.provision(&[test_log.spec("in", 1, Cleanup::Keep)], true)
         .unwrap();
-    let topic = bed.topic("in");
+    let topic = test_log.topic("in");
     let records = (0..3_000).map(|n| record("k", &n.to_string())).collect();
     append(&*log, &topic, records).unwrap();
     let mut reader = log.reader(&topic).unwrap();
-    let mut stretch = |from: u64, to: u64| {
+    let mut read = |from: u64, to: u64| {
         let mut values = Vec::new();
         read_ranges(&mut *reader, &[(0, from, to)], |fetched| {
             values.push(value(&fetched));
@@ -326,12 +329,12 @@ fn a_reader_seeks_and_knows_its_end(bed: Bed) {
         .unwrap();
         values
     };
-    // Forwards, backwards, over what was read already, and beyond the end.
+    // Forwards, backwards, over ranges already read, and beyond the end.
     for (from, to) in [(10, 20), (2_990, 3_100), (5, 6), (0, 3_000), (1_500, 1_600)] {
         let expected: Vec<_> = (from..to.min(3_000)).map(|n| n.to_string()).collect();
-        assert_eq!(stretch(from, to), expected, "{from} to {to}");
+        assert_eq!(read(from, to), expected, "{from} to {to}");
     }
-    assert!(stretch(7, 7).is_empty());
+    assert!(read(7, 7).is_empty());
     let mut out = Vec::new();
     reader.assign(0, 2_999).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -348,18 +351,18 @@ fn a_reader_seeks_and_knows_its_end(bed: Bed) {
     assert_eq!(value(&out[1]), "more");
 }
 
-fn committed_positions_of_all_partitions(bed: Bed) {
-    let log = bed.open("a");
-    log.provision(&[bed.spec("in", 3, Cleanup::Keep)], true)
+fn committed_positions_of_all_partitions(test_log: TestLog) {
+    let log = test_log.open("a");
+    log.provision(&[test_log.spec("in", 3, Cleanup::Keep)], true)
         .unwrap();
-    let input = bed.topic("in");
+    let input = test_log.topic("in");
     for n in 0..20 {
         append(&*log, &input, vec![record(&n.to_string(), "x")]).unwrap();
     }
     assert_eq!(log.positions("p", &input).unwrap(), [None, None, None]);
     let mut lane = log.lane("p", std::slice::from_ref(&input)).unwrap();
-    settle(&mut *lane);
-    take(&mut *lane, 20);
+    wait_for_assignment(&mut *lane);
+    poll_records(&mut *lane, 20);
     lane.commit(Transaction {
         positions: vec![(0, 2, 1)],
         ..Transaction::default()
@@ -368,8 +371,8 @@ fn committed_positions_of_all_partitions(bed: Bed) {
     assert_eq!(log.positions("p", &input).unwrap(), [None, None, Some(1)]);
 }
 
-fn policies_are_told(bed: Bed) {
-    let log = bed.open("a");
+fn cleanup_policies_are_described_and_surveyed(test_log: TestLog) {
+    let log = test_log.open("a");
     let policies = [
         ("keep", Cleanup::Keep),
         (
@@ -388,7 +391,7 @@ fn policies_are_told(bed: Bed) {
     ];
     let specs: Vec<_> = policies
         .iter()
-        .map(|(name, cleanup)| bed.spec(name, 1, *cleanup))
+        .map(|(name, cleanup)| test_log.spec(name, 1, *cleanup))
         .collect();
     assert!(
         survey(&*log, &specs)
@@ -399,12 +402,12 @@ fn policies_are_told(bed: Bed) {
     log.provision(&specs, true).unwrap();
     for (name, cleanup) in policies {
         assert_eq!(
-            log.cleanup(&bed.topic(name)).unwrap(),
+            log.cleanup(&test_log.topic(name)).unwrap(),
             Some(cleanup),
             "{name}"
         );
     }
-    append(&*log, &bed.topic("keep"), vec![record("k", "v")]).unwrap();
+    append(&*log, &test_log.topic("keep"), vec![record("k", "v")]).unwrap();
     let found = survey(&*log, &specs).unwrap();
     assert!(found.iter().all(|t| t.trouble.is_none()), "{found:?}");
     assert_eq!((found[0].records, found[0].partitions), (1, Some(1)));
@@ -422,9 +425,9 @@ fn policies_are_told(bed: Bed) {
     );
 }
 
-fn topics_are_made_and_checked(bed: Bed) {
-    let log = bed.open("a");
-    let spec = bed.spec("in", 3, Cleanup::Keep);
+fn topics_are_created_and_checked(test_log: TestLog) {
+    let log = test_log.open("a");
+    let spec = test_log.spec("in", 3, Cleanup::Keep);
     assert!(matches!(
         log.provision(std::slice::from_ref(&spec), false),
         Err(LogError::UnknownTopic(_))
@@ -432,7 +435,7 @@ fn topics_are_made_and_checked(bed: Bed) {
     log.provision(std::slice::from_ref(&spec), true).unwrap();
     log.provision(std::slice::from_ref(&spec), false).unwrap();
     assert_eq!(log.partitions(&spec.name).unwrap(), 3);
-    let other = bed.spec("in", 4, Cleanup::Keep);
+    let other = test_log.spec("in", 4, Cleanup::Keep);
     let error = log.provision(&[other], true).unwrap_err();
     assert!(
         matches!(
@@ -447,13 +450,13 @@ fn topics_are_made_and_checked(bed: Bed) {
     );
 }
 
-fn compaction_keeps_the_last(bed: Bed) {
-    let log = bed.open("a");
-    log.provision(&[bed.spec("c", 1, Cleanup::Compact)], true)
+fn compaction_keeps_the_last_record_of_a_key(test_log: TestLog) {
+    let log = test_log.open("a");
+    log.provision(&[test_log.spec("c", 1, Cleanup::Compact)], true)
         .unwrap();
-    let topic = bed.topic("c");
+    let topic = test_log.topic("c");
     eager_cleaning(
-        &bed,
+        &test_log,
         &topic,
         &[
             ("cleanup.policy", "compact"),
@@ -477,7 +480,7 @@ fn compaction_keeps_the_last(bed: Bed) {
         log.tidy().unwrap();
         let all = read_all(&*log, &topic, 4);
         let values: Vec<_> = all.iter().map(value).collect();
-        // Offsets stay what they were.
+        // Offsets do not change.
         assert!(
             all.iter()
                 .all(|f| f.offset == 30 || f.offset.to_string() == value(f))
@@ -491,13 +494,13 @@ fn compaction_keeps_the_last(bed: Bed) {
     assert_eq!(positions[0].offset, 31);
 }
 
-fn retention_drops_the_old(bed: Bed) {
-    let log = bed.open("a");
-    let spec = bed.spec("r", 1, Cleanup::Delete { retention_ms: 300 });
+fn retention_deletes_old_records(test_log: TestLog) {
+    let log = test_log.open("a");
+    let spec = test_log.spec("r", 1, Cleanup::Delete { retention_ms: 300 });
     log.provision(std::slice::from_ref(&spec), true).unwrap();
-    let topic = bed.topic("r");
+    let topic = test_log.topic("r");
     eager_cleaning(
-        &bed,
+        &test_log,
         &topic,
         &[
             ("cleanup.policy", "delete"),
@@ -516,7 +519,7 @@ fn retention_drops_the_old(bed: Bed) {
         assert!(Instant::now() < deadline, "nothing was dropped");
         std::thread::sleep(Duration::from_millis(300));
     }
-    // What was dropped is skipped by whoever still asks for it, and an exact position there is refused.
+    // Opening a source at an offset outside the log is an error.
     let start = log.offset_range(&topic, 0).unwrap().start;
     let mut source = log.source("s", &topic).unwrap();
     let mut out = Vec::new();
@@ -536,9 +539,9 @@ fn retention_drops_the_old(bed: Bed) {
     source.open(0, start).unwrap();
 }
 
-/// On Kafka the cleaner is hurried (these settings replace all others of the topic); the embedded log is tidied by hand.
-fn eager_cleaning(bed: &Bed, topic: &str, settings: &[(&str, &str)]) {
-    if bed.kind == Kind::Kafka {
-        bed.alter_topic(topic, settings);
+/// On Kafka, makes the cleaner run early (these settings replace all others of the topic); the embedded log is cleaned by `tidy`.
+fn eager_cleaning(test_log: &TestLog, topic: &str, settings: &[(&str, &str)]) {
+    if test_log.kind == LogKind::Kafka {
+        test_log.alter_topic(topic, settings);
     }
 }

@@ -1,4 +1,4 @@
-//! The embedded log under `kill -9`: whatever was acknowledged is there afterwards, in order and whole.
+//! The embedded log under `kill -9`: all acknowledged records are there afterwards, complete and in order.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -33,7 +33,7 @@ fn open(dir: &std::path::Path) -> LocalLog {
     log
 }
 
-/// Not a test of its own: the process that is killed. Appends numbers, and a lane copies them with a running count in its state.
+/// Not a test: the process that is killed. Appends numbers, which a lane copies with a running count in its state.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(CHILD) else {
@@ -85,7 +85,7 @@ fn child() {
 }
 
 #[test]
-fn acknowledged_is_kept_over_kills() {
+fn acknowledged_records_survive_kills() {
     let dir = tempfile::tempdir().unwrap();
     let kills = 20;
     let mut acknowledged = 0;
@@ -132,7 +132,7 @@ fn acknowledged_is_kept_over_kills() {
                 "round {round}"
             );
         }
-        // Outputs, state and position are of one commit.
+        // Outputs, state and position come from the same commit.
         let position = log.committed("copy", "in", 0).unwrap().unwrap_or(0);
         assert_eq!(log.offset_range("out", 0).unwrap().end, position);
         let count = log.state().get(&Space::new("copy", 0), b"count").unwrap();
@@ -141,6 +141,6 @@ fn acknowledged_is_kept_over_kills() {
             position.to_string()
         );
     }
-    assert!(acknowledged > 0, "no kill met a running log");
+    assert!(acknowledged > 0, "no record was acknowledged before a kill");
     eprintln!("{kills} kills, {acknowledged} records acknowledged");
 }

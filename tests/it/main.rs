@@ -1,4 +1,5 @@
-//! Behaviour through the public doors, against the real parts. One binary: each one more would link everything again.
+//! Integration tests through public interfaces, against real services. One binary, because each further one would link
+//! everything again.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -26,23 +27,23 @@ mod keys;
 mod lanes;
 mod log_conformance;
 mod log_kill;
-mod pages;
 mod port_events;
 mod port_faults;
-mod port_node;
 mod port_nodes;
 mod port_standards;
 mod projections;
-mod projections_bed;
 mod projections_bounds;
 mod projections_crash;
 mod projections_json;
 mod readers;
 mod rebuild;
 mod record_size;
-mod registry_bed;
+#[cfg(feature = "kafka")]
+mod record_size_kafka;
+mod registry_clients;
 mod registry_routes;
 mod replay;
+mod replay_parquet;
 mod rls;
 mod security_page;
 mod shop_example;
@@ -52,9 +53,11 @@ mod store_embedded;
 mod support;
 mod tools;
 mod topic_identity;
+mod topic_sources;
 mod topology_check;
 mod topology_cli;
 mod topology_docs;
 mod topology_kills;
+mod topology_limits;
 mod topology_run;
 mod topology_standards;

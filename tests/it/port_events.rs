@@ -1,12 +1,12 @@
-//! `POST /v1/events`: every form, every refusal, duplicates.
+//! `POST /v1/events`: all formats, all refusals, duplicates.
 
 use hyper::{Method, StatusCode};
 use omnilink::{base::clock::Millis, envelope::avro::decode_ingress};
 use serde_json::{Value, json};
 
-use crate::{
-    port_node::{Node, scopes},
-    support::read_all,
+use crate::support::{
+    port::{Node, scopes},
+    read_all,
 };
 
 fn event(id: &str) -> Value {
@@ -27,14 +27,14 @@ type Case<'a> = (
     &'a str,
 );
 
-/// As CloudEvents would have it.
+/// The same event as a CloudEvent.
 fn cloud_event(id: &str) -> Value {
     json!({ "specversion": "1.0", "id": id, "source": "/shop/prod", "type": "order.paid",
             "entitytype": "order", "entityid": "7", "data": { "total": 9.5 } })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_form_takes_the_event_in() {
+async fn every_format_is_accepted() {
     let node = Node::start().await;
     let bearer = node.bearer();
     let forms: [Form<'_>; 6] = [
@@ -88,16 +88,16 @@ async fn every_form_takes_the_event_in() {
             ("content-type", content_type),
         ];
         headers.extend_from_slice(more);
-        let answer = node.call(Method::POST, "/v1/events", &headers, body).await;
+        let response = node.call(Method::POST, "/v1/events", &headers, body).await;
         assert_eq!(
-            answer.status,
+            response.status,
             StatusCode::ACCEPTED,
             "{name}: {}",
-            answer.text
+            response.text
         );
-        assert_eq!(answer.headers["content-type"], "application/json");
-        assert_eq!(answer.result(0)["status"], "ingested", "{name}");
-        assert_eq!(answer.result(0)["record_id"].as_str().unwrap().len(), 36);
+        assert_eq!(response.headers["content-type"], "application/json");
+        assert_eq!(response.result(0)["status"], "ingested", "{name}");
+        assert_eq!(response.result(0)["record_id"].as_str().unwrap().len(), 36);
     }
     let ingress = node.names.ingress.to_string();
     let records = tokio::task::spawn_blocking({
@@ -107,7 +107,7 @@ async fn every_form_takes_the_event_in() {
     .await
     .unwrap();
     assert_eq!(records.len(), 6);
-    // One entity: one partition, in the order in which they were answered.
+    // All events of an entity are in one partition, in the order of their responses.
     let mut ids = Vec::new();
     for fetched in &records {
         assert_eq!(fetched.partition, records[0].partition);
@@ -210,7 +210,7 @@ async fn each_refusal_has_its_status_and_code() {
             415,
             "unsupported_content_encoding",
         ),
-        // The key is judged before the media type.
+        // The key is checked before the media type.
         (
             "nonsense",
             "text/plain",
@@ -348,7 +348,7 @@ async fn each_refusal_has_its_status_and_code() {
             400,
             "invalid_idempotency_key",
         ),
-        // Fields are judged before the scope, the scope before the identity.
+        // Fields are checked before the scope, the scope before the identity.
         (&reader, json_type, vec![], without("id"), 400, "missing_id"),
         (
             &reader,
@@ -433,23 +433,23 @@ async fn each_refusal_has_its_status_and_code() {
             headers.push(("content-type", content_type));
         }
         let shown: String = body.chars().take(100).collect();
-        let answer = node.call(Method::POST, "/v1/events", &headers, body).await;
+        let response = node.call(Method::POST, "/v1/events", &headers, body).await;
         assert_eq!(
-            (answer.status.as_u16(), answer.code().as_str()),
+            (response.status.as_u16(), response.code().as_str()),
             (status, code),
             "{shown}: {}",
-            answer.text
+            response.text
         );
         assert_eq!(
-            answer.headers.contains_key("www-authenticate"),
+            response.headers.contains_key("www-authenticate"),
             status == 401
         );
     }
-    // Refusals consume no identity, and the allowed environment passes.
-    let answer = node
-        .ask(Method::POST, "/v1/events", &constrained, &event("1"))
+    // A refused event does not use up its identity, and the allowed environment passes.
+    let response = node
+        .request(Method::POST, "/v1/events", &constrained, &event("1"))
         .await;
-    assert_eq!(answer.result(0)["status"], "ingested");
+    assert_eq!(response.result(0)["status"], "ingested");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,9 +459,9 @@ async fn a_batch_reports_each_item() {
     let mut other = event("a");
     other["data"] = json!(1);
     let batch = json!([event("a"), { "id": "bad" }, event("old"), event("a"), other, event("b")]);
-    let answer = node.post(&batch).await;
-    assert_eq!(answer.status, StatusCode::ACCEPTED);
-    let status = |i: usize| answer.result(i)["status"].as_str().unwrap().to_owned();
+    let response = node.post(&batch).await;
+    assert_eq!(response.status, StatusCode::ACCEPTED);
+    let status = |i: usize| response.result(i)["status"].as_str().unwrap().to_owned();
     let all: Vec<String> = (0..6).map(status).collect();
     assert_eq!(
         all,
@@ -474,10 +474,13 @@ async fn a_batch_reports_each_item() {
             "ingested"
         ]
     );
-    assert_eq!(answer.result(1)["error"]["code"], "missing_source");
-    assert_eq!(answer.result(2)["duplicate"], true);
-    assert_eq!(answer.result(3)["record_id"], answer.result(0)["record_id"]);
-    assert_eq!(answer.result(4)["error"]["code"], "idempotency_mismatch");
+    assert_eq!(response.result(1)["error"]["code"], "missing_source");
+    assert_eq!(response.result(2)["duplicate"], true);
+    assert_eq!(
+        response.result(3)["record_id"],
+        response.result(0)["record_id"]
+    );
+    assert_eq!(response.result(4)["error"]["code"], "idempotency_mismatch");
 
     let empty = node.post(&json!([])).await;
     assert_eq!(
@@ -485,14 +488,14 @@ async fn a_batch_reports_each_item() {
         (StatusCode::ACCEPTED, json!([]))
     );
 
-    // Nothing accepted: the first item's code, and all results.
-    let answer = node.post(&json!([{ "id": "x" }, other, 5])).await;
+    // No item accepted: the response has the first item's code, and all results.
+    let response = node.post(&json!([{ "id": "x" }, other, 5])).await;
     assert_eq!(
-        (answer.status, answer.code().as_str()),
+        (response.status, response.code().as_str()),
         (StatusCode::BAD_REQUEST, "missing_source")
     );
-    assert_eq!(answer.result(1)["error"]["code"], "idempotency_mismatch");
-    assert_eq!(answer.result(2)["error"]["code"], "invalid_payload");
+    assert_eq!(response.result(1)["error"]["code"], "idempotency_mismatch");
+    assert_eq!(response.result(2)["error"]["code"], "invalid_payload");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -507,31 +510,34 @@ async fn a_repeated_event_is_a_duplicate_even_after_a_restart() {
         ("content-type", "application/json"),
     ];
     for body in [again, &event("1").to_string()] {
-        let answer = node
+        let response = node
             .call(Method::POST, "/v1/events", &headers, body.to_owned())
             .await;
-        assert_eq!(answer.status, StatusCode::ACCEPTED);
-        assert_eq!(answer.result(0)["status"], "duplicate");
-        assert_eq!(answer.result(0)["duplicate"], true);
-        assert_eq!(answer.result(0)["record_id"], first.result(0)["record_id"]);
+        assert_eq!(response.status, StatusCode::ACCEPTED);
+        assert_eq!(response.result(0)["status"], "duplicate");
+        assert_eq!(response.result(0)["duplicate"], true);
+        assert_eq!(
+            response.result(0)["record_id"],
+            first.result(0)["record_id"]
+        );
     }
     let mut other = same.clone();
     other["data"]["total"] = json!(10);
-    let answer = node.post(&other).await;
+    let response = node.post(&other).await;
     assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
+        (response.status.as_u16(), response.code().as_str()),
         (422, "idempotency_mismatch")
     );
 
-    // Another source, and another tenant, are other events.
+    // With another source or another tenant it is another event.
     let mut elsewhere = event("1");
     elsewhere["source"] = json!("/shop/test");
     assert_eq!(node.post(&elsewhere).await.result(0)["status"], "ingested");
     let key = node.key("beta", scopes(&["events:write"])).await;
-    let answer = node
-        .ask(Method::POST, "/v1/events", &key, &event("1"))
+    let response = node
+        .request(Method::POST, "/v1/events", &key, &event("1"))
         .await;
-    assert_eq!(answer.result(0)["status"], "ingested");
+    assert_eq!(response.result(0)["status"], "ingested");
 
     let node = Node::start_in(node.stop().await).await;
     assert_eq!(
@@ -543,7 +549,7 @@ async fn a_repeated_event_is_a_duplicate_even_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_header_takes_the_place_of_the_source() {
+async fn the_idempotency_key_replaces_the_source() {
     let node = Node::start().await;
     let bearer = node.bearer();
     let post = async |header: Option<(&str, &str)>, body: Value| {
@@ -561,13 +567,13 @@ async fn the_header_takes_the_place_of_the_source() {
     assert_ne!(keyed.result(0)["record_id"], plain.result(0)["record_id"]);
     let again = post(Some(("X-Idempotency-Key", "k")), event("1")).await;
     assert_eq!(again.result(0)["status"], "duplicate");
-    // The attribute stands for an absent header; the body then differs by it.
+    // The attribute replaces an absent header, but is part of the body that is compared.
     let mut attribute = event("1");
     attribute["idempotencykey"] = json!("k");
     assert_eq!(post(None, attribute.clone()).await.status.as_u16(), 422);
     attribute["idempotencykey"] = json!("k2");
     assert_eq!(post(None, attribute).await.result(0)["status"], "ingested");
-    // Within a batch the id tells items apart.
+    // Within a batch, items differ by their id.
     let batch = post(
         Some(("Idempotency-Key", "b")),
         json!([event("1"), event("2")]),

@@ -10,14 +10,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::port_node::{Mode, Node, scopes};
+use crate::support::port::{Mode, Node, scopes};
 
 fn event(id: &str) -> Value {
     json!({ "id": id, "source": "/s", "type": "t", "data": { "n": 1 } })
 }
 
-/// Polls until the answer is as wanted, 10 s at most.
-async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls until `ask` returns a value, for up to 10 s.
+async fn poll_until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = ask().await {
@@ -29,16 +29,16 @@ async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_answered_before_it_is_durable() {
+async fn no_response_before_the_event_is_durable() {
     let node = Node::start().await;
-    node.log.set(Mode::Held);
+    node.log.set_mode(Mode::Held);
     let twice = json!([event("1"), event("1")]);
     let mut first = std::pin::pin!(node.post(&twice));
     assert!(
         timeout(Duration::from_millis(300), &mut first)
             .await
             .is_err(),
-        "answered too early"
+        "responded too early"
     );
 
     let again = node.post(&event("1")).await;
@@ -52,7 +52,7 @@ async fn nothing_is_answered_before_it_is_durable() {
     other["data"] = json!(2);
     assert_eq!(node.post(&other).await.status.as_u16(), 422);
 
-    node.log.set(Mode::Works);
+    node.log.set_mode(Mode::Works);
     let first = first.await;
     assert_eq!(first.result(0)["status"], "ingested");
     assert_eq!(first.result(1)["status"], "duplicate");
@@ -63,9 +63,9 @@ async fn nothing_is_answered_before_it_is_durable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_does_not_confirm_is_answered_within_5_s() {
+async fn a_log_that_does_not_acknowledge_is_a_503_within_5_s() {
     let node = Node::start().await;
-    node.log.set(Mode::Held);
+    node.log.set_mode(Mode::Held);
     let began = Instant::now();
     let late = node.post(&event("1")).await;
     assert_eq!(
@@ -74,38 +74,38 @@ async fn a_log_that_does_not_confirm_is_answered_within_5_s() {
     );
     assert_eq!(late.headers["retry-after"], "5");
     assert!((4..7).contains(&began.elapsed().as_secs()));
-    // Its fate is not known yet.
+    // Its outcome is still unknown.
     assert_eq!(node.post(&event("1")).await.code(), "idempotency_in_flight");
-    node.log.set(Mode::Works);
-    let duplicate = until(async || {
-        let answer = node.post(&event("1")).await;
-        (answer.status == StatusCode::ACCEPTED).then_some(answer)
+    node.log.set_mode(Mode::Works);
+    let duplicate = poll_until(async || {
+        let response = node.post(&event("1")).await;
+        (response.status == StatusCode::ACCEPTED).then_some(response)
     })
     .await;
     assert_eq!(duplicate.result(0)["status"], "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_log_refused_is_new_when_it_comes_again() {
+async fn an_event_that_the_log_refused_is_new_when_it_is_retried() {
     let node = Node::start().await;
     assert_eq!(
         node.post(&event("before")).await.result(0)["status"],
         "ingested"
     );
-    node.log.set(Mode::Fails);
+    node.log.set_mode(Mode::Fails);
     let refused = node
         .post(&json!([event("1"), event("before"), event("1")]))
         .await;
-    // One was a duplicate; what repeats the lost one is lost with it.
+    // One is a duplicate of an earlier event; the duplicate within the batch fails with its original.
     assert_eq!(refused.status, StatusCode::ACCEPTED);
     assert_eq!(refused.result(0)["error"]["code"], "log_unavailable");
     assert_eq!(refused.result(0)["retry_after_seconds"], 5);
     assert_eq!(refused.result(1)["status"], "duplicate");
     assert_eq!(refused.result(2)["error"]["code"], "log_unavailable");
-    node.log.set(Mode::Works);
-    let taken = until(async || {
-        let answer = node.post(&event("1")).await;
-        (answer.status == StatusCode::ACCEPTED).then_some(answer)
+    node.log.set_mode(Mode::Works);
+    let taken = poll_until(async || {
+        let response = node.post(&event("1")).await;
+        (response.status == StatusCode::ACCEPTED).then_some(response)
     })
     .await;
     assert_eq!(taken.result(0)["status"], "ingested");
@@ -122,17 +122,17 @@ async fn what_the_log_refused_is_new_when_it_comes_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unreadable_controls_close_the_port() {
     let node = Node::start().await;
-    node.log.set(Mode::Gone);
-    let closed = until(async || {
-        let answer = node.post(&event("1")).await;
-        (answer.status == StatusCode::SERVICE_UNAVAILABLE && !node.controls.readable())
-            .then_some(answer)
+    node.log.set_mode(Mode::Unavailable);
+    let closed = poll_until(async || {
+        let response = node.post(&event("1")).await;
+        (response.status == StatusCode::SERVICE_UNAVAILABLE && !node.controls.readable())
+            .then_some(response)
     })
     .await;
     assert_eq!(closed.code(), "log_unavailable");
-    // Whoever has no key learns no more.
-    let answer = node.call(Method::POST, "/v1/events", &[], "").await;
-    assert_eq!(answer.code(), "log_unavailable");
+    // A request without a key gets the same response.
+    let response = node.call(Method::POST, "/v1/events", &[], "").await;
+    assert_eq!(response.code(), "log_unavailable");
     let ready = node.call(Method::GET, "/readyz", &[], "").await;
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(ready.json()["parts"]["log"]["status"], "down");
@@ -140,15 +140,17 @@ async fn unreadable_controls_close_the_port() {
         node.call(Method::GET, "/healthz", &[], "").await.status,
         StatusCode::OK
     );
-    node.log.set(Mode::Works);
-    until(async || (node.post(&event("1")).await.status == StatusCode::ACCEPTED).then_some(()))
-        .await;
+    node.log.set_mode(Mode::Works);
+    poll_until(async || {
+        (node.post(&event("1")).await.status == StatusCode::ACCEPTED).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_answers_what_is_under_way() {
+async fn a_drain_completes_running_requests() {
     let mut node = Node::start().await;
-    node.log.set(Mode::Held);
+    node.log.set_mode(Mode::Held);
     let idle = TcpStream::connect(node.address).await.unwrap();
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     let body = event("1").to_string();
@@ -159,30 +161,30 @@ async fn a_drain_answers_what_is_under_way() {
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     sleep(Duration::from_millis(300)).await;
-    node.ask_to_stop();
+    node.request_stop();
     sleep(Duration::from_millis(300)).await;
     assert!(
         TcpStream::connect(node.address).await.is_err(),
-        "takes new connections"
+        "still accepts connections"
     );
-    node.log.set(Mode::Works);
-    let mut answer = String::new();
-    timeout(Duration::from_secs(5), stream.read_to_string(&mut answer))
+    node.log.set_mode(Mode::Works);
+    let mut response = String::new();
+    timeout(Duration::from_secs(5), stream.read_to_string(&mut response))
         .await
         .unwrap()
         .unwrap();
-    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    assert!(response.starts_with("HTTP/1.1 202"), "{response}");
     drop(idle);
     timeout(Duration::from_secs(2), node.stop()).await.unwrap();
 }
 
-/// Sends raw bytes, and reads until the connection ends or nothing comes for a second.
+/// Sends raw bytes; reads until the connection is closed or nothing arrives for a second.
 async fn raw(node: &Node, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = timeout(Duration::from_secs(1), stream.read_to_end(&mut answer)).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    let _ = timeout(Duration::from_secs(1), stream.read_to_end(&mut response)).await;
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,24 +196,24 @@ async fn large_bodies_are_refused_without_being_read() {
             node.bearer()
         )
     };
-    // Announced and not sent.
+    // Announced with content-length and not sent.
     let began = Instant::now();
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream
         .write_all(head("content-length: 10000000").as_bytes())
         .await
         .unwrap();
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 413");
+    let mut response = [0; 12];
+    stream.read_exact(&mut response).await.unwrap();
+    assert_eq!(&response, b"HTTP/1.1 413");
     assert!(began.elapsed() < Duration::from_millis(500));
 
-    // Sent by a client that does not wait: it can read the answer.
+    // Sent by a client that does not wait for `100 Continue`: it can still read the response.
     let mut whole = head("content-length: 3000000").into_bytes();
     whole.resize(whole.len() + 3_000_000, b'x');
     assert!(raw(&node, &whole).await.starts_with("HTTP/1.1 413"));
 
-    // Not announced: cut off at the limit, though more would come.
+    // Without content-length: cut off at the limit.
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream
         .write_all(head("transfer-encoding: chunked").as_bytes())
@@ -221,12 +223,12 @@ async fn large_bodies_are_refused_without_being_read() {
     for _ in 0..17 {
         stream.write_all(chunk.as_bytes()).await.unwrap();
     }
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 413");
+    stream.read_exact(&mut response).await.unwrap();
+    assert_eq!(&response, b"HTTP/1.1 413");
 
     let many = "x-y: z\r\n".repeat(200);
-    let answer = raw(&node, head(many.trim_end()).as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let response = raw(&node, head(many.trim_end()).as_bytes()).await;
+    assert!(response.starts_with("HTTP/1.1 431"), "{response}");
     let long = format!("x-long: {}", "y".repeat(100_000));
     assert!(
         raw(&node, head(&long).as_bytes())
@@ -241,7 +243,7 @@ async fn large_bodies_are_refused_without_being_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_and_dripping_connections_delay_nobody() {
+async fn idle_and_slow_connections_do_not_delay_others() {
     let node = Node::start().await;
     let head = format!(
         "POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\n",
@@ -260,27 +262,27 @@ async fn idle_and_dripping_connections_delay_nobody() {
     }
     for n in 0..20 {
         let began = Instant::now();
-        let answer = node.post(&event(&n.to_string())).await;
-        assert_eq!(answer.status, StatusCode::ACCEPTED);
+        let response = node.post(&event(&n.to_string())).await;
+        assert_eq!(response.status, StatusCode::ACCEPTED);
         assert!(
             began.elapsed() < Duration::from_millis(500),
             "{:?}",
             began.elapsed()
         );
     }
-    // A body that does not come is given up.
+    // A body that does not arrive times out.
     let mut slow = open.swap_remove(2);
-    let mut answer = [0; 12];
-    let read = slow.read_exact(&mut answer);
+    let mut response = [0; 12];
+    let read = slow.read_exact(&mut response);
     timeout(Duration::from_secs(15), read)
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert_eq!(&response, b"HTTP/1.1 408");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_wrong_keys_a_minute_an_address() {
+async fn invalid_keys_are_limited_to_thirty_a_minute_and_address() {
     let node = Node::start().await;
     let wrong = |address: &'static str| {
         let headers = [
@@ -309,21 +311,21 @@ async fn thirty_wrong_keys_a_minute_an_address() {
         assert!(limited.headers.contains_key(name), "{name}");
     }
     assert_eq!(wrong("9.9.9.8").await.code(), "invalid_key");
-    // A good key passes.
+    // A valid key still passes.
     let bearer = node.bearer();
     let headers = [
         ("authorization", bearer.as_str()),
         ("x-forwarded-for", "9.9.9.9"),
         ("content-type", "application/json"),
     ];
-    let answer = node
+    let response = node
         .call(Method::POST, "/v1/events", &headers, event("1").to_string())
         .await;
-    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    assert_eq!(response.status, StatusCode::ACCEPTED);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_routes_answer_problems_too() {
+async fn other_routes_also_return_problem_details() {
     let node = Node::start().await;
     let get = async |path: &str| node.call(Method::GET, path, &[], "").await;
     assert_eq!(
@@ -333,15 +335,15 @@ async fn other_routes_answer_problems_too() {
         ),
         (404, "not_found")
     );
-    let answer = get("/v1/events").await;
+    let response = get("/v1/events").await;
     assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
+        (response.status.as_u16(), response.code().as_str()),
         (405, "method_not_allowed")
     );
-    assert_eq!(answer.headers["allow"], "POST");
-    let answer = node.call(Method::PUT, "/v1/keys", &[], "").await;
+    assert_eq!(response.headers["allow"], "POST");
+    let response = node.call(Method::PUT, "/v1/keys", &[], "").await;
     assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
+        (response.status.as_u16(), response.code().as_str()),
         (405, "method_not_allowed")
     );
     assert_eq!(get("/healthz").await.status, StatusCode::OK);
@@ -359,7 +361,7 @@ async fn other_routes_answer_problems_too() {
     );
 
     let key = node.key("acme", scopes(&["events:write"])).await;
-    node.ask(Method::POST, "/v1/events", &key, &event("1"))
+    node.request(Method::POST, "/v1/events", &key, &event("1"))
         .await;
     let metrics = get("/metrics").await;
     assert_eq!(metrics.status, StatusCode::OK);
@@ -371,4 +373,69 @@ async fn other_routes_answer_problems_too() {
         assert!(metrics.text.contains(name), "{name} in {}", metrics.text);
     }
     assert!(!metrics.text.contains(&key[..13]));
+}
+
+/// Following replays count against the limits of their key and their tenant only.
+#[tokio::test(flavor = "multi_thread")]
+async fn following_replays_are_limited_by_key_and_tenant() {
+    let node = Node::start().await;
+    let address = node.address;
+    let open = async |key: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "GET /v1/replay?follow=true HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut response = vec![0; 4096];
+        let reading = stream.read(&mut response);
+        let read = timeout(Duration::from_secs(10), reading).await;
+        let text = String::from_utf8_lossy(&response[..read.unwrap().unwrap()]).into_owned();
+        (stream, text)
+    };
+    let mut held = Vec::new();
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        keys.push(node.key("acme", scopes(&["admin"])).await);
+    }
+    // First the limit of the key, then that of the tenant.
+    for (key, of, status) in [
+        (0, "", "200"),
+        (0, "", "200"),
+        (0, "key", "429"),
+        (1, "", "200"),
+        (1, "", "200"),
+        (2, "tenant", "429"),
+    ] {
+        let (stream, text) = open(&keys[key]).await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+        if status == "429" {
+            let text = text.to_ascii_lowercase();
+            let limit = if of == "key" { 2 } else { 4 };
+            for header in [
+                "retry-after: 5".to_owned(),
+                format!("ratelimit-policy: \"replays-of-{of}\";q={limit}"),
+                format!("ratelimit: \"replays-of-{of}\";r=0;t=5"),
+                format!("x-ratelimit-limit: {limit}"),
+                "x-ratelimit-remaining: 0".to_owned(),
+                "x-ratelimit-reset: 5".to_owned(),
+                "content-type: application/problem+json".to_owned(),
+                "\"code\":\"concurrency_limit_exceeded\"".to_owned(),
+            ] {
+                assert!(text.contains(&header), "{header}: {text}");
+            }
+        } else {
+            held.push(stream);
+        }
+    }
+    let others = node.key("beta", scopes(&["admin"])).await;
+    let (stream, text) = open(&others).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    drop(stream);
+    // A client that disconnects frees its slot.
+    drop(held);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !open(&keys[2]).await.1.starts_with("HTTP/1.1 200") {
+        assert!(Instant::now() < deadline, "no slot was freed");
+        sleep(Duration::from_millis(100)).await;
+    }
 }

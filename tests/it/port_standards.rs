@@ -1,12 +1,12 @@
-//! What standards and common clients ask of `POST /v1/events` beside the envelope.
+//! Requirements of standards and common clients on `POST /v1/events`, apart from the event formats.
 
 use hyper::{HeaderMap, Method, StatusCode};
 use omnilink::envelope::avro::decode_ingress;
 use serde_json::{Value, json};
 
-use crate::{
-    port_node::{Answer, Node},
-    support::read_all,
+use crate::support::{
+    port::{Node, Response},
+    read_all,
 };
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -15,7 +15,7 @@ fn event(id: &str) -> Value {
     json!({ "id": id, "source": "/shop", "type": "order.paid", "data": { "total": 9.5 } })
 }
 
-async fn post(node: &Node, more: &[(&str, &str)], body: impl Into<bytes::Bytes>) -> Answer {
+async fn post(node: &Node, more: &[(&str, &str)], body: impl Into<bytes::Bytes>) -> Response {
     let bearer = node.bearer();
     let mut headers = vec![("authorization", bearer.as_str())];
     if !more.iter().any(|(name, _)| *name == "content-type") {
@@ -39,17 +39,17 @@ async fn extensions(node: &Node, count: usize) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encoded_body_is_refused_with_what_would_be_taken() {
+async fn an_encoded_body_is_refused_with_the_accepted_encodings() {
     let node = Node::start().await;
     let body = event("1").to_string();
     for encodings in [&["gzip"][..], &["identity", "br"], &["identity, deflate"]] {
         let headers: Vec<_> = encodings.iter().map(|e| ("content-encoding", *e)).collect();
-        let answer = post(&node, &headers, body.clone()).await;
+        let response = post(&node, &headers, body.clone()).await;
         assert_eq!(
-            (answer.status.as_u16(), answer.code().as_str()),
+            (response.status.as_u16(), response.code().as_str()),
             (415, "unsupported_content_encoding")
         );
-        assert_eq!(answer.headers["accept-encoding"], "identity");
+        assert_eq!(response.headers["accept-encoding"], "identity");
     }
     let bearer = node.bearer();
     let headers = [
@@ -57,18 +57,18 @@ async fn an_encoded_body_is_refused_with_what_would_be_taken() {
         ("content-type", "application/json"),
         ("content-encoding", "gzip"),
     ];
-    let answer = node.call(Method::POST, "/v1/keys", &headers, "x").await;
+    let response = node.call(Method::POST, "/v1/keys", &headers, "x").await;
     assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
+        (response.status.as_u16(), response.code().as_str()),
         (415, "unsupported_content_encoding")
     );
-    assert_eq!(answer.headers["accept-encoding"], "identity");
-    let answer = post(&node, &[("content-encoding", "Identity")], body).await;
-    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    assert_eq!(response.headers["accept-encoding"], "identity");
+    let response = post(&node, &[("content-encoding", "Identity")], body).await;
+    assert_eq!(response.status, StatusCode::ACCEPTED);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_byte_order_mark_is_taken_in_every_form() {
+async fn a_byte_order_mark_is_accepted_in_every_format() {
     let node = Node::start().await;
     let marked = |body: &Value| format!("\u{feff}{body}");
     let mut strict = event("structured");
@@ -95,12 +95,12 @@ async fn a_byte_order_mark_is_taken_in_every_form() {
         ),
         (&binary, marked(&json!({ "a": 1 }))),
     ] {
-        let answer = post(&node, more, body.clone()).await;
+        let response = post(&node, more, body.clone()).await;
         assert_eq!(
-            answer.result(0)["status"],
+            response.result(0)["status"],
             "ingested",
             "{body}: {}",
-            answer.text
+            response.text
         );
     }
 }
@@ -111,18 +111,18 @@ async fn a_retry_with_another_trace_or_time_is_a_duplicate() {
     let mut first = event("1");
     first["traceparent"] = json!(PARENT);
     first["time"] = json!("2025-01-31T12:00:00Z");
-    let answer = node.post(&first).await;
-    assert_eq!(answer.result(0)["status"], "ingested");
-    let record_id = answer.result(0)["record_id"].clone();
+    let response = node.post(&first).await;
+    assert_eq!(response.result(0)["status"], "ingested");
+    let record_id = response.result(0)["record_id"].clone();
     let mut again = first.clone();
     again["traceparent"] = json!(PARENT.replace("b7", "c8"));
     again["tracestate"] = json!("a=1");
     again["time"] = json!("2025-01-31T12:00:07Z");
     for body in [&again, &event("1"), &json!([again])] {
-        let answer = node.post(body).await;
-        assert_eq!(answer.status, StatusCode::ACCEPTED);
-        assert_eq!(answer.result(0)["status"], "duplicate", "{body}");
-        assert_eq!(answer.result(0)["record_id"], record_id);
+        let response = node.post(body).await;
+        assert_eq!(response.status, StatusCode::ACCEPTED);
+        assert_eq!(response.result(0)["status"], "duplicate", "{body}");
+        assert_eq!(response.result(0)["record_id"], record_id);
     }
     again["subject"] = json!("x");
     assert_eq!(node.post(&again).await.code(), "idempotency_mismatch");
@@ -145,13 +145,13 @@ async fn the_trace_of_a_request_is_kept_with_its_events() {
         ("tracestate", "b=2"),
     ];
     let own = json!({ "id": "own", "source": "/s", "type": "t", "data": 1, "traceparent": "mine" });
-    let answer = post(
+    let response = post(
         &node,
         &trace,
         json!([event("one"), own, event("two")]).to_string(),
     )
     .await;
-    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    assert_eq!(response.status, StatusCode::ACCEPTED);
     let binary = [
         ("ce-specversion", "1.0"),
         ("ce-id", "binary"),
@@ -172,14 +172,14 @@ async fn the_trace_of_a_request_is_kept_with_its_events() {
             "wrong": {},
         })
     );
-    // It is the request's, so the same event in another request is the same.
+    // The trace belongs to the request, so the same event in another request is a duplicate.
     let again = [("traceparent", &*PARENT.replace("b7", "c8"))];
-    let answer = post(&node, &again, event("one").to_string()).await;
-    assert_eq!(answer.result(0)["status"], "duplicate");
+    let response = post(&node, &again, event("one").to_string()).await;
+    assert_eq!(response.result(0)["status"], "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_postgres_cannot_hold_is_refused_before_the_202() {
+async fn values_that_postgres_cannot_store_are_refused() {
     let node = Node::start().await;
     let with = |field: &str, value: Value| {
         let mut event = event("1");
@@ -202,19 +202,19 @@ async fn what_postgres_cannot_hold_is_refused_before_the_202() {
         with("time", json!("9999-12-31T23:59:60Z")).to_string(),
         huge,
     ] {
-        let answer = post(&node, &[], body.clone()).await;
+        let response = post(&node, &[], body.clone()).await;
         let shown = &body[..body.len().min(120)];
         assert_eq!(
-            (answer.status.as_u16(), answer.code().as_str()),
+            (response.status.as_u16(), response.code().as_str()),
             (400, "invalid_payload"),
             "{shown}"
         );
-        // The good ones beside it pass.
+        // The valid items of the batch are accepted.
         let id = shown.len().to_string();
         let batch = format!("[{body},{}]", event(&id));
-        let answer = post(&node, &[], batch).await;
+        let response = post(&node, &[], batch).await;
         assert_eq!(
-            answer.result(0)["error"]["code"],
+            response.result(0)["error"]["code"],
             "invalid_payload",
             "{shown}"
         );
@@ -230,37 +230,37 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sender_of_webhooks_asks_before_it_delivers() {
+async fn webhook_senders_are_validated() {
     let node = Node::start().await;
     for origin in ["app.example.com", "https://app.example.com"] {
         let asked = [
             ("webhook-request-origin", origin),
             ("webhook-request-rate", "120"),
         ];
-        let answer = node.call(Method::OPTIONS, "/v1/events", &asked, "").await;
-        assert_eq!(answer.status, StatusCode::OK);
+        let response = node.call(Method::OPTIONS, "/v1/events", &asked, "").await;
+        assert_eq!(response.status, StatusCode::OK);
         assert_eq!(
-            header(&answer.headers, "webhook-allowed-origin"),
+            header(&response.headers, "webhook-allowed-origin"),
             Some(origin)
         );
-        assert_eq!(header(&answer.headers, "webhook-allowed-rate"), Some("*"));
-        assert_eq!(header(&answer.headers, "allow"), Some("POST"));
+        assert_eq!(header(&response.headers, "webhook-allowed-rate"), Some("*"));
+        assert_eq!(header(&response.headers, "allow"), Some("POST"));
     }
     for origin in ["other.example.com", "example.com", ""] {
         let asked = [("webhook-request-origin", origin)];
-        let answer = node.call(Method::OPTIONS, "/v1/events", &asked, "").await;
+        let response = node.call(Method::OPTIONS, "/v1/events", &asked, "").await;
         assert_eq!(
-            (answer.status.as_u16(), answer.code().as_str()),
+            (response.status.as_u16(), response.code().as_str()),
             (403, "origin_not_allowed")
         );
-        assert_eq!(header(&answer.headers, "webhook-allowed-origin"), None);
+        assert_eq!(header(&response.headers, "webhook-allowed-origin"), None);
     }
-    let answer = node.call(Method::OPTIONS, "/v1/events", &[], "").await;
-    assert_eq!(answer.status.as_u16(), 405);
+    let response = node.call(Method::OPTIONS, "/v1/events", &[], "").await;
+    assert_eq!(response.status.as_u16(), 405);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_allowed_origins_may_use_the_port() {
+async fn pages_of_allowed_origins_may_call_the_port() {
     let node = Node::start().await;
     let ours = ("origin", "https://app.example.com");
     let preflight = |origin| {
@@ -271,9 +271,9 @@ async fn pages_of_allowed_origins_may_use_the_port() {
         ]
     };
     for path in ["/v1/events", "/v1/keys"] {
-        let answer = node.call(Method::OPTIONS, path, &preflight(ours), "").await;
-        assert_eq!(answer.status, StatusCode::NO_CONTENT, "{path}");
-        let headers = &answer.headers;
+        let response = node.call(Method::OPTIONS, path, &preflight(ours), "").await;
+        assert_eq!(response.status, StatusCode::NO_CONTENT, "{path}");
+        let headers = &response.headers;
         assert_eq!(header(headers, "access-control-allow-origin"), Some(ours.1));
         assert_eq!(
             header(headers, "access-control-allow-headers"),
@@ -287,26 +287,32 @@ async fn pages_of_allowed_origins_may_use_the_port() {
         assert_eq!(header(headers, "vary"), Some("Origin"));
 
         let theirs = ("origin", "https://evil.example.com");
-        let answer = node
+        let response = node
             .call(Method::OPTIONS, path, &preflight(theirs), "")
             .await;
-        assert_eq!(answer.status.as_u16(), 405, "{path}");
-        assert_eq!(header(&answer.headers, "access-control-allow-origin"), None);
+        assert_eq!(response.status.as_u16(), 405, "{path}");
+        assert_eq!(
+            header(&response.headers, "access-control-allow-origin"),
+            None
+        );
     }
-    let answer = post(&node, &[ours], event("1").to_string()).await;
-    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    let response = post(&node, &[ours], event("1").to_string()).await;
+    assert_eq!(response.status, StatusCode::ACCEPTED);
     assert_eq!(
-        header(&answer.headers, "access-control-allow-origin"),
+        header(&response.headers, "access-control-allow-origin"),
         Some(ours.1)
     );
-    assert!(header(&answer.headers, "access-control-expose-headers").is_some());
-    // Refusals too, so that the page can read why.
-    let answer = node.call(Method::GET, "/v1/keys", &[ours], "").await;
-    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert!(header(&response.headers, "access-control-expose-headers").is_some());
+    // Also on refusals, so that the page can read the reason.
+    let response = node.call(Method::GET, "/v1/keys", &[ours], "").await;
+    assert_eq!(response.status, StatusCode::UNAUTHORIZED);
     assert_eq!(
-        header(&answer.headers, "access-control-allow-origin"),
+        header(&response.headers, "access-control-allow-origin"),
         Some(ours.1)
     );
-    let answer = post(&node, &[], event("2").to_string()).await;
-    assert_eq!(header(&answer.headers, "access-control-allow-origin"), None);
+    let response = post(&node, &[], event("2").to_string()).await;
+    assert_eq!(
+        header(&response.headers, "access-control-allow-origin"),
+        None
+    );
 }

@@ -1,4 +1,4 @@
-//! The projector: rows as the contract says, each once, whatever dies.
+//! The projector: rows in the documented form, exactly once over failures.
 
 use std::{
     sync::atomic::Ordering,
@@ -13,21 +13,10 @@ use omnilink::{
     store::months::Month,
 };
 
-use crate::projections_bed::{
-    DLQ, Database, EVENTS, MemoryLog, PARTITIONS, all, event, wait_until,
+use crate::support::{
+    projections::{DLQ, Database, EVENTS, MemoryLog, PARTITIONS, all_partitions, event},
+    wait_until,
 };
-
-/// A projector that owns all partitions.
-fn start(database: &Database, log: &std::sync::Arc<MemoryLog>) -> Projector {
-    let member = log.members();
-    let projector = Projector::start(&database.setup(log), 1).unwrap();
-    log.tell(member, Polled::Assigned(all()));
-    projector
-}
-
-fn rows(database: &Database) -> i64 {
-    database.number("SELECT count(*) FROM omnilink.events")
-}
 
 #[test]
 fn an_event_becomes_a_row_and_an_entity() {
@@ -58,8 +47,8 @@ fn an_event_becomes_a_row_and_an_entity() {
     without.entity = None;
     without.data = Data::Absent;
     log.add_at(&without, at);
-    let _projector = start(&database, &log);
-    wait_until("all rows are there", || rows(&database) == 5);
+    let _projector = database.start_projector(&log);
+    wait_until("all rows are there", || database.rows() == 5);
 
     let row = |id: &str, columns: &str| {
         database.text(&format!(
@@ -111,37 +100,37 @@ fn an_event_becomes_a_row_and_an_entity() {
 }
 
 #[test]
-fn an_idle_projector_shows_a_row_at_once() {
+fn an_idle_projector_writes_a_row_immediately() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
-    let _projector = start(&database, &log);
+    let _projector = database.start_projector(&log);
     log.add(&event(0, "a"));
-    wait_until("the first row", || rows(&database) == 1);
+    wait_until("the first row", || database.rows() == 1);
     let times: Vec<Duration> = (1..20)
         .map(|n| {
             let began = Instant::now();
             log.add(&event(n, "a"));
-            wait_until("a row", || rows(&database) == n as i64 + 1);
+            wait_until("a row", || database.rows() == n as i64 + 1);
             began.elapsed()
         })
         .collect();
-    // Asking for the count over a new connection is most of it.
+    // Most of the time is the new connection that counts the rows.
     let best = times.iter().min().unwrap();
     assert!(*best < Duration::from_millis(100), "{times:?}");
 }
 
 #[test]
-fn each_row_once_though_connections_and_projectors_die() {
+fn rows_are_written_once_over_lost_connections_and_projectors() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
-    // A backlog first: transactions of several batches.
+    // A backlog, so that transactions have several batches.
     let mut added = 40_000;
     log.add_many(0, added);
-    let mut projector = Some(start(&database, &log));
+    let mut projector = Some(database.start_projector(&log));
     for round in 0..30 {
         log.add_many(added, added + 1_000);
         added += 1_000;
@@ -151,83 +140,83 @@ fn each_row_once_though_connections_and_projectors_die() {
              WHERE datname = current_database() AND application_name = 'omnilink projection'",
         );
         if round % 10 == 9 {
-            // The old one goes, with what it has not committed.
+            // The old one is dropped with its uncommitted work.
             drop(projector.take());
-            projector = Some(start(&database, &log));
+            projector = Some(database.start_projector(&log));
         }
     }
-    wait_until("all rows are there", || rows(&database) >= added as i64);
+    wait_until("all rows are there", || database.rows() >= added as i64);
     database.assert_exactly_once(&log);
 }
 
 #[test]
-fn a_lost_log_stalls_and_comes_again() {
+fn a_failing_log_stalls_the_projector_until_it_recovers() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
     let setup = database.setup(&log);
     let _projector = Projector::start(&setup, 1).unwrap();
-    log.tell(0, Polled::Assigned(all()));
+    log.notify(0, Polled::Assigned(all_partitions()));
     log.add_many(0, 500);
-    wait_until("rows", || rows(&database) == 500);
+    wait_until("rows", || database.rows() == 500);
     log.down.store(true, Ordering::Relaxed);
     wait_until("it stalls", || setup.progress.trouble().is_some());
     log.add_many(500, 1_000);
     let members = log.members();
     log.down.store(false, Ordering::Relaxed);
-    log.tell(members.max(1), Polled::Assigned(all()));
-    wait_until("rows", || rows(&database) == 1_000);
+    log.notify(members.max(1), Polled::Assigned(all_partitions()));
+    wait_until("rows", || database.rows() == 1_000);
     wait_until("it runs", || setup.progress.trouble().is_none());
     database.assert_exactly_once(&log);
 }
 
 #[test]
-fn a_stale_owner_writes_nothing() {
+fn a_stale_owner_is_fenced() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
-    let zombie = start(&database, &log);
+    let zombie = database.start_projector(&log);
     log.add_many(0, 2_000);
-    wait_until("some rows", || rows(&database) > 0);
-    // Both believe that all partitions are theirs, and records go on coming.
-    let owner = start(&database, &log);
+    wait_until("some rows", || database.rows() > 0);
+    // Both own all partitions, while records are appended.
+    let owner = database.start_projector(&log);
     for n in 1..20 {
         log.add_many(n * 2_000, (n + 1) * 2_000);
         std::thread::sleep(Duration::from_millis(10));
     }
-    wait_until("all rows are there", || rows(&database) >= 40_000);
+    wait_until("all rows are there", || database.rows() >= 40_000);
     database.assert_exactly_once(&log);
-    // The one that came later kept them: no more than one change of hands for each partition and owner.
+    // The later one kept them: at most one change of owner for each partition and owner.
     let epochs = database
         .number("SELECT max(epoch) FROM omnilink.projection_offsets WHERE projection = 'events'");
-    assert!(epochs <= 4, "{epochs} changes of hands");
-    log.tell(0, Polled::Lost(all()));
+    assert!(epochs <= 4, "{epochs} changes of owner");
+    log.notify(0, Polled::Lost(all_partitions()));
     drop(zombie);
     log.add_many(40_000, 41_000);
-    wait_until("the owner goes on", || rows(&database) == 41_000);
+    wait_until("the owner goes on", || database.rows() == 41_000);
     drop(owner);
 }
 
 #[test]
-fn an_owner_that_stands_still_in_its_transaction_is_ended() {
+fn an_owner_that_hangs_in_its_transaction_is_terminated() {
     use sqlx::Connection;
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
     log.add_many(0, 1_000);
-    drop(start(&database, &log));
+    drop(database.start_projector(&log));
     log.add_many(1_000, 2_000);
-    // A stopped node: it has moved its positions, and then nothing comes.
+    // A stopped node: its transaction has updated positions and then hangs.
     let stopped = database.runtime.block_on(async {
         let options = database
             .options
             .clone()
             .application_name("omnilink projection");
         let mut connection = sqlx::PgConnection::connect_with(&options).await.unwrap();
-        // One by one: sent together they would all be of the transaction that BEGIN opens.
+        // Statement by statement: sent together they would all be in the transaction that BEGIN opens.
         for statement in [
             "UPDATE omnilink.projection_offsets SET backend = pg_backend_pid()",
             "BEGIN",
@@ -240,24 +229,24 @@ fn an_owner_that_stands_still_in_its_transaction_is_ended() {
         }
         connection
     });
-    let _projector = start(&database, &log);
+    let _projector = database.start_projector(&log);
     let began = Instant::now();
-    wait_until("all rows are there", || rows(&database) == 2_000);
+    wait_until("all rows are there", || database.rows() == 2_000);
     assert!(began.elapsed() < Duration::from_secs(10));
     drop(stopped);
     database.assert_exactly_once(&log);
 }
 
 #[test]
-fn bad_records_go_to_the_dead_letters_and_stop_nobody() {
+fn invalid_records_become_dead_letters_and_stop_nothing() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
     let setup = database.setup(&log);
-    // A backlog: several batches are one transaction.
+    // A backlog, so that a transaction has several batches.
     log.add_many(0, 30_000);
-    // Before the first day that Postgres knows: the whole batch fails.
+    // A time before the first date of Postgres: the whole batch fails.
     let mut poison = event(100_000, "o3");
     poison.time = -400_000_000_000_000_000;
     log.add(&poison);
@@ -267,8 +256,8 @@ fn bad_records_go_to_the_dead_letters_and_stop_nobody() {
     log.add_raw(b"acme/order/o3", b"not Avro".to_vec());
     log.add_many(31_500, 32_000);
     let projector = Projector::start(&setup, 1).unwrap();
-    log.tell(0, Polled::Assigned(all()));
-    wait_until("the good rows are there", || rows(&database) == 32_000);
+    log.notify(0, Polled::Assigned(all_partitions()));
+    wait_until("the good rows are there", || database.rows() == 32_000);
     wait_until("the positions are past the bad ones", || {
         database.number("SELECT sum(next) FROM omnilink.projection_offsets") == log.events() as i64
     });
@@ -300,7 +289,7 @@ fn bad_records_go_to_the_dead_letters_and_stop_nobody() {
         assert_eq!(original.record.value, letter.record.value, "byte for byte");
         assert_eq!(original.record.key, letter.record.key);
     }
-    // Its entity is as if the bad ones had never been.
+    // The entity is the same as without the invalid records.
     assert_eq!(
         database.number("SELECT count(*) FROM omnilink.events WHERE entity_id = 'o3'"),
         database.number("SELECT version FROM omnilink.entities WHERE external_id = 'o3'")
@@ -308,34 +297,34 @@ fn bad_records_go_to_the_dead_letters_and_stop_nobody() {
 }
 
 #[test]
-fn a_position_behind_the_logs_end_is_an_error_and_never_a_reset() {
+fn a_position_beyond_the_end_of_the_log_is_an_error() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
     log.add_many(0, 100);
     drop({
-        let projector = start(&database, &log);
-        wait_until("rows", || rows(&database) == 100);
+        let projector = database.start_projector(&log);
+        wait_until("rows", || database.rows() == 100);
         projector
     });
-    log.forget();
+    log.clear();
     log.add_many(0, 10);
     let setup = database.setup(&log);
     let member = log.members();
     let _projector = Projector::start(&setup, 1).unwrap();
-    log.tell(member, Polled::Assigned(all()));
-    wait_until("it says so", || {
+    log.notify(member, Polled::Assigned(all_partitions()));
+    wait_until("the error is reported", || {
         setup
             .progress
             .trouble()
             .is_some_and(|t| t.contains("omnilink rebuild"))
     });
-    assert_eq!(rows(&database), 100);
+    assert_eq!(database.rows(), 100);
 }
 
 #[test]
-fn months_are_made_for_old_events_and_taken_out_of_the_default_partition() {
+fn months_are_created_for_old_events_and_moved_out_of_the_default_partition() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -353,7 +342,7 @@ fn months_are_made_for_old_events_and_taken_out_of_the_default_partition() {
         "this month, the next, and the default: {ahead:?}"
     );
 
-    // Rows that came while their month could not be made.
+    // Rows that were written while their month could not be created.
     let old = Millis(1_420_070_400_000 + 86_400_000);
     database.run(&format!(
         "INSERT INTO omnilink.events SELECT 'acme', 'x' || n, '/', 't', NULL, NULL, NULL, NULL, NULL, now(), 'producer', \
@@ -361,11 +350,11 @@ fn months_are_made_for_old_events_and_taken_out_of_the_default_partition() {
         old.0
     ));
     log.add_at(&event(1, "a"), old);
-    // Before there were months, and far off: clocks that are wrong.
+    // Before partitions by month existed, and times far away, from wrong clocks.
     log.add_at(&event(2, "a"), Millis(5));
     log.add_at(&event(3, "a"), Millis(4_000_000_000_000));
-    let _projector = start(&database, &log);
-    wait_until("all rows", || rows(&database) == 13);
+    let _projector = database.start_projector(&log);
+    wait_until("all rows", || database.rows() == 13);
     assert_eq!(
         database.number("SELECT count(*) FROM omnilink.events_2015_01"),
         11

@@ -1,4 +1,4 @@
-//! What is far out: keys that are one in Postgres, numbers that are long there, times at both ends.
+//! Extreme values: keys that are equal in Postgres, numbers that are long there, the earliest and latest times.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,12 @@ use omnilink::{
     projections::{Projector, What, rebuild},
 };
 
-use crate::projections_bed::{DLQ, Database, MemoryLog, PARTITIONS, all, event, wait_until};
+use crate::support::{
+    projections::{DLQ, Database, MemoryLog, PARTITIONS, all_partitions, event},
+    wait_until,
+};
 
-fn start(database: &Database, log: &std::sync::Arc<MemoryLog>) -> Projector {
-    let member = log.members();
-    let projector = Projector::start(&database.setup(log), 1).unwrap();
-    log.tell(member, Polled::Assigned(all()));
-    projector
-}
-
-fn read_up(database: &Database, log: &MemoryLog) {
+fn wait_until_read(database: &Database, log: &MemoryLog) {
     wait_until("all records are read", || {
         database
             .text("SELECT sum(next) FROM omnilink.projection_offsets WHERE projection = 'events'")
@@ -36,7 +32,7 @@ fn codes(log: &MemoryLog) -> BTreeMap<String, usize> {
     codes
 }
 
-/// Events of before U+0000 was refused in keys: two of them are one row, and two lanes write it.
+/// Events from before U+0000 was refused in keys: two keys become one row, which two lanes write.
 #[test]
 fn two_lanes_that_write_one_entity_lose_nothing() {
     const PAIRS: usize = 16;
@@ -47,11 +43,12 @@ fn two_lanes_that_write_one_entity_lose_nothing() {
     let log = MemoryLog::new();
     let setup = database.setup(&log);
     let _projector = Projector::start(&setup, 2).unwrap();
-    let (ours, theirs): (Vec<_>, Vec<_>) =
-        all().into_iter().partition(|(_, p)| *p < PARTITIONS / 2);
-    log.tell(0, Polled::Assigned(ours));
-    log.tell(1, Polled::Assigned(theirs));
-    // Pairs of which one lies with each lane.
+    let (ours, theirs): (Vec<_>, Vec<_>) = all_partitions()
+        .into_iter()
+        .partition(|(_, p)| *p < PARTITIONS / 2);
+    log.notify(0, Polled::Assigned(ours));
+    log.notify(1, Polled::Assigned(theirs));
+    // Pairs with one key in each lane.
     let lane = |id: &str| {
         partition_for(format!("acme/order/{id}").as_bytes(), PARTITIONS) < PARTITIONS / 2
     };
@@ -70,7 +67,7 @@ fn two_lanes_that_write_one_entity_lose_nothing() {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    read_up(&database, &log);
+    wait_until_read(&database, &log);
     assert_eq!(
         database.number("SELECT count(*) FROM omnilink.events"),
         (PAIRS * EACH * 2) as i64
@@ -88,7 +85,7 @@ fn two_lanes_that_write_one_entity_lose_nothing() {
     assert!(codes(&log).is_empty());
 }
 
-/// `count` members of the largest number, each 9 bytes here and 131,072 there.
+/// `count` members with the largest number, each 9 bytes of JSON and 131,072 digits in Postgres.
 fn numbers(from: usize, count: usize) -> Data<'static> {
     let members: Vec<_> = (from..from + count)
         .map(|n| format!(r#""k{n}":1e131071"#))
@@ -96,9 +93,9 @@ fn numbers(from: usize, count: usize) -> Data<'static> {
     Data::Json(format!("{{{}}}", members.join(",")).into())
 }
 
-/// An event of before its numbers were bounded, a restart, another event of its entity.
+/// An event from before numbers were bounded, a restart, another event of its entity.
 #[test]
-fn numbers_that_are_huge_when_written_out_stop_nobody() {
+fn numbers_that_are_huge_in_postgres_stop_nothing() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -107,13 +104,13 @@ fn numbers_that_are_huge_when_written_out_stop_nobody() {
     huge.data = numbers(0, 9_000);
     log.add(&huge);
     log.add(&event(1, "other"));
-    let projector = start(&database, &log);
-    read_up(&database, &log);
+    let projector = database.start_projector(&log);
+    wait_until_read(&database, &log);
     drop(projector);
     log.add(&event(2, "huge"));
     log.add(&event(3, "other"));
-    let _projector = start(&database, &log);
-    read_up(&database, &log);
+    let _projector = database.start_projector(&log);
+    wait_until_read(&database, &log);
     assert_eq!(
         codes(&log),
         BTreeMap::from([("entity_too_large".into(), 1)])
@@ -125,14 +122,14 @@ fn numbers_that_are_huge_when_written_out_stop_nobody() {
         "e1 e2 e3"
     );
 
-    // Each event within its bound, the entity not: only what makes it grow beyond is left out, and a rebuild does the same.
+    // Each event is within its bound but the entity is not: only the events that exceed it are rejected, also by a rebuild.
     for n in 0..20 {
         let mut grows = event(100 + n, "grows");
         grows.data = numbers(n * 8, 8);
         log.add(&grows);
     }
     log.add(&event(200, "other"));
-    read_up(&database, &log);
+    wait_until_read(&database, &log);
     assert_eq!(
         codes(&log),
         BTreeMap::from([("entity_too_large".into(), 6)])
@@ -151,7 +148,7 @@ fn numbers_that_are_huge_when_written_out_stop_nobody() {
 }
 
 #[test]
-fn a_state_that_postgres_cannot_write_out_concerns_its_own_events_alone() {
+fn a_state_that_is_too_large_for_postgres_affects_only_its_own_events() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -159,28 +156,28 @@ fn a_state_that_postgres_cannot_write_out_concerns_its_own_events_alone() {
     for n in 0..40 {
         log.add(&event(n, &format!("o{}", n % 8)));
     }
-    let projector = start(&database, &log);
-    read_up(&database, &log);
+    let projector = database.start_projector(&log);
+    wait_until_read(&database, &log);
     drop(projector);
-    // As an earlier version has left it: 1.2 GB as text.
+    // As written by an earlier release: 1.2 GB as text.
     database.run(
         "UPDATE omnilink.entities SET state = (SELECT jsonb_object_agg('k' || n, 1e131071::numeric) FROM generate_series(1, 9000) n) \
          WHERE external_id = 'o3'",
     );
-    // Each look at it costs Postgres seconds.
+    // Each read of it takes Postgres seconds.
     log.add(&event(40, "o3"));
     log.add(&event(41, "o4"));
-    let _projector = start(&database, &log);
+    let _projector = database.start_projector(&log);
     let began = std::time::Instant::now();
     while codes(&log).is_empty() && began.elapsed() < std::time::Duration::from_mins(2) {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    read_up(&database, &log);
+    wait_until_read(&database, &log);
     assert_eq!(codes(&log), BTreeMap::from([("postgres_54000".into(), 1)]));
     let versions =
         "SELECT string_agg(version::text, '' ORDER BY external_id) FROM omnilink.entities";
     assert_eq!(database.text(versions), "55556555");
-    // What is made from the log is as it should be.
+    // A rebuild from the log is correct.
     let what = What {
         events: true,
         entities: true,
@@ -200,14 +197,14 @@ fn large_states_are_read_a_few_at_a_time() {
         large.data = numbers(n / 30 * 8, 8);
         log.add(&large);
     }
-    let projector = start(&database, &log);
-    read_up(&database, &log);
+    let projector = database.start_projector(&log);
+    wait_until_read(&database, &log);
     drop(projector);
     for n in 60..150 {
         log.add(&event(n, &format!("o{}", n % 30)));
     }
-    let _projector = start(&database, &log);
-    read_up(&database, &log);
+    let _projector = database.start_projector(&log);
+    wait_until_read(&database, &log);
     assert_eq!(
         database.number(
             "SELECT count(*) FROM omnilink.entities WHERE version = 5 AND state ?& ARRAY['k15', 'k0'] AND state ? 'n'"
@@ -219,7 +216,7 @@ fn large_states_are_read_a_few_at_a_time() {
 }
 
 #[test]
-fn times_from_one_end_to_the_other_become_rows() {
+fn the_earliest_and_latest_times_become_rows() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -241,8 +238,8 @@ fn times_from_one_end_to_the_other_become_rows() {
         };
         log.add(&event);
     }
-    let _projector = start(&database, &log);
-    read_up(&database, &log);
+    let _projector = database.start_projector(&log);
+    wait_until_read(&database, &log);
     for (n, (_, text)) in times.iter().enumerate() {
         let row = database.text(&format!(
             "SELECT concat_ws('|', time AT TIME ZONE 'UTC', data) FROM omnilink.events WHERE id = 'e{n}'"

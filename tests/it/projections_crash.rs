@@ -1,4 +1,4 @@
-//! The server itself dies, with commits that it had not yet written to the disk: rows and positions vanish together.
+//! Postgres is killed with commits that it had not written to disk: rows and positions are lost together.
 
 use std::{
     sync::Arc,
@@ -16,9 +16,12 @@ use omnilink::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::projections_bed::{DLQ, EVENTS, MemoryLog, all, wait_until};
+use crate::support::{
+    projections::{DLQ, EVENTS, MemoryLog, all_partitions},
+    wait_until,
+};
 
-/// Events, how many differ, entities, and events that the entities have counted; `None` while the server is away.
+/// The number of events, of distinct events, of entities, and the sum of the entities' versions; `None` while the server is down.
 async fn state(store: &Store) -> Option<(i64, i64, i64, i64)> {
     let asked = async {
         let mut connection = store
@@ -39,7 +42,7 @@ async fn state(store: &Store) -> Option<(i64, i64, i64, i64)> {
         .ok()?
 }
 
-/// A migrated server of our own; `None` where there is no Postgres.
+/// A migrated embedded server; `None` without Postgres binaries.
 fn embedded(runtime: &Runtime) -> Option<(TempDir, Embedded)> {
     let dir = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -71,7 +74,7 @@ fn setup(runtime: &Runtime, store: &Store, log: &Arc<MemoryLog>) -> Setup {
 }
 
 #[test]
-fn each_row_once_though_the_server_is_killed() {
+fn rows_are_written_once_over_kills_of_the_server() {
     let runtime = Runtime::new().unwrap();
     let Some((_dir, server)) = embedded(&runtime) else {
         return;
@@ -80,7 +83,7 @@ fn each_row_once_though_the_server_is_killed() {
     let log = MemoryLog::new();
     let setup = setup(&runtime, &store, &log);
     let projector = Projector::start(&setup, 1).unwrap();
-    log.tell(0, Polled::Assigned(all()));
+    log.notify(0, Polled::Assigned(all_partitions()));
     let mut added = 0;
     for _ in 0..4 {
         for _ in 0..20 {
@@ -151,7 +154,7 @@ fn signal(store: &Store, runtime: &Runtime, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn it_stops_soon_though_the_server_stands_still() {
+fn the_projector_stops_soon_although_the_server_hangs() {
     let runtime = Runtime::new().unwrap();
     let Some((_dir, server)) = embedded(&runtime) else {
         return;
@@ -160,7 +163,7 @@ fn it_stops_soon_though_the_server_stands_still() {
     let log = MemoryLog::new();
     let setup = setup(&runtime, &store, &log);
     let projector = Projector::start(&setup, 1).unwrap();
-    log.tell(0, Polled::Assigned(all()));
+    log.notify(0, Polled::Assigned(all_partitions()));
     log.add_many(0, 10);
     wait_until("rows", || {
         runtime.block_on(state(&store)).is_some_and(|s| s.0 == 10)
@@ -183,9 +186,9 @@ fn it_stops_soon_though_the_server_stands_still() {
             .unwrap()
             .success()
     );
-    // The next owner loses nothing and doubles nothing.
+    // The next owner loses and duplicates nothing.
     let projector = Projector::start(&setup, 1).unwrap();
-    log.tell(1, Polled::Assigned(all()));
+    log.notify(1, Polled::Assigned(all_partitions()));
     wait_until("rows", || {
         runtime
             .block_on(state(&store))

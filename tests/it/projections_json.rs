@@ -1,4 +1,4 @@
-//! Whatever JSON is taken in, Postgres can hold: what it cannot is refused before the 202, never after.
+//! Postgres can store all JSON that the port accepts; the port refuses the rest.
 
 use omnilink::{envelope::canonical_hash, store::storable_json};
 use proptest::{
@@ -8,9 +8,9 @@ use proptest::{
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::projections_bed::Database;
+use crate::support::projections::Database;
 
-/// Numbers about the borders of `numeric`, text with escapes of all kinds, and some structure.
+/// Numbers around the limits of `numeric`, text with all kinds of escapes, and some structure.
 fn json() -> impl Strategy<Value = String> {
     let digits = prop_oneof![
         "[0-9]{1,8}",

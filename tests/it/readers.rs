@@ -1,4 +1,4 @@
-//! `/v1/readers`, `omnilink readers`, and the table `reader_grants` that follows them.
+//! `/v1/readers`, `omnilink readers`, and the table `reader_grants` that is derived from them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,25 +17,27 @@ use omnilink::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Folder, Up, omnilink, output},
-    port_node::{Answer, Mode, Node, scopes},
-    projections_bed::wait_until,
     rls::Readers,
-    support::{Bed, Kind, read_all},
+    support::{
+        LogKind, TestLog,
+        command::{Folder, Up, omnilink, output},
+        port::{Mode, Node, Response, scopes},
+        read_all, wait_until,
+    },
 };
 
-async fn grant(node: &Node, key: &str, body: &Value) -> Answer {
-    node.ask(Method::POST, "/v1/readers", key, body).await
+async fn grant(node: &Node, key: &str, body: &Value) -> Response {
+    node.request(Method::POST, "/v1/readers", key, body).await
 }
 
-async fn revoke(node: &Node, key: &str, rest: &str) -> Answer {
+async fn revoke(node: &Node, key: &str, rest: &str) -> Response {
     let path = format!("/v1/readers/{rest}");
-    node.ask(Method::DELETE, &path, key, &Value::Null).await
+    node.request(Method::DELETE, &path, key, &Value::Null).await
 }
 
-async fn list(node: &Node, key: &str, query: &str) -> Answer {
+async fn list(node: &Node, key: &str, query: &str) -> Response {
     let path = format!("/v1/readers{query}");
-    node.ask(Method::GET, &path, key, &Value::Null).await
+    node.request(Method::GET, &path, key, &Value::Null).await
 }
 
 /// Login and tenant of each item.
@@ -51,9 +53,9 @@ async fn a_reader_is_granted_listed_and_revoked() {
     let node = Node::start().await;
     let admin = node.admin.clone();
     let asked = json!({ "login": "analyst" });
-    let answer = grant(&node, &admin, &asked).await;
-    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
-    let made = answer.json();
+    let response = grant(&node, &admin, &asked).await;
+    assert_eq!(response.status, StatusCode::CREATED, "{}", response.text);
+    let made = response.json();
     assert_eq!(
         (&made["login"], &made["tenant"], &made["granted_by"]),
         (&json!("analyst"), &json!("acme"), &json!("tester"))
@@ -61,7 +63,7 @@ async fn a_reader_is_granted_listed_and_revoked() {
     assert!(made["granted_at"].as_str().unwrap().ends_with('Z'));
     assert_eq!(grant(&node, &admin, &asked).await.status, StatusCode::OK);
 
-    // A name that needs care in a path, and one that differs by case alone.
+    // A name that must be escaped in a path, and one that differs only by case.
     for login in ["a/b \"c\"%", "Analyst"] {
         let body = json!({ "login": login, "tenant": "beta" });
         assert_eq!(
@@ -86,7 +88,7 @@ async fn a_reader_is_granted_listed_and_revoked() {
     assert_eq!(again.status, StatusCode::NOT_FOUND);
     assert_eq!(again.code(), "not_found");
 
-    // It stays that way.
+    // Also after a restart.
     let node = Node::start_in(node.stop().await).await;
     let all = list(&node, &admin, "").await.json();
     assert_eq!(items(&all), [("Analyst", "beta"), ("analyst", "acme")]);
@@ -116,22 +118,22 @@ async fn an_admin_grants_its_own_tenant_and_an_operator_any() {
         ),
     ];
     for (key, body, status, code) in cases {
-        let answer = grant(&node, key, &body).await;
+        let response = grant(&node, key, &body).await;
         assert_eq!(
-            (answer.status.as_u16(), answer.code().as_str()),
+            (response.status.as_u16(), response.code().as_str()),
             (status, code),
             "{body}: {}",
-            answer.text
+            response.text
         );
     }
     let nobody = node.call(Method::GET, "/v1/readers", &[], "").await;
     assert_eq!(nobody.code(), "unauthorized");
     for (key, tenant) in [(&admin, "acme"), (&operator, "beta")] {
-        let answer = grant(&node, key, &to("analyst", tenant)).await;
-        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        let response = grant(&node, key, &to("analyst", tenant)).await;
+        assert_eq!(response.status, StatusCode::CREATED, "{}", response.text);
     }
 
-    // Whoever grants sees: an admin its own tenant's, an operator all, or those it names.
+    // An admin lists the grants of its own tenant, an operator all or those of a tenant.
     let seen = async |key: &str, query: &str| {
         let all = list(&node, key, query).await.json();
         let items = items(&all);
@@ -174,8 +176,8 @@ async fn an_admin_grants_its_own_tenant_and_an_operator_any() {
 async fn readers_come_in_pages() {
     let node = Node::start().await;
     for n in 0..5 {
-        let answer = grant(&node, &node.admin, &json!({ "login": format!("r{n}") })).await;
-        assert_eq!(answer.status, StatusCode::CREATED);
+        let response = grant(&node, &node.admin, &json!({ "login": format!("r{n}") })).await;
+        assert_eq!(response.status, StatusCode::CREATED);
     }
     let mut seen = Vec::new();
     let mut query = "?limit=2".to_owned();
@@ -184,7 +186,7 @@ async fn readers_come_in_pages() {
         let names = items(&page);
         assert!(names.len() <= 2);
         seen.extend(names.iter().map(|(login, _)| (*login).to_owned()));
-        // What ends between two pages moves nothing.
+        // A revocation between two pages does not shift the next page.
         if seen.len() == 2 {
             let ended = revoke(&node, &node.admin, "r3").await;
             assert_eq!(ended.status, StatusCode::NO_CONTENT);
@@ -198,15 +200,15 @@ async fn readers_come_in_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_can_write_to_the_topic_and_no_more_grants_nothing() {
+async fn write_access_to_the_topic_grants_nothing() {
     let node = Node::start().await;
-    let answer = grant(&node, &node.admin, &json!({ "login": "analyst" })).await;
-    assert_eq!(answer.status, StatusCode::CREATED);
+    let response = grant(&node, &node.admin, &json!({ "login": "analyst" })).await;
+    assert_eq!(response.status, StatusCode::CREATED);
     let (log, topic) = (node.log.clone(), node.names.controls.to_string());
     let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 2))
         .await
         .unwrap();
-    // Another login's grant, with the body and the seal of a good one.
+    // A grant for another login, with the body and the seal of a valid one.
     let mut forged = records.last().unwrap().record.clone();
     assert_eq!(forged.key.as_deref(), Some(&b"acme/reader/analyst"[..]));
     forged.key = Some("acme/reader/mallory".into());
@@ -215,7 +217,7 @@ async fn who_can_write_to_the_topic_and_no_more_grants_nothing() {
         record: forged,
     };
     node.log.append(vec![append], None).await.unwrap().unwrap();
-    // What comes after it has been read, and so has it.
+    // A later record has been read, so it has been read as well.
     grant(&node, &node.admin, &json!({ "login": "last" })).await;
     let all = list(&node, &node.admin, "").await.json();
     assert_eq!(items(&all), [("last", "acme"), ("analyst", "acme")]);
@@ -230,12 +232,12 @@ struct Follower {
 }
 
 impl Follower {
-    fn start(readers: &Readers, bed: &Bed, node: &str, store: Store) -> Self {
-        let log = bed.open(node);
-        log.provision(&[bed.spec("controls", 1, Cleanup::Compact)], true)
+    fn start(readers: &Readers, test_log: &TestLog, node: &str, store: Store) -> Self {
+        let log = test_log.open(node);
+        log.provision(&[test_log.spec("controls", 1, Cleanup::Compact)], true)
             .unwrap();
-        let secrets = SecretKeys::open_or_create(bed.dir.path()).unwrap();
-        let topic = bed.topic("controls").into();
+        let secrets = SecretKeys::open_or_create(test_log.dir.path()).unwrap();
+        let topic = test_log.topic("controls").into();
         let (controls, tail) = Controls::start(log, topic, secrets).unwrap();
         let runtime = &readers.database.runtime;
         assert!(runtime.block_on(controls.wait_readable(Duration::from_secs(20))));
@@ -268,26 +270,26 @@ impl Follower {
 
 #[test]
 fn the_table_follows_controls_on_the_embedded_log() {
-    the_table_follows(Kind::Local);
+    the_table_follows(LogKind::Local);
 }
 
 #[test]
 fn the_table_follows_controls_on_kafka() {
-    the_table_follows(Kind::Kafka);
+    the_table_follows(LogKind::Kafka);
 }
 
-fn the_table_follows(kind: Kind) {
-    let (Some(readers), Some(bed)) = (Readers::new(""), Bed::new(kind)) else {
+fn the_table_follows(kind: LogKind) {
+    let (Some(readers), Some(test_log)) = (Readers::new(""), TestLog::new(kind)) else {
         return;
     };
     let login = readers.login.clone();
-    let start = |node: &str| Follower::start(&readers, &bed, node, readers.database.store());
+    let start = |node: &str| Follower::start(&readers, &test_log, node, readers.database.store());
     let sees = |tenants: &[&str]| {
         wait_until(&format!("{tenants:?}"), || readers.seen() == tenants);
     };
     let one = start("one");
     sees(&[]);
-    // A login that is not there is in nobody's way.
+    // A login that does not exist does no harm.
     one.grant(&readers, "nobody is called so", "acme");
     one.grant(&readers, &login, "acme");
     sees(&["acme"]);
@@ -295,7 +297,7 @@ fn the_table_follows(kind: Kind) {
     sees(&["acme", "beta"]);
     one.revoke(&readers, "acme");
     sees(&["beta"]);
-    // The table says what the topic says, whoever wrote to it.
+    // Manual changes of the table are reverted.
     readers.database.run(&format!(
         "INSERT INTO omnilink.reader_grants VALUES ('{login}', 'gamma'); \
          DELETE FROM omnilink.reader_grants WHERE tenant = 'beta'"
@@ -303,7 +305,7 @@ fn the_table_follows(kind: Kind) {
     one.grant(&readers, "somebody", "gamma");
     sees(&["beta"]);
 
-    // The next start reads it all back, and knows of what ended.
+    // The next start reads the whole topic, including revocations.
     drop(one);
     readers
         .database
@@ -321,14 +323,14 @@ fn the_table_follows(kind: Kind) {
     assert_eq!(one.progress.trouble(), None);
 }
 
-/// Several nodes write the same set, at the same time.
+/// Several nodes write the same grants at the same time.
 #[test]
 fn several_nodes_agree() {
-    let (Some(readers), Some(bed)) = (Readers::new(""), Bed::new(Kind::Kafka)) else {
+    let (Some(readers), Some(test_log)) = (Readers::new(""), TestLog::new(LogKind::Kafka)) else {
         return;
     };
     let nodes: Vec<_> = ["one", "two", "three"]
-        .map(|node| Follower::start(&readers, &bed, node, readers.database.store()))
+        .map(|node| Follower::start(&readers, &test_log, node, readers.database.store()))
         .into();
     let tenants = ["acme", "beta", "gamma"];
     for round in 0..5 {
@@ -338,7 +340,7 @@ fn several_nodes_agree() {
         }
         nodes[round % 3].revoke(&readers, tenants[(round + 1) % 3]);
     }
-    // All have read it all.
+    // All nodes have read all records.
     let expected: Vec<_> = tenants.into_iter().filter(|t| *t != "gamma").collect();
     assert_eq!(tenants[(4 + 1) % 3], "gamma");
     wait_until("the last word", || {
@@ -347,18 +349,18 @@ fn several_nodes_agree() {
             .all(|n| n.controls.readers(None).len() == 5 * 3 + 2)
     });
     wait_until("the table", || readers.seen() == expected);
-    // Nobody writes an older set over it.
+    // No node overwrites it with an older set.
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(readers.seen(), expected);
 }
 
 #[test]
-fn grants_wait_for_a_postgres_that_is_away() {
-    let (Some(readers), Some(bed)) = (Readers::new(""), Bed::new(Kind::Local)) else {
+fn grants_wait_for_an_unavailable_postgres() {
+    let (Some(readers), Some(test_log)) = (Readers::new(""), TestLog::new(LogKind::Local)) else {
         return;
     };
     let database = &readers.database;
-    let node = Follower::start(&readers, &bed, "one", database.store());
+    let node = Follower::start(&readers, &test_log, "one", database.store());
     node.grant(&readers, &readers.login, "acme");
     wait_until("acme", || readers.seen() == ["acme"]);
 
@@ -377,7 +379,7 @@ fn grants_wait_for_a_postgres_that_is_away() {
     assert_eq!(listed.unwrap().len(), 1);
 }
 
-/// What a node read long ago may let someone in whose grant has ended since.
+/// An old state may contain grants that have been revoked since.
 #[test]
 fn a_node_that_cannot_read_controls_writes_nothing() {
     let Some(readers) = Readers::new("") else {
@@ -387,11 +389,11 @@ fn a_node_that_cannot_read_controls_writes_nothing() {
     let node = database.runtime.block_on(async {
         let node = Node::start().await;
         let body = json!({ "login": readers.login });
-        let answer = grant(&node, &node.admin, &body).await;
-        assert_eq!(answer.status, StatusCode::CREATED);
+        let response = grant(&node, &node.admin, &body).await;
+        assert_eq!(response.status, StatusCode::CREATED);
         node
     });
-    node.log.set(Mode::Gone);
+    node.log.set_mode(Mode::Unavailable);
     wait_until("controls cannot be read", || !node.controls.readable());
     let progress = Arc::<Progress>::default();
     let _grants = ReaderGrants::start(
@@ -402,7 +404,7 @@ fn a_node_that_cannot_read_controls_writes_nothing() {
     );
     wait_until("it says so", || progress.trouble().is_some());
     assert!(readers.seen().is_empty());
-    node.log.set(Mode::Works);
+    node.log.set_mode(Mode::Works);
     wait_until("acme", || readers.seen() == ["acme"]);
     wait_until("it works", || progress.trouble().is_none());
 }
@@ -468,7 +470,7 @@ fn from_the_command_line_to_the_rows() {
         "{error}"
     );
 
-    // A stop takes nothing away, and a start neither.
+    // Neither a stop nor a start changes the table.
     assert_eq!(up.stop(), 0);
     assert_eq!(readers.seen(), ["acme"]);
     let up = Up::start_with(dir, &[]);

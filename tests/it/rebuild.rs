@@ -1,4 +1,4 @@
-//! Tables made anew beside the old ones, under load, and swapped without a gap.
+//! Rebuild: new tables are filled beside the old ones under load, and swapped without a gap.
 
 use std::{
     sync::{
@@ -14,25 +14,17 @@ use omnilink::{
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::projections_bed::{DLQ, Database, MemoryLog, all, event, wait_until};
+use crate::support::{
+    projections::{DLQ, Database, MemoryLog, all_partitions, event},
+    wait_until,
+};
 
 const BOTH: What = What {
     events: true,
     entities: true,
 };
 
-fn start(database: &Database, log: &Arc<MemoryLog>) -> Projector {
-    let member = log.members();
-    let projector = Projector::start(&database.setup(log), 1).unwrap();
-    log.tell(member, Polled::Assigned(all()));
-    projector
-}
-
-fn rows(database: &Database) -> i64 {
-    database.number("SELECT count(*) FROM omnilink.events")
-}
-
-/// Counts rows again and again: they must never be fewer than before.
+/// Counts rows repeatedly: the number must never decrease.
 fn watch(database: &Database, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
     let options = database.options.clone();
     database.runtime.spawn(async move {
@@ -48,7 +40,7 @@ fn watch(database: &Database, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<
             .await
             .expect("a reader meets no error");
             assert!(now.0 >= before.0 && now.1 >= before.1 && now.2 >= before.2, "{now:?} after {before:?}");
-            // One statement, one snapshot: each event counts in its entity.
+            // One statement is one snapshot: each event is counted in its entity.
             assert_eq!(now.0, now.2, "events and entities differ");
             before = now;
             times += 1;
@@ -58,14 +50,14 @@ fn watch(database: &Database, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<
 }
 
 #[test]
-fn under_load_there_is_no_gap_and_nothing_is_lost() {
+fn a_rebuild_under_load_has_no_gap_and_loses_nothing() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
     log.add_many(0, 20_000);
-    let projector = start(&database, &log);
-    wait_until("rows", || rows(&database) >= 10_000);
+    let projector = database.start_projector(&log);
+    wait_until("rows", || database.rows() >= 10_000);
     database.run("CREATE VIEW public.paid AS SELECT count(*) AS n FROM omnilink.events WHERE type = 'order.paid'");
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -96,7 +88,7 @@ fn under_load_there_is_no_gap_and_nothing_is_lost() {
         },
         BOTH,
     ] {
-        // Whatever was wrong is right afterwards.
+        // Wrong rows are corrected.
         if what.entities {
             database
                 .run("UPDATE omnilink.entities SET display_name = 'wrong' WHERE ctid = '(0,1)'");
@@ -115,12 +107,12 @@ fn under_load_there_is_no_gap_and_nothing_is_lost() {
     assert!(told.iter().all(|(done, total)| done <= total && *done > 0));
     stop.store(true, Ordering::Relaxed);
     let added = feeder.join().unwrap();
-    wait_until("the projector goes on", || rows(&database) == added as i64);
+    wait_until("the projector goes on", || database.rows() == added as i64);
     assert!(database.runtime.block_on(reader).unwrap() > 5);
     drop(projector);
     database.assert_exactly_once(&log);
 
-    // Nothing is left behind, the view shows the new rows, readers' grants and policies are there.
+    // No old tables are left, the view shows the new rows, and grants and policies of readers exist.
     assert_eq!(
         database.texts("SELECT c.relname FROM pg_class c WHERE c.relname LIKE '%rebuild%'"),
         [""; 0]
@@ -153,15 +145,15 @@ fn under_load_there_is_no_gap_and_nothing_is_lost() {
 }
 
 #[test]
-fn without_a_projector_it_goes_up_to_where_that_was() {
+fn without_a_projector_a_rebuild_ends_at_the_committed_position() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
     log.add_many(0, 1_000);
     drop({
-        let projector = start(&database, &log);
-        wait_until("rows", || rows(&database) == 1_000);
+        let projector = database.start_projector(&log);
+        wait_until("rows", || database.rows() == 1_000);
         projector
     });
     log.add_many(1_000, 1_500);
@@ -169,14 +161,14 @@ fn without_a_projector_it_goes_up_to_where_that_was() {
         .run("DELETE FROM omnilink.events WHERE log_offset % 3 = 0; TRUNCATE omnilink.entities");
     let rebuilt = rebuild(&database.setup(&log), BOTH, &mut |_, _| {}).unwrap();
     assert_eq!(rebuilt.records, 1_000);
-    assert_eq!(rows(&database), 1_000);
-    let _projector = start(&database, &log);
-    wait_until("rows", || rows(&database) == 1_500);
+    assert_eq!(database.rows(), 1_000);
+    let _projector = database.start_projector(&log);
+    wait_until("rows", || database.rows() == 1_500);
     database.assert_exactly_once(&log);
 }
 
 #[test]
-fn a_log_that_lost_its_end_is_taken_as_it_is() {
+fn a_rebuild_accepts_a_log_that_lost_its_end() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -184,13 +176,13 @@ fn a_log_that_lost_its_end_is_taken_as_it_is() {
     log.add_many(0, 1_000);
     let setup = database.setup(&log);
     let _projector = Projector::start(&setup, 1).unwrap();
-    log.tell(0, Polled::Assigned(all()));
-    wait_until("rows", || rows(&database) == 1_000);
-    log.forget();
+    log.notify(0, Polled::Assigned(all_partitions()));
+    wait_until("rows", || database.rows() == 1_000);
+    log.clear();
     log.add_many(0, 300);
-    log.tell(0, Polled::Revoked(all()));
-    log.tell(0, Polled::Assigned(all()));
-    wait_until("it stalls", || setup.progress.trouble().is_some());
+    log.notify(0, Polled::Revoked(all_partitions()));
+    log.notify(0, Polled::Assigned(all_partitions()));
+    wait_until("the stall", || setup.progress.trouble().is_some());
     let events = What {
         events: true,
         entities: false,
@@ -201,21 +193,21 @@ fn a_log_that_lost_its_end_is_taken_as_it_is() {
     ));
     rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();
     log.add_many(300, 400);
-    wait_until("it goes on", || {
-        rows(&database) == 400 && setup.progress.trouble().is_none()
+    wait_until("the projector continues", || {
+        database.rows() == 400 && setup.progress.trouble().is_none()
     });
     database.assert_exactly_once(&log);
 }
 
 #[test]
-fn one_at_a_time_and_what_is_left_over_is_removed() {
+fn rebuilds_run_one_at_a_time_and_remove_leftovers() {
     let Some(database) = Database::new() else {
         return;
     };
     let log = MemoryLog::new();
     log.add_many(0, 500);
-    let _projector = start(&database, &log);
-    wait_until("rows", || rows(&database) == 500);
+    let _projector = database.start_projector(&log);
+    wait_until("rows", || database.rows() == 500);
     let setup = database.setup(&log);
     let holder = database.runtime.block_on(async {
         let mut connection = PgConnection::connect_with(&database.options).await.unwrap();
@@ -235,12 +227,12 @@ fn one_at_a_time_and_what_is_left_over_is_removed() {
     ));
     database.runtime.block_on(holder.close()).unwrap();
     rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();
-    assert_eq!(rows(&database), 500);
+    assert_eq!(database.rows(), 500);
     database.assert_exactly_once(&log);
 }
 
 #[test]
-fn what_was_rejected_is_left_out() {
+fn a_rebuild_skips_rejected_records() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -253,25 +245,25 @@ fn what_was_rejected_is_left_out() {
     log.add_many(12_000, 24_000);
     let setup = database.setup(&log);
     let _projector = Projector::start(&setup, 1).unwrap();
-    log.tell(0, Polled::Assigned(all()));
+    log.notify(0, Polled::Assigned(all_partitions()));
     wait_until("rows", || {
-        rows(&database) == 24_000 && setup.progress.rejections() == 2
+        database.rows() == 24_000 && setup.progress.rejections() == 2
     });
     let mut told = (0, 0);
     let rebuilt = rebuild(&setup, BOTH, &mut |done, total| told = (done, total)).unwrap();
     assert_eq!(rebuilt.records, 24_002);
     assert_eq!(told, (24_002, 24_002));
-    assert_eq!(rows(&database), 24_000);
+    assert_eq!(database.rows(), 24_000);
     assert_eq!(
         database.number("SELECT sum(version) FROM omnilink.entities"),
         24_000
     );
-    // Nothing is rejected a second time.
+    // No record is rejected a second time.
     assert_eq!(log.records(DLQ).len(), 2);
 }
 
 #[test]
-fn a_swap_that_readers_hold_up_lets_the_projector_go_on() {
+fn a_swap_blocked_by_readers_does_not_stop_the_projector() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -279,9 +271,9 @@ fn a_swap_that_readers_hold_up_lets_the_projector_go_on() {
     log.add_many(0, 1_000);
     let setup = database.setup(&log);
     let _projector = Projector::start(&setup, 1).unwrap();
-    log.tell(0, Polled::Assigned(all()));
-    wait_until("rows", || rows(&database) == 1_000);
-    // A report that takes its time.
+    log.notify(0, Polled::Assigned(all_partitions()));
+    wait_until("rows", || database.rows() == 1_000);
+    // A slow report.
     let mut reader = database
         .runtime
         .block_on(PgConnection::connect_with(&database.options))
@@ -295,7 +287,7 @@ fn a_swap_that_readers_hold_up_lets_the_projector_go_on() {
         let setup = setup.clone();
         std::thread::spawn(move || rebuild(&setup, BOTH, &mut |_, _| {}))
     };
-    // The first try has met the report by now, and each lasts for 2 s at most.
+    // The first attempt is blocked by the report now; each takes at most 2 s.
     std::thread::sleep(Duration::from_secs(3));
     log.add_many(1_000, 1_100);
     wait_until("the projector goes on", || {
@@ -307,6 +299,6 @@ fn a_swap_that_readers_hold_up_lets_the_projector_go_on() {
     let end = sqlx::raw_sql("COMMIT").execute(&mut reader);
     database.runtime.block_on(end).unwrap();
     rebuilding.join().unwrap().unwrap();
-    wait_until("rows", || rows(&database) == 1_100);
+    wait_until("rows", || database.rows() == 1_100);
     database.assert_exactly_once(&log);
 }

@@ -1,13 +1,14 @@
-//! Records that are too large once they are written on, on both logs: each becomes a dead letter, and what comes behind it flows.
+//! Records that become too large when they are written on, on both logs: each becomes a dead letter, and later records are
+//! processed.
 //!
-//! On Kafka the topic in question is made narrow; the embedded log takes 16 MiB everywhere.
+//! On Kafka the tests lower `max.message.bytes` of a topic; the embedded log accepts 16 MiB everywhere.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -15,11 +16,7 @@ use omnilink::{
     admission::Admission,
     base::clock::Millis,
     controls::SecretKeys,
-    envelope::{avro, foreign::NoRegistry},
-    log::{
-        Cleanup, Fetched, Log, LogError, Record, TopicSpec, header, record_size, survey,
-        topics::Names,
-    },
+    log::{Cleanup, Fetched, Log, Record, TopicSpec, header, record_size, topics::Names},
     projections::{DeadLetters, Reject, Rejection},
     replay::{History, IntoTopic, Query, replay},
     state::{Space, StateError, StateStore},
@@ -30,69 +27,65 @@ use omnilink::{
             name::Name,
             redrive::{Pick, Redrive, Redriven},
         },
-        lane::{self, Running},
-        progress::Progress,
+        lane::Running,
     },
     topology::{Deployment, Setup},
 };
 
-use crate::{
-    support::{Bed, Kind, append, on_both, read_all, record, value},
-    topology_run::set,
-};
+use crate::support::{LogKind, TestLog, append, on_both_logs, read_all, record, topology, value};
 
-on_both!(
-    an_output_that_its_topic_does_not_take,
-    a_letter_that_does_not_fit_is_cut,
-    a_letter_of_a_projection_is_cut,
+on_both_logs!(
+    an_output_that_is_too_large_for_its_topic,
+    a_dead_letter_that_does_not_fit_is_truncated,
+    a_dead_letter_of_a_projection_is_truncated,
     a_record_between_two_stages,
     a_record_that_waits_for_a_limit,
-    a_record_over_a_limit,
-    letters_of_one_batch_do_not_repeat_its_headers_without_end,
-    whatever_a_transform_emits_or_puts,
+    a_throttled_record,
+    dead_letters_of_a_batch_have_bounded_headers,
+    outputs_and_state_of_a_transform,
     transactions_end_when_they_are_large,
-    what_does_not_go_back_or_into_a_topic_is_told,
+    records_too_large_for_a_redrive_or_replay_are_reported,
 );
 
-const PARTITIONS: u32 = 3;
-const TENANT: (&str, &str) = ("omnilink-tenant", "acme");
+pub(super) const PARTITIONS: u32 = 3;
+pub(super) const TENANT: (&str, &str) = ("omnilink-tenant", "acme");
 
-/// What the topic in question takes.
-fn limit(bed: &Bed) -> usize {
-    match bed.kind {
-        Kind::Local => 16 << 20,
-        Kind::Kafka => 100_000,
+/// The size limit of the topic, in bytes.
+pub(super) fn limit(test_log: &TestLog) -> usize {
+    match test_log.kind {
+        LogKind::Local => 16 << 20,
+        LogKind::Kafka => 100_000,
     }
 }
 
-/// A part of the limit.
-fn part(bed: &Bed, tenths: usize) -> String {
-    "a".repeat(limit(bed) / 10 * tenths)
+/// Text of this many tenths of the limit.
+pub(super) fn tenths_of_limit(test_log: &TestLog, tenths: usize) -> String {
+    "a".repeat(limit(test_log) / 10 * tenths)
 }
 
-fn narrow(bed: &Bed, topic: &str, bytes: usize) {
-    if bed.kind == Kind::Kafka {
-        bed.alter_topic(topic, &[("max.message.bytes", &bytes.to_string())]);
-        // The broker says so at once, and goes by it a moment later.
+pub(super) fn lower_limit(test_log: &TestLog, topic: &str, bytes: usize) {
+    if test_log.kind == LogKind::Kafka {
+        test_log.alter_topic(topic, &[("max.message.bytes", &bytes.to_string())]);
+        // The broker applies the change with a delay.
         std::thread::sleep(Duration::from_secs(1));
     }
 }
 
-struct World {
-    log: Arc<dyn Log>,
-    names: Names,
-    secrets: Arc<SecretKeys>,
-    deployment: Deployment,
-    source: String,
-    out: String,
+pub(super) struct Fixture {
+    pub log: Arc<dyn Log>,
+    pub names: Names,
+    pub secrets: Arc<SecretKeys>,
+    pub deployment: Deployment,
+    pub source: String,
+    pub out: String,
     _admission: Option<Running>,
 }
 
-fn bare_world(bed: &Bed) -> World {
-    let log = bed.open("a");
-    let names = Names::new(&bed.prefix);
+pub(super) fn bare_fixture(test_log: &TestLog) -> Fixture {
+    let log = test_log.open("a");
+    let names = Names::new(&test_log.prefix);
     log.provision(&names.specs(PARTITIONS), true).unwrap();
-    let foreign = |name: &str| format!("f{}{name}", bed.prefix);
+    let foreign = |name: &str| format!("f{}{name}", test_log.prefix);
     let (source, out) = (foreign("in"), foreign("out"));
     let spec = |name: &str, cleanup| TopicSpec {
         name: name.into(),
@@ -103,23 +96,17 @@ fn bare_world(bed: &Bed) -> World {
     let specs = [
         spec(&source, Cleanup::Keep),
         spec(&out, Cleanup::Keep),
-        spec(&bed.topic("rekey.big"), Cleanup::Keep),
+        spec(&test_log.topic("rekey.big"), Cleanup::Keep),
         state("topology.big"),
         state("topology.big.2"),
     ];
     log.provision(&specs, true).unwrap();
     let deployment = Deployment::new(Setup {
-        log: Arc::clone(&log),
-        names: names.clone(),
-        clock: Arc::clone(&bed.clock),
-        schemas: Arc::new(NoRegistry),
-        partitions: PARTITIONS,
-        // What was made narrow stays so.
+        // Provisioning would raise the limits that tests lower.
         provision: false,
-        make_foreign: false,
-        lanes: bed.lanes(),
+        ..test_log.topology_setup(&log, PARTITIONS)
     });
-    World {
+    Fixture {
         log,
         names,
         secrets: Arc::new(SecretKeys::new([&STANDARD.encode([1; 32])[..]]).unwrap()),
@@ -130,44 +117,42 @@ fn bare_world(bed: &Bed) -> World {
     }
 }
 
-/// A log with one topology on it.
-fn world(bed: &Bed, steps: &str, prepare: impl FnOnce(&World)) -> World {
-    let mut world = bare_world(bed);
-    prepare(&world);
+/// A log with one topology.
+pub(super) fn fixture(test_log: &TestLog, steps: &str, prepare: impl FnOnce(&Fixture)) -> Fixture {
+    let mut fixture = bare_fixture(test_log);
+    prepare(&fixture);
     let file = format!(
         "name: big\nsource: {{ topic: {}, tenant: acme }}\nsteps:\n{steps}\n  - route: [ {{ to: {} }} ]\n",
-        world.source, world.out
+        fixture.source, fixture.out
     );
-    let set = set(bed.dir.path(), &[("big.yaml", &file)], &bed.prefix);
-    world.deployment.deploy(&set).unwrap();
-    world
+    let set = topology::load(
+        test_log.dir.path(),
+        &[("big.yaml", &file)],
+        &test_log.prefix,
+    );
+    fixture.deployment.deploy(&set).unwrap();
+    fixture
 }
 
 /// A log with admission.
-fn admitting(bed: &Bed) -> World {
-    let world = bare_world(bed);
-    let setup = lane::Setup {
-        log: Arc::clone(&world.log),
-        dlq: Arc::clone(&world.names.dlq),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::default(),
-    };
-    let admission = Admission::new(&world.names, PARTITIONS, 24 * 3_600_000, false);
-    World {
-        _admission: Some(lane::start(Arc::new(admission), setup).unwrap()),
-        ..world
+pub(super) fn admission_fixture(test_log: &TestLog) -> Fixture {
+    let fixture = bare_fixture(test_log);
+    let admission = Admission::new(&fixture.names, PARTITIONS, 24 * 3_600_000, false);
+    Fixture {
+        _admission: Some(test_log.start_lane(&fixture.log, admission, &Arc::default())),
+        ..fixture
     }
 }
 
-impl World {
-    fn send(&self, values: &[String]) {
-        // One key: they lie behind each other.
+impl Fixture {
+    pub fn send(&self, values: &[String]) {
+        // With one key, so that they are in order in one partition.
         let records = values.iter().map(|value| record("k", value)).collect();
         append(&*self.log, &self.source, records).unwrap();
     }
 
-    /// The numbers of what came out.
-    fn numbers(&self, at_least: usize) -> Vec<u64> {
+    /// The field `n` of each output.
+    pub fn numbers(&self, at_least: usize) -> Vec<u64> {
         let all = read_all(&*self.log, &self.out, at_least);
         let number = |f: &Fetched| {
             let value = f.record.value.as_deref().unwrap();
@@ -177,11 +162,11 @@ impl World {
         all.iter().map(number).collect()
     }
 
-    fn letters(&self, at_least: usize) -> Vec<Fetched> {
+    pub fn letters(&self, at_least: usize) -> Vec<Fetched> {
         read_all(&*self.log, &self.names.dlq, at_least)
     }
 
-    fn redrive(&self, pick: &Pick) -> Redriven {
+    pub fn redrive(&self, pick: &Pick) -> Redriven {
         let redrive = Redrive {
             log: &*self.log,
             names: &self.names,
@@ -191,50 +176,54 @@ impl World {
     }
 }
 
-fn said<'a>(letter: &'a Fetched, name: &str) -> &'a str {
+pub(super) fn said<'a>(letter: &'a Fetched, name: &str) -> &'a str {
     let value = header(&letter.record.headers, &format!("{}{name}", dlq::PREFIX));
     std::str::from_utf8(value.unwrap_or_default()).unwrap()
 }
 
-fn small(n: u64) -> String {
+pub(super) fn small(n: u64) -> String {
     format!(r#"{{"n":{n}}}"#)
 }
 
-fn twice(n: u64, text: &str) -> String {
+pub(super) fn twice(n: u64, text: &str) -> String {
     format!(r#"{{"n":{n},"twice":"{text}"}}"#)
 }
 
-const COPY: &str = "  - map: |\n      .copy = .twice";
+pub(super) const COPY: &str = "  - map: |\n      .copy = .twice";
 
-fn an_output_that_its_topic_does_not_take(bed: Bed) {
-    let world = world(&bed, COPY, |w| narrow(&bed, &w.out, limit(&bed)));
-    let large = twice(1, &part(&bed, 6));
-    world.send(&[small(0), large.clone(), small(2), small(3)]);
-    assert_eq!(world.numbers(3), [0, 2, 3]);
-    let letters = world.letters(1);
+fn an_output_that_is_too_large_for_its_topic(test_log: TestLog) {
+    let fixture = fixture(&test_log, COPY, |w| {
+        lower_limit(&test_log, &w.out, limit(&test_log));
+    });
+    let large = twice(1, &tenths_of_limit(&test_log, 6));
+    fixture.send(&[small(0), large.clone(), small(2), small(3)]);
+    assert_eq!(fixture.numbers(3), [0, 2, 3]);
+    let letters = fixture.letters(1);
     assert_eq!(letters.len(), 1);
     assert_eq!(said(&letters[0], "code"), "record_too_large");
     let message = said(&letters[0], "message");
-    assert!(message.contains(&world.out), "{message}");
+    assert!(message.contains(&fixture.out), "{message}");
     assert_eq!(value(&letters[0]), large);
     assert!(!dlq::is_truncated(&letters[0].record));
 }
 
-fn a_letter_that_does_not_fit_is_cut(bed: Bed) {
-    let world = world(&bed, COPY, |w| narrow(&bed, &w.names.dlq, limit(&bed)));
-    // No JSON. It fits the source, and the reasons that a letter adds are too much.
-    let garbage = "x".repeat(limit(&bed) - 150);
-    world.send(&[garbage.clone(), small(1)]);
-    assert_eq!(world.numbers(1), [1]);
-    let letters = world.letters(1);
+fn a_dead_letter_that_does_not_fit_is_truncated(test_log: TestLog) {
+    let fixture = fixture(&test_log, COPY, |w| {
+        lower_limit(&test_log, &w.names.dlq, limit(&test_log));
+    });
+    // Not JSON. It fits into the source topic, but not with the headers that a dead letter adds.
+    let garbage = "x".repeat(limit(&test_log) - 150);
+    fixture.send(&[garbage.clone(), small(1)]);
+    assert_eq!(fixture.numbers(1), [1]);
+    let letters = fixture.letters(1);
     assert_eq!(letters.len(), 1);
     let letter = &letters[0];
-    assert!(record_size(&letter.record) <= limit(&bed));
+    assert!(record_size(&letter.record) <= limit(&test_log));
     assert_eq!(said(letter, "truncated"), garbage.len().to_string());
     assert_eq!(letter.record.key.as_deref(), Some(&b"k"[..]));
     let cut = value(letter);
     assert!(cut.len() > garbage.len() - 1000 && cut.len() < garbage.len());
-    // Nothing puts it back.
+    // It cannot be redriven.
     for pick in [
         Pick::All,
         Pick::Code(said(letter, "code").to_owned()),
@@ -246,21 +235,21 @@ fn a_letter_that_does_not_fit_is_cut(bed: Bed) {
             .into(),
         ),
     ] {
-        let done = world.redrive(&pick);
+        let done = fixture.redrive(&pick);
         assert_eq!((done.redriven, done.truncated), (0, 1), "{pick:?}");
     }
 }
 
-fn a_letter_of_a_projection_is_cut(bed: Bed) {
-    let world = bare_world(&bed);
-    narrow(&bed, &world.names.dlq, limit(&bed));
+fn a_dead_letter_of_a_projection_is_truncated(test_log: TestLog) {
+    let fixture = bare_fixture(&test_log);
+    lower_limit(&test_log, &fixture.names.dlq, limit(&test_log));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let letters = DeadLetters {
-        log: Arc::clone(&world.log),
-        dlq: Arc::clone(&world.names.dlq),
-        topic: Arc::clone(&world.names.events),
+        log: Arc::clone(&fixture.log),
+        dlq: Arc::clone(&fixture.names.dlq),
+        topic: Arc::clone(&fixture.names.events),
         stage: "events",
-        clock: Arc::clone(&bed.clock),
+        clock: Arc::clone(&test_log.clock),
         runtime: runtime.handle().clone(),
     };
     let rejected = Fetched {
@@ -268,7 +257,7 @@ fn a_letter_of_a_projection_is_cut(bed: Bed) {
         partition: 0,
         offset: 3,
         timestamp: Millis(1),
-        record: record("k", &"x".repeat(limit(&bed))),
+        record: record("k", &"x".repeat(limit(&test_log))),
     };
     let rejection = Rejection {
         record: &rejected,
@@ -276,68 +265,72 @@ fn a_letter_of_a_projection_is_cut(bed: Bed) {
         message: "it does not go into a row".into(),
     };
     letters.reject(&[rejection]).unwrap();
-    let letters = world.letters(1);
-    assert_eq!(said(&letters[0], "truncated"), limit(&bed).to_string());
+    let letters = fixture.letters(1);
+    assert_eq!(said(&letters[0], "truncated"), limit(&test_log).to_string());
     assert_eq!(said(&letters[0], "code"), "postgres_22003");
 }
 
-fn a_record_between_two_stages(bed: Bed) {
+fn a_record_between_two_stages(test_log: TestLog) {
     let steps = format!("{COPY}\n  - key: [n]\n  - dedupe: {{ window: 1h }}");
-    let world = world(&bed, &steps, |_| {
-        narrow(&bed, &bed.topic("rekey.big"), limit(&bed));
+    let fixture = fixture(&test_log, &steps, |_| {
+        lower_limit(&test_log, &test_log.topic("rekey.big"), limit(&test_log));
     });
-    world.send(&[twice(1, &part(&bed, 4)), small(2)]);
-    assert_eq!(world.numbers(1), [2]);
-    let letters = world.letters(1);
+    fixture.send(&[twice(1, &tenths_of_limit(&test_log, 4)), small(2)]);
+    assert_eq!(fixture.numbers(1), [2]);
+    let letters = fixture.letters(1);
     assert_eq!(letters.len(), 1);
     assert_eq!(said(&letters[0], "code"), "record_too_large");
-    assert_eq!(said(&letters[0], "topic"), world.source);
+    assert_eq!(said(&letters[0], "topic"), fixture.source);
 }
 
-fn a_record_that_waits_for_a_limit(bed: Bed) {
+fn a_record_that_waits_for_a_limit(test_log: TestLog) {
     let limited = "  - rate_limit: { policy: slow, limit: 1, window: 2s, over: defer }";
     let steps = format!("  - key: [tenant]\n{COPY}\n{limited}");
-    let world = world(&bed, &steps, |w| {
+    let fixture = fixture(&test_log, &steps, |w| {
         for processor in ["topology.big", "topology.big.2"] {
-            narrow(&bed, &w.names.state(processor), limit(&bed));
+            lower_limit(&test_log, &w.names.state(processor), limit(&test_log));
         }
     });
-    world.send(&[small(0), twice(1, &part(&bed, 4)), small(2)]);
-    assert_eq!(world.numbers(2), [0, 2]);
-    let letters = world.letters(1);
+    fixture.send(&[small(0), twice(1, &tenths_of_limit(&test_log, 4)), small(2)]);
+    assert_eq!(fixture.numbers(2), [0, 2]);
+    let letters = fixture.letters(1);
     assert_eq!(letters.len(), 1);
     assert_eq!(said(&letters[0], "code"), "record_too_large");
     let message = said(&letters[0], "message");
-    // One lane reads, maps and passes on to the next on the embedded log.
-    let what = match bed.kind {
-        Kind::Local => "rekey.big",
-        Kind::Kafka => "row of state",
+    // On the embedded log one lane runs all stages.
+    let what = match test_log.kind {
+        LogKind::Local => "rekey.big",
+        LogKind::Kafka => "row of state",
     };
     assert!(message.contains(what), "{message}");
 }
 
-fn a_record_over_a_limit(bed: Bed) {
+fn a_throttled_record(test_log: TestLog) {
     let limited = "  - rate_limit: { policy: slow, limit: 1, window: 1h, over: reject }";
     let steps = format!("  - key: [tenant]\n{limited}");
-    let world = world(&bed, &steps, |w| {
-        narrow(&bed, &w.names.throttled, limit(&bed));
+    let fixture = fixture(&test_log, &steps, |w| {
+        lower_limit(&test_log, &w.names.throttled, limit(&test_log));
     });
     let padded = |n, length| format!(r#"{{"n":{n},"pad":"{}"}}"#, "a".repeat(length));
-    world.send(&[padded(0, 1), padded(1, limit(&bed) - 200), padded(2, 1)]);
-    let throttled = read_all(&*world.log, &world.names.throttled, 1);
+    fixture.send(&[
+        padded(0, 1),
+        padded(1, limit(&test_log) - 200),
+        padded(2, 1),
+    ]);
+    let throttled = read_all(&*fixture.log, &fixture.names.throttled, 1);
     assert_eq!(
         throttled.iter().map(value).collect::<Vec<_>>(),
         [padded(2, 1)]
     );
-    assert_eq!(world.numbers(1), [0]);
-    let letters = world.letters(1);
+    assert_eq!(fixture.numbers(1), [0]);
+    let letters = fixture.letters(1);
     assert_eq!(letters.len(), 1);
     assert_eq!(said(&letters[0], "code"), "record_too_large");
 }
 
-fn letters_of_one_batch_do_not_repeat_its_headers_without_end(bed: Bed) {
+fn dead_letters_of_a_batch_have_bounded_headers(test_log: TestLog) {
     const ITEMS: usize = 500;
-    let world = admitting(&bed);
+    let fixture = admission_fixture(&test_log);
     let items: Vec<_> = (0..ITEMS).map(|n| format!(r#"{{"id":"{n}"}}"#)).collect();
     let good = r#"{"specversion":"1.0","id":"good","source":"/s","type":"t","data":1}"#;
     let header = |name: &str, value: String| (name.to_owned(), Some(value.into()));
@@ -350,8 +343,8 @@ fn letters_of_one_batch_do_not_repeat_its_headers_without_end(bed: Bed) {
             header("mine", "h".repeat(500_000)),
         ],
     };
-    append(&*world.log, &world.names.ingress, vec![record]).unwrap();
-    let letters = world.letters(ITEMS);
+    append(&*fixture.log, &fixture.names.ingress, vec![record]).unwrap();
+    let letters = fixture.letters(ITEMS);
     let mut values: Vec<_> = letters.iter().map(value).collect();
     let mut expected = items;
     values.sort();
@@ -364,11 +357,11 @@ fn letters_of_one_batch_do_not_repeat_its_headers_without_end(bed: Bed) {
     assert!((5..20).contains(&whole.len()), "{}", whole.len());
     let kept = |l: &Fetched| omnilink::log::header(&l.record.headers, "mine").map(<[u8]>::len);
     assert!(whole.iter().all(|l| kept(l) == Some(500_000)));
-    let events = read_all(&*world.log, &world.names.events, 1);
+    let events = read_all(&*fixture.log, &fixture.names.events, 1);
     assert_eq!(events.len(), 1);
 }
 
-/// Emits or puts what is too large, after a change of state; counts in its state what it has seen.
+/// Emits or stores values that are too large, after a change of state; counts its records in its state.
 struct Large {
     names: [Arc<str>; 2],
     bytes: usize,
@@ -430,39 +423,37 @@ impl Transform for LargeOne {
     }
 }
 
-/// On Kafka the topic of its outputs takes `takes` bytes.
-fn large(bed: &Bed, bytes: usize, takes: usize) -> (World, Running, Arc<AtomicUsize>) {
-    let world = bare_world(bed);
-    let state = bed.spec("state.large", PARTITIONS, Cleanup::Compact);
-    world.log.provision(&[state], true).unwrap();
-    narrow(bed, &world.out, takes);
-    narrow(bed, &bed.topic("state.large"), limit(bed));
+/// On Kafka the output topic accepts `max_bytes`.
+fn large(
+    test_log: &TestLog,
+    bytes: usize,
+    max_bytes: usize,
+) -> (Fixture, Running, Arc<AtomicUsize>) {
+    let fixture = bare_fixture(test_log);
+    let state = test_log.spec("state.large", PARTITIONS, Cleanup::Compact);
+    fixture.log.provision(&[state], true).unwrap();
+    lower_limit(test_log, &fixture.out, max_bytes);
+    lower_limit(test_log, &test_log.topic("state.large"), limit(test_log));
     let closed = Arc::default();
     let processor = Large {
-        names: [world.source.as_str().into(), world.out.as_str().into()],
+        names: [fixture.source.as_str().into(), fixture.out.as_str().into()],
         bytes,
         closed: Arc::clone(&closed),
-        clock: Arc::clone(&bed.clock),
+        clock: Arc::clone(&test_log.clock),
     };
-    let setup = lane::Setup {
-        log: Arc::clone(&world.log),
-        dlq: Arc::clone(&world.names.dlq),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::default(),
-    };
-    let running = lane::start(Arc::new(processor), setup).unwrap();
-    (world, running, closed)
+    let running = test_log.start_lane(&fixture.log, processor, &Arc::default());
+    (fixture, running, closed)
 }
 
-fn whatever_a_transform_emits_or_puts(bed: Bed) {
-    let (world, _running, _) = large(&bed, limit(&bed) + 1000, limit(&bed));
+fn outputs_and_state_of_a_transform(test_log: TestLog) {
+    let (fixture, _running, _) = large(&test_log, limit(&test_log) + 1000, limit(&test_log));
     let words = ["", "emit", "put", "key", "timer", "", "later", ""];
-    world.send(&words.map(str::to_owned));
-    let letters = world.letters(5);
-    let mut told: Vec<_> = letters
+    fixture.send(&words.map(str::to_owned));
+    let letters = fixture.letters(5);
+    let mut reported: Vec<_> = letters
         .iter()
         .map(|l| {
-            // What a timer emits has no input to blame: the letter is the timer's.
+            // An output of a timer has no input record: the dead letter is that of the timer.
             let of = match &l.record.value {
                 Some(_) => value(l),
                 None => String::from_utf8_lossy(l.record.key.as_ref().unwrap()).into_owned(),
@@ -470,63 +461,60 @@ fn whatever_a_transform_emits_or_puts(bed: Bed) {
             (said(l, "code"), of)
         })
         .collect();
-    told.sort();
-    assert_eq!(told.len(), 5);
-    for (letter, word) in told.iter().zip(["emit", "key", "later", "put", "timer"]) {
+    reported.sort();
+    assert_eq!(reported.len(), 5);
+    for (letter, word) in reported
+        .iter()
+        .zip(["emit", "key", "later", "put", "timer"])
+    {
         assert_eq!(*letter, ("record_too_large", word.to_owned()));
     }
-    // None of them left anything behind.
-    let out = read_all(&*world.log, &world.out, 4);
+    // None of them has changed the state.
+    let out = read_all(&*fixture.log, &fixture.out, 4);
     let mut out: Vec<_> = out.iter().map(value).collect();
     out.sort();
     assert_eq!(out, ["1", "2", "3", "4"]);
 }
 
-fn transactions_end_when_they_are_large(bed: Bed) {
-    let (world, running, closed) = large(&bed, 1_000_000, 2_000_000);
+fn transactions_end_when_they_are_large(test_log: TestLog) {
+    let (fixture, running, closed) = large(&test_log, 1_000_000, 2_000_000);
     drop(running);
     let emits = vec!["emit".to_owned(); 64];
-    world.send(&emits);
+    fixture.send(&emits);
     let before = closed.load(Ordering::Relaxed);
     let processor = Large {
-        names: [world.source.as_str().into(), world.out.as_str().into()],
+        names: [fixture.source.as_str().into(), fixture.out.as_str().into()],
         bytes: 1_000_000,
         closed: Arc::clone(&closed),
-        clock: Arc::clone(&bed.clock),
+        clock: Arc::clone(&test_log.clock),
     };
-    let setup = lane::Setup {
-        log: Arc::clone(&world.log),
-        dlq: Arc::clone(&world.names.dlq),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::default(),
-    };
-    let _running = lane::start(Arc::new(processor), setup).unwrap();
-    let out = read_all(&*world.log, &world.out, 128);
+    let _running = test_log.start_lane(&fixture.log, processor, &Arc::default());
+    let out = read_all(&*fixture.log, &fixture.out, 128);
     assert_eq!(out.len(), 128);
     let transactions = closed.load(Ordering::Relaxed) - before;
     assert!((4..16).contains(&transactions), "{transactions}");
 }
 
-fn what_does_not_go_back_or_into_a_topic_is_told(bed: Bed) {
-    let world = admitting(&bed);
-    // A letter that is whole, of a record that its topic would not take with the marks of a redrive.
+fn records_too_large_for_a_redrive_or_replay_are_reported(test_log: TestLog) {
+    let fixture = admission_fixture(&test_log);
+    // A complete letter, of a record that does not fit into its topic with the headers of a redrive.
     let rejected = Fetched {
         topic: 0,
         partition: 0,
         offset: 3,
         timestamp: Millis(1),
-        record: record("k", &"x".repeat(limit(&bed) - 700)),
+        record: record("k", &"x".repeat(limit(&test_log) - 700)),
     };
     let reason = dlq::Reason {
-        topic: &world.source,
+        topic: &fixture.source,
         stage: "s",
         code: "large",
         message: "",
         failed_at: Millis(1),
     };
     let mut letter = dlq::record(&rejected, None, &reason);
-    let room = limit(&bed) - record_size(&letter);
-    let grown = "x".repeat(limit(&bed) - 700 + room);
+    let room = limit(&test_log) - record_size(&letter);
+    let grown = "x".repeat(limit(&test_log) - 700 + room);
     letter.value = Some(grown.into());
     let fits = dlq::record(
         &Fetched {
@@ -536,19 +524,23 @@ fn what_does_not_go_back_or_into_a_topic_is_told(bed: Bed) {
         None,
         &reason,
     );
-    narrow(&bed, &world.source, limit(&bed) - 400);
-    append(&*world.log, &world.names.dlq, vec![letter, fits]).unwrap();
-    let done = world.redrive(&Pick::All);
-    let expected = match bed.kind {
-        // The reasons of a letter are longer than the marks of a redrive.
-        Kind::Local => (2, 0),
-        Kind::Kafka => (1, 1),
+    lower_limit(&test_log, &fixture.source, limit(&test_log) - 400);
+    append(&*fixture.log, &fixture.names.dlq, vec![letter, fits]).unwrap();
+    let done = fixture.redrive(&Pick::All);
+    let expected = match test_log.kind {
+        // The headers of a letter are longer than those of a redrive.
+        LogKind::Local => (2, 0),
+        LogKind::Kafka => (1, 1),
     };
     assert_eq!((done.redriven, done.too_large), expected);
 
-    // A replay leaves out what its topic does not take, and says so.
-    narrow(&bed, &world.out, 1000);
-    let bytes = if bed.kind == Kind::Local { 200 } else { 5000 };
+    // A replay skips records that are too large for the topic, and reports them.
+    lower_limit(&test_log, &fixture.out, 1000);
+    let bytes = if test_log.kind == LogKind::Local {
+        200
+    } else {
+        5000
+    };
     for (id, bytes) in [("a", 10), ("b", bytes), ("c", 10)] {
         let event = format!(
             r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","data":"{}"}}"#,
@@ -556,277 +548,21 @@ fn what_does_not_go_back_or_into_a_topic_is_told(bed: Bed) {
         );
         let mut one = record("k", &event);
         one.headers = vec![(TENANT.0.into(), Some(TENANT.1.into()))];
-        append(&*world.log, &world.names.ingress, vec![one]).unwrap();
+        append(&*fixture.log, &fixture.names.ingress, vec![one]).unwrap();
     }
-    read_all(&*world.log, &world.names.events, 3);
+    read_all(&*fixture.log, &fixture.names.events, 3);
     let history = History {
-        log: &*world.log,
-        names: &world.names,
-        index_dir: bed.dir.path().join("index"),
+        log: &*fixture.log,
+        names: &fixture.names,
+        index_dir: test_log.dir.path().join("index"),
     };
-    let mut sink = IntoTopic::new(&*world.log, &world.names, &world.out).unwrap();
+    let mut sink = IntoTopic::new(&*fixture.log, &fixture.names, &fixture.out).unwrap();
     let done = replay(&history, &Query::default(), &mut sink, &mut |_| true).unwrap();
-    let expected = match bed.kind {
-        Kind::Local => (3, 0),
-        Kind::Kafka => (2, 1),
+    let expected = match test_log.kind {
+        LogKind::Local => (3, 0),
+        LogKind::Kafka => (2, 1),
     };
     assert_eq!((done.events, done.too_large), expected);
-    let copied = read_all(&*world.log, &world.out, expected.0 as usize);
+    let copied = read_all(&*fixture.log, &fixture.out, expected.0 as usize);
     assert_eq!(copied.len() as u64, expected.0);
-}
-
-#[cfg(feature = "kafka")]
-mod on_kafka {
-    use super::*;
-
-    fn bed() -> Option<Bed> {
-        Bed::new(Kind::Kafka)
-    }
-
-    fn event(id: &str, time: &str, bytes: usize) -> Record {
-        let event = format!(
-            r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","time":"{time}","data":"{}"}}"#,
-            "x".repeat(bytes)
-        );
-        let mut one = record("k", &event);
-        one.headers = vec![(TENANT.0.into(), Some(TENANT.1.into()))];
-        one
-    }
-
-    const TIME: &str = "2026-01-01T00:00:00Z";
-
-    #[test]
-    fn large_records_on_ingress_stop_nothing() {
-        let Some(bed) = bed() else { return };
-        // As it was made before, by somebody else.
-        let world = admitting(&bed);
-        let mut sent = Vec::new();
-        for (n, bad) in [
-            record("k", &"x".repeat(999_850)),
-            record("k", &"x".repeat(1_020_000)),
-            event("bad", "yesterday", 999_500),
-            event("large", TIME, 1_040_000),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            sent.push(bad);
-            sent.push(event(&format!("good{n}"), TIME, 10));
-        }
-        bed.produce(&world.names.ingress, &sent, &[]);
-        let events = read_all(&*world.log, &world.names.events, 5);
-        let id = |f: &Fetched| {
-            let event = f.record.value.as_deref().unwrap();
-            avro::decode_event(event).unwrap().0.id.into_owned()
-        };
-        let mut ids: Vec<_> = events.iter().map(id).collect();
-        ids.sort();
-        assert_eq!(ids, ["good0", "good1", "good2", "good3", "large"]);
-        let letters = world.letters(3);
-        assert_eq!(letters.len(), 3);
-        assert!(letters.iter().all(|l| !dlq::is_truncated(&l.record)));
-        assert!(
-            letters
-                .iter()
-                .all(|l| said(l, "code") != "record_too_large")
-        );
-    }
-
-    #[test]
-    fn large_records_stop_nothing_where_topics_stayed_narrow() {
-        let Some(bed) = bed() else { return };
-        let world = admitting(&bed);
-        for topic in [&world.names.events, &world.names.dlq] {
-            narrow(&bed, topic, 1_000_000);
-        }
-        let sent = [
-            record("k", &"x".repeat(1_020_000)),
-            event("large", TIME, 1_040_000),
-            event("good", TIME, 10),
-        ];
-        bed.produce(&world.names.ingress, &sent, &[]);
-        let events = read_all(&*world.log, &world.names.events, 1);
-        assert_eq!(events.len(), 1);
-        let letters = world.letters(2);
-        assert_eq!(letters.len(), 2);
-        assert!(letters.iter().all(|l| dlq::is_truncated(&l.record)));
-        let codes: Vec<_> = letters.iter().map(|l| said(l, "code")).collect();
-        assert!(codes.contains(&"record_too_large"), "{codes:?}");
-    }
-
-    #[test]
-    fn what_a_codec_makes_large() {
-        let Some(bed) = bed() else { return };
-        let world = world(&bed, "  - filter: .n != 9", |_| ());
-        let large = format!(r#"{{"n":1,"a":"{}"}}"#, "a".repeat(3_000_000));
-        let sent = [record("k", &large), record("k", &small(2))];
-        bed.produce(&world.source, &sent, &[("compression.codec", "zstd")]);
-        assert_eq!(world.numbers(1), [2]);
-        let letters = world.letters(1);
-        assert_eq!(said(&letters[0], "code"), "record_too_large");
-        assert_eq!(value(&letters[0]), large);
-    }
-
-    /// The first topic takes 1000 bytes from the beginning on, or when the lane has learnt that it takes more.
-    #[test]
-    fn a_narrow_sink() {
-        for later in [false, true] {
-            let Some(bed) = bed() else { return };
-            let world = world(&bed, COPY, |w| {
-                if !later {
-                    narrow(&bed, &w.out, 1000);
-                }
-            });
-            world.send(&[small(0)]);
-            assert_eq!(world.numbers(1), [0]);
-            if later {
-                narrow(&bed, &world.out, 1000);
-            }
-            // Small ones that are too large for one batch together.
-            let mut sent = vec![twice(1, &"a".repeat(2500))];
-            sent.extend((2..100).map(small));
-            world.send(&sent);
-            let expected: Vec<_> = (0..100).filter(|n| *n != 1).collect();
-            assert_eq!(world.numbers(99), expected, "{later}");
-            let letters = world.letters(1);
-            assert_eq!(letters.len(), 1);
-            assert_eq!(said(&letters[0], "code"), "record_too_large");
-        }
-    }
-
-    /// The broker goes by a change a moment after it has taken it, and the log asks again.
-    fn settled(log: &dyn Log) {
-        std::thread::sleep(Duration::from_secs(1));
-        log.forget_record_limits();
-    }
-
-    #[test]
-    fn own_topics_are_widened_unless_nothing_may_be_made() {
-        let Some(bed) = bed() else { return };
-        let log = bed.open("a");
-        let names = Names::new(&bed.prefix);
-        let specs = names.specs(PARTITIONS);
-        log.provision(&specs, true).unwrap();
-        let troubles = |log: &dyn Log| -> Vec<String> {
-            let found = survey(log, &specs).unwrap();
-            found
-                .into_iter()
-                .filter_map(|topic| topic.trouble)
-                .collect()
-        };
-        assert_eq!(troubles(&*log), Vec::<String>::new());
-        assert_eq!(log.record_limit(&names.ingress), 2 << 20);
-        assert_eq!(log.record_limit(&names.dlq), 8 << 20);
-        let kept = log.cleanup(&names.dlq).unwrap();
-        bed.alter_topic(
-            &names.dlq,
-            &[
-                ("max.message.bytes", "1048588"),
-                ("cleanup.policy", "delete"),
-                ("retention.ms", "2592000000"),
-            ],
-        );
-        settled(&*log);
-        let told = troubles(&*log);
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains("max.message.bytes"), "{told:?}");
-        log.provision(&specs, false).unwrap();
-        settled(&*log);
-        assert_eq!(log.record_limit(&names.dlq), 1_048_588);
-        log.provision(&specs, true).unwrap();
-        settled(&*log);
-        assert_eq!(log.record_limit(&names.dlq), 8 << 20);
-        assert_eq!(log.cleanup(&names.dlq).unwrap(), kept, "all else stays");
-        assert_eq!(troubles(&*log), Vec::<String>::new());
-    }
-
-    /// Waits in `process` until it may go on.
-    struct Gate(Arc<AtomicBool>);
-
-    impl Processor for Gate {
-        fn name(&self) -> &'static str {
-            "gate"
-        }
-        fn topics(&self) -> Vec<String> {
-            vec!["in".into()]
-        }
-        fn transform(&self, _: &Space, _: &StateStore) -> Result<Box<dyn Transform>, StateError> {
-            Ok(Box::new(Self(Arc::clone(&self.0))))
-        }
-    }
-
-    impl Transform for Gate {
-        fn process(&mut self, _: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
-            while !self.0.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            cx.emit(&"out".into(), record("k", "v"));
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_lane_stops_in_time_though_no_broker_answers() {
-        use omnilink::log::kafka::{KafkaLog, KafkaOptions};
-
-        use crate::chaos::parts::Parts;
-        if bed().is_none() {
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let parts = Parts::kafka(dir.path());
-        let options = KafkaOptions {
-            brokers: parts.brokers.clone(),
-            node: "a".into(),
-            ..KafkaOptions::default()
-        };
-        let state = StateStore::open(&dir.path().join("state")).unwrap();
-        let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(options, state).unwrap());
-        let spec = |name: &str| TopicSpec {
-            name: name.into(),
-            partitions: 1,
-            cleanup: Cleanup::Keep,
-        };
-        let specs = ["in", "out", "dlq"].map(spec);
-        log.provision(&specs, true).unwrap();
-        append(&*log, "in", vec![record("k", "v")]).unwrap();
-        let gate = Arc::<AtomicBool>::default();
-        let progress = Arc::<Progress>::default();
-        let setup = lane::Setup {
-            log: Arc::clone(&log),
-            dlq: "dlq".into(),
-            clock: Arc::clone(&Bed::new(Kind::Local).unwrap().clock),
-            progress: Arc::clone(&progress),
-        };
-        let running = lane::start(Arc::new(Gate(Arc::clone(&gate))), setup).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while progress.positions().is_empty() {
-            assert!(Instant::now() < deadline, "{:?}", progress.trouble());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        std::thread::sleep(Duration::from_secs(1));
-        parts.kill("kafka");
-        gate.store(true, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(300));
-        let asked = Instant::now();
-        drop(running);
-        assert!(
-            asked.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            asked.elapsed()
-        );
-    }
-
-    #[test]
-    fn an_append_that_no_topic_takes_is_refused_alone() {
-        let Some(bed) = bed() else { return };
-        let world = bare_world(&bed);
-        narrow(&bed, &world.out, 1000);
-        let records = vec![record("k", "a"), record("k", &"x".repeat(2000))];
-        let error = append(&*world.log, &world.out, records).unwrap_err();
-        assert!(matches!(error, LogError::TooLarge(_)), "{error}");
-        append(&*world.log, &world.out, vec![record("k", "b")]).unwrap();
-        let all = read_all(&*world.log, &world.out, 2);
-        assert_eq!(all.iter().map(value).collect::<Vec<_>>(), ["a", "b"]);
-    }
 }

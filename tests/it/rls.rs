@@ -1,11 +1,11 @@
-//! Who sees what in Postgres.
+//! Row-level security: which login reads which tenants.
 
 use omnilink::store::grants::{self, Grant};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::projections_bed::Database;
+use crate::support::projections::Database;
 
-/// A login with the reader's role, and two tenants' rows.
+/// A login with the reader role, and rows of two tenants.
 pub struct Readers {
     pub database: Database,
     pub login: String,
@@ -38,7 +38,7 @@ impl Readers {
         PgConnection::connect_with(&options).await.unwrap()
     }
 
-    /// The tenants whose events the login sees.
+    /// The tenants whose events the login can read.
     pub fn seen(&self) -> Vec<String> {
         self.database.runtime.block_on(async {
             let mut reader = self.connect().await;
@@ -107,7 +107,7 @@ fn a_reader_sees_the_tenants_granted_to_its_login() {
                 "{table}"
             );
         }
-        // The setting narrows, to nothing as well, and an empty one is none.
+        // The setting restricts access further, even to nothing; an empty one has no effect.
         for (setting, seen) in [
             ("beta", &["beta"][..]),
             ("gamma", &[]),
@@ -143,7 +143,7 @@ fn a_reader_sees_the_tenants_granted_to_its_login() {
         ] {
             refused(&mut reader, sql).await;
         }
-        // As the role itself it is still the login that counts.
+        // After SET ROLE the grants of the login still apply.
         sqlx::raw_sql("SET ROLE omnilink_reader")
             .execute(&mut reader)
             .await
@@ -185,14 +185,14 @@ fn a_partition_granted_by_mistake_shows_nothing() {
 }
 
 #[test]
-fn a_view_of_a_readers_own_shows_no_more() {
+fn a_readers_own_view_shows_no_more() {
     let Some(readers) = Readers::new("NOINHERIT") else {
         return;
     };
     readers.grant(&["beta"]);
     readers.database.runtime.block_on(async {
         let mut reader = readers.connect().await;
-        // Without inheriting, the role must be taken on.
+        // Without INHERIT the login needs SET ROLE.
         refused(&mut reader, "SELECT * FROM omnilink.events").await;
         sqlx::raw_sql(
             "SET ROLE omnilink_reader; CREATE TEMP VIEW mine AS SELECT * FROM omnilink.events",

@@ -1,13 +1,13 @@
-//! SECURITY.md says what is: the routes that it calls open are, all others need a key, and its settings exist.
+//! Checks SECURITY.md: only the routes that it lists are open, all others need a key, and its settings exist.
 
 use hyper::{Method, StatusCode};
 
-use crate::{
-    cli::{Folder, omnilink, output},
-    port_node::Node,
+use crate::support::{
+    command::{Folder, omnilink, output},
+    port::Node,
 };
 
-/// What stands between backticks in the first column of the table below a heading.
+/// The texts in backticks in the first column of the table below a heading.
 fn column<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
     let rest = page.split(&format!("## {heading}\n")).nth(1).unwrap();
     let section = rest.split("\n## ").next().unwrap();
@@ -29,10 +29,10 @@ async fn only_the_routes_that_it_names_are_open() {
     let node = Node::start().await;
     for path in &open {
         let path = path.trim_end_matches('…');
-        let answer = node.call(Method::GET, path, &[], "").await;
-        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        let response = node.call(Method::GET, path, &[], "").await;
+        assert_eq!(response.status, StatusCode::OK, "{path}");
     }
-    // All that the router knows.
+    // All routes of the router.
     let source = std::fs::read_to_string("src/port/rest/routes.rs").unwrap();
     let routes: Vec<_> = source
         .split("/v1/")
@@ -45,12 +45,12 @@ async fn only_the_routes_that_it_names_are_open() {
         let path = format!("/v1/{}", route.replace(['{', '}'], ""));
         for method in [Method::GET, Method::POST, Method::DELETE, Method::PATCH] {
             let json = [("content-type", "application/json")];
-            let answer = node.call(method.clone(), &path, &json, "{}").await;
-            let status = answer.status;
+            let response = node.call(method.clone(), &path, &json, "{}").await;
+            let status = response.status;
             assert!(
                 [StatusCode::UNAUTHORIZED, StatusCode::METHOD_NOT_ALLOWED].contains(&status),
                 "{method} {path}: {status} {}",
-                answer.text
+                response.text
             );
         }
     }
@@ -69,7 +69,7 @@ fn its_settings_exist() {
         let pointer = format!("/{}", setting.replace('.', "/"));
         assert!(shown.pointer(&pointer).is_some(), "{setting}: {shown}");
     }
-    // What it says is not there is not.
+    // There is no TLS setting, as the page says.
     assert!(page.contains("there is no setting for it yet"));
     assert!(shown.get("tls").is_none());
 }

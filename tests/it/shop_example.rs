@@ -1,4 +1,4 @@
-//! `examples/shop` and what README.md and the how-tos say of it: the commands are run as they stand there, and print what stands there.
+//! `examples/shop`: the commands in README.md and the how-tos are run as written, and their output is compared.
 
 use std::{
     path::Path,
@@ -12,17 +12,19 @@ use omnilink::{
 };
 use serde_json::Value;
 
-use crate::{
-    cli::{Folder, Up, errors},
+use crate::support::{
+    LogKind, TestLog,
+    command::{Folder, Up, errors},
+    env_or_skip,
     pages::{blocks, follow, has, shell},
-    support::{Bed, Kind, part, read_all, value},
+    read_all, value,
 };
 
 const EXAMPLE: &str = "examples/shop";
-/// Of `lines.csv`.
+/// The number of lines in `lines.csv`.
 const LINES: usize = 295;
 
-/// Puts a copy of its topologies into a folder, with another topic for `shop.lines`.
+/// Copies its topologies into a folder, with another topic instead of `shop.lines`.
 pub fn topologies(dir: &Path, topic: &str) {
     let to = dir.join("topologies");
     std::fs::create_dir_all(&to).unwrap();
@@ -33,7 +35,7 @@ pub fn topologies(dir: &Path, topic: &str) {
     }
 }
 
-/// The example in a folder of its own, with a node beside it.
+/// A copy of the example with a running node.
 struct Shop {
     dir: Folder,
     up: Up,
@@ -44,7 +46,7 @@ impl Shop {
         Self::with(|_| ())
     }
 
-    /// With files that were changed before the node starts.
+    /// With changes to the files before the node starts.
     fn with(change: impl FnOnce(&Path)) -> Self {
         let dir = Folder::new();
         for entry in std::fs::read_dir(EXAMPLE).unwrap() {
@@ -59,13 +61,13 @@ impl Shop {
         Self { dir, up }
     }
 
-    /// Runs commands as a shell does, and answers with all that they print.
+    /// Runs commands in a shell and returns their output.
     fn run(&self, commands: &str) -> String {
         let settings = [("OMNILINK_URL", self.up.url.as_str())];
         shell(self.dir.path(), &self.up, commands, &settings)
     }
 
-    /// Waits until Postgres has so many events.
+    /// Waits until Postgres has this many events.
     fn events(&self, expected: usize) {
         let deadline = Instant::now() + Duration::from_mins(3);
         let count =
@@ -101,7 +103,7 @@ fn the_tour_and_the_how_tos_with_it() {
         return;
     }
     let shop = Shop::open();
-    // Each line as it was posted, each but one as one of its order's and its product's; orders of customers.
+    // An event for each line as posted, for the order and the product of each valid line, and for customers' orders.
     let events = 2 * LINES + LINES - 2 + 55;
     let tour = blocks("README.md", "## A shop in five minutes");
     follow(&tour, |line| {
@@ -110,7 +112,7 @@ fn the_tour_and_the_how_tos_with_it() {
         }
         shop.run(line)
     });
-    // Sent again, it changes nothing.
+    // Sending the file again changes nothing.
     let again = shop.run("python3 produce.py lines.csv");
     assert_eq!(again, "295 duplicate\n");
     shop.events(events);
@@ -119,7 +121,7 @@ fn the_tour_and_the_how_tos_with_it() {
 
     replayed(&shop);
 
-    // The line that was refused is taken after all.
+    // The rejected line is processed after the redrive.
     let page = "docs/how-to/change-a-mapping-safely.md";
     let change = blocks(page, "# Change a mapping safely");
     follow(&change[..2], |line| shop.run(line));
@@ -127,7 +129,7 @@ fn the_tour_and_the_how_tos_with_it() {
     assert_eq!((&*of_test.0, &*of_program.0), ("yaml", "diff"));
     let file = shop.dir.path().join("topologies/lines.yaml");
     let mut text = std::fs::read_to_string(&file).unwrap();
-    // The letter becomes a test, which fails.
+    // The dead letter becomes a failing test.
     text.push_str(&of_test.1);
     std::fs::write(&file, &text).unwrap();
     let failing = shop.run("omnilink test || true");
@@ -143,12 +145,12 @@ fn the_tour_and_the_how_tos_with_it() {
         }
     }
     std::fs::write(&file, &text).unwrap();
-    let read_again = || errors(shop.dir.path()).matches("read again").count();
-    let before = read_again();
+    let reloaded = || errors(shop.dir.path()).matches("were reloaded").count();
+    let before = reloaded();
     follow(&change[4..], |line| {
-        // It has the new mapping by the time that the letters go back.
+        // The node must have the new mapping before the redrive.
         let deadline = Instant::now() + Duration::from_mins(1);
-        while line.contains("redrive") && read_again() == before {
+        while line.contains("redrive") && reloaded() == before {
             assert!(Instant::now() < deadline, "{}", errors(shop.dir.path()));
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -158,9 +160,9 @@ fn the_tour_and_the_how_tos_with_it() {
     assert_eq!(shop.up.stop(), 0);
 }
 
-/// What one reader of `events` refused goes back to it alone: for all others it has happened already.
+/// A record of `events` that one topology rejected is redriven to that topology alone; others have processed it already.
 #[test]
-fn a_letter_of_one_topology_is_no_second_event() {
+fn a_redrive_to_one_topology_is_not_a_second_event() {
     let needs = ["python3", "psql", "jq"];
     if !needs.iter().all(|program| has(program, &["--version"])) {
         return;
@@ -168,7 +170,7 @@ fn a_letter_of_one_topology_is_no_second_event() {
     let right = std::fs::read_to_string("examples/shop/topologies/customers.yaml").unwrap();
     let wrong = right.replace("string!(.entity.external_id)", "int!(.entity.external_id)");
     let shop = Shop::with(|dir| {
-        // Its tests would say so.
+        // Its tests would fail.
         std::fs::write(dir.join("topologies/customers.yaml"), &wrong).unwrap();
         let file = dir.join("lines.csv");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -199,7 +201,7 @@ fn a_letter_of_one_topology_is_no_second_event() {
     );
     std::fs::write(shop.dir.path().join("topologies/customers.yaml"), right).unwrap();
     shop.run("kill -HUP $(pidof omnilink)");
-    while !errors(shop.dir.path()).contains("read again") {
+    while !errors(shop.dir.path()).contains("were reloaded") {
         assert!(Instant::now() < deadline, "{}", errors(shop.dir.path()));
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -212,7 +214,7 @@ fn a_letter_of_one_topology_is_no_second_event() {
     let orders =
         sql("SELECT count(DISTINCT entity_id) FROM omnilink.events WHERE data ? 'customer'");
     shop.events(40 * 3 + orders);
-    // Nothing is on its way any more.
+    // Nothing is in flight any more.
     let behind = "omnilink lag --json | jq '[.items[].records] | add'";
     while shop.run(behind).trim() != "0" {
         assert!(Instant::now() < deadline, "{}", shop.run("omnilink lag"));
@@ -258,7 +260,7 @@ fn replayed(shop: &Shop) {
     };
     let mut printed = String::new();
     follow(&blocks, |line| {
-        // That one is for a person to end.
+        // `--follow` ends only with a signal.
         if !line.contains("--follow") {
             printed.push_str(&shop.run(&ours(line)));
         }
@@ -283,15 +285,15 @@ fn replayed(shop: &Shop) {
 
 #[test]
 fn its_lines_on_kafka() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
     if !has("python3", &["--version"]) {
         return;
     }
-    let brokers = part("OMNILINK_TEST_KAFKA").unwrap();
-    let log = bed.open("a");
-    let topic = bed.topic("shop.lines");
+    let brokers = env_or_skip("OMNILINK_TEST_KAFKA").unwrap();
+    let log = test_log.open("a");
+    let topic = test_log.topic("shop.lines");
     let spec = TopicSpec {
         name: topic.as_str().into(),
         partitions: 4,

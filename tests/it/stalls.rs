@@ -1,5 +1,5 @@
-//! What stands still is named: a lane that hangs, a processor that fails again and again, a transaction that stays open, Postgres
-//! that is away.
+//! Stalls are detected and reported: a hanging lane, a processor that fails repeatedly, an open transaction, an unavailable
+//! Postgres.
 
 use std::{
     process::Command,
@@ -14,7 +14,7 @@ use omnilink::{
     log::{Cleanup, Fetched, TopicSpec},
     state::{Space, StateError, StateStore},
     stream::{
-        Context, Failure, Processor, Transform, lane,
+        Context, Failure, Processor, Transform,
         progress::{ProcessorStatus, Progress},
         stall,
     },
@@ -25,14 +25,15 @@ use rdkafka::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    cli::{Up, errors, get, omnilink, output},
-    support::{Bed, Kind, append, on_both, part, record, value},
+use crate::support::{
+    LogKind, TestLog, append,
+    command::{Up, errors, get, omnilink, output},
+    env_or_skip, on_both_logs, record, value,
 };
 
-on_both!(a_lane_that_hangs_is_seen);
+on_both_logs!(a_lane_that_hangs_is_seen);
 
-/// Copies nothing; a value `hang` holds the lane up for as long as it is told to.
+/// Writes nothing; the value `hang` blocks the lane while the flag is set.
 struct Hang(String, Arc<AtomicBool>);
 
 impl Processor for Hang {
@@ -58,21 +59,15 @@ impl Transform for HangOne {
     }
 }
 
-fn a_lane_that_hangs_is_seen(bed: Bed) {
-    let log = bed.open("a");
-    let input = bed.topic("in");
-    let topics = ["in", "dlq", "state.hang"].map(|name| bed.spec(name, 2, Cleanup::Keep));
+fn a_lane_that_hangs_is_seen(test_log: TestLog) {
+    let log = test_log.open("a");
+    let input = test_log.topic("in");
+    let topics = ["in", "dlq", "state.hang"].map(|name| test_log.spec(name, 2, Cleanup::Keep));
     log.provision(&topics, true).unwrap();
     let hanging = Arc::new(AtomicBool::new(true));
     let progress = Arc::<Progress>::default();
-    let setup = lane::Setup {
-        log: Arc::clone(&log),
-        dlq: bed.topic("dlq").into(),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::clone(&progress),
-    };
     let hang = Hang(input.clone(), Arc::clone(&hanging));
-    let running = lane::start(Arc::new(hang), setup).unwrap();
+    let running = test_log.start_lane(&log, hang, &progress);
     let watch = |until: &dyn Fn(&ProcessorStatus) -> bool, limit: u64| {
         let began = Instant::now();
         loop {
@@ -95,7 +90,7 @@ fn a_lane_that_hangs_is_seen(bed: Bed) {
     };
     watch(&|_| two(), 60);
     assert!(two(), "{:?}", progress.positions());
-    // At rest, on Kafka behind its own markers.
+    // Idle; on Kafka only transaction markers follow.
     let (status, _) = watch(&|status| *status != ProcessorStatus::Running, 13);
     assert_eq!(status, ProcessorStatus::Running);
 
@@ -125,18 +120,18 @@ fn foreign(name: &str) -> TopicSpec {
 }
 
 struct Node {
-    bed: Bed,
-    /// The topology's topic.
+    test_log: TestLog,
+    /// The topic that the topology reads.
     shop: String,
     up: Up,
 }
 
 impl Node {
     fn start() -> Option<Self> {
-        let bed = Bed::new(Kind::Kafka)?;
-        let dir = bed.dir.path();
-        let log = bed.open("source");
-        let source = format!("shop-{}", bed.prefix.trim_end_matches('.'));
+        let test_log = TestLog::new(LogKind::Kafka)?;
+        let dir = test_log.dir.path();
+        let log = test_log.open("source");
+        let source = format!("shop-{}", test_log.prefix.trim_end_matches('.'));
         log.provision(&[foreign(&source)], true).unwrap();
         std::fs::create_dir(dir.join("topologies")).unwrap();
         let file = format!(
@@ -150,8 +145,8 @@ steps:
         );
         std::fs::write(dir.join("topologies/shop.yaml"), file).unwrap();
         let config = json!({
-            "kafka": { "brokers": [part("OMNILINK_TEST_KAFKA")?] },
-            "topics": { "prefix": bed.prefix, "partitions": 2, "replication_factor": 1 },
+            "kafka": { "brokers": [env_or_skip("OMNILINK_TEST_KAFKA")?] },
+            "topics": { "prefix": test_log.prefix, "partitions": 2, "replication_factor": 1 },
             "secret_key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
             "postgres": { "url": "postgres://nobody:none@127.0.0.1:9/none" },
         });
@@ -161,15 +156,15 @@ steps:
         assert_eq!(code, 0, "{error}");
         let up = Up::start_with(dir, &[]);
         Some(Self {
-            bed,
+            test_log,
             shop: source,
             up,
         })
     }
 
-    /// A command that reads Kafka itself.
+    /// Runs a command that reads Kafka directly.
     fn json(&self, args: &[&str]) -> (i32, Value) {
-        let mut command = omnilink(self.bed.dir.path(), args);
+        let mut command = omnilink(self.test_log.dir.path(), args);
         command.args(["--data-dir", "data", "--json"]);
         let (code, out, error) = output(&mut command);
         let json = serde_json::from_str(&out);
@@ -177,14 +172,14 @@ steps:
     }
 
     fn ready(&self) -> (String, Value) {
-        let answer = get(&self.up.url, "/readyz");
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let response = get(&self.up.url, "/readyz");
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         let status = head.lines().next().unwrap_or_default().to_owned();
         (status, serde_json::from_str(body).unwrap())
     }
 
-    /// Waits until a part of `/readyz` says so.
-    fn says(&self, name: &str, so: &str) {
+    /// Waits until the detail of a part in `/readyz` contains the text.
+    fn wait_for_detail(&self, name: &str, so: &str) {
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let (status, ready) = self.ready();
@@ -193,7 +188,7 @@ steps:
                 assert!(status.contains("200"), "{status}");
                 return;
             }
-            let errors = || errors(self.bed.dir.path());
+            let errors = || errors(self.test_log.dir.path());
             assert!(
                 Instant::now() < deadline,
                 "{name}: {so}: {ready} {}",
@@ -207,7 +202,7 @@ steps:
         get(&self.up.url, "/metrics").lines().any(|l| l == line)
     }
 
-    /// What `doctor` says of these checks: status and detail.
+    /// Status and detail of a check of `doctor`.
     fn doctor(&self, check: &str) -> Vec<(String, String)> {
         let (_, found) = self.json(&["doctor"]);
         let items = found["items"].as_array().unwrap().iter();
@@ -226,12 +221,12 @@ steps:
 }
 
 #[test]
-fn what_stands_still_is_named() {
+fn stalled_processors_are_reported() {
     let Some(node) = Node::start() else {
         return;
     };
-    // Postgres is away: that is a wait with a name, and `lag` shows all the rest.
-    node.says("projection events", "waiting: Postgres");
+    // Postgres is unavailable: that is a wait with a reason, and `lag` shows the other processors.
+    node.wait_for_detail("projection events", "waiting: Postgres");
     assert_eq!(node.ready().1["status"], "degraded");
     let lag = node.lag();
     let of = |lag: &[Value], name: &str| -> Vec<Value> {
@@ -247,21 +242,21 @@ fn what_stands_still_is_named() {
         unknown[0]["error"].as_str().unwrap().contains("Postgres"),
         "{unknown:?}"
     );
-    let mut table = omnilink(node.bed.dir.path(), &["lag", "--data-dir", "data"]);
+    let mut table = omnilink(node.test_log.dir.path(), &["lag", "--data-dir", "data"]);
     let (code, table, _) = output(&mut table);
     assert_eq!(code, 0);
-    assert!(table.contains("not known: "), "{table}");
-    node.says("admission", "");
+    assert!(table.contains("unknown: "), "{table}");
+    node.wait_for_detail("admission", "");
     assert!(node.metric("omnilink_processor_stalled{processor=\"admission\"} 0"));
 
-    // What the topology writes goes nowhere: it fails again and again, or hangs.
-    let log = node.bed.open("producer");
+    // The topology's outputs cannot be written: it fails repeatedly, or hangs.
+    let log = node.test_log.open("producer");
     let lost = json!({ "id": 1, "lost": true }).to_string();
     append(&*log, &node.shop, vec![record("k", &lost)]).unwrap();
-    node.says("topologies", "topology.shop: stalled: no progress for ");
+    node.wait_for_detail("topologies", "topology.shop: stalled: no progress for ");
     let deadline = Instant::now() + Duration::from_secs(5);
     while !node.metric("omnilink_processor_stalled{processor=\"topology.shop\"} 1") {
-        assert!(Instant::now() < deadline, "the metric says nothing");
+        assert!(Instant::now() < deadline, "the metric is not set");
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(node.ready().1["parts"]["admission"]["status"], "ok");
@@ -281,22 +276,25 @@ fn what_stands_still_is_named() {
     );
     log.provision(&[foreign(&format!("{}-out", node.shop))], true)
         .unwrap();
-    node.says("topologies", "");
+    node.wait_for_detail("topologies", "");
 }
 
 #[test]
-fn a_transaction_that_stays_open_is_named() {
+fn an_open_transaction_is_reported() {
     let Some(node) = Node::start() else {
         return;
     };
-    node.says("topologies", "");
+    node.wait_for_detail("topologies", "");
     let quiet = node.doctor("transactions");
     assert_eq!(quiet.len(), 1);
     assert_eq!(quiet[0].0, "ok", "{quiet:?}");
     let shop = node.shop.clone();
     let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", part("OMNILINK_TEST_KAFKA").unwrap())
-        .set("transactional.id", node.bed.topic("shop-producer"))
+        .set(
+            "bootstrap.servers",
+            env_or_skip("OMNILINK_TEST_KAFKA").unwrap(),
+        )
+        .set("transactional.id", node.test_log.topic("shop-producer"))
         .create()
         .unwrap();
     let patience = Duration::from_secs(30);
@@ -340,7 +338,7 @@ fn a_transaction_that_stays_open_is_named() {
     assert!(node.metric("omnilink_processor_stalled{processor=\"topology.shop\"} 0"));
 
     producer.abort_transaction(patience).unwrap();
-    node.says("topologies", "");
+    node.wait_for_detail("topologies", "");
     let after = of_shop();
     assert_eq!(
         (&after["records"], after.get("uncommitted")),
@@ -349,10 +347,10 @@ fn a_transaction_that_stays_open_is_named() {
     assert_eq!(node.doctor("transactions")[0].0, "ok");
 }
 
-/// Prometheus's own checker on what a node shows after traffic.
+/// Checks the metrics of a node with promtool.
 #[test]
-fn promtool_finds_nothing_to_say() {
-    let dir = crate::cli::Folder::new();
+fn promtool_reports_no_problems() {
+    let dir = crate::support::command::Folder::new();
     std::fs::create_dir(dir.path().join("topologies")).unwrap();
     let file = "name: odd\nsource: { topic: events }\nsteps:\n  - map: .n = int!(.data.n)\n  - route: [ { to: odd.out } ]\n";
     std::fs::write(dir.path().join("topologies/odd.yaml"), file).unwrap();
@@ -371,8 +369,8 @@ fn promtool_finds_nothing_to_say() {
     assert_eq!(code, 0, "{error}");
     let deadline = Instant::now() + Duration::from_mins(2);
     let text = loop {
-        let answer = get(&up.url, "/metrics");
-        let (_, text) = answer.split_once("\r\n\r\n").unwrap();
+        let response = get(&up.url, "/metrics");
+        let (_, text) = response.split_once("\r\n\r\n").unwrap();
         let there = [
             "omnilink_projection_delay_seconds_bucket{le=\"0.002\"} ",
             "omnilink_port_request_duration_seconds_count ",

@@ -1,9 +1,9 @@
-//! Connections and migrations.
+//! Connections to Postgres, and migrations.
 
 use omnilink::store::{Class, Session, Store, StoreError};
 use sqlx::{Connection, PgConnection};
 
-use crate::projections_bed::Database;
+use crate::support::projections::Database;
 
 #[test]
 fn an_empty_database_is_migrated_once() {
@@ -14,7 +14,7 @@ fn an_empty_database_is_migrated_once() {
     database.runtime.block_on(async {
         let pending = store.pending().await.unwrap();
         assert!(pending.len() >= 2, "{pending:?}");
-        // Several at once: one of them does the work.
+        // Several at the same time: one of them runs the migrations.
         let all = futures_util::future::join_all((0..4).map(|_| store.migrate())).await;
         let all: Vec<_> = all.into_iter().map(Result::unwrap).collect();
         assert_eq!(
@@ -30,7 +30,7 @@ fn an_empty_database_is_migrated_once() {
         "SELECT DISTINCT c.relowner::regrole FROM pg_class c WHERE c.relnamespace = 'omnilink'::regnamespace",
     );
     assert_eq!(owners, ["omnilink_service"]);
-    // A released file never changes.
+    // A released migration must not change.
     database.run("UPDATE omnilink.migrations SET checksum = 'x' WHERE version = 2");
     let error = database.runtime.block_on(store.migrate()).unwrap_err();
     assert!(
@@ -40,7 +40,7 @@ fn an_empty_database_is_migrated_once() {
     assert_eq!(error.class(), Class::Fatal);
 }
 
-/// A login that is no superuser, owns its database, and may or may not make roles.
+/// A login that owns its database and is not a superuser; `attributes` decide whether it may create roles.
 fn login(database: &Database, attributes: &str) -> (String, Store) {
     let login = format!("m_{}", database.name);
     database.admin(&format!(
@@ -61,13 +61,13 @@ fn drop_login(database: &Database, login: &str) {
 }
 
 #[test]
-fn a_login_that_may_make_roles_needs_no_superuser() {
+fn a_login_with_createrole_can_migrate() {
     let Some(database) = Database::empty() else {
         return;
     };
     let (login, store) = login(&database, "CREATEROLE");
-    // The roles belong to the whole server: after the first of these tests they are there already. From 16 on, only
-    // who made them may grant them.
+    // Roles belong to the whole server, so they exist after the first of these tests. Since Postgres 16 only the login that
+    // created a role may grant it.
     database.admin(&format!(
         "DO $$ BEGIN IF current_setting('server_version_num')::int >= 160000 \
          AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'omnilink_service') THEN \
@@ -88,11 +88,11 @@ fn a_login_that_may_make_roles_needs_no_superuser() {
 }
 
 #[test]
-fn a_login_without_rights_is_told_what_to_do() {
+fn a_login_without_createrole_gets_instructions() {
     let Some(database) = Database::empty() else {
         return;
     };
-    // So that the roles are there, and are not this login's.
+    // Creates the roles with another login.
     drop(Database::new());
     let (login, store) = login(&database, "NOCREATEROLE");
     let error = database.runtime.block_on(store.migrate()).unwrap_err();
@@ -104,14 +104,14 @@ fn a_login_without_rights_is_told_what_to_do() {
         error.to_string().contains("GRANT omnilink_service TO"),
         "{error}"
     );
-    // What the message says helps.
+    // The instructions in the message work.
     database.admin(&format!("GRANT omnilink_service TO {login}"));
     database.runtime.block_on(store.migrate()).unwrap();
     drop_login(&database, &login);
 }
 
 #[test]
-fn what_went_wrong_is_classed() {
+fn errors_are_classified() {
     let Some(database) = Database::new() else {
         return;
     };

@@ -1,4 +1,4 @@
-//! The private Postgres: made, started, left over, taken over.
+//! The embedded Postgres: created, started, stopped, and recovered after a kill.
 
 use std::{
     fs,
@@ -18,9 +18,9 @@ use omnilink::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::projections_bed::wait_until;
+use crate::support::wait_until;
 
-/// A folder that the user `postgres` can enter; `None` where there is no Postgres.
+/// A folder that the user `postgres` can enter; `None` without Postgres binaries.
 fn folder(runtime: &Runtime) -> Option<(TempDir, Embedded)> {
     let dir = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o755))
@@ -66,7 +66,7 @@ async fn count(store: &Store) -> Result<i64, sqlx::Error> {
 }
 
 #[test]
-fn it_is_made_once_keeps_its_data_and_stops() {
+fn it_is_created_once_keeps_its_data_and_stops() {
     let runtime = Runtime::new().unwrap();
     let Some((dir, server)) = folder(&runtime) else {
         return;
@@ -78,7 +78,7 @@ fn it_is_made_once_keeps_its_data_and_stops() {
             .execute(store.pool())
             .await
             .unwrap();
-        // By loopback, as people do, with the password.
+        // Over loopback with the password, as users connect.
         let url = server.url();
         assert_eq!(count(&Store::new(&url).unwrap()).await.unwrap(), 100);
         let wrong = url.replace("omnilink:", "omnilink:not");
@@ -106,7 +106,7 @@ fn it_is_made_once_keeps_its_data_and_stops() {
         assert_eq!(count(&store).await.unwrap(), 100);
         assert!(store.migrate().await.unwrap().ran.is_empty());
     });
-    // Dropped, it stops too.
+    // It also stops on drop.
     let second = pid(dir.path());
     drop(server);
     wait_until("it stops", || !alive(second));
@@ -129,7 +129,7 @@ fn a_killed_server_is_started_again() {
 }
 
 #[test]
-fn a_server_that_was_left_over_is_taken_over() {
+fn a_running_leftover_server_is_taken_over() {
     let runtime = Runtime::new().unwrap();
     let Some((dir, server)) = folder(&runtime) else {
         return;
@@ -138,7 +138,7 @@ fn a_server_that_was_left_over_is_taken_over() {
         dir.path().join("postgres/made").exists()
     });
     server.stop();
-    // As a killed process leaves it: nobody holds the pipe that would stop it.
+    // As after a kill of the process: no pipe is held that would stop the server.
     let data = dir.path().join("postgres/data");
     let owner = fs::metadata(&data).unwrap().uid();
     let group = fs::metadata(&data).unwrap().gid();
@@ -169,7 +169,7 @@ fn a_server_that_was_left_over_is_taken_over() {
     left.wait().unwrap();
     server.stop();
 
-    // Killed hard: a stale pid file, and perhaps children that have not noticed yet.
+    // After SIGKILL of the server: a stale pid file, and perhaps child processes that still run.
     let server = runtime.block_on(Embedded::start(dir.path())).unwrap();
     let (old, stale) = (
         pid(dir.path()),
@@ -186,9 +186,9 @@ fn a_server_that_was_left_over_is_taken_over() {
     server.stop();
 }
 
-/// Not a test: the process that [`it_ends_with_a_killed_process`] starts and kills.
+/// Not a test: the process that [`it_stops_when_its_process_is_killed`] starts and kills.
 #[test]
-fn a_process_that_holds_a_server() {
+fn child() {
     let Some(dir) = std::env::var_os("OMNILINK_TEST_HOLD") else {
         return;
     };
@@ -199,7 +199,7 @@ fn a_process_that_holds_a_server() {
 }
 
 #[test]
-fn it_ends_with_a_killed_process() {
+fn it_stops_when_its_process_is_killed() {
     let runtime = Runtime::new().unwrap();
     let Some((dir, server)) = folder(&runtime) else {
         return;
@@ -210,7 +210,7 @@ fn it_ends_with_a_killed_process() {
     server.stop();
     for wait in [true, false] {
         let mut holder = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store_embedded::a_process_that_holds_a_server"])
+            .args(["--exact", "store_embedded::child"])
             .env("OMNILINK_TEST_HOLD", dir.path())
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -234,7 +234,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// A private folder, and in it one for data.
+/// A folder that only its owner can enter, with a data folder inside.
 fn private() -> (TempDir, std::path::PathBuf) {
     let private = fs::Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new()
@@ -283,7 +283,7 @@ fn a_data_directory_out_of_reach_gets_a_link() {
     let server = runtime.block_on(Embedded::start(&data)).unwrap();
     assert_eq!(server.home(), home);
     server.stop();
-    // On a machine that is busy it is killed, and its children end a moment later.
+    // On a busy machine the server is killed, and its child processes exit a little later.
     let gone = || fs::remove_dir_all(&home).is_ok() || !home.exists();
     assert!((0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(50));

@@ -1,4 +1,4 @@
-//! The operator's tools as a user runs them: beside a running `up`, which has the embedded log to itself, and without it.
+//! Operator commands as a user runs them: with a running `up`, which has the embedded log open, and without it.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::cli::{Folder, Up, omnilink, output};
+use crate::support::command::{Folder, Up, omnilink, output};
 
 struct Bench {
     dir: Folder,
@@ -35,7 +35,7 @@ impl Bench {
         output(&mut self.command(args))
     }
 
-    /// What it prints, which must be a success.
+    /// The output of a command that must succeed.
     fn ok(&self, args: &[&str]) -> String {
         let (code, out, error) = self.run(args);
         assert_eq!(code, 0, "{args:?}: {out}{error}");
@@ -78,7 +78,7 @@ fn ids(lines: &[Value]) -> Vec<u64> {
 }
 
 #[test]
-fn beside_a_running_node_and_without_it() {
+fn commands_work_with_and_without_a_running_node() {
     let mut bench = Bench::new();
     bench.send(0, 100);
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -103,7 +103,7 @@ fn beside_a_running_node_and_without_it() {
     let expected: Vec<u64> = (0..100).filter(|n| n % 2 == 1 && n % 5 == 3).collect();
     assert_eq!(events(), expected);
 
-    // It follows, and ends in good order when the node stops.
+    // `--follow` ends cleanly when the node stops.
     let mut following = bench
         .command(&["replay", "--follow", "--since", "1h", "--json"])
         .stdout(Stdio::piped())
@@ -117,7 +117,7 @@ fn beside_a_running_node_and_without_it() {
     let line: Value = serde_json::from_str(&followed.next().unwrap().unwrap()).unwrap();
     assert_eq!(line["id"], "100");
 
-    // One that writes a file keeps what came until it is interrupted.
+    // Interrupted, it keeps the events written to the file so far.
     let part = bench.dir.path().join("followed.ndjson.part");
     let mut writing = bench
         .command(&["replay", "--follow", "--into", "followed.ndjson"])
@@ -134,7 +134,7 @@ fn beside_a_running_node_and_without_it() {
     let followed_file = std::fs::read_to_string(bench.dir.path().join("followed.ndjson"));
     assert_eq!(followed_file.unwrap().lines().count(), 101);
 
-    // Both ways say the same.
+    // The text and JSON outputs agree.
     assert_eq!(bench.ok(&["dlq", "show", "--all", "--json"]), "");
     let asked: [&[&str]; 5] = [
         &["topics", "list"],
@@ -168,7 +168,7 @@ fn beside_a_running_node_and_without_it() {
     let file = bench.dir.path().join("events.ndjson");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), whole);
 
-    // A key of one tenant sees its own, and looks after nothing.
+    // A key of a tenant reads its own events, and cannot operate the node.
     let key = bench.json(&[
         "keys",
         "create",
@@ -198,7 +198,7 @@ fn beside_a_running_node_and_without_it() {
     bench.stop();
     assert!(following.wait().unwrap().success());
     assert!(followed.next().is_none());
-    // Without a node the log itself is read.
+    // Without a node the log is read directly.
     for (args, before) in asked.iter().zip(&over_port) {
         let mut now = bench.json(args);
         let mut before = before.clone();
@@ -231,9 +231,9 @@ fn beside_a_running_node_and_without_it() {
     );
 }
 
-/// Type and id may have colons, and hold what turns a terminal's text around.
+/// Type and id may contain colons and bidirectional control characters.
 #[test]
-fn an_entity_is_named_without_doubt_and_shown_whole() {
+fn entity_names_are_unambiguous_and_printed_escaped() {
     let mut bench = Bench::new();
     let mut file = std::fs::File::create(bench.dir.path().join("events.jsonl")).unwrap();
     let entities = [
@@ -253,7 +253,7 @@ fn an_entity_is_named_without_doubt_and_shown_whole() {
     while bench.lines(&["replay"]).len() < entities.len() {
         assert!(Instant::now() < until, "admission does not keep up");
     }
-    // Over the port, and on the log itself.
+    // Over the port, and on the log directly.
     for _ in 0..2 {
         for (n, (kind, id)) in entities.iter().enumerate() {
             let apart = ["--entity-type", kind, "--entity-id", id];
@@ -331,7 +331,7 @@ fn an_entity_is_named_without_doubt_and_shown_whole() {
 }
 
 #[test]
-fn doctor_says_what_is_wrong() {
+fn doctor_reports_problems() {
     let mut bench = Bench::new();
     let status = |found: &Value, check: &str| -> Vec<String> {
         let items = found["items"].as_array().unwrap().iter();
@@ -411,7 +411,7 @@ fn help_and_usage() {
         let (code, _, error) = run(args);
         assert_eq!(code, 2, "{args:?}: {error}");
     }
-    // No log, and nothing is made by looking for one.
+    // Without a log: nothing is created.
     let (code, _, error) = run(&["lag"]);
     assert_eq!(code, 1);
     assert!(error.contains("there is no log in"), "{error}");

@@ -1,5 +1,5 @@
-//! Topics that are deleted and made again, cut by retention, or grown by somebody else, on the real Kafka: nothing is skipped
-//! in silence, whatever keeps a position in them.
+//! Positions are kept with the id of their topic. When a topic on Kafka is recreated, truncated or gets more partitions, lanes,
+//! effects, projections and the replay index do not skip records silently.
 
 use std::{
     sync::Arc,
@@ -9,293 +9,33 @@ use std::{
 use omnilink::{
     admission::Admission,
     base::clock::{Clock, SystemClock},
-    envelope::{avro, foreign::NoRegistry},
+    envelope::avro,
     log::{Cleanup, Log, LogError, Polled, Record, Transaction, Work, topics::Names},
     projections::{PROJECTION, Projector, What, rebuild},
     replay::{History, Lines, Query, replay},
     state::{Changes, Space},
-    stream::{lag, lane, progress::Progress},
-    telemetry,
-    topology::{Deployment, Setup},
-};
-use serde_json::json;
-
-use crate::{
-    projections_bed::{Database, event, wait_until},
-    support::{Bed, Foreign, Kind, append, output, read_all, record, settle, take},
-    topology_run::{json_record, numbers, set},
+    stream::{lane, progress::Progress},
 };
 
-/// Partitions of OmniLink's own topics.
-const OWN: u32 = 2;
+use crate::support::{
+    LogKind, TestLog, append, assert_notice, output, poll_records,
+    projections::{Database, event},
+    read_all, record, wait_for_assignment, wait_until,
+};
 
-/// A topology between two foreign topics.
-struct World {
-    bed: Bed,
-    kafka: Foreign,
-    log: Arc<dyn Log>,
-    deployment: Option<Deployment>,
-    source: String,
-    out: String,
-    sent: u64,
-}
+/// Partitions of the system's topics.
+const PARTITIONS: u32 = 2;
 
-impl World {
-    fn new(partitions: i32) -> Option<Self> {
-        let bed = Bed::new(Kind::Kafka)?;
-        let kafka = bed.foreign();
-        let (source, out) = (format!("f{}in", bed.prefix), format!("f{}out", bed.prefix));
-        kafka.make(&source, partitions);
-        kafka.make(&out, 1);
-        let log = bed.open("a");
-        let names = Names::new(&bed.prefix);
-        log.provision(&names.specs(OWN), true).unwrap();
-        Some(Self {
-            bed,
-            kafka,
-            log,
-            deployment: None,
-            source,
-            out,
-            sent: 0,
-        })
-    }
-
-    fn start(&mut self, steps: &str, source: &str) {
-        let (topic, out) = (&self.source, &self.out);
-        let file = format!(
-            "name: moved\nsource: {{ topic: {topic}, tenant: acme{source} }}\nsteps: [ {steps} route: [ {{ to: {out} }} ] ]\n"
-        );
-        let set = set(
-            self.bed.dir.path(),
-            &[("moved.yaml", &file)],
-            &self.bed.prefix,
-        );
-        let mut deployment = Deployment::new(Setup {
-            log: Arc::clone(&self.log),
-            names: Names::new(&self.bed.prefix),
-            clock: Arc::clone(&self.bed.clock),
-            schemas: Arc::new(NoRegistry),
-            partitions: OWN,
-            provision: true,
-            make_foreign: false,
-            lanes: 2,
-        });
-        deployment.deploy(&set).unwrap();
-        self.deployment = Some(deployment);
-    }
-
-    fn stop(&mut self) {
-        self.deployment = None;
-    }
-
-    fn send(&mut self, count: u64) {
-        let records: Vec<Record> = (self.sent..self.sent + count)
-            .map(|n| json_record(&n.to_string(), &json!({ "n": n })))
-            .collect();
-        append(&*self.log, &self.source, records).unwrap();
-        self.sent += count;
-    }
-
-    /// All that was sent has come, and once.
-    fn assert_all(&self, what: &str) {
-        self.assert_came(what, (0..self.sent).collect());
-    }
-
-    fn assert_came(&self, what: &str, wanted: Vec<u64>) {
-        let deadline = Instant::now() + Duration::from_secs(40);
-        loop {
-            let mut came = numbers(&read_all(&*self.log, &self.out, wanted.len()));
-            came.sort_unstable();
-            if came == wanted {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline && came.len() <= wanted.len(),
-                "{what}: {came:?} instead of {} records; {:?}",
-                wanted.len(),
-                self.troubles()
-            );
-        }
-    }
-
-    fn troubles(&self) -> Vec<String> {
-        let deployment = self.deployment.iter();
-        deployment
-            .flat_map(Deployment::progress)
-            .filter_map(|(_, progress)| progress.trouble())
-            .collect()
-    }
-
-    fn assert_notice(&self, parts: &[&str]) {
-        assert_notice(&self.source, parts);
-    }
-}
-
-/// An operator hears of it.
-fn assert_notice(topic: &str, parts: &[&str]) {
-    let notices = telemetry::notices();
-    let said =
-        |notice: &&String| notice.contains(topic) && parts.iter().all(|part| notice.contains(part));
-    assert!(notices.iter().any(|n| said(&n)), "{parts:?} in {notices:?}");
-}
-
-const PLAIN: (&str, &str) = ("", "");
-/// Its state lies behind a `rekey` topic…
-const DEDUPE: (&str, &str) = ("{ key: [n] }, { dedupe: { window: 1h } },", "");
-/// … or in as many partitions as the source has.
-const KEYED: (&str, &str) = ("{ dedupe: { window: 1h } },", ", key: [n]");
-
-/// 20 records; made anew, 10; made anew, 40; and 5 after a restart.
-fn made_anew((steps, source): (&str, &str), running: bool, partitions: [i32; 3]) {
-    let Some(mut world) = World::new(partitions[0]) else {
+/// The position of a lane that is behind gets out of range.
+#[test]
+fn a_running_lane_reports_records_deleted_by_retention() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    world.start(steps, source);
-    world.send(20);
-    world.assert_all("before");
-    for (count, partitions) in [10, 40].into_iter().zip(&partitions[1..]) {
-        if !running {
-            world.stop();
-        }
-        world
-            .kafka
-            .make_anew(&*world.log, &world.source, *partitions);
-        world.send(count);
-        if !running {
-            world.start(steps, source);
-        }
-        world.assert_all("made anew");
-        world.assert_notice(&["deleted and made again", "topology.moved"]);
-    }
-    world.stop();
-    world.start(steps, source);
-    world.send(5);
-    world.assert_all("after a restart");
-    assert_eq!(world.troubles(), Vec::<String>::new());
-    let positions = world
-        .log
-        .positions("topology.moved", &world.source)
-        .unwrap();
-    let of = ("topology.moved", &*world.source);
-    let positions = lag::from_start(&positions);
-    let lag = lag::items(&*world.log, of, &positions, SystemClock.now());
-    assert!(lag.unwrap().iter().all(|item| item.records == Some(0)));
-}
-
-#[test]
-fn a_source_made_anew_is_read_from_its_start_while_running() {
-    made_anew(PLAIN, true, [1; 3]);
-    made_anew(PLAIN, true, [3, 1, 3]);
-}
-
-/// Nobody in this process has asked for the topic when its records come: until somebody has, they are read from the position in the topic
-/// before.
-#[test]
-fn a_source_made_anew_in_a_moment_is_read_from_its_start_with_nothing_missed() {
-    for (steps, source) in [PLAIN, DEDUPE] {
-        let Some(mut world) = World::new(1) else {
-            return;
-        };
-        let other = world.bed.open("b");
-        world.start(steps, source);
-        world.send(10);
-        world.assert_all("before");
-        world.kafka.make_anew(&*other, &world.source, 1);
-        world.send(50);
-        let deadline = Instant::now() + Duration::from_secs(40);
-        let wanted: Vec<u64> = (0..60).collect();
-        let came = || {
-            let mut came = numbers(&read_all(&*world.log, &world.out, 60));
-            came.sort_unstable();
-            came
-        };
-        let all = |came: &[u64]| {
-            let mut once = came.to_vec();
-            once.dedup();
-            once == wanted
-        };
-        while !all(&came()) {
-            assert!(Instant::now() < deadline, "{:?}", came());
-        }
-        // What was read before it was known may come twice, where nothing sees that.
-        let came = came();
-        let twice = came.iter().zip(&came[1..]).filter(|(a, b)| a == b);
-        let twice: Vec<u64> = twice.map(|(n, _)| *n).collect();
-        assert!(twice.iter().all(|n| *n >= 20), "{twice:?}");
-        if !steps.is_empty() {
-            assert_eq!(came, wanted);
-        }
-        world.assert_notice(&["deleted and made again", "topology.moved"]);
-    }
-}
-
-#[test]
-fn a_source_made_anew_is_read_from_its_start_after_a_stop() {
-    made_anew(PLAIN, false, [1; 3]);
-    made_anew(PLAIN, false, [1, 3, 2]);
-}
-
-#[test]
-fn a_source_made_anew_below_dedupe_while_running() {
-    made_anew(DEDUPE, true, [3; 3]);
-}
-
-#[test]
-fn a_source_made_anew_below_dedupe_after_a_stop() {
-    made_anew(DEDUPE, false, [1; 3]);
-}
-
-#[test]
-fn a_source_made_anew_below_state_of_its_own_partitions_while_running() {
-    made_anew(KEYED, true, [3, 3, 2]);
-}
-
-#[test]
-fn a_source_made_anew_below_state_of_its_own_partitions_after_a_stop() {
-    made_anew(KEYED, false, [1; 3]);
-}
-
-#[test]
-fn what_retention_drops_before_it_is_read_is_said() {
-    let Some(mut world) = World::new(1) else {
-        return;
-    };
-    world.start("", "");
-    world.send(20);
-    world.assert_all("before");
-    world.stop();
-    world.send(50);
-    let marks = world.log.offset_range(&world.source, 0).unwrap();
-    world.kafka.drop_before(&world.source, 0, marks.end as i64);
-    world.send(10);
-    let position = world.log.committed("topology.moved", &world.source, 0);
-    let position = position.unwrap().unwrap();
-    let faults = world.log.position_faults("topology.moved", &world.source);
-    let [fault] = &faults.unwrap()[..] else {
-        panic!("one fault");
-    };
-    assert!(!fault.stalls);
-    let offsets = format!("offsets {position} to {}", marks.end);
-    assert!(fault.detail.contains(&offsets), "{fault:?}");
-    world.start("", "");
-    let came = (0..20).chain(70..80).collect();
-    world.assert_came("after retention", came);
-    world.assert_notice(&[&offsets, "retention"]);
-    let faults = world.log.position_faults("topology.moved", &world.source);
-    assert_eq!(faults.unwrap(), []);
-}
-
-/// It was behind, and the broker says that its position is out of range.
-#[test]
-fn a_lane_that_retention_overtakes_while_it_runs_says_so() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
-        return;
-    };
-    let kafka = bed.foreign();
-    let input = format!("f{}in", bed.prefix);
-    kafka.make(&input, 1);
-    let log = bed.open("a");
+    let kafka = test_log.kafka_admin();
+    let input = format!("f{}in", test_log.prefix);
+    kafka.create_topic(&input, 1);
+    let log = test_log.open("a");
     let topics = [input.clone()];
     let fill = |count: usize| {
         let large = "x".repeat(10_000);
@@ -304,21 +44,21 @@ fn a_lane_that_retention_overtakes_while_it_runs_says_so() {
     };
     fill(10);
     let mut lane = log.lane("p", &topics).unwrap();
-    settle(&mut *lane);
-    take(&mut *lane, 10);
+    wait_for_assignment(&mut *lane);
+    poll_records(&mut *lane, 10);
     let positions = vec![(0, 0, 10)];
     lane.commit(Transaction {
         positions,
         ..Transaction::default()
     })
     .unwrap();
-    // More than it fetches ahead.
+    // More than the consumer prefetches.
     for _ in 0..40 {
         fill(100);
     }
-    kafka.drop_before(&input, 0, 4_005);
+    kafka.delete_records_before(&input, 0, 4_005);
     let mut read = 0;
-    let error = refused(|| {
+    let error = wait_for_error(|| {
         let mut out = Vec::new();
         lane.poll(Duration::from_millis(100), &mut out)?;
         read += out.len();
@@ -326,63 +66,63 @@ fn a_lane_that_retention_overtakes_while_it_runs_says_so() {
     });
     drop(lane);
     let mut lane = log.lane("p", &topics).unwrap();
-    assert_eq!(settle(&mut *lane)[0].2, 4_005, "{error}");
+    assert_eq!(wait_for_assignment(&mut *lane)[0].2, 4_005, "{error}");
     assert_notice(&input, &["offsets 10 to 4005", "retention"]);
 }
 
-/// A topic has one id for as long as it is there, on either log.
+/// A topic keeps its id while it exists, on either log.
 #[test]
 fn an_id_is_the_topics_own() {
-    for kind in [Kind::Local, Kind::Kafka] {
-        let (Some(bed), Some(other)) = (Bed::new(kind), Bed::new(kind)) else {
+    for kind in [LogKind::Local, LogKind::Kafka] {
+        let (Some(test_log), Some(other)) = (TestLog::new(kind), TestLog::new(kind)) else {
             continue;
         };
-        let id = |bed: &Bed, name: &str| {
-            let log = bed.open("a");
-            log.provision(&[bed.spec(name, 2, Cleanup::Keep)], true)
+        let id = |test_log: &TestLog, name: &str| {
+            let log = test_log.open("a");
+            log.provision(&[test_log.spec(name, 2, Cleanup::Keep)], true)
                 .unwrap();
-            let described = log.describe(&bed.topic(name)).unwrap().unwrap();
+            let described = log.describe(&test_log.topic(name)).unwrap().unwrap();
             assert_eq!(described.partitions, 2);
             described.id.unwrap()
         };
-        let one = id(&bed, "one");
-        assert_eq!(id(&bed, "one"), one);
-        assert_ne!(id(&bed, "two"), one);
+        let one = id(&test_log, "one");
+        assert_eq!(id(&test_log, "one"), one);
+        assert_ne!(id(&test_log, "two"), one);
         assert_ne!(id(&other, "one"), one);
         assert_eq!(one.to_string().parse(), Ok(one));
     }
 }
 
-/// A lane, by hand: what is committed is kept with the topic it is of, on any node.
+/// Commits of a lane are kept with the id of their topic, on any node.
 #[test]
-fn a_lane_opens_at_what_is_a_position_in_this_topic() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+fn a_lane_opens_only_at_positions_of_the_same_topic() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    let kafka = bed.foreign();
-    let input = format!("f{}in", bed.prefix);
-    kafka.make(&input, 1);
-    let log = bed.open("a");
+    let kafka = test_log.kafka_admin();
+    let input = format!("f{}in", test_log.prefix);
+    kafka.create_topic(&input, 1);
+    let log = test_log.open("a");
     let specs = [
-        bed.spec("state.p", 1, Cleanup::Compact),
-        bed.spec("out", 1, Cleanup::Keep),
+        test_log.spec("state.p", 1, Cleanup::Compact),
+        test_log.spec("out", 1, Cleanup::Keep),
     ];
     log.provision(&specs, true).unwrap();
     let topics = [input.clone()];
-    let group = format!("{}p", bed.prefix);
+    let group = format!("{}p", test_log.prefix);
     let some = |from: u64, to: u64| -> Vec<Record> {
         (from..to).map(|n| record("k", &n.to_string())).collect()
     };
     let commit = |log: &dyn Log, count: usize| {
         let mut lane = log.lane("p", &topics).unwrap();
-        settle(&mut *lane);
-        let taken = take(&mut *lane, count);
+        wait_for_assignment(&mut *lane);
+        let taken = poll_records(&mut *lane, count);
         let next = taken.last().unwrap().offset + 1;
         let mut state = Changes::default();
         state.put(&Space::new("p", 0), "next", next.to_string());
         let outputs = taken
             .iter()
-            .map(|f| output(&bed.topic("out"), f.record.clone()));
+            .map(|f| output(&test_log.topic("out"), f.record.clone()));
         lane.commit(Transaction {
             outputs: outputs.collect(),
             state,
@@ -393,39 +133,41 @@ fn a_lane_opens_at_what_is_a_position_in_this_topic() {
     };
     let opened = |log: &dyn Log| {
         let mut lane = log.lane("p", &topics).unwrap();
-        settle(&mut *lane)[0].2
+        wait_for_assignment(&mut *lane)[0].2
     };
     append(&*log, &input, some(0, 20)).unwrap();
     assert_eq!(commit(&*log, 20), 20);
-    // Longer than the position: no offset tells that it is another one. This node has its own copy, the other has none.
+    // The new topic is longer than the position, so offsets do not show that it is another one. Only node `a` has a copy of the
+    // state.
     for _ in 0..2 {
-        kafka.make_anew(&*log, &input, 1);
+        kafka.recreate_topic(&*log, &input, 1);
         append(&*log, &input, some(0, 40)).unwrap();
         assert_eq!(log.committed("p", &input, 0).unwrap(), None);
-        let other = bed.open("b");
+        let other = test_log.open("b");
         assert_eq!(opened(&*other), 0);
         assert_eq!(opened(&*log), 0);
         assert_eq!(commit(&*log, 40), 40);
         assert_eq!(opened(&*other), 40);
         drop(other);
-        std::fs::remove_dir_all(bed.dir.path().join("b")).unwrap();
+        std::fs::remove_dir_all(test_log.dir.path().join("b")).unwrap();
     }
     // As a version that kept no ids has left it: the topic that is met first is taken for the one that was read.
-    kafka.set_position(&group, &input, 0, 30);
+    kafka.commit_offset(&group, &input, 0, 30);
     assert_eq!(opened(&*log), 30);
-    kafka.make_anew(&*log, &input, 1);
+    kafka.recreate_topic(&*log, &input, 1);
     append(&*log, &input, some(0, 50)).unwrap();
     assert_eq!(opened(&*log), 0);
-    // The same topic with a shorter log: nothing is skipped, and nothing begins anew.
+    // The same topic with a shorter log: neither skips records nor resets the position.
     assert_eq!(commit(&*log, 50), 50);
-    kafka.set_position(&group, &input, 0, 70);
+    kafka.commit_offset(&group, &input, 0, 70);
     let mut lane = log.lane("p", &topics).unwrap();
-    let error = refused(
-        || match lane.poll(Duration::from_millis(100), &mut Vec::new())? {
-            Polled::Assigned(partitions) if !partitions.is_empty() => lane.open(0, 0).map(Some),
-            _ => Ok(None),
-        },
-    );
+    let error =
+        wait_for_error(
+            || match lane.poll(Duration::from_millis(100), &mut Vec::new())? {
+                Polled::Assigned(partitions) if !partitions.is_empty() => lane.open(0, 0).map(Some),
+                _ => Ok(None),
+            },
+        );
     let LogError::LostEnd {
         position: 70,
         end: 50,
@@ -441,42 +183,42 @@ fn a_lane_opens_at_what_is_a_position_in_this_topic() {
         "{faults:?}"
     );
     drop(lane);
-    // The way out that it names.
-    kafka.set_position(&group, &input, 0, 45);
+    // The remedy in the message.
+    kafka.commit_offset(&group, &input, 0, 45);
     assert_eq!(opened(&*log), 45);
     assert_eq!(log.position_faults("p", &input).unwrap(), []);
 }
 
-/// Until it refuses.
-fn refused<T>(mut ask: impl FnMut() -> Result<Option<T>, LogError>) -> LogError {
+/// Calls until there is an error, and returns it.
+fn wait_for_error<T>(mut call: impl FnMut() -> Result<Option<T>, LogError>) -> LogError {
     let deadline = Instant::now() + Duration::from_secs(30);
     while Instant::now() < deadline {
-        match ask() {
-            Ok(Some(_)) => panic!("it is not refused"),
+        match call() {
+            Ok(Some(_)) => panic!("no error"),
             Ok(None) => {}
             Err(error) => return error,
         }
     }
-    panic!("nothing came within 30 s");
+    panic!("no result within 30 s");
 }
 
 #[test]
-fn a_changelog_made_anew_is_said_and_the_complete_copy_is_kept() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+fn a_recreated_changelog_is_reported_and_a_complete_copy_is_kept() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    let kafka = bed.foreign();
-    let input = format!("f{}in", bed.prefix);
-    kafka.make(&input, 1);
-    let changelog = bed.topic("state.p");
-    kafka.make(&changelog, 1);
+    let kafka = test_log.kafka_admin();
+    let input = format!("f{}in", test_log.prefix);
+    kafka.create_topic(&input, 1);
+    let changelog = test_log.topic("state.p");
+    kafka.create_topic(&changelog, 1);
     let space = Space::new("p", 0);
     let topics = [input.clone()];
-    let log = bed.open("a");
+    let log = test_log.open("a");
     append(&*log, &input, vec![record("k", "1")]).unwrap();
     let mut lane = log.lane("p", &topics).unwrap();
-    settle(&mut *lane);
-    let taken = take(&mut *lane, 1);
+    wait_for_assignment(&mut *lane);
+    let taken = poll_records(&mut *lane, 1);
     let mut state = Changes::default();
     state.put(&space, "count", "1");
     lane.commit(Transaction {
@@ -485,9 +227,9 @@ fn a_changelog_made_anew_is_said_and_the_complete_copy_is_kept() {
         positions: vec![(0, 0, taken[0].offset + 1)],
     })
     .unwrap();
-    kafka.make_anew(&*log, &changelog, 1);
-    // While it runs.
-    let error = refused(|| {
+    kafka.recreate_topic(&*log, &changelog, 1);
+    // While the lane runs.
+    let error = wait_for_error(|| {
         let polled = lane.poll(Duration::from_millis(100), &mut Vec::new())?;
         Ok((!matches!(polled, Polled::Records)).then_some(()))
     });
@@ -497,14 +239,14 @@ fn a_changelog_made_anew_is_said_and_the_complete_copy_is_kept() {
     );
     drop(lane);
     let mut lane = log.lane("p", &topics).unwrap();
-    settle(&mut *lane);
+    wait_for_assignment(&mut *lane);
     assert_notice(&changelog, &["complete", "p,"]);
     assert_eq!(lane.state().get(&space, b"count").unwrap().unwrap(), "1");
     drop(lane);
-    // A node that has none of it begins without.
-    let other = bed.open("b");
+    // A node without a copy starts with empty state.
+    let other = test_log.open("b");
     let mut lane = other.lane("p", &topics).unwrap();
-    assert_eq!(settle(&mut *lane)[0].2, 1);
+    assert_eq!(wait_for_assignment(&mut *lane)[0].2, 1);
     assert_eq!(lane.state().get(&space, b"count").unwrap(), None);
 }
 
@@ -530,14 +272,14 @@ fn open_work(log: &dyn Log, topic: &str) -> (Box<dyn Work>, u64) {
 }
 
 #[test]
-fn what_an_effect_has_finished_is_finished_in_that_topic_alone() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+fn finished_calls_of_an_effect_belong_to_the_topic() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    let kafka = bed.foreign();
-    let input = format!("f{}in", bed.prefix);
-    kafka.make(&input, 1);
-    let log = bed.open("a");
+    let kafka = test_log.kafka_admin();
+    let input = format!("f{}in", test_log.prefix);
+    kafka.create_topic(&input, 1);
+    let log = test_log.open("a");
     let some =
         |count: u64| -> Vec<Record> { (0..count).map(|n| record("k", &n.to_string())).collect() };
     append(&*log, &input, some(20)).unwrap();
@@ -549,9 +291,9 @@ fn what_an_effect_has_finished_is_finished_in_that_topic_alone() {
     drop(work);
     let (mut work, next) = open_work(&*log, &input);
     assert_eq!(next, 20);
-    kafka.make_anew(&*log, &input, 1);
+    kafka.recreate_topic(&*log, &input, 1);
     append(&*log, &input, some(40)).unwrap();
-    let error = refused(|| {
+    let error = wait_for_error(|| {
         let mut out = Vec::new();
         work.poll(Duration::from_millis(100), &mut out)?;
         Ok((!out.is_empty()).then_some(out.len()))
@@ -566,22 +308,23 @@ fn what_an_effect_has_finished_is_finished_in_that_topic_alone() {
     drop(work);
     let (mut work, next) = open_work(&*log, &input);
     assert_eq!(next, 0);
-    // It said so once.
+    // It is reported only once.
     work.commit(0, &omnilink::log::Finished::from(5)).unwrap();
     drop(work);
-    kafka.drop_before(&input, 0, 30);
+    kafka.delete_records_before(&input, 0, 30);
     let (work, next) = open_work(&*log, &input);
     assert_eq!(next, 30);
     assert_notice(&input, &["offsets 5 to 30", "call"]);
     drop(work);
-    kafka.set_position(&format!("{}call", bed.prefix), &input, 0, 90);
+    kafka.commit_offset(&format!("{}call", test_log.prefix), &input, 0, 90);
     let mut work = log.work("call", &input).unwrap();
-    let error = refused(
-        || match work.poll(Duration::from_millis(100), &mut Vec::new())? {
-            Polled::Assigned(partitions) if !partitions.is_empty() => work.open(0).map(Some),
-            _ => Ok(None),
-        },
-    );
+    let error =
+        wait_for_error(
+            || match work.poll(Duration::from_millis(100), &mut Vec::new())? {
+                Polled::Assigned(partitions) if !partitions.is_empty() => work.open(0).map(Some),
+                _ => Ok(None),
+            },
+        );
     assert!(
         matches!(
             error,
@@ -595,86 +338,10 @@ fn what_an_effect_has_finished_is_finished_in_that_topic_alone() {
     );
 }
 
-#[test]
-fn a_source_that_grows_is_read_on_where_there_is_no_state() {
-    let Some(mut world) = World::new(1) else {
-        return;
-    };
-    world.start("", "");
-    world.send(10);
-    world.assert_all("before");
-    world.kafka.grow(&world.source, 3);
-    world.send(30);
-    world.assert_all("grown while it runs");
-    world.stop();
-    world.kafka.grow(&world.source, 4);
-    world.send(20);
-    world.start("", "");
-    world.assert_all("grown meanwhile");
-    let positions = world.log.positions("topology.moved", &world.source);
-    assert_eq!(positions.unwrap().len(), 4);
-}
-
-/// Records of a key may lie in another partition than their state: refused by name, until the way out that is named is taken.
-fn grows_below_state(running: bool) {
-    let Some(mut world) = World::new(1) else {
-        return;
-    };
-    let (steps, source) = KEYED;
-    world.start(steps, source);
-    world.send(10);
-    world.assert_all("before");
-    if !running {
-        world.stop();
-    }
-    world.kafka.grow(&world.source, 3);
-    let state = format!("{}state.topology.moved", world.bed.prefix);
-    if running {
-        wait_until("the stall", || !world.troubles().is_empty());
-    }
-    world.send(30);
-    if !running {
-        world.start(steps, source);
-        wait_until("the stall", || !world.troubles().is_empty());
-    }
-    let troubles = world.troubles().join("; ");
-    for part in [
-        &*world.source,
-        "has grown to 3 partitions",
-        &format!("--topic {state} --partitions 3"),
-    ] {
-        assert!(troubles.contains(part), "{part} in {troubles}");
-    }
-    assert!(!troubles.contains("topics.partitions"), "{troubles}");
-    world.kafka.grow(&state, 3);
-    world.assert_all("after the way out");
-    wait_until("no stall", || world.troubles().is_empty());
-    world.stop();
-    world.start(steps, source);
-    world.send(5);
-    world.assert_all("after a restart");
-}
-
-#[test]
-fn a_source_that_grows_below_its_state_is_refused_by_name_while_running() {
-    grows_below_state(true);
-}
-
-#[test]
-fn a_source_that_grows_below_its_state_is_refused_by_name_at_the_start() {
-    grows_below_state(false);
-}
-
-fn admit(bed: &Bed, log: &Arc<dyn Log>) -> lane::Running {
-    let names = Names::new(&bed.prefix);
-    let setup = lane::Setup {
-        log: Arc::clone(log),
-        dlq: Arc::clone(&names.dlq),
-        clock: Arc::clone(&bed.clock),
-        progress: Arc::default(),
-    };
-    let admission = Admission::new(&names, OWN, 3_600_000, false);
-    lane::start(Arc::new(admission), setup).unwrap()
+fn start_admission(test_log: &TestLog, log: &Arc<dyn Log>) -> lane::Running {
+    let names = Names::new(&test_log.prefix);
+    let admission = Admission::new(&names, PARTITIONS, 3_600_000, false);
+    test_log.start_lane(log, admission, &Arc::default())
 }
 
 fn envelope(n: usize) -> Record {
@@ -686,36 +353,35 @@ fn envelope(n: usize) -> Record {
     record
 }
 
-/// Somebody has added partitions to `ingress`: those that are configured stay in use, and what others write to the rest
-/// finds its way.
+/// Partitions added to `ingress` from outside are not used, and records that others write to them are forwarded.
 #[test]
-fn partitions_added_to_an_own_topic_change_nothing_and_are_told() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+fn partitions_added_to_a_system_topic_are_reported_and_forwarded() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    let kafka = bed.foreign();
-    let names = Names::new(&bed.prefix);
-    let specs = names.specs(OWN);
+    let kafka = test_log.kafka_admin();
+    let names = Names::new(&test_log.prefix);
+    let specs = names.specs(PARTITIONS);
     let open = |node: &str| {
-        let log = bed.open(node);
+        let log = test_log.open(node);
         log.provision(&specs, true).unwrap();
         log
     };
     let log = open("a");
-    let running = admit(&bed, &log);
+    let running = start_admission(&test_log, &log);
     append(&*log, &names.ingress, (0..10).map(envelope).collect()).unwrap();
     assert_eq!(read_all(&*log, &names.events, 10).len(), 10);
-    kafka.grow(&names.ingress, 4);
-    let told = |log: &dyn Log| {
+    kafka.add_partitions(&names.ingress, 4);
+    let reported = |log: &dyn Log| {
         let troubles = log.troubles().join("; ");
         troubles.contains(&*names.ingress) && troubles.contains("do not set topics.partitions to 4")
     };
-    wait_until("the trouble", || told(&*log));
-    // By others, in all partitions; by our own producer; and once more, as dedupe must see.
+    wait_until("the trouble", || reported(&*log));
+    // Records from others in all partitions, and from our own producer.
     let sent: Vec<(i32, Record)> = (10..50).map(|n| ((n % 4) as i32, envelope(n))).collect();
     kafka.send(&names.ingress, &sent);
     append(&*log, &names.ingress, (50..60).map(envelope).collect()).unwrap();
-    let came = |log: &dyn Log, at_least: usize| {
+    let received = |log: &dyn Log, at_least: usize| {
         let mut ids: Vec<u64> = read_all(log, &names.events, at_least)
             .iter()
             .map(|f| {
@@ -726,38 +392,38 @@ fn partitions_added_to_an_own_topic_change_nothing_and_are_told() {
         ids.sort_unstable();
         ids
     };
-    wait_until("all events", || came(&*log, 60).len() >= 60);
-    assert_eq!(came(&*log, 60), (0..60).collect::<Vec<_>>());
-    // Each record was passed on once at most.
+    wait_until("all events", || received(&*log, 60).len() >= 60);
+    assert_eq!(received(&*log, 60), (0..60).collect::<Vec<_>>());
+    // Each record is forwarded at most once.
     let written: u64 = (0..4)
         .map(|partition| log.offset_range(&names.ingress, partition).unwrap().end)
         .sum();
     assert!(written < 250, "{written} offsets of `ingress`");
     drop(running);
     drop(log);
-    // And the same at a start.
+    // The same at a start, with a duplicate.
     kafka.send(
         &names.ingress,
         &[(3, envelope(60)), (2, envelope(61)), (3, envelope(11))],
     );
     let log = open("a");
-    let running = admit(&bed, &log);
-    wait_until("the rest", || came(&*log, 62).len() >= 62);
-    assert_eq!(came(&*log, 62), (0..62).collect::<Vec<_>>());
-    wait_until("the trouble", || told(&*log));
+    let running = start_admission(&test_log, &log);
+    wait_until("the rest", || received(&*log, 62).len() >= 62);
+    assert_eq!(received(&*log, 62), (0..62).collect::<Vec<_>>());
+    wait_until("the trouble", || reported(&*log));
     let surveyed = omnilink::log::survey(&*log, &specs).unwrap();
     let ingress = surveyed.iter().find(|s| s.name == *names.ingress).unwrap();
     assert_eq!(ingress.partitions, Some(4));
     assert!(ingress.trouble.is_some() && !ingress.stalls, "{ingress:?}");
     drop(running);
     drop(log);
-    // Where all have as many, the configuration is what is wrong.
+    // If all topics have that many partitions, the configuration is wrong.
     for spec in &specs {
-        if spec.partitions == OWN && spec.name != names.ingress {
-            kafka.grow(&spec.name, 4);
+        if spec.partitions == PARTITIONS && spec.name != names.ingress {
+            kafka.add_partitions(&spec.name, 4);
         }
     }
-    let error = bed.open("a").provision(&specs, true).unwrap_err();
+    let error = test_log.open("a").provision(&specs, true).unwrap_err();
     assert!(
         error.to_string().contains("set topics.partitions to 4"),
         "{error}"
@@ -777,14 +443,14 @@ fn admitted(n: usize) -> Record {
 }
 
 #[test]
-fn tables_of_a_topic_made_anew_are_left_alone_until_somebody_decides() {
-    let (Some(bed), Some(database)) = (Bed::new(Kind::Kafka), Database::new()) else {
+fn tables_of_a_recreated_topic_are_kept_until_a_rebuild() {
+    let (Some(test_log), Some(database)) = (TestLog::new(LogKind::Kafka), Database::new()) else {
         return;
     };
-    let kafka = bed.foreign();
-    let names = Names::new(&bed.prefix);
-    let log = bed.open("a");
-    log.provision(&names.specs(OWN), true).unwrap();
+    let kafka = test_log.kafka_admin();
+    let names = Names::new(&test_log.prefix);
+    let log = test_log.open("a");
+    log.provision(&names.specs(PARTITIONS), true).unwrap();
     let send = |from: usize, to: usize| {
         append(&*log, &names.events, (from..to).map(admitted).collect()).unwrap();
     };
@@ -802,8 +468,8 @@ fn tables_of_a_topic_made_anew_are_left_alone_until_somebody_decides() {
     let projector = Projector::start(&setup, 1).unwrap();
     send(0, 30);
     wait_until("30 rows", || rows() == 30);
-    // Longer than what was read of the one before, while it runs.
-    kafka.make_anew(&*log, &names.events, OWN as i32);
+    // The new topic is longer than the position in the old one.
+    kafka.recreate_topic(&*log, &names.events, PARTITIONS as i32);
     send(100, 300);
     let stalls = || {
         let trouble = progress.trouble().unwrap_or_default();
@@ -832,11 +498,11 @@ fn tables_of_a_topic_made_anew_are_left_alone_until_somebody_decides() {
     send(300, 310);
     wait_until("210 rows", || rows() == 210);
     drop(projector);
-    // Retention in `events`: nothing brings the records back, so it goes on and says so.
+    // After retention in `events` the projector continues and reports it.
     send(310, 340);
-    for partition in 0..OWN {
+    for partition in 0..PARTITIONS {
         let end = log.offset_range(&names.events, partition).unwrap().end;
-        kafka.drop_before(&names.events, partition as i32, end as i64);
+        kafka.delete_records_before(&names.events, partition as i32, end as i64);
     }
     send(340, 350);
     let _projector = Projector::start(&setup, 1).unwrap();
@@ -845,18 +511,18 @@ fn tables_of_a_topic_made_anew_are_left_alone_until_somebody_decides() {
 }
 
 #[test]
-fn an_index_of_a_topic_made_anew_is_made_anew() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+fn the_index_of_a_recreated_topic_is_rebuilt() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    let kafka = bed.foreign();
-    let names = Names::new(&bed.prefix);
-    let log = bed.open("a");
+    let kafka = test_log.kafka_admin();
+    let names = Names::new(&test_log.prefix);
+    let log = test_log.open("a");
     log.provision(&names.specs(1), true).unwrap();
     let history = History {
         log: &*log,
         names: &names,
-        index_dir: bed.dir.path().join("index"),
+        index_dir: test_log.dir.path().join("index"),
     };
     let file = history.index_dir.join(format!("{}-0.index", names.events));
     let header = || std::fs::read(&file).unwrap()[..16].to_vec();
@@ -875,7 +541,7 @@ fn an_index_of_a_topic_made_anew_is_made_anew() {
     let before = header();
     assert_eq!(read(), 3);
     assert_eq!(header(), before);
-    kafka.make_anew(&*log, &names.events, 1);
+    kafka.recreate_topic(&*log, &names.events, 1);
     append(&*log, &names.events, (0..5).map(admitted).collect()).unwrap();
     assert_eq!(read(), 5);
     assert_ne!(header(), before);

@@ -1,5 +1,5 @@
-//! What `omnilink check` says of topology files that are wrong: each in `tests/topologies/wrong/` against the text beside it.
-//! `OMNILINK_BLESS=1` writes those texts anew.
+//! The output of `omnilink check` for invalid topology files: each file in `tests/topologies/wrong/` against its `.expected` text.
+//! `OMNILINK_BLESS=1` updates those texts.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ fn files(case: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_mistake_is_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let mut cases: Vec<PathBuf> = std::fs::read_dir(WRONG)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -60,7 +60,7 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[test]
-fn right_files_have_no_problems() {
+fn valid_files_have_no_problems() {
     let checked = check(
         &find(Path::new("tests/topologies/right")).unwrap(),
         "omnilink.",

@@ -1,14 +1,14 @@
-//! `check`, `test`, `graph`, and SIGHUP, as a user meets them.
+//! The commands `check`, `test` and `graph`, and SIGHUP.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::{Up, errors, omnilink, output};
+use crate::support::{
+    command::{Up, errors, omnilink, output},
+    wait_until,
+};
 
 const ORDERS: &str = include_str!("../topologies/right/orders.yaml");
 
@@ -18,16 +18,13 @@ fn put(dir: &Path, name: &str, text: &str) {
 }
 
 #[test]
-fn check_says_everything_at_once() {
+fn check_reports_all_problems_at_once() {
     let dir = TempDir::new().unwrap();
     let run = |args: &[&str]| output(&mut omnilink(dir.path(), args));
     assert_eq!(run(&["check"]).0, 0, "no folder, nothing wrong");
     put(dir.path(), "orders.yaml", ORDERS);
     let (code, text, _) = run(&["check"]);
-    assert_eq!(
-        (code, text.as_str()),
-        (0, "1 file checked, nothing is wrong\n")
-    );
+    assert_eq!((code, text.as_str()), (0, "1 file checked, no errors\n"));
     put(
         dir.path(),
         "a.yaml",
@@ -64,7 +61,7 @@ fn check_says_everything_at_once() {
             &json!("error")
         )
     );
-    // `up` does not start on them.
+    // `up` does not start with them.
     let (code, _, error) = run(&["up", "--listen", "127.0.0.1:0"]);
     assert_eq!(code, 1);
     assert!(
@@ -153,17 +150,8 @@ steps:
     )
 }
 
-/// Waits until `found` holds; the text says for what.
-fn wait_for(what: &str, found: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while !found() {
-        assert!(Instant::now() < deadline, "not within 40 s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
-fn files_are_read_again_on_sighup() {
+fn files_are_reloaded_on_sighup() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();
     put(dir, "derived.yaml", &derive("a"));
@@ -196,7 +184,7 @@ fn files_are_read_again_on_sighup() {
         assert_eq!(code, 0, "{error}");
     };
     send("1", "a");
-    wait_for("an event and what is derived from it", || admitted() == 2);
+    wait_until("an event and what is derived from it", || admitted() == 2);
     let ready: Value = serde_json::from_str(&get("/readyz")).unwrap();
     assert_eq!(ready["parts"]["topologies"]["status"], "ok");
     assert!(
@@ -204,34 +192,34 @@ fn files_are_read_again_on_sighup() {
             .contains("omnilink_processor_lag_records{processor=\"topology.derived\"} 0")
     );
 
-    // A bad set changes nothing and says why.
+    // Invalid files change nothing and are reported.
     put(
         dir,
         "derived.yaml",
         &derive("b").replace("filter", "fliter"),
     );
     hangup();
-    wait_for("an error", || errors(dir).contains("goes on as before"));
+    wait_until("an error", || errors(dir).contains("continue unchanged"));
     assert!(errors(dir).contains("derived.yaml:4:5: error: there is no step `fliter`"));
     send("2", "a");
-    wait_for("what ran goes on", || admitted() == 4);
+    wait_until("what ran goes on", || admitted() == 4);
 
     put(dir, "derived.yaml", &derive("b"));
     hangup();
-    wait_for("a new set", || errors(dir).contains("read again"));
+    wait_until("a new set", || errors(dir).contains("were reloaded"));
     send("3", "b");
-    wait_for("the new one runs", || admitted() == 6);
+    wait_until("the new one runs", || admitted() == 6);
     send("4", "a");
-    wait_for("the event", || admitted() == 7);
+    wait_until("the event", || admitted() == 7);
 
     std::fs::remove_file(dir.join("topologies/derived.yaml")).unwrap();
-    let before = errors(dir).matches("read again").count();
+    let before = errors(dir).matches("were reloaded").count();
     hangup();
-    wait_for("an empty set", || {
-        errors(dir).matches("read again").count() > before
+    wait_until("an empty set", || {
+        errors(dir).matches("were reloaded").count() > before
     });
     send("5", "b");
-    wait_for("the event alone", || admitted() == 8);
+    wait_until("the event alone", || admitted() == 8);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(admitted(), 8);
     assert_eq!(up.stop(), 0);

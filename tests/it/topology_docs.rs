@@ -1,4 +1,4 @@
-//! The examples in `docs/topologies.md` are right, their tests pass, and they leave no step and no option out.
+//! The examples in `docs/topologies.md` are valid, their tests pass, and every step and option has an example.
 
 use std::path::Path;
 
@@ -40,21 +40,21 @@ fn the_examples_of_the_documentation() {
     }
 }
 
-/// A key that is none, which `check` answers with those that are.
-const NONE: &str = "qqqqqqqq";
+/// An unknown key, for which `check` lists the known ones.
+const UNKNOWN: &str = "qqqqqqqq";
 
-/// The names in backquotes with which `check` answers a file, in the message or note that begins so.
-fn told(dir: &Path, file: &str, begins: &str) -> Vec<String> {
+/// The names in backquotes in the message or note of `check` that begins with `begins`.
+fn listed_names(dir: &Path, file: &str, begins: &str) -> Vec<String> {
     let path = dir.join("probe.yaml");
     std::fs::write(&path, file).unwrap();
     let checked = check(&[path], "omnilink.");
-    let mut said = checked.problems.iter().flat_map(|problem| {
+    let mut texts = checked.problems.iter().flat_map(|problem| {
         let notes = problem.notes.iter().map(String::as_str);
         notes.chain([problem.message.as_str()])
     });
-    let text = said
+    let text = texts
         .find_map(|text| text.strip_prefix(begins))
-        .unwrap_or_else(|| panic!("`{begins}` is not said of\n{file}"));
+        .unwrap_or_else(|| panic!("no text begins with `{begins}` for\n{file}"));
     let names: Vec<String> = text
         .split('`')
         .skip(1)
@@ -65,7 +65,7 @@ fn told(dir: &Path, file: &str, begins: &str) -> Vec<String> {
     names
 }
 
-/// Whether an example uses an option of something: what `opener` begins, up to the next step or part of the file.
+/// Whether an example contains `option` between `opener` and the next step or section.
 fn uses(examples: &[String], opener: &str, option: &str) -> bool {
     examples.iter().any(|example| {
         example.match_indices(opener).any(|(at, _)| {
@@ -95,15 +95,15 @@ fn every_step_and_option_has_an_example() {
             &format!("[ {text}, {{ route: [ {{ to: drop }} ] }} ]"),
         )
     };
-    let mut left_out = Vec::new();
+    let mut missing = Vec::new();
     let mut count = 0;
-    // `of`: what an example of an option begins with, and then holds.
-    let mut look = |file: &str, begins: &str, of: &dyn Fn(&str) -> (String, String)| {
-        for option in told(dir.path(), file, begins) {
+    // `of`: the opener of an option's example, and the text that it must contain.
+    let mut check_options = |file: &str, begins: &str, of: &dyn Fn(&str) -> (String, String)| {
+        for option in listed_names(dir.path(), file, begins) {
             count += 1;
             let (opener, holds) = of(&option);
             if !uses(&examples, &opener, &holds) {
-                left_out.push(format!("{opener} {holds}"));
+                missing.push(format!("{opener} {holds}"));
             }
         }
     };
@@ -111,45 +111,45 @@ fn every_step_and_option_has_an_example() {
         let opener = opener.to_owned();
         move |option: &str| (opener.clone(), format!("{option}:"))
     };
-    look(&format!("{NONE}: 1"), "it has", &|key| {
+    check_options(&format!("{UNKNOWN}: 1"), "it has", &|key| {
         (format!("{key}:"), String::new())
     });
-    let source = with("source", &format!("{{ topic: x, {NONE}: 1 }}"));
-    look(&source, "it has", &within("\nsource:"));
-    let codec = with("source", &format!("{{ topic: x, codec: {NONE} }}"));
-    look(&codec, "there are", &|codec| {
+    let source = with("source", &format!("{{ topic: x, {UNKNOWN}: 1 }}"));
+    check_options(&source, "it has", &within("\nsource:"));
+    let codec = with("source", &format!("{{ topic: x, codec: {UNKNOWN} }}"));
+    check_options(&codec, "there are", &|codec| {
         ("\nsource:".into(), format!("codec: {codec}"))
     });
-    look(&step(&format!("{NONE}: 1")), "there are", &|step| {
+    check_options(&step(&format!("{UNKNOWN}: 1")), "there are", &|step| {
         (format!("\n  - {step}"), String::new())
     });
     for kind in ["normalise", "dedupe", "rate_limit"] {
-        let file = step(&format!("{{ {kind}: {{ {NONE}: 1 }} }}"));
-        look(&file, "it has", &within(&format!("\n  - {kind}:")));
+        let file = step(&format!("{{ {kind}: {{ {UNKNOWN}: 1 }} }}"));
+        check_options(&file, "it has", &within(&format!("\n  - {kind}:")));
     }
-    let over = format!("{{ policy: p, limit: 1, window: 1s, over: {NONE} }}");
+    let over = format!("{{ policy: p, limit: 1, window: 1s, over: {UNKNOWN} }}");
     let over = step(&format!("{{ rate_limit: {over} }}"));
-    look(&over, "`over` must be", &|over| {
+    check_options(&over, "`over` must be", &|over| {
         ("\n  - rate_limit:".into(), format!("over: {over}"))
     });
     let rule = with(
         "steps",
-        &format!("[ {{ route: [ {{ to: drop, {NONE}: 1 }} ] }} ]"),
+        &format!("[ {{ route: [ {{ to: drop, {UNKNOWN}: 1 }} ] }} ]"),
     );
-    look(&rule, "it has", &within("\n  - route:"));
-    let test = with("tests", &format!("[ {{ {NONE}: 1 }} ]"));
-    look(&test, "it has", &within("\ntests:\n  - "));
-    let record = format!("[ {{ name: x, given: [ !record {{ {NONE}: 1 }} ], then: {{}} }} ]");
-    look(&with("tests", &record), "it has", &within("!record"));
-    // What a program knows of its record.
+    check_options(&rule, "it has", &within("\n  - route:"));
+    let test = with("tests", &format!("[ {{ {UNKNOWN}: 1 }} ]"));
+    check_options(&test, "it has", &within("\ntests:\n  - "));
+    let record = format!("[ {{ name: x, given: [ !record {{ {UNKNOWN}: 1 }} ], then: {{}} }} ]");
+    check_options(&with("tests", &record), "it has", &within("!record"));
+    // The metadata of a record in programs.
     for name in "key headers tenant topic partition offset timestamp".split(' ') {
         count += 1;
         if !uses(&examples, "\n  - map:", &format!("%{name}"))
             && !uses(&examples, "\n  - normalise:", &format!("%{name}"))
         {
-            left_out.push(format!("%{name}"));
+            missing.push(format!("%{name}"));
         }
     }
-    assert_eq!(left_out, Vec::<String>::new());
+    assert_eq!(missing, Vec::<String>::new());
     assert!(count >= 40, "{count}");
 }

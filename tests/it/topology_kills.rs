@@ -1,4 +1,4 @@
-//! Topologies over kills: a limit holds, and nothing that waits for it is lost or comes twice.
+//! Topologies over kills: a rate limit holds, and waiting records are neither lost nor duplicated.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -9,61 +9,42 @@ use std::{
 };
 
 use omnilink::{
-    base::clock::SystemClock,
-    envelope::foreign::NoRegistry,
-    log::{
-        Cleanup, Log, TopicSpec,
-        local::{LocalLog, LocalOptions},
-        topics::Names,
-    },
+    log::{Cleanup, Log, TopicSpec, topics::Names},
     topology::{Deployment, Setup},
 };
 use serde_json::json;
 
 use crate::{
-    support::{Bed, Kind, append, read_all},
-    topology_run::{PARTITIONS, assert_limited, json_record, limited, set},
+    support::{
+        LogKind, TestLog, append, read_all,
+        topology::{self, PARTITIONS, PREFIX, json_record, open_local},
+    },
+    topology_limits::{assert_limited, limited},
 };
 
-/// The folder of a child's data; and its prefix on Kafka.
+/// The environment variables of the child process: its data folder, and its topic prefix on Kafka.
 const CHILD: &str = "OMNILINK_TEST_TOPOLOGY_CHILD";
 const CHILD_ON_KAFKA: &str = "OMNILINK_TEST_TOPOLOGY_CHILD_ON_KAFKA";
-const PREFIX: &str = "omnilink.";
 
-pub(super) fn open(dir: &Path) -> LocalLog {
-    let mut options = LocalOptions::new(Arc::new(SystemClock));
-    options.min_free_bytes = 1 << 20;
-    let log = LocalLog::open(&dir.join("log"), options).unwrap();
-    log.provision(&Names::new(PREFIX).specs(PARTITIONS), true)
-        .unwrap();
-    log
-}
-
-/// The topology at work on a log.
+/// Deploys the topology on a log.
 fn deploy(log: &Arc<dyn Log>, dir: &Path, prefix: &str, lanes: usize) -> Deployment {
     let mut deployment = Deployment::new(Setup {
-        log: Arc::clone(log),
-        names: Names::new(prefix),
-        clock: Arc::new(SystemClock),
-        schemas: Arc::new(NoRegistry),
-        partitions: PARTITIONS,
-        provision: true,
-        make_foreign: true,
         lanes,
+        ..topology::setup(log, prefix, PARTITIONS)
     });
     let [source, out] = foreign(prefix);
     let file = limited(&source, &out).replace(".n == 5", ".n == null");
-    let set = set(dir, &[("slow.yaml", &file)], prefix);
+    let set = topology::load(dir, &[("slow.yaml", &file)], prefix);
     deployment.deploy(&set).unwrap();
     deployment
 }
 
-/// The topics that the topology reads and writes.
+/// The source and output topics of the topology.
 fn foreign(prefix: &str) -> [String; 2] {
     ["orders", "out"].map(|name| format!("f{prefix}{name}"))
 }
 
-/// Runs `test` of this file in a process of its own.
+/// The command that runs `test` of this file in its own process.
 fn process(test: &str, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let test = format!("topology_kills::{test}");
@@ -75,18 +56,18 @@ fn process(test: &str, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Not a test of its own: the process that is killed.
+/// Not a test: the process that is killed.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(CHILD) else {
         return;
     };
     let dir = PathBuf::from(dir);
-    let log: Arc<dyn Log> = Arc::new(open(&dir));
+    let log: Arc<dyn Log> = Arc::new(open_local(&dir));
     let _deployment = deploy(&log, &dir, PREFIX, 1);
     let [source, _] = foreign(PREFIX);
     let mut next = loop {
-        // The topology makes its source.
+        // The topology creates its source topic.
         match log.offset_range(&source, 0) {
             Ok(_) => {
                 break (0..PARTITIONS)
@@ -111,7 +92,7 @@ fn child() {
 }
 
 #[test]
-fn the_limit_holds_and_nothing_is_lost_over_kills() {
+fn the_limit_holds_over_kills() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = 0;
     for _ in 0..8 {
@@ -121,14 +102,14 @@ fn the_limit_holds_and_nothing_is_lost_over_kills() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (tell, first) = mpsc::channel();
+        let (sender, first) = mpsc::channel();
         let reading = std::thread::spawn(move || {
             lines
                 .map_while(Result::ok)
                 .filter_map(|l| l.split("acknowledged ").nth(1)?.trim().parse::<u64>().ok())
                 .inspect(|_| {
-                    // Only the first is waited for.
-                    let _ = tell.send(());
+                    // The receiver waits only for the first.
+                    let _ = sender.send(());
                 })
                 .max()
         });
@@ -145,7 +126,7 @@ fn the_limit_holds_and_nothing_is_lost_over_kills() {
             .max(acknowledged);
     }
     assert!(acknowledged > 20, "{acknowledged}");
-    let log: Arc<dyn Log> = Arc::new(open(dir.path()));
+    let log: Arc<dyn Log> = Arc::new(open_local(dir.path()));
     let _deployment = deploy(&log, dir.path(), PREFIX, 1);
     let [source, out] = foreign(PREFIX);
     let sent = read_all(&*log, &source, acknowledged as usize).len() as u64;
@@ -153,51 +134,51 @@ fn the_limit_holds_and_nothing_is_lost_over_kills() {
     assert_limited(&*log, "omnilink.rekey.slow", &out, sent, &[3]);
 }
 
-/// Not a test of its own: the process that is killed, two lanes a stage.
+/// Not a test: the process that is killed, with two lanes per stage.
 #[test]
 fn child_on_kafka() {
     let Ok(prefix) = std::env::var(CHILD_ON_KAFKA) else {
         return;
     };
     let dir = PathBuf::from(std::env::var(CHILD).unwrap());
-    let mut bed = Bed::new(Kind::Kafka).unwrap();
-    bed.prefix = prefix;
-    let log = bed.open_in("a", &dir);
-    let _deployment = deploy(&log, &dir, &bed.prefix, bed.lanes());
+    let mut test_log = TestLog::new(LogKind::Kafka).unwrap();
+    test_log.prefix = prefix;
+    let log = test_log.open_in("a", &dir);
+    let _deployment = deploy(&log, &dir, &test_log.prefix, test_log.lanes());
     loop {
         std::thread::park();
     }
 }
 
 #[test]
-fn the_limit_holds_and_nothing_is_lost_over_kills_on_kafka() {
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+fn the_limit_holds_over_kills_on_kafka() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    let log = bed.open("reader");
-    let names = Names::new(&bed.prefix);
+    let log = test_log.open("reader");
+    let names = Names::new(&test_log.prefix);
     log.provision(&names.specs(PARTITIONS), true).unwrap();
-    let [source, out] = foreign(&bed.prefix);
+    let [source, out] = foreign(&test_log.prefix);
     let topics = [&source, &out].map(|name| TopicSpec {
         name: name.as_str().into(),
         partitions: PARTITIONS,
         cleanup: Cleanup::Keep,
     });
     log.provision(&topics, true).unwrap();
-    let dir = bed.dir.path().join("a");
+    let dir = test_log.dir.path().join("a");
     std::fs::create_dir_all(&dir).unwrap();
     let variables = [
         (CHILD, dir.to_str().unwrap()),
-        (CHILD_ON_KAFKA, &bed.prefix),
+        (CHILD_ON_KAFKA, &test_log.prefix),
     ];
-    let went_on = || -> u64 {
+    let written = || -> u64 {
         let end = |partition| log.offset_range(&out, partition).unwrap().end;
         (0..PARTITIONS).map(end).sum()
     };
     let mut sent = 0;
     for _ in 0..3 {
-        let mut child = Killed(process("child_on_kafka", &variables).spawn().unwrap());
-        let before = went_on();
+        let mut child = KillOnDrop(process("child_on_kafka", &variables).spawn().unwrap());
+        let before = written();
         for _ in 0..9 {
             append(
                 &*log,
@@ -208,34 +189,34 @@ fn the_limit_holds_and_nothing_is_lost_over_kills_on_kafka() {
             sent += 1;
             std::thread::sleep(Duration::from_millis(20));
         }
-        // Most of them still wait when it is killed.
+        // Most records still wait when it is killed.
         let deadline = Instant::now() + Duration::from_mins(1);
-        while went_on() == before {
-            assert!(Instant::now() < deadline, "nothing goes on");
+        while written() == before {
+            assert!(Instant::now() < deadline, "nothing is written");
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_millis(rand::random_range(0..800)));
         child.kill();
     }
-    let again = bed.open_in("a", &dir);
-    let _deployment = deploy(&again, &dir, &bed.prefix, bed.lanes());
-    let rekey = format!("{}rekey.slow", bed.prefix);
+    let again = test_log.open_in("a", &dir);
+    let _deployment = deploy(&again, &dir, &test_log.prefix, test_log.lanes());
+    let rekey = format!("{}rekey.slow", test_log.prefix);
     assert_limited(&*log, &rekey, &out, sent, &[3]);
 }
 
-/// A process that ends with the test, however that does.
-struct Killed(Child);
+/// A child process that is killed when the test ends.
+struct KillOnDrop(Child);
 
-impl Killed {
+impl KillOnDrop {
     fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 }
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // It may be gone already.
+        // It may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,33 +1,33 @@
-//! What foreign producers send that is not quite what one would expect: times, byte order marks, headers.
+//! Unusual records of foreign producers: times, byte order marks, headers.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use omnilink::{
     base::clock::{Clock, SystemClock},
-    envelope::{TimeSource, avro, foreign::NoRegistry},
+    envelope::{TimeSource, avro},
     log::{Cleanup, Log, Record, TopicSpec, header, topics::Names},
-    topology::{Deployment, Setup, check},
+    topology::{Deployment, check},
 };
 
-use crate::support::{Bed, append, on_both, read_all};
+use crate::support::{TestLog, append, on_both_logs, read_all};
 
-on_both!(byte_order_marks_and_headers);
+on_both_logs!(byte_order_marks_and_headers);
 
 const PARTITIONS: u32 = 1;
 
-struct World {
+struct Fixture {
     log: Arc<dyn Log>,
     names: Names,
     source: String,
     _deployment: Deployment,
 }
 
-fn world(bed: &Bed) -> World {
-    let log = bed.open("a");
-    let names = Names::new(&bed.prefix);
+fn fixture(test_log: &TestLog) -> Fixture {
+    let log = test_log.open("a");
+    let names = Names::new(&test_log.prefix);
     log.provision(&names.specs(PARTITIONS), true).unwrap();
-    let source = format!("f{}in", bed.prefix);
+    let source = format!("f{}in", test_log.prefix);
     let spec = TopicSpec {
         name: source.as_str().into(),
         partitions: PARTITIONS,
@@ -39,25 +39,16 @@ fn world(bed: &Bed) -> World {
          . = {{ \"id\": .ref, \"source\": \"/map\", \"type\": \"t\", \"data\": to_unix_timestamp!(%timestamp) }}\n        \
          %tenant = \"acme\"\n  - route: [ {{ to: ingress }} ]\n"
     );
-    let path = bed.dir.path().join("partners.yaml");
+    let path = test_log.dir.path().join("partners.yaml");
     std::fs::write(&path, file).unwrap();
-    let checked = check(&[path], &bed.prefix);
+    let checked = check(&[path], &test_log.prefix);
     let problems: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
     let set = checked
         .set
         .unwrap_or_else(|| panic!("{}", problems.join("\n")));
-    let mut deployment = Deployment::new(Setup {
-        log: Arc::clone(&log),
-        names: names.clone(),
-        clock: Arc::clone(&bed.clock),
-        schemas: Arc::new(NoRegistry),
-        partitions: PARTITIONS,
-        provision: true,
-        make_foreign: false,
-        lanes: bed.lanes(),
-    });
+    let mut deployment = Deployment::new(test_log.topology_setup(&log, PARTITIONS));
     deployment.deploy(&set).unwrap();
-    World {
+    Fixture {
         log,
         names,
         source,
@@ -89,8 +80,8 @@ fn record(headers: &[(&str, &str)], value: Option<&str>) -> Record {
     }
 }
 
-fn byte_order_marks_and_headers(bed: Bed) {
-    let world = world(&bed);
+fn byte_order_marks_and_headers(test_log: TestLog) {
+    let fixture = fixture(&test_log);
     let plain = r#"{"specversion":"1.0","id":"headerless","source":"/s","type":"t"}"#;
     let twice = [
         &binary("twice")[..],
@@ -105,8 +96,8 @@ fn byte_order_marks_and_headers(bed: Bed) {
         record(&twice, Some("1")),
         record(&tenants, Some("1")),
     ];
-    append(&*world.log, &world.source, sent).unwrap();
-    let events = read_all(&*world.log, &world.names.ingress, 3);
+    append(&*fixture.log, &fixture.source, sent).unwrap();
+    let events = read_all(&*fixture.log, &fixture.names.ingress, 3);
     let mut ids: Vec<_> = events
         .iter()
         .map(|f| {
@@ -117,7 +108,7 @@ fn byte_order_marks_and_headers(bed: Bed) {
         .collect();
     ids.sort();
     assert_eq!(ids, ["headerless", "mapped", "null"]);
-    let dead = read_all(&*world.log, &world.names.dlq, 2);
+    let dead = read_all(&*fixture.log, &fixture.names.dlq, 2);
     assert_eq!(dead.len(), 2);
     for letter in &dead {
         let code = header(&letter.record.headers, "omnilink.dlq.code").unwrap();
@@ -127,7 +118,7 @@ fn byte_order_marks_and_headers(bed: Bed) {
 
 #[cfg(feature = "kafka")]
 #[test]
-fn times_that_no_producer_means_are_not_taken() {
+fn implausible_times_are_refused() {
     use std::time::Duration;
 
     use rdkafka::{
@@ -136,19 +127,19 @@ fn times_that_no_producer_means_are_not_taken() {
         producer::{BaseProducer, BaseRecord, Producer},
     };
 
-    use crate::support::{Kind, part};
+    use crate::support::{LogKind, env_or_skip};
 
-    let Some(bed) = Bed::new(Kind::Kafka) else {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
         return;
     };
-    let world = world(&bed);
-    // Brokers refuse far times by default since Kafka 3.6; older ones, and many settings, do not.
+    let fixture = fixture(&test_log);
+    // Since Kafka 3.6 brokers refuse such times by default; older ones, and many settings, do not.
     let lenient = [
         ("message.timestamp.type", "CreateTime"),
         ("message.timestamp.after.max.ms", "9223372036854775807"),
     ];
-    bed.alter_topic(&world.source, &lenient);
-    let brokers = part("OMNILINK_TEST_KAFKA").unwrap();
+    test_log.alter_topic(&fixture.source, &lenient);
+    let brokers = env_or_skip("OMNILINK_TEST_KAFKA").unwrap();
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .create()
@@ -164,7 +155,7 @@ fn times_that_no_producer_means_are_not_taken() {
     ];
     for (id, timestamp) in given {
         let value = format!(r#"{{"ref":"{id}"}}"#);
-        let record = BaseRecord::<(), _>::to(&world.source)
+        let record = BaseRecord::<(), _>::to(&fixture.source)
             .payload(&value)
             .timestamp(timestamp);
         producer.send(record).map_err(|(e, _)| e).unwrap();
@@ -180,20 +171,20 @@ fn times_that_no_producer_means_are_not_taken() {
             key: "ce_id",
             value: Some(&binary_id),
         });
-        let record = BaseRecord::<(), _>::to(&world.source)
+        let record = BaseRecord::<(), _>::to(&fixture.source)
             .payload("x")
             .headers(headers)
             .timestamp(timestamp);
         producer.send(record).map_err(|(e, _)| e).unwrap();
     }
-    // A letter says when the record was made, too.
-    let record = BaseRecord::<(), _>::to(&world.source)
+    // A dead letter keeps the time of the record.
+    let record = BaseRecord::<(), _>::to(&fixture.source)
         .payload("no JSON")
         .timestamp(now / 1000);
     producer.send(record).map_err(|(e, _)| e).unwrap();
     producer.flush(Duration::from_secs(20)).unwrap();
 
-    let events = read_all(&*world.log, &world.names.ingress, given.len() * 2);
+    let events = read_all(&*fixture.log, &fixture.names.ingress, given.len() * 2);
     assert_eq!(events.len(), given.len() * 2);
     let near = |ms: i64, wanted: i64| (wanted - 1_000..wanted + 120_000).contains(&ms);
     for fetched in &events {
@@ -219,7 +210,7 @@ fn times_that_no_producer_means_are_not_taken() {
             );
         }
     }
-    let dead = read_all(&*world.log, &world.names.dlq, 1);
+    let dead = read_all(&*fixture.log, &fixture.names.dlq, 1);
     let timestamp = header(&dead[0].record.headers, "omnilink.dlq.timestamp").unwrap();
     let timestamp = std::str::from_utf8(timestamp).unwrap().parse().unwrap();
     assert!(near(timestamp, now), "{timestamp}");

@@ -1,20 +1,20 @@
-//! Each planted bug must be found, on each log where it can be.
+//! Each planted bug must be found, on each log where it can occur.
 //!
-//! The embedded log is one process, so no process can be a stale owner there; within one, `log_conformance` looks at it.
+//! The embedded log is one process, so no other process can be a stale owner; `log_conformance` tests fencing within it.
 
 use std::time::Duration;
 
 use omnilink::chaos::Bug;
 
 use super::{findings::Flaw, holds, plan::Plan, seed};
-use crate::support::Kind;
+use crate::support::LogKind;
 
-/// Two kills of OmniLink amid a few hundred events: a planted bug leaves itself open for long enough.
-fn plan(kind: Kind, bug: Bug, finds: &'static [Flaw]) -> Plan {
+/// Two kills of OmniLink during a few hundred events, because the window of a planted bug is long enough.
+fn plan(kind: LogKind, bug: Bug, finds: &'static [Flaw]) -> Plan {
     let (events, per_second) = match kind {
-        Kind::Local => (400, 100),
-        // For longer than the group waits for a member that was killed.
-        Kind::Kafka => (1_200, 40),
+        LogKind::Local => (400, 100),
+        // Longer than the session timeout of a killed member.
+        LogKind::Kafka => (1_200, 40),
     };
     Plan {
         events,
@@ -23,7 +23,7 @@ fn plan(kind: Kind, bug: Bug, finds: &'static [Flaw]) -> Plan {
         volleys: 0,
         broker_kills: 0,
         postgres_kills: 0,
-        quiet: Duration::from_secs(if kind == Kind::Kafka { 20 } else { 8 }),
+        quiet: Duration::from_secs(if kind == LogKind::Kafka { 20 } else { 8 }),
         bug: Some(bug.name()),
         finds,
         ..Plan::short(kind, seed())
@@ -33,7 +33,7 @@ fn plan(kind: Kind, bug: Bug, finds: &'static [Flaw]) -> Plan {
 mod on_the_local_log {
     use super::*;
 
-    const KIND: Kind = Kind::Local;
+    const KIND: LogKind = LogKind::Local;
 
     #[test]
     fn answer_before_durable() {
@@ -61,11 +61,11 @@ mod on_the_local_log {
     }
 }
 
-/// A broker of its own and a group's session for each: too long for every change.
+/// Ignored by default, because each needs its own broker and waits for session timeouts.
 mod on_kafka {
     use super::*;
 
-    const KIND: Kind = Kind::Kafka;
+    const KIND: LogKind = LogKind::Kafka;
 
     #[test]
     #[ignore = "scripts/chaos --bug all"]
@@ -100,14 +100,14 @@ mod on_kafka {
     #[test]
     #[ignore = "scripts/chaos --bug all"]
     fn restore_ends_early() {
-        // What shows it is an event that is sent again after a restart, so there are some more of these.
+        // Only a duplicate sent after a restart shows it, so there are more duplicates.
         holds(Plan {
             node_kills: 6,
             ..plan(KIND, Bug::RestoreEndsEarly, &[Flaw::TwiceEvent])
         });
     }
 
-    /// It is stopped for longer than its session lasts, and wakes with work in hand that has a new owner.
+    /// The node is stopped for longer than its session timeout, and resumes with work on partitions that have a new owner.
     #[test]
     #[ignore = "scripts/chaos --bug all"]
     fn zombie_not_fenced() {

@@ -1,4 +1,4 @@
-//! At the end: what lies in the log and in Postgres, against what was accepted.
+//! The final check: compares the log and Postgres with the accepted events.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,10 +18,10 @@ use super::{
     rows,
 };
 
-/// Partitions of a topic: the default.
+/// The default number of partitions.
 pub const PARTITIONS: u32 = 8;
 const READ: Duration = Duration::from_mins(2);
-/// A topic without news for this long has been read: its last offsets may be markers of transactions.
+/// A topic counts as read after this long without records, because its last offsets may be transaction markers.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Figures for the report.
@@ -34,7 +34,7 @@ pub struct Totals {
     pub dead_letters: usize,
 }
 
-/// Everything in a topic, read-committed, by partition and offset.
+/// All committed records of a topic, by partition and offset.
 fn read(log: &dyn Log, topic: &str) -> Vec<Fetched> {
     let mut reader = log.reader(topic).unwrap();
     let mut left: BTreeMap<u32, u64> = BTreeMap::new();
@@ -66,10 +66,10 @@ fn read(log: &dyn Log, topic: &str) -> Vec<Fetched> {
     all
 }
 
-/// What the topic `events` holds of one entity, in order: sequence number, partition, offset.
+/// The events of one entity in the topic `events`, in order: sequence number, partition, offset.
 type History = BTreeMap<String, Vec<(u32, u32, u64)>>;
 
-/// The log alone.
+/// Checks the log.
 pub fn log(
     log: &dyn Log,
     names: &Names,
@@ -114,7 +114,7 @@ pub fn log(
     (history, totals)
 }
 
-/// The record's entity and sequence number, if all of it is as it was sent.
+/// The entity and sequence number of a record, if it equals the sent event.
 fn event(fetched: &Fetched) -> Result<(String, u32), String> {
     let value = fetched.record.value.as_deref().ok_or("no value")?;
     let (event, _) = avro::decode_event(value).map_err(|e| e.to_string())?;
@@ -146,7 +146,7 @@ fn event(fetched: &Fetched) -> Result<(String, u32), String> {
     }
 }
 
-/// One entity: each accepted event once, in the order of sending.
+/// Checks one entity: each accepted event once, in the order of sending.
 fn judge(entity: &str, count: u32, events: &[(u32, u32, u64)], findings: &mut Findings) {
     let mut times: HashMap<u32, u32> = HashMap::new();
     let mut latest = 0;
@@ -172,7 +172,7 @@ fn judge(entity: &str, count: u32, events: &[(u32, u32, u64)], findings: &mut Fi
     }
 }
 
-/// Every bad record is there, byte for byte, and nothing else is.
+/// Checks that the dead letters are exactly the bad records, byte for byte.
 fn dead_letters(
     log: &dyn Log,
     names: &Names,
@@ -202,7 +202,7 @@ fn dead_letters(
         match poisons.remove(&mark) {
             Some(sent) if sent == plain => drop(seen.insert(mark, plain)),
             Some(_) => findings.add(Flaw::AlteredPoison, format!("{mark} ({code})")),
-            // Sent again, or once more.
+            // A duplicate of the producer.
             None if seen.get(&mark) == Some(&plain) => {}
             None => findings.add(Flaw::StrangeDeadLetter, format!("{mark} ({code})")),
         }
@@ -212,7 +212,7 @@ fn dead_letters(
     }
 }
 
-/// Postgres against the log and against what was accepted.
+/// Compares Postgres with the log and the accepted events.
 pub fn rows(
     found: &rows::Found,
     history: &History,

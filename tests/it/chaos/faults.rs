@@ -1,4 +1,4 @@
-//! The faults of a run, each at its moment, with something under way.
+//! The faults of a run, each at its time, while something is in flight.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,19 @@ use super::{
     run::{Client, Run},
 };
 
-/// How long rows are waited for before a fault.
+/// How long a fault waits for new rows.
 const FLOW: Duration = Duration::from_secs(30);
-/// How long a moment with something under way is waited for.
+/// How long a fault waits until something is in flight.
 const MOMENT: Duration = Duration::from_secs(3);
-/// How long two nodes may take to share the partitions.
+/// Time limit for two nodes to share the partitions.
 const SHARING: Duration = Duration::from_secs(6);
 
-/// What a node that was killed had under way has arrived after this time.
+/// After this time, writes in flight of a killed node have arrived.
 const ARRIVED: Duration = Duration::from_millis(100);
-/// One that stands still has had more time: what it gave to the kernel and to Postgres goes on.
+/// The same for a stopped node, whose writes in the kernel and in Postgres continue.
 const FROZEN: Duration = Duration::from_secs(1);
 
-/// What was under way at the faults, summed up, and how long it took until rows came again.
+/// Totals of what was in flight at the faults, and recovery times.
 #[derive(Default)]
 pub struct Met {
     pub faults: usize,
@@ -40,7 +40,7 @@ impl Met {
     }
 }
 
-/// Restarts nodes that ended by themselves, which none should.
+/// Restarts nodes that exited by themselves, which is reported.
 pub fn watch(run: &Run, findings: &mut Findings) {
     for (index, why) in run.nodes.ended() {
         run.say(&why);
@@ -49,7 +49,7 @@ pub fn watch(run: &Run, findings: &mut Findings) {
     }
 }
 
-/// Lets all faults of the plan come.
+/// Runs all faults of the plan.
 pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings) -> Met {
     let mut dice = Dice::new(run.plan.seed ^ 0xdead);
     let mut met = Met::default();
@@ -71,7 +71,7 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
             run.say("a second node runs");
             std::thread::sleep(SHARING);
         }
-        // Half of them not into a time in which nothing is read anyway.
+        // Half of them wait until records are processed again.
         if run.plan.bug.is_some() || dice.percent(50) {
             let (before, begun) = (run.rows(), Instant::now());
             while run.rows() == before && begun.elapsed() < FLOW && sending() {
@@ -85,7 +85,7 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
             findings.add(Flaw::Trouble, what);
             return met;
         }
-        // Not into a moment between two requests.
+        // Wait until requests are in flight.
         let begun = Instant::now();
         while run.ledger.under_way() == [0; 3] && begun.elapsed() < MOMENT {
             std::thread::sleep(Duration::from_micros(200));
@@ -106,12 +106,12 @@ pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings
     met
 }
 
-/// A fault that came.
+/// A fault that has occurred.
 struct Struck {
     fault: Fault,
-    /// What was done.
+    /// Its description.
     name: String,
-    /// The part that was killed, as `scripts/stack` calls it.
+    /// The killed part, by its name in `scripts/stack`.
     part: String,
     at: Instant,
 }
@@ -150,7 +150,7 @@ fn strike(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) -> Struck {
     }
 }
 
-/// Brings back what is gone, after a while.
+/// Restarts what was killed, after a pause.
 fn mend(run: &Run, parts: &Parts, struck: &Struck, dice: &mut Dice, met: &mut Met) {
     let mut begin = |after, since, settle| {
         met.recoveries.begin(after, since, settle, &run.history);
@@ -166,7 +166,7 @@ fn mend(run: &Run, parts: &Parts, struck: &Struck, dice: &mut Dice, met: &mut Me
                     std::thread::sleep(Duration::from_millis(dice.between(0, 500)));
                 }
             } else if dice.percent(20) {
-                // Some die again while they start.
+                // Some are killed again while they start.
                 after = After::NodesKilledInARow;
                 run.nodes.start_and_kill(dice.between(0, 600));
             }

@@ -1,37 +1,37 @@
-//! What a check found wrong.
+//! The findings of a check.
 
 use std::{collections::BTreeMap, fmt};
 
-/// A promise that did not hold.
+/// A violated guarantee.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Flaw {
-    /// Accepted, and not in `events`.
+    /// An accepted event is missing in `events`.
     LostEvent,
-    /// In `events` more than once.
+    /// An event is in `events` more than once.
     TwiceEvent,
-    /// In `events`, and never sent so.
+    /// `events` has an event that was not sent.
     StrangeEvent,
     /// An entity's events are not in the order of sending, or not in one partition.
     Disorder,
-    /// Accepted, and not in Postgres.
+    /// An accepted event is missing in Postgres.
     LostRow,
-    /// In Postgres more than once.
+    /// An event is in Postgres more than once.
     TwiceRow,
-    /// In Postgres, and not so in the log.
+    /// A row differs from the log.
     StrangeRow,
     /// An entity's version is not the number of its events.
     WrongVersion,
-    /// A bad record is not among the dead letters.
+    /// A bad record is missing in the dead letters.
     LostPoison,
-    /// It is, but not byte for byte.
+    /// A dead letter differs from its bad record.
     AlteredPoison,
-    /// A dead letter that was no bad record.
+    /// A dead letter is not a bad record.
     StrangeDeadLetter,
-    /// A node, a client or the run itself met what it should not.
+    /// A node, a client or the run itself failed.
     Trouble,
 }
 
-/// All that was found.
+/// All findings of a run.
 #[derive(Default)]
 pub struct Findings(BTreeMap<Flaw, Vec<String>>);
 
@@ -40,7 +40,7 @@ impl Findings {
         self.0.entry(flaw).or_default().push(what.into());
     }
 
-    /// Whether it is what was to be found: any of these, or nothing at all.
+    /// Whether any of the wanted flaws was found, or nothing if none is wanted.
     pub fn are(&self, wanted: &[Flaw]) -> bool {
         if wanted.is_empty() {
             return self.0.is_empty();
@@ -61,7 +61,7 @@ impl Findings {
     }
 }
 
-/// How many of a kind are written out.
+/// How many findings of a kind are printed.
 const SHOWN: usize = 5;
 
 impl fmt::Display for Findings {

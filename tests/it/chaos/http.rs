@@ -1,4 +1,4 @@
-//! Clients over HTTP: one event a request, or a batch; whoever gets no answer, or a 409 or 503, backs off and sends again.
+//! HTTP clients: one event per request, or a batch. Without a response, or after a 409 or 503, they back off and retry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,17 +17,17 @@ use super::{
     plan::Dice,
 };
 
-/// OmniLink says within 5 s that the log does not answer.
+/// OmniLink reports within 5 s that the log does not respond.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Back-off: doubled up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// Of a hundred accepted requests, how many are sent again under an `Idempotency-Key` of their own: a client
-/// that forgot what it had sent. The port takes them for new; admission must not.
+/// The percentage of accepted requests that are sent again with a new `Idempotency-Key`, like by a client that lost its state. The
+/// port accepts them as new; admission must detect the duplicates.
 const REPEATED: u64 = 5;
 
 type Http = Client<HttpConnector, Full<Bytes>>;
 
-/// How a client writes its events.
+/// The format of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Structured,
@@ -84,18 +84,18 @@ struct Sender {
     attempts: usize,
 }
 
-/// What became of a request.
-enum Answer {
-    /// For each item whether it was accepted.
+/// The outcome of a request.
+enum Outcome {
+    /// Whether each item was accepted.
     Items(Vec<bool>),
-    /// Nobody knows: send it again.
+    /// Unknown: retry.
     Again,
-    /// It should not have been refused.
+    /// An unexpected refusal.
     Wrong(String),
 }
 
 impl Sender {
-    /// Until all are accepted. False: the run is over.
+    /// Retries until all are accepted; false if the run is over.
     async fn deliver(&mut self, events: Vec<Event>) -> bool {
         let mut left = events.clone();
         let mut pause = Duration::from_millis(20);
@@ -104,7 +104,7 @@ impl Sender {
                 return false;
             }
             match self.send(&left, None).await {
-                Answer::Items(accepted) => {
+                Outcome::Items(accepted) => {
                     let mut items = accepted.into_iter();
                     left.retain(|event| {
                         let accepted = items.next().unwrap_or(false);
@@ -114,8 +114,8 @@ impl Sender {
                         !accepted
                     });
                 }
-                Answer::Again => {}
-                Answer::Wrong(why) => {
+                Outcome::Again => {}
+                Outcome::Wrong(why) => {
                     self.run.ledger.trouble(why);
                     return false;
                 }
@@ -130,16 +130,16 @@ impl Sender {
         if self.dice.percent(REPEATED) {
             let again = format!("again-{}", events[0].id());
             self.run.ledger.repeated(events.len());
-            // Once: what becomes of it is all the same.
+            // Sent once, whatever the outcome.
             drop(self.send(&events, Some(again)).await);
         }
         true
     }
 
-    async fn send(&mut self, events: &[Event], idempotency_key: Option<String>) -> Answer {
+    async fn send(&mut self, events: &[Event], idempotency_key: Option<String>) -> Outcome {
         self.attempts += 1;
         let Some(address) = self.run.nodes.address(self.attempts) else {
-            return Answer::Again;
+            return Outcome::Again;
         };
         let request = self.request(&address, events, idempotency_key);
         let exchange = async {
@@ -151,7 +151,7 @@ impl Sender {
         };
         match tokio::time::timeout(PATIENCE, exchange).await {
             Ok(Some((status, body))) => judge(status, &body, events),
-            _ => Answer::Again,
+            _ => Outcome::Again,
         }
     }
 
@@ -192,15 +192,15 @@ impl Sender {
     }
 }
 
-fn judge(status: StatusCode, body: &Value, events: &[Event]) -> Answer {
+fn judge(status: StatusCode, body: &Value, events: &[Event]) -> Outcome {
     let wrong = || {
-        Answer::Wrong(format!(
+        Outcome::Wrong(format!(
             "{} was answered with {status}: {body}",
             events[0].id()
         ))
     };
     if matches!(status.as_u16(), 408 | 409 | 429 | 500..) {
-        return Answer::Again;
+        return Outcome::Again;
     }
     if status != StatusCode::ACCEPTED {
         return wrong();
@@ -222,5 +222,5 @@ fn judge(status: StatusCode, body: &Value, events: &[Event]) -> Answer {
             _ => return wrong(),
         }
     }
-    Answer::Items(accepted)
+    Outcome::Items(accepted)
 }

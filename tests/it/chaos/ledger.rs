@@ -1,4 +1,4 @@
-//! What was sent, what was accepted, and what is under way.
+//! The sent and accepted events, and what is in flight.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 pub const SOURCE: &str = "/chaos";
 pub const ENTITY_TYPE: &str = "thing";
-/// The key that the first start makes is this tenant's.
+/// The tenant of the first key.
 pub const TENANT: &str = "default";
 
 /// One event: the `seq`-th of its entity.
@@ -51,7 +51,7 @@ impl Event {
     }
 }
 
-/// Makes the events of one client: its own entities, each in order.
+/// Generates the events of one client, for its own entities in order.
 pub struct Maker {
     client: String,
     next: Vec<u32>,
@@ -71,7 +71,7 @@ impl Maker {
         }
     }
 
-    /// At most `count` more; none: the quota is used up.
+    /// At most `count` more events; empty once the quota is used up.
     pub fn make(&mut self, count: u32, dice: &mut super::plan::Dice) -> Vec<Event> {
         let count = count.min(self.quota - self.made);
         self.made += count;
@@ -99,13 +99,13 @@ pub struct Ledger {
     records: AtomicI64,
     retries: AtomicU64,
     repeats: AtomicU64,
-    /// Bad records, by the mark that each bears.
+    /// Bad records by their mark.
     poison: Mutex<HashMap<String, Record>>,
-    /// What should not have happened to a client.
+    /// Unexpected failures of clients.
     troubles: Mutex<Vec<String>>,
 }
 
-/// Counted as under way until it is dropped.
+/// Counts as in flight until it is dropped.
 pub struct UnderWay<'a>(&'a Ledger, [i64; 3]);
 
 impl Drop for UnderWay<'_> {
@@ -162,7 +162,7 @@ impl Ledger {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts events that were sent again though they had been accepted.
+    /// Counts duplicates that were sent on purpose.
     pub fn repeated(&self, count: usize) {
         self.repeats.fetch_add(count as u64, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! Never lost, never twice: OmniLink as it is run, with real clients, while `kill -9` hits it, the broker and Postgres at
-//! random moments (`docs/chaos.md`).
+//! No event is lost or duplicated, with real clients, while OmniLink, the broker and Postgres are killed at random times
+//! (`docs/chaos.md`).
 //!
 //! A short run is part of the tests; `scripts/chaos` runs the long one, and shows that planted bugs are found.
 
@@ -21,9 +21,9 @@ use std::time::Duration;
 use plan::Plan;
 use run::{Run, run};
 
-use crate::support::{Kind, part};
+use crate::support::{LogKind, env_or_skip};
 
-/// `OMNILINK_CHAOS_SEED`, or another one each time.
+/// `OMNILINK_CHAOS_SEED`, or a random seed.
 fn seed() -> u64 {
     setting("SEED").unwrap_or_else(|| rand::random_range(1..1_000_000))
 }
@@ -31,18 +31,21 @@ fn seed() -> u64 {
 fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(format!("OMNILINK_CHAOS_{name}")).ok()?;
     let parsed = text.parse().ok();
-    assert!(parsed.is_some(), "OMNILINK_CHAOS_{name}: what is `{text}`?");
+    assert!(
+        parsed.is_some(),
+        "OMNILINK_CHAOS_{name}: `{text}` is not valid"
+    );
     parsed
 }
 
-/// Whether the parts can be started here: `scripts/chaos` says so, or the other tests have them.
-fn can_run(kind: Kind) -> bool {
+/// Whether services can be started: in `scripts/chaos`, or if the other tests have them.
+fn can_run(kind: LogKind) -> bool {
     std::env::var_os("OMNILINK_CHAOS_DIR").is_some()
-        || part("OMNILINK_TEST_POSTGRES").is_some()
-            && (kind == Kind::Local || part("OMNILINK_TEST_KAFKA").is_some())
+        || env_or_skip("OMNILINK_TEST_POSTGRES").is_some()
+            && (kind == LogKind::Local || env_or_skip("OMNILINK_TEST_KAFKA").is_some())
 }
 
-/// Kills come at random moments, so a planted bug may be missed by one seed; by so many it is not.
+/// Kills are at random times, so one seed may miss a planted bug; this many do not.
 const SEEDS: u64 = 4;
 
 fn holds(plan: Plan) {
@@ -68,15 +71,15 @@ fn holds(plan: Plan) {
 
 #[test]
 fn short_on_the_local_log() {
-    holds(Plan::short(Kind::Local, seed()));
+    holds(Plan::short(LogKind::Local, seed()));
 }
 
 #[test]
 fn short_on_kafka() {
-    holds(Plan::short(Kind::Kafka, seed()));
+    holds(Plan::short(LogKind::Kafka, seed()));
 }
 
-/// Three brokers, each of which is killed: leaders move away and back under load.
+/// Three brokers, each of which is killed, so that leaders move under load.
 #[test]
 #[ignore = "three brokers: scripts/chaos --log kafka --brokers 3"]
 fn short_on_three_brokers() {
@@ -88,7 +91,7 @@ fn short_on_three_brokers() {
         postgres_kills: 0,
         per_second: 30,
         deadline: Duration::from_mins(8),
-        ..Plan::short(Kind::Kafka, seed())
+        ..Plan::short(LogKind::Kafka, seed())
     });
 }
 
@@ -97,14 +100,14 @@ fn short_on_three_brokers() {
 #[ignore = "minutes: scripts/chaos"]
 fn long() {
     let kind = match setting::<String>("LOG").as_deref() {
-        Some("kafka") => Kind::Kafka,
-        _ => Kind::Local,
+        Some("kafka") => LogKind::Kafka,
+        _ => LogKind::Local,
     };
     let events = setting("EVENTS").unwrap_or(100_000);
     let brokers = setting("BROKERS").unwrap_or(1);
     holds(Plan::long(kind, seed(), events, brokers));
 }
 
-/// Each planted bug, with the faults that bring it out soonest.
+/// Each planted bug, with the faults that reveal it soonest.
 #[cfg(feature = "chaos")]
 mod bugs;

@@ -1,4 +1,4 @@
-//! OmniLink as it is run: `omnilink up` as a process of its own, killed and started again.
+//! Nodes: `omnilink up` processes, which are killed and restarted.
 
 use std::{
     fs::File,
@@ -13,12 +13,12 @@ use parking_lot::{Mutex, RwLock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{parts::Parts, plan::Plan};
-use crate::support::Kind;
+use crate::support::LogKind;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_omnilink");
-/// A node answers within this time. The first wait may be long: nothing works while the broker is down.
+/// Time limit for the start of a node, which may have to wait for the broker.
 const START: Duration = Duration::from_secs(90);
-/// A node that is asked to stop drains for 10 s.
+/// Time limit for a stop; a node drains for 10 s.
 const STOP: Duration = Duration::from_secs(20);
 
 pub struct Nodes {
@@ -47,7 +47,7 @@ impl Nodes {
         if !parts.redis.is_empty() {
             settings.push(("OMNILINK__REDIS__URL".to_owned(), parts.redis.clone()));
         }
-        if plan.kind == Kind::Kafka {
+        if plan.kind == LogKind::Kafka {
             settings.push(("OMNILINK__KAFKA__BROKERS".to_owned(), parts.brokers.clone()));
             // Of 32 bytes, the same on all nodes.
             let secret = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2g=";
@@ -63,7 +63,7 @@ impl Nodes {
 
     fn command(&self, data: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
-        // Not the settings of whoever runs the tests.
+        // Without the settings of the environment.
         for (name, _) in std::env::vars() {
             if name.starts_with("OMNILINK_") {
                 command.env_remove(name);
@@ -83,7 +83,7 @@ impl Nodes {
         self.dir.join("node-0")
     }
 
-    /// On Kafka the first key is made before the first node starts.
+    /// Creates the first key on Kafka, before the first node starts.
     pub fn make_key(&self) {
         let made = self
             .command(&self.first_dir(), &["keys", "create", "--first"])
@@ -96,7 +96,7 @@ impl Nodes {
         );
     }
 
-    /// The admin key, once the first node or [`Nodes::make_key`] has made it.
+    /// The admin key, once the first node or [`Nodes::make_key`] has created it.
     pub fn key(&self) -> String {
         let key = std::fs::read_to_string(self.first_dir().join("admin.key")).unwrap();
         key.trim().to_owned()
@@ -120,7 +120,7 @@ impl Nodes {
         self.all.read().len()
     }
 
-    /// Where a client goes on its `attempt`-th try; `None`: no node has an address yet.
+    /// The address for a client's `attempt`-th try; `None` if no node has one yet.
     pub fn address(&self, attempt: usize) -> Option<String> {
         let nodes = self.all.read();
         let node = nodes.get(attempt % nodes.len().max(1))?;
@@ -128,7 +128,7 @@ impl Nodes {
         (!address.is_empty()).then_some(address)
     }
 
-    /// Starts a node and waits until it listens. One that ends before, as it does while the broker is down, is started again.
+    /// Starts a node and waits until it listens. Restarts it if it exits, as it does while the broker is down.
     pub fn start(&self, index: usize) {
         let deadline = Instant::now() + START;
         let nodes = self.all.read();
@@ -146,7 +146,7 @@ impl Nodes {
                     assert!(
                         Instant::now() < deadline,
                         "node {index} does not start\n{}",
-                        node.said()
+                        node.log_tail()
                     );
                     std::thread::sleep(Duration::from_millis(300));
                 }
@@ -155,7 +155,7 @@ impl Nodes {
                     drop(child.wait());
                     panic!(
                         "node {index} does not listen after {START:?}\n{}",
-                        node.said()
+                        node.log_tail()
                     );
                 }
             }
@@ -176,7 +176,7 @@ impl Nodes {
             .stderr(log("stderr.log"))
             .spawn()
             .unwrap();
-        // For `scripts/chaos`, should this process be killed.
+        // For `scripts/chaos`, in case this process is killed.
         std::fs::write(node.dir.join("pid"), child.id().to_string()).unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (tell, listens) = mpsc::channel();
@@ -197,7 +197,7 @@ impl Nodes {
         *self.spawned.lock()
     }
 
-    /// Starts the nodes that do not run.
+    /// Starts the stopped nodes.
     pub fn start_all(&self) {
         for index in 0..self.len() {
             let idle = self.all.read()[index].child.lock().is_none();
@@ -207,7 +207,7 @@ impl Nodes {
         }
     }
 
-    /// Starts a node that does not run, and kills it so many milliseconds later.
+    /// Starts a stopped node, and kills it after this many milliseconds.
     pub fn start_and_kill(&self, milliseconds: u64) {
         let nodes = self.all.read();
         let Some(node) = nodes.iter().find(|node| node.child.lock().is_none()) else {
@@ -234,7 +234,7 @@ impl Nodes {
         }
     }
 
-    /// Nodes that ended by themselves, with what they said last; they are forgotten.
+    /// Removes and returns nodes that exited by themselves, with the end of their logs.
     pub fn ended(&self) -> Vec<(usize, String)> {
         let mut ended = Vec::new();
         for (index, node) in self.all.read().iter().enumerate() {
@@ -245,14 +245,17 @@ impl Nodes {
                 *child = None;
                 ended.push((
                     index,
-                    format!("node {index} ended by itself ({status})\n{}", node.said()),
+                    format!(
+                        "node {index} ended by itself ({status})\n{}",
+                        node.log_tail()
+                    ),
                 ));
             }
         }
         ended
     }
 
-    /// Asks all to stop, as an operator would; says who did not end with 0 in time.
+    /// Stops all nodes gracefully; returns those that did not exit with 0 in time.
     pub fn stop(&self) -> Vec<String> {
         for index in 0..self.len() {
             self.signal(index, Signal::TERM);
@@ -274,14 +277,14 @@ impl Nodes {
                 Some(status) if status.success() => {}
                 Some(status) => bad.push(format!(
                     "node {index} stopped with {status}\n{}",
-                    node.said()
+                    node.log_tail()
                 )),
                 None => {
                     drop(child.kill());
                     drop(child.wait());
                     bad.push(format!(
                         "node {index} did not stop within {STOP:?}\n{}",
-                        node.said()
+                        node.log_tail()
                     ));
                 }
             }
@@ -291,8 +294,8 @@ impl Nodes {
 }
 
 impl Node {
-    /// The end of what it wrote.
-    fn said(&self) -> String {
+    /// The end of its log.
+    fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(self.dir.join("stderr.log")).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
@@ -302,7 +305,7 @@ impl Node {
 impl Drop for Nodes {
     fn drop(&mut self) {
         for index in 0..self.len() {
-            // Also one that was stopped in the middle.
+            // SIGKILL also ends a stopped process.
             self.kill(index);
         }
     }

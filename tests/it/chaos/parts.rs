@@ -1,4 +1,4 @@
-//! The parts around OmniLink: a Kafka, a Postgres and a Redis of the run's own, by `scripts/stack` in the run's own folder.
+//! The services of a run: Kafka, Postgres and Redis, started by `scripts/stack` in the folder of the run.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::plan::Plan;
-use crate::support::Kind;
+use crate::support::LogKind;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
 
@@ -15,7 +15,7 @@ pub struct Parts {
     dir: PathBuf,
     pub brokers: String,
     pub postgres: String,
-    /// Empty: without it.
+    /// Empty if the run does not use it.
     pub redis: String,
 }
 
@@ -25,7 +25,7 @@ impl Parts {
         if plan.brokers > 1 {
             start.splice(0..0, ["--brokers", "3"]);
         }
-        if plan.kind == Kind::Kafka {
+        if plan.kind == LogKind::Kafka {
             start.push("kafka");
         }
         if plan.redis_kills > 0 {
@@ -34,7 +34,7 @@ impl Parts {
         Self::start_parts(dir, &start)
     }
 
-    /// A Kafka alone.
+    /// Starts only Kafka.
     pub fn kafka(dir: &Path) -> Self {
         Self::start_parts(dir, &["start", "kafka"])
     }
@@ -46,7 +46,7 @@ impl Parts {
             postgres: String::new(),
             redis: String::new(),
         };
-        // Another run may take a free port in the moment before it is used.
+        // Another run may take a free port before it is used.
         for attempt in 1.. {
             match parts.call(start) {
                 Ok(_) => break,
@@ -73,7 +73,7 @@ impl Parts {
         parts
     }
 
-    /// The script has deadlines of its own.
+    /// Without a time limit, because the script has its own.
     fn call(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(SCRIPT);
         for part in ["KAFKA", "KAFKA_CONTROLLER", "POSTGRES", "REDIS"] {

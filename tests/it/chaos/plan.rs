@@ -1,12 +1,12 @@
-//! What a run does: how many events over how long, which faults, when. All of it follows from the seed, but for the
-//! machine's own timing.
+//! The plan of a run: number of events, duration, faults and their times. It is determined by the seed, except for the timing of
+//! the machine.
 
 use std::time::Duration;
 
 use super::findings::Flaw;
-use crate::support::Kind;
+use crate::support::LogKind;
 
-/// A small generator of our own (splitmix64), so that a seed means the same after any upgrade.
+/// A small random generator (splitmix64), so that a seed gives the same plan after upgrades.
 pub struct Dice(u64);
 
 impl Dice {
@@ -14,7 +14,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// A client's own.
+    /// The generator of one client.
     pub fn of(seed: u64, name: &str) -> Self {
         Self(seed ^ u64::from(omnilink::log::murmur2(name.as_bytes())))
     }
@@ -27,7 +27,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// From `low` to `high`, both of them included.
+    /// A number from `low` to `high`, inclusive.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
@@ -37,18 +37,18 @@ impl Dice {
     }
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// SIGKILL of a node, which is started again.
+    /// SIGKILL of a node, which is restarted.
     Node,
-    /// SIGKILL of a node, and of those that are started in its place, some seconds apart.
+    /// SIGKILL of a node, and again after each restart, some seconds apart.
     Volley,
     /// SIGKILL of the broker, or of one of them.
     Broker,
     /// SIGKILL of Postgres and its children.
     Postgres,
-    /// SIGKILL of Redis, which forgets everything.
+    /// SIGKILL of Redis, which loses its data.
     Redis,
     /// SIGSTOP of a node while another one runs, then SIGCONT.
     Zombie,
@@ -57,35 +57,35 @@ pub enum Fault {
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub kind: Kind,
+    pub kind: LogKind,
     pub seed: u64,
     pub events: u32,
     pub per_second: u32,
-    /// How many brokers there are: one, or three of which one at a time may be gone.
+    /// The number of brokers: one, or three of which one at a time may be down.
     pub brokers: u32,
     pub node_kills: u32,
     pub volleys: u32,
     pub broker_kills: u32,
     pub postgres_kills: u32,
-    /// With any, the nodes share what they know of requests by Redis.
+    /// Kills of Redis; with any, the nodes use Redis.
     pub redis_kills: u32,
     pub zombies: u32,
-    /// How long a zombie is stopped.
+    /// How long a node is stopped.
     pub stopped: Duration,
-    /// The bug that is planted, as `OMNILINK_CHAOS_BUG`.
+    /// The planted bug, as in `OMNILINK_CHAOS_BUG`.
     pub bug: Option<&'static str>,
-    /// What must be found of it; none: nothing may be found.
+    /// The flaws of which one must be found; if empty, none may be found.
     pub finds: &'static [Flaw],
-    /// When everything has been sent: how long nothing may move before the rest counts as lost.
+    /// After everything is sent: time without changes after which missing events count as lost.
     pub quiet: Duration,
-    /// All of it ends within this time.
+    /// Time limit of the run.
     pub deadline: Duration,
 }
 
 impl Plan {
-    /// What runs on every change.
-    pub fn short(kind: Kind, seed: u64) -> Self {
-        let kafka = kind == Kind::Kafka;
+    /// The plan of the tests.
+    pub fn short(kind: LogKind, seed: u64) -> Self {
+        let kafka = kind == LogKind::Kafka;
         Self {
             kind,
             seed,
@@ -106,8 +106,8 @@ impl Plan {
         }
     }
 
-    /// What `scripts/chaos` runs.
-    pub fn long(kind: Kind, seed: u64, events: u32, brokers: u32) -> Self {
+    /// The plan of `scripts/chaos`.
+    pub fn long(kind: LogKind, seed: u64, events: u32, brokers: u32) -> Self {
         let mut plan = Self {
             events,
             brokers,
@@ -116,10 +116,10 @@ impl Plan {
             postgres_kills: 3,
             ..Self::short(kind, seed)
         };
-        // The group waits for a member that was killed.
+        // The group waits for the session timeout of a killed member.
         let mut seconds_a_fault = 5;
-        if kind == Kind::Kafka {
-            // Of three, each is killed some times: its leaders move away, and back when it has returned.
+        if kind == LogKind::Kafka {
+            // Each of three brokers is killed several times, so that leaders move.
             plan.broker_kills = if brokers > 1 { 10 } else { 3 };
             plan.redis_kills = 2;
             plan.zombies = 1;
@@ -132,7 +132,7 @@ impl Plan {
         plan
     }
 
-    /// When the faults come: each at a random number of accepted events, one in each of as many equal parts of the run.
+    /// The times of the faults, as numbers of accepted events: one random number in each of as many equal parts of the run.
     pub fn faults(&self) -> Vec<(u64, Fault)> {
         let mut dice = Dice::new(self.seed ^ 0xfa17);
         let mut faults = Vec::new();

@@ -1,5 +1,4 @@
-//! Producers on Kafka, as others write them: idempotent, each entity in order, in three forms, with keys of their own; and
-//! now and then a record that nobody can read.
+//! Kafka producers: idempotent, each entity in order, in three formats, with their own keys; and now and then an invalid record.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,24 +17,24 @@ use super::{
     plan::Dice,
 };
 
-/// A broker that was killed is back long before.
+/// Longer than a killed broker needs to restart.
 const DELIVERY_MS: &str = "180000";
-/// Events that are handed over before the first is acknowledged.
+/// Events sent before the first is acknowledged.
 const TOGETHER: u32 = 10;
-/// In a hundred rounds, how many are sent again, and how many have a bad record in them.
+/// Percentages of rounds that are sent again, and that have a bad record.
 const REPEATED: u64 = 5;
 const POISONED: u64 = 10;
-/// Names a bad record, so that it is known again.
+/// The header that identifies a bad record.
 pub const MARK: &str = "chaos-mark";
 
-/// How a producer writes and keys its events.
+/// The format and keys of a producer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// CloudEvents in binary mode, keyed as OmniLink would.
+    /// CloudEvents in binary mode, with OmniLink's keys.
     Binary,
-    /// Structured, now and then as a batch, all under one key of the producer's own.
+    /// Structured mode, sometimes in batches, all with one key of the producer.
     Structured,
-    /// JSON without a content type, keyed by entity, but not as OmniLink would.
+    /// JSON without a content type, keyed by entity, but not with OmniLink's keys.
     Bare,
 }
 
@@ -118,7 +117,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Hands all over, then waits for all.
+    /// Sends all records, then waits for all acknowledgements.
     async fn send(&self, records: &[Record]) -> Result<(), String> {
         let mut deliveries = Vec::with_capacity(records.len());
         for record in records {
@@ -195,7 +194,7 @@ impl Sender {
         }
     }
 
-    /// One record for all, with a bad item among them.
+    /// One record with all events and a bad item.
     fn batch(&mut self, events: &[Event]) -> Record {
         let mark = self.mark();
         let bad = format!(r#"{{"specversion":"1.0","id":"","of":"{mark}"}}"#);
@@ -232,7 +231,7 @@ impl Sender {
     }
 }
 
-/// A record that admission must refuse.
+/// A record that admission must reject.
 pub fn poison(mark: &str, dice: &mut Dice) -> Record {
     let good =
         format!(r#"{{"specversion":"1.0","id":"{mark}","source":"{SOURCE}","type":"t","data":1}}"#);

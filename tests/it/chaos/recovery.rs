@@ -1,4 +1,4 @@
-//! How long after a fault rows come again, looked at from outside: the projector's positions in Postgres, by partition.
+//! Recovery times after faults, measured by the projector's positions in Postgres for each partition.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,7 +23,7 @@ impl History {
         }
     }
 
-    /// When the first partition and when the last one had moved on from where it was at `from`.
+    /// When the first and the last partition advanced beyond their position at `from`.
     fn moved(&self, from: Instant) -> (Option<Instant>, Option<Instant>) {
         let samples = self.0.lock();
         let mut later = samples.iter().skip_while(|(at, _)| *at < from);
@@ -46,20 +46,20 @@ impl History {
     }
 }
 
-/// What is recovered from, as the table says it.
+/// The kind of fault, as shown in the table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum After {
     /// From the start of the process.
     NodeKilled,
     /// From the start of the last process.
     NodesKilledInARow,
-    /// From the moment at which the only broker answers again.
+    /// From the time at which the only broker responds again.
     BrokerBack,
-    /// From the kill; the two others go on.
+    /// From the kill; the two others continue.
     OneBrokerKilled,
-    /// From the moment at which Postgres answers again.
+    /// From the time at which Postgres responds again.
     PostgresBack,
-    /// From the stop; another node goes on.
+    /// From the stop; another node continues.
     NodeFrozen,
 }
 
@@ -76,16 +76,16 @@ impl After {
     }
 }
 
-/// One that is under way.
+/// A recovery in progress.
 #[derive(Clone, Copy)]
 struct Open {
     after: After,
     since: Instant,
-    /// Positions count from here on: what was under way at the fault has arrived by then.
+    /// Positions count from here on: writes in flight at the fault have arrived.
     from: Instant,
 }
 
-/// All recoveries of a run: until the first partition had rows again, and until all had.
+/// All recoveries of a run: times until the first partition had new rows, and until all had.
 #[derive(Default)]
 pub struct Recoveries {
     open: Option<Open>,
@@ -94,13 +94,13 @@ pub struct Recoveries {
 
 impl Recoveries {
     pub fn begin(&mut self, after: After, since: Instant, settle: Duration, history: &History) {
-        // The one before is as long as it has been until now, at least.
+        // The previous one has lasted until now, at least.
         drop(self.look(history, true));
         let from = since + settle;
         self.open = Some(Open { after, since, from });
     }
 
-    /// A line, when one has ended, or has to.
+    /// A line of output, if a recovery has ended or must end.
     pub fn look(&mut self, history: &History, to_end: bool) -> Option<String> {
         let open = self.open?;
         let (first, all) = history.moved(open.from);
@@ -123,7 +123,7 @@ impl Recoveries {
         ))
     }
 
-    /// For `scripts/chaos`: name, how many, then median and longest until the first row, and until rows in all partitions.
+    /// For `scripts/chaos`: name, count, then median and maximum until the first row, and until rows in all partitions.
     pub fn table(&self) -> Vec<String> {
         let line = |(after, times): (&After, &Vec<[Duration; 2]>)| {
             let column = |index: usize| {

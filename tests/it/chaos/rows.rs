@@ -1,4 +1,4 @@
-//! What Postgres holds.
+//! The rows in Postgres.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +27,7 @@ pub struct Found {
     pub versions: HashMap<String, i64>,
 }
 
-/// Looks at Postgres again and again, over one connection as long as there is one.
+/// Queries Postgres repeatedly, over one connection while it works.
 pub struct Watcher {
     url: String,
     connection: Option<PgConnection>,
@@ -59,7 +59,7 @@ impl Watcher {
         Some(answer)
     }
 
-    /// The number of rows of `events`; `None`: Postgres does not answer, or there is no such table yet.
+    /// The number of rows of `events`; `None` if Postgres does not respond, or the table does not exist yet.
     pub async fn count(&mut self) -> Option<u64> {
         let sql = "select count(*) from omnilink.events";
         let count: i64 = self

@@ -1,4 +1,4 @@
-//! One run: parts, nodes and clients are started, faults come, all settles, all is checked.
+//! One run: starts services, nodes and clients, causes faults, waits until everything has arrived, and checks it.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,11 +34,11 @@ use super::{
     recovery::History,
     rows,
 };
-use crate::support::{Kind, append};
+use crate::support::{LogKind, append};
 
-/// Bad records that wait in the embedded log before its first start: no door lets them in later.
+/// Bad records written to the embedded log before its first start, because the port refuses them.
 const LOCAL_POISONS: u32 = 20;
-/// Nothing may come any more for this long before all is looked at.
+/// Time without changes after which the results are checked.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// What clients, followers and faults share.
@@ -55,17 +55,17 @@ pub struct Run {
     /// Events that a follower has seen in `events` (on Kafka), and rows in Postgres.
     admitted: AtomicU64,
     rows: AtomicU64,
-    /// Positions of the projector, as last looked at and before.
+    /// Positions of the projector over time.
     pub history: History,
 }
 
 impl Run {
-    /// Whether clients are to give up.
+    /// Whether clients must stop.
     pub fn over(&self) -> bool {
         self.over.load(Ordering::Relaxed) || self.began.elapsed() > self.plan.deadline
     }
 
-    /// Ticks of clients that send as often fall together, also after a time of trouble.
+    /// Clients with the same rate send at the same ticks, also after faults.
     pub fn every(&self, period: Duration) -> tokio::time::Interval {
         let mut due = tokio::time::interval_at(self.began.into(), period);
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -82,15 +82,15 @@ impl Run {
     }
 
     fn kafka(&self) -> bool {
-        self.plan.kind == Kind::Kafka
+        self.plan.kind == LogKind::Kafka
     }
 
-    /// Rows in Postgres, as last counted.
+    /// The last count of rows in Postgres.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// The log, opened by us: the embedded one only while no node runs.
+    /// Opens the log; the embedded one only while no node runs.
     fn open(&self) -> Arc<dyn Log> {
         if self.kafka() {
             let dir = self.dir.join("reader");
@@ -114,14 +114,14 @@ fn open_local(node: &Path) -> LocalLog {
     loop {
         match LocalLog::open(&node.join("log"), options.clone()) {
             Ok(log) => return log,
-            // The lock of a process that has just ended.
+            // The process that has just exited may still hold the lock.
             Err(error) => assert!(Instant::now() < deadline, "{error}"),
         }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Runs a plan and says what is wrong.
+/// Runs a plan and returns its findings.
 pub fn run(plan: Plan) -> Findings {
     let home =
         std::env::var_os("OMNILINK_CHAOS_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -162,7 +162,7 @@ pub fn run(plan: Plan) -> Findings {
     settle(&run, &mut findings);
     run.over.store(true, Ordering::Relaxed);
     for follower in followers {
-        // One that panicked has said why.
+        // A panic has been reported.
         drop(follower.join());
     }
     for why in run.nodes.stop() {
@@ -187,7 +187,7 @@ pub fn run(plan: Plan) -> Findings {
     findings
 }
 
-/// What must be there before the first node starts.
+/// Preparations before the first node starts.
 fn prepare(run: &Run) {
     if run.kafka() {
         std::fs::create_dir_all(run.nodes.first_dir()).unwrap();
@@ -206,7 +206,7 @@ fn prepare(run: &Run) {
     }
 }
 
-/// Counts what arrives, from outside.
+/// Counts arriving events and rows.
 fn follow(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<std::thread::JoinHandle<()>> {
     let mut followers = Vec::new();
     if run.kafka() {
@@ -220,7 +220,7 @@ fn follow(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<std::thread:
             let mut out = Vec::new();
             while !run.over.load(Ordering::Relaxed) {
                 out.clear();
-                // What the broker's absence does to a reader passes with it.
+                // Errors of the reader are expected while the broker is down.
                 drop(reader.poll(Duration::from_millis(100), &mut out));
                 run.admitted.fetch_add(out.len() as u64, Ordering::Relaxed);
             }
@@ -247,16 +247,16 @@ fn follow(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<std::thread:
     followers
 }
 
-/// Someone who sends.
+/// A client task.
 pub type Client = tokio::task::JoinHandle<()>;
 
-/// Everyone who sends, each its share of the events.
+/// Starts all clients, each with its share of the events.
 fn clients(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<Client> {
     use producers::Style as Form;
     let plan = &run.plan;
     let over = Duration::from_secs(1) * plan.events / plan.per_second;
     let (mut styles, mut forms) = (Vec::new(), Vec::new());
-    // In hundredths of all events.
+    // Percentages of all events.
     let (single, batch) = if run.kafka() { (4, 9) } else { (7, 15) };
     for _ in 0..4 {
         styles.push((http::Style::Structured, single));
@@ -299,7 +299,7 @@ fn clients(run: &Arc<Run>, runtime: &tokio::runtime::Runtime) -> Vec<Client> {
     clients
 }
 
-/// Until the clients have sent everything.
+/// Waits until the clients have sent everything.
 fn finish(
     run: &Run,
     runtime: &tokio::runtime::Runtime,
@@ -331,7 +331,7 @@ fn finish(
     run.say(&format!("all is sent; {accepted} accepted"));
 }
 
-/// Until all has arrived and nothing more comes, or nothing has come for too long.
+/// Waits until everything has arrived and nothing changes any more, or nothing has changed for too long.
 fn settle(run: &Run, findings: &mut Findings) {
     let expected = run.ledger.accepted();
     let read = || {
@@ -354,7 +354,7 @@ fn settle(run: &Run, findings: &mut Findings) {
     }
 }
 
-/// The embedded log says how far admission is: started again until it has read everything.
+/// Restarts the node on the embedded log until admission has read everything.
 fn drain_local(run: &Run, findings: &mut Findings) {
     for _ in 0..5 {
         let behind = {

@@ -14,28 +14,28 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// How it answers.
+/// How the registry responds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
-    /// As it should.
+    /// Normally.
     Works = 0,
-    /// 503, as a proxy in front of a registry that is gone.
+    /// With 503, like a proxy whose registry is down.
     Down = 1,
-    /// It takes the request and says nothing.
+    /// Not at all: it accepts the request and never responds.
     Hangs = 2,
-    /// 404 without the registry's code: something else answers at the address.
-    Strange = 3,
+    /// With 404 without the registry's error code: another server is at the address.
+    Foreign = 3,
 }
 
 struct Shared {
     mode: AtomicU8,
-    /// By id, from 1 on.
+    /// Schemas by id, from 1 on.
     schemas: Mutex<Vec<Value>>,
-    /// The ids of each subject's versions.
+    /// The schema ids of each subject's versions.
     subjects: Mutex<HashMap<String, Vec<usize>>>,
-    /// The paths that were asked for.
-    asked: Mutex<Vec<String>>,
-    /// What `Authorization` must be.
+    /// The requests: method and path.
+    requests: Mutex<Vec<String>>,
+    /// The required `Authorization` header.
     authorization: Option<String>,
 }
 
@@ -47,18 +47,18 @@ pub struct TestRegistry {
 
 impl TestRegistry {
     pub fn start() -> Self {
-        Self::guarded(None)
+        Self::start_with(None)
     }
 
-    /// With `Authorization` demanded.
-    pub fn guarded(authorization: Option<&str>) -> Self {
+    /// Starts one that requires this `Authorization` header.
+    pub fn start_with(authorization: Option<&str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
             mode: AtomicU8::new(0),
             schemas: Mutex::default(),
             subjects: Mutex::default(),
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             authorization: authorization.map(str::to_owned),
         });
         let there = Arc::clone(&shared);
@@ -71,7 +71,7 @@ impl TestRegistry {
         Self { url, shared }
     }
 
-    pub fn set(&self, mode: Mode) {
+    pub fn set_mode(&self, mode: Mode) {
         self.shared.mode.store(mode as u8, Ordering::SeqCst);
     }
 
@@ -84,8 +84,8 @@ impl TestRegistry {
         self.shared.register(subject, body) as u32
     }
 
-    pub fn asked(&self) -> Vec<String> {
-        self.shared.asked.lock().clone()
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().clone()
     }
 }
 
@@ -142,24 +142,24 @@ impl Shared {
             reader.read_exact(&mut body).unwrap();
             let mut words = request.split_whitespace();
             let (method, target) = (words.next().unwrap(), words.next().unwrap());
-            self.asked.lock().push(format!("{method} {target}"));
+            self.requests.lock().push(format!("{method} {target}"));
             while self.mode() == Mode::Hangs as u8 {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            let (status, answer) = if self.mode() == Mode::Down as u8 {
+            let (status, response) = if self.mode() == Mode::Down as u8 {
                 (503, json!("no healthy upstream"))
-            } else if self.mode() == Mode::Strange as u8 {
+            } else if self.mode() == Mode::Foreign as u8 {
                 (404, json!("nothing here"))
             } else if self.authorization.is_some() && authorization != self.authorization {
                 refusal(401, 401, "Unauthorized")
             } else {
-                self.answer(method, target, &body)
+                self.response(method, target, &body)
             };
-            let answer = answer.to_string();
+            let response = response.to_string();
             let sent = write!(
                 stream,
-                "HTTP/1.1 {status} X\r\nContent-Type: application/vnd.schemaregistry.v1+json\r\nContent-Length: {}\r\n\r\n{answer}",
-                answer.len()
+                "HTTP/1.1 {status} X\r\nContent-Type: application/vnd.schemaregistry.v1+json\r\nContent-Length: {}\r\n\r\n{response}",
+                response.len()
             );
             if sent.is_err() {
                 return;
@@ -167,7 +167,7 @@ impl Shared {
         }
     }
 
-    fn answer(&self, method: &str, target: &str, body: &[u8]) -> (u16, Value) {
+    fn response(&self, method: &str, target: &str, body: &[u8]) -> (u16, Value) {
         let path = target.split('?').next().unwrap();
         let parts: Vec<String> = path
             .split('/')
@@ -201,11 +201,11 @@ impl Shared {
                 let Some(id) = versions.get(at.wrapping_sub(1)) else {
                     return refusal(404, 40402, "Version not found");
                 };
-                let mut answer = schemas()[id - 1].clone();
-                answer["subject"] = (*subject).into();
-                answer["version"] = at.into();
-                answer["id"] = (*id).into();
-                (200, answer)
+                let mut response = schemas()[id - 1].clone();
+                response["subject"] = (*subject).into();
+                response["version"] = at.into();
+                response["id"] = (*id).into();
+                (200, response)
             }
             ("POST", ["subjects", subject, "versions"]) => {
                 let body: Value = serde_json::from_slice(body).unwrap();

@@ -1,4 +1,4 @@
-//! Topologies at work on Kafka, as `up` runs them, and what a plain copy of the same records makes.
+//! Topologies on Kafka, run as `omnilink up` does, and a plain copy of the same records.
 #![allow(dead_code, reason = "not every bench uses all of it")]
 
 use std::{
@@ -27,16 +27,16 @@ use crate::{
 pub const PARTITIONS: u32 = 8;
 /// `map`, `dedupe` and `rate_limit` in one stage.
 pub const EVENTS: &str = include_str!("../topology/events.yaml");
-/// The same from a foreign topic, in two.
+/// The same from a foreign topic, in two stages.
 pub const FOREIGN: &str = include_str!("../topology/foreign.yaml");
-/// Records in a plain transaction; a lane's poll has as many at most.
+/// Records per plain transaction, the maximum of a lane's poll.
 const BATCH: u64 = 10_000;
-/// Lanes of a stage, as `up` has them on Kafka with two cores or more.
+/// Lanes per stage, as `omnilink up` has on Kafka with two or more cores.
 const LANES: usize = 2;
 const DEADLINE: Duration = Duration::from_mins(10);
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Fifty events to an order, all orders mixed; one in twenty comes twice; 500 bytes with key and all.
+/// Fifty events per order, interleaved; one in twenty is repeated; 500 bytes including the key.
 pub fn load(events: usize) -> Load {
     Load {
         events,
@@ -47,15 +47,15 @@ pub fn load(events: usize) -> Load {
     }
 }
 
-/// OmniLink's own topics under a prefix of their own, so that others under the bench's are foreign.
-pub struct Bed<'a> {
+/// A log with OmniLink's topics under a longer prefix, so that others of the bench are foreign.
+pub struct Fixture<'a> {
     pub foreign: &'a Scratch,
     pub own: Scratch,
     pub names: Names,
     pub log: Arc<dyn Log>,
 }
 
-impl<'a> Bed<'a> {
+impl<'a> Fixture<'a> {
     pub fn new(foreign: &'a Scratch, state: &Path) -> Self {
         let own = foreign.within("own.");
         let log = own.log("bench", state);
@@ -74,7 +74,7 @@ impl<'a> Bed<'a> {
         self.foreign.topic(name, PARTITIONS as i32).into()
     }
 
-    /// Starts a file's topology.
+    /// Deploys the topology of a file.
     pub fn deploy(&self, text: &str, input: &str, output: &str) -> Deployment {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("bench.yaml");
@@ -97,7 +97,7 @@ impl<'a> Bed<'a> {
         deployment
     }
 
-    /// Works a full topic off. `output` holds each event once afterwards.
+    /// Processes a full topic, and checks that `output` has each event once.
     pub fn drain(&self, text: &str, input: &str, output: &str, load: Load) -> Worked {
         let others = machine::broker(&self.own.brokers).map(|pid| ("Kafka", pid));
         let cpu = Cpu::of(
@@ -113,7 +113,7 @@ impl<'a> Bed<'a> {
         drain.watch(DEADLINE, || {
             let done: Vec<_> = stages.iter().map(|stage| together(stage)).collect();
             let mut all = done[0] == end;
-            // What lies between two lanes ends with a marker in each partition; its end is known when the first is through.
+            // The end of the topic between two lanes is known only when the first lane is done.
             if all && stages.len() > 1 && looked.elapsed() > Duration::from_millis(20) {
                 looked = Instant::now();
                 all = stages[1..].iter().all(|stage| self.is_through(stage));
@@ -134,14 +134,14 @@ impl<'a> Bed<'a> {
         }
     }
 
-    /// Each event came out once.
+    /// Checks that each event was written once.
     pub fn check(&self, output: &str, load: Load) {
         eventually(load.distinct() as u64, || {
             self.foreign.consume(output, PARTITIONS as i32).1
         });
     }
 
-    /// Whether a lane has read its input but for the last marker of each partition.
+    /// Whether a lane has read its input, except for the last marker of each partition.
     fn is_through(&self, stage: &Progress) -> bool {
         let positions = stage.positions();
         positions.len() == PARTITIONS as usize
@@ -151,13 +151,13 @@ impl<'a> Bed<'a> {
     }
 }
 
-/// The ends of all partitions together.
+/// The sum of the end offsets of all partitions.
 pub fn ends(log: &dyn Log, topic: &str) -> u64 {
     let end = |p| log.offset_range(topic, p).unwrap().end;
     (0..PARTITIONS).map(end).sum()
 }
 
-/// The markers of the last transaction may come a moment after its positions.
+/// Waits for the expected count: the markers of the last transaction may be written after its positions.
 pub fn eventually(expected: u64, mut count: impl FnMut() -> u64) {
     let start = Instant::now();
     loop {
@@ -173,16 +173,16 @@ pub fn eventually(expected: u64, mut count: impl FnMut() -> u64) {
     }
 }
 
-/// A plain transactional copy of a topic, in this process.
+/// Copies a topic in plain transactions, in this process.
 pub fn copy(foreign: &Scratch, input: &str, output: &str, records: usize) -> Drained {
     let mut drain = Drain::begin();
     foreign.copy((input, output), PARTITIONS as i32, BATCH, |done| {
-        drain.see(vec![done]);
+        drain.record(vec![done]);
     });
     drain.end(records)
 }
 
-/// A full topic that was worked off, and processor time by part.
+/// The result of a run, with processor time by part.
 pub struct Worked {
     pub drained: Drained,
     pub parts: BTreeMap<&'static str, f64>,

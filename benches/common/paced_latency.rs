@@ -1,4 +1,4 @@
-//! How long a record takes from its append to the reader of what comes of it, at a pace.
+//! The latency from the append of a record to the reader of its output, at a constant rate.
 
 use std::{
     sync::Arc,
@@ -12,16 +12,16 @@ use crate::{
     report::{Row, percentile},
 };
 
-pub const A_SECOND: f64 = 200.0;
-/// What is asked of a lane, in milliseconds: half of all, and 99 of 100.
-pub const ASKED: (f64, f64) = (12.0, 30.0);
-/// Records before those that are measured: a virtual machine compiles meanwhile.
-const WARM: usize = 1_000;
-/// For the first to come through: whoever passes them on has to start.
+pub const RATE: f64 = 200.0;
+/// The target for a lane in milliseconds: p50 and p99.
+pub const TARGET: (f64, f64) = (12.0, 30.0);
+/// Records before the measurement, during which a JVM compiles.
+const WARM_UP: usize = 1_000;
+/// Time limit for the first record, which includes the start of the processor.
 const START: Duration = Duration::from_mins(1);
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Sends events for so many seconds and reads the output: milliseconds, without those of the warm-up.
+/// Sends events for this many seconds and reads the output; returns latencies in milliseconds without the warm-up.
 pub fn measure(
     log: &Arc<dyn Log>,
     (input, output): (&Arc<str>, &str),
@@ -34,13 +34,13 @@ pub fn measure(
     for partition in 0..log.partitions(output).unwrap() {
         reader.assign(partition, 0).unwrap();
     }
-    let count = WARM + (A_SECOND * seconds as f64) as usize;
+    let count = WARM_UP + (RATE * seconds as f64) as usize;
     let append = {
         let (log, input) = (Arc::clone(log), Arc::clone(input));
         move |n: usize| {
             let record = load.stamped(n, nanos());
             let topic = Arc::clone(&input);
-            // That it was written shows when it comes out.
+            // A failed append shows as a missing output.
             drop(log.append(vec![Append { topic, record }], None));
         }
     };
@@ -54,16 +54,16 @@ pub fn measure(
             taken.push((now - sent) as f64 / 1e6);
         }
     };
-    // The first one shows that someone is there.
+    // The first output shows that the processor runs.
     append(0);
     while taken.is_empty() {
-        assert!(base.elapsed() < START, "nothing comes out");
+        assert!(base.elapsed() < START, "no output");
         poll(&mut taken);
     }
     let sender = std::thread::spawn(move || {
         let start = Instant::now();
         for n in 1..count {
-            let due = start + Duration::from_secs_f64(n as f64 / A_SECOND);
+            let due = start + Duration::from_secs_f64(n as f64 / RATE);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             append(n);
         }
@@ -74,17 +74,20 @@ pub fn measure(
         if taken.len() > seen {
             (last, seen) = (Instant::now(), taken.len());
         }
-        assert!(last.elapsed() < DEADLINE, "{seen} of {count} came out");
+        assert!(
+            last.elapsed() < DEADLINE,
+            "{seen} of {count} records in the output"
+        );
     }
     sender.join().unwrap();
-    taken.split_off(WARM)
+    taken.split_off(WARM_UP)
 }
 
-/// Two percentiles, each with what is asked of it and the same of a limit.
+/// Prints p50 and p99, each with its target and that of a limit.
 pub fn print(
     name: &str,
     taken: &[f64],
-    asked: Option<(f64, f64)>,
+    target: Option<(f64, f64)>,
     limit: Option<((f64, f64), &'static str)>,
 ) {
     for (share, what) in [(0.5, "p50"), (0.99, "p99")] {
@@ -94,8 +97,8 @@ pub fn print(
         if let Some((limit, of)) = limit {
             row = row.against(pick(limit), of);
         }
-        if let Some(asked) = asked {
-            row = row.asks_below(pick(asked));
+        if let Some(target) = target {
+            row = row.target_below(pick(target));
         }
         row.print();
     }

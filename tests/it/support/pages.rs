@@ -1,13 +1,13 @@
-//! Pages of the documentation as tests run them: their commands in a shell, and what they print against what stands there.
+//! Runs the commands of documentation pages in a shell, and compares their output with that in the page.
 
 use std::{
     path::Path,
     process::{Command, Stdio},
 };
 
-use crate::cli::{Up, errors, omnilink};
+use crate::support::command::{Up, errors, omnilink};
 
-/// Whether a program is there; says so where it is not.
+/// Whether a program is installed; prints that the test is skipped if not.
 pub fn has(program: &str, arguments: &[&str]) -> bool {
     let there = Command::new(program)
         .args(arguments)
@@ -16,12 +16,12 @@ pub fn has(program: &str, arguments: &[&str]) -> bool {
         .status()
         .is_ok_and(|status| status.success());
     if !there {
-        eprintln!("SKIPPED: there is no `{program} {}`", arguments.join(" "));
+        eprintln!("SKIPPED: `{program} {}` does not work", arguments.join(" "));
     }
     there
 }
 
-/// The blocks of a section of a page: language and text. The section goes up to the next heading of its level.
+/// The code blocks of a section of a page, with language and text. The section ends at the next heading of its level.
 pub fn blocks(page: &str, section: &str) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(page).unwrap();
     let from = text.find(&format!("{section}\n"));
@@ -37,7 +37,7 @@ pub fn blocks(page: &str, section: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// Each expected line comes, in order; `…` in a line stands for anything, and a line of its own for any lines.
+/// Asserts that the output has the expected lines in order; `…` in a line matches any text, and a line `…` any lines.
 fn assert_shows(expected: &str, actual: &str) {
     let mut lines = actual.trim_end().lines();
     let mut any = false;
@@ -73,19 +73,19 @@ fn like(wanted: &str, line: &str) -> bool {
         rest = &rest[at + part.len()..];
         last = Some(part);
     }
-    // Behind the last `…` the line must end with what stands there.
+    // The line must end with the text after the last `…`.
     rest.is_empty() || last.is_some_and(|part| part.is_empty() || line.ends_with(part))
 }
 
-/// Runs commands beside a node as a shell does, and answers with all that they print.
+/// Runs commands in a shell beside a node and returns their output.
 pub fn shell(dir: &Path, up: &Up, commands: &str, settings: &[(&str, &str)]) -> String {
-    // Whatever else is called `omnilink` on this machine is left alone.
+    // Signals only the node of the test, not other processes named `omnilink`.
     let commands = commands.replace("$(pidof omnilink)", &up.child.id().to_string());
     let ours = omnilink(dir, &[]);
     let binary = Path::new(ours.get_program()).parent().unwrap().to_owned();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("bash");
-    // Without the settings of whoever runs the tests.
+    // Without the settings of the environment.
     for (name, _) in ours.get_envs().filter(|(_, value)| value.is_none()) {
         shell.env_remove(name);
     }
@@ -104,11 +104,12 @@ pub fn shell(dir: &Path, up: &Up, commands: &str, settings: &[(&str, &str)]) -> 
     text
 }
 
-/// Runs the commands of shell blocks, each block against the output that stands behind it. `run` answers with what one prints.
+/// Runs the commands of shell blocks, and compares the output of each block with the block after it. `run` returns the output of a
+/// command.
 pub fn follow(blocks: &[(String, String)], mut run: impl FnMut(&str) -> String) {
     let mut ran = 0;
     for (at, (language, text)) in blocks.iter().enumerate() {
-        // The node runs already, and where it should.
+        // The node runs already, in the right folder.
         if language != "sh" || text.contains("omnilink up") {
             continue;
         }

@@ -1,11 +1,11 @@
-//! Kafka Connect and OmniLink's projector: the same events from Kafka into Postgres, beside a bare `COPY`.
+//! Kafka Connect and OmniLink's projector with the same events from Kafka into Postgres, compared with a `COPY`.
 
 use std::{cell::Cell, sync::Arc};
 
 use omnilink::store::Store;
 
 use crate::{
-    Asked,
+    Parameters,
     connect::Connect,
     copy::Tables,
     disk,
@@ -16,11 +16,11 @@ use crate::{
     postgres::Database,
     project::{Projected, Run},
     report::{Row, median},
-    steps::Bed,
-    tried,
+    topologies::Fixture,
+    tune,
 };
 
-/// Ten events to an entity, close together; 500 bytes with all.
+/// Ten events per entity, close together; 500 bytes in total.
 fn load(events: usize) -> Load {
     Load {
         events,
@@ -39,8 +39,8 @@ struct Round {
     connect: (Drained, f64),
 }
 
-pub fn measure(kit: &Kit, scratch: &Scratch, asked: &Asked) {
-    let events = asked.events;
+pub fn measure(kit: &Kit, scratch: &Scratch, parameters: &Parameters) {
+    let events = parameters.events;
     let load = load(events);
     let weight = load.weight();
     println!("\nKafka Connect, Debezium's JDBC sink: {events} records of {weight} B");
@@ -57,32 +57,32 @@ pub fn measure(kit: &Kit, scratch: &Scratch, asked: &Asked) {
     runtime.block_on(store.migrate()).unwrap();
     let scratch = scratch.within("rows.");
     let dir = disk::scratch();
-    let bed = Bed::new(&scratch, dir.path());
-    load.produce(&*bed.log, &bed.names.events);
+    let fixture = Fixture::new(&scratch, dir.path());
+    load.produce(&*fixture.log, &fixture.names.events);
     let connect = Connect {
         kit,
         runtime: &runtime,
         database: &database,
         brokers: &scratch.brokers,
-        topic: &bed.names.events,
+        topic: &fixture.names.events,
         events,
         runs: Cell::new(0),
     };
-    if !asked.tries.is_empty() {
-        tune(&connect, asked);
+    if !parameters.tries.is_empty() {
+        tune(&connect, parameters);
         return;
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let run = Run {
         runtime: runtime.handle(),
         store: &store,
-        log: &bed.log,
-        topic: &bed.names.events,
-        dlq: &Arc::clone(&bed.names.dlq),
+        log: &fixture.log,
+        topic: &fixture.names.events,
+        dlq: &Arc::clone(&fixture.names.dlq),
         brokers: &scratch.brokers,
         events,
         entities: load.entities(),
-        // As `up` has on Kafka.
+        // As `omnilink up` has on Kafka.
         lanes: cores.min(2),
     };
     let round = |_| {
@@ -100,7 +100,7 @@ pub fn measure(kit: &Kit, scratch: &Scratch, asked: &Asked) {
             connect: connect.drain(&Differs::default()),
         }
     };
-    let rounds: Vec<Round> = (0..asked.rounds).map(round).collect();
+    let rounds: Vec<Round> = (0..parameters.rounds).map(round).collect();
     report(&rounds, events as f64);
 }
 
@@ -146,7 +146,7 @@ fn report(rounds: &[Round], events: f64) {
         .print();
 }
 
-/// The settings as they are, and each try.
-fn tune(connect: &Connect<'_>, asked: &Asked) {
-    tried::each("connect", asked, |differs| connect.drain(differs));
+/// Measures the default settings and each variation.
+fn tune(connect: &Connect<'_>, parameters: &Parameters) {
+    tune::each("connect", parameters, |differs| connect.drain(differs));
 }

@@ -1,4 +1,4 @@
-//! What tests of projections need: a database of their own, and a log in memory whose partitions they hand out.
+//! Fixtures for projections: a database for one test, and an in-memory log whose partitions the test assigns.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,7 +20,7 @@ use omnilink::{
         Acknowledged, Append, Fetched, Lane, Log, LogError, OffsetRange, Polled, Position, Reader,
         Record, Source, TopicSpec, Work, partition_for,
     },
-    projections::Setup,
+    projections::{Projector, Setup},
     state,
     store::Store,
     stream::progress::Progress,
@@ -29,13 +29,13 @@ use parking_lot::{Condvar, Mutex};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::runtime::Runtime;
 
-use crate::support::part;
+use crate::support::{env_or_skip, wait_until};
 
 pub const EVENTS: &str = "t.events";
 pub const DLQ: &str = "t.dlq";
 pub const PARTITIONS: u32 = 4;
 
-/// A database of its own for one test, dropped at the end, and a runtime.
+/// A database for one test, dropped at the end, and a runtime.
 pub struct Database {
     pub name: String,
     pub runtime: Runtime,
@@ -44,14 +44,14 @@ pub struct Database {
 }
 
 impl Database {
-    /// Empty. `None`: there is no Postgres.
+    /// An empty database; `None` without a Postgres.
     pub fn empty() -> Option<Self> {
-        // What the projector says helps to understand a failure.
+        // The projector's log helps to understand a failure.
         let _ = tracing_subscriber::fmt()
             .with_test_writer()
             .with_max_level(tracing::Level::WARN)
             .try_init();
-        let admin: PgConnectOptions = part("OMNILINK_TEST_POSTGRES")?.parse().unwrap();
+        let admin: PgConnectOptions = env_or_skip("OMNILINK_TEST_POSTGRES")?.parse().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -68,7 +68,7 @@ impl Database {
         Some(database)
     }
 
-    /// Migrated.
+    /// A migrated database; `None` without a Postgres.
     pub fn new() -> Option<Self> {
         let database = Self::empty()?;
         database
@@ -78,10 +78,10 @@ impl Database {
         Some(database)
     }
 
-    /// As `postgres.url` names it.
+    /// Its URL, for `postgres.url`.
     pub fn url(&self) -> String {
         let mut url = self.options.to_url_lossy();
-        // What only sqlx knows.
+        // Parameters that only sqlx knows.
         url.set_query(None);
         url.to_string()
     }
@@ -149,7 +149,20 @@ impl Database {
         }
     }
 
-    /// Each event is there once, and each entity has counted its own.
+    /// The number of rows of `events`.
+    pub fn rows(&self) -> i64 {
+        self.number("SELECT count(*) FROM omnilink.events")
+    }
+
+    /// Starts a projector that owns all partitions.
+    pub fn start_projector(&self, log: &Arc<MemoryLog>) -> Projector {
+        let member = log.members();
+        let projector = Projector::start(&self.setup(log), 1).unwrap();
+        log.notify(member, Polled::Assigned(all_partitions()));
+        projector
+    }
+
+    /// Each event is one row, and each entity's version is the number of its events.
     pub fn assert_exactly_once(&self, log: &MemoryLog) {
         assert_eq!(
             self.number("SELECT count(*) FROM omnilink.events"),
@@ -183,15 +196,6 @@ impl Drop for Database {
     }
 }
 
-/// Waits for up to 30 s.
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Event `n` of an entity, with `n` in its data.
 pub fn event(n: usize, entity: &str) -> Event<'static> {
     Event {
@@ -221,22 +225,22 @@ pub fn event(n: usize, entity: &str) -> Event<'static> {
 pub struct MemoryLog {
     topics: Mutex<BTreeMap<String, Vec<Vec<Fetched>>>>,
     appended: Condvar,
-    /// What each source is to be told, in the order in which they were asked for.
+    /// The assignment changes that each source has not polled yet, in the order in which the sources were opened.
     members: Mutex<Vec<Arc<Mutex<VecDeque<Polled>>>>>,
-    /// The log does not answer.
+    /// Whether polls fail.
     pub down: AtomicBool,
-    me: Weak<Self>,
+    this: Weak<Self>,
 }
 
 impl MemoryLog {
     pub fn new() -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
-            me: me.clone(),
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             ..Self::default()
         })
     }
 
-    /// Appends an event, received at `at`.
+    /// Appends an event with the receive time `at`.
     pub fn add_at(&self, event: &Event<'_>, at: Millis) {
         let mut value = Vec::new();
         avro::encode_event(event, at, &mut value);
@@ -247,7 +251,7 @@ impl MemoryLog {
         self.add_at(event, SystemClock.now());
     }
 
-    /// Appends events `from..to`, round about 10 each entity.
+    /// Appends events `from..to`, about 10 for each entity.
     pub fn add_many(&self, from: usize, to: usize) {
         for n in from..to {
             self.add(&event(n, &format!("o{}", n * 7 % (to / 10).max(1))));
@@ -300,25 +304,25 @@ impl MemoryLog {
         self.records(EVENTS).len()
     }
 
-    /// Forgets everything, as another log would.
-    pub fn forget(&self) {
+    /// Removes all records, like a log that lost its data.
+    pub fn clear(&self) {
         self.topics.lock().clear();
     }
 
-    /// How many sources were asked for.
+    /// The number of sources that were opened.
     pub fn members(&self) -> usize {
         self.members.lock().len()
     }
 
-    /// Tells a source of a change of the assignment.
-    pub fn tell(&self, member: usize, polled: Polled) {
-        wait_until("a source is asked for", || self.members() > member);
+    /// Delivers a change of the assignment to a source.
+    pub fn notify(&self, member: usize, polled: Polled) {
+        wait_until("a source is opened", || self.members() > member);
         self.members.lock()[member].lock().push_back(polled);
         self.appended.notify_all();
     }
 }
 
-pub fn all() -> Vec<(usize, u32)> {
+pub fn all_partitions() -> Vec<(usize, u32)> {
     (0..PARTITIONS).map(|p| (0, p)).collect()
 }
 
@@ -326,7 +330,7 @@ struct MemoryReader {
     log: Arc<MemoryLog>,
     topic: String,
     at: BTreeMap<u32, u64>,
-    told: Arc<Mutex<VecDeque<Polled>>>,
+    notifications: Arc<Mutex<VecDeque<Polled>>>,
 }
 
 impl MemoryReader {
@@ -344,7 +348,7 @@ impl MemoryReader {
                 out.extend(new.cloned());
                 *next += (out.len() - before) as u64;
             }
-            if !out.is_empty() || !self.told.lock().is_empty() {
+            if !out.is_empty() || !self.notifications.lock().is_empty() {
                 return at;
             }
             if self
@@ -381,7 +385,7 @@ impl Source for MemoryReader {
         if self.log.down.load(Ordering::Relaxed) {
             return Err(LogError::Fatal("the log is down".into()));
         }
-        if let Some(polled) = self.told.lock().pop_front() {
+        if let Some(polled) = self.notifications.lock().pop_front() {
             return Ok(polled);
         }
         self.at = self.read(wait, out);
@@ -421,7 +425,7 @@ impl Log for MemoryLog {
     }
 
     fn append(&self, records: Vec<Append>, _: Option<state::Changes>) -> Acknowledged {
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (sender, acknowledged) = tokio::sync::oneshot::channel();
         let positions = records
             .into_iter()
             .map(|a| {
@@ -433,27 +437,27 @@ impl Log for MemoryLog {
                 )
             })
             .collect();
-        let _ = tell.send(Ok(positions));
-        told
+        let _ = sender.send(Ok(positions));
+        acknowledged
     }
 
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
         Ok(Box::new(MemoryReader {
-            log: self.me.upgrade().unwrap(),
+            log: self.this.upgrade().unwrap(),
             topic: topic.to_owned(),
             at: BTreeMap::new(),
-            told: Arc::default(),
+            notifications: Arc::default(),
         }))
     }
 
     fn source(&self, _: &str, topic: &str) -> Result<Box<dyn Source>, LogError> {
-        let told = Arc::new(Mutex::new(VecDeque::new()));
-        self.members.lock().push(Arc::clone(&told));
+        let notifications = Arc::new(Mutex::new(VecDeque::new()));
+        self.members.lock().push(Arc::clone(&notifications));
         Ok(Box::new(MemoryReader {
-            log: self.me.upgrade().unwrap(),
+            log: self.this.upgrade().unwrap(),
             topic: topic.to_owned(),
             at: BTreeMap::new(),
-            told,
+            notifications,
         }))
     }
 
@@ -466,15 +470,15 @@ impl Log for MemoryLog {
     }
 
     fn lane(&self, _: &str, _: &[String]) -> Result<Box<dyn Lane>, LogError> {
-        unreachable!("projections have no lanes of the log")
+        unreachable!("projections use no lanes")
     }
 
     fn work(&self, _: &str, _: &str) -> Result<Box<dyn Work>, LogError> {
-        unreachable!("projections are no effects")
+        unreachable!("projections use no effects")
     }
 
     fn offset_at(&self, _: &str, _: u32, _: Millis) -> Result<u64, LogError> {
-        unreachable!("projections do not look for times")
+        unreachable!("projections do not look up times")
     }
 
     fn committed(&self, _: &str, _: &str, _: u32) -> Result<Option<u64>, LogError> {

@@ -1,15 +1,15 @@
-//! `tune`: a peer with its settings as they are, and with each line of `tune.txt`.
+//! `tune`: runs a peer with its default settings, and with each line of `tune.txt`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
-    Asked,
+    Parameters,
     drain::Drained,
     java::{self, Differs},
     report::{Row, median},
 };
 
-/// The lines of a peer.
+/// The lines of `tune.txt` for a peer.
 pub fn read(peer: &str) -> Vec<(String, Differs)> {
     let text = std::fs::read_to_string(java::file("tune.txt")).unwrap();
     text.lines()
@@ -18,13 +18,17 @@ pub fn read(peer: &str) -> Vec<(String, Differs)> {
         .collect()
 }
 
-/// Runs them all; `run` also says the most memory in MB.
-pub fn each(peer: &str, asked: &Asked, run: impl Fn(&Differs) -> (Drained, f64)) {
-    let as_they_are = ("(as they are)".to_owned(), Differs::default());
+/// Runs all; `run` returns the rate and the peak memory in MB.
+pub fn each(peer: &str, parameters: &Parameters, run: impl Fn(&Differs) -> (Drained, f64)) {
+    let defaults = ("(as they are)".to_owned(), Differs::default());
     let mut base = None;
-    for (name, differs) in std::iter::once(&as_they_are).chain(&asked.tries) {
-        let rounds = || (0..asked.rounds).map(|_| run(differs)).collect::<Vec<_>>();
-        // It has said why; the others may do better.
+    for (name, differs) in std::iter::once(&defaults).chain(&parameters.tries) {
+        let rounds = || {
+            (0..parameters.rounds)
+                .map(|_| run(differs))
+                .collect::<Vec<_>>()
+        };
+        // The panic was reported; continue with the others.
         let Ok(rounds) = catch_unwind(AssertUnwindSafe(rounds)) else {
             println!("{peer} {name}: FAILED");
             continue;

@@ -1,4 +1,4 @@
-//! A port of its own for one test, over the embedded log, which a test may hold, break or release.
+//! A port for one test, on the embedded log, whose appends a test can hold back or fail.
 
 use std::{
     net::SocketAddr,
@@ -24,7 +24,7 @@ use omnilink::{
     config::{AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     log::{
-        Acknowledged, Append, Lane, Log, LogError, OffsetRange, Reader, Source, TopicSpec, Work,
+        Acknowledged, Append, Log, LogError,
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
@@ -37,17 +37,19 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-/// What the log does with an append.
+use super::{Intercept, LogProxy};
+
+/// What the log does with appends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
-    /// What it should.
+    /// Appends them.
     Works = 0,
-    /// Appends when it is released.
+    /// Appends them once the mode is `Works` again.
     Held = 1,
-    /// Refuses, having written nothing.
+    /// Refuses them and writes nothing.
     Fails = 2,
-    /// Refuses to be read too.
-    Gone = 3,
+    /// Refuses appends and reads.
+    Unavailable = 3,
 }
 
 type Held = (
@@ -56,97 +58,56 @@ type Held = (
     oneshot::Sender<Result<Vec<omnilink::log::Position>, LogError>>,
 );
 
-/// The embedded log with a switch.
+/// The embedded log with a switchable [`Mode`].
 pub struct Switch {
     inner: Arc<LocalLog>,
     mode: AtomicU8,
     held: Mutex<Vec<Held>>,
 }
 
-impl Switch {
-    pub fn set(&self, mode: Mode) {
-        self.mode.store(mode as u8, Ordering::SeqCst);
+impl LogProxy<Switch> {
+    pub fn set_mode(&self, mode: Mode) {
+        self.0.mode.store(mode as u8, Ordering::SeqCst);
         if mode == Mode::Works {
-            for (records, state, answer) in self.held.lock().drain(..) {
-                let done = self.inner.append(records, state);
+            for (records, state, sender) in self.0.held.lock().drain(..) {
+                let done = self.0.inner.append(records, state);
                 std::thread::spawn(move || {
-                    let _ = answer.send(done.blocking_recv().unwrap());
+                    let _ = sender.send(done.blocking_recv().unwrap());
                 });
             }
         }
     }
+}
 
+impl Switch {
     fn is(&self, mode: Mode) -> bool {
         self.mode.load(Ordering::SeqCst) == mode as u8
     }
+}
+
+impl Intercept for Switch {
+    fn inner(&self) -> &dyn Log {
+        &*self.inner
+    }
 
     fn reachable(&self) -> Result<(), LogError> {
-        if self.is(Mode::Gone) {
+        if self.is(Mode::Unavailable) {
             return Err(LogError::Unavailable("switched off".into()));
         }
         Ok(())
-    }
-}
-
-impl Log for Switch {
-    fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError> {
-        self.inner.provision(topics, create)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        self.inner.partitions(topic)
     }
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
         if self.is(Mode::Works) {
             return self.inner.append(records, state);
         }
-        let (answer, acknowledged) = oneshot::channel();
+        let (sender, acknowledged) = oneshot::channel();
         if self.is(Mode::Held) {
-            self.held.lock().push((records, state, answer));
+            self.held.lock().push((records, state, sender));
         } else {
-            let _ = answer.send(Err(LogError::Unavailable("switched off".into())));
+            let _ = sender.send(Err(LogError::Unavailable("switched off".into())));
         }
         acknowledged
-    }
-
-    fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
-        self.reachable()?;
-        self.inner.reader(topic)
-    }
-
-    fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
-        self.inner.lane(processor, topics)
-    }
-
-    fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError> {
-        self.inner.source(processor, topic)
-    }
-
-    fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError> {
-        self.inner.work(processor, topic)
-    }
-
-    fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError> {
-        self.reachable()?;
-        self.inner.offset_range(topic, partition)
-    }
-
-    fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
-        self.inner.offset_at(topic, partition, at)
-    }
-
-    fn committed(
-        &self,
-        processor: &str,
-        topic: &str,
-        partition: u32,
-    ) -> Result<Option<u64>, LogError> {
-        self.inner.committed(processor, topic, partition)
-    }
-
-    fn health(&self) -> Result<(), LogError> {
-        self.reachable()
     }
 }
 
@@ -174,11 +135,11 @@ impl Lags for NoLags {
 
 /// A running port.
 pub struct Node {
-    pub log: Arc<Switch>,
+    pub log: Arc<LogProxy<Switch>>,
     pub names: Names,
     pub controls: Arc<Controls>,
     pub address: SocketAddr,
-    /// A key of tenant `acme` that may do everything.
+    /// A key of tenant `acme` with all permissions.
     pub admin: String,
     pub readiness: Readiness,
     pub dir: TempDir,
@@ -188,19 +149,20 @@ pub struct Node {
     tail: Option<Tail>,
 }
 
-pub struct Answer {
+/// A response with its body as text.
+pub struct Response {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub text: String,
 }
 
-impl Answer {
+impl Response {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text)
             .unwrap_or_else(|e| panic!("{e}: {} {}", self.status, self.text))
     }
 
-    /// The code of the problem details, which must be well formed.
+    /// The code of the problem details, whose form is checked.
     pub fn code(&self) -> String {
         let body = self.json();
         assert_eq!(
@@ -228,7 +190,7 @@ impl Node {
         Self::start_in(TempDir::new().unwrap()).await
     }
 
-    /// Over what an earlier node left in the directory.
+    /// Starts with the data of an earlier node in the directory.
     pub async fn start_in(dir: TempDir) -> Self {
         Self::start_with(dir, None).await
     }
@@ -238,7 +200,7 @@ impl Node {
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
         let state = inner.state().clone();
-        let log = Arc::new(Switch {
+        let log = LogProxy::new(Switch {
             inner,
             mode: AtomicU8::new(Mode::Works as u8),
             held: Mutex::default(),
@@ -307,9 +269,9 @@ impl Node {
         node
     }
 
-    /// Stops it in good order and gives the directory back.
+    /// Stops it gracefully and returns the directory.
     pub async fn stop(mut self) -> TempDir {
-        self.ask_to_stop();
+        self.request_stop();
         self.served.take().unwrap().await.unwrap();
         // The log commits what was appended when its last owner goes.
         let tail = self.tail.take();
@@ -319,13 +281,13 @@ impl Node {
         self.dir
     }
 
-    pub fn ask_to_stop(&mut self) {
+    pub fn request_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
     }
 
-    /// A key made past the port.
+    /// Creates a key directly, not through the port.
     pub async fn key(&self, tenant: &str, scopes: Scopes) -> String {
         self.key_until(tenant, scopes, None).await
     }
@@ -359,7 +321,7 @@ impl Node {
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
-    ) -> Answer {
+    ) -> Response {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.address));
@@ -370,15 +332,15 @@ impl Node {
         let response = self.http.request(request).await.unwrap();
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Answer {
+        Response {
             status: head.status,
             headers: head.headers,
             text: String::from_utf8(bytes.to_vec()).unwrap(),
         }
     }
 
-    /// With a key, as `application/json`.
-    pub async fn ask(&self, method: Method, path: &str, key: &str, body: &Value) -> Answer {
+    /// Sends a JSON body, or none for null, with a key.
+    pub async fn request(&self, method: Method, path: &str, key: &str, body: &Value) -> Response {
         let body = if body.is_null() {
             String::new()
         } else {
@@ -393,8 +355,8 @@ impl Node {
     }
 
     /// Posts events with the admin key.
-    pub async fn post(&self, body: &Value) -> Answer {
-        self.ask(Method::POST, "/v1/events", &self.admin, body)
+    pub async fn post(&self, body: &Value) -> Response {
+        self.request(Method::POST, "/v1/events", &self.admin, body)
             .await
     }
 
