@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    state::{Space, StateStore, Window, WindowOptions},
+    state::{Changes, Space, StateStore, Window, WindowOptions},
     stream::{Failure, timers::Timers, transform::Gathered},
     topology::syntax::{fields::Spanned, model::Over},
 };
@@ -343,4 +343,79 @@ proptest! {
             prop_assert!(inside <= limit.limit as usize, "{} in a window from {}", inside, first);
         }
     }
+}
+
+/// The rows of a transaction in which one key has three records pass and one wait, and another has one pass, as version 0.1 wrote them.
+const OLD_ROWS: [(&[u8], &[u8]); 6] = [
+    (
+        b"T\x80\x00\x00\x00\x00\x0fB\xa4p\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01",
+        b"",
+    ),
+    (
+        b"T\x80\x00\x00\x00\x00\x0fB\xaep\x00\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02",
+        b"",
+    ),
+    (
+        b"sj\x00\x00\x00\x00\x00\x00\x00\x00",
+        b"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x0fB@\
+          \x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x0fB@",
+    ),
+    (
+        b"sl\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01",
+        b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x0fB\xa4\
+          \x03\xc0\x84=\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01",
+    ),
+    (
+        b"sl\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02",
+        b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0fB\xae\
+          \x01\xca\x84=\x00\x00\x00\x00\x00\x00\x00\x01",
+    ),
+    (
+        b"sq\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00",
+        b"record 3",
+    ),
+];
+
+#[test]
+fn rows_are_written_as_earlier_versions_wrote_them() {
+    let (one, two) = (Identity([1; 16]), Identity([2; 16]));
+    let mut bed = Bed::open(StateStore::in_memory());
+    for n in 0..4 {
+        let record = Bytes::from(format!("record {n}"));
+        let verdict = bed.with(|limiter, cx| {
+            limiter.judge::<Failure>(one, &deferring(), cx.now(), cx, || Ok(record))
+        });
+        let expected = [Verdict::Pass, Verdict::Deferred][usize::from(n == 3)];
+        assert_eq!(verdict.unwrap(), expected);
+    }
+    assert!(bed.admits(two, Millis(1_000_010)));
+    bed.with(Limiter::close);
+    let mut changes = bed.gathered.writes.take(&bed.space).0;
+    changes.sort_by(|a, b| a.key.cmp(&b.key));
+    let written: Vec<_> = changes
+        .iter()
+        .map(|change| (&change.key[..], change.value.as_deref().unwrap()))
+        .collect();
+    assert_eq!(written, OLD_ROWS);
+}
+
+#[test]
+fn rows_of_earlier_versions_are_read() {
+    let store = StateStore::in_memory();
+    let mut rows = Changes::default();
+    for (key, value) in OLD_ROWS {
+        rows.put(&Space::new("t", 3), key, value);
+    }
+    store.apply(&rows, &[]).unwrap();
+    let (one, two) = (Identity([1; 16]), Identity([2; 16]));
+    let mut bed = Bed::open(store);
+    assert_eq!(bed.limiter.journal.len(), 2);
+    let admitted = [1, 2, 3].map(|_| bed.admits(two, Millis(1_000_020)));
+    assert_eq!(admitted, [true, true, false]);
+    let now = Millis(1_020_000);
+    let released = bed.with(|limiter, cx| limiter.fire(one, &deferring(), now, None, cx));
+    assert_eq!(released.unwrap(), [(0, Bytes::from_static(b"record 3"))]);
+    // What waited is gone.
+    bed.commit(now);
+    assert_eq!(bed.rows(b'q'), 0);
 }
