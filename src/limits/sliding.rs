@@ -63,9 +63,8 @@ impl Times {
         self.0.push_back(at);
     }
 
-    /// Of the newest, `count` happened at `at` and not before; those after it stay.
-    pub fn put_off(&mut self, count: usize, at: Millis) {
-        // Times never go back: what was later than `at` before stays so.
+    /// The newest `count` happened at `at`, not earlier. Those that happened later than that stay.
+    pub fn postpone_newest(&mut self, count: usize, at: Millis) {
         for time in self.0.iter_mut().rev().take(count) {
             *time = (*time).max(at.0);
         }

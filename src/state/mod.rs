@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `store` | [`StateStore`]: rows by space and key, on disk (`disk`) or in memory (`memory`) |
 //! | `change` | [`Space`] and [`Changes`]: what is written together |
+//! | `table` | [`Table`]: typed rows of a processor |
 //! | `window` | [`Window`]: a set of hashes that forgets what is old |
 //! | `keeper`, `journal` | care for the store on disk |
 
@@ -16,6 +17,7 @@ mod journal;
 mod keeper;
 mod memory;
 mod store;
+mod table;
 mod window;
 
 pub use change::{Change, Changes, Space};
@@ -24,4 +26,5 @@ pub(crate) use disk::{DiskStore, keyspace};
 pub use error::StateError;
 pub(crate) use filter::{Filter, Probe};
 pub use store::{Row, StateStore};
+pub use table::{AsKey, CodecError, Key, PrefixOf, Table, Value, Versioned};
 pub use window::{Located, Page, Window, WindowOptions};

@@ -530,7 +530,7 @@ impl StageTransform {
             window_ms: 0,
             over: crate::topology::syntax::model::Over::Reject,
         };
-        for record in self.limiter.give_up(id, cx)? {
+        for record in self.limiter.remove(id, cx)? {
             if let Some(message) = Self::waited(&record, cx)
                 && let Err(rejected) = self.throttle(&message, &gone, now, cx)
             {

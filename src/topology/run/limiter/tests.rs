@@ -4,16 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    state::{Changes, Space, StateStore, Window, WindowOptions},
+    state::{Changes, Space, StateStore, Value, Window, WindowOptions},
     stream::{Failure, timers::Timers, transform::Gathered},
     topology::syntax::{fields::Spanned, model::Over},
 };
 
 /// So small that a few admissions fill the journal, and a few keys the memory.
 const SMALL: Bounds = Bounds {
-    worth: 2,
-    journal: 6,
-    recent: 40,
+    journal_row_min: 2,
+    journal_max: 6,
+    cache_max: 40,
 };
 
 fn limit() -> RateLimit {
@@ -96,7 +96,7 @@ impl Bed {
     }
 
     fn rows(&self, letter: u8) -> usize {
-        self.store.scan(&self.space, &stored_row(&[letter])).count()
+        self.store.scan(&self.space, &[b's', letter]).count()
     }
 }
 
@@ -130,7 +130,7 @@ proptest! {
             } else if commit || reload {
                 bed.commit(now);
                 committed = model.clone();
-                prop_assert!(bed.limiter.journal.len() <= 2 * SMALL.journal + 60);
+                prop_assert!(bed.limiter.journal.len() <= 2 * SMALL.journal_max + 60);
             }
             if reload && !abort {
                 bed = Bed::open(bed.store);
@@ -152,7 +152,7 @@ fn a_stage_that_also_remembers_what_it_saw_forgets_no_limit() {
     for _ in 0..3 {
         assert!(bed.admits(id(1), now));
     }
-    bed.with(|_, cx| cx.put(&waiting(&id(1), 0), Bytes::from_static(b"it waits")));
+    bed.with(|_, cx| cx.put(&WAITING, &(id(1), 0), &Bytes::from_static(b"it waits")));
     bed.commit(now);
     let rows = (bed.rows(b'l'), bed.rows(b'q'));
     assert_eq!(rows, (1, 1));
@@ -188,14 +188,14 @@ fn many_admissions_are_one_row_and_a_key_is_written_once_for_many() {
 
 #[test]
 fn a_row_from_before_there_was_a_journal_is_read() {
-    let mut slot = Slot::default();
-    slot.times.add(Millis(5));
-    slot.timer = Some(Millis(105));
-    let bytes = slot.encode();
-    let before = Slot::decode(&bytes[..bytes.len() - 8]).unwrap();
+    let mut key = KeyState::default();
+    key.times.add(Millis(5));
+    key.timer = Some(Millis(105));
+    let row = key.to_row(&mut Vec::new()).unwrap();
+    let before = KeyState::from_row(row.slice(..row.len() - 8)).unwrap();
     assert_eq!(
-        (before.times, before.timer, before.reflects),
-        (slot.times, slot.timer, 0)
+        (before.times, before.timer, before.flushed_to),
+        (key.times, key.timer, 0)
     );
 }
 
