@@ -11,18 +11,15 @@ use super::{
     ID, WindowOptions,
     group::{self, Group},
     rows::{BEGUN_RUN, HASHES, RUN, page_key, row_key},
-    run::{self, Run, Sorted},
+    run::{self, Recent, Run, Sorted},
 };
 use crate::{
-    base::id::{Identity, IdentityMap},
+    base::id::Identity,
     state::{Changes, Probe, Space},
 };
 
 /// Transactions that may be under way at once: after so many more, what a transaction wrote can be read.
 pub(super) const UNDER_WAY: usize = 64;
-
-/// Hashes in memory, with their payloads.
-pub(super) type Recent = IdentityMap<[u8; ID]>;
 
 #[derive(Default)]
 pub(super) struct Bucket {

@@ -1,10 +1,9 @@
 //! A set of 16-byte hashes that were seen within a window of time, for dedupe and idempotency: on disk, with
 //! filters in memory, so that its memory grows by two bytes a hash and a new hash costs no read.
 //!
-//! Time is cut into buckets, dropped whole. A transaction adds one row a bucket (a large one more) that holds its new hashes (that
-//! row is what the changelog carries); when enough have gathered they are rewritten, on this node only, as a sorted
-//! run in pages with a filter: sorted by a thread of its own, written a few pages a transaction, so that no transaction waits
-//! for it. A hash may carry a 16-byte payload (the port keeps a body's hash).
+//! Time is divided into buckets, which expire as a whole. A transaction adds one row for each bucket (a large one several) with its new
+//! hashes, which is what the changelog carries. When there are enough, they are rewritten, on this node only, as a sorted run: pages with
+//! a filter. A thread of its own sorts it, and each transaction writes a few of its pages, so that no transaction waits for it. A hash may carry a 16-byte payload (the port keeps a body's hash).
 //!
 //! | row | holds |
 //! |---|---|
