@@ -34,7 +34,7 @@ pub enum StateError {
         #[source]
         why: CodecError,
     },
-    /// State that must not fail did, for this reason.
+    /// Any other failure, for this reason.
     #[error("{0}")]
     Other(String),
 }
