@@ -352,7 +352,7 @@ impl Context<'_> {
     pub fn scan_prefix<K: Key, V: Value>(
         &mut self,
         table: &Table<K, V>,
-        prefix: &impl PrefixOf<K>,
+        prefix: &(impl PrefixOf<K> + ?Sized),
     ) -> Result<Vec<(K, V)>, StateError> {
         table.stored_prefix(prefix, &mut self.gathered.key);
         self.rows(table)
@@ -433,5 +433,107 @@ impl Context<'_> {
     pub fn cancel_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
         self.timers
             .cancel(&key.into(), due, &mut self.gathered.writes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Versioned;
+
+    #[derive(PartialEq, Debug)]
+    struct Step(u8);
+
+    impl Versioned for Step {
+        const VERSION: u8 = 1;
+
+        fn encode(&self, out: &mut Vec<u8>) -> Result<(), CodecError> {
+            if self.0 == 0 {
+                return Err(CodecError::new("it is zero"));
+            }
+            out.push(self.0);
+            Ok(())
+        }
+
+        fn decode(_: u8, bytes: &[u8]) -> Result<Self, CodecError> {
+            let value = bytes.first().copied();
+            value.map(Self).ok_or_else(|| CodecError::new("it ends"))
+        }
+    }
+
+    const STEPS: Table<(String, u32), Step> = Table::new("steps", b'p');
+    const OTHERS: Table<(String, u32), Step> = Table::new("others", b'q');
+
+    /// Runs `work` in a transaction on `store`; answers what it gathered.
+    fn transaction(store: &StateStore, work: impl FnOnce(&mut Context<'_>)) -> Gathered {
+        let space = Space::new("p", 0);
+        let mut gathered = Gathered::default();
+        work(&mut Context {
+            space: &space,
+            store,
+            timers: &mut Timers::load(store, &space).unwrap(),
+            gathered: &mut gathered,
+            now: Millis(0),
+        });
+        let changes = gathered.writes.take(&space);
+        store.apply(&changes, &[]).unwrap();
+        gathered
+    }
+
+    #[test]
+    fn a_transaction_reads_what_it_has_written_and_what_was_committed() {
+        let store = StateStore::in_memory();
+        transaction(&store, |cx| {
+            for (run, step) in [("a", 1), ("a", 300), ("ab", 1), ("b", 1)] {
+                cx.put(&STEPS, &(run, step), &Step(1));
+                cx.put(&OTHERS, &(run, step), &Step(9));
+            }
+        });
+        transaction(&store, |cx| {
+            cx.put(&STEPS, &("a", 2), &Step(2));
+            cx.put(&STEPS, &("a", 300), &Step(3));
+            cx.delete(&STEPS, &("a", 1));
+            assert_eq!(cx.get(&STEPS, &("a", 1)).unwrap(), None);
+            assert_eq!(cx.get(&STEPS, &("a", 300)).unwrap(), Some(Step(3)));
+            assert_eq!(cx.get(&STEPS, &("b", 1)).unwrap(), Some(Step(1)));
+            let key = |step| ("a".to_owned(), step);
+            let steps = cx.scan_prefix(&STEPS, "a").unwrap();
+            assert_eq!(steps, [(key(2), Step(2)), (key(300), Step(3))]);
+            assert_eq!(cx.scan(&STEPS).unwrap().len(), 4);
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_encoded_fails_the_input_or_is_refused() {
+        let mut gathered = transaction(&StateStore::in_memory(), |cx| {
+            let refused = cx.try_put(&STEPS, &("a", 1), &Step(0)).unwrap_err();
+            assert_eq!(refused.code, "invalid_state");
+            assert_eq!(cx.gathered.writes.count(), 0);
+            // The transform takes it for done, so the transaction must be aborted.
+            cx.put(&STEPS, &("a", 1), &Step(0));
+            assert_eq!(cx.gathered.writes.count(), 1);
+        });
+        let noted = gathered.take_oversize().unwrap();
+        assert_eq!(
+            noted.message,
+            "its row of the table `steps` cannot be written: it is zero"
+        );
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_decoded_is_named() {
+        let store = StateStore::in_memory();
+        let mut changes = Changes::default();
+        changes.put(&Space::new("p", 0), &b"spa\0\0\0\0\0\x01"[..], &[1][..]);
+        store.apply(&changes, &[]).unwrap();
+        transaction(&store, |cx| {
+            let error = cx.get(&STEPS, &("a", 1)).unwrap_err();
+            let scanned = cx.scan(&STEPS).unwrap_err();
+            assert_eq!(error.to_string(), scanned.to_string());
+            assert_eq!(
+                error.to_string(),
+                "row a\\x00\\x00\\x00\\x00\\x00\\x01 of the table `steps` cannot be read: it ends"
+            );
+        });
     }
 }

@@ -225,7 +225,19 @@ impl<A: Key, B> PrefixOf<(A, B)> for A {
     }
 }
 
+impl<B> PrefixOf<(String, B)> for str {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+    }
+}
+
 impl<A: Key, B, C> PrefixOf<(A, B, C)> for A {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+    }
+}
+
+impl<B, C> PrefixOf<(String, B, C)> for str {
     fn encode_prefix(&self, out: &mut Vec<u8>) {
         self.encode(out);
     }
@@ -311,7 +323,7 @@ mod tests {
         ) {
             let key = encoded::<(String, u64, String)>(&two);
             let mut prefix = Vec::new();
-            PrefixOf::<(String, u64, String)>::encode_prefix(&one.0, &mut prefix);
+            PrefixOf::<(String, u64, String)>::encode_prefix(one.0.as_str(), &mut prefix);
             prop_assert_eq!(key.starts_with(&prefix), one.0 == two.0);
             prefix.clear();
             PrefixOf::<(String, u64, String)>::encode_prefix(&(one.0.clone(), one.1), &mut prefix);

@@ -119,7 +119,7 @@ impl<K: Key, V: Value> Table<K, V> {
     }
 
     /// What the stored keys of some rows begin with.
-    pub(crate) fn stored_prefix(&self, prefix: &impl PrefixOf<K>, out: &mut Vec<u8>) {
+    pub(crate) fn stored_prefix(&self, prefix: &(impl PrefixOf<K> + ?Sized), out: &mut Vec<u8>) {
         self.all(out);
         prefix.encode_prefix(out);
     }

@@ -44,7 +44,7 @@ impl StageTransform {
         cx.try_emit(&self.shared.names.throttled, record)
     }
 
-    /// A timer of a limit is due: what waited goes on, but for the record that failed before, which is rejected.
+    /// A timer of a limit is due: records that waited go on, except the one that failed before, which is rejected.
     pub(super) fn release(
         &mut self,
         timer: Timer<'_>,
@@ -76,7 +76,7 @@ impl StageTransform {
         Ok(())
     }
 
-    /// The file has no such policy any more: what waited for it is not lost, but shown in `throttled`.
+    /// The file has this policy no more: records that waited for it go to `throttled`.
     fn release_orphaned(
         &mut self,
         policy: &str,
@@ -103,7 +103,7 @@ impl StageTransform {
         Ok(())
     }
 
-    /// A record that waited; one that cannot be read any more goes to the dead letters as it is.
+    /// Decodes a record that waited; one that cannot be decoded goes to the dead letters as it is.
     fn decode_waiting(record: &Bytes, cx: &mut Context<'_>) -> Option<Message> {
         match carried::decode(record) {
             Ok(message) => Some(message),

@@ -1,4 +1,4 @@
-//! A stage at work: the transform that runs a topology's steps.
+//! The transform that runs the steps of a stage.
 
 mod limits;
 mod read;
@@ -47,7 +47,7 @@ struct Shared {
     codec: Codec,
     schemas: Arc<dyn Schemas>,
     clock: Arc<dyn Clock>,
-    /// What the marks of redriven records are signed with; without them no mark counts.
+    /// The keys that sign the marks of redriven records; without them no mark counts.
     secrets: Option<Arc<SecretKeys>>,
     /// The number of the record that each partition releases after it waited: where that fails, the transform is made anew, and
     /// this tells which record it was.
@@ -55,8 +55,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// The same with counts of its own: where lanes on two cores count references to the same thing for each record, they
-    /// wait for each other.
+    /// A copy with reference counts of its own: lanes on two cores that count references to the same value for each record slow each
+    /// other down.
     fn apart(&self) -> Self {
         Self {
             topic: Arc::from(&*self.topic),
@@ -142,7 +142,7 @@ struct StageTransform {
     machine: Machine,
     window: Option<Window>,
     limiter: Limiter,
-    /// What the record in hand adds to the window once it is through: a rejected one may be sent again.
+    /// What the current record adds to the window after its last step: a rejected one may be sent again.
     seen: Vec<Identity>,
 }
 
@@ -153,7 +153,7 @@ impl Transform for StageTransform {
         {
             return Ok(());
         }
-        // A foreign producer's clock may be anywhere; what it has not reached yet does not empty a window.
+        // A foreign producer's clock may be wrong: a time in the future must not empty a window.
         let at = match self.stage.input {
             Input::Foreign(_) if input.timestamp.0 <= 0 => self.shared.clock.now(),
             Input::Foreign(_) => input.timestamp.min(self.shared.clock.now()),
@@ -193,7 +193,7 @@ impl Transform for StageTransform {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let failed = self.shared.releasing.lock().remove(&cx.partition());
-        // The record is to blame, and those behind it follow with the next timer.
+        // The record is the cause; those after it follow with the next timer.
         if let Some(number) = failed {
             self.release(timer, Some(&(number, rejected)), cx)?;
         } else {

@@ -75,11 +75,11 @@ impl StageTransform {
         Ok((messages, first))
     }
 
-    /// How often a record of the source came back from the dead-letter queue; 0: never, or so says nobody who may.
+    /// How often a record of the source came back from the dead-letter queue; 0: never, or its mark is not genuine.
     fn redriven(&self, origin: &Origin) -> u32 {
         let record = &origin.record.record;
         let genuine = |secrets: &Arc<SecretKeys>| redriven::count(secrets, &origin.topic, record);
-        // Nearly every record has none.
+        // Nearly every record has no mark.
         redriven::claimed(record)
             .and(self.shared.secrets.as_ref())
             .and_then(genuine)

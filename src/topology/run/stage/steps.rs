@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl StageTransform {
-    /// The steps from one on. What a record does wrong is the record's: it goes to the dead letters.
+    /// Runs the steps from `from` on. A record that a step rejects goes to the dead letters.
     pub(super) fn run(
         &mut self,
         from: usize,
@@ -43,7 +43,7 @@ impl StageTransform {
                 Ok(())
             }
             Err(Failure::State(error)) => Err(error),
-            // No step asks for anything: what a record needs was at hand when it was read.
+            // No step waits for anything: what a record needs was there when it was read.
             Err(Failure::Waiting(why)) => Err(StateError::Other(why)),
         }
     }
@@ -58,7 +58,7 @@ impl StageTransform {
         let stage = Arc::clone(&self.stage);
         for step in stage.steps.iter().skip(from) {
             match step {
-                // Done when it was read.
+                // Done when the record was read.
                 PlannedStep::Normalise(_) => {}
                 PlannedStep::Map(vrl) => self.map(vrl, &mut message)?,
                 PlannedStep::Filter(vrl) => {
@@ -69,7 +69,7 @@ impl StageTransform {
                 PlannedStep::SetKey(fields) => message.set_key(fields)?,
                 PlannedStep::Dedupe { .. } => {
                     let identity = message.identity("dedupe", &stage.processor);
-                    // What was redriven passes, once each time: a step behind this one may have refused it.
+                    // A redriven record passes once each time: a later step may have rejected it.
                     let known_by = match message.redriven {
                         0 => identity,
                         times => redriven::identity(&identity, times),
@@ -125,7 +125,7 @@ impl StageTransform {
         Ok(())
     }
 
-    /// A topic's name, as this transform has it.
+    /// A topic's name, allocated once for this transform.
     fn sink(&mut self, topic: &str) -> &Arc<str> {
         let known = self.sinks.iter().position(|sink| **sink == *topic);
         let at = known.unwrap_or_else(|| {
@@ -170,24 +170,24 @@ impl StageTransform {
         self.map(vrl, &mut message).map(|()| message)
     }
 
-    /// As [`Self::mapped`]: of a record with several parts, the part that it fails for goes to the dead letters.
+    /// As [`Self::mapped`]: if it fails for a part of a record, that part alone goes to the dead letters.
     pub(super) fn map_part(&mut self, vrl: &Vrl, message: Message) -> Result<Message, Rejected> {
         let value = message.origin.record.record.value.clone();
         self.mapped(vrl, message)
             .map_err(|rejected| Rejected { value, ..rejected })
     }
 
-    /// Whether a condition holds. It changes nothing.
+    /// Whether a condition holds; the message stays as it was.
     fn holds(&mut self, vrl: &Vrl, message: &mut Message) -> Result<bool, Rejected> {
         let mut subject = subject(message, vrl);
         let result = self.machine.run(vrl, &mut subject);
         message.document = subject.document;
-        // The check has made sure that it is one.
+        // Its type was checked when the file was read.
         Ok(matches!(result?, Value::Boolean(true)))
     }
 }
 
-/// What a program works on; the message gets its document back afterwards.
+/// Takes the document out of a message for a program; the caller puts it back afterwards.
 fn subject<'v>(message: &mut Message, vrl: &'v Vrl) -> Subject<'v> {
     let metadata = if vrl.reads_metadata {
         message.metadata()
