@@ -26,11 +26,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use kafka::Scratch;
 use machine::{Cpu, Peak};
 use omnilink::{
     log::{Cleanup, Fetched, Lane, Polled, Record, TopicSpec},
-    state::{Space, StateError, StateStore},
+    state::{Space, StateError, StateStore, Table},
     stream::{Context, Failure, Processor, Transform},
 };
 use report::{Row, median};
@@ -76,10 +77,12 @@ impl Processor for Keep {
 
 struct KeepOne;
 
+const VALUES: Table<Bytes, Bytes> = Table::new("values", b'v');
+
 impl Transform for KeepOne {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
         let (key, value) = (&input.record.key, &input.record.value);
-        cx.put(key.as_deref().unwrap(), value.clone().unwrap());
+        cx.put(&VALUES, key.as_ref().unwrap(), value.as_ref().unwrap());
         Ok(())
     }
 }
@@ -181,8 +184,7 @@ impl<'a> Fixture<'a> {
         if count {
             let keys = |partition| {
                 let space = Space::new(NAME, partition);
-                // The key prefix of rows of transforms.
-                lane.state().scan(&space, b"s").count()
+                VALUES.scan(lane.state(), &space).count()
             };
             assert_eq!((0..PARTITIONS).map(keys).sum::<usize>(), self.keys);
         }

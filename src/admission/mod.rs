@@ -1,8 +1,8 @@
-//! Admission: what lies on `ingress` becomes an event, once.
+//! Admission: each record on `ingress` becomes an event on `events`, once.
 //!
-//! It reads whatever producers send, passes on what lies on another partition than its own key's, drops what
-//! it has seen within the dedupe window, and appends the rest to `events`. The same identity always has the same key, hence the
-//! same partition, hence this window.
+//! It reads whatever producers send, forwards records that are on another partition than that of their key, drops those whose identity it
+//! has seen within the dedupe window, and appends the rest to `events`. The same identity always has the same key, hence the same partition
+//! and the same window.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     telemetry::metrics::ADMISSION_RECORDS,
 };
 
-/// Its name.
+/// The processor's name.
 pub const NAME: &str = "admission";
 /// Hashes in memory for each partition before they go to disk: a map of 2^15 slots takes few more.
 const SEAL_AT: usize = 27_000;
@@ -39,7 +39,7 @@ pub struct Admission {
     counters: Arc<Counters>,
 }
 
-/// What happened to records.
+/// Counters of what became of records.
 pub struct Counters {
     admitted: metrics::Counter,
     duplicates: metrics::Counter,
@@ -124,7 +124,7 @@ struct Admit {
     outcomes: Outcomes,
 }
 
-/// Of one transaction: admitted, duplicates, passed on.
+/// Records of one transaction: admitted, duplicates, passed on.
 #[derive(Clone, Copy, Default)]
 struct Outcomes {
     admitted: u64,
@@ -184,9 +184,9 @@ impl Transform for Admit {
 }
 
 impl Admit {
-    /// How often the record came back from the dead-letter queue; `None`: never, or so says nobody who may.
+    /// How often the record came back from the dead-letter queue; `None`: never, or its mark is not genuine.
     fn redriven(&self, record: &Record) -> Option<u32> {
-        // Nearly every record has none.
+        // Nearly every record has no mark.
         redriven::claimed(record)?;
         redriven::count(self.secrets.as_ref()?, &self.names.ingress, record)
     }
@@ -228,7 +228,7 @@ impl Admit {
             return Ok(());
         }
         let identity = event.identity();
-        // What was redriven passes, once each time, whether the event was seen before or not.
+        // A redriven record passes once each time, whether its event was seen before or not.
         let known_by = redriven.map_or(identity, |count| redriven::identity(&identity, count));
         let seen = self.window.get(&known_by, input.timestamp)?.is_some();
         if seen && !planted(Bug::NoDedupe) {
@@ -236,7 +236,7 @@ impl Admit {
             return Ok(());
         }
         let size = input.record.value.as_ref().map_or(0, Bytes::len);
-        // A field or two more than the record that it came from.
+        // An event has a field or two more than its record.
         let mut value = Vec::with_capacity(size + 64);
         write(&mut value)?;
         let record = Record {

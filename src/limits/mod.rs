@@ -1,4 +1,4 @@
-//! Limits: sliding windows as pure functions of what is kept and the time that is handed in.
+//! Rate limits: sliding windows as pure functions of their state and the time.
 
 mod sliding;
 

@@ -1,4 +1,4 @@
-//! A sliding window that is exact: whatever window of time one looks at, it never holds more admissions than the limit.
+//! An exact sliding window: no interval of the window's length ever has more admissions than the limit.
 //!
 //! It keeps the times of the admissions that still count, at most as many as the limit. The window is half open: an
 //! admission at T counts until just before T + window.
@@ -7,16 +7,16 @@ use std::collections::VecDeque;
 
 use crate::base::clock::Millis;
 
-/// So many admissions in any window of that length.
+/// At most `limit` admissions in any window of `window_ms`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limit {
-    /// At least 1.
+    /// Admissions, at least 1.
     pub limit: u32,
-    /// At least 1.
+    /// Milliseconds, at least 1.
     pub window_ms: i64,
 }
 
-/// When admissions happened, oldest first.
+/// Times of admissions, oldest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Times(VecDeque<i64>);
 
@@ -25,7 +25,7 @@ pub struct Times(VecDeque<i64>);
 pub struct Damaged;
 
 impl Times {
-    /// Admits one now, or says when the next one may be. Time never goes back: a clock that does stands still here.
+    /// Admits one now, or returns when the next one may be. Times never go back: a `now` before the newest time counts as that time.
     pub fn admit(&mut self, limit: Limit, now: Millis) -> Result<(), Millis> {
         let now = self.0.back().map_or(now.0, |last| now.0.max(*last));
         self.prune(limit, now);
@@ -40,13 +40,13 @@ impl Times {
 
     /// When the next one may be admitted; `None`: at any time.
     pub fn next_free(&self, limit: Limit) -> Option<Millis> {
-        // More than the limit are there when it was lowered.
+        // There are more than the limit when it was lowered.
         let oldest = self.0.len().checked_sub(limit.limit as usize)?;
         let at = self.0.get(oldest)?;
         Some(Millis(at.saturating_add(limit.window_ms)))
     }
 
-    /// When the newest one stops to count: nothing needs to be kept from then on.
+    /// When the newest one stops counting: nothing needs to be kept from then on.
     pub fn empty_at(&self, limit: Limit) -> Option<Millis> {
         let newest = self.0.back()?;
         Some(Millis(newest.saturating_add(limit.window_ms)))
@@ -63,9 +63,8 @@ impl Times {
         self.0.push_back(at);
     }
 
-    /// Of the newest, `count` happened at `at` and not before; those after it stay.
-    pub fn put_off(&mut self, count: usize, at: Millis) {
-        // Times never go back: what was later than `at` before stays so.
+    /// The newest `count` happened at `at`, not earlier. Those that happened later than that stay.
+    pub fn postpone_newest(&mut self, count: usize, at: Millis) {
         for time in self.0.iter_mut().rev().take(count) {
             *time = (*time).max(at.0);
         }
@@ -101,7 +100,7 @@ impl Times {
         self.0.is_empty()
     }
 
-    /// Appends them: a count, the first, then differences, seven bits a byte.
+    /// Appends the times as varints (LEB128): their count, the first, then differences.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put(self.0.len() as u64, out);
         let mut before = 0;
@@ -112,7 +111,7 @@ impl Times {
         }
     }
 
-    /// Reads them off the front of `bytes`.
+    /// Takes what [`Times::encode`] wrote off the front of `bytes`.
     pub fn decode(bytes: &mut &[u8]) -> Result<Self, Damaged> {
         let count = take(bytes)?;
         let mut times = VecDeque::new();

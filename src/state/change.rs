@@ -1,4 +1,4 @@
-//! Where keyed state lies, and what changes of it are written together.
+//! Addresses of keyed state, and batches of changes to it.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub struct Change {
     pub logged: bool,
 }
 
-/// Changes in order; written all or not at all.
+/// Changes in order, applied atomically.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes(pub Vec<Change>);
 

@@ -34,7 +34,7 @@ pub(crate) struct DiskStore {
 /// The file that whoever has the store open holds a lock on (the store's own).
 const LOCK: &str = "lock";
 
-/// Takes the lock for a moment. `None`: there is no store yet.
+/// Locks the store, until the file is dropped. `None`: there is no store yet.
 fn hold(dir: &Path) -> Result<Option<std::fs::File>, StateError> {
     let file = match std::fs::File::open(dir.join(LOCK)) {
         Ok(file) => file,
@@ -56,9 +56,9 @@ pub fn in_use(dir: &Path) -> bool {
 }
 
 const MIB: u64 = 1 << 20;
-/// Memory of the store's block cache.
+/// Bytes of the store's block cache.
 const CACHE_BYTES: u64 = 16 * MIB;
-/// A journal is dropped when all that it holds is in tables; a keyspace that is written seldom is made to let go at this size.
+/// A journal is deleted once all of its writes are in tables; at this size keyspaces that are written seldom are flushed for it.
 const JOURNAL_BYTES: u64 = 128 * MIB;
 /// Memtables before they go to disk.
 const ROWS_BYTES: u64 = 8 * MIB;
@@ -77,12 +77,12 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
 impl DiskStore {
     /// Opens or makes the store in `dir`, which no other process may hold.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
-        // Whoever holds the store is still writing what would look torn.
+        // The writes of another process that has the store open would look torn.
         let held = hold(dir)?;
         if let Some(cut) = journal::cut_torn_tail(dir)? {
             tracing::warn!(
                 bytes = cut,
-                "the last write before a power loss was torn; nobody was told of it, and it is set aside"
+                "the last write before a power loss was torn; it was never acknowledged, and is set aside"
             );
         }
         drop(held);

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, io, path::PathBuf, sync::Arc};
 
+use super::table::CodecError;
+
 /// An error of the embedded store. Always fatal: the process ends, and the next start recovers.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -21,7 +23,18 @@ pub enum StateError {
     /// A row is not what this version writes: the data directory was changed, or a newer version wrote it.
     #[error("{0} is damaged, or was written by a newer version")]
     Damaged(Cow<'static, str>),
-    /// State that must not fail did, for this reason.
+    /// A row of a [`super::Table`] cannot be read: it is damaged, or a newer version wrote it.
+    #[error("row {key} of the table `{table}` cannot be read: {why}")]
+    Row {
+        /// The table's name.
+        table: &'static str,
+        /// The bytes of the key, escaped as ASCII.
+        key: String,
+        /// What is wrong with it.
+        #[source]
+        why: CodecError,
+    },
+    /// Any other failure, for this reason.
     #[error("{0}")]
     Other(String),
 }

@@ -18,11 +18,11 @@ const SALT: [u32; 8] = [
 ];
 const BLOCK_BYTES: usize = 32;
 
-/// A filter over hashes that are already uniform. Several threads may fill it: who hears from them that they have finished
-/// finds all that they put in.
+/// A filter over hashes that are already uniform. Several threads may fill it; their inserts are seen by whoever synchronizes with
+/// their end.
 pub(crate) struct Filter(Vec<[AtomicU32; 8]>);
 
-/// What a hash is looked up by, in any number of filters.
+/// A prepared look-up of a hash, for any number of filters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     high: u32,
@@ -65,7 +65,7 @@ impl Filter {
 
     pub(crate) fn may_contain(&self, probe: &Probe) -> bool {
         let block = &self.0[self.block(probe)];
-        // All words at once: no branch a word.
+        // All words at once, without a branch for each.
         let missing = block
             .iter()
             .zip(probe.mask)

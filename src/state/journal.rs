@@ -1,6 +1,6 @@
-//! Mends the store's newest journal after a power loss.
+//! Repairs the store's newest journal after a power loss.
 //!
-//! A write that was torn before it was synced, of which nobody was told, makes the store refuse to open
+//! A write that was torn before it was synced, and so never acknowledged, makes the store refuse to open
 //! (`docs/decisions/0001-embedded-store.md`). It is set aside in a file of its own. Damage with a whole batch behind it is not a torn
 //! tail: that is left alone, and refused.
 

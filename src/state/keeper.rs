@@ -1,4 +1,4 @@
-//! Looks after the embedded store: rotates memtables, and notices when it cannot be written any more.
+//! Upkeep of the embedded store: rotates memtables, and notices when the store cannot be written any more.
 //!
 //! The store's own rotation can jam its workers for good, and a commit that waits for them on a full disk may never
 //! return (`docs/decisions/0001-embedded-store.md`).
@@ -15,7 +15,7 @@ use std::{
 use fjall::{AbstractTree, Database, Keyspace, PersistMode};
 use parking_lot::RwLock;
 
-/// How often the store is asked whether it can be written.
+/// How often it is checked whether the store can be written.
 const LOOK: Duration = Duration::from_secs(1);
 /// A commit that takes longer than this will not return.
 const STUCK: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! Keyed state in memory: for tests and simulation, where a store on disk would cost threads and files for each run.
+//! Keyed state in memory, for tests and simulation: no threads and files for each run.
 
 use std::{collections::BTreeMap, sync::Arc};
 

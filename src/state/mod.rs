@@ -1,12 +1,13 @@
-//! Keyed state: what a transform remembers, one space a processor and input partition. Derived: on Kafka it is restored from
-//! its changelog topic, on the embedded log it is committed together with the log.
+//! Keyed state of transforms, one space for each processor and input partition. On Kafka it is restored from a changelog topic, on the
+//! embedded log it is committed together with the log.
 //!
 //! | file | what |
 //! |---|---|
 //! | `store` | [`StateStore`]: rows by space and key, on disk (`disk`) or in memory (`memory`) |
-//! | `change` | [`Space`] and [`Changes`]: what is written together |
+//! | `change` | [`Space`] and [`Changes`]: a batch of writes |
+//! | `table` | [`Table`]: typed rows of a processor |
 //! | `window` | [`Window`]: a set of hashes that forgets what is old |
-//! | `keeper`, `journal` | care for the store on disk |
+//! | `keeper`, `journal` | upkeep of the store on disk: memtables, failures, repair after a power loss |
 
 mod change;
 mod disk;
@@ -16,6 +17,7 @@ mod journal;
 mod keeper;
 mod memory;
 mod store;
+mod table;
 mod window;
 
 pub use change::{Change, Changes, Space};
@@ -24,4 +26,5 @@ pub(crate) use disk::{DiskStore, keyspace};
 pub use error::StateError;
 pub(crate) use filter::{Filter, Probe};
 pub use store::{Row, StateStore};
+pub use table::{AsKey, CodecError, Key, PrefixOf, Table, Value, Versioned};
 pub use window::{Located, Page, Window, WindowOptions};

@@ -13,7 +13,9 @@ use super::{
 use crate::{
     base::clock::Millis,
     log::{Fetched, Output, Record, header_size, record_size},
-    state::{Changes, Space, StateError, StateStore},
+    state::{
+        AsKey, Changes, CodecError, Key, PrefixOf, Space, StateError, StateStore, Table, Value,
+    },
 };
 
 /// Makes the transforms of a processor, one for each input partition.
@@ -106,7 +108,7 @@ pub(crate) struct Gathered {
     pub(super) dead_timers: Vec<(Bytes, Millis, Rejected)>,
     /// What the log takes; `None`: anything.
     limits: Option<Arc<SizeLimits>>,
-    /// The first thing that was too large since this was last taken.
+    /// The first thing that could not be written, mostly for its size, since this was last taken.
     oversize: Option<Rejected>,
     /// Bytes of outputs, of rows of state that were put, and of dead letters.
     pub(super) bytes: usize,
@@ -114,6 +116,9 @@ pub(crate) struct Gathered {
     begun: usize,
     /// Of the record that the last letter is about: where it lies, and bytes of headers and keys that further letters repeat.
     repeated: Option<((u32, u64), usize)>,
+    /// Where keys and values of rows are encoded, one after the other.
+    key: Vec<u8>,
+    value: Vec<u8>,
 }
 
 /// A record that goes to the dead-letter queue by itself.
@@ -152,9 +157,22 @@ impl Gathered {
         }
     }
 
-    /// What was too large since the last call.
+    /// What could not be written since the last call.
     pub(super) fn take_oversize(&mut self) -> Option<Rejected> {
         self.oversize.take()
+    }
+
+    /// Notes what could not be written: it fails the input.
+    fn note(&mut self, written: Result<(), Rejected>) {
+        if let Err(rejected) = written {
+            self.oversize.get_or_insert(rejected);
+        }
+    }
+
+    /// Whether the changelog takes a row.
+    fn fits(&self, key: &[u8], value: &[u8]) -> Result<(), Rejected> {
+        let limits = self.limits.as_ref();
+        limits.map_or(Ok(()), |limits| limits.check_row(key, value))
     }
 
     /// Whether one more letter of a record may repeat its headers and key.
@@ -201,12 +219,11 @@ impl Gathered {
     }
 }
 
-/// Rows of transforms lie under this letter, beside timers (`t`) and windows (`w`, `b`, `p`, `f`).
-pub(crate) fn row(key: &[u8]) -> Bytes {
-    let mut row = Vec::with_capacity(key.len() + 1);
-    row.push(b's');
-    row.extend_from_slice(key);
-    row.into()
+fn unencodable(table: &str, why: &CodecError) -> Rejected {
+    Rejected::new(
+        "invalid_state",
+        format!("its row of the table `{table}` cannot be written: {why}"),
+    )
 }
 
 impl Context<'_> {
@@ -248,9 +265,8 @@ impl Context<'_> {
     }
 
     fn output(&mut self, topic: &Arc<str>, partition: Option<u32>, record: Record) {
-        if let Err(rejected) = self.try_output(topic, partition, record) {
-            self.gathered.oversize.get_or_insert(rejected);
-        }
+        let tried = self.try_output(topic, partition, record);
+        self.gathered.note(tried);
     }
 
     fn try_output(
@@ -281,18 +297,6 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// What the changelog does not take is noted; it fails the record.
-    fn check_row(&mut self, row: &[u8], value: &[u8]) {
-        if let Err(rejected) = self.fits(row, value) {
-            self.gathered.oversize.get_or_insert(rejected);
-        }
-    }
-
-    fn fits(&self, row: &[u8], value: &[u8]) -> Result<(), Rejected> {
-        let limits = self.gathered.limits.as_ref();
-        limits.map_or(Ok(()), |limits| limits.check_row(row, value))
-    }
-
     /// Sends a part of the record to the dead-letter queue and goes on.
     pub fn reject(&mut self, rejected: Rejected) {
         self.gathered.rejected.push(rejected);
@@ -318,56 +322,100 @@ impl Context<'_> {
     }
 
     /// The value of a key, as the open transaction has set it.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let row = row(key);
-        match self.gathered.writes.get(&row) {
-            Some(value) => Ok(value),
-            None => self.store.get(self.space, &row),
-        }
+    pub fn get<K: Key, V: Value>(
+        &mut self,
+        table: &Table<K, V>,
+        key: &(impl AsKey<K> + ?Sized),
+    ) -> Result<Option<V>, StateError> {
+        let Gathered {
+            key: row, writes, ..
+        } = &mut *self.gathered;
+        table.stored_key(key, row);
+        let value = match writes.get(row) {
+            Some(value) => value,
+            None => self.store.get(self.space, row)?,
+        };
+        value.map(|value| table.value(row, value)).transpose()
     }
 
-    /// Keys that begin with `prefix` and their values, in order of the keys, as the open transaction has set them.
-    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StateError> {
-        let rows = self
-            .gathered
-            .writes
-            .scan(self.store, self.space, &row(prefix))?;
-        let key = |(row, value): (Bytes, Bytes)| (row.slice(1..), value);
-        Ok(rows.into_iter().map(key).collect())
+    /// All rows of a table in the order of their keys, as the open transaction has set them.
+    pub fn scan<K: Key, V: Value>(
+        &mut self,
+        table: &Table<K, V>,
+    ) -> Result<Vec<(K, V)>, StateError> {
+        table.all(&mut self.gathered.key);
+        self.rows(table)
+    }
+
+    /// As [`Context::scan`], the rows whose keys begin with these elements: `cx.scan_prefix(&STEPS, &run)` where a key of `STEPS`
+    /// is a run and a number.
+    pub fn scan_prefix<K: Key, V: Value>(
+        &mut self,
+        table: &Table<K, V>,
+        prefix: &(impl PrefixOf<K> + ?Sized),
+    ) -> Result<Vec<(K, V)>, StateError> {
+        table.stored_prefix(prefix, &mut self.gathered.key);
+        self.rows(table)
+    }
+
+    /// The rows whose stored keys begin with what is in the buffer for keys.
+    fn rows<K: Key, V: Value>(&mut self, table: &Table<K, V>) -> Result<Vec<(K, V)>, StateError> {
+        let Gathered { key, writes, .. } = &mut *self.gathered;
+        let rows = writes.scan(self.store, self.space, key)?;
+        rows.into_iter().map(|row| table.row(row)).collect()
     }
 
     /// Sets a key. However often that happens in a transaction, one row is written, and one record of the changelog. Where
-    /// the changelog does not take the row, the whole input becomes a dead letter, as with [`Context::emit`].
-    pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
-        let (row, value) = (row(key), value.into());
-        self.check_row(&row, &value);
-        self.set(row, value);
+    /// the changelog does not take the row, or the value has no encoding, the whole input becomes a dead letter, as with
+    /// [`Context::emit`].
+    pub fn put<K: Key, V: Value>(
+        &mut self,
+        table: &Table<K, V>,
+        key: &(impl AsKey<K> + ?Sized),
+        value: &V,
+    ) {
+        if let Err(rejected) = self.try_put(table, key, value) {
+            self.gathered.writes.refuse();
+            self.gathered.note(Err(rejected));
+        }
     }
 
-    /// As [`Context::put`], but refuses what the changelog does not take, as [`Context::try_emit`] does.
-    pub fn try_put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), Rejected> {
-        let (row, value) = (row(key), value.into());
-        self.fits(&row, &value)?;
-        self.set(row, value);
+    /// As [`Context::put`], but refuses what cannot be written, as [`Context::try_emit`] does.
+    pub fn try_put<K: Key, V: Value>(
+        &mut self,
+        table: &Table<K, V>,
+        key: &(impl AsKey<K> + ?Sized),
+        value: &V,
+    ) -> Result<(), Rejected> {
+        let gathered = &mut *self.gathered;
+        table.stored_key(key, &mut gathered.key);
+        gathered.value.clear();
+        let value = value
+            .to_row(&mut gathered.value)
+            .map_err(|why| unencodable(table.name(), &why))?;
+        gathered.fits(&gathered.key, &value)?;
+        gathered.bytes += gathered.key.len() + value.len();
+        gathered.writes.put_borrowed(&gathered.key, value);
         Ok(())
     }
 
-    fn set(&mut self, row: Bytes, value: Bytes) {
-        self.gathered.bytes += row.len() + value.len();
-        self.gathered.writes.put(row, value);
-    }
-
     /// Deletes a key.
-    pub fn delete(&mut self, key: &[u8]) {
-        let row = row(key);
-        self.check_row(&row, &[]);
-        self.gathered.writes.delete(row);
+    pub fn delete<K: Key, V: Value>(
+        &mut self,
+        table: &Table<K, V>,
+        key: &(impl AsKey<K> + ?Sized),
+    ) {
+        let gathered = &mut *self.gathered;
+        table.stored_key(key, &mut gathered.key);
+        gathered.note(gathered.fits(&gathered.key, &[]));
+        gathered.writes.delete_borrowed(&gathered.key);
     }
 
     /// Adds changes that the transform made by itself, as a [`crate::state::Window`] does.
     pub fn add_changes(&mut self, changes: Changes) {
         for change in changes.0.iter().filter(|change| change.logged) {
-            self.check_row(&change.key, change.value.as_deref().unwrap_or_default());
+            let value = change.value.as_deref().unwrap_or_default();
+            self.gathered.note(self.gathered.fits(&change.key, value));
         }
         self.gathered.writes.add(changes);
     }
@@ -376,8 +424,8 @@ impl Context<'_> {
     /// never before what was in the log by then.
     pub fn set_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
         let key = key.into();
-        // A row of its own holds the time and the key.
-        self.check_row(&row(&key), &due.0.to_be_bytes());
+        // Its row has a letter and the time beside the key.
+        self.gathered.note(self.gathered.fits(&key, &[0; 9]));
         self.timers.set(key, due, &mut self.gathered.writes);
     }
 
@@ -385,5 +433,107 @@ impl Context<'_> {
     pub fn cancel_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
         self.timers
             .cancel(&key.into(), due, &mut self.gathered.writes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Versioned;
+
+    #[derive(PartialEq, Debug)]
+    struct Step(u8);
+
+    impl Versioned for Step {
+        const VERSION: u8 = 1;
+
+        fn encode(&self, out: &mut Vec<u8>) -> Result<(), CodecError> {
+            if self.0 == 0 {
+                return Err(CodecError::new("it is zero"));
+            }
+            out.push(self.0);
+            Ok(())
+        }
+
+        fn decode(_: u8, bytes: &[u8]) -> Result<Self, CodecError> {
+            let value = bytes.first().copied();
+            value.map(Self).ok_or_else(|| CodecError::new("it ends"))
+        }
+    }
+
+    const STEPS: Table<(String, u32), Step> = Table::new("steps", b'p');
+    const OTHERS: Table<(String, u32), Step> = Table::new("others", b'q');
+
+    /// Runs `work` in a transaction on `store`; answers what it gathered.
+    fn transaction(store: &StateStore, work: impl FnOnce(&mut Context<'_>)) -> Gathered {
+        let space = Space::new("p", 0);
+        let mut gathered = Gathered::default();
+        work(&mut Context {
+            space: &space,
+            store,
+            timers: &mut Timers::load(store, &space).unwrap(),
+            gathered: &mut gathered,
+            now: Millis(0),
+        });
+        let changes = gathered.writes.take(&space);
+        store.apply(&changes, &[]).unwrap();
+        gathered
+    }
+
+    #[test]
+    fn a_transaction_reads_what_it_has_written_and_what_was_committed() {
+        let store = StateStore::in_memory();
+        transaction(&store, |cx| {
+            for (run, step) in [("a", 1), ("a", 300), ("ab", 1), ("b", 1)] {
+                cx.put(&STEPS, &(run, step), &Step(1));
+                cx.put(&OTHERS, &(run, step), &Step(9));
+            }
+        });
+        transaction(&store, |cx| {
+            cx.put(&STEPS, &("a", 2), &Step(2));
+            cx.put(&STEPS, &("a", 300), &Step(3));
+            cx.delete(&STEPS, &("a", 1));
+            assert_eq!(cx.get(&STEPS, &("a", 1)).unwrap(), None);
+            assert_eq!(cx.get(&STEPS, &("a", 300)).unwrap(), Some(Step(3)));
+            assert_eq!(cx.get(&STEPS, &("b", 1)).unwrap(), Some(Step(1)));
+            let key = |step| ("a".to_owned(), step);
+            let steps = cx.scan_prefix(&STEPS, "a").unwrap();
+            assert_eq!(steps, [(key(2), Step(2)), (key(300), Step(3))]);
+            assert_eq!(cx.scan(&STEPS).unwrap().len(), 4);
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_encoded_fails_the_input_or_is_refused() {
+        let mut gathered = transaction(&StateStore::in_memory(), |cx| {
+            let refused = cx.try_put(&STEPS, &("a", 1), &Step(0)).unwrap_err();
+            assert_eq!(refused.code, "invalid_state");
+            assert_eq!(cx.gathered.writes.count(), 0);
+            // The transform takes it for done, so the transaction must be aborted.
+            cx.put(&STEPS, &("a", 1), &Step(0));
+            assert_eq!(cx.gathered.writes.count(), 1);
+        });
+        let noted = gathered.take_oversize().unwrap();
+        assert_eq!(
+            noted.message,
+            "its row of the table `steps` cannot be written: it is zero"
+        );
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_decoded_is_named() {
+        let store = StateStore::in_memory();
+        let mut changes = Changes::default();
+        changes.put(&Space::new("p", 0), &b"spa\0\0\0\0\0\x01"[..], &[1][..]);
+        store.apply(&changes, &[]).unwrap();
+        transaction(&store, |cx| {
+            let error = cx.get(&STEPS, &("a", 1)).unwrap_err();
+            let scanned = cx.scan(&STEPS).unwrap_err();
+            assert_eq!(error.to_string(), scanned.to_string());
+            assert_eq!(
+                error.to_string(),
+                "row a\\x00\\x00\\x00\\x00\\x00\\x01 of the table `steps` cannot be read: it ends"
+            );
+        });
     }
 }

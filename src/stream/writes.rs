@@ -1,10 +1,13 @@
 //! The keyed state that an open transaction writes: one row and one changelog record a key, however often it was set.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+};
 
 use bytes::Bytes;
 
-use crate::state::{Changes, Space, StateError, StateStore};
+use crate::state::{Changes, Row, Space, StateError, StateStore};
 
 /// Writes of one partition that are not committed yet.
 #[derive(Default)]
@@ -12,6 +15,8 @@ pub(crate) struct Writes {
     /// The last value of each key; `None` deletes. In the order in which keys were written first.
     rows: Vec<(Bytes, Option<Bytes>)>,
     by_key: HashMap<Bytes, usize>,
+    /// The same in the order of the keys, from the first scan of the transaction on.
+    sorted: Option<BTreeMap<Bytes, usize>>,
     /// Changes that a transform made by itself.
     others: Changes,
     /// How many writes there were: an equal count means an equal state.
@@ -20,26 +25,59 @@ pub(crate) struct Writes {
 
 impl Writes {
     pub(crate) fn put(&mut self, key: Bytes, value: Bytes) {
-        self.set(key, Some(value));
+        match self.written(&key) {
+            Some(row) => *row = Some(value),
+            None => self.add_row(key, Some(value)),
+        }
     }
 
     pub(crate) fn delete(&mut self, key: Bytes) {
-        self.set(key, None);
+        match self.written(&key) {
+            Some(row) => *row = None,
+            None => self.add_row(key, None),
+        }
     }
 
-    fn set(&mut self, key: Bytes, value: Option<Bytes>) {
-        self.count += 1;
-        if let Some(at) = self.by_key.get(&key) {
-            self.rows[*at].1 = value;
-        } else {
-            self.by_key.insert(key.clone(), self.rows.len());
-            self.rows.push((key, value));
+    /// As [`Writes::put`]; the key is copied if it was not written before.
+    pub(super) fn put_borrowed(&mut self, key: &[u8], value: Bytes) {
+        match self.written(key) {
+            Some(row) => *row = Some(value),
+            None => self.add_row(Bytes::copy_from_slice(key), Some(value)),
         }
+    }
+
+    /// As [`Writes::delete`]; the key is copied if it was not written before.
+    pub(super) fn delete_borrowed(&mut self, key: &[u8]) {
+        match self.written(key) {
+            Some(row) => *row = None,
+            None => self.add_row(Bytes::copy_from_slice(key), None),
+        }
+    }
+
+    /// Counts a write to a key, and returns its value if it has been written before.
+    fn written(&mut self, key: &[u8]) -> Option<&mut Option<Bytes>> {
+        self.count += 1;
+        let at = self.by_key.get(key)?;
+        Some(&mut self.rows[*at].1)
+    }
+
+    fn add_row(&mut self, key: Bytes, value: Option<Bytes>) {
+        let at = self.rows.len();
+        self.by_key.insert(key.clone(), at);
+        if let Some(sorted) = &mut self.sorted {
+            sorted.insert(key.clone(), at);
+        }
+        self.rows.push((key, value));
     }
 
     pub(crate) fn add(&mut self, changes: Changes) {
         self.count += changes.0.len() as u64;
         self.others.0.extend(changes.0);
+    }
+
+    /// A write was refused, and the transform takes it for done.
+    pub(super) fn refuse(&mut self) {
+        self.count += 1;
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -58,30 +96,44 @@ impl Writes {
 
     /// Rows whose key begins with `prefix`, as they will be, in order of their keys.
     pub(crate) fn scan(
-        &self,
+        &mut self,
         store: &StateStore,
         space: &Space,
         prefix: &[u8],
-    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
-        let mut rows = BTreeMap::new();
+    ) -> Result<Vec<Row>, StateError> {
+        let Self { rows, by_key, .. } = self;
+        let sorted = self
+            .sorted
+            .get_or_insert_with(|| by_key.iter().map(|(key, at)| (key.clone(), *at)).collect());
+        let mut written = sorted
+            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, at)| (key, &rows[*at].1))
+            .peekable();
+        let mut merged = Vec::new();
+        let keep = |merged: &mut Vec<Row>, (key, value): (&Bytes, &Option<Bytes>)| {
+            if let Some(value) = value {
+                merged.push((key.clone(), value.clone()));
+            }
+        };
         for row in store.scan(space, prefix) {
-            let (key, value) = row?;
-            rows.insert(key, value);
-        }
-        for (key, value) in &self.rows {
-            if key.starts_with(prefix) {
-                match value {
-                    Some(value) => rows.insert(key.clone(), value.clone()),
-                    None => rows.remove(key),
-                };
+            let row = row?;
+            while let Some(before) = written.next_if(|(key, _)| **key < row.0) {
+                keep(&mut merged, before);
+            }
+            match written.next_if(|(key, _)| **key == row.0) {
+                Some(in_its_place) => keep(&mut merged, in_its_place),
+                None => merged.push(row),
             }
         }
-        Ok(rows.into_iter().collect())
+        written.for_each(|row| keep(&mut merged, row));
+        Ok(merged)
     }
 
     /// All of it, to be committed.
     pub(crate) fn take(&mut self, space: &Space) -> Changes {
         self.by_key.clear();
+        self.sorted = None;
         let mut changes = Changes::default();
         for (key, value) in self.rows.drain(..) {
             match value {
@@ -96,7 +148,48 @@ impl Writes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn key() -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(prop::sample::select(vec![0, 1, 0xff]), 0..4).prop_map(Bytes::from)
+    }
+
+    proptest! {
+        /// A scan has what is committed and what is not, as a map has that was written at once.
+        #[test]
+        fn scans_see_what_the_transaction_wrote(
+            committed in prop::collection::vec(key(), 0..12),
+            steps in prop::collection::vec((key(), prop::option::of(any::<u8>()), prop::option::of(key())), 1..40),
+        ) {
+            let (store, space) = (StateStore::in_memory(), Space::new("p", 0));
+            let mut before = Changes::default();
+            let mut model = BTreeMap::new();
+            for key in committed {
+                before.put(&space, key.clone(), "old");
+                model.insert(key, Bytes::from_static(b"old"));
+            }
+            store.apply(&before, &[]).unwrap();
+            let mut writes = Writes::default();
+            for (key, value, prefix) in steps {
+                if let Some(value) = value {
+                    let value = Bytes::copy_from_slice(&[value]);
+                    writes.put_borrowed(&key, value.clone());
+                    model.insert(key, value);
+                } else {
+                    writes.delete_borrowed(&key);
+                    model.remove(&key);
+                }
+                if let Some(prefix) = prefix {
+                    let rows = writes.scan(&store, &space, &prefix).unwrap();
+                    let expected = model.iter().filter(|(key, _)| key.starts_with(&prefix));
+                    let expected: Vec<Row> = expected.map(|(k, v)| (k.clone(), v.clone())).collect();
+                    prop_assert_eq!(rows, expected);
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_key_is_written_once_and_read_as_it_will_be() {

@@ -1,4 +1,4 @@
-//! What must hold between the steps of a file, and between files.
+//! Checks rules between the steps of a file, and between files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::{
     },
 };
 
-/// Where a user's topology may send records, beside foreign topics.
+/// Where a user's topology may send records, apart from foreign topics.
 const SINKS: [&str; 2] = ["ingress", "drop"];
 
 /// OmniLink's own topics, by their names in files.
@@ -38,7 +38,7 @@ pub(crate) fn is_own(topic: &str, prefix: &str) -> bool {
         || topic.starts_with("rekey.")
 }
 
-/// Checks all that was read, and plans it if nothing is wrong.
+/// Checks all files, and plans their topologies if there is no error.
 pub(crate) fn judge(
     topologies: Vec<(Topology, bool)>,
     prefix: &str,
@@ -85,7 +85,7 @@ pub(crate) fn judge(
     }
     cycles(&users, &mut found);
     problem::sort(&mut found);
-    // Whatever is missing was reported: without an error all of them can be planned.
+    // Anything missing was reported: without an error all of them can be planned.
     let plans = users.iter().map(|t| plan::plan(t, prefix)).collect();
     let set = match plans {
         Some(plans) if !problem::has_errors(&found) => Some(Set {
@@ -130,9 +130,9 @@ fn source(topology: &Topology, prefix: &str, problems: &mut Problems) {
 fn steps(topology: &Topology, prefix: &str, problems: &mut Problems) {
     let source = topology.source.as_ref();
     let events = source.is_some_and(|source| source.topic.value == "events");
-    // Of a source that is wrong nothing is known.
+    // Nothing is known of a source with an error.
     let mut keyed = source.is_none_or(|source| source.key.is_some());
-    // A key that nothing has made use of yet.
+    // A key that no step has used yet.
     let mut idle: Option<&Step> = None;
     let mut deduped = false;
     let mut policies: BTreeSet<&str> = BTreeSet::new();
@@ -217,7 +217,7 @@ fn steps(topology: &Topology, prefix: &str, problems: &mut Problems) {
                 stateful(step, keyed, problems);
                 idle = None;
             }
-            // It may have been meant as a `key`.
+            // The step with the error may have been a `key`.
             Action::Broken(None | Some("key")) => {
                 keyed = true;
                 idle = None;
@@ -306,7 +306,7 @@ fn tests(topology: &Topology, problems: &mut Problems) {
             Action::RateLimit(_) | Action::Broken(Some("rate_limit")) => {
                 seen.insert("throttled");
             }
-            // It may write anywhere.
+            // A step with an error may write anywhere.
             Action::Broken(None | Some("route")) => return,
             _ => {}
         }
@@ -326,7 +326,7 @@ fn tests(topology: &Topology, problems: &mut Problems) {
     }
 }
 
-/// Records that go round between topologies by foreign topics: perhaps meant (a retry), hence a warning.
+/// Finds cycles of topologies through foreign topics: they may be intended (a retry), hence a warning.
 fn cycles(users: &[Topology], found: &mut Vec<Problem>) {
     let mut next: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (topology, source) in with_source(users) {

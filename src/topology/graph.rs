@@ -29,7 +29,7 @@ struct Graph {
     edges: Vec<String>,
 }
 
-/// An id that Mermaid takes: other characters become `_` and a number, so that no two become one.
+/// A valid id for Mermaid: other characters become `_` and a number, so that ids stay distinct.
 fn id(kind: &str, name: &str) -> String {
     let mut id = String::from(kind);
     for c in name.chars() {

@@ -4,8 +4,8 @@
 //! files ─► syntax, vrl (read) ─► check (steps and files together) ─► plan (stages) ─► run (lanes for each stage)
 //! ```
 //!
-//! Everything that is wrong with all files is found at once ([`Problem`]). A topology is cut into stages where records must be
-//! keyed anew: what lies between two stages is a topic of OmniLink's own, `rekey.{name}`.
+//! All errors of all files are reported at once ([`Problem`]). A topology is split into stages where records need another key: between
+//! two stages is a topic of OmniLink's own, `rekey.{name}`.
 
 mod check;
 mod graph;
@@ -30,17 +30,17 @@ pub use syntax::problem::{Problem, Severity, SourceFile, has_errors};
 use plan::Plan;
 use syntax::{file, problem::Problems, system};
 
-/// What files say, checked together.
+/// Topologies that were checked together and can run.
 pub struct Set {
     plans: Vec<Arc<Plan>>,
     system: system::Tuned,
 }
 
-/// The files of a set, and what is wrong with them.
+/// The result of a check.
 pub struct Checked {
-    /// `None`: something is, and nothing of it may run.
+    /// `None`: there are errors, and nothing may run.
     pub set: Option<Set>,
-    /// In order of file and place.
+    /// Sorted by file and position.
     pub problems: Vec<Problem>,
 }
 
@@ -62,8 +62,8 @@ impl Set {
     }
 }
 
-/// All topology files of a folder: `*.yaml` and `*.yml` in it, and in its `system/` what tunes the system's own. A folder
-/// that is not there has none.
+/// All topology files of a folder: `*.yaml` and `*.yml` in it, and in its `system/` those for the system's own topologies. A folder
+/// that does not exist has none.
 pub fn find(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for dir in [dir.to_owned(), dir.join(system::FOLDER)] {
@@ -89,7 +89,7 @@ pub fn check(files: &[PathBuf], prefix: &str) -> Checked {
     check_texts(files.iter().map(read), prefix)
 }
 
-/// As [`check`], with what the files hold.
+/// As [`check`], with the contents of the files.
 pub fn check_texts(
     files: impl IntoIterator<Item = (PathBuf, std::io::Result<String>)>,
     prefix: &str,

@@ -1,4 +1,4 @@
-//! A checked topology, cut into stages: a stage is what one lane does between two topics.
+//! Splits a checked topology into stages: a stage is what one lane does between two topics.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::base::id::Tenant;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) name: String,
-    /// The text that it came from: the same text needs no restart.
+    /// The text of its file: an unchanged text needs no restart.
     pub(crate) text: String,
     pub(crate) file: String,
     pub(crate) tenant: Option<Tenant>,
@@ -34,10 +34,10 @@ pub(crate) struct Stage {
     /// Its consumer group and the name of its state, such as `topology.orders`.
     pub(crate) processor: String,
     pub(crate) input: Input,
-    /// What its input is keyed by, for the first stage alone: later ones are told by the record.
+    /// What its input is keyed by, for the first stage alone: records between stages carry their key values.
     pub(crate) keyed_by: Option<KeyFields>,
     pub(crate) steps: Vec<PlannedStep>,
-    /// Where records go behind the last step, if that is not a route: the next stage's input.
+    /// Where records go after the last step, if that is not a route: the next stage's input.
     pub(crate) rekey_to: Option<Arc<str>>,
 }
 
@@ -95,8 +95,8 @@ impl Stage {
     }
 }
 
-/// Whether records of one key lie in one partition of an input keyed like this: so it is when the key has all of the
-/// input's fields, and perhaps more.
+/// Whether all records of a key are in one partition of the input: they are if the key has all fields that the input is keyed by,
+/// and perhaps more.
 fn together(key: Option<&KeyFields>, input: Option<&KeyFields>) -> bool {
     key.zip(input).is_some_and(|(key, input)| {
         let mut fields = input.fields.iter();
@@ -104,7 +104,7 @@ fn together(key: Option<&KeyFields>, input: Option<&KeyFields>) -> bool {
     })
 }
 
-/// Plans a topology; `None` if something is wrong with it, which was reported.
+/// Plans a topology; `None`: it has an error, which was reported.
 pub(crate) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
     let name = &topology.name.as_ref()?.value;
     let source = topology.source.as_ref()?;
@@ -128,7 +128,7 @@ pub(crate) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
         if step.action.is_stateful() {
             let at = stages.len();
             let stage = &mut stages[at - 1];
-            // A foreign topic's times are its producers': a limiter reads from a topic whose times are the log's own.
+            // Timestamps of a foreign topic are its producers': a limiter reads from a topic with append times of the log.
             let timed = matches!(step.action, Action::RateLimit(_))
                 && matches!(stage.input, Input::Foreign(_));
             if !together(key.as_ref(), input_key.as_ref()) || timed {
@@ -170,7 +170,7 @@ pub(crate) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
                 }
                 PlannedStep::Route(rules.clone())
             }
-            // Of the system's own alone, which are not planned.
+            // Only the system's own topologies have these, and they are not planned.
             Action::Project(_) | Action::Broken(_) => return None,
         };
         if let Some(stage) = stages.last_mut() {

@@ -8,11 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use omnilink::{
     base::clock::{Clock, Millis},
     controls::SecretKeys,
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, topics::Names},
-    state::{Space, StateError, StateStore},
+    state::{Space, StateError, StateStore, Table},
     stream::{
         Context, Failure, Processor, Rejected, Timer, Transform,
         dlq::{
@@ -76,15 +77,17 @@ struct CountOne {
     unclosable: Option<String>,
 }
 
+/// How often each key came.
+const COUNTS: Table<Bytes, u64> = Table::new("counts", b'c');
+/// Keys whose timers have fired.
+const FIRED: Table<String, ()> = Table::new("fired", b'f');
+
 impl Transform for CountOne {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
         let key = input.record.key.clone().unwrap();
         let text = value(input);
-        let count = cx
-            .get(&key)?
-            .map_or(0, |n| String::from_utf8_lossy(&n).parse::<u64>().unwrap())
-            + 1;
-        cx.put(&key, count.to_string());
+        let count = cx.get(&COUNTS, &key)?.unwrap_or(0) + 1;
+        cx.put(&COUNTS, &key, &count);
         cx.emit(
             &self.out,
             Record {
@@ -113,7 +116,7 @@ impl Transform for CountOne {
             return Err(Failure::Waiting("for a while".into()));
         }
         let late = timer.now >= timer.due && self.clock.now() >= timer.now;
-        cx.put(format!("fired {key}").as_bytes(), "1");
+        cx.put(&FIRED, key, &());
         cx.emit(&self.out, record(key, &format!("fired {late}")));
         match key {
             "panics" => panic!("it panics"),

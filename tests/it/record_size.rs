@@ -12,6 +12,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use omnilink::{
     admission::Admission,
     base::clock::Millis,
@@ -19,7 +20,7 @@ use omnilink::{
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, record_size, topics::Names},
     projections::{DeadLetters, Reject, Rejection},
     replay::{History, IntoTopic, Query, replay},
-    state::{Space, StateError, StateStore},
+    state::{Space, StateError, StateStore, Table},
     stream::{
         Context, Failure, Processor, Timer, Transform,
         dlq::{
@@ -393,17 +394,19 @@ struct LargeOne {
     clock: Arc<dyn omnilink::base::clock::Clock>,
 }
 
+const SEEN: Table<String, u64> = Table::new("seen", b's');
+const LARGE: Table<String, Bytes> = Table::new("large", b'l');
+
 impl Transform for LargeOne {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let before = cx.get(b"seen")?;
-        let seen = before.map_or(1, |n| n[0] + 1);
-        cx.put(b"seen", vec![seen]);
+        let seen = cx.get(&SEEN, "seen")?.unwrap_or(0) + 1;
+        cx.put(&SEEN, "seen", &seen);
         cx.emit(&self.out, record("k", &seen.to_string()));
         let large = "x".repeat(self.bytes);
         match &*value(input) {
             "emit" => cx.emit(&self.out, record("k", &large)),
-            "put" => cx.put(b"large", large),
-            "key" => cx.put(&vec![b'k'; 70_000], "x"),
+            "put" => cx.put(&LARGE, "large", &large.into()),
+            "key" => cx.put(&LARGE, &"k".repeat(70_000), &"x".into()),
             "timer" => cx.set_timer(large, self.clock.now()),
             "later" => cx.set_timer("later", self.clock.now()),
             _ => {}

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::{ID, page_key};
+use super::{ID, rows::page_key};
 use crate::state::{Filter, Probe, Space, StateStore};
 
 /// Runs that share a bucket's first filter. Each further filter is for twice as many as the one before, so that a new hash asks

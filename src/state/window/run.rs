@@ -4,13 +4,21 @@ use std::{cmp::Ordering, ops::Range};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{ID, Recent, group::Group, prefix};
+use super::{ID, group::Group};
 use crate::{
-    base::id::Identity,
+    base::id::{Identity, IdentityMap},
     state::{Filter, Probe},
 };
 
 pub(super) const PAGE_ENTRIES: usize = 256;
+
+/// The first 8 bytes of a hash, as a number.
+fn prefix(hash: &[u8; ID]) -> u64 {
+    hash.iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+/// Hashes in memory, with their payloads.
+pub(super) type Recent = IdentityMap<[u8; ID]>;
 
 /// Hashes in order, cut into pages.
 pub(super) struct Sorted {

@@ -1,5 +1,5 @@
-//! Records on their way between the stages of a topology, and those that wait for a limit: Avro (`schemas/rekey.avsc`),
-//! written and read directly.
+//! The format of records between the stages of a topology, and of those that wait for a limit: Avro (`schemas/rekey.avsc`), encoded
+//! and decoded by hand.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     stream::{Origin, Rejected},
 };
 
-/// What the fields take beside the values.
+/// Bytes of all fields but the values, for most records.
 const ROOM: usize = 256;
 
 fn put_headers(headers: &Headers, out: &mut Vec<u8>) {
@@ -30,11 +30,11 @@ fn put_headers(headers: &Headers, out: &mut Vec<u8>) {
     });
 }
 
-/// In Confluent's wire format.
+/// Encodes a message in Confluent's wire format.
 pub(crate) fn encode(message: &Message) -> Result<Bytes, Rejected> {
     let origin = &message.origin.record;
     let text = match &message.raw {
-        // Only what is text can be found again in the origin.
+        // A value that is the origin's is not written twice.
         Some(raw) if origin.record.value.as_ref() == Some(raw) => None,
         _ => Some(message.json()?),
     };
@@ -49,7 +49,7 @@ pub(crate) fn encode(message: &Message) -> Result<Bytes, Rejected> {
     put_array(message.key_values.texts(), &mut out, put_bytes);
     put_optional(message.key.as_deref(), &mut out);
     put_headers(&message.headers, &mut out);
-    // There was a field `tombstone` once.
+    // The field `tombstone`, which is not used any more.
     out.push(0);
     let redriven = i32::try_from(message.redriven).unwrap_or(i32::MAX);
     put_long(redriven.into(), &mut out);
@@ -63,7 +63,7 @@ pub(crate) fn encode(message: &Message) -> Result<Bytes, Rejected> {
     Ok(out.into())
 }
 
-/// Reads back what [`encode`] wrote. What it holds are parts of the bytes.
+/// Decodes what [`encode`] wrote. The message's bytes are slices of `bytes`.
 pub(crate) fn decode(bytes: &Bytes) -> Result<Message, Rejected> {
     let mut head = Vec::with_capacity(HEAD);
     put_head(REKEY, &mut head);
@@ -81,11 +81,11 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Message, Rejected> {
     Ok(message)
 }
 
-/// The fields of a carried record, and the bytes that they are parts of.
+/// The fields of a carried record, and the bytes that they are slices of.
 struct Fields<'a>(Reader<'a>, &'a Bytes);
 
 impl Fields<'_> {
-    /// The message without its value, and the JSON text of that where it is not the origin's.
+    /// The message without its value, and the value's JSON text where it is not the origin's.
     fn read(mut self) -> Result<(Message, Option<Bytes>), Invalid> {
         let tenant = match self.0.optional_text("tenant")? {
             Some(name) => Some(Tenant::new(&name).map_err(|_| broken("tenant"))?),

@@ -8,14 +8,14 @@ use crate::topology::{
 };
 use crate::{base::id::Tenant, envelope::json::put_string, stream::Rejected};
 
-/// Bytes of most keys.
+/// Enough bytes for most keys.
 const USUAL: usize = 96;
 
 /// The values of a key's fields: a JSON array, in one piece.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct KeyValues {
     array: Bytes,
-    /// Where each value's text ends within.
+    /// Where each value ends in the array.
     ends: Vec<u32>,
 }
 
@@ -80,7 +80,7 @@ impl KeyValues {
 
     /// The JSON text of each value.
     pub(crate) fn texts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        // Behind the bracket or the comma.
+        // After the bracket or the comma.
         let mut from = 1;
         self.ends.iter().map(move |end| {
             let end = *end as usize;

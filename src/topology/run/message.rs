@@ -53,11 +53,11 @@ pub(crate) struct Message {
     pub(crate) origin: Arc<Origin>,
 }
 
-/// What a record in one of the known forms is.
+/// What a record of a foreign topic was read as.
 pub(crate) enum Normalised {
-    /// Its event, or the events of a batch; each item that is bad says why.
+    /// Its event, or the events of a batch; for a bad item the reason.
     Events(Vec<Result<Message, Rejected>>),
-    /// Avro that others wrote, in none of them: its JSON.
+    /// Avro of another schema than those of events, as JSON.
     Json(String),
 }
 
@@ -74,7 +74,7 @@ fn tenant_of(record: &Record, fixed: Option<&Tenant>) -> Result<Option<Tenant>, 
 }
 
 impl Message {
-    /// What a record of a foreign topic holds, as its codec says; what is bad of it says why.
+    /// The messages of a record of a foreign topic, decoded by its codec; for a bad part the reason.
     pub(crate) fn decode(
         origin: &Arc<Origin>,
         codec: &Codec,
@@ -89,7 +89,7 @@ impl Message {
             .collect())
     }
 
-    /// Avro that others wrote, as its JSON.
+    /// A message of Avro that was read as JSON.
     pub(crate) fn of_json(
         json: String,
         origin: &Arc<Origin>,
@@ -149,7 +149,7 @@ impl Message {
         let fetched = &origin.record;
         let mut record = fetched.record.clone();
         if let Some(tenant) = tenant {
-            // The file's tenant stands over the producer's.
+            // The file's tenant takes precedence over the producer's.
             let name = tenant.as_str().to_owned();
             record.headers.retain(|(name, _)| name != TENANT_HEADER);
             record
@@ -229,7 +229,7 @@ impl Message {
         Value::Object(entries.into_iter().collect())
     }
 
-    /// Takes over what a program has set of `%key`, `%headers` and `%tenant`.
+    /// Takes over `%key`, `%headers` and `%tenant` as a program has set them.
     pub(crate) fn set_metadata(&mut self, metadata: &Value) -> Result<(), Rejected> {
         let Value::Object(fields) = metadata else {
             return Err(Rejected::new("vrl_error", "`%` must be an object"));
@@ -274,7 +274,7 @@ impl Message {
         Ok(value.coerce_to_bytes())
     }
 
-    /// Whether its key or a header is no text: then a program that makes text of it puts U+FFFD in place of what it cannot read.
+    /// Whether its key or a header is not UTF-8: then a program that makes a string of it puts U+FFFD in place of what it cannot read.
     pub(crate) fn has_binary_metadata(&self) -> bool {
         let headers = self.headers.iter().filter_map(|(_, value)| value.as_ref());
         self.key
@@ -283,8 +283,8 @@ impl Message {
             .any(|bytes| std::str::from_utf8(bytes).is_err())
     }
 
-    /// Refuses a record in whose document or metadata a program put U+FFFD in place of bytes that are no text: two of them would
-    /// become one.
+    /// Refuses a record in whose document or metadata a program put U+FFFD in place of bytes that are not UTF-8: different keys could
+    /// become equal.
     pub(crate) fn check_replaced(&self, before: usize) -> Result<(), Rejected> {
         if self.replaced()? > before {
             return Err(Rejected::new(
@@ -335,8 +335,8 @@ impl Message {
         Ok(())
     }
 
-    /// What makes it one for a step that keeps state, `scope` telling steps apart: `[kind, scope, tenant, value of the key, …]`.
-    /// Tenants never meet.
+    /// What a step keeps its state by: the hash of `[kind, scope, tenant, value of the key, …]`, where `scope` is different for each
+    /// step. Tenants never share state.
     pub(crate) fn identity(&self, kind: &str, scope: &str) -> Identity {
         let mut text = Vec::with_capacity(192);
         let tenant = self.tenant.as_ref().map_or("", Tenant::as_str);
@@ -384,12 +384,12 @@ impl Message {
     }
 }
 
-/// As a timestamp of VRL's.
+/// A time as VRL's timestamp.
 fn vrl_time(at: Millis) -> Value {
     chrono::DateTime::from_timestamp_millis(at.0).map_or(Value::Null, Value::Timestamp)
 }
 
-/// An event as the JSON object that producers send. Nothing of it is read but extensions.
+/// An event as the JSON object that producers send. Only its extensions are parsed.
 pub(crate) fn envelope(event: &Event<'_>, record: &Bytes) -> Document {
     let mut unread = Unread::within(record);
     unread.optional("causationid", event.causation_id.as_deref());
@@ -413,7 +413,7 @@ pub(crate) fn envelope(event: &Event<'_>, record: &Bytes) -> Document {
     if event.extensions != "{}"
         && let Ok(Value::Object(read)) = json::read_text(&event.extensions, record)
     {
-        // Admission lets none in that is called as a field of the event; of another's Avro it counts, but never as the data.
+        // Admission refuses extensions with the name of a field; in Avro of another schema they count, but never as the data.
         extensions = read;
         if let Data::Json(_) = event.data {
             extensions.remove("data");

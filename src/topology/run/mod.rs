@@ -43,15 +43,15 @@ pub struct Setup {
     pub log: Arc<dyn Log>,
     /// The names of OmniLink's own topics.
     pub names: Names,
-    /// For timers, and for times that foreign producers have set wrong.
+    /// For timers, and to bound timestamps that foreign producers set.
     pub clock: Arc<dyn Clock>,
-    /// Of foreign Avro.
+    /// Schemas of foreign Avro.
     pub schemas: Arc<dyn Schemas>,
-    /// Partitions of topics that are made.
+    /// Partitions of topics that are created.
     pub partitions: u32,
-    /// Whether missing topics of OmniLink's own are made.
+    /// Whether missing topics of OmniLink's own are created.
     pub provision: bool,
-    /// Whether foreign topics are made too: on the embedded log nobody else can.
+    /// Whether foreign topics are created too: on the embedded log nobody else can.
     pub make_foreign: bool,
     /// Lanes of each stage, which share its partitions. The embedded log has one.
     pub lanes: usize,
@@ -64,14 +64,14 @@ pub struct Deployment {
     running: BTreeMap<String, Running>,
 }
 
-/// What a change of the set did.
+/// What a change of the set has changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Deployed {
     /// New, or changed and started again.
     pub started: Vec<String>,
     /// Topologies whose files are gone: their lanes were stopped.
     pub stopped: Vec<String>,
-    /// The same as before: they were not touched.
+    /// Unchanged: they go on.
     pub kept: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ impl Deployment {
         self
     }
 
-    /// Makes the running topologies those of the set. What has not changed goes on untouched.
+    /// Starts, restarts and stops topologies so that those of the set run. Unchanged ones go on.
     pub fn deploy(&mut self, set: &Set) -> std::io::Result<Deployed> {
         let mut deployed = Deployed::default();
         let wanted = |name: &str| set.plans.iter().find(|plan| plan.name == name);
@@ -149,7 +149,7 @@ impl Deployment {
         self.running.clear();
     }
 
-    /// The processors that run, and how each is.
+    /// The processors that run, and the state of each.
     pub fn progress(&self) -> Vec<(String, Arc<Progress>)> {
         self.running
             .values()
@@ -188,7 +188,7 @@ enum NotStarted {
     /// A topic is not there, or not as it should be, or the log is away.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The system gives no more threads.
+    /// The operating system starts no more threads.
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
 }
@@ -243,7 +243,7 @@ fn lanes(
     progress: &[(String, Arc<Progress>)],
 ) -> Result<Vec<lane::Running>, NotStarted> {
     provision(plan, setup)?;
-    // The last stage first: what is on its way is worked off before more comes.
+    // The last stage first: it processes what is between the stages before more comes.
     let mut running = Vec::new();
     for (stage, (_, progress)) in plan.stages.iter().zip(progress).rev() {
         let (schemas, clock) = (Arc::clone(&setup.schemas), Arc::clone(&setup.clock));
@@ -267,7 +267,7 @@ fn lanes(
     Ok(running)
 }
 
-/// Makes, or checks, the topics of a topology.
+/// Creates or checks the topics of a topology.
 fn provision(plan: &Plan, setup: &Setup) -> Result<(), LogError> {
     let week = Cleanup::Delete {
         retention_ms: 7 * DAY_MS,
@@ -334,8 +334,8 @@ fn state_partitions(log: &dyn Log, stage: &Stage, state: &str) -> Result<u32, Lo
     }
 }
 
-/// A window of hashes alone ends its rows by age. The rows of a limit (what waits, its admissions, its timers) may have to outlive any age, as
-/// when nothing runs for weeks: beside them nothing is dropped by age, and the window deletes its rows ([`crate::state::Window::log_deletes`]).
+/// Rows of a dedupe window expire by age. Rows of a limit (records that wait, admissions, timers) may be needed at any age, as when nothing
+/// runs for weeks: a changelog with both drops nothing by age, and the window deletes its rows ([`crate::state::Window::log_deletes`]).
 fn state_cleanup(stage: &Stage) -> Cleanup {
     match stage.dedupe_window_ms() {
         Some(window_ms) if stage.limits().next().is_none() => Cleanup::CompactDelete {
@@ -372,7 +372,7 @@ mod tests {
         syntax::{file, problem::Problems},
     };
 
-    /// What becomes of the changelog of a stage with these steps.
+    /// The cleanup policy of the changelog of a stage with these steps.
     fn cleanup(steps: &str) -> Vec<Cleanup> {
         let text = format!(
             "name: t\nsource: {{ topic: events, key: [id] }}\nsteps: [ {steps}, route: [ {{ to: out }} ] ]\n"

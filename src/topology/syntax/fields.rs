@@ -1,4 +1,4 @@
-//! Reads the parts of a mapping, and says everything that is wrong with them.
+//! Reads the entries of a mapping and reports all errors in them.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::config::keys::nearest;
 
-/// A value and its place.
+/// A value and its range of bytes in the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Spanned<T> {
     pub(crate) value: T,
@@ -17,14 +17,14 @@ pub(crate) struct Spanned<T> {
 
 /// The entries of a mapping whose keys are known.
 pub(crate) struct Fields<'n> {
-    /// Where the mapping itself stands, for what is missing in it.
+    /// The range of the mapping itself, for errors about missing keys.
     pub(crate) span: Range<usize>,
     what: String,
     entries: BTreeMap<&'n str, &'n Node>,
 }
 
 impl<'n> Fields<'n> {
-    /// Reports what is no mapping, unknown keys, and keys given twice. `place`: where a missing key is shown.
+    /// Reports values that are not mappings, unknown keys and duplicate keys. `place`: where a missing key is shown.
     pub(crate) fn of(
         node: &'n Node,
         place: &Range<usize>,
@@ -100,7 +100,7 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// "`a`, `b` and `c`".
+/// Formats names as "`a`, `b` and `c`".
 pub(crate) fn listed(names: &[&str]) -> String {
     let mut quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.pop() {
@@ -208,7 +208,7 @@ fn parse_duration(text: &str) -> Option<i64> {
     (!text.is_empty()).then_some(sum)
 }
 
-/// In its largest whole unit.
+/// Formats a duration in its largest whole unit.
 pub(crate) fn shown_duration(ms: i64) -> String {
     let (unit, size) = UNITS
         .iter()

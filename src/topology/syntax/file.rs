@@ -1,5 +1,4 @@
-//! A topology file: what it may hold, and how it is read. Everything wrong within one file is found here; what concerns
-//! several steps or files is [`super::check`]'s.
+//! Reads a topology file. All errors within a step are reported here, those between steps or files by [`super::check`].
 
 use std::{ops::Range, sync::Arc};
 
@@ -32,10 +31,10 @@ const STEPS: [&str; 8] = [
 ];
 const SECOND: i64 = 1000;
 const DAY: i64 = 86_400_000;
-/// Times that a limiter keeps for each key.
+/// The highest `limit`: a limiter keeps that many times for each key.
 pub(crate) const MOST_LIMIT: i64 = 10_000;
 
-/// Reads a file. What is wrong is in `problems`; `None` if it is so wrong that nothing can be said of the rest.
+/// Reads a file. Errors are added to `problems`; `None`: nothing of it could be read.
 pub(crate) fn read(file: &Arc<SourceFile>, problems: &mut Problems) -> Option<Topology> {
     let root = match yaml::parse(&file.text) {
         Ok(root) => root,
@@ -68,7 +67,7 @@ pub(crate) fn read(file: &Arc<SourceFile>, problems: &mut Problems) -> Option<To
     })
 }
 
-/// A name that goes into those of topics and consumer groups.
+/// A name that becomes part of the names of topics and consumer groups.
 fn named(text: &Text, what: &str, problems: &mut Problems) -> Option<Spanned<String>> {
     let span = text.place(0..text.value.len());
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
@@ -259,7 +258,7 @@ fn normalise(node: &Node, place: &Range<usize>, problems: &mut Problems) -> Opti
     }
 }
 
-/// A list of fields; one field stands for a list of one.
+/// A list of fields; a single field is a list of one.
 fn key(node: &Node, place: &Range<usize>, problems: &mut Problems) -> Option<KeyFields> {
     let items = match &node.kind {
         Kind::List(items) if !items.is_empty() => items.iter().collect(),

@@ -1,4 +1,4 @@
-//! Reading topology files: every value knows its place, so that all mistakes of all files are reported at once.
+//! Reads topology files. Every value keeps its position in the file, so that all errors of all files are reported at once.
 
 pub(crate) mod fields;
 pub(crate) mod file;

@@ -1,4 +1,4 @@
-//! What a topology file says: the types that reading it gives.
+//! The contents of a topology file as types.
 
 use std::{ops::Range, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::topology::{run::codec::Codec, vrl::Vrl};
 #[derive(Clone, Debug)]
 pub(crate) struct Topology {
     pub(crate) file: Arc<SourceFile>,
-    /// `None`, here and below: it is wrong, and was reported.
+    /// `None`, here and below: it has an error, which was reported.
     pub(crate) name: Option<Spanned<String>>,
     pub(crate) source: Option<Source>,
     pub(crate) steps: Vec<Step>,
@@ -33,7 +33,7 @@ pub(crate) struct Source {
 /// One step.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
-    /// Of its name.
+    /// Where its name is in the file.
     pub(crate) span: Range<usize>,
     pub(crate) action: Action,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Step {
 /// What a step does.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// Reads the known forms of events; the program maps what is in none of them.
+    /// Reads the known forms of events; the program maps records of other forms.
     Normalise(Option<Vrl>),
     Map(Vrl),
     Filter(Vrl),
@@ -49,9 +49,9 @@ pub(crate) enum Action {
     Dedupe(Dedupe),
     RateLimit(RateLimit),
     Route(Vec<Rule>),
-    /// Of the system alone: rows in Postgres.
+    /// Writes rows in Postgres; only the system's own topologies have it.
     Project(Vec<String>),
-    /// Something is wrong with it, and was reported; its kind, if it is one.
+    /// It has an error, which was reported; its kind, if that is known.
     Broken(Option<&'static str>),
 }
 
@@ -70,7 +70,7 @@ impl Action {
         }
     }
 
-    /// Whether it keeps state, and so needs all records of a key in one place.
+    /// Whether it keeps state, and so needs all records of a key in one partition.
     pub(crate) fn is_stateful(&self) -> bool {
         matches!(self.name(), "dedupe" | "rate_limit")
     }
@@ -102,7 +102,7 @@ impl std::fmt::Display for KeyField {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Dedupe {
-    /// `None`: as configured (the system's own).
+    /// `None`: as configured (for the system's own topologies).
     pub(crate) window_ms: Option<i64>,
 }
 
@@ -135,6 +135,6 @@ pub(crate) struct Rule {
 pub(crate) enum When {
     Always,
     Holds(Vrl),
-    /// Its program is wrong, and was reported.
+    /// Its program has an error, which was reported.
     Broken,
 }

@@ -1,4 +1,4 @@
-//! What is wrong with files, and where: all of it at once, each with its line and a caret.
+//! Errors and warnings about files, each shown with its line and a caret.
 
 use std::{fmt::Write, ops::Range, sync::Arc};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 pub struct SourceFile {
     /// Its name, as shown.
     pub name: String,
-    /// What is in it.
+    /// Its contents.
     pub text: String,
 }
 
@@ -28,28 +28,28 @@ impl SourceFile {
     }
 }
 
-/// How bad it is.
+/// Error or warning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file cannot be used.
     Error,
-    /// It can, but it may not mean what it says.
+    /// The file can be used, but may not do what its author meant.
     Warning,
 }
 
-/// One thing that is wrong.
+/// An error or a warning.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
     /// The file that it is in.
     pub file: Arc<SourceFile>,
-    /// The bytes of the file that are meant.
+    /// The bytes of the file that it is about.
     pub span: Range<usize>,
-    /// How bad.
+    /// Error or warning.
     pub severity: Severity,
-    /// What, for people.
+    /// What is wrong, for people.
     pub message: String,
-    /// More: what to do about it.
+    /// What to do about it.
     pub notes: Vec<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct Shown<'a> {
 }
 
 impl Problem {
-    /// With its place spelled out.
+    /// The problem with its file, line and column.
     pub fn shown(&self) -> Shown<'_> {
         let (line, column) = self.file.line_column(self.span.start);
         Shown {
@@ -78,7 +78,7 @@ impl Problem {
         }
     }
 
-    /// `file:LINE:COLUMN: error: …`, the line, and a caret under what is meant.
+    /// `file:LINE:COLUMN: error: …`, the line, and carets under the bytes that it is about.
     pub fn render(&self, colour: bool) -> String {
         let (line, column) = self.file.line_column(self.span.start);
         let (bold, red, blue, off) = if colour {
@@ -97,7 +97,7 @@ impl Problem {
         let text = self.file.line(line);
         let number = line.to_string();
         let margin = " ".repeat(number.len());
-        // Tabs stay tabs, so that the caret stands under its text.
+        // Tabs stay tabs, so that the caret is under its text.
         let pad: String = text
             .chars()
             .take(column - 1)
@@ -121,7 +121,7 @@ impl Problem {
     }
 }
 
-/// Gathers what is wrong with one file.
+/// Collects the problems of one file.
 pub(crate) struct Problems {
     file: Arc<SourceFile>,
     pub(crate) found: Vec<Problem>,
@@ -135,7 +135,7 @@ impl Problems {
         }
     }
 
-    /// An error; a note can be added to what is returned.
+    /// Adds an error, and returns it so that a note can be added.
     pub(crate) fn error(
         &mut self,
         span: &Range<usize>,
@@ -172,7 +172,7 @@ impl Problem {
     }
 }
 
-/// In order of file and place, each thing once.
+/// Sorts problems by file and position, and removes duplicates.
 pub(crate) fn sort(problems: &mut Vec<Problem>) {
     problems.sort_by(|a, b| {
         (&a.file.name, a.span.start, &a.message).cmp(&(&b.file.name, b.span.start, &b.message))
@@ -180,7 +180,7 @@ pub(crate) fn sort(problems: &mut Vec<Problem>) {
     problems.dedup();
 }
 
-/// Whether any of them forbids to use the files.
+/// Whether any of them is an error, so that the files cannot be used.
 pub fn has_errors(problems: &[Problem]) -> bool {
     problems.iter().any(|p| p.severity == Severity::Error)
 }

@@ -1,4 +1,4 @@
-//! The system's own topologies: compiled in as the default, tunable and not rewired.
+//! The system's own topologies: compiled in; files may change their settings, but not their steps.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{
     problem::{Problems, SourceFile},
 };
 
-/// The folder beside the users' files that tunes them.
+/// The folder beside the users' files with the files that change their settings.
 pub(crate) const FOLDER: &str = "system";
 
 const FILES: [(&str, &str); 2] = [
@@ -23,13 +23,13 @@ const FILES: [(&str, &str); 2] = [
     ),
 ];
 
-/// What users' files have tuned.
+/// The settings that users' files have changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tuned {
     pub(crate) admission_window_ms: Option<i64>,
 }
 
-/// The files as they are compiled in.
+/// The files that are compiled in.
 pub(crate) fn defaults() -> Vec<Topology> {
     FILES
         .iter()
@@ -38,13 +38,13 @@ pub(crate) fn defaults() -> Vec<Topology> {
                 name: (*name).to_owned(),
                 text: (*text).to_owned(),
             });
-            // A test reads them: they have no problems.
+            // A test makes sure that they have no problems.
             file::read(&file, &mut Problems::of(Arc::clone(&file)))
         })
         .collect()
 }
 
-/// Whether a topology of the system has that name.
+/// Whether one of the system's topologies has that name.
 pub(crate) fn is_ours(name: &str) -> bool {
     FILES.iter().any(|(file, _)| {
         file.strip_suffix(".yaml")
@@ -53,7 +53,7 @@ pub(crate) fn is_ours(name: &str) -> bool {
     })
 }
 
-/// Takes what a file tunes; what it would rewire is a problem.
+/// Takes the settings of a file; any change of steps is an error.
 pub(crate) fn tune(given: &Topology, tuned: &mut Tuned, problems: &mut Problems) {
     let Some(given_name) = &given.name else {
         return;
@@ -118,7 +118,7 @@ pub(crate) fn tune(given: &Topology, tuned: &mut Tuned, problems: &mut Problems)
                 tuned.admission_window_ms = dedupe.window_ms;
                 true
             }
-            // What is wrong with it was reported.
+            // Its error was reported.
             (Action::Broken(_), _) => true,
             _ => false,
         };

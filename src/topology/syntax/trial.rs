@@ -1,4 +1,4 @@
-//! The tests in a file: records that are given, and what comes of them.
+//! The tests in a file: input records and expected output.
 
 use serde_json::Value;
 
@@ -15,11 +15,11 @@ pub(crate) struct Trial {
     pub(crate) given: Vec<Given>,
     /// Time that passes after the last record.
     pub(crate) wait_ms: i64,
-    /// What lies in each topic afterwards, in order; topics that are not named may hold anything.
+    /// The expected records of each topic, in order; topics that are not named may hold anything.
     pub(crate) then: Vec<(Spanned<String>, Vec<Expected>)>,
 }
 
-/// A record that is given: its value alone, or `!record` with the rest.
+/// An input record: its value alone, or `!record` with the rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
     pub(crate) value: Value,
@@ -29,11 +29,11 @@ pub(crate) struct Given {
     pub(crate) after_ms: i64,
 }
 
-/// A record that is expected: what is said of it must be so, the rest may be anything.
+/// An expected record: what is given must match, the rest may be anything.
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
     pub(crate) value: Value,
-    /// Whether it speaks of the whole record (`!record {key, headers, value}`), not of its value alone.
+    /// Whether it describes the whole record (`!record {key, headers, value}`), not its value alone.
     pub(crate) whole: bool,
 }
 
@@ -84,7 +84,7 @@ fn trial(node: &Node, problems: &mut Problems) -> Option<Trial> {
     let then = fields
         .required("then", problems)
         .and_then(|node| then(node, problems));
-    // What is wrong was reported; the rest is still looked at.
+    // The error was reported; the rest is still checked.
     Some(Trial {
         name: name?,
         given: given.unwrap_or_default().into_iter().flatten().collect(),

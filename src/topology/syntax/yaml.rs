@@ -1,10 +1,10 @@
-//! YAML as a tree in which every node knows where it stands in its file, so that whatever is wrong with it can be shown there.
+//! YAML as a tree whose nodes keep their positions in the file, so that errors can be shown there.
 
 use std::{collections::HashMap, ops::Range};
 
 use granit_parser::{Event, Parser, ScalarStyle};
 
-/// A value and its place.
+/// A value and its position.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     /// Bytes of the file.
@@ -14,7 +14,7 @@ pub(crate) struct Node {
     pub(crate) tag: Option<String>,
 }
 
-/// What a value is.
+/// A value.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     Null,
@@ -26,18 +26,18 @@ pub(crate) enum Kind {
     Map(Vec<(Node, Node)>),
 }
 
-/// A text, and where each part of it stands in the file.
+/// A text, and the position of each part of it in the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Text {
     pub(crate) value: String,
-    /// Begins of runs: offset in the value, offset in the file. Empty where the two cannot be laid side by side.
+    /// Starts of runs: offset in the value, offset in the file. Empty where the value cannot be mapped to the file.
     runs: Vec<(usize, usize)>,
-    /// Of the whole scalar.
+    /// The range of the whole scalar.
     span: Range<usize>,
 }
 
 impl Text {
-    /// The place in the file of a part of the value; of the whole where that cannot be told.
+    /// The range in the file of a part of the value, or of the whole if that is not known.
     pub(crate) fn place(&self, part: Range<usize>) -> Range<usize> {
         let at = |offset: usize| {
             let run = self.runs.partition_point(|(value, _)| *value <= offset);
@@ -61,7 +61,7 @@ impl Node {
         }
     }
 
-    /// What it is, for people.
+    /// Its kind, for people.
     pub(crate) fn what(&self) -> &'static str {
         match self.kind {
             Kind::Null => "nothing",
@@ -101,7 +101,7 @@ impl Node {
     }
 }
 
-/// Why a file is no YAML, and where.
+/// Why a file is not valid YAML, and where.
 #[derive(Debug)]
 pub(crate) struct NoYaml {
     pub(crate) span: Range<usize>,
@@ -314,7 +314,7 @@ fn plain(value: &str) -> Option<Kind> {
     })
 }
 
-/// Each line of a `|` block stands whole in the file, behind its indentation.
+/// Each line of a `|` block is in the file as a whole, after its indentation.
 fn literal_runs(file: &str, value: &str, span: &Range<usize>) -> Vec<(usize, usize)> {
     // The span begins at the `|`, or somewhere before or in the first line that is not blank.
     let line_start = file[..span.start]

@@ -1,6 +1,6 @@
-//! VRL's values as JSON: the same as with `serde_json`, at half the cost. Texts that are read are parts of the record's bytes,
-//! not copies; texts that are written are looked over eight bytes at a time for what must be escaped. Numbers that VRL has none for keep
-//! their digits ([`super::number`]).
+//! VRL's values as JSON: the same as with `serde_json`, at half the cost. Strings that are read are slices of the record's bytes,
+//! not copies; strings that are written are scanned for escapes eight bytes at a time. Numbers that VRL cannot represent keep their
+//! digits ([`super::number`]).
 
 use std::{borrow::Cow, fmt};
 
@@ -15,16 +15,16 @@ use vrl::value::{KeyString, ObjectMap, Value};
 use super::number;
 use crate::envelope::json::{put_string, put_utf8};
 
-/// Levels of a value, as `serde_json` has them.
+/// Levels of nesting, the same as `serde_json`'s limit.
 const MOST_LEVELS: u8 = 127;
 
 /// Why a value has no JSON form.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unwritable {
-    /// A text that is none.
+    /// A string that is not UTF-8.
     #[error("a text is no UTF-8 ({0}); write its bytes with `encode_base64` or `encode_base16`")]
     Utf8(std::str::Utf8Error),
-    /// What `serde_json` says.
+    /// An error of `serde_json`.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
@@ -39,7 +39,7 @@ impl Unwritable {
     }
 }
 
-/// Reads a JSON text that is part of `bytes`, or all of it; of another text the strings are copied.
+/// Reads a JSON text that is a slice of `bytes`; if it is not, its strings are copied.
 pub(crate) fn read(text: &[u8], bytes: &Bytes) -> Result<Value, serde_json::Error> {
     match std::str::from_utf8(text) {
         Ok(text) => read_text(text, bytes),
@@ -56,7 +56,7 @@ pub(crate) fn read_text(text: &str, bytes: &Bytes) -> Result<Value, serde_json::
     Ok(value)
 }
 
-/// Reads a JSON text; of an object, the texts of some fields are left as they are, and given to `leave`.
+/// Reads a JSON text; the texts of some fields of an object are not parsed, but given to `leave`.
 pub(crate) fn read_but(
     fields: &[&'static str],
     text: &Bytes,
@@ -76,7 +76,7 @@ pub(crate) fn read_but(
     Ok(Value::Object(read))
 }
 
-/// A text that is part of `bytes`; of any other text a copy.
+/// A text as a slice of `bytes`, or as a copy if it is not one.
 fn part(text: &str, bytes: &Bytes) -> Bytes {
     match number::place(text, bytes) {
         Some(range) => bytes.slice(range),
@@ -84,12 +84,12 @@ fn part(text: &str, bytes: &Bytes) -> Bytes {
     }
 }
 
-/// As [`part`], a value.
+/// As [`part`], as a value.
 fn text(text: &str, bytes: &Bytes) -> Value {
     Value::Bytes(part(text, bytes))
 }
 
-/// Writes a value that was read from `record`, or came of it.
+/// Writes a value that was read from `record`, or made of what was.
 pub(crate) fn write(value: &Value, record: &Bytes, out: &mut Vec<u8>) -> Result<(), Unwritable> {
     match value {
         Value::Object(fields) => {
@@ -129,7 +129,7 @@ pub(crate) fn write(value: &Value, record: &Bytes, out: &mut Vec<u8>) -> Result<
 #[derive(Clone, Copy)]
 struct Part<'b> {
     bytes: &'b Bytes,
-    /// Numbers are to be looked at one by one, and so many levels may follow.
+    /// Numbers may lose digits, so each is checked; this many levels may follow.
     exact: Option<u8>,
 }
 
@@ -229,11 +229,11 @@ impl<'de> Visitor<'de> for Part<'_> {
     }
 }
 
-/// The name of a member, no copy where it needs none.
+/// The name of a member, copied only if it has escapes.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// An object within these bytes, but for some fields.
+/// An object within these bytes, without some fields.
 struct But<'a, F> {
     fields: &'a [&'static str],
     part: Part<'a>,
@@ -286,7 +286,7 @@ pub(crate) mod tests {
         })
     }
 
-    /// Whether a number in it is beyond VRL's.
+    /// Whether it has a number that VRL cannot represent.
     pub(in crate::topology) fn has_large(json: &serde_json::Value) -> bool {
         match json {
             serde_json::Value::Number(number) => number.is_u64() && !number.is_i64(),

@@ -1,5 +1,5 @@
-//! VRL programs: compiled once, run with a bounded number of steps, and without anything that is not the same
-//! when a record is processed again (no clock, no chance, no environment, no network).
+//! VRL programs: compiled once, run with bounded fuel and memory, and deterministic: no clock, no random numbers, no environment,
+//! no network.
 
 pub(crate) mod document;
 pub(crate) mod functions;
@@ -46,7 +46,7 @@ pub(crate) struct Bounds {
     pub(crate) memory: u64,
 }
 
-/// Some tenths of a second, and many times what a record may have.
+/// Some tenths of a second, and many times the size of a record.
 pub(crate) const BOUNDS: Bounds = Bounds {
     fuel: 1_000_000,
     memory: 64 << 20,
@@ -91,7 +91,7 @@ pub(crate) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
             .note("each bracket is a level, and each operator of a chain; give parts of it names of their own");
         return None;
     }
-    // What cannot be parsed is said below.
+    // The compiler reports below what cannot be parsed.
     let parsed = vrl::parser::parse(&text.value);
     let endless = parsed.map_or_else(|_| Vec::new(), |parsed| unbounded(parsed, &FUNCTIONS));
     for found in &endless {
@@ -122,7 +122,7 @@ pub(crate) fn compile(text: &Text, usage: Use, problems: &mut Problems) -> Optio
             report(text, diagnostics, problems);
             return None;
         }
-        // Some functions do that with an argument that they do not expect.
+        // Some functions panic when they are compiled with an argument that they do not expect.
         Err(panic) => {
             let why = panic_message(&*panic);
             problems
@@ -247,7 +247,7 @@ fn notes(text: &Text, diagnostic: &Diagnostic, part: &Range<usize>) -> Vec<Strin
         return notes;
     }
     for label in &diagnostic.labels {
-        // A list of all that a program may go on with helps nobody.
+        // The parser lists every token that could follow, which helps nobody.
         let endless = label.message.matches("\", \"").count() > 6;
         if !label.primary && !label.message.is_empty() && !endless {
             notes.push(one_line(&label.message));
@@ -279,13 +279,13 @@ impl Machine {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             runtime: Runtime::default(),
-            // Whatever the machine's own is: the same record gives the same everywhere.
+            // Not the machine's own: a record gives the same result everywhere.
             zone: TimeZone::parse("UTC").unwrap_or_default(),
             bounds,
         }
     }
 
-    /// Runs a program on a target, which it changes; answers the value of its last expression.
+    /// Runs a program on a target, which it changes; returns the value of its last expression.
     pub(crate) fn run(&mut self, vrl: &Vrl, target: &mut dyn Target) -> Result<Value, Rejected> {
         let Bounds { fuel, memory } = self.bounds;
         let mut left = fuel;
@@ -302,7 +302,7 @@ impl Machine {
         let run = AssertUnwindSafe(|| {
             runtime.resolve_with_control(target, &vrl.program, &self.zone, &mut control)
         });
-        // What it left half done goes with the record, and with the runtime.
+        // What the panic left half done is dropped with the record and the runtime.
         let result = catch_unwind(run).unwrap_or_else(|panic| {
             self.runtime = Runtime::default();
             let message = format!("a function panicked: {}", panic_message(&*panic));
@@ -335,7 +335,7 @@ thread_local! {
         allocatedp::read().ok().zip(deallocatedp::read().ok());
 }
 
-/// What this thread held at a time.
+/// What this thread had allocated at some time.
 struct Held {
     counts: Option<(ThreadLocal<u64>, ThreadLocal<u64>)>,
     then: u64,
@@ -356,7 +356,7 @@ impl Held {
         })
     }
 
-    /// Bytes that it holds more than then.
+    /// Bytes that it has allocated since, less what it has freed.
     fn since(&self) -> u64 {
         let more = self.bytes().wrapping_sub(self.then) as i64;
         u64::try_from(more).unwrap_or(0)

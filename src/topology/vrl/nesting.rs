@@ -1,17 +1,17 @@
-//! How deep a VRL program is nested, told from its text: its compiler goes as deep, and would end the process where the stack
-//! does. It takes many times as long for each level, too.
+//! How deep a VRL program is nested, from its text: the compiler recurses as deep, and would overflow the stack. It also takes many
+//! times as long for each level.
 
 /// The deepest nesting of a program: brackets within brackets, and operators of one chain.
 pub(crate) const MOST_LEVELS: usize = 128;
 
-/// The inside of a bracket, or of none.
+/// What is known of the inside of a bracket, or of the outermost level.
 #[derive(Clone, Copy, Default)]
 struct Level {
     /// Operators since the expression began: each may stand within the one before it.
     chain: usize,
-    /// Those that assign: they go on behind a comma (`.a, .err = .b, .err = …`).
+    /// Those of them that assign: they go on after a comma (`.a, .err = .b, .err = …`).
     assigns: usize,
-    /// A line has ended behind what may be the end of an expression.
+    /// A line has ended after what may be the end of an expression.
     line_end: bool,
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn too_deep(program: &str) -> Option<usize> {
     None
 }
 
-/// The level with something in it that no line before it goes on with.
+/// The level after the start of a token: a line that ended before it ended the expression.
 fn begun(level: Level) -> Level {
     if level.line_end {
         Level::default()
@@ -117,13 +117,13 @@ fn word(byte: u8) -> bool {
     matches!(byte, b'@' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9')
 }
 
-/// The first place from `at` on with such a byte; else the end.
+/// The first position from `at` on with such a byte, or else the end.
 fn end(bytes: &[u8], at: usize, stop: impl Fn(u8) -> bool) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().position(|b| stop(*b)).unwrap_or(rest.len())
 }
 
-/// Behind the closing quote.
+/// The position after the closing quote.
 fn quoted(bytes: &[u8], mut at: usize, quote: u8) -> usize {
     loop {
         at = end(bytes, at, |b| b == quote || b == b'\\');
@@ -134,7 +134,7 @@ fn quoted(bytes: &[u8], mut at: usize, quote: u8) -> usize {
     }
 }
 
-/// Behind the variables of a closure (`|key, value|`), whose comma and bars are none of an expression's.
+/// The position after the variables of a closure (`|key, value|`), whose comma and bars are no operators.
 fn variables(bytes: &[u8], at: usize) -> usize {
     let bar = end(bytes, at, |b| !b.is_ascii_whitespace());
     if bytes.get(bar) == Some(&b'|') && bytes.get(bar + 1) != Some(&b'|') {

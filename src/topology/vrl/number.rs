@@ -1,6 +1,6 @@
-//! Numbers of JSON that VRL has no number for. It knows whole ones of 64 bits and 64-bit floats; of any other one digits would be lost, and
-//! two keys might become one. Such a number is a text in programs, its digits as they came, a part of the record's bytes; where it is
-//! written again untouched, it is that number again.
+//! JSON numbers that VRL cannot represent. VRL has 64-bit integers and 64-bit floats; any other number would lose digits, and two keys
+//! might become equal. Programs see such a number as a string of its digits, a slice of the record's bytes; where it is written
+//! again unchanged, it is a number again.
 
 use std::ops::Range;
 
@@ -16,9 +16,9 @@ fn in_number(byte: u8) -> bool {
     byte.is_ascii_digit() || byte == b'.'
 }
 
-/// Whether a text may hold a number that loses digits: it has so many of them in a row. They may be a string's.
+/// Whether a JSON text may hold a number that loses digits: whether it has that many digits in a row, be they a string's.
 pub(crate) fn may_lose_digits(text: &[u8]) -> bool {
-    // A row of so many has a byte at one of these places.
+    // A run of that length has a byte at one of these positions.
     let mut at = SHORTEST - 1;
     while let Some(byte) = text.get(at) {
         if in_number(*byte) {
@@ -42,19 +42,19 @@ pub(crate) fn may_lose_digits(text: &[u8]) -> bool {
 
 /// The value of a number's text, if VRL has a number of that value.
 pub(crate) fn exact(text: &str) -> Option<Value> {
-    // A float knows of a zero's sign, a whole number does not.
+    // A float can be a negative zero, an integer cannot.
     if text != "-0"
         && let Ok(whole) = text.parse()
     {
         return Some(Value::Integer(whole));
     }
     let float: f64 = serde_json::from_str(text).ok()?;
-    // Written by what writes records: of two shortest decimals of one float, others may choose the other.
+    // By the serializer that writes records: a float may have two shortest decimals, and another serializer may choose the other.
     let written = serde_json::to_string(&float).ok()?;
     (decimal(text) == decimal(&written)).then(|| Value::from_f64_or_zero(float))
 }
 
-/// What a decimal number is, however it is written: its sign, its digits without zeros around them, and the power of ten of the last.
+/// The normal form of a decimal number: its sign, its digits without leading and trailing zeros, and the last digit's power of ten.
 fn decimal(text: &str) -> (bool, Vec<u8>, i64) {
     let (negative, text) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -63,7 +63,7 @@ fn decimal(text: &str) -> (bool, Vec<u8>, i64) {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).collect();
-    // Beyond this no float goes, and neither do the digits of any record make up for it.
+    // No float has such an exponent, and no record has enough digits to make up for it.
     let exponent = exponent
         .parse::<i64>()
         .unwrap_or(if exponent.starts_with('-') {
@@ -84,14 +84,14 @@ fn decimal(text: &str) -> (bool, Vec<u8>, i64) {
     (negative, digits, power)
 }
 
-/// Where a text lies that is part of `bytes`.
+/// The range of a text that is a slice of `bytes`.
 pub(crate) fn place(text: &str, bytes: &Bytes) -> Option<Range<usize>> {
     let start = text.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
     let end = start.checked_add(text.len())?;
     (end <= bytes.len()).then_some(start..end)
 }
 
-/// Whether a text is such a number of this record, at the place where it stands there.
+/// Whether a text is such a number: a slice of this record, where the record has a number.
 pub(crate) fn stands_in(text: &[u8], record: &Bytes) -> bool {
     let begins = |first: &u8| first.is_ascii_digit() || *first == b'-';
     if text.len() < SHORTEST || !text.first().is_some_and(begins) {
@@ -135,7 +135,7 @@ mod tests {
             "123456789012345",
             "0.3000000000000000000",
             "0.0e9999999999999999999999",
-            // Lies between two decimals of so many digits; the next line has the other.
+            // Lies between two decimals of that many digits; the next line has the other.
             "1499655139442152.2",
         ] {
             assert!(exact(kept).is_some(), "{kept}");

@@ -1,8 +1,8 @@
-//! What a VRL program makes at one step, out of all bounds: a text times a number that producers may choose, and an array that is filled up to
-//! an index. Told from the program's syntax, before it is compiled.
+//! Finds where one step of a VRL program could allocate without bound: a string times a number that producers may choose, and an
+//! array that is filled up to an index. It looks at the program's syntax, before it is compiled.
 //!
-//! A product is refused unless none of its factors can be a text, or the other one is a small constant. What cannot be a text is told from
-//! literals, operators, what functions return, and assignments on the way to the product.
+//! A product is refused unless neither factor can be a string, or the other one is a small constant. Whether an expression can be a
+//! string follows from literals, operators, what functions return, and assignments before the product.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,23 +21,23 @@ use vrl::{
     path::{OwnedSegment, OwnedValuePath},
 };
 
-/// What a text may be multiplied by.
+/// The largest constant that a string may be multiplied by.
 const FACTOR: i64 = 16;
-/// What a literal text may become.
+/// Bytes that a product with a literal string may have.
 const LITERAL: usize = 65_536;
-/// The highest index of a path: what is assigned to beyond an array's end fills it, in the compiler's types too.
+/// The highest index of a path: an assignment beyond an array's end fills the array, in the compiler's types too.
 pub(crate) const INDEX: isize = 1_000;
 
-/// Something that is out of all bounds, where, and what to write instead.
+/// An expression without bound: where, what it is, and what to write instead.
 pub(crate) struct Unbounded {
     pub(crate) at: Range<usize>,
     pub(crate) what: String,
     pub(crate) instead: &'static str,
-    /// The compiler would have no bound either.
+    /// The compiler itself would allocate without bound.
     pub(crate) in_compiler: bool,
 }
 
-/// Finds them in a program.
+/// Finds all expressions without bound.
 pub(crate) fn unbounded(program: Program, functions: &[Box<dyn Function>]) -> Vec<Unbounded> {
     let returns = functions.iter().map(|f| (f.identifier(), f.return_kind()));
     let mut walk = Walk {
@@ -53,7 +53,7 @@ pub(crate) fn unbounded(program: Program, functions: &[Box<dyn Function>]) -> Ve
     walk.found
 }
 
-/// What an expression may give.
+/// What is known of an expression's value.
 #[derive(Clone, Copy)]
 struct Gives {
     text: bool,
@@ -80,7 +80,7 @@ fn gives(text: bool) -> Gives {
 struct Walk {
     /// What each function returns.
     returns: HashMap<&'static str, u16>,
-    /// Variables and paths that hold no text here.
+    /// Variables and paths that hold no string here.
     no_text: BTreeSet<String>,
     found: Vec<Unbounded>,
 }
@@ -200,7 +200,7 @@ impl Walk {
                     ..gives(left.text || right.text)
                 }
             }
-            // Of a text and nothing it is the text.
+            // A string plus `null` is the string.
             Opcode::Add => gives(left.text || right.text),
             Opcode::Or | Opcode::Err => {
                 // The right side may not have run.
@@ -325,7 +325,7 @@ impl Walk {
             for variable in &closure.variables {
                 self.no_text.retain(|known| !within(known, variable));
             }
-            // What it assigns to is so in its next run as well: it is gone through until nothing changes.
+            // The next run of the closure sees its assignments: repeat until nothing changes.
             let found = self.found.len();
             loop {
                 let known = self.no_text.clone();
@@ -355,7 +355,7 @@ fn is_far(segment: &OwnedSegment) -> bool {
     matches!(segment, OwnedSegment::Index(index) if index.unsigned_abs() > INDEX.unsigned_abs())
 }
 
-/// Whether a path is the other, or leads into it.
+/// Whether a path equals the other one or leads into it.
 fn within(path: &str, other: &str) -> bool {
     path.strip_prefix(other).is_some_and(|rest| {
         rest.is_empty() || rest.starts_with(['.', '[']) || other.ends_with(['.', '%'])

@@ -4,16 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    state::{Space, StateStore, Window, WindowOptions},
+    state::{Changes, Space, StateStore, Value, Window, WindowOptions},
     stream::{Failure, timers::Timers, transform::Gathered},
     topology::syntax::{fields::Spanned, model::Over},
 };
 
 /// So small that a few admissions fill the journal, and a few keys the memory.
 const SMALL: Bounds = Bounds {
-    worth: 2,
-    journal: 6,
-    recent: 40,
+    journal_row_min: 2,
+    journal_max: 6,
+    cache_max: 40,
 };
 
 fn limit() -> RateLimit {
@@ -96,7 +96,7 @@ impl Bed {
     }
 
     fn rows(&self, letter: u8) -> usize {
-        self.store.scan(&self.space, &stored_row(&[letter])).count()
+        self.store.scan(&self.space, &[b's', letter]).count()
     }
 }
 
@@ -130,7 +130,7 @@ proptest! {
             } else if commit || reload {
                 bed.commit(now);
                 committed = model.clone();
-                prop_assert!(bed.limiter.journal.len() <= 2 * SMALL.journal + 60);
+                prop_assert!(bed.limiter.journal.len() <= 2 * SMALL.journal_max + 60);
             }
             if reload && !abort {
                 bed = Bed::open(bed.store);
@@ -152,7 +152,7 @@ fn a_stage_that_also_remembers_what_it_saw_forgets_no_limit() {
     for _ in 0..3 {
         assert!(bed.admits(id(1), now));
     }
-    bed.with(|_, cx| cx.put(&waiting(&id(1), 0), Bytes::from_static(b"it waits")));
+    bed.with(|_, cx| cx.put(&WAITING, &(id(1), 0), &Bytes::from_static(b"it waits")));
     bed.commit(now);
     let rows = (bed.rows(b'l'), bed.rows(b'q'));
     assert_eq!(rows, (1, 1));
@@ -188,14 +188,14 @@ fn many_admissions_are_one_row_and_a_key_is_written_once_for_many() {
 
 #[test]
 fn a_row_from_before_there_was_a_journal_is_read() {
-    let mut slot = Slot::default();
-    slot.times.add(Millis(5));
-    slot.timer = Some(Millis(105));
-    let bytes = slot.encode();
-    let before = Slot::decode(&bytes[..bytes.len() - 8]).unwrap();
+    let mut key = KeyState::default();
+    key.times.add(Millis(5));
+    key.timer = Some(Millis(105));
+    let row = key.to_row(&mut Vec::new()).unwrap();
+    let before = KeyState::from_row(row.slice(..row.len() - 8)).unwrap();
     assert_eq!(
-        (before.times, before.timer, before.reflects),
-        (slot.times, slot.timer, 0)
+        (before.times, before.timer, before.flushed_to),
+        (key.times, key.timer, 0)
     );
 }
 
@@ -343,4 +343,79 @@ proptest! {
             prop_assert!(inside <= limit.limit as usize, "{} in a window from {}", inside, first);
         }
     }
+}
+
+/// The rows of a transaction in which one key has three records pass and one wait, and another has one pass, as version 0.1 wrote them.
+const OLD_ROWS: [(&[u8], &[u8]); 6] = [
+    (
+        b"T\x80\x00\x00\x00\x00\x0fB\xa4p\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01",
+        b"",
+    ),
+    (
+        b"T\x80\x00\x00\x00\x00\x0fB\xaep\x00\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02",
+        b"",
+    ),
+    (
+        b"sj\x00\x00\x00\x00\x00\x00\x00\x00",
+        b"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x0fB@\
+          \x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x0fB@",
+    ),
+    (
+        b"sl\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01",
+        b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x0fB\xa4\
+          \x03\xc0\x84=\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01",
+    ),
+    (
+        b"sl\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02",
+        b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0fB\xae\
+          \x01\xca\x84=\x00\x00\x00\x00\x00\x00\x00\x01",
+    ),
+    (
+        b"sq\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00",
+        b"record 3",
+    ),
+];
+
+#[test]
+fn rows_are_written_as_earlier_versions_wrote_them() {
+    let (one, two) = (Identity([1; 16]), Identity([2; 16]));
+    let mut bed = Bed::open(StateStore::in_memory());
+    for n in 0..4 {
+        let record = Bytes::from(format!("record {n}"));
+        let verdict = bed.with(|limiter, cx| {
+            limiter.judge::<Failure>(one, &deferring(), cx.now(), cx, || Ok(record))
+        });
+        let expected = [Verdict::Pass, Verdict::Deferred][usize::from(n == 3)];
+        assert_eq!(verdict.unwrap(), expected);
+    }
+    assert!(bed.admits(two, Millis(1_000_010)));
+    bed.with(Limiter::close);
+    let mut changes = bed.gathered.writes.take(&bed.space).0;
+    changes.sort_by(|a, b| a.key.cmp(&b.key));
+    let written: Vec<_> = changes
+        .iter()
+        .map(|change| (&change.key[..], change.value.as_deref().unwrap()))
+        .collect();
+    assert_eq!(written, OLD_ROWS);
+}
+
+#[test]
+fn rows_of_earlier_versions_are_read() {
+    let store = StateStore::in_memory();
+    let mut rows = Changes::default();
+    for (key, value) in OLD_ROWS {
+        rows.put(&Space::new("t", 3), key, value);
+    }
+    store.apply(&rows, &[]).unwrap();
+    let (one, two) = (Identity([1; 16]), Identity([2; 16]));
+    let mut bed = Bed::open(store);
+    assert_eq!(bed.limiter.journal.len(), 2);
+    let admitted = [1, 2, 3].map(|_| bed.admits(two, Millis(1_000_020)));
+    assert_eq!(admitted, [true, true, false]);
+    let now = Millis(1_020_000);
+    let released = bed.with(|limiter, cx| limiter.fire(one, &deferring(), now, None, cx));
+    assert_eq!(released.unwrap(), [(0, Bytes::from_static(b"record 3"))]);
+    // What waited is gone.
+    bed.commit(now);
+    assert_eq!(bed.rows(b'q'), 0);
 }

@@ -1,7 +1,7 @@
 //! `.` of the programs: a record's value, whose fields are read only as far as a program looks into them.
 //!
-//! A program reads a field or two of an event, and most of an event is its `data`. What a program does not touch stays the text that it
-//! is ([`Unread`]): no tree is built, and it goes on as it came, every digit of every number.
+//! A program reads a field or two of an event, and most of an event is its `data`. What a program does not touch stays JSON text
+//! ([`Unread`]): it is not parsed, and is written as it came, with every digit of every number.
 
 mod subject;
 #[cfg(test)]
@@ -24,13 +24,13 @@ pub(crate) use self::{
 use super::json;
 use crate::envelope::json::{put_string, put_utf8};
 
-/// Bytes of most documents' JSON.
+/// Enough bytes for the JSON of most documents.
 const USUAL: usize = 1024;
 
 /// A JSON value.
 #[derive(Clone, Debug)]
 pub(crate) struct Document {
-    /// What is read. While anything is not, it is an object.
+    /// What is read. It is an object as long as any field is unread.
     value: Value,
     /// Fields of the same object; none of them is in `value`.
     unread: Unread,
@@ -72,7 +72,7 @@ impl Document {
         Ok(Self { value, unread })
     }
 
-    /// All of it, to be changed.
+    /// The whole value, to be changed.
     pub(crate) fn whole(&mut self) -> &mut Value {
         if let Value::Object(fields) = &mut self.value {
             fields.extend(self.unread.take_all());
@@ -80,7 +80,7 @@ impl Document {
         &mut self.value
     }
 
-    /// What is read, and this field of it, to be changed.
+    /// What is read, with this field, to be changed.
     fn with_field(&mut self, name: &str) -> &mut Value {
         if let Some(value) = self.unread.take(name)
             && let Value::Object(fields) = &mut self.value
@@ -90,7 +90,7 @@ impl Document {
         &mut self.value
     }
 
-    /// All of it.
+    /// The whole value.
     fn to_value(&self) -> Value {
         let mut value = self.value.clone();
         if let Value::Object(fields) = &mut value {
@@ -100,7 +100,7 @@ impl Document {
         value
     }
 
-    /// The unread field that a path leads into, and how it goes on there.
+    /// The unread field that a path leads into, and the rest of the path.
     fn unread_at<'p>(&self, path: &'p OwnedValuePath) -> Option<(Field<'_>, &'p [OwnedSegment])> {
         match &*path.segments {
             [OwnedSegment::Field(first), rest @ ..] => Some((self.unread.field(first)?, rest)),
@@ -115,7 +115,7 @@ impl Document {
             || matches!(&self.value, Value::Object(fields) if fields.contains_key(field))
     }
 
-    /// What is at a path.
+    /// The value at a path.
     pub(crate) fn get(&self, path: &OwnedValuePath) -> Option<Cow<'_, Value>> {
         match self.unread_at(path) {
             Some((field, rest)) if is_names(rest) => field.find(rest).map(Cow::Owned),
@@ -125,7 +125,7 @@ impl Document {
         }
     }
 
-    /// Writes the JSON of what is at a path, and answers whether there is anything; `null` is nothing.
+    /// Writes the value at a path as JSON, and returns whether there is one; `null` counts as none.
     pub(crate) fn put(
         &self,
         path: &OwnedValuePath,
@@ -142,12 +142,12 @@ impl Document {
         }
     }
 
-    /// The record that it came in.
+    /// The record that it was read from.
     pub(crate) fn record(&self) -> &Bytes {
         self.unread.record()
     }
 
-    /// A text.
+    /// A string.
     pub(crate) fn as_text(&self) -> Option<&Bytes> {
         self.value.as_bytes()
     }
@@ -163,7 +163,7 @@ impl Document {
         let Value::Object(fields) = &self.value else {
             return json::write(&self.value, self.unread.record(), out);
         };
-        // Both are in the order of their names.
+        // Both are sorted by name.
         let mut unread = self.unread.fields().peekable();
         out.push(b'{');
         for (name, value) in fields {
@@ -185,15 +185,15 @@ impl Document {
     }
 }
 
-/// Between an object's members.
+/// Writes the comma between an object's members.
 fn put_comma(out: &mut Vec<u8>) {
-    // No value ends as an object begins.
+    // No value ends with a brace that opens.
     if out.last() != Some(&b'{') {
         out.push(b',');
     }
 }
 
-/// The name of an object's next member; nothing in it must be escaped.
+/// Writes the name of an object's next member, in which nothing needs escapes.
 fn put_plain_name(name: &'static str, out: &mut Vec<u8>) {
     put_comma(out);
     out.reserve(name.len() + 3);

@@ -33,11 +33,11 @@ pub(crate) const FIELDS: [&str; 12] = [
     "type",
 ];
 
-/// Fields of an object, as places in the record that they came in.
+/// Fields of an object, as ranges of the record that they came in.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Unread {
     record: Bytes,
-    /// The texts that are not part of the record.
+    /// Texts that are not in the record.
     apart: String,
     /// In the order of their names.
     fields: Vec<Kept>,
@@ -66,17 +66,17 @@ enum Content {
     },
 }
 
-/// Where a text lies.
+/// The range of a text.
 #[derive(Clone, Copy, Debug)]
 struct Text {
     start: u32,
     end: u32,
-    /// Not in the record.
+    /// In [`Unread::apart`], not in the record.
     apart: bool,
 }
 
 impl Unread {
-    /// None yet. The texts of those that are added should be parts of `record`: any other is copied.
+    /// No fields yet. The texts of fields that are added should be slices of `record`: any other is copied.
     pub(crate) fn within(record: &Bytes) -> Self {
         Self {
             record: record.clone(),
@@ -95,7 +95,7 @@ impl Unread {
         if self.fields.is_empty() {
             self.fields.reserve_exact(FIELDS.len());
         }
-        // They come in order, but for those of JSON that somebody else wrote. Of several of a name the last counts.
+        // They come in order unless another program wrote the JSON. The last of several with the same name counts.
         if self.fields.last().is_none_or(|last| last.name < name) {
             self.fields.push(kept);
             return;
@@ -106,36 +106,36 @@ impl Unread {
         }
     }
 
-    /// A text that is the same in all records.
+    /// Adds a text that is the same in all records.
     pub(crate) fn fixed(&mut self, name: &'static str, text: &'static str) {
         self.add(name, Content::Fixed(text));
     }
 
-    /// A text.
+    /// Adds a text.
     pub(crate) fn text(&mut self, name: &'static str, text: &str) {
         let text = self.place(text);
         self.add(name, Content::Text(text));
     }
 
-    /// A text, if it is there.
+    /// Adds a text, if there is one.
     pub(crate) fn optional(&mut self, name: &'static str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(name, text);
         }
     }
 
-    /// A value by its JSON text, which was checked before.
+    /// Adds a value by its JSON text, which was checked before.
     pub(crate) fn json(&mut self, name: &'static str, json: &str) {
         let text = self.place(json);
         self.add(name, Content::Json(text));
     }
 
-    /// A time in microseconds.
+    /// Adds a time in microseconds.
     pub(crate) fn time(&mut self, name: &'static str, micros: i64) {
         self.add(name, Content::Time(Rfc3339(micros)));
     }
 
-    /// What an event is about.
+    /// Adds the entity that an event is about.
     pub(crate) fn entity(&mut self, name: &'static str, entity: &Entity<'_>) {
         let display_name = entity.display_name.as_deref();
         let content = Content::Entity {
@@ -161,7 +161,7 @@ impl Unread {
         }
     }
 
-    /// The record that it came in.
+    /// The record that the fields came in.
     pub(crate) fn record(&self) -> &Bytes {
         &self.record
     }
@@ -175,7 +175,7 @@ impl Unread {
         self.fields.is_empty()
     }
 
-    /// All of them, in the order of their names.
+    /// All fields, in the order of their names.
     pub(crate) fn fields(&self) -> impl Iterator<Item = Field<'_>> {
         self.fields.iter().map(|kept| Field { of: self, kept })
     }
@@ -196,7 +196,7 @@ impl Unread {
         self.fields.retain(|kept| kept.name != name);
     }
 
-    /// Takes all out.
+    /// Takes all fields out.
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = (KeyString, Value)> {
         for field in self.fields() {
             field.read();
@@ -228,7 +228,7 @@ impl Unread {
     }
 }
 
-/// One of them.
+/// One unread field.
 #[derive(Clone, Copy)]
 pub(crate) struct Field<'a> {
     of: &'a Unread,
@@ -240,12 +240,12 @@ impl<'a> Field<'a> {
         self.kept.name
     }
 
-    /// All of it, for as long as the field is unread.
+    /// Its value, which is kept.
     pub(crate) fn read(self) -> &'a Value {
         self.kept.read.get_or_init(|| self.make())
     }
 
-    /// All of it, for now.
+    /// Its value, which is not kept.
     pub(crate) fn value(self) -> Value {
         self.kept.read.get().cloned().unwrap_or_else(|| self.make())
     }
@@ -300,7 +300,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// What is at a path of names within; the rest stays unread.
+    /// The value at a path within the field; the rest stays unread.
     pub(crate) fn find(self, names: &[OwnedSegment]) -> Option<Value> {
         match (self.kept.content, names) {
             (Content::Json(text), _) => {
@@ -322,7 +322,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The text at a path within, where it is one without being read.
+    /// The text at a path within the field, where it need not be parsed.
     pub(crate) fn text(self, path: &[OwnedSegment]) -> Option<&'a [u8]> {
         match (self.kept.content, path) {
             (Content::Fixed(text), []) => Some(text.as_bytes()),
@@ -332,7 +332,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Writes its JSON.
+    /// Writes the field's value as JSON.
     pub(crate) fn put(self, out: &mut Vec<u8>) {
         match self.kept.content {
             Content::Fixed(text) => put_utf8(text.as_bytes(), out),

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::vrl::{compiler::value::kind, value::ObjectMap};
+use ::vrl::{
+    compiler::{function::Parameter, value::kind},
+    value::{ObjectMap, Value},
+};
 
 use super::*;
 use crate::{
