@@ -5,3 +5,4 @@ pub mod clock;
 pub mod id;
 pub mod printable;
 pub mod record;
+pub mod varint;
