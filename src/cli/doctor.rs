@@ -45,7 +45,7 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let mut found = Findings::default();
     match global.load(|sources| sources) {
         Ok(config) => examine(&config, &mut found)?,
-        Err(error) => found.add("config", Status::Failed, format!("{error:#}")),
+        Err(error) => found.add("config", Status::Failed, output::in_one_line(&error)),
     }
     let failed = found
         .0
@@ -149,7 +149,7 @@ fn secret(config: &Config, found: &mut Findings) {
     }
     match node::secret_keys(config) {
         Ok(_) => found.add("secret key", Status::Ok, ""),
-        Err(error) => found.add("secret key", Status::Failed, format!("{error:#}")),
+        Err(error) => found.add("secret key", Status::Failed, output::in_one_line(&error)),
     }
 }
 
@@ -176,7 +176,7 @@ fn log(config: &Config, found: &mut Findings) {
     }
     let log = match node::open_log(config) {
         Ok(log) => log,
-        Err(error) => return found.add("log", Status::Failed, format!("{error:#}")),
+        Err(error) => return found.add("log", Status::Failed, output::in_one_line(&error)),
     };
     if let Err(error) = log.health() {
         return found.add("log", Status::Failed, error.to_string());
@@ -259,7 +259,9 @@ async fn node(config: &Config, running: bool, found: &mut Findings) {
     };
     let answer = match client.call(Method::GET, "/readyz", None).await {
         Ok(answer) => answer,
-        Err(error) if running => return found.add("node", Status::Failed, format!("{error:#}")),
+        Err(error) if running => {
+            return found.add("node", Status::Failed, output::in_one_line(&error));
+        }
         Err(_) => return found.add("node", Status::Skipped, "none answers here"),
     };
     let parts = answer.body["parts"].as_object();

@@ -69,7 +69,7 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
                 items.extend(found);
             }
             Err(why) => {
-                items.push(Item::unknown(part, format!("{why:#}")));
+                items.push(Item::unknown(part, output::in_one_line(&why)));
                 first.get_or_insert(why);
             }
         }

@@ -10,6 +10,7 @@ use std::{
 use super::{
     findings::{Findings, Status},
     lag::projected,
+    output,
 };
 use crate::{
     admission,
@@ -48,7 +49,11 @@ struct Waiting {
 /// Watches the positions for as long as something looks as if it stalled, ten seconds at most.
 pub(super) fn examine(config: &Config, log: &dyn Log, found: &mut Findings) {
     if let Err(error) = look(config, log, found) {
-        found.add(PROCESSORS, Status::Warning, format!("not known: {error:#}"));
+        found.add(
+            PROCESSORS,
+            Status::Warning,
+            format!("not known: {}", output::in_one_line(&error)),
+        );
     }
 }
 
@@ -72,7 +77,7 @@ fn look(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<
                 } else {
                     "its position is not known"
                 };
-                let detail = format!("{}: {state}: {why:#}", one.processor);
+                let detail = format!("{}: {state}: {}", one.processor, output::in_one_line(&why));
                 found.add(PROCESSORS, Status::Warning, detail);
                 unknown += 1;
             }
@@ -154,7 +159,7 @@ pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Reads>, Option<
             Ok(None) => {
                 Some("topologies: the files have errors; `omnilink check` shows them".to_owned())
             }
-            Err(error) => Some(format!("topologies: {error:#}")),
+            Err(error) => Some(format!("topologies: {}", output::in_one_line(&error))),
         };
     (all, trouble)
 }

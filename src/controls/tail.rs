@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{Controls, upkeep::Upkeep};
-use crate::log::{LogError, Reader};
+use crate::log::{LogError, Reader, ThreadError, Unavailable};
 
 /// How long a read waits for records; records that come end it at once.
 const WAIT: Duration = Duration::from_millis(250);
@@ -37,7 +37,7 @@ impl Tail {
                 let stop = Arc::clone(&stop);
                 move || run(&controls, &stop)
             })
-            .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))?;
+            .map_err(|e| ThreadError::new("controls", e))?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -126,10 +126,10 @@ fn read_to(
             end = end.max(controls.log.high_watermark(&controls.topic, 0)?);
             reader.assign(0, read)?;
         } else if heard.elapsed() > SILENCE {
-            return Err(LogError::Unavailable(format!(
-                "nothing came for {} s between offsets {read} and {end}",
-                SILENCE.as_secs()
-            )));
+            return Err(LogError::Unavailable(Unavailable::NoRecord {
+                of: format!("`{}`/0 from offset {read} to {end}", controls.topic),
+                within: SILENCE,
+            }));
         }
     }
     Ok(false)

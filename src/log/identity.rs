@@ -9,7 +9,7 @@
 //!   the position lies after end      the log lost its end: an error, no reset  the processor stalls by name
 //! ```
 
-use super::{LogError, OffsetRange, TopicId};
+use super::{LogError, OffsetRange, TopicId, Unavailable};
 use crate::telemetry::{self, metrics};
 
 /// A position as it was kept.
@@ -108,10 +108,8 @@ pub(super) fn resolve(
         return Ok(from_start(None));
     };
     if kept.id.is_some() && id.is_none() {
-        let topic = place.topic;
-        return Err(LogError::Unavailable(format!(
-            "the brokers do not say which topic `{topic}` is now"
-        )));
+        let topic = place.topic.to_owned();
+        return Err(Unavailable::TopicUnidentified { topic }.into());
     }
     if let (Some(was), Some(is)) = (kept.id, id)
         && was != is

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fetched, LogError, Reader};
+use super::{Fetched, LogError, Reader, Unavailable};
 
 /// How long a read may go without a record.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -26,10 +26,11 @@ pub fn read_ranges(
         if !records.is_empty() {
             heard = Instant::now();
         } else if heard.elapsed() > DEADLINE {
-            return Err(LogError::Unavailable(format!(
-                "no record came within {} s",
-                DEADLINE.as_secs()
-            )));
+            let partitions: Vec<String> = open.iter().map(|(p, _)| p.to_string()).collect();
+            return Err(LogError::Unavailable(Unavailable::NoRecord {
+                of: format!("partition {}", partitions.join(", ")),
+                within: DEADLINE,
+            }));
         }
         for record in records.drain(..) {
             let Some(at) = open.iter().position(|(p, _)| *p == record.partition) else {

@@ -84,7 +84,7 @@ fn refuses_and_recovers() {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    assert!(matches!(refused, LogError::DiskFull(_)), "{refused}");
+    assert!(matches!(refused, LogError::DiskFull { .. }), "{refused}");
     assert!(log.health().is_err());
     // What was acknowledged can be read meanwhile.
     assert_eq!(read_all(&log, "in", kept).len(), kept);

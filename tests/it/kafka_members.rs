@@ -107,9 +107,10 @@ fn a_transaction_that_nobody_ends_is_named() {
     let assigned = assigned(&mut *heir);
     let error = heir.open(assigned[0].0, assigned[0].1).unwrap_err();
     assert_eq!(error.class(), Class::Retriable, "{error}");
-    let LogError::Unavailable(text) = &error else {
+    let LogError::Unavailable(why) = &error else {
         panic!("{error}")
     };
+    let text = why.to_string();
     let named = format!(
         "`{}`/0 has an open transaction at offset ",
         bed.topic("state.p")

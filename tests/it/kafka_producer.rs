@@ -169,7 +169,7 @@ fn what_cannot_be_overcome_is_said_and_what_comes_after_goes_on() {
     );
     let error = append(1).unwrap_err();
     assert!(
-        matches!(&error, LogError::Unavailable(text) if text.contains(TOPIC)),
+        matches!(&error, LogError::Unavailable(why) if why.to_string().contains(TOPIC)),
         "{error}"
     );
     append(2).unwrap();

@@ -24,7 +24,8 @@ use omnilink::{
     config::{AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     log::{
-        Acknowledged, Append, Lane, Log, LogError, OffsetRange, Reader, Source, TopicSpec, Work,
+        Acknowledged, Append, Lane, Log, LogError, OffsetRange, Reader, Source, TopicSpec,
+        Unavailable, Work,
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
@@ -82,7 +83,7 @@ impl Switch {
 
     fn reachable(&self) -> Result<(), LogError> {
         if self.is(Mode::Gone) {
-            return Err(LogError::Unavailable("switched off".into()));
+            return Err(LogError::Unavailable(Unavailable::Closing));
         }
         Ok(())
     }
@@ -105,7 +106,7 @@ impl Log for Switch {
         if self.is(Mode::Held) {
             self.held.lock().push((records, state, answer));
         } else {
-            let _ = answer.send(Err(LogError::Unavailable("switched off".into())));
+            let _ = answer.send(Err(LogError::Unavailable(Unavailable::Closing)));
         }
         acknowledged
     }

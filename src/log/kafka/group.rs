@@ -17,7 +17,9 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaOptions, offset_range, provision,
+    ASSIGN, CLIENT, KafkaOptions,
+    classify::Doing,
+    offset_range, provision,
     reader::{AssignmentSpacing, drain},
     seat::SeatGuard,
     topics::Watched,
@@ -121,9 +123,10 @@ impl GroupConsumer {
             .set("session.timeout.ms", "10000")
             // A member learns of others that come and go by its heartbeat; until it does, they wait.
             .set("heartbeat.interval.ms", "500");
-        let consumer: BaseConsumer<GroupContext> = config.create_with_context(context.clone())?;
+        let consumer: BaseConsumer<GroupContext> =
+            config.create_with_context(context.clone()).doing(CLIENT)?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&names)?;
+        consumer.subscribe(&names).doing("subscribing")?;
         Ok(Self {
             consumer,
             context,
@@ -210,12 +213,14 @@ impl GroupConsumer {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), next) in &self.open {
             let offset = Offset::Offset(*next as i64);
-            list.add_partition_offset(&self.topics[*topic], *partition as i32, offset)?;
+            let name = &self.topics[*topic];
+            let added = list.add_partition_offset(name, *partition as i32, offset);
+            added.doing_of(ASSIGN, name)?;
         }
         // They come again: the positions have not moved past them.
         self.unconfirmed.clear();
         self.spacing.wait();
-        self.consumer.assign(&list)?;
+        self.consumer.assign(&list).doing(ASSIGN)?;
         self.changed = false;
         Ok(())
     }
@@ -274,7 +279,7 @@ impl GroupConsumer {
         }
         self.unconfirmed.clear();
         self.spacing.wait();
-        self.consumer.unassign()?;
+        self.consumer.unassign().doing("giving up partitions")?;
         self.changed = false;
         // Under the eager protocol all is given up at once; what remained open would be assigned again.
         self.open.clear();

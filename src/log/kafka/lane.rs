@@ -27,7 +27,7 @@ use crate::{
         clock::{Clock, SystemClock},
     },
     log::{
-        Fetched, Lane, LogError, OffsetRange, Polled, TopicId, Transaction,
+        Fetched, Lane, LogError, OffsetRange, Polled, TopicId, Transaction, Unavailable,
         identity::{Kept, Place, later, resolve},
     },
     state::StateStore,
@@ -93,9 +93,7 @@ impl KafkaLane {
         while !self.group.watched.confirm()? {
             let now = Instant::now();
             if now >= deadline || self.transactions.gives_up(now) {
-                return Err(LogError::Unavailable(
-                    "the brokers do not say which topics they have".into(),
-                ));
+                return Err(Unavailable::TopicsUnidentified.into());
             }
         }
         Ok(())

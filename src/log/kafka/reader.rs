@@ -13,7 +13,10 @@ use rdkafka::{
     message::{BorrowedMessage, Headers as _},
 };
 
-use super::KafkaOptions;
+use super::{
+    ASSIGN, CLIENT, KafkaOptions,
+    classify::{Doing, classified},
+};
 use crate::{
     base::clock::{Clock, Millis, SystemClock},
     log::{Fetched, LogError, Reader, Record, record_size},
@@ -93,7 +96,7 @@ impl KafkaReader {
             // Never joined: librdkafka wants a name.
             .set("group.id", format!("{}reader", options.prefix));
         Ok(Self {
-            consumer: config.create_with_context(Context)?,
+            consumer: config.create_with_context(Context).doing(CLIENT)?,
             topic: topic.to_owned(),
             assigned: Vec::new(),
             changed: false,
@@ -107,10 +110,12 @@ impl KafkaReader {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in &self.assigned {
             let offset = Offset::Offset(*offset as i64);
-            list.add_partition_offset(&self.topic, *partition as i32, offset)?;
+            list.add_partition_offset(&self.topic, *partition as i32, offset)
+                .doing_of(ASSIGN, &self.topic)?;
         }
         self.spacing.wait();
-        self.consumer.assign(&list)?;
+        let done = self.consumer.assign(&list);
+        done.doing_of(ASSIGN, &self.topic)?;
         self.changed = false;
         self.applied = self.assigned.iter().map(|(p, _)| *p).collect();
         Ok(())
@@ -199,7 +204,9 @@ pub(super) fn drain<C: ConsumerContext>(
                     deadline.saturating_duration_since(Instant::now())
                 };
             }
-            Some(Err(error)) => return Err(error.into()),
+            Some(Err(error)) => {
+                return Err(classified("reading", Some(&topics.join("`, `")), error));
+            }
         }
     }
     Ok(at_end)

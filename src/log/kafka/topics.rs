@@ -25,9 +25,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::{
     REQUEST,
+    classify::Doing,
     ffi::{Answer, describe_topics},
 };
-use crate::log::{Described, LogError, TopicId, error::way_out, partition_for};
+use crate::log::{Described, LogError, ThreadError, TopicId, error::way_out, partition_for};
 
 /// How often all topics are asked for…
 const IDLE: Duration = Duration::from_millis(500);
@@ -98,7 +99,8 @@ impl Topics {
     /// Asks now, on the caller's thread. A topic that is missing, or that cannot be asked for, is left out.
     pub(super) fn describe(&self, topics: &[&str]) -> Result<HashMap<String, Described>, LogError> {
         let asked = self.now();
-        let answers = describe_topics(self.asker.client(), topics, REQUEST)?;
+        let answers = describe_topics(self.asker.client(), topics, REQUEST)
+            .doing("asking for the ids of topics")?;
         let is = |(name, answer)| match answer {
             Answer::Is(described) => Some((name, described)),
             Answer::Missing | Answer::Unknown => None,
@@ -157,7 +159,7 @@ impl Topics {
             std::thread::Builder::new()
                 .name("kafka-topics".into())
                 .spawn(move || run(&weak, &kicked))
-                .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))?;
+                .map_err(|e| ThreadError::new("kafka-topics", e))?;
         }
         Ok(watched)
     }

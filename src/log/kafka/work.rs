@@ -8,11 +8,13 @@ use rdkafka::{
     consumer::{CommitMode, Consumer},
 };
 
-use super::{REQUEST, group::GroupConsumer, offset_range};
+use super::{REQUEST, classify::Doing, group::GroupConsumer, offset_range};
 use crate::log::{
     Fetched, Finished, LogError, Polled, Source, TopicId, Work,
     identity::{Kept, Place, Reset, from_metadata, resolve, to_metadata},
 };
+
+const COMMIT: &str = "committing the offset";
 
 pub(super) struct KafkaWork {
     pub(super) group: GroupConsumer,
@@ -28,7 +30,8 @@ impl KafkaWork {
     ) -> Result<Option<(Finished, Option<TopicId>)>, LogError> {
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, partition as i32);
-        let committed = self.group.consumer.committed_offsets(list, REQUEST)?;
+        let committed = self.group.consumer.committed_offsets(list, REQUEST);
+        let committed = committed.doing_of("asking for the committed offset", topic)?;
         let elements = committed.elements();
         Ok(elements.first().and_then(|e| match e.offset() {
             Offset::Offset(next) => {
@@ -83,13 +86,14 @@ impl Work for KafkaWork {
         let topic = &self.group.topics[0];
         let mut list = TopicPartitionList::new();
         let offset = Offset::Offset(finished.next() as i64);
-        list.add_partition_offset(topic, partition as i32, offset)?;
+        list.add_partition_offset(topic, partition as i32, offset)
+            .doing_of(COMMIT, topic)?;
         if let Some(mut element) = list.find_partition(topic, partition as i32) {
             let metadata = to_metadata(self.group.watched.id(0), &finished.metadata());
             element.set_metadata(metadata);
         }
-        self.group.consumer.commit(&list, CommitMode::Sync)?;
-        Ok(())
+        let done = self.group.consumer.commit(&list, CommitMode::Sync);
+        done.doing_of(COMMIT, topic)
     }
 
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {

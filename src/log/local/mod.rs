@@ -8,6 +8,7 @@
 mod batch;
 mod catalogue;
 mod committer;
+mod error;
 mod lane;
 mod reader;
 mod retention;
@@ -20,6 +21,7 @@ use std::{
 };
 
 use catalogue::Catalogue;
+pub use error::LocalError;
 use fjall::Keyspace;
 use parking_lot::{Condvar, Mutex, RwLock};
 use sequencer::Sequencer;
@@ -27,7 +29,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
-    Source, TopicSpec, Work,
+    Source, ThreadError, TopicSpec, Work,
     identity::{Kept, Place, resolve},
 };
 use crate::{
@@ -112,12 +114,12 @@ impl LocalLog {
             closed: Condvar::new(),
         });
         shared.look_at_disk();
-        let run = |name: &str, body: fn(&Shared)| {
+        let run = |name: &'static str, body: fn(&Shared)| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name(name.into())
                 .spawn(move || body(&shared))
-                .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))
+                .map_err(|error| ThreadError::new(name, error))
         };
         let threads = vec![
             run("log-commit", committer::run)?,
@@ -300,11 +302,10 @@ impl Shared {
     }
 
     fn disk_full(&self) -> LogError {
-        LogError::DiskFull(format!(
-            "less than {} MiB are free under {}; appends are refused until there is room",
-            self.options.min_free_bytes >> 20,
-            self.dir.display()
-        ))
+        LogError::DiskFull {
+            dir: self.dir.clone(),
+            min_free_mib: self.options.min_free_bytes >> 20,
+        }
     }
 
     /// Measures the free space. A disk that cannot be asked counts as free: the store will tell.

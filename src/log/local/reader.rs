@@ -150,6 +150,7 @@ impl LocalReader {
                     return Ok(());
                 }
                 let at = &self.assigned[index];
+                let slot = at.slot;
                 let marks = self.offset_range(at.slot);
                 let from = at.next.max(marks.start);
                 if from >= marks.end.min(at.end) {
@@ -165,7 +166,7 @@ impl LocalReader {
                 bytes += batch.bytes.len();
                 batch
                     .read((at.topic, at.partition), from, room, out)
-                    .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))?;
+                    .ok_or_else(|| self.shared.damaged(slot, batch.base))?;
                 let took = out.len() - had;
                 self.assigned[index].next = match out.last() {
                     Some(last) if took == room => last.offset + 1,

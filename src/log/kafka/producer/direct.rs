@@ -13,7 +13,7 @@ use kafka_protocol::{error::ResponseError, messages::ProduceResponse};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    super::topics::Topics,
+    super::{error::KafkaError, topics::Topics},
     Answer, Call, KafkaOptions,
     batch::{self, ProducerId},
     queues::{Batch, Ended, Queues},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     base::clock::{Clock, SystemClock},
     chaos::{Bug, pause, planted},
-    log::{Append, LogError},
+    log::{Append, LogError, ThreadError, Unavailable},
     state::{Changes, StateStore},
 };
 
@@ -62,7 +62,7 @@ impl Direct {
         let keeper = std::thread::Builder::new()
             .name("producer".into())
             .spawn(move || there.keep())
-            .map_err(|e| LogError::Fatal(format!("a thread cannot be started: {e}")))?;
+            .map_err(|e| ThreadError::new("producer", e))?;
         Ok(Self {
             topics: Arc::clone(topics),
             shared,
@@ -336,9 +336,13 @@ fn settle(
                 queues.again(batch);
             }
             Some(error) => {
-                let topic = &names[batch.topic];
-                let text = format!("`{topic}`/{}: {error}", batch.partition);
-                queues.failed(batch, LogError::Unavailable(text), ended);
+                let refused = KafkaError::Refused {
+                    topic: Arc::clone(&names[batch.topic]),
+                    partition: batch.partition,
+                    source: error,
+                };
+                let error = Unavailable::Kafka(Arc::new(refused)).into();
+                queues.failed(batch, error, ended);
             }
         }
     }

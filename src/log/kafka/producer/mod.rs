@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use super::{KafkaOptions, topics::Topics};
 use crate::{
     chaos::{Bug, planted},
-    log::{Append, LogError, Position},
+    log::{Append, LogError, Position, Unavailable},
     state::{Changes, StateStore},
 };
 
@@ -153,5 +153,5 @@ impl Appender {
 
 /// What whoever appends is told when more waits than fits.
 fn queue_full() -> LogError {
-    LogError::Unavailable("Kafka does not keep up; the queue is full".into())
+    Unavailable::QueueFull { of: "Kafka" }.into()
 }

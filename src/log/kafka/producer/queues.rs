@@ -20,7 +20,7 @@ use super::{
     batch::{self, ProducerId},
     queue_full,
 };
-use crate::log::{Append, LogError, Position, Record};
+use crate::log::{Append, LogError, Position, Record, Unavailable};
 
 /// Records that may wait.
 const MOST_RECORDS: usize = 200_000;
@@ -172,7 +172,7 @@ impl Queues {
             return Err(queue_full());
         }
         if self.closing {
-            return Err(LogError::Unavailable("the log is being closed".into()));
+            return Err(Unavailable::Closing.into());
         }
         let pending = Pending {
             record: append.record,
@@ -503,7 +503,12 @@ impl Partition {
 }
 
 fn unconfirmed() -> LogError {
-    LogError::Unavailable("Kafka has not confirmed it in time".into())
+    let late = Unavailable::NotConfirmed {
+        what: "a record",
+        within: PATIENCE,
+        advice: None,
+    };
+    late.into()
 }
 
 #[cfg(test)]
