@@ -65,7 +65,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     until: Option<Millis>,
     /// Of this tenant [default: of all that may be seen]
-    #[arg(long, value_parser = tenant)]
+    #[arg(long, value_parser = Tenant::new)]
     tenant: Option<Tenant>,
     /// Of this type, or with a star at its end of all that begin so; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
@@ -88,10 +88,6 @@ pub(super) struct Args {
     /// The entity's state at this time, instead of its events
     #[arg(long, value_name = "TIME", value_parser = moment::parse, requires = "about", conflicts_with_all = ["since", "until", "types"])]
     as_of: Option<Millis>,
-}
-
-fn tenant(text: &str) -> Result<Tenant, String> {
-    Tenant::new(text).map_err(|e| e.to_string())
 }
 
 /// Where events go.

@@ -37,7 +37,38 @@ pub(crate) enum Why {
     Unbounded,
 }
 
-type Check = fn(&[Option<Value>]) -> Result<(), String>;
+/// Why a function is not run with what it is given. Its text follows the function's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+enum Refused {
+    #[error("would make more than {most} bytes")]
+    Bytes { most: usize },
+    #[error("would make more than {most} values")]
+    Nodes { most: usize },
+    #[error("takes a text of at most {most} bytes")]
+    Text { most: usize },
+    #[error("takes a value of at most {most} levels")]
+    Levels { most: usize },
+    #[error("takes a path of at most {most} levels")]
+    Path { most: usize },
+    #[error("makes at most {most} levels of a name")]
+    Name { most: usize },
+    #[error("fills an array up to index {most} at most")]
+    Index { most: isize },
+    #[error("takes a separator that is not empty")]
+    EmptySeparator,
+    #[error("takes at least one array")]
+    NoArrays,
+    #[error("searches too long a text for too many others")]
+    Searches,
+    #[error("takes a scale of 0 to 100")]
+    Scale,
+    #[error("takes a compression level of 0 to 9")]
+    Compression,
+    #[error("takes no text with anchors and aliases")]
+    Aliases,
+}
+
+type Check = fn(&[Option<Value>]) -> Result<(), Refused>;
 
 /// What bounds a function.
 enum Bound {
@@ -291,9 +322,9 @@ fn fresh(value: Value) -> Value {
     }
 }
 
-fn too_large(made: usize) -> Result<(), String> {
+fn too_large(made: usize) -> Result<(), Refused> {
     if made > MADE {
-        return Err(format!("would make more than {MADE} bytes"));
+        return Err(Refused::Bytes { most: MADE });
     }
     Ok(())
 }
@@ -306,22 +337,22 @@ fn given(values: &[Option<Value>], at: usize) -> Option<&Value> {
     values.get(at)?.as_ref()
 }
 
-fn at_most(values: &[Option<Value>], most: usize) -> Result<(), String> {
+fn at_most(values: &[Option<Value>], most: usize) -> Result<(), Refused> {
     if len(given(values, 0)) > most {
-        return Err(format!("takes a text of at most {most} bytes"));
+        return Err(Refused::Text { most });
     }
     Ok(())
 }
 
-fn text(values: &[Option<Value>]) -> Result<(), String> {
+fn text(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, TEXT)
 }
 
-fn short(values: &[Option<Value>]) -> Result<(), String> {
+fn short(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT)
 }
 
-fn replace(values: &[Option<Value>]) -> Result<(), String> {
+fn replace(values: &[Option<Value>]) -> Result<(), Refused> {
     let (Some(value), Some(pattern), Some(with)) =
         (given(values, 0), given(values, 1), given(values, 2))
     else {
@@ -351,7 +382,7 @@ fn replace(values: &[Option<Value>]) -> Result<(), String> {
 }
 
 /// A replacement may come for each character, and for the end.
-fn each_character(values: &[Option<Value>]) -> Result<(), String> {
+fn each_character(values: &[Option<Value>]) -> Result<(), Refused> {
     let longest = values
         .iter()
         .skip(1)
@@ -366,7 +397,7 @@ fn each_character(values: &[Option<Value>]) -> Result<(), String> {
     too_large((bytes + 1).saturating_mul(each))
 }
 
-fn join(values: &[Option<Value>]) -> Result<(), String> {
+fn join(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(Value::Array(items)) = given(values, 0) else {
         return Ok(());
     };
@@ -418,7 +449,7 @@ pub(crate) fn deeper_than(value: &Value, levels: usize) -> bool {
 }
 
 /// Each value within is named by all the names above it.
-fn flattened(values: &[Option<Value>]) -> Result<(), String> {
+fn flattened(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(value) = given(values, 0) else {
         return Ok(());
     };
@@ -432,7 +463,7 @@ fn flattened(values: &[Option<Value>]) -> Result<(), String> {
     let mut left = vec![(value, 0, 1)];
     while let Some((value, above, level)) = left.pop() {
         if level > LEVELS {
-            return Err(format!("takes a value of at most {LEVELS} levels"));
+            return Err(Refused::Levels { most: LEVELS });
         }
         match value {
             Value::Object(fields) => left.extend(
@@ -454,18 +485,18 @@ fn flattened(values: &[Option<Value>]) -> Result<(), String> {
     Ok(())
 }
 
-fn unflattened(values: &[Option<Value>]) -> Result<(), String> {
+fn unflattened(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(value) = given(values, 0) else {
         return Ok(());
     };
     if weigh(value).levels > LEVELS / 2 {
-        return Err(format!("takes a value of at most {} levels", LEVELS / 2));
+        return Err(Refused::Levels { most: LEVELS / 2 });
     }
     let separator = given(values, 1).and_then(Value::as_bytes);
     let separator = separator.map_or(".".into(), |text| String::from_utf8_lossy(text));
     if separator.is_empty() {
         // It would split a name there for ever.
-        return Err("takes a separator that is not empty".into());
+        return Err(Refused::EmptySeparator);
     }
     let mut left = vec![value];
     while let Some(value) = left.pop() {
@@ -475,7 +506,7 @@ fn unflattened(values: &[Option<Value>]) -> Result<(), String> {
                     if name.len() >= separator.len()
                         && name.matches(&*separator).count() >= LEVELS / 2
                     {
-                        return Err(format!("makes at most {} levels of a name", LEVELS / 2));
+                        return Err(Refused::Name { most: LEVELS / 2 });
                     }
                     left.push(value);
                 }
@@ -487,13 +518,13 @@ fn unflattened(values: &[Option<Value>]) -> Result<(), String> {
     Ok(())
 }
 
-fn indented(values: &[Option<Value>]) -> Result<(), String> {
+fn indented(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(value) = given(values, 0) else {
         return Ok(());
     };
     let weight = weigh(value);
     if weight.levels > LEVELS {
-        return Err(format!("takes a value of at most {LEVELS} levels"));
+        return Err(Refused::Levels { most: LEVELS });
     }
     // A byte may be six when it is escaped.
     let plain = weight
@@ -502,72 +533,68 @@ fn indented(values: &[Option<Value>]) -> Result<(), String> {
         .saturating_add(weight.nodes * 32);
     let spaces = weight.nodes.saturating_mul(weight.levels * 2);
     if plain.saturating_add(spaces) > 8 * MADE {
-        return Err(format!("would make more than {} bytes", 8 * MADE));
+        return Err(Refused::Bytes { most: 8 * MADE });
     }
     Ok(())
 }
 
 /// Of no arrays at all it would make elements for ever.
-fn zipped(values: &[Option<Value>]) -> Result<(), String> {
+fn zipped(values: &[Option<Value>]) -> Result<(), Refused> {
     match (given(values, 0), given(values, 1)) {
-        (Some(Value::Array(arrays)), None) if arrays.is_empty() => {
-            Err("takes at least one array".into())
-        }
+        (Some(Value::Array(arrays)), None) if arrays.is_empty() => Err(Refused::NoArrays),
         _ => Ok(()),
     }
 }
 
-fn path(values: &[Option<Value>]) -> Result<(), String> {
+fn path(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(Value::Array(segments)) = given(values, 0) else {
         return Ok(());
     };
     if segments.len() > LEVELS / 2 {
-        return Err(format!("takes a path of at most {} levels", LEVELS / 2));
+        return Err(Refused::Path { most: LEVELS / 2 });
     }
     let far = |segment: &Value| matches!(segment, Value::Integer(index) if index.unsigned_abs() > INDEX.unsigned_abs() as u64);
     if segments.iter().any(far) {
-        return Err(format!("fills an array up to index {INDEX} at most"));
+        return Err(Refused::Index { most: INDEX });
     }
     Ok(())
 }
 
-fn searches(values: &[Option<Value>]) -> Result<(), String> {
+fn searches(values: &[Option<Value>]) -> Result<(), Refused> {
     let searches = match given(values, 1) {
         Some(Value::Array(items)) => items.len(),
         _ => 0,
     };
     if len(given(values, 0)).saturating_mul(searches) > 1 << 28 {
-        return Err("searches too long a text for too many others".into());
+        return Err(Refused::Searches);
     }
     Ok(())
 }
 
-fn number_format(values: &[Option<Value>]) -> Result<(), String> {
+fn number_format(values: &[Option<Value>]) -> Result<(), Refused> {
     if let Some(Value::Integer(scale)) = given(values, 0)
         && !(0..=100).contains(scale)
     {
-        return Err("takes a scale of 0 to 100".into());
+        return Err(Refused::Scale);
     }
     let separators = len(given(values, 1)) + len(given(values, 2));
     too_large(separators.saturating_mul(512))
 }
 
-fn level(values: &[Option<Value>]) -> Result<(), String> {
+fn level(values: &[Option<Value>]) -> Result<(), Refused> {
     match given(values, 0) {
         // Higher ones take hundreds of megabytes for a few bytes.
-        Some(Value::Integer(level)) if !(0..=9).contains(level) => {
-            Err("takes a compression level of 0 to 9".into())
-        }
+        Some(Value::Integer(level)) if !(0..=9).contains(level) => Err(Refused::Compression),
         _ => Ok(()),
     }
 }
 
 /// Its parser goes as deep as the text does: a lane's stack is enough for as deep as so short a text can go.
-fn ruby_hash(values: &[Option<Value>]) -> Result<(), String> {
+fn ruby_hash(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT)
 }
 
-fn yaml(values: &[Option<Value>]) -> Result<(), String> {
+fn yaml(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT * 4)?;
     let bytes = given(values, 0)
         .and_then(Value::as_bytes)
@@ -576,25 +603,25 @@ fn yaml(values: &[Option<Value>]) -> Result<(), String> {
     let has = |byte| memchr::memchr(byte, &bytes).is_some();
     // Each anchor may double what those before it are.
     if has(b'&') && has(b'*') {
-        return Err("takes no text with anchors and aliases".into());
+        return Err(Refused::Aliases);
     }
     Ok(())
 }
 
 /// As with [`ruby_hash`], a level takes some bytes more.
-fn xml(values: &[Option<Value>]) -> Result<(), String> {
+fn xml(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT * 8)
 }
 
 /// Each element becomes a copy of all that lies around it.
-fn unnested(query: &Query, ctx: &mut Context<'_>) -> Result<Result<(), String>, ExpressionError> {
+fn unnested(query: &Query, ctx: &mut Context<'_>) -> Result<Result<(), Refused>, ExpressionError> {
     let look = |root: &Value| {
         let copies = root
             .get(query.path())
             .and_then(Value::as_array)
             .map_or(0, <[Value]>::len);
         if copies.saturating_mul(weigh(root).nodes) > NODES {
-            return Err(format!("would make more than {NODES} values"));
+            return Err(Refused::Nodes { most: NODES });
         }
         Ok(())
     };
