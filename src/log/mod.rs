@@ -159,7 +159,7 @@ pub trait Log: Send + Sync {
     ) -> Result<Vec<Option<u64>>, LogError> {
         let end = |(topic, partition): &(Arc<str>, u32)| match self.offset_range(topic, *partition)
         {
-            Ok(marks) => Ok(Some(marks.end)),
+            Ok(range) => Ok(Some(range.end)),
             Err(LogError::UnknownTopic(_)) => Ok(None),
             Err(error) => Err(error),
         };

@@ -20,12 +20,12 @@ pub fn read_ranges(
         open.push((*partition, *to));
     }
     let mut records = Vec::new();
-    let mut heard = Instant::now();
+    let mut last_record = Instant::now();
     while !open.is_empty() {
         reader.poll(Duration::from_millis(100), &mut records)?;
         if !records.is_empty() {
-            heard = Instant::now();
-        } else if heard.elapsed() > DEADLINE {
+            last_record = Instant::now();
+        } else if last_record.elapsed() > DEADLINE {
             let partitions: Vec<String> = open.iter().map(|(p, _)| p.to_string()).collect();
             return Err(LogError::Unavailable(Unavailable::NoRecord {
                 of: format!("partition {}", partitions.join(", ")),

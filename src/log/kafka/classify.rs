@@ -13,7 +13,7 @@ pub(super) trait Doing<T> {
     /// `doing` as in "asking for the brokers".
     fn doing(self, doing: &'static str) -> Result<T, LogError>;
 
-    /// The same of a topic: "asking for the end", of `topic`.
+    /// The same for a call that concerns a topic.
     fn doing_of(self, doing: &'static str, topic: &str) -> Result<T, LogError>;
 }
 

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 #[non_exhaustive]
 pub enum KafkaError {
     /// A call of librdkafka failed.
-    #[error("{doing}{}: {source}", of(topic.as_deref()))]
+    #[error("{doing}{}: {source}", about(topic.as_deref()))]
     Call {
         /// What the call was for, as "asking for committed offsets".
         doing: &'static str,
@@ -56,6 +56,6 @@ pub enum KafkaError {
     },
 }
 
-fn of(topic: Option<&str>) -> String {
-    topic.map_or_else(String::new, |topic| format!(" of `{topic}`"))
+fn about(topic: Option<&str>) -> String {
+    topic.map_or_else(String::new, |topic| format!(" (`{topic}`)"))
 }

@@ -379,8 +379,8 @@ impl Log for KafkaLog {
                 topic,
                 partition,
             };
-            let marks = self.offset_range(topic, partition)?;
-            faults.extend(identity::fault(place, kept, id, marks));
+            let range = self.offset_range(topic, partition)?;
+            faults.extend(identity::fault(place, kept, id, range));
         }
         Ok(faults)
     }

@@ -25,10 +25,10 @@ use crate::{
 /// Records and bytes of one poll.
 const POLL_RECORDS: usize = 10_000;
 const POLL_BYTES: usize = 8 << 20;
-/// How long librdkafka may take to turn to another offset.
+/// How long a seek may take.
 const SEEK: Duration = Duration::from_secs(5);
 
-/// The end of a partition is news for us and no error for anyone else.
+/// Does not log the end of a partition, which librdkafka reports as an error.
 struct Context;
 
 impl ClientContext for Context {
@@ -52,13 +52,13 @@ pub(super) struct KafkaReader {
     /// `assigned` has changed and librdkafka does not know yet.
     changed: bool,
     spacing: AssignmentSpacing,
-    /// Partitions whose end was met, with no record since.
+    /// Partitions that were read to their end, with no record since.
     at_end: BTreeSet<u32>,
-    /// Partitions that librdkafka has been told of.
+    /// Partitions that librdkafka has assigned.
     applied: BTreeSet<u32>,
 }
 
-/// Keeps changes of an assignment spacing: librdkafka ends the process when a partition is taken away for the second time before
+/// Keeps a pause between changes of an assignment: librdkafka ends the process when a partition is taken away for the second time before
 /// its fetcher has stopped (librdkafka issue 5573).
 #[derive(Default)]
 pub(super) struct AssignmentSpacing(Option<Instant>);
@@ -80,7 +80,7 @@ impl KafkaReader {
         Self::with(options.consumer_config(), options, topic)
     }
 
-    /// Reads what transactions that are open or were aborted wrote, too.
+    /// Reads uncommitted: records of open and of aborted transactions too.
     pub(super) fn uncommitted(options: &KafkaOptions, topic: &str) -> Result<Self, LogError> {
         Self::with(options.uncommitted_config(), options, topic)
     }
@@ -154,7 +154,7 @@ impl Reader for KafkaReader {
         for index in before..out.len() {
             let (partition, offset) = (out[index].partition, out[index].offset);
             let at = self.assigned.iter_mut().find(|(p, _)| *p == partition);
-            // What was fetched before a seek is not wanted any more.
+            // Drops what was fetched before a seek.
             if let Some((_, next)) = at
                 && offset >= *next
             {

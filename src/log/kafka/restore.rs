@@ -134,7 +134,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         if let Some(described) = self.described {
             partitions.retain(|partition| *partition < described.partitions);
         }
-        let ends = match latest(self.uncommitted, self.changelog, &partitions) {
+        let ends = match end_offsets(self.uncommitted, self.changelog, &partitions) {
             Ok(ends) => ends,
             // A processor without state has no changelog.
             Err(LogError::UnknownTopic(_)) => return Ok(()),
@@ -169,7 +169,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         complete: bool,
     ) -> Result<u64, LogError> {
         let Some(followed) = self.positions.followed(partition)? else {
-            // Where the log begins later, the reader begins there.
+            // Where the changelog begins later, the reader resets to its start.
             return Ok(0);
         };
         let id = self.described.and_then(|described| described.id);
@@ -194,7 +194,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             _ => followed.next,
         };
         if followed.id != id && id.is_some() {
-            // From now on it is known which changelog that is.
+            // The position is kept with the changelog's id from now on.
             let row = (
                 self.positions.changelog_row(partition),
                 Followed { next, at: now, id }.to_bytes(),
@@ -218,13 +218,13 @@ impl<X: ConsumerContext> Restore<'_, X> {
         inputs: &[String],
     ) -> Result<(), LogError> {
         let mut open: BTreeSet<u32> = behind.keys().copied().collect();
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut fenced = false;
         for attempt in 0.. {
             if open.is_empty() {
                 return Ok(());
             }
-            let stable = latest(self.member, self.changelog, &open)?;
+            let stable = end_offsets(self.member, self.changelog, &open)?;
             open.retain(|partition| {
                 let reached = stable.get(partition).copied().unwrap_or_default();
                 behind.get(partition).is_some_and(|(_, end)| reached < *end)
@@ -232,7 +232,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             let Some(first) = open.first() else {
                 return Ok(());
             };
-            if begun.elapsed() > PENDING {
+            if started.elapsed() > PENDING {
                 let at = stable.get(first).copied().unwrap_or_default();
                 return Err(LogError::Unavailable(Unavailable::OpenTransaction {
                     changelog: self.changelog.to_owned(),
@@ -240,7 +240,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
                     offset: at,
                 }));
             }
-            if !fenced && begun.elapsed() > GRACE {
+            if !fenced && started.elapsed() > GRACE {
                 fenced = true;
                 let mut list = TopicPartitionList::new();
                 for input in inputs {
@@ -270,7 +270,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             .iter()
             .filter_map(|element| committer(element.metadata()).map(str::to_owned))
             .filter(|owner| owner != self.transactional_id)
-            // What anybody else wrote there is no id of ours.
+            // What other tools write there is no transactional id of ours.
             .filter(|owner| {
                 owner
                     .strip_prefix(&prefix)
@@ -302,12 +302,12 @@ impl<X: ConsumerContext> Restore<'_, X> {
         }
         let id = self.described.and_then(|described| described.id);
         let mut fetched = Vec::new();
-        let mut heard = Instant::now();
+        let mut last_record = Instant::now();
         while !behind.is_empty() {
             reader.poll(Duration::from_millis(100), &mut fetched)?;
             if !fetched.is_empty() {
-                heard = Instant::now();
-            } else if heard.elapsed() > RESTORE {
+                last_record = Instant::now();
+            } else if last_record.elapsed() > RESTORE {
                 return Err(LogError::Unavailable(Unavailable::NoRecord {
                     of: format!("the changelog `{}`", self.changelog),
                     within: RESTORE,
@@ -361,7 +361,7 @@ const SHORT: u64 = 40;
 
 /// The end of each of these partitions, asked for in one request a broker: for a consumer that reads uncommitted the high watermark,
 /// else the last stable offset.
-fn latest<X: ConsumerContext>(
+fn end_offsets<X: ConsumerContext>(
     consumer: &BaseConsumer<X>,
     topic: &str,
     partitions: &BTreeSet<u32>,

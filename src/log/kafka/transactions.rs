@@ -56,13 +56,13 @@ const DELIVER: &str = "waiting until all records are delivered";
 const OFFSETS: &str = "adding offsets to the transaction";
 const COMMIT: &str = "committing the transaction";
 const TRANSACTION: Duration = Duration::from_secs(10);
-/// How long a commit or an abort may take whose outcome is not known yet, and a new producer to be known.
+/// How long the outcome of a commit, of an abort, or of `init_transactions` may take.
 const OUTCOME: Duration = Duration::from_secs(30);
-/// How long one call waits for an outcome before it is looked whether the lane is to stop.
+/// How long one call waits for an outcome; between two calls it is checked whether the lane is to stop.
 const SLICE: Duration = Duration::from_secs(1);
-/// How long anything is still waited for when the lane is to stop.
+/// How long a lane that is to stop still waits for brokers.
 const STOPPING: Duration = Duration::from_secs(3);
-/// How often deliveries are looked for.
+/// How often delivery reports are polled.
 const STEP: Duration = Duration::from_micros(250);
 
 /// Bytes of a batch, and of a record, unless a topic takes less or a record is larger.
@@ -85,7 +85,7 @@ impl Shape {
         record: BATCH,
     };
 
-    /// Good for both.
+    /// A shape that fits both.
     fn with(self, other: Self) -> Self {
         Self {
             batch: self.batch.min(other.batch),
@@ -94,7 +94,7 @@ impl Shape {
     }
 }
 
-/// Notes how far the changelog has grown, and which records were refused.
+/// From delivery reports: the ends of the changelog, and which records were refused.
 #[derive(Clone)]
 struct Context {
     changelog: Arc<str>,
@@ -129,12 +129,11 @@ impl ProducerContext for Context {
     }
 }
 
-/// The producer.
+/// The transactional producer of one lane.
 pub(super) struct Transactions {
     options: KafkaOptions,
     processor: Arc<str>,
     changelog: Arc<str>,
-    /// The transactional id.
     id: Arc<str>,
     config: ClientConfig,
     shape: Shape,
@@ -147,12 +146,12 @@ pub(super) struct Transactions {
     context: Context,
     limits: Limits,
     stop: Arc<AtomicBool>,
-    /// Since when something waits that is to stop.
+    /// Since when the lane is to stop.
     stopping: Cell<Option<Instant>>,
 }
 
 impl Transactions {
-    /// Fences the producer that had the id before, and ends the transaction that it left open.
+    /// Fences the producer that had this transactional id before, and aborts the transaction that it left open.
     pub(super) fn new(
         options: &KafkaOptions,
         processor: &Arc<str>,
@@ -194,12 +193,12 @@ impl Transactions {
         })
     }
 
-    /// Set: what waits for the brokers gives up soon.
+    /// Hands over the flag that stops waiting for brokers.
     pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
     }
 
-    /// How far each partition of the changelog has grown since the last call.
+    /// The end of each partition of the changelog that was written to since the last call.
     pub(super) fn take_ends(&self) -> HashMap<u32, u64> {
         std::mem::take(&mut *self.context.ends.lock())
     }
@@ -210,18 +209,18 @@ impl Transactions {
         group: &GroupConsumer,
         transaction: &Transaction,
     ) -> Result<(), LogError> {
-        self.fit(transaction)?;
+        self.ensure_shape(transaction)?;
         let failed = match self.transact(group, transaction) {
             Ok(()) => return Ok(()),
             Err(failed) => failed,
         };
         let ended = self.abort(failed);
-        self.learn(transaction);
+        self.report_refused(transaction);
         Err(ended)
     }
 
     /// Makes a producer that can send what there is, if this one cannot.
-    fn fit(&mut self, transaction: &Transaction) -> Result<(), LogError> {
+    fn ensure_shape(&mut self, transaction: &Transaction) -> Result<(), LogError> {
         let needed = self.needed(transaction);
         let now = Instant::now();
         if needed != Shape::USUAL {
@@ -238,7 +237,7 @@ impl Transactions {
         }
         tracing::debug!(processor = %self.processor, ?shape, "a producer for other sizes");
         self.shape = shape;
-        self.renew()
+        self.new_producer()
     }
 
     fn needed(&self, transaction: &Transaction) -> Shape {
@@ -272,23 +271,20 @@ impl Transactions {
     }
 
     /// A new producer under the same id: the old one is fenced, and what it left open is ended.
-    fn renew(&mut self) -> Result<(), LogError> {
+    fn new_producer(&mut self) -> Result<(), LogError> {
         let producer = Arc::new(make(&self.config, self.shape, &self.context)?);
-        self.patiently(|| producer.init_transactions(SLICE))
+        self.retry(|| producer.init_transactions(SLICE))
             .doing(BEGIN_PRODUCER)?;
         self.offsets = Offsets::new(&producer, TRANSACTION)?;
         self.stuck.set(false);
         self.producer = producer;
-        // What the old one had under way is not told any more.
+        // Delivery reports of the old one count no more.
         self.context.ends.lock().clear();
         Ok(())
     }
 
-    /// Calls until there is an outcome, or it takes too long.
-    fn patiently(
-        &self,
-        mut call: impl FnMut() -> Result<(), ClientError>,
-    ) -> Result<(), ClientError> {
+    /// Repeats a call until its outcome is known, or [`OUTCOME`] has passed.
+    fn retry(&self, mut call: impl FnMut() -> Result<(), ClientError>) -> Result<(), ClientError> {
         let deadline = Instant::now() + OUTCOME;
         loop {
             match call() {
@@ -361,7 +357,7 @@ impl Transactions {
 
     /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes, and
     /// its `poll` spins through the last millisecond of a wait.
-    fn drain(&self) -> Result<(), ClientError> {
+    fn flush(&self) -> Result<(), ClientError> {
         let deadline = Instant::now() + TRANSACTION;
         let mut waiting = self.producer.in_flight_count();
         while waiting > 0 {
@@ -400,7 +396,7 @@ impl Transactions {
             )?;
         }
         if planted(Bug::NoTransaction) {
-            self.drain().map_err(step(DELIVER))?;
+            self.flush().map_err(step(DELIVER))?;
             let committed = self.producer.commit_transaction(TRANSACTION);
             committed.map_err(step(COMMIT))?;
             pause();
@@ -449,14 +445,14 @@ impl Transactions {
             }
         }
         // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
-        self.drain().map_err(step(DELIVER))?;
+        self.flush().map_err(step(DELIVER))?;
         if !self.context.refused.lock().is_empty() {
             let code = RDKafkaErrorCode::MessageSizeTooLarge;
             return Err(step(DELIVER)(ClientError::MessageProduction(code)));
         }
         let mut member = group.consumer.group_metadata();
         if planted(Bug::ZombieNotFenced) {
-            // Who never joined has no generation, and the broker asks for none.
+            // A consumer that never joined has no generation, and the broker checks none.
             let mut config = self.options.consumer_config();
             config.set(
                 "group.id",
@@ -476,12 +472,12 @@ impl Transactions {
         // What was learnt meanwhile costs nothing to look at.
         group.watched.verify().map_err(Failed::Topic)?;
         // After a call that timed out the commit goes on by itself: only the same call again says how it ends.
-        let committed = self.patiently(|| self.producer.commit_transaction(SLICE));
+        let committed = self.retry(|| self.producer.commit_transaction(SLICE));
         committed.map_err(step(COMMIT))
     }
 
     /// Tells the limits which records were refused as too large.
-    fn learn(&self, transaction: &Transaction) {
+    fn report_refused(&self, transaction: &Transaction) {
         let refused = std::mem::take(&mut *self.context.refused.lock());
         let mut sizes: HashMap<&Arc<str>, Vec<usize>> = HashMap::new();
         let before = transaction.outputs.len();
@@ -528,9 +524,8 @@ impl Transactions {
         }
         // The abort waits until each delivery was told, and nobody else polls: what is on its way is waited for here first.
         self.producer.purge(PurgeConfig::default().queue());
-        let drained = self.drain();
-        let aborted =
-            drained.and_then(|()| self.patiently(|| self.producer.abort_transaction(SLICE)));
+        let flushed = self.flush();
+        let aborted = flushed.and_then(|()| self.retry(|| self.producer.abort_transaction(SLICE)));
         self.context.ends.lock().clear();
         let failed: Arc<LogError> = failed.into();
         let Err(second) = aborted else {
@@ -556,7 +551,7 @@ impl Transactions {
             // The next producer with this id ends the transaction, or its timeout does.
             None
         } else {
-            match self.renew() {
+            match self.new_producer() {
                 Ok(()) => return LogError::Aborted(failed),
                 Err(third) => Some(Arc::new(third)),
             }

@@ -57,12 +57,12 @@ impl Work for KafkaWork {
         };
         let committed = self.committed(&topic, partition)?;
         let id = self.group.topic_id()?;
-        let marks = offset_range(&self.group.consumer, &topic, partition)?;
+        let range = offset_range(&self.group.consumer, &topic, partition)?;
         let kept = committed.as_ref().map(|(finished, id)| Kept {
             next: finished.next(),
             id: *id,
         });
-        let resolved = resolve(place, kept, id, marks)?;
+        let resolved = resolve(place, kept, id, range)?;
         let finished = match (committed, resolved.reset) {
             (Some((mut finished, _)), None | Some(Reset::Dropped { .. })) => {
                 finished.skip_to(resolved.next);
@@ -78,7 +78,7 @@ impl Work for KafkaWork {
             // Kept by a version that kept no ids: from now on it is known which topic it is.
             self.commit(partition, &finished)?;
         }
-        self.group.open_at(0, partition, finished.next());
+        self.group.assign_at(0, partition, finished.next());
         Ok(finished)
     }
 
@@ -97,6 +97,6 @@ impl Work for KafkaWork {
     }
 
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
-        self.group.give_up(partitions)
+        self.group.unassign(partitions)
     }
 }

@@ -10,12 +10,12 @@ use crate::{
     state::DiskStore,
 };
 
-/// One topic.
+/// A topic, and where its partitions lie.
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
     pub(super) partitions: u32,
-    /// `None`: not told since the log was opened; nothing is dropped.
+    /// `None`: the topic was not provisioned since the log was opened; nothing is dropped.
     pub(super) cleanup: Option<Cleanup>,
     /// The slot of its partition 0; the others follow.
     pub(super) first_slot: usize,
@@ -62,7 +62,7 @@ impl Catalogue {
         });
     }
 
-    /// Makes what is missing, checks the rest. Policies follow the configuration at every start.
+    /// Creates missing topics and checks the partition counts of the others. Cleanup policies follow the configuration at every start.
     pub(super) fn provision(
         &mut self,
         store: &DiskStore,

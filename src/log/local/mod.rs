@@ -40,7 +40,7 @@ use crate::{
 /// How the embedded log is kept.
 #[derive(Clone)]
 pub struct LocalOptions {
-    /// Appends are refused while less than this is free on the disk (`DiskFull`), so that the store itself
+    /// Appends are refused while less than this is free on the disk ([`LogError::DiskFull`]), so that the store itself
     /// never meets a full disk.
     pub min_free_bytes: u64,
     /// The clock that stamps records.
@@ -58,6 +58,34 @@ impl LocalOptions {
 }
 
 /// The embedded log. Dropping it commits what was appended and stops its threads.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use omnilink::{
+///     base::{clock::SystemClock, record::{Append, Record}},
+///     log::{Cleanup, Log, TopicSpec, local::{LocalLog, LocalOptions}},
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dir = tempfile::tempdir()?;
+/// let log = LocalLog::open(dir.path(), LocalOptions::new(Arc::new(SystemClock)))?;
+/// let topic: Arc<str> = "orders".into();
+/// let spec = TopicSpec { name: topic.clone(), partitions: 1, cleanup: Cleanup::Keep };
+/// log.provision(&[spec], true)?;
+///
+/// let record = Record { key: Some("4711".into()), value: Some("paid".into()), headers: vec![] };
+/// let acknowledged = log.append(vec![Append { topic, record }], None);
+/// let positions = acknowledged.blocking_recv()??;
+///
+/// let mut reader = log.reader("orders")?;
+/// reader.assign(positions[0].partition, positions[0].offset)?;
+/// let mut fetched = Vec::new();
+/// reader.poll(Duration::from_secs(1), &mut fetched)?;
+/// assert_eq!(fetched[0].record.value.as_deref(), Some(&b"paid"[..]));
+/// # Ok(())
+/// # }
+/// ```
 pub struct LocalLog {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -287,14 +315,14 @@ impl Shared {
         next: u64,
     ) -> Result<u64, LogError> {
         let slot = self.catalogue.read().slot(topic, partition)?;
-        let marks = self.sequencer.lock().sequenced(slot);
+        let range = self.sequencer.lock().sequenced(slot);
         let place = Place {
             processor,
             topic,
             partition,
         };
         // Positions and records are one store: an id tells nothing more.
-        let resolved = resolve(place, Some(Kept { next, id: None }), None, marks)?;
+        let resolved = resolve(place, Some(Kept { next, id: None }), None, range)?;
         if let Some(reset) = resolved.reset {
             reset.announce(place);
         }

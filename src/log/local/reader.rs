@@ -15,7 +15,7 @@ use crate::log::{Fetched, LogError, OffsetRange, Reader};
 pub(super) enum UpTo {
     /// What is on disk.
     Durable,
-    /// What has its place in the order, for lanes.
+    /// What is sequenced, for lanes.
     Sequenced,
 }
 
@@ -60,7 +60,7 @@ struct Assigned {
     partition: u32,
     slot: usize,
     next: u64,
-    /// Nothing from here on is wanted.
+    /// One past the last offset that is wanted.
     end: u64,
 }
 
@@ -151,15 +151,15 @@ impl LocalReader {
                 }
                 let at = &self.assigned[index];
                 let slot = at.slot;
-                let marks = self.offset_range(at.slot);
-                let from = at.next.max(marks.start);
-                if from >= marks.end.min(at.end) {
+                let range = self.offset_range(at.slot);
+                let from = at.next.max(range.start);
+                if from >= range.end.min(at.end) {
                     break;
                 }
                 let Some(batch) = self.shared.batch_at(at.slot, from)? else {
                     break;
                 };
-                if batch.base >= marks.end {
+                if batch.base >= range.end {
                     break;
                 }
                 let had = out.len();

@@ -132,8 +132,8 @@ impl Shared {
         at: Millis,
     ) -> Result<u64, LogError> {
         let slot = self.catalogue.read().slot(topic, partition)?;
-        let marks = self.sequencer.lock().durable(slot);
-        let (mut low, mut high) = (marks.start, marks.end);
+        let range = self.sequencer.lock().durable(slot);
+        let (mut low, mut high) = (range.start, range.end);
         // The first batch with a record that is new enough …
         while low < high {
             let middle = low + (high - low) / 2;
@@ -151,7 +151,7 @@ impl Shared {
         let first = records
             .iter()
             .find(|r| r.offset >= low && r.timestamp >= at);
-        Ok(first.map_or(marks.end, |r| r.offset))
+        Ok(first.map_or(range.end, |r| r.offset))
     }
 
     fn open(&self, slot: usize, key: &[u8], value: Bytes) -> Result<Batch, LogError> {

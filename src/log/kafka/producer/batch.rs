@@ -7,7 +7,7 @@ use crate::{
     log::{BATCH_HEADER, Record, record_size},
 };
 
-/// Who numbers batches.
+/// An idempotent producer: its id and epoch number the batches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ProducerId {
     pub(super) id: i64,
@@ -21,7 +21,7 @@ const CHECKED: usize = 21;
 /// Behind base offset and length.
 const MEASURED: usize = 12;
 
-/// No more bytes than this come of a record.
+/// An upper bound of the bytes of a record in a batch.
 pub(super) fn size(record: &Record) -> usize {
     record_size(record) - HEAD
 }

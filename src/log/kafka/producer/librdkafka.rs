@@ -106,7 +106,7 @@ impl Librdkafka {
                 call.done(index, Err(queue_error(&append.topic, error)));
             }
         }
-        call.begun();
+        call.handed_over();
     }
 }
 
