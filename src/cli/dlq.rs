@@ -142,7 +142,7 @@ fn page(
             let listing = Listing {
                 code: code.map(str::to_owned),
                 limit: limit.into(),
-                cursor: cursor.map_err(anyhow::Error::msg)?,
+                cursor: cursor?,
             };
             Ok(json!(letters::list(&**log, names, &listing)?))
         }

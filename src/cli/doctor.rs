@@ -44,7 +44,7 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let mut found = Findings::default();
     match global.load(|sources| sources) {
         Ok(config) => examine(&config, &mut found)?,
-        Err(error) => found.add("config", Status::Failed, format!("{error:#}")),
+        Err(error) => found.add("config", Status::Failed, output::in_one_line(&error)),
     }
     let failed = found
         .0
@@ -147,7 +147,7 @@ fn secret(config: &Config, found: &mut Findings) {
     }
     match storage::secret_keys(config) {
         Ok(_) => found.add("secret key", Status::Ok, ""),
-        Err(error) => found.add("secret key", Status::Failed, format!("{error:#}")),
+        Err(error) => found.add("secret key", Status::Failed, output::in_one_line(&error)),
     }
 }
 
@@ -174,7 +174,7 @@ fn log(config: &Config, found: &mut Findings) {
     }
     let log = match storage::open_log(config) {
         Ok(log) => log,
-        Err(error) => return found.add("log", Status::Failed, format!("{error:#}")),
+        Err(error) => return found.add("log", Status::Failed, output::in_one_line(&error)),
     };
     if let Err(error) = log.health() {
         return found.add("log", Status::Failed, error.to_string());
@@ -257,7 +257,9 @@ async fn node(config: &Config, running: bool, found: &mut Findings) {
     };
     let response = match client.call(Method::GET, "/readyz", None).await {
         Ok(response) => response,
-        Err(error) if running => return found.add("node", Status::Failed, format!("{error:#}")),
+        Err(error) if running => {
+            return found.add("node", Status::Failed, output::in_one_line(&error));
+        }
         Err(_) => return found.add("node", Status::Skipped, "no node answers"),
     };
     let parts = response.body["parts"].as_object();

@@ -68,7 +68,7 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
                 items.extend(found);
             }
             Err(error) => {
-                items.push(Item::unknown(part, format!("{error:#}")));
+                items.push(Item::unknown(part, output::in_one_line(&error)));
                 first_error.get_or_insert(error);
             }
         }

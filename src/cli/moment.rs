@@ -6,12 +6,16 @@ use crate::{
 };
 
 /// An RFC 3339 time, a date (its beginning in UTC), or how long ago: `90s`, `15m`, `2h`, `7d`.
-pub(super) fn parse(text: &str) -> Result<Millis, String> {
-    at(text, SystemClock.now())
-        .ok_or_else(|| {
-            format!("`{text}` is not a time: give RFC 3339 such as 2026-01-31T12:00:00Z, a date, or how long ago, such as 90s, 15m, 2h, 7d")
-        })
+pub(super) fn parse(text: &str) -> Result<Millis, NotATime> {
+    at(text, SystemClock.now()).ok_or_else(|| NotATime(text.to_owned()))
 }
+
+/// A text that names no time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "`{0}` is not a time: give RFC 3339 such as 2026-01-31T12:00:00Z, a date, or how long ago, such as 90s, 15m, 2h, 7d"
+)]
+pub(super) struct NotATime(String);
 
 fn at(text: &str, now: Millis) -> Option<Millis> {
     if let Some(micros) = parse_rfc3339(text) {

@@ -3,7 +3,6 @@
 
 use std::{
     borrow::Cow,
-    fmt::Write as _,
     io::{IsTerminal, Write},
 };
 
@@ -38,6 +37,23 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An error and its causes on one line.
+pub(super) fn in_one_line(error: &anyhow::Error) -> String {
+    causes(error).join(": ")
+}
+
+/// The texts of an error and its causes, without those that the one before repeats: most errors end with their cause's text.
+fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if texts.last().is_none_or(|before| !before.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts
+}
+
 /// Prints an error and its causes.
 pub(super) fn error(error: &anyhow::Error) {
     let label = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -45,11 +61,7 @@ pub(super) fn error(error: &anyhow::Error) {
     } else {
         "error:"
     };
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "\n  because {cause}");
-    }
+    let text = causes(error).join("\n  because ");
     let _ = writeln!(std::io::stderr(), "{label} {}", printable(&text));
 }
 
@@ -152,6 +164,15 @@ fn layout(heading: &[&str], rows: &[Vec<String>], max_width: Option<usize>) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let disk = std::io::Error::other("no space left");
+        let error =
+            anyhow::Error::from(crate::state::StateError::from(disk)).context("cannot start");
+        let text = "cannot start: a file of the store in the data directory: no space left";
+        assert_eq!(in_one_line(&error), text);
+    }
 
     #[test]
     fn a_table_fits_the_terminal() {

@@ -63,7 +63,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     until: Option<Millis>,
     /// Of this tenant [default: all that the key may read]
-    #[arg(long, value_parser = tenant)]
+    #[arg(long, value_parser = Tenant::new)]
     tenant: Option<Tenant>,
     /// Of this type, or of all types with this prefix if it ends in `*`; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
@@ -86,10 +86,6 @@ pub(super) struct Args {
     /// The entity's state at this time, instead of its events
     #[arg(long, value_name = "TIME", value_parser = moment::parse, requires = "about", conflicts_with_all = ["since", "until", "types"])]
     as_of: Option<Millis>,
-}
-
-fn tenant(text: &str) -> Result<Tenant, String> {
-    Tenant::new(text).map_err(|e| e.to_string())
 }
 
 /// Where events are written.

@@ -10,6 +10,7 @@ use std::{
 use super::{
     findings::{Findings, Status},
     lag::projected,
+    output,
 };
 use crate::{
     admission,
@@ -48,7 +49,8 @@ struct Waiting {
 /// Watches the positions of processors with waiting records until they move, for ten seconds at most.
 pub(super) fn examine(config: &Config, log: &dyn Log, found: &mut Findings) {
     if let Err(error) = check(config, log, found) {
-        found.add(PROCESSORS, Status::Warning, format!("unknown: {error:#}"));
+        let why = output::in_one_line(&error);
+        found.add(PROCESSORS, Status::Warning, format!("unknown: {why}"));
     }
 }
 
@@ -72,7 +74,8 @@ fn check(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result
                 } else {
                     "its position is unknown"
                 };
-                let detail = format!("{}: {state}: {why:#}", one.name);
+                let why = output::in_one_line(&why);
+                let detail = format!("{}: {state}: {why}", one.name);
                 found.add(PROCESSORS, Status::Warning, detail);
                 unknown += 1;
             }
@@ -158,7 +161,7 @@ pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Processor>, Opt
             Ok(None) => {
                 Some("topologies: the files have errors; `omnilink check` shows them".to_owned())
             }
-            Err(error) => Some(format!("topologies: {error:#}")),
+            Err(error) => Some(format!("topologies: {}", output::in_one_line(&error))),
         };
     (all, trouble)
 }

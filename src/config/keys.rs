@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
     given::{self, Given, PROPERTIES, Value},
-    secret::MASK,
+    secret::{MASK, SecretError},
 };
 
 /// One key.
@@ -20,7 +20,7 @@ pub struct Key {
     pub name: &'static str,
     /// What it does, as shown in `omnilink config --help`.
     pub doc: &'static str,
-    set: fn(&mut Config, &Value, &Context<'_>) -> Result<(), String>,
+    set: fn(&mut Config, &Value, &Context<'_>) -> Result<(), ValueError>,
     show: fn(&Config) -> Json,
 }
 
@@ -29,6 +29,38 @@ impl Key {
     pub fn env(&self) -> String {
         given::env_name(self.name)
     }
+}
+
+/// Why a key does not take a value: what is wrong, and what it takes.
+#[derive(Debug, thiserror::Error)]
+enum ValueError {
+    #[error("must not be empty")]
+    Empty,
+    /// YAML's number or boolean where a text belongs.
+    #[error("must be text: put it in quotes")]
+    Unquoted,
+    /// The whole of what the key takes.
+    #[error("{0}")]
+    Takes(&'static str),
+    #[error("must be {0}")]
+    MustBe(&'static str),
+    #[error("must be a whole number from {least} to {most}")]
+    OutOfRange { least: i64, most: i64 },
+    /// One of a list is not what the list holds.
+    #[error("`{item}` is not {what}")]
+    Item { item: String, what: &'static str },
+    #[error("`{0}` must be text, a whole number, true or false")]
+    Property(String),
+    /// A map that a variable gives as YAML.
+    #[error("{0}")]
+    Yaml(String),
+    #[error("{}", match nearest {
+        Some(name) => format!("there is no such key; did you mean `{name}`?"),
+        None => "there is no such key; `omnilink config --help` lists them".to_owned(),
+    })]
+    NoSuchKey { nearest: Option<&'static str> },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
 }
 
 /// What parsing a value may need: the folder for relative paths, and the environment for `env:NAME`.
@@ -64,8 +96,9 @@ pub const KEYS: &[Key] = &[
             c.trusted_proxies = texts(v)?
                 .iter()
                 .map(|t| {
-                    Network::parse(t).ok_or_else(|| {
-                        format!("`{t}` is not an address or a network, such as 10.0.0.0/8")
+                    Network::parse(t).ok_or_else(|| ValueError::Item {
+                        item: t.clone(),
+                        what: "an address or a network, such as 10.0.0.0/8",
                     })
                 })
                 .collect::<Result<_, _>>()?;
@@ -85,8 +118,9 @@ pub const KEYS: &[Key] = &[
         doc: "list of origins (https://app.example.com, or *) whose pages may call the port and whose webhooks it accepts (none)",
         set: |c, v, _| {
             let parsed = |text: &String| {
-                AllowedOrigin::parse(text).ok_or_else(|| {
-                    format!("`{text}` is neither an origin, such as https://app.example.com, nor *")
+                AllowedOrigin::parse(text).ok_or_else(|| ValueError::Item {
+                    item: text.clone(),
+                    what: "an origin, such as https://app.example.com, nor *",
                 })
             };
             c.cors = texts(v)?.iter().map(parsed).collect::<Result<_, _>>()?;
@@ -129,7 +163,9 @@ pub const KEYS: &[Key] = &[
             let prefix = text(v)?;
             let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
             if prefix.len() > 100 || !prefix.bytes().all(good) {
-                return Err("at most 100 of the characters A-Z a-z 0-9 . _ -".into());
+                return Err(ValueError::Takes(
+                    "at most 100 of the characters A-Z a-z 0-9 . _ -",
+                ));
             }
             c.topics.prefix = prefix;
             Ok(())
@@ -160,7 +196,10 @@ pub const KEYS: &[Key] = &[
         set: |c, v, _| {
             let brokers = texts(v)?;
             if let Some(bad) = brokers.iter().find(|b| !is_host_port(b)) {
-                return Err(format!("`{bad}` is not a broker, such as kafka-1:9092"));
+                return Err(ValueError::Item {
+                    item: bad.clone(),
+                    what: "a broker, such as kafka-1:9092",
+                });
             }
             c.kafka.brokers = brokers;
             Ok(())
@@ -175,9 +214,12 @@ pub const KEYS: &[Key] = &[
                 Value::Map(entries) => entries.clone(),
                 Value::Raw(raw) => match given::from_yaml(raw, "", is_section) {
                     Ok(leaves) => leaves.into_iter().map(|(k, g)| (k, g.value)).collect(),
-                    Err(e) => return Err(e.message),
+                    Err(e) => return Err(ValueError::Yaml(e.message)),
                 },
-                _ => return Err("a map, such as {security.protocol: SASL_SSL}".into()),
+                _ => {
+                    let takes = "a map, such as {security.protocol: SASL_SSL}";
+                    return Err(ValueError::Takes(takes));
+                }
             };
             entries
                 .iter()
@@ -279,7 +321,7 @@ pub const KEYS: &[Key] = &[
             c.log_format = match &text(v)?[..] {
                 "text" => LogFormat::Text,
                 "json" => LogFormat::Json,
-                _ => return Err("`text` or `json`".into()),
+                _ => return Err(ValueError::Takes("`text` or `json`")),
             };
             Ok(())
         },
@@ -344,18 +386,16 @@ pub(super) fn set(
     {
         property(config, name, &given.value, context)
     } else if is_section(path) {
-        Err("a section, with its keys under it".into())
+        Err(ValueError::Takes("a section, with its keys under it"))
     } else {
-        Err(match nearest(path, KEYS.iter().map(|k| k.name)) {
-            Some(name) => format!("there is no such key; did you mean `{name}`?"),
-            None => "there is no such key; `omnilink config --help` lists them".into(),
-        })
+        let nearest = nearest(path, KEYS.iter().map(|k| k.name));
+        Err(ValueError::NoSuchKey { nearest })
     };
-    if let Err(message) = result {
+    if let Err(error) = result {
         problems.push(Problem {
             place: given.place.clone(),
             key: path.to_owned(),
-            message,
+            message: error.to_string(),
         });
     }
 }
@@ -393,14 +433,12 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-fn text(value: &Value) -> Result<String, String> {
+fn text(value: &Value) -> Result<String, ValueError> {
     match value {
         Value::Text(t) | Value::Raw(t) if !t.is_empty() => Ok(t.clone()),
-        Value::Text(_) | Value::Raw(_) | Value::Null => Err("must not be empty".into()),
-        Value::Int(_) | Value::Number | Value::Bool(_) => {
-            Err("must be text: put it in quotes".into())
-        }
-        Value::List(_) | Value::Map(_) => Err("must be text".into()),
+        Value::Text(_) | Value::Raw(_) | Value::Null => Err(ValueError::Empty),
+        Value::Int(_) | Value::Number | Value::Bool(_) => Err(ValueError::Unquoted),
+        Value::List(_) | Value::Map(_) => Err(ValueError::MustBe("text")),
     }
 }
 
@@ -419,44 +457,48 @@ fn texts(value: &Value) -> Result<Vec<String>, String> {
     }
 }
 
-fn parse<T: std::str::FromStr>(value: &Value, what: &str) -> Result<T, String> {
-    text(value)?.parse().map_err(|_| format!("must be {what}"))
+fn parse<T: std::str::FromStr>(value: &Value, what: &'static str) -> Result<T, ValueError> {
+    let parsed = text(value)?.parse();
+    parsed.map_err(|_| ValueError::MustBe(what))
 }
 
-fn boolean(value: &Value) -> Result<bool, String> {
+fn boolean(value: &Value) -> Result<bool, ValueError> {
     match value {
         Value::Bool(b) => Ok(*b),
         Value::Raw(t) if t == "true" || t == "1" => Ok(true),
         Value::Raw(t) if t == "false" || t == "0" => Ok(false),
-        _ => Err("must be true or false".into()),
+        _ => Err(ValueError::MustBe("true or false")),
     }
 }
 
-fn within(value: &Value, min: i64, max: i64) -> Result<i64, String> {
+fn within(value: &Value, least: i64, most: i64) -> Result<i64, ValueError> {
     let found = match value {
         Value::Int(i) => Some(*i),
         Value::Raw(t) => t.parse().ok(),
         _ => None,
     };
     found
-        .filter(|i| (min..=max).contains(i))
-        .ok_or_else(|| format!("must be a whole number from {min} to {max}"))
+        .filter(|i| (least..=most).contains(i))
+        .ok_or(ValueError::OutOfRange { least, most })
 }
 
-fn path(value: &Value, context: &Context<'_>) -> Result<PathBuf, String> {
+fn path(value: &Value, context: &Context<'_>) -> Result<PathBuf, ValueError> {
     Ok(context.base.join(text(value)?))
 }
 
-fn secret(value: &Value, context: &Context<'_>) -> Result<Secret, String> {
-    Secret::resolve(&text(value)?, context.base, context.env)
+fn secret(value: &Value, context: &Context<'_>) -> Result<Secret, ValueError> {
+    let given = text(value)?;
+    Ok(Secret::resolve(&given, context.base, context.env)?)
 }
 
-fn secret_key(given: &str, context: &Context<'_>) -> Result<Secret, String> {
+fn secret_key(given: &str, context: &Context<'_>) -> Result<Secret, ValueError> {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let secret = Secret::resolve(given, context.base, context.env)?;
     match STANDARD.decode(secret.expose().trim()) {
         Ok(bytes) if bytes.len() == 32 => Ok(secret),
-        _ => Err("must be base64 of 32 bytes: `openssl rand -base64 32` makes one".into()),
+        _ => Err(ValueError::MustBe(
+            "base64 of 32 bytes: `openssl rand -base64 32` makes one",
+        )),
     }
 }
 
@@ -465,15 +507,13 @@ fn property(
     name: &str,
     value: &Value,
     context: &Context<'_>,
-) -> Result<(), String> {
+) -> Result<(), ValueError> {
     let text = match value {
         Value::Bool(b) => b.to_string(),
         Value::Int(i) => i.to_string(),
         Value::Text(t) | Value::Raw(t) => t.clone(),
         _ => {
-            return Err(format!(
-                "`{name}` must be text, a whole number, true or false"
-            ));
+            return Err(ValueError::Property(name.to_owned()));
         }
     };
     let secret = Secret::resolve(&text, context.base, context.env)?;

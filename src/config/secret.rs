@@ -1,6 +1,9 @@
 //! Secret values, which are never displayed.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 /// Shown in place of a secret.
 pub(crate) const MASK: &str = "***";
@@ -14,6 +17,20 @@ const SAFE_PARAMETERS: [&str; 6] = [
     "application_name",
     "protocol",
 ];
+
+/// Why a secret, or a URL that holds one, cannot be used. Never holds the secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SecretError {
+    /// `env:NAME` names a variable that is not set.
+    #[error("the environment variable {0} is not set")]
+    Unset(String),
+    /// `file:PATH` names a file that cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    /// A URL of another scheme than one of these.
+    #[error("must be a URL that begins with `{}://`", .0.join("://` or `"))]
+    Scheme(&'static [&'static str]),
+}
 
 /// A string that no log, error or page displays. If it came from a reference (`env:NAME`, `file:PATH`), the reference is
 /// displayed instead.
@@ -37,13 +54,15 @@ impl Secret {
         text: &str,
         base: &Path,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, SecretError> {
         let value = if let Some(name) = text.strip_prefix("env:") {
-            env(name).ok_or_else(|| format!("the environment variable {name} is not set"))?
+            env(name).ok_or_else(|| SecretError::Unset(name.to_owned()))?
         } else if let Some(path) = text.strip_prefix("file:") {
             let path = base.join(path);
-            let read = std::fs::read_to_string(&path)
-                .map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+            let read = match std::fs::read_to_string(&path) {
+                Ok(read) => read,
+                Err(source) => return Err(SecretError::File { path, source }),
+            };
             let line = read.strip_suffix('\n').unwrap_or(&read);
             line.strip_suffix('\r').unwrap_or(line).to_owned()
         } else {
@@ -84,15 +103,15 @@ pub struct SecretUrl(Secret);
 
 impl SecretUrl {
     /// Checks only the scheme; the client that uses the URL parses the rest.
-    pub(crate) fn new(secret: Secret, schemes: &[&str]) -> Result<Self, String> {
+    pub(crate) fn new(
+        secret: Secret,
+        schemes: &'static [&'static str],
+    ) -> Result<Self, SecretError> {
         let scheme = secret.expose().split_once("://").map_or("", |(s, _)| s);
         if schemes.contains(&scheme) {
             Ok(Self(secret))
         } else {
-            Err(format!(
-                "must be a URL that begins with `{}://`",
-                schemes.join("://` or `")
-            ))
+            Err(SecretError::Scheme(schemes))
         }
     }
 

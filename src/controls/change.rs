@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::clock::Millis,
-    log::{Append, LogError, Record},
+    log::{Append, LogError, Record, Unavailable},
 };
 
 /// How often a change is tried when other nodes change the same name at the same time.
@@ -130,7 +130,7 @@ impl Controls {
         let done = async {
             let positions = appended
                 .await
-                .map_err(|_| LogError::Unavailable("the log is closing".into()))??;
+                .map_err(|_| LogError::Unavailable(Unavailable::Closing))??;
             let offset = positions.first().map_or(0, |p| p.offset);
             // Cannot fail: the sender lives in `self`.
             let _ = read.wait_for(|read| *read > offset).await;
@@ -138,11 +138,13 @@ impl Controls {
         };
         match tokio::time::timeout(CHANGE_DEADLINE, done).await {
             Ok(result) => result.map_err(ControlsError::Log),
-            Err(_) => Err(LogError::Unavailable(format!(
-                "no answer within {} s",
-                CHANGE_DEADLINE.as_secs()
-            ))
-            .into()),
+            Err(_) => Err(ControlsError::Log(LogError::Unavailable(
+                Unavailable::NotConfirmed {
+                    what: "the change",
+                    within: CHANGE_DEADLINE,
+                    advice: None,
+                },
+            ))),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{Controls, upkeep::Upkeep};
-use crate::log::{LogError, Reader};
+use crate::log::{LogError, Reader, ThreadError, Unavailable};
 
 /// Longest wait of a poll for records.
 const POLL_WAIT: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ impl Tail {
                 let stop = Arc::clone(&stop);
                 move || run(&controls, &stop)
             })
-            .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))?;
+            .map_err(|e| ThreadError::new("controls", e))?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -127,10 +127,10 @@ fn read_to(
             end = end.max(controls.log.high_watermark(&controls.topic, 0)?);
             reader.assign(0, read)?;
         } else if last_record.elapsed() > READ_TIMEOUT {
-            return Err(LogError::Unavailable(format!(
-                "no record within {} s between offsets {read} and {end}",
-                READ_TIMEOUT.as_secs()
-            )));
+            return Err(LogError::Unavailable(Unavailable::NoRecord {
+                of: format!("`{}`/0 from offset {read} to {end}", controls.topic),
+                within: READ_TIMEOUT,
+            }));
         }
     }
     Ok(false)

@@ -5,7 +5,10 @@
 
 use std::collections::VecDeque;
 
-use crate::base::clock::Millis;
+use crate::base::{
+    clock::Millis,
+    varint::{self, VarintError},
+};
 
 /// At most `limit` admissions in any window of `window_ms`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +26,12 @@ pub struct Times(VecDeque<i64>);
 /// The bytes are not what [`Times::encode`] wrote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damaged;
+
+impl From<VarintError> for Damaged {
+    fn from(_: VarintError) -> Self {
+        Self
+    }
+}
 
 impl Times {
     /// Admits one now, or returns when the next one may be. Times never go back: a `now` before the newest time counts as that time.
@@ -102,47 +111,26 @@ impl Times {
 
     /// Appends the times as varints (LEB128): their count, the first, then differences.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put(self.0.len() as u64, out);
+        varint::put(self.0.len() as u64, out);
         let mut before = 0;
         for at in &self.0 {
             // The first may be before 1970; the rest never go back.
-            put(at.wrapping_sub(before) as u64, out);
+            varint::put(at.wrapping_sub(before) as u64, out);
             before = *at;
         }
     }
 
     /// Takes what [`Times::encode`] wrote off the front of `bytes`.
     pub fn decode(bytes: &mut &[u8]) -> Result<Self, Damaged> {
-        let count = take(bytes)?;
+        let count = varint::take(bytes)?;
         let mut times = VecDeque::new();
         let mut at: i64 = 0;
         for _ in 0..count {
-            at = at.wrapping_add(take(bytes)? as i64);
+            at = at.wrapping_add(varint::take(bytes)? as i64);
             times.push_back(at);
         }
         Ok(Self(times))
     }
-}
-
-fn put(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn take(bytes: &mut &[u8]) -> Result<u64, Damaged> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first().ok_or(Damaged)?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            return Ok(value);
-        }
-    }
-    Err(Damaged)
 }
 
 #[cfg(test)]

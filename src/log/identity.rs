@@ -9,7 +9,7 @@
 //!   the position lies after end      the log lost its end: an error, no reset  the processor stalls by name
 //! ```
 
-use super::{LogError, OffsetRange, TopicId};
+use super::{LogError, OffsetRange, TopicId, Unavailable};
 use crate::telemetry::{self, metrics};
 
 /// A position as it was kept.
@@ -98,39 +98,37 @@ pub(super) fn resolve(
     place: Place<'_>,
     kept: Option<Kept>,
     id: Option<TopicId>,
-    marks: OffsetRange,
+    range: OffsetRange,
 ) -> Result<Resolved, LogError> {
     let from_start = |reset| Resolved {
-        next: marks.start,
+        next: range.start,
         reset,
     };
     let Some(kept) = kept else {
         return Ok(from_start(None));
     };
     if kept.id.is_some() && id.is_none() {
-        let topic = place.topic;
-        return Err(LogError::Unavailable(format!(
-            "the brokers do not say which topic `{topic}` is now"
-        )));
+        let topic = place.topic.to_owned();
+        return Err(Unavailable::TopicUnidentified { topic }.into());
     }
     if let (Some(was), Some(is)) = (kept.id, id)
         && was != is
     {
         return Ok(from_start(Some(Reset::Recreated { was, is })));
     }
-    if kept.next > marks.end {
+    if kept.next > range.end {
         return Err(LogError::LostEnd {
             processor: place.processor.to_owned(),
             topic: place.topic.to_owned(),
             partition: place.partition,
             position: kept.next,
-            end: marks.end,
+            end: range.end,
         });
     }
-    if kept.next < marks.start {
+    if kept.next < range.start {
         return Ok(from_start(Some(Reset::Dropped {
             from: kept.next,
-            to: marks.start,
+            to: range.start,
         })));
     }
     Ok(Resolved {
@@ -229,14 +227,14 @@ pub(super) fn fault(
     place: Place<'_>,
     kept: Option<Kept>,
     id: Option<TopicId>,
-    marks: OffsetRange,
+    range: OffsetRange,
 ) -> Option<PositionFault> {
     let Place {
         processor,
         topic,
         partition,
     } = place;
-    let (detail, stalls) = match resolve(place, kept, id, marks) {
+    let (detail, stalls) = match resolve(place, kept, id, range) {
         Err(error) => (error.to_string(), true),
         Ok(resolved) => match resolved.reset? {
             Reset::Recreated { was, is } => (
@@ -313,8 +311,8 @@ mod tests {
 
     #[test]
     fn a_position_is_of_the_topic_that_it_was_kept_for() {
-        let marks = OffsetRange { start: 5, end: 10 };
-        let next = |kept, now| resolve(PLACE, kept, now, marks).unwrap().next;
+        let range = OffsetRange { start: 5, end: 10 };
+        let next = |kept, now| resolve(PLACE, kept, now, range).unwrap().next;
         assert_eq!(next(None, id(1)), 5);
         assert_eq!(next(kept(7, 1), id(1)), 7);
         assert_eq!(next(kept(10, 1), id(1)), 10);
@@ -322,24 +320,24 @@ mod tests {
         assert_eq!(next(kept(7, 0), id(1)), 7);
         assert_eq!(next(kept(7, 0), None), 7);
         assert!(matches!(
-            resolve(PLACE, kept(7, 1), None, marks),
+            resolve(PLACE, kept(7, 1), None, range),
             Err(LogError::Unavailable(_))
         ));
         // Another topic: whether it is longer or shorter than the position.
         for position in [2, 7, 70] {
-            let resolved = resolve(PLACE, kept(position, 1), id(2), marks).unwrap();
+            let resolved = resolve(PLACE, kept(position, 1), id(2), range).unwrap();
             assert_eq!(resolved.next, 5);
             assert!(matches!(resolved.reset, Some(Reset::Recreated { .. })));
         }
-        let dropped = resolve(PLACE, kept(2, 1), id(1), marks).unwrap();
+        let dropped = resolve(PLACE, kept(2, 1), id(1), range).unwrap();
         assert_eq!(dropped.reset, Some(Reset::Dropped { from: 2, to: 5 }));
         for n in [0, 1] {
-            let error = resolve(PLACE, kept(11, n), id(1), marks).unwrap_err();
+            let error = resolve(PLACE, kept(11, n), id(1), range).unwrap_err();
             assert!(matches!(error, LogError::LostEnd { .. }), "{error}");
-            let fault = fault(PLACE, kept(11, n), id(1), marks).unwrap();
+            let fault = fault(PLACE, kept(11, n), id(1), range).unwrap();
             assert!(fault.stalls, "{fault:?}");
         }
-        assert_eq!(fault(PLACE, kept(7, 1), id(1), marks), None);
+        assert_eq!(fault(PLACE, kept(7, 1), id(1), range), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::{
 };
 
 pub use crate::base::record::{Append, Fetched, Headers, Output, Record, header};
-pub use error::{Class, LogError};
+pub use error::{Class, Fenced, LogError, ThreadError, Unavailable};
 pub use finished::Finished;
 pub use identity::PositionFault;
 pub use partitioner::{murmur2, partition_for};
@@ -159,7 +159,7 @@ pub trait Log: Send + Sync {
     ) -> Result<Vec<Option<u64>>, LogError> {
         let end = |(topic, partition): &(Arc<str>, u32)| match self.offset_range(topic, *partition)
         {
-            Ok(marks) => Ok(Some(marks.end)),
+            Ok(range) => Ok(Some(range.end)),
             Err(LogError::UnknownTopic(_)) => Ok(None),
             Err(error) => Err(error),
         };
@@ -169,7 +169,10 @@ pub trait Log: Send + Sync {
     /// One past the last record of a partition, transactions that are open counted (on Kafka: the high watermark).
     fn high_watermark(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
         let ends = self.end_offsets(&[(topic.into(), partition)], Isolation::Uncommitted)?;
-        let unknown = || LogError::Unavailable(format!("`{topic}`/{partition} has no leader now"));
+        let unknown = || {
+            let topic = topic.to_owned();
+            LogError::Unavailable(Unavailable::EndUnknown { topic, partition })
+        };
         ends.first().copied().flatten().ok_or_else(unknown)
     }
 

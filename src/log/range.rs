@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fetched, LogError, Reader};
+use super::{Fetched, LogError, Reader, Unavailable};
 
 /// How long a read may go without a record.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -20,16 +20,17 @@ pub fn read_ranges(
         open.push((*partition, *to));
     }
     let mut records = Vec::new();
-    let mut heard = Instant::now();
+    let mut last_record = Instant::now();
     while !open.is_empty() {
         reader.poll(Duration::from_millis(100), &mut records)?;
         if !records.is_empty() {
-            heard = Instant::now();
-        } else if heard.elapsed() > DEADLINE {
-            return Err(LogError::Unavailable(format!(
-                "no record came within {} s",
-                DEADLINE.as_secs()
-            )));
+            last_record = Instant::now();
+        } else if last_record.elapsed() > DEADLINE {
+            let partitions: Vec<String> = open.iter().map(|(p, _)| p.to_string()).collect();
+            return Err(LogError::Unavailable(Unavailable::NoRecord {
+                of: format!("partition {}", partitions.join(", ")),
+                within: DEADLINE,
+            }));
         }
         for record in records.drain(..) {
             let Some(at) = open.iter().position(|(p, _)| *p == record.partition) else {

@@ -23,7 +23,7 @@ pub struct Surveyed {
     pub stalls: bool,
 }
 
-/// Looks at each topic.
+/// Compares each topic of the log with its specification.
 pub fn survey(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<Surveyed>, LogError> {
     let mut surveyed = Vec::with_capacity(specs.len());
     for spec in specs {

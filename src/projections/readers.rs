@@ -73,7 +73,7 @@ async fn follow(controls: &Controls, store: &Store, progress: &LaneProgress) {
                 let _ = tokio::time::timeout(AGAIN.pause(0), changed.changed()).await;
             }
             Err(why) => {
-                tracing::warn!(why, "the reader grants cannot be written yet");
+                tracing::warn!(%why, "the reader grants cannot be written yet");
                 progress.waiting(format!("Postgres: {why}"));
                 tokio::time::sleep(BACKOFF.pause(attempt)).await;
                 attempt += 1;
@@ -82,10 +82,18 @@ async fn follow(controls: &Controls, store: &Store, progress: &LaneProgress) {
     }
 }
 
-async fn write(controls: &Controls, store: &Store) -> Result<(), String> {
-    let Some(grants) = controls.readers_now() else {
-        return Err("`controls` has not been read to its end for 5 s".to_owned());
-    };
+/// Why the grants are not in Postgres.
+#[derive(Debug, thiserror::Error)]
+enum NotWritten {
+    /// What this node knows of them may be old.
+    #[error("`controls` has not been read to its end for 5 s")]
+    ControlsUnread,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+async fn write(controls: &Controls, store: &Store) -> Result<(), NotWritten> {
+    let grants = controls.readers_now().ok_or(NotWritten::ControlsUnread)?;
     let set: Vec<Grant> = grants
         .iter()
         .map(|grant| Grant {
@@ -94,7 +102,5 @@ async fn write(controls: &Controls, store: &Store) -> Result<(), String> {
         })
         .collect();
     let written = tokio::time::timeout(DEADLINE, grants::replace(store, &set)).await;
-    written
-        .unwrap_or(Err(StoreError::Deadline("writing the reader grants")))
-        .map_err(|error| error.to_string())
+    Ok(written.unwrap_or(Err(StoreError::Deadline("writing the reader grants")))?)
 }

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     base::clock::Clock,
-    log::{Append, Fetched, Log, LogError},
+    log::{Append, Fetched, Log, LogError, Unavailable},
     stream::dlq,
 };
 
@@ -77,11 +77,12 @@ impl Reject for DeadLetters {
                 }
                 result.map(|_| ())
             }
-            Ok(Err(_)) => Err(LogError::Unavailable("it stopped".to_owned())),
-            Err(_) => Err(LogError::Unavailable(format!(
-                "a dead letter was not confirmed within {} s",
-                DEADLINE.as_secs()
-            ))),
+            Ok(Err(_)) => Err(LogError::Unavailable(Unavailable::Closing)),
+            Err(_) => Err(LogError::Unavailable(Unavailable::NotConfirmed {
+                what: "a dead letter",
+                within: DEADLINE,
+                advice: None,
+            })),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{BufReader, Read, Seek, SeekFrom, Write},
     path::PathBuf,
+    sync::Arc,
 };
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
@@ -198,8 +199,10 @@ impl Index {
         if self.path.as_os_str().is_empty() {
             return Ok(());
         }
-        let failed = |error: std::io::Error| {
-            LogError::Fatal(format!("the index {}: {error}", self.path.display()))
+        let failed = |error: std::io::Error| LogError::File {
+            what: "the index",
+            path: self.path.clone(),
+            source: Arc::new(error),
         };
         let mut file = File::open(&self.path).map_err(failed)?;
         read_blocks(&mut file, |block| {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     base::clock::{Clock, Millis, SystemClock},
     envelope::avro,
-    log::{Fetched, LogError, Reader},
+    log::{Fetched, LogError, Reader, Unavailable},
     stream::dlq::redriven,
 };
 
@@ -110,8 +110,8 @@ fn open_all(
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, LogError>>) -> Result<T, LogError> {
-    let panicked = |_| Err(LogError::Fatal("a thread panicked".into()));
-    thread.join().unwrap_or_else(panicked)
+    let joined = thread.join();
+    joined.unwrap_or_else(|panic| Err(LogError::panicked("a thread that reads", &*panic)))
 }
 
 /// Reads on where nothing is at hand: where more is known to come, all wait for it at once.
@@ -327,11 +327,10 @@ impl Cursor {
                 break;
             }
             if self.heard.elapsed() > DEADLINE {
-                return Err(LogError::Unavailable(format!(
-                    "no record of `events`/{} came within {} s",
-                    self.partition,
-                    DEADLINE.as_secs()
-                )));
+                return Err(LogError::Unavailable(Unavailable::NoRecord {
+                    of: format!("`events`/{}", self.partition),
+                    within: DEADLINE,
+                }));
             }
         }
         Ok(())

@@ -12,7 +12,10 @@ use super::{Sink, SinkError};
 use crate::{
     base::clock::Millis,
     envelope::{Event, Place, kafka::TENANT_HEADER, write_line},
-    log::{Acknowledged, Append, Fetched, Log, LogError, Record, record_size, topics::Names},
+    log::{
+        Acknowledged, Append, Fetched, Log, LogError, Record, Unavailable, record_size,
+        topics::Names,
+    },
 };
 
 /// What gathers before it is appended.
@@ -40,10 +43,10 @@ impl<'a> IntoTopic<'a> {
     /// The topic must be there. The system's own are refused: they would fill themselves.
     pub fn new(log: &'a dyn Log, names: &Names, topic: &str) -> Result<Self, LogError> {
         if names.is_own(topic) {
-            return Err(LogError::Fatal(format!(
-                "`{topic}` is one of the system's own topics (`{}…`); nothing is replayed into these",
-                names.prefix
-            )));
+            return Err(LogError::OwnTopic {
+                topic: topic.to_owned(),
+                prefix: names.prefix.to_string(),
+            });
         }
         // A broker may make topics that are written to.
         log.partitions(topic)?;
@@ -81,12 +84,15 @@ impl<'a> IntoTopic<'a> {
                     self.under_way.pop_front();
                 }
                 Err(TryRecvError::Closed) => {
-                    return Err(LogError::Unavailable("it stopped".into()).into());
+                    return Err(LogError::from(Unavailable::Closing).into());
                 }
                 Err(TryRecvError::Empty) if began.elapsed() > CONFIRM => {
-                    let seconds = CONFIRM.as_secs();
-                    let why = format!("no confirmation within {seconds} s");
-                    return Err(LogError::Unavailable(why).into());
+                    let late = Unavailable::NotConfirmed {
+                        what: "what is replayed",
+                        within: CONFIRM,
+                        advice: None,
+                    };
+                    return Err(LogError::from(late).into());
                 }
                 Err(TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(1)),
             }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::progress::Ends;
 use crate::{
     base::clock::Millis,
-    log::{Isolation, Log, LogError},
+    log::{Isolation, Log, LogError, Unavailable},
 };
 
 /// How far behind.
@@ -57,9 +57,10 @@ pub fn lags(
     let mut behind = Vec::new();
     for (index, ((partition, next), ends)) in positions.iter().zip(ends).enumerate() {
         let Some(ends) = ends else {
-            return Err(LogError::Unavailable(format!(
-                "the end of {topic}/{partition} is not known"
-            )));
+            return Err(LogError::Unavailable(Unavailable::EndUnknown {
+                topic: topic.to_owned(),
+                partition: *partition,
+            }));
         };
         let mut next = *next;
         if next > ends.high {

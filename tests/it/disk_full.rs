@@ -84,7 +84,7 @@ fn a_full_disk_refuses_appends_and_recovers() {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    assert!(matches!(refused, LogError::DiskFull(_)), "{refused}");
+    assert!(matches!(refused, LogError::DiskFull { .. }), "{refused}");
     assert!(log.health().is_err());
     // Acknowledged records can be read in the meantime.
     assert_eq!(read_all(&log, "in", kept).len(), kept);

@@ -108,9 +108,10 @@ fn a_restore_names_an_open_transaction() {
     let assigned = assigned(&mut *new_owner);
     let error = new_owner.open(assigned[0].0, assigned[0].1).unwrap_err();
     assert_eq!(error.class(), Class::Retriable, "{error}");
-    let LogError::Unavailable(text) = &error else {
+    let LogError::Unavailable(why) = &error else {
         panic!("{error}")
     };
+    let text = why.to_string();
     let named = format!(
         "`{}`/0 has an open transaction at offset ",
         test_log.topic("state.p")

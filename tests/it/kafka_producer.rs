@@ -170,7 +170,7 @@ fn a_permanent_error_fails_one_append_and_later_ones_succeed() {
     );
     let error = append(1).unwrap_err();
     assert!(
-        matches!(&error, LogError::Unavailable(text) if text.contains(TOPIC)),
+        matches!(&error, LogError::Unavailable(why) if why.to_string().contains(TOPIC)),
         "{error}"
     );
     append(2).unwrap();

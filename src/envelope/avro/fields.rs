@@ -3,7 +3,10 @@
 
 use std::borrow::Cow;
 
-use crate::envelope::{Invalid, schemas::Schema};
+use crate::{
+    base::varint,
+    envelope::{Invalid, schemas::Schema},
+};
 
 /// The bytes before the fields.
 pub(crate) const HEAD: usize = 5;
@@ -14,18 +17,8 @@ pub(crate) fn put_head(schema: Schema, out: &mut Vec<u8>) {
     out.extend_from_slice(&schema.id.to_be_bytes());
 }
 
-/// Zigzag, then seven bits a byte, the lowest first.
-pub(crate) fn put_long(value: i64, out: &mut Vec<u8>) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
 pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    put_long(bytes.len() as i64, out);
+    varint::put_zigzag(bytes.len() as i64, out);
     out.extend_from_slice(bytes);
 }
 
@@ -47,7 +40,7 @@ pub(crate) fn put_array<T>(
     put: impl Fn(T, &mut Vec<u8>),
 ) {
     if items.len() > 0 {
-        put_long(items.len() as i64, out);
+        varint::put_zigzag(items.len() as i64, out);
         for item in items {
             put(item, out);
         }
@@ -80,26 +73,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(crate) fn long(&mut self, field: &'static str) -> Result<i64, Invalid> {
-        match self.rest.split_first() {
-            // Most are one byte.
-            Some((byte, rest)) if *byte < 0x80 => {
-                self.rest = rest;
-                Ok(i64::from(*byte >> 1) ^ -i64::from(*byte & 1))
-            }
-            _ => self.long_long(field),
-        }
-    }
-
-    fn long_long(&mut self, field: &'static str) -> Result<i64, Invalid> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte(field)?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-            }
-        }
-        Err(broken(field))
+        varint::take_zigzag(&mut self.rest).map_err(|_| broken(field))
     }
 
     pub(crate) fn boolean(&mut self, field: &'static str) -> Result<bool, Invalid> {

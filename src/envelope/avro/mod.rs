@@ -9,13 +9,13 @@ pub(crate) mod fields;
 
 use std::borrow::Cow;
 
-use self::fields::{HEAD, Reader, broken, put_bytes, put_head, put_long, put_optional};
+use self::fields::{HEAD, Reader, broken, put_bytes, put_head, put_optional};
 use super::{
     Data, Entity, Event, Invalid, TimeSource,
     schemas::{self, Schema},
     upgrade::upgrade,
 };
-use crate::base::{clock::Millis, id::Tenant};
+use crate::base::{clock::Millis, id::Tenant, varint};
 
 /// Appends the record for `ingress`.
 pub fn encode_ingress(event: &Event<'_>, out: &mut Vec<u8>) {
@@ -27,7 +27,7 @@ pub fn encode_ingress(event: &Event<'_>, out: &mut Vec<u8>) {
 pub fn encode_event(event: &Event<'_>, received_at: Millis, out: &mut Vec<u8>) {
     put_head(schemas::EVENTS, out);
     put_fields(event, out);
-    put_long(received_at.0, out);
+    varint::put_zigzag(received_at.0, out);
 }
 
 /// Appends the record for `events` that a record of `ingress` becomes. Lengths are checked, contents are not
@@ -44,7 +44,7 @@ pub fn events_from_ingress(
     reader.end()?;
     put_head(schemas::EVENTS, out);
     out.extend_from_slice(fields);
-    put_long(received_at.0, out);
+    varint::put_zigzag(received_at.0, out);
     Ok(())
 }
 
@@ -127,7 +127,7 @@ fn put_fields(event: &Event<'_>, out: &mut Vec<u8>) {
     put_optional(text(entity.and_then(|e| e.display_name.as_ref())), out);
     put_optional(text(event.correlation_id.as_ref()), out);
     put_optional(text(event.causation_id.as_ref()), out);
-    put_long(event.time, out);
+    varint::put_zigzag(event.time, out);
     out.push(match event.time_source {
         TimeSource::Producer => 0,
         TimeSource::Receiver => 2,

@@ -23,6 +23,7 @@ use super::{
     fault::{Fault, Step, What},
     schema::{At, Bytes, Int, Length, Node, Schema},
 };
+use crate::base::varint::{self, VarintError};
 
 /// The most bytes of JSON that a record may become: items without any bytes of their own are cheap to claim.
 fn most(datum: usize) -> usize {
@@ -341,17 +342,14 @@ impl<'a> Reader<'a> {
         Ok(array)
     }
 
-    /// Zigzag, then seven bits a byte, the lowest first.
     fn long(&mut self) -> Result<i64, Fault> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let [byte] = self.array()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-            }
-        }
-        Err(self.broken(What::Long))
+        let mut rest = &self.datum[self.at..];
+        let long = varint::take_zigzag(&mut rest);
+        self.at = self.datum.len() - rest.len();
+        long.map_err(|error| match error {
+            VarintError::Truncated => self.broken(What::CutShort(1, 0)),
+            VarintError::TooLong => self.broken(What::Long),
+        })
     }
 
     fn length(&mut self) -> Result<usize, Fault> {

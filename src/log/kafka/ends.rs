@@ -12,7 +12,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{KafkaOptions, REQUEST};
+use super::{CLIENT, KafkaOptions, REQUEST, classify::Doing};
 use crate::{
     base::clock::Millis,
     log::{LogError, OpenTransaction},
@@ -20,6 +20,8 @@ use crate::{
 
 /// How long the first records of open transactions may take to be read.
 const READ: Duration = Duration::from_secs(3);
+const ENDS: &str = "asking where partitions end";
+const FIRST: &str = "reading where open transactions begin";
 
 /// The ends as `consumer` sees them: one request to each broker that leads some of the partitions. A topic that is not there, or
 /// whose leaders are being chosen, has none for now, and hides no other's.
@@ -37,12 +39,12 @@ pub(super) fn end_offsets(
                     Err(error) if of_some_topic(&error) => {
                         all.extend(topic.iter().map(|_| None));
                     }
-                    Err(error) => return Err(error.into()),
+                    failed => return failed.doing(ENDS),
                 }
             }
             Ok(all)
         }
-        Err(error) => Err(error.into()),
+        failed => failed.doing(ENDS),
     }
 }
 
@@ -115,19 +117,19 @@ pub(super) fn open_transactions(
 
 /// Reads when each of them began.
 fn read_first(options: &KafkaOptions, open: &mut [OpenTransaction]) -> Result<(), LogError> {
-    let mut config = options.consumer_config();
+    let mut config = options.uncommitted_config();
     config
-        .set("isolation.level", "read_uncommitted")
         .set("auto.offset.reset", "error")
         // Never joined: librdkafka wants a name.
         .set("group.id", format!("{}reader", options.prefix));
-    let reader: BaseConsumer = config.create()?;
+    let reader: BaseConsumer = config.create().doing(CLIENT)?;
     let mut list = TopicPartitionList::new();
     for one in open.iter() {
         let first = Offset::Offset(one.first as i64);
-        list.add_partition_offset(&one.topic, one.partition as i32, first)?;
+        list.add_partition_offset(&one.topic, one.partition as i32, first)
+            .doing_of(FIRST, &one.topic)?;
     }
-    reader.assign(&list)?;
+    reader.assign(&list).doing(FIRST)?;
     let deadline = Instant::now() + READ;
     while open.iter().any(|one| one.since.is_none()) && Instant::now() < deadline {
         // What cannot be read has no time, which its caller shows.

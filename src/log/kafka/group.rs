@@ -17,14 +17,16 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaOptions, offset_range, provision,
+    ASSIGN, CLIENT, KafkaOptions,
+    classify::Doing,
+    offset_range, provision,
     reader::{AssignmentSpacing, drain},
     seat::SeatGuard,
     topics::Watched,
 };
 use crate::log::{Class, Fetched, LogError, Polled, Source, TopicId};
 
-/// How long a member that ends in good order takes leave of its group.
+/// How long a member that is closed in good order may take to leave its group.
 const LEAVE: Duration = Duration::from_secs(1);
 
 enum Change {
@@ -39,7 +41,7 @@ struct Changes {
     closing: bool,
 }
 
-/// Notes changes of the assignment.
+/// Queues changes of the assignment until the caller polls.
 #[derive(Clone, Default)]
 pub(super) struct GroupContext(Arc<Mutex<Changes>>);
 
@@ -60,7 +62,7 @@ impl ConsumerContext for GroupContext {
             .collect();
         if changes.closing {
             if let Err(error) = consumer.unassign() {
-                tracing::warn!(%error, "partitions were not given up");
+                tracing::warn!(%error, "partitions were not unassigned");
             }
         } else if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             changes.queue.push_back(Change::Assigned(partitions));
@@ -71,7 +73,7 @@ impl ConsumerContext for GroupContext {
     }
 }
 
-/// The member.
+/// A static member of a consumer group.
 pub(super) struct GroupConsumer {
     pub(super) consumer: BaseConsumer<GroupContext>,
     context: GroupContext,
@@ -81,16 +83,16 @@ pub(super) struct GroupConsumer {
     /// `open` has changed and librdkafka does not know yet.
     changed: bool,
     spacing: AssignmentSpacing,
-    /// Which topics these are.
+    /// The ids of the topics that positions were taken in.
     pub(super) watched: Watched,
     /// Polled, but the brokers do not say whether they are of these topics.
     unconfirmed: Vec<Fetched>,
     group: String,
     /// Its `group.instance.id`.
     instance: String,
-    /// It was not heard of yet, or it failed: its place in the group is kept for the one that is built after it.
+    /// It has not joined yet, or it failed: it does not leave its group when dropped, so that its successor rejoins as the same member.
     keeps_seat: bool,
-    /// After the consumer: free when it is gone.
+    /// Dropped after the consumer: the seat is free when the member is gone.
     seated: SeatGuard,
 }
 
@@ -115,15 +117,16 @@ impl GroupConsumer {
         config
             .set("group.id", &group)
             .set("group.instance.id", &instance)
-            // A position that the log does not have is never passed over in silence: whoever opens the partition says what it means.
+            // A position outside the log is never reset silently: whoever opens the partition says what it means.
             .set("auto.offset.reset", "error")
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
-            // A member learns of others that come and go by its heartbeat; until it does, they wait.
+            // A member hears of a rebalance by its heartbeat; until then the others wait.
             .set("heartbeat.interval.ms", "500");
-        let consumer: BaseConsumer<GroupContext> = config.create_with_context(context.clone())?;
+        let consumer: BaseConsumer<GroupContext> =
+            config.create_with_context(context.clone()).doing(CLIENT)?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&names)?;
+        consumer.subscribe(&names).doing("subscribing")?;
         Ok(Self {
             consumer,
             context,
@@ -162,7 +165,7 @@ impl GroupConsumer {
         self.consumer.unsubscribe();
         let deadline = Instant::now() + LEAVE;
         while Instant::now() < deadline {
-            // Serves the rebalance callback, which gives up what is assigned; then librdkafka leaves.
+            // Serves the rebalance callback, which unassigns everything; then librdkafka leaves.
             drop(self.consumer.poll(Duration::from_millis(10)));
             let left = deadline.saturating_duration_since(Instant::now());
             let listed = self
@@ -201,7 +204,7 @@ impl GroupConsumer {
         })
     }
 
-    pub(super) fn open_at(&mut self, topic: usize, partition: u32, offset: u64) {
+    pub(super) fn assign_at(&mut self, topic: usize, partition: u32, offset: u64) {
         self.open.insert((topic, partition), offset);
         self.changed = true;
     }
@@ -210,12 +213,14 @@ impl GroupConsumer {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), next) in &self.open {
             let offset = Offset::Offset(*next as i64);
-            list.add_partition_offset(&self.topics[*topic], *partition as i32, offset)?;
+            let name = &self.topics[*topic];
+            let added = list.add_partition_offset(name, *partition as i32, offset);
+            added.doing_of(ASSIGN, name)?;
         }
-        // They come again: the positions have not moved past them.
+        // They are fetched again: the positions have not moved past them.
         self.unconfirmed.clear();
         self.spacing.wait();
-        self.consumer.assign(&list)?;
+        self.consumer.assign(&list).doing(ASSIGN)?;
         self.changed = false;
         Ok(())
     }
@@ -251,7 +256,7 @@ impl GroupConsumer {
             self.unconfirmed = out.split_off(before);
             return Ok(Polled::Records);
         }
-        // What librdkafka had fetched before a seek or a loss is not ours.
+        // Drops what librdkafka had fetched before a seek, or of partitions that were lost.
         let open = &mut self.open;
         let mut kept = before;
         for index in before..out.len() {
@@ -268,15 +273,15 @@ impl GroupConsumer {
         Ok(Polled::Records)
     }
 
-    pub(super) fn give_up(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+    pub(super) fn unassign(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         for at in partitions {
             self.open.remove(at);
         }
         self.unconfirmed.clear();
         self.spacing.wait();
-        self.consumer.unassign()?;
+        self.consumer.unassign().doing("unassigning partitions")?;
         self.changed = false;
-        // Under the eager protocol all is given up at once; what remained open would be assigned again.
+        // The eager protocol revokes all partitions at once; what remained open would be assigned again.
         self.open.clear();
         Ok(())
     }
@@ -287,7 +292,7 @@ impl Drop for GroupConsumer {
         self.context.0.lock().closing = true;
         self.spacing.wait();
         if let Err(error) = self.consumer.unassign() {
-            tracing::debug!(%error, "nothing to give up");
+            tracing::debug!(%error, "nothing to unassign");
         }
         if !self.keeps_seat {
             self.leave();
@@ -303,26 +308,26 @@ impl Source for GroupConsumer {
     fn topic_id(&mut self) -> Result<Option<TopicId>, LogError> {
         let described = self.watched.describe()?;
         let id = described[0].and_then(|described| described.id);
-        self.watched.is(0, id)?;
+        self.watched.set_id(0, id)?;
         Ok(id)
     }
 
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
-        let marks = offset_range(&self.consumer, &self.topics[0], partition)?;
-        if offset < marks.start || offset > marks.end {
+        let range = offset_range(&self.consumer, &self.topics[0], partition)?;
+        if offset < range.start || offset > range.end {
             return Err(LogError::OutOfRange {
                 topic: self.topics[0].clone(),
                 partition,
                 offset,
-                start: marks.start,
-                end: marks.end,
+                start: range.start,
+                end: range.end,
             });
         }
-        self.open_at(0, partition, offset);
+        self.assign_at(0, partition, offset);
         Ok(())
     }
 
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
-        self.give_up(partitions)
+        self.unassign(partitions)
     }
 }

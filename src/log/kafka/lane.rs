@@ -27,7 +27,7 @@ use crate::{
         clock::{Clock, SystemClock},
     },
     log::{
-        Fetched, Lane, LogError, OffsetRange, Polled, TopicId, Transaction,
+        Fetched, Lane, LogError, OffsetRange, Polled, TopicId, Transaction, Unavailable,
         identity::{Kept, Place, later, resolve},
     },
     state::StateStore,
@@ -39,7 +39,7 @@ const CONFIRM: Duration = Duration::from_secs(10);
 pub(super) struct KafkaLane {
     options: KafkaOptions,
     state: StateStore,
-    /// Before the member of the group, which holds the seat: its id is free when both are gone.
+    /// Dropped before the member of the group, which holds the seat: the transactional id is free when both are gone.
     transactions: Transactions,
     group: GroupConsumer,
     /// Asked for high watermarks.
@@ -87,15 +87,13 @@ impl KafkaLane {
         })
     }
 
-    /// Before a commit: the input is of the topics that positions were taken in.
+    /// Checks before a commit that the input topics still have the ids that positions were taken in.
     fn confirm(&mut self) -> Result<(), LogError> {
         let deadline = Instant::now() + CONFIRM;
         while !self.group.watched.confirm()? {
             let now = Instant::now();
             if now >= deadline || self.transactions.gives_up(now) {
-                return Err(LogError::Unavailable(
-                    "the brokers do not say which topics they have".into(),
-                ));
+                return Err(Unavailable::TopicsUnidentified.into());
             }
         }
         Ok(())
@@ -152,9 +150,9 @@ impl KafkaLane {
                 self.refuse_growth(name, input.partitions, changelog.partitions)?;
             }
             let id = inputs[topic].and_then(|input| input.id);
-            self.group.watched.is(topic, id)?;
+            self.group.watched.set_id(topic, id)?;
         }
-        self.group.watched.is(inputs.len(), self.changelog_id)?;
+        self.group.watched.set_id(inputs.len(), self.changelog_id)?;
         let mut positions = HashMap::new();
         let mut of_changelog = BTreeSet::new();
         let mut incomplete = BTreeSet::new();
@@ -210,7 +208,7 @@ impl Lane for KafkaLane {
             && one.id.is_none()
             && two.id.is_some()
         {
-            // It stands over the state's, unless it is only older: asked again, it is not.
+            // A position without an id counts before the state's, unless it is only older: asked again, it has an id.
             position = committed(&self.group.consumer, &name, partition)?;
         }
         let place = Place {
@@ -218,9 +216,9 @@ impl Lane for KafkaLane {
             topic: &name,
             partition,
         };
-        let marks = offset_range(&self.group.consumer, &name, partition)?;
+        let range = offset_range(&self.group.consumer, &name, partition)?;
         let kept = later(position, reflects, id);
-        let resolved = resolve(place, kept, id, marks)?;
+        let resolved = resolve(place, kept, id, range)?;
         if let Some(reset) = resolved.reset {
             reset.announce(place);
         }
@@ -230,17 +228,17 @@ impl Lane for KafkaLane {
             self.positions
                 .keep_reflects((topic, partition), Kept { next, id })?;
         }
-        self.group.open_at(topic, partition, next);
+        self.group.assign_at(topic, partition, next);
         Ok(next)
     }
 
     fn seek(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError> {
-        self.group.open_at(topic, partition, offset);
+        self.group.assign_at(topic, partition, offset);
         Ok(())
     }
 
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
-        self.group.give_up(partitions)
+        self.group.unassign(partitions)
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), LogError> {

@@ -17,11 +17,16 @@ use rdkafka::{
         OwnedResourceSpecifier, ResourceSpecifier,
     },
     client::DefaultClientContext,
+    error::KafkaError as ClientError,
 };
 
-use super::KafkaOptions;
+use super::{
+    CLIENT, KafkaOptions,
+    classify::{Doing, call, runtime},
+};
 use crate::log::{LogError, TopicSpec, topics::Names};
 
+const ASKING: &str = "asking the brokers for the settings of topics";
 /// The topic's setting.
 pub(super) const SETTING: &str = "max.message.bytes";
 /// Kafka's default of it.
@@ -319,7 +324,14 @@ fn alter(
         admin.alter_configs([&change], request).await
     })?;
     match done.into_iter().next() {
-        Some(Err((_, code))) => Err(LogError::Fatal(code.to_string())),
+        Some(Err((_, code))) => {
+            let refused = call(
+                "changing the settings",
+                Some(topic),
+                ClientError::AdminOp(code),
+            );
+            Err(LogError::Kafka(refused))
+        }
         _ => Ok(()),
     }
 }
@@ -327,24 +339,20 @@ fn alter(
 /// Asks the brokers. On a thread of its own: it runs futures, and the caller's may belong to a runtime already.
 fn admin<T: Send>(
     options: &KafkaOptions,
-    ask: impl AsyncFnOnce(
-        &AdminClient<DefaultClientContext>,
-        &AdminOptions,
-    ) -> Result<T, rdkafka::error::KafkaError>
+    ask: impl AsyncFnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> Result<T, ClientError>
     + Send,
 ) -> Result<T, LogError> {
     let asked = || {
-        let admin: AdminClient<DefaultClientContext> = options.config().create()?;
+        let admin: AdminClient<DefaultClientContext> = options.config().create().doing(CLIENT)?;
         let request = AdminOptions::new()
             .request_timeout(Some(REQUEST))
             .operation_timeout(Some(REQUEST));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(|e| LogError::Fatal(e.to_string()))?;
-        Ok(runtime.block_on(ask(&admin, &request))?)
+        runtime(ASKING)?
+            .block_on(ask(&admin, &request))
+            .doing(ASKING)
     };
     std::thread::scope(|scope| scope.spawn(asked).join())
-        .unwrap_or_else(|_| Err(LogError::Fatal("the brokers cannot be asked".into())))
+        .unwrap_or_else(|panic| Err(LogError::panicked(ASKING, &*panic)))
 }
 
 #[cfg(test)]

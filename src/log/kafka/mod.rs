@@ -1,6 +1,8 @@
 //! The log of production: Kafka, by librdkafka. Any of its properties passes through `kafka.properties`.
 
+mod classify;
 mod ends;
+mod error;
 mod ffi;
 mod group;
 mod lane;
@@ -22,6 +24,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use classify::Doing;
+pub use error::KafkaError;
 use group::GroupConsumer;
 use limits::Limits;
 use producer::Appender;
@@ -29,7 +33,7 @@ use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError as ClientError, RDKafkaErrorCode},
     topic_partition_list::TopicPartitionListElem,
 };
 use seat::Seats;
@@ -57,6 +61,12 @@ const FETCH_BYTES: usize = 8 << 20;
 const MESSAGE_BYTES: usize = 64 << 20;
 /// The largest `message.max.bytes` of librdkafka.
 const MOST_MESSAGE_BYTES: usize = 1_000_000_000;
+
+// What calls of librdkafka are for, as errors say it.
+const CLIENT: &str = "making a client";
+const ASSIGN: &str = "assigning partitions";
+const AT: &str = "asking which offset is of a time";
+const END: &str = "asking where a partition ends";
 
 /// How to reach Kafka.
 #[derive(Clone, Debug, Default)]
@@ -167,8 +177,8 @@ impl KafkaLog {
     }
 
     fn connect_with(options: KafkaOptions, state: Option<StateStore>) -> Result<Self, LogError> {
-        let asker = Arc::new(options.consumer_config().create()?);
-        let uncommitted = Arc::new(options.uncommitted_config().create()?);
+        let asker = Arc::new(options.consumer_config().create().doing(CLIENT)?);
+        let uncommitted = Arc::new(options.uncommitted_config().create().doing(CLIENT)?);
         let topics = Topics::new(&asker, &options.prefix);
         let appender = Appender::new(&options, &topics)?;
         let limits = Limits::new(&options);
@@ -206,7 +216,7 @@ impl KafkaLog {
     fn group_asker(&self, processor: &str) -> Result<BaseConsumer, LogError> {
         let mut config = self.options.consumer_config();
         config.set("group.id", self.group(processor));
-        Ok(config.create()?)
+        config.create().doing(CLIENT)
     }
 
     fn id(&self, topic: &str) -> Result<Option<TopicId>, LogError> {
@@ -220,43 +230,15 @@ impl KafkaLog {
         let mut list = TopicPartitionList::new();
         list.add_partition_range(topic, 0, partitions as i32 - 1);
         let asker = self.group_asker(processor)?;
-        let found = asker.committed_offsets(list, COMMITTED)?;
+        let found = asker
+            .committed_offsets(list, COMMITTED)
+            .doing_of("asking for the committed offsets", topic)?;
         let elements = found.elements();
         let of = |partition| {
             let mut elements = elements.iter();
             kept(elements.find(|e| e.partition() == partition as i32)?)
         };
         Ok((0..partitions).map(of).collect())
-    }
-}
-
-impl From<KafkaError> for LogError {
-    fn from(error: KafkaError) -> Self {
-        let code = error.rdkafka_error_code();
-        match code {
-            Some(
-                RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-                | RDKafkaErrorCode::FencedInstanceId,
-            ) => Self::Fenced(error.to_string()),
-            Some(
-                RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition,
-            ) => Self::UnknownTopic(error.to_string()),
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(0),
-            _ => match &error {
-                KafkaError::Transaction(e) if e.is_fatal() => Self::Fatal(error.to_string()),
-                KafkaError::Transaction(e) if e.txn_requires_abort() => {
-                    Self::Aborted(error.to_string())
-                }
-                KafkaError::ClientConfig(..) | KafkaError::MessageConsumptionFatal(_) => {
-                    Self::Fatal(error.to_string())
-                }
-                _ => Self::Unavailable(error.to_string()),
-            },
-        }
     }
 }
 
@@ -305,7 +287,7 @@ impl Log for KafkaLog {
 
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
         let Some(state) = self.state.clone() else {
-            return Err(LogError::Fatal("a lane needs keyed state".into()));
+            return Err(LogError::Stateless);
         };
         let changelog = format!("{}state.{processor}", self.options.prefix);
         let group = self.member(processor, topics, Some(&changelog))?;
@@ -358,9 +340,10 @@ impl Log for KafkaLog {
 
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError> {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))?;
+        list.add_partition_offset(topic, partition as i32, Offset::Offset(at.0))
+            .doing_of(AT, topic)?;
         let ask = || self.asker.offsets_for_times(list.clone(), REQUEST);
-        let found = while_leaders_move(&*self.asker, topic, ask)?;
+        let found = while_leaders_move(&*self.asker, topic, ask).doing_of(AT, topic)?;
         match found.elements().first().map(TopicPartitionListElem::offset) {
             Some(Offset::Offset(offset)) => Ok(offset as u64),
             _ => Ok(self.offset_range(topic, partition)?.end),
@@ -396,8 +379,8 @@ impl Log for KafkaLog {
                 topic,
                 partition,
             };
-            let marks = self.offset_range(topic, partition)?;
-            faults.extend(identity::fault(place, kept, id, marks));
+            let range = self.offset_range(topic, partition)?;
+            faults.extend(identity::fault(place, kept, id, range));
         }
         Ok(faults)
     }
@@ -432,7 +415,8 @@ impl Log for KafkaLog {
         self.asker
             .client()
             .fetch_metadata(Some(""), timeout)
-            .or_else(|_| self.asker.client().fetch_metadata(None, timeout))?;
+            .or_else(|_| self.asker.client().fetch_metadata(None, timeout))
+            .doing("asking for the brokers")?;
         Ok(())
     }
 }
@@ -443,7 +427,7 @@ fn offset_range<C: Consumer<X>, X: ConsumerContext>(
     partition: u32,
 ) -> Result<OffsetRange, LogError> {
     let ask = || consumer.fetch_watermarks(topic, partition as i32, REQUEST);
-    let (start, end) = while_leaders_move(consumer, topic, ask)?;
+    let (start, end) = while_leaders_move(consumer, topic, ask).doing_of(END, topic)?;
     Ok(OffsetRange {
         start: start.max(0) as u64,
         end: end.max(0) as u64,
@@ -454,8 +438,8 @@ fn offset_range<C: Consumer<X>, X: ConsumerContext>(
 fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
-    ask: impl Fn() -> Result<T, KafkaError>,
-) -> Result<T, KafkaError> {
+    ask: impl Fn() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     let deadline = Instant::now() + REQUEST;
     let mut pause = Duration::from_millis(20);
     loop {
@@ -502,7 +486,9 @@ fn committed<C: Consumer<X>, X: ConsumerContext>(
 ) -> Result<Option<Kept>, LogError> {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition as i32);
-    let found = consumer.committed_offsets(list, COMMITTED)?;
+    let found = consumer
+        .committed_offsets(list, COMMITTED)
+        .doing_of("asking for the committed offset", topic)?;
     Ok(found.elements().first().and_then(kept))
 }
 

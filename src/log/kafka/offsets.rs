@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{BaseProducer, Producer, ProducerContext},
 };
 
-use crate::log::LogError;
+use crate::log::{LogError, ThreadError, Unavailable};
 
 /// How much longer than its own timeout a call may take.
 const SPARE: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ impl Offsets {
                     }
                 }
             })
-            .map_err(|error| LogError::Unavailable(format!("no thread can be started: {error}")))?;
+            .map_err(|error| Unavailable::from(ThreadError::new("offsets", error)))?;
         Ok(Self {
             calls,
             answers,

@@ -4,15 +4,25 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
-    error::RDKafkaErrorCode,
+    error::{KafkaError as ClientError, RDKafkaErrorCode},
 };
 
-use super::{KafkaOptions, REQUEST, limits, topics::Counts};
-use crate::log::{Cleanup, LogError, TopicSpec};
+use super::{
+    CLIENT, KafkaOptions, REQUEST,
+    classify::{Doing, call, runtime},
+    limits,
+    topics::Counts,
+};
+use crate::log::{Cleanup, LogError, TopicSpec, Unavailable};
+
+const MAKING: &str = "making topics";
+const SETTINGS: &str = "asking for the settings";
 
 /// The partition count of a topic; `None`: there is no such topic.
 pub(super) fn partitions(asker: &BaseConsumer, topic: &str) -> Result<Option<u32>, LogError> {
-    let metadata = asker.fetch_metadata(Some(topic), REQUEST)?;
+    let metadata = asker
+        .fetch_metadata(Some(topic), REQUEST)
+        .doing_of("asking for the partitions", topic)?;
     let found = metadata.topics().iter().find(|t| t.name() == topic);
     Ok(found
         .filter(|t| t.error().is_none() && !t.partitions().is_empty())
@@ -58,7 +68,7 @@ pub(super) fn provision(
     }
     // It runs futures, and the caller's thread may belong to a runtime already.
     std::thread::scope(|scope| scope.spawn(|| make(options, &missing, true)).join())
-        .unwrap_or_else(|_| Err(LogError::Fatal("the topics could not be made".into())))?;
+        .unwrap_or_else(|panic| Err(LogError::panicked(MAKING, &*panic)))?;
     // Another node may have made them at the same moment, with other counts.
     for spec in missing {
         let mut found = None;
@@ -108,22 +118,20 @@ fn check_counts(known: &Counts, found: &[(&TopicSpec, u32)]) -> Result<(), LogEr
 pub(super) fn cleanup(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogError> {
     // It runs futures, and the caller's thread may belong to a runtime already.
     std::thread::scope(|scope| scope.spawn(|| describe(options, topic)).join())
-        .unwrap_or_else(|_| Err(LogError::Fatal("the topic cannot be described".into())))
+        .unwrap_or_else(|panic| Err(LogError::panicked(SETTINGS, &*panic)))
 }
 
 fn describe(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogError> {
-    let admin: AdminClient<DefaultClientContext> = options.config().create()?;
+    let admin: AdminClient<DefaultClientContext> = options.config().create().doing(CLIENT)?;
     let request = AdminOptions::new().request_timeout(Some(REQUEST));
-    let described = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|e| LogError::Fatal(e.to_string()))?
-        .block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &request))?;
+    let described = runtime(SETTINGS)?
+        .block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &request))
+        .doing_of(SETTINGS, topic)?;
     let found = match described.into_iter().next() {
         Some(Ok(found)) => found,
         Some(Err(code)) => {
-            return Err(LogError::Unavailable(format!(
-                "topic `{topic}` cannot be described: {code}"
-            )));
+            let refused = call(SETTINGS, Some(topic), ClientError::AdminOp(code));
+            return Err(Unavailable::Kafka(refused).into());
         }
         None => return Ok(None),
     };
@@ -145,7 +153,7 @@ fn describe(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogE
 
 /// `wide`: they are to take what `ingress` takes, and more, which a broker's policy may refuse.
 fn make(options: &KafkaOptions, missing: &[&TopicSpec], wide: bool) -> Result<(), LogError> {
-    let admin: AdminClient<DefaultClientContext> = options.config().create()?;
+    let admin: AdminClient<DefaultClientContext> = options.config().create().doing(CLIENT)?;
     let replicas = options.replication_factor.unwrap_or(-1);
     let policies: Vec<_> = missing
         .iter()
@@ -168,10 +176,9 @@ fn make(options: &KafkaOptions, missing: &[&TopicSpec], wide: bool) -> Result<()
     let request = AdminOptions::new()
         .request_timeout(Some(REQUEST))
         .operation_timeout(Some(REQUEST));
-    let made = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|e| LogError::Fatal(e.to_string()))?
-        .block_on(admin.create_topics(&topics, &request))?;
+    let made = runtime(MAKING)?
+        .block_on(admin.create_topics(&topics, &request))
+        .doing(MAKING)?;
     for result in made {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -185,9 +192,8 @@ fn make(options: &KafkaOptions, missing: &[&TopicSpec], wide: bool) -> Result<()
                 return make(options, missing, false);
             }
             Err((topic, code)) => {
-                return Err(LogError::Fatal(format!(
-                    "topic `{topic}` cannot be made: {code}"
-                )));
+                let refused = call("making the topic", Some(&topic), ClientError::AdminOp(code));
+                return Err(LogError::Kafka(refused));
             }
         }
     }

@@ -13,7 +13,10 @@ use rdkafka::{
     message::{BorrowedMessage, Headers as _},
 };
 
-use super::KafkaOptions;
+use super::{
+    ASSIGN, CLIENT, KafkaOptions,
+    classify::{Doing, classified},
+};
 use crate::{
     base::clock::{Clock, Millis, SystemClock},
     log::{Fetched, LogError, Reader, Record, record_size},
@@ -22,10 +25,10 @@ use crate::{
 /// Records and bytes of one poll.
 const POLL_RECORDS: usize = 10_000;
 const POLL_BYTES: usize = 8 << 20;
-/// How long librdkafka may take to turn to another offset.
+/// How long a seek may take.
 const SEEK: Duration = Duration::from_secs(5);
 
-/// The end of a partition is news for us and no error for anyone else.
+/// Does not log the end of a partition, which librdkafka reports as an error.
 struct Context;
 
 impl ClientContext for Context {
@@ -49,13 +52,13 @@ pub(super) struct KafkaReader {
     /// `assigned` has changed and librdkafka does not know yet.
     changed: bool,
     spacing: AssignmentSpacing,
-    /// Partitions whose end was met, with no record since.
+    /// Partitions that were read to their end, with no record since.
     at_end: BTreeSet<u32>,
-    /// Partitions that librdkafka has been told of.
+    /// Partitions that librdkafka has assigned.
     applied: BTreeSet<u32>,
 }
 
-/// Keeps changes of an assignment spacing: librdkafka ends the process when a partition is taken away for the second time before
+/// Keeps a pause between changes of an assignment: librdkafka ends the process when a partition is taken away for the second time before
 /// its fetcher has stopped (librdkafka issue 5573).
 #[derive(Default)]
 pub(super) struct AssignmentSpacing(Option<Instant>);
@@ -77,7 +80,7 @@ impl KafkaReader {
         Self::with(options.consumer_config(), options, topic)
     }
 
-    /// Reads what transactions that are open or were aborted wrote, too.
+    /// Reads uncommitted: records of open and of aborted transactions too.
     pub(super) fn uncommitted(options: &KafkaOptions, topic: &str) -> Result<Self, LogError> {
         Self::with(options.uncommitted_config(), options, topic)
     }
@@ -93,7 +96,7 @@ impl KafkaReader {
             // Never joined: librdkafka wants a name.
             .set("group.id", format!("{}reader", options.prefix));
         Ok(Self {
-            consumer: config.create_with_context(Context)?,
+            consumer: config.create_with_context(Context).doing(CLIENT)?,
             topic: topic.to_owned(),
             assigned: Vec::new(),
             changed: false,
@@ -107,10 +110,12 @@ impl KafkaReader {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in &self.assigned {
             let offset = Offset::Offset(*offset as i64);
-            list.add_partition_offset(&self.topic, *partition as i32, offset)?;
+            list.add_partition_offset(&self.topic, *partition as i32, offset)
+                .doing_of(ASSIGN, &self.topic)?;
         }
         self.spacing.wait();
-        self.consumer.assign(&list)?;
+        let done = self.consumer.assign(&list);
+        done.doing_of(ASSIGN, &self.topic)?;
         self.changed = false;
         self.applied = self.assigned.iter().map(|(p, _)| *p).collect();
         Ok(())
@@ -149,7 +154,7 @@ impl Reader for KafkaReader {
         for index in before..out.len() {
             let (partition, offset) = (out[index].partition, out[index].offset);
             let at = self.assigned.iter_mut().find(|(p, _)| *p == partition);
-            // What was fetched before a seek is not wanted any more.
+            // Drops what was fetched before a seek.
             if let Some((_, next)) = at
                 && offset >= *next
             {
@@ -199,7 +204,9 @@ pub(super) fn drain<C: ConsumerContext>(
                     deadline.saturating_duration_since(Instant::now())
                 };
             }
-            Some(Err(error)) => return Err(error.into()),
+            Some(Err(error)) => {
+                return Err(classified("reading", Some(&topics.join("`, `")), error));
+            }
         }
     }
     Ok(at_end)

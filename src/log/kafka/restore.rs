@@ -28,7 +28,9 @@ use rdkafka::{
 };
 
 use super::{
-    COMMITTED, KafkaOptions, REQUEST, kept,
+    CLIENT, COMMITTED, END, KafkaOptions, REQUEST,
+    classify::Doing,
+    kept,
     position::{Followed, POSITION, Positions, from_record},
     reader::KafkaReader,
     while_leaders_move,
@@ -40,7 +42,7 @@ use crate::{
     },
     chaos::{Bug, planted},
     log::{
-        Described, LogError, Reader,
+        Described, LogError, Reader, Unavailable,
         identity::{Kept, Place, announce_changelog, committer},
     },
     state::{Changes, Space, StateStore},
@@ -57,6 +59,7 @@ const RESTORE: Duration = Duration::from_secs(30);
 /// Local state that has not followed its changelog for this long is dropped: tombstones that it missed may be gone
 /// (`delete.retention.ms` is 24 h).
 const STALE_MS: i64 = 12 * 3600 * 1000;
+const COMMITTED_OFFSETS: &str = "asking for the committed offsets";
 /// Pauses between two looks at an open transaction.
 const LOOKS: Backoff = Backoff {
     first: Duration::from_millis(5),
@@ -93,19 +96,24 @@ impl<X: ConsumerContext> Restore<'_, X> {
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition as i32);
         }
+        let topics: BTreeSet<&str> = partitions.iter().map(|(topic, _)| *topic).collect();
+        let topics = Vec::from_iter(topics).join("`, `");
         let found = match self.member.committed_offsets(list.clone(), GRACE) {
             Err(error) if is_pending(error.rdkafka_error_code()) => {
                 // The group's coordinator may be slow, or away: then there is nobody to fence.
                 if let Err(error) = self.fence_owners(list.clone()) {
                     tracing::debug!(%error, "the former owner was not fenced");
                 }
-                self.member.committed_offsets(list, COMMITTED)?
+                self.member
+                    .committed_offsets(list, COMMITTED)
+                    .doing_of(COMMITTED_OFFSETS, &topics)?
             }
-            answer => answer?,
+            answer => answer.doing_of(COMMITTED_OFFSETS, &topics)?,
         };
         let mut positions = BTreeMap::new();
         for element in found.elements() {
-            element.error()?;
+            let topic = element.topic();
+            element.error().doing_of(COMMITTED_OFFSETS, topic)?;
             if let Some(kept) = kept(&element) {
                 let at = (element.topic().to_owned(), element.partition() as u32);
                 positions.insert(at, kept);
@@ -126,7 +134,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         if let Some(described) = self.described {
             partitions.retain(|partition| *partition < described.partitions);
         }
-        let ends = match latest(self.uncommitted, self.changelog, &partitions) {
+        let ends = match end_offsets(self.uncommitted, self.changelog, &partitions) {
             Ok(ends) => ends,
             // A processor without state has no changelog.
             Err(LogError::UnknownTopic(_)) => return Ok(()),
@@ -161,7 +169,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         complete: bool,
     ) -> Result<u64, LogError> {
         let Some(followed) = self.positions.followed(partition)? else {
-            // Where the log begins later, the reader begins there.
+            // Where the changelog begins later, the reader resets to its start.
             return Ok(0);
         };
         let id = self.described.and_then(|described| described.id);
@@ -186,7 +194,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             _ => followed.next,
         };
         if followed.id != id && id.is_some() {
-            // From now on it is known which changelog that is.
+            // The position is kept with the changelog's id from now on.
             let row = (
                 self.positions.changelog_row(partition),
                 Followed { next, at: now, id }.to_bytes(),
@@ -210,13 +218,13 @@ impl<X: ConsumerContext> Restore<'_, X> {
         inputs: &[String],
     ) -> Result<(), LogError> {
         let mut open: BTreeSet<u32> = behind.keys().copied().collect();
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut fenced = false;
         for attempt in 0.. {
             if open.is_empty() {
                 return Ok(());
             }
-            let stable = latest(self.member, self.changelog, &open)?;
+            let stable = end_offsets(self.member, self.changelog, &open)?;
             open.retain(|partition| {
                 let reached = stable.get(partition).copied().unwrap_or_default();
                 behind.get(partition).is_some_and(|(_, end)| reached < *end)
@@ -224,15 +232,15 @@ impl<X: ConsumerContext> Restore<'_, X> {
             let Some(first) = open.first() else {
                 return Ok(());
             };
-            if begun.elapsed() > PENDING {
+            if started.elapsed() > PENDING {
                 let at = stable.get(first).copied().unwrap_or_default();
-                return Err(LogError::Unavailable(format!(
-                    "`{}`/{first} has an open transaction at offset {at}, and what its last owner committed may be in it; \
-                     it ends when that producer ends it, or after the producer's transaction.timeout.ms",
-                    self.changelog
-                )));
+                return Err(LogError::Unavailable(Unavailable::OpenTransaction {
+                    changelog: self.changelog.to_owned(),
+                    partition: *first,
+                    offset: at,
+                }));
             }
-            if !fenced && begun.elapsed() > GRACE {
+            if !fenced && started.elapsed() > GRACE {
                 fenced = true;
                 let mut list = TopicPartitionList::new();
                 for input in inputs {
@@ -249,20 +257,20 @@ impl<X: ConsumerContext> Restore<'_, X> {
 
     /// Fences whoever committed these offsets last, which aborts what it left open.
     fn fence_owners(&self, list: TopicPartitionList) -> Result<(), LogError> {
-        let mut config = self.options.consumer_config();
-        let prefix = format!("{}{}", self.options.prefix, self.processor);
         // Offsets that are about to change are answered as they were.
-        config
-            .set("isolation.level", "read_uncommitted")
-            .set("group.id", &prefix);
-        let asker: BaseConsumer = config.create()?;
-        let found = asker.committed_offsets(list, REQUEST)?;
+        let mut config = self.options.uncommitted_config();
+        let prefix = format!("{}{}", self.options.prefix, self.processor);
+        config.set("group.id", &prefix);
+        let asker: BaseConsumer = config.create().doing(CLIENT)?;
+        let found = asker
+            .committed_offsets(list, REQUEST)
+            .doing("asking who committed last")?;
         let owners: BTreeSet<String> = found
             .elements()
             .iter()
             .filter_map(|element| committer(element.metadata()).map(str::to_owned))
             .filter(|owner| owner != self.transactional_id)
-            // What anybody else wrote there is no id of ours.
+            // What other tools write there is no transactional id of ours.
             .filter(|owner| {
                 owner
                     .strip_prefix(&prefix)
@@ -275,8 +283,10 @@ impl<X: ConsumerContext> Restore<'_, X> {
             config
                 .set("transactional.id", &owner)
                 .set("transaction.timeout.ms", "10000");
-            let producer: BaseProducer = config.create()?;
-            producer.init_transactions(FENCE)?;
+            let producer: BaseProducer = config.create().doing(CLIENT)?;
+            producer
+                .init_transactions(FENCE)
+                .doing("fencing the former owner")?;
         }
         Ok(())
     }
@@ -292,17 +302,16 @@ impl<X: ConsumerContext> Restore<'_, X> {
         }
         let id = self.described.and_then(|described| described.id);
         let mut fetched = Vec::new();
-        let mut heard = Instant::now();
+        let mut last_record = Instant::now();
         while !behind.is_empty() {
             reader.poll(Duration::from_millis(100), &mut fetched)?;
             if !fetched.is_empty() {
-                heard = Instant::now();
-            } else if heard.elapsed() > RESTORE {
-                return Err(LogError::Unavailable(format!(
-                    "the changelog `{}` cannot be read: no record came within {} s",
-                    self.changelog,
-                    RESTORE.as_secs()
-                )));
+                last_record = Instant::now();
+            } else if last_record.elapsed() > RESTORE {
+                return Err(LogError::Unavailable(Unavailable::NoRecord {
+                    of: format!("the changelog `{}`", self.changelog),
+                    within: RESTORE,
+                }));
             }
             let mut changes = Changes::default();
             let mut reflects = BTreeMap::new();
@@ -352,7 +361,7 @@ const SHORT: u64 = 40;
 
 /// The end of each of these partitions, asked for in one request a broker: for a consumer that reads uncommitted the high watermark,
 /// else the last stable offset.
-fn latest<X: ConsumerContext>(
+fn end_offsets<X: ConsumerContext>(
     consumer: &BaseConsumer<X>,
     topic: &str,
     partitions: &BTreeSet<u32>,
@@ -363,20 +372,21 @@ fn latest<X: ConsumerContext>(
     let mut list = TopicPartitionList::new();
     for partition in partitions {
         // As a time, the end is the special value "latest".
-        list.add_partition_offset(topic, *partition as i32, Offset::End)?;
+        list.add_partition_offset(topic, *partition as i32, Offset::End)
+            .doing_of(END, topic)?;
     }
     let ask = || consumer.offsets_for_times(list.clone(), REQUEST);
-    let found = while_leaders_move(consumer, topic, ask)?;
+    let found = while_leaders_move(consumer, topic, ask).doing_of(END, topic)?;
     let mut ends = Offsets::new();
     for element in found.elements() {
-        element.error()?;
+        element.error().doing_of(END, topic)?;
         match element.offset() {
             Offset::Offset(end) => ends.insert(element.partition() as u32, end as u64),
-            other => {
-                return Err(LogError::Unavailable(format!(
-                    "the end of `{topic}`/{} is not known: {other:?}",
-                    element.partition()
-                )));
+            _ => {
+                return Err(LogError::Unavailable(Unavailable::EndUnknown {
+                    topic: topic.to_owned(),
+                    partition: element.partition() as u32,
+                }));
             }
         };
     }

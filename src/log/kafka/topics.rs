@@ -25,13 +25,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::{
     REQUEST,
+    classify::Doing,
     ffi::{Answer, describe_topics},
 };
-use crate::log::{Described, LogError, TopicId, error::way_out, partition_for};
+use crate::log::{Described, LogError, ThreadError, TopicId, error::way_out, partition_for};
 
-/// How often all topics are asked for…
+/// How often all topics are asked for while nothing is read.
 const IDLE: Duration = Duration::from_millis(500);
-/// … and at most while records come.
+/// How often at most while records come.
 const BUSY: Duration = Duration::from_millis(100);
 /// An answer of this age is good for records in hand.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -61,25 +62,25 @@ struct Seen {
 
 /// What is known of topics. One for each [`super::KafkaLog`].
 pub(super) struct Topics {
-    /// So begin topics whose partitions are not configured: a topology's state has those of its source.
+    /// The prefix of topics whose partition count is not configured: the changelog of a topology has its source's.
     follows_source: String,
     asker: Arc<BaseConsumer>,
     counts: RwLock<Arc<Counts>>,
     seen: Mutex<Seen>,
     answered: Condvar,
-    /// Goes up when a topic's id changes.
+    /// Counts changes of topic ids.
     changes: AtomicU64,
     /// When the last question was asked that was answered, in microseconds since `base`. 0: none was.
     asked: AtomicU64,
     base: Instant,
-    kick: Sender<()>,
-    kicked: Receiver<()>,
+    wake: Sender<()>,
+    woken: Receiver<()>,
     watching: AtomicBool,
 }
 
 impl Topics {
     pub(super) fn new(asker: &Arc<BaseConsumer>, prefix: &str) -> Arc<Self> {
-        let (kick, kicked) = bounded(1);
+        let (wake, woken) = bounded(1);
         Arc::new(Self {
             follows_source: format!("{prefix}state.topology."),
             asker: Arc::clone(asker),
@@ -89,8 +90,8 @@ impl Topics {
             changes: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             base: Instant::now(),
-            kick,
-            kicked,
+            wake,
+            woken,
             watching: AtomicBool::new(false),
         })
     }
@@ -98,7 +99,8 @@ impl Topics {
     /// Asks now, on the caller's thread. A topic that is missing, or that cannot be asked for, is left out.
     pub(super) fn describe(&self, topics: &[&str]) -> Result<HashMap<String, Described>, LogError> {
         let asked = self.now();
-        let answers = describe_topics(self.asker.client(), topics, REQUEST)?;
+        let answers = describe_topics(self.asker.client(), topics, REQUEST)
+            .doing("asking for the ids of topics")?;
         let is = |(name, answer)| match answer {
             Answer::Is(described) => Some((name, described)),
             Answer::Missing | Answer::Unknown => None,
@@ -153,23 +155,23 @@ impl Topics {
             names,
         };
         if !self.watching.swap(true, Ordering::AcqRel) {
-            let (weak, kicked) = (Arc::downgrade(self), self.kicked.clone());
+            let (weak, woken) = (Arc::downgrade(self), self.woken.clone());
             std::thread::Builder::new()
                 .name("kafka-topics".into())
-                .spawn(move || run(&weak, &kicked))
-                .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))?;
+                .spawn(move || run(&weak, &woken))
+                .map_err(|e| ThreadError::new("kafka-topics", e))?;
         }
         Ok(watched)
     }
 
-    fn kick(&self) {
-        match self.kick.try_send(()) {
+    fn wake(&self) {
+        match self.wake.try_send(()) {
             // One that waits does for both.
             Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
         }
     }
 
-    fn look(&self) {
+    fn refresh(&self) {
         let counts = self.counts();
         let names: Vec<Arc<str>> = {
             let seen = self.seen.lock();
@@ -247,7 +249,7 @@ impl Topics {
     fn is_trusted(&self) -> bool {
         let trusted = || self.age().is_some_and(|age| age < TRUSTED);
         if self.age().is_none_or(|age| age > BUSY) {
-            self.kick();
+            self.wake();
         }
         if trusted() {
             return true;
@@ -264,14 +266,14 @@ impl Topics {
 }
 
 /// Asks for all topics, again and again until the log is dropped.
-fn run(topics: &Weak<Topics>, kicked: &Receiver<()>) {
+fn run(topics: &Weak<Topics>, woken: &Receiver<()>) {
     while let Some(topics) = topics.upgrade() {
-        topics.look();
+        topics.refresh();
         let answered = topics.age().is_some_and(|age| age < TRUSTED);
         drop(topics);
         if answered {
             // An error: nobody asked for one before.
-            let _ = kicked.recv_timeout(IDLE);
+            let _ = woken.recv_timeout(IDLE);
         } else {
             std::thread::sleep(UNANSWERED);
         }
@@ -288,9 +290,9 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// A position in a topic is taken; it is this one. An error if positions of other partitions were taken in another one:
-    /// all of them must be taken anew.
-    pub(super) fn is(&mut self, topic: usize, id: Option<TopicId>) -> Result<(), LogError> {
+    /// Notes the id of the topic that a position was taken in. An error if positions of other partitions were taken in a topic with
+    /// another id: then all of them must be resolved anew.
+    pub(super) fn set_id(&mut self, topic: usize, id: Option<TopicId>) -> Result<(), LogError> {
         if let (Some(was), Some(is)) = (self.ids[topic], id)
             && was != is
         {
@@ -398,7 +400,7 @@ mod tests {
         // Brokers without ids: there is nothing to wait for.
         assert!(watched.confirm().unwrap());
         let id = |n| TopicId::from_bytes([n; 16]);
-        watched.is(0, id(1)).unwrap();
+        watched.set_id(0, id(1)).unwrap();
         assert!(!watched.confirm().unwrap());
         let answer = |n, asked| {
             let partitions = 1;
@@ -421,10 +423,10 @@ mod tests {
         ));
         assert!(watched.confirm().is_err());
         // Positions of other partitions are of the topic before.
-        assert!(watched.is(0, id(2)).is_err());
+        assert!(watched.set_id(0, id(2)).is_err());
         // An older answer that comes late says nothing.
         let mut anew = topics.watch(["in"].into_iter()).unwrap();
-        anew.is(0, id(2)).unwrap();
+        anew.set_id(0, id(2)).unwrap();
         topics.learn(
             &HashMap::from([(
                 "in".to_owned(),

@@ -25,13 +25,15 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError as ClientError, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
 };
 
 use super::{
-    KafkaOptions,
+    CLIENT, KafkaOptions,
+    classify::{Doing, call, is_fatal, is_fenced},
+    error::KafkaError,
     group::GroupConsumer,
     limits::Limits,
     offsets::Offsets,
@@ -42,20 +44,25 @@ use super::{
 use crate::{
     chaos::{Bug, pause, planted},
     log::{
-        BATCH_HEADER, Headers, LogError, Transaction,
+        BATCH_HEADER, Fenced, Headers, LogError, Transaction,
         identity::{Kept, committed_by, to_metadata},
         record_size, row_size,
     },
 };
 
+// What steps are for, as errors say it.
+const BEGIN_PRODUCER: &str = "taking over the transactional id";
+const DELIVER: &str = "waiting until all records are delivered";
+const OFFSETS: &str = "adding offsets to the transaction";
+const COMMIT: &str = "committing the transaction";
 const TRANSACTION: Duration = Duration::from_secs(10);
-/// How long a commit or an abort may take whose outcome is not known yet, and a new producer to be known.
+/// How long the outcome of a commit, of an abort, or of `init_transactions` may take.
 const OUTCOME: Duration = Duration::from_secs(30);
-/// How long one call waits for an outcome before it is looked whether the lane is to stop.
+/// How long one call waits for an outcome; between two calls it is checked whether the lane is to stop.
 const SLICE: Duration = Duration::from_secs(1);
-/// How long anything is still waited for when the lane is to stop.
+/// How long a lane that is to stop still waits for brokers.
 const STOPPING: Duration = Duration::from_secs(3);
-/// How often deliveries are looked for.
+/// How often delivery reports are polled.
 const STEP: Duration = Duration::from_micros(250);
 
 /// Bytes of a batch, and of a record, unless a topic takes less or a record is larger.
@@ -78,7 +85,7 @@ impl Shape {
         record: BATCH,
     };
 
-    /// Good for both.
+    /// A shape that fits both.
     fn with(self, other: Self) -> Self {
         Self {
             batch: self.batch.min(other.batch),
@@ -87,7 +94,7 @@ impl Shape {
     }
 }
 
-/// Notes how far the changelog has grown, and which records were refused.
+/// From delivery reports: the ends of the changelog, and which records were refused.
 #[derive(Clone)]
 struct Context {
     changelog: Arc<str>,
@@ -122,12 +129,11 @@ impl ProducerContext for Context {
     }
 }
 
-/// The producer.
+/// The transactional producer of one lane.
 pub(super) struct Transactions {
     options: KafkaOptions,
     processor: Arc<str>,
     changelog: Arc<str>,
-    /// The transactional id.
     id: Arc<str>,
     config: ClientConfig,
     shape: Shape,
@@ -140,12 +146,12 @@ pub(super) struct Transactions {
     context: Context,
     limits: Limits,
     stop: Arc<AtomicBool>,
-    /// Since when something waits that is to stop.
+    /// Since when the lane is to stop.
     stopping: Cell<Option<Instant>>,
 }
 
 impl Transactions {
-    /// Fences the producer that had the id before, and ends the transaction that it left open.
+    /// Fences the producer that had this transactional id before, and aborts the transaction that it left open.
     pub(super) fn new(
         options: &KafkaOptions,
         processor: &Arc<str>,
@@ -168,7 +174,7 @@ impl Transactions {
             .set("transactional.id", id)
             .set("partitioner", "murmur2_random");
         let producer = Arc::new(make(&config, Shape::USUAL, &context)?);
-        producer.init_transactions(OUTCOME)?;
+        producer.init_transactions(OUTCOME).doing(BEGIN_PRODUCER)?;
         Ok(Self {
             options: options.clone(),
             processor: Arc::clone(processor),
@@ -187,12 +193,12 @@ impl Transactions {
         })
     }
 
-    /// Set: what waits for the brokers gives up soon.
+    /// Hands over the flag that stops waiting for brokers.
     pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
     }
 
-    /// How far each partition of the changelog has grown since the last call.
+    /// The end of each partition of the changelog that was written to since the last call.
     pub(super) fn take_ends(&self) -> HashMap<u32, u64> {
         std::mem::take(&mut *self.context.ends.lock())
     }
@@ -203,18 +209,18 @@ impl Transactions {
         group: &GroupConsumer,
         transaction: &Transaction,
     ) -> Result<(), LogError> {
-        self.fit(transaction)?;
+        self.ensure_shape(transaction)?;
         let failed = match self.transact(group, transaction) {
             Ok(()) => return Ok(()),
             Err(failed) => failed,
         };
         let ended = self.abort(failed);
-        self.learn(transaction);
+        self.report_refused(transaction);
         Err(ended)
     }
 
     /// Makes a producer that can send what there is, if this one cannot.
-    fn fit(&mut self, transaction: &Transaction) -> Result<(), LogError> {
+    fn ensure_shape(&mut self, transaction: &Transaction) -> Result<(), LogError> {
         let needed = self.needed(transaction);
         let now = Instant::now();
         if needed != Shape::USUAL {
@@ -231,7 +237,7 @@ impl Transactions {
         }
         tracing::debug!(processor = %self.processor, ?shape, "a producer for other sizes");
         self.shape = shape;
-        self.renew()
+        self.new_producer()
     }
 
     fn needed(&self, transaction: &Transaction) -> Shape {
@@ -265,29 +271,27 @@ impl Transactions {
     }
 
     /// A new producer under the same id: the old one is fenced, and what it left open is ended.
-    fn renew(&mut self) -> Result<(), LogError> {
+    fn new_producer(&mut self) -> Result<(), LogError> {
         let producer = Arc::new(make(&self.config, self.shape, &self.context)?);
-        self.patiently(|| producer.init_transactions(SLICE))?;
+        self.retry(|| producer.init_transactions(SLICE))
+            .doing(BEGIN_PRODUCER)?;
         self.offsets = Offsets::new(&producer, TRANSACTION)?;
         self.stuck.set(false);
         self.producer = producer;
-        // What the old one had under way is not told any more.
+        // Delivery reports of the old one count no more.
         self.context.ends.lock().clear();
         Ok(())
     }
 
-    /// Calls until there is an outcome, or it takes too long.
-    fn patiently(
-        &self,
-        mut call: impl FnMut() -> Result<(), KafkaError>,
-    ) -> Result<(), KafkaError> {
+    /// Repeats a call until its outcome is known, or [`OUTCOME`] has passed.
+    fn retry(&self, mut call: impl FnMut() -> Result<(), ClientError>) -> Result<(), ClientError> {
         let deadline = Instant::now() + OUTCOME;
         loop {
             match call() {
-                Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                Err(ClientError::Transaction(error)) if error.is_retriable() => {
                     let now = Instant::now();
                     if now >= deadline || self.gives_up(now) {
-                        return Err(KafkaError::Transaction(error));
+                        return Err(ClientError::Transaction(error));
                     }
                     // A call that fails at once is not to be a busy loop.
                     std::thread::sleep(STEP);
@@ -314,7 +318,7 @@ impl Transactions {
         partition: Option<u32>,
         (key, value): (Option<&[u8]>, Option<&[u8]>),
         with: &Headers,
-    ) -> Result<(), KafkaError> {
+    ) -> Result<(), Failed> {
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(topic, number);
         if let Some(partition) = partition {
@@ -333,7 +337,7 @@ impl Transactions {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                Err((ClientError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if Instant::now()
                         < *deadline.get_or_insert_with(|| Instant::now() + TRANSACTION) =>
                 {
@@ -345,7 +349,7 @@ impl Transactions {
                     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
                         self.context.refused.lock().push(number);
                     }
-                    return Err(error);
+                    return Err(Failed::Kafka(call("sending a record", Some(topic), error)));
                 }
             }
         }
@@ -353,7 +357,7 @@ impl Transactions {
 
     /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes, and
     /// its `poll` spins through the last millisecond of a wait.
-    fn drain(&self) -> Result<(), KafkaError> {
+    fn flush(&self) -> Result<(), ClientError> {
         let deadline = Instant::now() + TRANSACTION;
         let mut waiting = self.producer.in_flight_count();
         while waiting > 0 {
@@ -362,7 +366,7 @@ impl Transactions {
             if left == waiting {
                 let now = Instant::now();
                 if now >= deadline || self.gives_up(now) {
-                    return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+                    return Err(ClientError::Flush(RDKafkaErrorCode::OperationTimedOut));
                 }
                 std::thread::sleep(STEP);
             }
@@ -371,11 +375,13 @@ impl Transactions {
         Ok(())
     }
 
-    fn transact(&self, group: &GroupConsumer, transaction: &Transaction) -> Result<(), KafkaError> {
+    fn transact(&self, group: &GroupConsumer, transaction: &Transaction) -> Result<(), Failed> {
+        let step = |doing| move |error| Failed::Kafka(call(doing, None, error));
         if planted(Bug::ZombieNotFenced) {
             pause();
         }
-        self.producer.begin_transaction()?;
+        let begun = self.producer.begin_transaction();
+        begun.map_err(step("beginning a transaction"))?;
         let counts = group.watched.topics().counts();
         for (number, output) in transaction.outputs.iter().enumerate() {
             let record = &output.record;
@@ -390,10 +396,12 @@ impl Transactions {
             )?;
         }
         if planted(Bug::NoTransaction) {
-            self.drain()?;
-            self.producer.commit_transaction(TRANSACTION)?;
+            self.flush().map_err(step(DELIVER))?;
+            let committed = self.producer.commit_transaction(TRANSACTION);
+            committed.map_err(step(COMMIT))?;
             pause();
-            self.producer.begin_transaction()?;
+            let begun = self.producer.begin_transaction();
+            begun.map_err(step("beginning a transaction"))?;
         }
         let none = Headers::new();
         let mut stateful = Vec::new();
@@ -418,7 +426,8 @@ impl Transactions {
         for (topic, partition, next) in &transaction.positions {
             let offset = Offset::Offset(*next as i64);
             let name = &group.topics[*topic];
-            list.add_partition_offset(name, *partition as i32, offset)?;
+            list.add_partition_offset(name, *partition as i32, offset)
+                .map_err(step(OFFSETS))?;
             let id = group.watched.id(*topic);
             // The next owner fences whoever committed last, should it have left a transaction open.
             if let Some(mut element) = list.find_partition(name, *partition as i32) {
@@ -436,39 +445,39 @@ impl Transactions {
             }
         }
         // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
-        self.drain()?;
+        self.flush().map_err(step(DELIVER))?;
         if !self.context.refused.lock().is_empty() {
-            return Err(KafkaError::MessageProduction(
-                RDKafkaErrorCode::MessageSizeTooLarge,
-            ));
+            let code = RDKafkaErrorCode::MessageSizeTooLarge;
+            return Err(step(DELIVER)(ClientError::MessageProduction(code)));
         }
         let mut member = group.consumer.group_metadata();
         if planted(Bug::ZombieNotFenced) {
-            // Who never joined has no generation, and the broker asks for none.
+            // A consumer that never joined has no generation, and the broker checks none.
             let mut config = self.options.consumer_config();
             config.set(
                 "group.id",
                 format!("{}{}", self.options.prefix, self.processor),
             );
-            member = config.create::<BaseConsumer>()?.group_metadata();
+            let zombie = config.create::<BaseConsumer>();
+            member = zombie.map_err(step(OFFSETS))?.group_metadata();
         }
-        let member = member.ok_or_else(|| KafkaError::Canceled)?;
+        let member = member.ok_or_else(|| Failed::Kafka(Arc::new(KafkaError::NoMember)))?;
         let Some(sent) = self.offsets.send(list, member) else {
             self.stuck.set(true);
-            return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+            return Err(Failed::Kafka(Arc::new(KafkaError::Stuck {
+                doing: OFFSETS,
+            })));
         };
-        sent?;
+        sent.map_err(step(OFFSETS))?;
         // What was learnt meanwhile costs nothing to look at.
-        if let Err(error) = group.watched.verify() {
-            tracing::debug!(processor = %self.processor, %error, "the transaction is aborted");
-            return Err(KafkaError::Canceled);
-        }
+        group.watched.verify().map_err(Failed::Topic)?;
         // After a call that timed out the commit goes on by itself: only the same call again says how it ends.
-        self.patiently(|| self.producer.commit_transaction(SLICE))
+        let committed = self.retry(|| self.producer.commit_transaction(SLICE));
+        committed.map_err(step(COMMIT))
     }
 
     /// Tells the limits which records were refused as too large.
-    fn learn(&self, transaction: &Transaction) {
+    fn report_refused(&self, transaction: &Transaction) {
         let refused = std::mem::take(&mut *self.context.refused.lock());
         let mut sizes: HashMap<&Arc<str>, Vec<usize>> = HashMap::new();
         let before = transaction.outputs.len();
@@ -495,57 +504,104 @@ impl Transactions {
     }
 
     /// Ends a failed transaction and says what the caller must do.
-    fn abort(&mut self, error: KafkaError) -> LogError {
+    fn abort(&mut self, failed: Failed) -> LogError {
         self.context.ends.lock().clear();
         if self.stuck.get() {
             tracing::warn!(processor = %self.processor, "librdkafka does not come back from adding offsets to the transaction; a new producer ends it");
-            return self.replace(&error, None);
+            return self.replace(failed.into(), None);
         }
-        let class = match &error {
-            KafkaError::Transaction(e) if e.is_fatal() => return error.into(),
-            _ => self.producer.client().fatal_error(),
-        };
-        if let Some((code, reason)) = class {
-            return match code {
-                RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::InvalidProducerEpoch => LogError::Fenced(reason),
-                _ => LogError::Fatal(reason),
+        if let Some(over) = failed.ends_producer() {
+            return over;
+        }
+        if let Some((code, reason)) = self.producer.client().fatal_error() {
+            let source = code;
+            let error = Arc::new(KafkaError::Producer { reason, source });
+            return if is_fenced(code) {
+                LogError::Fenced(Fenced::Kafka(error))
+            } else {
+                LogError::Kafka(error)
             };
         }
         // The abort waits until each delivery was told, and nobody else polls: what is on its way is waited for here first.
         self.producer.purge(PurgeConfig::default().queue());
-        let drained = self.drain();
-        let aborted =
-            drained.and_then(|()| self.patiently(|| self.producer.abort_transaction(SLICE)));
+        let flushed = self.flush();
+        let aborted = flushed.and_then(|()| self.retry(|| self.producer.abort_transaction(SLICE)));
         self.context.ends.lock().clear();
+        let failed: Arc<LogError> = failed.into();
         let Err(second) = aborted else {
-            return LogError::Aborted(error.to_string());
+            return LogError::Aborted(failed);
         };
+        let second = LogError::Kafka(call("aborting the transaction", None, second));
         if self.stop.load(Ordering::Relaxed) {
             // The next producer with this id ends the transaction, or its timeout does.
-            return LogError::Fatal(format!("{error}; and the abort failed: {second}"));
+            return LogError::NotEnded {
+                failed,
+                abort: Some(Arc::new(second)),
+                replacement: None,
+            };
         }
         // So ends a commit whose outcome nobody told as well: what it has come to is read back from the log.
-        tracing::warn!(processor = %self.processor, %error, %second, "the abort failed; a new producer ends the transaction");
-        self.replace(&error, Some(&second))
+        tracing::warn!(processor = %self.processor, error = %failed, %second, "the abort failed; a new producer ends the transaction");
+        self.replace(failed, Some(Arc::new(second)))
     }
 
     /// Makes a new producer, which ends the transaction that this one left open.
-    fn replace(&mut self, error: &KafkaError, abort: Option<&KafkaError>) -> LogError {
-        if self.stop.load(Ordering::Relaxed) {
+    fn replace(&mut self, failed: Arc<LogError>, abort: Option<Arc<LogError>>) -> LogError {
+        let replacement = if self.stop.load(Ordering::Relaxed) {
             // The next producer with this id ends the transaction, or its timeout does.
-            return LogError::Fatal(error.to_string());
-        }
-        match self.renew() {
-            Ok(()) => LogError::Aborted(error.to_string()),
-            Err(third) => {
-                let abort = abort.map_or_else(|| "not tried".to_owned(), ToString::to_string);
-                LogError::Fatal(format!(
-                    "{error}; the abort: {abort}; and there is no new producer: {third}"
-                ))
+            None
+        } else {
+            match self.new_producer() {
+                Ok(()) => return LogError::Aborted(failed),
+                Err(third) => Some(Arc::new(third)),
             }
+        };
+        LogError::NotEnded {
+            failed,
+            abort,
+            replacement,
         }
+    }
+}
+
+/// Why a transaction was not committed.
+enum Failed {
+    /// Kafka refused a step of it.
+    Kafka(Arc<KafkaError>),
+    /// A topic was made again while its records were in work.
+    Topic(LogError),
+}
+
+impl Failed {
+    /// What the caller is told where the producer is over with this failure.
+    fn ends_producer(&self) -> Option<LogError> {
+        match self {
+            Self::Kafka(error) => match &**error {
+                KafkaError::Call {
+                    source: source @ ClientError::Transaction(_),
+                    ..
+                } if is_fatal(source) => {
+                    let fenced = source.rdkafka_error_code().is_some_and(is_fenced);
+                    let error = Arc::clone(error);
+                    Some(if fenced {
+                        LogError::Fenced(Fenced::Kafka(error))
+                    } else {
+                        LogError::Kafka(error)
+                    })
+                }
+                _ => None,
+            },
+            Self::Topic(_) => None,
+        }
+    }
+}
+
+impl From<Failed> for Arc<LogError> {
+    fn from(failed: Failed) -> Self {
+        Self::new(match failed {
+            Failed::Kafka(error) => LogError::Kafka(error),
+            Failed::Topic(error) => error,
+        })
     }
 }
 
@@ -567,5 +623,5 @@ fn make(
         .set("batch.size", batch.to_string())
         // librdkafka counts the framing of a record in its own way.
         .set("message.max.bytes", (shape.record + 1024).to_string());
-    Ok(config.create_with_context(context.clone())?)
+    config.create_with_context(context.clone()).doing(CLIENT)
 }

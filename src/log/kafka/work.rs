@@ -8,11 +8,13 @@ use rdkafka::{
     consumer::{CommitMode, Consumer},
 };
 
-use super::{REQUEST, group::GroupConsumer, offset_range};
+use super::{REQUEST, classify::Doing, group::GroupConsumer, offset_range};
 use crate::log::{
     Fetched, Finished, LogError, Polled, Source, TopicId, Work,
     identity::{Kept, Place, Reset, from_metadata, resolve, to_metadata},
 };
+
+const COMMIT: &str = "committing the offset";
 
 pub(super) struct KafkaWork {
     pub(super) group: GroupConsumer,
@@ -28,7 +30,8 @@ impl KafkaWork {
     ) -> Result<Option<(Finished, Option<TopicId>)>, LogError> {
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, partition as i32);
-        let committed = self.group.consumer.committed_offsets(list, REQUEST)?;
+        let committed = self.group.consumer.committed_offsets(list, REQUEST);
+        let committed = committed.doing_of("asking for the committed offset", topic)?;
         let elements = committed.elements();
         Ok(elements.first().and_then(|e| match e.offset() {
             Offset::Offset(next) => {
@@ -54,12 +57,12 @@ impl Work for KafkaWork {
         };
         let committed = self.committed(&topic, partition)?;
         let id = self.group.topic_id()?;
-        let marks = offset_range(&self.group.consumer, &topic, partition)?;
+        let range = offset_range(&self.group.consumer, &topic, partition)?;
         let kept = committed.as_ref().map(|(finished, id)| Kept {
             next: finished.next(),
             id: *id,
         });
-        let resolved = resolve(place, kept, id, marks)?;
+        let resolved = resolve(place, kept, id, range)?;
         let finished = match (committed, resolved.reset) {
             (Some((mut finished, _)), None | Some(Reset::Dropped { .. })) => {
                 finished.skip_to(resolved.next);
@@ -75,7 +78,7 @@ impl Work for KafkaWork {
             // Kept by a version that kept no ids: from now on it is known which topic it is.
             self.commit(partition, &finished)?;
         }
-        self.group.open_at(0, partition, finished.next());
+        self.group.assign_at(0, partition, finished.next());
         Ok(finished)
     }
 
@@ -83,16 +86,17 @@ impl Work for KafkaWork {
         let topic = &self.group.topics[0];
         let mut list = TopicPartitionList::new();
         let offset = Offset::Offset(finished.next() as i64);
-        list.add_partition_offset(topic, partition as i32, offset)?;
+        list.add_partition_offset(topic, partition as i32, offset)
+            .doing_of(COMMIT, topic)?;
         if let Some(mut element) = list.find_partition(topic, partition as i32) {
             let metadata = to_metadata(self.group.watched.id(0), &finished.metadata());
             element.set_metadata(metadata);
         }
-        self.group.consumer.commit(&list, CommitMode::Sync)?;
-        Ok(())
+        let done = self.group.consumer.commit(&list, CommitMode::Sync);
+        done.doing_of(COMMIT, topic)
     }
 
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
-        self.group.give_up(partitions)
+        self.group.unassign(partitions)
     }
 }

@@ -7,7 +7,7 @@
 use bytes::{Buf, Bytes};
 
 use crate::{
-    base::clock::Millis,
+    base::{clock::Millis, varint},
     log::{Fetched, Record},
 };
 
@@ -46,13 +46,13 @@ impl Builder {
     }
 
     pub(super) fn push(&mut self, offset: u64, timestamp: Millis, record: &Record) {
-        varint(&mut self.bytes, offset - self.base);
-        varint(&mut self.bytes, timestamp.0.abs_diff(self.base_timestamp));
+        varint::put(offset - self.base, &mut self.bytes);
+        varint::put(timestamp.0.abs_diff(self.base_timestamp), &mut self.bytes);
         optional(&mut self.bytes, record.key.as_deref());
         optional(&mut self.bytes, record.value.as_deref());
-        varint(&mut self.bytes, record.headers.len() as u64);
+        varint::put(record.headers.len() as u64, &mut self.bytes);
         for (name, value) in &record.headers {
-            varint(&mut self.bytes, name.len() as u64);
+            varint::put(name.len() as u64, &mut self.bytes);
             self.bytes.extend_from_slice(name.as_bytes());
             optional(&mut self.bytes, value.as_deref());
         }
@@ -202,16 +202,10 @@ struct Cursor<'a> {
 
 impl Cursor<'_> {
     fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.bytes.get(self.at)?;
-            self.at += 1;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
+        let mut rest = self.bytes.get(self.at..)?;
+        let value = varint::take(&mut rest).ok();
+        self.at = self.bytes.len() - rest.len();
+        value
     }
 
     fn take(&mut self, length: usize) -> Option<Bytes> {
@@ -233,19 +227,11 @@ impl Cursor<'_> {
     }
 }
 
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 fn optional(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
         None => out.push(0),
         Some(bytes) => {
-            varint(out, bytes.len() as u64 + 1);
+            varint::put(bytes.len() as u64 + 1, out);
             out.extend_from_slice(bytes);
         }
     }

@@ -4,17 +4,18 @@ use std::{collections::HashMap, sync::Arc};
 
 use uuid::Uuid;
 
+use super::error::LocalError;
 use crate::{
     log::{Cleanup, LogError, TopicId, TopicSpec},
     state::DiskStore,
 };
 
-/// One topic.
+/// A topic, and where its partitions lie.
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
     pub(super) partitions: u32,
-    /// `None`: not told since the log was opened; nothing is dropped.
+    /// `None`: the topic was not provisioned since the log was opened; nothing is dropped.
     pub(super) cleanup: Option<Cleanup>,
     /// The slot of its partition 0; the others follow.
     pub(super) first_slot: usize,
@@ -43,7 +44,7 @@ impl Catalogue {
             return Ok(catalogue);
         };
         let rows: Vec<(String, u32)> = serde_json::from_slice(&row)
-            .map_err(|e| LogError::Fatal(format!("the list of topics is damaged: {e}")))?;
+            .map_err(|error| LocalError::DamagedTopics(Arc::new(error)))?;
         for (name, partitions) in rows {
             catalogue.add(name.into(), partitions, None);
         }
@@ -61,7 +62,7 @@ impl Catalogue {
         });
     }
 
-    /// Makes what is missing, checks the rest. Policies follow the configuration at every start.
+    /// Creates missing topics and checks the partition counts of the others. Cleanup policies follow the configuration at every start.
     pub(super) fn provision(
         &mut self,
         store: &DiskStore,
@@ -91,7 +92,10 @@ impl Catalogue {
             .iter()
             .map(|t| (&*t.name, t.partitions))
             .collect();
-        let row = serde_json::to_vec(&rows).map_err(|e| LogError::Fatal(e.to_string()))?;
+        let row = serde_json::to_vec(&rows).map_err(|error| LogError::Json {
+            what: "the list of topics",
+            source: Arc::new(error),
+        })?;
         store.apply(&crate::state::Changes::default(), &[(ROW.to_vec(), row)])?;
         store.sync()?;
         Ok(())
@@ -115,6 +119,17 @@ impl Catalogue {
             return Err(LogError::UnknownTopic(format!("{name}/{partition}")));
         }
         Ok(topic.first_slot + partition as usize)
+    }
+
+    /// The error for a batch in this slot that cannot be read.
+    pub(super) fn damaged(&self, slot: usize, base: u64) -> LocalError {
+        let after = self.topics.partition_point(|t| t.first_slot <= slot);
+        let topic = after.checked_sub(1).and_then(|at| self.topics.get(at));
+        LocalError::DamagedBatch {
+            topic: topic.map_or_else(|| "".into(), |t| Arc::clone(&t.name)),
+            partition: topic.map_or(0, |t| slot - t.first_slot) as u32,
+            base,
+        }
     }
 
     pub(super) fn slots(&self) -> usize {

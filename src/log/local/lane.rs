@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
-    Shared, position_row,
+    LocalError, Shared, position_row,
     reader::{LocalReader, UpTo},
     sequencer::Ownership,
 };
@@ -40,7 +40,7 @@ fn commit(
         .map_err(|(_, error)| error)?;
     match acknowledged.blocking_recv() {
         Ok(result) => result.map(drop),
-        Err(_) => Err(LogError::Fatal("the log has stopped".into())),
+        Err(_) => Err(LocalError::Stopped.into()),
     }
 }
 

@@ -8,6 +8,7 @@
 mod batch;
 mod catalogue;
 mod committer;
+mod error;
 mod lane;
 mod reader;
 mod retention;
@@ -20,6 +21,7 @@ use std::{
 };
 
 use catalogue::Catalogue;
+pub use error::LocalError;
 use fjall::Keyspace;
 use parking_lot::{Condvar, Mutex, RwLock};
 use sequencer::Sequencer;
@@ -27,7 +29,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
-    Source, TopicSpec, Work,
+    Source, ThreadError, TopicSpec, Work,
     identity::{Kept, Place, resolve},
 };
 use crate::{
@@ -38,7 +40,7 @@ use crate::{
 /// How the embedded log is kept.
 #[derive(Clone)]
 pub struct LocalOptions {
-    /// Appends are refused while less than this is free on the disk (`DiskFull`), so that the store itself
+    /// Appends are refused while less than this is free on the disk ([`LogError::DiskFull`]), so that the store itself
     /// never meets a full disk.
     pub min_free_bytes: u64,
     /// The clock that stamps records.
@@ -56,6 +58,34 @@ impl LocalOptions {
 }
 
 /// The embedded log. Dropping it commits what was appended and stops its threads.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use omnilink::{
+///     base::{clock::SystemClock, record::{Append, Record}},
+///     log::{Cleanup, Log, TopicSpec, local::{LocalLog, LocalOptions}},
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dir = tempfile::tempdir()?;
+/// let log = LocalLog::open(dir.path(), LocalOptions::new(Arc::new(SystemClock)))?;
+/// let topic: Arc<str> = "orders".into();
+/// let spec = TopicSpec { name: topic.clone(), partitions: 1, cleanup: Cleanup::Keep };
+/// log.provision(&[spec], true)?;
+///
+/// let record = Record { key: Some("4711".into()), value: Some("paid".into()), headers: vec![] };
+/// let acknowledged = log.append(vec![Append { topic, record }], None);
+/// let positions = acknowledged.blocking_recv()??;
+///
+/// let mut reader = log.reader("orders")?;
+/// reader.assign(positions[0].partition, positions[0].offset)?;
+/// let mut fetched = Vec::new();
+/// reader.poll(Duration::from_secs(1), &mut fetched)?;
+/// assert_eq!(fetched[0].record.value.as_deref(), Some(&b"paid"[..]));
+/// # Ok(())
+/// # }
+/// ```
 pub struct LocalLog {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -112,12 +142,12 @@ impl LocalLog {
             closed: Condvar::new(),
         });
         shared.look_at_disk();
-        let run = |name: &str, body: fn(&Shared)| {
+        let run = |name: &'static str, body: fn(&Shared)| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name(name.into())
                 .spawn(move || body(&shared))
-                .map_err(|e| LogError::Fatal(format!("cannot start a thread: {e}")))
+                .map_err(|error| ThreadError::new(name, error))
         };
         let threads = vec![
             run("log-commit", committer::run)?,
@@ -285,14 +315,14 @@ impl Shared {
         next: u64,
     ) -> Result<u64, LogError> {
         let slot = self.catalogue.read().slot(topic, partition)?;
-        let marks = self.sequencer.lock().sequenced(slot);
+        let range = self.sequencer.lock().sequenced(slot);
         let place = Place {
             processor,
             topic,
             partition,
         };
         // Positions and records are one store: an id tells nothing more.
-        let resolved = resolve(place, Some(Kept { next, id: None }), None, marks)?;
+        let resolved = resolve(place, Some(Kept { next, id: None }), None, range)?;
         if let Some(reset) = resolved.reset {
             reset.announce(place);
         }
@@ -300,11 +330,10 @@ impl Shared {
     }
 
     fn disk_full(&self) -> LogError {
-        LogError::DiskFull(format!(
-            "less than {} MiB are free under {}; appends are refused until there is room",
-            self.options.min_free_bytes >> 20,
-            self.dir.display()
-        ))
+        LogError::DiskFull {
+            dir: self.dir.clone(),
+            min_free_mib: self.options.min_free_bytes >> 20,
+        }
     }
 
     /// Measures the free space. A disk that cannot be asked counts as free: the store will tell.

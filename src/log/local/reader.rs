@@ -15,7 +15,7 @@ use crate::log::{Fetched, LogError, OffsetRange, Reader};
 pub(super) enum UpTo {
     /// What is on disk.
     Durable,
-    /// What has its place in the order, for lanes.
+    /// What is sequenced, for lanes.
     Sequenced,
 }
 
@@ -60,7 +60,7 @@ struct Assigned {
     partition: u32,
     slot: usize,
     next: u64,
-    /// Nothing from here on is wanted.
+    /// One past the last offset that is wanted.
     end: u64,
 }
 
@@ -150,22 +150,23 @@ impl LocalReader {
                     return Ok(());
                 }
                 let at = &self.assigned[index];
-                let marks = self.offset_range(at.slot);
-                let from = at.next.max(marks.start);
-                if from >= marks.end.min(at.end) {
+                let slot = at.slot;
+                let range = self.offset_range(at.slot);
+                let from = at.next.max(range.start);
+                if from >= range.end.min(at.end) {
                     break;
                 }
                 let Some(batch) = self.shared.batch_at(at.slot, from)? else {
                     break;
                 };
-                if batch.base >= marks.end {
+                if batch.base >= range.end {
                     break;
                 }
                 let had = out.len();
                 bytes += batch.bytes.len();
                 batch
                     .read((at.topic, at.partition), from, room, out)
-                    .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))?;
+                    .ok_or_else(|| self.shared.damaged(slot, batch.base))?;
                 let took = out.len() - had;
                 self.assigned[index].next = match out.last() {
                     Some(last) if took == room => last.offset + 1,

@@ -63,7 +63,7 @@ impl Shared {
             let mut start = None;
             for guard in self.batches.prefix((slot as u32).to_be_bytes()).take(1000) {
                 let (key, value) = guard.into_inner()?;
-                let old = open(&key, value.into())?;
+                let old = self.open(slot, &key, value.into())?;
                 if old.max_timestamp >= before || old.next >= durable {
                     break;
                 }
@@ -87,9 +87,9 @@ impl Shared {
         let everything = batch_key(slot, 0)..batch_key(slot, durable);
         for guard in self.batches.range(everything).rev() {
             let (key, value) = guard.into_inner()?;
-            let old = open(&key, value.into())?;
+            let old = self.open(slot, &key, value.into())?;
             let mut records = Vec::new();
-            read(&old, &mut records)?;
+            self.read_all(slot, &old, &mut records)?;
             let before = records.len();
             let mut kept: Vec<Fetched> = Vec::new();
             for fetched in records.into_iter().rev() {
@@ -132,8 +132,8 @@ impl Shared {
         at: Millis,
     ) -> Result<u64, LogError> {
         let slot = self.catalogue.read().slot(topic, partition)?;
-        let marks = self.sequencer.lock().durable(slot);
-        let (mut low, mut high) = (marks.start, marks.end);
+        let range = self.sequencer.lock().durable(slot);
+        let (mut low, mut high) = (range.start, range.end);
         // The first batch with a record that is new enough …
         while low < high {
             let middle = low + (high - low) / 2;
@@ -146,22 +146,21 @@ impl Shared {
         // … and that record.
         let mut records = Vec::new();
         if let Some(batch) = self.batch_at(slot, low)? {
-            read(&batch, &mut records)?;
+            self.read_all(slot, &batch, &mut records)?;
         }
         let first = records
             .iter()
             .find(|r| r.offset >= low && r.timestamp >= at);
-        Ok(first.map_or(marks.end, |r| r.offset))
+        Ok(first.map_or(range.end, |r| r.offset))
     }
-}
 
-fn open(key: &[u8], value: Bytes) -> Result<Batch, LogError> {
-    Batch::open(base_of(key), value)
-        .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))
-}
+    fn open(&self, slot: usize, key: &[u8], value: Bytes) -> Result<Batch, LogError> {
+        let base = base_of(key);
+        Batch::open(base, value).ok_or_else(|| self.damaged(slot, base))
+    }
 
-fn read(batch: &Batch, out: &mut Vec<Fetched>) -> Result<(), LogError> {
-    batch
-        .read((0, 0), 0, usize::MAX, out)
-        .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))
+    fn read_all(&self, slot: usize, batch: &Batch, out: &mut Vec<Fetched>) -> Result<(), LogError> {
+        let read = batch.read((0, 0), 0, usize::MAX, out);
+        read.ok_or_else(|| self.damaged(slot, batch.base))
+    }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     base::clock::Millis,
     chaos::{Bug, planted},
-    log::{LogError, OffsetRange, Position, partition_for, record_size},
+    log::{Fenced, LogError, OffsetRange, Position, Unavailable, partition_for, record_size},
     state::Changes,
 };
 
@@ -108,8 +108,9 @@ impl Sequencer {
             let next = match last {
                 Some(guard) => {
                     let (key, value) = guard.into_inner()?;
-                    Batch::open(base_of(&key), value.into())
-                        .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))?
+                    let base = base_of(&key);
+                    Batch::open(base, value.into())
+                        .ok_or_else(|| catalogue.damaged(slot, base))?
                         .next
                 }
                 None => 0,
@@ -201,9 +202,8 @@ impl Sequencer {
         if newest == epoch {
             return Ok(());
         }
-        Err(LogError::Fenced(format!(
-            "a newer lane of `{processor}` has taken over"
-        )))
+        let processor = Arc::clone(processor);
+        Err(LogError::Fenced(Fenced::NewerLane { processor }))
     }
 
     fn push(&mut self, slot: usize, record: &crate::log::Record, now: Millis) -> u64 {
@@ -333,11 +333,11 @@ impl Shared {
             return Err((answer, error.clone()));
         }
         if sequencer.closing {
-            let error = LogError::Unavailable("the log is closing".into());
+            let error = LogError::Unavailable(Unavailable::Closing);
             return Err((answer, error));
         }
         if sequencer.pending.bytes > PENDING_BYTES {
-            let error = LogError::Unavailable("the disk does not keep up".into());
+            let error = LogError::Unavailable(Unavailable::QueueFull { of: "the disk" });
             return Err((answer, error));
         }
         if let Some(ownership) = ownership {
@@ -370,15 +370,20 @@ impl Shared {
         Ok(())
     }
 
+    /// The error for a batch in this slot that cannot be read.
+    pub(super) fn damaged(&self, slot: usize, base: u64) -> LogError {
+        self.catalogue.read().damaged(slot, base).into()
+    }
+
     /// The batch that holds `offset`, from memory or the store; else the next one after it.
     pub(super) fn batch_at(&self, slot: usize, offset: u64) -> Result<Option<Batch>, LogError> {
         if let Some(batch) = self.sequencer.lock().recent(slot, offset) {
             return Ok(Some(batch));
         }
-        let open = |guard: fjall::Guard| {
+        let open = |guard: fjall::Guard| -> Result<Batch, LogError> {
             let (key, value) = guard.into_inner()?;
-            Batch::open(base_of(&key), value.into())
-                .ok_or_else(|| LogError::Fatal("a batch of the log is damaged".into()))
+            let base = base_of(&key);
+            Batch::open(base, value.into()).ok_or_else(|| self.damaged(slot, base))
         };
         let before = batch_key(slot, 0)..=batch_key(slot, offset);
         if let Some(guard) = self.batches.range(before).next_back() {

@@ -50,7 +50,7 @@ pub(crate) async fn list(
     let listing = Listing {
         code: asked.code,
         limit: asked.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX),
-        cursor: cursor.map_err(refuse)?,
+        cursor: cursor.map_err(|e| refuse(e.to_string()))?,
     };
     let (log, names) = (Arc::clone(&shared.tools.log), shared.tools.names.clone());
     let page = blocking(id, move || letters::list(&*log, &names, &listing)).await?;

@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{self as dlq, name::Name, redriven, returns::Returns};
+use super::{
+    self as dlq,
+    name::{Name, NotAName},
+    redriven,
+    returns::Returns,
+};
 use crate::{
     base::clock::Millis,
     log::{Fetched, Log, LogError, header, read_ranges, topics::Names},
@@ -229,14 +234,21 @@ impl Backwards {
 pub type Cursor = BTreeMap<u32, u64>;
 
 /// Reads a list's `next_cursor`.
-pub fn parse_cursor(cursor: &str) -> Result<Cursor, String> {
-    let parse = |text: &str| {
-        let name: Name = text
-            .parse()
-            .map_err(|_| format!("`{cursor}` is no cursor of this list"))?;
-        Ok((name.partition, name.offset))
-    };
-    cursor.split(',').map(parse).collect()
+pub fn parse_cursor(cursor: &str) -> Result<Cursor, NotACursor> {
+    let parse = |text: &str| text.parse().map(|name: Name| (name.partition, name.offset));
+    let parsed: Result<Cursor, NotAName> = cursor.split(',').map(parse).collect();
+    parsed.map_err(|source| NotACursor {
+        cursor: cursor.to_owned(),
+        source,
+    })
+}
+
+/// A text that [`list`] did not give as a cursor.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("`{cursor}` is no cursor of this list")]
+pub struct NotACursor {
+    cursor: String,
+    source: NotAName,
 }
 
 /// One letter; `None`: there is none of that name, or not any more.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     base::clock::Millis,
-    log::{Fetched, Headers, LogError, Record, header_size, record_size},
+    log::{Fetched, Headers, LogError, Record, Unavailable, header_size, record_size},
 };
 
 /// In front of the headers' names.
@@ -125,9 +125,8 @@ pub fn fitted(
 
 /// What stops whoever has a letter that does not fit however it is cut.
 pub(crate) fn too_narrow(dlq: &str, limit: usize) -> LogError {
-    LogError::Unavailable(format!(
-        "topic `{dlq}` takes {limit} bytes a record: not even the reason of a dead letter fits; raise its max.message.bytes"
-    ))
+    let dlq = dlq.to_owned();
+    Unavailable::TooNarrow { dlq, limit }.into()
 }
 
 /// Whether a letter lacks a part of its record.

@@ -22,7 +22,8 @@ use super::{
 use crate::{
     controls::SecretKeys,
     log::{
-        Append, Fetched, Log, LogError, Record, header, read_ranges, record_size, topics::Names,
+        Append, Fetched, Log, LogError, Record, Unavailable, header, read_ranges, record_size,
+        topics::Names,
     },
 };
 
@@ -146,7 +147,7 @@ impl Redrive<'_> {
                     outcome.redriven += self.send(&mut piece, &mut topics)?;
                     if !tell(&outcome) {
                         stopped = true;
-                        return Err(LogError::Unavailable("stopped".into()));
+                        return Err(Unavailable::Closing.into());
                     }
                 }
                 Ok(())
@@ -224,7 +225,10 @@ impl Redrive<'_> {
         }
         let note = |(partition, ranges)| {
             let note = serde_json::to_vec(&Note { partition, ranges });
-            let value = note.map_err(|e| LogError::Fatal(e.to_string()))?;
+            let value = note.map_err(|error| LogError::Json {
+                what: "a note of what went back",
+                source: Arc::new(error),
+            })?;
             Ok(Append {
                 topic: Arc::clone(&self.names.redriven),
                 record: Record {
@@ -255,15 +259,17 @@ impl Redrive<'_> {
                 }
                 Ok(result) => return result.map(drop),
                 Err(tokio::sync::oneshot::error::TryRecvError::Closed) => {
-                    return Err(LogError::Unavailable("it stopped".into()));
+                    return Err(Unavailable::Closing.into());
                 }
                 Err(tokio::sync::oneshot::error::TryRecvError::Empty) => {}
             }
             if began.elapsed() > CONFIRM {
-                return Err(LogError::Unavailable(format!(
-                    "no confirmation within {} s; redrive again: what went back passes dedupe once",
-                    CONFIRM.as_secs()
-                )));
+                return Err(Unavailable::NotConfirmed {
+                    what: "what went back",
+                    within: CONFIRM,
+                    advice: Some("redrive again: what went back passes dedupe once"),
+                }
+                .into());
             }
             std::thread::sleep(Duration::from_millis(1));
         }

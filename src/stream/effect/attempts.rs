@@ -10,13 +10,14 @@ use std::{
 use futures_util::FutureExt;
 
 use super::{Effect, Setup};
-use crate::stream::{dlq, lane::panic_message};
 use crate::{
     base::{
         backoff::Backoff,
         clock::{Clock, SystemClock},
+        panics::panic_message,
     },
-    log::{Append, Fetched, Log, LogError},
+    log::{Append, Fetched, Log, LogError, Unavailable},
+    stream::dlq,
 };
 
 /// Times that a record is tried before it goes to the dead letters.
@@ -138,7 +139,7 @@ impl Attempts {
         input: &Fetched,
         reason: &dlq::Reason<'_>,
     ) -> Result<(), LogError> {
-        let closing = || LogError::Unavailable("the log is closing".into());
+        let closing = || LogError::Unavailable(Unavailable::Closing);
         let (asked, topic) = (Arc::clone(&log), Arc::clone(&self.dlq));
         // It may ask the brokers.
         let limit = tokio::task::spawn_blocking(move || asked.record_limit(&topic));

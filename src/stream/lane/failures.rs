@@ -4,7 +4,11 @@ use std::{any::Any, collections::HashMap};
 
 use bytes::Bytes;
 
-use crate::{base::clock::Millis, log::LogError, stream::Rejected};
+use crate::{
+    base::{clock::Millis, panics::panic_message},
+    log::{LogError, Unavailable},
+    stream::Rejected,
+};
 
 /// Times that a transform may fail to say what becomes of a timer.
 const TIMER_FAILURES: u32 = 8;
@@ -112,10 +116,10 @@ impl Failures {
                 self.bisected = items;
                 None
             }
-            _ => Some(LogError::Unavailable(format!(
+            _ => Some(LogError::Unavailable(Unavailable::Transform(format!(
                 "the transform fails when it closes: {}",
                 rejected.message
-            ))),
+            )))),
         }
     }
 
@@ -174,13 +178,4 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> Rejected {
         message: panic_message(panic),
         value: None,
     }
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|s| (*s).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "panicked".to_owned())
 }

@@ -32,7 +32,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use failures::panic_message;
 use failures::{Failed, Failures};
 use task::{Input, Task};
 
@@ -152,7 +151,7 @@ impl Runner {
                     match catch_unwind(AssertUnwindSafe(|| self.serve(lane, &mut attempt))) {
                         Ok(Ok(())) => return,
                         Ok(Err(error)) => error,
-                        Err(panic) => LogError::Fatal(panic_message(&*panic)),
+                        Err(panic) => LogError::panicked("the lane", &*panic),
                     }
                 }
                 Err(error) => error,

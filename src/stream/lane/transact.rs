@@ -17,7 +17,7 @@ use super::{
 use crate::{
     base::clock::Millis,
     chaos::{Bug, planted},
-    log::{Fetched, Lane, LogError, OffsetRange, Output, Transaction, record_size},
+    log::{Fetched, Lane, LogError, OffsetRange, Output, Transaction, Unavailable, record_size},
     state::StateStore,
     stream::{
         Context, Failure, Origin, Rejected, Timer, Transform, dlq, progress,
@@ -209,7 +209,9 @@ impl Runner {
             Ok(Err(Failure::Waiting(why))) if gathered.take_back(&mark) => return Ok(Some(why)),
             // State was changed already, which only a new start can take back.
             Ok(Err(Failure::Waiting(why))) => {
-                return Err(Failed::Log(LogError::Unavailable(why)));
+                return Err(Failed::Log(LogError::Unavailable(Unavailable::Transform(
+                    why,
+                ))));
             }
             Ok(Err(Failure::State(error))) => return Err(Failed::Log(error.into())),
             Ok(Err(Failure::Rejected(rejected))) if gathered.take_back(&mark) => {
@@ -274,7 +276,9 @@ impl Runner {
             (Ok(()), None) => {}
             (Err(Failure::State(error)), _) => return Err(Failed::Log(error.into())),
             (Err(Failure::Waiting(why)), _) => {
-                return Err(Failed::Log(LogError::Unavailable(why)));
+                return Err(Failed::Log(LogError::Unavailable(Unavailable::Transform(
+                    why,
+                ))));
             }
             (Err(Failure::Rejected(rejected)), _) => {
                 return Err(Failed::Close(Box::new(rejected), 0, None));
@@ -456,7 +460,9 @@ impl Runner {
                 task.timers.put_back(key, due, &mut gathered.writes);
                 Ok(Some(FiredOne::Waiting(why)))
             }
-            Err(Failure::Waiting(why)) => Err(Failed::Log(LogError::Unavailable(why))),
+            Err(Failure::Waiting(why)) => Err(Failed::Log(LogError::Unavailable(
+                Unavailable::Transform(why),
+            ))),
             Err(Failure::Rejected(rejected)) => poison(rejected, key),
         }
     }

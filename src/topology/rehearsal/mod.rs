@@ -5,6 +5,7 @@ pub(crate) mod compare;
 
 use std::{
     fmt::Write,
+    io,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,12 +23,12 @@ use super::{
 use crate::{
     base::{
         clock::{Clock, ManualClock, Millis},
-        id::Tenant,
+        id::{BadTenant, Tenant},
     },
-    envelope::{Form, avro, foreign::NoRegistry, parse_structured},
+    envelope::{Form, Invalid, avro, foreign::NoRegistry, parse_structured},
     log::{
         Append, Cleanup, Fetched, Log, LogError, Record, TopicSpec, header,
-        local::{LocalLog, LocalOptions},
+        local::{LocalError, LocalLog, LocalOptions},
         topics::Names,
     },
     stream::{Origin, progress::Progress},
@@ -73,7 +74,7 @@ pub fn run(set: &Set, mut told: impl FnMut(&Outcome)) -> Vec<Outcome> {
             let began = Instant::now();
             let diff = match rehearse(set, plan, trial) {
                 Ok(diff) => diff,
-                Err(error) => vec![error],
+                Err(error) => vec![error.to_string()],
             };
             let at = &plan.source_text.text[..trial.name.span.start];
             let outcome = Outcome {
@@ -105,22 +106,40 @@ enum Rest {
     Until(Option<Millis>),
 }
 
-fn failed(error: impl std::fmt::Display) -> String {
-    format!("the test could not be run: {error}")
+/// Why a test could not be run.
+#[derive(Debug, thiserror::Error)]
+enum NotRun {
+    /// No folder for its log, or no thread for its lanes.
+    #[error("the test could not be run: {0}")]
+    System(#[from] io::Error),
+    #[error("the test could not be run: {0}")]
+    Log(#[from] LogError),
+    /// A header of a given record names none.
+    #[error("the test could not be run: {0}")]
+    Tenant(#[from] BadTenant),
+    /// The source is `events`, and what is given is none.
+    #[error("the test could not be run: no event is given: {0}")]
+    Event(#[from] Invalid),
+    #[error(
+        "the test could not be run: the clock was moved {MOST_MOVES} times, and timers are still due"
+    )]
+    TooManyTimers,
+    /// Lanes neither end nor say that they wait; a lane's own words, if it has any.
+    #[error("the test could not be run: {}", .0.as_deref().unwrap_or("it does not come to rest"))]
+    Restless(Option<String>),
 }
 
-fn rehearse(set: &Set, plan: &Arc<Plan>, trial: &Trial) -> Result<Vec<String>, String> {
+fn rehearse(set: &Set, plan: &Arc<Plan>, trial: &Trial) -> Result<Vec<String>, NotRun> {
     // In memory where the system has such a folder.
     let memory = Path::new("/dev/shm");
     let folder = tempfile::Builder::new()
         .prefix("omnilink-test-")
         .tempdir_in(memory)
-        .or_else(|_| tempfile::tempdir())
-        .map_err(failed)?;
+        .or_else(|_| tempfile::tempdir())?;
     let clock = Arc::new(ManualClock::at(BEGIN));
     let mut options = LocalOptions::new(Arc::<ManualClock>::clone(&clock));
     options.min_free_bytes = 1 << 20;
-    let log = Arc::new(LocalLog::open(folder.path(), options).map_err(failed)?);
+    let log = Arc::new(LocalLog::open(folder.path(), options)?);
     let names = Names::new(PREFIX);
     let own = [&names.ingress, &names.events, &names.throttled, &names.dlq];
     let specs = own.map(|name| TopicSpec {
@@ -128,7 +147,7 @@ fn rehearse(set: &Set, plan: &Arc<Plan>, trial: &Trial) -> Result<Vec<String>, S
         partitions: PARTITIONS,
         cleanup: Cleanup::Keep,
     });
-    log.provision(&specs, true).map_err(failed)?;
+    log.provision(&specs, true)?;
     let setup = Setup {
         log: Arc::<LocalLog>::clone(&log),
         names: names.clone(),
@@ -149,7 +168,7 @@ fn rehearse(set: &Set, plan: &Arc<Plan>, trial: &Trial) -> Result<Vec<String>, S
         plans: vec![Arc::clone(plan)],
         system: set.system.clone(),
     };
-    deployment.deploy(&alone).map_err(failed)?;
+    deployment.deploy(&alone)?;
     let stage = Stage {
         log,
         clock,
@@ -163,7 +182,7 @@ fn rehearse(set: &Set, plan: &Arc<Plan>, trial: &Trial) -> Result<Vec<String>, S
 }
 
 impl Stage {
-    fn play(&self, plan: &Plan, trial: &Trial) -> Result<Vec<String>, String> {
+    fn play(&self, plan: &Plan, trial: &Trial) -> Result<Vec<String>, NotRun> {
         for (number, given) in trial.given.iter().enumerate() {
             self.pass(plan, given.after_ms)?;
             let append = self.record(plan, given, number)?;
@@ -197,17 +216,15 @@ impl Stage {
         Ok(diff)
     }
 
-    fn append(&self, append: Append) -> Result<(), String> {
+    fn append(&self, append: Append) -> Result<(), NotRun> {
         let answer = self.log.append(vec![append], None).blocking_recv();
-        match answer {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(failed(error)),
-            Err(_) => Err(failed("the log has stopped")),
-        }
+        let stopped = |_| LogError::from(LocalError::Stopped);
+        answer.map_err(stopped)??;
+        Ok(())
     }
 
     /// A record of the source as its producer would send it.
-    fn record(&self, plan: &Plan, given: &Given, number: usize) -> Result<Append, String> {
+    fn record(&self, plan: &Plan, given: &Given, number: usize) -> Result<Append, NotRun> {
         let mut headers: Vec<_> = given
             .headers
             .iter()
@@ -217,12 +234,10 @@ impl Stage {
         let (key, value) = if let Input::Events(_) = first.input {
             let tenant = header(&headers, crate::envelope::kafka::TENANT_HEADER);
             let tenant = tenant.map_or("default".into(), String::from_utf8_lossy);
-            let tenant = Tenant::new(&tenant).map_err(failed)?;
+            let tenant = Tenant::new(&tenant)?;
             let json = given.value.to_string();
             let now = self.clock.now();
-            let event = parse_structured(json.as_bytes(), Form::OmniLink, &tenant, now)
-                .map_err(|e| failed(format!("no event is given: {e}")))?
-                .event;
+            let event = parse_structured(json.as_bytes(), Form::OmniLink, &tenant, now)?.event;
             let mut out = Vec::new();
             avro::encode_event(&event, now, &mut out);
             headers.clear();
@@ -271,7 +286,7 @@ impl Stage {
     }
 
     /// Lets time pass, stopping wherever a timer is due, and waits until nothing is left to do.
-    fn pass(&self, plan: &Plan, ms: i64) -> Result<(), String> {
+    fn pass(&self, plan: &Plan, ms: i64) -> Result<(), NotRun> {
         let until = Millis(self.clock.now().0.saturating_add(ms));
         for _ in 0..MOST_MOVES {
             let next = self.settle(plan)?;
@@ -282,20 +297,19 @@ impl Stage {
             let stop = next.filter(|next| *next < until).unwrap_or(until);
             self.clock.advance((stop.0 - now.0).max(1));
         }
-        Err(failed("too many timers"))
+        Err(NotRun::TooManyTimers)
     }
 
     /// Waits until all lanes have read to their ends; says when the next timer is due.
-    fn settle(&self, plan: &Plan) -> Result<Option<Millis>, String> {
+    fn settle(&self, plan: &Plan) -> Result<Option<Millis>, NotRun> {
         let deadline = Instant::now() + DEADLINE;
         let progress = self.deployment.progress();
         loop {
-            match self.next_timer(plan, &progress).map_err(failed)? {
+            match self.next_timer(plan, &progress)? {
                 Rest::Until(next) => return Ok(next),
                 Rest::Busy if Instant::now() > deadline => {
                     let trouble = progress.iter().find_map(|(_, p)| p.trouble());
-                    let why = trouble.unwrap_or_else(|| "it does not come to rest".into());
-                    return Err(failed(why));
+                    return Err(NotRun::Restless(trouble));
                 }
                 Rest::Busy => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -333,7 +347,7 @@ impl Stage {
     }
 
     /// What lies in a topic, in the order in which it came.
-    fn read(&self, name: &str) -> Result<Vec<Came>, String> {
+    fn read(&self, name: &str) -> Result<Vec<Came>, NotRun> {
         let topic = match name {
             "ingress" => &*self.names.ingress,
             "dlq" => &*self.names.dlq,
@@ -342,14 +356,12 @@ impl Stage {
         };
         let mut all = Vec::new();
         for partition in 0..PARTITIONS {
-            let end = self.log.offset_range(topic, partition).map_err(failed)?.end;
-            let mut reader = self.log.reader(topic).map_err(failed)?;
-            reader.assign(partition, 0).map_err(failed)?;
+            let end = self.log.offset_range(topic, partition)?.end;
+            let mut reader = self.log.reader(topic)?;
+            reader.assign(partition, 0)?;
             let mut read: Vec<Fetched> = Vec::new();
             while (read.len() as u64) < end {
-                reader
-                    .poll(Duration::from_millis(100), &mut read)
-                    .map_err(failed)?;
+                reader.poll(Duration::from_millis(100), &mut read)?;
             }
             all.append(&mut read);
         }

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{key::KeyValues, message::Message};
-use crate::topology::vrl::document::Document;
 use crate::{
-    base::{clock::Millis, id::Tenant},
+    base::{clock::Millis, id::Tenant, varint},
     envelope::{
         Invalid,
-        avro::fields::{
-            HEAD, Reader, broken, put_array, put_bytes, put_head, put_long, put_optional,
-        },
+        avro::fields::{HEAD, Reader, broken, put_array, put_bytes, put_head, put_optional},
         schemas::REKEY,
     },
     log::{Fetched, Headers, Record},
     stream::{Origin, Rejected},
+    topology::vrl::document::Document,
 };
 
 /// Bytes of all fields but the values, for most records.
@@ -52,11 +50,11 @@ pub(crate) fn encode(message: &Message) -> Result<Bytes, Rejected> {
     // The field `tombstone`, which is not used any more.
     out.push(0);
     let redriven = i32::try_from(message.redriven).unwrap_or(i32::MAX);
-    put_long(redriven.into(), &mut out);
+    varint::put_zigzag(redriven.into(), &mut out);
     put_bytes(message.origin.topic.as_bytes(), &mut out);
-    put_long(origin.partition.into(), &mut out);
-    put_long(origin.offset as i64, &mut out);
-    put_long(origin.timestamp.0, &mut out);
+    varint::put_zigzag(origin.partition.into(), &mut out);
+    varint::put_zigzag(origin.offset as i64, &mut out);
+    varint::put_zigzag(origin.timestamp.0, &mut out);
     put_optional(origin.record.key.as_deref(), &mut out);
     put_optional(source, &mut out);
     put_headers(&origin.record.headers, &mut out);

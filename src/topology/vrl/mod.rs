@@ -35,7 +35,7 @@ use super::{
         products::unbounded,
     },
 };
-use crate::stream::{Rejected, lane::panic_message};
+use crate::{base::panics::panic_message, stream::Rejected};
 
 /// What one run may use.
 #[derive(Clone, Copy, Debug)]

@@ -24,7 +24,7 @@ use omnilink::{
     config::{AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     log::{
-        Acknowledged, Append, Log, LogError,
+        Acknowledged, Append, Log, LogError, Unavailable,
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
@@ -92,7 +92,7 @@ impl Intercept for Switch {
 
     fn reachable(&self) -> Result<(), LogError> {
         if self.is(Mode::Unavailable) {
-            return Err(LogError::Unavailable("switched off".into()));
+            return Err(LogError::Unavailable(Unavailable::Closing));
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Intercept for Switch {
         if self.is(Mode::Held) {
             self.held.lock().push((records, state, sender));
         } else {
-            let _ = sender.send(Err(LogError::Unavailable("switched off".into())));
+            let _ = sender.send(Err(LogError::Unavailable(Unavailable::Closing)));
         }
         acknowledged
     }

@@ -383,7 +383,7 @@ impl Reader for MemoryReader {
 impl Source for MemoryReader {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if self.log.down.load(Ordering::Relaxed) {
-            return Err(LogError::Fatal("the log is down".into()));
+            return Err(LogError::Stateless);
         }
         if let Some(polled) = self.notifications.lock().pop_front() {
             return Ok(polled);

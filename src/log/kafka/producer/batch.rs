@@ -3,11 +3,11 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    base::clock::Millis,
+    base::{clock::Millis, varint},
     log::{BATCH_HEADER, Record, record_size},
 };
 
-/// Who numbers batches.
+/// An idempotent producer: its id and epoch number the batches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ProducerId {
     pub(super) id: i64,
@@ -21,7 +21,7 @@ const CHECKED: usize = 21;
 /// Behind base offset and length.
 const MEASURED: usize = 12;
 
-/// No more bytes than this come of a record.
+/// An upper bound of the bytes of a record in a batch.
 pub(super) fn size(record: &Record) -> usize {
     record_size(record) - HEAD
 }
@@ -53,7 +53,7 @@ pub(super) fn encode<'a>(
     for (delta, record) in records.enumerate() {
         body.clear();
         put_record(&mut body, delta as i64, record);
-        put_varint(&mut out, body.len() as i64);
+        varint::put_zigzag(body.len() as i64, &mut out);
         out.put_slice(&body);
     }
     let length = (out.len() - MEASURED) as u32;
@@ -65,11 +65,11 @@ pub(super) fn encode<'a>(
 
 fn put_record(out: &mut BytesMut, delta: i64, record: &Record) {
     out.put_i8(0); // attributes
-    put_varint(out, 0); // milliseconds after the batch's time
-    put_varint(out, delta);
+    varint::put_zigzag(0, out); // milliseconds after the batch's time
+    varint::put_zigzag(delta, out);
     put_bytes(out, record.key.as_deref());
     put_bytes(out, record.value.as_deref());
-    put_varint(out, record.headers.len() as i64);
+    varint::put_zigzag(record.headers.len() as i64, out);
     for (name, value) in &record.headers {
         put_bytes(out, Some(name.as_bytes()));
         put_bytes(out, value.as_deref());
@@ -79,21 +79,11 @@ fn put_record(out: &mut BytesMut, delta: i64, record: &Record) {
 fn put_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {
     match bytes {
         Some(bytes) => {
-            put_varint(out, bytes.len() as i64);
+            varint::put_zigzag(bytes.len() as i64, out);
             out.put_slice(bytes);
         }
-        None => put_varint(out, -1),
+        None => varint::put_zigzag(-1, out),
     }
-}
-
-/// Zigzag, 7 bits a byte.
-fn put_varint(out: &mut BytesMut, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.put_u8(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.put_u8(rest as u8);
 }
 
 #[cfg(test)]

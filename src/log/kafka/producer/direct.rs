@@ -13,7 +13,7 @@ use kafka_protocol::{error::ResponseError, messages::ProduceResponse};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    super::topics::Topics,
+    super::{error::KafkaError, topics::Topics},
     Answer, Call, KafkaOptions,
     batch::{self, ProducerId},
     queues::{Batch, Ended, Queues},
@@ -22,19 +22,19 @@ use super::{
 use crate::{
     base::clock::{Clock, SystemClock},
     chaos::{Bug, pause, planted},
-    log::{Append, LogError},
+    log::{Append, LogError, ThreadError, Unavailable},
     state::{Changes, StateStore},
 };
 
-/// Between two questions for leaders, and after a connection is lost.
+/// The first pause between two requests for metadata, and after a connection is lost.
 const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
-/// How often what has waited too long is looked for.
+/// How often deadlines are checked.
 const LOOK: Duration = Duration::from_millis(500);
 
 struct Shared {
     queues: Mutex<Queues>,
-    /// Leaders are wanted, or the end.
+    /// Notified when metadata is wanted, or on close.
     wanted: Condvar,
     bootstrap: Vec<String>,
     client: String,
@@ -42,11 +42,11 @@ struct Shared {
     links: Mutex<BTreeMap<i32, Disconnected>>,
 }
 
-/// The producer. Dropping it gives up what is not confirmed.
+/// The idempotent producer. Dropping it fails what is not acknowledged.
 pub(in super::super) struct Direct {
     topics: Arc<Topics>,
     shared: Arc<Shared>,
-    keeper: Option<JoinHandle<()>>,
+    metadata_thread: Option<JoinHandle<()>>,
 }
 
 impl Direct {
@@ -59,14 +59,14 @@ impl Direct {
             links: Mutex::default(),
         });
         let there = Arc::clone(&shared);
-        let keeper = std::thread::Builder::new()
+        let metadata_thread = std::thread::Builder::new()
             .name("producer".into())
-            .spawn(move || there.keep())
-            .map_err(|e| LogError::Fatal(format!("a thread cannot be started: {e}")))?;
+            .spawn(move || there.run_metadata())
+            .map_err(|e| ThreadError::new("producer", e))?;
         Ok(Self {
             topics: Arc::clone(topics),
             shared,
-            keeper: Some(keeper),
+            metadata_thread: Some(metadata_thread),
         })
     }
 
@@ -93,7 +93,7 @@ impl Direct {
         for (index, error) in refused {
             call.done(index, Err(error));
         }
-        call.begun();
+        call.handed_over();
     }
 }
 
@@ -103,17 +103,17 @@ impl Drop for Direct {
         self.shared.queues.lock().close(&mut ended);
         self.shared.links.lock().clear();
         self.shared.wanted.notify_all();
-        ended.tell();
-        if let Some(keeper) = self.keeper.take() {
+        ended.notify();
+        if let Some(metadata_thread) = self.metadata_thread.take() {
             // A thread that panicked has said why.
-            let _ = keeper.join();
+            let _ = metadata_thread.join();
         }
     }
 }
 
 impl Shared {
-    /// Keeps who leads what, and a thread for each broker.
-    fn keep(self: &Arc<Self>) {
+    /// Keeps metadata up to date, and a thread for each broker.
+    fn run_metadata(self: &Arc<Self>) {
         let mut workers: BTreeMap<i32, JoinHandle<()>> = BTreeMap::new();
         let mut link = None;
         let mut attempt = 0;
@@ -136,11 +136,11 @@ impl Shared {
             let stale = queues.stale;
             let names = queues.names();
             drop(queues);
-            ended.tell();
+            ended.notify();
             if !stale {
                 continue;
             }
-            if let Err(error) = self.learn(&mut link, &names) {
+            if let Err(error) = self.ask_metadata(&mut link, &names) {
                 link = None;
                 tracing::warn!(%error, "Kafka does not say who leads the partitions");
             }
@@ -154,25 +154,25 @@ impl Shared {
                 }
             }
             // What is still stale now is asked for again, but not at once.
-            self.rest(attempt, |queues| queues.closing || !queues.stale);
+            self.back_off(attempt, |queues| queues.closing || !queues.stale);
             attempt += 1;
         }
     }
 
-    fn learn(&self, link: &mut Option<Connection>, names: &[Arc<str>]) -> Result<(), Error> {
+    fn ask_metadata(&self, link: &mut Option<Connection>, names: &[Arc<str>]) -> Result<(), Error> {
         if link.is_none() {
-            *link = Some(self.anyone()?);
+            *link = Some(self.connect_any()?);
         }
         let Some(link) = link else { return Ok(()) };
         let metadata = link.metadata(names)?;
         let mut ended = Ended::default();
-        self.queues.lock().learn(&metadata, &mut ended);
-        ended.tell();
+        self.queues.lock().update_metadata(&metadata, &mut ended);
+        ended.notify();
         Ok(())
     }
 
     /// A connection to whichever broker answers.
-    fn anyone(&self) -> Result<Connection, Error> {
+    fn connect_any(&self) -> Result<Connection, Error> {
         let queues = self.queues.lock();
         let mut addresses: Vec<_> = queues.brokers.values().map(|b| b.address.clone()).collect();
         drop(queues);
@@ -200,27 +200,27 @@ impl Shared {
         let mut attempt = 0;
         let mut ended = Ended::default();
         while let Some(address) = self.wait(broker, &mut ended) {
-            match self.round(broker, &address, &mut link, &mut ended) {
+            match self.send_ready(broker, &address, &mut link, &mut ended) {
                 Ok(()) => attempt = 0,
                 Err(error) => {
-                    take(&mut ended).tell();
+                    take(&mut ended).notify();
                     tracing::warn!(%address, %error, "Kafka has not taken in what was sent; it is tried again");
                     link = None;
                     self.links.lock().remove(&broker);
                     self.queues.lock().stale = true;
                     self.wanted.notify_all();
-                    self.rest(attempt, |queues| queues.closing);
+                    self.back_off(attempt, |queues| queues.closing);
                     attempt += 1;
                 }
             }
         }
     }
 
-    /// Waits until there is something for a broker. `None`: the end.
+    /// Waits until there is something for a broker. `None`: the log is closing.
     fn wait(&self, broker: i32, ended: &mut Ended) -> Option<String> {
         let mut queues = self.queues.lock();
         if !queues.has_work(broker) {
-            MutexGuard::unlocked(&mut queues, || take(ended).tell());
+            MutexGuard::unlocked(&mut queues, || take(ended).notify());
         }
         while !queues.closing && !queues.has_work(broker) {
             let of = queues.brokers.get_mut(&broker)?;
@@ -234,8 +234,8 @@ impl Shared {
         Some(queues.brokers.get(&broker)?.address.clone())
     }
 
-    /// One request, and what its answer says.
-    fn round(
+    /// Sends one produce request with all that is ready, and handles its response.
+    fn send_ready(
         &self,
         broker: i32,
         address: &str,
@@ -265,8 +265,8 @@ impl Shared {
             batch.bytes = batch::encode(batch.records(), batch.producer, batch.sequence, now);
         }
         let sent = link.send(&batches, &names);
-        // The broker works meanwhile.
-        take(ended).tell();
+        // Calls are answered while the broker works.
+        take(ended).notify();
         let answer = sent.and_then(|()| link.sent());
         let mut queues = self.queues.lock();
         let result = match answer {
@@ -276,7 +276,7 @@ impl Shared {
             }
             Err(error) => {
                 for batch in batches {
-                    queues.again(batch);
+                    queues.retry(batch);
                 }
                 Err(error)
             }
@@ -297,7 +297,7 @@ impl Shared {
     }
 
     /// A pause that doubles with each attempt, with jitter, and ends early.
-    fn rest(&self, attempt: u32, over: impl Fn(&Queues) -> bool) {
+    fn back_off(&self, attempt: u32, over: impl Fn(&Queues) -> bool) {
         let pause = FIRST.saturating_mul(1 << attempt.min(10)).min(LONGEST);
         let until = Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0));
         let mut queues = self.queues.lock();
@@ -305,7 +305,7 @@ impl Shared {
     }
 }
 
-/// Each batch has its answer.
+/// Handles what a produce response says of each batch.
 fn settle(
     queues: &mut Queues,
     batches: Vec<Batch>,
@@ -323,7 +323,7 @@ fn settle(
             partitions.find(|p| p.index == batch.partition as i32)
         });
         let Some(found) = found else {
-            queues.again(batch);
+            queues.retry(batch);
             continue;
         };
         match ResponseError::try_from_code(found.error_code) {
@@ -333,12 +333,16 @@ fn settle(
             }
             Some(error) if error.is_retriable() => {
                 tracing::debug!(%error, topic = &*names[batch.topic], batch.partition, "sent again");
-                queues.again(batch);
+                queues.retry(batch);
             }
             Some(error) => {
-                let topic = &names[batch.topic];
-                let text = format!("`{topic}`/{}: {error}", batch.partition);
-                queues.failed(batch, LogError::Unavailable(text), ended);
+                let refused = KafkaError::Refused {
+                    topic: Arc::clone(&names[batch.topic]),
+                    partition: batch.partition,
+                    source: error,
+                };
+                let error = Unavailable::Kafka(Arc::new(refused)).into();
+                queues.failed(batch, error, ended);
             }
         }
     }

@@ -10,7 +10,11 @@ use rdkafka::{
 };
 
 use super::{
-    super::topics::{Topics, partition_among},
+    super::{
+        CLIENT,
+        classify::{Doing, classified},
+        topics::{Topics, partition_among},
+    },
     Answer, Call, KafkaOptions, queue_full,
 };
 use crate::{
@@ -18,6 +22,8 @@ use crate::{
     log::{Append, Headers, LogError, Position},
     state::{Changes, StateStore},
 };
+
+const APPEND: &str = "appending to a partition";
 
 struct Context;
 
@@ -33,7 +39,7 @@ impl ProducerContext for Context {
                 partition: message.partition() as u32,
                 offset: message.offset() as u64,
             }),
-            Err((error, _)) => Err(LogError::from(error.clone())),
+            Err((error, message)) => Err(classified(APPEND, Some(message.topic()), error.clone())),
         };
         call.done(index, outcome);
     }
@@ -64,7 +70,7 @@ impl Librdkafka {
             config.set("linger.ms", PAUSE.as_millis().to_string());
         }
         Ok(Self {
-            producer: config.create_with_context(Context)?,
+            producer: config.create_with_context(Context).doing(CLIENT)?,
             topics: Arc::clone(topics),
         })
     }
@@ -97,10 +103,10 @@ impl Librdkafka {
             }
             if let Err((error, unsent)) = self.producer.send::<[u8], [u8]>(message) {
                 drop(unsent);
-                call.done(index, Err(queue_error(&error)));
+                call.done(index, Err(queue_error(&append.topic, error)));
             }
         }
-        call.begun();
+        call.handed_over();
     }
 }
 
@@ -115,9 +121,9 @@ pub(in super::super) fn headers(headers: &Headers) -> OwnedHeaders {
     })
 }
 
-fn queue_error(error: &KafkaError) -> LogError {
+fn queue_error(topic: &str, error: KafkaError) -> LogError {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::QueueFull) => queue_full(),
-        _ => error.clone().into(),
+        _ => classified(APPEND, Some(topic), error),
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use super::{KafkaOptions, topics::Topics};
 use crate::{
     chaos::{Bug, planted},
-    log::{Append, LogError, Position},
+    log::{Append, LogError, Position, Unavailable},
     state::{Changes, StateStore},
 };
 
@@ -63,7 +63,7 @@ struct Outcome {
 }
 
 impl Call {
-    /// A call of so many records. One more is counted, the call itself ([`Call::begun`]), so that it cannot end before all are handed over.
+    /// A call of so many records. One more is counted, the call itself ([`Call::handed_over`]), so that it cannot end before all are handed over.
     fn of(records: usize, state: Option<(StateStore, Changes)>, answer: Answer) -> Self {
         Self {
             remaining: AtomicUsize::new(records + 1),
@@ -77,7 +77,7 @@ impl Call {
     }
 
     /// All records are handed over.
-    fn begun(&self) {
+    fn handed_over(&self) {
         if planted(Bug::AnswerBeforeDurable) {
             let mut outcome = self.outcome.lock();
             let nowhere = vec![NOWHERE; outcome.positions.len()];
@@ -153,5 +153,5 @@ impl Appender {
 
 /// What whoever appends is told when more waits than fits.
 fn queue_full() -> LogError {
-    LogError::Unavailable("Kafka does not keep up; the queue is full".into())
+    Unavailable::QueueFull { of: "Kafka" }.into()
 }

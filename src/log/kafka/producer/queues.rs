@@ -20,11 +20,11 @@ use super::{
     batch::{self, ProducerId},
     queue_full,
 };
-use crate::log::{Append, LogError, Position, Record};
+use crate::log::{Append, LogError, Position, Record, Unavailable};
 
-/// Records that may wait.
+/// The most records in all queues.
 const MOST_RECORDS: usize = 200_000;
-/// Bytes that may wait.
+/// The most bytes in all queues.
 const MOST_BYTES: usize = 128 << 20;
 /// Bytes of a batch: what a broker takes by default (`message.max.bytes`), and a little less. A record that is larger goes alone.
 const BATCH: usize = 1_000_000;
@@ -35,12 +35,12 @@ const RECORD: usize = 64 << 20;
 const GROWTH: usize = 16;
 /// Bytes of a request.
 const REQUEST: usize = 8_000_000;
-/// How long a record waits for its confirmation.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a record may take from `append` to its acknowledgement.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a topic that is not there may take to come: it may have been made a moment ago.
 const MISSING: Duration = Duration::from_secs(5);
 
-/// A record that waits.
+/// A record in a queue, or in a batch that is not acknowledged yet.
 pub(super) struct Pending {
     record: Record,
     size: usize,
@@ -49,7 +49,7 @@ pub(super) struct Pending {
     deadline: Instant,
 }
 
-/// Records of one partition on their way.
+/// Records of one partition in one produce request.
 pub(super) struct Batch {
     /// By the order in which topics came.
     pub(super) topic: usize,
@@ -62,7 +62,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Its bytes, at most.
+    /// An upper bound of its encoded bytes.
     fn size(&self) -> usize {
         batch::HEAD + self.records.iter().map(|p| p.size).sum::<usize>()
     }
@@ -72,13 +72,13 @@ impl Batch {
     }
 }
 
-/// What records have come to. Told when no lock is held.
+/// Outcomes of records, which are handed on when no lock is held.
 #[derive(Default)]
 pub(super) struct Ended(Vec<(Vec<Pending>, Result<u64, LogError>, u32)>);
 
 impl Ended {
-    /// Tells whoever waits.
-    pub(super) fn tell(self) {
+    /// Answers the calls of `append` that wait.
+    pub(super) fn notify(self) {
         for (records, result, partition) in self.0 {
             for (n, pending) in records.into_iter().enumerate() {
                 let position = result.clone().map(|first| Position {
@@ -94,13 +94,13 @@ impl Ended {
 #[derive(Default)]
 struct Partition {
     queue: VecDeque<Pending>,
-    /// Sent before and not answered: it goes before all others, as it is.
-    again: Option<Batch>,
-    on_its_way: bool,
+    /// Sent before and not answered: it is sent first, with the same sequence number.
+    retry: Option<Batch>,
+    in_flight: bool,
     /// In the list of its leader.
     ready: bool,
     leader: Option<i32>,
-    /// Who numbered the last batch, and the next number.
+    /// The producer id of the last batch, and the next sequence number.
     numbered: Option<(ProducerId, i32)>,
     /// Bytes of a batch, where one was refused of late.
     most: Option<usize>,
@@ -108,7 +108,7 @@ struct Partition {
 
 impl Partition {
     fn has_work(&self) -> bool {
-        !self.on_its_way && (self.again.is_some() || !self.queue.is_empty())
+        !self.in_flight && (self.retry.is_some() || !self.queue.is_empty())
     }
 }
 
@@ -123,24 +123,24 @@ struct Topic {
 }
 
 impl Topic {
-    /// Something waits that no broker is known for.
-    fn is_lost(&self) -> bool {
-        let lost = |of: &Partition| of.leader.is_none() && of.has_work();
-        !self.waiting.is_empty() || self.partitions.iter().any(lost)
+    /// Whether something waits for a partition without a known leader.
+    fn lacks_leader(&self) -> bool {
+        let leaderless = |of: &Partition| of.leader.is_none() && of.has_work();
+        !self.waiting.is_empty() || self.partitions.iter().any(leaderless)
     }
 }
 
 /// A broker that leads partitions.
 pub(super) struct Broker {
     pub(super) address: String,
-    /// Told when there is something for it.
+    /// Notified when there is something to send to it.
     pub(super) more: Arc<Condvar>,
     /// Its thread waits for `more`.
     pub(super) idle: bool,
     ready: VecDeque<(usize, u32)>,
 }
 
-/// All that waits.
+/// The queues of all partitions, and which brokers lead them.
 #[derive(Default)]
 pub(super) struct Queues {
     names: HashMap<Arc<str>, usize>,
@@ -149,7 +149,7 @@ pub(super) struct Queues {
     /// Of OmniLink's own topics the configured partitions are used, whatever was added.
     pub(super) counts: Arc<Counts>,
     pub(super) producer: Option<ProducerId>,
-    /// Leaders are to be asked for.
+    /// Metadata is to be asked for.
     pub(super) stale: bool,
     pub(super) closing: bool,
     records: usize,
@@ -157,7 +157,7 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    /// Takes a record in.
+    /// Queues a record.
     pub(super) fn push(
         &mut self,
         append: Append,
@@ -172,14 +172,14 @@ impl Queues {
             return Err(queue_full());
         }
         if self.closing {
-            return Err(LogError::Unavailable("the log is being closed".into()));
+            return Err(Unavailable::Closing.into());
         }
         let pending = Pending {
             record: append.record,
             size,
             call: Arc::clone(call),
             index,
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + DELIVERY_TIMEOUT,
         };
         self.records += 1;
         self.bytes += size;
@@ -263,11 +263,11 @@ impl Queues {
                 self.offer(topic, partition);
                 continue;
             }
-            let batch = match of.again.take() {
+            let batch = match of.retry.take() {
                 Some(batch) => batch,
                 None => of.batch(topic, partition, producer),
             };
-            of.on_its_way = true;
+            of.in_flight = true;
             room -= batch
                 .records
                 .iter()
@@ -285,45 +285,45 @@ impl Queues {
         self.topics.iter().map(|t| Arc::clone(&t.name)).collect()
     }
 
-    /// A batch is in the log, from this offset on.
+    /// A batch was acknowledged, with the offset of its first record.
     pub(super) fn delivered(&mut self, batch: Batch, first: u64, ended: &mut Ended) {
         let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
         of.most = of
             .most
             .map(|most| most + most / GROWTH + 1)
             .filter(|most| *most < BATCH);
-        self.landed(&batch);
+        self.release(&batch);
         self.end(batch.records, Ok(first), batch.partition, ended);
     }
 
-    /// A batch is sent again, when its leader is known anew.
-    pub(super) fn again(&mut self, batch: Batch) {
+    /// A batch is sent again once metadata names its leader.
+    pub(super) fn retry(&mut self, batch: Batch) {
         let (topic, partition) = (batch.topic, batch.partition);
         let of = &mut self.topics[topic].partitions[partition as usize];
-        of.on_its_way = false;
+        of.in_flight = false;
         of.leader = None;
-        of.again = Some(batch);
+        of.retry = Some(batch);
         self.stale = true;
     }
 
-    /// A batch will not be sent again.
+    /// A batch failed for good.
     pub(super) fn failed(&mut self, batch: Batch, error: LogError, ended: &mut Ended) {
-        // The next number of this producer would leave a gap.
+        // The next sequence number of this producer would leave a gap.
         if self.producer == Some(batch.producer) {
             self.producer = None;
         }
-        self.landed(&batch);
+        self.release(&batch);
         self.end(batch.records, Err(error), batch.partition, ended);
     }
 
-    /// A batch is more than its topic takes: it comes again in smaller ones. A record that is too large alone has failed.
+    /// A batch is larger than its topic takes: its records are queued again for smaller ones. A single record fails.
     pub(super) fn too_large(&mut self, mut batch: Batch, ended: &mut Ended) {
         let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
-        // Nothing of it was appended, so its numbers are free.
+        // Nothing of it was appended, so its sequence numbers are free.
         of.numbered = Some((batch.producer, batch.sequence));
         if batch.records.len() == 1 {
             let size = batch.records[0].size;
-            self.landed(&batch);
+            self.release(&batch);
             return self.end(
                 batch.records,
                 Err(LogError::TooLarge(size)),
@@ -335,12 +335,12 @@ impl Queues {
         for pending in std::mem::take(&mut batch.records).into_iter().rev() {
             of.queue.push_front(pending);
         }
-        self.landed(&batch);
+        self.release(&batch);
     }
 
-    fn landed(&mut self, batch: &Batch) {
+    fn release(&mut self, batch: &Batch) {
         let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
-        of.on_its_way = false;
+        of.in_flight = false;
         self.offer(batch.topic, batch.partition);
     }
 
@@ -356,8 +356,8 @@ impl Queues {
         ended.0.push((records, result, partition));
     }
 
-    /// Takes in who leads what.
-    pub(super) fn learn(&mut self, metadata: &MetadataResponse, ended: &mut Ended) {
+    /// Takes over brokers, partition counts and leaders from a metadata response.
+    pub(super) fn update_metadata(&mut self, metadata: &MetadataResponse, ended: &mut Ended) {
         self.stale = false;
         for broker in &metadata.brokers {
             let address = format!("{}:{}", &*broker.host, broker.port);
@@ -375,7 +375,7 @@ impl Queues {
                 continue;
             };
             if found.error_code != 0 || found.partitions.is_empty() {
-                self.missing(topic, found.error_code, ended);
+                self.topic_missing(topic, found.error_code, ended);
                 continue;
             }
             self.topics[topic].missing = None;
@@ -405,7 +405,7 @@ impl Queues {
             }
         }
         // What came while the answer was on its way, and what it said nothing of.
-        self.stale |= self.topics.iter().any(Topic::is_lost);
+        self.stale |= self.topics.iter().any(Topic::lacks_leader);
     }
 
     /// The topic was made anew with so many partitions: what waits for others goes to these.
@@ -414,13 +414,13 @@ impl Queues {
         for gone in of.partitions.iter_mut().skip(count) {
             gone.leader = None;
             gone.ready = false;
-            let unanswered = gone.again.take().map(|batch| batch.records);
+            let unanswered = gone.retry.take().map(|batch| batch.records);
             of.waiting.extend(unanswered.into_iter().flatten());
             of.waiting.append(&mut gone.queue);
         }
     }
 
-    fn missing(&mut self, topic: usize, code: i16, ended: &mut Ended) {
+    fn topic_missing(&mut self, topic: usize, code: i16, ended: &mut Ended) {
         let now = Instant::now();
         let of = &mut self.topics[topic];
         let since = *of.missing.get_or_insert(now);
@@ -433,7 +433,7 @@ impl Queues {
         self.end(waiting, Err(LogError::UnknownTopic(name)), 0, ended);
     }
 
-    /// Gives up what has waited too long.
+    /// Fails records whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant, ended: &mut Ended) {
         if self.records == 0 {
             return;
@@ -446,10 +446,10 @@ impl Queues {
             self.end(gone, Err(unconfirmed()), 0, ended);
             for partition in 0..self.topics[topic].partitions.len() {
                 let of = &mut self.topics[topic].partitions[partition];
-                if of.on_its_way {
+                if of.in_flight {
                     continue;
                 }
-                if let Some(batch) = of.again.take_if(|batch| batch.records.iter().any(late)) {
+                if let Some(batch) = of.retry.take_if(|batch| batch.records.iter().any(late)) {
                     self.failed(batch, unconfirmed(), ended);
                 }
                 let of = &mut self.topics[topic].partitions[partition];
@@ -460,10 +460,10 @@ impl Queues {
         }
     }
 
-    /// Ends all that waits: nobody sends any more.
+    /// Fails all records: nothing is sent any more.
     pub(super) fn close(&mut self, ended: &mut Ended) {
         self.closing = true;
-        let far = Instant::now() + PATIENCE + PATIENCE;
+        let far = Instant::now() + DELIVERY_TIMEOUT + DELIVERY_TIMEOUT;
         self.expire(far, ended);
         for broker in self.brokers.values() {
             broker.more.notify_all();
@@ -476,7 +476,7 @@ impl Partition {
         let mut room = self.most.unwrap_or(BATCH).saturating_sub(batch::HEAD);
         let mut count = 0;
         for pending in &self.queue {
-            // One goes in any case.
+            // At least one record goes.
             if pending.size > room && count > 0 {
                 break;
             }
@@ -488,7 +488,7 @@ impl Partition {
             Some((same, next)) if same == producer => next,
             _ => 0,
         };
-        // After the largest comes 0.
+        // Sequence numbers wrap to 0 after the largest.
         let next = (sequence as u32 + records.len() as u32) & 0x7fff_ffff;
         self.numbered = Some((producer, next as i32));
         Batch {
@@ -503,7 +503,12 @@ impl Partition {
 }
 
 fn unconfirmed() -> LogError {
-    LogError::Unavailable("Kafka has not confirmed it in time".into())
+    let late = Unavailable::NotConfirmed {
+        what: "a record",
+        within: DELIVERY_TIMEOUT,
+        advice: None,
+    };
+    late.into()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod file;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use vrl::value::Value;
+use vrl::value::{ObjectMap, Value};
 
 pub(crate) use self::file::read;
 use crate::topology::vrl::{document::Document, json};
@@ -139,23 +139,20 @@ pub(crate) fn json_of(document: &Document) -> Result<Bytes, Rejected> {
     })
 }
 
-/// For the fuzz target: how many fields each row has, or the code of what is wrong with it.
+/// For the fuzz target: how many fields each row has, or what is wrong with it.
 pub fn read_csv(
     record: &Bytes,
     columns: Option<Vec<String>>,
     delimiter: u8,
-) -> Vec<Result<usize, String>> {
+) -> Vec<Result<usize, Rejected>> {
     let layout = csv::Layout { columns, delimiter };
     match layout.rows(record) {
-        Err(rejected) => vec![Err(rejected.code.into_owned())],
+        Err(rejected) => vec![Err(rejected)],
         Ok(rows) => rows
             .into_iter()
-            .map(|row| match row {
-                Ok(part) => Ok(part
-                    .value
-                    .as_object()
-                    .map_or(0, std::collections::BTreeMap::len)),
-                Err(rejected) => Err(rejected.code.into_owned()),
+            .map(|row| {
+                let part = row?;
+                Ok(part.value.as_object().map_or(0, ObjectMap::len))
             })
             .collect(),
     }

@@ -14,9 +14,40 @@ const SHORT: usize = 16 << 10;
 /// Levels of a value.
 pub(crate) const LEVELS: usize = 128;
 
-fn too_large(made: usize) -> Result<(), String> {
+/// Why a function is not run with its arguments. The text follows the function's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("would make more than {most} bytes")]
+    Bytes { most: usize },
+    #[error("would make more than {most} values")]
+    Nodes { most: usize },
+    #[error("takes a text of at most {most} bytes")]
+    Text { most: usize },
+    #[error("takes a value of at most {most} levels")]
+    Levels { most: usize },
+    #[error("takes a path of at most {most} levels")]
+    Path { most: usize },
+    #[error("makes at most {most} levels of a name")]
+    Name { most: usize },
+    #[error("fills an array up to index {most} at most")]
+    Index { most: isize },
+    #[error("takes a separator that is not empty")]
+    EmptySeparator,
+    #[error("takes at least one array")]
+    NoArrays,
+    #[error("searches too long a text for too many others")]
+    Searches,
+    #[error("takes a scale of 0 to 100")]
+    Scale,
+    #[error("takes a compression level of 0 to 9")]
+    Compression,
+    #[error("takes no text with anchors and aliases")]
+    Aliases,
+}
+
+fn too_large(made: usize) -> Result<(), Refused> {
     if made > MADE {
-        return Err(format!("would make more than {MADE} bytes"));
+        return Err(Refused::Bytes { most: MADE });
     }
     Ok(())
 }
@@ -29,22 +60,22 @@ fn given(values: &[Option<Value>], at: usize) -> Option<&Value> {
     values.get(at)?.as_ref()
 }
 
-fn at_most(values: &[Option<Value>], most: usize) -> Result<(), String> {
+fn at_most(values: &[Option<Value>], most: usize) -> Result<(), Refused> {
     if len(given(values, 0)) > most {
-        return Err(format!("takes a text of at most {most} bytes"));
+        return Err(Refused::Text { most });
     }
     Ok(())
 }
 
-pub(super) fn text(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn text(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, TEXT)
 }
 
-pub(super) fn short(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn short(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT)
 }
 
-pub(super) fn replace(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn replace(values: &[Option<Value>]) -> Result<(), Refused> {
     let (Some(value), Some(pattern), Some(with)) =
         (given(values, 0), given(values, 1), given(values, 2))
     else {
@@ -74,7 +105,7 @@ pub(super) fn replace(values: &[Option<Value>]) -> Result<(), String> {
 }
 
 /// A replacement may come for each character, and for the end.
-pub(super) fn each_character(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn each_character(values: &[Option<Value>]) -> Result<(), Refused> {
     let longest = values
         .iter()
         .skip(1)
@@ -89,7 +120,7 @@ pub(super) fn each_character(values: &[Option<Value>]) -> Result<(), String> {
     too_large((bytes + 1).saturating_mul(each))
 }
 
-pub(super) fn join(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn join(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(Value::Array(items)) = given(values, 0) else {
         return Ok(());
     };
@@ -141,7 +172,7 @@ pub(crate) fn deeper_than(value: &Value, levels: usize) -> bool {
 }
 
 /// Each value within is named by all the names above it.
-pub(super) fn flattened(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn flattened(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(value) = given(values, 0) else {
         return Ok(());
     };
@@ -155,7 +186,7 @@ pub(super) fn flattened(values: &[Option<Value>]) -> Result<(), String> {
     let mut left = vec![(value, 0, 1)];
     while let Some((value, above, level)) = left.pop() {
         if level > LEVELS {
-            return Err(format!("takes a value of at most {LEVELS} levels"));
+            return Err(Refused::Levels { most: LEVELS });
         }
         match value {
             Value::Object(fields) => left.extend(
@@ -177,18 +208,18 @@ pub(super) fn flattened(values: &[Option<Value>]) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn unflattened(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn unflattened(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(value) = given(values, 0) else {
         return Ok(());
     };
     if weigh(value).levels > LEVELS / 2 {
-        return Err(format!("takes a value of at most {} levels", LEVELS / 2));
+        return Err(Refused::Levels { most: LEVELS / 2 });
     }
     let separator = given(values, 1).and_then(Value::as_bytes);
     let separator = separator.map_or(".".into(), |text| String::from_utf8_lossy(text));
     if separator.is_empty() {
         // It would split a name there for ever.
-        return Err("takes a separator that is not empty".into());
+        return Err(Refused::EmptySeparator);
     }
     let mut left = vec![value];
     while let Some(value) = left.pop() {
@@ -198,7 +229,7 @@ pub(super) fn unflattened(values: &[Option<Value>]) -> Result<(), String> {
                     if name.len() >= separator.len()
                         && name.matches(&*separator).count() >= LEVELS / 2
                     {
-                        return Err(format!("makes at most {} levels of a name", LEVELS / 2));
+                        return Err(Refused::Name { most: LEVELS / 2 });
                     }
                     left.push(value);
                 }
@@ -210,13 +241,13 @@ pub(super) fn unflattened(values: &[Option<Value>]) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn indented(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn indented(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(value) = given(values, 0) else {
         return Ok(());
     };
     let weight = weigh(value);
     if weight.levels > LEVELS {
-        return Err(format!("takes a value of at most {LEVELS} levels"));
+        return Err(Refused::Levels { most: LEVELS });
     }
     // A byte may be six when it is escaped.
     let plain = weight
@@ -225,72 +256,68 @@ pub(super) fn indented(values: &[Option<Value>]) -> Result<(), String> {
         .saturating_add(weight.nodes * 32);
     let spaces = weight.nodes.saturating_mul(weight.levels * 2);
     if plain.saturating_add(spaces) > 8 * MADE {
-        return Err(format!("would make more than {} bytes", 8 * MADE));
+        return Err(Refused::Bytes { most: 8 * MADE });
     }
     Ok(())
 }
 
 /// Of no arrays at all it would make elements for ever.
-pub(super) fn zipped(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn zipped(values: &[Option<Value>]) -> Result<(), Refused> {
     match (given(values, 0), given(values, 1)) {
-        (Some(Value::Array(arrays)), None) if arrays.is_empty() => {
-            Err("takes at least one array".into())
-        }
+        (Some(Value::Array(arrays)), None) if arrays.is_empty() => Err(Refused::NoArrays),
         _ => Ok(()),
     }
 }
 
-pub(super) fn path(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn path(values: &[Option<Value>]) -> Result<(), Refused> {
     let Some(Value::Array(segments)) = given(values, 0) else {
         return Ok(());
     };
     if segments.len() > LEVELS / 2 {
-        return Err(format!("takes a path of at most {} levels", LEVELS / 2));
+        return Err(Refused::Path { most: LEVELS / 2 });
     }
     let far = |segment: &Value| matches!(segment, Value::Integer(index) if index.unsigned_abs() > INDEX.unsigned_abs() as u64);
     if segments.iter().any(far) {
-        return Err(format!("fills an array up to index {INDEX} at most"));
+        return Err(Refused::Index { most: INDEX });
     }
     Ok(())
 }
 
-pub(super) fn searches(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn searches(values: &[Option<Value>]) -> Result<(), Refused> {
     let searches = match given(values, 1) {
         Some(Value::Array(items)) => items.len(),
         _ => 0,
     };
     if len(given(values, 0)).saturating_mul(searches) > 1 << 28 {
-        return Err("searches too long a text for too many others".into());
+        return Err(Refused::Searches);
     }
     Ok(())
 }
 
-pub(super) fn number_format(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn number_format(values: &[Option<Value>]) -> Result<(), Refused> {
     if let Some(Value::Integer(scale)) = given(values, 0)
         && !(0..=100).contains(scale)
     {
-        return Err("takes a scale of 0 to 100".into());
+        return Err(Refused::Scale);
     }
     let separators = len(given(values, 1)) + len(given(values, 2));
     too_large(separators.saturating_mul(512))
 }
 
-pub(super) fn level(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn level(values: &[Option<Value>]) -> Result<(), Refused> {
     match given(values, 0) {
         // Higher ones take hundreds of megabytes for a few bytes.
-        Some(Value::Integer(level)) if !(0..=9).contains(level) => {
-            Err("takes a compression level of 0 to 9".into())
-        }
+        Some(Value::Integer(level)) if !(0..=9).contains(level) => Err(Refused::Compression),
         _ => Ok(()),
     }
 }
 
 /// Its parser goes as deep as the text does: a lane's stack is enough for as deep as so short a text can go.
-pub(super) fn ruby_hash(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn ruby_hash(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT)
 }
 
-pub(super) fn yaml(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn yaml(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT * 4)?;
     let bytes = given(values, 0)
         .and_then(Value::as_bytes)
@@ -299,12 +326,12 @@ pub(super) fn yaml(values: &[Option<Value>]) -> Result<(), String> {
     let has = |byte| memchr::memchr(byte, &bytes).is_some();
     // Each anchor may double what those before it are.
     if has(b'&') && has(b'*') {
-        return Err("takes no text with anchors and aliases".into());
+        return Err(Refused::Aliases);
     }
     Ok(())
 }
 
 /// As with [`ruby_hash`], a level takes some bytes more.
-pub(super) fn xml(values: &[Option<Value>]) -> Result<(), String> {
+pub(super) fn xml(values: &[Option<Value>]) -> Result<(), Refused> {
     at_most(values, SHORT * 8)
 }

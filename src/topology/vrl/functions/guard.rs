@@ -12,13 +12,13 @@ use vrl::{
     value::Value,
 };
 
-use super::checks::weigh;
+use super::checks::{Refused, weigh};
 
 /// Values that a function may make of a product.
 const NODES: usize = 1 << 20;
 
 /// Says why a function may not run with these arguments.
-pub(super) type Check = fn(&[Option<Value>]) -> Result<(), String>;
+pub(super) type Check = fn(&[Option<Value>]) -> Result<(), Refused>;
 
 /// What is done before or after a function runs.
 #[derive(Clone, Copy, Debug)]
@@ -149,14 +149,14 @@ fn fresh(value: Value) -> Value {
 }
 
 /// Each element becomes a copy of all that lies around it.
-fn unnested(query: &Query, ctx: &mut Context<'_>) -> Result<Result<(), String>, ExpressionError> {
+fn unnested(query: &Query, ctx: &mut Context<'_>) -> Result<Result<(), Refused>, ExpressionError> {
     let look = |root: &Value| {
         let copies = root
             .get(query.path())
             .and_then(Value::as_array)
             .map_or(0, <[Value]>::len);
         if copies.saturating_mul(weigh(root).nodes) > NODES {
-            return Err(format!("would make more than {NODES} values"));
+            return Err(Refused::Nodes { most: NODES });
         }
         Ok(())
     };

@@ -37,8 +37,8 @@ fn led_by(leaders: &[i32]) -> MetadataResponse {
 
 fn learn(queues: &mut Queues, metadata: &MetadataResponse) {
     let mut ended = Ended::default();
-    queues.learn(metadata, &mut ended);
-    ended.tell();
+    queues.update_metadata(metadata, &mut ended);
+    ended.notify();
 }
 
 fn push(queues: &mut Queues, value: &str) -> Answer {
@@ -55,7 +55,7 @@ fn push(queues: &mut Queues, value: &str) -> Answer {
     if let Err(error) = queues.push(append, &call, 0) {
         call.done(0, Err(error));
     }
-    call.begun();
+    call.handed_over();
     acknowledged
 }
 
@@ -73,7 +73,7 @@ fn one(queues: &mut Queues, broker: i32, producer: ProducerId) -> Batch {
 fn delivered(queues: &mut Queues, batch: Batch, first: u64) {
     let mut ended = Ended::default();
     queues.delivered(batch, first, &mut ended);
-    ended.tell();
+    ended.notify();
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_batch_goes_again_as_it_was_to_the_new_leader() {
     learn(&mut queues, &led_by(&[1]));
     let batch = one(&mut queues, 1, ME);
     let _later = push(&mut queues, "b");
-    queues.again(batch);
+    queues.retry(batch);
     assert!(queues.stale);
     assert!(queues.take(1, ME).is_empty(), "nobody is known to lead it");
     // Nobody leads it yet: it is asked for again.
@@ -141,7 +141,7 @@ fn a_topic_that_is_made_anew_with_fewer_partitions_takes_what_waited_for_others(
     let mut second = push(&mut queues, "b");
     learn(&mut queues, &led_by(&[1]));
     // Its partition is gone.
-    queues.again(batch);
+    queues.retry(batch);
     let mut third = push(&mut queues, "c");
     learn(&mut queues, &led_by(&[1]));
     assert!(!queues.stale);
@@ -187,7 +187,7 @@ fn a_topic_that_comes_while_leaders_are_asked_for_is_asked_for_next() {
     assert!(queues.stale);
     // Known, and then without a word on who leads it.
     let batch = one(&mut queues, 1, ME);
-    queues.again(batch);
+    queues.retry(batch);
     learn(&mut queues, &led_by(&[]));
     assert!(queues.stale);
 }
@@ -203,7 +203,7 @@ fn what_fails_leaves_no_gap_in_the_numbers() {
     let batch = one(&mut queues, 1, ME);
     let mut ended = Ended::default();
     queues.failed(batch, unconfirmed(), &mut ended);
-    ended.tell();
+    ended.notify();
     assert!(matches!(
         lost.try_recv().unwrap(),
         Err(LogError::Unavailable(_))
@@ -227,7 +227,7 @@ fn what_is_too_large_comes_in_halves_and_alone_it_fails() {
             queues.delivered(batch, offset as u64, &mut ended);
             offset += 1;
         }
-        ended.tell();
+        ended.notify();
     }
     assert_eq!(answers[0].try_recv().unwrap().unwrap()[0].offset, 0);
     assert_eq!(answers[1].try_recv().unwrap().unwrap()[0].offset, 1);
@@ -260,7 +260,7 @@ fn a_refused_batch_makes_the_next_ones_small_for_a_while() {
                 queues.delivered(batch, sequence as u64, &mut ended);
                 sequence += count as i32;
             }
-            ended.tell();
+            ended.notify();
         }
         (largest, refused)
     };
@@ -303,8 +303,8 @@ fn nothing_waits_for_ever_and_the_queue_has_an_end() {
         Err(LogError::TooLarge(_))
     ));
     let mut ended = Ended::default();
-    queues.expire(Instant::now() + PATIENCE, &mut ended);
-    ended.tell();
+    queues.expire(Instant::now() + DELIVERY_TIMEOUT, &mut ended);
+    ended.notify();
     assert!(matches!(
         waiting.try_recv().unwrap(),
         Err(LogError::Unavailable(_))
@@ -318,7 +318,7 @@ fn nothing_waits_for_ever_and_the_queue_has_an_end() {
     // What is closed tells all who wait.
     let mut ended = Ended::default();
     queues.close(&mut ended);
-    ended.tell();
+    ended.notify();
     assert!(matches!(
         answers[0].try_recv().unwrap(),
         Err(LogError::Unavailable(_))

@@ -1,0 +1,27 @@
+//! What can go wrong with the embedded log itself.
+
+use std::sync::Arc;
+
+/// An error of the embedded log. Always fatal; what its store says comes as [`crate::state::StateError`].
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// A batch of records cannot be read back: the data directory was changed, or a newer version wrote it.
+    #[error(
+        "a batch of the log is damaged, or was written by a newer version: `{topic}`/{partition} from offset {base} on"
+    )]
+    DamagedBatch {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: u32,
+        /// The batch's first offset.
+        base: u64,
+    },
+    /// The row that lists the topics cannot be read back.
+    #[error("the list of topics is damaged: {0}")]
+    DamagedTopics(#[source] Arc<serde_json::Error>),
+    /// The thread that commits has ended: it panicked, and has said why.
+    #[error("the log has stopped")]
+    Stopped,
+}
