@@ -13,14 +13,14 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{storage as node, storage::Storage, watch::Watch};
 use crate::{
-    base::clock::SystemClock,
+    base::{backoff::Backoff, clock::SystemClock},
     config::{Config, SecretUrl},
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
     port::{NotBegun, Rebuild, Rebuilds},
     projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, Setup, What},
     store::Store,
-    stream::{lane::Backoff, progress::Progress},
+    stream::progress::Progress,
     telemetry::{Need, PartStatus, Readiness},
 };
 

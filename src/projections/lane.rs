@@ -29,11 +29,11 @@ use super::{
     target::{PROJECTION, Target},
 };
 use crate::{
-    base::clock::Clock,
+    base::{backoff::Backoff, clock::Clock},
     log::{Class, Fetched, Log, LogError, Polled, Source, announce_dropped},
     store::{self, Store},
     stream::{
-        lane::{Backoff, JOINING},
+        lane::JOINING,
         progress::{LaneProgress, Progress},
     },
     telemetry::metrics,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use omnilink::{
-    base::clock::{Clock, Millis},
+    base::clock::{Clock, Millis, SystemClock},
     controls::SecretKeys,
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, topics::Names},
     state::{Space, StateError, StateStore},
@@ -440,6 +440,7 @@ fn a_slow_call_makes_nothing_else_repeat(bed: Bed) {
             dlq: world.dlq.as_str().into(),
             concurrency: 3,
             deadline: Duration::from_mins(5),
+            clock: Arc::new(SystemClock),
             runtime: runtime.handle().clone(),
             progress: Arc::clone(&world.progress),
         };
@@ -503,6 +504,7 @@ fn a_call_that_panics_or_hangs_holds_nothing_up(bed: Bed) {
             dlq: world.dlq.as_str().into(),
             concurrency: 2,
             deadline: Duration::from_millis(200),
+            clock: Arc::new(SystemClock),
             runtime: runtime.handle().clone(),
             progress: Arc::clone(&world.progress),
         };

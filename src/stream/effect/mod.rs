@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -25,10 +25,12 @@ use tokio::{
 
 use super::{
     effect::attempts::Attempts,
-    lane::Backoff,
     progress::{LaneProgress, Progress},
 };
-use crate::log::{Fetched, Finished, Log, LogError, Polled, Work};
+use crate::{
+    base::{backoff::Backoff, clock::Clock},
+    log::{Fetched, Finished, Log, LogError, Polled, Work},
+};
 
 /// What is done with one record. It returns when the work is done and its results are durable in the log; it retries by its own rules.
 pub trait Effect: Send + Sync + 'static {
@@ -51,6 +53,8 @@ pub struct Setup {
     pub concurrency: usize,
     /// The most time that one call may take.
     pub deadline: Duration,
+    /// For dead letters, and for when what is finished is kept.
+    pub clock: Arc<dyn Clock>,
     /// Where calls run.
     pub runtime: Handle,
     /// Where it reports how it is.
@@ -138,16 +142,17 @@ fn serve(
     let (tell, mut done) = mpsc::unbounded_channel::<Done>();
     let mut taken: BTreeMap<u32, Taken> = BTreeMap::new();
     let mut batch = Vec::new();
-    let mut kept = Instant::now();
+    let mut kept = setup.clock.monotonic();
     let calls = progress.calls();
     while !stop.load(Ordering::Relaxed) {
         while let Ok(done) = done.try_recv() {
             finish(&mut taken, (setup, progress), done);
             progress.progressed();
         }
-        if kept.elapsed() > COMMIT {
+        let now = setup.clock.monotonic();
+        if now.saturating_sub(kept) > COMMIT {
             keep(&mut *work, (setup, progress), &mut taken)?;
-            kept = Instant::now();
+            kept = now;
         }
         batch.clear();
         match work.poll(POLL, &mut batch)? {

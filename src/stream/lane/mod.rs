@@ -42,9 +42,8 @@ use super::{
     size_limits::SizeLimits,
     timers::Timers,
 };
-pub use crate::base::backoff::Backoff;
 use crate::{
-    base::clock::Clock,
+    base::{backoff::Backoff, clock::Clock},
     log::{Class, Fetched, Lane, Log, LogError, Polled},
     state::Space,
 };
@@ -106,7 +105,7 @@ pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Run
         .spawn(move || {
             Runner {
                 topics: processor.topics(),
-                limits: SizeLimits::new(&setup.log, processor.name()),
+                limits: SizeLimits::new(&setup.log, &setup.clock, processor.name()),
                 progress,
                 processor,
                 setup,
@@ -181,7 +180,7 @@ impl Runner {
         let mut member = false;
         while !self.stopping() {
             batch.clear();
-            Self::resume(&mut *lane, &mut tasks)?;
+            self.resume(&mut *lane, &mut tasks)?;
             let wait = self.wait(&tasks);
             let failed = match lane.poll(wait, &mut batch)? {
                 Polled::Records => self.process_batch(&mut *lane, &mut tasks, &batch).err(),
@@ -275,7 +274,8 @@ impl Runner {
                 tasks.insert(*partition, Task::new(space, transform, timers));
             }
             if let Some(task) = tasks.get_mut(partition) {
-                task.inputs.insert(*topic, Input::at(next));
+                task.inputs
+                    .insert(*topic, Input::at(next, self.setup.clock.monotonic()));
             }
         }
         Ok(())
@@ -283,9 +283,9 @@ impl Runner {
 
     /// How long the next poll may wait: until the next timer at most, and until the next partition resumes.
     fn wait(&self, tasks: &BTreeMap<u32, Task>) -> Duration {
-        let now = self.setup.clock.now();
+        let (now, monotonic) = (self.setup.clock.now(), self.setup.clock.monotonic());
         let paused = tasks.values().filter_map(|task| task.paused_until);
-        let paused = paused.map(|until| until.saturating_duration_since(Instant::now()));
+        let paused = paused.map(|until| until.saturating_sub(monotonic));
         let resumes = paused.min().map_or(IDLE, |left| left.min(IDLE));
         let next = tasks.values().filter_map(Task::next_due).min();
         next.map_or(resumes, |due| {
@@ -297,8 +297,8 @@ impl Runner {
     }
 
     /// Partitions that were paused for long enough read on from where they stopped.
-    fn resume(lane: &mut dyn Lane, tasks: &mut BTreeMap<u32, Task>) -> Result<(), LogError> {
-        let now = Instant::now();
+    fn resume(&self, lane: &mut dyn Lane, tasks: &mut BTreeMap<u32, Task>) -> Result<(), LogError> {
+        let now = self.setup.clock.monotonic();
         for (partition, task) in tasks {
             if task.paused_until.take_if(|until| *until <= now).is_some() {
                 for (topic, input) in &mut task.inputs {
