@@ -1,4 +1,5 @@
-//! What every log must do: one suite, run against the embedded log and against Kafka.
+//! What every log must do: one suite, run against the embedded log, the log in memory, and Kafka. The log in memory keeps every record, so
+//! that compaction and retention are not asked of it.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,15 @@ use omnilink::{
 };
 
 use crate::support::{Bed, Kind, append, output, read_all, record, settle, take, value};
+
+macro_rules! on_all {
+    ($($name:ident),* ; $($drops:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $name() { super::$name(super::Bed::new(super::Kind::Memory).unwrap()); })*
+        }
+        on_both!($($name,)* $($drops,)*);
+    };
+}
 
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
@@ -25,7 +35,7 @@ macro_rules! on_both {
     };
 }
 
-on_both!(
+on_all!(
     order_and_partition_of_keys,
     tombstones_and_headers,
     transaction_is_atomic_and_resumes,
@@ -36,7 +46,7 @@ on_both!(
     a_reader_seeks_and_knows_its_end,
     committed_positions_of_all_partitions,
     policies_are_told,
-    topics_are_made_and_checked,
+    topics_are_made_and_checked;
     compaction_keeps_the_last,
     retention_drops_the_old,
 );
@@ -203,7 +213,7 @@ fn stale_owner_is_fenced(bed: Bed) {
     settle(&mut *zombie);
     take(&mut *zombie, 1);
     let other = match bed.kind {
-        Kind::Local => None,
+        Kind::Local | Kind::Memory => None,
         // The same node started again, while the first still runs.
         Kind::Kafka => Some(bed.open_in("a", &bed.dir.path().join("again"))),
     };

@@ -60,7 +60,7 @@ const TENANT: (&str, &str) = ("omnilink-tenant", "acme");
 /// What the topic in question takes.
 fn limit(bed: &Bed) -> usize {
     match bed.kind {
-        Kind::Local => 16 << 20,
+        Kind::Local | Kind::Memory => 16 << 20,
         Kind::Kafka => 100_000,
     }
 }
@@ -310,7 +310,7 @@ fn a_record_that_waits_for_a_limit(bed: Bed) {
     let message = said(&letters[0], "message");
     // One lane reads, maps and passes on to the next on the embedded log.
     let what = match bed.kind {
-        Kind::Local => "rekey.big",
+        Kind::Local | Kind::Memory => "rekey.big",
         Kind::Kafka => "row of state",
     };
     assert!(message.contains(what), "{message}");
@@ -541,7 +541,7 @@ fn what_does_not_go_back_or_into_a_topic_is_told(bed: Bed) {
     let done = world.redrive(&Pick::All);
     let expected = match bed.kind {
         // The reasons of a letter are longer than the marks of a redrive.
-        Kind::Local => (2, 0),
+        Kind::Local | Kind::Memory => (2, 0),
         Kind::Kafka => (1, 1),
     };
     assert_eq!((done.redriven, done.too_large), expected);
@@ -567,7 +567,7 @@ fn what_does_not_go_back_or_into_a_topic_is_told(bed: Bed) {
     let mut sink = IntoTopic::new(&*world.log, &world.names, &world.out).unwrap();
     let done = replay(&history, &Query::default(), &mut sink, &mut |_| true).unwrap();
     let expected = match bed.kind {
-        Kind::Local => (3, 0),
+        Kind::Local | Kind::Memory => (3, 0),
         Kind::Kafka => (2, 1),
     };
     assert_eq!((done.events, done.too_large), expected);

@@ -13,6 +13,7 @@ use omnilink::{
         Append, Fetched, Lane, Log, LogError, Output, Polled, Position, Record, TopicSpec,
         kafka::{KafkaLog, KafkaOptions},
         local::{LocalLog, LocalOptions},
+        memory::MemoryLog,
     },
     state::StateStore,
 };
@@ -48,6 +49,7 @@ pub(crate) use on_both;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Local,
+    Memory,
     Kafka,
 }
 
@@ -57,6 +59,8 @@ pub struct Bed {
     pub prefix: String,
     pub dir: TempDir,
     pub clock: Arc<dyn Clock>,
+    /// All that a log in memory has.
+    memory: Arc<MemoryLog>,
     brokers: String,
     properties: BTreeMap<String, String>,
 }
@@ -65,7 +69,7 @@ impl Bed {
     /// `None`: the part is not there.
     pub fn new(kind: Kind) -> Option<Self> {
         let (brokers, properties) = match kind {
-            Kind::Local => (String::new(), BTreeMap::default()),
+            Kind::Local | Kind::Memory => (String::new(), BTreeMap::default()),
             Kind::Kafka => (part("OMNILINK_TEST_KAFKA")?, BTreeMap::default()),
         };
         Some(Self::with(kind, brokers, properties))
@@ -74,7 +78,7 @@ impl Bed {
     /// Lanes of a processor: as many as `up` has on two cores.
     pub fn lanes(&self) -> usize {
         match self.kind {
-            Kind::Local => 1,
+            Kind::Local | Kind::Memory => 1,
             Kind::Kafka => 2,
         }
     }
@@ -88,11 +92,13 @@ impl Bed {
     }
 
     fn with(kind: Kind, brokers: String, properties: BTreeMap<String, String>) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         Self {
+            memory: Arc::new(MemoryLog::new(Arc::clone(&clock))),
             kind,
             prefix: format!("t{}.", uuid::Uuid::now_v7().simple()),
             dir: TempDir::new().unwrap(),
-            clock: Arc::new(SystemClock),
+            clock,
             brokers,
             properties,
         }
@@ -117,7 +123,7 @@ impl Bed {
         self.open_in(node, &self.dir.path().join(node))
     }
 
-    /// Opens the log as node `node` in `dir`. On the local log all nodes are one.
+    /// Opens the log as node `node` in `dir`. On the local log and in memory all nodes are one.
     pub fn open_in(&self, node: &str, dir: &Path) -> Arc<dyn Log> {
         match self.kind {
             Kind::Local => {
@@ -125,6 +131,7 @@ impl Bed {
                 options.min_free_bytes = 1 << 20;
                 Arc::new(LocalLog::open(&self.dir.path().join("log"), options).unwrap())
             }
+            Kind::Memory => Arc::<MemoryLog>::clone(&self.memory),
             Kind::Kafka => {
                 let options = KafkaOptions {
                     brokers: self.brokers.clone(),

@@ -58,8 +58,9 @@ pub(super) struct Failures {
     timers: HashMap<(u32, Bytes), FailedTimer>,
     /// A transform failed when it closed: among so many records and timers that come next is the one that it fails for. 0: none.
     bisected: usize,
-    /// It was alone in a transaction that failed when it closed: the second time it is to blame.
-    suspect: Option<Culprit>,
+    /// Each was alone in a transaction that failed when it closed: the second time it is to blame. Of several partitions there may be
+    /// several in turn.
+    suspects: Vec<Culprit>,
 }
 
 impl Failures {
@@ -99,10 +100,11 @@ impl Failures {
     ) -> Option<LogError> {
         match (items, last) {
             (1, Some(culprit)) => {
-                if self.suspect.as_ref() == Some(&culprit) {
+                if self.suspects.contains(&culprit) {
+                    self.suspects.retain(|suspect| *suspect != culprit);
                     self.note(processor, culprit, rejected);
                 } else {
-                    self.suspect = Some(culprit);
+                    self.suspects.push(culprit);
                     self.bisected = 1;
                 }
                 None
@@ -139,8 +141,10 @@ impl Failures {
 
     /// Forgets the records of a partition before its position.
     pub(super) fn forget_records(&mut self, (topic, partition, next): InputOffset) {
-        self.records
-            .retain(|at, _| (at.0, at.1) != (topic, partition) || at.2 >= next);
+        let ahead = |at: &InputOffset| (at.0, at.1) != (topic, partition) || at.2 >= next;
+        self.records.retain(|at, _| ahead(at));
+        self.suspects
+            .retain(|suspect| !matches!(suspect, Culprit::Record(at) if !ahead(at)));
     }
 
     /// Whether a timer failed before.
@@ -158,12 +162,19 @@ impl Failures {
     }
 
     pub(super) fn forget_timer(&mut self, partition: u32, key: Bytes) {
+        self.suspects.retain(
+            |suspect| !matches!(suspect, Culprit::Timer(p, k, _) if (*p, k) == (partition, &key)),
+        );
         self.timers.remove(&(partition, key));
     }
 
     /// Another lane has the partition now.
     pub(super) fn revoked(&mut self, partition: u32) {
         self.timers.retain(|timer, _| timer.0 != partition);
+        self.suspects.retain(|suspect| {
+            let (Culprit::Record((_, of, _)) | Culprit::Timer(of, ..)) = suspect;
+            *of != partition
+        });
     }
 }
 

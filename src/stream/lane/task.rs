@@ -2,14 +2,18 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use rand::rngs::StdRng;
+
 use super::BACKOFF;
 use crate::{
     base::clock::Millis,
+    log::Lane,
     state::Space,
     stream::{Transform, timers::Timers, transform::Gathered},
 };
 
-/// After this long without a record, all that lies before the end seen are markers of transactions.
+/// Where the log cannot tell how far it was read: after this long without a record, all that lies before the end seen are markers
+/// of transactions.
 const QUIET: Duration = Duration::from_millis(250);
 
 /// An input partition. Times that are a [`Duration`] are in the monotonic time of the lane's clock.
@@ -75,11 +79,11 @@ impl Task {
     }
 
     /// Pauses the partition, for longer each time in a row.
-    pub(super) fn pause(&mut self, why: String, now: Duration) {
+    pub(super) fn pause(&mut self, why: String, now: Duration, jitter: &mut StdRng) {
         if self.pauses == 0 {
             tracing::info!(processor = %self.space.processor, partition = self.space.partition, %why, "the partition waits");
         }
-        self.paused_until = Some(now + BACKOFF.pause(self.pauses));
+        self.paused_until = Some(now + BACKOFF.pause_by(self.pauses, jitter));
         self.pauses += 1;
         self.waits_for = Some(why);
     }
@@ -99,12 +103,17 @@ impl Task {
     }
 
     /// Whether the inputs were read to the ends that they had when timers were found to be due.
-    pub(super) fn caught_up(&self, due: &Due, now: Duration) -> bool {
+    pub(super) fn caught_up(&self, due: &Due, lane: &dyn Lane, now: Duration) -> bool {
         let quiet = |since: Duration| now.saturating_sub(since) > QUIET;
         due.ends.iter().all(|(topic, end)| {
-            self.inputs
-                .get(topic)
-                .is_some_and(|input| input.next >= *end || quiet(due.asked) && quiet(input.last))
+            let Some(input) = self.inputs.get(topic) else {
+                return false;
+            };
+            input.next >= *end
+                || match lane.handed_out(*topic, self.space.partition) {
+                    Some(next) => next >= *end,
+                    None => quiet(due.asked) && quiet(input.last),
+                }
         })
     }
 }

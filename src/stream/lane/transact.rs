@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Runner,
+    driver::Driver,
     failures::{Culprit, Failed, InputOffset, KnownTimer, panicked},
     task::{Due, Task},
 };
@@ -38,6 +38,8 @@ pub(super) struct Committed {
     pub(super) records: usize,
     /// Records and timers that transforms were given.
     pub(super) items: usize,
+    /// Timers alone.
+    pub(super) timers: usize,
 }
 
 /// A timer that has fired: partition, key, time.
@@ -50,7 +52,7 @@ enum FiredOne {
     Waiting(String),
 }
 
-impl Runner {
+impl Driver {
     /// Processes what was read and what is due, and commits it. Timers fire only when the whole batch was taken.
     pub(super) fn transact(
         &mut self,
@@ -87,7 +89,7 @@ impl Runner {
             }
             let (first, before) = (task.gathered.is_none(), task.bytes());
             if let Some(why) = self.process(task, &store, input, now)? {
-                task.pause(why, self.setup.clock.monotonic());
+                task.pause(why, self.setup.clock.monotonic(), &mut self.jitter);
                 if first {
                     // Nothing of this partition was taken: there is nothing to commit.
                     task.gathered = None;
@@ -115,7 +117,8 @@ impl Runner {
             let budget = TIMERS.min(self.failures.most().saturating_sub(items));
             fired = self.fire((now, processed), budget, lane, &store, tasks)?;
         }
-        items += fired.len();
+        let timers = fired.len();
+        items += timers;
         if let Some((partition, key, due)) = fired.last() {
             last = Some(Culprit::Timer(*partition, key.clone(), *due));
         }
@@ -141,7 +144,11 @@ impl Runner {
         let next = tasks.values().filter_map(Task::next_due).min();
         self.progress
             .timers_checked(progress::Timers { at: now, next });
-        Ok(Committed { records, items })
+        Ok(Committed {
+            records,
+            items,
+            timers,
+        })
     }
 
     fn commit(
@@ -345,7 +352,7 @@ impl Runner {
 
     /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time. Answers which.
     fn fire(
-        &self,
+        &mut self,
         (now, began): (Millis, Duration),
         mut budget: usize,
         lane: &dyn Lane,
@@ -353,7 +360,6 @@ impl Runner {
         tasks: &mut BTreeMap<u32, Task>,
     ) -> Result<Vec<Fired>, Failed> {
         let mut fired = Vec::new();
-        let elapsed = || self.setup.clock.monotonic().saturating_sub(began);
         for (partition, task) in tasks {
             if task.next_due().is_none_or(|due| due > now) {
                 task.due = None;
@@ -363,7 +369,7 @@ impl Runner {
                 Some(due) => due,
                 None => ends(lane, *partition, task, (now, began))?,
             };
-            if !task.caught_up(&due, began) {
+            if !task.caught_up(&due, lane, began) {
                 task.due = Some(due);
                 continue;
             }
@@ -371,7 +377,7 @@ impl Runner {
             let mut waiting = None;
             let before = fired.len();
             while budget > 0
-                && elapsed() < TIMERS_TAKE
+                && self.setup.clock.monotonic().saturating_sub(began) < TIMERS_TAKE
                 && task.gathered.as_ref().is_none_or(|gathered| {
                     gathered.outputs.len() < TIMERS_EMIT && gathered.bytes < TRANSACTION_BYTES
                 })
@@ -392,7 +398,7 @@ impl Runner {
                 task.waits_for = None;
             }
             if let Some(why) = waiting {
-                task.pause(why, self.setup.clock.monotonic());
+                task.pause(why, self.setup.clock.monotonic(), &mut self.jitter);
             }
             if first && none {
                 // Nothing of this partition was done: there is nothing to commit.

@@ -12,7 +12,7 @@ use crate::support::Kind;
 /// Two kills of OmniLink amid a few hundred events: a planted bug leaves itself open for long enough.
 fn plan(kind: Kind, bug: Bug, finds: &'static [Flaw]) -> Plan {
     let (events, per_second) = match kind {
-        Kind::Local => (400, 100),
+        Kind::Local | Kind::Memory => (400, 100),
         // For longer than the group waits for a member that was killed.
         Kind::Kafka => (1_200, 40),
     };
