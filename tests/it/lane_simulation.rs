@@ -248,7 +248,7 @@ impl World {
         let seat = &mut self.seats[at];
         let step = seat.driver.step(Duration::ZERO);
         let members = self.log.members(NAME);
-        if let Step::Opened = step {
+        if let Step::Joined = step {
             seat.member = members.last().copied();
         }
         seat.member = seat.member.filter(|member| members.contains(member));

@@ -129,12 +129,12 @@ impl Content {
             let Some(topic) = self.topics.get_mut(&name) else {
                 continue;
             };
-            let partition = partition.unwrap_or_else(|| match &record.key {
-                Some(key) => partition_for(key, topic.partitions()),
-                None => {
-                    self.keyless = self.keyless.wrapping_add(1);
-                    self.keyless % topic.partitions()
+            let partition = partition.unwrap_or_else(|| {
+                if let Some(key) = &record.key {
+                    return partition_for(key, topic.partitions());
                 }
+                self.keyless = self.keyless.wrapping_add(1);
+                self.keyless % topic.partitions()
             });
             let Some(records) = topic.records.get_mut(partition as usize) else {
                 continue;

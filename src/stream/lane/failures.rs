@@ -195,3 +195,21 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "panicked".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suspects_that_take_turns_are_both_found() {
+        let mut failures = Failures::default();
+        let (one, two) = ((0, 0, 7), (0, 1, 9));
+        for at in [one, two, one, two] {
+            assert!(failures.record(&at).is_none());
+            let rejected = Rejected::new("unclosed", "on purpose");
+            let culprit = Some(Culprit::Record(at));
+            assert!(failures.note_close("p", rejected, 1, culprit).is_none());
+        }
+        assert!(failures.record(&one).is_some() && failures.record(&two).is_some());
+    }
+}

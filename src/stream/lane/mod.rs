@@ -22,6 +22,7 @@ mod driver;
 mod failures;
 mod task;
 mod transact;
+mod transforms;
 
 use std::{
     sync::{
@@ -29,31 +30,21 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
-pub use driver::{Driver, Step};
+pub use driver::Driver;
 pub(crate) use failures::panic_message;
 
-use super::{Processor, progress::Progress};
-use crate::{
-    base::{
-        backoff::{self, Backoff},
-        clock::Clock,
-    },
-    log::Log,
+pub use super::consumer::Step;
+use super::{
+    Processor,
+    consumer::{self, IDLE},
+    progress::Progress,
 };
+use crate::{base::clock::Clock, log::Log};
 
-/// How long a poll waits when there is nothing to do.
-const IDLE: Duration = Duration::from_millis(100);
 /// A lane's stack: a topology's programs drop and copy values that may lie deep within each other. What is not used is never there.
 pub(crate) const STACK: usize = 256 << 20;
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
-};
-/// What a lane waits for before it has partitions.
-pub(crate) const JOINING: &str = "its consumer group shares out the partitions";
 
 /// A running lane. Dropping it stops the lane after the transaction in hand.
 pub struct Running {
@@ -101,11 +92,7 @@ pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Run
         .stack_size(STACK)
         .spawn(move || {
             let stopping = || stopping.load(Ordering::Relaxed);
-            while !stopping() {
-                if let Step::Failed { retry_after, .. } = driver.step(IDLE) {
-                    backoff::sleep(retry_after, stopping);
-                }
-            }
+            consumer::run(stopping, || driver.step(IDLE));
         })?;
     Ok(Running {
         stop,

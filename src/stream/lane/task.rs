@@ -4,12 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rand::rngs::StdRng;
 
-use super::BACKOFF;
 use crate::{
     base::clock::Millis,
     log::Lane,
     state::Space,
-    stream::{Transform, timers::Timers, transform::Gathered},
+    stream::{Transform, consumer::BACKOFF, timers::Timers, transform::Gathered},
 };
 
 /// Where the log cannot tell how far it was read: after this long without a record, all that lies before the end seen are markers

@@ -10,9 +10,9 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    driver::Driver,
     failures::{Culprit, Failed, InputOffset, KnownTimer, panicked},
     task::{Due, Task},
+    transforms::Transforms,
 };
 use crate::{
     base::clock::Millis,
@@ -52,7 +52,7 @@ enum FiredOne {
     Waiting(String),
 }
 
-impl Driver {
+impl Transforms {
     /// Processes what was read and what is due, and commits it. Timers fire only when the whole batch was taken.
     pub(super) fn transact(
         &mut self,
