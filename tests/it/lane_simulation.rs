@@ -96,11 +96,10 @@ impl Transform for Counter {
         let (id, kind, arg) = (parts[0], parts[1], parts[2].parse::<i64>().unwrap());
         let due = cx.now().0 + arg;
         match kind {
-            "count" => self.count(cx, &key, id, None)?,
             "timer" => self.count(cx, &key, id, Some(due))?,
             "fuse" => self.count(cx, &key, &format!("{id}!"), Some(due))?,
             "wait" if cx.now().0 < arg => return Err(Failure::Waiting("its time".into())),
-            "wait" => self.count(cx, &key, id, None)?,
+            "count" | "wait" => self.count(cx, &key, id, None)?,
             "reject" => return Err(Rejected::new("bad", "on purpose").into()),
             "late" => {
                 self.count(cx, &key, id, Some(due))?;
@@ -383,13 +382,12 @@ impl World {
         }
         let mut dead = BTreeMap::new();
         for letter in self.topic("dlq") {
-            let id = match letter.record.value {
-                Some(_) => value(&letter).split(' ').next().unwrap().to_owned(),
+            let id = if letter.record.value.is_some() {
+                value(&letter).split(' ').next().unwrap().to_owned()
+            } else {
                 // A timer's.
-                None => {
-                    let key = String::from_utf8(letter.record.key.unwrap().to_vec()).unwrap();
-                    key.split_once(' ').unwrap().1.to_owned()
-                }
+                let key = String::from_utf8(letter.record.key.unwrap().to_vec()).unwrap();
+                key.split_once(' ').unwrap().1.to_owned()
             };
             let code = header(&letter.record.headers, "omnilink.dlq.code").unwrap();
             assert!(dead.insert(id, code.to_vec()).is_none(), "two letters");
