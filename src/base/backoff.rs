@@ -1,6 +1,8 @@
 //! Pauses between tries, and between transactions.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rand::{Rng, RngExt};
 
 /// Pauses that double, with jitter.
 #[derive(Clone, Copy, Debug)]
@@ -14,11 +16,31 @@ pub struct Backoff {
 impl Backoff {
     /// The pause before try `attempt` (from 0): between half and all of the doubled one.
     pub fn pause(&self, attempt: u32) -> Duration {
+        self.pause_by(attempt, &mut rand::rng())
+    }
+
+    /// As [`Backoff::pause`], spread by the given source: a simulation gives one with a seed.
+    pub fn pause_by(&self, attempt: u32, jitter: &mut impl Rng) -> Duration {
         let whole = self
             .first
             .saturating_mul(1 << attempt.min(16))
             .min(self.most);
-        whole.mul_f64(rand::random_range(0.5..=1.0))
+        whole.mul_f64(jitter.random_range(0.5..=1.0))
+    }
+}
+
+/// How often a pause looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Sleeps, until `stopping` says to end: for threads that run until they are asked to stop.
+pub fn sleep(pause: Duration, stopping: impl Fn() -> bool) {
+    let until = Instant::now() + pause;
+    while !stopping() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(LOOK));
     }
 }
 

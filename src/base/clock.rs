@@ -1,8 +1,12 @@
 //! Time, handed in: pure code never asks for it.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    fmt::Debug,
+    sync::{
+        LazyLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Milliseconds since 1970-01-01T00:00:00Z, as Kafka's timestamps.
@@ -10,14 +14,21 @@ use std::{
 pub struct Millis(pub i64);
 
 /// Where the time comes from.
-pub trait Clock: Send + Sync {
-    /// The time now.
+pub trait Clock: Send + Sync + Debug {
+    /// The wall-clock time now. It may be set, also back.
     fn now(&self) -> Millis;
+
+    /// The time since some moment in the past, the same for all clocks of a kind in this process. It never goes back: for
+    /// pauses, deadlines and ages.
+    fn monotonic(&self) -> Duration;
 }
 
 /// The machine's clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
+
+/// When the process first asked for the monotonic time.
+static FIRST_ASKED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
     fn now(&self) -> Millis {
@@ -27,26 +38,57 @@ impl Clock for SystemClock {
             .unwrap_or_default();
         Millis(since.as_millis() as i64)
     }
+
+    fn monotonic(&self) -> Duration {
+        FIRST_ASKED.elapsed()
+    }
 }
 
 /// A clock that stands still until it is moved: for tests and simulation.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    now: AtomicI64,
+    /// Milliseconds that it was moved on.
+    monotonic: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that shows `at`.
     pub fn at(at: Millis) -> Self {
-        Self(AtomicI64::new(at.0))
+        Self {
+            now: AtomicI64::new(at.0),
+            monotonic: AtomicU64::new(0),
+        }
     }
 
-    /// Moves it on by `ms`.
+    /// Moves both times on by `ms`. A negative `ms` sets the wall clock back alone.
     pub fn advance(&self, ms: i64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
+        self.now.fetch_add(ms, Ordering::SeqCst);
+        let moved = u64::try_from(ms).unwrap_or(0);
+        self.monotonic.fetch_add(moved, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Millis {
-        Millis(self.0.load(Ordering::SeqCst))
+        Millis(self.now.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.monotonic.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_leaves_the_monotonic_time() {
+        let clock = ManualClock::at(Millis(1_000));
+        clock.advance(500);
+        clock.advance(-700);
+        assert_eq!(clock.now(), Millis(800));
+        assert_eq!(clock.monotonic(), Duration::from_millis(500));
     }
 }

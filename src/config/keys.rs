@@ -443,7 +443,7 @@ fn text(value: &Value) -> Result<String, ValueError> {
 }
 
 /// A list of strings. A single value is a list of one; the text of a variable or flag is split at commas.
-fn texts(value: &Value) -> Result<Vec<String>, String> {
+fn texts(value: &Value) -> Result<Vec<String>, ValueError> {
     match value {
         Value::List(items) => items.iter().map(text).collect(),
         Value::Raw(raw) => Ok(raw

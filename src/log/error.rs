@@ -280,6 +280,12 @@ pub enum Fenced {
         /// The processor.
         processor: Arc<str>,
     },
+    /// Another member owns the partition.
+    #[error("another member of `{processor}` owns the partition")]
+    OtherOwner {
+        /// The processor.
+        processor: Arc<str>,
+    },
     /// A newer member or producer: so the brokers say.
     #[cfg(feature = "kafka")]
     #[error(transparent)]

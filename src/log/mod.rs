@@ -20,6 +20,7 @@ pub mod topics;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod local;
+pub mod memory;
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -366,6 +367,12 @@ pub trait Lane: Send {
     /// First and next offset of an input partition, for timers: one due at T fires after the lane has read past the
     /// end that it saw at or after T.
     fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError>;
+
+    /// Up to which offset polls have handed out an open partition, offsets without a record passed over. `None`: the log
+    /// cannot tell.
+    fn handed_out(&self, _topic: usize, _partition: u32) -> Option<u64> {
+        None
+    }
 
     /// The keyed state of this node.
     fn state(&self) -> &state::StateStore;

@@ -16,14 +16,14 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    base::clock::SystemClock,
+    base::{backoff::Backoff, clock::SystemClock},
     config::{Config, SecretUrl},
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
     port::{NotBegun, Rebuild, Rebuilds},
     projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, Setup, What},
     store::Store,
-    stream::{lane::Backoff, progress::Progress},
+    stream::progress::Progress,
     telemetry::{Need, PartStatus, Readiness},
 };
 

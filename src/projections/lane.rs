@@ -1,4 +1,4 @@
-//! A lane of the projector: one thread that reads its share of `events` and keeps the tables up with it.
+//! A lane of the projector: one thread that reads its share of `events` and keeps the tables up with it ([`crate::stream::consumer`]).
 //!
 //! ```text
 //!              ┌──────── poll ─► add ─► push ────────┐
@@ -11,7 +11,7 @@
 //! While it cannot write it goes on polling, so that it stays in its group, and drops what it gets.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -30,18 +30,18 @@ use super::{
 };
 use crate::{
     base::clock::Clock,
-    log::{Class, Fetched, Log, LogError, Polled, Source, announce_dropped},
+    log::{Class, Fetched, Log, LogError, Source, announce_dropped},
     store::{self, Store},
     stream::{
-        lane::{Backoff, JOINING},
+        consumer::{
+            BACKOFF, Consumer, Fault, Handler, IDLE, Member, Next, Partitions, State, Step,
+        },
         progress::{LaneProgress, Progress},
     },
     telemetry::metrics,
 };
 
-/// How long a poll waits when there is nothing to do…
-const IDLE: Duration = Duration::from_millis(100);
-/// … and when Postgres is at work and records wait for it.
+/// How long a poll waits when Postgres is at work and records wait for it.
 const BUSY: Duration = Duration::from_millis(1);
 /// The pause between polls while nothing can be written.
 const STALLED: Duration = Duration::from_millis(250);
@@ -52,10 +52,6 @@ const SHUN: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(5);
 /// A poll that gives so many records has more where they came from.
 const MANY: usize = 100;
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
-};
 /// Entities in memory, of all lanes together.
 const MEMORY: usize = 32 << 20;
 
@@ -119,8 +115,15 @@ impl Projector {
                 stop.clone(),
                 MEMORY / lanes,
             );
+            let of = Member {
+                name: PROJECTION.to_owned(),
+                topics: vec![setup.topic.to_string()],
+                progress: Arc::clone(&lane.progress),
+            };
+            let (consumer, stop) = (Consumer::new(of, lane, rand::random()), stop.clone());
             let thread = std::thread::Builder::new().name(format!("project-{n}"));
-            projector.lanes.push(thread.spawn(move || lane.run())?);
+            let thread = thread.spawn(move || consumer.run(|| stop.is_asked()))?;
+            projector.lanes.push(thread);
         }
         Ok(projector)
     }
@@ -144,13 +147,8 @@ impl Drop for Projector {
 struct Lane {
     setup: Setup,
     progress: Arc<LaneProgress>,
-    stop: Stop,
     pipeline: Pipeline,
-    /// The group has given it a share, be it an empty one.
-    member: bool,
-    /// What the log has given us to read.
-    assigned: BTreeSet<u32>,
-    /// Of those, what another owner took, and until when we leave it alone.
+    /// Of what is assigned, what another owner took, and until when we leave it alone.
     shunned: BTreeMap<u32, Instant>,
     /// Nothing can be written now, or the partitions changed: take over again at this time.
     again: Option<Instant>,
@@ -190,7 +188,7 @@ impl Lane {
                 calls: Some(progress.calls()),
                 runtime: setup.runtime.clone(),
                 store: setup.store.clone(),
-                stop: stop.clone(),
+                stop,
             },
             Target::live(),
             Arc::clone(&setup.clock),
@@ -201,10 +199,7 @@ impl Lane {
         Self {
             setup,
             progress,
-            stop,
             pipeline,
-            member: false,
-            assigned: BTreeSet::new(),
             shunned: BTreeMap::new(),
             again: None,
             attempt: 0,
@@ -212,72 +207,84 @@ impl Lane {
             dropped: BTreeMap::new(),
         }
     }
+}
 
-    fn stopping(&self) -> bool {
-        self.stop.is_asked()
+impl Handler for Lane {
+    type Input = dyn Source;
+
+    fn join(&mut self) -> Result<Box<dyn Source>, LogError> {
+        self.setup.log.source(PROJECTION, &self.setup.topic)
     }
 
-    fn run(mut self) {
-        while !self.stopping() {
-            self.member = false;
-            self.progress.starting(JOINING);
-            let served = self
-                .setup
-                .log
-                .source(PROJECTION, &self.setup.topic)
-                .and_then(|mut source| self.serve(&mut *source));
-            let Err(error) = served else { return };
-            self.pipeline.reset();
-            self.assigned.clear();
-            self.stalled(&error.into());
-            self.pause();
+    fn next(&mut self, source: &mut Self::Input, assigned: &Partitions) -> Result<Next, Fault> {
+        self.look_at_shunned();
+        if self.again.is_some_and(|at| Instant::now() >= at) {
+            self.take_over(source, assigned)?;
         }
+        let wait = if self.pipeline.is_empty() { IDLE } else { BUSY };
+        Ok(Next::Poll(wait.min(self.until_again())))
     }
 
-    /// Runs until asked to stop (`Ok`), or until the source is over.
-    fn serve(&mut self, source: &mut dyn Source) -> Result<(), LogError> {
-        while !self.stopping() {
-            let mut records = Vec::new();
-            let wait = if self.pipeline.is_empty() { IDLE } else { BUSY };
-            match source.poll(wait.min(self.until_again()), &mut records)? {
-                Polled::Records if self.again.is_none() => {
-                    if let Err(error) = self.take_in(records) {
-                        self.failed(error)?;
-                    }
-                }
-                Polled::Records if records.is_empty() => {}
-                Polled::Records => self.hold(source),
-                Polled::Assigned(partitions) => {
-                    for (_, partition) in partitions {
-                        self.assigned.insert(partition);
-                        self.shunned.remove(&partition);
-                    }
-                    self.member = true;
-                    self.progress
-                        .assigned(|_, partition| self.assigned.contains(&partition));
-                    self.flush();
-                    self.again = Some(Instant::now());
-                }
-                Polled::Revoked(partitions) => {
-                    self.flush();
-                    self.give_up(source, &partitions)?;
-                }
-                Polled::Lost(partitions) => self.give_up(source, &partitions)?,
+    fn records(
+        &mut self,
+        source: &mut Self::Input,
+        batch: &mut Vec<Fetched>,
+        assigned: &Partitions,
+    ) -> Result<Step, Fault> {
+        let records = batch.len();
+        if self.again.is_none() {
+            if let Err(error) = self.take_in(std::mem::take(batch)) {
+                self.failed(error)?;
             }
-            self.look_at_shunned();
-            if self.again.is_some_and(|at| Instant::now() >= at) {
-                self.take_over(source)?;
-            }
+        } else if records > 0 {
+            self.hold(source, assigned);
+        }
+        Ok(Step::Processed { records, timers: 0 })
+    }
+
+    fn assigned(&mut self, _: &mut Self::Input, partitions: &[(usize, u32)]) -> Result<(), Fault> {
+        for (_, partition) in partitions {
+            self.shunned.remove(partition);
         }
         self.flush();
-        let all: Vec<_> = self
-            .assigned
-            .iter()
-            .map(|partition| (0, *partition))
-            .collect();
+        self.again = Some(Instant::now());
+        Ok(())
+    }
+
+    fn revoked(
+        &mut self,
+        _: &mut Self::Input,
+        partitions: &[(usize, u32)],
+        lost: bool,
+    ) -> Result<(), LogError> {
+        if !lost {
+            self.flush();
+        }
+        for (_, partition) in partitions {
+            self.shunned.remove(partition);
+        }
+        self.pipeline.reset();
+        self.again = Some(Instant::now());
+        Ok(())
+    }
+
+    fn over(&mut self) {
+        self.pipeline.reset();
+    }
+
+    fn stop(&mut self, source: &mut Self::Input, assigned: &Partitions) -> Result<(), LogError> {
+        self.flush();
+        let all: Vec<_> = assigned.iter().copied().collect();
         source.release(&all)
     }
 
+    /// While it cannot write, it has said why.
+    fn state(&self) -> Option<State<'_>> {
+        self.again.is_none().then_some(State::Running)
+    }
+}
+
+impl Lane {
     fn take_in(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         let backlog = records.len() >= MANY;
         if !records.is_empty() {
@@ -305,43 +312,28 @@ impl Lane {
         }
     }
 
-    fn give_up(
+    /// Takes over all that is assigned, and reads on from where the table is.
+    fn take_over(
         &mut self,
         source: &mut dyn Source,
-        partitions: &[(usize, u32)],
+        assigned: &Partitions,
     ) -> Result<(), LogError> {
-        for (_, partition) in partitions {
-            self.assigned.remove(partition);
-            self.shunned.remove(partition);
-            self.progress.revoked(&self.setup.topic, *partition);
-        }
-        self.pipeline.reset();
-        self.member = false;
-        self.progress.starting(JOINING);
-        self.again = Some(Instant::now());
-        source.release(partitions)
-    }
-
-    /// Takes over all that is assigned, and reads on from where the table is.
-    fn take_over(&mut self, source: &mut dyn Source) -> Result<(), LogError> {
-        match self.try_take_over(source) {
+        match self.try_take_over(source, assigned) {
             Ok(()) => {
                 self.again = None;
-                if self.member {
-                    self.progress.running();
-                }
                 Ok(())
             }
             Err(error) => self.failed(error),
         }
     }
 
-    fn try_take_over(&mut self, source: &mut dyn Source) -> Result<(), ProjectionError> {
-        let ours = self
-            .assigned
-            .iter()
-            .copied()
-            .filter(|p| !self.shunned.contains_key(p));
+    fn try_take_over(
+        &mut self,
+        source: &mut dyn Source,
+        assigned: &Partitions,
+    ) -> Result<(), ProjectionError> {
+        let ours = assigned.iter().map(|(_, partition)| *partition);
+        let ours = ours.filter(|p| !self.shunned.contains_key(p));
         let topic = source.topic_id()?;
         self.pipeline.take(ours, topic)?;
         for (partition, next) in self.pipeline.owned() {
@@ -432,9 +424,9 @@ impl Lane {
     }
 
     /// Records came that cannot be written now: goes back to before them, and rests.
-    fn hold(&self, source: &mut dyn Source) {
+    fn hold(&self, source: &mut dyn Source, assigned: &Partitions) {
         for (partition, next) in self.pipeline.last_taken() {
-            if self.assigned.contains(partition) {
+            if assigned.contains(&(0, *partition)) {
                 // It is opened again when it is taken over.
                 let _ = source.open(*partition, next.next);
             }
@@ -450,15 +442,6 @@ impl Lane {
                 self.progress.waiting(format!("Postgres: {error}"));
             }
             error => self.progress.retrying(error.to_string()),
-        }
-    }
-
-    /// Waits before a new source is asked for.
-    fn pause(&mut self) {
-        let until = Instant::now() + BACKOFF.pause(self.attempt);
-        self.attempt += 1;
-        while !self.stopping() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

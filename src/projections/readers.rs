@@ -8,15 +8,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
+    base::backoff::Backoff,
     controls::Controls,
     store::{
         Store, StoreError,
         grants::{self, Grant},
     },
-    stream::{
-        lane::Backoff,
-        progress::{LaneProgress, Progress},
-    },
+    stream::progress::{LaneProgress, Progress},
 };
 
 /// The name of this projection: that of its table.

@@ -30,12 +30,12 @@ use super::{
     target::{PROJECTION, REBUILD, Target},
 };
 use crate::{
+    base::backoff::Backoff,
     log::{LogError, Reader},
     store::{
         Session, StoreError,
         months::{self, ByMonth},
     },
-    stream::lane::Backoff,
 };
 
 /// One rebuild of a database at a time: `omnirebu` in ASCII.

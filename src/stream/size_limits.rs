@@ -1,15 +1,15 @@
 //! What topics and keyed state take, as a lane knows it: sizes are compared before anything is committed, so that a record that
 //! cannot be carried on becomes a dead letter and stops nothing.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::failure::Rejected;
-use crate::log::{BATCH_HEADER, Log, Record, record_size, row_size};
+use crate::{
+    base::clock::Clock,
+    log::{BATCH_HEADER, Log, Record, record_size, row_size},
+};
 
 /// The code of a record that cannot be carried on.
 pub(crate) const CODE: &str = "record_too_large";
@@ -28,6 +28,7 @@ const FRESH: Duration = Duration::from_secs(10);
 /// A lane's own copy of what the log says: its lock is never waited for.
 pub(super) struct SizeLimits {
     log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
     processor: Box<str>,
     known: Mutex<Known>,
 }
@@ -35,39 +36,42 @@ pub(super) struct SizeLimits {
 struct Known {
     topics: Vec<(Arc<str>, usize)>,
     state: Option<usize>,
-    since: Instant,
+    /// Since when, in the monotonic time of the clock.
+    since: Duration,
 }
 
 impl Known {
-    fn nothing() -> Self {
+    fn nothing(now: Duration) -> Self {
         Self {
             topics: Vec::new(),
             state: None,
-            since: Instant::now(),
+            since: now,
         }
     }
 }
 
 impl SizeLimits {
-    pub(super) fn new(log: &Arc<dyn Log>, processor: &str) -> Arc<Self> {
+    pub(super) fn new(log: &Arc<dyn Log>, clock: &Arc<dyn Clock>, processor: &str) -> Arc<Self> {
         Arc::new(Self {
             log: Arc::clone(log),
+            clock: Arc::clone(clock),
             processor: processor.into(),
-            known: Mutex::new(Known::nothing()),
+            known: Mutex::new(Known::nothing(clock.monotonic())),
         })
     }
 
     /// To be called before each transaction.
     pub(super) fn refresh(&self) {
         let mut known = self.known.lock();
-        if known.since.elapsed() > FRESH {
-            *known = Known::nothing();
+        let now = self.clock.monotonic();
+        if now.saturating_sub(known.since) > FRESH {
+            *known = Known::nothing(now);
         }
     }
 
     /// A transaction failed: what the log has learnt by it is asked for anew.
     pub(super) fn forget(&self) {
-        *self.known.lock() = Known::nothing();
+        *self.known.lock() = Known::nothing(self.clock.monotonic());
     }
 
     /// The largest record that a topic takes.

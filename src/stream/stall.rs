@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::progress::{Progress, Suspect};
@@ -25,13 +25,12 @@ pub fn check(log: &dyn Log, processors: &[Arc<Progress>]) -> Result<(), LogError
         return Ok(());
     }
     let ends = super::lag::ends(log, &at)?;
-    let now = Instant::now();
     let find = |topic: &str, partition: u32| {
         let at = at.binary_search_by(|(t, p)| (&**t, *p).cmp(&(topic, partition)));
         ends[at.ok()?]
     };
     for processor in processors {
-        let suspects = processor.observe(find, now);
+        let suspects = processor.observe(find);
         if suspects.is_empty() {
             continue;
         }

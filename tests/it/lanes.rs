@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use omnilink::{
-    base::clock::{Clock, Millis},
+    base::clock::{Clock, Millis, SystemClock},
     controls::SecretKeys,
     log::{Cleanup, Fetched, Log, Record, TopicSpec, header, topics::Names},
     state::{Space, StateError, StateStore, Table},
@@ -440,6 +440,7 @@ fn a_slow_call_does_not_repeat_other_calls(test_log: TestLog) {
             dlq: fixture.dlq.as_str().into(),
             concurrency: 3,
             deadline: Duration::from_mins(5),
+            clock: Arc::new(SystemClock),
             runtime: runtime.handle().clone(),
             progress: Arc::clone(&fixture.progress),
         };
@@ -503,6 +504,7 @@ fn a_call_that_panics_or_hangs_does_not_block_others(test_log: TestLog) {
             dlq: fixture.dlq.as_str().into(),
             concurrency: 2,
             deadline: Duration::from_millis(200),
+            clock: Arc::new(SystemClock),
             runtime: runtime.handle().clone(),
             progress: Arc::clone(&fixture.progress),
         };

@@ -1,4 +1,5 @@
-//! The conformance suite that every log must pass, run against the embedded log and Kafka.
+//! The conformance suite that every log must pass, run against the embedded log, the log in memory, and Kafka. The log in memory
+//! keeps every record, so compaction and retention do not apply to it.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,15 @@ use omnilink::{
 use crate::support::{
     LogKind, TestLog, append, output, poll_records, read_all, record, value, wait_for_assignment,
 };
+
+macro_rules! on_all_logs {
+    ($($name:ident),* ; $($drops:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $name() { super::$name(super::TestLog::new(super::LogKind::Memory).unwrap()); })*
+        }
+        on_both_logs!($($name,)* $($drops,)*);
+    };
+}
 
 macro_rules! on_both_logs {
     ($($name:ident),* $(,)?) => {
@@ -27,7 +37,7 @@ macro_rules! on_both_logs {
     };
 }
 
-on_both_logs!(
+on_all_logs!(
     records_of_a_key_keep_their_order_and_partition,
     tombstones_and_headers_are_kept,
     a_transaction_is_atomic_and_a_lane_resumes_after_it,
@@ -38,7 +48,7 @@ on_both_logs!(
     a_reader_seeks_and_reports_its_end,
     committed_positions_of_all_partitions,
     cleanup_policies_are_described_and_surveyed,
-    topics_are_created_and_checked,
+    topics_are_created_and_checked;
     compaction_keeps_the_last_record_of_a_key,
     retention_deletes_old_records,
 );
@@ -205,7 +215,7 @@ fn a_stale_owner_is_fenced(test_log: TestLog) {
     wait_for_assignment(&mut *zombie);
     poll_records(&mut *zombie, 1);
     let other = match test_log.kind {
-        LogKind::Local => None,
+        LogKind::Local | LogKind::Memory => None,
         // The same node is started again while the first one still runs.
         LogKind::Kafka => Some(test_log.open_in("a", &test_log.dir.path().join("again"))),
     };

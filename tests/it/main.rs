@@ -24,6 +24,7 @@ mod kafka_members;
 #[cfg(feature = "kafka")]
 mod kafka_producer;
 mod keys;
+mod lane_simulation;
 mod lanes;
 mod log_conformance;
 mod log_kill;

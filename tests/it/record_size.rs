@@ -54,7 +54,7 @@ pub(super) const TENANT: (&str, &str) = ("omnilink-tenant", "acme");
 /// The size limit of the topic, in bytes.
 pub(super) fn limit(test_log: &TestLog) -> usize {
     match test_log.kind {
-        LogKind::Local => 16 << 20,
+        LogKind::Local | LogKind::Memory => 16 << 20,
         LogKind::Kafka => 100_000,
     }
 }
@@ -300,7 +300,7 @@ fn a_record_that_waits_for_a_limit(test_log: TestLog) {
     let message = said(&letters[0], "message");
     // On the embedded log one lane runs all stages.
     let what = match test_log.kind {
-        LogKind::Local => "rekey.big",
+        LogKind::Local | LogKind::Memory => "rekey.big",
         LogKind::Kafka => "row of state",
     };
     assert!(message.contains(what), "{message}");
@@ -532,7 +532,7 @@ fn records_too_large_for_a_redrive_or_replay_are_reported(test_log: TestLog) {
     let done = fixture.redrive(&Pick::All);
     let expected = match test_log.kind {
         // The headers of a letter are longer than those of a redrive.
-        LogKind::Local => (2, 0),
+        LogKind::Local | LogKind::Memory => (2, 0),
         LogKind::Kafka => (1, 1),
     };
     assert_eq!((done.redriven, done.too_large), expected);
@@ -562,7 +562,7 @@ fn records_too_large_for_a_redrive_or_replay_are_reported(test_log: TestLog) {
     let mut sink = IntoTopic::new(&*fixture.log, &fixture.names, &fixture.out).unwrap();
     let done = replay(&history, &Query::default(), &mut sink, &mut |_| true).unwrap();
     let expected = match test_log.kind {
-        LogKind::Local => (3, 0),
+        LogKind::Local | LogKind::Memory => (3, 0),
         LogKind::Kafka => (2, 1),
     };
     assert_eq!((done.events, done.too_large), expected);

@@ -11,11 +11,7 @@ use futures_util::FutureExt;
 
 use super::{Effect, Setup};
 use crate::{
-    base::{
-        backoff::Backoff,
-        clock::{Clock, SystemClock},
-        panics::panic_message,
-    },
+    base::{backoff::Backoff, clock::Clock, panics::panic_message},
     log::{Append, Fetched, Log, LogError, Unavailable},
     stream::dlq,
 };
@@ -34,6 +30,7 @@ pub(super) struct Attempts {
     effect: Arc<dyn Effect>,
     /// A call that outlives its effect does not keep the log open.
     log: Weak<dyn Log>,
+    clock: Arc<dyn Clock>,
     name: String,
     topic: String,
     dlq: Arc<str>,
@@ -51,6 +48,7 @@ impl Attempts {
         Self {
             effect,
             log: Arc::downgrade(&setup.log),
+            clock: Arc::clone(&setup.clock),
             name: setup.name.clone(),
             topic: setup.topic.clone(),
             dlq: Arc::clone(&setup.dlq),
@@ -108,7 +106,7 @@ impl Attempts {
             stage: &self.name,
             code: failed.code,
             message: &message,
-            failed_at: SystemClock.now(),
+            failed_at: self.clock.now(),
         };
         let mut attempt = 0;
         loop {

@@ -15,20 +15,24 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
+use attempts::Attempts;
+
 use super::{
-    effect::attempts::Attempts,
-    lane::Backoff,
+    consumer::{Consumer, Fault, Handler, Member, Next, Partitions, Step},
     progress::{LaneProgress, Progress},
 };
-use crate::log::{Fetched, Finished, Log, LogError, Polled, Work};
+use crate::{
+    base::clock::Clock,
+    log::{Fetched, Finished, Log, LogError, Work},
+};
 
 /// What is done with one record. It returns when the work is done and its results are durable in the log; it retries by its own rules.
 pub trait Effect: Send + Sync + 'static {
@@ -38,6 +42,7 @@ pub trait Effect: Send + Sync + 'static {
 }
 
 /// What an effect needs.
+#[derive(Clone)]
 pub struct Setup {
     /// The log.
     pub log: Arc<dyn Log>,
@@ -51,6 +56,8 @@ pub struct Setup {
     pub concurrency: usize,
     /// The most time that one call may take.
     pub deadline: Duration,
+    /// For dead letters, and for when what is finished is kept.
+    pub clock: Arc<dyn Clock>,
     /// Where calls run.
     pub runtime: Handle,
     /// Where it reports how it is.
@@ -60,10 +67,6 @@ pub struct Setup {
 const POLL: Duration = Duration::from_millis(20);
 /// How often what is finished is kept.
 const COMMIT: Duration = Duration::from_millis(200);
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
-};
 
 /// A running effect. Dropping it waits for nothing: calls in flight are done again by whoever comes next.
 pub struct Running {
@@ -84,25 +87,19 @@ impl Drop for Running {
 /// Starts an effect on a thread of its own; its calls run on the runtime.
 pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> {
     let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let progress = setup.progress.lane();
+    let stopping = Arc::clone(&stop);
+    let progress = Arc::new(setup.progress.lane());
+    let of = Member {
+        name: setup.name.clone(),
+        topics: vec![setup.topic.clone()],
+        progress: Arc::clone(&progress),
+    };
+    let name = format!("effect-{}", setup.name);
+    let calls = Calls::new(effect, setup, progress, Arc::clone(&stop));
+    let consumer = Consumer::new(of, calls, rand::random());
     let thread = std::thread::Builder::new()
-        .name(format!("effect-{}", setup.name))
-        .spawn(move || {
-            let mut attempt = 0;
-            while !flag.load(Ordering::Relaxed) {
-                let served = setup
-                    .log
-                    .work(&setup.name, &setup.topic)
-                    .and_then(|work| serve(&effect, (&setup, &progress), work, &flag, &mut attempt));
-                if let Err(error) = served {
-                    tracing::warn!(effect = setup.name, %error, "the effect stalls and tries again");
-                    progress.retrying(error.to_string());
-                    std::thread::sleep(BACKOFF.pause(attempt));
-                    attempt += 1;
-                }
-            }
-        })?;
+        .name(name)
+        .spawn(move || consumer.run(|| stopping.load(Ordering::Relaxed)))?;
     Ok(Running {
         stop,
         thread: Some(thread),
@@ -126,62 +123,145 @@ struct Taken {
     read_to: u64,
 }
 
-fn serve(
-    effect: &Arc<dyn Effect>,
-    (setup, progress): (&Setup, &LaneProgress),
-    mut work: Box<dyn Work>,
-    stop: &AtomicBool,
-    attempt: &mut u32,
-) -> Result<(), LogError> {
-    let slots = Arc::new(Semaphore::new(setup.concurrency));
-    let attempts = Arc::new(Attempts::new(Arc::clone(effect), setup));
-    let (tell, mut done) = mpsc::unbounded_channel::<Done>();
-    let mut taken: BTreeMap<u32, Taken> = BTreeMap::new();
-    let mut batch = Vec::new();
-    let mut kept = Instant::now();
-    let calls = progress.calls();
-    while !stop.load(Ordering::Relaxed) {
-        while let Ok(done) = done.try_recv() {
-            finish(&mut taken, (setup, progress), done);
-            progress.progressed();
+/// Calls since the group was joined.
+struct Calls {
+    effect: Arc<dyn Effect>,
+    setup: Setup,
+    progress: Arc<LaneProgress>,
+    stop: Arc<AtomicBool>,
+    /// One for each call that may run.
+    slots: Arc<Semaphore>,
+    attempts: Arc<Attempts>,
+    tell: mpsc::UnboundedSender<Done>,
+    done: mpsc::UnboundedReceiver<Done>,
+    taken: BTreeMap<u32, Taken>,
+    /// When what is finished was kept, in the monotonic time of the clock.
+    kept: Duration,
+}
+
+impl Calls {
+    fn new(
+        effect: Arc<dyn Effect>,
+        setup: Setup,
+        progress: Arc<LaneProgress>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let (tell, done) = mpsc::unbounded_channel();
+        Self {
+            attempts: Arc::new(Attempts::new(Arc::clone(&effect), &setup)),
+            slots: Arc::new(Semaphore::new(setup.concurrency)),
+            kept: setup.clock.monotonic(),
+            taken: BTreeMap::new(),
+            effect,
+            setup,
+            progress,
+            stop,
+            tell,
+            done,
         }
-        if kept.elapsed() > COMMIT {
-            keep(&mut *work, (setup, progress), &mut taken)?;
-            kept = Instant::now();
+    }
+
+    /// Takes note of the calls that have ended.
+    fn drain(&mut self) {
+        while let Ok(done) = self.done.try_recv() {
+            self.finish(done);
         }
-        batch.clear();
-        match work.poll(POLL, &mut batch)? {
-            Polled::Records => *attempt = 0,
-            Polled::Assigned(partitions) => {
-                for (_, partition) in partitions {
-                    let finished = work.open(partition)?;
-                    let read_to = finished.next();
-                    progress.set_position(&setup.topic, partition, read_to);
-                    taken.insert(
-                        partition,
-                        Taken {
-                            finished,
-                            changed: false,
-                            running: BTreeSet::default(),
-                            read_to,
-                        },
-                    );
-                }
+    }
+
+    fn finish(&mut self, done: Done) {
+        if let Some(code) = done.rejected {
+            self.progress.rejected(&self.setup.name, code);
+        }
+        if let Some(mine) = self.taken.get_mut(&done.partition) {
+            mine.running.remove(&done.offset);
+            mine.finished.insert(done.offset);
+            mine.changed = true;
+        }
+        self.progress.progressed();
+    }
+
+    /// Keeps what is finished.
+    fn keep(&mut self, work: &mut dyn Work) -> Result<(), LogError> {
+        for (partition, mine) in &mut self.taken {
+            // Offsets without records are passed over.
+            let low = mine.running.first().copied().unwrap_or(mine.read_to);
+            if low > mine.finished.next() {
+                mine.finished.skip_to(low);
+                mine.changed = true;
             }
-            Polled::Revoked(partitions) => {
-                keep(&mut *work, (setup, progress), &mut taken)?;
-                drop_partitions((setup, progress), &mut taken, &partitions);
-                work.release(&partitions)?;
-            }
-            Polled::Lost(partitions) => {
-                drop_partitions((setup, progress), &mut taken, &partitions);
-                work.release(&partitions)?;
+            if mine.changed {
+                work.commit(*partition, &mine.finished)?;
+                mine.changed = false;
+                let next = mine.finished.next();
+                self.progress
+                    .set_position(&self.setup.topic, *partition, next);
             }
         }
-        progress.running();
+        Ok(())
+    }
+
+    /// A slot for the call of a record. `None`: it is asked to stop.
+    fn slot(&mut self, partition: u32, offset: u64) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+                && !self.taken[&partition].finished.too_far(offset)
+            {
+                return Some(slot);
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let done = async { tokio::time::timeout(POLL, self.done.recv()).await };
+            if let Ok(Some(done)) = self.setup.runtime.block_on(done) {
+                self.finish(done);
+            }
+        }
+    }
+
+    fn begin(&self, input: Fetched, slot: OwnedSemaphorePermit) {
+        let (attempts, tell) = (Arc::clone(&self.attempts), self.tell.clone());
+        let call = self.progress.calls().begin("a call in flight");
+        self.setup.runtime.spawn(async move {
+            let rejected = attempts.run(&input).await;
+            drop(call);
+            // Nobody listens any more: the work is done again by the next owner.
+            let _ = tell.send(Done {
+                partition: input.partition,
+                offset: input.offset,
+                rejected,
+            });
+            drop(slot);
+        });
+    }
+}
+
+impl Handler for Calls {
+    type Input = dyn Work;
+
+    fn join(&mut self) -> Result<Box<dyn Work>, LogError> {
+        self.setup.log.work(&self.setup.name, &self.setup.topic)
+    }
+
+    fn next(&mut self, work: &mut Self::Input, _: &Partitions) -> Result<Next, Fault> {
+        self.drain();
+        let now = self.setup.clock.monotonic();
+        if now.saturating_sub(self.kept) > COMMIT {
+            self.keep(work)?;
+            self.kept = now;
+        }
+        Ok(Next::Poll(POLL))
+    }
+
+    fn records(
+        &mut self,
+        _: &mut Self::Input,
+        batch: &mut Vec<Fetched>,
+        _: &Partitions,
+    ) -> Result<Step, Fault> {
+        let records = batch.len();
         for input in batch.drain(..) {
             let (partition, offset) = (input.partition, input.offset);
-            let Some(mine) = taken.get_mut(&partition) else {
+            let Some(mine) = self.taken.get_mut(&partition) else {
                 continue;
             };
             mine.read_to = offset + 1;
@@ -190,89 +270,63 @@ fn serve(
             }
             mine.running.insert(offset);
             // The bound on calls is the bound on everything: no further input is read meanwhile.
-            let slot = loop {
-                if let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
-                    && !taken[&partition].finished.too_far(offset)
-                {
-                    break slot;
-                }
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                if let Some(done) = wait(&mut done, &setup.runtime) {
-                    finish(&mut taken, (setup, progress), done);
-                    progress.progressed();
-                }
+            let Some(slot) = self.slot(partition, offset) else {
+                break;
             };
-            let (attempts, tell) = (Arc::clone(&attempts), tell.clone());
-            let call = calls.begin("a call in flight");
-            setup.runtime.spawn(async move {
-                let rejected = attempts.run(&input).await;
-                drop(call);
-                // Nobody listens any more: the work is done again by the next owner.
-                let _ = tell.send(Done {
-                    partition,
-                    offset,
-                    rejected,
-                });
-                drop(slot);
-            });
+            self.begin(input, slot);
         }
+        Ok(Step::Processed { records, timers: 0 })
     }
-    while let Ok(done) = done.try_recv() {
-        finish(&mut taken, (setup, progress), done);
-    }
-    keep(&mut *work, (setup, progress), &mut taken)
-}
 
-fn wait(done: &mut mpsc::UnboundedReceiver<Done>, runtime: &Handle) -> Option<Done> {
-    runtime.block_on(async { tokio::time::timeout(POLL, done.recv()).await.ok().flatten() })
-}
-
-fn finish(
-    taken: &mut BTreeMap<u32, Taken>,
-    (setup, progress): (&Setup, &LaneProgress),
-    done: Done,
-) {
-    if let Some(code) = done.rejected {
-        progress.rejected(&setup.name, code);
-    }
-    if let Some(mine) = taken.get_mut(&done.partition) {
-        mine.running.remove(&done.offset);
-        mine.finished.insert(done.offset);
-        mine.changed = true;
-    }
-}
-
-fn keep(
-    work: &mut dyn Work,
-    (setup, progress): (&Setup, &LaneProgress),
-    taken: &mut BTreeMap<u32, Taken>,
-) -> Result<(), LogError> {
-    for (partition, mine) in taken {
-        // Offsets without records are passed over.
-        let low = mine.running.first().copied().unwrap_or(mine.read_to);
-        if low > mine.finished.next() {
-            mine.finished.skip_to(low);
-            mine.changed = true;
+    fn assigned(
+        &mut self,
+        work: &mut Self::Input,
+        partitions: &[(usize, u32)],
+    ) -> Result<(), Fault> {
+        for (_, partition) in partitions {
+            let finished = work.open(*partition)?;
+            let read_to = finished.next();
+            self.progress
+                .set_position(&self.setup.topic, *partition, read_to);
+            let taken = Taken {
+                finished,
+                changed: false,
+                running: BTreeSet::default(),
+                read_to,
+            };
+            self.taken.insert(*partition, taken);
         }
-        if mine.changed {
-            work.commit(*partition, &mine.finished)?;
-            mine.changed = false;
-            let next = mine.finished.next();
-            progress.set_position(&setup.topic, *partition, next);
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn drop_partitions(
-    (setup, progress): (&Setup, &LaneProgress),
-    taken: &mut BTreeMap<u32, Taken>,
-    partitions: &[(usize, u32)],
-) {
-    for (_, partition) in partitions {
-        progress.revoked(&setup.topic, *partition);
-        taken.remove(partition);
+    fn revoked(
+        &mut self,
+        work: &mut Self::Input,
+        partitions: &[(usize, u32)],
+        lost: bool,
+    ) -> Result<(), LogError> {
+        if !lost {
+            self.keep(work)?;
+        }
+        for (_, partition) in partitions {
+            self.taken.remove(partition);
+        }
+        Ok(())
+    }
+
+    /// Calls in flight end on their own, and nobody hears of it: their records are read again.
+    fn over(&mut self) {
+        let (effect, setup) = (Arc::clone(&self.effect), self.setup.clone());
+        *self = Self::new(
+            effect,
+            setup,
+            Arc::clone(&self.progress),
+            Arc::clone(&self.stop),
+        );
+    }
+
+    fn stop(&mut self, work: &mut Self::Input, _: &Partitions) -> Result<(), LogError> {
+        self.drain();
+        self.keep(work)
     }
 }

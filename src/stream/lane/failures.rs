@@ -62,8 +62,9 @@ pub(super) struct Failures {
     timers: HashMap<(u32, Bytes), FailedTimer>,
     /// A transform failed when it closed: among so many records and timers that come next is the one that it fails for. 0: none.
     bisected: usize,
-    /// It was alone in a transaction that failed when it closed: the second time it is to blame.
-    suspect: Option<Culprit>,
+    /// Each was alone in a transaction that failed when it closed: the second time it is to blame. Of several partitions there may be
+    /// several in turn.
+    suspects: Vec<Culprit>,
 }
 
 impl Failures {
@@ -103,10 +104,11 @@ impl Failures {
     ) -> Option<LogError> {
         match (items, last) {
             (1, Some(culprit)) => {
-                if self.suspect.as_ref() == Some(&culprit) {
+                if self.suspects.contains(&culprit) {
+                    self.suspects.retain(|suspect| *suspect != culprit);
                     self.note(processor, culprit, rejected);
                 } else {
-                    self.suspect = Some(culprit);
+                    self.suspects.push(culprit);
                     self.bisected = 1;
                 }
                 None
@@ -143,8 +145,10 @@ impl Failures {
 
     /// Forgets the records of a partition before its position.
     pub(super) fn forget_records(&mut self, (topic, partition, next): InputOffset) {
-        self.records
-            .retain(|at, _| (at.0, at.1) != (topic, partition) || at.2 >= next);
+        let ahead = |at: &InputOffset| (at.0, at.1) != (topic, partition) || at.2 >= next;
+        self.records.retain(|at, _| ahead(at));
+        self.suspects
+            .retain(|suspect| !matches!(suspect, Culprit::Record(at) if !ahead(at)));
     }
 
     /// Whether a timer failed before.
@@ -162,12 +166,19 @@ impl Failures {
     }
 
     pub(super) fn forget_timer(&mut self, partition: u32, key: Bytes) {
+        self.suspects.retain(
+            |suspect| !matches!(suspect, Culprit::Timer(p, k, _) if (*p, k) == (partition, &key)),
+        );
         self.timers.remove(&(partition, key));
     }
 
     /// Another lane has the partition now.
     pub(super) fn revoked(&mut self, partition: u32) {
         self.timers.retain(|timer, _| timer.0 != partition);
+        self.suspects.retain(|suspect| {
+            let (Culprit::Record((_, of, _)) | Culprit::Timer(of, ..)) = suspect;
+            *of != partition
+        });
     }
 }
 
@@ -177,5 +188,23 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> Rejected {
         code: "panic".into(),
         message: panic_message(panic),
         value: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suspects_that_take_turns_are_both_found() {
+        let mut failures = Failures::default();
+        let (one, two) = ((0, 0, 7), (0, 1, 9));
+        for at in [one, two, one, two] {
+            assert!(failures.record(&at).is_none());
+            let rejected = Rejected::new("unclosed", "on purpose");
+            let culprit = Some(Culprit::Record(at));
+            assert!(failures.note_close("p", rejected, 1, culprit).is_none());
+        }
+        assert!(failures.record(&one).is_some() && failures.record(&two).is_some());
     }
 }

@@ -1,21 +1,21 @@
 //! One input partition of a lane: its transform, its timers, and how far its input was read.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use super::BACKOFF;
+use rand::rngs::StdRng;
+
 use crate::{
     base::clock::Millis,
+    log::Lane,
     state::Space,
-    stream::{Transform, timers::Timers, transform::Gathered},
+    stream::{Transform, consumer::BACKOFF, timers::Timers, transform::Gathered},
 };
 
-/// After this long without a record, all that lies before the end seen are markers of transactions.
+/// Where the log cannot tell how far it was read: after this long without a record, all that lies before the end seen are markers
+/// of transactions.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// An input partition.
+/// An input partition. Times that are a [`Duration`] are in the monotonic time of the lane's clock.
 pub(super) struct Task {
     pub(super) space: Space,
     pub(super) transform: Box<dyn Transform>,
@@ -28,7 +28,7 @@ pub(super) struct Task {
     pub(super) due: Option<Due>,
     /// The partition is paused until then: something that a record or a timer needs is not at hand. What comes meanwhile is passed
     /// over, and read again afterwards.
-    pub(super) paused_until: Option<Instant>,
+    pub(super) paused_until: Option<Duration>,
     /// How often in a row.
     pub(super) pauses: u32,
     /// What it waits for, until the record that needs it was taken.
@@ -39,7 +39,7 @@ pub(super) struct Task {
 pub(super) struct Input {
     pub(super) next: u64,
     /// When the last record came.
-    pub(super) last: Instant,
+    pub(super) last: Duration,
     /// Records were taken since that was noted.
     pub(super) taken: bool,
 }
@@ -47,16 +47,16 @@ pub(super) struct Input {
 /// Timers that are due at a time fire when the inputs are read to the ends that they had then.
 pub(super) struct Due {
     pub(super) at: Millis,
-    pub(super) asked: Instant,
+    pub(super) asked: Duration,
     /// Topic and end.
     pub(super) ends: Vec<(usize, u64)>,
 }
 
 impl Input {
-    pub(super) fn at(next: u64) -> Self {
+    pub(super) fn at(next: u64, now: Duration) -> Self {
         Self {
             next,
-            last: Instant::now(),
+            last: now,
             taken: false,
         }
     }
@@ -78,11 +78,11 @@ impl Task {
     }
 
     /// Pauses the partition, for longer each time in a row.
-    pub(super) fn pause(&mut self, why: String) {
+    pub(super) fn pause(&mut self, why: String, now: Duration, jitter: &mut StdRng) {
         if self.pauses == 0 {
             tracing::info!(processor = %self.space.processor, partition = self.space.partition, %why, "the partition waits");
         }
-        self.paused_until = Some(Instant::now() + BACKOFF.pause(self.pauses));
+        self.paused_until = Some(now + BACKOFF.pause_by(self.pauses, jitter));
         self.pauses += 1;
         self.waits_for = Some(why);
     }
@@ -102,11 +102,17 @@ impl Task {
     }
 
     /// Whether the inputs were read to the ends that they had when timers were found to be due.
-    pub(super) fn caught_up(&self, due: &Due) -> bool {
+    pub(super) fn caught_up(&self, due: &Due, lane: &dyn Lane, now: Duration) -> bool {
+        let quiet = |since: Duration| now.saturating_sub(since) > QUIET;
         due.ends.iter().all(|(topic, end)| {
-            self.inputs.get(topic).is_some_and(|input| {
-                input.next >= *end || due.asked.elapsed() > QUIET && input.last.elapsed() > QUIET
-            })
+            let Some(input) = self.inputs.get(topic) else {
+                return false;
+            };
+            input.next >= *end
+                || match lane.handed_out(*topic, self.space.partition) {
+                    Some(next) => next >= *end,
+                    None => quiet(due.asked) && quiet(input.last),
+                }
         })
     }
 }

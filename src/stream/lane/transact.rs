@@ -4,15 +4,15 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 
 use super::{
-    Runner,
     failures::{Culprit, Failed, InputOffset, KnownTimer, panicked},
     task::{Due, Task},
+    transforms::Transforms,
 };
 use crate::{
     base::clock::Millis,
@@ -38,6 +38,8 @@ pub(super) struct Committed {
     pub(super) records: usize,
     /// Records and timers that transforms were given.
     pub(super) items: usize,
+    /// Timers alone.
+    pub(super) timers: usize,
 }
 
 /// A timer that has fired: partition, key, time.
@@ -50,7 +52,7 @@ enum FiredOne {
     Waiting(String),
 }
 
-impl Runner {
+impl Transforms {
     /// Processes what was read and what is due, and commits it. Timers fire only when the whole batch was taken.
     pub(super) fn transact(
         &mut self,
@@ -87,7 +89,7 @@ impl Runner {
             }
             let (first, before) = (task.gathered.is_none(), task.bytes());
             if let Some(why) = self.process(task, &store, input, now)? {
-                task.pause(why);
+                task.pause(why, self.setup.clock.monotonic(), &mut self.jitter);
                 if first {
                     // Nothing of this partition was taken: there is nothing to commit.
                     task.gathered = None;
@@ -104,7 +106,7 @@ impl Runner {
             }
         }
         // The time when they were processed: after a slow batch a partition must not look quiet, or its timers would fire too soon.
-        let processed = Instant::now();
+        let processed = self.setup.clock.monotonic();
         for read in tasks.values_mut().flat_map(|task| task.inputs.values_mut()) {
             if std::mem::take(&mut read.taken) {
                 read.last = processed;
@@ -113,9 +115,10 @@ impl Runner {
         let mut fired = Vec::new();
         if records == batch.len() {
             let budget = TIMERS.min(self.failures.most().saturating_sub(items));
-            fired = self.fire(now, budget, lane, &store, tasks)?;
+            fired = self.fire((now, processed), budget, lane, &store, tasks)?;
         }
-        items += fired.len();
+        let timers = fired.len();
+        items += timers;
         if let Some((partition, key, due)) = fired.last() {
             last = Some(Culprit::Timer(*partition, key.clone(), *due));
         }
@@ -141,7 +144,11 @@ impl Runner {
         let next = tasks.values().filter_map(Task::next_due).min();
         self.progress
             .timers_checked(progress::Timers { at: now, next });
-        Ok(Committed { records, items })
+        Ok(Committed {
+            records,
+            items,
+            timers,
+        })
     }
 
     fn commit(
@@ -349,15 +356,14 @@ impl Runner {
 
     /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time. Answers which.
     fn fire(
-        &self,
-        now: Millis,
+        &mut self,
+        (now, began): (Millis, Duration),
         mut budget: usize,
         lane: &dyn Lane,
         store: &StateStore,
         tasks: &mut BTreeMap<u32, Task>,
     ) -> Result<Vec<Fired>, Failed> {
         let mut fired = Vec::new();
-        let began = Instant::now();
         for (partition, task) in tasks {
             if task.next_due().is_none_or(|due| due > now) {
                 task.due = None;
@@ -365,9 +371,9 @@ impl Runner {
             }
             let due = match task.due.take() {
                 Some(due) => due,
-                None => ends(lane, *partition, task, now)?,
+                None => ends(lane, *partition, task, (now, began))?,
             };
-            if !task.caught_up(&due) {
+            if !task.caught_up(&due, lane, began) {
                 task.due = Some(due);
                 continue;
             }
@@ -375,7 +381,7 @@ impl Runner {
             let mut waiting = None;
             let before = fired.len();
             while budget > 0
-                && began.elapsed() < TIMERS_TAKE
+                && self.setup.clock.monotonic().saturating_sub(began) < TIMERS_TAKE
                 && task.gathered.as_ref().is_none_or(|gathered| {
                     gathered.outputs.len() < TIMERS_EMIT && gathered.bytes < TRANSACTION_BYTES
                 })
@@ -396,7 +402,7 @@ impl Runner {
                 task.waits_for = None;
             }
             if let Some(why) = waiting {
-                task.pause(why);
+                task.pause(why, self.setup.clock.monotonic(), &mut self.jitter);
             }
             if first && none {
                 // Nothing of this partition was done: there is nothing to commit.
@@ -469,7 +475,12 @@ impl Runner {
 }
 
 /// Where the inputs of a partition end now.
-fn ends(lane: &dyn Lane, partition: u32, task: &Task, now: Millis) -> Result<Due, LogError> {
+fn ends(
+    lane: &dyn Lane,
+    partition: u32,
+    task: &Task,
+    (now, asked): (Millis, Duration),
+) -> Result<Due, LogError> {
     let end = |topic: &usize| {
         let OffsetRange { end, .. } = lane.offset_range(*topic, partition)?;
         Ok((*topic, end))
@@ -477,7 +488,7 @@ fn ends(lane: &dyn Lane, partition: u32, task: &Task, now: Millis) -> Result<Due
     let ends: Result<_, LogError> = task.inputs.keys().map(end).collect();
     Ok(Due {
         at: now,
-        asked: Instant::now(),
+        asked,
         ends: ends?,
     })
 }

@@ -19,15 +19,11 @@ use super::{
     run::stage::StageProcessor,
 };
 use crate::{
-    base::clock::Clock,
+    base::{backoff::Backoff, clock::Clock},
     controls::SecretKeys,
     envelope::foreign::Schemas,
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
-    stream::{
-        Processor,
-        lane::{self, Backoff},
-        progress::Progress,
-    },
+    stream::{Processor, lane, progress::Progress},
 };
 
 const DAY_MS: i64 = 86_400_000;
@@ -166,7 +162,10 @@ fn start(
     let progress: Vec<(String, Arc<Progress>)> = plan
         .stages
         .iter()
-        .map(|stage| (stage.processor.clone(), Arc::default()))
+        .map(|stage| {
+            let progress = Progress::new(Arc::clone(&setup.clock));
+            (stage.processor.clone(), Arc::new(progress))
+        })
         .collect();
     let (stop, stopped) = mpsc::channel();
     let (name, told) = (plan.name.clone(), progress.clone());

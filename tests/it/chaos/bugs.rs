@@ -12,7 +12,7 @@ use crate::support::LogKind;
 /// Two kills of OmniLink during a few hundred events, because the window of a planted bug is long enough.
 fn plan(kind: LogKind, bug: Bug, finds: &'static [Flaw]) -> Plan {
     let (events, per_second) = match kind {
-        LogKind::Local => (400, 100),
+        LogKind::Local | LogKind::Memory => (400, 100),
         // Longer than the session timeout of a killed member.
         LogKind::Kafka => (1_200, 40),
     };

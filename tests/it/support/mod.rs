@@ -25,6 +25,7 @@ use omnilink::{
         Append, Fetched, Lane, Log, LogError, Output, Polled, Position, Record, TopicSpec,
         kafka::{KafkaLog, KafkaOptions},
         local::{LocalLog, LocalOptions},
+        memory::MemoryLog,
     },
     state::StateStore,
     stream::{Processor, lane, progress::Progress},
@@ -62,6 +63,7 @@ pub(crate) use on_both_logs;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogKind {
     Local,
+    Memory,
     Kafka,
 }
 
@@ -71,6 +73,8 @@ pub struct TestLog {
     pub prefix: String,
     pub dir: TempDir,
     pub clock: Arc<dyn Clock>,
+    /// Every `open` of a log in memory returns this one.
+    memory: Arc<MemoryLog>,
     brokers: String,
     properties: BTreeMap<String, String>,
 }
@@ -79,7 +83,7 @@ impl TestLog {
     /// `None` without a broker.
     pub fn new(kind: LogKind) -> Option<Self> {
         let (brokers, properties) = match kind {
-            LogKind::Local => (String::new(), BTreeMap::default()),
+            LogKind::Local | LogKind::Memory => (String::new(), BTreeMap::default()),
             LogKind::Kafka => (env_or_skip("OMNILINK_TEST_KAFKA")?, BTreeMap::default()),
         };
         Some(Self::with(kind, brokers, properties))
@@ -88,7 +92,7 @@ impl TestLog {
     /// The lanes of a processor, as many as `omnilink up` has on two cores.
     pub fn lanes(&self) -> usize {
         match self.kind {
-            LogKind::Local => 1,
+            LogKind::Local | LogKind::Memory => 1,
             LogKind::Kafka => 2,
         }
     }
@@ -102,11 +106,13 @@ impl TestLog {
     }
 
     fn with(kind: LogKind, brokers: String, properties: BTreeMap<String, String>) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         Self {
+            memory: Arc::new(MemoryLog::new(Arc::clone(&clock))),
             kind,
             prefix: format!("t{}.", uuid::Uuid::now_v7().simple()),
             dir: TempDir::new().unwrap(),
-            clock: Arc::new(SystemClock),
+            clock,
             brokers,
             properties,
         }
@@ -131,7 +137,7 @@ impl TestLog {
         self.open_in(node, &self.dir.path().join(node))
     }
 
-    /// Opens the log as `node` in `dir`. On the embedded log all nodes share one directory.
+    /// Opens the log as `node` in `dir`. On the embedded log all nodes share one directory, in memory one log.
     pub fn open_in(&self, node: &str, dir: &Path) -> Arc<dyn Log> {
         match self.kind {
             LogKind::Local => {
@@ -139,6 +145,7 @@ impl TestLog {
                 options.min_free_bytes = 1 << 20;
                 Arc::new(LocalLog::open(&self.dir.path().join("log"), options).unwrap())
             }
+            LogKind::Memory => Arc::<MemoryLog>::clone(&self.memory),
             LogKind::Kafka => {
                 let options = KafkaOptions {
                     brokers: self.brokers.clone(),

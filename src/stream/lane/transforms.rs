@@ -1,0 +1,229 @@
+//! What a lane does with its input: transforms, one for each input partition.
+
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::rngs::StdRng;
+
+use super::{
+    Setup,
+    failures::{Failed, Failures},
+    task::{Input, Task},
+};
+use crate::{
+    log::{Class, Fetched, Lane, LogError},
+    state::Space,
+    stream::{
+        Processor,
+        consumer::{Fault, Handler, Next, Partitions, State, Step},
+        progress::LaneProgress,
+        size_limits::SizeLimits,
+        timers::Timers,
+    },
+};
+
+/// The transforms of a lane, and what they remember over an abort.
+pub(super) struct Transforms {
+    pub(super) processor: Arc<dyn Processor>,
+    pub(super) topics: Vec<String>,
+    pub(super) setup: Setup,
+    pub(super) progress: Arc<LaneProgress>,
+    pub(super) stop: Arc<AtomicBool>,
+    /// By input partition.
+    pub(super) tasks: BTreeMap<u32, Task>,
+    /// A transaction was aborted: the tasks are to be made anew.
+    pub(super) aborted: bool,
+    /// What failed, and comes again.
+    pub(super) failures: Failures,
+    /// What topics and keyed state take.
+    pub(super) limits: Arc<SizeLimits>,
+    /// Codes of the dead letters of the open transaction: they count once it is committed.
+    pub(super) rejected: RefCell<Vec<Cow<'static, str>>>,
+    /// What pauses are spread by.
+    pub(super) jitter: StdRng,
+}
+
+impl Handler for Transforms {
+    type Input = dyn Lane;
+
+    fn join(&mut self) -> Result<Box<dyn Lane>, LogError> {
+        let log = &self.setup.log;
+        let mut lane = log.lane(self.processor.name(), &self.topics)?;
+        lane.stop_with(Arc::clone(&self.stop));
+        Ok(lane)
+    }
+
+    fn next(&mut self, lane: &mut Self::Input, assigned: &Partitions) -> Result<Next, Fault> {
+        if self.aborted {
+            let assigned: Vec<_> = assigned.iter().copied().collect();
+            self.open(lane, &assigned)?;
+            self.aborted = false;
+            return Ok(Next::Done(Step::Restored));
+        }
+        self.resume(lane)?;
+        Ok(Next::Poll(self.wakes_in().unwrap_or(Duration::MAX)))
+    }
+
+    fn records(
+        &mut self,
+        lane: &mut Self::Input,
+        batch: &mut Vec<Fetched>,
+        _: &Partitions,
+    ) -> Result<Step, Fault> {
+        self.process_batch(lane, batch)
+            .or_else(|failed| self.abort(failed))
+    }
+
+    fn assigned(
+        &mut self,
+        lane: &mut Self::Input,
+        partitions: &[(usize, u32)],
+    ) -> Result<(), Fault> {
+        let opened = self.open(lane, partitions);
+        opened.or_else(|error| self.abort(Failed::Log(error)).map(drop))
+    }
+
+    fn revoked(
+        &mut self,
+        _: &mut Self::Input,
+        partitions: &[(usize, u32)],
+        _: bool,
+    ) -> Result<(), LogError> {
+        // Each poll ends in its own transaction: nothing is open here.
+        for (_, partition) in partitions {
+            self.tasks.remove(partition);
+            self.failures.revoked(*partition);
+        }
+        Ok(())
+    }
+
+    fn over(&mut self) {
+        self.drop_uncommitted();
+        self.aborted = false;
+    }
+
+    fn state(&self) -> Option<State<'_>> {
+        let waits_for = self.tasks.values().find_map(|task| task.waits_for.as_ref());
+        Some(waits_for.map_or(State::Running, |what| State::Waiting(what)))
+    }
+}
+
+impl Transforms {
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn drop_uncommitted(&mut self) {
+        self.tasks.clear();
+        self.limits.forget();
+        self.rejected.borrow_mut().clear();
+    }
+
+    /// Nothing of the transaction was committed: the next step makes the transforms anew.
+    fn abort(&mut self, failed: Failed) -> Result<Step, Fault> {
+        self.drop_uncommitted();
+        self.aborted = true;
+        match self.note(failed) {
+            None => Ok(Step::Aborted),
+            Some(error) if error.class() == Class::Fatal => Err(Fault::Over(error)),
+            Some(error) => Err(Fault::Retry(error)),
+        }
+    }
+
+    /// Remembers what a transaction failed for. `Some`: for nothing that it was given.
+    fn note(&mut self, failed: Failed) -> Option<LogError> {
+        let processor = self.processor.name();
+        match failed {
+            Failed::Poison(failed) => {
+                self.failures.note(processor, failed.0, failed.1);
+                None
+            }
+            Failed::Close(rejected, items, last) => {
+                self.failures.note_close(processor, *rejected, items, last)
+            }
+            Failed::Log(error) => Some(error),
+        }
+    }
+
+    /// Restores state and makes transforms.
+    fn open(&mut self, lane: &mut dyn Lane, partitions: &[(usize, u32)]) -> Result<(), LogError> {
+        lane.prepare(partitions)?;
+        for (topic, partition) in partitions {
+            let name = &self.topics[*topic];
+            self.progress
+                .starting(format!("the state of {name}/{partition} is restored"));
+            let next = lane.open(*topic, *partition)?;
+            self.progress.set_position(name, *partition, next);
+            if !self.tasks.contains_key(partition) {
+                let space = Space::new(self.processor.name(), *partition);
+                let transform = self.processor.transform(&space, lane.state())?;
+                let timers = Timers::load(lane.state(), &space)?;
+                self.tasks
+                    .insert(*partition, Task::new(space, transform, timers));
+            }
+            if let Some(task) = self.tasks.get_mut(partition) {
+                task.inputs
+                    .insert(*topic, Input::at(next, self.setup.clock.monotonic()));
+            }
+        }
+        Ok(())
+    }
+
+    /// How long until the next timer is due or a paused partition resumes; `None`: neither is waited for.
+    pub(super) fn wakes_in(&self) -> Option<Duration> {
+        let (now, monotonic) = (self.setup.clock.now(), self.setup.clock.monotonic());
+        let tasks = self.tasks.values();
+        let paused = tasks.clone().filter_map(|task| task.paused_until);
+        let resumes = paused.min().map(|until| until.saturating_sub(monotonic));
+        let due = tasks.filter_map(Task::next_due).min().map(|due| {
+            // One that is due already waits for the end of the input.
+            let left = due.0.saturating_sub(now.0).max(1);
+            Duration::from_millis(left as u64)
+        });
+        resumes.into_iter().chain(due).min()
+    }
+
+    /// Partitions that were paused for long enough read on from where they stopped.
+    fn resume(&mut self, lane: &mut dyn Lane) -> Result<(), LogError> {
+        let now = self.setup.clock.monotonic();
+        for (partition, task) in &mut self.tasks {
+            if task.paused_until.take_if(|until| *until <= now).is_some() {
+                for (topic, input) in &mut task.inputs {
+                    lane.seek(*topic, *partition, input.next)?;
+                    input.last = now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Processes what was read and what is due: in one transaction, unless outputs are large or a transaction has failed.
+    fn process_batch(&mut self, lane: &mut dyn Lane, batch: &[Fetched]) -> Result<Step, Failed> {
+        self.limits.refresh();
+        let (mut left, mut timers) = (batch, 0);
+        // After a failure they are made anew.
+        let mut tasks = std::mem::take(&mut self.tasks);
+        loop {
+            let committed = self.transact(lane, &mut tasks, left)?;
+            self.failures.committed(committed.items);
+            timers += committed.timers;
+            left = &left[committed.records..];
+            // What was read and is left comes again after a stop.
+            if left.is_empty() || self.stopping() {
+                self.tasks = tasks;
+                return Ok(Step::Processed {
+                    records: batch.len() - left.len(),
+                    timers,
+                });
+            }
+        }
+    }
+}

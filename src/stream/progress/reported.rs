@@ -1,0 +1,206 @@
+//! What one lane has reported, and how it is by that.
+
+use std::time::Duration;
+
+use super::{
+    STALLED_AFTER, Timers,
+    backlog::{Ends, Partition},
+    status::{LaneState, ProcessorStatus},
+};
+
+/// A partition may wait this long while others of its lane go on: a backlog is worked off partition by partition.
+const PARTITION_STALLED_AFTER: Duration = Duration::from_secs(30);
+/// A call to something outside that lasts this long, with no progress meanwhile, is a wait.
+const CALL_SHOWN_AFTER: Duration = Duration::from_secs(5);
+/// A start that takes no longer is not shown: every rebalance has one.
+const START_SHOWN_AFTER: Duration = Duration::from_secs(10);
+/// An error that comes within this time of the last one, with no progress meanwhile, is the same failure going on.
+const SAME_FAILURE: Duration = Duration::from_secs(15);
+
+/// What one lane has reported.
+#[derive(Debug)]
+pub(super) struct Reported {
+    state: LaneState,
+    /// Since when it is in this state, in the monotonic time of the clock, as all times here.
+    since: Duration,
+    failure: Option<Failing>,
+    /// When a position last moved; at first, when the lane was made.
+    pub(super) progressed: Duration,
+    pub(super) partitions: Vec<Partition>,
+    pub(super) timers: Option<Timers>,
+    /// Calls to something outside that are in flight.
+    calls: Vec<InFlight>,
+    next_call: u64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    id: u64,
+    what: &'static str,
+    since: Duration,
+}
+
+/// Errors with no progress between them: trying again may look like work for a moment.
+#[derive(Debug)]
+struct Failing {
+    since: Duration,
+    last: Duration,
+    error: String,
+}
+
+impl Reported {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            state: LaneState::Running,
+            since: now,
+            failure: None,
+            progressed: now,
+            partitions: Vec::new(),
+            timers: None,
+            calls: Vec::new(),
+            next_call: 0,
+        }
+    }
+
+    pub(super) fn enter(&mut self, state: LaneState, now: Duration) {
+        if self.state != state {
+            if std::mem::discriminant(&self.state) != std::mem::discriminant(&state) {
+                self.since = now;
+            }
+            self.state = state;
+        }
+    }
+
+    pub(super) fn failed(&mut self, error: String, now: Duration) {
+        let going_on = self.failure.as_ref().filter(|failure| {
+            self.progressed <= failure.since && now.saturating_sub(failure.last) < SAME_FAILURE
+        });
+        self.failure = Some(Failing {
+            since: going_on.map_or(now, |failure| failure.since),
+            last: now,
+            error: error.clone(),
+        });
+        self.enter(LaneState::Retrying { error }, now);
+    }
+
+    pub(super) fn set_position(&mut self, topic: &str, partition: u32, next: u64, now: Duration) {
+        let known = self.partitions.iter_mut();
+        let mut known = known.filter(|at| at.number == partition && *at.topic == *topic);
+        match known.next() {
+            Some(at) if at.next == next => {}
+            Some(at) => {
+                at.next = next;
+                at.backlog = None;
+                self.progressed = now;
+            }
+            None => self.partitions.push(Partition::new(topic, partition, next)),
+        }
+    }
+
+    pub(super) fn status(&self, now: Duration) -> ProcessorStatus {
+        let idle = now.saturating_sub(self.progressed);
+        match &self.state {
+            LaneState::Starting { what } => {
+                if now.saturating_sub(self.since) < START_SHOWN_AFTER {
+                    ProcessorStatus::Running
+                } else {
+                    ProcessorStatus::Waiting(what.clone())
+                }
+            }
+            LaneState::Waiting { what } => ProcessorStatus::Waiting(what.clone()),
+            LaneState::Retrying { error } => {
+                let failing = self
+                    .failure
+                    .as_ref()
+                    .map_or(self.since, |failing| failing.since);
+                let failing = now.saturating_sub(failing).min(idle);
+                if failing >= STALLED_AFTER {
+                    let waiting = self.waiting_records();
+                    ProcessorStatus::Stalled(stalled(waiting, idle, Some(error)))
+                } else {
+                    ProcessorStatus::Retrying(error.clone())
+                }
+            }
+            LaneState::Running => match self.oldest_call(now) {
+                Some((what, age)) if age.min(idle) >= CALL_SHOWN_AFTER => {
+                    ProcessorStatus::Waiting(format!("{what}, for {} s", age.as_secs()))
+                }
+                // Others end meanwhile, and the position stays before the one that does not.
+                Some((_, age)) if age >= CALL_SHOWN_AFTER => ProcessorStatus::Running,
+                _ => self.stuck(idle, now).unwrap_or(ProcessorStatus::Running),
+            },
+        }
+    }
+
+    /// A call begins; answers with its id.
+    pub(super) fn call_began(&mut self, what: &'static str, now: Duration) -> u64 {
+        let id = self.next_call;
+        self.next_call += 1;
+        self.calls.push(InFlight {
+            id,
+            what,
+            since: now,
+        });
+        id
+    }
+
+    pub(super) fn call_ended(&mut self, id: u64) {
+        self.calls.retain(|call| call.id != id);
+    }
+
+    fn oldest_call(&self, now: Duration) -> Option<(&'static str, Duration)> {
+        let oldest = self.calls.iter().min_by_key(|call| call.since)?;
+        Some((oldest.what, now.saturating_sub(oldest.since)))
+    }
+
+    /// What a partition waits for that does not move.
+    fn stuck(&self, idle: Duration, now: Duration) -> Option<ProcessorStatus> {
+        let mut worst = None;
+        for at in &self.partitions {
+            let Some(backlog) = &at.backlog else { continue };
+            let waited = now.saturating_sub(backlog.since);
+            if at.read_to() >= backlog.ends.stable {
+                let open = backlog.open_since.map(|at| now.saturating_sub(at));
+                if let Some(open) = open.filter(|open| *open >= STALLED_AFTER) {
+                    let (topic, partition) = (&at.topic, at.number);
+                    let Ends { stable, high } = backlog.ends;
+                    let status = ProcessorStatus::Waiting(format!(
+                        "a producer's transaction on {topic}/{partition} has been open for {} s: offsets {stable} to {} cannot be read before it ends",
+                        open.as_secs(),
+                        high - 1,
+                    ));
+                    worst = worst.max(Some(status));
+                }
+                continue;
+            }
+            let alone = waited >= PARTITION_STALLED_AFTER;
+            if backlog.confirmed && (alone || waited.min(idle) >= STALLED_AFTER) {
+                let why = self.failure.as_ref().map(|failure| &*failure.error);
+                let records = backlog.ends.stable - at.next;
+                let what = Some((&*at.topic, at.number, at.next, records));
+                worst = worst.max(Some(ProcessorStatus::Stalled(stalled(what, waited, why))));
+            }
+        }
+        worst
+    }
+
+    /// The partition in which most records wait, as far as that is known.
+    fn waiting_records(&self) -> Option<(&str, u32, u64, u64)> {
+        let waiting = self.partitions.iter().filter_map(|at| {
+            let records = at.backlog.as_ref()?.ends.stable.checked_sub(at.next)?;
+            Some((&*at.topic, at.number, at.next, records))
+        });
+        waiting.max_by_key(|(.., records)| *records)
+    }
+}
+
+fn stalled(waiting: Option<(&str, u32, u64, u64)>, idle: Duration, error: Option<&str>) -> String {
+    let waiting = waiting.map_or_else(String::new, |(topic, partition, next, records)| {
+        format!("; {records} records wait in {topic}/{partition} from offset {next}")
+    });
+    let error = error.map_or_else(
+        || "no error was reported".to_owned(),
+        |error| format!("last error: {error}"),
+    );
+    format!("no progress for {} s{waiting}; {error}", idle.as_secs())
+}
