@@ -15,7 +15,8 @@ pub mod port;
 pub mod admission;
 pub mod projections;
 
-// Floor 2: what runs processors, and what reads the history back.
+// Floor 2: the contract of the port, what runs processors, and what reads the history back.
+pub mod api;
 pub mod replay;
 pub mod stream;
 pub mod topology;

@@ -138,11 +138,10 @@ fn page(
             answer.success()
         }
         Access::Log(log, names) => {
-            let cursor = cursor.map(parse_cursor).transpose();
             let listing = Listing {
                 code: code.map(str::to_owned),
                 limit: limit.into(),
-                cursor: cursor.map_err(anyhow::Error::msg)?,
+                cursor: cursor.map(parse_cursor).transpose()?,
             };
             Ok(json!(letters::list(&**log, names, &listing)?))
         }

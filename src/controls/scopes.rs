@@ -1,5 +1,6 @@
 //! What a key may do: permissions, and constraints on them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Taking events in.
@@ -9,19 +10,19 @@ pub const ADMIN: &str = "admin";
 /// The same for every tenant, and the switches.
 pub const OPERATOR: &str = "operator";
 
-/// Scopes, as they travel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+/// What a key may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scopes {
     /// Each matches on `*`, exactly, or `prefix:*`.
     pub permissions: Vec<String>,
-    /// What bounds them.
+    /// What bounds the permissions.
     #[serde(default)]
     pub constraints: Constraints,
 }
 
 /// Bounds of a key. An empty list allows all.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Constraints {
     /// Environments (last `/` segment of `source`).
@@ -41,7 +42,7 @@ pub struct Constraints {
 }
 
 /// A workflow that a key may start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AllowedWorkflow {
     /// Its name.

@@ -73,7 +73,7 @@ impl World {
         redrive.run(pick, &mut |_| true).unwrap()
     }
 
-    fn list(&self, code: Option<&str>, limit: usize, cursor: Option<&str>) -> letters::Page {
+    fn list(&self, code: Option<&str>, limit: usize, cursor: Option<&str>) -> letters::Letters {
         let listing = Listing {
             code: code.map(str::to_owned),
             limit,
@@ -146,7 +146,7 @@ fn newest_first_page_by_page(bed: Bed) {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     let whole: Vec<u64> = (0..60).rev().collect();
-    let offsets = |page: &letters::Page| -> Vec<u64> {
+    let offsets = |page: &letters::Letters| -> Vec<u64> {
         page.items.iter().map(|l| l.offset.unwrap()).collect()
     };
     assert_eq!(offsets(&world.list(None, 1000, None)), whole);

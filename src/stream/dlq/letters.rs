@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{self as dlq, name::Name, redriven, returns::Returns};
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// A dead letter without its contents.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Letter {
     /// Its name.
     pub name: Name,
@@ -85,8 +86,8 @@ pub struct Listing {
 }
 
 /// Some letters, newest first.
-#[derive(Debug, Serialize)]
-pub struct Page {
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Letters {
     /// The letters.
     pub items: Vec<Letter>,
     /// Where the next list begins; absent: these were the last.
@@ -98,7 +99,7 @@ pub struct Page {
 const LOOKED_AT: usize = 50_000;
 
 /// Lists letters, newest first: from the end of each partition backwards.
-pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Page, LogError> {
+pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Letters, LogError> {
     let returns = Returns::load(log, names)?;
     let mut ends = Backwards::new(log, names, listing)?;
     let mut items = Vec::new();
@@ -116,7 +117,7 @@ pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Page, Log
             items.push(letter);
         }
     }
-    Ok(Page {
+    Ok(Letters {
         items,
         next_cursor: ends.cursor(),
     })
@@ -228,12 +229,15 @@ impl Backwards {
 /// Where a list goes on, by partition.
 pub type Cursor = BTreeMap<u32, u64>;
 
+/// A text is no `next_cursor` of a list.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no cursor of this list")]
+pub struct BadCursor(String);
+
 /// Reads a list's `next_cursor`.
-pub fn parse_cursor(cursor: &str) -> Result<Cursor, String> {
+pub fn parse_cursor(cursor: &str) -> Result<Cursor, BadCursor> {
     let parse = |text: &str| {
-        let name: Name = text
-            .parse()
-            .map_err(|_| format!("`{cursor}` is no cursor of this list"))?;
+        let name: Name = text.parse().map_err(|_| BadCursor(cursor.to_owned()))?;
         Ok((name.partition, name.offset))
     };
     cursor.split(',').map(parse).collect()
@@ -277,7 +281,8 @@ pub fn show_all(log: &dyn Log, names: &Names, wanted: &[Name]) -> Result<Vec<Fet
 }
 
 /// A letter with everything.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "LetterContents")]
 pub struct Shown {
     /// What the list shows too; `redriven` counts earlier letters of the record alone.
     #[serde(flatten)]
@@ -290,16 +295,24 @@ pub struct Shown {
     value: Contents,
     /// The value as a CloudEvent, where it is one that OmniLink wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     event: Option<Box<serde_json::value::RawValue>>,
 }
 
 /// Bytes for people.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Bytes")]
 enum Contents {
+    /// There are none.
     Absent(()),
+    /// UTF-8.
     Text(String),
-    Binary { base64: String },
+    /// Anything else.
+    Binary {
+        /// In base64.
+        base64: String,
+    },
 }
 
 impl Contents {
