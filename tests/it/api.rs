@@ -384,3 +384,64 @@ fn the_document_is_openapi_3_1() {
         assert!(references.contains(&*pointer), "{name} is not used");
     }
 }
+
+/// Media type, content encoding, size and a byte order mark are handled alike, whatever the route.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_json_body_is_read_the_same_way() {
+    let node = Node::start().await;
+    let bearer = node.bearer();
+    let json = ("content-type", "application/json");
+    let mut routes = 0;
+    for route in ROUTES {
+        let Access::Permission(_) = route.access else {
+            continue;
+        };
+        // Events are read by a parser of their own.
+        let Some(body) = route.body.first().filter(|_| route.takes.is_some()) else {
+            continue;
+        };
+        routes += 1;
+        let example = body.example.unwrap();
+        let send = async |headers: &[(&str, &str)], body: &str| {
+            let mut all = vec![("authorization", bearer.as_str())];
+            all.extend(headers);
+            let path = route.example_path();
+            node.call(method(route), &path, &all, body.to_owned()).await
+        };
+        let marked = format!("\u{feff}{example}");
+        let plain = send(&[json], example).await.status;
+        assert!(
+            plain.is_success() || plain == StatusCode::SERVICE_UNAVAILABLE,
+            "{}",
+            route.path
+        );
+        let answer = send(
+            &[("content-type", "Application/JSON; charset=utf-8")],
+            &marked,
+        )
+        .await;
+        let again = answer.status.is_success() == plain.is_success();
+        assert!(
+            again && answer.status != StatusCode::BAD_REQUEST,
+            "{}: {}",
+            route.path,
+            answer.text
+        );
+        let large = format!("{}{example}", " ".repeat(70_000));
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        let gzip = ("content-encoding", "gzip");
+        for (headers, body, status, code) in [
+            (&[][..], example, 415, "unsupported_media_type"),
+            (&[form], example, 415, "unsupported_media_type"),
+            (&[json, gzip], example, 415, "unsupported_content_encoding"),
+            (&[json], &large, 413, "payload_too_large"),
+            (&[json], "{", 400, "invalid_payload"),
+            (&[json], r#"{"colour":"red"}"#, 400, "invalid_payload"),
+        ] {
+            let answer = send(headers, body).await;
+            let given = (answer.status.as_u16(), answer.code());
+            assert_eq!(given, (status, code.to_owned()), "{}", route.path);
+        }
+    }
+    assert_eq!(routes, 5);
+}
