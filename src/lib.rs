@@ -15,7 +15,8 @@ pub mod port;
 pub mod admission;
 pub mod projections;
 
-// Floor 2: the runtime of processors, topologies, and reading the history.
+// Floor 2: the API's contract, the runtime of processors, topologies, and reading the history.
+pub mod api;
 pub mod replay;
 pub mod stream;
 pub mod topology;

@@ -138,11 +138,10 @@ fn page(
             response.success()
         }
         Access::Log(log, names) => {
-            let cursor = cursor.map(parse_cursor).transpose();
             let listing = Listing {
                 code: code.map(str::to_owned),
                 limit: limit.into(),
-                cursor: cursor?,
+                cursor: cursor.map(parse_cursor).transpose()?,
             };
             Ok(json!(letters::list(&**log, names, &listing)?))
         }

@@ -4,7 +4,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{Global, access::Access, output, runtime};
-use crate::{config::Config, log::survey, port::wanted};
+use crate::{api::topics::CreateTopics, config::Config, log::survey};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -60,17 +60,18 @@ fn list(config: &Config) -> anyhow::Result<Vec<Value>> {
 }
 
 fn create(config: &Config, args: &Create) -> anyhow::Result<Vec<Value>> {
-    let Create { names, partitions } = args;
+    let wanted = CreateTopics {
+        names: args.names.clone(),
+        partitions: args.partitions,
+    };
     match Access::of(config)? {
         Access::Port(client) => {
-            let body = json!({ "names": names, "partitions": partitions });
-            let body = Some(body.to_string().into());
+            let body = Some(json!(wanted).to_string().into());
             let response = runtime()?.block_on(client.call(Method::POST, "/v1/topics", body))?;
             Ok(items(&response.success()?))
         }
         Access::Log(log, system) => {
-            let specs = wanted(&system, names, *partitions, config.topics.partitions)
-                .map_err(anyhow::Error::msg)?;
+            let specs = wanted.specs(&system, config.topics.partitions)?;
             log.provision(&specs, true)?;
             let found = survey(&*log, &specs)?;
             Ok(found.iter().map(|topic| json!(topic)).collect())

@@ -1,5 +1,6 @@
 //! What a key may do: permissions, and constraints on them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// May write events.
@@ -10,7 +11,7 @@ pub const ADMIN: &str = "admin";
 pub const OPERATOR: &str = "operator";
 
 /// Permissions and constraints of a key, in the JSON form of the API.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scopes {
     /// Each is `*`, an exact name, or `prefix:*`.
@@ -21,7 +22,7 @@ pub struct Scopes {
 }
 
 /// Limits of a key. An empty list allows everything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Constraints {
     /// Allowed environments (the last `/` segment of `source`).
@@ -41,7 +42,7 @@ pub struct Constraints {
 }
 
 /// A workflow that a key may start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AllowedWorkflow {
     /// Its name.

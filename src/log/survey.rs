@@ -1,11 +1,13 @@
 //! What there is of the topics that there should be.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Cleanup, Log, LogError, TopicSpec, error::way_out};
 
 /// One topic, as it should be and as it is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Topic")]
 pub struct Surveyed {
     /// The whole name.
     pub name: String,

@@ -16,11 +16,12 @@ use super::{
     watch::Watch,
 };
 use crate::{
+    api::rebuild::{Rebuild, RebuildStatus},
     base::{backoff::Backoff, clock::SystemClock},
     config::{Config, SecretUrl},
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
-    port::{NotBegun, Rebuild, Rebuilds},
+    port::{NotBegun, Rebuilds},
     projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, Setup, What},
     store::Store,
     stream::progress::Progress,
@@ -120,10 +121,7 @@ impl Postgres {
     pub(crate) fn rebuilds(&self) -> Arc<dyn Rebuilds> {
         Arc::new(RebuildJob {
             state: Arc::clone(&self.state),
-            last: Arc::new(Mutex::new(Rebuild {
-                status: "idle",
-                ..Rebuild::default()
-            })),
+            last: Arc::default(),
         })
     }
 
@@ -331,11 +329,11 @@ impl Rebuilds for RebuildJob {
         let setup = self.setup()?;
         {
             let mut last = self.last.lock();
-            if last.status == "running" {
+            if last.status == RebuildStatus::Running {
                 return Err(NotBegun::Running);
             }
             *last = Rebuild {
-                status: "running",
+                status: RebuildStatus::Running,
                 ..Rebuild::default()
             };
         }
@@ -350,12 +348,12 @@ impl Rebuilds for RebuildJob {
             let mut last = last.lock();
             match outcome {
                 Ok(rebuilt) => {
-                    last.status = "done";
+                    last.status = RebuildStatus::Done;
                     last.done = rebuilt.records;
                     last.paused_ms = Some(rebuilt.paused.as_millis() as u64);
                 }
                 Err(error) => {
-                    last.status = "failed";
+                    last.status = RebuildStatus::Failed;
                     last.error = Some(error.to_string());
                 }
             }
@@ -364,7 +362,7 @@ impl Rebuilds for RebuildJob {
             .name("rebuild".into())
             .spawn(run);
         spawned.map(drop).map_err(|e| {
-            self.last.lock().status = "idle";
+            self.last.lock().status = RebuildStatus::Idle;
             NotBegun::Unavailable(format!("cannot start a thread: {e}"))
         })
     }
@@ -384,9 +382,6 @@ impl Rebuilds for NoRebuilds {
     }
 
     fn status(&self) -> Rebuild {
-        Rebuild {
-            status: "idle",
-            ..Rebuild::default()
-        }
+        Rebuild::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Who asks: the bearer key, and a limit on wrong ones.
+//! Authentication: the bearer key, and a limit on wrong ones.
 
 use std::{
     collections::HashMap,
@@ -6,22 +6,21 @@ use std::{
     sync::Arc,
 };
 
-use axum::Extension;
 use hyper::{
-    HeaderMap, StatusCode,
+    HeaderMap,
     header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
 };
 use parking_lot::Mutex;
 
 use super::{
-    RequestId, Shared,
-    problem::{Problem, Refused},
+    Shared,
+    problem::{Limit, Problem},
 };
-use crate::port::peer::FromPeer;
 use crate::{
+    api::problem::{INVALID_KEY, RATE_LIMIT_EXCEEDED, UNAUTHORIZED},
     base::clock::Millis,
     config::Network,
-    controls::{Key, OPERATOR},
+    controls::Key,
 };
 
 /// Wrong keys that an address may send in a window.
@@ -43,10 +42,7 @@ pub(super) fn authenticate(
     let challenge = HeaderValue::from_static("Bearer realm=\"omnilink\"");
     let Some(token) = bearer(headers) else {
         let detail = "a key is needed: `Authorization: Bearer omni.…`";
-        return Err(
-            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
-                .header(WWW_AUTHENTICATE, challenge),
-        );
+        return Err(Problem::new(&UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge));
     };
     let now = shared.clock.now();
     if let Some(key) = std::str::from_utf8(token)
@@ -61,30 +57,8 @@ pub(super) fn authenticate(
         return Err(limited(wait));
     }
     // The same answer whatever is wrong with it.
-    Err(Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "invalid_key",
-        "the key is not valid",
-    )
-    .header(
-        WWW_AUTHENTICATE,
-        HeaderValue::from_static("Bearer realm=\"omnilink\", error=\"invalid_token\""),
-    ))
-}
-
-/// A request of someone who looks after the whole installation: the scope `operator`.
-pub(super) fn operator(
-    shared: &Shared,
-    headers: &HeaderMap,
-    Extension(peer): FromPeer,
-) -> Result<RequestId, Refused> {
-    let id = shared.ids.next();
-    let key = authenticate(shared, headers, peer.0).map_err(|p| Refused::new(p, id))?;
-    if !key.scopes.permits(OPERATOR) {
-        let problem = Problem::denied("the key lacks the permission `operator`");
-        return Err(Refused::new(problem, id));
-    }
-    Ok(id)
+    let challenge = HeaderValue::from_static("Bearer realm=\"omnilink\", error=\"invalid_token\"");
+    Err(Problem::new(&INVALID_KEY, "the key is not valid").header(WWW_AUTHENTICATE, challenge))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -122,12 +96,14 @@ fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
 
 fn limited(wait: u32) -> Problem {
     Problem::limited(
-        (
-            "rate_limit_exceeded",
-            "too many wrong keys from this address",
-        ),
-        ("authentication", LIMIT as u32, Some(WINDOW_S)),
-        wait,
+        &RATE_LIMIT_EXCEEDED,
+        "too many wrong keys from this address",
+        &Limit {
+            policy: "authentication",
+            quota: LIMIT as u32,
+            window_s: Some(WINDOW_S),
+            wait_s: wait,
+        },
     )
 }
 
@@ -149,7 +125,7 @@ impl Attempts {
         if all.len() >= ADDRESSES {
             all.retain(|_, f| f.latest() > now.0 - window);
             if all.len() >= ADDRESSES {
-                // An attack from everywhere: forgetting it all keeps memory bounded.
+                // An attack from very many addresses: memory stays bounded.
                 all.clear();
             }
         }

@@ -1,5 +1,5 @@
-//! Whom `cors` lets in: pages of other origins (Fetch standard, "HTTP CORS protocol"), and the senders of webhooks that ask
-//! before they deliver (`CloudEvents` HTTP Webhooks 1.0.2, section 4).
+//! The setting `cors`: pages of other origins that are allowed (Fetch standard, "HTTP CORS protocol"), and the senders of webhooks
+//! that ask before they deliver (`CloudEvents` HTTP Webhooks 1.0.2, section 4).
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -13,7 +13,10 @@ use hyper::{
 };
 
 use super::{RequestId, problem::Problem};
-use crate::config::AllowedOrigin;
+use crate::{
+    api::{Operation, problem::ORIGIN_NOT_ALLOWED},
+    config::AllowedOrigin,
+};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
 /// What a page may read of an answer beside the media type.
@@ -33,8 +36,8 @@ pub(super) struct Cors {
     any: bool,
 }
 
-/// What the answer to a request says of its origin: the origin, if it is let in.
-pub(super) struct Marks(Option<HeaderValue>);
+/// The origin of a request, if it is allowed.
+pub(super) struct RequestOrigin(Option<HeaderValue>);
 
 impl Cors {
     pub(super) fn new(allowed: Vec<AllowedOrigin>) -> Self {
@@ -42,22 +45,28 @@ impl Cors {
         Self { allowed, any }
     }
 
-    /// What the answer to a request will say of its origin; `None`: nothing, for nobody is let in.
-    pub(super) fn marks(&self, headers: &HeaderMap) -> Option<Marks> {
+    /// The origin of a request; `None`: the answer says nothing of origins, for none is allowed.
+    pub(super) fn origin(&self, headers: &HeaderMap) -> Option<RequestOrigin> {
         if self.allowed.is_empty() {
             return None;
         }
         let origin = headers.get(ORIGIN);
-        Some(Marks(origin.filter(|origin| self.lets_in(origin)).cloned()))
+        Some(RequestOrigin(
+            origin.filter(|origin| self.allows(origin)).cloned(),
+        ))
     }
 
-    fn lets_in(&self, origin: &HeaderValue) -> bool {
+    fn allows(&self, origin: &HeaderValue) -> bool {
         let origin = origin.to_str().unwrap_or_default();
         self.allowed.iter().any(|allowed| allowed.allows(origin))
     }
 
-    /// Puts them on the answer.
-    pub(super) fn put<B>(&self, Marks(origin): Marks, response: &mut Response<B>) {
+    /// Adds the headers for this origin to the answer.
+    pub(super) fn add_headers<B>(
+        &self,
+        RequestOrigin(origin): RequestOrigin,
+        response: &mut Response<B>,
+    ) {
         let headers = response.headers_mut();
         if !self.any {
             headers.append(VARY, HeaderValue::from_static("Origin"));
@@ -73,9 +82,9 @@ impl Cors {
         }
     }
 
-    /// The answer to a request `OPTIONS` that asks for leave: a browser's preflight, or a webhook sender's handshake at
-    /// `/v1/events`. `None`: it is neither, or its origin is not let in.
-    pub(super) fn asked(
+    /// The answer to a browser's preflight, or to a webhook sender's handshake at `/v1/events`. `None`: the request is neither, or
+    /// its origin is not allowed.
+    pub(super) fn preflight(
         &self,
         method: &Method,
         path: &str,
@@ -85,7 +94,7 @@ impl Cors {
         if *method != Method::OPTIONS {
             return None;
         }
-        if path == "/v1/events"
+        if path == Operation::PostEvents.route().path
             && let Some(sender) = headers.get(SENDER)
         {
             return Some(
@@ -94,7 +103,7 @@ impl Cors {
             );
         }
         let origin = headers.get(ORIGIN)?;
-        if !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) || !self.lets_in(origin) {
+        if !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) || !self.allows(origin) {
             return None;
         }
         let mut response = Response::new(Full::default());
@@ -118,7 +127,7 @@ impl Cors {
         let mut response = Response::new(Full::default());
         let answer = response.headers_mut();
         answer.insert(ALLOWED_SENDER, sender.clone());
-        // Whoever is too quick for its key is told so by 429.
+        // A sender that is over the limits of its key gets 429.
         answer.insert(ALLOWED_RATE, HeaderValue::from_static("*"));
         answer.insert(ALLOW, HeaderValue::from_static("POST"));
         Some(response)
@@ -127,8 +136,7 @@ impl Cors {
 
 fn refused() -> Problem {
     Problem::new(
-        StatusCode::FORBIDDEN,
-        "origin_not_allowed",
+        &ORIGIN_NOT_ALLOWED,
         "this origin may not deliver webhooks here: the setting `cors` does not list it",
     )
 }

@@ -1,7 +1,7 @@
-//! The HTTP port: routes, keys, idempotency, problem details.
+//! The HTTP port: the handlers of the routes in [`crate::api`], keys, idempotency.
 //!
-//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`events`], for it carries the load; every other route
-//! goes through axum's router ([`routes`]).
+//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`ingest`], for it carries the load; every other route
+//! goes through axum's router ([`rest`]).
 
 mod auth;
 mod cors;
@@ -29,9 +29,8 @@ use ingest::{
     intake::{self, Intake},
 };
 use meters::Meters;
-pub use rest::rebuild::{NotBegun, Rebuild, Rebuilds};
-use rest::seats::Seats;
-pub(crate) use rest::tools::wanted;
+pub use rest::rebuild::{NotBegun, Rebuilds};
+use rest::slots::ReplaySlots;
 pub use rest::tools::{Lags, Tools};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -102,7 +101,7 @@ struct Shared {
     meters: Meters,
     ids: RequestIds,
     /// Replays that run.
-    replays: Seats,
+    replays: ReplaySlots,
     /// Cancelled when the port stops: what follows for ever ends then.
     stopping: CancellationToken,
 }
@@ -145,7 +144,7 @@ impl Port {
                 bodies: body::Budget::default(),
                 meters,
                 ids: RequestIds::new(),
-                replays: Seats::default(),
+                replays: ReplaySlots::default(),
                 stopping: CancellationToken::new(),
             }),
         })
@@ -172,7 +171,7 @@ pub struct ListenError {
     error: io::Error,
 }
 
-/// Ids of requests: unlike in every process, counted in it.
+/// Makes ids of requests: a random number for the process, and a counter.
 struct RequestIds {
     process: u64,
     next: AtomicU64,

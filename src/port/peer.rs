@@ -2,11 +2,6 @@
 
 use std::net::IpAddr;
 
-use axum::Extension;
-
-/// The address at the other end of the connection.
+/// The address at the other end of the connection; an extension of requests.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
-
-/// As handlers take it.
-pub(crate) type FromPeer = Extension<Peer>;

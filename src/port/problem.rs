@@ -1,4 +1,4 @@
-//! Problem details (RFC 9457): every refusal has a status, a stable code, and words for people.
+//! Refusals as HTTP answers: problem details with what is particular to one request. The codes are in [`crate::api::problem`].
 
 use std::borrow::Cow;
 
@@ -11,29 +11,56 @@ use hyper::{
 };
 
 use super::RequestId;
+use crate::api::problem::{
+    Code, INVALID_PAYLOAD, LOG_UNAVAILABLE, MISSING_FIELD, PERMISSION_DENIED, missing,
+};
+
+/// What is said where the log does not answer.
+pub(super) const LOG_UNAVAILABLE_DETAIL: &str =
+    "the log does not answer; send the same again, with the same id, in a few seconds";
+/// How long to wait then, in seconds.
+pub(super) const LOG_RETRY_AFTER_S: u32 = 5;
 
 /// Why a request as a whole is refused.
 #[derive(Debug)]
 pub(super) struct Problem {
-    pub(super) status: StatusCode,
-    pub(super) code: Cow<'static, str>,
-    pub(super) detail: Cow<'static, str>,
+    code: &'static Code,
+    /// The code as it is sent: with the field's name where the table has `{field}`.
+    name: Cow<'static, str>,
+    detail: Cow<'static, str>,
     /// `Retry-After`, in seconds.
-    pub(super) retry_after: Option<u32>,
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    retry_after: Option<u32>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// The JSON array of the items' results, in an answer to a batch of which nothing was accepted.
-    pub(super) results: Option<Vec<u8>>,
+    results: Option<Vec<u8>>,
+}
+
+/// A limit that a request is over.
+pub(super) struct Limit<'a> {
+    /// The limit's name.
+    pub(super) policy: &'a str,
+    /// How many it allows.
+    pub(super) quota: u32,
+    /// In how many seconds; `None`: at one time.
+    pub(super) window_s: Option<u32>,
+    /// Seconds until it is worth asking again.
+    pub(super) wait_s: u32,
 }
 
 impl Problem {
-    pub(super) fn new(
-        status: StatusCode,
-        code: impl Into<Cow<'static, str>>,
+    pub(super) fn new(code: &'static Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::named(code, code.code, detail)
+    }
+
+    /// A code that is sent under a name of its own.
+    pub(super) fn named(
+        code: &'static Code,
+        name: impl Into<Cow<'static, str>>,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self {
-            status,
-            code: code.into(),
+            code,
+            name: name.into(),
             detail: detail.into(),
             retry_after: None,
             headers: Vec::new(),
@@ -42,44 +69,54 @@ impl Problem {
     }
 
     pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_payload", detail)
+        Self::new(&INVALID_PAYLOAD, detail)
+    }
+
+    /// A required field is not there.
+    pub(super) fn missing(field: &str) -> Self {
+        let detail = format!("`{field}` is required and must not be empty");
+        Self::named(&MISSING_FIELD, missing(field), detail)
     }
 
     pub(super) fn denied(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "permission_denied", detail)
+        Self::new(&PERMISSION_DENIED, detail)
     }
 
-    pub(super) fn too_large(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
+    /// The key lacks a permission.
+    pub(super) fn lacks(permission: &str) -> Self {
+        Self::denied(format!("the key lacks the permission `{permission}`"))
     }
 
     /// The log did not confirm, or the controls cannot be read: the outcome may be unknown.
     pub(super) fn log_unavailable() -> Self {
-        let detail =
-            "the log does not answer; send the same again, with the same id, in a few seconds";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_unavailable", detail).retry_after(5)
+        Self::new(&LOG_UNAVAILABLE, LOG_UNAVAILABLE_DETAIL).retry_after(LOG_RETRY_AFTER_S)
     }
 
-    /// 429, with all headers that say so. The policy: its name, its limit, and its window in seconds; without one it bounds what
-    /// there is at one time. `wait`: seconds until it is worth to ask again.
+    /// 429, with all headers that say so.
     pub(super) fn limited(
-        (code, detail): (&'static str, impl Into<Cow<'static, str>>),
-        (policy, limit, window_s): (&str, u32, Option<u32>),
-        wait: u32,
+        code: &'static Code,
+        detail: impl Into<Cow<'static, str>>,
+        over: &Limit<'_>,
     ) -> Self {
+        let Limit {
+            policy,
+            quota,
+            window_s,
+            wait_s,
+        } = over;
         let text = |t: String| HeaderValue::from_str(&t).unwrap_or(HeaderValue::from_static(""));
         let window = window_s.map_or_else(String::new, |s| format!(";w={s}"));
         let headers = [
             (
                 "ratelimit-policy",
-                text(format!("\"{policy}\";q={limit}{window}")),
+                text(format!("\"{policy}\";q={quota}{window}")),
             ),
-            ("ratelimit", text(format!("\"{policy}\";r=0;t={wait}"))),
-            ("x-ratelimit-limit", HeaderValue::from(limit)),
+            ("ratelimit", text(format!("\"{policy}\";r=0;t={wait_s}"))),
+            ("x-ratelimit-limit", HeaderValue::from(*quota)),
             ("x-ratelimit-remaining", HeaderValue::from(0)),
-            ("x-ratelimit-reset", HeaderValue::from(wait)),
+            ("x-ratelimit-reset", HeaderValue::from(*wait_s)),
         ];
-        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail).retry_after(wait);
+        let mut problem = Self::new(code, detail).retry_after(*wait_s);
         let named = headers.map(|(name, value)| (HeaderName::from_static(name), value));
         problem.headers.extend(named);
         problem
@@ -95,16 +132,28 @@ impl Problem {
         self
     }
 
+    /// With the results of a batch, a JSON array.
+    pub(super) fn results(mut self, results: Vec<u8>) -> Self {
+        self.results = Some(results);
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn code(&self) -> &'static Code {
+        self.code
+    }
+
     pub(super) fn into_response(self, id: RequestId) -> Response<Full<Bytes>> {
+        let status = status(self.code);
         let mut out = Vec::with_capacity(256 + self.detail.len());
         out.extend_from_slice(br#"{"type":"urn:omnilink:problem:"#);
-        out.extend_from_slice(self.code.as_bytes());
+        out.extend_from_slice(self.name.as_bytes());
         out.extend_from_slice(br#"","title":""#);
-        out.extend(self.code.bytes().map(|b| if b == b'_' { b' ' } else { b }));
+        out.extend(self.name.bytes().map(|b| if b == b'_' { b' ' } else { b }));
         out.extend_from_slice(br#"","status":"#);
-        out.extend_from_slice(self.status.as_str().as_bytes());
+        out.extend_from_slice(status.as_str().as_bytes());
         out.extend_from_slice(br#","code":""#);
-        out.extend_from_slice(self.code.as_bytes());
+        out.extend_from_slice(self.name.as_bytes());
         out.extend_from_slice(br#"","detail":"#);
         write_text(&mut out, &self.detail);
         out.extend_from_slice(br#","request_id":""#);
@@ -116,7 +165,7 @@ impl Problem {
         }
         out.push(b'}');
         let mut response = Response::new(Full::new(Bytes::from(out)));
-        *response.status_mut() = self.status;
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -128,6 +177,11 @@ impl Problem {
         headers.extend(self.headers);
         response
     }
+}
+
+/// A code's status; all of the table are valid.
+fn status(code: &Code) -> StatusCode {
+    StatusCode::from_u16(code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// A problem with the id of its request, for axum's handlers.
@@ -149,4 +203,24 @@ impl IntoResponse for Refused {
 pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
     let _ = serde_json::to_writer(out, text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::problem::{self, ALL};
+
+    #[tokio::test]
+    async fn what_is_sent_is_what_the_contract_says() {
+        use http_body_util::BodyExt;
+        for code in ALL {
+            let sent = Problem::new(code, "a \"quoted\" detail").into_response(RequestId(1, 2));
+            assert_eq!(sent.status().as_u16(), code.status);
+            let body = sent.into_body().collect().await.unwrap().to_bytes();
+            let read: problem::Problem = serde_json::from_slice(&body).unwrap();
+            assert_eq!((read.status, &*read.code), (code.status, code.code));
+            assert_eq!(read.detail, "a \"quoted\" detail");
+            assert_eq!(read.request_id.len(), 32);
+        }
+    }
 }

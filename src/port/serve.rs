@@ -16,7 +16,8 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{DRAIN, Shared, ingest::events, rest::routes};
+use super::{DRAIN, Shared, ingest::events, peer::Peer, rest::routes};
+use crate::api::Operation;
 
 /// Connections at once. Beyond it they wait in the system's queue.
 const CONNECTIONS: usize = 8192;
@@ -37,7 +38,7 @@ pub(super) async fn serve(
 ) {
     let router = routes::router(Arc::clone(&shared));
     let stopping = shared.stopping.clone();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -48,10 +49,10 @@ pub(super) async fn serve(
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &permits) => accepted,
             () = &mut shutdown => break,
         };
-        let Some((stream, peer, place)) = accepted else {
+        let Some((stream, peer, permit)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -68,7 +69,7 @@ pub(super) async fn serve(
             // Whatever ends a connection is the client's business: it has its answer, or asks again.
             let _ = served.await;
             shared.meters.connections.decrement(1.0);
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
@@ -86,16 +87,16 @@ pub(super) async fn serve(
 
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
     // Never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => {
             // Without it an answer waits for the client's acknowledgement of the one before; a socket that
             // cannot have it is only slower.
             let _ = stream.set_nodelay(true);
-            Some((stream, peer.ip(), place))
+            Some((stream, peer.ip(), permit))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection cannot be accepted");
@@ -116,12 +117,12 @@ impl Connection {
         self,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, std::convert::Infallible> {
-        let Some(marks) = self.shared.cors.marks(request.headers()) else {
+        let Some(origin) = self.shared.cors.origin(request.headers()) else {
             return self.routed(request).await;
         };
         let shared = Arc::clone(&self.shared);
         let mut response = self.routed(request).await?;
-        shared.cors.put(marks, &mut response);
+        shared.cors.add_headers(origin, &mut response);
         Ok(response)
     }
 
@@ -131,18 +132,20 @@ impl Connection {
     ) -> Result<Response<Body>, std::convert::Infallible> {
         let (method, path) = (request.method(), request.uri().path());
         let id = || self.shared.ids.next();
-        if let Some(answer) = self.shared.cors.asked(method, path, request.headers(), id) {
+        if let Some(answer) = self
+            .shared
+            .cors
+            .preflight(method, path, request.headers(), id)
+        {
             return Ok(answer.map(Either::Left));
         }
-        if request.method() == Method::POST && request.uri().path() == "/v1/events" {
+        if *method == Method::POST && path == Operation::PostEvents.route().path {
             return Ok(events::post(&self.shared, request, self.peer)
                 .await
                 .map(Either::Left));
         }
         let mut request = request.map(axum::body::Body::new);
-        request
-            .extensions_mut()
-            .insert(super::peer::Peer(self.peer));
+        request.extensions_mut().insert(Peer(self.peer));
         let response = self.router.oneshot(request).await?;
         Ok(response.map(Either::Right))
     }

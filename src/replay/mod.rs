@@ -19,6 +19,7 @@ mod topic;
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use self::{
@@ -26,7 +27,7 @@ pub use self::{
     parquet::Parquet,
     query::{EntityName, EntityNameError, Query, TypePattern},
     scan::replay,
-    state::{StateError, as_of},
+    state::{EntityState, StateError, as_of},
     topic::IntoTopic,
 };
 use crate::{
@@ -75,7 +76,7 @@ pub trait Sink {
 }
 
 /// How far a replay is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
 pub struct Replayed {
     /// Offsets passed.
     pub done: u64,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// An entity at a moment; the names are those of the table.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct EntityState {
     /// The tenant that the entity belongs to.
     pub tenant: String,
@@ -25,6 +26,7 @@ pub struct EntityState {
     /// For people; the last one given.
     pub display_name: Option<String>,
     /// The merge patch of its events' data.
+    #[schemars(with = "serde_json::Value")]
     pub state: Box<RawValue>,
     /// The number of its events.
     pub version: i64,

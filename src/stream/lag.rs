@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::progress::Ends;
@@ -164,7 +165,8 @@ pub fn first_records(
 }
 
 /// The lag of a processor in a partition, as `lag` shows it.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Lag")]
 pub struct Item {
     /// The processor.
     pub processor: String,

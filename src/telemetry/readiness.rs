@@ -7,10 +7,11 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The status of a part, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It works.
@@ -22,7 +23,7 @@ pub enum Status {
 }
 
 /// The report of a part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PartStatus {
     /// Its status.
     pub status: Status,
@@ -76,7 +77,8 @@ pub struct Readiness {
 }
 
 /// What `/readyz` answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Readiness")]
 pub struct Report {
     /// Down if a required part is; degraded if anything else is wrong.
     pub status: Status,

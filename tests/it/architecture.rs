@@ -19,6 +19,7 @@ const FLOORS: &[&[&str]] = &[
     &["controls", "embedded_postgres", "registry"],
     &["stream"],
     &["replay", "topology"],
+    &["api"],
     &["admission", "projections"],
     &["port"],
     &["node"],
@@ -210,6 +211,9 @@ fn modules() -> BTreeMap<Module, Source> {
                 folders.push(file);
                 continue;
             }
+            if file.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
             let relative = file.strip_prefix(&root).unwrap().with_extension("");
             let mut module: Module = relative
                 .iter()
@@ -344,4 +348,18 @@ fn files_of_a_room_have_no_import_cycles() {
     cycles.sort();
     cycles.dedup();
     assert!(cycles.is_empty(), "{}", cycles.join("\n"));
+}
+
+/// The contract does not depend on what serves it.
+#[test]
+fn the_api_names_no_http_library() {
+    for (module, source) in modules() {
+        if module[0] != "api" {
+            continue;
+        }
+        let libraries = ["axum", "hyper", "http_body_util", "tower"];
+        let names = |path: &&Vec<String>| path.iter().any(|part| libraries.contains(&&**part));
+        let found = source.paths.iter().find(names);
+        assert!(found.is_none(), "{}: {found:?}", source.file.display());
+    }
 }

@@ -67,7 +67,7 @@ impl Fixture {
         redrive.run(pick, &mut |_| true).unwrap()
     }
 
-    fn list(&self, code: Option<&str>, limit: usize, cursor: Option<&str>) -> letters::Page {
+    fn list(&self, code: Option<&str>, limit: usize, cursor: Option<&str>) -> letters::Letters {
         let listing = Listing {
             code: code.map(str::to_owned),
             limit,
@@ -140,7 +140,7 @@ fn letters_are_listed_newest_first_in_pages(test_log: TestLog) {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     let whole: Vec<u64> = (0..60).rev().collect();
-    let offsets = |page: &letters::Page| -> Vec<u64> {
+    let offsets = |page: &letters::Letters| -> Vec<u64> {
         page.items.iter().map(|l| l.offset.unwrap()).collect()
     };
     assert_eq!(offsets(&fixture.list(None, 1000, None)), whole);

@@ -8,6 +8,7 @@
 )]
 
 mod admission;
+mod api;
 mod architecture;
 mod chaos;
 mod cli;
@@ -19,6 +20,7 @@ mod envelope_corpus;
 mod formats;
 mod how_to;
 mod invoices;
+mod json_schema;
 #[cfg(feature = "kafka")]
 mod kafka_members;
 #[cfg(feature = "kafka")]

@@ -9,11 +9,21 @@ use hyper::{
     header::{CONTENT_TYPE, HeaderValue},
 };
 
-use crate::port::{
-    RequestId,
-    problem::{Problem, write_text},
+use crate::{
+    api::{
+        events::ItemStatus,
+        problem::{
+            Code, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_PAYLOAD,
+            LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
+        },
+    },
+    base::id::Identity,
+    envelope::Invalid,
+    port::{
+        RequestId,
+        problem::{self, Problem, write_text},
+    },
 };
-use crate::{base::id::Identity, envelope::Invalid};
 
 /// What became of one item.
 #[derive(Clone, Debug)]
@@ -29,25 +39,21 @@ pub(crate) enum Outcome {
 /// Why an item is refused.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
-    status: &'static str,
-    http: StatusCode,
-    code: Cow<'static, str>,
+    status: ItemStatus,
+    code: &'static Code,
+    /// The code as it is sent: with the field's name where the table has `{field}`.
+    name: Cow<'static, str>,
     message: Cow<'static, str>,
     retry_after: Option<u32>,
     record_id: Option<Identity>,
 }
 
 impl Refusal {
-    fn new(
-        status: &'static str,
-        http: StatusCode,
-        code: &'static str,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    fn new(status: ItemStatus, code: &'static Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
-            http,
-            code: code.into(),
+            code,
+            name: code.code.into(),
             message: message.into(),
             retry_after: None,
             record_id: None,
@@ -55,52 +61,33 @@ impl Refusal {
     }
 
     pub(crate) fn invalid(invalid: Invalid) -> Self {
-        Self {
-            status: "invalid",
-            http: StatusCode::BAD_REQUEST,
-            code: invalid.code,
-            message: invalid.message.into(),
-            retry_after: None,
-            record_id: None,
-        }
+        let code = Code::of(&invalid.code).unwrap_or(&INVALID_PAYLOAD);
+        let mut refusal = Self::new(ItemStatus::Invalid, code, invalid.message);
+        refusal.name = invalid.code;
+        refusal
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
         let message = format!("an item may have {limit} bytes");
-        Self::new(
-            "invalid",
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "payload_too_large",
-            message,
-        )
+        Self::new(ItemStatus::Invalid, &PAYLOAD_TOO_LARGE, message)
     }
 
     pub(crate) fn permission() -> Self {
         let message = "the key lacks the permission `events:write`";
-        Self::new(
-            "denied",
-            StatusCode::FORBIDDEN,
-            "permission_denied",
-            message,
-        )
+        Self::new(ItemStatus::Denied, &PERMISSION_DENIED, message)
     }
 
     pub(crate) fn environment(env: &str) -> Self {
         let message = format!(
             "the key's `env_allowlist` does not hold `{env}`, the last segment of `source`"
         );
-        Self::new("denied", StatusCode::FORBIDDEN, "env_not_allowed", message)
+        Self::new(ItemStatus::Denied, &ENV_NOT_ALLOWED, message)
     }
 
     pub(crate) fn mismatch(id: Identity) -> Self {
         let message =
             "the same identity came before with another body; a new event needs a new `id`";
-        let mut refusal = Self::new(
-            "error",
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency_mismatch",
-            message,
-        );
+        let mut refusal = Self::new(ItemStatus::Error, &IDEMPOTENCY_MISMATCH, message);
         refusal.record_id = Some(id);
         refusal
     }
@@ -108,28 +95,30 @@ impl Refusal {
     pub(crate) fn in_flight(id: Identity) -> Self {
         let message =
             "the same event is being written right now; send it again to learn the outcome";
-        let mut refusal = Self::new(
-            "error",
-            StatusCode::CONFLICT,
-            "idempotency_in_flight",
-            message,
-        );
-        // By then it is nearly always known.
+        let mut refusal = Self::new(ItemStatus::Error, &IDEMPOTENCY_IN_FLIGHT, message);
+        // An append hardly ever takes longer.
         refusal.retry_after = Some(1);
         refusal.record_id = Some(id);
         refusal
     }
 
     pub(crate) fn unavailable() -> Self {
-        let Problem {
-            status,
-            detail,
-            retry_after,
-            ..
-        } = Problem::log_unavailable();
-        let mut refusal = Self::new("error", status, "log_unavailable", detail);
-        refusal.retry_after = retry_after;
+        let mut refusal = Self::new(
+            ItemStatus::Error,
+            &LOG_UNAVAILABLE,
+            problem::LOG_UNAVAILABLE_DETAIL,
+        );
+        refusal.retry_after = Some(problem::LOG_RETRY_AFTER_S);
         refusal
+    }
+
+    /// As the problem of a whole request.
+    fn into_problem(self) -> Problem {
+        let problem = Problem::named(self.code, self.name, self.message);
+        match self.retry_after {
+            Some(seconds) => problem.retry_after(seconds),
+            None => problem,
+        }
     }
 }
 
@@ -151,12 +140,12 @@ fn write_results(out: &mut Vec<u8>, outcomes: &[Outcome]) {
             out.push(b',');
         }
         let status = match outcome {
-            Outcome::Ingested(_) => "ingested",
-            Outcome::Duplicate(_) => "duplicate",
+            Outcome::Ingested(_) => ItemStatus::Ingested,
+            Outcome::Duplicate(_) => ItemStatus::Duplicate,
             Outcome::Refused(refusal) => refusal.status,
         };
         out.extend_from_slice(br#"{"status":""#);
-        out.extend_from_slice(status.as_bytes());
+        out.extend_from_slice(status.name().as_bytes());
         out.extend_from_slice(br#"","index":"#);
         // A `Vec` never refuses bytes.
         let _ = write!(out, "{index}");
@@ -171,7 +160,7 @@ fn write_results(out: &mut Vec<u8>, outcomes: &[Outcome]) {
                     write_id(out, id);
                 }
                 out.extend_from_slice(br#","error":{"code":"#);
-                write_text(out, &refusal.code);
+                write_text(out, &refusal.name);
                 out.extend_from_slice(br#","message":"#);
                 write_text(out, &refusal.message);
                 out.push(b'}');
@@ -192,15 +181,7 @@ pub(crate) fn respond(id: RequestId, outcomes: Vec<Outcome>) -> Response<Full<By
         let mut results = Vec::with_capacity(outcomes.len() * 192);
         write_results(&mut results, &outcomes);
         if let Some(Outcome::Refused(first)) = outcomes.into_iter().next() {
-            return Problem {
-                status: first.http,
-                code: first.code,
-                detail: first.message,
-                retry_after: first.retry_after,
-                headers: Vec::new(),
-                results: Some(results),
-            }
-            .into_response(id);
+            return first.into_problem().results(results).into_response(id);
         }
         unreachable!("nothing was accepted, so the first of them is refused");
     }
@@ -216,4 +197,56 @@ pub(crate) fn respond(id: RequestId, outcomes: Vec<Outcome>) -> Response<Full<By
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::api::{events::Accepted, problem::Problem};
+
+    async fn body(outcomes: Vec<Outcome>) -> (StatusCode, Bytes) {
+        let response = respond(RequestId(1, 2), outcomes);
+        let status = response.status();
+        (
+            status,
+            response.into_body().collect().await.unwrap().to_bytes(),
+        )
+    }
+
+    /// What is written by hand is what the contract's types say.
+    #[tokio::test]
+    async fn answers_are_those_of_the_contract() {
+        let id = Identity::of("event", &["1"]);
+        let refused = [
+            Refusal::invalid(Invalid::missing("entity.type")),
+            Refusal::too_large(10),
+            Refusal::permission(),
+            Refusal::environment("prod"),
+            Refusal::mismatch(id),
+            Refusal::in_flight(id),
+            Refusal::unavailable(),
+        ];
+        let mut outcomes: Vec<_> = refused.into_iter().map(Outcome::Refused).collect();
+        let (status, text) = body(outcomes.clone()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        let problem: Problem = serde_json::from_slice(&text).unwrap();
+        assert_eq!(problem.code, "missing_entity_type");
+        assert_eq!(problem.results.unwrap().len(), outcomes.len());
+
+        outcomes.push(Outcome::Ingested(id));
+        outcomes.push(Outcome::Duplicate(id));
+        let (status, text) = body(outcomes).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        let accepted: Accepted = serde_json::from_slice(&text).unwrap();
+        let written: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(serde_json::to_value(&accepted).unwrap(), written);
+        let statuses = accepted.results.iter().map(|r| (r.status, r.index));
+        let ends: Vec<_> = statuses.skip(7).collect();
+        assert_eq!(
+            ends,
+            [(ItemStatus::Ingested, 7), (ItemStatus::Duplicate, 8)]
+        );
+    }
 }

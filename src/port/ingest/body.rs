@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const SMALL: usize = 64 * 1024;
 /// Bytes of larger bodies that may be in memory at once.
 const BUDGET: usize = 64 << 20;
-/// What is read and thrown away of a refused body, so that a client that does not wait for the answer reads it.
+/// How much of a refused body is read and discarded, so that a client that sends all of it first gets the answer.
 const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -55,7 +55,7 @@ impl Drop for Held {
     }
 }
 
-/// What the client announced, if it did.
+/// The `Content-Length`, if the client sent one.
 pub(crate) fn announced(body: &Incoming) -> Option<u64> {
     body.size_hint().exact()
 }
@@ -111,7 +111,7 @@ async fn collect(
     Ok(whole.freeze())
 }
 
-/// Reads on what will not be used, in the background and only for a while: closing at once would reset the
+/// Reads and discards the rest of a body, in the background and for [`LINGER`] at most: closing at once would reset the
 /// connection under a client that is still sending, and the answer with it.
 pub(crate) fn discard(mut body: Incoming) {
     if body.is_end_stream() {
@@ -127,7 +127,7 @@ pub(crate) fn discard(mut body: Incoming) {
                 };
             }
         };
-        // Over time: the connection is closed under it.
+        // After that the connection is closed.
         let _ = tokio::time::timeout(LINGER, drain).await;
     });
 }

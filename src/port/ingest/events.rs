@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    HeaderMap, Request, Response, StatusCode,
+    HeaderMap, Request, Response,
     body::Incoming,
     header::{CONTENT_TYPE, HeaderValue},
 };
@@ -23,11 +23,14 @@ use super::{
 };
 use crate::port::{Shared, auth, problem::Problem};
 use crate::{
+    api::problem::{
+        BATCH_TOO_LARGE, INVALID_IDEMPOTENCY_KEY, OVERLOADED, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT,
+    },
     base::{
         clock::Millis,
         id::{Identity, IdentityMap},
     },
-    controls::Key,
+    controls::{EVENTS_WRITE, Key},
     envelope::{
         self, Binding, Body, BodyHash, Invalid, Item, Parsed, TraceContext, avro::encode_ingress,
     },
@@ -37,7 +40,7 @@ use crate::{
 /// The most bytes of an idempotency key.
 const IDEMPOTENCY_KEY_MAX: usize = 512;
 
-/// Answers the request, whatever it is.
+/// Answers the request, and counts it.
 pub(crate) async fn post(
     shared: &Shared,
     request: Request<Incoming>,
@@ -119,24 +122,19 @@ fn check_head(
 fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
     match error {
         BodyError::TooLarge if form == Form::Batch => {
-            Problem::too_large("batch_too_large", format!("a batch may have {limit} bytes"))
+            Problem::new(&BATCH_TOO_LARGE, format!("a batch may have {limit} bytes"))
         }
-        BodyError::TooLarge => Problem::too_large(
-            "payload_too_large",
+        BodyError::TooLarge => Problem::new(
+            &PAYLOAD_TOO_LARGE,
             format!("the body may have {limit} bytes"),
         ),
-        BodyError::Slow => Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "request_timeout",
-            "the body did not come within 10 seconds",
-        ),
+        BodyError::Slow => {
+            Problem::new(&REQUEST_TIMEOUT, "the body did not come within 10 seconds")
+        }
         BodyError::Broken => Problem::invalid("the body broke off, or its framing is wrong"),
-        BodyError::Busy => Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "too many large bodies at once; send it again",
-        )
-        .retry_after(1),
+        BodyError::Busy => {
+            Problem::new(&OVERLOADED, "too many large bodies at once; send it again").retry_after(1)
+        }
     }
 }
 
@@ -156,8 +154,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) if text.len() <= IDEMPOTENCY_KEY_MAX => Ok(Some(text)),
         _ => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_idempotency_key",
+            &INVALID_IDEMPOTENCY_KEY,
             "`Idempotency-Key` must be UTF-8 of at most 512 bytes",
         )),
     }
@@ -215,8 +212,8 @@ impl Taking<'_> {
         match parsed {
             Ok(Body::One(parsed)) => self.single(body.len(), parsed)?,
             Ok(Body::Batch(items)) => self.batch(items)?,
-            Err(invalid) if invalid.code == "batch_too_large" => {
-                return Err(Problem::too_large("batch_too_large", invalid.message));
+            Err(invalid) if invalid.code == BATCH_TOO_LARGE.code => {
+                return Err(Problem::new(&BATCH_TOO_LARGE, invalid.message));
             }
             Err(invalid) => self
                 .outcomes
@@ -228,8 +225,8 @@ impl Taking<'_> {
     fn single(&mut self, size: usize, parsed: Parsed<'_>) -> Result<(), Problem> {
         let limit = self.shared.limits.single_bytes;
         if size > limit {
-            return Err(Problem::too_large(
-                "payload_too_large",
+            return Err(Problem::new(
+                &PAYLOAD_TOO_LARGE,
                 format!("a single event may have {limit} bytes"),
             ));
         }
@@ -240,11 +237,9 @@ impl Taking<'_> {
 
     fn batch(&mut self, items: Vec<Item<'_>>) -> Result<(), Problem> {
         if items.is_empty() && !self.key.writes_events {
-            return Err(Problem::denied(
-                "the key lacks the permission `events:write`",
-            ));
+            return Err(Problem::lacks(EVENTS_WRITE));
         }
-        // Of one identity twice in a batch the first counts.
+        // If an identity occurs twice in a batch, the first one counts.
         let mut mine: IdentityMap<BodyHash> = IdentityMap::default();
         mine.reserve(items.len());
         self.outcomes.reserve(items.len());
@@ -276,7 +271,7 @@ impl Taking<'_> {
         }
     }
 
-    /// Fields and scope.
+    /// Checks size, fields and permission.
     fn judge<'p>(
         &self,
         size: usize,
@@ -348,19 +343,19 @@ impl Taking<'_> {
         if self.unsent.is_empty() {
             return self.outcomes;
         }
-        // One event alone is what most requests are, and needs none of this.
+        // Most requests hold one event, which nothing can repeat.
         let sent = if self.outcomes.len() > 1 {
             self.unsent.ids()
         } else {
             Vec::new()
         };
         // The other nodes are told when the append has ended, which may be long after the answer.
-        let fate = reservation.map(|reservation| {
-            let (tell, fate) = oneshot::channel();
-            reservation.settle(fate);
-            tell
+        let on_end = reservation.map(|reservation| {
+            let (on_end, ended) = oneshot::channel();
+            reservation.settle(ended);
+            on_end
         });
-        let durable = self.unsent.submit(fate).await.unwrap_or(false);
+        let durable = self.unsent.submit(on_end).await.unwrap_or(false);
         if !durable {
             for outcome in &mut self.outcomes {
                 let lost = match outcome {
@@ -388,7 +383,7 @@ impl Taking<'_> {
             let Some(instead) = not_new(*id, verdict) else {
                 continue;
             };
-            // Itself, and what repeats it in this batch.
+            // The event, and its duplicates in this batch.
             for outcome in &mut self.outcomes {
                 if matches!(outcome, Outcome::Ingested(i) | Outcome::Duplicate(i) if i == id) {
                     *outcome = instead.clone();

@@ -1,11 +1,11 @@
-//! What is in flight, over what was seen within the window: an event is new, a duplicate, another body under the same
-//! identity, or still being written.
+//! Identities in flight and identities seen within the window: by them an event is new, a duplicate, a mismatch (another body
+//! under the same identity), or in flight.
 //!
-//! An identity is in flight from its reservation until its record's fate is known. It is put into the window
+//! An identity is in flight from its reservation until it is known whether its record is durable. It is put into the window
 //! before its record is handed to the log, in the same commit on the embedded log, so that it is never in neither.
 //!
-//! Most answers come out of memory. One that needs the disk is read without any lock, and aside of the threads that serve
-//! other requests; then what is in memory is asked once more.
+//! Most answers come from memory. One that needs the disk is read without any lock, and does not hold up the threads that serve
+//! other requests; then memory is asked once more.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -23,15 +23,15 @@ use crate::{
     state::{Changes, Located, Page, Space, StateError, StateStore, Window, WindowOptions},
 };
 
-/// After this long in flight the same event is appended again, under the same id: whoever wrote it first may be gone.
-pub(crate) const AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// Identities in flight at once.
-const MOST: usize = 65_536;
+/// After this long in flight the same event is appended again, under the same id: the node that wrote it first may be gone.
+pub(crate) const REWRITE_AFTER: Duration = Duration::from_secs(10);
+/// The most identities in flight at once.
+const IN_FLIGHT_MAX: usize = 65_536;
 /// Identities in memory before they go to disk as a sorted run: a map of 2^18 slots takes few more.
 const SEAL_AT: usize = 220_000;
 const SHARDS: usize = 64;
 
-/// What an identity means.
+/// What is known of an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Never seen: it is reserved now.
@@ -86,8 +86,8 @@ fn find(pages: &[Page], id: &Identity) -> Result<Option<StoredHash>, StateError>
     Ok(None)
 }
 
-/// Does what may wait for the disk while other tasks of this thread go on elsewhere.
-fn aside<T>(work: impl FnOnce() -> T) -> T {
+/// Runs what may wait for the disk, and lets other threads run the other tasks meanwhile.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -136,7 +136,7 @@ impl Seen {
                 Judged::OnDisk(pages) => pages,
             };
             pages.retain(|page| !read.iter().any(|known| known.is(page)));
-            if let Some(seen) = aside(|| find(&pages, &id))? {
+            if let Some(seen) = blocking(|| find(&pages, &id))? {
                 return Ok(compare(seen, body));
             }
             read.append(&mut pages);
@@ -150,7 +150,7 @@ impl Seen {
             if !flight.body.is_same(&body) {
                 return Judged::Verdict(Verdict::Mismatch);
             }
-            if flight.since.elapsed() < AGAIN_AFTER {
+            if flight.since.elapsed() < REWRITE_AFTER {
                 return Judged::Verdict(Verdict::InFlight);
             }
             flight.since = Instant::now();
@@ -164,7 +164,7 @@ impl Seen {
             }
             Located::OnDisk(_) | Located::Nowhere => {}
         }
-        if self.count.load(Ordering::Relaxed) >= MOST {
+        if self.count.load(Ordering::Relaxed) >= IN_FLIGHT_MAX {
             return Judged::Verdict(Verdict::Full);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -188,7 +188,7 @@ impl Seen {
         append(window.take_changes())
     }
 
-    /// The fate of these is known: they are in the window, or (after [`Seen::reload`]) nowhere.
+    /// These are not in flight any more: they are in the window, or (after [`Seen::reload`]) nowhere.
     pub(crate) fn settle(&self, ids: &[(Identity, BodyHash)]) {
         for (id, _) in ids {
             if self.shard(id).remove(id).is_some() {

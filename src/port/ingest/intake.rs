@@ -1,8 +1,8 @@
-//! From requests to the log. Requests gather while an append is under way and go on together: one append, one change of the
-//! window and one wake-up for all of them.
+//! Group commit of requests: while an append is under way, requests gather into a group, which is then one append, one change of
+//! the window and one wake-up for all of them.
 //!
-//! A request waits [`DEADLINE`] for its append; the append itself is followed to its end, for until then its
-//! identities are in flight. After an append that failed nothing is taken until the window has been read back.
+//! A request waits [`DEADLINE`] for its append; the append itself is awaited to its end, because its identities are in flight
+//! until then. After an append that failed nothing is taken until the window has been read back.
 
 use std::{
     collections::VecDeque,
@@ -33,15 +33,15 @@ use crate::{
 
 /// How long a request waits for its append.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// A group that waits for its turn is looked at this often.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often groups that wait for a permit are checked for being late.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// A group takes no more requests beyond this.
 const GROUP_RECORDS: usize = 1024;
 const GROUP_BYTES: usize = 4 << 20;
 /// Bytes of records that wait or are under way; beyond this, requests are refused.
-const MOST_BYTES: usize = 128 << 20;
-/// After a failed append, at least this long nothing is taken.
-const PAUSE: Duration = Duration::from_millis(500);
+const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// After a failed append, nothing is taken for at least this long.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// What the intake works with.
 pub(crate) struct Options {
@@ -62,7 +62,7 @@ pub(crate) struct Reserved {
 /// Whether a request's records are durable.
 pub(crate) type Durable = oneshot::Receiver<bool>;
 
-/// The way to the log. Dropping it stops it; what is under way then is lost only to those who wait.
+/// Appends events to the log. Dropping it stops it; requests that wait then learn nothing of their appends.
 pub(crate) struct Intake {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -79,7 +79,8 @@ struct Shared {
     /// The largest record that the topic takes.
     limit: AtomicUsize,
     work: Notify,
-    turns: Arc<Semaphore>,
+    /// One for each append that may be under way.
+    permits: Arc<Semaphore>,
     appends: u32,
     /// Identities whose append failed: the window in memory is ahead of the disk.
     failed: Mutex<Vec<(Identity, BodyHash)>>,
@@ -93,18 +94,19 @@ struct Group {
     ids: Vec<(Identity, BodyHash)>,
     records: Vec<Append>,
     waiters: Vec<oneshot::Sender<bool>>,
-    /// Told when the append has ended, whoever still waits: whether the records are durable.
-    fates: Vec<oneshot::Sender<bool>>,
+    /// Told when the append has ended, even if nobody waits any more: whether the records are durable.
+    on_end: Vec<oneshot::Sender<bool>>,
 }
 
-/// Items of one request that are reserved and not sent on. Dropped, for their sender hung up, they are new again.
+/// Items of one request that are reserved and not submitted. When they are dropped, because the client hung up, their
+/// reservations end.
 pub(crate) struct Unsent<'a> {
     intake: &'a Intake,
     items: Vec<Reserved>,
 }
 
 impl Unsent<'_> {
-    /// Adds an item. `Err`: the log takes no record of that size, but of this; its identity is new again.
+    /// Adds an item. `Err`: the record is larger than this limit of the log; its reservation has ended.
     pub(crate) fn push(&mut self, item: Reserved) -> Result<(), usize> {
         let shared = &self.intake.shared;
         let limit = shared.limit.load(Ordering::Relaxed);
@@ -138,11 +140,11 @@ impl Unsent<'_> {
         });
     }
 
-    /// Sends them on. `fate` is told how the append ended, even if that is after whoever waits was answered; never, if the
+    /// Submits them. `on_end` is told how the append ended, even if that is after the request was answered; never, if the
     /// process ends first.
-    pub(crate) fn submit(mut self, fate: Option<oneshot::Sender<bool>>) -> Durable {
+    pub(crate) fn submit(mut self, on_end: Option<oneshot::Sender<bool>>) -> Durable {
         let items = std::mem::take(&mut self.items);
-        self.intake.submit(items, fate)
+        self.intake.submit(items, on_end)
     }
 }
 
@@ -160,20 +162,20 @@ impl Group {
             ids: Vec::with_capacity(64),
             records: Vec::with_capacity(64),
             waiters: Vec::with_capacity(64),
-            fates: Vec::new(),
+            on_end: Vec::new(),
         }
     }
 
     fn ended(&mut self, durable: bool) {
-        for fate in self.fates.drain(..) {
-            // Nobody needs it any more.
-            let _ = fate.send(durable);
+        for on_end in self.on_end.drain(..) {
+            // A receiver that was dropped does not need it.
+            let _ = on_end.send(durable);
         }
     }
 
     fn answer(&mut self, durable: bool) {
         for waiter in self.waiters.drain(..) {
-            // Whoever hung up learns it by asking again.
+            // A client that hung up learns it by sending the same again.
             let _ = waiter.send(durable);
         }
     }
@@ -192,7 +194,7 @@ impl Intake {
             bytes: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
             work: Notify::new(),
-            turns: Arc::new(Semaphore::new(appends)),
+            permits: Arc::new(Semaphore::new(appends)),
             appends: appends as u32,
             failed: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -204,7 +206,7 @@ impl Intake {
     /// Judges an identity, and reserves it if it is new: then it must be submitted.
     pub(crate) fn reserve(&self, id: Identity, body: BodyHash, now: Millis) -> Verdict {
         if self.shared.closed.load(Ordering::Relaxed)
-            || self.shared.bytes.load(Ordering::Relaxed) > MOST_BYTES
+            || self.shared.bytes.load(Ordering::Relaxed) > QUEUE_BYTES_MAX
         {
             return Verdict::Full;
         }
@@ -225,7 +227,7 @@ impl Intake {
         }
     }
 
-    fn submit(&self, items: Vec<Reserved>, fate: Option<oneshot::Sender<bool>>) -> Durable {
+    fn submit(&self, items: Vec<Reserved>, on_end: Option<oneshot::Sender<bool>>) -> Durable {
         let (answer, durable) = oneshot::channel();
         let wake = {
             let mut queue = self.shared.queue.lock();
@@ -245,7 +247,7 @@ impl Intake {
                     });
                 }
                 group.waiters.push(answer);
-                group.fates.extend(fate);
+                group.on_end.extend(on_end);
                 group.bytes += bytes;
             }
             self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -270,18 +272,18 @@ impl Shared {
         // Nobody waits for the answer: until it comes, what is too large fails when it is appended.
         drop(tokio::task::spawn_blocking(move || shared.ask_limit()));
         loop {
-            let turn = self.turn().await;
+            let permit = self.permit().await;
             if self.closed.load(Ordering::Relaxed) {
-                drop(turn);
+                drop(permit);
                 self.recover().await;
                 continue;
             }
             let Some(group) = self.next() else {
-                drop(turn);
+                drop(permit);
                 self.work.notified().await;
                 continue;
             };
-            self.append(group, turn);
+            self.append(group, permit);
         }
     }
 
@@ -291,12 +293,12 @@ impl Shared {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Waits for a turn to append; meanwhile groups whose time is up are answered.
-    async fn turn(&self) -> OwnedSemaphorePermit {
+    /// Waits until another append may begin; meanwhile groups that are late are answered.
+    async fn permit(&self) -> OwnedSemaphorePermit {
         loop {
-            let turn = Arc::clone(&self.turns).acquire_owned();
-            if let Ok(Ok(turn)) = tokio::time::timeout(LOOK, turn).await {
-                return turn;
+            let permit = Arc::clone(&self.permits).acquire_owned();
+            if let Ok(Ok(permit)) = tokio::time::timeout(CHECK_EVERY, permit).await {
+                return permit;
             }
             self.expire();
         }
@@ -306,7 +308,7 @@ impl Shared {
         self.queue.lock().pop_front()
     }
 
-    /// Gives up groups that waited too long for their turn: nothing of them reached the log.
+    /// Gives up groups that waited too long for a permit: nothing of them reached the log.
     fn expire(&self) {
         let mut late = Vec::new();
         {
@@ -327,7 +329,7 @@ impl Shared {
         group.answer(false);
     }
 
-    fn append(self: &Arc<Self>, mut group: Group, turn: OwnedSemaphorePermit) {
+    fn append(self: &Arc<Self>, mut group: Group, permit: OwnedSemaphorePermit) {
         let records = std::mem::take(&mut group.records);
         let mut acknowledged = self.seen.commit(&group.ids, self.clock.now(), |changes| {
             self.log.append(records, Some(changes))
@@ -342,8 +344,8 @@ impl Shared {
                 acknowledged.await
             };
             if result.is_err() {
-                // The process ends: nobody knows.
-                group.fates.clear();
+                // The process ends, and the outcome is not known.
+                group.on_end.clear();
             }
             let error = match result {
                 Ok(Ok(_)) => None,
@@ -351,7 +353,7 @@ impl Shared {
                 Err(_) => Some("the log is closing".to_owned()),
             };
             if let Some(error) = error {
-                // Before anyone is told, so that nothing more is reserved against a window that is wrong.
+                // Before the answers, so that nothing more is reserved against a window that is wrong.
                 shared.closed.store(true, Ordering::Relaxed);
                 shared.failed.lock().extend_from_slice(&group.ids);
                 tracing::warn!(error, records = group.ids.len(), "an append failed");
@@ -364,7 +366,7 @@ impl Shared {
                 group.answer(true);
             }
             shared.bytes.fetch_sub(group.bytes, Ordering::Relaxed);
-            drop(turn);
+            drop(permit);
         });
     }
 
@@ -374,13 +376,13 @@ impl Shared {
             self.give_up(group);
         }
         // Never closed.
-        let Ok(all) = Arc::clone(&self.turns)
+        let Ok(all) = Arc::clone(&self.permits)
             .acquire_many_owned(self.appends)
             .await
         else {
             return;
         };
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
         let shared = Arc::clone(self);
         let reloaded = tokio::task::spawn_blocking(move || {
             // The topic may take less than it did: nothing else would be appended again and again.

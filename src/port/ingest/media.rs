@@ -1,12 +1,15 @@
-//! Which form a body has.
+//! The form of a body, by its headers.
 
 use hyper::{
-    HeaderMap, StatusCode,
+    HeaderMap,
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
 };
 
-use crate::envelope::{Form as Dialect, Media};
-use crate::port::problem::Problem;
+use crate::{
+    api::problem::{UNSUPPORTED_CONTENT_ENCODING, UNSUPPORTED_MEDIA_TYPE},
+    envelope::{Form as Dialect, Media},
+    port::problem::Problem,
+};
 
 /// The form of a request to `/v1/events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,8 @@ pub(crate) enum Form {
 /// Any of these makes it binary mode; what is missing then is an error of its own.
 const BINARY: [&str; 4] = ["ce-specversion", "ce-id", "ce-source", "ce-type"];
 
-/// Bodies are taken as they are: one in any encoding is refused, with what would be taken (RFC 9110, section 12.5.3).
+/// Bodies are not decompressed: one with a content encoding is refused, and the answer says what is accepted (RFC 9110, section
+/// 12.5.3).
 pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
     let encodings = headers.get_all(CONTENT_ENCODING).into_iter();
     let is_plain = |encoding: &[u8]| {
@@ -34,11 +38,7 @@ pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
     for encoding in encodings {
         if !encoding.as_bytes().split(|b| *b == b',').all(is_plain) {
             let detail = "bodies are taken as they are: send it without `Content-Encoding`";
-            let problem = Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_content_encoding",
-                detail,
-            );
+            let problem = Problem::new(&UNSUPPORTED_CONTENT_ENCODING, detail);
             return Err(problem.header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         }
     }
@@ -70,9 +70,5 @@ pub(crate) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
 }
 
 fn unsupported(detail: String) -> Problem {
-    Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported_media_type",
-        detail,
-    )
+    Problem::new(&UNSUPPORTED_MEDIA_TYPE, detail)
 }

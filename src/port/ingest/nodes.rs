@@ -2,7 +2,7 @@
 //!
 //! `{prefix}idempotency:{identity}` holds a state (`f` in flight, `d` durable), the body's hash, when it was reserved, and by
 //! which request. What is in flight is deleted when its append failed or was never begun, so that any body is taken then; when
-//! its node is gone, another one takes it over after [`AGAIN_AFTER`]. Without Redis each node goes by its own window, and
+//! its node is gone, another one takes it over after [`REWRITE_AFTER`]. Without Redis each node goes by its own window, and
 //! admission still takes each event once.
 
 use std::{sync::Arc, time::Duration};
@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use redis::{Client, RedisError, aio::MultiplexedConnection};
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::idempotency::{AGAIN_AFTER, Verdict};
+use super::idempotency::{REWRITE_AFTER, Verdict};
 use crate::{
     base::{clock::Millis, id::Identity},
     config::SecretUrl,
@@ -20,22 +20,22 @@ use crate::{
 };
 
 /// An answer of Redis must be there within this time; else the request goes on without it.
-const ANSWER: Duration = Duration::from_millis(250);
-/// Connecting, and the pause before the next try.
-const CONNECT: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(500);
-/// A connection is looked at this often.
-const LOOK: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long connecting may take, and the pause before the next try.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const RECONNECT_AFTER: Duration = Duration::from_millis(500);
+/// How often a connection is checked.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 const IN_FLIGHT: u8 = b'f';
 const DURABLE: u8 = b'd';
 
-/// Puts a value in another's place, if that is still there; answers with what is there if not.
+/// Compare and set: replaces a value if it is the expected one, else answers with the value that is there.
 const TAKE_OVER: &str = "local there = redis.call('GET', KEYS[1]) \
     if there and there ~= ARGV[1] then return there end \
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) \
     return false";
-/// Deletes a value, if it is still there.
+/// Deletes a value if it is the expected one.
 const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end \
     return 0";
 
@@ -174,11 +174,11 @@ impl Reservation {
         });
     }
 
-    /// Once the fate of their records is known, tells the other nodes: they are durable, or free again. Unknown, as when the
+    /// Tells the other nodes how the append ended: the events are durable, or free again. Without an answer, as when the
     /// process ends first, they stay in flight until another node takes them over.
-    pub(crate) fn settle(mut self, fate: oneshot::Receiver<bool>) {
+    pub(crate) fn settle(mut self, ended: oneshot::Receiver<bool>) {
         tokio::spawn(async move {
-            match fate.await {
+            match ended.await {
                 Ok(true) => self.confirm().await,
                 Ok(false) => return,
                 Err(_) => {}
@@ -249,7 +249,7 @@ impl Shared {
 
     async fn ask<T: redis::FromRedisValue>(&self, pipe: &redis::Pipeline) -> Option<T> {
         let mut connection = self.connection.read().clone()?;
-        match tokio::time::timeout(ANSWER, pipe.query_async(&mut connection)).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, pipe.query_async(&mut connection)).await {
             Ok(Ok(found)) => Some(found),
             Ok(Err(error)) => {
                 self.lost(error.category());
@@ -274,7 +274,7 @@ impl Shared {
             let connected = self.connection.read().clone();
             let Some(mut connection) = connected else {
                 let connect = self.client.get_multiplexed_async_connection();
-                match tokio::time::timeout(CONNECT, connect).await {
+                match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
                     Ok(Ok(connection)) => {
                         *self.connection.write() = Some(connection);
                         tracing::info!("redis is connected");
@@ -282,12 +282,14 @@ impl Shared {
                     Ok(Err(error)) => error.category().clone_into(&mut self.trouble.write()),
                     Err(_) => "no connection in time".clone_into(&mut self.trouble.write()),
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RECONNECT_AFTER).await;
                 continue;
             };
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_EVERY).await;
             let ping = redis::cmd("PING");
-            match tokio::time::timeout(CONNECT, ping.query_async::<()>(&mut connection)).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, ping.query_async::<()>(&mut connection))
+                .await
+            {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => self.lost(error.category()),
                 Err(_) => self.lost("no answer in time"),
@@ -326,7 +328,7 @@ fn judge(found: &[u8], body: &BodyHash, now: Millis) -> Judged {
     let since = since
         .first_chunk()
         .map_or(0, |bytes| i64::from_be_bytes(*bytes));
-    let fresh = now.0 - since < AGAIN_AFTER.as_millis() as i64;
+    let fresh = now.0 - since < REWRITE_AFTER.as_millis() as i64;
     let same = body.matches(seen);
     Judged::Verdict(match *state {
         IN_FLIGHT if !fresh => return Judged::Abandoned,
@@ -353,7 +355,7 @@ mod tests {
         };
         let (mine, other) = (body(1), body(2));
         let at = Millis(1_000_000);
-        let late = Millis(at.0 + AGAIN_AFTER.as_millis() as i64);
+        let late = Millis(at.0 + REWRITE_AFTER.as_millis() as i64);
         let cases = [
             (DURABLE, mine, late, Judged::Verdict(Verdict::Duplicate)),
             (DURABLE, other, late, Judged::Verdict(Verdict::Mismatch)),

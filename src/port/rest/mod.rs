@@ -1,13 +1,23 @@
-//! All other routes, by way of axum.
+//! All routes but `POST /v1/events`, by way of axum.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `routes` | the router: a handler for each line of the table in [`crate::api`] |
+//! | `caller`, `request` | extractors: the key and its permission, bodies, query strings |
+//! | `stream`, `slots` | answers that are sent while they are made, and how many replays run at once |
+//! | the others | handlers |
 
-pub(crate) mod admin;
+pub(crate) mod caller;
+pub(crate) mod docs;
 pub(crate) mod keys;
 pub(crate) mod letters;
+pub(crate) mod node;
 pub(crate) mod readers;
 pub(crate) mod rebuild;
 pub(crate) mod replay;
+pub(crate) mod request;
 pub(crate) mod routes;
 pub(crate) mod schemas;
-pub(crate) mod seats;
+pub(crate) mod slots;
 pub(crate) mod stream;
 pub(crate) mod tools;

@@ -1,20 +1,18 @@
-//! `/v1/rebuild`: whoever has the scope `operator` has projections made anew, and sees how far that is.
-
-use std::sync::Arc;
+//! `/v1/rebuild`: projections made anew, and how far that is.
 
 use axum::{
     Json,
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
 
-use crate::port::peer::FromPeer;
-use crate::port::{
-    Shared, auth,
-    problem::{Problem, Refused},
+use super::caller::{Permitted, Sent};
+use crate::{
+    api::{
+        problem::{POSTGRES_UNAVAILABLE, REBUILD_RUNNING, UNKNOWN_PROJECTION},
+        rebuild::{Rebuild, StartRebuild},
+    },
+    port::problem::{Problem, Refused},
 };
 
 /// Makes projections anew, one request at a time, in the background.
@@ -36,67 +34,22 @@ pub enum NotBegun {
     Unavailable(String),
 }
 
-/// How far a rebuild is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Rebuild {
-    /// `idle`, `running`, `done` or `failed`.
-    pub status: &'static str,
-    /// Records written.
-    pub done: u64,
-    /// Records that there were when it was last looked.
-    pub total: u64,
-    /// How long the projector stood still for the swap, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub paused_ms: Option<u64>,
-    /// Why it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+/// `POST /v1/rebuild`.
+pub(crate) async fn begin(Sent(caller, body): Sent<Permitted>) -> Result<Response, Refused> {
+    let asked: StartRebuild = caller.body(body)?;
+    let rebuilds = &caller.shared.rebuilds;
+    let problem = match rebuilds.begin(&asked.projections) {
+        Ok(()) => return Ok((StatusCode::ACCEPTED, Json(rebuilds.status())).into_response()),
+        Err(NotBegun::Unknown(why)) => Problem::new(&UNKNOWN_PROJECTION, why),
+        Err(NotBegun::Running) => {
+            Problem::new(&REBUILD_RUNNING, "a rebuild runs already; wait for its end")
+        }
+        Err(NotBegun::Unavailable(why)) => Problem::new(&POSTGRES_UNAVAILABLE, why).retry_after(5),
+    };
+    Err(caller.refuse(problem))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    projections: Vec<String>,
-}
-
-pub(crate) async fn begin(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refused> {
-    let id = auth::operator(&shared, &headers, peer)?;
-    let refuse = |problem| Refused::new(problem, id);
-    let body = body.map_err(|e| refuse(Problem::invalid(e.body_text())))?;
-    let asked: Asked = serde_json::from_slice(&body).map_err(|e| {
-        refuse(Problem::invalid(format!(
-            "the body is not as it should be: {e}"
-        )))
-    })?;
-    match shared.rebuilds.begin(&asked.projections) {
-        Ok(()) => Ok((StatusCode::ACCEPTED, Json(shared.rebuilds.status())).into_response()),
-        Err(NotBegun::Unknown(why)) => Err(refuse(Problem::new(
-            StatusCode::NOT_FOUND,
-            "unknown_projection",
-            why,
-        ))),
-        Err(NotBegun::Running) => Err(refuse(Problem::new(
-            StatusCode::CONFLICT,
-            "rebuild_running",
-            "a rebuild runs already; wait for its end",
-        ))),
-        Err(NotBegun::Unavailable(why)) => Err(refuse(
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "postgres_unavailable", why)
-                .retry_after(5),
-        )),
-    }
-}
-
-pub(crate) async fn status(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-) -> Result<Response, Refused> {
-    auth::operator(&shared, &headers, peer)?;
-    Ok(Json(shared.rebuilds.status()).into_response())
+/// `GET /v1/rebuild`.
+pub(crate) async fn status(caller: Permitted) -> Json<Rebuild> {
+    Json(caller.shared.rebuilds.status())
 }

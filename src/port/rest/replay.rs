@@ -1,168 +1,70 @@
-//! `/v1/replay`: the history read back, by whoever has the scope `admin` for the own tenant, `operator` for any.
+//! `/v1/replay`: the history read back, of the key's own tenant, by operators of any.
 //!
-//! | route | answers with |
-//! |---|---|
-//! | `GET /v1/replay` | events, as lines of JSON or (`format=parquet`) a Parquet file, made while they are read |
-//! | `GET /v1/replay/state` | an entity as it was (`as_of`) |
-//! | `POST /v1/replay/topic` | a line of JSON now and then, while events go into a topic; `operator` |
-//!
-//! A key and a tenant have a few of them at once ([`super::seats`]): more is 429.
-//!
-//! All take `since`, `until`, `tenant`, `type` (may be repeated), `entity` (`TYPE:ID` with one colon) or `entity_type` and `entity_id`, and
-//! `follow` in the query string.
+//! A key and a tenant run a few replays at once ([`super::slots`]): more is 429.
 
-use std::{io::Write, sync::Arc, time::Instant};
+use std::{
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{
-    seats::Seat,
-    stream::{self, Broken},
-};
-use crate::port::peer::FromPeer;
-use crate::port::{
-    RequestId, Shared, auth,
-    problem::{Problem, Refused},
-};
-use crate::{
-    base::{clock::Millis, id::Tenant},
-    controls::{ADMIN, OPERATOR},
-    envelope::parse_rfc3339,
-    replay::{
-        EntityName, History, IntoTopic, Lines, Parquet, Query, ReplayError, Replayed, Sink,
-        StateError, TypePattern, as_of, replay,
-    },
-};
 use axum::{
-    Extension, Json,
-    extract::{Query as Pairs, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode},
+    Json,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+
+use super::{
+    caller::{Caller, Permitted},
+    request::QueryString,
+    slots::ReplaySlot,
+    stream::{self, Aborted},
+};
+use crate::{
+    api::{
+        problem::{MISSING_FIELD, UNKNOWN_ENTITY},
+        replay::{ReplayFormat, ReplayProgress, ReplayQuery},
+    },
+    port::{
+        Shared,
+        problem::{Problem, Refused},
+    },
+    replay::{
+        History, IntoTopic, Lines, Parquet, ReplayError, Replayed, Sink, StateError, as_of, replay,
+    },
+};
 
 /// How often a replay into a topic says how far it is.
-const TELL: std::time::Duration = std::time::Duration::from_millis(250);
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// The form of an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Lines,
-    Parquet,
-}
+type Pairs = QueryString<Vec<(String, String)>>;
 
-/// What the query string says.
-struct Asked {
-    query: Query,
-    format: Format,
-    as_of: Option<Millis>,
-    topic: Option<String>,
-}
-
-type Given = Result<Pairs<Vec<(String, String)>>, QueryRejection>;
-
-impl Asked {
-    fn parse(pairs: Vec<(String, String)>) -> Result<Self, String> {
-        let mut asked = Self {
-            query: Query::default(),
-            format: Format::Lines,
-            as_of: None,
-            topic: None,
-        };
-        let (mut kind, mut external_id) = (None, None);
-        for (name, value) in pairs {
-            let wrong = |what: String| format!("`{name}`: {what}");
-            match name.as_str() {
-                "since" => asked.query.since = Some(time(&value).map_err(wrong)?),
-                "until" => asked.query.until = Some(time(&value).map_err(wrong)?),
-                "as_of" => asked.as_of = Some(time(&value).map_err(wrong)?),
-                "tenant" => {
-                    let tenant = Tenant::new(&value).map_err(|e| wrong(e.to_string()))?;
-                    asked.query.tenant = Some(tenant);
-                }
-                "type" => asked.query.types.push(TypePattern::from(value.as_str())),
-                "entity" => {
-                    let entity = value.parse::<EntityName>();
-                    asked.query.entity = Some(entity.map_err(|e| wrong(e.to_string()))?);
-                }
-                "entity_type" => kind = Some(value),
-                "entity_id" => external_id = Some(value),
-                "follow" => {
-                    asked.query.follow = match value.as_str() {
-                        "" | "true" => true,
-                        "false" => false,
-                        _ => return Err(wrong("true or false".into())),
-                    }
-                }
-                "format" => {
-                    asked.format = match value.as_str() {
-                        "ndjson" => Format::Lines,
-                        "parquet" => Format::Parquet,
-                        _ => return Err(wrong("ndjson or parquet".into())),
-                    }
-                }
-                "topic" => asked.topic = Some(value),
-                _ => return Err(wrong("unknown".into())),
-            }
-        }
-        if kind.is_some() || external_id.is_some() {
-            let (kind, id) = (kind.unwrap_or_default(), external_id.unwrap_or_default());
-            let apart = EntityName::new(&kind, &id).map_err(|e| e.to_string())?;
-            if asked.query.entity.is_some_and(|entity| entity != apart) {
-                return Err("`entity` is another one than `entity_type` and `entity_id`".into());
-            }
-            asked.query.entity = Some(apart);
-        }
-        if asked.format == Format::Parquet && asked.query.follow {
-            return Err("a Parquet file has an end: `follow` gives it none".into());
-        }
-        Ok(asked)
-    }
-}
-
-fn time(text: &str) -> Result<Millis, String> {
-    if let Some(micros) = parse_rfc3339(text) {
-        return Ok(Millis(micros.div_euclid(1000)));
-    }
-    let at: jiff::Timestamp = text
-        .parse()
-        .map_err(|_| format!("`{text}` is no RFC 3339 time such as 2026-01-31T12:00:00Z"))?;
-    Ok(Millis(at.as_millisecond()))
-}
-
-/// Who asks, and for what.
+/// A replay that may run.
 struct Request {
-    id: RequestId,
-    asked: Asked,
-    seat: Seat,
+    caller: Permitted,
+    asked: ReplayQuery,
+    slot: ReplaySlot,
 }
 
-fn open(
-    shared: &Shared,
-    headers: &HeaderMap,
-    Extension(peer): FromPeer,
-    given: Given,
-    scope: &str,
-) -> Result<Request, Refused> {
-    let id = shared.ids.next();
-    let refuse = |problem| Refused::new(problem, id);
-    let key = auth::authenticate(shared, headers, peer.0).map_err(refuse)?;
-    let invalid = |why: String| Refused::new(Problem::invalid(why), id);
-    let Pairs(pairs) = given.map_err(|e| invalid(e.body_text()))?;
-    let mut asked = Asked::parse(pairs).map_err(invalid)?;
-    let operator = key.scopes.permits(OPERATOR);
-    if !operator && !key.scopes.permits(scope) {
-        let why = format!("the key lacks the permission `{scope}`");
-        return Err(refuse(Problem::denied(why)));
-    }
-    match &asked.query.tenant {
-        _ if operator => {}
-        Some(tenant) if *tenant != key.tenant => {
-            let why = "only a key with the permission `operator` names another tenant";
-            return Err(refuse(Problem::denied(why)));
+impl Request {
+    /// Checks the parameters, the permission, the tenant, and whether one more may run.
+    fn new(caller: Caller, pairs: Pairs) -> Result<Self, Refused> {
+        let pairs = caller.query(pairs)?;
+        let mut asked = ReplayQuery::parse(pairs).map_err(|e| caller.invalid(e))?;
+        let caller = caller.permit()?;
+        let own = &caller.key.tenant;
+        match &asked.query.tenant {
+            _ if caller.is_operator() => {}
+            Some(tenant) if tenant != own => caller.name_other_tenant()?,
+            _ => asked.query.tenant = Some(own.clone()),
         }
-        _ => asked.query.tenant = Some(key.tenant.clone()),
+        let slot = caller.shared.replays.take(&caller.key);
+        let slot = slot.map_err(|problem| caller.refuse(problem))?;
+        Ok(Self {
+            caller,
+            asked,
+            slot,
+        })
     }
-    let seat = shared.replays.take(&key).map_err(refuse)?;
-    Ok(Request { id, asked, seat })
 }
 
 impl Shared {
@@ -176,23 +78,23 @@ impl Shared {
 }
 
 /// `GET /v1/replay`.
-pub(crate) async fn events(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-    given: Given,
-) -> Result<Response, Refused> {
-    let Request { asked, seat, .. } = open(&shared, &headers, peer, given, ADMIN)?;
+pub(crate) async fn events(caller: Caller, pairs: Pairs) -> Result<Response, Refused> {
+    let Request {
+        caller,
+        asked,
+        slot,
+    } = Request::new(caller, pairs)?;
+    let shared = Arc::clone(&caller.shared);
     let media = match asked.format {
-        Format::Lines => "application/x-ndjson",
-        Format::Parquet => "application/vnd.apache.parquet",
+        ReplayFormat::Lines => "application/x-ndjson",
+        ReplayFormat::Parquet => "application/vnd.apache.parquet",
     };
     Ok(stream::respond(media, move |out| {
-        let _seat = seat;
+        let _slot = slot;
         let client = out.watch();
         let mut sink: Box<dyn Sink> = match asked.format {
-            Format::Lines => Box::new(Lines::new(out.clone(), &shared.tools.names.events)),
-            Format::Parquet => Box::new(Parquet::new(out.clone())?),
+            ReplayFormat::Lines => Box::new(Lines::new(out.clone(), &shared.tools.names.events)),
+            ReplayFormat::Parquet => Box::new(Parquet::new(out.clone())?),
         };
         let mut stopped = false;
         let mut proceed = |_: &Replayed| {
@@ -201,7 +103,7 @@ pub(crate) async fn events(
         };
         replay(&shared.history(), &asked.query, &mut *sink, &mut proceed)?;
         if stopped && asked.query.follow {
-            // What follows for ever ends when the node does.
+            // A replay that follows ends when the node stops, and is complete.
             sink.finish()?;
         } else if stopped {
             return Err("stopped".into());
@@ -212,21 +114,20 @@ pub(crate) async fn events(
 }
 
 /// `GET /v1/replay/state`.
-pub(crate) async fn state(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-    given: Given,
-) -> Result<Response, Refused> {
-    let Request { id, asked, seat } = open(&shared, &headers, peer, given, ADMIN)?;
-    let invalid = |why: &'static str| Refused::new(Problem::invalid(why), id);
+pub(crate) async fn state(caller: Caller, pairs: Pairs) -> Result<Response, Refused> {
+    let Request {
+        caller,
+        asked,
+        slot,
+    } = Request::new(caller, pairs)?;
     let name = asked
         .query
         .entity
-        .ok_or_else(|| invalid("`entity` is required, or `entity_type` and `entity_id`"))?;
+        .ok_or_else(|| caller.invalid("`entity` is required, or `entity_type` and `entity_id`"))?;
+    let shared = Arc::clone(&caller.shared);
     let at = asked.as_of.unwrap_or_else(|| shared.clock.now());
     let folding = tokio::task::spawn_blocking(move || {
-        let _seat = seat;
+        let _slot = slot;
         let mut proceed = |_: &Replayed| !shared.stopping.is_cancelled();
         as_of(
             &shared.history(),
@@ -239,44 +140,45 @@ pub(crate) async fn state(
     let problem = match folding.await {
         Ok(Ok(state)) => return Ok(Json(state).into_response()),
         Ok(Err(error @ StateError::Unknown { .. })) => {
-            Problem::new(StatusCode::NOT_FOUND, "unknown_entity", error.to_string())
+            Problem::new(&UNKNOWN_ENTITY, error.to_string())
         }
         Ok(Err(error @ StateError::Ambiguous { .. })) => {
-            Problem::new(StatusCode::BAD_REQUEST, "missing_tenant", error.to_string())
+            Problem::named(&MISSING_FIELD, "missing_tenant", error.to_string())
         }
         Ok(Err(error)) => {
             tracing::warn!(%error, "an entity could not be folded");
             Problem::log_unavailable()
         }
+        // It panicked, or the node stops.
         Err(_) => Problem::log_unavailable(),
     };
-    Err(Refused::new(problem, id))
+    Err(caller.refuse(problem))
 }
 
 /// `POST /v1/replay/topic`.
-pub(crate) async fn into_topic(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-    given: Given,
-) -> Result<Response, Refused> {
-    let Request { id, asked, seat } = open(&shared, &headers, peer, given, OPERATOR)?;
+pub(crate) async fn into_topic(caller: Caller, pairs: Pairs) -> Result<Response, Refused> {
+    let Request {
+        caller,
+        asked,
+        slot,
+    } = Request::new(caller, pairs)?;
     let Some(topic) = asked.topic else {
-        return Err(Refused::new(Problem::invalid("`topic` is required"), id));
+        return Err(caller.invalid("`topic` is required"));
     };
+    let shared = Arc::clone(&caller.shared);
     Ok(stream::respond("application/x-ndjson", move |out| {
-        let _seat = seat;
+        let _slot = slot;
         let history = shared.history();
         let client = out.watch();
-        let mut told = Instant::now();
-        let mut gone = None;
+        let mut reported = Instant::now();
+        let mut lost = None;
         let mut proceed = |so_far: &Replayed| {
-            if told.elapsed() >= TELL {
-                told = Instant::now();
-                let line = json!({ "status": "running", "replay": so_far });
-                gone = writeln!(out, "{line}").and_then(|()| out.flush()).err();
+            if reported.elapsed() >= PROGRESS_EVERY {
+                reported = Instant::now();
+                let line = ReplayProgress::Running { replay: so_far };
+                lost = stream::line(out, &line).and_then(|()| out.flush()).err();
             }
-            gone.is_none() && !client.is_closed() && !shared.stopping.is_cancelled()
+            lost.is_none() && !client.is_closed() && !shared.stopping.is_cancelled()
         };
         let done = IntoTopic::new(history.log, history.names, &topic)
             .map_err(ReplayError::from)
@@ -285,17 +187,20 @@ pub(crate) async fn into_topic(
                 sink.finish().map_err(ReplayError::Sink)?;
                 Ok(done)
             });
-        if let Some(gone) = gone {
-            return Err(Broken::from(gone));
+        if let Some(lost) = lost {
+            return Err(Aborted::from(lost));
         }
-        let line = match done {
+        let line = match &done {
             Ok(_) if shared.stopping.is_cancelled() && !asked.query.follow => {
-                json!({ "status": "failed", "error": "the node stops" })
+                ReplayProgress::Failed {
+                    error: "the node stops".into(),
+                }
             }
-            Ok(done) => json!({ "status": "done", "replay": done }),
-            Err(error) => json!({ "status": "failed", "error": error.to_string() }),
+            Ok(replay) => ReplayProgress::Done { replay },
+            Err(error) => ReplayProgress::Failed {
+                error: error.to_string(),
+            },
         };
-        writeln!(out, "{line}")?;
-        Ok(())
+        Ok(stream::line(out, &line)?)
     }))
 }

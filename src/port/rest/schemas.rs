@@ -1,22 +1,15 @@
 //! The schemas of OmniLink's own topics, on the paths of Confluent's Schema Registry, as that answers in the mode `READONLY`: for
 //! everyone, with its media type and its error codes, and nothing else in the answer, for some of its clients read no more than that.
 //!
-//! | method | path | answers with |
-//! |---|---|---|
-//! | `GET` | `/` | `{}` |
-//! | `GET` | `/schemas?subjectPrefix=&latestOnly=&offset=&limit=`, `/schemas/types` | all schemas |
-//! | `GET` | `/schemas/ids/{id}`, and `/schema`, `/subjects`, `/versions` behind it | one of them |
-//! | `GET` | `/subjects?subjectPrefix=&deletedOnly=&offset=&limit=`, `/subjects/{s}/versions` | names, numbers |
-//! | `GET` | `/subjects/{s}/versions/{v}`, and `/schema`, `/referencedby` behind it | a version |
-//! | `POST` | `/subjects/{s}` | a schema's id and version: the look-up |
-//! | `POST` | `/subjects/{s}/versions` | the id of a schema that is there; else 42205 |
-//! | `POST` | `/compatibility/subjects/{s}/versions`, and `/{v}` behind it | whether a schema could follow |
-//! | `GET` | `/config`, `/config/{s}`, `/mode`, `/mode/{s}`, `/contexts` | `BACKWARD_TRANSITIVE`, `READONLY`, the one context |
-//! | others | that change something | 42205 |
+//! The table of routes lists what succeeds; what would change something is refused with 42205, and what the registry does not
+//! have either with its own 404 and 405.
 
 mod lookup;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -27,37 +20,43 @@ use axum::{
 };
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use self::lookup::Candidate;
-use crate::envelope::schemas::{self, Schema};
-use crate::port::Shared;
+use crate::{
+    api::{
+        ROUTES, Route,
+        registry::{
+            Compatibility, CompatibilityLevel, Empty, RegistryMode, RegistryProblem, SchemaId,
+            SchemaText, SchemaVersion, SubjectVersion,
+        },
+        route::Errors,
+    },
+    envelope::schemas::{self, Schema},
+    port::Shared,
+};
 
 const MEDIA: &str = "application/vnd.schemaregistry.v1+json";
-/// Behind the topic's name, in that of a subject.
+/// The end of a subject's name, after the topic's.
 const VALUE: &str = "-value";
 const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
-/// All that lies below these is the registry's.
-const ROOTS: [&str; 6] = [
-    "/schemas",
-    "/subjects",
-    "/config",
-    "/mode",
-    "/contexts",
-    "/compatibility",
-];
-/// In front of a subject: the default context, and all of them.
+/// The contexts that may stand before a subject's name: the default one, and all.
 const CONTEXTS: [&str; 2] = [":.:", ":*:"];
 
+/// Takes all that lies below the first part of a path of the registry.
 pub(crate) fn router() -> Router<Arc<Shared>> {
-    let of_root = |router: Router<Arc<Shared>>, root: &str| {
+    let of_registry = |route: &&Route| matches!(route.errors, Errors::Registry(_));
+    let paths = ROUTES.iter().filter(of_registry).map(|route| route.path);
+    let roots: BTreeSet<_> = paths.filter_map(|path| path.split('/').nth(1)).collect();
+    roots.into_iter().fold(Router::new(), |router, root| {
+        let router = router.route(&format!("/{root}"), any(serve));
+        if root.is_empty() {
+            return router;
+        }
         router
-            .route(root, any(serve))
-            .route(&format!("{root}/"), any(serve))
-            .route(&format!("{root}/{{*rest}}"), any(serve))
-    };
-    let router = Router::new().route("/", any(serve));
-    ROOTS.into_iter().fold(router, of_root)
+            .route(&format!("/{root}/"), any(serve))
+            .route(&format!("/{root}/{{*rest}}"), any(serve))
+    })
 }
 
 /// A refusal, as the registry words it.
@@ -118,22 +117,26 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error_code) = self.codes();
-        let body = json!({ "error_code": error_code, "message": self.to_string() });
-        (status, text(body.to_string())).into_response()
+        let problem = RegistryProblem {
+            error_code,
+            message: self.to_string(),
+        };
+        (status, answer(&problem)).into_response()
     }
 }
 
 type Answered = Result<Response, Refusal>;
 
-fn answer(body: &Value) -> Response {
-    text(body.to_string())
+fn answer(body: &impl Serialize) -> Response {
+    // These types always have a JSON form, and a `Vec` never refuses bytes.
+    text(serde_json::to_vec(body).unwrap_or_default())
 }
 
 fn text(body: impl Into<axum::body::Body>) -> Response {
     ([(header::CONTENT_TYPE, MEDIA)], body.into()).into_response()
 }
 
-/// What stands behind the `?`; what nobody knows changes nothing.
+/// The query string. Unknown parameters are ignored, as the registry does.
 struct Parameters(HashMap<String, String>);
 
 impl Parameters {
@@ -152,7 +155,7 @@ impl Parameters {
     }
 
     /// The page that `offset` and `limit` name; a negative limit is none.
-    fn page(&self, items: Vec<Value>) -> Value {
+    fn page<T>(&self, items: Vec<T>) -> Vec<T> {
         let number = |name: &str| self.0.get(name).and_then(|n| n.parse::<usize>().ok());
         let items = items.into_iter().skip(number("offset").unwrap_or(0));
         items.take(number("limit").unwrap_or(usize::MAX)).collect()
@@ -191,12 +194,14 @@ async fn serve(
 
 impl Shared {
     fn read_schemas(&self, parts: &[&str], parameters: &Parameters) -> Answered {
-        let mode = json!({ "mode": "READONLY" });
-        let config = json!({ "compatibilityLevel": COMPATIBILITY });
+        let mode = RegistryMode { mode: "READONLY" };
+        let config = CompatibilityLevel {
+            level: COMPATIBILITY,
+        };
         // Whether a subject that is not there is answered for too.
         let global = parameters.is("defaultToGlobal");
         Ok(match *parts {
-            [""] => answer(&json!({})),
+            [""] => answer(&Empty {}),
             ["schemas"] => {
                 let all = schemas::ALL.iter().filter(|schema| {
                     parameters.takes(&self.subject(schema))
@@ -204,31 +209,34 @@ impl Shared {
                 });
                 answer(&parameters.page(all.map(|schema| self.described(schema)).collect()))
             }
-            ["schemas", "types"] => answer(&json!(["AVRO"])),
+            ["schemas", "types"] => answer(&["AVRO"]),
             ["schemas", "ids", id] => {
-                let mut found = json!({ "schema": by_id(id)?.text });
-                if parameters.is("fetchMaxId") {
-                    found["maxId"] = schemas::ALL.iter().map(|schema| schema.id).max().into();
-                }
-                answer(&found)
+                let largest = || schemas::ALL.iter().map(|schema| schema.id).max();
+                answer(&SchemaText {
+                    schema: by_id(id)?.text,
+                    max_id: parameters.is("fetchMaxId").then(largest).flatten(),
+                })
             }
             ["schemas", "ids", id, "schema"] => text(by_id(id)?.text),
-            ["schemas", "ids", id, "subjects"] => answer(&json!([self.subject(by_id(id)?)])),
+            ["schemas", "ids", id, "subjects"] => answer(&[self.subject(by_id(id)?)]),
             ["schemas", "ids", id, "versions"] => {
                 let schema = by_id(id)?;
-                let subject = self.subject(schema);
-                answer(&json!([{ "subject": subject, "version": schema.version }]))
+                answer(&[SubjectVersion {
+                    subject: self.subject(schema),
+                    version: schema.version,
+                }])
             }
             ["subjects"] => {
                 let mut subjects: Vec<_> = schemas::ALL.iter().map(|s| self.subject(s)).collect();
                 subjects.dedup();
                 // Nothing was ever deleted.
                 subjects.retain(|s| parameters.takes(s) && !parameters.is("deletedOnly"));
-                answer(&parameters.page(subjects.into_iter().map(Value::from).collect()))
+                answer(&parameters.page(subjects))
             }
             ["subjects", subject, "versions"] => {
                 let versions = self.of_subject(subject)?;
-                answer(&versions.iter().map(|schema| schema.version).collect())
+                let versions: Vec<_> = versions.iter().map(|schema| schema.version).collect();
+                answer(&versions)
             }
             ["subjects", subject, "versions", version] => {
                 answer(&self.described(self.version(subject, version)?))
@@ -238,9 +246,9 @@ impl Shared {
             }
             ["subjects", subject, "versions", version, "referencedby"] => {
                 self.version(subject, version)?;
-                answer(&json!([]))
+                answer(&[(); 0])
             }
-            ["contexts"] => answer(&json!(["."])),
+            ["contexts"] => answer(&["."]),
             ["config"] => answer(&config),
             ["mode"] => answer(&mode),
             ["config", subject] if global || self.is_known(subject) => answer(&config),
@@ -283,16 +291,12 @@ impl Shared {
                 Some(version) => vec![self.version(subject, version)?],
                 None => self.of_subject(subject)?,
             };
-            let mut found = json!({ "is_compatible": true });
-            if let Err(why) = candidate.reads_all(&earlier) {
-                found["is_compatible"] = false.into();
-                if parameters.is("verbose") {
-                    found["messages"] = json!([why.to_string()]);
-                }
-            } else if parameters.is("verbose") {
-                found["messages"] = json!([]);
-            }
-            return Ok(answer(&found));
+            let incompatible = candidate.reads_all(&earlier).err();
+            let messages = || incompatible.iter().map(ToString::to_string).collect();
+            return Ok(answer(&Compatibility {
+                is_compatible: incompatible.is_none(),
+                messages: parameters.is("verbose").then(messages),
+            }));
         }
         let registers = parts.len() == 3;
         let known = match self.of_subject(subject) {
@@ -302,11 +306,11 @@ impl Shared {
         let mut known = known.into_iter().rev();
         match known.find(|schema| candidate.is(schema)) {
             // As the registry does: to register what is there changes nothing.
-            Some(schema) if registers => Ok(answer(&json!({ "id": schema.id }))),
+            Some(schema) if registers => Ok(answer(&SchemaId { id: schema.id })),
             Some(schema) => {
                 let mut described = self.described(schema);
                 // Under the name that was asked for: topics of one kind share a schema.
-                described["subject"] = in_context(subject).into();
+                in_context(subject).clone_into(&mut described.subject);
                 Ok(answer(&described))
             }
             None if registers => Err(read_only_subject(subject)),
@@ -382,13 +386,13 @@ impl Shared {
         }
     }
 
-    fn described(&self, schema: &Schema) -> Value {
-        json!({
-            "subject": self.subject(schema),
-            "version": schema.version,
-            "id": schema.id,
-            "schema": schema.text,
-        })
+    fn described(&self, schema: &Schema) -> SchemaVersion {
+        SchemaVersion {
+            subject: self.subject(schema),
+            version: schema.version,
+            id: schema.id,
+            schema: schema.text,
+        }
     }
 }
 

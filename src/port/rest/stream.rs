@@ -1,4 +1,4 @@
-//! Answers that are made while they are sent: a thread that may block writes, the client's reading holds it back.
+//! Answers that are sent while they are made: a thread that may block writes them, and waits while the client does not read.
 
 use std::{
     io::{self, Write},
@@ -8,33 +8,34 @@ use std::{
 use axum::{body::Body, http::header, response::Response};
 use bytes::Bytes;
 use futures_util::stream;
+use serde::Serialize;
 use tokio::{runtime::Handle, sync::mpsc};
 
-/// Bytes that go out together.
+/// Bytes that are sent together.
 const CHUNK: usize = 64 * 1024;
 /// Chunks that may wait for the client.
-const WAITING: usize = 4;
-/// A client that reads nothing for so long is given up.
-const PATIENCE: Duration = Duration::from_mins(1);
+const QUEUED_CHUNKS: usize = 4;
+/// A client that reads nothing for this long is given up.
+const CLIENT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Why an answer was not finished.
-pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Aborted = Box<dyn std::error::Error + Send + Sync>;
 
-/// `None` is the end: without it the answer was broken off.
-type Way = mpsc::Sender<Option<Bytes>>;
+/// `None` is the end: a channel that closes without it means an answer that was aborted.
+type Chunks = mpsc::Sender<Option<Bytes>>;
 
-/// The way to the client. What is written goes out when a chunk is full, or is flushed; clones write to the same client.
+/// Writes to the client. What is written is sent when a chunk is full, or flushed; clones write to the same client.
 pub(crate) struct Out {
     chunk: Vec<u8>,
-    way: Way,
+    chunks: Chunks,
     runtime: Handle,
 }
 
-/// Sees whether the client is still there.
-pub(crate) struct Watch(Way);
+/// Sees whether the client is still connected.
+pub(crate) struct Watch(Chunks);
 
 impl Watch {
-    /// Whether the client has gone.
+    /// Whether the client has closed the connection.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
@@ -44,7 +45,7 @@ impl Clone for Out {
     fn clone(&self) -> Self {
         Self {
             chunk: Vec::with_capacity(CHUNK),
-            way: self.way.clone(),
+            chunks: self.chunks.clone(),
             runtime: self.runtime.clone(),
         }
     }
@@ -52,7 +53,7 @@ impl Clone for Out {
 
 impl Out {
     pub(crate) fn watch(&self) -> Watch {
-        Watch(self.way.clone())
+        Watch(self.chunks.clone())
     }
 
     fn send_chunk(&mut self) -> io::Result<()> {
@@ -60,11 +61,11 @@ impl Out {
         self.send(Some(chunk.into()))
     }
 
-    fn send(&mut self, what: Option<Bytes>) -> io::Result<()> {
-        let sending = self.way.send(what);
+    fn send(&mut self, chunk: Option<Bytes>) -> io::Result<()> {
+        let sending = self.chunks.send(chunk);
         let sent = self
             .runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, sending).await });
+            .block_on(async { tokio::time::timeout(CLIENT_TIMEOUT, sending).await });
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
@@ -90,16 +91,22 @@ impl Write for Out {
     }
 }
 
-/// Answers with what `work` writes, on a thread that may block. An error breaks the answer off, so that nobody takes a
-/// part for the whole.
+/// Writes a line of JSON.
+pub(crate) fn line(out: &mut Out, line: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
+}
+
+/// Answers with what `work` writes, on a thread that may block. An error aborts the answer, so that nobody takes a part for the
+/// whole.
 pub(crate) fn respond(
     media: &'static str,
-    work: impl FnOnce(&mut Out) -> Result<(), Broken> + Send + 'static,
+    work: impl FnOnce(&mut Out) -> Result<(), Aborted> + Send + 'static,
 ) -> Response {
-    let (way, reader) = mpsc::channel(WAITING);
+    let (chunks, reader) = mpsc::channel(QUEUED_CHUNKS);
     let mut out = Out {
         chunk: Vec::with_capacity(CHUNK),
-        way,
+        chunks,
         runtime: Handle::current(),
     };
     tokio::task::spawn_blocking(move || {
@@ -108,7 +115,7 @@ pub(crate) fn respond(
             Ok(out.send(None)?)
         });
         if let Err(error) = done
-            && !out.way.is_closed()
+            && !out.chunks.is_closed()
         {
             tracing::warn!(%error, "an answer was broken off");
         }

@@ -1,25 +1,15 @@
-//! What the operator's tools ask of a running node, which has the embedded log to itself: `/v1/lag`, `/v1/topics`.
-//! All of it needs the scope `operator`, for it reaches over tenants.
+//! What an operator's tools ask of a running node, which has the embedded log to itself: `/v1/lag`, `/v1/topics`.
 
 use std::{path::PathBuf, sync::Arc};
 
-use axum::{
-    Json,
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::HeaderMap,
-    response::{IntoResponse, Response},
-};
-use serde::{Deserialize, Serialize};
+use axum::Json;
 
-use crate::port::peer::FromPeer;
-use crate::port::{
-    RequestId, Shared, auth,
-    problem::{Problem, Refused},
-};
+use super::caller::{Permitted, Sent};
 use crate::{
+    api::{list::List, topics::CreateTopics},
     controls::SecretKeys,
-    log::{Cleanup, Log, LogError, TopicSpec, survey, topics::Names},
+    log::{Log, LogError, Surveyed, survey, topics::Names},
+    port::problem::Refused,
     stream::lag,
 };
 
@@ -47,138 +37,36 @@ pub trait Lags: Send + Sync {
     fn lags(&self) -> Result<Vec<lag::Item>, LogError>;
 }
 
-/// A list, as every list is.
-#[derive(Serialize)]
-struct List<T> {
-    items: Vec<T>,
-}
-
-/// Runs what blocks away from the requests' threads.
-pub(crate) async fn blocking<T: Send + 'static>(
-    id: RequestId,
-    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
-) -> Result<T, Refused> {
-    let failed = |problem| Refused::new(problem, id);
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(failed(of_log(&error))),
-        Err(_) => Err(failed(Problem::log_unavailable())),
-    }
-}
-
-/// The log's words reach operators only.
-pub(crate) fn of_log(error: &LogError) -> Problem {
-    use hyper::StatusCode;
-    match error {
-        LogError::UnknownTopic(_) => {
-            Problem::new(StatusCode::NOT_FOUND, "unknown_topic", error.to_string())
-        }
-        LogError::PartitionCount { .. } | LogError::Grown { .. } => {
-            Problem::new(StatusCode::CONFLICT, "partition_count", error.to_string())
-        }
-        _ => {
-            tracing::warn!(%error, "the log cannot be read for a tool");
-            let detail = error.to_string();
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log_unavailable", detail).retry_after(5)
-        }
-    }
-}
-
 /// `GET /v1/lag`.
-pub(crate) async fn lag(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-) -> Result<Response, Refused> {
-    let id = auth::operator(&shared, &headers, peer)?;
-    let lags = Arc::clone(&shared.tools.lags);
-    let items = blocking(id, move || lags.lags()).await?;
-    Ok(Json(List { items }).into_response())
+pub(crate) async fn lag(caller: Permitted) -> Result<Json<List<lag::Item>>, Refused> {
+    let lags = Arc::clone(&caller.shared.tools.lags);
+    let items = caller.blocking(move || lags.lags()).await?;
+    Ok(Json(List::whole(items)))
 }
 
 /// `GET /v1/topics`.
-pub(crate) async fn topics(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-) -> Result<Response, Refused> {
-    let id = auth::operator(&shared, &headers, peer)?;
-    let specs = shared.tools.names.specs(shared.tools.partitions);
-    let log = Arc::clone(&shared.tools.log);
-    let items = blocking(id, move || survey(&*log, &specs)).await?;
-    Ok(Json(List { items }).into_response())
-}
-
-/// Which topics to make.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    /// Topics that are none of the system's; empty: the system's own.
-    #[serde(default)]
-    names: Vec<String>,
-    partitions: Option<u32>,
+pub(crate) async fn topics(caller: Permitted) -> Result<Json<List<Surveyed>>, Refused> {
+    let tools = &caller.shared.tools;
+    let specs = tools.names.specs(tools.partitions);
+    let log = Arc::clone(&tools.log);
+    let items = caller.blocking(move || survey(&*log, &specs)).await?;
+    Ok(Json(List::whole(items)))
 }
 
 /// `POST /v1/topics`: makes what is missing.
 pub(crate) async fn create_topics(
-    State(shared): State<Arc<Shared>>,
-    peer: FromPeer,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refused> {
-    let id = auth::operator(&shared, &headers, peer)?;
-    let refuse = |problem| Refused::new(problem, id);
-    let body = body.map_err(|e| refuse(Problem::invalid(e.body_text())))?;
-    let asked: Asked =
-        serde_json::from_slice(&body).map_err(|e| refuse(Problem::invalid(e.to_string())))?;
-    let Tools {
-        names, partitions, ..
-    } = &shared.tools;
-    let specs = wanted(names, &asked.names, asked.partitions, *partitions)
-        .map_err(|why| refuse(Problem::invalid(why)))?;
-    let log = Arc::clone(&shared.tools.log);
-    let made = move || {
+    Sent(caller, body): Sent<Permitted>,
+) -> Result<Json<List<Surveyed>>, Refused> {
+    let wanted: CreateTopics = caller.body(body)?;
+    let tools = &caller.shared.tools;
+    let specs = wanted
+        .specs(&tools.names, tools.partitions)
+        .map_err(|e| caller.invalid(e))?;
+    let log = Arc::clone(&tools.log);
+    let make = move || {
         log.provision(&specs, true)?;
         survey(&*log, &specs)
     };
-    let items = blocking(id, made).await?;
-    Ok(Json(List { items }).into_response())
-}
-
-/// The topics to be made: the system's own, or others by name.
-pub(crate) fn wanted(
-    names: &Names,
-    others: &[String],
-    partitions: Option<u32>,
-    configured: u32,
-) -> Result<Vec<TopicSpec>, String> {
-    if others.is_empty() {
-        return match partitions {
-            Some(_) => Err(
-                "the partitions of the system's own topics are `topics.partitions`; name a topic to choose"
-                    .into(),
-            ),
-            None => Ok(names.specs(configured)),
-        };
-    }
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let spec = |name: &String| {
-        if name.is_empty() || name.len() > 249 || !name.bytes().all(good) {
-            return Err(format!(
-                "`{name}`: a topic's name has 1 to 249 of the characters A-Z a-z 0-9 . _ -"
-            ));
-        }
-        if names.is_own(name) {
-            return Err(format!(
-                "`{name}` begins as the system's own topics do (`{}`)",
-                names.prefix
-            ));
-        }
-        Ok(TopicSpec {
-            name: name.as_str().into(),
-            partitions: partitions.unwrap_or(configured).clamp(1, 10_000),
-            cleanup: Cleanup::Keep,
-        })
-    };
-    others.iter().map(spec).collect()
+    let items = caller.blocking(make).await?;
+    Ok(Json(List::whole(items)))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// A dead letter without its contents.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Letter {
     /// Its name.
     pub name: Name,
@@ -90,8 +91,8 @@ pub struct Listing {
 }
 
 /// Some letters, newest first.
-#[derive(Debug, Serialize)]
-pub struct Page {
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Letters {
     /// The letters.
     pub items: Vec<Letter>,
     /// Where the next list begins; absent: these were the last.
@@ -103,7 +104,7 @@ pub struct Page {
 const LOOKED_AT: usize = 50_000;
 
 /// Lists letters, newest first: from the end of each partition backwards.
-pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Page, LogError> {
+pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Letters, LogError> {
     let returns = Returns::load(log, names)?;
     let mut ends = Backwards::new(log, names, listing)?;
     let mut items = Vec::new();
@@ -121,7 +122,7 @@ pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Page, Log
             items.push(letter);
         }
     }
-    Ok(Page {
+    Ok(Letters {
         items,
         next_cursor: ends.cursor(),
     })
@@ -289,7 +290,8 @@ pub fn show_all(log: &dyn Log, names: &Names, wanted: &[Name]) -> Result<Vec<Fet
 }
 
 /// A letter with everything.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "LetterContents")]
 pub struct Shown {
     /// What the list shows too; `redriven` counts earlier letters of the record alone.
     #[serde(flatten)]
@@ -302,16 +304,24 @@ pub struct Shown {
     value: Contents,
     /// The value as a CloudEvent, where it is one that OmniLink wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     event: Option<Box<serde_json::value::RawValue>>,
 }
 
 /// Bytes for people.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Bytes")]
 enum Contents {
+    /// There are none.
     Absent(()),
+    /// UTF-8.
     Text(String),
-    Binary { base64: String },
+    /// Anything else.
+    Binary {
+        /// In base64.
+        base64: String,
+    },
 }
 
 impl Contents {

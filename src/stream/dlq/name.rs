@@ -2,10 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The name of a dead letter: where it lies.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, JsonSchema)]
+#[schemars(inline, with = "String", extend("pattern" = "^[0-9]+:[0-9]+$"))]
 pub struct Name {
     /// The partition of the dead-letter topic.
     pub partition: u32,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -45,7 +46,7 @@ pub enum Pick {
 }
 
 /// How far it is.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
 pub struct Redriven {
     /// Letters looked at.
     pub done: u64,

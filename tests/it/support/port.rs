@@ -17,6 +17,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use omnilink::{
+    api::rebuild::Rebuild,
     base::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
@@ -28,7 +29,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuild, Rebuilds, Tools},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tools},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -38,6 +39,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use super::{Intercept, LogProxy};
+use crate::api;
 
 /// What the log does with appends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -323,7 +325,7 @@ impl Node {
         body: impl Into<Bytes>,
     ) -> Response {
         let mut request = Request::builder()
-            .method(method)
+            .method(&method)
             .uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -332,10 +334,12 @@ impl Node {
         let response = self.http.request(request).await.unwrap();
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        api::check(&method, path, head.status, &head.headers, &text);
         Response {
             status: head.status,
             headers: head.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            text,
         }
     }
 

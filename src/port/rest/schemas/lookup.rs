@@ -1,22 +1,13 @@
 //! Whether a schema that a client sends is one of ours, and whether it could follow them.
 
 use apache_avro::schema_compatibility::SchemaCompatibility;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Refusal;
-use crate::envelope::{foreign, schemas::Schema};
-
-/// What a client sends to a subject.
-#[derive(Deserialize)]
-struct Sent {
-    #[serde(default)]
-    schema: Option<String>,
-    #[serde(rename = "schemaType", default)]
-    kind: Option<String>,
-    #[serde(default)]
-    references: Option<Vec<Value>>,
-}
+use crate::{
+    api::registry::SentSchema,
+    envelope::{foreign, schemas::Schema},
+};
 
 /// A schema that a client asks about.
 pub(crate) struct Candidate {
@@ -27,7 +18,8 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     pub(crate) fn read(body: &[u8]) -> Result<Self, Refusal> {
-        let sent: Sent = serde_json::from_slice(body).map_err(|e| Refusal::Body(e.to_string()))?;
+        let sent: SentSchema =
+            serde_json::from_slice(body).map_err(|e| Refusal::Body(e.to_string()))?;
         let text = sent.schema.unwrap_or_default();
         let avro = match sent.kind.as_deref() {
             None | Some("AVRO") => true,

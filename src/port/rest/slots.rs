@@ -1,26 +1,29 @@
-//! How many replays run at once. One that follows never ends, and one that is read slowly hardly does, so no key and no tenant
-//! may hold what the others need.
+//! How many replays run at once. One that follows does not end by itself, and one whose client reads slowly takes long, so each
+//! key and each tenant has a limit of its own below that of the node.
 
 use std::{collections::HashMap, sync::Arc};
 
-use hyper::StatusCode;
 use parking_lot::Mutex;
 
-use crate::port::problem::Problem;
-use crate::{base::id::Tenant, controls::Key};
+use crate::{
+    api::problem::{CONCURRENCY_LIMIT_EXCEEDED, OVERLOADED},
+    base::id::Tenant,
+    controls::Key,
+    port::problem::{Limit, Problem},
+};
 
 /// Replays of a key.
-const OF_KEY: usize = 2;
+const PER_KEY: usize = 2;
 /// Replays of a tenant.
-const OF_TENANT: usize = 4;
+const PER_TENANT: usize = 4;
 /// Replays of the node: each has threads and buffers of its own. The second half is for tenants that have none.
-const OF_NODE: usize = 16;
-/// Seconds until it is worth to ask again.
-const WAIT: u32 = 5;
+const PER_NODE: usize = 16;
+/// Seconds until it is worth asking again.
+const RETRY_AFTER_S: u32 = 5;
 
-/// The seats of a node.
+/// The replays of a node.
 #[derive(Default)]
-pub(crate) struct Seats(Arc<Mutex<Taken>>);
+pub(crate) struct ReplaySlots(Arc<Mutex<Taken>>);
 
 #[derive(Default)]
 struct Taken {
@@ -29,51 +32,57 @@ struct Taken {
     all: usize,
 }
 
-/// A replay's seat. Dropping it gives it back.
-pub(crate) struct Seat {
+/// A replay's slot. Dropping it frees it.
+pub(crate) struct ReplaySlot {
     taken: Arc<Mutex<Taken>>,
     key: Arc<Key>,
 }
 
-impl Seats {
-    /// A seat for a replay that is asked for with this key.
-    pub(crate) fn take(&self, key: &Arc<Key>) -> Result<Seat, Problem> {
+impl ReplaySlots {
+    /// A slot for a replay that is asked for with this key.
+    pub(crate) fn take(&self, key: &Arc<Key>) -> Result<ReplaySlot, Problem> {
         let mut taken = self.0.lock();
         let of_key = taken.keys.get(&*key.id).copied().unwrap_or_default();
         let of_tenant = taken.tenants.get(&key.tenant).copied().unwrap_or_default();
-        for (of, held, most) in [("key", of_key, OF_KEY), ("tenant", of_tenant, OF_TENANT)] {
+        for (of, held, most) in [("key", of_key, PER_KEY), ("tenant", of_tenant, PER_TENANT)] {
             if held >= most {
                 let detail = format!(
                     "{most} replays of this {of} run already; ask again when one has ended"
                 );
                 let policy = format!("replays-of-{of}");
-                return Err(Problem::limited(
-                    ("concurrency_limit_exceeded", detail),
-                    (&policy, most as u32, None),
-                    WAIT,
-                ));
+                let over = Limit {
+                    policy: &policy,
+                    quota: most as u32,
+                    window_s: None,
+                    wait_s: RETRY_AFTER_S,
+                };
+                return Err(Problem::limited(&CONCURRENCY_LIMIT_EXCEEDED, detail, &over));
             }
         }
-        let most = if of_tenant == 0 { OF_NODE } else { OF_NODE / 2 };
+        let most = if of_tenant == 0 {
+            PER_NODE
+        } else {
+            PER_NODE / 2
+        };
         if taken.all >= most {
             let detail = format!(
                 "{} replays run on this node already; ask again when one has ended",
                 taken.all
             );
-            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
-            return Err(problem.retry_after(WAIT));
+            let problem = Problem::new(&OVERLOADED, detail);
+            return Err(problem.retry_after(RETRY_AFTER_S));
         }
         *taken.keys.entry(key.id.as_str().into()).or_default() += 1;
         *taken.tenants.entry(key.tenant.clone()).or_default() += 1;
         taken.all += 1;
-        Ok(Seat {
+        Ok(ReplaySlot {
             taken: Arc::clone(&self.0),
             key: Arc::clone(key),
         })
     }
 }
 
-impl Drop for Seat {
+impl Drop for ReplaySlot {
     fn drop(&mut self) {
         let mut taken = self.taken.lock();
         taken.all -= 1;
@@ -117,29 +126,31 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_the_seats_of_the_others() {
-        let seats = Seats::default();
+    fn nobody_takes_the_slots_of_the_others() {
+        let slots = ReplaySlots::default();
         let mut held = Vec::new();
-        let refused = |key: &Arc<Key>| seats.take(key).err().map(|p| (p.status.as_u16(), p.code));
-        for tenant in 0..OF_NODE {
+        let refused = |key: &Arc<Key>| slots.take(key).err().map(|problem| problem.code());
+        for tenant in 0..PER_NODE {
             let name = format!("t{tenant}");
-            for id in 0..2 * OF_TENANT {
+            for id in 0..2 * PER_TENANT {
                 let key = key(&name, &format!("{name}-{id}"));
-                held.extend((0..2 * OF_KEY).filter_map(|_| seats.take(&key).ok()));
+                held.extend((0..2 * PER_KEY).filter_map(|_| slots.take(&key).ok()));
             }
         }
         // Two have all that they may have; of the second half each has one.
-        assert_eq!(held.len(), OF_NODE);
-        assert_eq!(seats.0.lock().tenants.len(), OF_NODE - 2 * (OF_TENANT - 1));
+        assert_eq!(held.len(), PER_NODE);
+        assert_eq!(
+            slots.0.lock().tenants.len(),
+            PER_NODE - 2 * (PER_TENANT - 1)
+        );
         let late = key("late", "late");
-        assert_eq!(refused(&late), Some((503, "overloaded".into())));
+        assert_eq!(refused(&late), Some(&OVERLOADED));
         let first = held.remove(0).key.clone();
         assert!(refused(&late).is_none());
         drop(held);
-        assert!(seats.0.lock().keys.is_empty() && seats.0.lock().tenants.is_empty());
-        let held: Vec<_> = (0..OF_KEY).map(|_| seats.take(&first).ok()).collect();
-        let limit = (429, "concurrency_limit_exceeded".into());
-        assert_eq!(refused(&first), Some(limit));
+        assert!(slots.0.lock().keys.is_empty() && slots.0.lock().tenants.is_empty());
+        let held: Vec<_> = (0..PER_KEY).map(|_| slots.take(&first).ok()).collect();
+        assert_eq!(refused(&first), Some(&CONCURRENCY_LIMIT_EXCEEDED));
         drop(held);
         assert!(refused(&first).is_none());
     }

@@ -1,0 +1,41 @@
+//! The contract of the HTTP port: the types that travel, the errors, and one table of routes.
+//!
+//! [`ROUTES`] says for each route its method, path, permission, parameters, request, answers and errors. The port mounts its
+//! handlers by [`Operation`], one variant a line of the table, so that no route exists without its line; the document at
+//! `/openapi.json` and the page `docs/api.md` are made from the table too.
+//!
+//! JSON Schemas are derived from the types by `schemars`, which writes the dialect of OpenAPI 3.1 (JSON Schema 2020-12) and
+//! reads serde's attributes, so that a schema cannot say something else than serde does. What a lower room reports, and the
+//! command line prints without a node too (lag, topics, dead letters, progress of a replay), is defined there and derives its
+//! schema there. Scopes are stored as they travel, so they are defined in `controls`.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `problem` | every error code with its status and meaning; problem details |
+//! | `route` | what a line of the table consists of |
+//! | `routes`, `examples` | the table |
+//! | `openapi`, `reference` | the OpenAPI document and `docs/api.md`, made from the table |
+//! | the others | the types of some routes |
+
+pub mod events;
+mod examples;
+pub mod health;
+pub mod keys;
+pub mod letters;
+pub mod list;
+mod openapi;
+pub mod problem;
+pub mod readers;
+pub mod rebuild;
+mod reference;
+pub mod registry;
+pub mod replay;
+pub mod route;
+mod routes;
+pub mod time;
+pub mod topics;
+
+pub use openapi::document;
+pub use reference::page;
+pub use route::{Access, Method, Route};
+pub use routes::{Operation, ROUTES};

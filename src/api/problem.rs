@@ -1,0 +1,166 @@
+//! Errors: problem details (RFC 9457) with a stable code.
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::events::ItemResult;
+
+/// An error code. Code and status are a contract.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code {
+    /// Such as `invalid_key`. In `missing_{field}` the field's name stands for `{field}`.
+    pub code: &'static str,
+    /// The HTTP status, always the same for a code.
+    pub status: u16,
+    /// What it means, and what to do about it; Markdown.
+    pub meaning: &'static str,
+}
+
+macro_rules! codes {
+    ($($ident:ident = $status:literal $code:literal, $meaning:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub static $ident: Code = Code { code: $code, status: $status, meaning: $meaning };
+        )*
+
+        /// All codes, by status.
+        pub static ALL: &[&Code] = &[$(&$ident),*];
+    };
+}
+
+codes! {
+    INVALID_PAYLOAD = 400 "invalid_payload",
+        "The body, a field or a parameter is not valid; `detail` says which and why.";
+    MISSING_FIELD = 400 "missing_{field}",
+        "A required field is missing or empty; the code names it, as in `missing_source`.";
+    UNSUPPORTED_KIND = 400 "unsupported_kind",
+        "The envelope is of a kind that this route does not take.";
+    INVALID_IDEMPOTENCY_KEY = 400 "invalid_idempotency_key",
+        "`Idempotency-Key` is not UTF-8, or has more than 512 bytes.";
+    UNAUTHORIZED = 401 "unauthorized",
+        "There is no `Authorization: Bearer` header.";
+    INVALID_KEY = 401 "invalid_key",
+        "The key is unknown, expired or revoked; the answer is the same whatever is wrong.";
+    PERMISSION_DENIED = 403 "permission_denied",
+        "The key lacks the permission that the route needs, or names a tenant or grants scopes that are not its own.";
+    ENV_NOT_ALLOWED = 403 "env_not_allowed",
+        "The key's `env_allowlist` does not hold the last segment of `source`.";
+    ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed",
+        "The setting `cors` does not list the origin of this webhook sender.";
+    NOT_FOUND = 404 "not_found",
+        "There is no such path, or no such key or grant in the tenants that the key sees.";
+    UNKNOWN_ENTITY = 404 "unknown_entity",
+        "The entity had no events by the time asked for.";
+    UNKNOWN_LETTER = 404 "unknown_letter",
+        "There is no dead letter of that name, or retention has deleted it.";
+    UNKNOWN_PROJECTION = 404 "unknown_projection",
+        "There is no projection of that name.";
+    UNKNOWN_TOPIC = 404 "unknown_topic",
+        "There is no topic of that name.";
+    METHOD_NOT_ALLOWED = 405 "method_not_allowed",
+        "The path does not take this method.";
+    REQUEST_TIMEOUT = 408 "request_timeout",
+        "The body did not arrive within 10 seconds.";
+    IDEMPOTENCY_IN_FLIGHT = 409 "idempotency_in_flight",
+        "The same event is being written now; send it again after `Retry-After` to learn the outcome.";
+    PARTITION_COUNT = 409 "partition_count",
+        "A topic has another number of partitions than it should.";
+    REBUILD_RUNNING = 409 "rebuild_running",
+        "A rebuild is running already.";
+    REDRIVE_RUNNING = 409 "redrive_running",
+        "A redrive is running already.";
+    PAYLOAD_TOO_LARGE = 413 "payload_too_large",
+        "The body or an item is larger than the limit in `detail`.";
+    BATCH_TOO_LARGE = 413 "batch_too_large",
+        "The batch has more bytes or items than the limit in `detail`.";
+    UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type",
+        "The route does not take this `Content-Type`.";
+    UNSUPPORTED_CONTENT_ENCODING = 415 "unsupported_content_encoding",
+        "Bodies are not decompressed: send them without `Content-Encoding`.";
+    IDEMPOTENCY_MISMATCH = 422 "idempotency_mismatch",
+        "The same identity came before with another body; a new event needs a new `id`.";
+    RATE_LIMIT_EXCEEDED = 429 "rate_limit_exceeded",
+        "Too many wrong keys came from this address; a good key passes.";
+    CONCURRENCY_LIMIT_EXCEEDED = 429 "concurrency_limit_exceeded",
+        "As many requests of this key or tenant are running as may run at once.";
+    LOG_UNAVAILABLE = 503 "log_unavailable",
+        "The log did not answer. The outcome may be unknown: send the same again, with the same id.";
+    OVERLOADED = 503 "overloaded",
+        "The node has as much to do as it takes on at once.";
+    POSTGRES_UNAVAILABLE = 503 "postgres_unavailable",
+        "Postgres cannot be reached, or this node does not use it.";
+}
+
+/// In front of a field's name.
+const MISSING: &str = "missing_";
+
+impl Code {
+    /// The code of this text, such as one that the parser of envelopes gives.
+    pub fn of(text: &str) -> Option<&'static Self> {
+        let known = ALL.iter().copied().find(|code| code.code == text);
+        known.or_else(|| text.starts_with(MISSING).then_some(&MISSING_FIELD))
+    }
+}
+
+/// The code of a field that is required and not there.
+pub fn missing(field: &str) -> Cow<'static, str> {
+    format!("{MISSING}{field}").into()
+}
+
+/// Why a request was refused (RFC 9457).
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Problem {
+    /// `urn:omnilink:problem:{code}`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The code in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// A stable code, for programs.
+    pub code: String,
+    /// What is wrong with this request, for people.
+    pub detail: String,
+    /// The request's id: 32 hexadecimal digits.
+    pub request_id: String,
+    /// What became of each event, where none of them was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<Vec<ItemResult>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::envelope::Invalid;
+
+    #[test]
+    fn codes_are_distinct_and_ordered_by_status() {
+        let names: BTreeSet<_> = ALL.iter().map(|code| code.code).collect();
+        assert_eq!(names.len(), ALL.len());
+        assert!(ALL.is_sorted_by_key(|code| code.status));
+        for code in ALL {
+            assert!((400..600).contains(&code.status), "{}", code.code);
+            assert!(
+                code.meaning.ends_with('.') && !code.meaning.contains('|'),
+                "{}",
+                code.code
+            );
+        }
+    }
+
+    #[test]
+    fn codes_of_envelopes_are_in_the_table() {
+        assert_eq!(Code::of(&Invalid::payload("").code), Some(&INVALID_PAYLOAD));
+        assert_eq!(
+            Code::of(&Invalid::missing("entity.type").code),
+            Some(&MISSING_FIELD)
+        );
+        assert_eq!(Code::of(&missing("name")), Some(&MISSING_FIELD));
+        assert_eq!(Code::of("no_such_code"), None);
+    }
+}

@@ -1,0 +1,278 @@
+//! `/v1/replay`: which events, by the query string.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::{
+    base::{
+        clock::Millis,
+        id::{BadTenant, Tenant},
+    },
+    envelope::parse_rfc3339,
+    replay::{EntityName, EntityNameError, Query, Replayed, TypePattern},
+};
+
+/// Which events, as the documentation shows the query string; [`ReplayQuery::parse`] reads it.
+#[derive(Debug, JsonSchema)]
+pub struct EventsParameters {
+    /// Events appended at this time or later.
+    #[schemars(extend("format" = "date-time"))]
+    pub since: Option<String>,
+    /// Events appended before this time.
+    #[schemars(extend("format" = "date-time"))]
+    pub until: Option<String>,
+    /// Events of this tenant: the key's own unless given. Another one needs the permission `operator`; with it, all tenants' unless
+    /// given.
+    pub tenant: Option<String>,
+    /// Events of this type, or of types that begin as `prefix.*` says; may be repeated.
+    #[serde(default)]
+    pub r#type: Vec<String>,
+    /// Events of this entity, as `TYPE:ID` with one colon.
+    pub entity: Option<String>,
+    /// The entity's type, where type or id has a colon in it; needs `entity_id`.
+    pub entity_type: Option<String>,
+    /// The entity's id; needs `entity_type`.
+    pub entity_id: Option<String>,
+    /// Whether to go on with events as they are appended.
+    pub follow: Option<bool>,
+}
+
+/// The parameters of `GET /v1/replay`.
+#[derive(Debug, JsonSchema)]
+pub struct ReplayParameters {
+    /// Which events.
+    #[serde(flatten)]
+    pub events: EventsParameters,
+    /// The form of the answer: lines of JSON unless given.
+    pub format: Option<ReplayFormat>,
+}
+
+/// The parameters of `GET /v1/replay/state`.
+#[derive(Debug, JsonSchema)]
+pub struct StateParameters {
+    /// The tenant of the entity: the key's own unless given. Another one needs the permission `operator`.
+    pub tenant: Option<String>,
+    /// The entity, as `TYPE:ID` with one colon.
+    pub entity: Option<String>,
+    /// The entity's type, where type or id has a colon in it; needs `entity_id`.
+    pub entity_type: Option<String>,
+    /// The entity's id; needs `entity_type`.
+    pub entity_id: Option<String>,
+    /// The time to fold events up to: now unless given.
+    #[schemars(extend("format" = "date-time"))]
+    pub as_of: Option<String>,
+}
+
+/// The parameters of `POST /v1/replay/topic`.
+#[derive(Debug, JsonSchema)]
+pub struct IntoTopicParameters {
+    /// Which events.
+    #[serde(flatten)]
+    pub events: EventsParameters,
+    /// The topic to write them to; none of OmniLink's own.
+    pub topic: String,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplayFormat {
+    /// A line of JSON an event.
+    #[serde(rename = "ndjson")]
+    Lines,
+    /// A Parquet file.
+    Parquet,
+}
+
+/// The query string of a replay, read.
+#[derive(Debug)]
+pub struct ReplayQuery {
+    /// Which events.
+    pub query: Query,
+    /// The form of the answer.
+    pub format: ReplayFormat,
+    /// `as_of`.
+    pub as_of: Option<Millis>,
+    /// `topic`.
+    pub topic: Option<String>,
+}
+
+/// What is wrong with a query string.
+#[derive(Debug, thiserror::Error)]
+pub enum BadQuery {
+    /// There is no parameter of that name.
+    #[error("`{0}`: unknown")]
+    Unknown(String),
+    /// A parameter's value is not one of those there are.
+    #[error("`{name}`: {expected}")]
+    NotOneOf {
+        /// The parameter.
+        name: &'static str,
+        /// Its values.
+        expected: &'static str,
+    },
+    /// A time is not one.
+    #[error("`{name}`: {error}")]
+    Time {
+        /// The parameter.
+        name: &'static str,
+        /// Why.
+        error: BadTime,
+    },
+    /// `tenant` cannot be one.
+    #[error("`tenant`: {0}")]
+    Tenant(BadTenant),
+    /// `entity` names none.
+    #[error("`entity`: {0}")]
+    Entity(EntityNameError),
+    /// `entity_type` and `entity_id` name none.
+    #[error(transparent)]
+    EntityParts(EntityNameError),
+    /// They name another one.
+    #[error("`entity` is another one than `entity_type` and `entity_id`")]
+    TwoEntities,
+    /// A Parquet file cannot follow.
+    #[error("a Parquet file has an end: `follow` gives it none")]
+    EndlessParquet,
+}
+
+/// A text is no time.
+#[derive(Debug)]
+pub struct BadTime(String);
+
+impl fmt::Display for BadTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` is no RFC 3339 time such as 2026-01-31T12:00:00Z",
+            self.0
+        )
+    }
+}
+
+fn time(text: &str) -> Result<Millis, BadTime> {
+    if let Some(micros) = parse_rfc3339(text) {
+        return Ok(Millis(micros.div_euclid(1000)));
+    }
+    let at: jiff::Timestamp = text.parse().map_err(|_| BadTime(text.to_owned()))?;
+    Ok(Millis(at.as_millisecond()))
+}
+
+impl ReplayQuery {
+    /// Reads names and values, in the order in which they are given.
+    pub fn parse(pairs: Vec<(String, String)>) -> Result<Self, BadQuery> {
+        let mut asked = Self {
+            query: Query::default(),
+            format: ReplayFormat::Lines,
+            as_of: None,
+            topic: None,
+        };
+        let at = |name, value: &str| {
+            let read = time(value).map_err(|error| BadQuery::Time { name, error });
+            read.map(Some)
+        };
+        let (mut kind, mut external_id) = (None, None);
+        for (name, value) in pairs {
+            match name.as_str() {
+                "since" => asked.query.since = at("since", &value)?,
+                "until" => asked.query.until = at("until", &value)?,
+                "as_of" => asked.as_of = at("as_of", &value)?,
+                "tenant" => {
+                    asked.query.tenant = Some(Tenant::new(&value).map_err(BadQuery::Tenant)?);
+                }
+                "type" => asked.query.types.push(TypePattern::from(value.as_str())),
+                "entity" => {
+                    asked.query.entity = Some(value.parse().map_err(BadQuery::Entity)?);
+                }
+                "entity_type" => kind = Some(value),
+                "entity_id" => external_id = Some(value),
+                "follow" => {
+                    asked.query.follow = match value.as_str() {
+                        "" | "true" => true,
+                        "false" => false,
+                        _ => {
+                            return Err(BadQuery::NotOneOf {
+                                name: "follow",
+                                expected: "true or false",
+                            });
+                        }
+                    }
+                }
+                "format" => {
+                    asked.format = match value.as_str() {
+                        "ndjson" => ReplayFormat::Lines,
+                        "parquet" => ReplayFormat::Parquet,
+                        _ => {
+                            return Err(BadQuery::NotOneOf {
+                                name: "format",
+                                expected: "ndjson or parquet",
+                            });
+                        }
+                    }
+                }
+                "topic" => asked.topic = Some(value),
+                _ => return Err(BadQuery::Unknown(name)),
+            }
+        }
+        if kind.is_some() || external_id.is_some() {
+            let (kind, id) = (kind.unwrap_or_default(), external_id.unwrap_or_default());
+            let named = EntityName::new(&kind, &id).map_err(BadQuery::EntityParts)?;
+            if asked.query.entity.is_some_and(|entity| entity != named) {
+                return Err(BadQuery::TwoEntities);
+            }
+            asked.query.entity = Some(named);
+        }
+        if asked.format == ReplayFormat::Parquet && asked.query.follow {
+            return Err(BadQuery::EndlessParquet);
+        }
+        Ok(asked)
+    }
+}
+
+/// A line of the answer to a replay into a topic: one now and then, and a last one that is not `running`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum ReplayProgress<'a> {
+    /// It is running.
+    Running {
+        /// How far it is.
+        replay: &'a Replayed,
+    },
+    /// It has ended.
+    Done {
+        /// What was written.
+        replay: &'a Replayed,
+    },
+    /// It has failed; what is written stays.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::schema_for;
+
+    use super::*;
+
+    #[test]
+    fn every_documented_parameter_is_read() {
+        for schema in [
+            schema_for!(ReplayParameters),
+            schema_for!(StateParameters),
+            schema_for!(IntoTopicParameters),
+        ] {
+            let properties = schema.as_value()["properties"].as_object().unwrap();
+            assert!(properties.len() > 4);
+            for name in properties.keys() {
+                let read = ReplayQuery::parse(vec![(name.clone(), "1".into())]);
+                assert!(!matches!(read, Err(BadQuery::Unknown(_))), "{name}");
+            }
+        }
+        let unknown = ReplayQuery::parse(vec![("colour".into(), "red".into())]);
+        assert_eq!(unknown.unwrap_err().to_string(), "`colour`: unknown");
+    }
+}

@@ -1,0 +1,565 @@
+//! The table of routes. A route that is not here is not mounted, and a line without a handler does not compile (the `match` over
+//! [`Operation`] in `port/rest/routes.rs`).
+
+use super::{
+    events::{Accepted, Event, Events},
+    examples,
+    health::Health,
+    keys::{CreateKey, Key},
+    letters::{ListLetters, RedriveLetters, RedriveProgress},
+    list::{List, Page},
+    problem::{
+        BATCH_TOO_LARGE, CONCURRENCY_LIMIT_EXCEEDED, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT,
+        IDEMPOTENCY_MISMATCH, INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, MISSING_FIELD, NOT_FOUND,
+        OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, REBUILD_RUNNING, REDRIVE_RUNNING,
+        REQUEST_TIMEOUT, UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_TOPIC,
+        UNSUPPORTED_KIND,
+    },
+    readers::{GrantReader, Reader, RevokeReader},
+    rebuild::{Rebuild, StartRebuild},
+    registry::{
+        Compare, Compatibility, CompatibilityLevel, Empty, GetSchema, GetSetting, ListSchemas,
+        ListSubjects, RegistryMode, SchemaId, SchemaText, SchemaVersion, SentSchema,
+        SubjectVersion,
+    },
+    replay::{IntoTopicParameters, ReplayParameters, ReplayProgress, StateParameters},
+    route::{
+        Answer, Content, JSON,
+        Method::{Delete, Get, Post},
+        NDJSON, Parameter, Route,
+        Tag::{
+            DeadLetters, Events as EventsTag, Keys, Node, Operations, Readers, Replay,
+            SchemaRegistry,
+        },
+    },
+    topics::CreateTopics,
+};
+use crate::{
+    controls::{ADMIN, EVENTS_WRITE, OPERATOR},
+    log::Surveyed,
+    replay::EntityState,
+    stream::{
+        dlq::letters::{Letters, Shown},
+        lag::Item,
+    },
+    telemetry::Report,
+};
+
+/// The media type of the schema registry.
+const REGISTRY: &str = "application/vnd.schemaregistry.v1+json";
+
+const SUBJECT: Parameter = Parameter {
+    name: "subject",
+    description: "`{topic}-value`.",
+    example: "omnilink.events-value",
+};
+const VERSION: Parameter = Parameter {
+    name: "version",
+    description: "A version from 1, or `latest`.",
+    example: "latest",
+};
+const SCHEMA_ID: Parameter = Parameter {
+    name: "id",
+    description: "A schema's id.",
+    example: "1073741825",
+};
+
+/// The answer of the registry: JSON in its media type.
+macro_rules! registry_answer {
+    ($description:literal, $type:ty, $example:literal) => {
+        &[Answer::new(
+            200,
+            $description,
+            &[Content::json::<$type>(REGISTRY, $example)],
+        )]
+    };
+}
+
+/// The schema that is sent to a subject.
+const SENT_SCHEMA: &[Content] = &[
+    Content::json::<SentSchema>(REGISTRY, r#"{ "schema": "{\"type\":\"string\"}" }"#),
+    Content::json::<SentSchema>(JSON, r#"{ "schema": "{\"type\":\"string\"}" }"#),
+];
+
+macro_rules! routes {
+    ($($operation:ident = $route:expr;)*) => {
+        /// What a route does: one for each line of the table.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "the lines of the table say what they do")]
+        pub enum Operation {
+            $($operation),*
+        }
+
+        impl Operation {
+            /// All of them, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$operation),*];
+
+            /// Its name in the OpenAPI document.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$operation => stringify!($operation)),*
+                }
+            }
+
+            /// Its line.
+            pub fn route(self) -> &'static Route {
+                &ROUTES[self as usize]
+            }
+        }
+
+        /// All routes, in the order of [`Operation::ALL`].
+        pub static ROUTES: &[Route] = &[$($route),*];
+    };
+}
+
+routes! {
+    PostEvents = Route::new(Post, "/v1/events", EventsTag, "Send events")
+        .needs(EVENTS_WRITE)
+        .describe(
+            "Takes one event or a batch, in CloudEvents' structured, batched and binary mode (attributes in `ce-` headers, the body \
+             is the data), or as plain JSON. 202 comes after the events are durable. A batch reports each item, and a bad item does \
+             not refuse the others; where nothing was accepted, the answer is a problem with the first item's code and all results.",
+        )
+        .headers(&[
+            Parameter {
+                name: "Idempotency-Key",
+                description: "Names the request: the same key and `id` again is a duplicate, whatever the source. At most 512 bytes. \
+                    `X-Idempotency-Key` means the same.",
+                example: "import-2026-01-31",
+            },
+            Parameter {
+                name: "traceparent",
+                description: "W3C trace context; kept with events that have none.",
+                example: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            },
+        ])
+        .body_in(&[
+            Content::json::<Events>(JSON, examples::EVENT),
+            Content::json::<Event>("application/cloudevents+json", examples::CLOUD_EVENT),
+            Content::json::<Vec<Event>>("application/cloudevents-batch+json", examples::CLOUD_EVENTS),
+        ])
+        .answers(&[Answer::new(
+            202,
+            "At least one event is in the log, or was there already; so is an empty batch.",
+            &[Content::json::<Accepted>(JSON, examples::ACCEPTED)],
+        )])
+        .codes(&[
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT,
+            &IDEMPOTENCY_IN_FLIGHT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &OVERLOADED,
+        ]);
+
+    CreateKey = Route::new(Post, "/v1/keys", Keys, "Make a key")
+        .needs(ADMIN)
+        .describe("The whole key is in this answer alone. Nobody grants what they lack, constraints included.")
+        .body::<CreateKey>(&[Content::json::<CreateKey>(JSON, examples::CREATE_KEY)])
+        .answers(&[Answer::new(
+            201,
+            "The key is made, and every node knows it within a second.",
+            &[Content::json::<Key<'static>>(JSON, examples::CREATED_KEY)],
+        )])
+        .codes(&[&MISSING_FIELD]);
+    ListKeys = Route::new(Get, "/v1/keys", Keys, "List keys")
+        .needs(ADMIN)
+        .describe("Newest first.")
+        .query::<Page>()
+        .answers(&[Answer::new(
+            200,
+            "A page of keys.",
+            &[Content::json::<List<Key<'static>>>(JSON, examples::KEYS)],
+        )]);
+    RevokeKey = Route::new(Delete, "/v1/keys/{id}", Keys, "Revoke a key")
+        .needs(ADMIN)
+        .path_parameters(&[Parameter {
+            name: "id",
+            description: "The key's id.",
+            example: "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
+        }])
+        .answers(&[Answer::new(204, "The key is revoked.", &[])])
+        .codes(&[&NOT_FOUND]);
+
+    GrantReader = Route::new(Post, "/v1/readers", Readers, "Let a login read a tenant")
+        .needs(ADMIN)
+        .body::<GrantReader>(&[Content::json::<GrantReader>(JSON, examples::GRANT_READER)])
+        .answers(&[
+            Answer::new(
+                200,
+                "The login could read the tenant already.",
+                &[Content::json::<Reader<'static>>(JSON, examples::READER)],
+            ),
+            Answer::new(
+                201,
+                "The login reads the tenant.",
+                &[Content::json::<Reader<'static>>(JSON, examples::READER)],
+            ),
+        ])
+        .codes(&[&MISSING_FIELD]);
+    ListReaders = Route::new(Get, "/v1/readers", Readers, "List who reads what")
+        .needs(ADMIN)
+        .describe("Newest first. A key with `operator` sees the grants of all tenants, unless `tenant` names one.")
+        .query::<Page>()
+        .answers(&[Answer::new(
+            200,
+            "A page of grants.",
+            &[Content::json::<List<Reader<'static>>>(JSON, examples::READERS)],
+        )]);
+    RevokeReader = Route::new(Delete, "/v1/readers/{login}", Readers, "End a login's access to a tenant")
+        .needs(ADMIN)
+        .path_parameters(&[Parameter {
+            name: "login",
+            description: "A login of Postgres.",
+            example: "grafana",
+        }])
+        .query::<RevokeReader>()
+        .answers(&[Answer::new(204, "The login does not read the tenant any more.", &[])])
+        .codes(&[&NOT_FOUND]);
+
+    Replay = Route::new(Get, "/v1/replay", Replay, "Read events back")
+        .needs(ADMIN)
+        .describe("The answer is made while it is read; one that breaks off is not complete.")
+        .query::<ReplayParameters>()
+        .answers(&[Answer::new(
+            200,
+            "The events: a line of JSON each, or a Parquet file.",
+            &[
+                Content::json::<Event>(NDJSON, examples::REPLAYED_EVENT),
+                Content::other("application/vnd.apache.parquet"),
+            ],
+        )])
+        .codes(&[&CONCURRENCY_LIMIT_EXCEEDED, &OVERLOADED]);
+    ReplayState = Route::new(Get, "/v1/replay/state", Replay, "Read an entity as it was")
+        .needs(ADMIN)
+        .query::<StateParameters>()
+        .answers(&[Answer::new(
+            200,
+            "The entity: its events up to that time, folded.",
+            &[Content::json::<EntityState>(JSON, examples::ENTITY_STATE)],
+        )])
+        .codes(&[&MISSING_FIELD, &UNKNOWN_ENTITY, &CONCURRENCY_LIMIT_EXCEEDED, &OVERLOADED]);
+    ReplayIntoTopic = Route::new(Post, "/v1/replay/topic", Replay, "Write events to a topic")
+        .needs(OPERATOR)
+        .query::<IntoTopicParameters>()
+        .answers(&[Answer::new(
+            200,
+            "How far it is, a line each time; the last one is not `running`.",
+            &[Content::json::<ReplayProgress<'static>>(NDJSON, examples::REPLAY_PROGRESS)],
+        )])
+        .codes(&[&CONCURRENCY_LIMIT_EXCEEDED, &OVERLOADED]);
+
+    ListLetters = Route::new(Get, "/v1/dlq", DeadLetters, "List dead letters")
+        .needs(OPERATOR)
+        .describe("Newest first.")
+        .query::<ListLetters>()
+        .answers(&[Answer::new(
+            200,
+            "A page of dead letters.",
+            &[Content::json::<Letters>(JSON, examples::LETTERS)],
+        )])
+        .codes(&[&UNKNOWN_TOPIC, &PARTITION_COUNT]);
+    ShowLetter = Route::new(Get, "/v1/dlq/{name}", DeadLetters, "Show a dead letter")
+        .needs(OPERATOR)
+        .path_parameters(&[Parameter {
+            name: "name",
+            description: "The letter's name, `PARTITION:OFFSET`.",
+            example: "3:17",
+        }])
+        .answers(&[Answer::new(
+            200,
+            "The letter, with its record.",
+            &[Content::json::<Shown>(JSON, examples::LETTER)],
+        )])
+        .codes(&[&INVALID_PAYLOAD, &UNKNOWN_LETTER, &UNKNOWN_TOPIC, &PARTITION_COUNT]);
+    RedriveLetters = Route::new(Post, "/v1/dlq/redrive", DeadLetters, "Put dead letters back on their topics")
+        .needs(OPERATOR)
+        .body::<RedriveLetters>(&[Content::json::<RedriveLetters>(JSON, examples::REDRIVE)])
+        .answers(&[Answer::new(
+            200,
+            "How far it is, a line each time; the last one is not `running`.",
+            &[Content::json::<RedriveProgress<'static>>(NDJSON, examples::REDRIVE_PROGRESS)],
+        )])
+        .codes(&[&REDRIVE_RUNNING]);
+
+    Lag = Route::new(Get, "/v1/lag", Operations, "Show how far processors are behind")
+        .needs(OPERATOR)
+        .answers(&[Answer::new(
+            200,
+            "The lag of each processor in each partition.",
+            &[Content::json::<List<Item>>(JSON, examples::LAG)],
+        )])
+        .codes(&[&UNKNOWN_TOPIC, &PARTITION_COUNT]);
+    ListTopics = Route::new(Get, "/v1/topics", Operations, "List OmniLink's topics")
+        .needs(OPERATOR)
+        .answers(&[Answer::new(
+            200,
+            "Each topic, and what is wrong with it.",
+            &[Content::json::<List<Surveyed>>(JSON, examples::TOPICS)],
+        )])
+        .codes(&[&UNKNOWN_TOPIC, &PARTITION_COUNT]);
+    CreateTopics = Route::new(Post, "/v1/topics", Operations, "Make topics")
+        .needs(OPERATOR)
+        .body::<CreateTopics>(&[Content::json::<CreateTopics>(JSON, examples::CREATE_TOPICS)])
+        .answers(&[Answer::new(
+            200,
+            "The topics, as they are now.",
+            &[Content::json::<List<Surveyed>>(JSON, examples::CREATED_TOPICS)],
+        )])
+        .codes(&[&UNKNOWN_TOPIC, &PARTITION_COUNT]);
+    StartRebuild = Route::new(Post, "/v1/rebuild", Operations, "Make projections anew")
+        .needs(OPERATOR)
+        .body::<StartRebuild>(&[Content::json::<StartRebuild>(JSON, examples::START_REBUILD)])
+        .answers(&[Answer::new(
+            202,
+            "It is running.",
+            &[Content::json::<Rebuild>(JSON, examples::STARTED_REBUILD)],
+        )])
+        .codes(&[&UNKNOWN_PROJECTION, &REBUILD_RUNNING, &POSTGRES_UNAVAILABLE]);
+    ShowRebuild = Route::new(Get, "/v1/rebuild", Operations, "Show how far the last rebuild is")
+        .needs(OPERATOR)
+        .answers(&[Answer::new(
+            200,
+            "How far it is.",
+            &[Content::json::<Rebuild>(JSON, examples::REBUILD)],
+        )]);
+
+    Registry = Route::new(Get, "/", SchemaRegistry, "Show that there is a registry")
+        .answers(registry_answer!("An empty object.", Empty, "{}"))
+        .registry_errors(&[]);
+    RegistrySchemas = Route::new(Get, "/schemas", SchemaRegistry, "List schemas")
+        .query::<ListSchemas>()
+        .answers(registry_answer!(
+            "All versions of all subjects.",
+            Vec<SchemaVersion>,
+            r#"[{ "subject": "omnilink.events-value", "version": 1, "id": 1073741825, "schema": "{…}" }]"#
+        ))
+        .registry_errors(&[]);
+    RegistryTypes = Route::new(Get, "/schemas/types", SchemaRegistry, "List types of schemas")
+        .answers(registry_answer!("Avro alone.", Vec<String>, r#"["AVRO"]"#))
+        .registry_errors(&[]);
+    RegistrySchema = Route::new(Get, "/schemas/ids/{id}", SchemaRegistry, "Show a schema")
+        .path_parameters(&[SCHEMA_ID])
+        .query::<GetSchema>()
+        .answers(registry_answer!("The schema.", SchemaText, r#"{ "schema": "{…}" }"#))
+        .registry_errors(&[404]);
+    RegistrySchemaText = Route::new(Get, "/schemas/ids/{id}/schema", SchemaRegistry, "Show a schema's text")
+        .path_parameters(&[SCHEMA_ID])
+        .answers(registry_answer!(
+            "The schema itself.",
+            serde_json::Map<String, serde_json::Value>,
+            r#"{ "type": "record", "name": "Event", "fields": [] }"#
+        ))
+        .registry_errors(&[404]);
+    RegistrySchemaSubjects = Route::new(Get, "/schemas/ids/{id}/subjects", SchemaRegistry, "List subjects of a schema")
+        .path_parameters(&[SCHEMA_ID])
+        .answers(registry_answer!("Its subject.", Vec<String>, r#"["omnilink.events-value"]"#))
+        .registry_errors(&[404]);
+    RegistrySchemaVersions = Route::new(Get, "/schemas/ids/{id}/versions", SchemaRegistry, "List versions of a schema")
+        .path_parameters(&[SCHEMA_ID])
+        .answers(registry_answer!(
+            "Its subject and version.",
+            Vec<SubjectVersion>,
+            r#"[{ "subject": "omnilink.events-value", "version": 1 }]"#
+        ))
+        .registry_errors(&[404]);
+    RegistrySubjects = Route::new(Get, "/subjects", SchemaRegistry, "List subjects")
+        .query::<ListSubjects>()
+        .answers(registry_answer!("All subjects.", Vec<String>, r#"["omnilink.events-value"]"#))
+        .registry_errors(&[]);
+    RegistryVersions = Route::new(Get, "/subjects/{subject}/versions", SchemaRegistry, "List versions of a subject")
+        .path_parameters(&[SUBJECT])
+        .answers(registry_answer!("Its versions, oldest first.", Vec<u32>, "[1]"))
+        .registry_errors(&[404]);
+    RegistryVersion = Route::new(Get, "/subjects/{subject}/versions/{version}", SchemaRegistry, "Show a version")
+        .path_parameters(&[SUBJECT, VERSION])
+        .answers(registry_answer!(
+            "The version.",
+            SchemaVersion,
+            r#"{ "subject": "omnilink.events-value", "version": 1, "id": 1073741825, "schema": "{…}" }"#
+        ))
+        .registry_errors(&[404, 422]);
+    RegistryVersionText =
+        Route::new(Get, "/subjects/{subject}/versions/{version}/schema", SchemaRegistry, "Show a version's text")
+        .path_parameters(&[SUBJECT, VERSION])
+        .answers(registry_answer!(
+            "The schema itself.",
+            serde_json::Map<String, serde_json::Value>,
+            r#"{ "type": "record", "name": "Event", "fields": [] }"#
+        ))
+        .registry_errors(&[404, 422]);
+    RegistryVersionUses = Route::new(
+        Get,
+        "/subjects/{subject}/versions/{version}/referencedby",
+        SchemaRegistry,
+        "List schemas that use a version",
+    )
+        .path_parameters(&[SUBJECT, VERSION])
+        .answers(registry_answer!("None.", Vec<u32>, "[]"))
+        .registry_errors(&[404, 422]);
+    RegistryLookUp = Route::new(Post, "/subjects/{subject}", SchemaRegistry, "Look a schema up")
+        .path_parameters(&[SUBJECT])
+        .body::<SentSchema>(SENT_SCHEMA)
+        .answers(registry_answer!(
+            "The version with this schema.",
+            SchemaVersion,
+            r#"{ "subject": "omnilink.events-value", "version": 1, "id": 1073741825, "schema": "{…}" }"#
+        ))
+        .registry_errors(&[400, 404, 413, 422]);
+    RegistryRegister = Route::new(Post, "/subjects/{subject}/versions", SchemaRegistry, "Register a schema")
+        .describe("Succeeds for a schema that is there: nothing is registered.")
+        .path_parameters(&[SUBJECT])
+        .body::<SentSchema>(SENT_SCHEMA)
+        .answers(registry_answer!("The schema's id.", SchemaId, r#"{ "id": 1073741825 }"#))
+        .registry_errors(&[400, 413, 422]);
+    RegistryCompareAll =
+        Route::new(Post, "/compatibility/subjects/{subject}/versions", SchemaRegistry, "Compare a schema with all versions")
+        .path_parameters(&[SUBJECT])
+        .query::<Compare>()
+        .body::<SentSchema>(SENT_SCHEMA)
+        .answers(registry_answer!(
+            "Whether it could follow.",
+            Compatibility,
+            r#"{ "is_compatible": true }"#
+        ))
+        .registry_errors(&[400, 404, 413, 422]);
+    RegistryCompare = Route::new(
+        Post,
+        "/compatibility/subjects/{subject}/versions/{version}",
+        SchemaRegistry,
+        "Compare a schema with a version",
+    )
+        .path_parameters(&[SUBJECT, VERSION])
+        .query::<Compare>()
+        .body::<SentSchema>(SENT_SCHEMA)
+        .answers(registry_answer!(
+            "Whether it could follow.",
+            Compatibility,
+            r#"{ "is_compatible": true }"#
+        ))
+        .registry_errors(&[400, 404, 413, 422]);
+    RegistryConfig = Route::new(Get, "/config", SchemaRegistry, "Show how schemas may change")
+        .answers(registry_answer!(
+            "The level of compatibility.",
+            CompatibilityLevel,
+            r#"{ "compatibilityLevel": "BACKWARD_TRANSITIVE" }"#
+        ))
+        .registry_errors(&[]);
+    RegistrySubjectConfig =
+        Route::new(Get, "/config/{subject}", SchemaRegistry, "Show how a subject's schemas may change")
+        .path_parameters(&[SUBJECT])
+        .query::<GetSetting>()
+        .answers(registry_answer!(
+            "The level of compatibility.",
+            CompatibilityLevel,
+            r#"{ "compatibilityLevel": "BACKWARD_TRANSITIVE" }"#
+        ))
+        .registry_errors(&[404]);
+    RegistryMode = Route::new(Get, "/mode", SchemaRegistry, "Show whether schemas may be registered")
+        .answers(registry_answer!("The mode.", RegistryMode, r#"{ "mode": "READONLY" }"#))
+        .registry_errors(&[]);
+    RegistrySubjectMode =
+        Route::new(Get, "/mode/{subject}", SchemaRegistry, "Show whether a subject's schemas may be registered")
+        .path_parameters(&[SUBJECT])
+        .query::<GetSetting>()
+        .answers(registry_answer!("The mode.", RegistryMode, r#"{ "mode": "READONLY" }"#))
+        .registry_errors(&[404]);
+    RegistryContexts = Route::new(Get, "/contexts", SchemaRegistry, "List contexts")
+        .answers(registry_answer!("The default context.", Vec<String>, r#"["."]"#))
+        .registry_errors(&[]);
+
+    Health = Route::new(Get, "/healthz", Node, "Show that the process answers")
+        .answers(&[Answer::new(
+            200,
+            "It answers.",
+            &[Content::json::<Health>(JSON, examples::HEALTH)],
+        )]);
+    Ready = Route::new(Get, "/readyz", Node, "Show how each part is")
+        .answers(&[
+            Answer::new(
+                200,
+                "The node takes events in; `degraded` says that something else is wrong.",
+                &[Content::json::<Report>(JSON, examples::READY)],
+            ),
+            Answer::new(
+                503,
+                "The log or the controls cannot be read.",
+                &[Content::json::<Report>(JSON, examples::NOT_READY)],
+            ),
+        ]);
+    Metrics = Route::new(Get, "/metrics", Node, "Show metrics")
+        .answers(&[Answer::new(
+            200,
+            "Prometheus's text format.",
+            &[Content::other("text/plain; version=0.0.4; charset=utf-8")],
+        )]);
+    OpenApi = Route::new(Get, "/openapi.json", Node, "Describe this API")
+        .answers(&[Answer::new(
+            200,
+            "An OpenAPI 3.1 document.",
+            &[Content::json::<serde_json::Map<String, serde_json::Value>>(JSON, r#"{ "openapi": "3.1.0" }"#)],
+        )]);
+    Docs = Route::new(Get, "/docs", Node, "Show this API as a page")
+        .answers(&[Answer::new(
+            200,
+            "A page that shows `/openapi.json`.",
+            &[Content::other("text/html; charset=utf-8")],
+        )]);
+    DocsScript = Route::new(Get, "/docs/page.js", Node, "The script of that page")
+        .answers(&[Answer::new(200, "JavaScript.", &[Content::other("text/javascript; charset=utf-8")])]);
+    DocsStyle = Route::new(Get, "/docs/page.css", Node, "The style of that page")
+        .answers(&[Answer::new(200, "CSS.", &[Content::other("text/css; charset=utf-8")])]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::{
+        problem::{self, METHOD_NOT_ALLOWED, ORIGIN_NOT_ALLOWED},
+        route::Errors,
+    };
+
+    #[test]
+    fn each_line_is_complete_and_of_its_own() {
+        let mut lines = BTreeSet::new();
+        for operation in Operation::ALL {
+            let route = operation.route();
+            let (name, path) = (operation.name(), route.path);
+            assert!(lines.insert((route.method, path)), "{name}");
+            let in_path: Vec<_> = path
+                .split('{')
+                .skip(1)
+                .map(|part| part.split('}').next())
+                .collect();
+            let named: Vec<_> = route.path_parameters.iter().map(|p| Some(p.name)).collect();
+            assert_eq!(in_path, named, "{name}");
+            assert!(!route.answers.is_empty(), "{name}");
+            assert!(
+                !route.summary.ends_with('.')
+                    && route.answers.iter().all(|a| a.description.ends_with('.')),
+                "{name}"
+            );
+            for content in route.body {
+                let example = content.example.unwrap();
+                if let Some(takes) = route.takes {
+                    takes(example).unwrap_or_else(|e| panic!("{name}: {e}"));
+                }
+            }
+            if let Errors::Registry(_) = route.errors {
+                assert!(route.codes_of_errors().is_empty(), "{name}");
+            }
+        }
+        assert_eq!(ROUTES.len(), Operation::ALL.len());
+    }
+
+    #[test]
+    fn every_code_is_an_answer_of_a_route() {
+        let mut used: BTreeSet<_> = ROUTES
+            .iter()
+            .flat_map(Route::codes_of_errors)
+            .map(|c| c.code)
+            .collect();
+        // Not of a route: of no path, of the wrong method, of a webhook sender's handshake.
+        used.extend([&NOT_FOUND, &METHOD_NOT_ALLOWED, &ORIGIN_NOT_ALLOWED].map(|code| code.code));
+        let all: BTreeSet<_> = problem::ALL.iter().map(|code| code.code).collect();
+        assert_eq!(used, all);
+    }
+}

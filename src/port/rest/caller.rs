@@ -1,0 +1,205 @@
+//! Who asks: axum's extractors, which take the permission that a route needs from its line in the table.
+//!
+//! | extractor | checks |
+//! |---|---|
+//! | [`Caller`] | the key; a handler that answers for a bad field before it answers for a lacking permission goes on with [`Caller::permit`] |
+//! | [`Permitted`] | the key and the permission |
+//! | [`Sent`] | one of these, after it has read the body |
+
+use std::{fmt::Display, ops::Deref, sync::Arc};
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Request},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
+
+use super::request::{JsonBody, QueryString};
+use crate::{
+    api::{
+        Access, Route,
+        problem::{LOG_UNAVAILABLE, NOT_FOUND, PARTITION_COUNT, UNKNOWN_TOPIC},
+    },
+    base::id::Tenant,
+    controls::{ControlsError, Key, OPERATOR},
+    log::LogError,
+    port::{
+        RequestId, Shared, auth,
+        peer::Peer,
+        problem::{LOG_RETRY_AFTER_S, Problem, Refused},
+    },
+};
+
+/// Whoever sent the request, with a good key.
+pub(crate) struct Caller {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) key: Arc<Key>,
+    /// What the route needs.
+    permission: &'static str,
+    id: RequestId,
+}
+
+/// A caller whose key has the permission that the route needs.
+pub(crate) struct Permitted(Caller);
+
+/// A caller and the body. The body is read before anybody is refused: closing under a client that still sends would reset the
+/// connection, and the answer with it.
+pub(crate) struct Sent<C>(pub(crate) C, pub(crate) JsonBody);
+
+impl FromRequestParts<Arc<Shared>> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Self::Rejection> {
+        let id = shared.ids.next();
+        let refuse = |problem| Refused::new(problem, id);
+        let Some(Peer(peer)) = parts.extensions.get() else {
+            // Every connection puts it there.
+            return Err(refuse(Problem::log_unavailable()));
+        };
+        let key = auth::authenticate(shared, &parts.headers, *peer).map_err(refuse)?;
+        let route = parts.extensions.get::<&'static Route>();
+        let permission = match route.map(|route| route.access) {
+            Some(Access::Permission(permission)) => permission,
+            // An open route has no use for a caller: one that asks for one all the same is closed.
+            Some(Access::Open) | None => OPERATOR,
+        };
+        Ok(Self {
+            shared: Arc::clone(shared),
+            key,
+            permission,
+            id,
+        })
+    }
+}
+
+impl FromRequestParts<Arc<Shared>> for Permitted {
+    type Rejection = Refused;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Self::Rejection> {
+        Caller::from_request_parts(parts, shared).await?.permit()
+    }
+}
+
+impl<C> FromRequest<Arc<Shared>> for Sent<C>
+where
+    C: FromRequestParts<Arc<Shared>, Rejection = Refused> + Send,
+{
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Self::Rejection> {
+        let (mut parts, body) = request.into_parts();
+        let body = JsonBody::read(&parts.headers, body).await;
+        let caller = C::from_request_parts(&mut parts, shared).await?;
+        Ok(Self(caller, body))
+    }
+}
+
+impl Caller {
+    /// Checks the permission. A key with `operator` may do what any other permission allows here.
+    pub(crate) fn permit(self) -> Result<Permitted, Refused> {
+        if self.key.scopes.permits(self.permission) || self.is_operator() {
+            return Ok(Permitted(self));
+        }
+        Err(self.refuse(Problem::lacks(self.permission)))
+    }
+
+    pub(crate) fn is_operator(&self) -> bool {
+        self.key.scopes.permits(OPERATOR)
+    }
+
+    pub(crate) fn refuse(&self, problem: Problem) -> Refused {
+        Refused::new(problem, self.id)
+    }
+
+    /// `invalid_payload`.
+    pub(crate) fn invalid(&self, why: impl Display) -> Refused {
+        self.refuse(Problem::invalid(format!("{why}")))
+    }
+
+    pub(crate) fn missing(&self, field: &str) -> Refused {
+        self.refuse(Problem::missing(field))
+    }
+
+    pub(crate) fn not_found(&self, detail: &'static str) -> Refused {
+        self.refuse(Problem::new(&NOT_FOUND, detail))
+    }
+
+    /// The JSON body.
+    pub(crate) fn body<T: DeserializeOwned>(&self, body: JsonBody) -> Result<T, Refused> {
+        body.parse().map_err(|problem| self.refuse(problem))
+    }
+
+    /// The query string.
+    pub(crate) fn query<T>(&self, query: QueryString<T>) -> Result<T, Refused> {
+        query.0.map_err(|problem| self.refuse(problem))
+    }
+
+    /// A change of `controls` failed.
+    pub(crate) fn unchanged(&self, error: &ControlsError) -> Refused {
+        tracing::warn!(%error, "`controls` could not be changed");
+        self.refuse(Problem::log_unavailable())
+    }
+}
+
+impl Permitted {
+    /// The tenant asked for: the own one, or for operators any.
+    pub(crate) fn tenant(&self, named: Option<&str>) -> Result<Tenant, Refused> {
+        let Some(named) = named.filter(|n| *n != self.key.tenant.as_str()) else {
+            return Ok(self.key.tenant.clone());
+        };
+        self.name_other_tenant()?;
+        Tenant::new(named).map_err(|e| self.invalid(format!("`tenant`: {e}")))
+    }
+
+    /// Whether the caller may name another tenant than its own.
+    pub(crate) fn name_other_tenant(&self) -> Result<(), Refused> {
+        if self.is_operator() {
+            return Ok(());
+        }
+        Err(self.refuse(Problem::denied(
+            "only a key with the permission `operator` names another tenant",
+        )))
+    }
+
+    /// Runs what blocks away from the threads that serve requests.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let problem = match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => of_log(&error),
+            // It panicked, or the node stops.
+            Err(_) => Problem::log_unavailable(),
+        };
+        Err(self.refuse(problem))
+    }
+}
+
+impl Deref for Permitted {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.0
+    }
+}
+
+/// The log's own words: they may name any topic, so they are for operators only.
+fn of_log(error: &LogError) -> Problem {
+    match error {
+        LogError::UnknownTopic(_) => Problem::new(&UNKNOWN_TOPIC, error.to_string()),
+        LogError::PartitionCount { .. } | LogError::Grown { .. } => {
+            Problem::new(&PARTITION_COUNT, error.to_string())
+        }
+        _ => {
+            tracing::warn!(%error, "the log cannot be read for a request");
+            Problem::new(&LOG_UNAVAILABLE, error.to_string()).retry_after(LOG_RETRY_AFTER_S)
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Bodies and query strings. What is wrong with them is kept until the key was checked.
+
+use std::convert::Infallible;
+
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::{FromRequestParts, Query},
+    http::{HeaderMap, header, request::Parts},
+};
+use http_body_util::LengthLimitError;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    api::problem::{PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE},
+    envelope::json::without_mark,
+    port::{ingest::media, problem::Problem},
+};
+
+/// The most bytes of a body on routes of axum.
+pub(crate) const BODY_BYTES: usize = 64 * 1024;
+
+/// A JSON body that is not parsed yet, or what is wrong with it.
+pub(crate) struct JsonBody(Result<Bytes, Problem>);
+
+impl JsonBody {
+    /// Reads it, up to the limit.
+    pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Self {
+        let bytes = to_bytes(body, BODY_BYTES).await;
+        Self(check_media(headers).and_then(|()| {
+            bytes.map_err(|error| {
+                if error.into_inner().is::<LengthLimitError>() {
+                    let detail = format!("the body may have {BODY_BYTES} bytes");
+                    return Problem::new(&PAYLOAD_TOO_LARGE, detail);
+                }
+                Problem::invalid("the body broke off, or its framing is wrong")
+            })
+        }))
+    }
+
+    /// Its value. A byte order mark is skipped.
+    pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, Problem> {
+        let bytes = self.0?;
+        serde_json::from_slice(without_mark(&bytes)).map_err(|e| Problem::invalid(e.to_string()))
+    }
+}
+
+/// Whether it is JSON that is not compressed.
+fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
+    media::plain(headers)?;
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media = content_type
+        .and_then(|content_type| content_type.split(';').next())
+        .unwrap_or_default();
+    if media.trim().eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let detail = "send application/json";
+    Err(Problem::new(&UNSUPPORTED_MEDIA_TYPE, detail))
+}
+
+/// The query string as this type, or what is wrong with it.
+pub(crate) struct QueryString<T>(pub(crate) Result<T, Problem>);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for QueryString<T> {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let read = Query::try_from_uri(&parts.uri);
+        let read = read.map(|Query(value)| value);
+        Ok(Self(read.map_err(|e| Problem::invalid(e.body_text()))))
+    }
+}
