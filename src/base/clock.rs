@@ -1,45 +1,45 @@
-//! Time, handed in: pure code never asks for it.
+//! The clock, passed in as a value: pure code never reads the system time.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Milliseconds since 1970-01-01T00:00:00Z, as Kafka's timestamps.
+/// Milliseconds since 1970-01-01T00:00:00Z, like Kafka's timestamps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Millis(pub i64);
 
-/// Where the time comes from.
+/// A source of the current time.
 pub trait Clock: Send + Sync {
-    /// The time now.
+    /// The current time.
     fn now(&self) -> Millis;
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Millis {
-        // A machine set before 1970 reads as 1970.
-        let since = SystemTime::now()
+        // A system clock set before 1970 reads as 1970.
+        let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Millis(since.as_millis() as i64)
+        Millis(since_epoch.as_millis() as i64)
     }
 }
 
-/// A clock that stands still until it is moved: for tests and simulation.
+/// A clock that only moves when told to: for tests and simulation.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicI64);
 
 impl ManualClock {
-    /// A clock that shows `at`.
+    /// A clock set to `at`.
     pub fn at(at: Millis) -> Self {
         Self(AtomicI64::new(at.0))
     }
 
-    /// Moves it on by `ms`.
+    /// Advances the clock by `ms` milliseconds.
     pub fn advance(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::SeqCst);
     }

@@ -31,7 +31,7 @@ const OUTLIVE_MS: i64 = 24 * 3600 * 1000;
 /// Between tries when the log does not take them.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(500),
-    most: Duration::from_mins(1),
+    max: Duration::from_mins(1),
 };
 /// Who writes these records.
 const PRINCIPAL: &str = "omnilink";

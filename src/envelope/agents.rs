@@ -169,7 +169,7 @@ impl<'a> Agent<'a> {
     fn is_new(&mut self, attribute: &str) -> bool {
         let new = self.seen.insert(attribute.to_owned());
         if !new {
-            let shown = super::json::shown(attribute);
+            let shown = super::json::truncated(attribute);
             let invalid = Invalid::payload(format!("`{shown}` is given twice, in two spellings"));
             self.attributes.fail(invalid);
         }

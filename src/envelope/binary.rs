@@ -135,7 +135,7 @@ pub(super) fn read<'a>(
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (at, (name, value)) in found.iter().enumerate() {
         if found.get(at + 1).is_some_and(|(next, _)| next == name) {
-            let (prefix, shown) = (binding.prefix(), json::shown(name));
+            let (prefix, shown) = (binding.prefix(), json::truncated(name));
             let problem = format!("header `{prefix}{shown}` is given twice");
             binary.attributes.fail(Invalid::payload(problem));
             continue;

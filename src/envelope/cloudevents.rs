@@ -133,7 +133,7 @@ fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
     }
     Err(Invalid::payload(format!(
         "`{}` beside `events`: a batch has no other member",
-        json::shown(&name)
+        json::truncated(&name)
     )))
 }
 

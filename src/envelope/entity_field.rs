@@ -30,7 +30,7 @@ pub(super) fn entity<'a>(
             "external_id" => ("entity.external_id", &mut external_id),
             "display_name" => ("entity.display_name", &mut display_name),
             other => {
-                let other = json::shown(other);
+                let other = json::truncated(other);
                 attributes.fail(Invalid::payload(format!(
                     "`entity.{other}` is no known field"
                 )));

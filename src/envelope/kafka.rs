@@ -8,7 +8,7 @@ use super::{
     avro,
     binary::{self, Binding},
     cloudevents::{self, Item},
-    foreign::{self, Framing, NoSchema, Schemas},
+    foreign::{self, Framing, SchemaError, Schemas},
     json, schemas,
 };
 use crate::{
@@ -56,11 +56,11 @@ impl From<Invalid> for Unread {
     }
 }
 
-impl From<NoSchema> for Unread {
-    fn from(none: NoSchema) -> Self {
+impl From<SchemaError> for Unread {
+    fn from(none: SchemaError) -> Self {
         match none {
-            NoSchema::Refused(invalid) => Self::Invalid(invalid),
-            NoSchema::Waiting(why) => Self::Waiting(why),
+            SchemaError::Refused(invalid) => Self::Invalid(invalid),
+            SchemaError::Waiting(why) => Self::Waiting(why),
         }
     }
 }
@@ -142,7 +142,7 @@ pub fn read<'a>(
     match avro::schema_id(value) {
         Some(id) if id >= schemas::FIRST_ID => return Ok(own(id, value)?),
         Some(id) => {
-            let json = foreign::json(id, value, record, schemas)?;
+            let json = foreign::to_json(id, value, record, schemas)?;
             let event = headerless(record, json.as_bytes(), timestamp)?.map(Event::into_owned);
             return Ok(event.map_or(Inbound::Foreign(json), Inbound::One));
         }

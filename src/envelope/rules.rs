@@ -82,7 +82,7 @@ pub(super) fn extension_name(name: &str) -> Result<(), Invalid> {
     if name.is_empty() || name.len() > EXTENSION_NAME_MAX || !name.bytes().all(good) {
         return Err(Invalid::payload(format!(
             "`{}` is no known field, nor the name of an extension attribute (1 to {EXTENSION_NAME_MAX} of [a-z0-9])",
-            json::shown(name)
+            json::truncated(name)
         )));
     }
     if name.starts_with("omnilink") {
@@ -176,6 +176,6 @@ fn no_entity() -> Invalid {
 pub(super) fn not_scalar(name: &str) -> Invalid {
     Invalid::payload(format!(
         "`{}`: an extension attribute is a string, a boolean or a 32-bit integer",
-        json::shown(name)
+        json::truncated(name)
     ))
 }

@@ -26,7 +26,7 @@ use crate::{
 
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
-    most: Duration::from_secs(10),
+    max: Duration::from_secs(10),
 };
 /// How long readiness waits for Postgres.
 const PROBE: Duration = Duration::from_secs(1);

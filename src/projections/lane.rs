@@ -54,7 +54,7 @@ const SOON: Duration = Duration::from_secs(5);
 const MANY: usize = 100;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
+    max: Duration::from_secs(1),
 };
 /// Entities in memory, of all lanes together.
 const MEMORY: usize = 32 << 20;

@@ -66,7 +66,7 @@ impl Link {
         work: impl Future<Output = Result<T, ProjectionError>>,
     ) -> Result<T, ProjectionError> {
         let _call = self.call();
-        let late = Err(ProjectionError::Store(StoreError::Deadline(what)));
+        let late = Err(ProjectionError::Store(StoreError::Timeout(what)));
         self.runtime.block_on(async {
             tokio::select! {
                 done = work => done,

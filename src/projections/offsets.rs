@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection, Row};
 use super::{error::ProjectionError, target::PROJECTION};
 use crate::{
     log::TopicId,
-    store::{PROJECTION_NAME, Session, Store, StoreError},
+    store::{PROJECTION_APPLICATION, Session, Store, StoreError},
 };
 
 /// How often a take is tried against an old owner's open transaction.
@@ -135,7 +135,7 @@ async fn end_owner(
     )
     .bind(projection)
     .bind(partition as i32)
-    .bind(PROJECTION_NAME)
+    .bind(PROJECTION_APPLICATION)
     .fetch_optional(&mut *connection)
     .await;
     sqlx::raw_sql("SET ROLE omnilink_service")

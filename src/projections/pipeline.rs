@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     base::{
-        backoff::{WORTH, rest},
+        backoff::{FULL_TRANSACTION, commit_pause},
         clock::Clock,
     },
     log::{Fetched, TopicId},
@@ -301,7 +301,7 @@ impl Pipeline {
         if backlog && young {
             return Ok(());
         }
-        if self.batch.records < WORTH && Instant::now() < self.rests {
+        if self.batch.records < FULL_TRANSACTION && Instant::now() < self.rests {
             return Ok(());
         }
         self.hand_over(true, DEADLINE)
@@ -450,7 +450,7 @@ impl Pipeline {
         let number = self.open.number;
         self.batch.seal(&mut self.owned);
         if last {
-            self.rests = Instant::now() + rest(self.batch.records);
+            self.rests = Instant::now() + commit_pause(self.batch.records);
             self.batch
                 .seal_entities(&mut self.cache, &mut self.open.dirty);
             self.open.number += 1;
@@ -486,7 +486,7 @@ impl Pipeline {
                 .filter(|m| **m == Month::of(now))
                 .map(|m| m.next()),
         );
-        missing.retain(|month| !self.months.contains(month) && month.sensible(now));
+        missing.retain(|month| !self.months.contains(month) && month.gets_partition(now));
         if self.months_rest.is_some_and(|until| Instant::now() < until) {
             return;
         }

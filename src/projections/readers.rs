@@ -25,12 +25,12 @@ pub const READER_GRANTS: &str = "reader_grants";
 /// Between tries.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
-    most: Duration::from_secs(10),
+    max: Duration::from_secs(10),
 };
 /// Between two times that the set is written though nothing changed.
 const AGAIN: Backoff = Backoff {
     first: Duration::from_mins(1),
-    most: Duration::from_mins(1),
+    max: Duration::from_mins(1),
 };
 /// How long Postgres may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -95,6 +95,6 @@ async fn write(controls: &Controls, store: &Store) -> Result<(), String> {
         .collect();
     let written = tokio::time::timeout(DEADLINE, grants::replace(store, &set)).await;
     written
-        .unwrap_or(Err(StoreError::Deadline("writing the reader grants")))
+        .unwrap_or(Err(StoreError::Timeout("writing the reader grants")))
         .map_err(|error| error.to_string())
 }

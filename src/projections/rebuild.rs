@@ -33,7 +33,7 @@ use crate::{
     log::{LogError, Reader},
     store::{
         Session, StoreError,
-        months::{self, ByMonth},
+        months::{self, MonthlyTable},
     },
     stream::lane::Backoff,
 };
@@ -51,11 +51,11 @@ const TRIES: u32 = 60;
 const MEMORY: usize = 32 << 20;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
-    most: Duration::from_secs(2),
+    max: Duration::from_secs(2),
 };
 
 /// `events` beside the live one.
-const EVENTS: ByMonth = ByMonth {
+const EVENTS: MonthlyTable = MonthlyTable {
     table: "events_rebuild",
     column: "received_at",
     checked: true,

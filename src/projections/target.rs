@@ -1,7 +1,7 @@
 //! Where a projection writes: the live tables, or those that a rebuild fills beside them.
 
 use super::rows::{ENTITY_COLUMNS, EVENT_COLUMNS};
-use crate::store::months::{self, ByMonth};
+use crate::store::months::{self, MonthlyTable};
 
 /// The name of the projection of `events` and `entities` in `projection_offsets`, and of its consumer group.
 pub const PROJECTION: &str = "events";
@@ -13,7 +13,7 @@ pub(super) const REBUILD: &str = "events.rebuild";
 pub(super) struct Target {
     pub(super) projection: &'static str,
     /// The table for events, if events are written.
-    pub(super) events: Option<ByMonth>,
+    pub(super) events: Option<MonthlyTable>,
     pub(super) copy_events: String,
     /// Whether entities are written.
     pub(super) entities: bool,
@@ -31,7 +31,7 @@ impl Target {
     /// Other tables of the same shape.
     pub(super) fn of(
         projection: &'static str,
-        events: Option<ByMonth>,
+        events: Option<MonthlyTable>,
         entities: Option<&'static str>,
     ) -> Self {
         let events_table = events.map_or("events", |e| e.table);

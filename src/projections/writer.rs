@@ -105,9 +105,7 @@ impl Writer {
                     error,
                 }),
                 Ok(Err(error)) => Err(Failed::from(error)),
-                Err(_) => {
-                    Err(ProjectionError::from(StoreError::Deadline("writing a batch")).into())
-                }
+                Err(_) => Err(ProjectionError::from(StoreError::Timeout("writing a batch")).into()),
             }
         });
         self.flights.push_back(Flight {
@@ -132,7 +130,7 @@ impl Writer {
         let Some(mut flight) = self.flights.pop_front() else {
             return Ok(None);
         };
-        let late = || ProjectionError::from(StoreError::Deadline("writing a batch"));
+        let late = || ProjectionError::from(StoreError::Timeout("writing a batch"));
         let flown = self.link.wait("writing a batch", async {
             let flown = tokio::time::timeout(patience.unwrap_or(DEADLINE), &mut flight.task).await;
             // A task fails only with the runtime.

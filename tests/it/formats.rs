@@ -310,7 +310,7 @@ steps:
         });
         if mode != Mode::Hangs {
             until("the registry's trouble shows", || {
-                registry.trouble().is_some()
+                registry.last_error().is_some()
             });
         }
         // What comes meanwhile passes by as well, and nothing is taken twice.
@@ -335,7 +335,7 @@ steps:
         expected.push("behind".into());
         assert_eq!(of_first[start..], expected, "{mode:?}");
         until("it runs", || {
-            world.trouble().is_none() && registry.trouble().is_none()
+            world.trouble().is_none() && registry.last_error().is_none()
         });
     }
 

@@ -37,7 +37,7 @@ const NANOS: i64 = 1_000_000_000;
 
 impl Schema {
     /// The JSON text of a datum, which must be whole.
-    pub fn json(&self, datum: &[u8]) -> Result<String, Invalid> {
+    pub fn to_json(&self, datum: &[u8]) -> Result<String, Invalid> {
         let mut reader = Reader {
             schema: self,
             datum,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{super::MAX_DEPTH, shown};
+use super::super::{MAX_DEPTH, json::truncated};
 
 /// The most bytes of a path in a message; the innermost steps are kept.
 const PATH: usize = 120;
@@ -126,8 +126,8 @@ impl Fault {
         // The innermost steps say most.
         for step in &self.0.path {
             let step = match step {
-                Step::Field(name) => format!(".{}", shown(name)),
-                Step::Key(key) => format!("[{:?}]", shown(key)),
+                Step::Field(name) => format!(".{}", truncated(name)),
+                Step::Key(key) => format!("[{:?}]", truncated(key)),
                 Step::Item(number) => format!("[{number}]"),
             };
             if path.len() + step.len() > PATH {

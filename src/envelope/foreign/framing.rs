@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use super::shown;
+use super::super::json::truncated;
 use crate::log::{Record, header};
 
 /// How a record says its schema.
@@ -37,13 +37,13 @@ impl Framing {
                     .any(|start| name.starts_with(start))
         };
         if let Some(name) = names.find(of_schema) {
-            return Some(Self::Header(shown(name).to_owned()));
+            return Some(Self::Header(truncated(name).to_owned()));
         }
         let content_type = header(&record.headers, "content-type").unwrap_or_default();
         if let Ok(text) = std::str::from_utf8(content_type)
             && text.starts_with("avro/binary+")
         {
-            return Some(Self::Azure(shown(text).to_owned()));
+            return Some(Self::Azure(truncated(text).to_owned()));
         }
         let guid = |at: usize| {
             let bytes = value.get(at..at + 16)?;

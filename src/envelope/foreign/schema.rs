@@ -10,7 +10,7 @@ mod names;
 use serde_json::{Map, Value};
 
 use self::names::{Names, Namespace, named};
-use super::{super::Invalid, shown};
+use super::super::{Invalid, json::truncated};
 
 /// The deepest nesting of a schema.
 const MAX_DEPTH: usize = 256;
@@ -83,9 +83,9 @@ enum SchemaError {
     NotJson(#[from] serde_json::Error),
     #[error("it is nested too deep")]
     TooDeep,
-    #[error("there is no type `{}`", shown(.0))]
+    #[error("there is no type `{}`", truncated(.0))]
     UnknownType(String),
-    #[error("`{}` is defined more than once, in different ways, and named by another type", shown(.0))]
+    #[error("`{}` is defined more than once, in different ways, and named by another type", truncated(.0))]
     Ambiguous(String),
     #[error("{kind} needs `{attribute}`, {what}")]
     Missing {
@@ -95,7 +95,7 @@ enum SchemaError {
     },
     #[error("a type is a name, an object or a list of types")]
     NoType,
-    #[error("a record has two fields `{}`", shown(.0))]
+    #[error("a record has two fields `{}`", truncated(.0))]
     SameField(String),
     #[error("a decimal has too many digits after the point")]
     TooManyDigits,

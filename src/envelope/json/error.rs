@@ -98,6 +98,6 @@ impl From<JsonError> for Invalid {
 const SHOWN_MAX: usize = 64;
 
 /// A name for a message: its beginning, when it is long.
-pub(in crate::envelope) fn shown(name: &str) -> &str {
+pub(in crate::envelope) fn truncated(name: &str) -> &str {
     &name[..name.floor_char_boundary(SHOWN_MAX)]
 }

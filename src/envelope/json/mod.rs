@@ -17,7 +17,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-pub(super) use self::error::shown;
+pub(super) use self::error::truncated;
 pub use self::error::{JsonError, Problem};
 use self::{
     number::Number,
@@ -471,7 +471,7 @@ impl<'a> Scanner<'a> {
     fn duplicate(&mut self, at: usize) -> JsonError {
         self.at = at;
         let name = self.text().map(Cow::into_owned).unwrap_or_default();
-        JsonError::new(at, Problem::Duplicate(shown(&name).to_owned()))
+        JsonError::new(at, Problem::Duplicate(truncated(&name).to_owned()))
     }
 
     /// The content of a string just read.

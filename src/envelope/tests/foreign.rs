@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     envelope::{
-        foreign::{NoRegistry, NoSchema, Schema, Schemas, json},
+        foreign::{NoRegistry, Schema, SchemaError, Schemas, to_json},
         kafka::{Inbound, Unread, read},
     },
     log::Record,
@@ -24,7 +24,7 @@ fn written(schema: &str, value: Value) -> Vec<u8> {
 
 fn as_json(schema: &str, value: Value) -> serde_json::Value {
     let datum = written(schema, value);
-    let text = Schema::parse(schema, &[]).unwrap().json(&datum).unwrap();
+    let text = Schema::parse(schema, &[]).unwrap().to_json(&datum).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -141,7 +141,10 @@ fn types_that_json_has_not() {
     for (schema, value, expected) in cases {
         let datum = written(&schema, value);
         assert_eq!(
-            Schema::parse(&schema, &[]).unwrap().json(&datum).unwrap(),
+            Schema::parse(&schema, &[])
+                .unwrap()
+                .to_json(&datum)
+                .unwrap(),
             expected,
             "{schema}"
         );
@@ -169,12 +172,15 @@ fn decimals_keep_every_digit() {
     for (bytes, scale, expected) in cases {
         let schema = decimal(30, scale);
         let datum = written("\"bytes\"", Value::Bytes(bytes));
-        let text = Schema::parse(&schema, &[]).unwrap().json(&datum).unwrap();
+        let text = Schema::parse(&schema, &[])
+            .unwrap()
+            .to_json(&datum)
+            .unwrap();
         assert_eq!(text, format!("\"{expected}\""));
     }
     let schema = Schema::parse(&decimal(30, 0), &[]).unwrap();
     let huge = written("\"bytes\"", Value::Bytes(vec![1; 1025]));
-    refused(schema.json(&huge), "invalid_payload", "too many digits");
+    refused(schema.to_json(&huge), "invalid_payload", "too many digits");
 }
 
 #[test]
@@ -182,10 +188,14 @@ fn what_does_not_fit_is_refused() {
     let schema = Schema::parse(ORDER, &[]).unwrap();
     let datum = written(ORDER, order());
     for end in 0..datum.len() {
-        refused(schema.json(&datum[..end]), "invalid_payload", "cut short");
+        refused(
+            schema.to_json(&datum[..end]),
+            "invalid_payload",
+            "cut short",
+        );
     }
     refused(
-        schema.json(&[&datum[..], &[0]].concat()),
+        schema.to_json(&[&datum[..], &[0]].concat()),
         "invalid_payload",
         "more than it",
     );
@@ -205,7 +215,7 @@ fn what_does_not_fit_is_refused() {
     ];
     for (text, datum) in cases {
         refused(
-            Schema::parse(text, &[]).unwrap().json(datum),
+            Schema::parse(text, &[]).unwrap().to_json(datum),
             "invalid_payload",
             text,
         );
@@ -218,21 +228,21 @@ fn memory_and_depth_are_bounded() {
     let nulls = Schema::parse(r#"{"type":"array","items":"null"}"#, &[]).unwrap();
     let mut claim = written("\"long\"", Value::Long(1 << 62));
     claim.push(0);
-    refused(nulls.json(&claim), "invalid_payload", "too many");
+    refused(nulls.to_json(&claim), "invalid_payload", "too many");
     // A list of one link more than may be.
     let list = r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#;
     let list = Schema::parse(list, &[]).unwrap();
     let links = |count: usize| [vec![2; count - 1], vec![0]].concat();
-    assert!(list.json(&links(MAX_DEPTH)).is_ok());
+    assert!(list.to_json(&links(MAX_DEPTH)).is_ok());
     refused(
-        list.json(&links(MAX_DEPTH + 1)),
+        list.to_json(&links(MAX_DEPTH + 1)),
         "invalid_payload",
         "too deep",
     );
     // What holds itself and has no end.
     let endless = r#"{"type":"record","name":"E","fields":[{"name":"e","type":"E"}]}"#;
     if let Ok(endless) = Schema::parse(endless, &[]) {
-        refused(endless.json(&[]), "invalid_payload", "endless");
+        refused(endless.to_json(&[]), "invalid_payload", "endless");
     }
     let deep = |depth: usize| {
         format!(
@@ -257,7 +267,7 @@ fn names_and_references() {
         {"name":"first","type":"Line"},{"name":"last","type":"shop.Line"}]}"#;
     let schema = Schema::parse(order, &[line.into(), money.into()]).unwrap();
     assert_eq!(
-        schema.json(&[2, 4]).unwrap(),
+        schema.to_json(&[2, 4]).unwrap(),
         r#"{"first":{"money":{"cents":1}},"last":{"money":{"cents":2}}}"#
     );
     refused(
@@ -270,7 +280,7 @@ fn names_and_references() {
     let back = r#"{"type":"record","name":"B","fields":[{"name":"a","type":["null","A"]}]}"#;
     let circle = Schema::parse(there, &[back.into()]).unwrap();
     assert_eq!(
-        circle.json(&[2, 2, 0]).unwrap(),
+        circle.to_json(&[2, 2, 0]).unwrap(),
         r#"{"b":{"a":{"b":null}}}"#
     );
     refused(Schema::parse("{", &[]), "unsupported_schema", "no schema");
@@ -284,7 +294,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
         {"name":"last","type":["null","Line$1"],"default":"none"},
         {"name":"again","type":"com.acme.Shop$.Line$1"}]}"#;
     let schema = Schema::parse(shop, &[]).unwrap();
-    let text = schema.json(&[2, b'a', 2, 2, b'b', 2, b'c']).unwrap();
+    let text = schema.to_json(&[2, b'a', 2, 2, b'b', 2, b'c']).unwrap();
     assert_eq!(
         text,
         r#"{"first":{"sku-code":"a"},"last":{"sku-code":"b"},"again":{"sku-code":"c"}}"#
@@ -366,7 +376,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
         let schema =
             Schema::parse(&of_field(field), &[]).unwrap_or_else(|e| panic!("{field}: {e}"));
         let text = schema
-            .json(datum)
+            .to_json(datum)
             .unwrap_or_else(|e| panic!("{field}: {e}"));
         assert_eq!(text, format!(r#"{{"a":{expected}}}"#), "{field}");
     }
@@ -378,7 +388,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
         ))
     };
     let schema = Schema::parse(&twice(""), &[]).unwrap();
-    let text = schema.json(&[2, 2, b'z']).unwrap();
+    let text = schema.to_json(&[2, 2, b'z']).unwrap();
     assert_eq!(text, r#"{"a":{"x":1},"b":{"y":"z"}}"#);
     let nothing_to_read_by = [
         twice(r#",{"name":"c","type":"C"}"#),
@@ -423,7 +433,9 @@ fn the_calendar_has_its_last_day() {
     ];
     for (unit, number, expected) in cases {
         let datum = written("\"long\"", Value::Long(number));
-        let text = Schema::parse(&timestamp(unit), &[]).unwrap().json(&datum);
+        let text = Schema::parse(&timestamp(unit), &[])
+            .unwrap()
+            .to_json(&datum);
         assert_eq!(text.unwrap(), format!("\"{expected}\""), "{unit}");
     }
 }
@@ -492,7 +504,7 @@ fn a_refusal_names_the_field_and_what_it_held() {
         let schema = Schema::parse(&schema.replace("TYPE", &field), &[]).unwrap();
         // The second line: its map has one entry, which is of the second type of the union.
         let datum = [&[4, 0, 2, 2, b'k', 2], &value[..], &[0, 0]].concat();
-        let Err(refused) = schema.json(&datum) else {
+        let Err(refused) = schema.to_json(&datum) else {
             // 64 bits of nanoseconds do not leave the calendar.
             assert!(expected.is_empty(), "{field}");
             continue;
@@ -514,7 +526,7 @@ fn a_refusal_names_the_field_and_what_it_held() {
         "é".repeat(500)
     );
     let schema = Schema::parse(&long, &[]).unwrap();
-    refused(schema.json(&[]), "invalid_payload", "a long path");
+    refused(schema.to_json(&[]), "invalid_payload", "a long path");
 }
 
 #[test]
@@ -582,10 +594,10 @@ fn what_is_not_confluents_first_format_is_recognised() {
 struct One(&'static str);
 
 impl Schemas for One {
-    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
+    fn get(&self, id: u32) -> Result<Arc<Schema>, SchemaError> {
         match id {
             7 => Ok(Arc::new(Schema::parse(self.0, &[]).unwrap())),
-            8 => Err(NoSchema::Waiting("it is away".into())),
+            8 => Err(SchemaError::Waiting("it is away".into())),
             other => NoRegistry.get(other),
         }
     }
@@ -666,14 +678,14 @@ fn our_own_schemas_are_read_without_a_registry() {
     crate::envelope::avro::encode_ingress(&event, &mut record);
     let id = schemas::INGRESS.id;
     let none = Record::default();
-    let text = json(id, &record, &none, &NoRegistry).unwrap();
+    let text = to_json(id, &record, &none, &NoRegistry).unwrap();
     let read: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&read["id"], &read["data"]), (&"1".into(), &"1".into()));
     // Each of them can be read with.
     for schema in schemas::ALL {
         let record = [&[0], &schema.id.to_be_bytes()[..], &[1]].concat();
-        let refused = json(schema.id, &record, &none, &NoRegistry).unwrap_err();
-        assert!(matches!(refused, NoSchema::Refused(i) if i.code == "invalid_payload"));
+        let refused = to_json(schema.id, &record, &none, &NoRegistry).unwrap_err();
+        assert!(matches!(refused, SchemaError::Refused(i) if i.code == "invalid_payload"));
     }
 }
 
@@ -681,7 +693,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(datum in vec(any::<u8>(), 0..60)) {
         let schema = Schema::parse(ORDER, &[]).unwrap();
-        if let Ok(text) = schema.json(&datum) {
+        if let Ok(text) = schema.to_json(&datum) {
             prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
         }
     }

@@ -60,7 +60,7 @@ const STALE_MS: i64 = 12 * 3600 * 1000;
 /// Pauses between two looks at an open transaction.
 const LOOKS: Backoff = Backoff {
     first: Duration::from_millis(5),
-    most: Duration::from_millis(100),
+    max: Duration::from_millis(100),
 };
 
 /// What a restore works with: a lane's own.

@@ -62,7 +62,7 @@ const POLL: Duration = Duration::from_millis(20);
 const COMMIT: Duration = Duration::from_millis(200);
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
+    max: Duration::from_secs(1),
 };
 
 /// A running effect. Dropping it waits for nothing: calls in flight are done again by whoever comes next.

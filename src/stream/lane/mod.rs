@@ -55,7 +55,7 @@ const IDLE: Duration = Duration::from_millis(100);
 pub(crate) const STACK: usize = 256 << 20;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
+    max: Duration::from_secs(1),
 };
 /// What a lane waits for before it has partitions.
 pub(crate) const JOINING: &str = "its consumer group shares out the partitions";
