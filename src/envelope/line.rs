@@ -9,7 +9,7 @@ use super::{Data, Event, Rfc3339, TimeSource};
 
 /// Where the event's record lies.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct RecordPosition<'a> {
     /// The whole name of the topic.
     pub topic: &'a str,
     /// The partition.
@@ -19,7 +19,7 @@ pub struct Place<'a> {
 }
 
 /// Appends the event, without a line end and with none inside.
-pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>) {
+pub fn write_line(event: &Event<'_>, position: Option<RecordPosition<'_>>, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
     text(&event.id, out);
     member("source", &event.source, out);
@@ -43,9 +43,9 @@ pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>
         optional("entityname", entity.display_name.as_deref(), out);
     }
     member("omnilinktenant", event.tenant.as_str(), out);
-    if let Some(place) = place {
-        member("omnilinktopic", place.topic, out);
-        let (partition, offset) = (place.partition, place.offset);
+    if let Some(position) = position {
+        member("omnilinktopic", position.topic, out);
+        let (partition, offset) = (position.partition, position.offset);
         // A `Vec` never refuses bytes.
         let _ = write!(
             out,
@@ -134,13 +134,13 @@ mod tests {
     fn line(body: &str) -> Value {
         let tenant = Tenant::new("acme").unwrap();
         let parsed = parse_structured(body.as_bytes(), Form::OmniLink, &tenant, Millis(1)).unwrap();
-        let place = Place {
+        let position = RecordPosition {
             topic: "omnilink.events",
             partition: 3,
             offset: 7,
         };
         let mut out = Vec::new();
-        write_line(&parsed.event, Some(place), &mut out);
+        write_line(&parsed.event, Some(position), &mut out);
         assert!(!out.contains(&b'\n'));
         serde_json::from_slice(&out).unwrap()
     }

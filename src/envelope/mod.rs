@@ -31,7 +31,7 @@ pub use self::{
     body_hash::{BodyHash, StoredHash},
     cloudevents::{Body, Item, parse, parse_batch, parse_structured},
     json::{JsonError, MAX_DEPTH, MAX_WRITTEN, Problem, canonical_hash},
-    line::{Place, write_line},
+    line::{RecordPosition, write_line},
     media::Media,
     rules::IDENTIFIER_MAX,
     time::{Rfc3339, parse_rfc3339},

@@ -18,7 +18,7 @@ use crate::{
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
     port::{NotBegun, Rebuild, Rebuilds},
-    projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, Setup, What},
+    projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, RebuildTables, Setup},
     store::Store,
     stream::{lane::Backoff, progress::Progress},
     telemetry::{Need, PartStatus, Readiness},
@@ -113,7 +113,7 @@ impl Postgres {
         }
     }
 
-    /// What makes projections anew.
+    /// RebuildTables makes projections anew.
     pub(crate) fn rebuilds(&self) -> Arc<dyn Rebuilds> {
         Arc::new(RebuildJob {
             state: Arc::clone(&self.state),
@@ -157,7 +157,7 @@ impl Start {
                     ));
                     starting.waiting(format!("there is no Postgres: {why}"));
                     self.set(State::Absent(why));
-                    // What `starting` says holds until the node stops.
+                    // RebuildTables `starting` says holds until the node stops.
                     return std::future::pending().await;
                 }
                 Err(Trouble::ForNow(why)) => {
@@ -288,8 +288,8 @@ impl RebuildJob {
     }
 }
 
-fn named(projections: &[String]) -> Result<What, NotBegun> {
-    let mut what = What {
+fn named(projections: &[String]) -> Result<RebuildTables, NotBegun> {
+    let mut what = RebuildTables {
         events: false,
         entities: false,
     };

@@ -1,11 +1,11 @@
-//! What is far out: keys that are one in Postgres, numbers that are long there, times at both ends.
+//! RebuildTables is far out: keys that are one in Postgres, numbers that are long there, times at both ends.
 
 use std::collections::BTreeMap;
 
 use omnilink::{
     envelope::Data,
     log::{Polled, header, partition_for},
-    projections::{Projector, What, rebuild},
+    projections::{Projector, RebuildTables, rebuild},
 };
 
 use crate::projections_bed::{DLQ, Database, MemoryLog, PARTITIONS, all, event, wait_until};
@@ -140,7 +140,7 @@ fn numbers_that_are_huge_when_written_out_stop_nobody() {
     let grown = "SELECT version || ' ' || (SELECT count(*) FROM jsonb_object_keys(state)) FROM omnilink.entities \
                  WHERE external_id = 'grows'";
     assert_eq!(database.text(grown), "15 120");
-    let what = What {
+    let what = RebuildTables {
         events: true,
         entities: true,
     };
@@ -180,8 +180,8 @@ fn a_state_that_postgres_cannot_write_out_concerns_its_own_events_alone() {
     let versions =
         "SELECT string_agg(version::text, '' ORDER BY external_id) FROM omnilink.entities";
     assert_eq!(database.text(versions), "55556555");
-    // What is made from the log is as it should be.
-    let what = What {
+    // RebuildTables is made from the log is as it should be.
+    let what = RebuildTables {
         events: true,
         entities: true,
     };

@@ -10,13 +10,13 @@ use std::{
 
 use omnilink::{
     log::Polled,
-    projections::{ProjectionError, Projector, What, rebuild},
+    projections::{ProjectionError, Projector, RebuildTables, rebuild},
 };
 use sqlx::{Connection, PgConnection};
 
 use crate::projections_bed::{DLQ, Database, MemoryLog, all, event, wait_until};
 
-const BOTH: What = What {
+const BOTH: RebuildTables = RebuildTables {
     events: true,
     entities: true,
 };
@@ -86,11 +86,11 @@ fn under_load_there_is_no_gap_and_nothing_is_lost() {
     let mut told = Vec::new();
     for what in [
         BOTH,
-        What {
+        RebuildTables {
             events: true,
             entities: false,
         },
-        What {
+        RebuildTables {
             events: false,
             entities: true,
         },
@@ -191,7 +191,7 @@ fn a_log_that_lost_its_end_is_taken_as_it_is() {
     log.tell(0, Polled::Revoked(all()));
     log.tell(0, Polled::Assigned(all()));
     wait_until("it stalls", || setup.progress.trouble().is_some());
-    let events = What {
+    let events = RebuildTables {
         events: true,
         entities: false,
     };
@@ -231,7 +231,7 @@ fn one_at_a_time_and_what_is_left_over_is_removed() {
     });
     assert!(matches!(
         rebuild(&setup, BOTH, &mut |_, _| {}),
-        Err(ProjectionError::RebuildRuns)
+        Err(ProjectionError::RebuildRunning)
     ));
     database.runtime.block_on(holder.close()).unwrap();
     rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();

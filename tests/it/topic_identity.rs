@@ -11,7 +11,7 @@ use omnilink::{
     base::clock::{Clock, SystemClock},
     envelope::{avro, foreign::NoRegistry},
     log::{Cleanup, Log, LogError, Polled, Record, Transaction, Work, topics::Names},
-    projections::{PROJECTION, Projector, What, rebuild},
+    projections::{PROJECTION, Projector, RebuildTables, rebuild},
     replay::{History, Lines, Query, replay},
     state::{Changes, Space},
     stream::{lag, lane, progress::Progress},
@@ -218,7 +218,7 @@ fn a_source_made_anew_in_a_moment_is_read_from_its_start_with_nothing_missed() {
         while !all(&came()) {
             assert!(Instant::now() < deadline, "{:?}", came());
         }
-        // What was read before it was known may come twice, where nothing sees that.
+        // RebuildTables was read before it was known may come twice, where nothing sees that.
         let came = came();
         let twice = came.iter().zip(&came[1..]).filter(|(a, b)| a == b);
         let twice: Vec<u64> = twice.map(|(n, _)| *n).collect();
@@ -816,13 +816,13 @@ fn tables_of_a_topic_made_anew_are_left_alone_until_somebody_decides() {
     let projector = Projector::start(&setup, 1).unwrap();
     wait_until("the stall after a restart", stalls);
     assert_eq!(rows(), 30);
-    let only = What {
+    let only = RebuildTables {
         events: true,
         entities: false,
     };
     let error = rebuild(&setup, only, &mut |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("made again"), "{error}");
-    let all = What {
+    let all = RebuildTables {
         events: true,
         entities: true,
     };
