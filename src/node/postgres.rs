@@ -113,7 +113,7 @@ impl Postgres {
         }
     }
 
-    /// RebuildTables makes projections anew.
+    /// What makes projections anew.
     pub(crate) fn rebuilds(&self) -> Arc<dyn Rebuilds> {
         Arc::new(RebuildJob {
             state: Arc::clone(&self.state),
@@ -157,7 +157,7 @@ impl Start {
                     ));
                     starting.waiting(format!("there is no Postgres: {why}"));
                     self.set(State::Absent(why));
-                    // RebuildTables `starting` says holds until the node stops.
+                    // What `starting` says holds until the node stops.
                     return std::future::pending().await;
                 }
                 Err(Trouble::ForNow(why)) => {

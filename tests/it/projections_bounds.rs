@@ -180,7 +180,7 @@ fn a_state_that_postgres_cannot_write_out_concerns_its_own_events_alone() {
     let versions =
         "SELECT string_agg(version::text, '' ORDER BY external_id) FROM omnilink.entities";
     assert_eq!(database.text(versions), "55556555");
-    // RebuildTables is made from the log is as it should be.
+    // What is made from the log is as it should be.
     let what = RebuildTables {
         events: true,
         entities: true,

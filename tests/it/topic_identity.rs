@@ -218,7 +218,7 @@ fn a_source_made_anew_in_a_moment_is_read_from_its_start_with_nothing_missed() {
         while !all(&came()) {
             assert!(Instant::now() < deadline, "{:?}", came());
         }
-        // RebuildTables was read before it was known may come twice, where nothing sees that.
+        // What was read before it was known may come twice, where nothing sees that.
         let came = came();
         let twice = came.iter().zip(&came[1..]).filter(|(a, b)| a == b);
         let twice: Vec<u64> = twice.map(|(n, _)| *n).collect();

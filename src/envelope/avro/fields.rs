@@ -1,20 +1,20 @@
-//! Avro's binary encoding, a field at a time (<https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>): for the
-//! topics that every record passes, where going by a schema costs more than the rest of the work.
+//! Avro's binary encoding, field by field (<https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>). Every record passes
+//! through here, and interpreting a schema would cost more than the rest of the work.
 
 use std::borrow::Cow;
 
 use crate::envelope::{Invalid, schemas::Schema};
 
-/// The bytes before the fields.
+/// The size of the header before the fields.
 pub(crate) const HEAD: usize = 5;
 
-/// What Confluent's wire format begins with: a zero byte, and the schema's id.
+/// Appends the header of Confluent's wire format: a zero byte and the schema id.
 pub(crate) fn put_head(schema: Schema, out: &mut Vec<u8>) {
     out.push(0);
     out.extend_from_slice(&schema.id.to_be_bytes());
 }
 
-/// Zigzag, then seven bits a byte, the lowest first.
+/// Appends a zigzag varint: seven bits per byte, lowest first.
 pub(crate) fn put_long(value: i64, out: &mut Vec<u8>) {
     let mut rest = ((value << 1) ^ (value >> 63)) as u64;
     while rest >= 0x80 {
@@ -29,7 +29,7 @@ pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// A union of null and something.
+/// Appends a value of the union of `null` and a string or bytes.
 pub(crate) fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     match bytes {
         None => out.push(0),
@@ -40,7 +40,7 @@ pub(crate) fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-/// An array: one block of all its items, if there are any, and the empty block.
+/// Appends an array: one block with all items, if there are any, and the empty block that ends it.
 pub(crate) fn put_array<T>(
     items: impl ExactSizeIterator<Item = T>,
     out: &mut Vec<u8>,
@@ -81,7 +81,7 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn long(&mut self, field: &'static str) -> Result<i64, Invalid> {
         match self.rest.split_first() {
-            // Most are one byte.
+            // The fast path: most values take one byte.
             Some((byte, rest)) if *byte < 0x80 => {
                 self.rest = rest;
                 Ok(i64::from(*byte >> 1) ^ -i64::from(*byte & 1))
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An array, in whatever blocks it comes.
+    /// Reads an array, which may consist of several blocks.
     pub(crate) fn array<T>(
         &mut self,
         field: &'static str,
@@ -164,11 +164,11 @@ impl<'a> Reader<'a> {
                 return Ok(all);
             }
             if count < 0 {
-                // The size of the block, for who skips it.
+                // The size of the block in bytes, which is only needed to skip it.
                 self.long(field)?;
                 count = count.checked_neg().ok_or_else(|| broken(field))?;
             }
-            // No room is made for what a broken count promises.
+            // Nothing is reserved, because a corrupt count may be huge.
             for _ in 0..count {
                 all.push(item(self)?);
             }

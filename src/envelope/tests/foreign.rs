@@ -1,4 +1,4 @@
-//! Foreign Avro: what Avro's own library writes is read as the JSON that it says, and nothing makes the reader fall.
+//! Foreign Avro: records that the Avro library writes are converted to JSON, and no input makes the reader panic.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -75,7 +75,7 @@ fn order() -> Value {
 }
 
 #[test]
-fn a_record_is_the_json_that_it_says() {
+fn a_record_becomes_json() {
     assert_eq!(
         as_json(ORDER, order()),
         serde_json::json!({
@@ -86,7 +86,7 @@ fn a_record_is_the_json_that_it_says() {
 }
 
 #[test]
-fn types_that_json_has_not() {
+fn types_without_a_json_equivalent() {
     let logical = |base: &str, name: &str| format!(r#"{{"type":"{base}","logicalType":"{name}"}}"#);
     let local = "2025-01-31T12:00:00.000001";
     let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
@@ -184,7 +184,7 @@ fn decimals_keep_every_digit() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn data_that_does_not_fit_the_schema_is_refused() {
     let schema = Schema::parse(ORDER, &[]).unwrap();
     let datum = written(ORDER, order());
     for end in 0..datum.len() {
@@ -260,7 +260,7 @@ fn memory_and_depth_are_bounded() {
 }
 
 #[test]
-fn names_and_references() {
+fn names_and_references_are_resolved() {
     let line = r#"{"type":"record","name":"Line","namespace":"shop","fields":[{"name":"money","type":"money.Money"}]}"#;
     let money = r#"{"type":"record","name":"Money","namespace":"money","fields":[{"name":"cents","type":"int"}]}"#;
     let order = r#"{"type":"record","name":"Order","namespace":"shop","fields":[
@@ -409,7 +409,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
 }
 
 #[test]
-fn the_calendar_has_its_last_day() {
+fn the_last_day_of_year_9999_is_valid() {
     let timestamp = |unit: &str| format!(r#"{{"type":"long","logicalType":"{unit}"}}"#);
     let last = 253_402_300_799;
     let cases = [
@@ -441,7 +441,7 @@ fn the_calendar_has_its_last_day() {
 }
 
 #[test]
-fn a_refusal_names_the_field_and_what_it_held() {
+fn errors_name_the_field_and_its_value() {
     let schema = r#"{"type":"record","name":"O","fields":[{"name":"lines","type":{"type":"array","items":
         {"type":"record","name":"L","fields":[{"name":"at","type":{"type":"map","values":["null",TYPE]}}]}}}]}"#;
     let logical =
@@ -530,7 +530,7 @@ fn a_refusal_names_the_field_and_what_it_held() {
 }
 
 #[test]
-fn what_is_not_confluents_first_format_is_recognised() {
+fn other_framings_are_detected() {
     const HEADER: &str = "__value_schema_id";
     let guid = uuid::Uuid::from_u128(0x67e5_5044_10b1_426f_9247_bb68_0e5f_e0c8);
     let with = |prefix: &[u8]| [prefix, guid.as_bytes(), b"x"].concat();
@@ -590,7 +590,7 @@ fn what_is_not_confluents_first_format_is_recognised() {
     assert_eq!(read, Ok(Inbound::Foreign("\"x\"".into())));
 }
 
-/// A registry of one schema.
+/// A registry with one schema.
 struct One(&'static str);
 
 impl Schemas for One {
@@ -604,7 +604,7 @@ impl Schemas for One {
 }
 
 #[test]
-fn a_foreign_record_goes_on_as_its_json() {
+fn a_foreign_record_is_read_as_its_json() {
     const CLOUD: &str = r#"{"type":"record","name":"C","fields":[{"name":"specversion","type":"string"},{"name":"id","type":"string"},
         {"name":"source","type":"string"},{"name":"type","type":"string"},{"name":"subject","type":["null","string"]},
         {"name":"data","type":{"type":"map","values":"double"}}]}"#;
@@ -671,7 +671,7 @@ fn a_foreign_record_goes_on_as_its_json() {
 }
 
 #[test]
-fn our_own_schemas_are_read_without_a_registry() {
+fn own_schemas_need_no_registry() {
     let mut record = Vec::new();
     let text = minimal("");
     let event = structured(&text, Form::OmniLink).unwrap().event;
