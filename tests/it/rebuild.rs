@@ -217,7 +217,7 @@ fn one_at_a_time_and_what_is_left_over_is_removed() {
     let _projector = start(&database, &log);
     wait_until("rows", || rows(&database) == 500);
     let setup = database.setup(&log);
-    let holder = database.runtime.block_on(async {
+    let mut holder = database.runtime.block_on(async {
         let mut connection = PgConnection::connect_with(&database.options).await.unwrap();
         sqlx::raw_sql(
             "SELECT pg_advisory_lock(8029195109841330805); CREATE TABLE omnilink.events_rebuild (n integer); \
@@ -233,7 +233,14 @@ fn one_at_a_time_and_what_is_left_over_is_removed() {
         rebuild(&setup, BOTH, &mut |_, _| {}),
         Err(ProjectionError::RebuildRunning)
     ));
-    database.runtime.block_on(holder.close()).unwrap();
+    // Closing the connection alone would release the lock only when the server notices.
+    database.runtime.block_on(async {
+        sqlx::raw_sql("SELECT pg_advisory_unlock_all()")
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        holder.close().await.unwrap();
+    });
     rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();
     assert_eq!(rows(&database), 500);
     database.assert_exactly_once(&log);

@@ -500,7 +500,10 @@ fn into_a_topic(bed: Bed) {
     let World { log, names, .. } = &world;
     for own in [&names.ingress, &names.events, &names.redriven] {
         let error = IntoTopic::new(&**log, names, own).err().unwrap();
-        assert!(error.to_string().contains("system's own"), "{error}");
+        assert!(
+            error.to_string().contains("OmniLink's own topics"),
+            "{error}"
+        );
     }
     // Not under the prefix: foreign topics are not.
     let copy = format!("copy-{}", bed.prefix.trim_end_matches('.'));
