@@ -7,7 +7,7 @@ use omnilink::{
     base::{clock::Millis, id::Tenant},
     envelope::{
         Binding, Body, Event, Form, Item, avro, canonical_hash,
-        foreign::{NoRegistry, NoSchema, Schema, Schemas},
+        foreign::{NoRegistry, Schema, SchemaError, Schemas},
         kafka::{self, Inbound, Unread},
         parse, parse_batch, parse_binary, parse_structured, schemas,
     },
@@ -155,7 +155,7 @@ const CLOUD: &str = r#"{"type":"record","name":"C","fields":[{"name":"specversio
     {"name":"source","type":"string"},{"name":"type","type":"string"},{"name":"data","type":{"type":"map","values":["null","long"]}}]}"#;
 
 impl Schemas for Known {
-    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
+    fn get(&self, id: u32) -> Result<Arc<Schema>, SchemaError> {
         match id {
             1 => Ok(Arc::new(Schema::parse(CLOUD, &[]).expect("a plain schema"))),
             other => NoRegistry.get(other),
@@ -173,7 +173,7 @@ pub(crate) fn foreign(data: &[u8]) {
     let Ok(schema) = Schema::parse(schema, &[]) else {
         return;
     };
-    if let Ok(json) = schema.json(datum) {
+    if let Ok(json) = schema.to_json(datum) {
         assert!(json.len() <= (64 << 10) + 64 * datum.len());
         // A text's last byte may be the one over serde_json's depth of 127; OmniLink's is 128.
         let parsed = serde_json::from_str::<serde_json::Value>(&json);

@@ -53,7 +53,7 @@ pub fn measure(kit: &Kit, scratch: &Scratch, parameters: &Parameters) {
         .thread_name("sql")
         .build()
         .unwrap();
-    let store = Store::with(database.options.clone());
+    let store = Store::with_options(database.options.clone());
     runtime.block_on(store.migrate()).unwrap();
     let scratch = scratch.within("rows.");
     let dir = disk::scratch();

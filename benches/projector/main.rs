@@ -66,7 +66,7 @@ fn main() {
         .thread_name("sql")
         .build()
         .unwrap();
-    let store = Store::with(database.options.clone());
+    let store = Store::with_options(database.options.clone());
     runtime.block_on(store.migrate()).unwrap();
     let state = disk::scratch();
     let log = scratch.log("bench", state.path());

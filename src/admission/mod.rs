@@ -13,7 +13,7 @@ use crate::{
     controls::SecretKeys,
     envelope::{
         Event, Invalid, avro,
-        foreign::{Again, NoRegistry, RedrivenAt, Schemas},
+        foreign::{ForRedriven, NoRegistry, RedrivenRecord, Schemas},
         kafka::{Inbound, read, unrecognised_avro},
     },
     log::{Fetched, Record, partition_for, topics::Names},
@@ -141,9 +141,9 @@ impl Transform for Admit {
             let write = |out: &mut Vec<u8>| avro::events_from_ingress(value, input.timestamp, out);
             return self.admit(&event, input, cx, write);
         }
-        let again = self.redriven(&input.record).map(|_| Again {
+        let again = self.redriven(&input.record).map(|_| ForRedriven {
             schemas: &*self.schemas,
-            went_back: RedrivenAt::of(&self.names.ingress, input),
+            redriven: RedrivenRecord::of(&self.names.ingress, input),
         });
         let schemas = again.as_ref().map_or(&*self.schemas, |again| again as _);
         match read(&input.record, input.timestamp, schemas)? {

@@ -1,4 +1,4 @@
-//! Time, handed in: pure code never asks for it.
+//! The clock, passed in as a value: pure code never reads the system time.
 
 use std::{
     fmt::Debug,
@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Milliseconds since 1970-01-01T00:00:00Z, as Kafka's timestamps.
+/// Milliseconds since 1970-01-01T00:00:00Z, like Kafka's timestamps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Millis(pub i64);
 
-/// Where the time comes from.
+/// A source of the current time.
 pub trait Clock: Send + Sync + Debug {
-    /// The wall-clock time now. It may be set, also back.
+    /// The wall-clock time. It may be set, also backwards.
     fn now(&self) -> Millis;
 
     /// The time since some moment in the past, the same for all clocks of a kind in this process. It never goes back: for
@@ -23,7 +23,7 @@ pub trait Clock: Send + Sync + Debug {
     fn monotonic(&self) -> Duration;
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
@@ -32,11 +32,11 @@ static FIRST_ASKED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
     fn now(&self) -> Millis {
-        // A machine set before 1970 reads as 1970.
-        let since = SystemTime::now()
+        // A system clock set before 1970 reads as 1970.
+        let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Millis(since.as_millis() as i64)
+        Millis(since_epoch.as_millis() as i64)
     }
 
     fn monotonic(&self) -> Duration {
@@ -44,7 +44,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved: for tests and simulation.
+/// A clock that only moves when told to: for tests and simulation.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     now: AtomicI64,
@@ -53,7 +53,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that shows `at`.
+    /// A clock set to `at`.
     pub fn at(at: Millis) -> Self {
         Self {
             now: AtomicI64::new(at.0),
@@ -61,7 +61,7 @@ impl ManualClock {
         }
     }
 
-    /// Moves both times on by `ms`. A negative `ms` sets the wall clock back alone.
+    /// Advances both times by `ms` milliseconds. A negative `ms` only sets the wall clock back.
     pub fn advance(&self, ms: i64) {
         self.now.fetch_add(ms, Ordering::SeqCst);
         let moved = u64::try_from(ms).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! The ids that travel: each is its own type, so that one cannot stand for another.
+//! Ids used in records and in the API. Each is its own type, so that one cannot be passed for another.
 
 use std::{
     collections::HashMap,
@@ -7,16 +7,16 @@ use std::{
     sync::Arc,
 };
 
-/// The most bytes a tenant's name may have.
+/// The maximum length of a tenant's name, in bytes.
 pub const TENANT_MAX: usize = 128;
 
-/// A tenant: who owns a record. Cheap to clone.
+/// A tenant: the owner of a record. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Tenant(Arc<str>);
 
 /// Why a tenant's name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a tenant's name has 1 to {TENANT_MAX} bytes of [A-Za-z0-9._-]")]
+#[error("a tenant's name must have 1 to {TENANT_MAX} characters of [A-Za-z0-9._-]")]
 pub struct BadTenant;
 
 impl Tenant {
@@ -41,20 +41,20 @@ impl fmt::Display for Tenant {
     }
 }
 
-/// The most bytes a login's name may have: Postgres cuts longer ones off.
+/// The maximum length of a login's name, in bytes: Postgres truncates longer identifiers.
 pub const LOGIN_MAX: usize = 63;
 
-/// A login of Postgres, which may not be there yet. Cheap to clone.
+/// The name of a Postgres login, which need not exist yet. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Login(Arc<str>);
 
 /// Why a login's name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a login's name has 1 to {LOGIN_MAX} bytes, and no control characters")]
+#[error("a login's name must have 1 to {LOGIN_MAX} bytes and no control characters")]
 pub struct BadLogin;
 
 impl Login {
-    /// Checks the name: 1 to [`LOGIN_MAX`] bytes, no control characters. Case counts, as between double quotes in SQL.
+    /// Checks the name: 1 to [`LOGIN_MAX`] bytes, no control characters. Names are case-sensitive, like quoted identifiers in SQL.
     pub fn new(name: &str) -> Result<Self, BadLogin> {
         if name.is_empty() || name.len() > LOGIN_MAX || name.chars().any(char::is_control) {
             return Err(BadLogin);
@@ -74,9 +74,9 @@ impl fmt::Display for Login {
     }
 }
 
-/// What makes an event unique: the first 16 bytes of the SHA-256 of
-/// the identity, a compact JSON array such as `["event", tenant, source, id]`. It is the dedupe hash
-/// and, written as a UUID, the `record_id` of the answer, so that a duplicate is told the same id.
+/// What makes an event unique: the first 16 bytes of the SHA-256 of a compact JSON array such as
+/// `["event", tenant, source, id]`. It is the dedupe hash and, written as a UUID, the `record_id` of the response, so that a
+/// duplicate gets the same id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity(pub [u8; 16]);
 
@@ -89,7 +89,7 @@ impl Identity {
         text.push(b'"');
         for part in parts {
             text.push(b',');
-            // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
+            // Serializing a `&str` into a `Vec` cannot fail.
             let _ = serde_json::to_writer(&mut text, part);
         }
         text.push(b']');
@@ -106,10 +106,10 @@ impl Identity {
     }
 }
 
-/// A map by identities, which are hashes already.
+/// A map keyed by identity. Identities are hashes already, so they are not hashed again.
 pub type IdentityMap<V> = HashMap<Identity, V, BuildHasherDefault<IdentityHasher>>;
 
-/// Takes an identity's first 8 bytes as they are.
+/// A hasher that uses an identity's first 8 bytes as the hash.
 #[derive(Default)]
 pub struct IdentityHasher(u64);
 
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_is_plain_text() {
+    fn tenant_names_are_restricted_to_plain_ascii() {
         assert!(Tenant::new("acme-1.eu").is_ok());
         for bad in ["", "a b", "ä", &"x".repeat(TENANT_MAX + 1)] {
             assert_eq!(Tenant::new(bad), Err(BadTenant));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_what_postgres_can_hold() {
+    fn login_names_fit_a_postgres_identifier() {
         assert!(Login::new("Zoë / \"BI\"").is_ok());
         assert!(Login::new(&"x".repeat(LOGIN_MAX)).is_ok());
         for bad in ["", "a\0", "a\nb", &"x".repeat(LOGIN_MAX + 1)] {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_cannot_run_into_each_other() {
+    fn parts_that_concatenate_alike_have_different_identities() {
         let a = Identity::of("event", &["t", "a\",\"b", "c"]);
         let b = Identity::of("event", &["t", "a", "b\",\"c"]);
         assert_ne!(a, b);

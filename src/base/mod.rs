@@ -1,4 +1,4 @@
-//! What every room needs: ids, time, pauses, records, text, panics, numbers of variable length.
+//! What every module needs: ids, clock, backoff, records, panics, varints, and text that is safe to print.
 
 pub mod backoff;
 pub mod clock;

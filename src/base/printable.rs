@@ -1,11 +1,11 @@
-//! Text as a terminal shows it whole: what would steer it, turn its text around, or not be seen, is escaped as JSON escapes it
-//! (`\u202e`). Within JSON the result is the same JSON.
+//! Text that is safe to print on a terminal: control characters, bidirectional overrides and invisible characters are escaped in
+//! JSON's notation (`\u202e`). Escaping JSON text yields JSON with the same meaning.
 
 use std::{borrow::Cow, fmt::Write as _, io};
 
-/// Whether a character does something else than to be seen: controls (C0, C1), the ends of lines and paragraphs, and what Unicode says
-/// is shown as nothing (`Default_Ignorable_Code_Point`: the controls of direction, what joins or has no width, selectors, tags).
-fn is_unseen(c: char) -> bool {
+/// Whether a character is invisible or controls the terminal: C0 and C1 controls, line and paragraph separators, and Unicode's
+/// `Default_Ignorable_Code_Point` (direction controls, joiners, zero-width characters, variation selectors, tags).
+fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -14,17 +14,17 @@ fn is_unseen(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Text with all that is not seen escaped, but ends of lines (`\n`) and tabs.
+/// Escapes all invisible characters except line feeds and tabs. Borrows where there are none.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, false)
 }
 
-/// As [`printable`], with the colours that we put in: sequences of colours are kept.
+/// Like [`printable`], but keeps ANSI colour sequences (`ESC [ … m`), which our own output contains.
 pub fn printable_coloured(text: &str) -> Cow<'_, str> {
     escaped(text, true)
 }
 
-/// As [`printable`], in one line.
+/// Like [`printable`], on one line: line feeds and tabs become spaces.
 pub fn printable_line(text: &str) -> Cow<'_, str> {
     match printable(text) {
         text if text.contains(['\n', '\t']) => text.replace(['\n', '\t'], " ").into(),
@@ -33,9 +33,9 @@ pub fn printable_line(text: &str) -> Cow<'_, str> {
 }
 
 fn escaped(text: &str, colours: bool) -> Cow<'_, str> {
-    let hidden = |c: char| is_unseen(c) && !matches!(c, '\n' | '\t');
+    let hidden = |c: char| is_invisible(c) && !matches!(c, '\n' | '\t');
     let is_plain = |b: u8| matches!(b, b' '..=b'~' | b'\n' | b'\t');
-    // Nearly all text is.
+    // The fast path: most text is plain ASCII.
     if text.bytes().all(is_plain) || !text.contains(hidden) {
         return text.into();
     }
@@ -53,7 +53,7 @@ fn escaped(text: &str, colours: bool) -> Cow<'_, str> {
             break;
         };
         for unit in c.encode_utf16(&mut [0; 2]) {
-            // A `String` never refuses text.
+            // Writing to a `String` cannot fail.
             let _ = write!(out, "\\u{unit:04x}");
         }
         rest = &rest[c.len_utf8()..];
@@ -62,20 +62,20 @@ fn escaped(text: &str, colours: bool) -> Cow<'_, str> {
     out.into()
 }
 
-/// The length of a sequence that sets colours (`ESC [ 1 ; 31 m`), if the text begins with one.
+/// The length of the ANSI colour sequence (`ESC [ 1 ; 31 m`) that the text begins with, if any.
 fn colour(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\x1b[")?;
     let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     parameters[end..].starts_with('m').then_some(end + 3)
 }
 
-/// Writes what it is given as [`printable_coloured`]; each write is whole text.
+/// A writer that escapes as [`printable_coloured`] does. Each write must hold whole characters and whole colour sequences.
 pub struct Printable<W>(pub W);
 
 impl<W: io::Write> io::Write for Printable<W> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let whole = String::from_utf8_lossy(text);
-        self.0.write_all(printable_coloured(&whole).as_bytes())?;
+        let decoded = String::from_utf8_lossy(text);
+        self.0.write_all(printable_coloured(&decoded).as_bytes())?;
         Ok(text.len())
     }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_seen_is_escaped() {
+    fn invisible_characters_are_escaped() {
         let cases = [
             ("plain\ttext\n", "plain\ttext\n"),
             ("ä 日本 אב 😀 \u{a0}", "ä 日本 אב 😀 \u{a0}"),
@@ -116,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_the_same_json() {
-        let all: String = ('\0'..=char::MAX).filter(|c| is_unseen(*c)).collect();
+    fn escaped_json_parses_to_the_same_value() {
+        let all: String = ('\0'..=char::MAX).filter(|c| is_invisible(*c)).collect();
         let json = serde_json::to_string(&[&all, "\\u202e"]).unwrap();
         let shown = printable(&json);
-        assert!(!shown.contains(is_unseen));
+        assert!(!shown.contains(is_invisible));
         let (before, after): (serde_json::Value, serde_json::Value) = (
             serde_json::from_str(&json).unwrap(),
             serde_json::from_str(&shown).unwrap(),

@@ -1,13 +1,13 @@
-//! What lies in a log.
+//! Records of a log: as they are stored, appended and fetched.
 
 use bytes::Bytes;
 
 use crate::base::clock::Millis;
 
-/// Headers in order; names may repeat, the last one counts.
+/// Headers in order. A name may repeat; the last value wins.
 pub type Headers = Vec<(String, Option<Bytes>)>;
 
-/// The value of the last header of that name.
+/// The value of the last header with this name; `None` if there is no such header or its value is null.
 pub fn header<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
     headers
         .iter()
@@ -16,48 +16,48 @@ pub fn header<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
         .and_then(|(_, v)| v.as_deref())
 }
 
-/// Key, value and headers. A record without a value is a tombstone.
+/// Key, value and headers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Record {
-    /// The key, which chooses the partition.
+    /// The key, which determines the partition.
     pub key: Option<Bytes>,
     /// The value; `None` is a tombstone.
     pub value: Option<Bytes>,
-    /// Headers, in the order in which they were sent; a name may come more than once.
+    /// Headers, in the order in which they were sent.
     pub headers: Headers,
 }
 
-/// A record for a topic outside a transaction, which goes to the partition of its key.
+/// A record to append outside a transaction, to the partition of its key.
 #[derive(Clone, Debug)]
 pub struct Append {
-    /// The whole name of the topic.
+    /// The full name of the topic, prefix included.
     pub topic: std::sync::Arc<str>,
     /// The record.
     pub record: Record,
 }
 
-/// A record for a topic within a transaction.
+/// A record to append within a transaction.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The whole name of the topic.
+    /// The full name of the topic, prefix included.
     pub topic: std::sync::Arc<str>,
-    /// The partition; `None`: that of the key.
+    /// The partition; `None` for the partition of the key.
     pub partition: Option<u32>,
     /// The record.
     pub record: Record,
 }
 
-/// A record as read.
+/// A record as read from a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetched {
-    /// The topic: the index in the list that the reader was made with.
+    /// The topic: an index into the list of topics that the reader was created with.
     pub topic: usize,
     /// The partition.
     pub partition: u32,
     /// The offset.
     pub offset: u64,
-    /// When it was appended (LogAppendTime); on foreign topics what their producers said, or when it was read where they said
-    /// nothing that could be meant (−1, seconds, microseconds).
+    /// When it was appended (`LogAppendTime`). On foreign topics the producer's timestamp (`CreateTime`), or the time of reading
+    /// where that cannot be one in milliseconds (−1, or a value in seconds or microseconds).
     pub timestamp: Millis,
     /// The record.
     pub record: Record,

@@ -32,7 +32,7 @@ const CLEANUP_DELAY_MS: i64 = 24 * 3600 * 1000;
 /// Pauses between attempts while appends fail.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(500),
-    most: Duration::from_mins(1),
+    max: Duration::from_mins(1),
 };
 /// The principal of these records.
 const PRINCIPAL: &str = "omnilink";

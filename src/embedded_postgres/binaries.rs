@@ -1,4 +1,4 @@
-//! Where Postgres's programs are on this machine.
+//! Finding the installed Postgres programs.
 
 use std::{
     env, fs,
@@ -6,26 +6,26 @@ use std::{
     process::Command,
 };
 
-/// A folder with `postgres` and `initdb`, of a known major version.
+/// A directory with `postgres` and `initdb`, and their major version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Binaries {
-    pub(super) folder: PathBuf,
+    pub(super) directory: PathBuf,
     pub(super) major: u32,
 }
 
 impl Binaries {
-    /// All that are installed, newest first.
+    /// All installed versions from 14 up, newest first.
     pub(super) fn find_all() -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
-        for folder in candidates() {
-            let Ok(folder) = folder.canonicalize() else {
+        for directory in candidates() {
+            let Ok(directory) = directory.canonicalize() else {
                 continue;
             };
-            if found.iter().any(|b| b.folder == folder) {
+            if found.iter().any(|b| b.directory == directory) {
                 continue;
             }
-            if let Some(major) = version_of(&folder) {
-                found.push(Self { folder, major });
+            if let Some(major) = version_of(&directory) {
+                found.push(Self { directory, major });
             }
         }
         found.sort_by_key(|b| std::cmp::Reverse(b.major));
@@ -33,29 +33,29 @@ impl Binaries {
     }
 
     pub(super) fn program(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.directory.join(name)
     }
 }
 
 fn candidates() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = env::var_os("PATH")
+    let mut directories: Vec<PathBuf> = env::var_os("PATH")
         .map(|path| env::split_paths(&path).collect())
         .unwrap_or_default();
-    // Debian and Ubuntu; Red Hat; Homebrew; from source.
-    folders.extend(children("/usr/lib/postgresql", "").map(|p| p.join("bin")));
-    folders.extend(children("/usr", "pgsql-").map(|p| p.join("bin")));
-    folders.extend(children("/opt/homebrew/opt", "postgresql").map(|p| p.join("bin")));
-    folders.extend(children("/usr/local/opt", "postgresql").map(|p| p.join("bin")));
-    folders.extend(["/usr/local/pgsql/bin", "/usr/libexec/postgresql"].map(PathBuf::from));
-    folders.extend(children("/usr/libexec", "postgresql"));
+    // Debian and Ubuntu; Red Hat; Homebrew; built from source.
+    directories.extend(children("/usr/lib/postgresql", "").map(|p| p.join("bin")));
+    directories.extend(children("/usr", "pgsql-").map(|p| p.join("bin")));
+    directories.extend(children("/opt/homebrew/opt", "postgresql").map(|p| p.join("bin")));
+    directories.extend(children("/usr/local/opt", "postgresql").map(|p| p.join("bin")));
+    directories.extend(["/usr/local/pgsql/bin", "/usr/libexec/postgresql"].map(PathBuf::from));
+    directories.extend(children("/usr/libexec", "postgresql"));
     if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
-        folders.push(String::from_utf8_lossy(&output.stdout).trim().into());
+        directories.push(String::from_utf8_lossy(&output.stdout).trim().into());
     }
-    folders
+    directories
 }
 
-fn children(folder: &str, prefix: &'static str) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(folder)
+fn children(directory: &str, prefix: &'static str) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
@@ -63,12 +63,12 @@ fn children(folder: &str, prefix: &'static str) -> impl Iterator<Item = PathBuf>
         .map(|entry| entry.path())
 }
 
-/// The major version of the programs in a folder; `None` where there are none, or too old ones.
-fn version_of(folder: &Path) -> Option<u32> {
-    if !folder.join("initdb").is_file() {
+/// The major version of the programs in a directory; `None` if there are none, or if they are older than 14.
+fn version_of(directory: &Path) -> Option<u32> {
+    if !directory.join("initdb").is_file() {
         return None;
     }
-    let output = Command::new(folder.join("postgres"))
+    let output = Command::new(directory.join("postgres"))
         .arg("--version")
         .output()
         .ok()?;

@@ -1,10 +1,10 @@
-//! The files of the private server: where they lie, whose they are, and making them at first use.
+//! The files of the private server: their location, ownership, and creation on first use.
 //!
-//! Postgres refuses to run as root. As root, the server runs as the user `postgres`, and so that user must reach the
-//! files. A data directory that is private to root is opened to that user's group for passing through, no more (mode
-//! 0710). Where the user cannot get there even so (below `/root`, say), the files lie in `/var/lib/omnilink/postgres-…`, named
-//! after the data directory's path, and `{data_dir}/postgres` is a link to it. Permissions of folders that are not ours
-//! are never changed.
+//! Postgres refuses to run as root. If OmniLink runs as root, the server runs as the user `postgres`, which must therefore be able to
+//! reach the files. A data directory that is private to root gets that user's group and mode 0710, so that the user can traverse it
+//! but not list it. If the user cannot reach it even then (below `/root`, for example), the files go to
+//! `/var/lib/omnilink/postgres-{hash of the data directory's path}`, and `{data_dir}/postgres` becomes a symlink to that directory.
+//! Permissions of other parent directories are never changed.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -22,14 +22,15 @@ use base64::Engine as _;
 
 use super::{EmbeddedError, SUPERUSER, binaries::Binaries, io_error};
 
-/// Written once all files of a new server are on the disk. Without it they are made anew: nothing is lost, for all
-/// that is in them comes from the log.
-const MADE: &str = "made";
-const ELSEWHERE: &str = "/var/lib/omnilink";
-/// The longest path of a Unix socket, less the name that Postgres gives the file.
+/// A marker file, written once all files of a new server are durable. Without it the files are created again: nothing is lost, because
+/// all data in them comes from the log.
+const CREATED_MARKER: &str = "made";
+/// The parent of the server's directory if the user `postgres` cannot reach the data directory.
+const FALLBACK_DIR: &str = "/var/lib/omnilink";
+/// The longest path of a Unix socket, minus the file name that Postgres appends.
 const SOCKET_DIR_MAX: usize = 107 - "/.s.PGSQL.65535".len();
 
-/// Settings for a small machine. A person's own go below the `include` in `postgresql.conf`, and win.
+/// Settings for a small machine. The user's own settings follow the `include` in `postgresql.conf`, and override these.
 const SETTINGS: &str = "\
 # Written by OmniLink at each start; your own settings belong in postgresql.conf, below the line that includes this file.
 shared_buffers = 64MB
@@ -55,46 +56,47 @@ timezone = 'UTC'
 log_line_prefix = '%m [%p] '
 ";
 
-/// As whom the server runs, where that is not ourselves.
+/// The user that the server runs as, if it is not OmniLink's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct RunAs {
     pub(super) uid: u32,
     pub(super) gid: u32,
 }
 
-/// The files of one server. Holds their lock.
+/// The files of one server. Holds the lock of their directory.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    /// The folder that holds everything else.
+    /// The directory that holds everything else.
     pub(super) home: PathBuf,
     pub(super) binaries: Binaries,
     pub(super) run_as: Option<RunAs>,
     pub(super) password: String,
     pub(super) port: u16,
-    /// `None` where its path would be too long: then there is loopback alone.
+    /// The directory of the Unix socket. `None` if its path would be too long: the server then listens on loopback only.
     pub(super) socket_dir: Option<PathBuf>,
     _lock: File,
 }
 
 impl Cluster {
-    /// Opens the server's files of a data directory; makes them where there are none.
+    /// Opens the server's files in a data directory, and creates them if there are none.
     pub(super) fn open(data_dir: &Path, found: &[Binaries]) -> Result<Self, EmbeddedError> {
-        fs::create_dir_all(data_dir).map_err(io_error(format!("making {}", data_dir.display())))?;
+        fs::create_dir_all(data_dir)
+            .map_err(io_error(format!("creating {}", data_dir.display())))?;
         let data_dir = data_dir
             .canonicalize()
             .map_err(io_error(format!("entering {}", data_dir.display())))?;
         let run_as = run_as()?;
         let home = find_home(&data_dir, run_as)?;
         let lock = lock(&home)?;
-        let made = fs::read_to_string(home.join("data/PG_VERSION")).ok();
-        let binaries = match made.as_deref().map(str::trim) {
+        let version = fs::read_to_string(home.join("data/PG_VERSION")).ok();
+        let binaries = match version.as_deref().map(str::trim) {
             None => found.first(),
             Some(version) => found.iter().find(|b| b.major.to_string() == version),
         };
         let Some(binaries) = binaries.cloned() else {
             return Err(EmbeddedError::OtherVersion {
                 path: home,
-                made: made.unwrap_or_default().trim().to_owned(),
+                version: version.unwrap_or_default().trim().to_owned(),
             });
         };
         let socket_dir = home.join("run");
@@ -107,11 +109,11 @@ impl Cluster {
             port: 0,
             _lock: lock,
         };
-        // One that still runs has its port, and may be stopping this very moment.
-        super::leftover::end_leftover(&cluster.data(), super::STOP);
+        // A leftover server holds the port, and must be gone before a free port is searched.
+        super::leftover::end_leftover(&cluster.data(), super::STOP_TIMEOUT);
         cluster.password = cluster.read_password()?;
-        if !cluster.home.join(MADE).is_file() {
-            cluster.make()?;
+        if !cluster.home.join(CREATED_MARKER).is_file() {
+            cluster.create()?;
         }
         cluster.configure()?;
         cluster.port = cluster.find_port()?;
@@ -128,7 +130,8 @@ impl Cluster {
         if let Some(RunAs { uid, gid }) = self.run_as {
             command.uid(uid).gid(gid);
         }
-        // Where the user can be; and out of our process group, so that an interrupt at the terminal reaches us alone.
+        // `/` is a directory that every user can enter. A separate process group keeps an interrupt at the terminal from reaching
+        // the server.
         command
             .current_dir("/")
             .process_group(0)
@@ -136,7 +139,7 @@ impl Cluster {
         command
     }
 
-    /// Opens the server's log for appending, after setting a long one aside.
+    /// Opens the server's log for appending. A log of more than 8 MiB is rotated to `log.before` first.
     pub(super) fn log(&self) -> io::Result<File> {
         let path = self.home.join("log");
         if fs::metadata(&path).is_ok_and(|m| m.len() > 8 << 20) {
@@ -149,8 +152,8 @@ impl Cluster {
             .open(path)
     }
 
-    /// The end of the server's log, for error messages.
-    pub(super) fn last_words(&self) -> String {
+    /// The last lines of the server's log, for error messages.
+    pub(super) fn log_tail(&self) -> String {
         let text = fs::read(self.home.join("log")).unwrap_or_default();
         last_lines(&text)
     }
@@ -171,31 +174,31 @@ impl Cluster {
             .mode(0o600)
             .open(&path)
             .and_then(|mut file| writeln!(file, "{password}"))
-            .and_then(|()| self.give(&path))
+            .and_then(|()| self.chown_to_server(&path))
             .map_err(io_error(format!("writing {}", path.display())))?;
-        // Files made with another password let nobody in.
-        let _ = fs::remove_file(self.home.join(MADE));
+        // A server created with another password cannot be used.
+        let _ = fs::remove_file(self.home.join(CREATED_MARKER));
         Ok(password)
     }
 
-    /// `initdb`, without waiting for the disk: that goes on beside the first start.
-    fn make(&self) -> Result<(), EmbeddedError> {
+    /// Runs `initdb`. The files are synced to disk in the background, in parallel with the first start.
+    fn create(&self) -> Result<(), EmbeddedError> {
         let data = self.data();
         if data.exists() {
             fs::remove_dir_all(&data).map_err(io_error(format!("removing {}", data.display())))?;
         }
         fs::create_dir(&data)
             .and_then(|()| fs::set_permissions(&data, fs::Permissions::from_mode(0o700)))
-            .and_then(|()| self.give(&data))
-            .map_err(io_error(format!("making {}", data.display())))?;
-        // With `C` alone, `lower()` and the like know ASCII only; not every system has the other.
+            .and_then(|()| self.chown_to_server(&data))
+            .map_err(io_error(format!("creating {}", data.display())))?;
+        // With the locale `C`, `lower()` and similar functions only handle ASCII; not every system has `C.UTF-8`.
         let output = self.initdb(&data, "C.UTF-8")?;
         if !output.status.success() {
             let output = self.initdb(&data, "C")?;
             if !output.status.success() {
                 return Err(EmbeddedError::Failed {
                     program: "initdb",
-                    words: last_lines(&[output.stdout, output.stderr].concat()),
+                    output: last_lines(&[output.stdout, output.stderr].concat()),
                 });
             }
         }
@@ -216,13 +219,13 @@ impl Cluster {
             .arg(&data)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let made = self.home.join(MADE);
+        let marker = self.home.join(CREATED_MARKER);
         std::thread::Builder::new()
             .name("postgres-sync".to_owned())
             .spawn(move || {
-                // Failing leaves the mark away: the next start makes the files anew.
+                // If syncing fails there is no marker, and the next start creates the files again.
                 if sync.status().is_ok_and(|s| s.success()) {
-                    let _ = File::create(made).and_then(|f| f.sync_all());
+                    let _ = File::create(marker).and_then(|f| f.sync_all());
                 }
             })
             .map_err(io_error("starting a thread"))?;
@@ -247,15 +250,15 @@ impl Cluster {
         if self.binaries.major >= 15 && self.accepts("wal_compression", "lz4") {
             settings.push_str("wal_compression = lz4\n");
         }
-        if fs::read_to_string(&path).is_ok_and(|now| now == settings) {
+        if fs::read_to_string(&path).is_ok_and(|current| current == settings) {
             return Ok(());
         }
         fs::write(&path, settings)
-            .and_then(|()| self.give(&path))
+            .and_then(|()| self.chown_to_server(&path))
             .map_err(io_error(format!("writing {}", path.display())))
     }
 
-    /// Whether this build takes a value of a setting.
+    /// Whether this build of Postgres accepts a value of a setting.
     fn accepts(&self, name: &str, value: &str) -> bool {
         self.command(self.binaries.program("postgres"))
             .arg("-D")
@@ -265,7 +268,7 @@ impl Cluster {
             .is_ok_and(|output| output.status.success())
     }
 
-    /// The port of the last time, if it is free; else another.
+    /// The port of the previous start if it is free, otherwise another free port.
     fn find_port(&self) -> Result<u16, EmbeddedError> {
         let path = self.home.join("port");
         let last = fs::read_to_string(&path)
@@ -285,8 +288,8 @@ impl Cluster {
         Ok(port)
     }
 
-    /// Makes a file the server's user's.
-    fn give(&self, path: &Path) -> io::Result<()> {
+    /// Gives a file to the user that the server runs as.
+    fn chown_to_server(&self, path: &Path) -> io::Result<()> {
         match self.run_as {
             Some(RunAs { uid, gid }) => chown(path, Some(uid), Some(gid)),
             None => Ok(()),
@@ -294,20 +297,20 @@ impl Cluster {
     }
 }
 
-/// The last lines of what a program printed.
+/// The last 8 non-empty lines of a program's output.
 fn last_lines(printed: &[u8]) -> String {
     let text = String::from_utf8_lossy(printed);
     let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
-/// Who the server runs as: `None` for ourselves.
+/// The user that the server runs as; `None` for OmniLink's own user.
 fn run_as() -> Result<Option<RunAs>, EmbeddedError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let mut users = String::new();
-    // Without the file there is no user either.
+    // If the file cannot be read, no user is found.
     let _ = File::open("/etc/passwd").and_then(|mut f| f.read_to_string(&mut users));
     users
         .lines()
@@ -323,67 +326,68 @@ fn run_as() -> Result<Option<RunAs>, EmbeddedError> {
         .ok_or(EmbeddedError::NoUser)
 }
 
-/// The folder of the server's files, made where there is none.
+/// The directory of the server's files; creates it if needed.
 fn find_home(data_dir: &Path, run_as: Option<RunAs>) -> Result<PathBuf, EmbeddedError> {
     let inside = data_dir.join("postgres");
     let Some(user) = run_as else {
-        return make_home(&inside, None);
+        return create_home(&inside, None);
     };
-    let linked = inside.symlink_metadata().is_ok_and(|m| m.is_symlink());
-    if !linked && (reaches(data_dir, user) || let_through(data_dir, user)) {
-        let home = make_home(&inside, run_as)?;
-        return if reaches(&home, user) {
+    let is_link = inside.symlink_metadata().is_ok_and(|m| m.is_symlink());
+    if !is_link && (can_enter(data_dir, user) || grant_traversal(data_dir, user)) {
+        let home = create_home(&inside, run_as)?;
+        return if can_enter(&home, user) {
             Ok(home)
         } else {
-            Err(EmbeddedError::OutOfReach(home))
+            Err(EmbeddedError::Inaccessible(home))
         };
     }
-    // Named after the path, not after what the link says: a copied data directory must not share its original's server.
+    // Derived from the path, not read from the link: a copied data directory must not share the server of the original.
     let name = xxhash_rust::xxh3::xxh3_64(data_dir.as_os_str().as_encoded_bytes());
-    let home = make_home(
-        &Path::new(ELSEWHERE).join(format!("postgres-{name:016x}")),
+    let home = create_home(
+        &Path::new(FALLBACK_DIR).join(format!("postgres-{name:016x}")),
         run_as,
     )?;
-    if !reaches(&home, user) {
-        return Err(EmbeddedError::OutOfReach(home));
+    if !can_enter(&home, user) {
+        return Err(EmbeddedError::Inaccessible(home));
     }
     if fs::read_link(&inside).ok().as_deref() != Some(home.as_path()) {
         tracing::info!(
             home = %home.display(),
-            "the user postgres cannot enter the data directory: the embedded Postgres lies elsewhere"
+            "the user postgres cannot enter the data directory: the embedded Postgres is stored elsewhere"
         );
-        // There may be none.
+        // There may be no old link.
         let _ = fs::remove_file(&inside);
         symlink(&home, &inside).map_err(io_error(format!("linking {}", inside.display())))?;
     }
     Ok(home)
 }
 
-/// Opens a data directory that is private to us for the user's group to pass through, if that helps.
-fn let_through(data_dir: &Path, user: RunAs) -> bool {
+/// Lets the user's group traverse a data directory that is private to OmniLink's user (mode 0700 → 0710). Reverts the change and
+/// returns false if the user still cannot enter, because of a parent directory.
+fn grant_traversal(data_dir: &Path, user: RunAs) -> bool {
     let Ok(before) = fs::metadata(data_dir) else {
         return false;
     };
-    let ours =
+    let is_private =
         before.uid() == rustix::process::geteuid().as_raw() && before.mode() & 0o777 == 0o700;
     let change = |group, mode| {
         chown(data_dir, None, Some(group))
             .and_then(|()| fs::set_permissions(data_dir, fs::Permissions::from_mode(mode)))
     };
-    if !ours || change(user.gid, 0o710).is_err() {
+    if !is_private || change(user.gid, 0o710).is_err() {
         return false;
     }
-    let through = reaches(data_dir, user);
-    if !through {
-        // As it was; it was ours to change a moment ago.
+    let can_enter = can_enter(data_dir, user);
+    if !can_enter {
+        // The same change succeeded a moment ago.
         let _ = change(before.gid(), before.mode() & 0o7777);
     }
-    through
+    can_enter
 }
 
-fn make_home(home: &Path, run_as: Option<RunAs>) -> Result<PathBuf, EmbeddedError> {
+fn create_home(home: &Path, run_as: Option<RunAs>) -> Result<PathBuf, EmbeddedError> {
     let run = home.join("run");
-    let making = || -> io::Result<()> {
+    let create = || -> io::Result<()> {
         fs::create_dir_all(&run)?;
         if let Some(RunAs { uid, gid }) = run_as
             && fs::metadata(&run)?.uid() != uid
@@ -393,16 +397,16 @@ fn make_home(home: &Path, run_as: Option<RunAs>) -> Result<PathBuf, EmbeddedErro
         fs::set_permissions(home, fs::Permissions::from_mode(0o755))?;
         fs::set_permissions(&run, fs::Permissions::from_mode(0o700))
     };
-    making().map_err(io_error(format!("making {}", home.display())))?;
+    create().map_err(io_error(format!("creating {}", home.display())))?;
     home.canonicalize()
         .map_err(io_error(format!("entering {}", home.display())))
 }
 
-/// Whether the user can enter a folder: asked of the system, which knows about more than mode bits.
-fn reaches(folder: &Path, user: RunAs) -> bool {
+/// Whether the user can enter a directory. It is tried with a process, because mode bits do not tell everything (ACLs, mounts).
+fn can_enter(directory: &Path, user: RunAs) -> bool {
     Command::new("/bin/sh")
         .args(["-c", "cd \"$0\"/."])
-        .arg(folder)
+        .arg(directory)
         .uid(user.uid)
         .gid(user.gid)
         .current_dir("/")

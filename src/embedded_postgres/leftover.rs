@@ -1,4 +1,4 @@
-//! Servers that a killed process left running.
+//! Stopping a server that an earlier, killed process left running.
 
 use std::{
     fs,
@@ -10,9 +10,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-/// Ends a server that runs on these files, whose lock we hold: one that a killed process left. It may be stopping by itself
-/// already; after `patience` it is killed. Returns when it is gone and its pid file with it.
-pub(super) fn end_leftover(data: &Path, patience: Duration) {
+/// Stops a server that still runs on the data directory `data`, and removes its pid file. The caller holds the lock of the directory,
+/// so the server must be a leftover, which may already be stopping. If a fast shutdown takes longer than `timeout`, the server is
+/// killed. Does nothing if no server runs.
+pub(super) fn end_leftover(data: &Path, timeout: Duration) {
     let file = data.join("postmaster.pid");
     let Some(pid) = fs::read_to_string(&file)
         .ok()
@@ -22,22 +23,22 @@ pub(super) fn end_leftover(data: &Path, patience: Duration) {
         return;
     };
     if !is_server(pid, data) {
-        // The id of a dead server may be another process's by now; Postgres would refuse to start.
+        // The pid of the dead server may have been reused by another process, and then Postgres would refuse to start.
         let _ = fs::remove_file(&file);
         return;
     }
     tracing::info!(
         pid = pid.as_raw_nonzero().get(),
-        "taking over a Postgres that was left running"
+        "stopping an embedded Postgres that was left running"
     );
-    // Fast shutdown, then the immediate one, then the end.
+    // Postgres's fast shutdown, then its immediate shutdown, then a kill.
     let steps = [
-        (Signal::INT, patience),
+        (Signal::INT, timeout),
         (Signal::QUIT, Duration::from_secs(3)),
         (Signal::KILL, Duration::from_secs(5)),
     ];
     for (signal, wait) in steps {
-        // It may be gone already.
+        // The process may already have ended.
         let _ = kill_process(pid, signal);
         let deadline = Instant::now() + wait;
         while Instant::now() < deadline {
@@ -50,18 +51,18 @@ pub(super) fn end_leftover(data: &Path, patience: Duration) {
     }
 }
 
-/// Whether a process lives and is a server on these files. One that has ended and that nobody has collected does not live.
+/// Whether the process is alive and is a server on the data directory. A zombie is not alive.
 fn is_server(pid: Pid, data: &Path) -> bool {
     if test_kill_process(pid).is_err() {
         return false;
     }
     let process = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
     if !Path::new("/proc/self").exists() {
-        // Not Linux: no way to look closer.
+        // Not Linux: the command line cannot be checked.
         return true;
     }
     let mut command = Vec::new();
-    // Unreadable or empty (a zombie's is): not a server.
+    // A zombie's command line is empty, so it is not a server; neither is a process whose command line cannot be read.
     let _ = fs::File::open(process.join("cmdline")).and_then(|mut f| f.read_to_end(&mut command));
     let data = data.as_os_str().as_encoded_bytes();
     command.split(|b| *b == 0).any(|argument| argument == data)

@@ -1,10 +1,11 @@
-//! A private Postgres in the data directory, from the machine's own binaries: the default when `postgres.url` is empty.
+//! A private Postgres server in the data directory, run from the installed binaries: the default if `postgres.url` is empty.
 //!
-//! - [`binaries`] finds the programs, [`cluster`] makes the files once, [`server`] runs the process.
-//! - It listens on a Unix socket in its folder and on loopback, with a password of its own (mode 0600).
-//! - It ends with us: a shell between us and it holds the other end of a pipe, and stops it when the pipe closes, however we
-//!   end. A server that is left over all the same is stopped by the next start, which alone holds the lock of the folder.
-//! - A server that dies while we live is started again.
+//! - [`binaries`] finds the installed programs, [`cluster`] creates the data files once, [`server`] runs the process.
+//! - The server listens on a Unix socket in its directory and on loopback, with a generated password (file mode 0600).
+//! - The server never outlives OmniLink: a supervising shell holds the other end of a pipe, and stops the server when the pipe
+//!   closes, whatever ends OmniLink. If a server is left over nevertheless, the next start stops it, after taking the lock of the
+//!   directory.
+//! - A server that dies while OmniLink runs is restarted.
 
 mod binaries;
 mod cluster;
@@ -26,94 +27,94 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use self::{binaries::Binaries, cluster::Cluster, server::Lifeline};
 use super::store::Store;
 
-/// How long a server may take to answer after it was started: it may have to redo the log after a crash.
-const READY: Duration = Duration::from_mins(1);
-/// How long a server may take to stop in good order.
-const STOP: Duration = Duration::from_secs(10);
+/// The time limit for a started server to accept connections: after a crash it first replays its write-ahead log.
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
+/// The time limit for an orderly shutdown.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const DATABASE: &str = "omnilink";
 const SUPERUSER: &str = "omnilink";
 
-/// Why there is no embedded Postgres.
+/// Why the embedded Postgres cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedError {
-    /// No programs: the caller goes on without projections.
+    /// Postgres is not installed. The caller continues without projections.
     #[error(
         "no Postgres is installed here (looked in PATH, /usr/lib/postgresql and the like); `apt install postgresql`, or set postgres.url, \
          to have events as rows"
     )]
     NoBinaries,
-    /// The files were made by another major version.
-    #[error("the data in {} were made by Postgres {made}, which is not installed any more: install it, or delete the folder \
-             (all of it is made anew from the log)", .path.display())]
+    /// The data files belong to a major version that is not installed.
+    #[error("the data in {} was created by Postgres {version}, which is no longer installed: install it, or delete the directory \
+             (everything in it is rebuilt from the log)", .path.display())]
     OtherVersion {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// The version that made it.
-        made: String,
+        /// The major version that created it.
+        version: String,
     },
-    /// Postgres refuses to run as root.
+    /// OmniLink runs as root, which Postgres refuses, and there is no other user to run the server as.
     #[error(
-        "Postgres does not run as root, and there is no user `postgres` on this machine: make one, or set postgres.url"
+        "Postgres does not run as root, and there is no user `postgres` on this machine: create one, or set postgres.url"
     )]
     NoUser,
-    /// Another process of ours uses it.
-    #[error("{} is in use by another OmniLink", .0.display())]
+    /// Another OmniLink process holds the lock of the directory.
+    #[error("{} is in use by another OmniLink process", .0.display())]
     InUse(PathBuf),
-    /// The user `postgres` cannot enter the folder.
-    #[error("the user `postgres` cannot enter {}: give it execute permission on all folders above, or move it", .0.display())]
-    OutOfReach(PathBuf),
-    /// A program failed; its last words.
-    #[error("{program} failed: {words}")]
+    /// The user `postgres` cannot enter the directory.
+    #[error("the user `postgres` cannot enter {}: give it execute permission on all parent directories, or move the directory", .0.display())]
+    Inaccessible(PathBuf),
+    /// A program of Postgres failed.
+    #[error("{program} failed: {output}")]
     Failed {
-        /// Which.
+        /// The program, such as `initdb`.
         program: &'static str,
-        /// The end of what it printed.
-        words: String,
+        /// The last lines of its output.
+        output: String,
     },
-    /// A file or process operation.
-    #[error("{what}: {cause}")]
+    /// A file or process operation failed.
+    #[error("{action}: {cause}")]
     Io {
-        /// What was tried.
-        what: String,
-        /// Why not.
+        /// What was attempted.
+        action: String,
+        /// Why it failed.
         cause: io::Error,
     },
-    /// It runs and does not let us in.
+    /// The server runs, and connecting or creating the database failed.
     #[error("the embedded Postgres: {0}")]
     Sql(#[from] super::store::StoreError),
 }
 
-/// Adds to an I/O error what was tried.
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> EmbeddedError {
-    let what = what.into();
-    move |cause| EmbeddedError::Io { what, cause }
+/// Adds to an I/O error what was attempted.
+fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> EmbeddedError {
+    let action = action.into();
+    move |cause| EmbeddedError::Io { action, cause }
 }
 
 /// A running private server. Dropping it stops the server without waiting; [`Embedded::stop`] waits.
 #[derive(Debug)]
 pub struct Embedded {
     cluster: Arc<Cluster>,
-    /// `None` once it is to stop: who watches the server then does not start it again.
+    /// `None` once the server is stopping: the supervisor then does not restart it.
     lifeline: Arc<Mutex<Option<Lifeline>>>,
-    /// In a lock, so that a reference to the server can cross threads.
-    ended: Mutex<mpsc::Receiver<()>>,
+    /// Receives a message when the supervisor ends. The mutex makes this type `Sync`.
+    stopped: Mutex<mpsc::Receiver<()>>,
 }
 
-/// The version of the binaries that [`Embedded::start`] would use, if there are any.
+/// The major version that [`Embedded::start`] would use; `None` if no Postgres is installed.
 pub fn available() -> Option<u32> {
     Binaries::find_all().first().map(|binaries| binaries.major)
 }
 
 impl Embedded {
-    /// Starts the server of `data_dir`, making it first where there is none. Blocks for up to a minute after a crash, for
-    /// a second at first use, else for a moment.
+    /// Starts the server of `data_dir`, and creates its files on first use. Returns when the server accepts connections: usually within
+    /// a second, up to a minute after a crash.
     pub async fn start(data_dir: &Path) -> Result<Self, EmbeddedError> {
         let data_dir = data_dir.to_owned();
         let started = tokio::task::spawn_blocking(move || Self::start_blocking(&data_dir))
             .await
             .map_err(|e| io_error("starting Postgres")(io::Error::other(e)))??;
-        started.make_database().await?;
+        started.create_database().await?;
         Ok(started)
     }
 
@@ -125,49 +126,49 @@ impl Embedded {
         let cluster = Arc::new(Cluster::open(data_dir, &found)?);
         let (child, lifeline) = server::start(&cluster)?;
         let lifeline = Arc::new(Mutex::new(Some(lifeline)));
-        let (tell, ended) = mpsc::channel();
+        let (sender, stopped) = mpsc::channel();
         let started = Self {
             cluster: Arc::clone(&cluster),
             lifeline: Arc::clone(&lifeline),
-            ended: Mutex::new(ended),
+            stopped: Mutex::new(stopped),
         };
         thread::Builder::new()
             .name("postgres".to_owned())
             .spawn(move || {
-                watch(&cluster, &lifeline, child);
-                // Nobody may be waiting any more.
-                let _ = tell.send(());
+                supervise(&cluster, &lifeline, child);
+                // The receiver is gone if nobody waits.
+                let _ = sender.send(());
             })
             .map_err(io_error("starting a thread"))?;
         Ok(started)
     }
 
-    /// How OmniLink connects: by the Unix socket.
+    /// The options for OmniLink's own connections: over the Unix socket where possible.
     pub fn options(&self) -> PgConnectOptions {
         self.options_of(DATABASE)
     }
 
-    /// A handle to it.
+    /// A store that connects with [`Self::options`].
     pub fn store(&self) -> Store {
-        Store::with(self.options())
+        Store::with_options(self.options())
     }
 
-    /// The URL for people and other programs on this machine, password included: by loopback.
+    /// The URL for other programs on this machine, over loopback. It contains the password.
     pub fn url(&self) -> String {
         let (password, port) = (&self.cluster.password, self.cluster.port);
         format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/{DATABASE}")
     }
 
-    /// Where its files lie.
+    /// The directory of its files.
     pub fn home(&self) -> &Path {
         &self.cluster.home
     }
 
-    /// Stops it in good order; after [`STOP`] by force. Blocks.
+    /// Shuts the server down, and kills it if that takes longer than [`STOP_TIMEOUT`]. Blocks.
     pub fn stop(self) {
         self.lifeline.lock().take();
-        if self.ended.lock().recv_timeout(STOP).is_err() {
-            tracing::warn!("the embedded Postgres did not stop in time: killed");
+        if self.stopped.lock().recv_timeout(STOP_TIMEOUT).is_err() {
+            tracing::warn!("the embedded Postgres did not stop in time and is killed");
             leftover::end_leftover(&self.cluster.data(), Duration::ZERO);
         }
     }
@@ -185,25 +186,25 @@ impl Embedded {
         }
     }
 
-    async fn make_database(&self) -> Result<(), EmbeddedError> {
-        let making = async {
+    async fn create_database(&self) -> Result<(), EmbeddedError> {
+        let creating = async {
             let mut connection = PgConnection::connect_with(&self.options_of("postgres")).await?;
-            let there = sqlx::query_scalar::<_, bool>(
+            let exists = sqlx::query_scalar::<_, bool>(
                 "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)",
             )
             .bind(DATABASE)
             .fetch_one(&mut connection)
             .await?;
-            if !there {
+            if !exists {
                 sqlx::raw_sql("CREATE DATABASE omnilink")
                     .execute(&mut connection)
                     .await?;
             }
             connection.close().await
         };
-        tokio::time::timeout(READY, making)
+        tokio::time::timeout(READY_TIMEOUT, creating)
             .await
-            .map_err(|_| super::store::StoreError::Deadline("making the database"))?
+            .map_err(|_| super::store::StoreError::Timeout("creating the database"))?
             .map_err(super::store::StoreError::from)?;
         Ok(())
     }
@@ -215,35 +216,34 @@ impl Drop for Embedded {
     }
 }
 
-/// Waits for the server's end and starts it again unless it was to end.
-fn watch(cluster: &Cluster, lifeline: &Mutex<Option<Lifeline>>, mut child: Child) {
+/// Restarts the server whenever it ends, until the lifeline is taken.
+fn supervise(cluster: &Cluster, lifeline: &Mutex<Option<Lifeline>>, mut child: Child) {
     let mut pause = Duration::from_millis(100);
     loop {
-        let began = std::time::Instant::now();
+        let started_at = std::time::Instant::now();
         let status = child.wait();
         if lifeline.lock().is_none() {
             return;
         }
-        tracing::warn!(status = ?status, "the embedded Postgres ended; starting it again");
-        if began.elapsed() > READY {
+        tracing::warn!(status = ?status, "the embedded Postgres ended; restarting it");
+        if started_at.elapsed() > READY_TIMEOUT {
             pause = Duration::from_millis(100);
         }
         loop {
             match server::start(cluster) {
-                Ok((started, line)) => {
+                Ok((mut restarted, new_lifeline)) => {
                     let mut lifeline = lifeline.lock();
                     if lifeline.is_none() {
-                        drop(line);
-                        let mut started = started;
-                        let _ = started.wait();
+                        drop(new_lifeline);
+                        let _ = restarted.wait();
                         return;
                     }
-                    *lifeline = Some(line);
-                    child = started;
+                    *lifeline = Some(new_lifeline);
+                    child = restarted;
                     break;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the embedded Postgres does not start");
+                    tracing::error!(%error, "the embedded Postgres cannot be restarted; retrying");
                     thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_secs(5));
                     if lifeline.lock().is_none() {

@@ -1,4 +1,4 @@
-//! The server's process: started so that it ends with us, stopped, and taken over when it is left from before.
+//! The server process: started so that it ends when OmniLink does, whatever ends OmniLink.
 
 use std::{
     fs,
@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EmbeddedError, READY, cluster::Cluster, io_error, leftover::end_leftover};
+use super::{EmbeddedError, READY_TIMEOUT, cluster::Cluster, io_error, leftover::end_leftover};
 
-/// Runs the server and waits for it; stops it in good order when the pipe on its input closes, which happens when
-/// OmniLink ends, in whatever way.
+/// A shell script that runs the server, and shuts it down when the pipe on standard input closes. The kernel closes the pipe when
+/// OmniLink ends, even by `SIGKILL`.
 const GUARD: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -25,28 +25,29 @@ kill "$guard" 2>/dev/null
 exit "$status"
 "#;
 
-/// Our end of the pipe: the server stops when it is dropped.
+/// The write end of the pipe. Dropping it shuts the server down.
 #[derive(Debug)]
 pub(super) struct Lifeline {
     _pipe: ChildStdin,
 }
 
-/// Starts the server and waits until it answers.
+/// Starts the server and waits until it accepts connections.
 pub(super) fn start(cluster: &Cluster) -> Result<(Child, Lifeline), EmbeddedError> {
-    let deadline = Instant::now() + READY;
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
-        end_leftover(&cluster.data(), super::STOP);
+        end_leftover(&cluster.data(), super::STOP_TIMEOUT);
         let (mut child, lifeline) = spawn(cluster)?;
         if wait_until_ready(cluster, &mut child, deadline)? {
             return Ok((child, lifeline));
         }
-        let words = cluster.last_words();
-        // Children of a killed server need moments to notice, and hold its shared memory until then.
-        let passing = words.contains("shared memory block") || words.contains("postmaster.pid");
-        if !passing || Instant::now() > deadline {
+        let output = cluster.log_tail();
+        // Child processes of a killed server take a moment to exit, and hold its shared memory until then.
+        let is_transient =
+            output.contains("shared memory block") || output.contains("postmaster.pid");
+        if !is_transient || Instant::now() > deadline {
             return Err(EmbeddedError::Failed {
                 program: "postgres",
-                words,
+                output,
             });
         }
         thread::sleep(Duration::from_millis(100));
@@ -83,27 +84,30 @@ fn spawn(cluster: &Cluster) -> Result<(Child, Lifeline), EmbeddedError> {
     match child.stdin.take() {
         Some(pipe) => Ok((child, Lifeline { _pipe: pipe })),
         None => Err(io_error("starting Postgres")(std::io::Error::other(
-            "it has no input",
+            "the process has no standard input",
         ))),
     }
 }
 
-/// A folder as an element of a list setting.
-fn quoted(folder: &Path) -> String {
-    if folder.as_os_str().is_empty() {
+/// A directory, quoted as an element of a list setting.
+fn quoted(directory: &Path) -> String {
+    if directory.as_os_str().is_empty() {
         return String::new();
     }
-    format!("\"{}\"", folder.display().to_string().replace('"', "\"\""))
+    format!(
+        "\"{}\"",
+        directory.display().to_string().replace('"', "\"\"")
+    )
 }
 
-/// True once it answers, false when it ended first.
+/// Returns true once the server accepts connections, false if it ended first.
 fn wait_until_ready(
     cluster: &Cluster,
     child: &mut Child,
     deadline: Instant,
 ) -> Result<bool, EmbeddedError> {
     loop {
-        // The eighth line of the pid file is the state; the file is written anew by each start, after the old was removed.
+        // The eighth line of the pid file is the server's state. `end_leftover` has removed the file of an earlier server.
         let ready = fs::read_to_string(cluster.data().join("postmaster.pid")).is_ok_and(|text| {
             text.lines()
                 .nth(7)
@@ -122,10 +126,10 @@ fn wait_until_ready(
         if Instant::now() > deadline {
             return Err(EmbeddedError::Failed {
                 program: "postgres",
-                words: format!(
-                    "it does not answer after {} s\n{}",
-                    READY.as_secs(),
-                    cluster.last_words()
+                output: format!(
+                    "it is not ready after {} s\n{}",
+                    READY_TIMEOUT.as_secs(),
+                    cluster.log_tail()
                 ),
             });
         }

@@ -1,21 +1,20 @@
-//! JSON merge patch (RFC 7396) from text to text: numbers keep their digits, and nothing becomes a tree.
+//! JSON merge patch (RFC 7396) on text: numbers keep their digits, and no tree is built.
 //!
-//! Both sides are valid JSON as admission has checked it. Keys are compared as what they say: `"a"` and `"\u0061"`
-//! are one.
+//! Both inputs must be valid JSON, which admission has checked. Keys are compared unescaped: `"a"` and `"\u0061"` are equal.
 
 use std::borrow::Cow;
 
 use memchr::{memchr2, memmem};
 
-/// From this many members on, a patch is searched by binary search.
-const MANY: usize = 16;
+/// A patch with at least this many members is searched by binary search.
+const BINARY_SEARCH_FROM: usize = 16;
 
 /// Whether JSON text is an object.
 pub(super) fn is_object(json: &[u8]) -> bool {
     json.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
 }
 
-/// Appends to `out` the object `target` patched with the object `patch`.
+/// Appends to `out` the result of applying the object `patch` to the object `target`.
 pub(super) fn merge(target: &[u8], patch: &[u8], out: &mut Vec<u8>) {
     let members = Patch::of(patch);
     let mut used = vec![false; members.list.len()];
@@ -53,8 +52,7 @@ pub(super) fn merge(target: &[u8], patch: &[u8], out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Appends a value that meets nothing to merge with: an object's members that are `null` fall away, at any depth of
-/// objects.
+/// Appends a patch value that has no target: members that are `null` are removed from objects, at any depth.
 pub(super) fn without_nulls(value: &[u8], out: &mut Vec<u8>) {
     if !is_object(value) || memmem::find(value, b"null").is_none() {
         out.extend_from_slice(value.trim_ascii());
@@ -76,7 +74,7 @@ fn member(raw_key: &[u8], value: &[u8], start: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-/// A key with its quotes, as it stands.
+/// Appends a key with its quotes, unchanged, and a comma before it unless it is the first.
 fn key(raw_key: &[u8], start: usize, out: &mut Vec<u8>) {
     if out.len() > start {
         out.push(b',');
@@ -91,10 +89,10 @@ struct PatchMember<'a> {
     value: &'a [u8],
 }
 
-/// A patch's members, found by key.
+/// The members of a patch, for lookup by key.
 struct Patch<'a> {
     list: Vec<PatchMember<'a>>,
-    /// Indices in the order of keys, when there are many.
+    /// Indices in the order of the keys; empty if the patch has few members.
     sorted: Vec<usize>,
 }
 
@@ -103,21 +101,21 @@ impl<'a> Patch<'a> {
         let list: Vec<_> = Members::of(patch)
             .map(|(raw_key, value)| PatchMember {
                 raw_key,
-                key: plain(raw_key),
+                key: unescaped(raw_key),
                 value,
             })
             .collect();
         let mut sorted = Vec::new();
-        if list.len() >= MANY {
+        if list.len() >= BINARY_SEARCH_FROM {
             sorted.extend(0..list.len());
             sorted.sort_by(|a: &usize, b: &usize| list[*a].key.cmp(&list[*b].key));
         }
         Self { list, sorted }
     }
 
-    /// `expected`: where it would be if both sides had the same order, as one producer's events mostly do.
+    /// The index of a key. `expected` is its index if target and patch have the same order, which events of one producer usually do.
     fn find(&self, raw_key: &[u8], expected: usize) -> Option<usize> {
-        let wanted = plain(raw_key);
+        let wanted = unescaped(raw_key);
         if self.list.get(expected).is_some_and(|m| m.key == wanted) {
             return Some(expected);
         }
@@ -131,20 +129,20 @@ impl<'a> Patch<'a> {
     }
 }
 
-/// What a key in quotes says.
-fn plain(raw_key: &[u8]) -> Cow<'_, [u8]> {
+/// A key without quotes and escapes.
+fn unescaped(raw_key: &[u8]) -> Cow<'_, [u8]> {
     let inner = raw_key.get(1..raw_key.len() - 1).unwrap_or_default();
     if !inner.contains(&b'\\') {
         return Cow::Borrowed(inner);
     }
-    // Checked before; what cannot be read after all is compared as it stands.
+    // The key was checked before, so this does not fail; if it did, the raw text would be compared.
     match serde_json::from_slice::<String>(raw_key) {
         Ok(text) => Cow::Owned(text.into_bytes()),
         Err(_) => Cow::Borrowed(inner),
     }
 }
 
-/// The members of an object: key with its quotes, value without space around it.
+/// Iterates over the members of an object: the key with its quotes, and the value without surrounding white space.
 struct Members<'a> {
     text: &'a [u8],
     at: usize,
@@ -160,7 +158,7 @@ impl<'a> Members<'a> {
         members
     }
 
-    /// To behind the next `byte`, over white space (and whatever else, which valid JSON has not).
+    /// Skips to the position after the next `byte`.
     fn skip_to(&mut self, byte: u8) {
         while let Some(b) = self.text.get(self.at) {
             self.at += 1;
@@ -170,7 +168,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// From the opening quote to behind the closing one.
+    /// Reads a string, with its quotes.
     fn string(&mut self) -> &'a [u8] {
         let start = self.at;
         self.at += 1;
@@ -246,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    /// The RFC's own pseudo-code.
+    /// The pseudo-code of the RFC.
     fn reference(target: Value, patch: &Value) -> Value {
         let Value::Object(patch) = patch else {
             return patch.clone();
@@ -289,7 +287,7 @@ mod tests {
             (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
             (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#),
             ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
-            // Not the RFC's: spaces, escapes, brackets in text, digits as they came.
+            // Beyond the RFC's examples: white space, escapes, brackets in text, unchanged digits.
             (
                 " { \"a\" : 1.10 , \"b\" : [ 1, {\"x\":\"]}\"} ] } ",
                 r#"{"c":1e400}"#,
@@ -327,14 +325,14 @@ mod tests {
     }
 
     fn object(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
-        // Few keys, so that they meet; sometimes more than `MANY`.
+        // Few distinct keys, so that both objects share some; sometimes more than `BINARY_SEARCH_FROM`.
         prop::collection::btree_map("[abé\"\\\\]{0,2}", inner, 0..24)
             .prop_map(|members| Value::Object(members.into_iter().collect()))
     }
 
     proptest! {
         #[test]
-        fn as_the_reference(target in object(json()), patch in object(json()), pretty: bool) {
+        fn merging_agrees_with_the_reference(target in object(json()), patch in object(json()), pretty: bool) {
             let write = |v: &Value| if pretty { serde_json::to_string_pretty(v) } else { serde_json::to_string(v) }.unwrap();
             let merged = merged(&write(&target), &write(&patch));
             let value: Value = serde_json::from_str(&merged).expect(&merged);

@@ -1,4 +1,4 @@
-//! What one event does to its entity. Pure.
+//! Applying an event to its entity: a pure function.
 
 mod merge;
 
@@ -6,11 +6,11 @@ use merge::{is_object, merge, without_nulls};
 
 use crate::envelope::json::{written_size, written_size_at_most};
 
-/// The most bytes of a state, as Postgres writes it out (white space does not count): each event of the entity is merged with
-/// all of it.
+/// The maximum size of a state in bytes, as Postgres writes it out, without white space. It bounds the cost of an event, which is merged
+/// with the whole state.
 pub const STATE_MAX: usize = 16 << 20;
 
-/// The state would be larger than [`STATE_MAX`], and larger than it was: the event is not merged.
+/// The event would make the state larger than [`STATE_MAX`], and larger than it was. The event is not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "the entity's state would take {size} bytes as Postgres writes it out; {STATE_MAX} are allowed"
@@ -20,46 +20,64 @@ pub struct TooLarge {
 }
 
 impl TooLarge {
-    /// The code of the dead letter.
+    /// The error code of the dead letter.
     pub const CODE: &'static str = "entity_too_large";
 }
 
-/// An entity as the table holds it, apart from its key. `Default`: one that no event has named.
+/// An entity as stored in the table `entities`, without its key. The default is an entity without events.
+///
+/// ```
+/// use omnilink::entity::{Change, Entity};
+///
+/// let change = |data: &'static str| Change {
+///     event_id: "e-1",
+///     time: 0,
+///     display_name: None,
+///     data: Some(data.as_bytes()),
+///     deletes: false,
+/// };
+/// let (mut entity, mut scratch) = (Entity::default(), Vec::new());
+/// entity.apply(&change(r#"{"status":"new","total":12.50}"#), &mut scratch)?;
+/// entity.apply(&change(r#"{"status":null,"paid":true}"#), &mut scratch)?;
+/// assert_eq!(entity.json(), br#"{"total":12.50,"paid":true}"#);
+/// assert_eq!(entity.version, 2);
+/// # Ok::<(), omnilink::entity::TooLarge>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Entity {
-    /// For people; the last one given.
+    /// The name for people, from the last event that has one.
     pub display_name: Option<String>,
     /// The text of a JSON object; empty stands for `{}`.
     pub state: Vec<u8>,
-    /// At least the size of the state, written out.
+    /// An upper bound of the size of the state as Postgres writes it out, in bytes.
     pub state_size: usize,
     /// The number of its events.
     pub version: i64,
-    /// CloudEvents `id` of the last event.
+    /// The CloudEvents `id` of the last event.
     pub last_event_id: String,
-    /// `time` of the last event, in microseconds since 1970.
+    /// The `time` of the last event, in microseconds since 1970.
     pub last_event_at: i64,
-    /// `time` of the event that deleted it.
+    /// The `time` of the event that deleted it, in microseconds since 1970.
     pub deleted_at: Option<i64>,
 }
 
-/// What an event says about its entity; all text as Postgres can hold it.
+/// The change that an event makes to its entity. All text must be storable in Postgres (no U+0000).
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
-    /// CloudEvents `id`.
+    /// The CloudEvents `id` of the event.
     pub event_id: &'a str,
-    /// Microseconds since 1970.
+    /// The `time` of the event, in microseconds since 1970.
     pub time: i64,
-    /// For people.
+    /// The name for people, if the event has one.
     pub display_name: Option<&'a str>,
-    /// JSON text of any type.
+    /// The event's data as JSON text. Only an object changes the state.
     pub data: Option<&'a [u8]>,
-    /// Whether the entity is deleted.
+    /// Whether the event deletes the entity.
     pub deletes: bool,
 }
 
 impl<'a> Change<'a> {
-    /// Whether an event of this type deletes.
+    /// Whether an event deletes its entity: it is a tombstone, or its type ends in `.deleted`.
     pub fn deletes(event_type: &str, tombstone: bool) -> bool {
         tombstone || event_type.ends_with(".deleted")
     }
@@ -70,10 +88,11 @@ impl<'a> Change<'a> {
 }
 
 impl Entity {
-    /// The entity after the event; after an error it is as before. `scratch` is memory to work in.
+    /// Applies an event. After an error the entity is unchanged. `scratch` is a buffer that is reused between calls.
     ///
-    /// Whether a state is too large does not depend on how it is written, so that an entity that was read back from the table
-    /// goes on as one that was kept in memory.
+    /// The state is merged with the data by JSON merge patch (RFC 7396). The first event after a deletion starts from an empty state.
+    /// Whether a state is too large does not depend on how its text is written, so an entity that was read back from the table behaves
+    /// like one that was kept in memory.
     pub fn apply(&mut self, change: &Change<'_>, scratch: &mut Vec<u8>) -> Result<(), TooLarge> {
         let (before, before_size) = match self.deleted_at {
             Some(_) => (&[][..], 0),
@@ -119,7 +138,7 @@ impl Entity {
         }
     }
 
-    /// Memory that it holds, about.
+    /// The approximate size in memory, in bytes, without the struct itself.
     pub fn weight(&self) -> usize {
         self.state.capacity()
             + self.last_event_id.capacity()
@@ -128,7 +147,7 @@ impl Entity {
 }
 
 fn size_of(state: &[u8]) -> usize {
-    // Both sides of a merge were text.
+    // A merge of two texts is always valid UTF-8.
     std::str::from_utf8(state).map_or(state.len(), written_size)
 }
 
@@ -154,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life() {
+    fn events_create_change_delete_and_recreate_an_entity() {
         let mut entity = Entity::default();
         let mut scratch = Vec::new();
         let mut apply = |data, deletes| {
@@ -178,14 +197,14 @@ mod tests {
         assert_eq!(apply(None, true), (json!({}), 7, Some(7)));
     }
 
-    /// `from..to` members of the largest number there is, 9 bytes each as sent.
+    /// An object with members `from..to`, each the largest number that `numeric` holds: few bytes as sent, 131,072 digits in Postgres.
     fn numbers(from: usize, to: usize) -> String {
         let members: Vec<_> = (from..to).map(|n| format!("\"k{n}\":1e131071")).collect();
         format!("{{{}}}", members.join(","))
     }
 
     #[test]
-    fn a_state_is_bounded_by_what_postgres_makes_of_it() {
+    fn a_state_is_bounded_by_its_size_as_postgres_writes_it() {
         let mut scratch = Vec::new();
         let mut entity = Entity::default();
         let mut written = Entity::default();
@@ -193,7 +212,7 @@ mod tests {
         let refused = loop {
             let patch = numbers(taken, taken + 8);
             let before = entity.clone();
-            // As it is after a restart: read back from the table.
+            // The same state after a restart, when it is read back from the table.
             let zeros = "0".repeat(131_071);
             let members: Vec<_> = (0..taken).map(|n| format!("\"k{n}\": 1{zeros}")).collect();
             written.state = format!("{{{}}}", members.join(", ")).into_bytes();
@@ -211,7 +230,7 @@ mod tests {
         };
         assert_eq!(taken, 120);
         assert!(refused.to_string().contains("16777216"));
-        // It goes on: with less, or from nothing.
+        // Later events are applied again if they make the state smaller, or after a deletion.
         let less = change("e", Some(r#"{"k0":null,"a":1}"#), false);
         entity.apply(&less, &mut scratch).unwrap();
         entity
@@ -251,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_deletes() {
+    fn tombstones_and_deleted_types_delete() {
         assert!(Change::deletes("order.deleted", false) && Change::deletes("x", true));
         assert!(!Change::deletes("deleted", false) && !Change::deletes("order.deleted.v2", false));
     }

@@ -1,24 +1,24 @@
-//! The agents' internal form, a dialect that is known by `eventId` or `event_id`.
+//! The agents' internal form: a dialect that is recognized by a member `eventId` or `event_id`.
 //!
-//! `eventId`, `eventType`, `timestamp` and `payload` are CloudEvents' `id`, `type`, `time` and `data`; `trace` becomes
-//! `traceparent`. Every other member is the attribute of its name, in lower case and without `_`: `correlationId` and
-//! `correlation_id` are `correlationid`, `tenantId` is the extension `tenantid` (it decides nothing), `entity` may be there as
-//! in OmniLink's own form.
+//! `eventId`, `eventType`, `timestamp` and `payload` correspond to CloudEvents' `id`, `type`, `time` and `data`; `trace` becomes
+//! `traceparent`. Every other member is the attribute with its name in lower case and without `_`: `correlationId` and
+//! `correlation_id` are `correlationid`. `tenantId` becomes the extension `tenantid`, which does not determine the tenant. `entity` is
+//! read as in OmniLink's form.
 
 use std::{borrow::Cow, collections::HashSet};
 
 use super::{
     Form, Invalid, Parsed,
     attributes::{Attributes, Receipt},
-    body_hash::Gathered,
+    body_hash::BodyHasher,
     entity_field::entity,
     json::{JsonError, Scanner, Value, has_member},
 };
 
-/// The names by which the form is known.
+/// The members by which the form is recognized.
 const KNOWN_BY: [&str; 2] = ["eventId", "event_id"];
 
-/// What the members of the contract's attributes are called here.
+/// CloudEvents attributes, and the names of their members in this form.
 const RENAMED: [(&str, &str); 4] = [
     ("id", "eventId"),
     ("type", "eventType"),
@@ -26,17 +26,17 @@ const RENAMED: [(&str, &str); 4] = [
     ("data", "payload"),
 ];
 
-/// Whether the text is an object of that form. `specversion` makes it a CloudEvent.
+/// Whether the text is an object in this form. An object with `specversion` is a CloudEvent instead.
 pub(super) fn is(text: &str) -> bool {
     KNOWN_BY.iter().any(|name| has_member(text, name)) && !has_member(text, "specversion")
 }
 
-/// Reads one event.
+/// Parses one event.
 pub(super) fn parse<'a>(text: &'a str, receipt: Receipt<'_>) -> Result<Parsed<'a>, Invalid> {
     let mut scanner = Scanner::new(text);
     scanner.spaces();
     let mut agent = Agent::default();
-    let mut body_hash = Gathered::default();
+    let mut body_hash = BodyHasher::default();
     let members = scanner.enter_object()?;
     while scanner.next_member(&members)? {
         let (name, name_hash) = scanner.name(&members)?;
@@ -55,7 +55,7 @@ pub(super) fn parse<'a>(text: &'a str, receipt: Receipt<'_>) -> Result<Parsed<'a
             message: "the agents' form holds events".into(),
         });
     }
-    // A member `specVersion` does not make a CloudEvent of it: here the payload is required.
+    // A member `specVersion` does not make it a CloudEvent, so the payload is still required.
     agent.attributes.specversion = false;
     let event = agent.attributes.finish(Form::OmniLink, receipt);
     Ok(Parsed {
@@ -64,7 +64,7 @@ pub(super) fn parse<'a>(text: &'a str, receipt: Receipt<'_>) -> Result<Parsed<'a
     })
 }
 
-/// With the name that the member has here.
+/// Replaces an attribute's name in a "missing" message by the name of its member in this form.
 fn renamed(mut invalid: Invalid) -> Invalid {
     let field = invalid.code.strip_prefix("missing_");
     if let Some((_, name)) = RENAMED.iter().find(|(field_, _)| Some(*field_) == field) {
@@ -76,7 +76,7 @@ fn renamed(mut invalid: Invalid) -> Invalid {
 #[derive(Default)]
 struct Agent<'a> {
     attributes: Attributes<'a>,
-    /// The attributes that were given: two spellings are one.
+    /// The attributes so far, to detect one that is given in two spellings.
     seen: HashSet<String>,
     trace_id: Option<Cow<'a, str>>,
     span_id: Option<Cow<'a, str>>,
@@ -114,7 +114,7 @@ impl<'a> Agent<'a> {
         Ok(hash)
     }
 
-    /// `{traceId, spanId, …}`, or `null`.
+    /// Reads `{traceId, spanId, …}` or `null`; returns its hash.
     fn trace(&mut self, scanner: &mut Scanner<'a>) -> Result<u128, JsonError> {
         if scanner.peek() != Some(b'{') {
             let (value, hash) = scanner.scalar()?;
@@ -139,7 +139,7 @@ impl<'a> Agent<'a> {
         scanner.leave_object(&members)
     }
 
-    /// W3C's `traceparent`, if the ids are its; else they are kept as they are.
+    /// Sets `traceparent` if the ids have W3C's format; otherwise keeps them as the extensions `traceid` and `spanid`.
     fn trace_parent(&mut self) {
         let (trace_id, span_id) = (self.trace_id.take(), self.span_id.take());
         if let (Some(trace), Some(span)) = (&trace_id, &span_id)
@@ -165,18 +165,18 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Notes what is given. Two spellings of it are an error.
+    /// Records an attribute; returns false, and records a problem, if it was given before in another spelling.
     fn is_new(&mut self, attribute: &str) -> bool {
         let new = self.seen.insert(attribute.to_owned());
         if !new {
-            let shown = super::json::shown(attribute);
+            let shown = super::json::truncated(attribute);
             let invalid = Invalid::payload(format!("`{shown}` is given twice, in two spellings"));
             self.attributes.fail(invalid);
         }
         new
     }
 
-    /// What the contract calls so is called otherwise here.
+    /// Records the problem that a CloudEvents name is used for a member with another name in this form.
     fn misnamed(&mut self, name: &str) {
         let here = RENAMED.iter().find(|(field, _)| *field == name);
         let here = here.map_or("payload", |(_, here)| here);
@@ -186,7 +186,7 @@ impl<'a> Agent<'a> {
     }
 }
 
-/// The attribute that a member is, by its name in lower case.
+/// The attribute for a member, by the member's normalized name.
 fn attribute_of(plain: &str) -> &str {
     match plain {
         "eventid" => "id",
@@ -197,7 +197,7 @@ fn attribute_of(plain: &str) -> &str {
     }
 }
 
-/// In lower case and without `_`.
+/// A member's name in lower case and without `_`.
 fn plain(name: &str) -> Cow<'_, str> {
     if name.bytes().any(|b| b == b'_' || b.is_ascii_uppercase()) {
         name.replace('_', "").to_ascii_lowercase().into()
@@ -206,7 +206,7 @@ fn plain(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether a text is that many hexadecimal digits, not all of them 0.
+/// Whether a text consists of this many hexadecimal digits, not all of them 0.
 fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits
         && text.bytes().all(|b| b.is_ascii_hexdigit())

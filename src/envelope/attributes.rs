@@ -1,4 +1,4 @@
-//! Gathers an envelope's attributes, from JSON members or from headers, into an [`Event`].
+//! Collects the attributes of an envelope, from JSON members or from headers, into an [`Event`].
 
 use std::borrow::Cow;
 
@@ -7,19 +7,20 @@ use super::{
 };
 use crate::base::{clock::Millis, id::Tenant};
 
-/// The first size of the text of extensions: enough for most.
+/// The initial capacity of the text of the extensions.
 const EXTENSIONS_RESERVED: usize = 128;
 
-/// What a route or a topic adds to what the envelope says.
+/// What the receiver adds to an event.
 #[derive(Clone, Copy)]
 pub(super) struct Receipt<'t> {
-    /// Whose event it is.
+    /// The tenant that owns the event.
     pub(super) tenant: &'t Tenant,
-    /// When it came: the `time` of an event that has none.
+    /// When the event was received: its `time` if it has none.
     pub(super) received: Millis,
 }
 
-/// An envelope's attributes as they are read. The first thing wrong is kept, so that the rest can still be read.
+/// The attributes of an envelope while it is read. The first problem is kept and reported at the end, so that the rest of the envelope is
+/// still scanned and hashed.
 #[derive(Default)]
 pub(super) struct Attributes<'a> {
     /// `omnilinkkind`.
@@ -50,12 +51,12 @@ pub(super) struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Notes what is wrong, unless something is already.
+    /// Records a problem, unless there is one already.
     pub(super) fn fail(&mut self, problem: Invalid) {
         self.problem.get_or_insert(problem);
     }
 
-    /// Takes the attribute `name`; `raw` is its JSON text, where it came as JSON.
+    /// Sets the attribute `name`. `raw` is the JSON text of its value, if it came as JSON.
     pub(super) fn set(&mut self, name: &str, value: Value<'a>, raw: Option<&str>) {
         if let Err(problem) = self.try_set(name, value, raw) {
             self.fail(problem);
@@ -153,12 +154,12 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Whether the body is JSON by its `datacontenttype`; `None` without one.
-    pub(super) fn says_json(&self) -> Option<bool> {
+    /// Whether `datacontenttype` declares JSON; `None` if it is absent.
+    pub(super) fn declares_json(&self) -> Option<bool> {
         self.content_type.as_deref().map(media::is_json)
     }
 
-    /// The event, or the first thing that is wrong.
+    /// The event, or the first problem.
     pub(super) fn finish(self, form: Form, receipt: Receipt<'_>) -> Result<Event<'a>, Invalid> {
         if let Some(problem) = self.problem {
             return Err(problem);
@@ -186,7 +187,7 @@ impl<'a> Attributes<'a> {
             }
             (Some(text), None) => Data::Json(Cow::Borrowed(text)),
             (None, Some(bytes)) => Data::Binary(bytes),
-            // With `specversion` it is a CloudEvent, which may have none.
+            // With `specversion` it is a CloudEvent, whose data is optional.
             (None, None) if form == Form::OmniLink && !self.specversion => {
                 return Err(Invalid::missing("data"));
             }
@@ -194,7 +195,7 @@ impl<'a> Attributes<'a> {
         };
         let (time, time_source) = match self.time {
             Some(time) => (time, TimeSource::Producer),
-            // What a foreign broker says may be anything.
+            // A foreign broker's timestamp may be out of range.
             None => (
                 rules::clamp_time(receipt.received.0.saturating_mul(1000)),
                 TimeSource::Receiver,
@@ -226,7 +227,7 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// A string, or nothing: `null` counts as absent.
+/// The value of a string attribute; `null` is the same as absent.
 pub(super) fn string<'a>(name: &str, value: Value<'a>) -> Result<Option<Cow<'a, str>>, Invalid> {
     match value {
         Value::Text(text) => Ok(Some(text)),

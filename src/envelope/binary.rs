@@ -1,12 +1,12 @@
-//! CloudEvents in binary mode: attributes in headers, the body is the data (HTTP binding 1.0.2 section 3.1, Kafka
-//! binding 1.0.2 section 3.2).
+//! Parsing CloudEvents in binary mode: attributes in headers, data in the body (HTTP binding 1.0.2, section 3.1; Kafka binding 1.0.2,
+//! section 3.2).
 
 use std::borrow::Cow;
 
 use super::{
     Form, Invalid, Parsed,
     attributes::{Attributes, Receipt},
-    body_hash::Gathered,
+    body_hash::BodyHasher,
     json::{self, Value, hash},
 };
 use crate::base::{clock::Millis, id::Tenant};
@@ -14,9 +14,9 @@ use crate::base::{clock::Millis, id::Tenant};
 /// How headers carry attributes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Binding {
-    /// `ce-…`, percent-encoded, perhaps in double quotes. A header given twice is refused.
+    /// Headers `ce-…`, percent-encoded, optionally in double quotes. A repeated header is refused.
     Http,
-    /// `ce_…`, plain UTF-8. A header given twice is refused; one without a value is absent.
+    /// Headers `ce_…`, in UTF-8. A repeated header is refused; one without a value counts as absent.
     Kafka,
 }
 
@@ -28,7 +28,7 @@ impl Binding {
         }
     }
 
-    /// The attribute that a header carries; HTTP's names have no case.
+    /// The attribute that a header carries, if any. Header names are case-insensitive in HTTP.
     fn attribute(self, header: &str) -> Option<Cow<'_, str>> {
         let (prefix, name) = header.split_at_checked(self.prefix().len())?;
         match self {
@@ -60,7 +60,7 @@ impl Binding {
     }
 }
 
-/// A quoted string's content (RFC 9110, section 5.6.4); other texts as they are.
+/// The content of a quoted string (RFC 9110, section 5.6.4); other texts unchanged. `None` if the closing quote is missing.
 fn unquoted(text: &str) -> Option<Cow<'_, str>> {
     let Some(quoted) = text.strip_prefix('"') else {
         return Some(Cow::Borrowed(text));
@@ -82,9 +82,8 @@ fn unquoted(text: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// One event in binary mode. Headers that carry no attribute are passed over. `content_type` is the data's
-/// (`datacontenttype`); without one, data that is JSON is taken as such. No body at all, or an empty one, is an event
-/// without data.
+/// Parses one event in binary mode. Headers that carry no attribute are ignored. `content_type` is the type of the data
+/// (`datacontenttype`); without it, a body that is JSON becomes JSON data. An event without a body, or with an empty one, has no data.
 pub fn parse_binary<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     binding: Binding,
@@ -96,10 +95,10 @@ pub fn parse_binary<'a>(
     read(headers, binding, content_type, body).finish(Receipt { tenant, received })
 }
 
-/// Attributes and their hash, not judged yet.
+/// Attributes that are not checked yet, and their hash.
 pub(super) struct Binary<'a> {
     pub(super) attributes: Attributes<'a>,
-    hash: Gathered,
+    hash: BodyHasher,
 }
 
 impl<'a> Binary<'a> {
@@ -119,7 +118,7 @@ pub(super) fn read<'a>(
 ) -> Binary<'a> {
     let mut binary = Binary {
         attributes: Attributes::default(),
-        hash: Gathered::default(),
+        hash: BodyHasher::default(),
     };
     let content_type = content_type.filter(|text| !text.is_empty());
     if let Some(content_type) = content_type {
@@ -135,12 +134,12 @@ pub(super) fn read<'a>(
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (at, (name, value)) in found.iter().enumerate() {
         if found.get(at + 1).is_some_and(|(next, _)| next == name) {
-            let (prefix, shown) = (binding.prefix(), json::shown(name));
+            let (prefix, shown) = (binding.prefix(), json::truncated(name));
             let problem = format!("header `{prefix}{shown}` is given twice");
             binary.attributes.fail(Invalid::payload(problem));
             continue;
         }
-        // The content type is the standard's place for it.
+        // By the standard, `Content-Type` takes precedence over a header `ce-datacontenttype`.
         if name != "datacontenttype" || content_type.is_none() {
             binary.attribute(name, binding.decode(name, value));
         }
@@ -168,9 +167,9 @@ impl<'a> Binary<'a> {
         let Some(body) = body.filter(|body| !body.is_empty()) else {
             return;
         };
-        let says_json = self.attributes.says_json();
-        if says_json != Some(false) {
-            // The envelope would be one level around it.
+        let declares_json = self.attributes.declares_json();
+        if declares_json != Some(false) {
+            // The same depth limit as for data inside a JSON envelope.
             let document = json::without_mark(body);
             match json::scan(document, 1).and_then(|hash| Ok((json::utf8(document)?, hash))) {
                 Ok((text, hash)) => {
@@ -178,7 +177,7 @@ impl<'a> Binary<'a> {
                     self.hash.insert("data", hash::key(b"data"), hash);
                     return;
                 }
-                Err(error) if says_json.is_some() => return self.attributes.fail((error).into()),
+                Err(error) if declares_json.is_some() => return self.attributes.fail(error.into()),
                 Err(_) => {}
             }
         }

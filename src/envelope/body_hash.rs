@@ -1,31 +1,31 @@
-//! What tells two bodies under one identity apart.
+//! The hash of an envelope: it tells a retry from a different body with the same identity.
 
 use super::json::hash;
 
-/// Members that a sender's retry may set anew: they are not compared.
+/// Members that a sender may set to new values in a retry, and which are therefore not compared.
 const NOT_COMPARED: [&str; 3] = ["time", "traceparent", "tracestate"];
 
-/// What the hash of version 2 is mixed with, so that it is none of version 1.
+/// Mixed into hashes of version 2, so that they differ from those of version 1.
 const VERSION_2: u128 = 0x7c15_9e37_79b9_7f4a_4cf5_ad43_2745_937f;
 
-/// The hash of an envelope as a JSON value; nothing that was defaulted is in it. It has a version, for it is kept with the
-/// event's identity as long as the window lasts: what an earlier version kept is compared as that version did.
+/// The hash of an envelope as a JSON value, without default values. It is stored with the event's identity for the length of the dedupe
+/// window, so it is versioned: a hash that an earlier version of OmniLink stored is compared in the way of that version.
 ///
 /// | version | compares |
 /// |---|---|
 /// | 1 | all members |
-/// | 2 | all but `time`, `traceparent` and `tracestate`, which a retry may set anew |
+/// | 2 | all but `time`, `traceparent` and `tracestate`, which a retry may change |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BodyHash {
     v1: [u8; 16],
     v2: [u8; 16],
 }
 
-/// A hash as it is kept, of whichever version.
+/// A hash as it is stored, of any version.
 pub type StoredHash = [u8; 16];
 
 impl BodyHash {
-    /// Of a hash of all members and one of those that are compared.
+    /// Combines the hash of all members and the hash of the compared ones.
     fn new(all: u128, compared: u128) -> Self {
         Self {
             v1: all.to_le_bytes(),
@@ -33,39 +33,39 @@ impl BodyHash {
         }
     }
 
-    /// As it is kept: the newest version.
+    /// The hash to store, of the newest version.
     pub fn stored(&self) -> StoredHash {
         self.v2
     }
 
-    /// Whether a hash that was kept is one of this body.
+    /// Whether a stored hash, of any version, is the hash of this body.
     pub fn matches(&self, stored: &StoredHash) -> bool {
         *stored == self.v2 || *stored == self.v1
     }
 
-    /// Whether it is the same body by the newest version.
+    /// Whether two bodies are the same, by the newest version.
     pub fn is_same(&self, other: &Self) -> bool {
         self.v2 == other.v2
     }
 
-    /// The hash of all members, version 1: the canonical hash of the envelope.
+    /// The hash of version 1: the canonical hash of all members.
     pub fn of_all(&self) -> StoredHash {
         self.v1
     }
 }
 
-/// Gathers an envelope's members.
+/// Computes the hash of an envelope from its members, in any order.
 #[derive(Default)]
-pub(super) struct Gathered {
+pub(super) struct BodyHasher {
     all: hash::Object,
     left_out: hash::Object,
 }
 
-impl Gathered {
-    /// Adds a member by the hashes of its name and value; `is`: the attribute that it is.
-    pub(super) fn insert(&mut self, is: &str, name: u128, value: u128) {
+impl BodyHasher {
+    /// Adds a member that holds an attribute, by the hashes of its name and value.
+    pub(super) fn insert(&mut self, attribute: &str, name: u128, value: u128) {
         self.all.insert(name, value);
-        if NOT_COMPARED.contains(&is) {
+        if NOT_COMPARED.contains(&attribute) {
             self.left_out.insert(name, value);
         }
     }

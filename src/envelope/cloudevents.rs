@@ -1,4 +1,4 @@
-//! CloudEvents as JSON text: one event, or a batch (CloudEvents JSON format 1.0.2).
+//! Parsing events in JSON: one event or a batch (CloudEvents JSON format 1.0.2, or OmniLink's form).
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use super::{
     BodyHash, Form, Invalid, Parsed, agents,
     attributes::{Attributes, Receipt, string},
-    body_hash::Gathered,
+    body_hash::BodyHasher,
     entity_field::entity,
     json::{self, JsonError, Scanner},
 };
@@ -16,26 +16,26 @@ use crate::base::{clock::Millis, id::Tenant};
 /// One item of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item<'a> {
-    /// Its text.
+    /// The JSON text of the item.
     pub raw: &'a [u8],
-    /// What it says, or why it is refused.
+    /// The event, or why it is refused.
     pub parsed: Result<Parsed<'a>, Invalid>,
 }
 
-/// A body that may be either.
+/// A body that is one event or a batch.
 #[expect(
     clippy::large_enum_variant,
-    reason = "there is one a request, taken apart at once"
+    reason = "there is one per request, and it is matched at once"
 )]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body<'a> {
     /// One event.
     One(Parsed<'a>),
-    /// A batch, perhaps of one, perhaps of none.
+    /// A batch, which may have one item or none.
     Batch(Vec<Item<'a>>),
 }
 
-/// A body in OmniLink's form (`application/json`): an object is one event, an array or `{"events": […]}` a batch.
+/// Parses a body in OmniLink's form (`application/json`): an object is one event; an array or `{"events": […]}` is a batch.
 pub fn parse<'a>(
     body: &'a [u8],
     max_items: usize,
@@ -57,7 +57,18 @@ pub fn parse<'a>(
     )?))
 }
 
-/// One structured event.
+/// Parses one event in structured mode.
+///
+/// ```
+/// # use omnilink::{base::{clock::Millis, id::Tenant}, envelope::{Form, parse_structured}};
+/// let body = br#"{"specversion":"1.0","id":"1","source":"/shop","type":"order.paid","data":{"total":12.50}}"#;
+/// let tenant = Tenant::new("acme").unwrap();
+/// let parsed = parse_structured(body, Form::CloudEvents, &tenant, Millis(0)).unwrap();
+/// assert_eq!(parsed.event.kind, "order.paid");
+///
+/// let error = parse_structured(b"{}", Form::CloudEvents, &tenant, Millis(0)).unwrap_err();
+/// assert_eq!(error.code, "missing_specversion");
+/// ```
 pub fn parse_structured<'a>(
     body: &'a [u8],
     form: Form,
@@ -67,8 +78,8 @@ pub fn parse_structured<'a>(
     structured(body, form)?.finish(form, Receipt { tenant, received })
 }
 
-/// A batch: an array, or in OmniLink's form `{"events": […]}` too. A bad item does not refuse the others, as long as
-/// the whole is JSON. More than `max_items` are `batch_too_large`.
+/// Parses a batch: an array, or in OmniLink's form also `{"events": […]}`. Invalid items do not affect the others, as long as the whole
+/// body is JSON. A batch of more than `max_items` fails with `batch_too_large`.
 pub fn parse_batch<'a>(
     body: &'a [u8],
     form: Form,
@@ -82,7 +93,7 @@ pub fn parse_batch<'a>(
     })
 }
 
-/// As [`parse_structured`], before the rules are applied.
+/// Like [`parse_structured`], without checking the attributes.
 pub(super) fn structured(body: &[u8], form: Form) -> Result<Envelope<'_>, JsonError> {
     let mut scanner = start(body)?;
     let envelope = envelope(&mut scanner, form)?;
@@ -90,7 +101,7 @@ pub(super) fn structured(body: &[u8], form: Form) -> Result<Envelope<'_>, JsonEr
     Ok(envelope)
 }
 
-/// As [`parse_batch`], with `judge` in place of the rules.
+/// Like [`parse_batch`], but checks each envelope with `judge`.
 pub(super) fn batch<'a>(
     body: &'a [u8],
     form: Form,
@@ -121,7 +132,7 @@ fn start(body: &[u8]) -> Result<Scanner<'_>, JsonError> {
     Ok(scanner)
 }
 
-/// Up to the array in `{"events": […]}`.
+/// Steps to the array in `{"events": […]}`.
 fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
     let members = scanner.enter_object()?;
     if !scanner.next_member(&members)? {
@@ -133,7 +144,7 @@ fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
     }
     Err(Invalid::payload(format!(
         "`{}` beside `events`: a batch has no other member",
-        json::shown(&name)
+        json::truncated(&name)
     )))
 }
 
@@ -163,7 +174,7 @@ fn items<'a>(
         let parsed = match envelope(scanner, form) {
             Ok(envelope) => judge(envelope),
             Err(error) => {
-                // Whatever is wrong with it, it must end somewhere for the others to be read.
+                // The items after an invalid one can only be read if its end is found.
                 let end = scanner.skip_from(start)?;
                 scanner.restart(end);
                 Err(error.into())
@@ -182,11 +193,11 @@ fn items<'a>(
     }
 }
 
-/// One event, read but not judged.
+/// One event whose attributes are not checked yet.
 pub(super) struct Envelope<'a> {
     pub(super) attributes: Attributes<'a>,
     text: &'a str,
-    /// It has a member `events` that is an array.
+    /// Whether it has a member `events` that is an array.
     is_batch: bool,
     hash: BodyHash,
 }
@@ -198,7 +209,7 @@ impl<'a> Envelope<'a> {
                 event,
                 body_hash: self.hash,
             }),
-            // What is good in OmniLink's form is not in the agents': that one is only looked for here.
+            // The agents' form is never valid in OmniLink's form, so it is only tried after a failure.
             Err(_) if form == Form::OmniLink && agents::is(self.text) => {
                 agents::parse(self.text, receipt)
             }
@@ -214,7 +225,7 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, form: Form) -> Result<Envelope<'a>, J
     let start_of_all = scanner.position();
     let mut attributes = Attributes::default();
     let mut is_batch = false;
-    let mut body_hash = Gathered::default();
+    let mut body_hash = BodyHasher::default();
     let members = scanner.enter_object()?;
     while scanner.next_member(&members)? {
         let (name, name_hash) = scanner.name(&members)?;

@@ -1,4 +1,4 @@
-//! The member `entity` of an event.
+//! Reading the member `entity` of an envelope in OmniLink's form.
 
 use super::{
     Entity, Invalid,
@@ -7,7 +7,7 @@ use super::{
     rules,
 };
 
-/// `entity {type, external_id, display_name?}`, or `null`.
+/// Reads `{type, external_id, display_name?}` or `null`; returns its hash.
 pub(super) fn entity<'a>(
     scanner: &mut Scanner<'a>,
     attributes: &mut Attributes<'a>,
@@ -30,7 +30,7 @@ pub(super) fn entity<'a>(
             "external_id" => ("entity.external_id", &mut external_id),
             "display_name" => ("entity.display_name", &mut display_name),
             other => {
-                let other = json::shown(other);
+                let other = json::truncated(other);
                 attributes.fail(Invalid::payload(format!(
                     "`entity.{other}` is no known field"
                 )));

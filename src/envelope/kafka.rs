@@ -1,4 +1,4 @@
-//! What a Kafka record says: which of the forms it is in, in the contract's order.
+//! Parsing Kafka records: the form of a record is detected in the order that the contract defines.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::{
     avro,
     binary::{self, Binding},
     cloudevents::{self, Item},
-    foreign::{self, Framing, NoSchema, Schemas},
+    foreign::{self, Framing, SchemaError, Schemas},
     json, schemas,
 };
 use crate::{
@@ -16,37 +16,37 @@ use crate::{
     log::{Record, header},
 };
 
-/// The header that says which form the value is in.
+/// The header that declares the form of the value.
 const CONTENT_TYPE: &str = "content-type";
 
 /// The header that names the tenant.
 pub const TENANT_HEADER: &str = "omnilink-tenant";
 
-/// The most items of a batch in one record: bounds what a record of many empty items costs.
+/// The most items of a batch in one record. It bounds the cost of a record with many empty items.
 pub const BATCH_MAX: usize = 10_000;
 
-/// The headers that make a record one in binary mode.
+/// The headers that mark a record in binary mode.
 const REQUIRED: [&str; 4] = ["ce_specversion", "ce_id", "ce_source", "ce_type"];
 
-/// What a record holds.
+/// The contents of a record.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Inbound<'a> {
     /// One event.
     One(Event<'a>),
-    /// One event that OmniLink wrote itself, or somebody with its schema.
+    /// One event in OmniLink's own Avro schema.
     Own(OwnIngress<'a>),
     /// The items of a batch, each with its text.
     Batch(Vec<(&'a [u8], Result<Event<'a>, Invalid>)>),
-    /// Avro that others wrote, in none of the forms: what it says as JSON.
+    /// A foreign Avro record that is not an event in any of the forms, as JSON text.
     Foreign(String),
 }
 
-/// Why a record was not read.
+/// Why a record could not be parsed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unread {
-    /// It is bad.
+    /// The record is invalid.
     Invalid(Invalid),
-    /// Its schema is not at hand, for this reason: ask again.
+    /// The record's schema is not available yet, for this reason. Retriable.
     Waiting(String),
 }
 
@@ -56,26 +56,26 @@ impl From<Invalid> for Unread {
     }
 }
 
-impl From<NoSchema> for Unread {
-    fn from(none: NoSchema) -> Self {
+impl From<SchemaError> for Unread {
+    fn from(none: SchemaError) -> Self {
         match none {
-            NoSchema::Refused(invalid) => Self::Invalid(invalid),
-            NoSchema::Waiting(why) => Self::Waiting(why),
+            SchemaError::Refused(invalid) => Self::Invalid(invalid),
+            SchemaError::Waiting(why) => Self::Waiting(why),
         }
     }
 }
 
-/// An event that came as Avro in OmniLink's schema.
+/// An event that was sent as Avro in OmniLink's own schema.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OwnIngress<'a> {
     /// The event.
     pub event: Event<'a>,
-    /// The record's value, if it is in the current version.
+    /// The record's value, if it has the current schema version.
     value: Option<&'a [u8]>,
 }
 
 impl OwnIngress<'_> {
-    /// Appends the record for `events`: a copy, where that is enough.
+    /// Appends the event as a record of `events`. Copies the bytes if they have the current schema version.
     pub fn events_record(&self, received_at: Millis, out: &mut Vec<u8>) -> Result<(), Invalid> {
         if let Some(value) = self.value {
             return avro::events_from_ingress(value, received_at, out);
@@ -85,16 +85,17 @@ impl OwnIngress<'_> {
     }
 }
 
-/// Reads a record; `timestamp` is its own, the `time` of events that have none; `schemas` are those of foreign Avro.
+/// Parses a record. `timestamp` is the record's own, and becomes the `time` of events without one. `schemas` is the source of schemas for
+/// foreign Avro.
 ///
-/// Errors, beside those of the forms: `unsupported_media_type`, `unsupported_kind`, `unknown_schema`, `unsupported_schema`,
+/// Error codes, besides those of the forms: `unsupported_media_type`, `unsupported_kind`, `unknown_schema`, `unsupported_schema`,
 /// `unrecognised_payload`, `missing_tenant`, `invalid_tenant`.
 pub fn read<'a>(
     record: &'a Record,
     timestamp: Millis,
     schemas: &dyn Schemas,
 ) -> Result<Inbound<'a>, Unread> {
-    once(record, CONTENT_TYPE)?;
+    check_once(record, CONTENT_TYPE)?;
     let content_type = header(&record.headers, CONTENT_TYPE);
     let value = record.value.as_deref();
     match content_type
@@ -142,7 +143,7 @@ pub fn read<'a>(
     match avro::schema_id(value) {
         Some(id) if id >= schemas::FIRST_ID => return Ok(own(id, value)?),
         Some(id) => {
-            let json = foreign::json(id, value, record, schemas)?;
+            let json = foreign::to_json(id, value, record, schemas)?;
             let event = headerless(record, json.as_bytes(), timestamp)?.map(Event::into_owned);
             return Ok(event.map_or(Inbound::Foreign(json), Inbound::One));
         }
@@ -160,7 +161,7 @@ pub fn read<'a>(
     }
 }
 
-/// An event that its value alone makes one: JSON with `specversion`, or the agents' form.
+/// Parses an event that is recognized by its value alone: JSON with `specversion`, or the agents' form.
 fn headerless<'a>(
     record: &Record,
     value: &'a [u8],
@@ -182,7 +183,7 @@ fn headerless<'a>(
     Ok(None)
 }
 
-/// What [`Inbound::Foreign`] is refused for where nothing maps it.
+/// The error for [`Inbound::Foreign`] if no topology maps it.
 pub fn unrecognised_avro() -> Invalid {
     refused(
         "unrecognised_payload",
@@ -192,7 +193,7 @@ pub fn unrecognised_avro() -> Invalid {
 
 fn own(id: u32, value: &[u8]) -> Result<Inbound<'_>, Invalid> {
     let event = avro::decode_ingress(value)?;
-    // Our schemas are public: what others encoded must not pass unread.
+    // The schema is public, so anyone may have encoded this record.
     event.check()?;
     Ok(Inbound::Own(OwnIngress {
         event,
@@ -222,7 +223,7 @@ fn batch<'a>(value: &'a [u8], tenant: &Tenant, received: Millis) -> Result<Inbou
     Ok(Inbound::Batch(items.into_iter().map(event).collect()))
 }
 
-/// Only events are taken in yet.
+/// Checks that the envelope is an event: no other kind is supported yet.
 fn check_kind(attributes: &Attributes<'_>) -> Result<(), Invalid> {
     match attributes.envelope_kind.as_deref() {
         None | Some("event") => Ok(()),
@@ -233,15 +234,15 @@ fn check_kind(attributes: &Attributes<'_>) -> Result<(), Invalid> {
     }
 }
 
-/// The text of a JSON object, however bad.
+/// The value as text, if it looks like a JSON object, valid or not.
 fn object(value: &[u8]) -> Option<&str> {
     let value = json::without_mark(value).trim_ascii_start();
     let begins = value.first() == Some(&b'{');
     json::utf8(value).ok().filter(|_| begins)
 }
 
-/// A header that decides how a record is read, or whose it is, must not be there twice: readers differ in which counts.
-fn once(record: &Record, name: &str) -> Result<(), Invalid> {
+/// Checks that a header that determines the form or the tenant is not repeated: readers differ in which occurrence they use.
+fn check_once(record: &Record, name: &str) -> Result<(), Invalid> {
     let is = |(header, value): &&(String, Option<Bytes>)| header == name && value.is_some();
     if record.headers.iter().filter(is).nth(1).is_some() {
         let problem = format!("header `{name}` is given twice");
@@ -251,7 +252,7 @@ fn once(record: &Record, name: &str) -> Result<(), Invalid> {
 }
 
 fn tenant(record: &Record) -> Result<Tenant, Invalid> {
-    once(record, TENANT_HEADER)?;
+    check_once(record, TENANT_HEADER)?;
     let name = header(&record.headers, TENANT_HEADER).ok_or_else(|| Invalid::missing("tenant"))?;
     let name = std::str::from_utf8(name).unwrap_or_default();
     Tenant::new(name).map_err(|e| refused("invalid_tenant", e.to_string()))

@@ -1,4 +1,4 @@
-//! An event as one line of JSON: a CloudEvent in structured mode, with what OmniLink knows of it as extensions.
+//! Writing an event as one line of JSON: a CloudEvent in structured mode, with OmniLink's metadata as extensions.
 
 use std::io::Write;
 
@@ -7,10 +7,10 @@ use memchr::{memchr2, memmem};
 
 use super::{Data, Event, Rfc3339, TimeSource};
 
-/// Where the event's record lies.
+/// The position of an event's record.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// The whole name of the topic.
+pub struct RecordPosition<'a> {
+    /// The full name of the topic.
     pub topic: &'a str,
     /// The partition.
     pub partition: u32,
@@ -18,8 +18,8 @@ pub struct Place<'a> {
     pub offset: u64,
 }
 
-/// Appends the event, without a line end and with none inside.
-pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>) {
+/// Appends the event as JSON without line breaks, neither inside nor at the end.
+pub fn write_line(event: &Event<'_>, position: Option<RecordPosition<'_>>, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
     text(&event.id, out);
     member("source", &event.source, out);
@@ -43,10 +43,10 @@ pub fn write_line(event: &Event<'_>, place: Option<Place<'_>>, out: &mut Vec<u8>
         optional("entityname", entity.display_name.as_deref(), out);
     }
     member("omnilinktenant", event.tenant.as_str(), out);
-    if let Some(place) = place {
-        member("omnilinktopic", place.topic, out);
-        let (partition, offset) = (place.partition, place.offset);
-        // A `Vec` never refuses bytes.
+    if let Some(position) = position {
+        member("omnilinktopic", position.topic, out);
+        let (partition, offset) = (position.partition, position.offset);
+        // Writing to a `Vec` cannot fail.
         let _ = write!(
             out,
             r#","omnilinkpartition":{partition},"omnilinkoffset":{offset}"#
@@ -84,13 +84,13 @@ fn optional(name: &str, value: Option<&str>, out: &mut Vec<u8>) {
 }
 
 fn text(value: &str, out: &mut Vec<u8>) {
-    // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
+    // Serializing a `&str` into a `Vec` cannot fail.
     let _ = serde_json::to_writer(out, value);
 }
 
-/// The members of the object of extensions.
+/// Appends the members of the object of extensions.
 fn extensions(object: &str, out: &mut Vec<u8>) {
-    // A producer's own extension of that name gives way: there can be only one.
+    // OmniLink's `timesource` replaces a producer's extension with the same name.
     let without;
     let object = if memmem::find(object.as_bytes(), b"\"timesource\"").is_some() {
         let mut members: serde_json::Map<String, serde_json::Value> =
@@ -108,7 +108,7 @@ fn extensions(object: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// JSON text as it is, but for line ends, which can only stand where a space can.
+/// Appends JSON text with its line breaks replaced by spaces. In valid JSON they only occur where white space is allowed.
 fn on_one_line(json: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(json);
@@ -134,19 +134,19 @@ mod tests {
     fn line(body: &str) -> Value {
         let tenant = Tenant::new("acme").unwrap();
         let parsed = parse_structured(body.as_bytes(), Form::OmniLink, &tenant, Millis(1)).unwrap();
-        let place = Place {
+        let position = RecordPosition {
             topic: "omnilink.events",
             partition: 3,
             offset: 7,
         };
         let mut out = Vec::new();
-        write_line(&parsed.event, Some(place), &mut out);
+        write_line(&parsed.event, Some(position), &mut out);
         assert!(!out.contains(&b'\n'));
         serde_json::from_slice(&out).unwrap()
     }
 
     #[test]
-    fn everything_is_there() {
+    fn all_fields_are_written() {
         let got = line(
             "{\"id\":\"1\\n\",\"source\":\"/s\",\"type\":\"t\",\"subject\":\"u\",\"time\":\"2025-01-31T12:00:00.5+01:00\",\n\
              \"entity\":{\"type\":\"order\",\"external_id\":\"9\",\"display_name\":\"Nine\"},\"correlationid\":\"c\",\
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_left_out() {
+    fn absent_fields_are_omitted() {
         let got = line(r#"{"id":"1","source":"/s","type":"t","data":null}"#);
         assert_eq!(got["timesource"], "receiver");
         assert_eq!(got["data"], Value::Null);

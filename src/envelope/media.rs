@@ -1,22 +1,22 @@
-//! Media types, as far as they decide how an envelope is read.
+//! The media types that determine how an envelope is parsed.
 
 use super::Form;
 
-/// What a `content-type` says about a body.
+/// The form of a body, by its `content-type`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Media {
     /// One event, structured: `application/cloudevents+json`, or `application/json` in OmniLink's form.
     Structured(Form),
     /// A batch of events: `application/cloudevents-batch+json`.
     Batch,
-    /// A CloudEvents format that is not read: Avro, Protobuf, XML.
+    /// A CloudEvents format that is not supported: Avro, Protobuf, XML.
     OtherCloudEvents,
     /// Anything else.
     Other,
 }
 
 impl Media {
-    /// Reads a `content-type`. Parameters do not count: JSON is UTF-8 whatever they say.
+    /// Classifies a `content-type`. Parameters are ignored: JSON is always UTF-8.
     pub fn of(content_type: &str) -> Self {
         let essence = essence(content_type);
         let is = |wanted: &str| essence.eq_ignore_ascii_case(wanted);
@@ -34,7 +34,7 @@ impl Media {
     }
 }
 
-/// Whether a `datacontenttype` means JSON: `application/json`, `text/json`, or a `+json` suffix.
+/// Whether a `datacontenttype` is JSON: `application/json`, `text/json`, or a type with the suffix `+json`.
 pub(super) fn is_json(content_type: &str) -> bool {
     let essence = essence(content_type);
     let Some((_, subtype)) = essence.split_once('/') else {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_and_case_do_not_count() {
+    fn parameters_and_case_are_ignored() {
         let cases = [
             ("application/json", Media::Structured(Form::OmniLink)),
             (

@@ -1,5 +1,4 @@
-//! What travels: the event, how producers write it (CloudEvents 1.0.2), and how OmniLink
-//! keeps it (Avro).
+//! Events: their fields, the forms in which producers send them (CloudEvents 1.0.2), and the form in which OmniLink stores them (Avro).
 
 mod agents;
 mod attributes;
@@ -25,14 +24,14 @@ mod uri;
 
 use std::borrow::Cow;
 
-pub use self::parsed::Parsed;
 pub use self::{
     binary::{Binding, parse_binary},
     body_hash::{BodyHash, StoredHash},
     cloudevents::{Body, Item, parse, parse_batch, parse_structured},
     json::{JsonError, MAX_DEPTH, MAX_WRITTEN, Problem, canonical_hash},
-    line::{Place, write_line},
+    line::{RecordPosition, write_line},
     media::Media,
+    parsed::Parsed,
     rules::IDENTIFIER_MAX,
     time::{Rfc3339, parse_rfc3339},
     trace::TraceContext,
@@ -43,9 +42,9 @@ use crate::base::id::{Identity, Tenant};
 /// How an event is written as a JSON object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// CloudEvents' own (`application/cloudevents+json`): `specversion` is required, `data` is not.
+    /// The CloudEvents JSON format (`application/cloudevents+json`): `specversion` is required, `data` is optional.
     CloudEvents,
-    /// OmniLink's (`application/json`): `data` is required, `specversion` is not, and there is `entity`.
+    /// OmniLink's own form (`application/json`): `data` is required, `specversion` is optional, and there is a member `entity`.
     OmniLink,
 }
 
@@ -58,32 +57,32 @@ pub enum TimeSource {
     Receiver,
 }
 
-/// What an event is about.
+/// The entity that an event is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entity<'a> {
-    /// At most 512 bytes.
+    /// The entity's type, 1 to 512 bytes.
     pub kind: Cow<'a, str>,
-    /// At most 512 bytes.
+    /// The entity's id, 1 to 512 bytes.
     pub external_id: Cow<'a, str>,
-    /// For people.
+    /// A name for people.
     pub display_name: Option<Cow<'a, str>>,
 }
 
 /// An event's payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Data<'a> {
-    /// None at all.
+    /// The event has no data.
     Absent,
-    /// Checked JSON text (`null` included), as it came.
+    /// Checked JSON text, possibly `null`, unchanged.
     Json(Cow<'a, str>),
-    /// Binary data (`data_base64`, or a body that is no text), decoded.
+    /// Binary data: decoded `data_base64`, or a body that is not JSON.
     Binary(Cow<'a, [u8]>),
 }
 
-/// One event, normalised. Borrows from what it was read from.
+/// One event, normalised. Borrows from the text or record that it was parsed from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event<'a> {
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: Tenant,
     /// CloudEvents `id`, 1 to 512 bytes.
     pub id: Cow<'a, str>,
@@ -93,13 +92,13 @@ pub struct Event<'a> {
     pub kind: Cow<'a, str>,
     /// CloudEvents `subject`.
     pub subject: Option<Cow<'a, str>>,
-    /// What it is about.
+    /// The entity that it is about.
     pub entity: Option<Entity<'a>>,
     /// Extension `correlationid`.
     pub correlation_id: Option<Cow<'a, str>>,
     /// Extension `causationid`.
     pub causation_id: Option<Cow<'a, str>>,
-    /// Microseconds since 1970-01-01T00:00:00Z.
+    /// CloudEvents `time`, in microseconds since 1970-01-01T00:00:00Z.
     pub time: i64,
     /// Who set `time`.
     pub time_source: TimeSource,
@@ -114,7 +113,7 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// The same event, borrowing from nothing.
+    /// The same event with owned data.
     pub fn into_owned(self) -> Event<'static> {
         Event {
             tenant: self.tenant,
@@ -142,14 +141,14 @@ impl Event<'_> {
         }
     }
 
-    /// What makes it unique for admission: tenant, source and id.
+    /// The identity by which admission deduplicates: tenant, source and id.
     pub fn identity(&self) -> Identity {
         Identity::of("event", &[self.tenant.as_str(), &self.source, &self.id])
     }
 
-    /// The key of its record on `ingress` and `events`: tenant + entity, else tenant + id, so that events of
-    /// one entity keep their order. `/` separates; it cannot be in a tenant's name, and it is doubled nowhere because the
-    /// lengths of type and id are free: two entities on one key only share a partition.
+    /// The key of its record on `ingress` and `events`: `tenant/type/external id`, or `tenant/id` without an entity, so that events of one
+    /// entity keep their order. A tenant's name cannot contain `/`, but type and id can, and are not escaped: two entities with the same
+    /// key merely share a partition.
     pub fn record_key(&self) -> String {
         let tenant = self.tenant.as_str();
         match &self.entity {
@@ -163,13 +162,13 @@ fn owned<T: ToOwned + ?Sized>(value: Cow<'_, T>) -> Cow<'static, T> {
     Cow::Owned(value.into_owned())
 }
 
-/// Why an envelope is refused: a stable code and a message that says what and where.
+/// Why an envelope is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Invalid {
-    /// Such as `missing_id` or `invalid_payload`.
+    /// A stable code, such as `missing_id` or `invalid_payload`.
     pub code: Cow<'static, str>,
-    /// For people.
+    /// A message for people: what is wrong, and where.
     pub message: String,
 }
 
@@ -182,7 +181,7 @@ impl Invalid {
         }
     }
 
-    /// `missing_{field}`, a dot in it written as `_`.
+    /// `missing_{field}`, with dots in the field's name replaced by `_`.
     pub fn missing(field: &str) -> Self {
         Self {
             code: Cow::Owned(format!("missing_{}", field.replace('.', "_"))),

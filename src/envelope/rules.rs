@@ -1,15 +1,14 @@
-//! What the fields of an event must satisfy, whichever way it came.
+//! The rules for the fields of an event, whatever form it was sent in.
 
 use super::{Data, Event, Invalid, json, time::TIMES, uri::is_uri_reference};
 
-/// The most bytes of `id`, `source`, `type`, `entity.type` and `entity.external_id`.
+/// The maximum length of `id`, `source`, `type`, `entity.type` and `entity.external_id`, in bytes.
 pub const IDENTIFIER_MAX: usize = 512;
 
-/// The most bytes of an extension attribute's name. `CloudEvents` 1.0.2 says that 20 should do, and other systems' own
-/// extensions exceed that.
+/// The maximum length of an extension attribute's name. CloudEvents 1.0.2 recommends 20, but extensions of other systems exceed that.
 const EXTENSION_NAME_MAX: usize = 64;
 
-/// Attributes that are fields of their own in the Avro record, so that they are no extensions there.
+/// Attributes with a field of their own in the Avro record, which must not appear among its extensions.
 const FIELDS: [&str; 13] = [
     "causationid",
     "correlationid",
@@ -26,12 +25,12 @@ const FIELDS: [&str; 13] = [
     "type",
 ];
 
-/// The nearest time that can be written.
+/// The nearest valid time.
 pub(super) fn clamp_time(micros: i64) -> i64 {
     micros.clamp(*TIMES.start(), *TIMES.end())
 }
 
-/// Not empty, not too long, and without U+0000.
+/// Checks that a text is not empty, not too long, and without U+0000.
 pub(super) fn identifier(field: &str, text: &str) -> Result<(), Invalid> {
     if text.is_empty() {
         return Err(Invalid::missing(field));
@@ -46,7 +45,7 @@ pub(super) fn identifier(field: &str, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Without U+0000. Postgres text cannot hold it: there it is U+FFFD, which would make one key of two.
+/// Checks that a text is without U+0000. Postgres cannot store it, and replacing it by U+FFFD would make two keys equal.
 pub(super) fn without_nul(field: &str, text: &str) -> Result<(), Invalid> {
     if memchr::memchr(0, text.as_bytes()).is_some() {
         return Err(Invalid::payload(format!(
@@ -56,7 +55,7 @@ pub(super) fn without_nul(field: &str, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// A URI reference.
+/// Checks that a text is a URI reference.
 pub(super) fn uri_reference(field: &str, text: &str) -> Result<(), Invalid> {
     if is_uri_reference(text) {
         return Ok(());
@@ -66,7 +65,7 @@ pub(super) fn uri_reference(field: &str, text: &str) -> Result<(), Invalid> {
     )))
 }
 
-/// Present, so not empty.
+/// Checks that an optional text is not empty.
 pub(super) fn not_empty(field: &str, text: &str) -> Result<(), Invalid> {
     if text.is_empty() {
         return Err(Invalid::payload(format!(
@@ -76,13 +75,13 @@ pub(super) fn not_empty(field: &str, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// A name that producers may give to an extension attribute.
+/// Checks a name that a producer gives to an extension attribute.
 pub(super) fn extension_name(name: &str) -> Result<(), Invalid> {
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     if name.is_empty() || name.len() > EXTENSION_NAME_MAX || !name.bytes().all(good) {
         return Err(Invalid::payload(format!(
             "`{}` is no known field, nor the name of an extension attribute (1 to {EXTENSION_NAME_MAX} of [a-z0-9])",
-            json::shown(name)
+            json::truncated(name)
         )));
     }
     if name.starts_with("omnilink") {
@@ -94,8 +93,8 @@ pub(super) fn extension_name(name: &str) -> Result<(), Invalid> {
 }
 
 impl Event<'_> {
-    /// Checks what [`super::avro`] does not: an event that somebody else may have encoded must satisfy what one in JSON
-    /// does.
+    /// Checks everything that decoding Avro ([`super::avro`]) does not: an event that someone else encoded must satisfy the same rules as
+    /// one in JSON.
     pub fn check(&self) -> Result<(), Invalid> {
         identifier("id", &self.id)?;
         identifier("source", &self.source)?;
@@ -121,7 +120,7 @@ impl Event<'_> {
             return Err(Invalid::payload("a tombstone has no data"));
         }
         if let Data::Json(text) = &self.data {
-            // Inside an envelope it was one level deeper.
+            // The same depth limit as for data inside a JSON envelope.
             json::scan(text.as_bytes(), 1)?;
         }
         if self.extensions != "{}" {
@@ -155,7 +154,7 @@ fn check_extensions(text: &str) -> Result<(), Invalid> {
     Ok(scanner.end()?)
 }
 
-/// What the standard says of attributes that are kept among the extensions.
+/// Checks the standard attributes that are stored among the extensions.
 fn attribute(name: &str, text: &str) -> Result<(), Invalid> {
     match name {
         "dataschema" => not_empty(name, text).and_then(|()| uri_reference(name, text)),
@@ -164,7 +163,6 @@ fn attribute(name: &str, text: &str) -> Result<(), Invalid> {
     }
 }
 
-/// A tombstone of nothing.
 fn no_entity() -> Invalid {
     Invalid {
         code: "missing_entity".into(),
@@ -172,10 +170,10 @@ fn no_entity() -> Invalid {
     }
 }
 
-/// An extension attribute's value that CloudEvents does not know.
+/// The error for an extension attribute whose value is not of a CloudEvents type.
 pub(super) fn not_scalar(name: &str) -> Invalid {
     Invalid::payload(format!(
         "`{}`: an extension attribute is a string, a boolean or a 32-bit integer",
-        json::shown(name)
+        json::truncated(name)
     ))
 }

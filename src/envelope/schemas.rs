@@ -1,25 +1,25 @@
 //! The Avro schemas of OmniLink's own topics: every version that was ever written, with its id.
 //!
-//! To change one, add a file and a line, never edit a version that has been released: evolution is
-//! `BACKWARD_TRANSITIVE` (each version reads all before it), and a test holds us to it.
+//! To change a schema, add a file and a constant; never edit a released version. Compatibility is `BACKWARD_TRANSITIVE` (each version
+//! reads all earlier ones), which a test checks.
 
-/// Ids start here, so that they meet no other registry's.
+/// The first id of OmniLink's own schemas. Other registries assign ids from 1, so they do not collide.
 pub const FIRST_ID: u32 = 1 << 30;
 
 /// One version of one topic's schema.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Schema {
-    /// Unique among all of them, at least [`FIRST_ID`].
+    /// The id, unique among all versions of all topics, and at least [`FIRST_ID`].
     pub id: u32,
     /// The topic without its prefix, such as `events`; the registry's subject is `{prefix}{topic}-value`.
     pub topic: &'static str,
-    /// From 1 on, without gaps.
+    /// The version, counted from 1 without gaps.
     pub version: u32,
-    /// The schema, JSON.
+    /// The schema, as JSON.
     pub text: &'static str,
 }
 
-/// `ingress`, as it is written now.
+/// The current schema of `ingress`.
 pub const INGRESS: Schema = Schema {
     id: FIRST_ID,
     topic: "ingress",
@@ -27,7 +27,7 @@ pub const INGRESS: Schema = Schema {
     text: include_str!("../../schemas/ingress.avsc"),
 };
 
-/// `events`, as it is written now.
+/// The current schema of `events`.
 pub const EVENTS: Schema = Schema {
     id: FIRST_ID + 1,
     topic: "events",
@@ -35,7 +35,7 @@ pub const EVENTS: Schema = Schema {
     text: include_str!("../../schemas/events.avsc"),
 };
 
-/// `controls`, as it is written now.
+/// The current schema of `controls`.
 pub const CONTROLS: Schema = Schema {
     id: FIRST_ID + 2,
     topic: "controls",
@@ -43,7 +43,7 @@ pub const CONTROLS: Schema = Schema {
     text: include_str!("../../schemas/controls.avsc"),
 };
 
-/// Records on their way within a topology (the topics `rekey.{name}`), as they are written now.
+/// The current schema of records between two stages of a topology (the topics `rekey.{name}`).
 pub const REKEY: Schema = Schema {
     id: FIRST_ID + 3,
     topic: "rekey",
@@ -51,10 +51,10 @@ pub const REKEY: Schema = Schema {
     text: include_str!("../../schemas/rekey.avsc"),
 };
 
-/// All versions, by topic, oldest first.
+/// All versions, grouped by topic, oldest first.
 pub const ALL: &[Schema] = &[INGRESS, EVENTS, CONTROLS, REKEY];
 
-/// The schema with that id.
+/// The schema with this id.
 pub fn by_id(id: u32) -> Option<&'static Schema> {
     ALL.iter().find(|schema| schema.id == id)
 }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn each_version_reads_all_before_it() {
+    fn each_version_reads_all_earlier_versions() {
         let parse = |schema: &Schema| apache_avro::Schema::parse_str(schema.text).unwrap();
         for (at, writer) in ALL.iter().enumerate() {
             for reader in ALL[at..]
@@ -131,9 +131,9 @@ mod tests {
         }
     }
 
-    /// What lets admission copy a record's bytes.
+    /// Admission relies on this to copy a record's bytes.
     #[test]
-    fn events_is_ingress_and_then_received_at() {
+    fn events_has_the_fields_of_ingress_and_then_received_at() {
         let fields = |schema: Schema| {
             let schema: Value = serde_json::from_str(schema.text).unwrap();
             schema["fields"].as_array().unwrap().clone()

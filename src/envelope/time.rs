@@ -1,17 +1,26 @@
-//! RFC 3339 times.
+//! Reading and writing RFC 3339 date-times.
 
 use std::{fmt, ops::RangeInclusive};
 
-/// The times of events: years 1 to 9999 in UTC, in microseconds. All that events meet can hold these: RFC 3339, Postgres,
-/// Parquet, and the date types of most languages, which know no year 0.
+/// The valid times of events: the years 1 to 9999 in UTC, in microseconds since 1970. RFC 3339, Postgres, Parquet and the date types of
+/// most languages can represent these; most have no year 0.
 pub(super) const TIMES: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 
 const MICROS: i64 = 1_000_000;
 const DAY_S: i64 = 86_400;
 
-/// Microseconds since 1970-01-01T00:00:00Z of an RFC 3339 date-time, or `None`. Digits beyond microseconds are dropped;
-/// a leap second (23:59:60 UTC) is the first one of the next day, as in Postgres. What lies outside the years 1 to 9999 in
-/// UTC is none.
+/// Parses an RFC 3339 date-time into microseconds since 1970-01-01T00:00:00Z.
+///
+/// Returns `None` if the text is malformed or the time is outside the years 1 to 9999 in UTC. Digits beyond microseconds are dropped. A
+/// leap second (23:59:60 UTC) becomes the first second of the next day, as in Postgres.
+///
+/// ```
+/// use omnilink::envelope::{Rfc3339, parse_rfc3339};
+///
+/// let micros = parse_rfc3339("2025-01-31T13:00:00.5+01:00").unwrap();
+/// assert_eq!(Rfc3339(micros).to_string(), "2025-01-31T12:00:00.5Z");
+/// assert_eq!(parse_rfc3339("2025-01-31"), None);
+/// ```
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let number = |at: usize, digits: usize| -> Option<i64> {
@@ -71,16 +80,16 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     Some((minutes * 60 + second) * 1_000_000 + micros).filter(|time| TIMES.contains(time))
 }
 
-/// Microseconds since 1970-01-01T00:00:00Z as an RFC 3339 date-time in UTC, with as many digits of a second's fraction as
-/// there are. (jiff ends at 9999-12-30T22:00:00Z.) Years have four digits: what lies outside of 0 to 9999 is shown at that end.
+/// Displays microseconds since 1970-01-01T00:00:00Z as an RFC 3339 date-time in UTC, without trailing zeros in the fraction. A time outside
+/// the years 0 to 9999 is displayed as the nearest end of that range. (jiff cannot represent times after 9999-12-30T22:00:00Z.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rfc3339(pub i64);
 
-/// The most bytes of a time's text.
+/// The maximum length of the text.
 const TEXT_MAX: usize = 27;
 
 impl Rfc3339 {
-    /// The first time of year 0: admission let it in once.
+    /// The start of year 0, which earlier versions of OmniLink admitted.
     const FIRST: i64 = -62_167_219_200_000_000;
 
     /// Appends the text.
@@ -132,7 +141,7 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days of the proleptic Gregorian calendar (H. Hinnant, `days_from_civil`): years start in March.
+/// The day number of a date in the proleptic Gregorian calendar (H. Hinnant, `days_from_civil`). Years start in March.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -141,7 +150,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468
 }
 
-/// The inverse (H. Hinnant, `civil_from_days`).
+/// The date of a day number: the inverse of [`days_since_1970`] (H. Hinnant, `civil_from_days`).
 fn date_of(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
@@ -166,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_counts_as_a_time() {
+    fn valid_and_invalid_times() {
         let good = [
             ("1970-01-01T00:00:00Z", 0),
             ("1969-12-31T23:59:59.999999Z", -1),
@@ -218,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_are_written_as_they_are() {
+    fn times_at_the_ends_of_the_range_are_written() {
         let shown = |micros| Rfc3339(micros).to_string();
         assert_eq!(shown(*TIMES.start()), "0001-01-01T00:00:00Z");
         assert_eq!(shown(*TIMES.end()), "9999-12-31T23:59:59.999999Z");
@@ -239,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(micros in TIMES) {
+        fn written_times_are_parsed_back(micros in TIMES) {
             let text = Rfc3339(micros).to_string();
             prop_assert!(text.len() <= TEXT_MAX);
             prop_assert_eq!(parse_rfc3339(&text), Some(micros), "{}", text);

@@ -1,4 +1,4 @@
-//! The trace that a request belongs to (W3C Trace Context, level 1).
+//! The trace context of a request (W3C Trace Context, level 1).
 
 use std::borrow::Cow;
 
@@ -7,12 +7,12 @@ use super::{
     json::{has_member, put_string},
 };
 
-/// The most bytes of a `tracestate` that is kept: what the standard asks of those who pass it on.
+/// The longest `tracestate` that is kept, in bytes: the standard requires at least this much to be propagated.
 const STATE_MAX: usize = 512;
-/// The most members of a `tracestate`.
+/// The most members of a `tracestate`, by the standard.
 const STATE_MEMBERS: usize = 32;
 
-/// What the headers `traceparent` and `tracestate` of a request say, where it is valid.
+/// Valid values of the headers `traceparent` and `tracestate`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TraceContext<'a> {
     parent: &'a str,
@@ -20,8 +20,8 @@ pub struct TraceContext<'a> {
 }
 
 impl<'a> TraceContext<'a> {
-    /// Reads the values of all headers of either name. A `traceparent` that is invalid, or there twice, is none; a
-    /// `tracestate` that is invalid is left out.
+    /// Reads the values of all headers with these names. Returns `None` if there is no `traceparent`, more than one, or an invalid one. An
+    /// invalid `tracestate` is dropped.
     pub fn of(
         mut parents: impl Iterator<Item = &'a [u8]>,
         states: impl Iterator<Item = &'a [u8]>,
@@ -39,7 +39,7 @@ impl<'a> TraceContext<'a> {
 }
 
 impl Event<'_> {
-    /// Keeps the trace of the request that it came in, unless it names one itself.
+    /// Adds the trace context of the event's request to the extensions, unless the event has one of its own.
     pub fn keep_trace(&mut self, trace: &TraceContext<'_>) {
         if has_member(&self.extensions, "traceparent") || has_member(&self.extensions, "tracestate")
         {
@@ -61,14 +61,14 @@ impl Event<'_> {
             put("tracestate", state);
         }
         out.push(b'}');
-        // Made of texts.
+        // Concatenated from valid UTF-8, so this does not fail.
         if let Ok(text) = String::from_utf8(out) {
             self.extensions = Cow::Owned(text);
         }
     }
 }
 
-/// `{version}-{trace id}-{parent id}-{flags}`, lower-case hexadecimal; later versions may have more behind a hyphen.
+/// Checks `{version}-{trace id}-{parent id}-{flags}`, in lower-case hexadecimal. Later versions may append more after a hyphen.
 fn is_parent(text: &str) -> bool {
     let Some((known, more)) = text.split_at_checked(55) else {
         return false;
@@ -94,7 +94,7 @@ fn is_parent(text: &str) -> bool {
     ends && some(trace) && some(parent) && more.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// The members of all headers, in order; `None`: there are none, or one of them is wrong.
+/// Joins the members of all headers, in order; `None` if there are none or one of them is invalid.
 fn state<'a>(mut states: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, str>> {
     let first = std::str::from_utf8(states.next()?).ok()?;
     let mut whole = Cow::Borrowed(first.trim());
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_valid() {
+    fn invalid_trace_contexts_are_ignored() {
         for parent in [
             PARENT,
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_that_names_a_trace_keeps_it() {
+    fn an_envelope_with_a_trace_context_keeps_its_own() {
         let kept = |more: &str| {
             let text = format!(r#"{{"id":"1","source":"/s","type":"t","data":1{more}}}"#);
             let tenant = Tenant::new("acme").unwrap();

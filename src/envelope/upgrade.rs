@@ -1,4 +1,4 @@
-//! Records in a schema that is written no more, made into current ones: slowly, by way of Avro's schema resolution.
+//! Converting records of older schema versions to the current version, by Avro's schema resolution. Slow, and rarely needed.
 
 use std::{
     collections::HashMap,
@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 
 use super::{Invalid, avro::fields::put_head, schemas::Schema};
 
-/// The most bytes that one length in a record may ask for; the library reserves them before it reads.
+/// The largest allocation for one value of a record: the library allocates a value's declared length before it reads the value.
 const MAX_ALLOCATION: usize = 16 << 20;
 
-/// The record, written under `written`, as one of `current`; both are Confluent's wire format.
+/// Converts a record from the schema `written` to the schema `current`. Input and output are in Confluent's wire format.
 pub(super) fn upgrade(
     written: &Schema,
     current: &Schema,
@@ -43,7 +43,7 @@ pub(super) fn upgrade(
     Ok(out)
 }
 
-/// Parsed once, by text: there are as many as versions.
+/// A parsed schema, cached by its text.
 fn parsed(schema: &Schema) -> Result<Arc<apache_avro::Schema>, apache_avro::Error> {
     static PARSED: OnceLock<Mutex<HashMap<&'static str, Arc<apache_avro::Schema>>>> =
         OnceLock::new();

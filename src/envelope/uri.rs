@@ -1,8 +1,8 @@
-//! URI references (RFC 3986, section 4.1): the grammar, nothing resolved.
+//! The grammar of URI references (RFC 3986, section 4.1).
 
-/// Whether `text` is a URI reference. An empty one is (the attributes that hold one refuse empty texts themselves).
+/// Whether `text` is a URI reference. The empty text is one; attributes that must not be empty are checked for that separately.
 pub fn is_uri_reference(text: &str) -> bool {
-    // Most are plain paths.
+    // The fast path: most are plain paths.
     if text.bytes().all(|b| is_unreserved(b) || b == b'/') && !text.starts_with("//") {
         return true;
     }
@@ -17,7 +17,7 @@ pub fn is_uri_reference(text: &str) -> bool {
     }
     let path = match scheme(hierarchy) {
         Some(after) => after,
-        // Without a scheme the first segment has no colon, or it would be one.
+        // Without a scheme, the first segment must not contain a colon.
         None if hierarchy
             .split('/')
             .next()
@@ -42,7 +42,7 @@ fn split(text: &str, at: char) -> (&str, Option<&str>) {
         .map_or((text, None), |(head, tail)| (head, Some(tail)))
 }
 
-/// What follows the scheme and its colon, if there is one.
+/// The text after the scheme and its colon, if there is a scheme.
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_once(':')?;
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_the_grammar() {
+    fn uri_references_follow_the_grammar() {
         let good = [
             "",
             "/shop",

@@ -1,4 +1,4 @@
-//! The client.
+//! The HTTP client: connections, timeouts, the limit on response bodies, and the resolver that applies [`Reach`].
 
 use std::{
     future::Future,
@@ -28,59 +28,59 @@ use super::reach::{Forbidden, Reach};
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A connection must stand within this time.
+    /// The time limit for establishing a connection.
     pub connect_timeout: Duration,
-    /// The whole answer must be there within this time, connecting included.
+    /// The time limit for the whole exchange, from connecting to the last byte of the response.
     pub timeout: Duration,
-    /// The most bytes of an answer's body.
-    pub body_bytes: usize,
-    /// Which addresses it may reach.
+    /// The maximum size of a response body, in bytes.
+    pub max_body_bytes: usize,
+    /// Which addresses the client may reach.
     pub reach: Reach,
 }
 
-/// There is nothing to judge a server's certificate by.
+/// There are no root certificates to verify a server's certificate with.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {0}"
 )]
 pub struct NoRoots(#[source] Arc<io::Error>);
 
-/// A request got no answer that can be used.
+/// A request that did not get a usable response.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// The address may not be reached.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
-    /// The URL asks for TLS.
+    /// The URL is `https://`, and there are no root certificates.
     #[error(transparent)]
     NoRoots(#[from] NoRoots),
     /// The URL has no host.
     #[error("the URL has no host")]
     NoHost,
-    /// The answer was not there in time; the server may have done what it was asked.
-    #[error("no answer within {} ms", .0.as_millis())]
+    /// The response was not complete in time. The server may have acted on the request.
+    #[error("no response within {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// No connection came about: the server has seen nothing of the request.
-    #[error("cannot connect: {}", innermost(.0))]
+    /// No connection could be established: the server has not seen the request.
+    #[error("cannot connect: {}", root_cause(.0))]
     Connect(#[source] hyper_util::client::legacy::Error),
-    /// The connection broke; the server may have done what it was asked.
-    #[error("no answer: {}", innermost(.0))]
+    /// The connection failed before the response. The server may have acted on the request.
+    #[error("no response: {}", root_cause(.0))]
     Request(#[source] hyper_util::client::legacy::Error),
-    /// The answer broke off.
-    #[error("the answer broke off: {0}")]
+    /// The connection failed while the response body was read.
+    #[error("the response was cut off: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The answer's body is too large.
-    #[error("the answer ({status}) has more than {most} bytes")]
+    /// The response body exceeds [`Options::max_body_bytes`].
+    #[error("the response ({status}) has more than {max} bytes")]
     TooLarge {
-        /// The status of the answer.
+        /// The status of the response.
         status: StatusCode,
-        /// The most bytes that are read.
-        most: usize,
+        /// The limit, in bytes.
+        max: usize,
     },
 }
 
 impl RequestError {
-    /// Whether the server cannot have done anything: the request never reached it.
+    /// Whether the request never reached the server, so that the server cannot have acted on it.
     pub fn not_sent(&self) -> bool {
         matches!(
             self,
@@ -89,8 +89,8 @@ impl RequestError {
     }
 }
 
-/// The innermost cause: the layers around it say nothing more.
-fn innermost(error: &dyn std::error::Error) -> String {
+/// The message of the root cause: hyper's outer errors add no information.
+fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -98,8 +98,8 @@ fn innermost(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Sends requests over HTTP/1.1, in plain or over TLS, and keeps connections. Redirects are answers: they are never followed. Cheap to
-/// clone; clones share the connections.
+/// An HTTP/1.1 client, with and without TLS, and with a connection pool. Redirects are returned as responses and never followed. Cheap
+/// to clone; clones share the pool.
 #[derive(Clone)]
 pub struct Client {
     plain: Pool<HttpConnector<Resolver>, Full<Bytes>>,
@@ -108,7 +108,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client. Without root certificates it still speaks plain HTTP.
+    /// Creates a client. Without root certificates it can still send requests to `http://` URLs.
     pub fn new(options: Options) -> Self {
         let mut connector = HttpConnector::new_with_resolver(Resolver(options.reach.clone()));
         connector.set_nodelay(true);
@@ -134,47 +134,47 @@ impl Client {
         }
     }
 
-    /// Whether it can speak TLS.
-    pub fn tls(&self) -> Result<(), NoRoots> {
+    /// Fails if `https://` URLs cannot be requested because there are no root certificates.
+    pub fn check_tls(&self) -> Result<(), NoRoots> {
         self.tls.as_ref().map(drop).map_err(Clone::clone)
     }
 
-    /// Sends a request and reads its whole answer.
+    /// Sends a request and reads the whole response. Any status is a response, not an error.
     pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, RequestError> {
-        self.check(request.uri())?;
-        let answered = tokio::time::timeout(self.options.timeout, self.answer(request));
-        answered
+        self.check_host(request.uri())?;
+        let exchange = tokio::time::timeout(self.options.timeout, self.exchange(request));
+        exchange
             .await
             .unwrap_or(Err(RequestError::Timeout(self.options.timeout)))
     }
 
-    /// Literal addresses are never resolved: they are judged here.
-    fn check(&self, uri: &Uri) -> Result<(), RequestError> {
+    /// Checks the host of a URL. Literal addresses never pass through the resolver, so they are checked here.
+    fn check_host(&self, uri: &Uri) -> Result<(), RequestError> {
         let host = uri.host().ok_or(RequestError::NoHost)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = host.to_ascii_lowercase();
-        self.options.reach.host(&host)?;
+        self.options.reach.check_host(&host)?;
         if let Ok(address) = host.parse::<IpAddr>() {
-            self.options.reach.address(&host, address)?;
+            self.options.reach.check_address(&host, address)?;
         }
         Ok(())
     }
 
-    async fn answer(&self, request: Request<Bytes>) -> Result<Response<Bytes>, RequestError> {
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, RequestError> {
         let request = request.map(Full::new);
-        let answered = if request.uri().scheme() == Some(&Scheme::HTTPS) {
+        let response = if request.uri().scheme() == Some(&Scheme::HTTPS) {
             let tls = self.tls.as_ref().map_err(Clone::clone)?;
             tls.request(request).await
         } else {
             self.plain.request(request).await
         };
-        let (head, body) = answered.map_err(failed)?.into_parts();
-        let most = self.options.body_bytes;
-        let body = Limited::new(body, most).collect().await.map_err(|error| {
+        let (head, body) = response.map_err(request_error)?.into_parts();
+        let max = self.options.max_body_bytes;
+        let body = Limited::new(body, max).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 RequestError::TooLarge {
                     status: head.status,
-                    most,
+                    max,
                 }
             } else {
                 RequestError::Body(error)
@@ -184,7 +184,7 @@ impl Client {
     }
 }
 
-fn failed(error: hyper_util::client::legacy::Error) -> RequestError {
+fn request_error(error: hyper_util::client::legacy::Error) -> RequestError {
     if !error.is_connect() {
         return RequestError::Request(error);
     }
@@ -200,13 +200,13 @@ fn failed(error: hyper_util::client::legacy::Error) -> RequestError {
     }
 }
 
-/// The guard's own error, which passed through an I/O error.
+/// The resolver's refusal, which reaches us wrapped in an I/O error.
 fn forbidden<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e Forbidden> {
     let io: &io::Error = cause.downcast_ref()?;
     io.get_ref()?.downcast_ref()
 }
 
-/// Resolves names as the system does, and lets through what may be reached.
+/// Resolves names with the system's resolver, and drops the addresses that may not be reached.
 #[derive(Clone)]
 struct Resolver(Reach);
 
@@ -228,7 +228,7 @@ impl Service<Name> for Resolver {
             let mut refused = None;
             let mut allowed = Vec::new();
             for address in found {
-                match reach.address(&host, address.ip()) {
+                match reach.check_address(&host, address.ip()) {
                     Ok(()) => allowed.push(address),
                     Err(forbidden) => refused = Some(forbidden),
                 }
@@ -254,13 +254,13 @@ mod tests {
         Client::new(Options {
             connect_timeout: Duration::from_secs(2),
             timeout: Duration::from_millis(500),
-            body_bytes: 16,
+            max_body_bytes: 16,
             reach,
         })
     }
 
-    /// A server that gives one answer to each connection, or none.
-    async fn server(answer: Option<&'static str>) -> u16 {
+    /// Starts a server that sends the same response on each connection, or nothing; returns its port.
+    async fn server(response: Option<&'static str>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -269,8 +269,8 @@ mod tests {
                 tokio::spawn(async move {
                     let mut head = [0; 1024];
                     let _ = stream.read(&mut head).await;
-                    match answer {
-                        Some(answer) => stream.write_all(answer.as_bytes()).await.unwrap(),
+                    match response {
+                        Some(text) => stream.write_all(text.as_bytes()).await.unwrap(),
                         None => std::future::pending().await,
                     }
                 });
@@ -286,18 +286,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_are_bounded_in_time_and_size_and_redirects_are_not_followed() {
+    async fn responses_are_bounded_in_time_and_size_and_redirects_are_not_followed() {
         let any = client(Reach::Configured);
         let ok = server(Some("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
-        let answer = get(&any, &format!("http://localhost:{ok}/")).await.unwrap();
-        assert_eq!(answer.body(), "ok");
+        let response = get(&any, &format!("http://localhost:{ok}/")).await.unwrap();
+        assert_eq!(response.body(), "ok");
         let long = server(Some(
             "HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n01234567890123456",
         ))
         .await;
         let error = get(&any, &format!("http://127.0.0.1:{long}/")).await;
         assert!(
-            matches!(error, Err(RequestError::TooLarge { most: 16, .. })),
+            matches!(error, Err(RequestError::TooLarge { max: 16, .. })),
             "{error:?}"
         );
         let silent = server(None).await;
@@ -312,14 +312,14 @@ mod tests {
             "HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n",
         ))
         .await;
-        let answer = get(&any, &format!("http://127.0.0.1:{moved}/"))
+        let response = get(&any, &format!("http://127.0.0.1:{moved}/"))
             .await
             .unwrap();
-        assert_eq!(answer.status(), 302);
+        assert_eq!(response.status(), 302);
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_refused_was_not_sent() {
+    async fn a_refused_connection_counts_as_not_sent() {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = closed.local_addr().unwrap().port();
         drop(closed);
@@ -333,10 +333,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_are_judged_by_what_they_resolve_to() {
+    async fn names_are_checked_by_the_addresses_they_resolve_to() {
         let port = server(Some("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")).await;
         let listed = |host: &str| client(Reach::Listed(Arc::from([host.to_owned()])));
-        // By its own name it may be private.
+        // A host that the list names may have a private address.
         let url = format!("http://localhost:{port}/");
         assert!(get(&listed("localhost"), &url).await.is_ok());
         let error = get(&listed("example.com"), &url).await;
@@ -344,7 +344,7 @@ mod tests {
             matches!(error, Err(RequestError::Forbidden(Forbidden::NotListed(_)))),
             "{error:?}"
         );
-        // By a pattern it may not.
+        // A host that only matches a pattern may not.
         let error = get(
             &listed("*.localhost"),
             &format!("http://a.localhost:{port}/"),

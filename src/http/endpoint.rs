@@ -1,4 +1,4 @@
-//! A server's base URL, with user and password apart from it.
+//! A server's base URL, with the credentials split off.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::{Uri, header::HeaderValue};
@@ -6,26 +6,26 @@ use percent_encoding::percent_decode_str;
 
 use crate::config::SecretUrl;
 
-/// Where a server is, and how it knows us.
+/// The address of a server, and the credentials for it.
 #[derive(Clone)]
 pub struct Endpoint {
     base: String,
     authorization: Option<HeaderValue>,
 }
 
-/// The URL cannot be used. It is shown without user and password.
+/// The URL cannot be used. Messages show it without user and password.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// It has no host, or a query or fragment, which a base has not.
+    /// It has no host, or it has a query or fragment, which a base URL cannot have.
     #[error("{0} must be a URL such as http://host:8081")]
     Url(String),
-    /// User or password have bytes that no header takes.
-    #[error("{0}: user and password cannot be sent")]
+    /// User and password cannot be encoded as a header value.
+    #[error("{0}: user and password cannot be sent as an `Authorization` header")]
     Authorization(String),
 }
 
 impl Endpoint {
-    /// Takes a URL apart; user and password become basic authorization.
+    /// Splits a URL into the base URL and the credentials, which become HTTP basic authentication.
     pub fn new(url: &SecretUrl) -> Result<Self, EndpointError> {
         let (scheme, rest) = url.expose().split_once("://").unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -57,12 +57,12 @@ impl Endpoint {
         })
     }
 
-    /// Scheme, host and path, without a `/` at the end, without user and password.
+    /// Scheme, host and path, without a trailing `/` and without user and password.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// What goes into the header `Authorization`.
+    /// The value of the `Authorization` header, if the URL has a user.
     pub fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
     }
@@ -78,11 +78,11 @@ mod tests {
     }
 
     #[test]
-    fn the_url_is_taken_apart() {
+    fn credentials_are_split_from_the_base_url() {
         let cases = [
             ("http://h:8081", "http://h:8081", None),
             ("http://h/apis/v7/", "http://h/apis/v7", None),
-            // A password with an `@` in it, as it is and as it should be.
+            // A password with an `@` in it, plain and percent-encoded.
             ("http://me:p@ss@h", "http://h", Some("Basic bWU6cEBzcw==")),
             (
                 "https://me:p%40ss@[::1]:1/",

@@ -1,6 +1,6 @@
-//! Requests to other servers: one client, with TLS, deadlines, bounded answers, and a guard over the addresses that may be reached.
+//! Outgoing HTTP requests: one client with TLS, timeouts, bounded response bodies, and a guard over the addresses it may reach.
 //!
-//! Everything that calls out uses it: the schema registry today.
+//! All outgoing calls use it; today that is the schema registry.
 
 mod client;
 mod endpoint;

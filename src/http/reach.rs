@@ -1,7 +1,7 @@
-//! Which addresses a request may reach: a guard against server-side request forgery (OWASP SSRF prevention).
+//! Which addresses a request may reach: a guard against server-side request forgery (OWASP SSRF prevention cheat sheet).
 //!
-//! Names are judged by the addresses that they resolve to, and exactly these are connected to: a name that resolves
-//! to something else the second time gains nothing.
+//! A name is checked by the addresses it resolves to, and the client connects to exactly these addresses. A name that resolves
+//! differently the second time (DNS rebinding) cannot get around the check.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -11,11 +11,11 @@ use std::{
 /// What a client may reach.
 #[derive(Clone, Debug)]
 pub enum Reach {
-    /// Any server that the configuration names, private ones too, but no link-local address: instance metadata
-    /// services live there.
+    /// Any server that the configuration names, private ones included. Link-local addresses are refused, because cloud instance
+    /// metadata services listen there.
     Configured,
-    /// Hosts of this list alone, lower-case: `api.example.com`, or `*.example.com` for all below it. Addresses that are not public
-    /// only where the list names the host itself.
+    /// Only the hosts of this list, in lower case: `api.example.com`, or `*.example.com` for all its subdomains. A host may have a
+    /// private address only if the list names the host itself, not through a pattern.
     Listed(Arc<[String]>),
 }
 
@@ -25,19 +25,19 @@ pub enum Forbidden {
     /// The host is not on the list.
     #[error("the host `{0}` is not on the list of allowed hosts")]
     NotListed(String),
-    /// What the host resolves to.
+    /// The host resolves to an address that may not be reached.
     #[error("`{host}` is {address}, which may not be reached")]
     Address {
-        /// The host that was asked for.
+        /// The host of the URL.
         host: String,
-        /// Its address.
+        /// The address it resolves to.
         address: IpAddr,
     },
 }
 
 impl Reach {
-    /// Whether a host may be asked for at all, before it is resolved.
-    pub(super) fn host(&self, host: &str) -> Result<(), Forbidden> {
+    /// Checks a host name, in lower case, before it is resolved.
+    pub(super) fn check_host(&self, host: &str) -> Result<(), Forbidden> {
         match self {
             Self::Configured => Ok(()),
             Self::Listed(hosts) if hosts.iter().any(|listed| matches(listed, host)) => Ok(()),
@@ -45,14 +45,16 @@ impl Reach {
         }
     }
 
-    /// Whether an address of a host may be connected to.
-    pub(super) fn address(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
-        // An IPv4 address in IPv6 clothes is what it stands for.
+    /// Checks an address that a host resolves to.
+    pub(super) fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
+        // IPv4-mapped IPv6 addresses are checked as the IPv4 address.
         let address = address.to_canonical();
         let named = |hosts: &[String]| hosts.iter().any(|listed| *listed == *host);
         let allowed = match self {
-            Self::Configured => !never(address),
-            Self::Listed(hosts) => !never(address) && (is_public(address) || named(hosts)),
+            Self::Configured => !is_always_refused(address),
+            Self::Listed(hosts) => {
+                !is_always_refused(address) && (is_public(address) || named(hosts))
+            }
         };
         if allowed {
             return Ok(());
@@ -68,13 +70,13 @@ fn matches(listed: &str, host: &str) -> bool {
     match listed.strip_prefix("*.") {
         Some(domain) => host
             .strip_suffix(domain)
-            .is_some_and(|below| below.len() > 1 && below.ends_with('.')),
+            .is_some_and(|subdomain| subdomain.len() > 1 && subdomain.ends_with('.')),
         None => listed == host,
     }
 }
 
-/// Addresses that no server of anyone's choice has: link-local (instance metadata), multicast, unspecified, broadcast.
-fn never(address: IpAddr) -> bool {
+/// Addresses that no configuration can allow: link-local (instance metadata), multicast, unspecified, broadcast.
+fn is_always_refused(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             v4.is_link_local() || v4.is_multicast() || v4.octets()[0] == 0 || v4.is_broadcast()
@@ -83,15 +85,15 @@ fn never(address: IpAddr) -> bool {
             v6.is_unicast_link_local()
                 || v6.is_multicast()
                 || v6.is_unspecified()
-                // The metadata service of EC2 over IPv6.
+                // EC2's instance metadata service over IPv6.
                 || v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
-                || embedded(v6).is_some_and(|v4| never(IpAddr::V4(v4)))
+                || embedded_v4(v6).is_some_and(|v4| is_always_refused(IpAddr::V4(v4)))
         }
     }
 }
 
-/// The IPv4 address that NAT64 (64:ff9b::/96) or 6to4 (2002::/16) lead to.
-fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+/// The IPv4 address embedded in a NAT64 (64:ff9b::/96) or 6to4 (2002::/16) address.
+fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let octets = v6.octets();
     let v4 = |from: usize| {
         Ipv4Addr::new(
@@ -108,7 +110,7 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether an address is reached over the public internet (IANA's special-purpose registries).
+/// Whether an address is globally reachable (IANA's special-purpose address registries).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -116,7 +118,7 @@ fn is_public(address: IpAddr) -> bool {
             !(v4.is_private()
                 || v4.is_loopback()
                 || v4.is_documentation()
-                // Carrier-grade NAT, protocol assignments, benchmarks, reserved.
+                // Carrier-grade NAT, IETF protocol assignments, benchmarking, reserved.
                 || (a == 100 && (64..128).contains(&b))
                 || (a == 192 && b == 0 && c == 0)
                 || (a == 198 && (18..20).contains(&b))
@@ -127,7 +129,7 @@ fn is_public(address: IpAddr) -> bool {
             !(v6.is_loopback()
                 || v6.is_unique_local()
                 || (first == 0x2001 && second == 0xdb8)
-                || embedded(v6).is_some_and(|v4| !is_public(IpAddr::V4(v4))))
+                || embedded_v4(v6).is_some_and(|v4| !is_public(IpAddr::V4(v4))))
         }
     }
 }
@@ -137,11 +139,12 @@ mod tests {
     use super::*;
 
     fn may(reach: &Reach, host: &str, address: &str) -> bool {
-        reach.host(host).is_ok() && reach.address(host, address.parse().unwrap()).is_ok()
+        reach.check_host(host).is_ok()
+            && reach.check_address(host, address.parse().unwrap()).is_ok()
     }
 
     #[test]
-    fn metadata_services_are_out_of_reach() {
+    fn metadata_services_cannot_be_reached() {
         let listed = Reach::Listed(Arc::from(["h".to_owned()]));
         for reach in [Reach::Configured, listed] {
             for address in [
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_lets_hosts_through_and_private_ones_by_their_own_name() {
+    fn listed_hosts_are_allowed_and_private_ones_only_if_named_exactly() {
         let reach = Reach::Listed(Arc::from([
             "api.example.com".to_owned(),
             "*.shop.example".to_owned(),

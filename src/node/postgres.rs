@@ -22,7 +22,7 @@ use crate::{
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
     port::{NotBegun, Rebuilds},
-    projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, Setup, What},
+    projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, RebuildTables, Setup},
     store::Store,
     stream::progress::Progress,
     telemetry::{Need, PartStatus, Readiness},
@@ -30,7 +30,7 @@ use crate::{
 
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
-    most: Duration::from_secs(10),
+    max: Duration::from_secs(10),
 };
 /// Time limit of the readiness probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -299,8 +299,8 @@ impl RebuildJob {
     }
 }
 
-fn parse_projections(projections: &[String]) -> Result<What, NotBegun> {
-    let mut what = What {
+fn parse_projections(projections: &[String]) -> Result<RebuildTables, NotBegun> {
+    let mut what = RebuildTables {
         events: false,
         entities: false,
     };

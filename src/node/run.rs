@@ -152,7 +152,7 @@ fn connect_registry(config: &Config, readiness: &Readiness) -> anyhow::Result<Ar
     let registry = Arc::new(registry);
     let weak = Arc::downgrade(&registry);
     readiness.part("schema_registry", Need::Optional, move || {
-        let trouble = weak.upgrade().and_then(|registry| registry.trouble());
+        let trouble = weak.upgrade().and_then(|registry| registry.last_error());
         trouble.map_or_else(|| PartStatus::ok(""), PartStatus::degraded)
     });
     Ok(registry)

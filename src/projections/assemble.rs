@@ -1,4 +1,4 @@
-//! Records become a batch of rows: decoded, encoded, and merged into what is known of their entities.
+//! Turns records into a batch of rows: decodes them, encodes their rows, and merges them into their entities.
 
 use std::{
     borrow::Cow,
@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    cache::{At, Cache, Known},
+    cache::{Cache, Presence, SlotId},
     error::ProjectionError,
-    offsets::{Owned, Step},
+    offsets::{Advance, Owned},
     reject::{Reject, Rejection},
     rows::{entity_row, event_row, storable_data},
     target::Target,
-    write::{Found, Rows},
+    write::{Lookup, Rows},
 };
 use crate::{
     base::clock::Millis,
@@ -25,35 +25,36 @@ use crate::{
     stream::dlq::redriven,
 };
 
-/// A batch is full at so many records…
-const RECORDS: usize = 10_000;
-/// … or so many bytes of rows…
-const BYTES: usize = 8 << 20;
-/// … or when so many bytes of entities wait for the commit.
-const DIRTY_BYTES: usize = 16 << 20;
-/// Entities are looked up for so many records at once…
-const CHUNK: usize = 1_024;
-/// … or fewer, so that what is read stays about below this. A state of few bytes may be read back as many, for Postgres writes
-/// all digits of a number: so it is a bound, not a guess.
-pub(super) const LOOKUP_BYTES: usize = 4 << 20;
+/// A batch is full at this many records…
+const MAX_RECORDS: usize = 10_000;
+/// … or at this many bytes of rows…
+const MAX_BYTES: usize = 8 << 20;
+/// … or when this many bytes of changed entities wait for the commit.
+const MAX_DIRTY_BYTES: usize = 16 << 20;
+/// Entities are looked up for at most this many records at a time…
+const MAX_LOOKUP_RECORDS: usize = 1_024;
+/// … or for fewer, so that one lookup reads about this many bytes. It is enforced as a limit, not estimated from what was written:
+/// Postgres writes out all digits of a number, so a small state may be read back as a large one.
+pub(super) const MAX_LOOKUP_BYTES: usize = 4 << 20;
 
-/// What is written at once.
+/// The rows that are written at once.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) records: usize,
     pub(super) rows: Rows,
     /// The months of its events.
     pub(super) months: BTreeSet<Month>,
-    month: Range<i64>,
+    /// The month of the last event, in milliseconds since the epoch.
+    last_month: Range<i64>,
     pub(super) counts: Counts,
 }
 
-/// How much was written.
+/// The numbers of rows written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Counts {
     pub(super) events: u64,
     pub(super) entities: u64,
-    /// When the first of the records was appended.
+    /// When the oldest of the records was appended.
     pub(super) oldest: Option<Millis>,
 }
 
@@ -65,20 +66,20 @@ impl Counts {
     }
 }
 
-/// Entities changed since the last commit: they are written once, with the last batch of a transaction.
+/// Entities changed since the last commit. Each is written once, with the last batch of the transaction.
 #[derive(Debug, Default)]
-pub(super) struct Dirty {
-    touched: Vec<At>,
+pub(super) struct DirtyEntities {
+    slots: Vec<SlotId>,
     bytes: usize,
 }
 
-impl Dirty {
+impl DirtyEntities {
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= DIRTY_BYTES
+        self.bytes >= MAX_DIRTY_BYTES
     }
 
     pub(super) fn clear(&mut self) {
-        self.touched.clear();
+        self.slots.clear();
         self.bytes = 0;
     }
 }
@@ -89,31 +90,31 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.records >= RECORDS || self.rows.events.len() >= BYTES
+        self.records >= MAX_RECORDS || self.rows.events.len() >= MAX_BYTES
     }
 
-    /// Forgets all but its memory.
+    /// Removes all rows and keeps the allocations.
     pub(super) fn clear(&mut self) {
         self.records = 0;
         self.rows.clear();
         self.months.clear();
-        self.month = 0..0;
+        self.last_month = 0..0;
         self.counts = Counts::default();
     }
 
-    /// Takes note of a month; a row of the same month as the last costs a comparison.
-    fn note_month(&mut self, at: Millis) {
-        if !self.month.contains(&at.0) {
+    /// Adds the month of a row. Costs one comparison if it is the month of the previous row.
+    fn add_month(&mut self, at: Millis) {
+        if !self.last_month.contains(&at.0) {
             let month = Month::of(at);
-            self.month = month.start().0..month.next().start().0;
+            self.last_month = month.start().0..month.next().start().0;
             self.months.insert(month);
         }
     }
 
-    /// Makes the steps of the positions; no record is added afterwards.
-    pub(super) fn seal(&mut self, owned: &mut BTreeMap<u32, Owned>) {
+    /// Adds the offset advances of the batch. No record may be added afterwards.
+    pub(super) fn seal_offsets(&mut self, owned: &mut BTreeMap<u32, Owned>) {
         for (&partition, at) in owned.iter_mut().filter(|(_, at)| at.read > at.next) {
-            self.rows.steps.push(Step {
+            self.rows.advances.push(Advance {
                 partition,
                 from: at.next,
                 to: at.read,
@@ -124,50 +125,50 @@ impl Batch {
         }
     }
 
-    /// Makes the rows of the entities: the transaction ends with this batch.
-    pub(super) fn seal_entities(&mut self, cache: &mut Cache, dirty: &mut Dirty) {
-        // In the order of the index: neighbours share pages.
-        let order = |a: &At, b: &At| cache.slot(*a).order().cmp(cache.slot(*b).order());
-        dirty.touched.sort_by(order);
-        for at in &dirty.touched {
+    /// Adds the rows of the changed entities, because the transaction ends with this batch.
+    pub(super) fn seal_entities(&mut self, cache: &mut Cache, dirty: &mut DirtyEntities) {
+        // In the order of the primary key, so that neighbours share index pages.
+        let order =
+            |a: &SlotId, b: &SlotId| cache.slot(*a).sort_key().cmp(cache.slot(*b).sort_key());
+        dirty.slots.sort_by(order);
+        for at in &dirty.slots {
             let slot = cache.slot_mut(*at);
-            if slot.entity.version == slot.stored {
-                // All its events were rejected.
+            if slot.entity.version == slot.stored_version {
+                // All events of this entity were rejected.
                 continue;
             }
-            match slot.known {
-                Known::Present => self.rows.changed.push(slot),
-                Known::Absent | Known::Asked | Known::No => {
-                    slot.known = Known::Present;
+            match slot.presence {
+                Presence::Present => self.rows.changed.push(slot),
+                Presence::Absent | Presence::Requested | Presence::Unknown => {
+                    slot.presence = Presence::Present;
                     entity_row(&mut self.rows.new, slot);
                 }
             }
-            slot.stored = slot.entity.version;
+            slot.stored_version = slot.entity.version;
             self.counts.entities += 1;
         }
         dirty.clear();
     }
 }
 
-/// Reads the entities of these keys that have a row.
-pub(super) type LookUp<'a> = dyn FnMut(&[[&str; 3]]) -> Result<Found, ProjectionError> + 'a;
+/// Reads the rows of the entities with the given keys.
+pub(super) type LookUp<'a> = dyn FnMut(&[[&str; 3]]) -> Result<Lookup, ProjectionError> + 'a;
 
-/// Makes batches.
+/// Fills batches with records.
 pub(super) struct Assembler<'a> {
     pub(super) target: &'a Target,
     pub(super) cache: &'a mut Cache,
-    /// The number of the transaction.
+    /// The number of the open transaction.
     pub(super) transaction: u64,
-    pub(super) dirty: &'a mut Dirty,
+    pub(super) dirty: &'a mut DirtyEntities,
     pub(super) owned: &'a mut BTreeMap<u32, Owned>,
     pub(super) reject: &'a dyn Reject,
-    /// Records that were rejected already.
-    pub(super) skip: &'a mut HashSet<(u32, u64)>,
-    /// How many records are looked up at once; adapts to the size of entities.
-    pub(super) chunk: &'a mut usize,
+    /// Records that were already rejected, by partition and offset.
+    pub(super) rejected: &'a mut HashSet<(u32, u64)>,
+    /// For how many records entities are looked up at a time. Adapts to the size of the entities.
+    pub(super) lookup_records: &'a mut usize,
 }
 
-/// One decoded record.
 struct Decoded<'a> {
     record: &'a Fetched,
     received_at: Millis,
@@ -176,14 +177,15 @@ struct Decoded<'a> {
 
 /// The entity of a decoded record.
 #[derive(Clone, Copy)]
-struct Placed {
-    at: At,
-    /// It is the first record of the transaction that names it.
-    first: bool,
+struct EntityRef {
+    slot: SlotId,
+    /// Whether this is the first record of the transaction with this entity.
+    is_first: bool,
 }
 
 impl Assembler<'_> {
-    /// Adds records, in order, until the batch is full, or the entities, or there are no more. `look_up` reads entities that have a row.
+    /// Adds records in order until the batch or the set of changed entities is full, or no records are left. `look_up` reads the
+    /// entities that are not cached.
     pub(super) fn add(
         &mut self,
         batch: &mut Batch,
@@ -194,14 +196,15 @@ impl Assembler<'_> {
         while !records.as_slice().is_empty() && !batch.is_full() && !self.dirty.is_full() {
             let owned = &mut *self.owned;
             let due = records.by_ref().filter(|record| {
-                // What is not ours must not become a row: nothing would fence it. Nor what is one already.
+                // Records of partitions that are not owned must not become rows, because nothing would fence them; nor must records
+                // that are rows already.
                 let at = owned.get_mut(&record.partition);
                 at.filter(|at| record.offset >= at.read)
                     .map(|at| at.read = record.offset + 1)
                     .is_some()
             });
-            let room = RECORDS - batch.records;
-            chunk.extend(due.take(room.min(*self.chunk)));
+            let room = MAX_RECORDS - batch.records;
+            chunk.extend(due.take(room.min(*self.lookup_records)));
             let added = self.add_chunk(batch, &chunk, look_up)?;
             let appended = chunk[..added].iter().map(|record| record.timestamp);
             batch.counts.oldest = appended.chain(batch.counts.oldest).min();
@@ -215,7 +218,7 @@ impl Assembler<'_> {
         Ok(())
     }
 
-    /// These are the next to be added after all.
+    /// Returns records to the front of the iterator.
     fn put_back(&mut self, rest: Vec<Fetched>, records: &mut IntoIter<Fetched>) {
         for record in rest.iter().rev() {
             if let Some(at) = self.owned.get_mut(&record.partition) {
@@ -229,7 +232,7 @@ impl Assembler<'_> {
             .into_iter();
     }
 
-    /// Adds records, and answers how many of them, from the first on: where entities are large, not all are read at once.
+    /// Adds the first records of a chunk, and returns how many: if their entities are large, not all are looked up at once.
     fn add_chunk(
         &mut self,
         batch: &mut Batch,
@@ -239,8 +242,8 @@ impl Assembler<'_> {
         let mut decoded = Vec::with_capacity(records.len());
         let mut rejections = Vec::new();
         for record in records {
-            // A record that went back to another processor is a row already. A rebuild meets the first copy of each.
-            if self.skip.contains(&(record.partition, record.offset))
+            // A record that was redriven for another processor is a row already. A rebuild reads the first copy of each.
+            if self.rejected.contains(&(record.partition, record.offset))
                 || !redriven::concerns(&record.record, self.target.projection)
             {
                 continue;
@@ -255,14 +258,14 @@ impl Assembler<'_> {
             }
         }
         self.reject(&rejections)?;
-        let (places, added) = self.place(&mut decoded, records, look_up)?;
+        let (entities, added) = self.resolve_entities(&mut decoded, records, look_up)?;
         let mut rejections = Vec::new();
         let mut scratch = Vec::new();
-        for (item, place) in decoded.iter().zip(places) {
+        for (item, entity) in decoded.iter().zip(entities) {
             let event = &item.event;
             let data = storable_data(event);
-            if let Some(placed) = place
-                && let Err(too_large) = self.apply(event, data.as_deref(), placed, &mut scratch)
+            if let Some(entity) = entity
+                && let Err(too_large) = self.apply(event, data.as_deref(), entity, &mut scratch)
             {
                 rejections.push(Rejection {
                     record: item.record,
@@ -273,7 +276,7 @@ impl Assembler<'_> {
             }
             batch.counts.events += 1;
             if self.target.events.is_some() {
-                batch.note_month(item.received_at);
+                batch.add_month(item.received_at);
                 let at = (item.record.partition, item.record.offset);
                 event_row(
                     &mut batch.rows.events,
@@ -293,25 +296,25 @@ impl Assembler<'_> {
             return Ok(());
         }
         self.reject.reject(rejections)?;
-        // Should the batch have to be made again, they are not rejected again.
+        // If the batch is assembled again, these records must not be rejected a second time.
         let at = |r: &Rejection<'_>| (r.record.partition, r.record.offset);
-        self.skip.extend(rejections.iter().map(at));
+        self.rejected.extend(rejections.iter().map(at));
         Ok(())
     }
 
-    /// Finds the entities of decoded records, and reads those that the cache does not know. Where that is too much at once,
-    /// the last records are dropped from `decoded`. Also answers how many of the `records` remain.
-    fn place(
+    /// Finds or creates the cache slots of the decoded records' entities, and loads those that are not cached. If that is too much
+    /// at once, truncates `decoded`. Also returns how many of `records` remain.
+    fn resolve_entities(
         &mut self,
         decoded: &mut Vec<Decoded<'_>>,
         records: &[Fetched],
         look_up: &mut LookUp<'_>,
-    ) -> Result<(Vec<Option<Placed>>, usize), ProjectionError> {
-        let mut places: Vec<Option<Placed>> = Vec::with_capacity(decoded.len());
-        let mut unknown: Vec<At> = Vec::new();
+    ) -> Result<(Vec<Option<EntityRef>>, usize), ProjectionError> {
+        let mut entities: Vec<Option<EntityRef>> = Vec::with_capacity(decoded.len());
+        let mut unknown: Vec<SlotId> = Vec::new();
         for Decoded { event, .. } in &*decoded {
             let Some(entity) = event.entity.as_ref().filter(|_| self.target.entities) else {
-                places.push(None);
+                entities.push(None);
                 continue;
             };
             let (kind, id) = (
@@ -319,31 +322,33 @@ impl Assembler<'_> {
                 storable_text(&entity.external_id),
             );
             let key = [event.tenant.as_str(), &kind, &id];
-            let (at, first) = self.cache.place(key, self.transaction);
-            if first {
-                self.dirty.touched.push(at);
+            let (id, is_first) = self.cache.get_or_insert(key, self.transaction);
+            if is_first {
+                self.dirty.slots.push(id);
             }
-            let slot = self.cache.slot_mut(at);
-            if slot.known == Known::No {
-                slot.known = Known::Asked;
-                unknown.push(at);
+            let slot = self.cache.slot_mut(id);
+            if slot.presence == Presence::Unknown {
+                slot.presence = Presence::Requested;
+                unknown.push(id);
             }
-            places.push(Some(Placed { at, first }));
+            entities.push(Some(EntityRef { slot: id, is_first }));
         }
-        let answered = self.learn(&unknown, look_up)?;
+        let answered = self.load(&unknown, look_up)?;
         let Some(next) = unknown.get(answered) else {
-            return Ok((places, records.len()));
+            return Ok((entities, records.len()));
         };
-        let names_next = |place: &Option<Placed>| place.is_some_and(|placed| placed.at == *next);
-        let cut = places.iter().position(names_next).unwrap_or(places.len());
+        // The first record whose entity was not loaded, and all after it, must wait for the next lookup.
+        let is_next =
+            |entity: &Option<EntityRef>| entity.is_some_and(|entity| entity.slot == *next);
+        let cut = entities.iter().position(is_next).unwrap_or(entities.len());
         let added = decoded.get(cut).and_then(|item| {
             records
                 .iter()
                 .position(|record| std::ptr::eq(record, item.record))
         });
         decoded.truncate(cut);
-        places.truncate(cut);
-        Ok((places, added.unwrap_or(records.len())))
+        entities.truncate(cut);
+        Ok((entities, added.unwrap_or(records.len())))
     }
 
     /// Merges an event into its entity.
@@ -351,7 +356,7 @@ impl Assembler<'_> {
         &mut self,
         event: &Event<'_>,
         data: Option<&str>,
-        Placed { at, first }: Placed,
+        EntityRef { slot, is_first }: EntityRef,
         scratch: &mut Vec<u8>,
     ) -> Result<(), TooLarge> {
         let name = event
@@ -366,9 +371,9 @@ impl Assembler<'_> {
             data: data.map(str::as_bytes),
             deletes: Change::deletes(&event.kind, event.tombstone),
         };
-        let applied = self.cache.slot_mut(at).entity.apply(&change, scratch);
-        let (before, after) = self.cache.weigh(at);
-        self.dirty.bytes += if first {
+        let applied = self.cache.slot_mut(slot).entity.apply(&change, scratch);
+        let (before, after) = self.cache.update_weight(slot);
+        self.dirty.bytes += if is_first {
             after
         } else {
             after.saturating_sub(before)
@@ -376,10 +381,10 @@ impl Assembler<'_> {
         applied
     }
 
-    /// Fills in what the table has of entities that the cache does not know; answers of how many of them, from the first on.
-    fn learn(
+    /// Loads the rows of the given slots from the table. Returns for how many of them, from the first on, the table has answered.
+    fn load(
         &mut self,
-        unknown: &[At],
+        unknown: &[SlotId],
         look_up: &mut LookUp<'_>,
     ) -> Result<usize, ProjectionError> {
         if unknown.is_empty() {
@@ -389,43 +394,44 @@ impl Assembler<'_> {
             .iter()
             .map(|at| self.cache.slot(*at).key())
             .collect();
-        let Found { stored, answered } = look_up(&keys)?;
+        let Lookup { rows, answered } = look_up(&keys)?;
         for (index, at) in unknown.iter().enumerate() {
-            self.cache.slot_mut(*at).known = if index < answered {
-                Known::Absent
+            self.cache.slot_mut(*at).presence = if index < answered {
+                Presence::Absent
             } else {
-                Known::No
+                Presence::Unknown
             };
         }
         let mut bytes = 0;
-        let rows = stored.len();
-        for stored in stored {
+        let count = rows.len();
+        for stored in rows {
             let Some(at) = unknown.get(stored.index) else {
                 continue;
             };
             bytes += stored.state.len();
             let slot = self.cache.slot_mut(*at);
-            slot.known = Known::Present;
-            slot.stored = stored.version;
+            slot.presence = Presence::Present;
+            slot.stored_version = stored.version;
             slot.entity = Entity {
                 display_name: stored.display_name,
                 state_size: stored.state.len(),
                 state: stored.state,
                 version: stored.version,
-                // Only whether it is deleted counts; the events at hand set the rest.
-                deleted_at: stored.deleted.then_some(0),
+                // Only whether it is deleted matters here: the event that is applied next sets the time.
+                deleted_at: stored.is_deleted.then_some(0),
                 ..Entity::default()
             };
         }
-        if let Some(each) = bytes.checked_div(rows) {
-            *self.chunk = (LOOKUP_BYTES / each.max(1)).clamp(16, CHUNK);
+        if let Some(average) = bytes.checked_div(count) {
+            *self.lookup_records =
+                (MAX_LOOKUP_BYTES / average.max(1)).clamp(16, MAX_LOOKUP_RECORDS);
         }
         Ok(answered)
     }
 }
 
-/// The number of records that are looked up at once, at first.
-pub(super) const FIRST_CHUNK: usize = CHUNK;
+/// The initial value of [`Assembler::lookup_records`].
+pub(super) const INITIAL_LOOKUP_RECORDS: usize = MAX_LOOKUP_RECORDS;
 
 fn decode(record: &Fetched) -> Result<Decoded<'_>, crate::envelope::Invalid> {
     let value = record

@@ -1,5 +1,5 @@
-//! Entities in memory: what the projector knows of the table, bounded by bytes, least recently used out first (by the
-//! clock algorithm). What is not yet committed stays.
+//! A cache of entities, bounded by bytes. Entities that were not used recently are evicted (clock algorithm); entities with
+//! uncommitted changes are never evicted.
 
 use std::{
     collections::HashMap,
@@ -10,14 +10,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::entity::Entity;
 
-/// What an entry takes beside its texts, about.
-const OVERHEAD: usize = 192;
+/// The approximate size of an entry without its texts, in bytes.
+const ENTRY_OVERHEAD: usize = 192;
 
-/// Keys are hashes already.
+/// A hasher for keys that are hashes already.
 #[derive(Default)]
-struct Hashed(u64);
+struct PrehashedKey(u64);
 
-impl Hasher for Hashed {
+impl Hasher for PrehashedKey {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -29,50 +29,50 @@ impl Hasher for Hashed {
     }
 }
 
-/// Where an entity lies in the cache; good until the batch that it was looked up for is committed.
+/// The index of a slot. Valid until the transaction that it was obtained for is committed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct At(u32);
+pub(super) struct SlotId(u32);
 
-/// What is known of an entity.
+/// Whether the table has a row for an entity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Known {
-    /// Nothing yet: the table must be asked.
-    No,
-    /// The table is being asked.
-    Asked,
+pub(super) enum Presence {
+    /// The table must be queried.
+    Unknown,
+    /// The table is being queried.
+    Requested,
     /// The table has no row.
     Absent,
-    /// The table has a row, as of the last committed batch.
+    /// The table has a row, or will have one once the submitted batches are committed.
     Present,
 }
 
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// `tenant NUL type NUL external_id`; no part has a NUL.
+    /// `tenant NUL type NUL external_id`; no part contains a NUL.
     key: Box<[u8]>,
     hash: u64,
-    /// The next slot of the same hash.
-    chain: Option<u32>,
-    pub(super) known: Known,
+    /// The next slot with the same hash.
+    next_in_chain: Option<u32>,
+    pub(super) presence: Presence,
     pub(super) entity: Entity,
-    /// The version that the table has, or has once what was handed over is committed; 0: no row.
-    pub(super) stored: i64,
-    /// The last batch that changed it.
-    batch: u64,
-    recent: bool,
+    /// The version that the table has, or will have once the submitted batches are committed; 0: no row.
+    pub(super) stored_version: i64,
+    /// The last transaction that used it.
+    transaction: u64,
+    recently_used: bool,
     weight: usize,
 }
 
 impl Slot {
-    /// Sorts as the primary key does.
-    pub(super) fn order(&self) -> &[u8] {
+    /// Sorts in the same order as the primary key.
+    pub(super) fn sort_key(&self) -> &[u8] {
         &self.key
     }
 
-    /// Tenant, type, external id.
+    /// Tenant, type and external id.
     pub(super) fn key(&self) -> [&str; 3] {
         let mut parts = self.key.split(|b| *b == 0);
-        // Made of three texts.
+        // The key was built from three texts.
         [(); 3].map(|()| {
             parts
                 .next()
@@ -82,28 +82,30 @@ impl Slot {
     }
 }
 
-/// The cache. Batches are numbered from 1, in the order in which they are committed.
+/// The cache. Transactions are numbered from 1, in the order in which they are committed.
 #[derive(Default)]
 pub(super) struct Cache {
+    /// The maximum weight in bytes.
     budget: usize,
+    /// The approximate size in bytes.
     weight: usize,
-    index: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
+    index: HashMap<u64, u32, BuildHasherDefault<PrehashedKey>>,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
-    hand: usize,
+    clock_hand: usize,
     key: Vec<u8>,
-    seen: Option<Seen>,
+    filter: Option<BloomFilter>,
 }
 
-/// A Bloom filter of all entities that were ever placed: what it does not know has no row, in tables that were empty when
-/// it began.
-struct Seen {
+/// A Bloom filter of all entities that were ever in the cache. If the tables were empty at first, an entity that is not in the filter
+/// has no row.
+struct BloomFilter {
     bits: Vec<u64>,
 }
 
-impl Seen {
-    /// About 10 bits each for so many entities, 64 MiB at most.
-    fn of(entities: u64) -> Self {
+impl BloomFilter {
+    /// A filter with about 10 bits for each entity, and at most 64 MiB.
+    fn with_capacity(entities: u64) -> Self {
         let words = (entities.saturating_mul(10) / 64)
             .clamp(1_024, 8 << 20)
             .next_power_of_two();
@@ -112,18 +114,18 @@ impl Seen {
         }
     }
 
-    /// Adds a hash; false if it was not there for sure.
-    fn add(&mut self, hash: u64) -> bool {
+    /// Adds a hash. Returns false if it was certainly not in the filter before.
+    fn insert(&mut self, hash: u64) -> bool {
         let mask = self.bits.len() as u64 * 64 - 1;
         let step = (hash >> 32) | 1;
-        let mut there = true;
+        let mut present = true;
         for n in 0..6 {
             let bit = hash.wrapping_add(step.wrapping_mul(n)) & mask;
             let word = &mut self.bits[(bit / 64) as usize];
-            there &= *word >> (bit % 64) & 1 == 1;
+            present &= *word >> (bit % 64) & 1 == 1;
             *word |= 1 << (bit % 64);
         }
-        there
+        present
     }
 }
 
@@ -135,14 +137,15 @@ impl Cache {
         }
     }
 
-    /// The tables are empty, and at most so many entities will come: those that never came have no row.
-    pub(super) fn start_fresh(&mut self, entities: u64) {
-        self.seen = Some(Seen::of(entities));
+    /// Declares that the tables are empty, so that entities that were never in the cache need no lookup. `entities` is an upper bound of
+    /// the number of entities to come.
+    pub(super) fn assume_empty_tables(&mut self, entities: u64) {
+        self.filter = Some(BloomFilter::with_capacity(entities));
     }
 
-    /// The place of an entity, for a batch; a new one is
-    /// [`Known::No`], or [`Known::Absent`] if that is sure. The bool: this batch meets it for the first time.
-    pub(super) fn place(&mut self, key: [&str; 3], batch: u64) -> (At, bool) {
+    /// The slot of an entity, for a transaction. A new slot is [`Presence::Unknown`], or [`Presence::Absent`] if the entity certainly
+    /// has no row. The bool says whether the transaction uses the entity for the first time.
+    pub(super) fn get_or_insert(&mut self, key: [&str; 3], transaction: u64) -> (SlotId, bool) {
         self.key.clear();
         for (i, part) in key.iter().enumerate() {
             if i > 0 {
@@ -152,112 +155,121 @@ impl Cache {
         }
         let hash = xxh3_64(&self.key);
         let mut next = self.index.get(&hash).copied();
-        while let Some(at) = next {
-            let slot = self.slot(At(at));
-            next = slot.chain;
+        while let Some(index) = next {
+            let slot = self.slot(SlotId(index));
+            next = slot.next_in_chain;
             if slot.hash == hash && *slot.key == *self.key {
-                let slot = self.slot_mut(At(at));
-                slot.recent = true;
-                let first = slot.batch != batch;
-                slot.batch = batch;
-                return (At(at), first);
+                let slot = self.slot_mut(SlotId(index));
+                slot.recently_used = true;
+                let is_first = slot.transaction != transaction;
+                slot.transaction = transaction;
+                return (SlotId(index), is_first);
             }
         }
-        let new = self.seen.as_mut().is_some_and(|seen| !seen.add(hash));
+        let is_new = self
+            .filter
+            .as_mut()
+            .is_some_and(|filter| !filter.insert(hash));
         let slot = Slot {
             key: self.key.as_slice().into(),
             hash,
-            chain: None,
-            known: if new { Known::Absent } else { Known::No },
+            next_in_chain: None,
+            presence: if is_new {
+                Presence::Absent
+            } else {
+                Presence::Unknown
+            },
             entity: Entity::default(),
-            stored: 0,
-            batch,
-            recent: false,
-            weight: self.key.len() + OVERHEAD,
+            stored_version: 0,
+            transaction,
+            recently_used: false,
+            weight: self.key.len() + ENTRY_OVERHEAD,
         };
         self.weight += slot.weight;
-        let at = self.free.pop().unwrap_or(self.slots.len() as u32);
-        let chain = self.index.insert(hash, at);
-        let slot = Some(Slot { chain, ..slot });
-        match self.slots.get_mut(at as usize) {
+        let index = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let next_in_chain = self.index.insert(hash, index);
+        let slot = Some(Slot {
+            next_in_chain,
+            ..slot
+        });
+        match self.slots.get_mut(index as usize) {
             Some(free) => *free = slot,
             None => self.slots.push(slot),
         }
-        (At(at), true)
+        (SlotId(index), true)
     }
 
-    pub(super) fn slot(&self, at: At) -> &Slot {
-        self.slots[at.0 as usize]
+    pub(super) fn slot(&self, id: SlotId) -> &Slot {
+        self.slots[id.0 as usize]
             .as_ref()
-            .expect("places are held only while their batch is not committed")
+            .expect("slots of uncommitted transactions are not evicted")
     }
 
-    pub(super) fn slot_mut(&mut self, at: At) -> &mut Slot {
-        self.slots[at.0 as usize]
+    pub(super) fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
+        self.slots[id.0 as usize]
             .as_mut()
-            .expect("places are held only while their batch is not committed")
+            .expect("slots of uncommitted transactions are not evicted")
     }
 
-    /// Takes note of an entity's size after a change; answers what it was and what it is.
-    pub(super) fn weigh(&mut self, at: At) -> (usize, usize) {
-        let slot = self.slot_mut(at);
-        let weight = slot.key.len() + OVERHEAD + slot.entity.weight();
+    /// Updates the weight of an entity after a change; returns the weights before and after.
+    pub(super) fn update_weight(&mut self, id: SlotId) -> (usize, usize) {
+        let slot = self.slot_mut(id);
+        let weight = slot.key.len() + ENTRY_OVERHEAD + slot.entity.weight();
         let before = std::mem::replace(&mut slot.weight, weight);
         self.weight = self.weight + weight - before;
         (before, weight)
     }
 
-    /// Lets go of entities until the budget is kept; those changed by a batch after `committed` stay.
-    pub(super) fn shrink(&mut self, committed: u64) {
-        // Twice around: the first time takes away the mark of recent use.
+    /// Evicts entities until the weight is within the budget, except those used by a transaction after `committed`.
+    pub(super) fn evict(&mut self, committed: u64) {
+        // At most two rounds: the first clears `recently_used`.
         let mut steps = self.slots.len() * 2;
         while self.weight > self.budget && steps > 0 {
             steps -= 1;
-            self.hand = (self.hand + 1) % self.slots.len();
-            if let Some(slot) = &mut self.slots[self.hand]
-                && slot.batch <= committed
-                && !std::mem::take(&mut slot.recent)
+            self.clock_hand = (self.clock_hand + 1) % self.slots.len();
+            if let Some(slot) = &mut self.slots[self.clock_hand]
+                && slot.transaction <= committed
+                && !std::mem::take(&mut slot.recently_used)
             {
-                self.remove(self.hand as u32);
+                self.remove(self.clock_hand as u32);
             }
         }
     }
 
-    /// Forgets everything.
+    /// Removes all entities.
     pub(super) fn clear(&mut self) {
-        // What was ever placed may have a row.
-        let seen = self.seen.take();
+        // The filter must stay: an entity that was once in the cache may have a row.
+        let filter = self.filter.take();
         *self = Self {
-            seen,
+            filter,
             ..Self::new(self.budget)
         };
     }
 
-    /// Bytes held, about.
     #[cfg(test)]
     pub(super) fn weight(&self) -> usize {
         self.weight
     }
 
-    fn remove(&mut self, at: u32) {
-        let Some(slot) = self.slots[at as usize].take() else {
+    fn remove(&mut self, index: u32) {
+        let Some(slot) = self.slots[index as usize].take() else {
             return;
         };
         self.weight -= slot.weight;
-        self.free.push(at);
-        let mut before = self.index.get(&slot.hash).copied();
-        if before == Some(at) {
-            match slot.chain {
+        self.free.push(index);
+        let mut in_chain = self.index.get(&slot.hash).copied();
+        if in_chain == Some(index) {
+            match slot.next_in_chain {
                 Some(next) => self.index.insert(slot.hash, next),
                 None => self.index.remove(&slot.hash),
             };
             return;
         }
-        while let Some(previous) = before {
-            let other = self.slot_mut(At(previous));
-            before = other.chain;
-            if before == Some(at) {
-                other.chain = slot.chain;
+        while let Some(previous) = in_chain {
+            let previous = self.slot_mut(SlotId(previous));
+            in_chain = previous.next_in_chain;
+            if in_chain == Some(index) {
+                previous.next_in_chain = slot.next_in_chain;
                 return;
             }
         }
@@ -269,57 +281,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_committed_stays_and_the_rest_fits() {
+    fn only_committed_entities_are_evicted() {
         let mut cache = Cache::new(10_000);
-        let place = |cache: &mut Cache, n: usize, batch| {
-            let id = n.to_string();
-            let (at, first) = cache.place(["t", "order", &id], batch);
-            if first {
-                cache.slot_mut(at).entity.state = vec![b'x'; 100];
-                cache.weigh(at);
+        let insert = |cache: &mut Cache, n: usize, transaction| {
+            let external_id = n.to_string();
+            let (id, is_first) = cache.get_or_insert(["t", "order", &external_id], transaction);
+            if is_first {
+                cache.slot_mut(id).entity.state = vec![b'x'; 100];
+                cache.update_weight(id);
             }
-            at
+            id
         };
         for n in 0..100 {
-            place(&mut cache, n, 1);
+            insert(&mut cache, n, 1);
         }
-        cache.shrink(0);
+        cache.evict(0);
         assert!(
             cache.weight() > 10_000,
-            "all are in a batch that is not committed"
+            "no entity is committed yet, so none is evicted"
         );
-        let kept = place(&mut cache, 7, 2);
-        cache.shrink(1);
+        let kept = insert(&mut cache, 7, 2);
+        cache.evict(1);
         assert!(cache.weight() <= 10_000);
         assert_eq!(cache.slot(kept).key(), ["t", "order", "7"]);
-        assert_eq!(place(&mut cache, 7, 2), kept);
+        assert_eq!(insert(&mut cache, 7, 2), kept);
         cache.clear();
         assert_eq!(cache.weight(), 0);
         assert!(cache.index.is_empty());
     }
 
     #[test]
-    fn what_never_came_is_absent() {
+    fn with_empty_tables_a_new_entity_is_absent() {
         let mut cache = Cache::new(0);
-        cache.start_fresh(1_000);
-        let (a, _) = cache.place(["t", "a", "1"], 1);
-        assert_eq!(cache.slot(a).known, Known::Absent);
-        cache.shrink(1);
-        let (again, _) = cache.place(["t", "a", "1"], 2);
-        assert_eq!(cache.slot(again).known, Known::No);
-        let unsure = (2..1_000).filter(|n| {
-            let (at, _) = cache.place(["t", "a", &n.to_string()], 2);
-            cache.slot(at).known == Known::No
+        cache.assume_empty_tables(1_000);
+        let (a, _) = cache.get_or_insert(["t", "a", "1"], 1);
+        assert_eq!(cache.slot(a).presence, Presence::Absent);
+        cache.evict(1);
+        let (again, _) = cache.get_or_insert(["t", "a", "1"], 2);
+        assert_eq!(cache.slot(again).presence, Presence::Unknown);
+        let false_positives = (2..1_000).filter(|n| {
+            let (id, _) = cache.get_or_insert(["t", "a", &n.to_string()], 2);
+            cache.slot(id).presence == Presence::Unknown
         });
-        assert!(unsure.count() < 50);
+        assert!(false_positives.count() < 50);
     }
 
     #[test]
-    fn parts_cannot_run_into_each_other() {
+    fn key_parts_that_concatenate_alike_have_different_slots() {
         let mut cache = Cache::new(1_000);
-        let (a, _) = cache.place(["t", "ab", "c"], 1);
-        let (b, _) = cache.place(["t", "a", "bc"], 1);
+        let (a, _) = cache.get_or_insert(["t", "ab", "c"], 1);
+        let (b, _) = cache.get_or_insert(["t", "a", "bc"], 1);
         assert_ne!(a, b);
-        assert_eq!(cache.place(["t", "ab", "c"], 1), (a, false));
+        assert_eq!(cache.get_or_insert(["t", "ab", "c"], 1), (a, false));
     }
 }

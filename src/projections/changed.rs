@@ -1,5 +1,5 @@
-//! Entities that change, as arrays for one `UPDATE … FROM unnest(…)`: one buffer a column, in the binary form of arrays,
-//! so that a row allocates nothing.
+//! Changed entities, encoded as arrays for one `UPDATE … FROM unnest(…)`: one buffer for each column, in Postgres's binary array
+//! format, so that a row needs no allocation.
 
 use sqlx::{
     Postgres, Type,
@@ -11,7 +11,7 @@ use sqlx::{
 use super::cache::Slot;
 use crate::store::CopyRows;
 
-/// The type of a column's elements, as in Postgres's `pg_type.dat`.
+/// The type of a column's elements: the OID from Postgres's `pg_type.dat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Element {
     Text = 25,
@@ -19,12 +19,12 @@ enum Element {
     Timestamp = 1184,
 }
 
-/// One column: an array of one dimension.
+/// One column: a one-dimensional array.
 #[derive(Debug)]
 pub(super) struct Column {
     element: Element,
     count: i32,
-    /// Each with its length, which is how both arrays and `COPY` write a field.
+    /// Arrays and `COPY` encode a field in the same way: its length, then its bytes.
     elements: CopyRows,
 }
 
@@ -51,7 +51,7 @@ impl Type<Postgres> for Column {
 
 impl Encode<'_, Postgres> for Column {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        // Dimensions, whether there may be nulls, the elements' type, their number, the first index.
+        // The array header: number of dimensions, whether there may be nulls, element type, element count, lower bound.
         for number in [1, 1, self.element as i32, self.count, 1] {
             buffer.extend_from_slice(&number.to_be_bytes());
         }
@@ -68,7 +68,7 @@ impl Encode<'_, Postgres> for Column {
     }
 }
 
-/// Rows of `entities` that exist and change.
+/// Changed entities that have a row already.
 #[derive(Debug)]
 pub(super) struct Changed {
     columns: [Column; 10],
@@ -115,7 +115,7 @@ impl Changed {
             Some(at) => deleted.next().timestamp(at),
             None => deleted.next().null(),
         }
-        stored.next().bigint(slot.stored);
+        stored.next().bigint(slot.stored_version);
         self.rows += 1;
     }
 
@@ -127,7 +127,7 @@ impl Changed {
         &self.columns
     }
 
-    /// Bytes of memory, about.
+    /// The allocated size in bytes.
     pub(super) fn capacity(&self) -> usize {
         self.columns.iter().map(|c| c.elements.capacity()).sum()
     }

@@ -1,4 +1,4 @@
-//! Why a projection cannot go on for now.
+//! Errors of projections.
 
 use crate::{
     log::LogError,
@@ -9,30 +9,31 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectionError {
-    /// Postgres.
+    /// An error of Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The log.
+    /// An error of the log.
     #[error("the log: {0}")]
     Log(#[from] LogError),
-    /// Another owner has a partition, or a rebuild has changed the tables: what was not committed is dropped.
-    #[error("the position in the log has another owner by now, or the tables were rebuilt")]
+    /// A partition has another owner, or a rebuild has replaced the tables. Uncommitted rows are discarded.
+    #[error("the partition has another owner, or the tables were rebuilt")]
     Fenced,
-    /// An entity's row is not as it was read: another lane has changed it meanwhile. What was not committed is dropped.
-    #[error("another lane has changed an entity meanwhile")]
+    /// Another lane has changed an entity's row since it was read. Uncommitted rows are discarded.
+    #[error("another lane has changed the row of an entity")]
     Raced,
-    /// A row is not acceptable to Postgres.
+    /// Postgres refuses a row.
     #[error("{0}")]
     Row(StoreError),
-    /// A row is there already: the tables are not as this projection left them.
+    /// A row exists already: something else has written to the tables.
     #[error(
-        "rows after the position are there already ({0}): if nobody else writes to them, run `omnilink rebuild events entities`"
+        "the tables already contain rows after the projected offset ({0}): if nothing else writes to them, run \
+         `omnilink rebuild events entities`"
     )]
     Conflict(StoreError),
-    /// The table's position lies behind the end of the log: another log, or one that lost its end.
+    /// The projected offset is beyond the end of the log: this is a different log, or its end was lost.
     #[error(
-        "projection `{projection}` has read `{topic}`/{partition} up to {position}, but the log ends at {end}: this is another log, or it \
-         has lost its end; `omnilink rebuild events entities` makes the tables from the log as it is"
+        "projection `{projection}` has read `{topic}`/{partition} up to offset {position}, but the log ends at {end}: this is a different \
+         log, or its last records were lost; `omnilink rebuild events entities` builds the tables from the log as it is now"
     )]
     AheadOfLog {
         /// The projection.
@@ -41,56 +42,56 @@ pub enum ProjectionError {
         topic: String,
         /// The partition.
         partition: u32,
-        /// The position in the table.
+        /// The next offset according to the table.
         position: u64,
-        /// The end of the log.
+        /// The end offset of the log.
         end: u64,
     },
-    /// The topic was deleted and made again: the tables are of the one before.
+    /// The topic was deleted and recreated: the tables hold rows of the deleted topic.
     #[error(
-        "projection `{projection}` has rows of an earlier topic `events` (id {was}, read up to {position}), which was deleted and made \
-         again (id {is}): nothing is written until you decide; `omnilink rebuild events entities` makes the tables from the topic \
-         as it is now, see docs/how-to/when-a-topic-has-changed.md"
+        "projection `{projection}` has rows of an earlier topic `events` (id {was}, read up to {position}), which was deleted and \
+         recreated (id {is}): nothing is written until you decide; `omnilink rebuild events entities` builds the tables from the \
+         topic as it is now, see docs/how-to/when-a-topic-has-changed.md"
     )]
     AnotherTopic {
         /// The projection.
         projection: String,
-        /// The position in the topic before.
+        /// The next offset in the deleted topic.
         position: u64,
-        /// The id of the topic that the rows are of.
+        /// The id of the deleted topic.
         was: String,
-        /// The id of the topic that is there.
+        /// The id of the current topic.
         is: String,
     },
-    /// Another rebuild runs.
+    /// Another rebuild is running.
     #[error("another rebuild is running on this database")]
-    RebuildRuns,
-    /// The log did not give what it must have.
+    RebuildRunning,
+    /// The log returned no records, though its end is further on.
     #[error(
-        "`{topic}`/{partition} gave no record after offset {offset} within {waited_s} s, though there are more"
+        "`{topic}`/{partition} returned no record from offset {offset} within {waited_s} s, though the log has more"
     )]
-    Silent {
+    NoRecords {
         /// The topic.
         topic: String,
         /// The partition.
         partition: u32,
-        /// Where it stopped.
+        /// The offset that was to be read next.
         offset: u64,
-        /// How long it was waited for.
+        /// How long the reader waited, in seconds.
         waited_s: u64,
     },
 }
 
 impl ProjectionError {
-    /// Whether the connection is good still: the server has refused something. After anything else a new one tells more.
-    pub(super) fn spares_connection(&self) -> bool {
+    /// Whether the connection can still be used: the server refused a statement. After any other error a new connection is opened.
+    pub(super) fn keeps_connection(&self) -> bool {
         matches!(
             self,
             Self::Row(_) | Self::Conflict(_) | Self::Fenced | Self::Raced
         )
     }
 
-    /// As [`ProjectionError::of_rows`], for new rows of `entities`: that one is there already means that another lane made it.
+    /// Like [`ProjectionError::of_rows`], for new rows of `entities`: if a row exists already, another lane has created it.
     pub(super) fn of_entities(error: sqlx::Error) -> Self {
         match Self::of_rows(error) {
             Self::Conflict(_) => Self::Raced,
@@ -98,11 +99,11 @@ impl ProjectionError {
         }
     }
 
-    /// An error of a statement that carried rows.
+    /// The error of a statement that wrote rows.
     pub(super) fn of_rows(error: sqlx::Error) -> Self {
         let error = StoreError::from(error);
         match error.class() {
-            // Never the row's own fault.
+            // A unique violation is never caused by the row's own contents.
             Class::Rejected if error.sqlstate().as_deref() == Some("23505") => {
                 Self::Conflict(error)
             }

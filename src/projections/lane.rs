@@ -1,14 +1,14 @@
-//! A lane of the projector: one thread that reads its share of `events` and keeps the tables up with it ([`crate::stream::consumer`]).
+//! A lane of the projector: one thread that reads its assigned partitions of `events` and writes their rows ([`crate::stream::consumer`]).
 //!
 //! ```text
 //!              ┌──────── poll ─► add ─► push ────────┐
-//!              ▼                                     │ an error
-//!   take, seek to the table's position               ▼
-//!              ▲                          drop what is not committed
-//!              └──── pause, polling on ◄─────────────┘
+//!              ▼                                     │ error
+//!   take, seek to the table's offset                 ▼
+//!              ▲                          discard uncommitted rows
+//!              └──── pause, keep polling ◄───────────┘
 //! ```
 //!
-//! While it cannot write it goes on polling, so that it stays in its group, and drops what it gets.
+//! While it cannot write, it keeps polling to remain a member of its consumer group, and discards the records.
 
 use std::{
     collections::BTreeMap,
@@ -41,40 +41,40 @@ use crate::{
     telemetry::metrics,
 };
 
-/// How long a poll waits when Postgres is at work and records wait for it.
+/// How long a poll waits while records wait for Postgres.
 const BUSY: Duration = Duration::from_millis(1);
 /// The pause between polls while nothing can be written.
 const STALLED: Duration = Duration::from_millis(250);
-/// A partition that another owner took is not taken back before this, unless it is assigned again: by then a stopped
-/// node has learnt that it lost it.
+/// How long a partition that another owner has taken is left alone, unless it is assigned again: by then a node that was suspended has
+/// learnt that it lost the partition.
 const SHUN: Duration = Duration::from_secs(15);
-/// How long a change of partitions waits for what is in hand.
+/// How long a rebalance waits for the open batches to be committed.
 const SOON: Duration = Duration::from_secs(5);
-/// A poll that gives so many records has more where they came from.
+/// A poll that returns this many records is taken as the sign of a backlog.
 const MANY: usize = 100;
-/// Entities in memory, of all lanes together.
+/// The size of the entity caches of all lanes together, in bytes.
 const MEMORY: usize = 32 << 20;
 
 /// What the projector needs.
 #[derive(Clone)]
 pub struct Setup {
-    /// Postgres, migrated or not: the projector waits until it is.
+    /// Postgres. If it is not migrated yet, the projector retries until it is.
     pub store: Store,
-    /// The log.
+    /// The log with the topic `events`.
     pub log: Arc<dyn Log>,
-    /// The whole name of the topic `events`.
+    /// The full name of the topic `events`.
     pub topic: Arc<str>,
-    /// The whole name of the dead-letter topic.
+    /// The full name of the dead-letter topic.
     pub dlq: Arc<str>,
-    /// For partitions ahead of time and dead letters.
+    /// The clock that decides which monthly partitions are created, and that timestamps dead letters.
     pub clock: Arc<dyn Clock>,
-    /// Where SQL runs.
+    /// The runtime for SQL.
     pub runtime: Handle,
-    /// Where the lanes report how they are.
+    /// Where the lanes report their state.
     pub progress: Arc<Progress>,
 }
 
-/// A running projector. Dropping it commits what is in hand, within seconds, and stops.
+/// A running projector. Dropping it stops it: the open batches are committed, which takes at most a few seconds.
 pub struct Projector {
     stop: Stop,
     runtime: Handle,
@@ -82,7 +82,7 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// Starts the projector of `events` and `entities`, with so many lanes: one does for a small machine.
+    /// Starts the projector of `events` and `entities` with this many lanes. One is enough for a small machine.
     pub fn start(setup: &Setup, lanes: usize) -> std::io::Result<Self> {
         let reject: Arc<dyn Reject> = Arc::new(DeadLetters {
             log: Arc::clone(&setup.log),
@@ -95,7 +95,7 @@ impl Projector {
         Self::start_with(setup, lanes, &reject)
     }
 
-    /// As [`Projector::start`], with another place for records that cannot become rows.
+    /// Like [`Projector::start`], with another destination for records that cannot become rows.
     pub fn start_with(
         setup: &Setup,
         lanes: usize,
@@ -128,7 +128,7 @@ impl Projector {
         Ok(projector)
     }
 
-    /// Asks it to stop; does not wait.
+    /// Requests a stop, without waiting for it.
     pub fn stop(&self) {
         self.stop.ask(&self.runtime);
     }
@@ -138,7 +138,7 @@ impl Drop for Projector {
     fn drop(&mut self) {
         self.stop();
         for lane in self.lanes.drain(..) {
-            // A lane that panicked has said why.
+            // A panic of the lane has already been reported.
             let _ = lane.join();
         }
     }
@@ -148,14 +148,14 @@ struct Lane {
     setup: Setup,
     progress: Arc<LaneProgress>,
     pipeline: Pipeline,
-    /// Of what is assigned, what another owner took, and until when we leave it alone.
+    /// The assigned partitions that another owner has taken, and until when they are left alone.
     shunned: BTreeMap<u32, Instant>,
-    /// Nothing can be written now, or the partitions changed: take over again at this time.
+    /// When to take the partitions again, after an error or a rebalance; `None` while records can be written.
     again: Option<Instant>,
-    /// Tries without a commit, and the commits before them.
+    /// Attempts without a commit, and the number of commits before them.
     attempt: u32,
     commits: u64,
-    /// Up to where retention has dropped records that were not written yet.
+    /// For each partition, the offset up to which retention has deleted records that were not projected.
     dropped: BTreeMap<u32, u64>,
 }
 
@@ -297,13 +297,13 @@ impl Lane {
         Ok(())
     }
 
-    /// How long until partitions are to be taken over.
+    /// The time until the partitions are taken again.
     fn until_again(&self) -> Duration {
         self.again
             .map_or(IDLE, |at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Commits what is in hand before partitions change. What cannot be committed is read again by whoever has it next.
+    /// Commits the open batches before a rebalance. Records that cannot be committed are read again by the next owner.
     fn flush(&mut self) {
         if self.again.is_none()
             && let Err(error) = self.pipeline.flush(SOON)
@@ -312,7 +312,7 @@ impl Lane {
         }
     }
 
-    /// Takes over all that is assigned, and reads on from where the table is.
+    /// Takes the assigned partitions, and seeks to their offsets in the table.
     fn take_over(
         &mut self,
         source: &mut dyn Source,
@@ -347,10 +347,10 @@ impl Lane {
                         end,
                     });
                 }
-                // Nothing brings back what retention has dropped.
+                // Retention has deleted the records before `start`.
                 Err(LogError::OutOfRange { start, .. }) => {
                     source.open(partition, start)?;
-                    // The position moves with the next commit; until then it is said once.
+                    // The offset is advanced by the next commit. Until then this is logged once.
                     if self.dropped.insert(partition, start) != Some(start) {
                         announce_dropped(PROJECTION, &self.setup.topic, partition, (next, start));
                     }
@@ -363,7 +363,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Drops what is not committed and plans the next try; passes on what ends the source.
+    /// Discards uncommitted rows and schedules the next attempt. Returns errors that end the source.
     fn failed(&mut self, error: ProjectionError) -> Result<(), LogError> {
         match error {
             ProjectionError::Log(error) if error.class() == Class::Fatal => return Err(error),
@@ -377,7 +377,7 @@ impl Lane {
                 self.shun_others();
                 self.again = Some(Instant::now() + BACKOFF.pause(0));
             }
-            // One of two lanes always gets on, so this ends by itself.
+            // One of the two lanes always commits, so the conflict resolves itself.
             ProjectionError::Raced => {
                 tracing::debug!("another lane has changed an entity: reading it again");
                 self.pipeline.reset();
@@ -392,14 +392,14 @@ impl Lane {
         Ok(())
     }
 
-    /// Plans the next try. The pauses grow until something is committed.
+    /// Schedules the next attempt. The pauses grow until a transaction is committed.
     fn try_again(&mut self) {
         self.again = Some(Instant::now() + BACKOFF.pause(self.attempt));
         self.attempt += 1;
         self.commits = self.pipeline.commits();
     }
 
-    /// After a fence: leaves alone what another owner has taken; after a rebuild nobody has.
+    /// After fencing: leaves the partitions alone that another owner has taken. (After a rebuild there are none.)
     fn shun_others(&mut self) {
         match self.pipeline.taken_by_others() {
             Ok(others) => {
@@ -409,7 +409,7 @@ impl Lane {
                     self.progress.revoked(&self.setup.topic, partition);
                 }
             }
-            // The next take-over tells.
+            // The next take finds out.
             Err(error) => tracing::warn!(%error, "cannot read the positions"),
         }
     }
@@ -423,11 +423,11 @@ impl Lane {
         }
     }
 
-    /// Records came that cannot be written now: goes back to before them, and rests.
+    /// Seeks back before records that cannot be written now, and pauses.
     fn hold(&self, source: &mut dyn Source, assigned: &Partitions) {
         for (partition, next) in self.pipeline.last_taken() {
             if assigned.contains(&(0, *partition)) {
-                // It is opened again when it is taken over.
+                // An error can be ignored: the next take seeks again.
                 let _ = source.open(*partition, next.next);
             }
         }
@@ -437,7 +437,7 @@ impl Lane {
     fn stalled(&self, error: &ProjectionError) {
         tracing::warn!(%error, attempt = self.attempt, "the projection stalls and tries again");
         match error {
-            // It is away, busy or restarting, and tells nothing of this processor.
+            // Postgres is down, busy or restarting: this is not a failure of the processor.
             ProjectionError::Store(error) if error.class() == store::Class::Retriable => {
                 self.progress.waiting(format!("Postgres: {error}"));
             }
@@ -446,7 +446,7 @@ impl Lane {
     }
 }
 
-/// Counts what is rejected.
+/// Counts and logs rejected records.
 struct Counted {
     to: Arc<dyn Reject>,
     progress: Arc<LaneProgress>,

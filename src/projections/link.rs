@@ -1,4 +1,4 @@
-//! Postgres, asked from a thread that blocks: every wait has a deadline, and ends soon when the projector is to stop.
+//! Calls to Postgres from a blocking thread. Every call has a timeout, and ends early when the projector stops.
 
 use std::time::Duration;
 
@@ -12,76 +12,76 @@ use crate::{
     stream::progress::{Call, Calls},
 };
 
-/// How long one transaction may take, and anything else that is asked.
-pub(super) const DEADLINE: Duration = Duration::from_secs(90);
-/// How long a stop waits for what is in hand, all in all; what is not committed by then is read again.
-const DRAIN: Duration = Duration::from_secs(5);
+/// The time limit for one transaction, or for any other call.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a stop waits for the open batches to be committed. Records that are not committed by then are read again later.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Says that it is time to stop, and when nothing is waited for any more. Cheap to clone.
+/// The request to stop: first to finish the open batches, then to give up on them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stop {
-    asked: CancellationToken,
-    late: CancellationToken,
+    requested: CancellationToken,
+    expired: CancellationToken,
 }
 
 impl Stop {
-    /// Asks to stop; what is in hand has [`DRAIN`] from the first time on.
+    /// Requests the stop. Open batches have [`DRAIN_TIMEOUT`] from the first request to be committed.
     pub(super) fn ask(&self, runtime: &Handle) {
-        if !self.asked.is_cancelled() {
-            self.asked.cancel();
-            let late = self.late.clone();
+        if !self.requested.is_cancelled() {
+            self.requested.cancel();
+            let expired = self.expired.clone();
             runtime.spawn(async move {
-                tokio::time::sleep(DRAIN).await;
-                late.cancel();
+                tokio::time::sleep(DRAIN_TIMEOUT).await;
+                expired.cancel();
             });
         }
     }
 
     pub(super) fn is_asked(&self) -> bool {
-        self.asked.is_cancelled()
+        self.requested.is_cancelled()
     }
 }
 
-/// The way to Postgres. Cheap to clone.
+/// What a call to Postgres needs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) runtime: Handle,
     pub(super) store: Store,
     pub(super) stop: Stop,
-    /// Where calls that last are shown; `None`: nowhere.
+    /// Where long calls are reported; `None`: nowhere.
     pub(super) calls: Option<Calls>,
 }
 
 impl Link {
-    /// To be held while Postgres is waited for.
+    /// Reports a call as in flight until the returned guard is dropped.
     pub(super) fn call(&self) -> Option<Call> {
         let calls = self.calls.as_ref();
         calls.map(|calls| calls.begin("Postgres does not answer"))
     }
 
-    /// Waits for an answer. To be called outside the runtime.
+    /// Runs a call to completion, or fails with a timeout error that names the `action`. Must be called outside the runtime.
     pub(super) fn wait<T>(
         &self,
-        what: &'static str,
+        action: &'static str,
         work: impl Future<Output = Result<T, ProjectionError>>,
     ) -> Result<T, ProjectionError> {
         let _call = self.call();
-        let late = Err(ProjectionError::Store(StoreError::Deadline(what)));
+        let expired = Err(ProjectionError::Store(StoreError::Timeout(action)));
         self.runtime.block_on(async {
             tokio::select! {
                 done = work => done,
-                () = tokio::time::sleep(DEADLINE) => late,
-                () = self.stop.late.cancelled() => late,
+                () = tokio::time::sleep(TIMEOUT) => expired,
+                () = self.stop.expired.cancelled() => expired,
             }
         })
     }
 
-    /// The connection that is kept, or a new one.
+    /// Takes the idle connection, or opens a new one.
     pub(super) async fn connection(
         &self,
-        kept: &mut Option<PgConnection>,
+        idle: &mut Option<PgConnection>,
     ) -> Result<PgConnection, ProjectionError> {
-        match kept.take() {
+        match idle.take() {
             Some(connection) => Ok(connection),
             None => Ok(self.store.connect(Session::Projection).await?),
         }

@@ -1,19 +1,19 @@
-//! Projections: the tables `omnilink.events` and `omnilink.entities`, kept up with the topic `events`, exactly once.
+//! Projections: the tables `omnilink.events` and `omnilink.entities` follow the topic `events`, exactly once. The table
+//! `omnilink.reader_grants` follows the topic `controls` (`readers`).
 //!
-//! Beside them `omnilink.reader_grants`, which follows the topic `controls` (`readers`).
-//!
-//! Rows and position change in one transaction of Postgres, and a position is moved on by comparing: a stale owner moves
-//! nothing and so writes nothing. The way of a record through this room:
+//! Rows and offset change in one Postgres transaction, and the offset is advanced by compare-and-set. A stale owner of a partition
+//! cannot advance the offset, so its rows are rolled back too. A record passes through these files:
 //!
 //! | file | does |
 //! |---|---|
-//! | `lane` | polls a share of the partitions; stalls, recovers, gives up |
-//! | `assemble`, `rows`, `changed` | records → rows of one batch |
+//! | `lane` | polls the assigned partitions; retries after errors; reacts to rebalances |
+//! | `assemble`, `rows`, `changed` | turns records into the rows of one batch |
 //! | `cache` | entities in memory |
-//! | `link` | asks Postgres from a thread that blocks |
-//! | `pipeline` | two batches at a time; halves a batch that fails |
-//! | `writer`, `write`, `offsets` | batches on their way; one of them; the fence |
-//! | `rebuild` | the tables anew, beside the old ones, and the swap |
+//! | `partitions` | creates the monthly partitions of `events` |
+//! | `link` | calls Postgres from a blocking thread |
+//! | `pipeline` | assembles one batch while another is written; bisects a batch that fails |
+//! | `writer`, `write`, `offsets` | batches in flight; writing one batch; the offsets and the fence |
+//! | `rebuild` | fills new tables from the log and swaps them in |
 
 mod assemble;
 mod cache;
@@ -22,6 +22,7 @@ mod error;
 mod lane;
 mod link;
 mod offsets;
+mod partitions;
 mod pipeline;
 mod readers;
 mod rebuild;
@@ -35,6 +36,6 @@ pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
 pub use offsets::projected;
 pub use readers::{READER_GRANTS, ReaderGrants};
-pub use rebuild::{Rebuilt, What, rebuild};
+pub use rebuild::{RebuildTables, Rebuilt, rebuild};
 pub use reject::{DeadLetters, Reject, Rejection};
 pub use target::PROJECTION;

@@ -1,9 +1,9 @@
-//! Positions, kept beside the rows: who owns a partition, how far it is, and the fence.
+//! The offsets of a projection, stored beside its rows: who owns a partition, the next offset, and the fence.
 //!
 //! ```text
-//!   take:   epoch + 1, answers `next`      (a new owner; waits for, or ends, the old one's open transaction)
-//!   commit: next: old → new, if next, epoch and generation are what the owner knows; else it is fenced
-//!   swap:   generation + 1                 (a rebuild; the owner comes again and reads everything anew)
+//!   take:   epoch + 1, returns `next`      (a new owner; waits for the old owner's open transaction, or terminates it)
+//!   commit: next: old → new, if next, epoch and generation are the ones that the owner knows; else the owner is fenced
+//!   swap:   generation + 1                 (a rebuild; the owner takes the partition again, and starts from the new tables)
 //! ```
 
 use std::{collections::BTreeMap, time::Duration};
@@ -13,20 +13,20 @@ use sqlx::{Connection, PgConnection, Row};
 use super::{error::ProjectionError, target::PROJECTION};
 use crate::{
     log::TopicId,
-    store::{PROJECTION_NAME, Session, Store, StoreError},
+    store::{PROJECTION_APPLICATION, Session, Store, StoreError},
 };
 
-/// How often a take is tried against an old owner's open transaction.
-const TRIES: u32 = 20;
+/// How often [`take`] is retried while an old owner's transaction is open.
+const TAKE_RETRIES: u32 = 20;
 
-/// A partition that is ours.
+/// A partition that this projector owns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Owned {
     pub(super) epoch: i64,
     pub(super) generation: i64,
-    /// The next offset of the table, once what is under way is written.
+    /// The next offset according to the table, once the submitted batches are committed.
     pub(super) next: u64,
-    /// The next offset to be read: what lies between the two is in the open batch.
+    /// The next offset to read. The records from `next` up to it are in the open batch.
     pub(super) read: u64,
 }
 
@@ -41,9 +41,9 @@ impl Owned {
     }
 }
 
-/// A partition's step forward, as one transaction makes it.
+/// How a batch advances the offset of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Step {
+pub(super) struct Advance {
     pub(super) partition: u32,
     pub(super) from: u64,
     pub(super) to: u64,
@@ -51,15 +51,16 @@ pub(super) struct Step {
     pub(super) generation: i64,
 }
 
-/// Takes a partition over. From its return on nobody else's transaction commits, and all that others committed is seen.
-/// `topic`: which topic is there now, if the log can tell; a position in another one is [`ProjectionError::AnotherTopic`].
+/// Takes ownership of a partition. After it returns, no transaction of an earlier owner commits, and everything that earlier owners have
+/// committed is visible. `topic` is the id of the current topic, if the log has one; an offset in another topic is
+/// [`ProjectionError::AnotherTopic`].
 pub(super) async fn take(
     connection: &mut PgConnection,
     projection: &str,
     partition: u32,
     topic: Option<TopicId>,
 ) -> Result<Owned, ProjectionError> {
-    let mut tries = 0;
+    let mut retries = 0;
     loop {
         match try_take(connection, projection, partition, topic).await {
             Ok((owned, of)) => {
@@ -76,10 +77,10 @@ pub(super) async fn take(
                 }
                 return Ok(owned);
             }
-            Err(e) if e.sqlstate().as_deref() == Some("55P03") && tries < TRIES => {
-                // An open transaction of the old owner is in the way; so may be a rebuild's swap, which is soon over.
-                end_owner(connection, projection, partition).await?;
-                tries += 1;
+            Err(e) if e.sqlstate().as_deref() == Some("55P03") && retries < TAKE_RETRIES => {
+                // The row is locked by an open transaction of the old owner, or by a rebuild's swap, which soon ends.
+                terminate_owner(connection, projection, partition).await?;
+                retries += 1;
             }
             Err(error) => return Err(error.into()),
         }
@@ -93,7 +94,7 @@ async fn try_take(
     topic: Option<TopicId>,
 ) -> Result<(Owned, Option<String>), StoreError> {
     let mut transaction = connection.begin().await?;
-    // Durable at once: the old owner must stay fenced if the server crashes now.
+    // A synchronous commit: the old owner must stay fenced even if the server crashes right afterwards.
     sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'; SET LOCAL synchronous_commit = on")
         .execute(&mut *transaction)
         .await?;
@@ -116,18 +117,18 @@ async fn try_take(
     Ok((owned, of))
 }
 
-/// Ends the server process of the owner that the table names, should it still be one of ours: a stopped node would hold its
-/// lock for as long as it stands still.
-async fn end_owner(
+/// Terminates the Postgres session of the owner recorded in the table, if that session still belongs to a projection: a suspended node
+/// would otherwise hold its lock for as long as it is suspended.
+async fn terminate_owner(
     connection: &mut PgConnection,
     projection: &str,
     partition: u32,
 ) -> Result<(), StoreError> {
-    // As the login: the right to end its other sessions is the login's own.
+    // A session may only be terminated by the login that it belongs to.
     sqlx::raw_sql("RESET ROLE")
         .execute(&mut *connection)
         .await?;
-    let ended = sqlx::query_scalar::<_, bool>(
+    let terminated = sqlx::query_scalar::<_, bool>(
         "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a \
          WHERE a.pid = (SELECT backend FROM omnilink.projection_offsets WHERE projection = $1 AND log_partition = $2) \
            AND a.application_name = $3 AND a.datname = current_database() AND a.pid <> pg_backend_pid() \
@@ -135,40 +136,40 @@ async fn end_owner(
     )
     .bind(projection)
     .bind(partition as i32)
-    .bind(PROJECTION_NAME)
+    .bind(PROJECTION_APPLICATION)
     .fetch_optional(&mut *connection)
     .await;
     sqlx::raw_sql("SET ROLE omnilink_service")
         .execute(&mut *connection)
         .await?;
-    match ended {
+    match terminated {
         Ok(Some(true)) => tracing::warn!(
             projection,
             partition,
-            "ended the transaction of a former owner"
+            "terminated the open transaction of a former owner"
         ),
-        // It ended by itself, or it is not ours to end.
+        // The transaction has ended, or the session does not belong to a projection.
         Ok(_) => {}
         Err(error) => {
-            tracing::warn!(projection, partition, %error, "cannot end the transaction of a former owner");
+            tracing::warn!(projection, partition, %error, "cannot terminate the open transaction of a former owner");
         }
     }
     tokio::time::sleep(Duration::from_millis(20)).await;
     Ok(())
 }
 
-/// Moves positions on, in the caller's transaction: the fence. [`ProjectionError::Fenced`] means that nothing was moved, or not
-/// all, and that the transaction must not commit.
+/// Advances offsets in the caller's transaction, by compare-and-set: this is the fence. After [`ProjectionError::Fenced`] some offsets
+/// may have been advanced, so the transaction must not commit.
 pub(super) async fn advance(
     transaction: &mut PgConnection,
     projection: &str,
-    steps: &[Step],
+    advances: &[Advance],
 ) -> Result<(), ProjectionError> {
-    if steps.is_empty() {
+    if advances.is_empty() {
         return Ok(());
     }
-    let column = |of: fn(&Step) -> i64| steps.iter().map(of).collect::<Vec<i64>>();
-    let moved = sqlx::query(
+    let column = |value: fn(&Advance) -> i64| advances.iter().map(value).collect::<Vec<i64>>();
+    let advanced = sqlx::query(
         "UPDATE omnilink.projection_offsets o SET next = k.next \
          FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) k(part, prior, next, epoch, generation) \
          WHERE o.projection = $1 AND o.log_partition = k.part AND o.next = k.prior AND o.epoch = k.epoch \
@@ -183,14 +184,14 @@ pub(super) async fn advance(
     .execute(transaction)
     .await?
     .rows_affected();
-    if moved == steps.len() as u64 {
+    if advanced == advances.len() as u64 {
         Ok(())
     } else {
         Err(ProjectionError::Fenced)
     }
 }
 
-/// The topics that a projection has positions in; more than one only while `events` was made again.
+/// The ids of the topics in which a projection has offsets: more than one only after `events` was recreated.
 pub(super) async fn topics(
     connection: &mut PgConnection,
     projection: &str,
@@ -205,7 +206,7 @@ pub(super) async fn topics(
     Ok(topics)
 }
 
-/// The next offset of the projection in each partition of `events` that it has begun.
+/// The next offset of the projection of `events` and `entities`, for each partition of `events` that it has started.
 pub async fn projected(store: &Store) -> Result<BTreeMap<u32, u64>, StoreError> {
     let mut connection = store.connect(Session::Service).await?;
     let found = positions(&mut connection, PROJECTION).await?;
@@ -216,7 +217,7 @@ pub async fn projected(store: &Store) -> Result<BTreeMap<u32, u64>, StoreError> 
         .collect())
 }
 
-/// The positions of a projection, by partition.
+/// The offsets of a projection, by partition.
 pub(super) async fn positions(
     connection: &mut PgConnection,
     projection: &str,

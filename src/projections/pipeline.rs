@@ -1,15 +1,15 @@
-//! Two batches at a time: while Postgres works on one, the next is read, decoded, merged and encoded.
+//! Two batches at a time: while Postgres writes one, the next is read, decoded, merged and encoded.
 //!
 //! ```text
 //!   this thread:  assemble 1 │ assemble 2      │ assemble 3      │ …
 //!   Postgres:                │ write 1         │ write 2         │ …
 //! ```
 //!
-//! As a rule each batch is a transaction. While there is a backlog, batches come full, and up to [`BATCHES`] of them are
-//! one: then an entity that they all name is written once.
+//! Usually each batch is one transaction. While there is a backlog, batches are full, and up to [`MAX_BATCHES`] of them share a
+//! transaction, so that an entity that occurs in several batches is written once.
 //!
-//! The next batch is built on what the last says about entities, so when one fails, all that is not committed is dropped,
-//! with all that memory knows ([`Pipeline::reset`]); the table tells where to go on.
+//! Each batch builds on the entities as the previous one left them. When a batch fails, everything uncommitted is therefore discarded,
+//! the cache included ([`Pipeline::reset`]), and the offsets in the table tell where to continue.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -21,63 +21,58 @@ use std::{
 use sqlx::PgConnection;
 
 use super::{
-    assemble::{Assembler, Batch, Counts, Dirty, FIRST_CHUNK, LOOKUP_BYTES},
+    assemble::{Assembler, Batch, Counts, DirtyEntities, INITIAL_LOOKUP_RECORDS, MAX_LOOKUP_BYTES},
     cache::Cache,
     error::ProjectionError,
-    link::{DEADLINE, Link},
+    link::{Link, TIMEOUT},
     offsets::{self, Owned},
+    partitions::MonthlyPartitions,
     reject::{Reject, Rejection},
     target::Target,
-    write::{Place, read_entities},
+    write::{TransactionPart, read_entities},
     writer::Writer,
 };
 use crate::{
     base::{
-        backoff::{WORTH, rest},
+        backoff::{FULL_TRANSACTION, commit_pause},
         clock::Clock,
     },
     log::{Fetched, TopicId},
-    store::{
-        Session,
-        months::{self, Month},
-    },
+    store::{Session, months},
 };
 
-/// How long after a partition could not be made it is tried again.
-const MONTHS_REST: Duration = Duration::from_mins(1);
-
-/// Full batches in one transaction, at most…
-const BATCHES: u32 = 8;
-/// … and how long it may stay open. Its rows are seen, and others may take over, when it ends.
-const OPEN: Duration = Duration::from_secs(1);
-/// How long is waited for what is dropped anyway.
-const SOON: Duration = Duration::from_secs(5);
-/// Memory that is kept for the next batch while there is nothing to do.
+/// The most full batches in one transaction…
+const MAX_BATCHES: u32 = 8;
+/// … and how long a transaction may stay open. Until it ends, its rows are invisible and its partitions cannot be taken over.
+const MAX_OPEN: Duration = Duration::from_secs(1);
+/// How long a reset waits for each batch in flight, which is discarded anyway.
+const RESET_TIMEOUT: Duration = Duration::from_secs(5);
+/// A larger batch is freed while there is nothing to do.
 const IDLE_BYTES: usize = 1 << 20;
 
-/// Told of each commit: how much was written since the last, and the positions.
+/// Called on each commit with the numbers of rows written since the previous one, and the offsets.
 pub(super) type OnCommit = Box<dyn FnMut(Counts, &BTreeMap<u32, Owned>) + Send>;
 
-/// The transaction that is being filled.
+/// The transaction to which batches are added.
 #[derive(Debug, Default)]
-struct Open {
-    /// From 1, in the order of commits.
+struct OpenTransaction {
+    /// Counts from 1, in the order of commits.
     number: u64,
-    /// Batches handed over, and when the first was.
+    /// The batches submitted so far, and when the first was.
     batches: u32,
-    since: Option<Instant>,
-    dirty: Dirty,
+    opened_at: Option<Instant>,
+    dirty: DirtyEntities,
 }
 
-/// What was written since the last commit.
+/// The batches written since the last commit.
 #[derive(Debug, Default)]
-struct Pending {
+struct Uncommitted {
     counts: Counts,
-    /// The positions behind it.
-    ends: BTreeMap<u32, u64>,
+    /// The next offset of each partition.
+    offsets: BTreeMap<u32, u64>,
 }
 
-/// Takes records in and commits them in batches. Blocks; for a thread of its own, outside the runtime.
+/// Projects records in batches. Its methods block, and must be called from a thread outside the runtime.
 pub(super) struct Pipeline {
     link: Link,
     target: Arc<Target>,
@@ -85,32 +80,30 @@ pub(super) struct Pipeline {
     reject: Arc<dyn Reject>,
     on_commit: OnCommit,
     owned: BTreeMap<u32, Owned>,
-    /// What was taken over last, each with the position that was committed.
+    /// The partitions of the last [`Pipeline::take`], each with its committed offset.
     taken: BTreeMap<u32, Owned>,
     cache: Cache,
-    chunk: usize,
-    open: Open,
-    pending: Pending,
+    lookup_records: usize,
+    open: OpenTransaction,
+    uncommitted: Uncommitted,
     batch: Batch,
-    spare: Option<Batch>,
+    spare_batch: Option<Batch>,
     writer: Writer,
-    /// For reading entities and making partitions while the writer works.
-    side: Option<PgConnection>,
-    months: BTreeSet<Month>,
-    /// Until then no partition is made: the last time it did not work.
-    months_rest: Option<Instant>,
-    /// Records that are not to become rows.
-    skip: HashSet<(u32, u64)>,
-    /// Up to where records were read when a row among them was refused: they are taken with care when they come again.
+    /// For reading entities and creating partitions while the writer works.
+    lookup_connection: Option<PgConnection>,
+    partitions: MonthlyPartitions,
+    /// Uncommitted records that were rejected, by partition and offset.
+    rejected: HashSet<(u32, u64)>,
+    /// For each partition, the offset before which a refused row may be: these records are bisected when they are read again.
     suspects: BTreeMap<u32, u64>,
-    /// Transactions committed.
+    /// The number of committed transactions.
     commits: u64,
-    /// No new transaction ends before, unless it has many records.
-    rests: Instant,
+    /// A transaction with fewer than [`FULL_TRANSACTION`] records is not committed before this time.
+    commit_not_before: Instant,
 }
 
 impl Pipeline {
-    /// `memory`: bytes for entities.
+    /// `memory` is the size of the entity cache in bytes.
     pub(super) fn new(
         link: Link,
         target: Target,
@@ -130,32 +123,31 @@ impl Pipeline {
             owned: BTreeMap::new(),
             taken: BTreeMap::new(),
             cache: Cache::new(memory),
-            chunk: FIRST_CHUNK,
-            open: Open {
+            lookup_records: INITIAL_LOOKUP_RECORDS,
+            open: OpenTransaction {
                 number: 1,
-                ..Open::default()
+                ..OpenTransaction::default()
             },
-            pending: Pending::default(),
+            uncommitted: Uncommitted::default(),
             batch: Batch::default(),
-            spare: None,
-            side: None,
-            months: BTreeSet::new(),
-            months_rest: None,
-            skip: HashSet::new(),
+            spare_batch: None,
+            lookup_connection: None,
+            partitions: MonthlyPartitions::default(),
+            rejected: HashSet::new(),
             suspects: BTreeMap::new(),
             commits: 0,
-            rests: Instant::now(),
+            commit_not_before: Instant::now(),
         }
     }
 
-    /// Partitions that are ours, each with the next offset to hand in.
+    /// The owned partitions, each with the next offset to add.
     pub(super) fn owned(&self) -> impl Iterator<Item = (u32, u64)> {
         self.owned
             .iter()
             .map(|(partition, owned)| (*partition, owned.read))
     }
 
-    /// Takes partitions over, all of those that are to be ours, and forgets all others. `topic`: which one is there now.
+    /// Takes ownership of exactly these partitions, and drops all others. `topic` is the id of the current topic, if the log has one.
     pub(super) fn take(
         &mut self,
         partitions: impl IntoIterator<Item = u32>,
@@ -178,82 +170,83 @@ impl Pipeline {
             Ok((owned, months, writer))
         };
         let (owned, months, writer) = self.link.wait("taking partitions over", taking)?;
-        (self.owned, self.months) = (owned, months);
-        self.writer.keep(writer);
+        self.owned = owned;
+        self.partitions.set_existing(months);
+        self.writer.put_back(writer);
         self.taken.clone_from(&self.owned);
         Ok(())
     }
 
-    /// The tables are empty, and so many records at most will come.
-    pub(super) fn start_fresh(&mut self, records: u64) {
-        self.cache.start_fresh(records);
+    /// Declares that the tables are empty, so that new entities need no lookup. `records` is an upper bound of the records to come.
+    pub(super) fn assume_empty_tables(&mut self, records: u64) {
+        self.cache.assume_empty_tables(records);
     }
 
-    /// What was taken over last, each with the position that was committed; kept over a reset.
+    /// The partitions of the last [`Pipeline::take`], each with its committed offset. A reset does not change them.
     pub(super) fn last_taken(&self) -> &BTreeMap<u32, Owned> {
         &self.taken
     }
 
-    /// The partitions taken over last that have another owner by now.
+    /// The partitions of the last [`Pipeline::take`] that have another owner now.
     pub(super) fn taken_by_others(&self) -> Result<Vec<u32>, ProjectionError> {
-        let now = self.link.wait("reading positions", async {
+        let current = self.link.wait("reading offsets", async {
             let mut connection = self.link.store.connect(Session::Service).await?;
             Ok(offsets::positions(&mut connection, self.target.projection).await?)
         })?;
-        let others = now.into_iter().filter(|(partition, owned)| {
+        let others = current.into_iter().filter(|(partition, owned)| {
             let taken = self.taken.get(partition);
             taken.is_some_and(|taken| taken.epoch != owned.epoch)
         });
         Ok(others.map(|(partition, _)| partition).collect())
     }
 
-    /// How many transactions were committed.
+    /// The number of committed transactions.
     pub(super) fn commits(&self) -> u64 {
         self.commits
     }
 
-    /// Adds records, each partition's in order; those of partitions that are not ours, and those that are in already, are
-    /// dropped. Full batches are handed over; the rest waits for [`Pipeline::push`].
+    /// Adds records, in order within each partition. Records of partitions that are not owned, and records that were added before, are
+    /// ignored. Full batches are submitted; the rest waits for [`Pipeline::push`].
     ///
-    /// After [`ProjectionError::Row`] the partitions must be taken over and their records come again: then each bad one is
-    /// found, and rejected.
+    /// After [`ProjectionError::Row`] the caller must take the partitions again and add their records again: the pipeline then finds
+    /// each bad record by bisection, and rejects it.
     pub(super) fn add(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         if self.suspects.is_empty() {
-            return self.fill(records);
+            return self.append(records);
         }
-        self.flush(DEADLINE)?;
-        self.halve(&records)?;
+        self.flush(TIMEOUT)?;
+        self.bisect(&records)?;
         let owned = &self.owned;
         self.suspects
             .retain(|partition, until| owned.get(partition).is_some_and(|at| at.read < *until));
         Ok(())
     }
 
-    fn fill(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
+    fn append(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         let mut records = records.into_iter();
         while !records.as_slice().is_empty() {
             self.assemble(&mut records)?;
             let full = self.open.dirty.is_full();
             if full || self.batch.is_full() {
-                self.hand_over(full || self.open.batches + 1 >= BATCHES, DEADLINE)?;
+                self.submit(full || self.open.batches + 1 >= MAX_BATCHES, TIMEOUT)?;
             }
         }
         Ok(())
     }
 
     fn assemble(&mut self, records: &mut IntoIter<Fetched>) -> Result<(), ProjectionError> {
-        let (link, target, side) = (&self.link, &self.target, &mut self.side);
+        let (link, target, idle) = (&self.link, &self.target, &mut self.lookup_connection);
         let mut look_up = |keys: &[[&str; 3]]| {
             link.wait("reading entities", async {
-                let mut connection = link.connection(side).await?;
-                let found = read_entities(&mut connection, target, keys, LOOKUP_BYTES).await;
-                let whole = found
+                let mut connection = link.connection(idle).await?;
+                let lookup = read_entities(&mut connection, target, keys, MAX_LOOKUP_BYTES).await;
+                let is_complete = lookup
                     .as_ref()
-                    .is_ok_and(|found| found.answered == keys.len());
-                if whole || matches!(found, Err(ProjectionError::Row(_))) {
-                    *side = Some(connection);
+                    .is_ok_and(|lookup| lookup.answered == keys.len());
+                if is_complete || matches!(lookup, Err(ProjectionError::Row(_))) {
+                    *idle = Some(connection);
                 }
-                found
+                lookup
             })
         };
         let mut assembler = Assembler {
@@ -263,72 +256,75 @@ impl Pipeline {
             dirty: &mut self.open.dirty,
             owned: &mut self.owned,
             reject: &*self.reject,
-            skip: &mut self.skip,
-            chunk: &mut self.chunk,
+            rejected: &mut self.rejected,
+            lookup_records: &mut self.lookup_records,
         };
         let result = assembler.add(&mut self.batch, records, &mut look_up);
         if matches!(result, Err(ProjectionError::Row(_))) {
-            self.suspect();
+            self.mark_suspects();
         }
         result
     }
 
-    /// Among the records read so far is one that Postgres refuses: they are taken with care when they come again.
-    fn suspect(&mut self) {
+    /// Marks the records read so far for bisection, because Postgres refuses the row of one of them.
+    fn mark_suspects(&mut self) {
         if self.suspects.is_empty() {
             let read = |(partition, at): (&u32, &Owned)| (*partition, at.read);
             self.suspects = self.owned.iter().map(read).collect();
         }
     }
 
-    /// Whether all that was added is under way or committed.
+    /// Whether all added records are in flight or committed, and the next batch starts a new transaction.
     pub(super) fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.open.batches == 0
     }
 
-    /// Hands the open batch over if Postgres is idle, and tells of what was committed meanwhile. `backlog`: more records are
-    /// coming at once, so that a transaction of several batches may wait for the next full one.
+    /// Submits the open batch if Postgres is idle, and reports the commits since the last call. With `backlog`, more records follow at
+    /// once, so a transaction of several batches may wait for the next full batch.
     pub(super) fn push(&mut self, backlog: bool) -> Result<(), ProjectionError> {
-        while self.reap(None)? {}
+        while self.collect_written(None)? {}
         if !self.writer.is_idle() {
             return Ok(());
         }
         if self.is_empty() {
-            self.rest();
+            self.release_memory();
             return Ok(());
         }
-        let young = self.open.since.is_some_and(|since| since.elapsed() < OPEN);
-        if backlog && young {
+        let may_stay_open = self
+            .open
+            .opened_at
+            .is_some_and(|opened_at| opened_at.elapsed() < MAX_OPEN);
+        if backlog && may_stay_open {
             return Ok(());
         }
-        if self.batch.records < WORTH && Instant::now() < self.rests {
+        if self.batch.records < FULL_TRANSACTION && Instant::now() < self.commit_not_before {
             return Ok(());
         }
-        self.hand_over(true, DEADLINE)
+        self.submit(true, TIMEOUT)
     }
 
-    /// Gives memory back that only a backlog needs.
-    fn rest(&mut self) {
-        self.spare = None;
+    /// Frees memory that is only needed during a backlog.
+    fn release_memory(&mut self) {
+        self.spare_batch = None;
         if self.batch.rows.capacity() > IDLE_BYTES {
             self.batch = Batch::default();
         }
     }
 
-    /// Commits all that was added, and waits for so long.
-    pub(super) fn flush(&mut self, patience: Duration) -> Result<(), ProjectionError> {
+    /// Commits all added records, and waits at most `timeout` for each batch.
+    pub(super) fn flush(&mut self, timeout: Duration) -> Result<(), ProjectionError> {
         if !self.is_empty() {
-            self.hand_over(true, patience)?;
+            self.submit(true, timeout)?;
         }
-        while self.reap(Some(patience))? {}
+        while self.collect_written(Some(timeout))? {}
         Ok(())
     }
 
-    /// Drops all that is not committed and all that memory knows. The partitions must be taken over again.
+    /// Discards everything uncommitted, and clears the cache. The partitions must be taken again.
     pub(super) fn reset(&mut self) {
-        // Whether it was committed shows in the table.
+        // Errors do not matter: the next take reads from the table what was committed.
         loop {
-            match self.reap(Some(SOON)) {
+            match self.collect_written(Some(RESET_TIMEOUT)) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => tracing::debug!(%error, "dropped a batch"),
@@ -337,27 +333,27 @@ impl Pipeline {
         if self.open.batches > 0 {
             self.writer.abandon();
         }
-        self.open = Open {
+        self.open = OpenTransaction {
             number: self.open.number + 1,
-            ..Open::default()
+            ..OpenTransaction::default()
         };
-        self.pending = Pending::default();
+        self.uncommitted = Uncommitted::default();
         self.cache.clear();
         self.batch.clear();
         self.owned.clear();
     }
 
-    /// Commits records one half after the other, until the bad ones stand alone; those are rejected.
-    fn halve(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
-        let Err(error) = self.attempt(records) else {
+    /// Commits records in ever smaller halves, until each bad record is alone in a transaction, and rejects it.
+    fn bisect(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
+        let Err(error) = self.try_commit(records) else {
             return Ok(());
         };
         let ProjectionError::Row(why) = &error else {
             return Err(error);
         };
         if let [record] = records {
-            // Alone and twice: what only met a change of the tables has passed by now.
-            let Err(ProjectionError::Row(_)) = self.attempt(records) else {
+            // A second attempt, in case the first failed only because the tables were being replaced.
+            let Err(ProjectionError::Row(_)) = self.try_commit(records) else {
                 return Ok(());
             };
             let code = why
@@ -368,23 +364,23 @@ impl Pipeline {
                 code: code.into(),
                 message: why.to_string(),
             }])?;
-            self.skip.insert((record.partition, record.offset));
-            return self.attempt(records);
+            self.rejected.insert((record.partition, record.offset));
+            return self.try_commit(records);
         }
         let (first, second) = records.split_at(records.len() / 2);
-        self.halve(first)?;
-        self.halve(second)
+        self.bisect(first)?;
+        self.bisect(second)
     }
 
-    /// One transaction, waited for. When it fails because of a row, the positions are as before.
-    fn attempt(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
+    /// Commits records and waits for it. If it fails because of a row, the offsets are as before.
+    fn try_commit(&mut self, records: &[Fetched]) -> Result<(), ProjectionError> {
         if records.is_empty() {
             return Ok(());
         }
         let owned = self.owned.clone();
         let result = self
-            .fill(records.to_vec())
-            .and_then(|()| self.flush(DEADLINE));
+            .append(records.to_vec())
+            .and_then(|()| self.flush(TIMEOUT));
         if matches!(result, Err(ProjectionError::Row(_))) {
             self.reset();
             self.owned = owned;
@@ -392,122 +388,87 @@ impl Pipeline {
         result
     }
 
-    /// Takes in what the writer did: a batch that is done, or, with `patience`, the next one. False: there was none.
-    fn reap(&mut self, patience: Option<Duration>) -> Result<bool, ProjectionError> {
-        let written = match self.writer.next(patience) {
+    /// Collects a batch from the writer. Without a `timeout`, only one that is already written. Returns false if there was none.
+    fn collect_written(&mut self, timeout: Option<Duration>) -> Result<bool, ProjectionError> {
+        let written = match self.writer.next_written(timeout) {
             Ok(Some(written)) => written,
             Ok(None) => return Ok(false),
             Err(error) => {
                 if matches!(error, ProjectionError::Row(_)) {
-                    self.suspect();
+                    self.mark_suspects();
                 }
                 return Err(error);
             }
         };
         let mut batch = written.batch;
-        self.pending.counts.add(batch.counts);
-        let ends = batch
-            .rows
-            .steps
-            .iter()
-            .map(|step| (step.partition, step.to));
-        self.pending.ends.extend(ends);
+        self.uncommitted.counts.add(batch.counts);
+        let advances = batch.rows.advances.iter();
+        let offsets = advances.map(|advance| (advance.partition, advance.to));
+        self.uncommitted.offsets.extend(offsets);
         batch.clear();
-        self.spare = Some(batch);
-        if written.place.last {
+        self.spare_batch = Some(batch);
+        if written.part.last {
             self.committed(written.number);
         }
         Ok(true)
     }
 
-    /// All that is pending is in the table.
+    /// Records that a transaction was committed.
     fn committed(&mut self, transaction: u64) {
-        let Pending { counts, ends } = std::mem::take(&mut self.pending);
-        for (partition, end) in ends {
+        let Uncommitted { counts, offsets } = std::mem::take(&mut self.uncommitted);
+        for (partition, next) in offsets {
             if let Some(taken) = self.taken.get_mut(&partition) {
-                taken.next = end;
+                taken.next = next;
             }
         }
         self.commits += 1;
-        self.cache.shrink(transaction);
+        self.cache.evict(transaction);
         (self.on_commit)(counts, &self.taken);
-        if !self.skip.is_empty() {
-            let ahead = |(partition, offset): &(u32, u64)| {
+        if !self.rejected.is_empty() {
+            let is_uncommitted = |(partition, offset): &(u32, u64)| {
                 let taken = self.taken.get(partition);
                 taken.is_none_or(|taken| *offset >= taken.next)
             };
-            self.skip.retain(ahead);
+            self.rejected.retain(is_uncommitted);
         }
     }
 
-    /// Hands the open batch over, once there is room for it; `last`: the transaction ends with it.
-    fn hand_over(&mut self, last: bool, patience: Duration) -> Result<(), ProjectionError> {
-        self.make_months();
-        let place = Place {
+    /// Submits the open batch to the writer, and waits while the writer is full. With `last`, the transaction ends with it.
+    fn submit(&mut self, last: bool, timeout: Duration) -> Result<(), ProjectionError> {
+        self.create_partitions();
+        let part = TransactionPart {
             first: self.open.batches == 0,
             last,
         };
         let number = self.open.number;
-        self.batch.seal(&mut self.owned);
+        self.batch.seal_offsets(&mut self.owned);
         if last {
-            self.rests = Instant::now() + rest(self.batch.records);
+            self.commit_not_before = Instant::now() + commit_pause(self.batch.records);
             self.batch
                 .seal_entities(&mut self.cache, &mut self.open.dirty);
             self.open.number += 1;
             self.open.batches = 0;
-            self.open.since = None;
+            self.open.opened_at = None;
         } else {
             self.open.batches += 1;
-            self.open.since.get_or_insert_with(Instant::now);
+            self.open.opened_at.get_or_insert_with(Instant::now);
         }
-        // All that this side can do is done before it waits.
+        // The batch is complete before this thread waits for the writer.
         while self.writer.is_full() {
-            self.reap(Some(patience))?;
+            self.collect_written(Some(timeout))?;
         }
-        let next = self.spare.take().unwrap_or_default();
+        let next = self.spare_batch.take().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, next);
-        self.writer.send(batch, place, number);
+        self.writer.send(batch, part, number);
         Ok(())
     }
 
-    /// Makes the partitions that the batch needs. Where that does not work now, rows go to the default partition, and
-    /// are moved when it works.
-    fn make_months(&mut self) {
-        let Some(table) = self.target.events else {
-            return;
-        };
-        let now = self.clock.now();
-        let mut missing: BTreeSet<Month> = self.batch.months.clone();
-        // The next one as well, so that a new month finds it there.
-        missing.extend(
-            self.batch
-                .months
-                .last()
-                .filter(|m| **m == Month::of(now))
-                .map(|m| m.next()),
-        );
-        missing.retain(|month| !self.months.contains(month) && month.sensible(now));
-        if self.months_rest.is_some_and(|until| Instant::now() < until) {
-            return;
-        }
-        for month in missing {
-            let (link, side) = (&self.link, &mut self.side);
-            let made = link.wait("making a partition", async {
-                let mut connection = link.connection(side).await?;
-                months::ensure(&mut connection, table, month).await?;
-                *side = Some(connection);
-                Ok(())
-            });
-            match made {
-                Ok(()) => {
-                    self.months.insert(month);
-                }
-                Err(error) => {
-                    self.months_rest = Some(Instant::now() + MONTHS_REST);
-                    tracing::warn!(?month, %error, "no partition yet: rows go to the default one");
-                    return;
-                }
-            }
+    fn create_partitions(&mut self) {
+        if let Some(table) = self.target.events {
+            let (link, idle) = (&self.link, &mut self.lookup_connection);
+            let now = self.clock.now();
+            self.partitions
+                .create_missing(link, idle, table, &self.batch.months, now);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The table `reader_grants`, kept up with the reader grants on `controls`.
+//! The table `reader_grants` follows the reader grants on the topic `controls`.
 //!
-//! The whole set is written in one statement: at the start, on each change, and once a minute, for another node may have
-//! written an older set meanwhile. So there is no position to keep, and any number of nodes may write.
+//! The whole set is written in one statement: at the start, on each change, and once a minute, because another node may have written an
+//! older set in between. So there is no offset to store, and any number of nodes may write.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,21 +17,21 @@ use crate::{
     stream::progress::{LaneProgress, Progress},
 };
 
-/// The name of this projection: that of its table.
+/// The name of this projection, which is also the name of its table.
 pub const READER_GRANTS: &str = "reader_grants";
 
-/// Between tries.
+/// The pauses between failed writes.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
-    most: Duration::from_secs(10),
+    max: Duration::from_secs(10),
 };
-/// Between two times that the set is written though nothing changed.
-const AGAIN: Backoff = Backoff {
+/// The pause before the set is written again though nothing has changed.
+const REWRITE: Backoff = Backoff {
     first: Duration::from_mins(1),
-    most: Duration::from_mins(1),
+    max: Duration::from_mins(1),
 };
-/// How long Postgres may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// The time limit for one write.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The running projection. Dropping it stops it.
 pub struct ReaderGrants {
@@ -39,7 +39,7 @@ pub struct ReaderGrants {
 }
 
 impl ReaderGrants {
-    /// Starts to write what `controls` holds to the table, which must be there.
+    /// Starts to write the grants in `controls` to the table, which must exist.
     pub fn start(
         runtime: &Handle,
         controls: Arc<Controls>,
@@ -67,11 +67,11 @@ async fn follow(controls: &Controls, store: &Store, progress: &LaneProgress) {
             Ok(()) => {
                 progress.running();
                 attempt = 0;
-                // The sender lives in `controls`.
-                let _ = tokio::time::timeout(AGAIN.pause(0), changed.changed()).await;
+                // `controls` holds the sender, so the channel is never closed.
+                let _ = tokio::time::timeout(REWRITE.pause(0), changed.changed()).await;
             }
             Err(why) => {
-                tracing::warn!(%why, "the reader grants cannot be written yet");
+                tracing::warn!(%why, "the reader grants cannot be written; retrying");
                 progress.waiting(format!("Postgres: {why}"));
                 tokio::time::sleep(BACKOFF.pause(attempt)).await;
                 attempt += 1;
@@ -99,6 +99,6 @@ async fn write(controls: &Controls, store: &Store) -> Result<(), NotWritten> {
             tenant: grant.tenant.to_string(),
         })
         .collect();
-    let written = tokio::time::timeout(DEADLINE, grants::replace(store, &set)).await;
-    Ok(written.unwrap_or(Err(StoreError::Deadline("writing the reader grants")))?)
+    let written = tokio::time::timeout(TIMEOUT, grants::replace(store, &set)).await;
+    Ok(written.unwrap_or(Err(StoreError::Timeout("writing the reader grants")))?)
 }

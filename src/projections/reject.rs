@@ -1,4 +1,4 @@
-//! Where records go that cannot become rows.
+//! What happens to records that cannot become rows.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -10,40 +10,40 @@ use crate::{
     stream::dlq,
 };
 
-/// How long the log may take to confirm a dead letter.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// The time limit for the log to confirm dead letters.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A record that cannot become a row, and why.
 #[derive(Clone, Debug)]
 pub struct Rejection<'a> {
     /// The record.
     pub record: &'a Fetched,
-    /// A stable code: `invalid_…`, or `postgres_` and the SQLSTATE.
+    /// A stable code: `invalid_…`, or `postgres_` followed by the SQLSTATE.
     pub code: Cow<'a, str>,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
-/// Takes records that cannot become rows. Returns once they are kept for good, for the position then moves past them.
-/// A crash between the two leaves them there twice.
+/// Stores records that cannot become rows, at least once: the projection advances past a record only after it was stored, and a crash in
+/// between stores it twice.
 pub trait Reject: Send + Sync {
-    /// Keeps the records, with why. Blocks.
+    /// Stores the records durably, each with the reason. Blocks.
     fn reject(&self, rejections: &[Rejection<'_>]) -> Result<(), LogError>;
 }
 
 /// The dead-letter queue.
 pub struct DeadLetters {
-    /// The log.
+    /// The log with the dead-letter topic.
     pub log: Arc<dyn Log>,
-    /// The whole name of the dead-letter topic.
+    /// The full name of the dead-letter topic.
     pub dlq: Arc<str>,
-    /// The whole name of the topic that is read.
+    /// The full name of the topic that the records come from.
     pub topic: Arc<str>,
-    /// The processor that rejects.
+    /// The name of the processor that rejects them.
     pub stage: &'static str,
-    /// For `failed_at`.
+    /// The source of `failed_at`.
     pub clock: Arc<dyn Clock>,
-    /// To wait on.
+    /// The runtime on which to wait for the log.
     pub runtime: Handle,
 }
 
@@ -65,14 +65,14 @@ impl Reject for DeadLetters {
             })
         };
         let letters: Result<_, LogError> = rejections.iter().map(append).collect();
-        let kept = self.log.append(letters?, None);
+        let appended = self.log.append(letters?, None);
         match self
             .runtime
-            .block_on(async { tokio::time::timeout(DEADLINE, kept).await })
+            .block_on(async { tokio::time::timeout(TIMEOUT, appended).await })
         {
             Ok(Ok(result)) => {
                 if matches!(result, Err(LogError::TooLarge(_))) {
-                    // The topic takes less than it did: the next attempt cuts to that.
+                    // The topic's size limit has been lowered: the next attempt truncates to the new limit.
                     self.log.forget_record_limits();
                 }
                 result.map(|_| ())
@@ -80,18 +80,18 @@ impl Reject for DeadLetters {
             Ok(Err(_)) => Err(LogError::Unavailable(Unavailable::Closing)),
             Err(_) => Err(LogError::Unavailable(Unavailable::NotConfirmed {
                 what: "a dead letter",
-                within: DEADLINE,
+                within: TIMEOUT,
                 advice: None,
             })),
         }
     }
 }
 
-/// Leaves rejected records out: for a rebuild, which meets those that the projection has rejected before.
+/// Skips rejected records, for a rebuild: the running projection has already written them to the dead-letter queue.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LeaveOut;
+pub(super) struct SkipRejected;
 
-impl Reject for LeaveOut {
+impl Reject for SkipRejected {
     fn reject(&self, rejections: &[Rejection<'_>]) -> Result<(), LogError> {
         for Rejection {
             record,
@@ -100,7 +100,7 @@ impl Reject for LeaveOut {
         } in rejections
         {
             let (partition, offset) = (record.partition, record.offset);
-            tracing::warn!(partition, offset, %code, message, "left out of the rebuild");
+            tracing::warn!(partition, offset, %code, message, "a record was skipped by the rebuild");
         }
         Ok(())
     }

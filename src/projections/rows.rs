@@ -1,4 +1,4 @@
-//! Events and entities as rows.
+//! The rows of events and entities: their columns and encoding.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ pub(super) const EVENT_COLUMNS: &str = "tenant, id, source, type, subject, entit
 /// The columns of `entities`, in the order of [`entity_row`].
 pub(super) const ENTITY_COLUMNS: &str = "tenant, entity_type, external_id, display_name, state, version, last_event_id, last_event_at, deleted_at";
 
-/// An event's JSON data as `jsonb` can hold it.
+/// An event's JSON data in a form that `jsonb` can store; `None` if the data is absent or binary.
 pub(super) fn storable_data<'a>(event: &'a Event<'_>) -> Option<Cow<'a, str>> {
     match &event.data {
         Data::Json(text) => Some(storable_json(text)),
@@ -24,7 +24,7 @@ pub(super) fn storable_data<'a>(event: &'a Event<'_>) -> Option<Cow<'a, str>> {
     }
 }
 
-/// Appends the row of an event; `at`: its partition and offset in the topic `events`.
+/// Appends the row of an event; `at` is its partition and offset in the topic `events`.
 pub(super) fn event_row(
     rows: &mut CopyRows,
     event: &Event<'_>,

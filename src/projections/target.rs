@@ -1,19 +1,19 @@
-//! Where a projection writes: the live tables, or those that a rebuild fills beside them.
+//! The tables that a projection writes to: the live tables, or the new ones that a rebuild fills.
 
 use super::rows::{ENTITY_COLUMNS, EVENT_COLUMNS};
-use crate::store::months::{self, ByMonth};
+use crate::store::months::{self, MonthlyTable};
 
-/// The name of the projection of `events` and `entities` in `projection_offsets`, and of its consumer group.
+/// The name of the projection of `events` and `entities`: in `projection_offsets`, and as its consumer group.
 pub const PROJECTION: &str = "events";
-/// The projection that a rebuild is until the swap.
+/// The name in `projection_offsets` of a rebuild until its swap.
 pub(super) const REBUILD: &str = "events.rebuild";
 
-/// Tables, and the statements on them.
+/// The tables of a projection, and the statements on them.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) projection: &'static str,
     /// The table for events, if events are written.
-    pub(super) events: Option<ByMonth>,
+    pub(super) events: Option<MonthlyTable>,
     pub(super) copy_events: String,
     /// Whether entities are written.
     pub(super) entities: bool,
@@ -28,10 +28,10 @@ impl Target {
         Self::of(PROJECTION, Some(months::EVENTS), Some("entities"))
     }
 
-    /// Other tables of the same shape.
+    /// Other tables with the same columns.
     pub(super) fn of(
         projection: &'static str,
-        events: Option<ByMonth>,
+        events: Option<MonthlyTable>,
         entities: Option<&'static str>,
     ) -> Self {
         let events_table = events.map_or("events", |e| e.table);

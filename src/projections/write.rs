@@ -1,4 +1,4 @@
-//! A batch, written in one transaction, alone or with others.
+//! Writing a batch, and reading entities.
 
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use super::{
     changed::Changed,
     error::ProjectionError,
-    offsets::{self, Step},
+    offsets::{self, Advance},
     target::Target,
 };
 use crate::{
@@ -14,63 +14,64 @@ use crate::{
     store::{CopyRows, jsonb_text},
 };
 
-/// Rows, and the positions behind them.
+/// The rows of a batch, and the offset advances that belong to them.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    pub(super) steps: Vec<Step>,
+    pub(super) advances: Vec<Advance>,
     pub(super) events: CopyRows,
     /// Entities that have no row yet.
     pub(super) new: CopyRows,
+    /// Entities that have a row.
     pub(super) changed: Changed,
 }
 
 impl Rows {
-    /// Forgets all but the memory.
+    /// Removes all rows and keeps the allocations.
     pub(super) fn clear(&mut self) {
-        self.steps.clear();
+        self.advances.clear();
         self.events.clear();
         self.new.clear();
         self.changed.clear();
     }
 
-    /// Bytes of memory, about.
+    /// The allocated size in bytes.
     pub(super) fn capacity(&self) -> usize {
         self.events.capacity() + self.new.capacity() + self.changed.capacity()
     }
 }
 
-/// Whether a batch is the first of its transaction, the last, both, or neither.
+/// Which part of its transaction a batch is: the first, the last, both, or neither.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
+pub(super) struct TransactionPart {
     pub(super) first: bool,
     pub(super) last: bool,
 }
 
-/// Writes a batch: the fence first, so that a stale owner is turned away before it writes a row. After an error the
-/// transaction is over.
+/// Writes a batch. The offsets come first, so that a stale owner is fenced before it writes a row. After an error the transaction has
+/// ended, or the connection must be closed ([`ProjectionError::keeps_connection`]).
 pub(super) async fn write(
     connection: &mut PgConnection,
     target: &Target,
     rows: &Rows,
-    place: Place,
+    part: TransactionPart,
 ) -> Result<(), ProjectionError> {
-    if place.first {
-        run(connection, "BEGIN").await?;
+    if part.first {
+        execute(connection, "BEGIN").await?;
     }
     let mut result = write_rows(connection, target, rows).await;
-    if result.is_ok() && place.last {
-        result = run(connection, "COMMIT").await;
+    if result.is_ok() && part.last {
+        result = execute(connection, "COMMIT").await;
     }
     if result
         .as_ref()
-        .is_err_and(ProjectionError::spares_connection)
+        .is_err_and(ProjectionError::keeps_connection)
     {
-        run(connection, "ROLLBACK").await?;
+        execute(connection, "ROLLBACK").await?;
     }
     result
 }
 
-async fn run(
+async fn execute(
     connection: &mut PgConnection,
     statement: &'static str,
 ) -> Result<(), ProjectionError> {
@@ -83,11 +84,11 @@ async fn write_rows(
     target: &Target,
     rows: &Rows,
 ) -> Result<(), ProjectionError> {
-    offsets::advance(connection, target.projection, &rows.steps).await?;
+    offsets::advance(connection, target.projection, &rows.advances).await?;
     if planted(Bug::OffsetBeforeRows) {
-        run(connection, "COMMIT").await?;
+        execute(connection, "COMMIT").await?;
         tokio::time::sleep(chaos::PAUSE).await;
-        run(connection, "BEGIN").await?;
+        execute(connection, "BEGIN").await?;
     }
     if target.events.is_some() && !rows.events.is_empty() {
         let copy = rows.events.send(connection, &target.copy_events);
@@ -117,8 +118,8 @@ async fn update(
         .await
         .map_err(ProjectionError::of_rows)?
         .rows_affected();
-    // The statement changes only rows of the version that they were read with: another lane may write the same row, for keys of
-    // older events that differ in U+0000 and U+FFFD alone are one key here, and lie on different partitions.
+    // The statement only changes rows that still have the version that was read. Another lane may write the same row: keys of old events
+    // that differ only in U+0000 and U+FFFD are on different partitions of the topic, but the same key in this table.
     if updated == changed.rows() {
         Ok(())
     } else {
@@ -126,63 +127,63 @@ async fn update(
     }
 }
 
-/// An entity as the table has it.
+/// The row of an entity.
 #[derive(Debug)]
-pub(super) struct Stored {
-    /// The index among the keys asked for.
+pub(super) struct StoredEntity {
+    /// The index of its key among the requested keys.
     pub(super) index: usize,
     pub(super) display_name: Option<String>,
     pub(super) state: Vec<u8>,
     pub(super) version: i64,
-    pub(super) deleted: bool,
+    pub(super) is_deleted: bool,
 }
 
-/// What was found of entities that were asked for.
+/// The result of a lookup of entities.
 #[derive(Debug)]
-pub(super) struct Found {
-    /// Those that have a row, in the order of the keys.
-    pub(super) stored: Vec<Stored>,
-    /// For how many of the keys, from the first on, this is the answer.
+pub(super) struct Lookup {
+    /// The entities that have a row, in the order of the keys.
+    pub(super) rows: Vec<StoredEntity>,
+    /// How many of the keys, from the first on, were looked up.
     pub(super) answered: usize,
 }
 
-/// Reads the entities that have a row, as many of them as go into `most` bytes, and at least one. When not all were read,
-/// the connection is still in the middle of the answer, and of no use any more.
+/// Reads the rows of entities until about `max_bytes` bytes of state are read, and at least one row. If not all keys were looked up, the
+/// connection is still in the middle of the result set, and must be closed.
 pub(super) async fn read_entities(
     connection: &mut PgConnection,
     target: &Target,
     keys: &[[&str; 3]],
-    most: usize,
-) -> Result<Found, ProjectionError> {
+    max_bytes: usize,
+) -> Result<Lookup, ProjectionError> {
     let column = |part: usize| keys.iter().map(|key| key[part]).collect::<Vec<_>>();
     let mut rows = sqlx::query(AssertSqlSafe(target.read_entities.as_str()))
         .bind(column(0))
         .bind(column(1))
         .bind(column(2))
         .fetch(connection);
-    let mut found = Found {
-        stored: Vec::new(),
+    let mut lookup = Lookup {
+        rows: Vec::new(),
         answered: keys.len(),
     };
     let mut bytes = 0;
-    // A state may be one that Postgres holds and cannot write out (54000): then it is the entity's fault, not the server's.
+    // Postgres may store a state that it cannot write out (54000): that is an error of the row, not of the server.
     while let Some(row) = rows.try_next().await.map_err(ProjectionError::of_rows)? {
         let state = row.try_get_raw(2)?;
         let state = state.as_bytes().map_err(sqlx::Error::Decode)?;
         bytes += state.len();
-        let stored = Stored {
+        let stored = StoredEntity {
             index: row.try_get::<i64, _>(0)? as usize - 1,
             display_name: row.try_get(1)?,
             state: jsonb_text(state).unwrap_or(b"{}").to_vec(),
             version: row.try_get(3)?,
-            deleted: row.try_get(4)?,
+            is_deleted: row.try_get(4)?,
         };
         let last = stored.index;
-        found.stored.push(stored);
-        if bytes >= most && last + 1 < keys.len() {
-            found.answered = last + 1;
+        lookup.rows.push(stored);
+        if bytes >= max_bytes && last + 1 < keys.len() {
+            lookup.answered = last + 1;
             break;
         }
     }
-    Ok(found)
+    Ok(lookup)
 }

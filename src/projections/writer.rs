@@ -1,5 +1,5 @@
-//! Batches on their way: written one after the other over one connection, by tasks of the runtime. A second one waits
-//! behind the first, so that Postgres never waits for us while there is work.
+//! Batches in flight: tasks of the runtime write them one after the other over one connection. A second batch waits behind the first, so
+//! that Postgres is never idle while there is work.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -9,50 +9,51 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{
     assemble::Batch,
     error::ProjectionError,
-    link::{DEADLINE, Link},
+    link::{Link, TIMEOUT},
     target::Target,
-    write::{self, Place},
+    write::{self, TransactionPart},
 };
 use crate::store::StoreError;
 
-/// Batches on their way at once.
-const DEPTH: usize = 2;
+/// The most batches in flight.
+const MAX_IN_FLIGHT: usize = 2;
 
 /// A batch that was written.
 pub(super) struct Written {
     pub(super) batch: Batch,
-    pub(super) place: Place,
-    /// The transaction's.
+    pub(super) part: TransactionPart,
+    /// The number of its transaction.
     pub(super) number: u64,
 }
 
 struct Failed {
     error: ProjectionError,
-    /// If it is good still, and its transaction over.
+    /// The connection, if it can still be used; its transaction has ended.
     connection: Option<PgConnection>,
 }
 
-struct Flight {
+struct InFlight {
     task: JoinHandle<Result<Batch, Failed>>,
-    place: Place,
+    part: TransactionPart,
     number: u64,
 }
 
-/// Where the connection is.
-enum Held {
-    /// There is none yet.
-    Not,
-    Here(PgConnection),
-    /// With a batch; comes when that was written, never if it was not.
-    Away(oneshot::Receiver<PgConnection>),
+/// The state of the connection.
+enum ConnectionState {
+    /// There is no connection.
+    None,
+    /// Open, and not in use.
+    Idle(PgConnection),
+    /// In use by the last batch in flight, which sends it back if it succeeds.
+    InUse(oneshot::Receiver<PgConnection>),
 }
 
 /// Writes batches in the order in which they are given.
 pub(super) struct Writer {
     link: Link,
     target: Arc<Target>,
-    held: Held,
-    flights: VecDeque<Flight>,
+    connection: ConnectionState,
+    in_flight: VecDeque<InFlight>,
 }
 
 impl Writer {
@@ -60,126 +61,120 @@ impl Writer {
         Self {
             link,
             target,
-            held: Held::Not,
-            flights: VecDeque::new(),
+            connection: ConnectionState::None,
+            in_flight: VecDeque::new(),
         }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.flights.is_empty()
+        self.in_flight.is_empty()
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.flights.len() >= DEPTH
+        self.in_flight.len() >= MAX_IN_FLIGHT
     }
 
-    /// Gives it a batch, of transaction `number`. A batch behind one that fails is not written.
-    pub(super) fn send(&mut self, batch: Batch, place: Place, number: u64) {
-        let (give, next) = oneshot::channel();
-        let held = std::mem::replace(&mut self.held, Held::Away(next));
+    /// Starts to write a batch of transaction `number`, after the batches in flight. If one of these fails, this batch is not written.
+    pub(super) fn send(&mut self, batch: Batch, part: TransactionPart, number: u64) {
+        let (return_connection, returned) = oneshot::channel();
+        let state = std::mem::replace(&mut self.connection, ConnectionState::InUse(returned));
         let (link, target) = (self.link.clone(), Arc::clone(&self.target));
         let task = self.link.runtime.spawn(async move {
-            let mut connection = match held {
-                Held::Not => None,
-                Held::Here(connection) => Some(connection),
-                // The one before has its own deadline.
-                Held::Away(before) => match before.await {
+            let mut connection = match state {
+                ConnectionState::None => None,
+                ConnectionState::Idle(connection) => Some(connection),
+                // The previous batch has its own timeout.
+                ConnectionState::InUse(previous) => match previous.await {
                     Ok(connection) => Some(connection),
                     Err(_) => return Err(ProjectionError::Fenced.into()),
                 },
             };
             let writing = async {
                 let mut connection = link.connection(&mut connection).await?;
-                let result = write::write(&mut connection, &target, &batch.rows, place).await;
+                let result = write::write(&mut connection, &target, &batch.rows, part).await;
                 Ok::<_, ProjectionError>((connection, result))
             };
             let _call = link.call();
-            match tokio::time::timeout(DEADLINE, writing).await {
+            match tokio::time::timeout(TIMEOUT, writing).await {
                 Ok(Ok((connection, Ok(())))) => {
-                    // Nobody waits for it any more after a reset.
-                    let _ = give.send(connection);
+                    // After a reset the receiver is gone.
+                    let _ = return_connection.send(connection);
                     Ok(batch)
                 }
                 Ok(Ok((connection, Err(error)))) => Err(Failed {
-                    connection: error.spares_connection().then_some(connection),
+                    connection: error.keeps_connection().then_some(connection),
                     error,
                 }),
                 Ok(Err(error)) => Err(Failed::from(error)),
-                Err(_) => {
-                    Err(ProjectionError::from(StoreError::Deadline("writing a batch")).into())
-                }
+                Err(_) => Err(ProjectionError::from(StoreError::Timeout("writing a batch")).into()),
             }
         });
-        self.flights.push_back(Flight {
-            task,
-            place,
-            number,
-        });
+        self.in_flight.push_back(InFlight { task, part, number });
     }
 
-    /// The next batch that was written: if it is done, or once it is, within `patience`. `None`: none is done, or
-    /// there is none.
-    pub(super) fn next(
+    /// The oldest batch in flight, once it is written. With a `timeout` waits for it, and fails if that takes longer; without one
+    /// returns `None` if the batch is not written yet. Also returns `None` if no batch is in flight.
+    pub(super) fn next_written(
         &mut self,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Result<Option<Written>, ProjectionError> {
-        let Some(flight) = self.flights.front() else {
+        let Some(oldest) = self.in_flight.front() else {
             return Ok(None);
         };
-        if patience.is_none() && !flight.task.is_finished() {
+        if timeout.is_none() && !oldest.task.is_finished() {
             return Ok(None);
         }
-        let Some(mut flight) = self.flights.pop_front() else {
+        let Some(mut oldest) = self.in_flight.pop_front() else {
             return Ok(None);
         };
-        let late = || ProjectionError::from(StoreError::Deadline("writing a batch"));
-        let flown = self.link.wait("writing a batch", async {
-            let flown = tokio::time::timeout(patience.unwrap_or(DEADLINE), &mut flight.task).await;
-            // A task fails only with the runtime.
-            flown.map_err(|_| late())?.map_err(|_| late())
+        let timed_out = || ProjectionError::from(StoreError::Timeout("writing a batch"));
+        let result = self.link.wait("writing a batch", async {
+            let joined = tokio::time::timeout(timeout.unwrap_or(TIMEOUT), &mut oldest.task).await;
+            // Joining the task only fails when the runtime shuts down.
+            joined.map_err(|_| timed_out())?.map_err(|_| timed_out())
         });
-        match flown {
+        match result {
             Ok(Ok(batch)) => Ok(Some(Written {
                 batch,
-                place: flight.place,
-                number: flight.number,
+                part: oldest.part,
+                number: oldest.number,
             })),
             Ok(Err(failed)) => {
                 self.abandon();
                 if let Some(connection) = failed.connection {
-                    self.held = Held::Here(connection);
+                    self.connection = ConnectionState::Idle(connection);
                 }
                 Err(failed.error)
             }
             Err(error) => {
-                // With the connection the transaction ends, unless it was committed: the table will tell.
-                flight.task.abort();
+                // Closing the connection ends the transaction. Whether it was committed before is read from the table.
+                oldest.task.abort();
                 self.abandon();
                 Err(error)
             }
         }
     }
 
-    /// Drops what is on its way, and the connection with the transaction that may be open on it.
+    /// Drops the batches in flight, and the connection with the transaction that may be open on it.
     pub(super) fn abandon(&mut self) {
-        for flight in self.flights.drain(..) {
-            flight.task.abort();
+        for batch in self.in_flight.drain(..) {
+            batch.task.abort();
         }
-        self.held = Held::Not;
+        self.connection = ConnectionState::None;
     }
 
-    /// The connection, for other use while no batch is on its way; [`Writer::keep`] gives it back.
+    /// Takes the connection for other use while no batch is in flight; [`Writer::put_back`] returns it.
     pub(super) async fn connection(&mut self) -> Result<PgConnection, ProjectionError> {
-        let mut kept = match std::mem::replace(&mut self.held, Held::Not) {
-            Held::Not => None,
-            Held::Here(connection) => Some(connection),
-            Held::Away(next) => next.await.ok(),
+        let mut idle = match std::mem::replace(&mut self.connection, ConnectionState::None) {
+            ConnectionState::None => None,
+            ConnectionState::Idle(connection) => Some(connection),
+            ConnectionState::InUse(returned) => returned.await.ok(),
         };
-        self.link.connection(&mut kept).await
+        self.link.connection(&mut idle).await
     }
 
-    pub(super) fn keep(&mut self, connection: PgConnection) {
-        self.held = Held::Here(connection);
+    pub(super) fn put_back(&mut self, connection: PgConnection) {
+        self.connection = ConnectionState::Idle(connection);
     }
 }
 

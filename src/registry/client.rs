@@ -1,4 +1,4 @@
-//! Asks a schema registry over HTTP.
+//! The HTTP client of a schema registry.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -19,79 +19,80 @@ use crate::{
     http::{self, Endpoint, EndpointError, NoRoots, Options, Reach, RequestError},
 };
 
-/// A schema, with all that it names, must be there within this time.
-const DEADLINE: Duration = Duration::from_secs(5);
-/// The most bytes of an answer.
-const ANSWER_BYTES: usize = 1 << 20;
-/// The most schemas that one may name, by way of others too.
-const REFERENCES: usize = 64;
+/// The time limit for fetching a schema with all its references.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum size of a response body.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
+/// The most schemas that one may reference, directly or indirectly.
+const MAX_REFERENCES: usize = 64;
 const ACCEPTED: &str = "application/vnd.schemaregistry.v1+json, application/json";
-/// The registry's own codes for what is not there.
-const NOT_THERE: [u64; 3] = [40_401, 40_402, 40_403];
+/// The registry's error codes for an unknown subject, version or schema.
+const NOT_FOUND_CODES: [u64; 3] = [40_401, 40_402, 40_403];
 
-/// Why a schema was not fetched.
+/// Why a schema could not be fetched.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfetched {
-    /// The registry has none with that id.
+pub enum FetchError {
+    /// The registry has no schema with this id.
     #[error(transparent)]
     Unknown(Invalid),
-    /// It cannot be used.
+    /// The schema is not Avro, too large, or malformed.
     #[error(transparent)]
     Unusable(Invalid),
-    /// The registry did not answer as it should: to be tried again.
+    /// The registry did not answer properly. Retriable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// A registry that did not answer as one does.
+/// The registry could not be reached, or what answered does not behave like a schema registry.
 #[derive(Debug, thiserror::Error)]
-#[error("{base}: {why}")]
+#[error("{base}: {reason}")]
 pub struct Unavailable {
-    /// Its address, without user and password.
+    /// The registry's base URL, without user and password.
     base: String,
     #[source]
-    why: UnavailableReason,
+    reason: UnavailableReason,
 }
 
-/// What it did instead.
 #[derive(Debug, thiserror::Error)]
 enum UnavailableReason {
-    #[error("it did not answer within {} s", DEADLINE.as_secs())]
-    Late,
-    #[error("it cannot be asked: {0}")]
+    #[error("it did not answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+    #[error("the request is invalid: {0}")]
     Request(#[source] hyper::http::Error),
     #[error(transparent)]
     Http(#[from] RequestError),
-    #[error("the answer is not a registry's: {0}")]
-    NotARegistrys(#[source] serde_json::Error),
-    #[error("it answered {0} ({1})")]
-    Refused(StatusCode, u64),
-    #[error("it answered {0}, as no registry does; is `schema_registry.url` right?")]
-    Strange(StatusCode),
+    #[error("the response is not a schema registry's: {0}")]
+    Body(#[source] serde_json::Error),
+    #[error("it answered {0} (error code {1})")]
+    Status(StatusCode, u64),
+    #[error(
+        "it answered {0}, which is not a schema registry's response; check `schema_registry.url`"
+    )]
+    NotARegistry(StatusCode),
 }
 
-/// Why a registry cannot be asked at all. The URL is shown without user and password.
+/// Why a registry cannot be used at all. Messages show the URL without user and password.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// It is no URL of a registry.
+    /// The URL cannot be used.
     #[error(transparent)]
     Url(#[from] EndpointError),
-    /// There is nothing to judge its certificate by.
+    /// The URL is `https://`, and there are no root certificates.
     #[error(transparent)]
     Roots(#[from] NoRoots),
-    /// Its runtime or its thread.
-    #[error("what asks the registry cannot be started: {0}")]
+    /// The runtime or the thread could not be created.
+    #[error("cannot start the schema registry's thread: {0}")]
     Start(#[source] std::io::Error),
 }
 
-/// A registry's address and how to ask it.
+/// A client of one registry.
 pub struct Client {
     http: http::Client,
     endpoint: Endpoint,
 }
 
 #[derive(Deserialize)]
-struct Registered {
+struct RegisteredSchema {
     schema: String,
     #[serde(rename = "schemaType")]
     kind: Option<String>,
@@ -106,54 +107,54 @@ struct Reference {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorBody {
     error_code: u64,
 }
 
 impl Client {
-    /// Takes user and password out of the URL. What is wrong with it is said without them.
+    /// Creates a client for a base URL, which may contain user and password. Does not connect.
     pub fn new(url: &SecretUrl) -> Result<Self, RegistryError> {
         let endpoint = Endpoint::new(url)?;
         let http = http::Client::new(Options {
-            connect_timeout: DEADLINE / 2,
-            timeout: DEADLINE,
-            body_bytes: ANSWER_BYTES,
+            connect_timeout: TIMEOUT / 2,
+            timeout: TIMEOUT,
+            max_body_bytes: MAX_RESPONSE_BYTES,
             reach: Reach::Configured,
         });
         if endpoint.base().starts_with("https:") {
-            http.tls()?;
+            http.check_tls()?;
         }
         Ok(Self { http, endpoint })
     }
 
-    /// Fetches a schema and all that it names.
-    pub async fn schema(&self, id: u32) -> Result<Schema, Unfetched> {
-        let fetched = tokio::time::timeout(DEADLINE, self.fetch(id)).await;
-        fetched.unwrap_or_else(|_| Err(self.unavailable(UnavailableReason::Late).into()))
+    /// Fetches a schema with all its references.
+    pub async fn schema(&self, id: u32) -> Result<Schema, FetchError> {
+        let fetched = tokio::time::timeout(TIMEOUT, self.fetch(id)).await;
+        fetched.unwrap_or_else(|_| Err(self.unavailable(UnavailableReason::Timeout).into()))
     }
 
-    /// Whether it answers as a registry does; else what is wrong. Any id will do: one that it does not know is an answer.
+    /// Checks that the registry answers. Queries an arbitrary id: that the registry does not know it is a proper answer.
     pub async fn probe(&self) -> Result<(), Unavailable> {
-        let asking = self.get("/schemas/ids/1", 1);
-        match tokio::time::timeout(DEADLINE, asking).await {
-            Ok(Err(Unfetched::Unavailable(why))) => Err(why),
+        let query = self.get("/schemas/ids/1", 1);
+        match tokio::time::timeout(TIMEOUT, query).await {
+            Ok(Err(FetchError::Unavailable(error))) => Err(error),
             Ok(_) => Ok(()),
-            Err(_) => Err(self.unavailable(UnavailableReason::Late)),
+            Err(_) => Err(self.unavailable(UnavailableReason::Timeout)),
         }
     }
 
-    fn unavailable(&self, why: UnavailableReason) -> Unavailable {
+    fn unavailable(&self, reason: UnavailableReason) -> Unavailable {
         Unavailable {
             base: self.endpoint.base().to_owned(),
-            why,
+            reason,
         }
     }
 
-    async fn fetch(&self, id: u32) -> Result<Schema, Unfetched> {
+    async fn fetch(&self, id: u32) -> Result<Schema, FetchError> {
         let mut root = self.get(&format!("/schemas/ids/{id}"), id).await?;
         if let Some(kind) = root.kind.filter(|kind| kind != "AVRO") {
             return Err(unsupported(format!(
-                "schema {id} is {kind}, and only Avro is read"
+                "schema {id} is {kind}, and only Avro is supported"
             )));
         }
         let mut open = std::mem::take(&mut root.references);
@@ -163,26 +164,26 @@ impl Client {
             if !seen.insert((subject.clone(), version)) {
                 continue;
             }
-            if seen.len() > REFERENCES {
+            if seen.len() > MAX_REFERENCES {
                 return Err(unsupported(format!(
-                    "schema {id} names more than {REFERENCES} others"
+                    "schema {id} references more than {MAX_REFERENCES} others"
                 )));
             }
             let subject = utf8_percent_encode(&subject, NON_ALPHANUMERIC);
-            // One that was deleted is still what records were written with.
+            // A deleted version is still the one that records were written with.
             let path = format!("/subjects/{subject}/versions/{version}?deleted=true");
-            let named = self.get(&path, id).await?;
-            open.extend(named.references);
-            texts.push(named.schema);
+            let referenced = self.get(&path, id).await?;
+            open.extend(referenced.references);
+            texts.push(referenced.schema);
         }
-        Schema::parse(&root.schema, &texts).map_err(|mut why| {
-            why.message = format!("schema {id}: {}", why.message);
-            Unfetched::Unusable(why)
+        Schema::parse(&root.schema, &texts).map_err(|mut invalid| {
+            invalid.message = format!("schema {id}: {}", invalid.message);
+            FetchError::Unusable(invalid)
         })
     }
 
-    async fn get(&self, path: &str, id: u32) -> Result<Registered, Unfetched> {
-        let unavailable = |why| Unfetched::Unavailable(self.unavailable(why));
+    async fn get(&self, path: &str, id: u32) -> Result<RegisteredSchema, FetchError> {
+        let unavailable = |why| FetchError::Unavailable(self.unavailable(why));
         let mut request =
             Request::get(format!("{}{path}", self.endpoint.base())).header(ACCEPT, ACCEPTED);
         if let Some(authorization) = self.endpoint.authorization() {
@@ -193,23 +194,23 @@ impl Client {
             .map_err(|e| unavailable(UnavailableReason::Request(e)))?;
         let (status, body) = match self.http.send(request).await {
             Ok(response) => (response.status(), response.into_body()),
-            // It will not be shorter the next time.
+            // A retry would get the same response.
             Err(RequestError::TooLarge { status, .. }) if status.is_success() => {
                 return Err(unsupported(format!(
-                    "schema {id} has more than {ANSWER_BYTES} bytes"
+                    "schema {id} has more than {MAX_RESPONSE_BYTES} bytes"
                 )));
             }
             Err(error) => return Err(unavailable(error.into())),
         };
         if status.is_success() {
-            // Something else than a registry may answer at that address: that is not the record's fault.
+            // A malformed body does not make the record invalid: the address may be another server's.
             return serde_json::from_slice(&body)
-                .map_err(|e| unavailable(UnavailableReason::NotARegistrys(e)));
+                .map_err(|e| unavailable(UnavailableReason::Body(e)));
         }
-        let code = serde_json::from_slice(&body).map(|refusal: Refusal| refusal.error_code);
+        let code = serde_json::from_slice(&body).map(|body: ErrorBody| body.error_code);
         match code {
-            Ok(code) if status == StatusCode::NOT_FOUND && NOT_THERE.contains(&code) => {
-                Err(Unfetched::Unknown(Invalid {
+            Ok(code) if status == StatusCode::NOT_FOUND && NOT_FOUND_CODES.contains(&code) => {
+                Err(FetchError::Unknown(Invalid {
                     code: UNKNOWN.into(),
                     message: format!(
                         "the schema registry at {} has no schema {id} ({code})",
@@ -217,14 +218,14 @@ impl Client {
                     ),
                 }))
             }
-            Ok(code) => Err(unavailable(UnavailableReason::Refused(status, code))),
-            Err(_) => Err(unavailable(UnavailableReason::Strange(status))),
+            Ok(code) => Err(unavailable(UnavailableReason::Status(status, code))),
+            Err(_) => Err(unavailable(UnavailableReason::NotARegistry(status))),
         }
     }
 }
 
-fn unsupported(message: String) -> Unfetched {
-    Unfetched::Unusable(Invalid {
+fn unsupported(message: String) -> FetchError {
+    FetchError::Unusable(Invalid {
         code: "unsupported_schema".into(),
         message,
     })
@@ -232,10 +233,10 @@ fn unsupported(message: String) -> Unfetched {
 
 #[cfg(test)]
 impl Unavailable {
-    pub(super) fn late() -> Self {
+    pub(super) fn timed_out() -> Self {
         Self {
             base: "http://h".into(),
-            why: UnavailableReason::Late,
+            reason: UnavailableReason::Timeout,
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The schema registry of others (`schema_registry.url`): Confluent's protocol, read-only.
+//! An external schema registry (`schema_registry.url`): Confluent's protocol, read-only.
 //!
-//! Who asks never waits: a thread of its own fetches what was asked for, with a deadline for each try and pauses that grow, while the
-//! partition that needs it stands still (`docs/decisions/0005`). A schema never changes, so it is kept for good, as many as [`KEPT`].
-//! What a registry does not know, or what cannot be used, may be mended any time: that is asked for again, after pauses that grow
-//! up to [`UNKNOWN_MOST`], and at once for a record that went back from the dead-letter queue.
+//! Lookups never block: a background thread fetches the requested schemas, with a timeout for each attempt and exponential backoff,
+//! while the partition that needs the schema is paused (`docs/decisions/0005`). A schema never changes, so it is cached until the
+//! cache is full ([`MAX_CACHED`], least recently used first). A refusal (an unknown id, an unusable schema) may be fixed at any time:
+//! an unknown id is queried again after pauses that grow up to [`UNKNOWN_RETRY_MAX`], and every refusal is queried again for a record
+//! that was redriven from the dead-letter queue.
 
 mod client;
 
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Client, RegistryError, Unavailable, Unfetched};
+pub use client::{Client, FetchError, RegistryError, Unavailable};
 
 use crate::{
     base::{
@@ -27,58 +28,59 @@ use crate::{
     config::SecretUrl,
     envelope::{
         Invalid,
-        foreign::{NoSchema, RedrivenAt, Schema, Schemas},
+        foreign::{RedrivenRecord, Schema, SchemaError, Schemas},
     },
     telemetry::metrics::SCHEMA_REGISTRY_FETCHES,
 };
 
-/// Schemas in memory, those counted that cannot be used.
-const KEPT: usize = 4_096;
-/// Ids that are being fetched; who asks for more asks again.
-const WANTED: usize = 64;
-/// For how long an id that the registry does not know is not asked for again, at first: it may be registered a little late.
-const UNKNOWN_FIRST: Duration = Duration::from_secs(1);
-/// And at most, where it stays unknown.
-const UNKNOWN_MOST: Duration = Duration::from_secs(30);
-/// The least time between two questions for one id, however many records go back with it.
-const AGAIN: Duration = Duration::from_millis(100);
-/// How far the clock that stamps records may be from this node's: a refusal that was asked for so much later than a record went back
-/// counts for it.
-const SKEW_MS: i64 = 5_000;
-/// Records that went back, and were answered but did not come for the answer yet.
-const ANSWERED: usize = 4_096;
-/// What nobody has asked for during this time is fetched no more.
-const FORGOTTEN: Duration = Duration::from_mins(1);
+/// The most answers in memory, refusals included.
+const MAX_CACHED: usize = 4_096;
+/// The most ids that are being fetched at a time; callers ask for further ids again later.
+const MAX_PENDING: usize = 64;
+/// The first pause before an unknown id is queried again: it may be registered a little late.
+const UNKNOWN_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest pause between queries for an id that stays unknown.
+const UNKNOWN_RETRY_MAX: Duration = Duration::from_secs(30);
+/// The minimum pause between two queries for one id, however many redriven records need it.
+const REQUERY_PAUSE: Duration = Duration::from_millis(100);
+/// The assumed maximum skew between the clock that timestamps records and this node's: a refusal queried that much later than a record
+/// was redriven applies to the record.
+const CLOCK_SKEW_MS: i64 = 5_000;
+/// The most redriven records that are tracked for one id.
+const MAX_REDRIVEN: usize = 4_096;
+/// An id that no caller has requested for this long is no longer fetched.
+const FORGET_AFTER: Duration = Duration::from_mins(1);
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
-    most: Duration::from_secs(5),
+    max: Duration::from_secs(5),
 };
-/// Parsing recurses over schemas that name each other.
-const STACK: usize = 16 << 20;
+/// The stack of the thread: parsing recurses over schemas that reference each other.
+const STACK_BYTES: usize = 16 << 20;
 
-/// A registry, with what was fetched from it. Dropping it ends its thread.
+/// A schema registry with a cache of its answers. Dropping it stops its thread.
 pub struct Registry {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    asked: Notify,
+    requested: Notify,
     stop: CancellationToken,
-    fetched: [metrics::Counter; 3],
+    /// By outcome: ok, refused, away.
+    fetches: [metrics::Counter; 3],
 }
 
 #[derive(Default)]
 struct State {
-    known: HashMap<u32, Known>,
-    wanted: HashMap<u32, Wanted>,
-    /// Counts uses, to find what was used least lately.
+    cache: HashMap<u32, Cached>,
+    pending: HashMap<u32, Pending>,
+    /// A logical clock of cache uses, for evicting the least recently used answer.
     uses: u64,
 }
 
-struct Known {
+struct Cached {
     answer: Answer,
-    used: u64,
+    last_used: u64,
 }
 
 enum Answer {
@@ -86,217 +88,221 @@ enum Answer {
     Refused(Refusal),
 }
 
-/// The registry does not know it, or it cannot be used.
+/// The id is unknown to the registry, or its schema cannot be used.
 struct Refusal {
-    why: Invalid,
-    /// When the registry was asked, by this machine's clock.
-    asked: Millis,
-    /// Asked again after this time; `None`: only for records that go back. What cannot be used does not become better by itself.
-    until: Option<Instant>,
-    /// How often the answer was the same.
-    times: u32,
-    /// Records that went back before the registry was asked, and shall have this answer.
-    answered: HashSet<u64>,
+    reason: Invalid,
+    /// When the registry was queried, by this node's clock.
+    queried_at: Millis,
+    /// When it is queried again. `None`: only for redriven records, because an unusable schema stays unusable until someone acts.
+    retry_at: Option<Instant>,
+    /// How many refusals in a row preceded this one.
+    repeats: u32,
+    /// Redriven records that this refusal answers: they were waiting when the query was sent.
+    answers: HashSet<u64>,
 }
 
 #[derive(Default)]
-struct Wanted {
-    asked: Option<Instant>,
+struct Pending {
+    /// When a caller last requested the id.
+    requested_at: Option<Instant>,
+    /// When the registry may be queried; `None`: at once.
     due: Option<Instant>,
     attempt: u32,
-    /// Why the last try failed.
-    trouble: Option<String>,
-    /// Records that went back and wait for an answer.
-    went_back: HashSet<u64>,
+    /// Why the last attempt failed.
+    last_error: Option<String>,
+    /// Redriven records that wait for an answer.
+    redriven: HashSet<u64>,
 }
 
-/// A question that is on its way to the registry.
-struct Question {
+/// A query in flight.
+struct Query {
     id: u32,
-    asked: Millis,
-    /// Those that had gone back by then.
-    went_back: HashSet<u64>,
+    /// When it was sent, by this node's clock.
+    sent_at: Millis,
+    /// The redriven records that were waiting when it was sent.
+    redriven: HashSet<u64>,
 }
 
 impl State {
-    fn get(&mut self, id: u32, now: Instant) -> Option<Result<Arc<Schema>, NoSchema>> {
-        match self.known(id)? {
+    fn get(&mut self, id: u32, now: Instant) -> Option<Result<Arc<Schema>, SchemaError>> {
+        match self.cached(id)? {
             Answer::Schema(schema) => Some(Ok(Arc::clone(schema))),
-            Answer::Refused(refusal) if refusal.until.is_some_and(|until| until <= now) => None,
-            Answer::Refused(refusal) => Some(Err(NoSchema::Refused(refusal.why.clone()))),
+            Answer::Refused(refusal) if refusal.retry_at.is_some_and(|at| at <= now) => None,
+            Answer::Refused(refusal) => Some(Err(SchemaError::Refused(refusal.reason.clone()))),
         }
     }
 
-    /// As [`Self::get`], for a record that went back: a refusal counts only if it was asked for since.
-    fn get_again(
+    /// Like [`Self::get`], for a redriven record: a refusal applies only if the registry was queried after the redrive.
+    fn get_for_redriven(
         &mut self,
         id: u32,
-        went_back: RedrivenAt,
-    ) -> Option<Result<Arc<Schema>, NoSchema>> {
-        match self.known(id)? {
+        redriven: RedrivenRecord,
+    ) -> Option<Result<Arc<Schema>, SchemaError>> {
+        match self.cached(id)? {
             Answer::Schema(schema) => Some(Ok(Arc::clone(schema))),
             Answer::Refused(refusal) => {
-                let since = refusal.asked.0 >= went_back.at.0.saturating_add(SKEW_MS);
-                let counts = refusal.answered.remove(&went_back.record) || since;
-                counts.then(|| Err(NoSchema::Refused(refusal.why.clone())))
+                let is_newer =
+                    refusal.queried_at.0 >= redriven.appended_at.0.saturating_add(CLOCK_SKEW_MS);
+                let applies = refusal.answers.remove(&redriven.hash) || is_newer;
+                applies.then(|| Err(SchemaError::Refused(refusal.reason.clone())))
             }
         }
     }
 
-    fn known(&mut self, id: u32) -> Option<&mut Answer> {
+    fn cached(&mut self, id: u32) -> Option<&mut Answer> {
         self.uses += 1;
-        let known = self.known.get_mut(&id)?;
-        known.used = self.uses;
-        Some(&mut known.answer)
+        let cached = self.cache.get_mut(&id)?;
+        cached.last_used = self.uses;
+        Some(&mut cached.answer)
     }
 
-    /// Notes that an id is wanted; says why it is not there yet.
-    fn want(&mut self, id: u32, went_back: Option<RedrivenAt>, now: Instant) -> String {
-        if !self.wanted.contains_key(&id) {
-            if self.wanted.len() >= WANTED {
-                return format!("schema {id} will be asked for behind {WANTED} others");
+    /// Records that an id is needed. Returns why the schema is not there yet, for the status of the processor that waits.
+    fn request(&mut self, id: u32, redriven: Option<RedrivenRecord>, now: Instant) -> String {
+        if !self.pending.contains_key(&id) {
+            if self.pending.len() >= MAX_PENDING {
+                return format!("schema {id} waits for {MAX_PENDING} others to be fetched");
             }
-            self.wanted.insert(id, Wanted::default());
+            self.pending.insert(id, Pending::default());
         }
-        let wanted = self.wanted.entry(id).or_default();
-        wanted.asked = Some(now);
-        if let Some(went_back) = went_back
-            && wanted.went_back.len() < ANSWERED
+        let pending = self.pending.entry(id).or_default();
+        pending.requested_at = Some(now);
+        if let Some(redriven) = redriven
+            && pending.redriven.len() < MAX_REDRIVEN
         {
-            wanted.went_back.insert(went_back.record);
+            pending.redriven.insert(redriven.hash);
         }
-        match &wanted.trouble {
-            Some(trouble) => format!("schema {id} cannot be had: {trouble}"),
-            None => format!("schema {id} is being asked for"),
+        match &pending.last_error {
+            Some(error) => format!("schema {id} cannot be fetched: {error}"),
+            None => format!("schema {id} is being fetched"),
         }
     }
 
-    /// The id whose turn it is, and when.
-    fn next(&mut self, now: Instant) -> Option<(u32, Instant)> {
-        self.wanted.retain(|_, wanted| {
-            wanted
-                .asked
-                .is_some_and(|asked| now.duration_since(asked) < FORGOTTEN)
+    /// The id to query next, and when. Forgets ids that are no longer requested.
+    fn next_due(&mut self, now: Instant) -> Option<(u32, Instant)> {
+        self.pending.retain(|_, pending| {
+            pending
+                .requested_at
+                .is_some_and(|at| now.duration_since(at) < FORGET_AFTER)
         });
-        let wanted = self.wanted.iter();
-        let due = wanted.map(|(id, wanted)| (*id, wanted.due.unwrap_or(now)));
+        let pending = self.pending.iter();
+        let due = pending.map(|(id, pending)| (*id, pending.due.unwrap_or(now)));
         due.min_by_key(|(_, due)| *due)
     }
 
-    /// The question for an id, as it goes out.
-    fn ask(&mut self, id: u32, asked: Millis) -> Question {
-        let wanted = self.wanted.get_mut(&id);
-        let went_back = wanted.map(|wanted| std::mem::take(&mut wanted.went_back));
-        Question {
+    fn start_query(&mut self, id: u32, sent_at: Millis) -> Query {
+        let pending = self.pending.get_mut(&id);
+        let redriven = pending.map(|pending| std::mem::take(&mut pending.redriven));
+        Query {
             id,
-            asked,
-            went_back: went_back.unwrap_or_default(),
+            sent_at,
+            redriven: redriven.unwrap_or_default(),
         }
     }
 
-    fn settle(&mut self, question: Question, fetched: Result<Schema, Unfetched>, now: Instant) {
-        let Question {
+    fn finish_query(&mut self, query: Query, fetched: Result<Schema, FetchError>, now: Instant) {
+        let Query {
             id,
-            asked,
-            went_back,
-        } = question;
-        let (why, comes_late) = match fetched {
+            sent_at,
+            redriven,
+        } = query;
+        let (reason, may_be_registered) = match fetched {
             Ok(schema) => {
-                self.wanted.remove(&id);
-                return self.keep(id, Answer::Schema(Arc::new(schema)));
+                self.pending.remove(&id);
+                return self.insert(id, Answer::Schema(Arc::new(schema)));
             }
-            Err(Unfetched::Unusable(why)) => (why, false),
-            Err(Unfetched::Unknown(why)) => (why, true),
-            Err(Unfetched::Unavailable(why)) => {
-                if let Some(wanted) = self.wanted.get_mut(&id) {
-                    let pause = BACKOFF.pause(wanted.attempt);
-                    tracing::warn!(id, error = %why, ?pause, "a schema cannot be had from the registry; it is tried again");
-                    wanted.due = Some(now + pause);
-                    wanted.attempt += 1;
-                    wanted.trouble = Some(why.to_string());
-                    wanted.went_back.extend(went_back);
+            Err(FetchError::Unusable(reason)) => (reason, false),
+            Err(FetchError::Unknown(reason)) => (reason, true),
+            Err(FetchError::Unavailable(error)) => {
+                if let Some(pending) = self.pending.get_mut(&id) {
+                    let pause = BACKOFF.pause(pending.attempt);
+                    tracing::warn!(id, %error, ?pause, "fetching a schema from the registry failed; retrying");
+                    pending.due = Some(now + pause);
+                    pending.attempt += 1;
+                    pending.last_error = Some(error.to_string());
+                    pending.redriven.extend(redriven);
                 }
                 return;
             }
         };
-        // Those that came while it was being asked for may have gone back after the registry looked.
-        match self.wanted.get_mut(&id) {
-            Some(wanted) if !wanted.went_back.is_empty() => {
-                wanted.due = Some(now + AGAIN);
-                wanted.trouble = None;
+        // Records that arrived while the query was in flight may have been redriven after the registry answered.
+        match self.pending.get_mut(&id) {
+            Some(pending) if !pending.redriven.is_empty() => {
+                pending.due = Some(now + REQUERY_PAUSE);
+                pending.last_error = None;
             }
             _ => {
-                self.wanted.remove(&id);
+                self.pending.remove(&id);
             }
         }
         let mut refusal = Refusal {
-            why,
-            asked,
-            until: None,
-            times: 0,
-            answered: went_back,
+            reason,
+            queried_at: sent_at,
+            retry_at: None,
+            repeats: 0,
+            answers: redriven,
         };
-        if let Some(Answer::Refused(before)) = self.known(id) {
-            refusal.times = before.times.saturating_add(1);
-            refusal.answered.extend(before.answered.drain());
-            if refusal.answered.len() > ANSWERED {
-                // They ask again.
-                refusal.answered.clear();
+        if let Some(Answer::Refused(previous)) = self.cached(id) {
+            refusal.repeats = previous.repeats.saturating_add(1);
+            refusal.answers.extend(previous.answers.drain());
+            if refusal.answers.len() > MAX_REDRIVEN {
+                // These records request the schema again.
+                refusal.answers.clear();
             }
         }
-        if comes_late {
-            let pause = UNKNOWN_FIRST * (1 << refusal.times.min(5));
-            refusal.until = Some(now + pause.min(UNKNOWN_MOST));
+        if may_be_registered {
+            let pause = UNKNOWN_RETRY_FIRST * (1 << refusal.repeats.min(5));
+            refusal.retry_at = Some(now + pause.min(UNKNOWN_RETRY_MAX));
         }
-        self.keep(id, Answer::Refused(refusal));
+        self.insert(id, Answer::Refused(refusal));
     }
 
-    fn keep(&mut self, id: u32, answer: Answer) {
-        let full = self.known.len() >= KEPT && !self.known.contains_key(&id);
-        let least = self.known.iter().min_by_key(|(_, known)| known.used);
-        if let Some(least) = least.map(|(id, _)| *id).filter(|_| full) {
-            self.known.remove(&least);
+    fn insert(&mut self, id: u32, answer: Answer) {
+        if self.cache.len() >= MAX_CACHED && !self.cache.contains_key(&id) {
+            let oldest = self.cache.iter().min_by_key(|(_, cached)| cached.last_used);
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                self.cache.remove(&oldest);
+            }
         }
         self.uses += 1;
-        let used = self.uses;
-        self.known.insert(id, Known { answer, used });
+        let last_used = self.uses;
+        self.cache.insert(id, Cached { answer, last_used });
     }
 }
 
 impl Registry {
-    /// Starts to fetch what is asked for. The URL must be one of `http://` or `https://`.
+    /// Starts the thread that fetches requested schemas. The URL must begin with `http://` or `https://`.
     pub fn start(url: &SecretUrl) -> Result<Self, RegistryError> {
         let client = Client::new(url)?;
         let counter = |outcome| SCHEMA_REGISTRY_FETCHES.counter(&[outcome]);
         let shared = Arc::new(Shared {
             state: Mutex::default(),
-            asked: Notify::new(),
+            requested: Notify::new(),
             stop: CancellationToken::new(),
-            fetched: ["ok", "refused", "away"].map(counter),
+            fetches: ["ok", "refused", "away"].map(counter),
         });
-        let there = Arc::clone(&shared);
+        let worker = Arc::clone(&shared);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(RegistryError::Start)?;
         std::thread::Builder::new()
             .name("schema-registry".into())
-            .stack_size(STACK)
+            .stack_size(STACK_BYTES)
             .spawn(move || {
-                runtime.block_on(there.run(&client));
-                // A look-up of a name that hangs is not waited for.
+                runtime.block_on(worker.run(&client));
+                // Do not wait for a DNS lookup that hangs.
                 runtime.shutdown_background();
             })
             .map_err(RegistryError::Start)?;
         Ok(Self { shared })
     }
 
-    /// What is wrong with it, as far as anything is waited for.
-    pub fn trouble(&self) -> Option<String> {
+    /// Why a schema that is still requested could not be fetched; `None` if no fetch has failed.
+    pub fn last_error(&self) -> Option<String> {
         let mut state = self.shared.state.lock();
-        state.next(Instant::now());
-        let mut troubles = state.wanted.values().filter_map(|w| w.trouble.clone());
-        troubles.next()
+        // Drops ids that are no longer requested.
+        state.next_due(Instant::now());
+        state.pending.values().find_map(|p| p.last_error.clone())
     }
 }
 
@@ -307,55 +313,65 @@ impl Drop for Registry {
 }
 
 impl Schemas for Registry {
-    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
-        self.shared.asked_for(id, None)
+    fn get(&self, id: u32) -> Result<Arc<Schema>, SchemaError> {
+        self.shared.get_or_request(id, None)
     }
 
-    fn get_again(&self, id: u32, went_back: RedrivenAt) -> Result<Arc<Schema>, NoSchema> {
-        self.shared.asked_for(id, Some(went_back))
+    fn get_for_redriven(
+        &self,
+        id: u32,
+        redriven: RedrivenRecord,
+    ) -> Result<Arc<Schema>, SchemaError> {
+        self.shared.get_or_request(id, Some(redriven))
     }
 }
 
 impl Shared {
-    fn asked_for(&self, id: u32, went_back: Option<RedrivenAt>) -> Result<Arc<Schema>, NoSchema> {
+    fn get_or_request(
+        &self,
+        id: u32,
+        redriven: Option<RedrivenRecord>,
+    ) -> Result<Arc<Schema>, SchemaError> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let known = match went_back {
+        let cached = match redriven {
             None => state.get(id, now),
-            Some(went_back) => state.get_again(id, went_back),
+            Some(redriven) => state.get_for_redriven(id, redriven),
         };
-        if let Some(answer) = known {
+        if let Some(answer) = cached {
             return answer;
         }
-        let why = state.want(id, went_back, now);
+        let why = state.request(id, redriven, now);
         drop(state);
-        self.asked.notify_one();
-        Err(NoSchema::Waiting(why))
+        self.requested.notify_one();
+        Err(SchemaError::Waiting(why))
     }
 
-    /// Fetches what is wanted, one after another, until it is stopped.
+    /// Fetches pending schemas one after another, until stopped.
     async fn run(&self, client: &Client) {
         let work = async {
             loop {
-                let next = self.state.lock().next(Instant::now());
+                let next = self.state.lock().next_due(Instant::now());
                 match next {
-                    None => self.asked.notified().await,
+                    None => self.requested.notified().await,
                     Some((_, due)) if due > Instant::now() => {
                         tokio::select! {
                             () = tokio::time::sleep_until(due.into()) => {}
-                            () = self.asked.notified() => {}
+                            () = self.requested.notified() => {}
                         }
                     }
                     Some((id, _)) => {
-                        let question = self.state.lock().ask(id, SystemClock.now());
+                        let query = self.state.lock().start_query(id, SystemClock.now());
                         let fetched = client.schema(id).await;
                         let outcome = match &fetched {
                             Ok(_) => 0,
-                            Err(Unfetched::Unknown(_) | Unfetched::Unusable(_)) => 1,
-                            Err(Unfetched::Unavailable(_)) => 2,
+                            Err(FetchError::Unknown(_) | FetchError::Unusable(_)) => 1,
+                            Err(FetchError::Unavailable(_)) => 2,
                         };
-                        self.fetched[outcome].increment(1);
-                        self.state.lock().settle(question, fetched, Instant::now());
+                        self.fetches[outcome].increment(1);
+                        self.state
+                            .lock()
+                            .finish_query(query, fetched, Instant::now());
                     }
                 }
             }
@@ -375,117 +391,121 @@ mod tests {
         Schema::parse("\"int\"", &[]).unwrap()
     }
 
-    fn unknown() -> Result<Schema, Unfetched> {
-        Err(Unfetched::Unknown(Invalid::payload("no such schema")))
+    fn unknown() -> Result<Schema, FetchError> {
+        Err(FetchError::Unknown(Invalid::payload("no such schema")))
     }
 
-    fn is_refused(answer: Option<Result<Arc<Schema>, NoSchema>>) -> bool {
-        answer.is_some_and(|answer| matches!(answer, Err(NoSchema::Refused(_))))
+    fn is_refused(answer: Option<Result<Arc<Schema>, SchemaError>>) -> bool {
+        answer.is_some_and(|answer| matches!(answer, Err(SchemaError::Refused(_))))
     }
 
     impl State {
-        fn answered(&mut self, id: u32, fetched: Result<Schema, Unfetched>, at: Millis) {
-            let question = self.ask(id, at);
-            self.settle(question, fetched, Instant::now());
+        /// Starts and finishes a query.
+        fn fetched(&mut self, id: u32, fetched: Result<Schema, FetchError>, sent_at: Millis) {
+            let query = self.start_query(id, sent_at);
+            self.finish_query(query, fetched, Instant::now());
         }
     }
 
     #[test]
-    fn what_is_known_stays_until_there_is_too_much_of_it() {
+    fn the_least_recently_used_answer_is_evicted() {
         let mut state = State::default();
         let now = Instant::now();
-        for id in 0..KEPT as u32 {
-            state.answered(id, Ok(schema()), Millis(0));
+        for id in 0..MAX_CACHED as u32 {
+            state.fetched(id, Ok(schema()), Millis(0));
         }
         assert!(state.get(0, now).unwrap().is_ok());
-        state.answered(KEPT as u32, Ok(schema()), Millis(0));
-        // The one that was used least lately made room.
+        state.fetched(MAX_CACHED as u32, Ok(schema()), Millis(0));
+        // Schema 1 is now the least recently used.
         assert!(state.get(0, now).is_some());
         assert!(state.get(1, now).is_none());
-        assert_eq!(state.known.len(), KEPT);
+        assert_eq!(state.cache.len(), MAX_CACHED);
     }
 
     #[test]
-    fn an_unknown_id_is_asked_for_again_later_and_later() {
+    fn an_unknown_id_is_queried_again_after_growing_pauses() {
         let mut state = State::default();
         let mut now = Instant::now();
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            state.want(7, None, now);
-            let question = state.ask(7, Millis(0));
-            state.settle(question, unknown(), now);
+            state.request(7, None, now);
+            let query = state.start_query(7, Millis(0));
+            state.finish_query(query, unknown(), now);
             let almost = Duration::from_millis(seconds * 1_000 - 1);
             assert!(is_refused(state.get(7, now + almost)), "{seconds}");
             now += Duration::from_secs(seconds);
             assert!(state.get(7, now).is_none(), "{seconds}");
         }
-        // What cannot be used is not: no time makes it better.
-        let unusable = Err(Unfetched::Unusable(Invalid::payload("Protobuf")));
-        state.answered(8, unusable, Millis(0));
-        assert!(is_refused(state.get(8, now + 100 * UNKNOWN_MOST)));
+        // An unusable schema is not queried again, however much time passes.
+        let unusable = Err(FetchError::Unusable(Invalid::payload("Protobuf")));
+        state.fetched(8, unusable, Millis(0));
+        assert!(is_refused(state.get(8, now + 100 * UNKNOWN_RETRY_MAX)));
     }
 
     #[test]
-    fn a_record_that_went_back_is_not_answered_from_memory() {
+    fn a_redriven_record_is_not_answered_from_the_cache() {
         let mut state = State::default();
         let now = Instant::now();
         let at = Millis(1_000_000);
-        let went_back = |record| RedrivenAt { at, record };
-        let unusable = || Err(Unfetched::Unusable(Invalid::payload("Protobuf")));
+        let redriven = |hash| RedrivenRecord {
+            appended_at: at,
+            hash,
+        };
+        let unusable = || Err(FetchError::Unusable(Invalid::payload("Protobuf")));
         for refused in [unknown, unusable] {
-            state.want(7, None, now);
-            state.answered(7, refused(), Millis(at.0 + 100));
-            // However short before it was asked: clocks are not the same.
-            assert!(state.get_again(7, went_back(1)).is_none());
-            state.want(7, Some(went_back(1)), now);
-            let question = state.ask(7, Millis(at.0 + 200));
-            // This one comes while it is being asked for: it is asked for once more.
-            assert!(state.get_again(7, went_back(2)).is_none());
-            state.want(7, Some(went_back(2)), now);
-            state.settle(question, refused(), now);
-            assert!(is_refused(state.get_again(7, went_back(1))));
-            assert!(state.get_again(7, went_back(2)).is_none());
-            assert_eq!(state.next(now), Some((7, now + AGAIN)));
-            state.answered(7, refused(), Millis(at.0 + 300));
-            assert!(is_refused(state.get_again(7, went_back(2))));
-            // An answer serves each record once, if there is nothing else to tell that it is newer.
-            assert!(state.get_again(7, went_back(2)).is_none());
-            state.want(7, None, now);
-            state.answered(7, refused(), Millis(at.0 + SKEW_MS));
-            assert!(is_refused(state.get_again(7, went_back(3))));
+            state.request(7, None, now);
+            state.fetched(7, refused(), Millis(at.0 + 100));
+            // A refusal within the clock skew of the redrive does not apply.
+            assert!(state.get_for_redriven(7, redriven(1)).is_none());
+            state.request(7, Some(redriven(1)), now);
+            let query = state.start_query(7, Millis(at.0 + 200));
+            // A record that arrives while the query is in flight needs another query.
+            assert!(state.get_for_redriven(7, redriven(2)).is_none());
+            state.request(7, Some(redriven(2)), now);
+            state.finish_query(query, refused(), now);
+            assert!(is_refused(state.get_for_redriven(7, redriven(1))));
+            assert!(state.get_for_redriven(7, redriven(2)).is_none());
+            assert_eq!(state.next_due(now), Some((7, now + REQUERY_PAUSE)));
+            state.fetched(7, refused(), Millis(at.0 + 300));
+            assert!(is_refused(state.get_for_redriven(7, redriven(2))));
+            // Within the clock skew, a refusal answers each record only once.
+            assert!(state.get_for_redriven(7, redriven(2)).is_none());
+            state.request(7, None, now);
+            state.fetched(7, refused(), Millis(at.0 + CLOCK_SKEW_MS));
+            assert!(is_refused(state.get_for_redriven(7, redriven(3))));
         }
-        state.want(7, Some(went_back(4)), now);
-        state.answered(7, Ok(schema()), at);
-        assert!(state.get_again(7, went_back(4)).unwrap().is_ok());
+        state.request(7, Some(redriven(4)), now);
+        state.fetched(7, Ok(schema()), at);
+        assert!(state.get_for_redriven(7, redriven(4)).unwrap().is_ok());
     }
 
     #[test]
-    fn what_cannot_be_had_is_tried_less_and_less_often_until_nobody_asks() {
+    fn failed_fetches_are_retried_with_backoff_until_no_longer_requested() {
         let mut state = State::default();
         let now = Instant::now();
-        for id in 0..2 * WANTED as u32 {
-            state.want(id, None, now);
+        for id in 0..2 * MAX_PENDING as u32 {
+            state.request(id, None, now);
         }
-        assert_eq!(state.wanted.len(), WANTED);
-        state.wanted.retain(|id, _| *id == 3);
-        let went_back = RedrivenAt {
-            at: Millis(0),
-            record: 1,
+        assert_eq!(state.pending.len(), MAX_PENDING);
+        state.pending.retain(|id, _| *id == 3);
+        let redriven = RedrivenRecord {
+            appended_at: Millis(0),
+            hash: 1,
         };
-        state.want(3, Some(went_back), now);
+        state.request(3, Some(redriven), now);
         for _ in 0..20 {
-            let question = state.ask(3, Millis(0));
-            state.settle(
-                question,
-                Err(Unfetched::Unavailable(Unavailable::late())),
+            let query = state.start_query(3, Millis(0));
+            state.finish_query(
+                query,
+                Err(FetchError::Unavailable(Unavailable::timed_out())),
                 now,
             );
         }
-        let (id, due) = state.next(now).unwrap();
+        let (id, due) = state.next_due(now).unwrap();
         assert_eq!(id, 3);
-        assert!(due > now + BACKOFF.most / 3 && due <= now + BACKOFF.most);
-        assert!(state.want(3, None, now).contains("did not answer"));
-        // It is remembered for whom it is asked.
-        assert_eq!(state.wanted[&3].went_back.len(), 1);
-        assert!(state.next(now + FORGOTTEN).is_none());
+        assert!(due > now + BACKOFF.max / 3 && due <= now + BACKOFF.max);
+        assert!(state.request(3, None, now).contains("did not answer"));
+        // Failed attempts keep the redriven records that wait.
+        assert_eq!(state.pending[&3].redriven.len(), 1);
+        assert!(state.next_due(now + FORGET_AFTER).is_none());
     }
 }

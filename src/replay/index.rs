@@ -1,13 +1,13 @@
-//! Which stretches of a partition can hold an entity, a type or a tenant: a filter for each [`BLOCK`] records, in one file a
-//! partition, appended to when a replay reads on from where it ends.
+//! An index of which offset ranges of a partition may contain an entity, a type or a tenant: a filter for each block of
+//! [`BLOCK_RECORDS`] records, in one file for each partition. A replay that reads past the end of the index extends it.
 //!
 //! ```text
 //! file  = "OMNIDX1\n" hash of the topic's name and id(8), then blocks
 //! block = length(4) first offset(8) next offset(8) time of the first record(8) filter, xxh3 of all that(8)     little-endian
 //! ```
 //!
-//! A filter has two bytes an entity and one false positive in a thousand, so the file has about a hundredth of the log's size; it is read
-//! through, never held in memory. It is derived: a file that is torn is cut, one that does not belong to this log is made anew.
+//! A filter takes two bytes per entity and has one false positive in a thousand, so the file has about a hundredth of the log's size. It
+//! is read sequentially, never held in memory. It is derived data: a torn file is truncated, and a file of another log is replaced.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -27,18 +27,18 @@ use crate::{
     state::{Filter, Probe},
 };
 
-/// Records of a block.
-const BLOCK: usize = 1_024;
-/// Stretches that are no farther apart than this are one: to read on is cheaper than to look elsewhere.
-const NEAR: u64 = 2_048;
+/// The number of records in a block.
+const BLOCK_RECORDS: usize = 1_024;
+/// Ranges with at most this many records between them are merged: reading on is cheaper than seeking.
+const MAX_GAP: u64 = 2_048;
 const MAGIC: &[u8; 8] = b"OMNIDX1\n";
 const HEADER: u64 = 16;
-/// Offsets and time in front of a block's filter.
-const HEAD: usize = 24;
-/// More than any filter of a block has.
-const LONGEST: usize = 1 << 20;
-/// Blocks that gather before they are written.
-const GATHERED: usize = 1 << 20;
+/// The size of the offsets and the time that precede a block's filter.
+const BLOCK_HEADER: usize = 24;
+/// An upper bound of a block's length; a larger one means that the file is damaged.
+const MAX_BLOCK_BYTES: usize = 1 << 20;
+/// Full blocks are written when the buffer has this size.
+const BUFFER_BYTES: usize = 1 << 20;
 
 type Hash = [u8; 16];
 
@@ -52,41 +52,42 @@ fn hash(what: u8, parts: &[&str]) -> Hash {
     hasher.digest128().to_le_bytes()
 }
 
-fn of_entity(kind: &str, external_id: &str) -> Hash {
+fn entity_hash(kind: &str, external_id: &str) -> Hash {
     hash(b'e', &[kind, external_id])
 }
 
-fn of_tenant(tenant: &str) -> Hash {
+fn tenant_hash(tenant: &str) -> Hash {
     hash(b't', &[tenant])
 }
 
-fn of_type(kind: &str) -> Hash {
+fn type_hash(kind: &str) -> Hash {
     hash(b'k', &[kind])
 }
 
-/// What a block must be able to hold to be read.
+/// What a block must contain to be read.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct Probes {
+    /// All of these.
     all: Vec<Probe>,
-    /// One of these, if there are any.
+    /// And at least one of these, unless the list is empty.
     any: Vec<Probe>,
 }
 
-impl Wanted {
+impl Probes {
     pub(super) fn of(query: &Query) -> Self {
         let mut all = Vec::new();
         all.extend(
             query
                 .entity
                 .as_ref()
-                .map(|e| of_entity(&e.kind, &e.external_id)),
+                .map(|e| entity_hash(&e.kind, &e.external_id)),
         );
-        all.extend(query.tenant.as_ref().map(|t| of_tenant(t.as_str())));
-        let exactly = |pattern: &TypePattern| match pattern {
-            TypePattern::Exactly(kind) => Some(of_type(kind)),
-            TypePattern::Begins(_) => None,
+        all.extend(query.tenant.as_ref().map(|t| tenant_hash(t.as_str())));
+        let exact = |pattern: &TypePattern| match pattern {
+            TypePattern::Exact(kind) => Some(type_hash(kind)),
+            TypePattern::Prefix(_) => None,
         };
-        let any: Option<Vec<_>> = query.types.iter().map(exactly).collect();
+        let any: Option<Vec<_>> = query.types.iter().map(exact).collect();
         let probes = |hashes: Vec<Hash>| hashes.iter().map(Probe::of).collect();
         Self {
             all: probes(all),
@@ -94,26 +95,26 @@ impl Wanted {
         }
     }
 
-    fn may_be_in(&self, filter: &Filter) -> bool {
+    fn may_match(&self, filter: &Filter) -> bool {
         self.all.iter().all(|probe| filter.may_contain(probe))
             && (self.any.is_empty() || self.any.iter().any(|probe| filter.may_contain(probe)))
     }
 }
 
-/// The index of one partition. `Default`: none.
+/// The index of one partition. The default is no index.
 #[derive(Default)]
 pub(super) struct Index {
     path: PathBuf,
-    /// Held while it may be extended: by one replay at a time.
+    /// The locked file, if this replay may extend it. Only one replay at a time may.
     file: Option<File>,
-    /// The blocks end here.
+    /// The next offset after the indexed records.
     end: u64,
-    growing: Option<Growing>,
+    open_block: Option<OpenBlock>,
     blocks: Vec<u8>,
 }
 
 /// A block that is being filled.
-struct Growing {
+struct OpenBlock {
     first: u64,
     time: Millis,
     next: u64,
@@ -129,23 +130,23 @@ struct Block {
 }
 
 impl Index {
-    /// Opens what there is, or makes a new one; without a file, where none can be had. `reader` is used to see whether it
-    /// belongs to this log.
+    /// Opens the index of a partition, or creates it. If that fails, returns no index. `reader` is used to check that the index belongs to
+    /// this log.
     pub(super) fn open(
         history: &History<'_>,
         partition: u32,
         reader: &mut dyn Reader,
     ) -> Result<Self, LogError> {
         let topic = &*history.names.events;
-        let marks = history.log.offset_range(topic, partition)?;
+        let range = history.log.offset_range(topic, partition)?;
         let described = history.log.describe(topic)?;
         let id = described.and_then(|described| described.id);
         let path = history.index_dir.join(format!("{topic}-{partition}.index"));
         let opened = open_file(&history.index_dir, &path, topic_hash(topic, id));
-        let (mut file, ours) = match opened {
+        let (mut file, writable) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "there is no index: the log is read through");
+                tracing::warn!(%error, path = %path.display(), "the index cannot be opened; the log is read in full");
                 return Ok(Self::default());
             }
         };
@@ -158,41 +159,41 @@ impl Index {
         index.path = path;
         if let Some((first, next, time)) = last {
             let mut found = None;
-            if next <= marks.end && first >= marks.start {
+            if next <= range.end && first >= range.start {
                 read_ranges(reader, &[(partition, first, first + 1)], |record| {
                     found = Some(record.timestamp);
                     Ok(())
                 })?;
             }
-            // Where retention has passed it, there is nothing to compare with.
-            if found == Some(time) || first < marks.start && next <= marks.end {
+            // If retention has deleted the record, there is nothing to compare with.
+            if found == Some(time) || first < range.start && next <= range.end {
                 index.end = next;
             } else {
-                tracing::warn!(path = %index.path.display(), "the index is of another log; it is made anew");
+                tracing::warn!(path = %index.path.display(), "the index belongs to another log; it is replaced");
             }
         }
-        if ours {
-            // What is torn, or of another log, is written again.
+        if writable {
+            // Remove torn blocks, or all blocks if they belong to another log.
             let keep = if index.end == 0 { HEADER } else { good };
             if let Err(error) = file.set_len(keep) {
-                tracing::warn!(%error, path = %index.path.display(), "the index cannot be cut; it is left alone");
+                tracing::warn!(%error, path = %index.path.display(), "the index cannot be truncated; it is not used");
                 return Ok(Self::default());
             }
         }
-        index.end = index.end.max(marks.start);
-        index.file = ours.then_some(file);
+        index.end = index.end.max(range.start);
+        index.file = writable.then_some(file);
         Ok(index)
     }
 
-    /// Where its blocks end.
+    /// The next offset after the indexed records.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// The stretches within `bounds` that can hold what is wanted, in order; neighbours are one.
-    pub(super) fn stretches(
+    /// Appends to `out`, in order, the offset ranges within `bounds` that may match. Close neighbours are merged.
+    pub(super) fn ranges(
         &self,
-        wanted: &Wanted,
+        probes: &Probes,
         bounds: (u64, u64),
         out: &mut VecDeque<(u64, u64)>,
     ) -> Result<(), LogError> {
@@ -207,11 +208,11 @@ impl Index {
         let mut file = File::open(&self.path).map_err(failed)?;
         read_blocks(&mut file, |block| {
             let (from, to) = (block.first.max(bounds.0), block.next.min(bounds.1));
-            if from >= to || block.next > self.end || !wanted.may_be_in(&block.filter) {
+            if from >= to || block.next > self.end || !probes.may_match(&block.filter) {
                 return;
             }
             match out.back_mut() {
-                Some((_, end)) if from - *end <= NEAR => *end = to,
+                Some((_, end)) if from - *end <= MAX_GAP => *end = to,
                 _ => out.push_back((from, to)),
             }
         })
@@ -219,55 +220,55 @@ impl Index {
         Ok(())
     }
 
-    /// Says from where on all records will be read. It goes on from its end or not at all: what would be left out may hold
-    /// anything.
-    pub(super) fn reads_from(&mut self, offset: u64) {
+    /// Declares the offset from which all records will be read. The index is extended only if that is its end, because a gap could not be
+    /// indexed.
+    pub(super) fn scan_starts_at(&mut self, offset: u64) {
         if offset != self.end {
             self.file = None;
         }
     }
 
-    /// Whether the record at this offset is one that the index lacks.
-    pub(super) fn wants(&self, offset: u64) -> bool {
+    /// Whether the record at this offset must be added to the index.
+    pub(super) fn lacks(&self, offset: u64) -> bool {
         let next = self
-            .growing
+            .open_block
             .as_ref()
-            .map_or(self.end, |growing| growing.next);
+            .map_or(self.end, |open_block| open_block.next);
         self.file.is_some() && offset >= next
     }
 
-    /// Takes a record in. All records from the end on come, in order.
+    /// Adds a record. Every record from [`Index::end`] on must be added, in order.
     pub(super) fn add(&mut self, record: &Fetched, event: Option<&Event<'_>>) {
-        let growing = self.growing.get_or_insert_with(|| Growing {
+        let open_block = self.open_block.get_or_insert_with(|| OpenBlock {
             first: record.offset,
             time: record.timestamp,
             next: record.offset,
             records: 0,
-            hashes: HashSet::with_capacity(BLOCK + 16),
+            hashes: HashSet::with_capacity(BLOCK_RECORDS + 16),
         });
-        growing.next = record.offset + 1;
-        growing.records += 1;
+        open_block.next = record.offset + 1;
+        open_block.records += 1;
         if let Some(event) = event {
-            growing.hashes.insert(of_tenant(event.tenant.as_str()));
-            growing.hashes.insert(of_type(&event.kind));
+            open_block.hashes.insert(tenant_hash(event.tenant.as_str()));
+            open_block.hashes.insert(type_hash(&event.kind));
             if let Some(entity) = &event.entity {
-                growing
+                open_block
                     .hashes
-                    .insert(of_entity(&entity.kind, &entity.external_id));
+                    .insert(entity_hash(&entity.kind, &entity.external_id));
             }
         }
-        if growing.records == BLOCK
-            && let Some(full) = self.growing.take()
+        if open_block.records == BLOCK_RECORDS
+            && let Some(full) = self.open_block.take()
         {
             self.end = full.next;
             full.write(&mut self.blocks);
-            if self.blocks.len() >= GATHERED {
+            if self.blocks.len() >= BUFFER_BYTES {
                 self.save();
             }
         }
     }
 
-    /// Writes the blocks that are full. One that is not is begun anew by the next replay.
+    /// Writes the full blocks. The next replay starts the incomplete block again.
     pub(super) fn save(&mut self) {
         let Some(file) = &mut self.file else { return };
         if self.blocks.is_empty() {
@@ -278,7 +279,7 @@ impl Index {
             .and_then(|_| file.write_all(&self.blocks));
         self.blocks.clear();
         if let Err(error) = written {
-            // A torn block is cut off by the next replay.
+            // The next replay removes a torn block.
             tracing::warn!(%error, path = %self.path.display(), "the index cannot be extended");
             self.file = None;
         }
@@ -291,7 +292,7 @@ impl Drop for Index {
     }
 }
 
-impl Growing {
+impl OpenBlock {
     fn write(&self, out: &mut Vec<u8>) {
         let filter = Filter::for_keys(self.hashes.len());
         for hash in &self.hashes {
@@ -299,7 +300,7 @@ impl Growing {
         }
         let filter = filter.to_bytes();
         let start = out.len();
-        out.extend_from_slice(&((HEAD + filter.len()) as u32).to_le_bytes());
+        out.extend_from_slice(&((BLOCK_HEADER + filter.len()) as u32).to_le_bytes());
         out.extend_from_slice(&self.first.to_le_bytes());
         out.extend_from_slice(&self.next.to_le_bytes());
         out.extend_from_slice(&self.time.0.to_le_bytes());
@@ -309,15 +310,15 @@ impl Growing {
     }
 }
 
-/// What tells a topic from others, and from those of its name before.
+/// Distinguishes a topic from other topics, and from earlier topics with the same name.
 fn topic_hash(topic: &str, id: Option<TopicId>) -> [u8; 8] {
     let mut bytes = topic.as_bytes().to_vec();
     bytes.extend(id.into_iter().flat_map(TopicId::to_bytes));
     (xxh3_128(&bytes) as u64).to_le_bytes()
 }
 
-/// The file, its header checked or written, and whether it is ours to extend. What is of another topic, while another replay
-/// writes it, is none.
+/// Opens the file and checks or writes its header. The bool says whether this replay may extend it. Fails if the file belongs to another
+/// topic and another replay is writing to it.
 fn open_file(
     dir: &std::path::Path,
     path: &std::path::Path,
@@ -330,11 +331,11 @@ fn open_file(
         .create(true)
         .truncate(false)
         .open(path)?;
-    let ours = file.try_lock().is_ok();
+    let writable = file.try_lock().is_ok();
     let mut header = [0; HEADER as usize];
     let known =
         file.read_exact(&mut header).is_ok() && header[..8] == *MAGIC && header[8..] == topic;
-    if !known && !ours {
+    if !known && !writable {
         return Err(std::io::ErrorKind::ResourceBusy.into());
     }
     if !known {
@@ -343,10 +344,10 @@ fn open_file(
         file.write_all(MAGIC)?;
         file.write_all(&topic)?;
     }
-    Ok((file, ours))
+    Ok((file, writable))
 }
 
-/// Reads all blocks that are whole; answers with where they end in the file.
+/// Reads all intact blocks; returns the position in the file at which they end.
 fn read_blocks(file: &mut File, mut each: impl FnMut(Block)) -> std::io::Result<u64> {
     file.seek(SeekFrom::Start(HEADER))?;
     let mut reader = BufReader::with_capacity(256 << 10, file);
@@ -358,7 +359,7 @@ fn read_blocks(file: &mut File, mut each: impl FnMut(Block)) -> std::io::Result<
             return Ok(at);
         }
         let length = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
-        if !(HEAD..LONGEST).contains(&length) {
+        if !(BLOCK_HEADER..MAX_BLOCK_BYTES).contains(&length) {
             return Ok(at);
         }
         bytes.resize(4 + length + 8, 0);
@@ -374,7 +375,7 @@ fn read_blocks(file: &mut File, mut each: impl FnMut(Block)) -> std::io::Result<
             number.copy_from_slice(&body[from..from + 8]);
             u64::from_le_bytes(number)
         };
-        let Some(filter) = Filter::from_bytes(&body[4 + HEAD..]) else {
+        let Some(filter) = Filter::from_bytes(&body[4 + BLOCK_HEADER..]) else {
             return Ok(at);
         };
         each(Block {

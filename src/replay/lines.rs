@@ -1,37 +1,37 @@
-//! Events as lines of JSON.
+//! Events as JSON Lines.
 
 use std::io::Write;
 
 use super::{Sink, SinkError};
 use crate::{
     base::clock::Millis,
-    envelope::{Event, Place, write_line},
+    envelope::{Event, RecordPosition, write_line},
     log::Fetched,
 };
 
-/// What gathers before it is written.
-const GATHERED: usize = 64 * 1024;
+/// The output is written when the buffer has this size.
+const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Writes one CloudEvent a line.
+/// A sink that writes one CloudEvent per line, as JSON.
 pub struct Lines<W> {
     out: W,
     topic: String,
-    gathered: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 impl<W: Write> Lines<W> {
-    /// For events of the topic `events`, whose whole name this is.
+    /// A sink that writes to `out`. `topic` is the full name of the topic `events`.
     pub fn new(out: W, topic: &str) -> Self {
         Self {
             out,
             topic: topic.to_owned(),
-            gathered: Vec::with_capacity(GATHERED + 4096),
+            buffer: Vec::with_capacity(BUFFER_BYTES + 4096),
         }
     }
 
-    fn write(&mut self) -> Result<(), SinkError> {
-        self.out.write_all(&self.gathered)?;
-        self.gathered.clear();
+    fn write_buffer(&mut self) -> Result<(), SinkError> {
+        self.out.write_all(&self.buffer)?;
+        self.buffer.clear();
         Ok(())
     }
 }
@@ -43,29 +43,29 @@ impl<W: Write> Sink for Lines<W> {
         event: &Event<'_>,
         _received_at: Millis,
     ) -> Result<(), SinkError> {
-        let place = Place {
+        let position = RecordPosition {
             topic: &self.topic,
             partition: record.partition,
             offset: record.offset,
         };
-        write_line(event, Some(place), &mut self.gathered);
-        self.gathered.push(b'\n');
-        if self.gathered.len() >= GATHERED {
-            self.write()?;
+        write_line(event, Some(position), &mut self.buffer);
+        self.buffer.push(b'\n');
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.write_buffer()?;
         }
         Ok(())
     }
 
     fn idle(&mut self) -> Result<(), SinkError> {
-        if self.gathered.is_empty() {
+        if self.buffer.is_empty() {
             return Ok(());
         }
-        self.write()?;
+        self.write_buffer()?;
         Ok(self.out.flush()?)
     }
 
     fn finish(&mut self) -> Result<(), SinkError> {
-        self.write()?;
+        self.write_buffer()?;
         Ok(self.out.flush()?)
     }
 }

@@ -1,13 +1,13 @@
-//! The history read back: events of the topic `events` by time of appending, tenant, type and entity, in the order in which they
-//! were appended, into lines of JSON, a Parquet file or a topic.
+//! Replay: reads events back from the topic `events`, selected by append time, tenant, type and entity, and writes them in append order
+//! to JSON Lines, a Parquet file or a topic.
 //!
 //! | file | does |
 //! |---|---|
-//! | `query` | which events |
-//! | `scan` | reads the partitions side by side, merged by time |
-//! | `index` | which stretches of a partition can hold an entity, a type, a tenant |
-//! | `lines`, `parquet`, `topic` | where they go |
-//! | `state` | an entity as it was at a moment |
+//! | `query` | selects events |
+//! | `scan` | reads the partitions in parallel and merges them by append time |
+//! | `index` | finds the offset ranges that may contain an entity, a type or a tenant |
+//! | `lines`, `parquet`, `topic` | write the events |
+//! | `state` | computes the state of an entity at a point in time |
 
 mod index;
 mod lines;
@@ -36,22 +36,22 @@ use crate::{
     log::{Fetched, Log, LogError, topics::Names},
 };
 
-/// What is read.
+/// The history to read.
 pub struct History<'a> {
-    /// The log.
+    /// The log with the topic `events`.
     pub log: &'a dyn Log,
     /// The names of its topics.
     pub names: &'a Names,
-    /// Where the index lies; it is made and extended on the way, and may be deleted at any time.
+    /// The directory of the index. Replays create and extend the index, and it may be deleted at any time.
     pub index_dir: PathBuf,
 }
 
-/// Why a sink takes no more.
+/// Why a sink failed.
 pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where events go.
+/// A destination for events.
 pub trait Sink {
-    /// Takes an event; `record`: as it lies on `events`.
+    /// Writes an event. `record` is its record on `events`.
     fn event(
         &mut self,
         record: &Fetched,
@@ -59,44 +59,44 @@ pub trait Sink {
         received_at: Millis,
     ) -> Result<(), SinkError>;
 
-    /// Events that it was given and left out, because they are larger than its topic takes.
+    /// The number of events that were skipped because they exceed the size limit of the destination.
     fn too_large(&self) -> u64 {
         0
     }
 
-    /// There is nothing more at hand: what has gathered shall go out.
+    /// Flushes buffered events, because no more are available for now.
     fn idle(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
 
-    /// These were all.
+    /// Flushes buffered events and ends the output. Called once, after the last event.
     fn finish(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
 }
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
 pub struct Replayed {
-    /// Offsets passed.
+    /// Offsets passed, whether or not their records matched.
     pub done: u64,
-    /// Offsets to be passed; while it follows, those there were at the beginning.
+    /// Offsets to pass. With `follow`, those that existed at the start.
     pub total: u64,
-    /// Events that went into the sink.
+    /// Events written to the sink.
     pub events: u64,
-    /// Records of `events` that hold no event of a known version; they are left out.
+    /// Records of `events` that cannot be decoded; they are skipped.
     pub unreadable: u64,
-    /// Events that are larger than the topic takes that they should go into; they are left out.
+    /// Events that exceed the size limit of the destination; they are skipped.
     pub too_large: u64,
 }
 
-/// What ends a replay before its end.
+/// Why a replay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The sink takes no more.
+    /// The sink failed.
     #[error("{0}")]
     Sink(SinkError),
 }

@@ -1,7 +1,7 @@
-//! Events as a Parquet file. Its columns are named and typed as those of the table `events` (`docs/postgres.md`), with the JSON
-//! ones as text, and `display_name`, `tombstone` and `appended_at` beside them.
+//! Events as a Parquet file. Its columns have the names and types of the table `events` (`docs/postgres.md`), with JSON as text, plus
+//! `display_name`, `tombstone` and `appended_at`.
 //!
-//! Rows gather here, column by column; a thread of its own encodes, compresses and writes them, a batch behind.
+//! Batches of rows are built column by column; a separate thread encodes, compresses and writes them.
 
 use std::{
     io::Write,
@@ -35,19 +35,19 @@ use crate::{
     log::Fetched,
 };
 
-/// Rows of a batch.
-const ROWS: usize = 8_192;
-/// Bytes of data of a batch.
-const BYTES: usize = 8 << 20;
-/// Batches that may wait to be written.
-const WAITING: usize = 2;
-/// Rows of a row group: what is in memory until it is written.
+/// A batch is complete at this many rows…
+const BATCH_ROWS: usize = 8_192;
+/// … or at this many bytes of data.
+const BATCH_BYTES: usize = 8 << 20;
+/// The most batches that wait for the writing thread.
+const MAX_QUEUED: usize = 2;
+/// A row group, which is in memory until it is written, is complete at this many rows…
 const GROUP_ROWS: usize = 256 * 1024;
-/// Bytes of a row group.
+/// … or at this many encoded bytes.
 const GROUP_BYTES: usize = 64 << 20;
 
-/// Columns that say the same thing again and again.
-type Repeated = StringDictionaryBuilder<Int32Type>;
+/// A column with few distinct values.
+type DictionaryColumn = StringDictionaryBuilder<Int32Type>;
 
 fn utc() -> Arc<str> {
     "UTC".into()
@@ -55,26 +55,26 @@ fn utc() -> Arc<str> {
 
 fn schema() -> SchemaRef {
     let text = DataType::Utf8;
-    let repeated = || DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let dictionary = || DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
     let time = || DataType::Timestamp(TimeUnit::Microsecond, Some(utc()));
     Arc::new(Schema::new(vec![
-        Field::new("tenant", repeated(), false),
+        Field::new("tenant", dictionary(), false),
         Field::new("id", text.clone(), false),
-        Field::new("source", repeated(), false),
-        Field::new("type", repeated(), false),
+        Field::new("source", dictionary(), false),
+        Field::new("type", dictionary(), false),
         Field::new("subject", text.clone(), true),
-        Field::new("entity_type", repeated(), true),
+        Field::new("entity_type", dictionary(), true),
         Field::new("entity_id", text.clone(), true),
         Field::new("display_name", text.clone(), true),
         Field::new("correlation_id", text.clone(), true),
         Field::new("causation_id", text.clone(), true),
         Field::new("time", time(), false),
-        Field::new("time_source", repeated(), false),
+        Field::new("time_source", dictionary(), false),
         Field::new("received_at", time(), false),
         Field::new("appended_at", time(), false),
         Field::new("data", text.clone(), true),
         Field::new("data_base64", DataType::Binary, true),
-        Field::new("extensions", repeated(), false),
+        Field::new("extensions", dictionary(), false),
         Field::new("tombstone", DataType::Boolean, false),
         Field::new("log_partition", DataType::Int32, false),
         Field::new("log_offset", DataType::Int64, false),
@@ -84,23 +84,23 @@ fn schema() -> SchemaRef {
 /// The columns of a batch, in the order of the schema.
 #[derive(Default)]
 struct Columns {
-    tenant: Repeated,
+    tenant: DictionaryColumn,
     id: StringBuilder,
-    source: Repeated,
-    kind: Repeated,
+    source: DictionaryColumn,
+    kind: DictionaryColumn,
     subject: StringBuilder,
-    entity_type: Repeated,
+    entity_type: DictionaryColumn,
     entity_id: StringBuilder,
     display_name: StringBuilder,
     correlation_id: StringBuilder,
     causation_id: StringBuilder,
     time: TimestampMicrosecondBuilder,
-    time_source: Repeated,
+    time_source: DictionaryColumn,
     received_at: TimestampMicrosecondBuilder,
     appended_at: TimestampMicrosecondBuilder,
     data: StringBuilder,
     data_base64: BinaryBuilder,
-    extensions: Repeated,
+    extensions: DictionaryColumn,
     tombstone: BooleanBuilder,
     log_partition: Int32Builder,
     log_offset: Int64Builder,
@@ -189,37 +189,37 @@ impl Columns {
     }
 }
 
-/// Writes a Parquet file; without its end it is none, so only one that was finished can be read.
+/// A sink that writes a Parquet file. The file is readable only after [`Sink::finish`], which writes the footer.
 pub struct Parquet {
     schema: SchemaRef,
     columns: Columns,
     rows: usize,
     bytes: usize,
-    /// The way to the writing thread, which ends the file when it is handed nothing.
+    /// The channel to the writing thread. `None` tells it to finish the file.
     batches: Option<SyncSender<Option<RecordBatch>>>,
-    writing: Option<JoinHandle<Result<(), SinkError>>>,
+    writer: Option<JoinHandle<Result<(), SinkError>>>,
 }
 
 impl Parquet {
-    /// Starts the thread that writes.
+    /// Starts the thread that writes to `out`.
     pub fn new(out: impl Write + Send + 'static) -> Result<Self, SinkError> {
         let schema = schema();
         let column = |name: &str| ColumnPath::new(vec![name.to_owned()]);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
             .set_max_row_group_row_count(Some(GROUP_ROWS))
-            // Each value is its own: a dictionary of them would be made and thrown away.
+            // Nearly all values are distinct, so a dictionary would be built in vain.
             .set_column_dictionary_enabled(column("id"), false)
             .set_column_dictionary_enabled(column("data"), false)
             .set_column_statistics_enabled(column("data"), EnabledStatistics::None)
             .set_column_statistics_enabled(column("extensions"), EnabledStatistics::None)
             .build();
         let mut writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties))?;
-        let (batches, given) = sync_channel::<Option<RecordBatch>>(WAITING);
-        let writing = std::thread::Builder::new()
+        let (batches, received) = sync_channel::<Option<RecordBatch>>(MAX_QUEUED);
+        let thread = std::thread::Builder::new()
             .name("parquet".into())
             .spawn(move || {
-                for batch in given {
+                for batch in received {
                     let Some(batch) = batch else {
                         let mut out = writer.into_inner()?;
                         return Ok(out.flush()?);
@@ -229,8 +229,8 @@ impl Parquet {
                         writer.flush()?;
                     }
                 }
-                // Nobody said that these were all: a file without an end is what it should be.
-                Err("given up".into())
+                // The sink was dropped without `finish`: without a footer the file cannot be taken for a complete one.
+                Err("the export was abandoned".into())
             })?;
         Ok(Self {
             schema,
@@ -238,31 +238,31 @@ impl Parquet {
             rows: 0,
             bytes: 0,
             batches: Some(batches),
-            writing: Some(writing),
+            writer: Some(thread),
         })
     }
 
-    fn send(&mut self) -> Result<(), SinkError> {
+    fn flush_batch(&mut self) -> Result<(), SinkError> {
         if self.rows == 0 {
             return Ok(());
         }
         let batch = self.columns.finish(&self.schema)?;
         (self.rows, self.bytes) = (0, 0);
-        self.hand_over(Some(batch))
+        self.send_to_writer(Some(batch))
     }
 
-    fn hand_over(&mut self, batch: Option<RecordBatch>) -> Result<(), SinkError> {
-        let taken = self
+    fn send_to_writer(&mut self, batch: Option<RecordBatch>) -> Result<(), SinkError> {
+        let sent = self
             .batches
             .as_ref()
-            .is_some_and(|way| way.send(batch).is_ok());
-        if taken { Ok(()) } else { self.ended() }
+            .is_some_and(|sender| sender.send(batch).is_ok());
+        if sent { Ok(()) } else { self.join_writer() }
     }
 
-    /// What the thread says when it is over.
-    fn ended(&mut self) -> Result<(), SinkError> {
+    /// Waits for the writing thread and returns its result.
+    fn join_writer(&mut self) -> Result<(), SinkError> {
         self.batches = None;
-        match self.writing.take().map(JoinHandle::join) {
+        match self.writer.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err("the writing thread panicked".into()),
             None => Ok(()),
@@ -284,15 +284,15 @@ impl Sink for Parquet {
             Data::Json(text) => text.len(),
             Data::Binary(bytes) => bytes.len(),
         };
-        if self.rows >= ROWS || self.bytes >= BYTES {
-            self.send()?;
+        if self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
+            self.flush_batch()?;
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), SinkError> {
-        self.send()?;
-        self.hand_over(None)?;
-        self.ended()
+        self.flush_batch()?;
+        self.send_to_writer(None)?;
+        self.join_writer()
     }
 }

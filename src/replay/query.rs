@@ -1,4 +1,4 @@
-//! Which events.
+//! The selection of events.
 
 use std::{fmt, str::FromStr};
 
@@ -8,33 +8,43 @@ use crate::{
     log::{Fetched, partition_for},
 };
 
-/// What an event is about. As one text it is `TYPE:ID`, where that can be cut at one place only: both may have colons in them.
+/// The type and id of an entity. Its text form is `TYPE:ID`, which is accepted only with a single colon, because type and id may both
+/// contain colons.
+///
+/// ```
+/// use omnilink::replay::EntityName;
+///
+/// let order: EntityName = "order:17".parse()?;
+/// assert_eq!(order, EntityName::new("order", "17")?);
+/// assert!("erp:sale.order:17".parse::<EntityName>().is_err());
+/// # Ok::<(), omnilink::replay::EntityNameError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EntityName {
-    /// Its type.
+    /// The entity's type.
     pub kind: String,
-    /// Its id.
+    /// The entity's id.
     pub external_id: String,
 }
 
-/// Why a text names no entity.
+/// Why a text is not the name of an entity.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EntityNameError {
     /// Type or id is missing.
-    #[error("`{0}` is no TYPE:ID, such as order:17")]
-    NoName(String),
-    /// Another entity could be meant.
+    #[error("`{0}` is not of the form TYPE:ID, such as order:17")]
+    Malformed(String),
+    /// The text can be split in more than one way.
     #[error(
-        "`{0}` has more than one colon, so it may name several entities; name type and id apart: --entity-type and --entity-id (`entity_type` and `entity_id` in a query string)"
+        "`{0}` has more than one colon, so it may name several entities; give type and id separately: --entity-type and --entity-id (`entity_type` and `entity_id` in a query string)"
     )]
     Ambiguous(String),
-    /// Type and id were given apart, and one is empty or not there.
+    /// Type and id were given separately, and one is missing or empty.
     #[error("an entity has a type and an id: both `entity_type` and `entity_id` are needed")]
     Incomplete,
 }
 
 impl EntityName {
-    /// Of a type and an id, whatever is in them.
+    /// The name for a type and an id, which may contain any characters.
     pub fn new(kind: &str, external_id: &str) -> Result<Self, EntityNameError> {
         if kind.is_empty() || external_id.is_empty() {
             return Err(EntityNameError::Incomplete);
@@ -54,12 +64,12 @@ impl FromStr for EntityName {
         if id.contains(':') {
             return Err(EntityNameError::Ambiguous(text.to_owned()));
         }
-        Self::new(kind, id).map_err(|_| EntityNameError::NoName(text.to_owned()))
+        Self::new(kind, id).map_err(|_| EntityNameError::Malformed(text.to_owned()))
     }
 }
 
 impl fmt::Display for EntityName {
-    /// `TYPE:ID` where that names it, else both apart.
+    /// `TYPE:ID` if that is unambiguous, otherwise type and id in quotes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, id) = (&self.kind, &self.external_id);
         if kind.contains(':') || id.contains(':') {
@@ -70,20 +80,20 @@ impl fmt::Display for EntityName {
     }
 }
 
-/// A type, or with a star at its end all that begin so.
+/// A pattern for event types: `order.paid`, or `order.*` for all types with the prefix `order.`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TypePattern {
-    /// This one.
-    Exactly(String),
-    /// All that begin so.
-    Begins(String),
+    /// Exactly this type.
+    Exact(String),
+    /// All types with this prefix.
+    Prefix(String),
 }
 
 impl From<&str> for TypePattern {
     fn from(text: &str) -> Self {
         match text.strip_suffix('*') {
-            Some(beginning) => Self::Begins(beginning.to_owned()),
-            None => Self::Exactly(text.to_owned()),
+            Some(prefix) => Self::Prefix(prefix.to_owned()),
+            None => Self::Exact(text.to_owned()),
         }
     }
 }
@@ -91,8 +101,8 @@ impl From<&str> for TypePattern {
 impl fmt::Display for TypePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exactly(kind) => f.write_str(kind),
-            Self::Begins(beginning) => write!(f, "{beginning}*"),
+            Self::Exact(kind) => f.write_str(kind),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
         }
     }
 }
@@ -100,43 +110,43 @@ impl fmt::Display for TypePattern {
 impl TypePattern {
     fn matches(&self, kind: &str) -> bool {
         match self {
-            Self::Exactly(wanted) => wanted == kind,
-            Self::Begins(beginning) => kind.starts_with(beginning),
+            Self::Exact(wanted) => wanted == kind,
+            Self::Prefix(prefix) => kind.starts_with(prefix),
         }
     }
 }
 
-/// Which events; what is absent does not matter.
+/// A selection of events. A criterion that is absent matches all events.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Query {
-    /// Appended at this time or later.
+    /// Only events appended at this time or later.
     pub since: Option<Millis>,
-    /// Appended before this time.
+    /// Only events appended before this time.
     pub until: Option<Millis>,
-    /// Of this tenant; `None`: of any.
+    /// Only events of this tenant.
     pub tenant: Option<Tenant>,
-    /// Of one of these types; empty: of any.
+    /// Only events of one of these types; empty: of any type.
     pub types: Vec<TypePattern>,
-    /// About this.
+    /// Only events about this entity.
     pub entity: Option<EntityName>,
-    /// Whether to go on with what comes, up to `until` or for ever.
+    /// Whether to continue with new events, up to `until` or without end.
     pub follow: bool,
 }
 
 impl Query {
-    /// Whether it leaves anything out by what an event says.
-    pub(super) fn filters(&self) -> bool {
+    /// Whether it has criteria other than the append time.
+    pub(super) fn has_filters(&self) -> bool {
         self.tenant.is_some() || self.entity.is_some() || !self.types.is_empty()
     }
 
-    /// The one partition that can hold what is asked for.
+    /// The only partition that can contain matching events, if tenant and entity are given.
     pub(super) fn partition(&self, partitions: u32) -> Option<u32> {
         let (tenant, entity) = (self.tenant.as_ref()?, self.entity.as_ref()?);
         let key = format!("{tenant}/{}/{}", entity.kind, entity.external_id);
         Some(partition_for(key.as_bytes(), partitions))
     }
 
-    /// Whether a record can be asked for, by its key alone.
+    /// Whether a record may match, judged by its key alone.
     pub(super) fn key_may_match(&self, record: &Fetched) -> bool {
         let key = record.record.key.as_deref().unwrap_or_default();
         let tenant = self
@@ -148,7 +158,7 @@ impl Query {
                 Some([b'/', rest @ ..]) => rest,
                 _ => return false,
             },
-            // No tenant has a slash in its name.
+            // A tenant's name cannot contain a slash.
             None => match key.iter().position(|b| *b == b'/') {
                 Some(at) => &key[at + 1..],
                 None => return false,
@@ -162,7 +172,7 @@ impl Query {
         })
     }
 
-    /// Whether an event is asked for.
+    /// Whether an event matches.
     pub(super) fn matches(&self, event: &Event<'_>) -> bool {
         self.tenant.as_ref().is_none_or(|t| *t == event.tenant)
             && (self.types.is_empty() || self.types.iter().any(|t| t.matches(&event.kind)))
@@ -193,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_tell_what_cannot_match() {
+    fn records_are_excluded_by_their_keys() {
         let entity = EntityName::new("order", "a/b:c").unwrap();
         let mut query = Query {
             entity: Some(entity),
@@ -208,26 +218,29 @@ mod tests {
     }
 
     #[test]
-    fn a_text_names_one_entity_or_none() {
+    fn only_unambiguous_entity_names_are_parsed() {
         let order: EntityName = "order:17".parse().unwrap();
         assert_eq!(order, EntityName::new("order", "17").unwrap());
         assert_eq!(order.to_string(), "order:17");
-        for none in ["order", ":1", "order:", ":", ""] {
-            let error = none.parse::<EntityName>().unwrap_err();
-            assert_eq!(error, EntityNameError::NoName(none.into()));
+        for malformed in ["order", ":1", "order:", ":", ""] {
+            let error = malformed.parse::<EntityName>().unwrap_err();
+            assert_eq!(error, EntityNameError::Malformed(malformed.into()));
         }
-        for several in ["erp:sale.order:SO:1", "a:b:c", "a::b", "::", "a:b:"] {
-            let error = several.parse::<EntityName>().unwrap_err();
+        for ambiguous in ["erp:sale.order:SO:1", "a:b:c", "a::b", "::", "a:b:"] {
+            let error = ambiguous.parse::<EntityName>().unwrap_err();
             assert!(error.to_string().contains("--entity-type"), "{error}");
-            assert_eq!(error, EntityNameError::Ambiguous(several.into()));
+            assert_eq!(error, EntityNameError::Ambiguous(ambiguous.into()));
         }
-        let apart = EntityName::new("erp:sale.order", "SO:1").unwrap();
-        assert_eq!(apart.to_string(), r#"type "erp:sale.order" id "SO:1""#);
+        let with_colons = EntityName::new("erp:sale.order", "SO:1").unwrap();
+        assert_eq!(
+            with_colons.to_string(),
+            r#"type "erp:sale.order" id "SO:1""#
+        );
         assert!(EntityName::new("", "1").is_err() && EntityName::new("a", "").is_err());
     }
 
     #[test]
-    fn a_star_stands_for_all_that_begin_so() {
+    fn a_trailing_star_matches_a_prefix() {
         let matches = |pattern: &str, kind| TypePattern::from(pattern).matches(kind);
         assert!(matches("order.*", "order.paid") && matches("*", "x") && matches("a", "a"));
         assert!(!matches("order.*", "orders") && !matches("a", "ab"));

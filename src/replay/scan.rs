@@ -1,5 +1,5 @@
-//! Reads the partitions side by side, merged by the time of appending: within a partition that never steps back, so what comes
-//! out is in order, and no more is in memory than a piece of each partition.
+//! Reads the partitions in parallel and merges them by append time. Append times never decrease within a partition, so the merged output
+//! is ordered, and memory holds only one chunk of each partition.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     History, Query, ReplayError, Replayed, Sink,
-    index::{Index, Wanted},
+    index::{Index, Probes},
 };
 use crate::{
     base::clock::{Clock, Millis, SystemClock},
@@ -19,19 +19,19 @@ use crate::{
     stream::dlq::redriven,
 };
 
-/// How long a poll waits for a partition that has more.
-const WAIT: Duration = Duration::from_millis(100);
-/// A partition that has more and gives nothing for so long is an error.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// Pause of a replay that follows, when nothing is new.
-const PAUSE: Duration = Duration::from_millis(20);
-/// What was appended before `until` has been seen when this long has passed since.
-const LATE_MS: i64 = 1_000;
-/// Records between two looks at whether it shall go on.
-const BETWEEN: u32 = 1_000;
+/// How long a poll waits for a partition that has more records.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// A partition that has more records and returns none for this long is an error.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause of a replay with `follow` when there is nothing new.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
+/// With `follow`, a partition is done when this long has passed since `until` and its end is reached.
+const UNTIL_MARGIN_MS: i64 = 1_000;
+/// The most records between two calls of `proceed`.
+const PROCEED_RECORDS: u32 = 1_000;
 
-/// Puts the events that are asked for into the sink. `proceed` hears how far it is, now and then, and ends it by
-/// answering false. Blocks.
+/// Writes the events that match the query to the sink, in append order. Blocks. `proceed` is called regularly with the progress; if it
+/// returns false the replay stops, without [`Sink::finish`].
 pub fn replay(
     history: &History<'_>,
     query: &Query,
@@ -44,48 +44,48 @@ pub fn replay(
         None => 0..partitions,
     };
     let mut cursors = open_all(history, query, chosen)?;
-    let mut so_far = Replayed {
+    let mut progress = Replayed {
         total: cursors.iter().map(|cursor| cursor.length).sum(),
         ..Replayed::default()
     };
-    let mut since_look = 0;
+    let mut since_proceed = 0;
     loop {
-        if !proceed(&so_far) {
-            return Ok(so_far);
+        if !proceed(&progress) {
+            return Ok(progress);
         }
         fill_all(&mut cursors)?;
-        let mut taken = false;
-        while since_look < BETWEEN
+        let mut delivered = false;
+        while since_proceed < PROCEED_RECORDS
             && let Some(next) = next(&cursors)
         {
-            taken = true;
-            since_look += 1;
+            delivered = true;
+            since_proceed += 1;
             let cursor = &mut cursors[next];
             if let Some(record) = cursor.ready.pop_front() {
-                take(&record, cursor, query, sink, &mut so_far)?;
+                deliver(&record, cursor, query, sink, &mut progress)?;
             }
         }
-        since_look = 0;
-        so_far.done = cursors.iter().map(|cursor| cursor.passed).sum();
+        since_proceed = 0;
+        progress.done = cursors.iter().map(|cursor| cursor.passed).sum();
         if cursors.iter().all(Cursor::is_over) {
             break;
         }
-        if !taken && cursors.iter().all(|c| c.caught_up || c.is_over()) {
+        if !delivered && cursors.iter().all(|c| c.caught_up || c.is_over()) {
             sink.idle().map_err(ReplayError::Sink)?;
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(FOLLOW_PAUSE);
         }
     }
     for cursor in &mut cursors {
         cursor.index.save();
     }
     sink.finish().map_err(ReplayError::Sink)?;
-    so_far.done = so_far.done.max(so_far.total);
-    proceed(&so_far);
-    Ok(so_far)
+    progress.done = progress.done.max(progress.total);
+    proceed(&progress);
+    Ok(progress)
 }
 
-/// Partitions that are opened, or waited for, side by side: on Kafka each takes some round trips.
-const AT_ONCE: usize = 16;
+/// How many partitions are opened or polled in parallel: on Kafka each takes some round trips.
+const MAX_PARALLEL: usize = 16;
 
 fn open_all(
     history: &History<'_>,
@@ -94,13 +94,13 @@ fn open_all(
 ) -> Result<Vec<Cursor>, LogError> {
     let partitions: Vec<u32> = partitions.collect();
     let mut cursors = Vec::with_capacity(partitions.len());
-    for some in partitions.chunks(AT_ONCE) {
+    for chunk in partitions.chunks(MAX_PARALLEL) {
         let opened: Vec<Result<Cursor, LogError>> = std::thread::scope(|scope| {
-            let opening: Vec<_> = some
+            let opening: Vec<_> = chunk
                 .iter()
                 .map(|partition| scope.spawn(|| Cursor::open(history, query, *partition)))
                 .collect();
-            opening.into_iter().map(joined).collect()
+            opening.into_iter().map(join).collect()
         });
         for cursor in opened {
             cursors.push(cursor?);
@@ -109,12 +109,12 @@ fn open_all(
     Ok(cursors)
 }
 
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, LogError>>) -> Result<T, LogError> {
+fn join<T>(thread: ScopedJoinHandle<'_, Result<T, LogError>>) -> Result<T, LogError> {
     let joined = thread.join();
     joined.unwrap_or_else(|panic| Err(LogError::panicked("a thread that reads", &*panic)))
 }
 
-/// Reads on where nothing is at hand: where more is known to come, all wait for it at once.
+/// Fills the cursors that have no record ready. Those that are known to have more are polled in parallel.
 fn fill_all(cursors: &mut [Cursor]) -> Result<(), LogError> {
     let (mut waiting, at_end): (Vec<&mut Cursor>, Vec<_>) = cursors
         .iter_mut()
@@ -126,21 +126,21 @@ fn fill_all(cursors: &mut [Cursor]) -> Result<(), LogError> {
     if let [one] = &mut *waiting {
         return one.fill();
     }
-    for some in waiting.chunks_mut(AT_ONCE) {
+    for chunk in waiting.chunks_mut(MAX_PARALLEL) {
         std::thread::scope(|scope| {
-            let filling: Vec<_> = some
+            let filling: Vec<_> = chunk
                 .iter_mut()
                 .map(|cursor| scope.spawn(|| cursor.fill()))
                 .collect();
-            // All of them are waited for, whatever the first says.
-            let filled: Vec<_> = filling.into_iter().map(joined).collect();
+            // Join all threads before the first error is returned.
+            let filled: Vec<_> = filling.into_iter().map(join).collect();
             filled.into_iter().collect::<Result<(), LogError>>()
         })?;
     }
     Ok(())
 }
 
-/// The cursor whose record is the oldest; `None`: one of them must be read first.
+/// The cursor with the oldest record; `None` if a cursor must be filled before that is known.
 fn next(cursors: &[Cursor]) -> Option<usize> {
     let mut oldest: Option<(Millis, usize)> = None;
     for (at, cursor) in cursors.iter().enumerate() {
@@ -156,15 +156,15 @@ fn next(cursors: &[Cursor]) -> Option<usize> {
     oldest.map(|(_, at)| at)
 }
 
-fn take(
+fn deliver(
     record: &Fetched,
     cursor: &mut Cursor,
     query: &Query,
     sink: &mut dyn Sink,
-    so_far: &mut Replayed,
+    progress: &mut Replayed,
 ) -> Result<(), ReplayError> {
-    let indexed = cursor.index.wants(record.offset);
-    if !indexed && query.filters() && !query.key_may_match(record) {
+    let indexed = cursor.index.lacks(record.offset);
+    if !indexed && query.has_filters() && !query.key_may_match(record) {
         return Ok(());
     }
     let decoded = record.record.value.as_deref().map(avro::decode_event);
@@ -177,43 +177,43 @@ fn take(
     }
     match decoded {
         Some(Ok((event, received_at))) => {
-            // The history has an event once, however often a processor had to see it.
+            // A redriven copy for one processor is not a second event.
             if query.matches(&event) && !redriven::is_addressed(&record.record) {
                 sink.event(record, &event, received_at)
                     .map_err(ReplayError::Sink)?;
-                so_far.events += 1;
-                // What was left out did not go in.
-                so_far.events -= sink.too_large() - so_far.too_large;
-                so_far.too_large = sink.too_large();
+                progress.events += 1;
+                // An event that the sink skipped does not count as written.
+                progress.events -= sink.too_large() - progress.too_large;
+                progress.too_large = sink.too_large();
             }
         }
         Some(Err(error)) => {
             let (partition, offset) = (record.partition, record.offset);
             tracing::warn!(partition, offset, %error, "a record of `events` cannot be read");
-            so_far.unreadable += 1;
+            progress.unreadable += 1;
         }
-        None => so_far.unreadable += 1,
+        None => progress.unreadable += 1,
     }
     Ok(())
 }
 
-/// One partition.
+/// The state of reading one partition.
 struct Cursor {
     reader: Box<dyn Reader>,
     partition: u32,
-    /// Stretches still to be read, the current one first.
+    /// The offset ranges still to be read, the current one first.
     ranges: VecDeque<(u64, u64)>,
-    /// The current one has been told to the reader.
+    /// Whether the current range was assigned to the reader.
     assigned: bool,
-    /// For ever, or up to this time.
     follow: bool,
     until: Option<Millis>,
-    /// Read, and not taken yet.
+    /// Records that were read, and not delivered yet.
     ready: VecDeque<Fetched>,
+    /// A buffer for polls.
     polled: Vec<Fetched>,
-    /// All that was readable has been read.
+    /// Whether the end of the partition was reached.
     caught_up: bool,
-    heard: Instant,
+    last_progress: Instant,
     length: u64,
     /// Offsets passed.
     passed: u64,
@@ -224,24 +224,24 @@ struct Cursor {
 impl Cursor {
     fn open(history: &History<'_>, query: &Query, partition: u32) -> Result<Self, LogError> {
         let topic = &*history.names.events;
-        let marks = history.log.offset_range(topic, partition)?;
+        let range = history.log.offset_range(topic, partition)?;
         let at = |time| history.log.offset_at(topic, partition, time);
-        let from = query.since.map_or(Ok(marks.start), at)?.max(marks.start);
+        let from = query.since.map_or(Ok(range.start), at)?.max(range.start);
         let now = SystemClock.now();
-        // A time to come bounds nothing that is there already.
+        // An `until` in the future does not exclude any existing record.
         let to = match query.until.filter(|until| *until <= now) {
             Some(until) => at(until)?,
-            None => marks.end,
+            None => range.end,
         };
         let follow = query.follow && query.until.is_none_or(|until| until > now);
         let mut reader = history.log.reader(topic)?;
         let mut index = Index::default();
         let mut ranges = VecDeque::new();
-        if query.filters() && from < to {
+        if query.has_filters() && from < to {
             index = Index::open(history, partition, &mut *reader)?;
-            index.stretches(&Wanted::of(query), (from, to), &mut ranges)?;
+            index.ranges(&Probes::of(query), (from, to), &mut ranges)?;
             let rest = from.max(index.end());
-            index.reads_from(rest);
+            index.scan_starts_at(rest);
             if rest < to || follow {
                 ranges.push_back((rest, to));
             }
@@ -261,7 +261,7 @@ impl Cursor {
             ready: VecDeque::new(),
             polled: Vec::new(),
             caught_up: false,
-            heard: Instant::now(),
+            last_progress: Instant::now(),
             length: to.saturating_sub(from),
             passed: 0,
             from,
@@ -273,7 +273,7 @@ impl Cursor {
         self.ranges.is_empty() && self.ready.is_empty()
     }
 
-    /// Reads on, if nothing is at hand.
+    /// Polls until a record is ready, the partition is done, or `follow` waits for new records.
     fn fill(&mut self) -> Result<(), LogError> {
         while self.ready.is_empty()
             && let Some((from, to)) = self.ranges.front().copied()
@@ -282,22 +282,26 @@ impl Cursor {
                 self.reader.assign_range(self.partition, from, to)?;
                 self.assigned = true;
                 self.caught_up = false;
-                self.heard = Instant::now();
+                self.last_progress = Instant::now();
             }
-            let wait = if self.caught_up { Duration::ZERO } else { WAIT };
+            let wait = if self.caught_up {
+                Duration::ZERO
+            } else {
+                POLL_WAIT
+            };
             self.reader.poll(wait, &mut self.polled)?;
-            let mut over = false;
+            let mut is_done = false;
             for record in self.polled.drain(..) {
                 if record.offset < from {
                     continue;
                 }
-                self.heard = Instant::now();
+                self.last_progress = Instant::now();
                 if record.offset + 1 >= to {
-                    over = true;
+                    is_done = true;
                 }
                 let late = self.follow && self.until.is_some_and(|u| record.timestamp >= u);
                 if late || record.offset >= to {
-                    over = true;
+                    is_done = true;
                     break;
                 }
                 self.passed = record.offset + 1 - self.from;
@@ -306,13 +310,13 @@ impl Cursor {
             let at_end = self.reader.at_end(self.partition);
             self.caught_up = at_end;
             if at_end {
-                self.heard = Instant::now();
+                self.last_progress = Instant::now();
                 let late = self
                     .until
-                    .is_some_and(|until| SystemClock.now().0 > until.0 + LATE_MS);
-                over |= !self.follow || to != u64::MAX || late;
+                    .is_some_and(|until| SystemClock.now().0 > until.0 + UNTIL_MARGIN_MS);
+                is_done |= !self.follow || to != u64::MAX || late;
             }
-            if over {
+            if is_done {
                 self.ranges.pop_front();
                 self.assigned = false;
                 let reached = to.min(self.from.saturating_add(self.length));
@@ -323,13 +327,13 @@ impl Cursor {
                 continue;
             }
             if at_end {
-                // It follows, and nothing is new.
+                // With `follow`, and nothing is new.
                 break;
             }
-            if self.heard.elapsed() > DEADLINE {
+            if self.last_progress.elapsed() > TIMEOUT {
                 return Err(LogError::Unavailable(Unavailable::NoRecord {
                     of: format!("`events`/{}", self.partition),
-                    within: DEADLINE,
+                    within: TIMEOUT,
                 }));
             }
         }

@@ -1,4 +1,4 @@
-//! An entity as it was at a moment: its events up to then, folded as the table `entities` folds them.
+//! The state of an entity at a point in time: its events up to then, merged in the same way as for the table `entities`.
 
 use std::collections::BTreeMap;
 
@@ -14,55 +14,55 @@ use crate::{
     log::Fetched,
 };
 
-/// An entity at a moment; the names are those of the table.
+/// An entity at a point in time. The fields are named like the columns of the table `entities`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct EntityState {
     /// The tenant that the entity belongs to.
     pub tenant: String,
-    /// Its type.
+    /// The entity's type.
     pub entity_type: String,
-    /// Its id.
+    /// The entity's id.
     pub external_id: String,
-    /// For people; the last one given.
+    /// The name for people, from the last event that has one.
     pub display_name: Option<String>,
-    /// The merge patch of its events' data.
+    /// A JSON object: the merge patches (RFC 7396) of its events' data.
     #[schemars(with = "serde_json::Value")]
     pub state: Box<RawValue>,
     /// The number of its events.
     pub version: i64,
-    /// CloudEvents `id` of the last event.
+    /// The CloudEvents `id` of the last event.
     pub last_event_id: String,
-    /// Its `time`.
+    /// The `time` of the last event, in RFC 3339.
     pub last_event_at: String,
-    /// `time` of the event that deleted it.
+    /// The `time` of the event that deleted it, in RFC 3339.
     pub deleted_at: Option<String>,
-    /// The moment that was asked for.
+    /// The requested point in time, in RFC 3339.
     pub as_of: String,
 }
 
-/// Why there is no answer.
+/// Why the state of an entity cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It had no events by then.
+    /// The entity had no events at that time.
     #[error("{entity} had no events by {as_of}")]
     Unknown {
         /// The entity.
         entity: String,
-        /// The moment.
+        /// The requested point in time, in RFC 3339.
         as_of: String,
     },
-    /// More than one tenant has such an entity.
+    /// No tenant was given, and more than one has such an entity.
     #[error("more than one tenant has {entity}: {}; name one", tenants.join(", "))]
     Ambiguous {
         /// The entity.
         entity: String,
-        /// Whose it could be.
+        /// The tenants that have it.
         tenants: Vec<String>,
     },
     /// The history cannot be read.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// It was stopped.
+    /// `proceed` returned false.
     #[error("stopped")]
     Stopped,
 }
@@ -88,13 +88,13 @@ impl Sink for Fold {
             deletes: Change::deletes(&event.kind, event.tombstone),
         };
         let entity = self.entities.entry(event.tenant.clone()).or_default();
-        // What is too large is a dead letter of the projection, which leaves it out of the table.
+        // The projection also skips an event that makes the state too large: it becomes a dead letter.
         let _too_large = entity.apply(&change, &mut self.scratch);
         Ok(())
     }
 }
 
-/// The entity as the events that were appended up to and including `at` make it. `proceed`: as in [`replay`].
+/// The state of an entity after all events that were appended up to and including `at`. `proceed` is called as in [`replay`].
 pub fn as_of(
     history: &History<'_>,
     tenant: Option<&Tenant>,

@@ -1,4 +1,4 @@
-//! Events into a topic: CloudEvents in structured mode under the key that they have on `events`, so that each entity keeps its order.
+//! Replay into a topic: CloudEvents in structured mode, with the same keys as on `events`, so that each entity's order is kept.
 
 use std::{
     collections::VecDeque,
@@ -11,36 +11,37 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::{Sink, SinkError};
 use crate::{
     base::clock::Millis,
-    envelope::{Event, Place, kafka::TENANT_HEADER, write_line},
+    envelope::{Event, RecordPosition, kafka::TENANT_HEADER, write_line},
     log::{
         Acknowledged, Append, Fetched, Log, LogError, Record, Unavailable, record_size,
         topics::Names,
     },
 };
 
-/// What gathers before it is appended.
-const PIECE: usize = 500;
-const PIECE_BYTES: usize = 1 << 20;
-/// Appends that may wait for their confirmation.
-const UNDER_WAY: usize = 4;
-/// How long one may take.
-const CONFIRM: Duration = Duration::from_secs(35);
+/// A batch is appended at this many records…
+const BATCH_RECORDS: usize = 500;
+/// … or at this many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+/// The most appends that wait for confirmation.
+const MAX_IN_FLIGHT: usize = 4;
+/// The time limit for a confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// Appends events to a topic that is none of the system's.
+/// A sink that appends events to a topic of the user.
 pub struct IntoTopic<'a> {
     log: &'a dyn Log,
     from: Arc<str>,
     topic: Arc<str>,
-    piece: Vec<Append>,
+    batch: Vec<Append>,
     bytes: usize,
-    under_way: VecDeque<Acknowledged>,
-    /// What the topic takes; `None`: to be asked.
+    in_flight: VecDeque<Acknowledged>,
+    /// The topic's limit on the size of a record; `None`: to be requested from the log.
     limit: Option<usize>,
     too_large: u64,
 }
 
 impl<'a> IntoTopic<'a> {
-    /// The topic must be there. The system's own are refused: they would fill themselves.
+    /// A sink for a topic, which must exist. OmniLink's own topics are refused: the replayed events would be processed again.
     pub fn new(log: &'a dyn Log, names: &Names, topic: &str) -> Result<Self, LogError> {
         if names.is_own(topic) {
             return Err(LogError::OwnTopic {
@@ -48,48 +49,48 @@ impl<'a> IntoTopic<'a> {
                 prefix: names.prefix.to_string(),
             });
         }
-        // A broker may make topics that are written to.
+        // Fails if the topic does not exist. Without this check a broker may create it on the first write.
         log.partitions(topic)?;
         Ok(Self {
             log,
             from: Arc::clone(&names.events),
             topic: topic.into(),
-            piece: Vec::new(),
+            batch: Vec::new(),
             bytes: 0,
-            under_way: VecDeque::new(),
+            in_flight: VecDeque::new(),
             limit: None,
             too_large: 0,
         })
     }
 
     fn send(&mut self) -> Result<(), SinkError> {
-        if !self.piece.is_empty() {
-            let piece = std::mem::take(&mut self.piece);
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
             self.bytes = 0;
             self.limit = None;
-            self.under_way.push_back(self.log.append(piece, None));
+            self.in_flight.push_back(self.log.append(batch, None));
         }
-        self.wait_for(UNDER_WAY)
+        self.wait_until_in_flight(MAX_IN_FLIGHT)
     }
 
-    /// Until no more than `left` are under way.
-    fn wait_for(&mut self, left: usize) -> Result<(), SinkError> {
+    /// Waits until at most `max` appends are in flight.
+    fn wait_until_in_flight(&mut self, max: usize) -> Result<(), SinkError> {
         let began = Instant::now();
-        while self.under_way.len() > left
-            && let Some(first) = self.under_way.front_mut()
+        while self.in_flight.len() > max
+            && let Some(first) = self.in_flight.front_mut()
         {
             match first.try_recv() {
                 Ok(done) => {
                     done?;
-                    self.under_way.pop_front();
+                    self.in_flight.pop_front();
                 }
                 Err(TryRecvError::Closed) => {
                     return Err(LogError::from(Unavailable::Closing).into());
                 }
-                Err(TryRecvError::Empty) if began.elapsed() > CONFIRM => {
+                Err(TryRecvError::Empty) if began.elapsed() > CONFIRM_TIMEOUT => {
                     let late = Unavailable::NotConfirmed {
                         what: "what is replayed",
-                        within: CONFIRM,
+                        within: CONFIRM_TIMEOUT,
                         advice: None,
                     };
                     return Err(LogError::from(late).into());
@@ -108,13 +109,13 @@ impl Sink for IntoTopic<'_> {
         event: &Event<'_>,
         _received_at: Millis,
     ) -> Result<(), SinkError> {
-        let place = Place {
+        let position = RecordPosition {
             topic: &self.from,
             partition: record.partition,
             offset: record.offset,
         };
         let mut value = Vec::with_capacity(1024);
-        write_line(event, Some(place), &mut value);
+        write_line(event, Some(position), &mut value);
         let header = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned().into()));
         let record = Record {
             key: record.record.key.clone(),
@@ -133,18 +134,18 @@ impl Sink for IntoTopic<'_> {
             .get_or_insert_with(|| self.log.record_limit(&self.topic));
         if size > limit {
             tracing::warn!(
-                partition = place.partition, offset = place.offset, size, limit, topic = %self.topic,
-                "an event is larger than the topic takes; it is left out"
+                partition = position.partition, offset = position.offset, size, limit, topic = %self.topic,
+                "an event exceeds the topic's size limit and is skipped"
             );
             self.too_large += 1;
             return Ok(());
         }
         self.bytes += size;
-        self.piece.push(Append {
+        self.batch.push(Append {
             topic: Arc::clone(&self.topic),
             record,
         });
-        if self.piece.len() >= PIECE || self.bytes >= PIECE_BYTES {
+        if self.batch.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES {
             self.send()?;
         }
         Ok(())
@@ -160,6 +161,6 @@ impl Sink for IntoTopic<'_> {
 
     fn finish(&mut self) -> Result<(), SinkError> {
         self.send()?;
-        self.wait_for(0)
+        self.wait_until_in_flight(0)
     }
 }

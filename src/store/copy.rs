@@ -1,7 +1,7 @@
-//! Rows in the form of `COPY … (FORMAT binary)`, written by hand: no allocation a row.
+//! An encoder for `COPY … (FORMAT binary)` that allocates nothing per row.
 //!
-//! Layout (Postgres manual, "COPY", binary format): a header, per row a field count and per field a length and bytes, a
-//! trailer. Text is UTF-8, `jsonb` a version byte and JSON text, `timestamptz` microseconds since 2000-01-01.
+//! Layout (Postgres manual, "COPY", binary format): a header; for each row a field count, and for each field a length and bytes; a
+//! trailer. Text is UTF-8, `jsonb` is a version byte and JSON text, `timestamptz` is microseconds since 2000-01-01.
 
 use std::borrow::Cow;
 
@@ -10,11 +10,10 @@ use memchr::{memchr, memmem};
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// 2000-01-01T00:00:00Z in microseconds since 1970.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
-/// `\ufffd`, the replacement character, as an escape and as itself.
 const ESCAPED_NUL: &[u8] = br"\u0000";
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// Rows for one `COPY`.
+/// A buffer of encoded rows for one `COPY`.
 #[derive(Debug, Default)]
 pub struct CopyRows {
     bytes: Vec<u8>,
@@ -22,7 +21,7 @@ pub struct CopyRows {
 }
 
 impl CopyRows {
-    /// Starts a row of so many fields; as many calls of the others must follow.
+    /// Starts a row with this many fields. Exactly as many field calls must follow.
     pub fn row(&mut self, fields: i16) {
         if self.bytes.is_empty() {
             self.bytes.extend_from_slice(HEADER);
@@ -31,12 +30,12 @@ impl CopyRows {
         self.rows += 1;
     }
 
-    /// SQL's NULL.
+    /// Writes NULL.
     pub fn null(&mut self) {
         self.bytes.extend_from_slice(&(-1_i32).to_be_bytes());
     }
 
-    /// `text`; U+0000, which Postgres cannot hold, becomes U+FFFD.
+    /// Writes `text`. U+0000, which Postgres cannot store, becomes U+FFFD.
     pub fn text(&mut self, value: &str) {
         if memchr(0, value.as_bytes()).is_none() {
             self.field(value.as_bytes());
@@ -45,7 +44,7 @@ impl CopyRows {
         }
     }
 
-    /// `text` or NULL.
+    /// Writes `text`, or NULL.
     pub fn optional_text(&mut self, value: Option<&str>) {
         match value {
             Some(value) => self.text(value),
@@ -53,65 +52,66 @@ impl CopyRows {
         }
     }
 
-    /// `jsonb`, from valid JSON text that has gone through [`storable_json`].
+    /// Writes `jsonb`, from valid JSON text that has gone through [`storable_json`].
     pub fn jsonb(&mut self, value: &[u8]) {
         self.length(value.len() + 1);
         self.bytes.push(1);
         self.bytes.extend_from_slice(value);
     }
 
-    /// `bytea`.
+    /// Writes `bytea`.
     pub fn bytes(&mut self, value: &[u8]) {
         self.field(value);
     }
 
-    /// `integer`.
+    /// Writes `integer`.
     pub fn integer(&mut self, value: i32) {
         self.field(&value.to_be_bytes());
     }
 
-    /// `bigint`.
+    /// Writes `bigint`.
     pub fn bigint(&mut self, value: i64) {
         self.field(&value.to_be_bytes());
     }
 
-    /// `timestamptz`, from microseconds since 1970.
+    /// Writes `timestamptz`, from microseconds since 1970.
     pub fn timestamp(&mut self, micros: i64) {
         self.bigint(micros.saturating_sub(POSTGRES_EPOCH));
     }
 
-    /// Fields written without [`CopyRows::row`]: each its length and its bytes.
+    /// The encoded bytes of fields that were written without [`CopyRows::row`]: for each its length and its bytes.
     pub(crate) fn fields(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// How many bytes they take.
+    /// The encoded size in bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// How many bytes of memory they hold.
+    /// The allocated size in bytes.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// Forgets all rows, keeps the memory.
+    /// Removes all rows and keeps the allocation.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.rows = 0;
     }
 
-    /// Runs the `COPY`. The statement names table and columns and ends in `FROM STDIN (FORMAT binary)`.
+    /// Runs the `COPY` and returns the number of rows that the server took. The statement names table and columns and ends in
+    /// `FROM STDIN (FORMAT binary)`.
     pub async fn send(
         &self,
         connection: &mut sqlx::PgConnection,
@@ -126,7 +126,7 @@ impl CopyRows {
         }
         .await
         {
-            // The server's reason says more than a broken pipe.
+            // The server's error is more useful than the broken pipe that it causes.
             return Err(copy.finish().await.err().unwrap_or(e));
         }
         copy.finish().await
@@ -137,13 +137,13 @@ impl CopyRows {
         self.bytes.extend_from_slice(value);
     }
 
-    /// Fields are bounded by the size of a record, far below 2 GiB.
+    /// Fields are bounded by the size of a record, far below 2 GiB, so the cast never truncates.
     fn length(&mut self, len: usize) {
         self.bytes.extend_from_slice(&(len as i32).to_be_bytes());
     }
 }
 
-/// Text as Postgres can hold it: U+0000 becomes U+FFFD.
+/// Text that Postgres can store: U+0000 becomes U+FFFD.
 pub fn storable_text(text: &str) -> Cow<'_, str> {
     match memchr(0, text.as_bytes()) {
         None => Cow::Borrowed(text),
@@ -151,7 +151,7 @@ pub fn storable_text(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Valid JSON text as `jsonb` can hold it: the escape `\u0000` becomes `\ufffd`.
+/// JSON text that `jsonb` can store: the escape `\u0000` becomes `\ufffd`. The input must be valid JSON.
 pub fn storable_json(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut hits = memmem::find_iter(bytes, ESCAPED_NUL).peekable();
@@ -161,7 +161,7 @@ pub fn storable_json(json: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(json.len());
     let mut from = 0;
     for at in hits {
-        // After an odd number of backslashes ours is itself escaped, and `u0000` is plain text.
+        // After an odd number of backslashes this backslash is itself escaped, and `u0000` is plain text.
         let before = bytes[..at]
             .iter()
             .rev()
@@ -177,7 +177,7 @@ pub fn storable_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The JSON text of a `jsonb` value in binary form.
+/// The JSON text of a `jsonb` value in binary format; `None` for an unknown version.
 pub fn jsonb_text(binary: &[u8]) -> Option<&[u8]> {
     match binary.split_first() {
         Some((1, text)) => Some(text),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_in_bytes() {
+    fn rows_are_encoded_in_the_binary_copy_format() {
         let mut rows = CopyRows::default();
         rows.row(3);
         rows.text("hé");

@@ -1,13 +1,13 @@
-//! What can go wrong with Postgres, and what to do about it.
+//! Errors of Postgres, and how the caller handles them.
 
-/// What the caller does about an error.
+/// How the caller handles an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// Do the same again after a pause: the server is away, busy or restarting, or another transaction was in the way.
+    /// Retry after a pause: the server is down, busy or restarting, or the transaction conflicted with another.
     Retriable,
-    /// A row is not acceptable, and will not be the next time.
+    /// The row is invalid, and a retry would fail in the same way.
     Rejected,
-    /// Someone must do something: a wrong password, a missing right, a missing table.
+    /// An operator must act: a wrong password, a missing privilege, a missing table.
     Fatal,
 }
 
@@ -15,55 +15,55 @@ pub enum Class {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// `postgres.url` is not one.
+    /// `postgres.url` is malformed.
     #[error("postgres.url: {0}")]
     Url(String),
-    /// The server's answer, or the lack of one.
+    /// The server returned an error, or the connection failed.
     #[error("{}", describe(.0))]
     Sql(#[from] sqlx::Error),
-    /// No answer in time.
+    /// The server did not answer in time; the text says what was attempted.
     #[error("Postgres did not answer in time while {0}")]
-    Deadline(&'static str),
-    /// The rights of the login do not suffice for the migrations.
+    Timeout(&'static str),
+    /// The login lacks privileges that the migrations need.
     #[error(
         "the login `{login}` of postgres.url cannot migrate: {cause}. Give it CREATEROLE and CREATE on the database, or run once as \
              a superuser: CREATE ROLE omnilink_service NOLOGIN; CREATE ROLE omnilink_reader NOLOGIN; \
              GRANT omnilink_service TO \"{login}\"; CREATE SCHEMA omnilink AUTHORIZATION omnilink_service"
     )]
-    Rights {
-        /// Who we are.
+    Privileges {
+        /// The login of `postgres.url`.
         login: String,
-        /// The server's words.
+        /// The server's error.
         cause: String,
     },
-    /// A migration that was run here differs from the one in this binary.
+    /// A migration that this database has already run differs from the one in this binary.
     #[error(
-        "migration `{0}` was run here with other contents: this database was made by an unreleased version"
+        "migration `{0}` was run on this database with different contents: an unreleased version created the database"
     )]
     Changed(&'static str),
-    /// Migrations are missing, and this start may not run them.
+    /// Migrations are missing, and this process may not run them.
     #[error("the database lacks migrations ({}): `omnilink migrate` runs them", .0.join(", "))]
     Behind(Vec<&'static str>),
-    /// The server is too old.
+    /// The server is older than Postgres 14.
     #[error("Postgres {0} is too old: 14 or later is needed")]
     TooOld(String),
 }
 
 impl StoreError {
-    /// What to do about it.
+    /// How the caller handles it.
     pub fn class(&self) -> Class {
         match self {
             Self::Sql(e) => class_of(e),
-            Self::Deadline(_) => Class::Retriable,
+            Self::Timeout(_) => Class::Retriable,
             Self::Url(_)
-            | Self::Rights { .. }
+            | Self::Privileges { .. }
             | Self::Changed(_)
             | Self::Behind(_)
             | Self::TooOld(_) => Class::Fatal,
         }
     }
 
-    /// The SQLSTATE, when the server gave one.
+    /// The SQLSTATE, if the server returned one.
     pub fn sqlstate(&self) -> Option<String> {
         match self {
             Self::Sql(sqlx::Error::Database(e)) => e.code().map(std::borrow::Cow::into_owned),
@@ -76,28 +76,29 @@ fn class_of(error: &sqlx::Error) -> Class {
     let sqlx::Error::Database(e) = error else {
         return match error {
             sqlx::Error::Configuration(_) | sqlx::Error::InvalidArgument(_) => Class::Fatal,
-            // Lost connections show as I/O, TLS, protocol or pool errors.
+            // A lost connection shows up as an I/O, TLS, protocol or pool error.
             _ => Class::Retriable,
         };
     };
     let code = e.code().unwrap_or_default();
     match code.as_ref() {
-        // Statement time-out, read-only after a failover, lock time-out.
+        // Statement timeout, read-only after a failover, lock timeout.
         "57014" | "25006" | "55P03" => Class::Retriable,
-        // Wrong password, no such database, no such right.
+        // The database was dropped.
         "57P04" => Class::Fatal,
         code => match code.get(..2).unwrap_or_default() {
             // Connection, transaction rollback, resources, operator intervention, system, internal
-            // ("tuple concurrently updated").
+            // ("tuple concurrently updated"), transaction state.
             "08" | "40" | "53" | "57" | "58" | "XX" | "25" => Class::Retriable,
             // Data, integrity, program limits.
             "22" | "23" | "54" => Class::Rejected,
+            // Authentication, privileges, missing objects, syntax.
             _ => Class::Fatal,
         },
     }
 }
 
-/// The server's message with its SQLSTATE and detail, or the client's.
+/// The server's message with detail and SQLSTATE, or the client's message.
 fn describe(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(e) => {

@@ -1,20 +1,20 @@
-//! Who may read: the table `reader_grants`, a projection of the topic `controls`.
+//! Read access of logins to tenants: the table `reader_grants`, a projection of the topic `controls`.
 
 use super::{Store, StoreError};
 
 /// A login that may read a tenant.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Grant {
-    /// The login's role.
+    /// The role of the login.
     pub role: String,
-    /// The tenant.
+    /// The tenant whose rows it may read.
     pub tenant: String,
 }
 
-/// Makes the table say just this. For the reader of `controls`, which knows all grants.
+/// Replaces the contents of the table by the given grants, which must be all of them.
 ///
-/// One statement, so that a process that is stopped in its midst holds no lock. Several at once may meet in a deadlock, which
-/// is retriable, and the last one counts.
+/// It is one statement, so a process that is stopped in the middle holds no lock. Concurrent calls may deadlock, which is retriable;
+/// the last one to commit wins.
 pub async fn replace(store: &Store, grants: &[Grant]) -> Result<(), StoreError> {
     let roles: Vec<&str> = grants.iter().map(|g| g.role.as_str()).collect();
     let tenants: Vec<&str> = grants.iter().map(|g| g.tenant.as_str()).collect();
@@ -31,7 +31,7 @@ pub async fn replace(store: &Store, grants: &[Grant]) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// All grants, by role and tenant.
+/// All grants, ordered by role and tenant.
 pub async fn list(store: &Store) -> Result<Vec<Grant>, StoreError> {
     let rows = sqlx::query_as::<_, (String, String)>(
         "SELECT role, tenant FROM omnilink.reader_grants ORDER BY role, tenant",

@@ -1,4 +1,4 @@
-//! The schema, brought up to date: SQL files in order, each once, under one advisory lock.
+//! Schema migrations: SQL files, run in order, each once, under an advisory lock.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::{Session, Store, StoreError, months};
 
-/// A file of `migrations/`, embedded.
+/// A file of `migrations/`, embedded in the binary.
 struct Migration {
     version: i32,
     name: &'static str,
@@ -23,27 +23,27 @@ macro_rules! migration {
     };
 }
 
-/// The first makes the roles, as the login; the others run as the owner.
+/// The first creates the roles and runs as the login; the others run as the owner of the tables.
 const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_roles"),
     migration!(2, "0002_events_and_entities"),
     migration!(3, "0003_topic_ids"),
 ];
 
-/// `omnilink` in ASCII: one migration of a database at a time.
+/// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.
 const LOCK: i64 = 0x6f6d_6e69_6c69_6e6b;
 
-/// What a migration did.
+/// What [`Store::migrate`] did.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Migrated {
-    /// The names of those that were run now, in order.
+    /// The names of the migrations that were run, in order.
     pub ran: Vec<&'static str>,
-    /// The partitions of `events` that were made now.
+    /// The names of the partitions of `events` that were created.
     pub partitions: Vec<String>,
 }
 
 pub(super) async fn run(store: &Store) -> Result<Migrated, StoreError> {
-    // Roles belong to the whole server and our lock to one database: two databases migrated at once may still meet.
+    // Roles belong to the whole server, but the lock to one database: concurrent migrations of two databases may still conflict.
     let mut attempt = 0;
     loop {
         match run_once(store).await {
@@ -59,20 +59,20 @@ pub(super) async fn run(store: &Store) -> Result<Migrated, StoreError> {
 async fn run_once(store: &Store) -> Result<Migrated, StoreError> {
     let mut connection = store.connect(Session::Login).await?;
     let connection = &mut connection;
-    let (version, shown) = sqlx::query_as::<_, (i32, String)>(
+    let (number, version) = sqlx::query_as::<_, (i32, String)>(
         "SELECT current_setting('server_version_num')::int, current_setting('server_version')",
     )
     .fetch_one(&mut *connection)
     .await?;
-    if version < 140_000 {
-        return Err(StoreError::TooOld(shown));
+    if number < 140_000 {
+        return Err(StoreError::TooOld(version));
     }
     sqlx::raw_sql("SET lock_timeout = '60s'; SET client_min_messages = warning")
         .execute(&mut *connection)
         .await?;
     let mut done = Migrated::default();
     for migration in MIGRATIONS {
-        // Each in a transaction of its own; the lock is taken anew, so the question is asked under it.
+        // Each migration has its own transaction, which takes the lock before it checks whether the migration was applied.
         let mut transaction = connection.begin().await?;
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
             .bind(LOCK)
@@ -117,11 +117,11 @@ pub(super) async fn pending(store: &Store) -> Result<Vec<&'static str>, StoreErr
 }
 
 async fn applied(connection: &mut PgConnection, migration: &Migration) -> Result<bool, StoreError> {
-    let there =
+    let exists =
         sqlx::query_scalar::<_, bool>("SELECT to_regclass('omnilink.migrations') IS NOT NULL")
             .fetch_one(&mut *connection)
             .await?;
-    if !there {
+    if !exists {
         return Ok(false);
     }
     let row = sqlx::query("SELECT checksum FROM omnilink.migrations WHERE version = $1")
@@ -155,16 +155,16 @@ async fn record(connection: &mut PgConnection, migration: &Migration) -> Result<
 fn checksum(sql: &str) -> String {
     use sha2::{Digest, Sha256};
     use std::fmt::Write;
-    // Line ends may differ by checkout.
+    // Line endings may differ between checkouts.
     let digest = Sha256::digest(sql.replace('\r', ""));
     digest.iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex
     })
 }
 
-/// Says what to do when the login lacks a right.
+/// Replaces a "permission denied" error by one that says which privileges the login needs.
 async fn explain(connection: &mut PgConnection, error: StoreError) -> StoreError {
     if error.sqlstate().as_deref() != Some("42501") {
         return error;
@@ -173,7 +173,7 @@ async fn explain(connection: &mut PgConnection, error: StoreError) -> StoreError
         .fetch_one(connection)
         .await
         .unwrap_or_default();
-    StoreError::Rights {
+    StoreError::Privileges {
         login,
         cause: error.to_string(),
     }

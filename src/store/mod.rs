@@ -1,6 +1,4 @@
-//! Postgres: connections, migrations, the embedded server, and the binary COPY form.
-//!
-//! Nothing here knows what a projection is; `projections/` does.
+//! Postgres: connections, migrations, monthly partitions, reader grants, and the binary `COPY` format.
 
 mod copy;
 mod error;
@@ -23,45 +21,46 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-/// The role that owns all tables; connections act as it.
+/// The role that owns all tables. Connections act as this role.
 pub const SERVICE_ROLE: &str = "omnilink_service";
 /// The role that is granted to readers' logins.
 pub const READER_ROLE: &str = "omnilink_reader";
 
-/// Connections that answer requests: few, for each costs the server a process.
-const POOL: u32 = 4;
-/// How long anyone waits for a connection.
-const ACQUIRE: Duration = Duration::from_secs(5);
+/// The size of the shared pool: small, because each connection costs the server a process.
+const POOL_SIZE: u32 = 4;
+/// The time limit for getting a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Postgres, as OmniLink's own login. Cheap to clone; connects when first used.
+/// A Postgres server, accessed with OmniLink's own login. Cheap to clone; connects on first use.
 #[derive(Clone, Debug)]
 pub struct Store {
     options: PgConnectOptions,
-    /// Made in the runtime that first asks.
+    /// Created on first use, and bound to the runtime of that call.
     pool: Arc<OnceLock<PgPool>>,
 }
 
-/// How one connection of its own behaves: what is set when it is made.
+/// The role and settings of a dedicated connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Session {
-    /// As the login itself, with the server's own settings: for migrations.
+    /// The login itself, with the server's own settings: for migrations.
     Login,
-    /// As the owner of the tables; statements end after 30 s.
+    /// The owner of the tables; statements time out after 30 s.
     Service,
-    /// As [`Session::Service`], for a projection: commits without waiting for the disk, since rows and position vanish
-    /// together, and a transaction that stands still for 5 s is ended, since a stopped process must not hold up the next owner.
+    /// The owner of the tables, for a projection. Commits do not wait for the disk (`synchronous_commit = off`): after a crash of the
+    /// server rows and offsets are lost together, and are projected again. A transaction that is idle for 5 s is ended, so that a
+    /// stopped process cannot block the next owner of the partition.
     Projection,
-    /// As [`Session::Service`], without a limit on statements: for a rebuild and for moving rows.
+    /// The owner of the tables, without a statement timeout: for a rebuild and for moving rows.
     Maintenance,
 }
 
 impl Session {
     fn setup(self) -> &'static str {
-        // One round trip. Planner settings: statements join a list of keys with a table by its primary key, and must
-        // go on doing so when the statistics of a young table say that reading all of it is cheaper.
+        // All settings in one round trip. The planner settings of a projection: its statements join a list of keys with a table by
+        // the primary key, and must do so even if the statistics of a small table suggest that a sequential scan is cheaper.
         match self {
             Self::Login => "",
-            // Before the migrations there is no role to act as.
+            // The role does not exist before the first migration.
             Self::Service => {
                 "SELECT set_config('role', rolname, false) FROM pg_roles WHERE rolname = 'omnilink_service'; \
                  SET statement_timeout = '30s'"
@@ -79,7 +78,7 @@ impl Session {
 }
 
 impl Store {
-    /// For a URL such as `postgres://user:password@host:5432/omnilink`. Does not connect.
+    /// A store for a URL such as `postgres://user:password@host:5432/omnilink`. Does not connect.
     pub fn new(url: &str) -> Result<Self, StoreError> {
         if !["postgres://", "postgresql://"]
             .iter()
@@ -89,11 +88,11 @@ impl Store {
         }
         let options =
             PgConnectOptions::from_str(url).map_err(|e| StoreError::Url(e.to_string()))?;
-        Ok(Self::with(options))
+        Ok(Self::with_options(options))
     }
 
-    /// For given options. Does not connect.
-    pub fn with(options: PgConnectOptions) -> Self {
+    /// A store for the given connection options. Does not connect.
+    pub fn with_options(options: PgConnectOptions) -> Self {
         let options =
             sqlx::ConnectOptions::disable_statement_logging(options.application_name("omnilink"));
         Self {
@@ -102,12 +101,12 @@ impl Store {
         }
     }
 
-    /// The shared connections, as the owner of the tables. To be called within the runtime.
+    /// The shared connection pool, acting as the owner of the tables. Must be called within a Tokio runtime.
     pub fn pool(&self) -> &PgPool {
         self.pool.get_or_init(|| {
             PgPoolOptions::new()
-                .max_connections(POOL)
-                .acquire_timeout(ACQUIRE)
+                .max_connections(POOL_SIZE)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
                 .idle_timeout(Duration::from_mins(1))
                 .after_connect(|connection, _| {
                     Box::pin(async move {
@@ -121,10 +120,10 @@ impl Store {
         })
     }
 
-    /// A connection of one's own.
+    /// Opens a dedicated connection. Times out after 5 s.
     pub async fn connect(&self, session: Session) -> Result<PgConnection, StoreError> {
         let name = match session {
-            Session::Projection => PROJECTION_NAME,
+            Session::Projection => PROJECTION_APPLICATION,
             _ => "omnilink",
         };
         let options = self.options.clone().application_name(name);
@@ -132,7 +131,7 @@ impl Store {
             let mut connection = PgConnection::connect_with(&options).await?;
             if options.get_socket().is_none() {
                 let port = options.get_port();
-                // It reads a folder of /proc.
+                // On a blocking thread, because it reads /proc.
                 let _ = tokio::task::spawn_blocking(move || nodelay::set(port)).await;
             }
             if !session.setup().is_empty() {
@@ -142,25 +141,25 @@ impl Store {
             }
             Ok(connection)
         };
-        tokio::time::timeout(ACQUIRE, connecting)
+        tokio::time::timeout(ACQUIRE_TIMEOUT, connecting)
             .await
-            .map_err(|_| StoreError::Deadline("connecting"))?
+            .map_err(|_| StoreError::Timeout("connecting"))?
     }
 
-    /// Brings the schema up to date, and makes the partitions of this month and the next.
+    /// Runs the missing migrations, and creates the partitions of this month and the next.
     pub async fn migrate(&self) -> Result<Migrated, StoreError> {
         migrate::run(self).await
     }
 
-    /// The migrations that are still to be run; for a start that may not run them.
+    /// The names of the migrations that have not been run.
     pub async fn pending(&self) -> Result<Vec<&'static str>, StoreError> {
         migrate::pending(self).await
     }
 
-    /// Whether Postgres answers now; for readiness.
+    /// Checks that Postgres answers within 2 s.
     pub async fn health(&self) -> Result<(), StoreError> {
-        let asking = async {
-            // A pool without a connection would try until its deadline, and then not say why it had none.
+        let check = async {
+            // A pool without a connection would retry until its timeout, and then not report why it cannot connect.
             if let Some(mut connection) = self.pool().try_acquire() {
                 sqlx::raw_sql("SELECT 1").execute(&mut *connection).await?;
             } else {
@@ -168,19 +167,19 @@ impl Store {
             }
             Ok(())
         };
-        tokio::time::timeout(Duration::from_secs(2), asking)
+        tokio::time::timeout(Duration::from_secs(2), check)
             .await
-            .map_err(|_| StoreError::Deadline("asking for an answer"))?
+            .map_err(|_| StoreError::Timeout("checking that it is up"))?
     }
 
-    /// Closes the shared connections.
+    /// Closes the shared pool. Waits at most 2 s.
     pub async fn close(&self) {
-        // A connection that hangs is not waited for.
+        // Do not wait for a connection that hangs.
         if let Some(pool) = self.pool.get() {
             let _ = tokio::time::timeout(Duration::from_secs(2), pool.close()).await;
         }
     }
 }
 
-/// The `application_name` of a projection's connections: by it, the next owner knows whom it may end.
-pub(crate) const PROJECTION_NAME: &str = "omnilink projection";
+/// The `application_name` of a projection's connections: it marks the sessions that the next owner of a partition may terminate.
+pub(crate) const PROJECTION_APPLICATION: &str = "omnilink projection";

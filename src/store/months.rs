@@ -1,7 +1,7 @@
-//! Tables partitioned by month: which partitions there are, and making those that are missing.
+//! Tables partitioned by month: lists the existing partitions and creates the missing ones.
 //!
-//! A row never pays for this: it falls into the default partition when its month is missing, and is moved out of there
-//! when the month is made.
+//! A row never waits for a partition. If its month is missing, it goes to the default partition, and is moved when the month's
+//! partition is created.
 
 use std::collections::BTreeSet;
 
@@ -10,42 +10,44 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::StoreError;
 use crate::base::clock::{Clock, Millis};
 
-/// One at a time makes partitions, in all of a database.
+/// The key of the advisory lock that serializes the creation of partitions in a database: `omnimont` in ASCII.
 const LOCK: i64 = 0x6f6d_6e69_6d6f_6e74;
-/// Months that are made at all: earlier or much later ones come from broken clocks and stay in the default partition.
+/// The first month that gets a partition. Earlier rows come from wrong clocks and stay in the default partition.
 const FIRST: Month = Month(2000 * 12);
-const AHEAD: i32 = 1;
+/// How many months after the current one get a partition. Later rows come from wrong clocks.
+const MONTHS_AHEAD: i32 = 1;
 
-/// The tables that are partitioned by month, all in the schema `omnilink`.
+/// A table in the schema `omnilink` that is partitioned by month.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ByMonth {
-    /// The table.
+pub struct MonthlyTable {
+    /// The table's name, without the schema.
     pub table: &'static str,
-    /// The column that decides.
+    /// The `timestamptz` column that determines the month.
     pub column: &'static str,
-    /// Partitions carry a check of their bounds, named [`CHECK`]: with it they can be attached elsewhere unread.
+    /// Whether partitions have a check constraint on their bounds, named [`CHECK`]. With it Postgres attaches them to another
+    /// table without scanning the rows.
     pub checked: bool,
 }
 
-/// The name of the check of a partition's bounds.
+/// The name of the check constraint on a partition's bounds.
 pub(crate) const CHECK: &str = "within_month";
 
-/// `events`.
-pub const EVENTS: ByMonth = ByMonth {
+/// The table `events`.
+pub const EVENTS: MonthlyTable = MonthlyTable {
     table: "events",
     column: "received_at",
     checked: false,
 };
 
-/// A calendar month in UTC: year × 12 + month from 0.
+/// A calendar month in UTC, stored as year × 12 + month (from 0).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Month(i32);
 
 impl Month {
-    /// The month of a moment.
+    /// The month that contains a time.
     pub fn of(at: Millis) -> Self {
         let days = at.0.div_euclid(86_400_000);
-        // Days to a civil date: Howard Hinnant's `civil_from_days`, shifted so that years begin in March.
+        // Howard Hinnant's `civil_from_days`: days since the epoch to a civil date, with years that begin in March.
         let z = days + 719_468;
         let era = z.div_euclid(146_097);
         let day_of_era = z.rem_euclid(146_097);
@@ -58,13 +60,13 @@ impl Month {
         Self((year * 12 + month) as i32)
     }
 
-    /// The month after.
+    /// The following month.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// Its first moment.
+    /// The first millisecond of the month.
     pub fn start(self) -> Millis {
         let (year, month) = (
             i64::from(self.0.div_euclid(12)),
@@ -82,12 +84,12 @@ impl Month {
         Millis((era * 146_097 + day_of_era - 719_468) * 86_400_000)
     }
 
-    /// Whether a partition is made for it when `now` is the time.
-    pub fn sensible(self, now: Millis) -> bool {
-        self >= FIRST && self.0 <= Self::of(now).0 + AHEAD
+    /// Whether the month gets a partition, at the time `now`.
+    pub fn gets_partition(self, now: Millis) -> bool {
+        self >= FIRST && self.0 <= Self::of(now).0 + MONTHS_AHEAD
     }
 
-    /// `2025_01`.
+    /// The suffix of the partition's name, such as `2025_01`.
     fn suffix(self) -> String {
         format!(
             "{:04}_{:02}",
@@ -102,7 +104,7 @@ impl Month {
         Some(Self(year.parse::<i32>().ok()? * 12 + month - 1))
     }
 
-    /// Its first moment as SQL text.
+    /// The start of the month as an SQL literal.
     fn bound(self) -> String {
         format!(
             "{:04}-{:02}-01 00:00:00+00",
@@ -111,7 +113,7 @@ impl Month {
         )
     }
 
-    /// A condition that holds for the rows of this month.
+    /// An SQL condition that selects the rows of this month.
     pub(crate) fn condition(self, column: &str) -> String {
         format!(
             "{column} >= '{}' AND {column} < '{}'",
@@ -120,7 +122,7 @@ impl Month {
         )
     }
 
-    /// `FOR VALUES FROM … TO …`.
+    /// The partition bounds: `FOR VALUES FROM … TO …`.
     pub(crate) fn for_values(self) -> String {
         format!(
             "FOR VALUES FROM ('{}') TO ('{}')",
@@ -129,13 +131,13 @@ impl Month {
         )
     }
 
-    /// The name of its partition.
+    /// The name of the partition of `table` for this month.
     pub(crate) fn partition(self, table: &str) -> String {
         format!("{table}_{}", self.suffix())
     }
 }
 
-/// The months that have a partition.
+/// The months for which `table` has a partition.
 pub async fn existing(
     connection: &mut PgConnection,
     table: &str,
@@ -157,33 +159,34 @@ pub async fn existing(
         .collect())
 }
 
-/// Makes the partitions of this month and the next, and answers with the names of those that were missing.
+/// Creates the partitions of this month and the next; returns the names of those that were missing.
 pub async fn ensure_ahead(
     connection: &mut PgConnection,
-    table: ByMonth,
+    table: MonthlyTable,
     clock: impl Clock,
 ) -> Result<Vec<String>, StoreError> {
     let month = Month::of(clock.now());
-    let there = existing(connection, table.table).await?;
-    let mut made = Vec::new();
+    let existing = existing(connection, table.table).await?;
+    let mut created = Vec::new();
     for month in [month, month.next()] {
-        if !there.contains(&month) {
-            made.extend(ensure(connection, table, month).await?);
+        if !existing.contains(&month) {
+            created.extend(ensure(connection, table, month).await?);
         }
     }
-    Ok(made)
+    Ok(created)
 }
 
-/// Makes the partition of a month, with the rows of that month that lie in the default partition; answers with its name,
-/// or `None` if it was there. Readers and writers go on: the table itself is never locked against them, the default
-/// partition for a moment. Gives up when that lock is not to be had within a
-/// second: rows then go to the default partition.
+/// Creates the partition of a month and moves the month's rows there from the default partition. Returns the partition's name, or
+/// `None` if it exists already.
+///
+/// The table itself stays readable and writable; the default partition is locked while its rows are moved. Fails with a retriable
+/// error if that lock cannot be had within a second. Until the next attempt, rows go to the default partition.
 pub async fn ensure(
     connection: &mut PgConnection,
-    table: ByMonth,
+    table: MonthlyTable,
     month: Month,
 ) -> Result<Option<String>, StoreError> {
-    let ByMonth {
+    let MonthlyTable {
         table,
         column,
         checked,
@@ -247,9 +250,9 @@ mod tests {
     }
 
     #[test]
-    fn broken_clocks_get_no_partition() {
+    fn months_far_from_now_get_no_partition() {
         let now = Month(2025 * 12).start();
-        assert!(Month(2025 * 12 + 1).sensible(now) && Month(2010 * 12).sensible(now));
-        assert!(!Month(2025 * 12 + 2).sensible(now) && !Month(1970 * 12).sensible(now));
+        assert!(Month(2025 * 12 + 1).gets_partition(now) && Month(2010 * 12).gets_partition(now));
+        assert!(!Month(2025 * 12 + 2).gets_partition(now) && !Month(1970 * 12).gets_partition(now));
     }
 }

@@ -16,7 +16,7 @@ pub(crate) const IDLE: Duration = Duration::from_millis(100);
 /// Pauses of whoever consumes, when it fails.
 pub(crate) const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
+    max: Duration::from_secs(1),
 };
 /// What is waited for before there are partitions.
 const JOINING: &str = "its consumer group shares out the partitions";

@@ -295,7 +295,9 @@ steps:
                 .is_some_and(|why| why.contains(&format!("schema {new}")))
         });
         if mode != Mode::Hangs {
-            wait_until("the registry is reported", || registry.trouble().is_some());
+            wait_until("the registry is reported", || {
+                registry.last_error().is_some()
+            });
         }
         // Records that arrive in the meantime are processed too, and nothing is processed twice.
         fixture.send(vec![say(1, known, "meanwhile"), say(0, known, "behind")]);
@@ -324,7 +326,7 @@ steps:
         expected.push("behind".into());
         assert_eq!(of_first[start..], expected, "{mode:?}");
         wait_until("nothing is reported any more", || {
-            fixture.trouble().is_none() && registry.trouble().is_none()
+            fixture.trouble().is_none() && registry.last_error().is_none()
         });
     }
 

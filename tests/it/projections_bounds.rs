@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use omnilink::{
     envelope::Data,
     log::{Polled, header, partition_for},
-    projections::{Projector, What, rebuild},
+    projections::{Projector, RebuildTables, rebuild},
 };
 
 use crate::support::{
@@ -137,7 +137,7 @@ fn numbers_that_are_huge_in_postgres_stop_nothing() {
     let grown = "SELECT version || ' ' || (SELECT count(*) FROM jsonb_object_keys(state)) FROM omnilink.entities \
                  WHERE external_id = 'grows'";
     assert_eq!(database.text(grown), "15 120");
-    let what = What {
+    let what = RebuildTables {
         events: true,
         entities: true,
     };
@@ -178,7 +178,7 @@ fn a_state_that_is_too_large_for_postgres_affects_only_its_own_events() {
         "SELECT string_agg(version::text, '' ORDER BY external_id) FROM omnilink.entities";
     assert_eq!(database.text(versions), "55556555");
     // A rebuild from the log is correct.
-    let what = What {
+    let what = RebuildTables {
         events: true,
         entities: true,
     };

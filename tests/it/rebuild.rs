@@ -10,7 +10,7 @@ use std::{
 
 use omnilink::{
     log::Polled,
-    projections::{ProjectionError, Projector, What, rebuild},
+    projections::{ProjectionError, Projector, RebuildTables, rebuild},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -19,7 +19,7 @@ use crate::support::{
     wait_until,
 };
 
-const BOTH: What = What {
+const BOTH: RebuildTables = RebuildTables {
     events: true,
     entities: true,
 };
@@ -78,11 +78,11 @@ fn a_rebuild_under_load_has_no_gap_and_loses_nothing() {
     let mut told = Vec::new();
     for what in [
         BOTH,
-        What {
+        RebuildTables {
             events: true,
             entities: false,
         },
-        What {
+        RebuildTables {
             events: false,
             entities: true,
         },
@@ -183,7 +183,7 @@ fn a_rebuild_accepts_a_log_that_lost_its_end() {
     log.notify(0, Polled::Revoked(all_partitions()));
     log.notify(0, Polled::Assigned(all_partitions()));
     wait_until("the stall", || setup.progress.trouble().is_some());
-    let events = What {
+    let events = RebuildTables {
         events: true,
         entities: false,
     };
@@ -209,7 +209,7 @@ fn rebuilds_run_one_at_a_time_and_remove_leftovers() {
     let _projector = database.start_projector(&log);
     wait_until("rows", || database.rows() == 500);
     let setup = database.setup(&log);
-    let holder = database.runtime.block_on(async {
+    let mut holder = database.runtime.block_on(async {
         let mut connection = PgConnection::connect_with(&database.options).await.unwrap();
         sqlx::raw_sql(
             "SELECT pg_advisory_lock(8029195109841330805); CREATE TABLE omnilink.events_rebuild (n integer); \
@@ -223,9 +223,16 @@ fn rebuilds_run_one_at_a_time_and_remove_leftovers() {
     });
     assert!(matches!(
         rebuild(&setup, BOTH, &mut |_, _| {}),
-        Err(ProjectionError::RebuildRuns)
+        Err(ProjectionError::RebuildRunning)
     ));
-    database.runtime.block_on(holder.close()).unwrap();
+    // Closing the connection alone would release the lock only when the server notices.
+    database.runtime.block_on(async {
+        sqlx::raw_sql("SELECT pg_advisory_unlock_all()")
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        holder.close().await.unwrap();
+    });
     rebuild(&setup, BOTH, &mut |_, _| {}).unwrap();
     assert_eq!(database.rows(), 500);
     database.assert_exactly_once(&log);

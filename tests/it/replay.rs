@@ -508,7 +508,10 @@ fn replay_into_a_topic(test_log: TestLog) {
     let Fixture { log, names, .. } = &fixture;
     for own in [&names.ingress, &names.events, &names.redriven] {
         let error = IntoTopic::new(&**log, names, own).err().unwrap();
-        assert!(error.to_string().contains("system's own"), "{error}");
+        assert!(
+            error.to_string().contains("OmniLink's own topics"),
+            "{error}"
+        );
     }
     // Outside the prefix: foreign topics are allowed.
     let copy = format!("copy-{}", test_log.prefix.trim_end_matches('.'));

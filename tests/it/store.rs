@@ -47,7 +47,7 @@ fn login(database: &Database, attributes: &str) -> (String, Store) {
         "CREATE ROLE {login} LOGIN PASSWORD 'x' NOSUPERUSER {attributes}; ALTER DATABASE {} OWNER TO {login}",
         database.name
     ));
-    let store = Store::with(database.options.clone().username(&login).password("x"));
+    let store = Store::with_options(database.options.clone().username(&login).password("x"));
     (login, store)
 }
 
@@ -97,7 +97,7 @@ fn a_login_without_createrole_gets_instructions() {
     let (login, store) = login(&database, "NOCREATEROLE");
     let error = database.runtime.block_on(store.migrate()).unwrap_err();
     assert!(
-        matches!(&error, StoreError::Rights { login: l, .. } if *l == login),
+        matches!(&error, StoreError::Privileges { login: l, .. } if *l == login),
         "{error}"
     );
     assert!(
@@ -143,7 +143,7 @@ fn errors_are_classified() {
     let nobody = Store::new("postgres://nobody:x@127.0.0.1:1/nothing").unwrap();
     let error = database.runtime.block_on(nobody.health()).unwrap_err();
     assert_eq!(error.class(), Class::Retriable, "{error}");
-    let wrong = Store::with(database.options.clone().password("wrong"));
+    let wrong = Store::with_options(database.options.clone().password("wrong"));
     let error = database
         .runtime
         .block_on(wrong.connect(Session::Service))

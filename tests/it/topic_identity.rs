@@ -11,7 +11,7 @@ use omnilink::{
     base::clock::{Clock, SystemClock},
     envelope::avro,
     log::{Cleanup, Log, LogError, Polled, Record, Transaction, Work, topics::Names},
-    projections::{PROJECTION, Projector, What, rebuild},
+    projections::{PROJECTION, Projector, RebuildTables, rebuild},
     replay::{History, Lines, Query, replay},
     state::{Changes, Space},
     stream::{lane, progress::Progress},
@@ -482,13 +482,13 @@ fn tables_of_a_recreated_topic_are_kept_until_a_rebuild() {
     let projector = Projector::start(&setup, 1).unwrap();
     wait_until("the stall after a restart", stalls);
     assert_eq!(rows(), 30);
-    let only = What {
+    let only = RebuildTables {
         events: true,
         entities: false,
     };
     let error = rebuild(&setup, only, &mut |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("made again"), "{error}");
-    let all = What {
+    let all = RebuildTables {
         events: true,
         entities: true,
     };

@@ -1,5 +1,5 @@
-//! Avro's binary encoding, a field at a time (<https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>): for the
-//! topics that every record passes, where going by a schema costs more than the rest of the work.
+//! Avro's binary encoding, field by field (<https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>). Every record passes
+//! through here, and interpreting a schema would cost more than the rest of the work.
 
 use std::borrow::Cow;
 
@@ -8,10 +8,10 @@ use crate::{
     envelope::{Invalid, schemas::Schema},
 };
 
-/// The bytes before the fields.
+/// The size of the header before the fields.
 pub(crate) const HEAD: usize = 5;
 
-/// What Confluent's wire format begins with: a zero byte, and the schema's id.
+/// Appends the header of Confluent's wire format: a zero byte and the schema id.
 pub(crate) fn put_head(schema: Schema, out: &mut Vec<u8>) {
     out.push(0);
     out.extend_from_slice(&schema.id.to_be_bytes());
@@ -22,7 +22,7 @@ pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// A union of null and something.
+/// Appends a value of the union of `null` and a string or bytes.
 pub(crate) fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     match bytes {
         None => out.push(0),
@@ -33,7 +33,7 @@ pub(crate) fn put_optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-/// An array: one block of all its items, if there are any, and the empty block.
+/// Appends an array: one block with all items, if there are any, and the empty block that ends it.
 pub(crate) fn put_array<T>(
     items: impl ExactSizeIterator<Item = T>,
     out: &mut Vec<u8>,
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An array, in whatever blocks it comes.
+    /// Reads an array, which may consist of several blocks.
     pub(crate) fn array<T>(
         &mut self,
         field: &'static str,
@@ -138,11 +138,11 @@ impl<'a> Reader<'a> {
                 return Ok(all);
             }
             if count < 0 {
-                // The size of the block, for who skips it.
+                // The size of the block in bytes, which is only needed to skip it.
                 self.long(field)?;
                 count = count.checked_neg().ok_or_else(|| broken(field))?;
             }
-            // No room is made for what a broken count promises.
+            // Nothing is reserved, because a corrupt count may be huge.
             for _ in 0..count {
                 all.push(item(self)?);
             }

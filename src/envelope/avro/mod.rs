@@ -1,9 +1,8 @@
-//! Events on OmniLink's own topics: Avro in Confluent's wire format (a zero byte, the schema's id in four bytes, big
-//! endian, then the fields), written and read directly.
+//! Events on OmniLink's own topics: Avro in Confluent's wire format (a zero byte, the schema id as four bytes in big-endian order, then the
+//! fields), encoded and decoded by hand.
 //!
-//! `events` holds the fields of `ingress` in the same order and then `received_at`, so that an admitted record is the
-//! bytes of the one that came with another id before them and the time behind. Versions that are written no more go
-//! through Avro's schema resolution.
+//! A record of `events` has the fields of `ingress` in the same order, followed by `received_at`. So admission copies the bytes of the
+//! fields, and only replaces the schema id and appends the time. Records of older schema versions go through Avro's schema resolution.
 
 pub(crate) mod fields;
 
@@ -17,21 +16,21 @@ use super::{
 };
 use crate::base::{clock::Millis, id::Tenant, varint};
 
-/// Appends the record for `ingress`.
+/// Appends the event as a record of `ingress`.
 pub fn encode_ingress(event: &Event<'_>, out: &mut Vec<u8>) {
     put_head(schemas::INGRESS, out);
     put_fields(event, out);
 }
 
-/// Appends the record for `events`.
+/// Appends the event as a record of `events`.
 pub fn encode_event(event: &Event<'_>, received_at: Millis, out: &mut Vec<u8>) {
     put_head(schemas::EVENTS, out);
     put_fields(event, out);
     varint::put_zigzag(received_at.0, out);
 }
 
-/// Appends the record for `events` that a record of `ingress` becomes. Lengths are checked, contents are not
-/// ([`decode_ingress`] does that).
+/// Converts a record of `ingress` to a record of `events`, and appends it. Checks the lengths of the fields, but not their contents
+/// ([`decode_ingress`] does).
 pub fn events_from_ingress(
     ingress: &[u8],
     received_at: Millis,
@@ -48,19 +47,19 @@ pub fn events_from_ingress(
     Ok(())
 }
 
-/// Reads a record of `ingress`. What the fields hold is checked as far as the types go; [`Event::check`] does the rest.
+/// Decodes a record of `ingress`. Only the types of the fields are checked; [`Event::check`] checks their contents.
 pub fn decode_ingress(record: &[u8]) -> Result<Event<'_>, Invalid> {
     decode(schemas::INGRESS, record, |_| Ok(())).map(|(event, ())| event)
 }
 
-/// Reads a record of `events`: the event, and when it was received.
+/// Decodes a record of `events` into the event and the time when it was received.
 pub fn decode_event(record: &[u8]) -> Result<(Event<'_>, Millis), Invalid> {
     decode(schemas::EVENTS, record, |reader| {
         reader.long("received_at").map(Millis)
     })
 }
 
-/// The schema's id, if the bytes are in Confluent's wire format.
+/// The schema id, if the bytes are in Confluent's wire format.
 pub fn schema_id(record: &[u8]) -> Option<u32> {
     match record {
         [0, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
@@ -68,7 +67,7 @@ pub fn schema_id(record: &[u8]) -> Option<u32> {
     }
 }
 
-/// The record in its topic's current version: as it stands, if it is that.
+/// Converts a record to the current schema version of its topic; borrows if it is current already.
 fn current(wanted: Schema, record: &[u8]) -> Result<Cow<'_, [u8]>, Invalid> {
     let id =
         schema_id(record).ok_or_else(|| Invalid::payload("not Avro in Confluent's wire format"))?;
@@ -203,7 +202,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The same fields as [`Reader::event`] reads.
+    /// Skips the fields that [`Reader::event`] reads.
     fn skip_fields(&mut self) -> Result<(), Invalid> {
         for field in ["tenant", "id", "source", "type"] {
             self.bytes(field)?;

@@ -1,5 +1,5 @@
-//! One datum as JSON text, in one pass. Written here because the library's own reader takes what is cut short for `null`, recurses as
-//! deep as the input says, and builds a tree.
+//! Converting a datum to JSON text in one pass. The reader of the Avro library is not used because it reads truncated input as `null`,
+//! recurses as deep as the input demands, and builds a tree.
 //!
 //! | Avro | JSON |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | duration | `{"months", "days", "millis"}` |
 //! | NaN and the infinities | `"NaN"`, `"Infinity"`, `"-Infinity"` |
 //!
-//! What is wrong with a datum says in which field.
+//! Errors name the field.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, civil};
@@ -20,13 +20,13 @@ use serde::Serialize;
 
 use super::{
     super::{Invalid, MAX_DEPTH},
-    fault::{Fault, Step, What},
-    schema::{At, Bytes, Int, Length, Node, Schema},
+    fault::{Fault, FaultKind, PathStep},
+    schema::{Bytes, Int, Length, Node, NodeId, Schema},
 };
 use crate::base::varint::{self, VarintError};
 
-/// The most bytes of JSON that a record may become: items without any bytes of their own are cheap to claim.
-fn most(datum: usize) -> usize {
+/// The most bytes of JSON for a datum of this size. Without a limit, a few bytes could declare any number of items that take no bytes.
+fn max_json_bytes(datum: usize) -> usize {
     (datum.saturating_mul(64) + (64 << 10)).min(64 << 20)
 }
 
@@ -37,22 +37,22 @@ const MAX_SCALE: i64 = 16_383;
 const NANOS: i64 = 1_000_000_000;
 
 impl Schema {
-    /// The JSON text of a datum, which must be whole.
-    pub fn json(&self, datum: &[u8]) -> Result<String, Invalid> {
+    /// Converts a complete datum to JSON text.
+    pub fn to_json(&self, datum: &[u8]) -> Result<String, Invalid> {
         let mut reader = Reader {
             schema: self,
             datum,
             at: 0,
-            most: most(datum.len()),
+            max_bytes: max_json_bytes(datum.len()),
             out: Vec::with_capacity(datum.len() * 2),
         };
-        // The last value may be a long one of few bytes, such as a decimal with many zeros.
+        // The size is checked again at the end, because the last value may be long, such as a decimal with many zeros.
         let read = reader
             .value(self.root, 0)
             .and_then(|()| reader.bounded())
             .and_then(|()| reader.ended());
         read.map_err(|fault| Invalid::payload(fault.to_string()))?;
-        // Only text and numbers were written.
+        // Only UTF-8 was written, so this does not fail.
         String::from_utf8(reader.out).map_err(|e| Invalid::payload(format!("Avro: {e}")))
     }
 }
@@ -61,44 +61,44 @@ struct Reader<'a> {
     schema: &'a Schema,
     datum: &'a [u8],
     at: usize,
-    most: usize,
+    max_bytes: usize,
     out: Vec<u8>,
 }
 
 impl<'a> Reader<'a> {
     #[cold]
-    fn broken(&self, what: What) -> Fault {
+    fn broken(&self, what: FaultKind) -> Fault {
         Fault::at(self.at, what)
     }
 
     fn bounded(&self) -> Result<(), Fault> {
-        if self.out.len() <= self.most {
+        if self.out.len() <= self.max_bytes {
             return Ok(());
         }
-        Err(self.broken(What::TooLong(self.most)))
+        Err(self.broken(FaultKind::TooLong(self.max_bytes)))
     }
 
     fn ended(&self) -> Result<(), Fault> {
         match self.datum.len() - self.at {
             0 => Ok(()),
-            left => Err(self.broken(What::Rest(left))),
+            left => Err(self.broken(FaultKind::Rest(left))),
         }
     }
 
-    fn value(&mut self, at: At, depth: usize) -> Result<(), Fault> {
+    fn value(&mut self, at: NodeId, depth: usize) -> Result<(), Fault> {
         let schema = self.schema;
         let node = &schema.nodes[at];
         self.bounded()?;
         let nests = matches!(node, Node::Array(_) | Node::Map(_) | Node::Record(_));
         if nests && depth == MAX_DEPTH {
-            return Err(self.broken(What::TooDeep));
+            return Err(self.broken(FaultKind::TooDeep));
         }
         match node {
             Node::Null => self.put("null"),
             Node::Boolean => match self.take(1)? {
                 [0] => self.put("false"),
                 [1] => self.put("true"),
-                other => return Err(self.broken(What::Boolean(other[0]))),
+                other => return Err(self.broken(FaultKind::Boolean(other[0]))),
             },
             Node::Int(int) => self.int(*int)?,
             Node::Float => {
@@ -127,14 +127,14 @@ impl<'a> Reader<'a> {
                 let number = self.long()?;
                 let index = usize::try_from(number).ok();
                 let symbol = index.and_then(|index| symbols.get(index));
-                let unknown = || self.broken(What::Symbol(number, symbols.len()));
+                let unknown = || self.broken(FaultKind::Symbol(number, symbols.len()));
                 self.json(symbol.ok_or_else(unknown)?);
             }
             Node::Union(variants) => {
                 let number = self.long()?;
                 let index = usize::try_from(number).ok();
                 let variant = index.and_then(|index| variants.get(index));
-                let unknown = || self.broken(What::Variant(number, variants.len()));
+                let unknown = || self.broken(FaultKind::Variant(number, variants.len()));
                 self.value(*variant.ok_or_else(unknown)?, depth)?;
             }
             Node::Array(items) => {
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
                 self.blocks(|reader, number| {
                     reader.comma(number == 0);
                     let item = reader.value(*items, depth + 1);
-                    item.map_err(|fault| fault.within(Step::Item(number)))
+                    item.map_err(|fault| fault.within(PathStep::Item(number)))
                 })?;
                 self.put("]");
             }
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
                     reader.json(name);
                     reader.put(":");
                     let value = reader.value(*values, depth + 1);
-                    value.map_err(|fault| fault.within(Step::Key(name.to_owned())))
+                    value.map_err(|fault| fault.within(PathStep::Key(name.to_owned())))
                 })?;
                 self.put("}");
             }
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
                     self.json(name);
                     self.put(":");
                     let value = self.value(*at, depth + 1);
-                    value.map_err(|fault| fault.within(Step::Field(name.clone())))?;
+                    value.map_err(|fault| fault.within(PathStep::Field(name.clone())))?;
                 }
                 self.put("}");
             }
@@ -173,7 +173,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The blocks of an array or a map: a count, perhaps negative and with a size, and so many items; a count of 0 ends it.
+    /// Reads the blocks of an array or a map. Each has a count and that many items; if the count is negative, the block's size in bytes
+    /// follows it. A count of 0 ends the blocks.
     fn blocks(
         &mut self,
         mut item: impl FnMut(&mut Self, u64) -> Result<(), Fault>,
@@ -187,7 +188,7 @@ impl<'a> Reader<'a> {
             if count < 0 {
                 self.long()?;
             }
-            // Each item writes something, so that the bound of the text bounds this too.
+            // Each item writes something, so the limit on the text also limits this loop.
             for _ in 0..count.unsigned_abs() {
                 item(self, number)?;
                 number += 1;
@@ -200,7 +201,7 @@ impl<'a> Reader<'a> {
         if matches!(int, Int::Short | Int::Date | Int::Time(1_000))
             && i32::try_from(number).is_err()
         {
-            return Err(self.broken(What::Int(number)));
+            return Err(self.broken(FaultKind::Int(number)));
         }
         let epoch = civil::date(1970, 1, 1);
         match int {
@@ -208,7 +209,7 @@ impl<'a> Reader<'a> {
             Int::Date => {
                 let days = SignedDuration::from_hours(number * 24);
                 let date = epoch.checked_add(days).ok().filter(|d| d.year() >= 0);
-                let date = date.ok_or_else(|| self.broken(What::Date(number)))?;
+                let date = date.ok_or_else(|| self.broken(FaultKind::Date(number)))?;
                 self.json(&date.to_string());
             }
             Int::Time(per_second) => {
@@ -218,17 +219,17 @@ impl<'a> Reader<'a> {
                     let of_day = SignedDuration::from_nanos(of_day);
                     civil::Time::midnight().checked_add(of_day).ok()
                 });
-                let time = time.ok_or_else(|| self.broken(What::Time(number, per_second)))?;
+                let time = time.ok_or_else(|| self.broken(FaultKind::Time(number, per_second)))?;
                 self.json(&time.to_string());
             }
             Int::Timestamp(per_second, utc) => {
                 let seconds = number.div_euclid(per_second);
                 let rest = number.rem_euclid(per_second) * (NANOS / per_second);
-                // By the calendar, to its last moment: an instant of the library's ends a day sooner, for all offsets' sake.
+                // Computed with civil times, because jiff's timestamps end before the last day of year 9999.
                 let since = SignedDuration::new(seconds, rest as i32);
                 let at = epoch.at(0, 0, 0, 0).checked_add(since).ok();
                 let at = at.filter(|at| at.year() >= 0);
-                let beyond = || self.broken(What::Timestamp(number, per_second));
+                let beyond = || self.broken(FaultKind::Timestamp(number, per_second));
                 let text = at.ok_or_else(beyond)?.to_string();
                 if utc {
                     self.json(&format_args!("{text}Z"));
@@ -252,28 +253,28 @@ impl<'a> Reader<'a> {
                     schema: self.schema,
                     datum: bytes,
                     at: 0,
-                    most: 0,
+                    max_bytes: 0,
                     out: Vec::new(),
                 };
                 let length = inner.length()?;
                 let unscaled = inner.take(length)?;
                 let scale = inner.long()?;
                 if !(0..=MAX_SCALE).contains(&scale) || inner.at < bytes.len() {
-                    return Err(self.broken(What::BigDecimal(scale)));
+                    return Err(self.broken(FaultKind::BigDecimal(scale)));
                 }
                 let text = self.decimal(unscaled, scale as usize)?;
                 self.json(&text);
             }
             Bytes::Uuid => {
                 let uuid = uuid::Uuid::from_slice(bytes);
-                let uuid = uuid.map_err(|_| self.broken(What::Uuid(bytes.len())))?;
+                let uuid = uuid.map_err(|_| self.broken(FaultKind::Uuid(bytes.len())))?;
                 self.json(&uuid.to_string());
             }
             Bytes::Duration => {
                 let part = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
                 let parts = [part(0), part(4), part(8)].map(|part| part.map(u32::from_le_bytes));
                 let [Some(months), Some(days), Some(millis)] = parts else {
-                    return Err(self.broken(What::Duration(bytes.len())));
+                    return Err(self.broken(FaultKind::Duration(bytes.len())));
                 };
                 let text = format!("{{\"months\":{months},\"days\":{days},\"millis\":{millis}}}");
                 self.put(&text);
@@ -282,10 +283,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// An unscaled whole number, two's complement, with the point put in.
+    /// A decimal from its unscaled value, a big-endian integer in two's complement.
     fn decimal(&self, unscaled: &[u8], scale: usize) -> Result<String, Fault> {
         if unscaled.len() > MAX_DECIMAL {
-            return Err(self.broken(What::Decimal(unscaled.len(), MAX_DECIMAL)));
+            return Err(self.broken(FaultKind::Decimal(unscaled.len(), MAX_DECIMAL)));
         }
         let number = BigInt::from_signed_bytes_be(unscaled);
         let mut digits = number.magnitude().to_string();
@@ -324,14 +325,14 @@ impl<'a> Reader<'a> {
     }
 
     fn json(&mut self, value: &(impl Serialize + ?Sized)) {
-        // Texts and finite numbers always have a JSON form, and a `Vec` never refuses bytes.
+        // Serializing text or a finite number into a `Vec` cannot fail.
         let _ = serde_json::to_writer(&mut self.out, value);
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
         let rest = &self.datum[self.at..];
         let taken = rest.get(..length);
-        let taken = taken.ok_or_else(|| self.broken(What::CutShort(length, rest.len())))?;
+        let taken = taken.ok_or_else(|| self.broken(FaultKind::CutShort(length, rest.len())))?;
         self.at += length;
         Ok(taken)
     }
@@ -342,24 +343,25 @@ impl<'a> Reader<'a> {
         Ok(array)
     }
 
+    /// Reads a zigzag varint.
     fn long(&mut self) -> Result<i64, Fault> {
         let mut rest = &self.datum[self.at..];
         let long = varint::take_zigzag(&mut rest);
         self.at = self.datum.len() - rest.len();
         long.map_err(|error| match error {
-            VarintError::Truncated => self.broken(What::CutShort(1, 0)),
-            VarintError::TooLong => self.broken(What::Long),
+            VarintError::Truncated => self.broken(FaultKind::CutShort(1, 0)),
+            VarintError::TooLong => self.broken(FaultKind::Long),
         })
     }
 
     fn length(&mut self) -> Result<usize, Fault> {
         let length = self.long()?;
-        usize::try_from(length).map_err(|_| self.broken(What::Length(length)))
+        usize::try_from(length).map_err(|_| self.broken(FaultKind::Length(length)))
     }
 
     fn text(&mut self) -> Result<&'a str, Fault> {
         let length = self.length()?;
         let bytes = self.take(length)?;
-        std::str::from_utf8(bytes).map_err(|_| self.broken(What::Text))
+        std::str::from_utf8(bytes).map_err(|_| self.broken(FaultKind::Text))
     }
 }

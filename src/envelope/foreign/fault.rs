@@ -1,36 +1,36 @@
-//! What is wrong with a datum, and in which of its fields.
+//! Errors of reading a datum: what is wrong, and in which field.
 
 use std::fmt;
 
-use super::{super::MAX_DEPTH, shown};
+use super::super::{MAX_DEPTH, json::truncated};
 
-/// The most bytes of a path in a message; the innermost steps are kept.
+/// The longest path in a message, in bytes. Longer ones keep the innermost steps.
 const PATH: usize = 120;
 
-/// Why a datum cannot be read. It is rare, and each value's result makes room for it: so it is one pointer wide.
+/// Why a datum cannot be read. Boxed to keep results small on the success path.
 #[derive(Debug)]
 pub(super) struct Fault(Box<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    what: What,
-    /// Bytes behind the schema's id.
+    what: FaultKind,
+    /// The offset in bytes after the schema id.
     at: usize,
     /// From the innermost step outwards.
-    path: Vec<Step>,
+    path: Vec<PathStep>,
 }
 
-/// From a value to one of those that it holds.
+/// One step of the path from a value to a nested value.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     Field(String),
     Key(String),
     Item(u64),
 }
 
-/// What was met. Numbers are as they were written.
+/// What is wrong. Numbers are those of the datum.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum What {
+pub(super) enum FaultKind {
     #[error("{0} bytes are needed, and {1} are left")]
     CutShort(usize, usize),
     #[error("a boolean is 0 or 1, and not {0}")]
@@ -69,9 +69,9 @@ pub(super) enum What {
     TooLong(usize),
 }
 
-impl What {
-    /// Whether the bytes do not fit the schema, as those that were written under another one do not.
-    fn is_of_another_schema(&self) -> bool {
+impl FaultKind {
+    /// Whether the bytes do not fit the schema, which suggests that they were written with another one.
+    fn suggests_another_schema(&self) -> bool {
         match self {
             Self::CutShort(..)
             | Self::Boolean(_)
@@ -105,7 +105,7 @@ fn unit(per_second: i64) -> &'static str {
 
 impl Fault {
     #[cold]
-    pub(super) fn at(at: usize, what: What) -> Self {
+    pub(super) fn at(at: usize, what: FaultKind) -> Self {
         Self(Box::new(Inner {
             what,
             at,
@@ -113,9 +113,9 @@ impl Fault {
         }))
     }
 
-    /// It was met within this.
+    /// Adds the enclosing step to the path.
     #[cold]
-    pub(super) fn within(mut self, step: Step) -> Self {
+    pub(super) fn within(mut self, step: PathStep) -> Self {
         self.0.path.push(step);
         self
     }
@@ -123,12 +123,12 @@ impl Fault {
     /// Such as `lines[3].tags["a"]`.
     fn path(&self) -> String {
         let mut path = String::new();
-        // The innermost steps say most.
+        // The innermost steps are the most informative.
         for step in &self.0.path {
             let step = match step {
-                Step::Field(name) => format!(".{}", shown(name)),
-                Step::Key(key) => format!("[{:?}]", shown(key)),
-                Step::Item(number) => format!("[{number}]"),
+                PathStep::Field(name) => format!(".{}", truncated(name)),
+                PathStep::Key(key) => format!("[{:?}]", truncated(key)),
+                PathStep::Item(number) => format!("[{number}]"),
             };
             if path.len() + step.len() > PATH {
                 path.insert(0, '…');
@@ -147,7 +147,7 @@ impl fmt::Display for Fault {
             write!(f, "field `{}`: ", self.path())?;
         }
         write!(f, "{}", self.0.what)?;
-        if self.0.what.is_of_another_schema() {
+        if self.0.what.suggests_another_schema() {
             let at = self.0.at;
             write!(
                 f,

@@ -1,23 +1,23 @@
-//! The ways in which others say a record's schema, where they do not write it as Confluent's clients did at first: recognised, so that
-//! a refusal says what was met. None of them is read.
+//! Other ways to identify a record's schema than Confluent's five-byte header. They are detected only to give a helpful error message:
+//! none of them is supported.
 
 use std::fmt::{self, Write};
 
-use super::shown;
+use super::super::json::truncated;
 use crate::log::{Record, header};
 
-/// How a record says its schema.
+/// How a record identifies its schema.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Framing {
     /// An id, or a GUID, in a header: Confluent's `__value_schema_id`, Apicurio's `apicurio.value.…`.
     Header(String),
     /// A zero byte and an id of 8 bytes: Apicurio's default until its version 3.
     LongId(u64),
-    /// A byte 1 and a GUID: Confluent's, with GUIDs in front of the value.
+    /// A byte 1 and a GUID: Confluent's format with GUIDs before the value.
     Guid(uuid::Uuid),
-    /// Avro's own single-object encoding, with the schema's fingerprint.
+    /// Avro's single-object encoding, with the schema's fingerprint.
     SingleObject(u64),
-    /// A file of Avro, schema and all.
+    /// An Avro object container file, which includes the schema.
     File,
     /// AWS Glue's schema registry.
     Glue(uuid::Uuid),
@@ -26,7 +26,7 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// The one that a record shows the marks of, if it is not Confluent's five bytes.
+    /// Detects the framing of a record, other than Confluent's five-byte header.
     pub fn of(record: &Record, value: &[u8]) -> Option<Self> {
         let headers = record.headers.iter();
         let mut names = headers.map(|(name, _)| name.as_str());
@@ -37,18 +37,18 @@ impl Framing {
                     .any(|start| name.starts_with(start))
         };
         if let Some(name) = names.find(of_schema) {
-            return Some(Self::Header(shown(name).to_owned()));
+            return Some(Self::Header(truncated(name).to_owned()));
         }
         let content_type = header(&record.headers, "content-type").unwrap_or_default();
         if let Ok(text) = std::str::from_utf8(content_type)
             && text.starts_with("avro/binary+")
         {
-            return Some(Self::Azure(shown(text).to_owned()));
+            return Some(Self::Azure(truncated(text).to_owned()));
         }
         let guid = |at: usize| {
             let bytes = value.get(at..at + 16)?;
             let guid = uuid::Uuid::from_slice(bytes).ok()?;
-            // Any bytes are one; those that registries make say so.
+            // Any 16 bytes are a GUID, but generated ones have a version and a variant.
             let made = matches!(guid.get_version_num(), 1..=8);
             (made && guid.get_variant() == uuid::Variant::RFC4122).then_some(guid)
         };
@@ -106,7 +106,7 @@ impl fmt::Display for Framing {
 pub(super) fn beginning(value: &[u8]) -> String {
     let mut text = String::from("0x");
     for byte in value.iter().take(9) {
-        // A `String` never refuses text.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

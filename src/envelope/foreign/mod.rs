@@ -1,4 +1,4 @@
-//! Avro that others wrote, in Confluent's wire format under their registry's schemas: read as the JSON that it says.
+//! Foreign Avro: records in Confluent's wire format under an external registry's schemas, converted to JSON text.
 
 mod datum;
 mod fault;
@@ -20,94 +20,94 @@ use crate::{
     log::{Fetched, Record},
 };
 
-/// Where the schemas of foreign Avro come from. Asking never waits: what is not at hand is fetched meanwhile.
+/// A source of schemas for foreign Avro. Lookups never block: a schema that is not cached is fetched in the background, and the caller
+/// retries.
 pub trait Schemas: Send + Sync {
-    /// The schema with an id of a foreign registry's.
-    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema>;
+    /// The schema with this id of the external registry.
+    fn get(&self, id: u32) -> Result<Arc<Schema>, SchemaError>;
 
-    /// The same for a record that went back from the dead-letter queue: somebody may have mended the registry meanwhile, so a
-    /// refusal counts only if the registry gave it after that. Where nothing is remembered there is no difference.
-    fn get_again(&self, id: u32, _: RedrivenAt) -> Result<Arc<Schema>, NoSchema> {
+    /// The schema with this id, for a record that was redriven from the dead-letter queue. The registry may have been fixed since the
+    /// record was refused, so a cached refusal applies only if it is newer than the redrive. A source without a cache need not
+    /// distinguish.
+    fn get_for_redriven(&self, id: u32, _: RedrivenRecord) -> Result<Arc<Schema>, SchemaError> {
         self.get(id)
     }
 }
 
-/// A record that went back from the dead-letter queue.
+/// Identifies a record that was redriven from the dead-letter queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RedrivenAt {
-    /// When it was appended, by the clock of whoever stamps records.
-    pub at: Millis,
-    /// Tells it from others: a hash of its topic, partition and offset.
-    pub record: u64,
+pub struct RedrivenRecord {
+    /// When it was appended by the redrive: the log's timestamp.
+    pub appended_at: Millis,
+    /// A hash of its topic, partition and offset.
+    pub hash: u64,
 }
 
-impl RedrivenAt {
-    /// A record of a topic.
+impl RedrivenRecord {
+    /// Identifies a record of a topic.
     pub fn of(topic: &str, record: &Fetched) -> Self {
         let mut hasher = DefaultHasher::new();
         (topic, record.partition, record.offset).hash(&mut hasher);
         Self {
-            at: record.timestamp,
-            record: hasher.finish(),
+            appended_at: record.timestamp,
+            hash: hasher.finish(),
         }
     }
 }
 
-/// [`Schemas`], asked on behalf of a record that went back.
-pub struct Again<'a> {
-    /// Whose answers they are.
+/// [`Schemas`] whose lookups are all made for one redriven record.
+pub struct ForRedriven<'a> {
+    /// The underlying source.
     pub schemas: &'a dyn Schemas,
-    /// For which record.
-    pub went_back: RedrivenAt,
+    /// The record.
+    pub redriven: RedrivenRecord,
 }
 
-impl Schemas for Again<'_> {
-    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
-        self.schemas.get_again(id, self.went_back)
+impl Schemas for ForRedriven<'_> {
+    fn get(&self, id: u32) -> Result<Arc<Schema>, SchemaError> {
+        self.schemas.get_for_redriven(id, self.redriven)
     }
 }
 
-/// Why there is no schema.
+/// Why a lookup returned no schema.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum NoSchema {
-    /// There is none, or none that can be used: what was written with it cannot be read.
+pub enum SchemaError {
+    /// The id is unknown, or its schema cannot be used: the record is invalid.
     Refused(Invalid),
-    /// It is being fetched, or the registry is away, for this reason: ask again.
+    /// The schema is being fetched, or the registry is unavailable, for this reason. Retriable.
     Waiting(String),
 }
 
-/// No registry is configured.
+/// The source when no registry is configured: every id is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct NoRegistry;
 
 impl Schemas for NoRegistry {
-    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
-        Err(NoSchema::Refused(Invalid {
+    fn get(&self, id: u32) -> Result<Arc<Schema>, SchemaError> {
+        Err(SchemaError::Refused(Invalid {
             code: UNKNOWN.into(),
-            message: format!(
-                "there is no schema registry to ask for schema {id}: `schema_registry.url` is not set"
-            ),
+            message: format!("schema {id} cannot be looked up: `schema_registry.url` is not set"),
         }))
     }
 }
 
-/// The code of an id that no registry knows.
+/// The error code for an unknown schema id.
 pub const UNKNOWN: &str = "unknown_schema";
 
-/// The JSON of a record in Confluent's wire format, whoever's the schema is; the schema's id is at hand already. A record that
-/// cannot be read so, but shows the marks of another format, is refused with what was recognised.
-pub fn json(
+/// Converts a value in Confluent's wire format to JSON text, under OmniLink's own or a foreign schema. `id` is the schema id from the
+/// value's header. If the value cannot be read but looks like another format, the error names that format.
+pub fn to_json(
     id: u32,
     value: &[u8],
     record: &Record,
     schemas: &dyn Schemas,
-) -> Result<String, NoSchema> {
+) -> Result<String, SchemaError> {
     let read = schema(id, value, schemas).and_then(|schema| {
         let fields = value.get(HEAD..).unwrap_or_default();
-        schema.json(fields).map_err(NoSchema::Refused)
+        schema.to_json(fields).map_err(SchemaError::Refused)
     });
     read.map_err(|none| match (none, Framing::of(record, value)) {
-        (NoSchema::Refused(refused), Some(framing)) => NoSchema::Refused(Invalid {
+        (SchemaError::Refused(refused), Some(framing)) => SchemaError::Refused(Invalid {
             message: format!("{framing} ({})", refused.message),
             ..refused
         }),
@@ -115,10 +115,10 @@ pub fn json(
     })
 }
 
-fn schema(id: u32, value: &[u8], schemas: &dyn Schemas) -> Result<Arc<Schema>, NoSchema> {
+fn schema(id: u32, value: &[u8], schemas: &dyn Schemas) -> Result<Arc<Schema>, SchemaError> {
     match id {
-        // Registries count from 1: nobody has to be asked.
-        0 => Err(NoSchema::Refused(Invalid {
+        // Registries assign ids from 1, so no lookup is needed.
+        0 => Err(SchemaError::Refused(Invalid {
             code: UNKNOWN.into(),
             message: format!(
                 "there is no schema 0; the value begins with {}",
@@ -130,13 +130,8 @@ fn schema(id: u32, value: &[u8], schemas: &dyn Schemas) -> Result<Arc<Schema>, N
     }
 }
 
-/// As much of a name as a message repeats.
-fn shown(name: &str) -> &str {
-    &name[..name.floor_char_boundary(64)]
-}
-
-/// A schema of OmniLink's own.
-fn own(id: u32) -> Result<Arc<Schema>, NoSchema> {
+/// One of OmniLink's own schemas, by id.
+fn own(id: u32) -> Result<Arc<Schema>, SchemaError> {
     type Own = HashMap<u32, Result<Arc<Schema>, Invalid>>;
     static OWN: LazyLock<Own> = LazyLock::new(|| {
         let parsed = |schema: &schemas::Schema| Schema::parse(schema.text, &[]).map(Arc::new);
@@ -146,8 +141,10 @@ fn own(id: u32) -> Result<Arc<Schema>, NoSchema> {
     let found = OWN.get(&id).cloned().unwrap_or_else(|| {
         Err(Invalid {
             code: UNKNOWN.into(),
-            message: format!("OmniLink has no schema {id}, and ids from 2^30 up are its own"),
+            message: format!(
+                "OmniLink has no schema {id}; ids from 2^30 are reserved for its own schemas"
+            ),
         })
     });
-    found.map_err(NoSchema::Refused)
+    found.map_err(SchemaError::Refused)
 }

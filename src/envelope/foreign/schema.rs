@@ -1,16 +1,16 @@
-//! A writer's schema, made ready to read with: names are resolved, and everything is bounded.
+//! A writer's schema, compiled for reading: names are resolved, and nesting and sizes are bounded.
 //!
-//! It is read here and not by Avro's library, which is as strict as for a schema of one's own. To a reader of data that were written
-//! already, only the shape matters: whatever names its types, fields and symbols have (Java's `com.acme.Shop$` is no name by the
-//! standard), they only have to be the same at both ends of a reference; `default`, `aliases`, `order`, `doc` and properties that
-//! nobody knows change nothing; a logical type that is unknown, or does not fit its type, is ignored, as the standard says.
+//! It is not parsed by the Avro library, which is too strict for schemas of existing data. To read data, only its shape matters: names of
+//! types, fields and symbols may contain any characters (Java's `com.acme.Shop$` is not a valid name by the standard), as long as both
+//! ends of a reference agree; `default`, `aliases`, `order`, `doc` and unknown properties have no effect; a logical type that is unknown,
+//! or does not fit its type, is ignored, as the standard requires.
 
 mod names;
 
 use serde_json::{Map, Value};
 
 use self::names::{Names, Namespace, named};
-use super::{super::Invalid, shown};
+use super::super::{Invalid, json::truncated};
 
 /// The deepest nesting of a schema.
 const MAX_DEPTH: usize = 256;
@@ -21,11 +21,11 @@ const MAX_SCALE: usize = 16_383;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Schema {
     pub(super) nodes: Vec<Node>,
-    pub(super) root: At,
+    pub(super) root: NodeId,
 }
 
-/// A place in [`Schema::nodes`].
-pub(super) type At = usize;
+/// An index into [`Schema::nodes`].
+pub(super) type NodeId = usize;
 
 /// A type.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,54 +38,56 @@ pub(super) enum Node {
     Bytes(Length, Bytes),
     Text,
     Enum(Vec<String>),
-    Array(At),
-    Map(At),
-    Union(Vec<At>),
-    Record(Vec<(String, At)>),
+    Array(NodeId),
+    Map(NodeId),
+    Union(Vec<NodeId>),
+    Record(Vec<(String, NodeId)>),
 }
 
-/// What a number means.
+/// The meaning of an `int` or `long`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Int {
-    /// 32 bits.
+    /// A 32-bit integer.
     Short,
-    /// 64 bits.
+    /// A 64-bit integer.
     Long,
+    /// Days since 1970-01-01.
     Date,
-    /// Of a day, so many a second.
+    /// A time of day, with this many units per second.
     Time(i64),
-    /// So many a second; whether it is UTC.
+    /// A timestamp, with this many units per second, and whether it is in UTC.
     Timestamp(i64, bool),
 }
 
-/// How many bytes there are.
+/// The length of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Length {
+    /// The length precedes the bytes.
     Written,
     Fixed(usize),
 }
 
-/// What bytes mean.
+/// The meaning of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Bytes {
     Plain,
-    /// With so many digits after the point.
+    /// A decimal with this many digits after the point.
     Decimal(usize),
     BigDecimal,
     Uuid,
     Duration,
 }
 
-/// Why a schema cannot be read with.
+/// Why a schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum SchemaError {
     #[error("it is no JSON: {0}")]
     NotJson(#[from] serde_json::Error),
     #[error("it is nested too deep")]
     TooDeep,
-    #[error("there is no type `{}`", shown(.0))]
+    #[error("there is no type `{}`", truncated(.0))]
     UnknownType(String),
-    #[error("`{}` is defined more than once, in different ways, and named by another type", shown(.0))]
+    #[error("`{}` is defined more than once, in different ways, and named by another type", truncated(.0))]
     Ambiguous(String),
     #[error("{kind} needs `{attribute}`, {what}")]
     Missing {
@@ -95,7 +97,7 @@ enum SchemaError {
     },
     #[error("a type is a name, an object or a list of types")]
     NoType,
-    #[error("a record has two fields `{}`", shown(.0))]
+    #[error("a record has two fields `{}`", truncated(.0))]
     SameField(String),
     #[error("a decimal has too many digits after the point")]
     TooManyDigits,
@@ -111,7 +113,7 @@ impl From<SchemaError> for Invalid {
 }
 
 impl Schema {
-    /// Reads a schema; `references` are those that it names.
+    /// Parses a schema. `references` are the texts of all schemas that it references, directly or indirectly.
     pub fn parse(text: &str, references: &[String]) -> Result<Self, Invalid> {
         Ok(Self::read(text, references)?)
     }
@@ -142,18 +144,18 @@ struct Compiler<'s> {
 }
 
 impl<'s> Compiler<'s> {
-    fn put(&mut self, node: Node) -> At {
+    fn put(&mut self, node: Node) -> NodeId {
         self.nodes.push(node);
         self.nodes.len() - 1
     }
 
-    /// A type that stands in a namespace.
+    /// Compiles a type within a namespace.
     fn node(
         &mut self,
         schema: &'s Value,
         namespace: &Namespace,
         depth: usize,
-    ) -> Result<At, SchemaError> {
+    ) -> Result<NodeId, SchemaError> {
         if depth > MAX_DEPTH {
             return Err(SchemaError::TooDeep);
         }
@@ -170,14 +172,15 @@ impl<'s> Compiler<'s> {
         }
     }
 
-    /// `logical`: where the logical type stands. Some writers wrap a type in an object once more.
+    /// Compiles a type that is written as an object. `logical` is the object with the logical type: some writers wrap a type in a second
+    /// object.
     fn object(
         &mut self,
         shape: &'s Map<String, Value>,
         logical: &'s Map<String, Value>,
         namespace: &Namespace,
         depth: usize,
-    ) -> Result<At, SchemaError> {
+    ) -> Result<NodeId, SchemaError> {
         if depth > MAX_DEPTH {
             return Err(SchemaError::TooDeep);
         }
@@ -207,23 +210,23 @@ impl<'s> Compiler<'s> {
         }
     }
 
-    /// A type that has a name, where it is defined.
+    /// Compiles the definition of a named type.
     fn definition(
         &mut self,
         shape: &'s Map<String, Value>,
         namespace: &Namespace,
         depth: usize,
-    ) -> Result<At, SchemaError> {
+    ) -> Result<NodeId, SchemaError> {
         let (name, within) = named(shape, namespace);
-        // One that is defined again in another way is what it says where it says so.
+        // A name with conflicting definitions is not shared: each definition is compiled where it occurs.
         let name = name.filter(|name| !self.names.is_ambiguous(name));
-        if let Some(at) = name.as_deref().and_then(|name| self.names.place(name)) {
+        if let Some(at) = name.as_deref().and_then(|name| self.names.node(name)) {
             return Ok(at);
         }
-        // It may hold itself, so it has its place before it is read.
+        // A type may contain itself, so its index is assigned before its parts are compiled.
         let at = self.put(Node::Null);
         if let Some(name) = &name {
-            self.names.set_place(name, at);
+            self.names.set_node(name, at);
         }
         let node = self.described(shape, &within, depth)?;
         self.nodes[at] = node;
@@ -276,7 +279,7 @@ impl<'s> Compiler<'s> {
         shape: &'s Map<String, Value>,
         within: &Namespace,
         depth: usize,
-    ) -> Result<Vec<(String, At)>, SchemaError> {
+    ) -> Result<Vec<(String, NodeId)>, SchemaError> {
         let missing = || SchemaError::Missing {
             kind: "a record",
             attribute: "fields",
@@ -287,7 +290,7 @@ impl<'s> Compiler<'s> {
         let fields = fields.ok_or_else(missing)?.iter().map(|field| {
             let name = field.get("name").and_then(Value::as_str);
             let name = name.ok_or_else(missing)?;
-            // A JSON object has one value of a name.
+            // Names in a JSON object must be unique.
             if !seen.insert(name) {
                 return Err(SchemaError::SameField(name.to_owned()));
             }
@@ -297,14 +300,14 @@ impl<'s> Compiler<'s> {
         fields.collect()
     }
 
-    /// A type that is known by its name: one of Avro's own, or one that is defined elsewhere.
+    /// Compiles a reference by name: to one of Avro's own types, or to a named type.
     fn of_name(
         &mut self,
         name: &str,
         logical: Option<&Map<String, Value>>,
         namespace: &Namespace,
         depth: usize,
-    ) -> Result<At, SchemaError> {
+    ) -> Result<NodeId, SchemaError> {
         if let Some(node) = primitive(name, logical)? {
             return Ok(self.put(node));
         }
@@ -313,14 +316,14 @@ impl<'s> Compiler<'s> {
         if self.names.is_ambiguous(&full) {
             return Err(SchemaError::Ambiguous(full));
         }
-        if let Some(at) = self.names.place(&full) {
+        if let Some(at) = self.names.node(&full) {
             return Ok(at);
         }
-        let (shape, standing) = self.names.definition(&full).ok_or_else(unknown)?;
+        let (shape, enclosing) = self.names.definition(&full).ok_or_else(unknown)?;
         if depth >= MAX_DEPTH {
             return Err(SchemaError::TooDeep);
         }
-        self.definition(shape, &standing, depth + 1)
+        self.definition(shape, &enclosing, depth + 1)
     }
 }
 
@@ -344,7 +347,7 @@ fn required<'s>(
     })
 }
 
-/// One of Avro's own types, if it has that name.
+/// The primitive type with this name, if there is one.
 fn primitive(
     name: &str,
     logical: Option<&Map<String, Value>>,
@@ -381,7 +384,7 @@ fn primitive(
     }))
 }
 
-/// A decimal; one that says no more than the standard allows is no decimal, but plain bytes.
+/// A decimal; plain bytes if precision or scale are invalid, as the standard requires.
 fn decimal(shape: &Map<String, Value>) -> Result<Bytes, SchemaError> {
     let precision = shape.get("precision").and_then(Value::as_u64);
     let scale = match shape.get("scale") {

@@ -1,11 +1,11 @@
-//! Why a text is refused.
+//! Errors of the JSON scanner.
 
 use std::fmt;
 
 use super::{MAX_DEPTH, MAX_WRITTEN};
 use crate::envelope::Invalid;
 
-/// What is wrong with a text, and where. Boxed, so that it costs the good ones little.
+/// What is wrong with a text, and where. Boxed to keep results small on the success path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JsonError(Box<(usize, Problem)>);
 
@@ -14,21 +14,21 @@ pub struct JsonError(Box<(usize, Problem)>);
 pub enum Problem {
     /// Not UTF-8.
     Utf8,
-    /// Not JSON: what was expected there.
+    /// Not JSON. The text says what was expected.
     Syntax(&'static str),
-    /// Another kind of value than it must be: which was expected.
+    /// The wrong kind of value. The text says which was expected.
     Kind(&'static str),
     /// Something follows the value.
     Trailing,
-    /// A name that its object has already.
+    /// An object has two members with this name.
     Duplicate(String),
     /// Nesting deeper than [`MAX_DEPTH`].
     Depth,
-    /// Half a UTF-16 pair, as an escape.
+    /// An escaped UTF-16 surrogate without its other half.
     Surrogate,
-    /// A number that Postgres `numeric` cannot hold.
+    /// A number that Postgres `numeric` cannot store.
     Number,
-    /// Numbers that take more than [`MAX_WRITTEN`] bytes together, written out.
+    /// The numbers take more than [`MAX_WRITTEN`] bytes together, written out.
     Numbers,
 }
 
@@ -43,7 +43,7 @@ impl JsonError {
         Self::new(at, Problem::Syntax(expected))
     }
 
-    /// The offset, in bytes.
+    /// The position in the text, in bytes.
     pub fn at(&self) -> usize {
         self.0.0
     }
@@ -53,7 +53,7 @@ impl JsonError {
         &self.0.1
     }
 
-    /// Whether the text is no JSON at all, as opposed to JSON that is not accepted.
+    /// Whether the text is not JSON, as opposed to JSON that is not accepted.
     pub fn is_syntax(&self) -> bool {
         matches!(
             self.problem(),
@@ -94,10 +94,10 @@ impl From<JsonError> for Invalid {
     }
 }
 
-/// The most bytes of a producer's text that a message repeats.
-const SHOWN_MAX: usize = 64;
+/// The most bytes of a producer's text that a message quotes.
+const TRUNCATED_MAX: usize = 64;
 
-/// A name for a message: its beginning, when it is long.
-pub(in crate::envelope) fn shown(name: &str) -> &str {
-    &name[..name.floor_char_boundary(SHOWN_MAX)]
+/// The start of a name, for messages.
+pub(in crate::envelope) fn truncated(name: &str) -> &str {
+    &name[..name.floor_char_boundary(TRUNCATED_MAX)]
 }

@@ -1,9 +1,9 @@
-//! The canonical hash of a JSON value: 128 bits, the same for all spellings of one value.
+//! The canonical hash of a JSON value: 128 bits, the same for all ways to write a value.
 //!
-//! Strings are xxh3-128 of their unescaped content, numbers of their exact decimal value, arrays a chain, objects a sum
-//! over their members (so that order does not count). It is stored with idempotency keys: a change here would make
-//! every retry across an upgrade look like another body. It guards no secret: whoever finds two bodies with one hash
-//! has only fooled his own retry.
+//! Strings hash their unescaped content (xxh3-128), numbers their exact decimal value, arrays a chain of their items, and objects a sum
+//! over their members, so that their order does not matter. The hash is stored with idempotency keys: changing it would make every retry
+//! across an upgrade look like a different body. It need not resist attacks: a sender who constructs a collision only affects its own
+//! retries.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -40,34 +40,34 @@ fn twice(a: u64) -> u128 {
     (u128::from(a) << 64) | u128::from(a)
 }
 
-/// Of a member's name.
+/// The hash of a member's name.
 pub(crate) fn key(text: &[u8]) -> u128 {
     xxh3_128(text)
 }
 
-/// Of a string.
+/// The hash of a string.
 pub(crate) fn string(text: &[u8]) -> u128 {
     key(text).wrapping_add(STRING)
 }
 
-/// Of bytes that are not JSON.
+/// The hash of bytes that are not JSON.
 pub(crate) fn bytes(bytes: &[u8]) -> u128 {
     xxh3_128(bytes).wrapping_add(BYTES)
 }
 
-/// Of the number `mantissa × 10^exponent`; `mantissa` does not end in a zero, unless it is 0 (then all else is 0 too).
+/// The hash of the number `mantissa × 10^exponent`. `mantissa` must not end in a zero; for the number 0 all arguments are 0.
 pub(super) fn number(negative: bool, mantissa: u64, exponent: i64) -> u128 {
     let scale = ((exponent as u64) << 1) | u64::from(negative);
     mix(twice(mantissa), twice(scale)).wrapping_add(NUMBER)
 }
 
-/// As [`number`], for digits that do not fit a `u64`: no zero at either end.
+/// Like [`number`], for digits that do not fit into a `u64`, without zeros at either end.
 pub(super) fn digits(negative: bool, digits: &[u8], exponent: i64) -> u128 {
     let scale = ((exponent as u64) << 1) | u64::from(negative);
     mix(xxh3_128(digits), twice(scale)).wrapping_add(DIGITS)
 }
 
-/// Gathers an array's elements.
+/// Hashes an array from its items, in order.
 #[derive(Default)]
 pub(super) struct Array {
     chain: u128,
@@ -85,7 +85,7 @@ impl Array {
     }
 }
 
-/// Gathers an object's members, in any order.
+/// Hashes an object from its members, in any order.
 #[derive(Default)]
 pub(crate) struct Object {
     sum: u128,
@@ -98,7 +98,7 @@ impl Object {
         self.count += 1;
     }
 
-    /// The same without these of its members.
+    /// The object without some of its members.
     pub(crate) fn without(&self, members: &Self) -> Self {
         Self {
             sum: self.sum.wrapping_sub(members.sum),

@@ -1,10 +1,9 @@
-//! JSON in one pass: checked as RFC 8259 has it, and by what Postgres can hold, and hashed on the way.
+//! A JSON scanner that checks (RFC 8259, and what Postgres can store) and hashes a text in one pass.
 //!
-//! Beyond the grammar it refuses duplicate names (unescaped, at every level), lone surrogates, nesting deeper than
-//! [`MAX_DEPTH`], numbers that `numeric` cannot hold, and numbers that take more than [`MAX_WRITTEN`] bytes together when
-//! Postgres writes them out (`1e131071` is 131,072 digits then). It builds no tree: callers walk the members of the objects
-//! they care about and step over the rest. Memory is bounded by the text: 32 bytes for each name of the objects that
-//! are open, and one buffer for strings with escapes.
+//! Beyond the grammar it refuses duplicate names (compared unescaped, at every level), lone surrogates, nesting deeper than
+//! [`MAX_DEPTH`], numbers that `numeric` cannot store, and numbers that take more than [`MAX_WRITTEN`] bytes together when Postgres writes
+//! them out (`1e131071` becomes 131,072 digits). It builds no tree: callers walk the members of the objects that they are interested in,
+//! and skip the rest. Memory is bounded by the text: 32 bytes for each name in the open objects, and one buffer for strings with escapes.
 
 mod error;
 pub(crate) mod hash;
@@ -17,7 +16,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-pub(super) use self::error::shown;
+pub(super) use self::error::truncated;
 pub use self::error::{JsonError, Problem};
 use self::{
     number::Number,
@@ -29,22 +28,30 @@ pub(crate) use self::{
     string::{put_string, put_utf8},
 };
 
-/// The deepest nesting, the outermost value counted.
+/// The deepest nesting, including the outermost value.
 pub const MAX_DEPTH: usize = 128;
 
-/// The most bytes that all numbers of an event take, written out without exponents.
+/// The most bytes that all numbers of an event may take together, written out without exponents.
 pub const MAX_WRITTEN: usize = 1 << 20;
 
-/// Up to this many names of one object are compared one by one, more are sorted.
-const FEW: usize = 16;
+/// Up to this many names of one object are compared one by one to find duplicates; more are sorted.
+const LINEAR_SEARCH_MAX: usize = 16;
 
-/// Checks a whole text, and returns its canonical hash: equal for equal values, however they are written (the order of
-/// members, white space, escapes, `1` or `10e-1`).
+/// Checks a whole text and returns its canonical hash, which is the same for equal values, however they are written (order of members,
+/// white space, escapes, `1` or `10e-1`).
+///
+/// ```
+/// use omnilink::envelope::canonical_hash;
+///
+/// let hash = canonical_hash(br#"{"a":1,"b":[2.50]}"#);
+/// assert_eq!(hash, canonical_hash(br#"{ "b": [25e-1], "\u0061": 1.0 }"#));
+/// assert!(canonical_hash(br#"{"a":1,"a":2}"#).is_err());
+/// ```
 pub fn canonical_hash(text: &[u8]) -> Result<[u8; 16], JsonError> {
     Ok(scan(text, 0)?.to_le_bytes())
 }
 
-/// As [`canonical_hash`], for a text that is `depth` levels inside another.
+/// Like [`canonical_hash`], for a text that is nested `depth` levels deep in another.
 pub(crate) fn scan(text: &[u8], depth: usize) -> Result<u128, JsonError> {
     let mut scanner = Scanner::new(utf8(text)?);
     scanner.depth = depth;
@@ -54,27 +61,28 @@ pub(crate) fn scan(text: &[u8], depth: usize) -> Result<u128, JsonError> {
     Ok(hash)
 }
 
-/// Whether the text begins as an object that has the member `wanted`, as far as it can be read.
+/// Whether the text is an object with the member `wanted`. Reads as far as the text is valid.
 pub(crate) fn has_member(text: &str, wanted: &str) -> bool {
-    Names::of(text).any(|(name, _)| name == wanted)
+    MemberNames::of(text).any(|(name, _)| name == wanted)
 }
 
-/// The text of the member `wanted`, if this is the text of an object that has it; of several the last, as in a map.
+/// The text of the member `wanted`, if the text is an object that has it. If there are several, the last wins.
 pub(crate) fn member<'a>(text: &'a str, wanted: &str) -> Option<&'a str> {
-    let values = Names::of(text).filter_map(|(name, value)| (name == wanted).then_some(value));
+    let values =
+        MemberNames::of(text).filter_map(|(name, value)| (name == wanted).then_some(value));
     let last = values.last()?;
     let end = skip(text, last).ok()?;
     Some(&text[last..end])
 }
 
-/// The names of the object that a text begins as, and where their values begin, as far as it can be read.
-struct Names<'a> {
+/// Iterates over the names of an object, and the positions of their values, as far as the text is valid.
+struct MemberNames<'a> {
     scanner: Scanner<'a>,
-    /// Where the last one's value begins.
+    /// The position of the last member's value.
     value: Option<usize>,
 }
 
-impl<'a> Names<'a> {
+impl<'a> MemberNames<'a> {
     fn of(text: &'a str) -> Self {
         let mut scanner = Scanner::bare(text);
         scanner.spaces();
@@ -86,7 +94,7 @@ impl<'a> Names<'a> {
     }
 }
 
-impl<'a> Iterator for Names<'a> {
+impl<'a> Iterator for MemberNames<'a> {
     type Item = (Cow<'a, str>, usize);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -104,7 +112,7 @@ impl<'a> Iterator for Names<'a> {
         }
         let name = scanner.text().ok()?;
         scanner.spaces();
-        // A name is there even where nothing comes behind it.
+        // A name counts even if the text ends after it.
         let value = if scanner.eat(b':') {
             scanner.spaces();
             scanner.at
@@ -116,15 +124,15 @@ impl<'a> Iterator for Names<'a> {
     }
 }
 
-/// U+FEFF, with which some programs begin UTF-8 text.
+/// U+FEFF, which some programs write at the start of UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The bytes without a byte order mark before them (RFC 8259, section 8.1, lets a reader pass over one).
+/// The bytes without a leading byte order mark, which RFC 8259, section 8.1, allows a parser to ignore.
 pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
-/// A whole body as text, without a byte order mark.
+/// A whole body as text, without its byte order mark.
 pub(crate) fn document(bytes: &[u8]) -> Result<&str, JsonError> {
     utf8(without_mark(bytes))
 }
@@ -141,18 +149,18 @@ struct Name {
 
 /// An object that is being read.
 pub(crate) struct Members {
-    /// Where its names start on the scanner's stack.
+    /// The index of its first name on the scanner's stack.
     base: usize,
     hash: hash::Object,
 }
 
-/// A value of the outer object, with its text where the value is small.
+/// A value, with its contents if it is a string.
 pub(crate) enum Value<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
     Bool,
-    /// A number; whether it is written as an integer.
+    /// A number, and whether it is written as an integer.
     Number { integer: bool },
     /// A string, unescaped.
     Text(Cow<'a, str>),
@@ -160,12 +168,12 @@ pub(crate) enum Value<'a> {
     Compound,
 }
 
-/// Reads a text from its start to its end.
+/// Scans a text from start to end.
 pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
-    /// Bytes of the numbers so far, written out.
+    /// The size of the numbers so far, written out, in bytes.
     written: usize,
     /// The names of all open objects.
     names: Vec<Name>,
@@ -176,12 +184,12 @@ pub(crate) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         Self {
-            names: Vec::with_capacity(2 * FEW),
+            names: Vec::with_capacity(2 * LINEAR_SEARCH_MAX),
             ..Self::bare(text)
         }
     }
 
-    /// For who needs no names.
+    /// A scanner that reserves no memory for names.
     fn bare(text: &'a str) -> Self {
         Self {
             text,
@@ -193,12 +201,12 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Where it is.
+    /// The position in the text, in bytes.
     pub(crate) fn position(&self) -> usize {
         self.at
     }
 
-    /// Goes on at `at`, outside all objects, with another event.
+    /// Continues at `at` with another event, outside all objects.
     pub(crate) fn restart(&mut self, at: usize) {
         self.at = at;
         self.depth = 0;
@@ -206,7 +214,7 @@ impl<'a> Scanner<'a> {
         self.names.clear();
     }
 
-    /// Where the value that starts at `start` ends, by grammar alone.
+    /// The end of the value that starts at `start`, checked by grammar only.
     pub(crate) fn skip_from(&self, start: usize) -> Result<usize, JsonError> {
         skip(self.text, start)
     }
@@ -227,7 +235,7 @@ impl<'a> Scanner<'a> {
             .is_some_and(|at| literal(at, b"[").is_some())
     }
 
-    /// The text from `start` up to where it is.
+    /// The text from `start` to the current position.
     pub(crate) fn since(&self, start: usize) -> &'a str {
         &self.text[start..self.at]
     }
@@ -246,13 +254,13 @@ impl<'a> Scanner<'a> {
 
     /// Steps over white space.
     pub(crate) fn spaces(&mut self) {
-        // Most texts have none.
+        // The fast path: most texts have none.
         if self.peek().is_some_and(|b| b <= b' ') {
             self.at = spaces(self.text.as_bytes(), self.at);
         }
     }
 
-    /// Nothing but white space may follow.
+    /// Checks that only white space follows.
     pub(crate) fn end(&mut self) -> Result<(), JsonError> {
         self.spaces();
         if self.at < self.text.len() {
@@ -261,12 +269,12 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// An error where it is.
+    /// A syntax error at the current position.
     pub(crate) fn expected(&self, what: &'static str) -> JsonError {
         JsonError::syntax(self.at, what)
     }
 
-    /// `what` is not what is here.
+    /// The error that the value at the current position is not `what`.
     pub(crate) fn not(&self, what: &'static str) -> JsonError {
         JsonError::new(self.at, Problem::Kind(what))
     }
@@ -307,7 +315,7 @@ impl<'a> Scanner<'a> {
         let at = self.at;
         let text = self.text()?;
         let hash = hash::key(text.as_bytes());
-        self.note_name(members.base, hash, at)?;
+        self.record_name(members.base, hash, at)?;
         Ok((text, hash))
     }
 
@@ -315,7 +323,7 @@ impl<'a> Scanner<'a> {
         let at = self.at;
         let plain = self.string()?;
         let hash = hash::key(self.content(plain));
-        self.note_name(members.base, hash, at)?;
+        self.record_name(members.base, hash, at)?;
         Ok(hash)
     }
 
@@ -328,7 +336,7 @@ impl<'a> Scanner<'a> {
     pub(crate) fn leave_object(&mut self, members: &Members) -> Result<u128, JsonError> {
         self.depth -= 1;
         let own = &mut self.names[members.base..];
-        if own.len() > FEW {
+        if own.len() > LINEAR_SEARCH_MAX {
             own.sort_unstable_by_key(|name| (name.hash, name.at));
             if let Some(pair) = own.windows(2).find(|pair| pair[0].hash == pair[1].hash) {
                 let at = pair[1].at;
@@ -366,7 +374,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads any value, and says what it is.
+    /// Reads any value; returns its kind, with a string's contents, and its hash.
     pub(crate) fn scalar(&mut self) -> Result<(Value<'a>, u128), JsonError> {
         match self.peek() {
             Some(b'"') => {
@@ -390,7 +398,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a number: whether it is written as an integer, and its hash.
+    /// Reads a number; returns whether it is written as an integer, and its hash.
     fn number(&mut self) -> Result<(bool, u128), JsonError> {
         let bytes = self.text.as_bytes();
         let number = Number::read(bytes, self.at)?;
@@ -452,10 +460,10 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Records a name, and steps to its value.
-    fn note_name(&mut self, base: usize, hash: u128, at: usize) -> Result<(), JsonError> {
+    /// Records a name, fails if it is a duplicate, and steps to its value.
+    fn record_name(&mut self, base: usize, hash: u128, at: usize) -> Result<(), JsonError> {
         let own = &self.names[base..];
-        if own.len() <= FEW && own.iter().any(|name| name.hash == hash) {
+        if own.len() <= LINEAR_SEARCH_MAX && own.iter().any(|name| name.hash == hash) {
             return Err(self.duplicate(at));
         }
         self.names.push(Name { hash, at });
@@ -471,10 +479,10 @@ impl<'a> Scanner<'a> {
     fn duplicate(&mut self, at: usize) -> JsonError {
         self.at = at;
         let name = self.text().map(Cow::into_owned).unwrap_or_default();
-        JsonError::new(at, Problem::Duplicate(shown(&name).to_owned()))
+        JsonError::new(at, Problem::Duplicate(truncated(&name).to_owned()))
     }
 
-    /// The content of a string just read.
+    /// The content of the string that was just read.
     fn content(&self, plain: Option<(usize, usize)>) -> &[u8] {
         match plain {
             Some((start, end)) => &self.text.as_bytes()[start..end],
@@ -482,7 +490,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a string: where its content stands, or `None` when it had escapes and lies in `unescaped`.
+    /// Reads a string; returns the range of its content, or `None` if it has escapes: then its content is in `unescaped`.
     #[inline]
     fn string(&mut self) -> Result<Option<(usize, usize)>, JsonError> {
         let start = self.at + 1;
@@ -495,7 +503,7 @@ impl<'a> Scanner<'a> {
         Ok(None)
     }
 
-    /// Goes on with a string that is plain from `start` to `end`.
+    /// Continues to read a string that has no escapes from `start` to `end`.
     #[cold]
     fn escaped_string(&mut self, mut start: usize, mut end: usize) -> Result<(), JsonError> {
         let bytes = self.text.as_bytes();

@@ -1,20 +1,20 @@
-//! JSON numbers: their grammar, their exact value, and whether Postgres can hold them.
+//! JSON numbers: their grammar, their exact value, and whether Postgres can store them.
 
 use super::{JsonError, Problem, hash};
 
 /// Postgres `numeric` (so `jsonb` too) has at most 131,072 digits before the decimal point …
 const MAX_LEADING: i64 = 131_071;
-/// … and 16,383 after it, zeros that were written counted.
+/// … and 16,383 after it, trailing zeros included.
 const MAX_SCALE: i64 = 16_383;
-/// The most bytes that one number takes written out, with sign and point.
+/// The most bytes that one number takes when written out, with sign and point.
 pub(super) const MAX_DIGITS: usize = (MAX_LEADING + 1 + MAX_SCALE + 2) as usize;
-/// Its parser refuses an exponent from here on, whatever the digits are.
+/// Postgres's parser refuses exponents from here on, whatever the digits are.
 const MAX_EXPONENT: i64 = (i32::MAX / 2) as i64;
 
-/// Digits that surely fit a `u64`.
+/// The most digits that always fit into a `u64`.
 const SMALL: usize = 18;
 
-/// A number as written.
+/// The parts of a number, as written.
 pub(super) struct Number {
     start: usize,
     negative: bool,
@@ -24,9 +24,9 @@ pub(super) struct Number {
     /// Digits after the point: `frac..frac_end`, empty without one.
     frac: usize,
     frac_end: usize,
-    /// All digits as one integer; wrong when there are more than [`SMALL`].
+    /// All digits as one integer; meaningless if there are more than [`SMALL`].
     mantissa: u64,
-    /// Saturates far beyond what is allowed.
+    /// Saturates far beyond the allowed range.
     exponent: i64,
     /// One past the last byte.
     pub(super) end: usize,
@@ -102,13 +102,12 @@ impl Number {
         })
     }
 
-    /// Whether it is an integer as written: digits and perhaps a sign.
+    /// Whether it is written as an integer: digits and an optional sign.
     pub(super) fn is_plain_integer(&self) -> bool {
         self.end == self.int_end
     }
 
-    /// The canonical hash of its exact value, and how many bytes Postgres writes it in; refused when Postgres could not
-    /// hold it.
+    /// The canonical hash of its exact value, and its size in bytes as Postgres writes it. Fails if Postgres cannot store it.
     pub(super) fn measure(&self, bytes: &[u8]) -> Result<(u128, usize), JsonError> {
         let count = (self.int_end - self.int) + (self.frac_end - self.frac);
         let scale = (self.frac_end - self.frac) as i64 - self.exponent;
@@ -160,8 +159,8 @@ impl Number {
         Ok((hash::digits(self.negative, digits, exponent), written))
     }
 
-    /// How many bytes `numeric` writes it in, if it can hold it: sign, digits before the point, point, digits after it.
-    /// `leading`: the power of ten of the first digit that is not 0.
+    /// The size in bytes as `numeric` writes it: sign, digits before the point, point, digits after it. Fails if `numeric` cannot store it.
+    /// `leading` is the power of ten of the first digit that is not 0.
     fn written(&self, leading: i64, scale: i64) -> Result<usize, JsonError> {
         if leading > MAX_LEADING || scale > MAX_SCALE || self.exponent >= MAX_EXPONENT {
             return Err(JsonError::new(self.start, Problem::Number));

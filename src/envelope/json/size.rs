@@ -1,12 +1,12 @@
-//! How much room a value takes once Postgres has written it out.
+//! The size of a value as Postgres writes it out.
 
 use super::{
     number::{MAX_DIGITS, Number},
     string::{escape, special},
 };
 
-/// Bytes that Postgres writes a value in, but for its white space: numbers without exponents, strings unescaped. It is the
-/// same however the value is written, so that a value and what Postgres makes of it have one size. The text is valid JSON.
+/// The size of a value in bytes as Postgres writes it, without white space: numbers without exponents, strings unescaped. It does not
+/// depend on how the value is written, so a value has the same size before and after Postgres has stored it. The text must be valid JSON.
 pub(crate) fn written_size(json: &str) -> usize {
     let bytes = json.as_bytes();
     let (mut at, mut size) = (0, 0);
@@ -19,7 +19,7 @@ pub(crate) fn written_size(json: &str) -> usize {
             }
             b'-' | b'0'..=b'9' => match Number::read(bytes, at) {
                 Ok(number) => {
-                    // What cannot be held is not there: it was refused before.
+                    // Numbers that Postgres cannot store do not occur: they were refused before.
                     size += number
                         .measure(bytes)
                         .map_or(number.end - at, |(_, written)| written);
@@ -36,14 +36,14 @@ pub(crate) fn written_size(json: &str) -> usize {
     size
 }
 
-/// At least [`written_size`], and much quicker: what looks like an exponent counts as the longest number.
+/// An upper bound of [`written_size`] that is much faster to compute: everything that looks like an exponent counts as the longest number.
 pub(crate) fn written_size_at_most(json: &[u8]) -> usize {
     let exponent = |pair: &[u8]| pair[0].is_ascii_digit() && (pair[1] | 0x20) == b'e';
     let exponents = json.windows(2).filter(|pair| exponent(pair)).count();
     json.len() + exponents * MAX_DIGITS
 }
 
-/// From behind the opening quote: where the string ends, and the bytes of its content.
+/// The end of the string whose content starts at `at`, and the size of its unescaped content.
 fn string(bytes: &[u8], mut at: usize) -> (usize, usize) {
     let mut length = 0;
     loop {

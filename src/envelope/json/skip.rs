@@ -1,12 +1,12 @@
-//! Steps over a value by grammar alone, at any depth: finds where a batch's bad item ends.
+//! Skips a value by grammar only, at any depth: this finds the end of an invalid item of a batch.
 
 use super::{JsonError, number::Number, string::special};
 
-/// The end of the value that starts at `at` (no white space before it). Memory: one byte a level.
+/// The end of the value that starts at `at`, without leading white space. Uses one byte of memory per level of nesting.
 pub(super) fn skip(text: &str, at: usize) -> Result<usize, JsonError> {
     let bytes = text.as_bytes();
     let mut at = at;
-    // The closing brackets that are due.
+    // The closing brackets of the open arrays and objects.
     let mut open = Vec::new();
     loop {
         // A value starts here.
@@ -36,7 +36,7 @@ pub(super) fn skip(text: &str, at: usize) -> Result<usize, JsonError> {
             }
             _ => return Err(JsonError::syntax(at, "a value")),
         };
-        // A value has ended: so do the brackets that follow it, up to a comma.
+        // A value has ended. Close the brackets that end with it, up to the next comma.
         loop {
             let Some(close) = open.last() else {
                 return Ok(at);
@@ -62,7 +62,7 @@ pub(super) fn skip(text: &str, at: usize) -> Result<usize, JsonError> {
     }
 }
 
-/// Past white space.
+/// The position after white space.
 pub(super) fn spaces(bytes: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\r' | b'\t') = bytes.get(at) {
         at += 1;
@@ -70,7 +70,7 @@ pub(super) fn spaces(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Past `word`.
+/// The position after `word`.
 pub(super) fn literal(bytes: &[u8], at: usize, word: &'static str) -> Result<usize, JsonError> {
     if bytes[at..].starts_with(word.as_bytes()) {
         return Ok(at + word.len());
@@ -78,7 +78,7 @@ pub(super) fn literal(bytes: &[u8], at: usize, word: &'static str) -> Result<usi
     Err(JsonError::syntax(at, "a value"))
 }
 
-/// Past a name and its colon.
+/// The position after a name and its colon.
 fn key(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     if bytes.get(at) != Some(&b'"') {
         return Err(JsonError::syntax(at, "a name in double quotes"));

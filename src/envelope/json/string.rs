@@ -1,8 +1,8 @@
-//! The inside of strings.
+//! The contents of JSON strings.
 
 use super::{JsonError, Problem};
 
-/// The character of the escape at `at`, and where it ends.
+/// The character of the escape sequence at `at`, and the position after it.
 pub(super) fn escape(bytes: &[u8], at: usize) -> Result<(char, usize), JsonError> {
     let character = match bytes.get(at + 1) {
         Some(b'"') => '"',
@@ -44,7 +44,7 @@ fn unit(bytes: &[u8], at: usize) -> Result<u32, JsonError> {
     })
 }
 
-/// The first double quote, backslash or control character from `at` on; else the end. Many bytes at a time.
+/// The position of the first double quote, backslash or control character from `at` on, or the end. Compares many bytes at a time.
 pub(super) fn special(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = ONES << 7;
@@ -54,15 +54,15 @@ pub(super) fn special(bytes: &[u8], mut at: usize) -> usize {
         let word = u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
         let quote = word ^ QUOTES;
         let slash = word ^ SLASHES;
-        // A byte below 1, or below 0x20, borrows into its high bit. A borrow may spoil bytes above, never below, so the
-        // lowest mark is right.
+        // Subtraction sets the high bit of each byte that is below 1 (or below 0x20). A borrow may falsify the bytes above, never those
+        // below, so the lowest mark is correct.
         let marks =
             (quote.wrapping_sub(ONES) | slash.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20))
                 & !word
                 & HIGH;
         Some(marks.trailing_zeros() as usize / 8)
     };
-    // 0 for each of them: in this form the compiler has the processor look at all of a chunk at once.
+    // 0 for each of the special bytes. The compiler vectorizes this form over a whole chunk.
     let stop = |b: &u8| (b ^ b'"').min(b ^ b'\\').min(b & 0xe0);
     // Most strings are short.
     match in_word(at) {
@@ -85,12 +85,12 @@ pub(super) fn special(bytes: &[u8], mut at: usize) -> usize {
     at + rest.iter().position(|b| stop(b) == 0).unwrap_or(rest.len())
 }
 
-/// Writes a string with its quotes, as `serde_json` does; quickly where nothing must be escaped.
+/// Writes a string with its quotes, as `serde_json` does, with a fast path for strings without special characters.
 pub(crate) fn put_string(text: &str, out: &mut Vec<u8>) {
     put_utf8(text.as_bytes(), out);
 }
 
-/// As [`put_string`], of bytes that were a `str` before: that is not checked again.
+/// Like [`put_string`], for bytes that are known to be UTF-8 and are not checked again.
 pub(crate) fn put_utf8(text: &[u8], out: &mut Vec<u8>) {
     if special(text, 0) == text.len() {
         out.reserve(text.len() + 2);
@@ -98,7 +98,7 @@ pub(crate) fn put_utf8(text: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(text);
         out.push(b'"');
     } else {
-        // A string always has a JSON form, and a `Vec` never refuses bytes.
+        // Serializing a string into a `Vec` cannot fail.
         let _ = serde_json::to_writer(out, &String::from_utf8_lossy(text));
     }
 }

@@ -14,7 +14,7 @@ fn problem(text: &[u8]) -> Problem {
 }
 
 #[test]
-fn grammar() {
+fn texts_follow_the_grammar() {
     let good = [
         "null",
         "true",
@@ -110,7 +110,7 @@ fn grammar() {
 }
 
 #[test]
-fn lone_surrogates() {
+fn lone_surrogates_are_refused() {
     let lone = [
         "\\ud800",
         "\\udc00",
@@ -136,7 +136,7 @@ fn lone_surrogates() {
 }
 
 #[test]
-fn duplicate_names() {
+fn duplicate_names_are_refused() {
     let duplicate = |text: &str| problem(text.as_bytes());
     let is = |name: &str| Problem::Duplicate(name.to_owned());
     assert_eq!(duplicate(r#"{"a":1,"a":1}"#), is("a"));
@@ -156,7 +156,7 @@ fn duplicate_names() {
 }
 
 #[test]
-fn depth() {
+fn nesting_depth_is_limited() {
     let nested =
         |depth: usize, open: &str, close: &str| open.repeat(depth) + "1" + &close.repeat(depth);
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
@@ -175,9 +175,9 @@ fn depth() {
     }
 }
 
-/// Each of these was put to Postgres (`select $1::jsonb`), which agrees.
+/// Postgres agrees with each of these (`select $1::jsonb`).
 #[test]
-fn numbers_that_postgres_can_hold() {
+fn numbers_that_postgres_cannot_store_are_refused() {
     let zeros = |count: usize| "0".repeat(count);
     let nines = |count: usize| "9".repeat(count);
     let good = [
@@ -311,7 +311,7 @@ enum Model {
 }
 
 impl Model {
-    /// One text for each value.
+    /// The canonical text of the value.
     fn canonical(&self) -> String {
         match self {
             Self::Null => "null".into(),
@@ -343,7 +343,7 @@ impl Model {
         }
     }
 
-    /// One of its many texts, chosen by `dice`.
+    /// One of the value's many texts, chosen by `dice`.
     fn write(&self, dice: &mut impl FnMut(usize) -> usize, out: &mut String) {
         let space = |dice: &mut dyn FnMut(usize) -> usize, out: &mut String| {
             out.push_str(["", "", "", " ", "\n\t", "\r "][dice(6)]);
@@ -549,7 +549,7 @@ fn check_against_serde(text: &[u8]) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn what_is_special_is_found_wherever_it_stands() {
+fn special_bytes_are_found_at_any_position() {
     // What stands around it has high bits, and is one more or less than what is special.
     let around = [
         0x20, 0x21, 0x23, 0x5b, 0x5d, 0x7f, 0x80, 0xa2, 0xdc, 0xe0, 0xff,

@@ -18,7 +18,7 @@ fn extensions(event: &Event<'_>) -> serde_json::Value {
 }
 
 #[test]
-fn everything_that_agents_say_is_kept() {
+fn all_members_of_the_agents_form_are_kept() {
     let event = agents(FULL).unwrap().event;
     event.check().unwrap();
     assert_eq!(
@@ -45,7 +45,7 @@ fn everything_that_agents_say_is_kept() {
 }
 
 #[test]
-fn both_spellings_and_null() {
+fn both_spellings_and_null_are_accepted() {
     let snake = r#"{"event_id":"e","event_type":"a:b.c","source":"s","payload":null,"correlation_id":"c","causation_id":"d",
         "idempotency_key":null,"trace":null,"target":null,"entity":null}"#;
     let event = agents(snake).unwrap().event;
@@ -84,7 +84,7 @@ fn ids_that_are_not_of_w3c_stay_as_they_are() {
 }
 
 #[test]
-fn what_is_wrong_has_the_names_of_the_form() {
+fn errors_use_the_member_names_of_the_form() {
     let with =
         |more: &str| format!(r#"{{"eventId":"e","eventType":"t","source":"s","payload":1{more}}}"#);
     let cases = [

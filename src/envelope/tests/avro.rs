@@ -36,7 +36,7 @@ fn write(schema: &Schema, value: Value) -> Vec<u8> {
 
 type Fields = Vec<(String, Value)>;
 
-/// The event as the library's value.
+/// The event as a value of the Avro library.
 fn value(event: &Event<'_>) -> Fields {
     let text = |text: &str| Value::String(text.to_owned());
     let union = |value: Option<Value>| match value {
@@ -134,7 +134,7 @@ fn broken_records_are_refused() {
 }
 
 #[test]
-fn what_types_cannot_say_is_checked() {
+fn field_contents_are_checked_beyond_their_types() {
     let body = minimal("");
     let event = structured(&body, Form::OmniLink).unwrap().event;
     let record = |change: &dyn Fn(&mut Fields)| {
@@ -234,7 +234,7 @@ fn what_types_cannot_say_is_checked() {
     }
 }
 
-/// A version that lacks what has a default is read as if it had it.
+/// A field that an older version lacks gets its default value.
 #[test]
 fn older_versions_are_upgraded() {
     let event = decode_ingress(&sample()).unwrap().into_owned();

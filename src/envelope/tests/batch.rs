@@ -5,7 +5,7 @@ fn batch(body: &str) -> Result<Vec<Item<'_>>, Invalid> {
 }
 
 #[test]
-fn the_good_ones_pass_beside_the_bad() {
+fn valid_items_are_accepted_beside_invalid_ones() {
     let good = minimal("");
     let deep = "[".repeat(5000) + &"]".repeat(5000);
     let bad = [
@@ -42,7 +42,7 @@ fn the_good_ones_pass_beside_the_bad() {
 }
 
 #[test]
-fn what_is_no_json_refuses_the_whole() {
+fn a_body_that_is_not_json_is_refused_as_a_whole() {
     let good = minimal("");
     for body in [
         format!("[{good}"),
@@ -68,7 +68,7 @@ fn what_is_no_json_refuses_the_whole() {
 }
 
 #[test]
-fn an_items_nesting_counts_from_itself() {
+fn nesting_depth_is_counted_per_item() {
     let deepest = format!("{}1{}", "[".repeat(127), "]".repeat(127));
     let item = minimal("").replace("\"data\":1", &format!("\"data\":{deepest}"));
     for body in [
@@ -84,7 +84,7 @@ fn an_items_nesting_counts_from_itself() {
 }
 
 #[test]
-fn it_has_at_most_so_many() {
+fn the_number_of_items_is_limited() {
     let body = |count: usize| format!("[{}]", vec!["0"; count].join(","));
     assert_eq!(batch(&body(50)).unwrap().len(), 50);
     refused(batch(&body(51)), "batch_too_large", "51 items");

@@ -28,7 +28,7 @@ fn http<'a>(
 }
 
 #[test]
-fn it_is_the_same_event_and_body_as_structured() {
+fn binary_and_structured_mode_give_the_same_event_and_hash() {
     let headers: [Header<'_>; 7] = [
         ("host", b"x"),
         ("CE-Subject", b"\"Euro%20%E2%82%AC%20%F0%9F%98%80\""),
@@ -46,7 +46,7 @@ fn it_is_the_same_event_and_body_as_structured() {
 }
 
 #[test]
-fn data_by_its_content_type() {
+fn data_is_read_by_its_content_type() {
     let data = |content_type, body| http(&[], content_type, body).map(|p| p.event.data.clone());
     let json = |text: &'static str| Ok(Data::Json(text.into()));
     let bytes = |bytes: &'static [u8]| Ok(Data::Binary(bytes.into()));
@@ -124,7 +124,7 @@ fn each_wrong_header_has_its_code() {
 }
 
 #[test]
-fn all_values_are_text() {
+fn attribute_values_are_text() {
     let parsed = http(
         &[("ce-rank", b"7"), ("ce-note", b"\"a \\\\ %22b%22\"")],
         None,

@@ -1,4 +1,4 @@
-//! Foreign Avro: what Avro's own library writes is read as the JSON that it says, and nothing makes the reader fall.
+//! Foreign Avro: records that the Avro library writes are converted to JSON, and no input makes the reader panic.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     envelope::{
-        foreign::{NoRegistry, NoSchema, Schema, Schemas, json},
+        foreign::{NoRegistry, Schema, SchemaError, Schemas, to_json},
         kafka::{Inbound, Unread, read},
     },
     log::Record,
@@ -24,7 +24,7 @@ fn written(schema: &str, value: Value) -> Vec<u8> {
 
 fn as_json(schema: &str, value: Value) -> serde_json::Value {
     let datum = written(schema, value);
-    let text = Schema::parse(schema, &[]).unwrap().json(&datum).unwrap();
+    let text = Schema::parse(schema, &[]).unwrap().to_json(&datum).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -75,7 +75,7 @@ fn order() -> Value {
 }
 
 #[test]
-fn a_record_is_the_json_that_it_says() {
+fn a_record_becomes_json() {
     assert_eq!(
         as_json(ORDER, order()),
         serde_json::json!({
@@ -86,7 +86,7 @@ fn a_record_is_the_json_that_it_says() {
 }
 
 #[test]
-fn types_that_json_has_not() {
+fn types_without_a_json_equivalent() {
     let logical = |base: &str, name: &str| format!(r#"{{"type":"{base}","logicalType":"{name}"}}"#);
     let local = "2025-01-31T12:00:00.000001";
     let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
@@ -141,7 +141,10 @@ fn types_that_json_has_not() {
     for (schema, value, expected) in cases {
         let datum = written(&schema, value);
         assert_eq!(
-            Schema::parse(&schema, &[]).unwrap().json(&datum).unwrap(),
+            Schema::parse(&schema, &[])
+                .unwrap()
+                .to_json(&datum)
+                .unwrap(),
             expected,
             "{schema}"
         );
@@ -169,23 +172,30 @@ fn decimals_keep_every_digit() {
     for (bytes, scale, expected) in cases {
         let schema = decimal(30, scale);
         let datum = written("\"bytes\"", Value::Bytes(bytes));
-        let text = Schema::parse(&schema, &[]).unwrap().json(&datum).unwrap();
+        let text = Schema::parse(&schema, &[])
+            .unwrap()
+            .to_json(&datum)
+            .unwrap();
         assert_eq!(text, format!("\"{expected}\""));
     }
     let schema = Schema::parse(&decimal(30, 0), &[]).unwrap();
     let huge = written("\"bytes\"", Value::Bytes(vec![1; 1025]));
-    refused(schema.json(&huge), "invalid_payload", "too many digits");
+    refused(schema.to_json(&huge), "invalid_payload", "too many digits");
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn data_that_does_not_fit_the_schema_is_refused() {
     let schema = Schema::parse(ORDER, &[]).unwrap();
     let datum = written(ORDER, order());
     for end in 0..datum.len() {
-        refused(schema.json(&datum[..end]), "invalid_payload", "cut short");
+        refused(
+            schema.to_json(&datum[..end]),
+            "invalid_payload",
+            "cut short",
+        );
     }
     refused(
-        schema.json(&[&datum[..], &[0]].concat()),
+        schema.to_json(&[&datum[..], &[0]].concat()),
         "invalid_payload",
         "more than it",
     );
@@ -205,7 +215,7 @@ fn what_does_not_fit_is_refused() {
     ];
     for (text, datum) in cases {
         refused(
-            Schema::parse(text, &[]).unwrap().json(datum),
+            Schema::parse(text, &[]).unwrap().to_json(datum),
             "invalid_payload",
             text,
         );
@@ -218,21 +228,21 @@ fn memory_and_depth_are_bounded() {
     let nulls = Schema::parse(r#"{"type":"array","items":"null"}"#, &[]).unwrap();
     let mut claim = written("\"long\"", Value::Long(1 << 62));
     claim.push(0);
-    refused(nulls.json(&claim), "invalid_payload", "too many");
+    refused(nulls.to_json(&claim), "invalid_payload", "too many");
     // A list of one link more than may be.
     let list = r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#;
     let list = Schema::parse(list, &[]).unwrap();
     let links = |count: usize| [vec![2; count - 1], vec![0]].concat();
-    assert!(list.json(&links(MAX_DEPTH)).is_ok());
+    assert!(list.to_json(&links(MAX_DEPTH)).is_ok());
     refused(
-        list.json(&links(MAX_DEPTH + 1)),
+        list.to_json(&links(MAX_DEPTH + 1)),
         "invalid_payload",
         "too deep",
     );
     // What holds itself and has no end.
     let endless = r#"{"type":"record","name":"E","fields":[{"name":"e","type":"E"}]}"#;
     if let Ok(endless) = Schema::parse(endless, &[]) {
-        refused(endless.json(&[]), "invalid_payload", "endless");
+        refused(endless.to_json(&[]), "invalid_payload", "endless");
     }
     let deep = |depth: usize| {
         format!(
@@ -250,14 +260,14 @@ fn memory_and_depth_are_bounded() {
 }
 
 #[test]
-fn names_and_references() {
+fn names_and_references_are_resolved() {
     let line = r#"{"type":"record","name":"Line","namespace":"shop","fields":[{"name":"money","type":"money.Money"}]}"#;
     let money = r#"{"type":"record","name":"Money","namespace":"money","fields":[{"name":"cents","type":"int"}]}"#;
     let order = r#"{"type":"record","name":"Order","namespace":"shop","fields":[
         {"name":"first","type":"Line"},{"name":"last","type":"shop.Line"}]}"#;
     let schema = Schema::parse(order, &[line.into(), money.into()]).unwrap();
     assert_eq!(
-        schema.json(&[2, 4]).unwrap(),
+        schema.to_json(&[2, 4]).unwrap(),
         r#"{"first":{"money":{"cents":1}},"last":{"money":{"cents":2}}}"#
     );
     refused(
@@ -270,7 +280,7 @@ fn names_and_references() {
     let back = r#"{"type":"record","name":"B","fields":[{"name":"a","type":["null","A"]}]}"#;
     let circle = Schema::parse(there, &[back.into()]).unwrap();
     assert_eq!(
-        circle.json(&[2, 2, 0]).unwrap(),
+        circle.to_json(&[2, 2, 0]).unwrap(),
         r#"{"b":{"a":{"b":null}}}"#
     );
     refused(Schema::parse("{", &[]), "unsupported_schema", "no schema");
@@ -284,7 +294,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
         {"name":"last","type":["null","Line$1"],"default":"none"},
         {"name":"again","type":"com.acme.Shop$.Line$1"}]}"#;
     let schema = Schema::parse(shop, &[]).unwrap();
-    let text = schema.json(&[2, b'a', 2, 2, b'b', 2, b'c']).unwrap();
+    let text = schema.to_json(&[2, b'a', 2, 2, b'b', 2, b'c']).unwrap();
     assert_eq!(
         text,
         r#"{"first":{"sku-code":"a"},"last":{"sku-code":"b"},"again":{"sku-code":"c"}}"#
@@ -366,7 +376,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
         let schema =
             Schema::parse(&of_field(field), &[]).unwrap_or_else(|e| panic!("{field}: {e}"));
         let text = schema
-            .json(datum)
+            .to_json(datum)
             .unwrap_or_else(|e| panic!("{field}: {e}"));
         assert_eq!(text, format!(r#"{{"a":{expected}}}"#), "{field}");
     }
@@ -378,7 +388,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
         ))
     };
     let schema = Schema::parse(&twice(""), &[]).unwrap();
-    let text = schema.json(&[2, 2, b'z']).unwrap();
+    let text = schema.to_json(&[2, 2, b'z']).unwrap();
     assert_eq!(text, r#"{"a":{"x":1},"b":{"y":"z"}}"#);
     let nothing_to_read_by = [
         twice(r#",{"name":"c","type":"C"}"#),
@@ -399,7 +409,7 @@ fn names_and_defaults_of_a_writers_schema_do_not_matter() {
 }
 
 #[test]
-fn the_calendar_has_its_last_day() {
+fn the_last_day_of_year_9999_is_valid() {
     let timestamp = |unit: &str| format!(r#"{{"type":"long","logicalType":"{unit}"}}"#);
     let last = 253_402_300_799;
     let cases = [
@@ -423,13 +433,15 @@ fn the_calendar_has_its_last_day() {
     ];
     for (unit, number, expected) in cases {
         let datum = written("\"long\"", Value::Long(number));
-        let text = Schema::parse(&timestamp(unit), &[]).unwrap().json(&datum);
+        let text = Schema::parse(&timestamp(unit), &[])
+            .unwrap()
+            .to_json(&datum);
         assert_eq!(text.unwrap(), format!("\"{expected}\""), "{unit}");
     }
 }
 
 #[test]
-fn a_refusal_names_the_field_and_what_it_held() {
+fn errors_name_the_field_and_its_value() {
     let schema = r#"{"type":"record","name":"O","fields":[{"name":"lines","type":{"type":"array","items":
         {"type":"record","name":"L","fields":[{"name":"at","type":{"type":"map","values":["null",TYPE]}}]}}}]}"#;
     let logical =
@@ -492,7 +504,7 @@ fn a_refusal_names_the_field_and_what_it_held() {
         let schema = Schema::parse(&schema.replace("TYPE", &field), &[]).unwrap();
         // The second line: its map has one entry, which is of the second type of the union.
         let datum = [&[4, 0, 2, 2, b'k', 2], &value[..], &[0, 0]].concat();
-        let Err(refused) = schema.json(&datum) else {
+        let Err(refused) = schema.to_json(&datum) else {
             // 64 bits of nanoseconds do not leave the calendar.
             assert!(expected.is_empty(), "{field}");
             continue;
@@ -514,11 +526,11 @@ fn a_refusal_names_the_field_and_what_it_held() {
         "é".repeat(500)
     );
     let schema = Schema::parse(&long, &[]).unwrap();
-    refused(schema.json(&[]), "invalid_payload", "a long path");
+    refused(schema.to_json(&[]), "invalid_payload", "a long path");
 }
 
 #[test]
-fn what_is_not_confluents_first_format_is_recognised() {
+fn other_framings_are_detected() {
     const HEADER: &str = "__value_schema_id";
     let guid = uuid::Uuid::from_u128(0x67e5_5044_10b1_426f_9247_bb68_0e5f_e0c8);
     let with = |prefix: &[u8]| [prefix, guid.as_bytes(), b"x"].concat();
@@ -578,21 +590,21 @@ fn what_is_not_confluents_first_format_is_recognised() {
     assert_eq!(read, Ok(Inbound::Foreign("\"x\"".into())));
 }
 
-/// A registry of one schema.
+/// A registry with one schema.
 struct One(&'static str);
 
 impl Schemas for One {
-    fn get(&self, id: u32) -> Result<Arc<Schema>, NoSchema> {
+    fn get(&self, id: u32) -> Result<Arc<Schema>, SchemaError> {
         match id {
             7 => Ok(Arc::new(Schema::parse(self.0, &[]).unwrap())),
-            8 => Err(NoSchema::Waiting("it is away".into())),
+            8 => Err(SchemaError::Waiting("it is away".into())),
             other => NoRegistry.get(other),
         }
     }
 }
 
 #[test]
-fn a_foreign_record_goes_on_as_its_json() {
+fn a_foreign_record_is_read_as_its_json() {
     const CLOUD: &str = r#"{"type":"record","name":"C","fields":[{"name":"specversion","type":"string"},{"name":"id","type":"string"},
         {"name":"source","type":"string"},{"name":"type","type":"string"},{"name":"subject","type":["null","string"]},
         {"name":"data","type":{"type":"map","values":"double"}}]}"#;
@@ -659,21 +671,21 @@ fn a_foreign_record_goes_on_as_its_json() {
 }
 
 #[test]
-fn our_own_schemas_are_read_without_a_registry() {
+fn own_schemas_need_no_registry() {
     let mut record = Vec::new();
     let text = minimal("");
     let event = structured(&text, Form::OmniLink).unwrap().event;
     crate::envelope::avro::encode_ingress(&event, &mut record);
     let id = schemas::INGRESS.id;
     let none = Record::default();
-    let text = json(id, &record, &none, &NoRegistry).unwrap();
+    let text = to_json(id, &record, &none, &NoRegistry).unwrap();
     let read: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&read["id"], &read["data"]), (&"1".into(), &"1".into()));
     // Each of them can be read with.
     for schema in schemas::ALL {
         let record = [&[0], &schema.id.to_be_bytes()[..], &[1]].concat();
-        let refused = json(schema.id, &record, &none, &NoRegistry).unwrap_err();
-        assert!(matches!(refused, NoSchema::Refused(i) if i.code == "invalid_payload"));
+        let refused = to_json(schema.id, &record, &none, &NoRegistry).unwrap_err();
+        assert!(matches!(refused, SchemaError::Refused(i) if i.code == "invalid_payload"));
     }
 }
 
@@ -681,7 +693,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(datum in vec(any::<u8>(), 0..60)) {
         let schema = Schema::parse(ORDER, &[]).unwrap();
-        if let Ok(text) = schema.json(&datum) {
+        if let Ok(text) = schema.to_json(&datum) {
             prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
         }
     }

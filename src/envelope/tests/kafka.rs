@@ -23,7 +23,7 @@ const STRUCTURED: (&str, &str) = (
     "content-type",
     "application/cloudevents+json; charset=utf-8",
 );
-/// Headers, value, code.
+/// Headers, value and expected error code.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u8], &'a str);
 
 const STRICT: &str = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
@@ -59,7 +59,7 @@ fn one(record: &Record) -> Event<'_> {
 }
 
 #[test]
-fn structured_before_binary_before_avro_before_headerless() {
+fn forms_are_detected_in_the_order_structured_binary_avro_headerless() {
     let structured = record(
         &[&[TENANT, STRUCTURED], &CE],
         Some(STRICT.replace("\"1\"", "\"body\"").as_bytes()),
@@ -292,7 +292,7 @@ fn each_wrong_record_has_its_code() {
 }
 
 #[test]
-fn headerless_json_may_have_no_data_and_a_byte_order_mark() {
+fn headerless_json_may_lack_data_and_have_a_byte_order_mark() {
     let tenant: &[&[(&str, &str)]] = &[&[TENANT]];
     assert_eq!(
         one(&record(tenant, Some(STRICT.as_bytes()))).data,
@@ -346,7 +346,7 @@ fn a_batch_is_bounded() {
 }
 
 #[test]
-fn what_a_foreign_clock_says_is_bounded() {
+fn foreign_timestamps_are_clamped() {
     let record = record(&[&[TENANT], &CE], Some(b"1"));
     for timestamp in [i64::MIN, -1, 0, i64::MAX] {
         let Ok(Inbound::One(event)) = read(&record, Millis(timestamp)) else {

@@ -1,4 +1,4 @@
-//! Behaviour of the readers, by table and by property.
+//! Tests of the parsers, by tables of cases and by properties.
 
 mod agents;
 mod avro;
@@ -15,7 +15,7 @@ use proptest::{collection::vec, option, prelude::*};
 use super::*;
 use crate::base::clock::Millis;
 
-/// When everything is received here.
+/// The time at which these tests receive events.
 const NOW: Millis = Millis(1_738_324_800_000);
 
 fn acme() -> Tenant {
@@ -26,7 +26,7 @@ fn structured(body: &str, form: Form) -> Result<Parsed<'_>, Invalid> {
     parse_structured(body.as_bytes(), form, &acme(), NOW)
 }
 
-/// The least that is an event in OmniLink's form, with `more` members before the closing bracket.
+/// A minimal event in OmniLink's form, with `more` members before the closing bracket.
 fn minimal(more: &str) -> String {
     format!(r#"{{"id":"1","source":"/s","type":"t","data":1{more}}}"#)
 }
@@ -40,7 +40,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Invalid>, code: &str, about: &s
     );
 }
 
-/// JSON as producers write it.
+/// Arbitrary JSON.
 fn json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -63,7 +63,7 @@ fn json() -> impl Strategy<Value = String> {
     })
 }
 
-/// As [`text`], for what is part of a key.
+/// Like [`text`], for parts of a key.
 fn key_text() -> impl Strategy<Value = Cow<'static, str>> {
     text().prop_map(|text| text.replace('\0', "_").into())
 }
@@ -80,7 +80,7 @@ fn data() -> impl Strategy<Value = Data<'static>> {
     ]
 }
 
-/// Any event that could have been taken in.
+/// An arbitrary valid event.
 fn events() -> impl Strategy<Value = Event<'static>> {
     let source = prop_oneof![
         "/[a-z]{1,10}",

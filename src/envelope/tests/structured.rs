@@ -12,7 +12,7 @@ const FULL: &str = r#" {
 } "#;
 
 #[test]
-fn a_full_event() {
+fn an_event_with_all_attributes() {
     let parsed = structured(FULL, Form::OmniLink).unwrap();
     let expected = Event {
         tenant: acme(),
@@ -48,7 +48,7 @@ fn a_full_event() {
 }
 
 #[test]
-fn the_least_and_what_is_defaulted() {
+fn a_minimal_event_gets_defaults() {
     let body = minimal("");
     let event = structured(&body, Form::OmniLink).unwrap().event;
     assert_eq!(
@@ -116,7 +116,7 @@ fn data_may_be_any_json_value_and_absent_is_not_null() {
 }
 
 #[test]
-fn entities_flat_or_as_an_object() {
+fn entities_are_flat_attributes_or_an_object() {
     let entity = |more: &str| {
         structured(&minimal(more), Form::OmniLink).map(|p| p.event.entity.map(|e| format!("{e:?}")))
     };
@@ -369,9 +369,9 @@ fn limits_are_inclusive_and_count_unescaped_bytes() {
     structured(&minimal(others), Form::OmniLink).unwrap();
 }
 
-/// Postgres text cannot hold U+0000: with U+FFFD in its place two keys would be one.
+/// Postgres cannot store U+0000, and replacing it by U+FFFD would make two keys equal.
 #[test]
-fn no_part_of_a_key_has_nul() {
+fn keys_must_not_contain_nul() {
     for more in [
         r#"{"id":"a\u0000","source":"/s","type":"t","data":1}"#,
         r#"{"id":"a","source":"/s\u0000","type":"t","data":1}"#,
@@ -391,7 +391,7 @@ fn no_part_of_a_key_has_nul() {
 }
 
 #[test]
-fn all_numbers_of_an_event_are_bounded_by_what_they_become() {
+fn the_written_size_of_all_numbers_is_limited() {
     let with = |numbers: &str| minimal("").replace("\"data\":1", &format!("\"data\":[{numbers}]"));
     let many = |number: &str, count: usize| vec![number; count].join(",");
     // 131,072 digits each: eight are 1 MiB, and the one of the smallest number does not go in any more.
@@ -420,7 +420,7 @@ fn all_numbers_of_an_event_are_bounded_by_what_they_become() {
 }
 
 #[test]
-fn a_byte_order_mark_is_passed_over() {
+fn a_byte_order_mark_is_ignored() {
     let body = minimal("");
     let marked = format!("\u{feff}{body}");
     assert_eq!(

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     base::{
-        backoff::{WORTH, rest},
+        backoff::{FULL_TRANSACTION, commit_pause},
         clock::{Clock, SystemClock},
     },
     log::{
@@ -179,8 +179,8 @@ impl Lane for KafkaLane {
     }
 
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
-        if self.polled < WORTH {
-            std::thread::sleep(rest(self.polled).min(wait));
+        if self.polled < FULL_TRANSACTION {
+            std::thread::sleep(commit_pause(self.polled).min(wait));
         }
         self.polled = 0;
         let polled = self.group.poll_group(wait, out)?;

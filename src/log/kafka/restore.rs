@@ -63,7 +63,7 @@ const COMMITTED_OFFSETS: &str = "asking for the committed offsets";
 /// Pauses between two looks at an open transaction.
 const LOOKS: Backoff = Backoff {
     first: Duration::from_millis(5),
-    most: Duration::from_millis(100),
+    max: Duration::from_millis(100),
 };
 
 /// What a restore works with: a lane's own.

@@ -20,7 +20,7 @@ use crate::{
 const TRIES: u32 = 5;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(100),
-    most: Duration::from_secs(10),
+    max: Duration::from_secs(10),
 };
 /// Bytes of a panic's message that a letter quotes.
 const MESSAGE: usize = 512;

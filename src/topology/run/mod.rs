@@ -29,7 +29,7 @@ use crate::{
 const DAY_MS: i64 = 86_400_000;
 const BACKOFF: Backoff = Backoff {
     first: std::time::Duration::from_millis(200),
-    most: std::time::Duration::from_secs(10),
+    max: std::time::Duration::from_secs(10),
 };
 
 /// What topologies need to run.

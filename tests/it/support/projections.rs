@@ -87,7 +87,7 @@ impl Database {
     }
 
     pub fn store(&self) -> Store {
-        Store::with(self.options.clone())
+        Store::with_options(self.options.clone())
     }
 
     /// Runs SQL on the server, outside of this database.

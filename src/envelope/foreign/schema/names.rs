@@ -1,12 +1,12 @@
-//! The names of a schema's types, and what they stand for.
+//! The named types of a schema, and the resolution of references to them.
 
 use std::{collections::HashMap, rc::Rc};
 
 use serde_json::{Map, Value};
 
-use super::{At, MAX_DEPTH, SchemaError};
+use super::{MAX_DEPTH, NodeId, SchemaError};
 
-/// The namespace that a type stands in; empty: none.
+/// The namespace that encloses a type; empty for none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Namespace(Rc<str>);
 
@@ -15,7 +15,7 @@ impl Namespace {
         Self("".into())
     }
 
-    /// The full name of what is called so here.
+    /// The full name of a name in this namespace.
     fn full(&self, name: &str) -> String {
         if self.0.is_empty() {
             name.to_owned()
@@ -25,7 +25,7 @@ impl Namespace {
     }
 }
 
-/// The full name of a definition, if it has one, and the namespace of what it holds.
+/// The full name of a definition, if it has one, and the namespace for its parts.
 pub(super) fn named(
     shape: &Map<String, Value>,
     namespace: &Namespace,
@@ -36,7 +36,7 @@ pub(super) fn named(
     match text("name") {
         None | Some("") => (None, within),
         Some(name) => match name.rsplit_once('.') {
-            // Such a name is full already, and has its namespace in it.
+            // A name with a dot is a full name, and includes the namespace.
             Some((space, last)) => {
                 let within = Namespace(space.into());
                 (Some(within.full(last)), within)
@@ -48,20 +48,20 @@ pub(super) fn named(
 
 struct Definition<'s> {
     shape: &'s Map<String, Value>,
-    /// The namespace around it.
-    standing: Namespace,
-    /// There is another one of that name.
+    /// The enclosing namespace.
+    enclosing: Namespace,
+    /// Whether there is a different definition with the same name.
     ambiguous: bool,
-    /// Where it was put.
-    place: Option<At>,
+    /// The index of the compiled type, once it has one.
+    node: Option<NodeId>,
 }
 
-/// All types that have a name.
+/// All named types, by full name.
 #[derive(Default)]
 pub(super) struct Names<'s>(HashMap<String, Definition<'s>>);
 
 impl<'s> Names<'s> {
-    /// Finds all definitions, wherever they stand: a type may be named before it is defined.
+    /// Collects all definitions in a schema: a type may be referenced before it is defined.
     pub(super) fn collect(
         &mut self,
         schema: &'s Value,
@@ -112,18 +112,18 @@ impl<'s> Names<'s> {
         Ok(())
     }
 
-    fn define(&mut self, name: String, shape: &'s Map<String, Value>, standing: &Namespace) {
+    fn define(&mut self, name: String, shape: &'s Map<String, Value>, enclosing: &Namespace) {
         let new = Definition {
             shape,
-            standing: standing.clone(),
+            enclosing: enclosing.clone(),
             ambiguous: false,
-            place: None,
+            node: None,
         };
         let known = self.0.entry(name).or_insert(new);
         known.ambiguous |= known.shape != shape;
     }
 
-    /// The full name of what a type calls so: of its own namespace, else of none.
+    /// Resolves a name: in the namespace, else as a full name.
     pub(super) fn find(&self, name: &str, namespace: &Namespace) -> Option<String> {
         let here = (!name.contains('.')).then(|| namespace.full(name));
         let nowhere = name.strip_prefix('.').unwrap_or(name).to_owned();
@@ -137,16 +137,16 @@ impl<'s> Names<'s> {
 
     pub(super) fn definition(&self, full: &str) -> Option<(&'s Map<String, Value>, Namespace)> {
         let known = self.0.get(full)?;
-        Some((known.shape, known.standing.clone()))
+        Some((known.shape, known.enclosing.clone()))
     }
 
-    pub(super) fn place(&self, full: &str) -> Option<At> {
-        self.0.get(full)?.place
+    pub(super) fn node(&self, full: &str) -> Option<NodeId> {
+        self.0.get(full)?.node
     }
 
-    pub(super) fn set_place(&mut self, full: &str, at: At) {
+    pub(super) fn set_node(&mut self, full: &str, at: NodeId) {
         if let Some(known) = self.0.get_mut(full) {
-            known.place = Some(at);
+            known.node = Some(at);
         }
     }
 }

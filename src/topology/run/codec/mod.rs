@@ -87,7 +87,7 @@ impl Codec {
             Self::Csv(layout) => return Ok(layout.rows(value)?),
             Self::Avro => {
                 let id = avro::schema_id(value).ok_or_else(|| not_confluents(record, value))?;
-                let json = foreign::json(id, value, record, schemas).map_err(Unread::from)?;
+                let json = foreign::to_json(id, value, record, schemas).map_err(Unread::from)?;
                 Part::json(&json.into())?
             }
         };

@@ -14,7 +14,7 @@ use crate::topology::{
 use crate::{
     controls::SecretKeys,
     envelope::{
-        foreign::{Again, RedrivenAt},
+        foreign::{ForRedriven, RedrivenRecord},
         kafka::unrecognised_avro,
     },
     stream::{Failure, Origin, Rejected, dlq::redriven},
@@ -30,9 +30,9 @@ impl StageTransform {
         let shared = Arc::clone(&self.shared);
         let tenant = shared.tenant.as_ref();
         let times = self.redriven(origin);
-        let again = (times > 0).then(|| Again {
+        let again = (times > 0).then(|| ForRedriven {
             schemas: &*shared.schemas,
-            went_back: RedrivenAt::of(&origin.topic, &origin.record),
+            redriven: RedrivenRecord::of(&origin.topic, &origin.record),
         });
         let schemas = again.as_ref().map_or(&*shared.schemas, |again| again as _);
         let (mut messages, first) = match (&stage.input, stage.steps.first()) {
