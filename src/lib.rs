@@ -36,6 +36,7 @@ pub mod chaos;
 pub mod config;
 pub mod entity;
 pub mod envelope;
+pub mod redis_connection;
 pub mod telemetry;
 
 /// Many small allocations that live for one record or request: jemalloc keeps them apart, and gives memory back. It stands
