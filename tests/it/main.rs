@@ -24,6 +24,7 @@ mod kafka_members;
 mod kafka_producer;
 mod keys;
 mod lanes;
+mod limits;
 mod log_conformance;
 mod log_kill;
 mod pages;
