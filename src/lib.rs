@@ -37,6 +37,7 @@ pub mod chaos;
 pub mod config;
 pub mod entity;
 pub mod envelope;
+pub mod redis_connection;
 pub mod telemetry;
 
 /// jemalloc: there are many small allocations per record or request, which it keeps from fragmenting, and it returns free

@@ -47,6 +47,13 @@ impl Times {
         }
     }
 
+    /// How many more may be admitted now. What no longer counts is forgotten.
+    pub fn room(&mut self, limit: Limit, now: Millis) -> u32 {
+        let now = self.0.back().map_or(now.0, |last| now.0.max(*last));
+        self.prune(limit, now);
+        limit.limit.saturating_sub(self.0.len() as u32)
+    }
+
     /// When the next one may be admitted; `None`: at any time.
     pub fn next_free(&self, limit: Limit) -> Option<Millis> {
         // There are more than the limit when it was lowered.

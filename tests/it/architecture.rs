@@ -13,7 +13,7 @@ use std::{
 const FLOORS: &[&[&str]] = &[
     &["base", "chaos"],
     &["config"],
-    &["telemetry"],
+    &["redis_connection", "telemetry"],
     &["envelope", "http", "limits", "state", "store"],
     &["entity", "log"],
     &["controls", "embedded_postgres", "registry"],

@@ -28,6 +28,7 @@ mod kafka_producer;
 mod keys;
 mod lane_simulation;
 mod lanes;
+mod limits;
 mod log_conformance;
 mod log_kill;
 mod port_events;

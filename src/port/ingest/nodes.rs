@@ -7,25 +7,28 @@
 
 use std::{sync::Arc, time::Duration};
 
-use parking_lot::RwLock;
-use redis::{Client, RedisError, aio::MultiplexedConnection};
-use tokio::{sync::oneshot, task::JoinHandle};
+use redis::RedisError;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::idempotency::{REWRITE_AFTER, Verdict};
 use crate::{
-    base::{clock::Millis, id::Identity},
+    base::{backoff::Backoff, clock::Millis, id::Identity},
     config::SecretUrl,
     envelope::BodyHash,
+    redis_connection::{KeptOpen, Ping, RedisConnection, Timing},
     telemetry::PartStatus,
 };
 
 /// An answer of Redis must be there within this time; else the request goes on without it.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long connecting may take, and the pause before the next try.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const RECONNECT_AFTER: Duration = Duration::from_millis(500);
-/// How often a connection is checked.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
+const TIMING: Timing = Timing {
+    connect: Duration::from_secs(2),
+    pause: Backoff {
+        first: Duration::from_millis(500),
+        max: Duration::from_millis(500),
+    },
+    check: Duration::from_secs(1),
+};
 
 const IN_FLIGHT: u8 = b'f';
 const DURABLE: u8 = b'd';
@@ -42,41 +45,38 @@ const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redi
 /// The other nodes, by way of Redis. Dropping it closes the connection.
 pub struct Nodes {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    _open: KeptOpen,
 }
 
 struct Shared {
-    client: Client,
+    redis: RedisConnection,
     prefix: String,
     window: Duration,
-    connection: RwLock<Option<MultiplexedConnection>>,
-    /// Why there is none; never a URL.
-    trouble: RwLock<String>,
 }
 
 impl Nodes {
     /// Connects in the background, and again whenever the connection is lost. The error says what is wrong with the URL.
     pub fn start(url: &SecretUrl, prefix: &str, window: Duration) -> Result<Self, RedisError> {
+        let (redis, open) = RedisConnection::open(url, TIMING, Ping)?;
         let shared = Arc::new(Shared {
-            client: Client::open(url.expose())?,
+            redis,
             prefix: format!("{prefix}idempotency:"),
             window,
-            connection: RwLock::new(None),
-            trouble: RwLock::new("not connected yet".into()),
         });
-        let task = tokio::spawn(Arc::clone(&shared).keep_connected());
-        Ok(Self { shared, task })
+        Ok(Self {
+            shared,
+            _open: open,
+        })
     }
 
     /// For `/readyz`.
     pub fn probe(&self) -> impl Fn() -> PartStatus + Send + Sync + 'static {
-        let shared = Arc::clone(&self.shared);
-        move || match &*shared.connection.read() {
-            Some(_) => PartStatus::ok(""),
-            None => PartStatus::degraded(format!(
-                "each node goes by its own window: {}",
-                shared.trouble.read()
-            )),
+        let redis = self.shared.redis.clone();
+        move || match redis.trouble() {
+            None => PartStatus::ok(""),
+            Some(trouble) => {
+                PartStatus::degraded(format!("each node goes by its own window: {trouble}"))
+            }
         }
     }
 
@@ -232,12 +232,6 @@ impl Drop for Reservation {
     }
 }
 
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Shared {
     fn key(&self, id: &Identity) -> String {
         format!("{}{id}", self.prefix)
@@ -248,53 +242,9 @@ impl Shared {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, pipe: &redis::Pipeline) -> Option<T> {
-        let mut connection = self.connection.read().clone()?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, pipe.query_async(&mut connection)).await {
-            Ok(Ok(found)) => Some(found),
-            Ok(Err(error)) => {
-                self.lost(error.category());
-                None
-            }
-            Err(_) => {
-                self.lost("no answer in time");
-                None
-            }
-        }
-    }
-
-    fn lost(&self, why: &str) {
-        if self.connection.write().take().is_some() {
-            tracing::warn!(why, "redis is left out until it answers again");
-        }
-        why.clone_into(&mut self.trouble.write());
-    }
-
-    async fn keep_connected(self: Arc<Self>) {
-        loop {
-            let connected = self.connection.read().clone();
-            let Some(mut connection) = connected else {
-                let connect = self.client.get_multiplexed_async_connection();
-                match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
-                    Ok(Ok(connection)) => {
-                        *self.connection.write() = Some(connection);
-                        tracing::info!("redis is connected");
-                    }
-                    Ok(Err(error)) => error.category().clone_into(&mut self.trouble.write()),
-                    Err(_) => "no connection in time".clone_into(&mut self.trouble.write()),
-                }
-                tokio::time::sleep(RECONNECT_AFTER).await;
-                continue;
-            };
-            tokio::time::sleep(CHECK_EVERY).await;
-            let ping = redis::cmd("PING");
-            match tokio::time::timeout(CONNECT_TIMEOUT, ping.query_async::<()>(&mut connection))
-                .await
-            {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => self.lost(error.category()),
-                Err(_) => self.lost("no answer in time"),
-            }
-        }
+        self.redis
+            .pipeline(pipe, Instant::now() + ANSWER_TIMEOUT)
+            .await
     }
 }
 

@@ -1,0 +1,534 @@
+//! Decides what a request may take: in Redis where all nodes share limits, in memory where a node is alone or Redis is down.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::RedisError;
+use tokio::time::Instant;
+
+use super::{
+    ask::{Ask, Grants, Group, Room, Run, Standing, Verdict},
+    memory::{Bounds, Memory},
+    policy::{MAX_CONCURRENCY, OnBackendDown, share},
+    shared::{Backend, Shared},
+};
+use crate::{
+    base::clock::{Clock, Millis},
+    config::SecretUrl,
+    telemetry::PartStatus,
+};
+
+/// How Redis is used.
+#[derive(Clone, Copy, Debug)]
+pub struct RedisOptions<'a> {
+    /// Where it is: a single server or a primary, for its run tells whether it lost what it held.
+    pub url: &'a SecretUrl,
+    /// In front of all keys.
+    pub prefix: &'a str,
+    /// The longest that a request waits for Redis.
+    pub answer: Duration,
+    /// How long a request counts as in flight whose node is gone.
+    pub lapse: Duration,
+}
+
+impl<'a> RedisOptions<'a> {
+    /// 50 ms for an answer, 30 s until a lease lapses.
+    pub fn new(url: &'a SecretUrl, prefix: &'a str) -> Self {
+        Self {
+            url,
+            prefix,
+            answer: Duration::from_millis(50),
+            lapse: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Decides what requests may take. Cheap to clone.
+#[derive(Clone)]
+pub struct Limiter(Arc<Inner>);
+
+struct Inner {
+    memory: Memory,
+    shared: Option<Shared>,
+    answer: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a request is told.
+#[derive(Debug)]
+pub struct Decision {
+    /// What it may do.
+    pub outcome: Outcome,
+    /// The limit that is nearest to refuse, or that refuses for longest; `None`: nothing limits it.
+    pub tightest: Option<Standing>,
+    /// Whether it was decided without Redis, or with a Redis that had lost what it held.
+    pub degraded: bool,
+}
+
+/// What a request may do.
+#[derive(Debug)]
+pub enum Outcome {
+    /// So many of its items pass, perhaps none.
+    Taken {
+        /// Of the items, in order.
+        grants: Grants,
+        /// Held while the request is in flight, if that was asked for and items pass, or none were asked for.
+        lease: Option<Lease>,
+    },
+    /// As many requests of the key are in flight as may be.
+    Busy,
+    /// Redis is down, and a policy says that nothing is let in then: its name.
+    Unavailable(Arc<str>),
+}
+
+/// A request in flight, until it is dropped.
+pub struct Lease {
+    limiter: Arc<Inner>,
+    slot: String,
+    key: String,
+    /// Whether this node counts it.
+    counted: bool,
+    /// Whether Redis may count it.
+    shared: Option<u64>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lease({})", self.key)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.counted {
+            self.limiter.memory.release(&self.slot, &self.key);
+        }
+        if let (Some(shared), Some(lease)) = (&self.limiter.shared, self.shared) {
+            shared.leases().end(lease, &self.key);
+        }
+    }
+}
+
+/// How a group is decided.
+struct Plan {
+    /// For each window, this node's bound; `None`: it has none here.
+    here: Vec<Option<u32>>,
+    in_flight_here: Option<u32>,
+    /// For each window, whether Redis may refuse.
+    there: Vec<bool>,
+    degraded: bool,
+}
+
+/// A group is decided.
+struct Decided {
+    verdict: Verdict,
+    lease: Option<Lease>,
+    degraded: bool,
+}
+
+impl Limiter {
+    /// For a node alone.
+    pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner {
+            memory: Memory::new(),
+            shared: None,
+            answer: Duration::ZERO,
+            clock,
+        }))
+    }
+
+    /// For nodes that share limits. Connects in the background, on the runtime that this is called in. The error says what is
+    /// wrong with the URL.
+    pub fn with_redis(
+        clock: Arc<dyn Clock>,
+        options: &RedisOptions<'_>,
+    ) -> Result<Self, RedisError> {
+        let shared = Shared::open(options.url, options.prefix, options.lapse)?;
+        Ok(Self(Arc::new(Inner {
+            memory: Memory::new(),
+            shared: Some(shared),
+            answer: options.answer,
+            clock,
+        })))
+    }
+
+    /// For `/readyz`.
+    pub fn probe(&self) -> impl Fn() -> PartStatus + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.0);
+        move || {
+            let inner = inner.upgrade();
+            let shared = inner.as_ref().and_then(|inner| inner.shared.as_ref());
+            match shared.and_then(Shared::trouble) {
+                None => PartStatus::ok(""),
+                Some(trouble) => {
+                    PartStatus::degraded(format!("each node limits by its share: {trouble}"))
+                }
+            }
+        }
+    }
+
+    /// How many nodes share the limits, as was last heard.
+    pub fn nodes(&self) -> u32 {
+        self.0.shared.as_ref().map_or(1, Shared::nodes)
+    }
+
+    /// Takes what a request asks for, or what there is of it. It waits for Redis no longer than its time-out, and not at all
+    /// while Redis is down.
+    pub async fn take(&self, ask: &Ask) -> Decision {
+        let until = Instant::now() + self.0.answer;
+        let mut decision = Decision {
+            outcome: Outcome::Busy,
+            tightest: None,
+            degraded: false,
+        };
+        let mut runs = ask.runs.clone();
+        let mut lease = None;
+        // The address first, for what it refuses must not use up what the tenant may have.
+        for group in [&ask.address, &ask.tenant] {
+            let refused = !ask.runs.is_empty() && runs.iter().all(|run| run.count == 0);
+            if group.is_empty() || refused {
+                continue;
+            }
+            let decided = match self.0.decide(group, &runs, until).await {
+                Ok(decided) => decided,
+                Err(policy) => {
+                    decision.outcome = Outcome::Unavailable(policy);
+                    decision.degraded = true;
+                    return decision;
+                }
+            };
+            decision.degraded |= decided.degraded;
+            match decided.verdict {
+                Verdict::Busy => {
+                    let limit = group.in_flight.as_ref().map_or(0, |asked| asked.limit);
+                    decision.tightest = Some(busy(limit));
+                    return decision;
+                }
+                Verdict::Taken {
+                    runs: granted,
+                    rooms,
+                } => {
+                    let rooms = group.windows.iter().zip(rooms);
+                    for (window, room) in rooms.filter(|(_, room)| *room != Room::UNLIMITED) {
+                        let standing = Standing {
+                            policy: Arc::clone(&window.policy.name),
+                            limit: window.policy.limit,
+                            window_s: Some(window.policy.window_s),
+                            remaining: room.remaining,
+                            wait_ms: room.wait_ms,
+                            full_ms: room.full_ms,
+                        };
+                        let tightest = &mut decision.tightest;
+                        if tightest.as_ref().is_none_or(|t| tighter(&standing, t)) {
+                            *tightest = Some(standing);
+                        }
+                    }
+                    runs = granted;
+                    lease = decided.lease;
+                }
+            }
+        }
+        decision.outcome = Outcome::Taken {
+            grants: Grants::new(&ask.runs, &runs),
+            lease,
+        };
+        decision
+    }
+}
+
+/// Requests in flight tell no time at which one of them ends.
+fn busy(limit: u32) -> Standing {
+    Standing {
+        policy: MAX_CONCURRENCY.into(),
+        limit,
+        window_s: None,
+        remaining: 0,
+        wait_ms: 0,
+        full_ms: 0,
+    }
+}
+
+fn tighter(one: &Standing, other: &Standing) -> bool {
+    let order = |s: &Standing| (s.remaining, std::cmp::Reverse(s.wait_ms));
+    order(one) < order(other)
+}
+
+impl Inner {
+    /// The error names a policy that lets nothing in while Redis is down.
+    async fn decide(
+        self: &Arc<Self>,
+        group: &Group,
+        runs: &[Run],
+        until: Instant,
+    ) -> Result<Decided, Arc<str>> {
+        let Some(shared) = &self.shared else {
+            let plan = Plan::alone(group);
+            return Ok(self.decide_here(group, runs, &plan, false));
+        };
+        let backend = shared.backend();
+        if let Backend::Up { lost } = backend {
+            let plan = Plan::new(group, Backend::Up { lost }, shared)?;
+            if let Some(decided) = self.decide_there(shared, group, runs, &plan, until).await {
+                return Ok(decided);
+            }
+        }
+        let plan = Plan::new(group, Backend::Down, shared)?;
+        Ok(self.decide_here(group, runs, &plan, true))
+    }
+
+    fn decide_here(
+        self: &Arc<Self>,
+        group: &Group,
+        runs: &[Run],
+        plan: &Plan,
+        owed: bool,
+    ) -> Decided {
+        let bounds = Bounds {
+            windows: &plan.here,
+            in_flight: plan.in_flight_here,
+            owed,
+            nodes: self.shared.as_ref().map_or(1, Shared::nodes),
+            heard: None,
+        };
+        let mut verdict = self.memory.take(group, runs, &bounds, self.clock.now());
+        let mut lease = None;
+        if let Verdict::Taken { runs, rooms } = &mut verdict {
+            lease = self.counted(group, runs);
+            unlimited(rooms, &plan.here);
+        }
+        Decided {
+            verdict,
+            lease,
+            degraded: plan.degraded,
+        }
+    }
+
+    /// The lease of a request that memory counts as in flight.
+    fn counted(self: &Arc<Self>, group: &Group, granted: &[Run]) -> Option<Lease> {
+        let asked = group.in_flight.as_ref()?;
+        (granted.is_empty() || granted.iter().any(|run| run.count > 0)).then(|| {
+            let lease = Lease {
+                limiter: Arc::clone(self),
+                slot: group.slot.clone(),
+                key: asked.key.clone(),
+                counted: true,
+                shared: self.shared.as_ref().map(|shared| shared.leases().next()),
+            };
+            if let (Some(shared), Some(id)) = (&self.shared, lease.shared) {
+                shared.leases().begin(id, &lease.key);
+            }
+            lease
+        })
+    }
+
+    /// `None`: Redis is down now.
+    async fn decide_there(
+        self: &Arc<Self>,
+        shared: &Shared,
+        group: &Group,
+        runs: &[Run],
+        plan: &Plan,
+        until: Instant,
+    ) -> Option<Decided> {
+        let now = self.clock.now();
+        let bounded = plan.in_flight_here.is_some() || plan.here.iter().any(Option::is_some);
+        if !bounded {
+            return self.follow(shared, group, runs, plan, until, now).await;
+        }
+        // Both have to agree: this node's share, and a Redis that does not know yet what came before.
+        let here = self.decide_here(group, runs, plan, false);
+        let Verdict::Taken {
+            runs: granted,
+            rooms,
+        } = here.verdict
+        else {
+            return Some(here);
+        };
+        if !runs.is_empty() && granted.iter().all(|run| run.count == 0) {
+            let verdict = Verdict::Taken {
+                runs: granted,
+                rooms,
+            };
+            return Some(Decided { verdict, ..here });
+        }
+        let owed = self.memory.take_owed(group, now);
+        let id = here.lease.as_ref().and_then(|lease| lease.shared);
+        let there = shared
+            .take(group, &granted, &plan.there, &owed, id.unwrap_or(0), until)
+            .await;
+        match there {
+            Some(Verdict::Taken {
+                runs: granted,
+                rooms: there,
+            }) => {
+                let lease = here
+                    .lease
+                    .filter(|_| runs.is_empty() || granted.iter().any(|run| run.count > 0));
+                let mut rooms: Vec<Room> = there
+                    .into_iter()
+                    .zip(rooms)
+                    .map(|(there, here)| there.tighter(here))
+                    .collect();
+                for ((room, here), there) in rooms.iter_mut().zip(&plan.here).zip(&plan.there) {
+                    if here.is_none() && !there {
+                        *room = Room::UNLIMITED;
+                    }
+                }
+                let verdict = Verdict::Taken {
+                    runs: granted,
+                    rooms,
+                };
+                Some(Decided {
+                    verdict,
+                    lease,
+                    degraded: plan.degraded,
+                })
+            }
+            Some(Verdict::Busy) => {
+                self.memory.owe(group, &owed);
+                Some(Decided {
+                    verdict: Verdict::Busy,
+                    lease: None,
+                    degraded: plan.degraded,
+                })
+            }
+            None => {
+                self.memory.owe(group, &owed);
+                None
+            }
+        }
+    }
+
+    /// Redis decides, and memory follows.
+    async fn follow(
+        self: &Arc<Self>,
+        shared: &Shared,
+        group: &Group,
+        runs: &[Run],
+        plan: &Plan,
+        until: Instant,
+        now: Millis,
+    ) -> Option<Decided> {
+        let owed = self.memory.take_owed(group, now);
+        // Made before Redis is asked: whoever hangs up meanwhile leaves nothing behind.
+        let mut lease = group.in_flight.as_ref().map(|asked| Lease {
+            limiter: Arc::clone(self),
+            slot: group.slot.clone(),
+            key: asked.key.clone(),
+            counted: false,
+            shared: Some(shared.leases().next()),
+        });
+        let id = lease.as_ref().and_then(|lease| lease.shared).unwrap_or(0);
+        let verdict = shared
+            .take(group, runs, &plan.there, &owed, id, until)
+            .await;
+        let Some(mut verdict) = verdict else {
+            self.memory.owe(group, &owed);
+            return None;
+        };
+        let held = match &mut verdict {
+            Verdict::Busy => {
+                self.memory.owe(group, &owed);
+                false
+            }
+            Verdict::Taken {
+                runs: granted,
+                rooms,
+            } => {
+                let bounds = Bounds {
+                    windows: &plan.here,
+                    in_flight: None,
+                    owed: false,
+                    nodes: shared.nodes(),
+                    heard: Some(&**rooms),
+                };
+                self.memory.take(group, granted, &bounds, now);
+                for (room, there) in rooms.iter_mut().zip(&plan.there) {
+                    if !there {
+                        *room = Room::UNLIMITED;
+                    }
+                }
+                runs.is_empty() || granted.iter().any(|run| run.count > 0)
+            }
+        };
+        if let Some(mine) = &mut lease {
+            if held {
+                mine.counted = true;
+                shared.leases().begin(id, &mine.key);
+            } else {
+                // Redis said that it gave none.
+                mine.shared = None;
+            }
+        }
+        Some(Decided {
+            verdict,
+            lease: lease.filter(|_| held),
+            degraded: plan.degraded,
+        })
+    }
+}
+
+impl Room {
+    /// Of a window that refuses nothing now.
+    const UNLIMITED: Self = Self {
+        remaining: u32::MAX,
+        wait_ms: 0,
+        full_ms: 0,
+    };
+}
+
+fn unlimited(rooms: &mut [Room], here: &[Option<u32>]) {
+    for (room, bound) in rooms.iter_mut().zip(here) {
+        if bound.is_none() {
+            *room = Room::UNLIMITED;
+        }
+    }
+}
+
+impl Plan {
+    /// There is no Redis: all of each limit is this node's.
+    fn alone(group: &Group) -> Self {
+        let windows = group.windows.iter();
+        Self {
+            here: windows.map(|window| Some(window.policy.limit)).collect(),
+            in_flight_here: group.in_flight.as_ref().map(|asked| asked.limit),
+            there: Vec::new(),
+            degraded: false,
+        }
+    }
+
+    /// A Redis that lost what it held counts as down until one window has passed, but is told what is let in.
+    fn new(group: &Group, backend: Backend, shared: &Shared) -> Result<Self, Arc<str>> {
+        let down = |length: Duration| match backend {
+            Backend::Down => true,
+            Backend::Up { lost } => lost.is_some_and(|at| at.elapsed() < length),
+        };
+        let mut plan = Self {
+            here: Vec::with_capacity(group.windows.len()),
+            in_flight_here: None,
+            there: Vec::with_capacity(group.windows.len()),
+            degraded: false,
+        };
+        for window in &group.windows {
+            let policy = &window.policy;
+            let mut bound = None;
+            let mut binds = true;
+            if down(Duration::from_secs(policy.window_s.into())) {
+                plan.degraded = true;
+                match policy.on_backend_down {
+                    OnBackendDown::Open => binds = false,
+                    OnBackendDown::Closed => return Err(Arc::clone(&policy.name)),
+                    OnBackendDown::Local => bound = Some(share(policy.limit, shared.nodes())),
+                }
+            }
+            plan.here.push(bound);
+            plan.there.push(binds);
+        }
+        if let Some(asked) = &group.in_flight
+            && down(shared.leases().lapse())
+        {
+            plan.degraded = true;
+            plan.in_flight_here = Some(share(asked.limit, shared.nodes()));
+        }
+        Ok(plan)
+    }
+}

@@ -1,0 +1,401 @@
+//! Windows and requests in flight of this process: all there is without Redis, and each node's share while Redis is down.
+//!
+//! With Redis it follows what this node was granted there, so that the share counts what came before. What it let in alone is
+//! owed: Redis is told with the next request for the window.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{
+    ask::{Group, Room, Run, Verdict, counted, grant},
+    sliding::{Limit, Times},
+};
+use crate::base::clock::Millis;
+
+/// Groups go to so many maps, each under a lock of its own.
+const SHARDS: usize = 16;
+/// With so many windows or more, those that count nothing any more are looked for.
+const SWEEP: usize = 1_024;
+
+pub(super) struct Memory {
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Shard {
+    windows: HashMap<String, Window>,
+    in_flight: HashMap<String, u32>,
+    /// Looked through when there are so many windows.
+    sweep_at: usize,
+}
+
+#[derive(Default)]
+struct Window {
+    times: Times,
+    length_ms: i64,
+    /// Of those, how many Redis does not know of.
+    owed: u32,
+    heard: Option<Heard>,
+}
+
+/// What Redis said of all nodes' admissions, when it was asked last.
+#[derive(Clone, Copy)]
+struct Heard {
+    /// How many more might come. Of those each node takes a part while it decides alone, until `until`.
+    left: u32,
+    /// When all that it knew of will have left the window.
+    until: Millis,
+}
+
+/// What limits a group here.
+pub(super) struct Bounds<'a> {
+    /// For each window; `None`: not here.
+    pub(super) windows: &'a [Option<u32>],
+    /// `None`: not here.
+    pub(super) in_flight: Option<u32>,
+    /// Whether Redis does not know of what is let in.
+    pub(super) owed: bool,
+    /// How many nodes decide alone, this one among them.
+    pub(super) nodes: u32,
+    /// What Redis said of each window after it let in what is asked for here.
+    pub(super) heard: Option<&'a [Room]>,
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+        }
+    }
+
+    fn shard(&self, slot: &str) -> MutexGuard<'_, Shard> {
+        self.shards[self.hasher.hash_one(slot) as usize % SHARDS].lock()
+    }
+
+    /// Lets in what the bounds allow, and remembers it in all windows. A request is in flight unless items were asked for and
+    /// none is let in.
+    pub(super) fn take(
+        &self,
+        group: &Group,
+        runs: &[Run],
+        bounds: &Bounds<'_>,
+        now: Millis,
+    ) -> Verdict {
+        let mut shard = self.shard(&group.slot);
+        let shard = &mut *shard;
+        if let (Some(asked), Some(bound)) = (&group.in_flight, bounds.in_flight) {
+            let held = shard.in_flight.get(&asked.key).copied().unwrap_or(0);
+            if held >= bound {
+                return Verdict::Busy;
+            }
+        }
+        let mut left = Vec::with_capacity(group.windows.len());
+        for (window, bound) in group.windows.iter().zip(bounds.windows) {
+            left.push(match bound {
+                Some(bound) => {
+                    let kept = shard.windows.get_mut(&window.key);
+                    kept.map_or(*bound, |kept| {
+                        kept.left(window.policy.window(*bound), bounds.nodes, now)
+                    })
+                }
+                None => u32::MAX,
+            });
+        }
+        let granted = grant(runs, &group.windows, &mut left);
+        let mut rooms = Vec::with_capacity(group.windows.len());
+        for (at, (window, bound)) in group.windows.iter().zip(bounds.windows).enumerate() {
+            let whole = window.policy.window(window.policy.limit);
+            let limit = window.policy.window(bound.unwrap_or(whole.limit));
+            let count = counted(&granted, window);
+            let heard = bounds.heard.and_then(|heard| heard.get(at));
+            if count == 0 && heard.is_none() && !shard.windows.contains_key(&window.key) {
+                rooms.push(Room {
+                    remaining: limit.limit,
+                    wait_ms: 0,
+                    full_ms: 0,
+                });
+                continue;
+            }
+            let kept = shard.window(&window.key, whole.window_ms, now);
+            // Where nothing bounds it here, no more is remembered than the limit.
+            let count = count.min(kept.times.room(whole, now));
+            for _ in 0..count {
+                kept.times.add(now);
+            }
+            if bounds.owed {
+                kept.owed += count;
+            }
+            if let Some(room) = heard {
+                kept.heard = Some(Heard {
+                    left: room.remaining,
+                    until: Millis(now.0.saturating_add_unsigned(room.full_ms)),
+                });
+            } else if let Some(heard) = &mut kept.heard {
+                let all = count.saturating_mul(bounds.nodes);
+                heard.left = heard.left.saturating_sub(all);
+            }
+            rooms.push(kept.room(limit, bounds.nodes, now));
+        }
+        if let Some(asked) = &group.in_flight
+            && (runs.is_empty() || granted.iter().any(|run| run.count > 0))
+        {
+            match shard.in_flight.get_mut(&asked.key) {
+                Some(held) => *held += 1,
+                None => {
+                    shard.in_flight.insert(asked.key.clone(), 1);
+                }
+            }
+        }
+        Verdict::Taken {
+            runs: granted,
+            rooms,
+        }
+    }
+
+    /// A request is in flight no more.
+    pub(super) fn release(&self, slot: &str, key: &str) {
+        let mut shard = self.shard(slot);
+        if let Some(held) = shard.in_flight.get_mut(key) {
+            *held -= 1;
+            if *held == 0 {
+                shard.in_flight.remove(key);
+            }
+        }
+    }
+
+    /// What is owed to Redis of each window; it is no more.
+    pub(super) fn take_owed(&self, group: &Group, now: Millis) -> Vec<u32> {
+        let mut shard = self.shard(&group.slot);
+        let windows = group.windows.iter();
+        let owed = windows.map(|window| {
+            let Some(kept) = shard.windows.get_mut(&window.key) else {
+                return 0;
+            };
+            let owed = std::mem::take(&mut kept.owed);
+            if owed == 0 {
+                return 0;
+            }
+            kept.times
+                .room(window.policy.window(window.policy.limit), now);
+            owed.min(kept.times.len() as u32)
+        });
+        owed.collect()
+    }
+
+    /// Redis was not told after all.
+    pub(super) fn owe(&self, group: &Group, owed: &[u32]) {
+        let mut shard = self.shard(&group.slot);
+        for (window, owed) in group.windows.iter().zip(owed) {
+            if let Some(kept) = shard.windows.get_mut(&window.key) {
+                kept.owed += owed;
+            }
+        }
+    }
+}
+
+impl Shard {
+    fn window(&mut self, key: &str, length_ms: i64, now: Millis) -> &mut Window {
+        if !self.windows.contains_key(key) {
+            if self.windows.len() >= self.sweep_at.max(SWEEP) {
+                self.windows.retain(|_, kept| {
+                    let limit = Limit {
+                        limit: u32::MAX,
+                        window_ms: kept.length_ms,
+                    };
+                    kept.times.empty_at(limit).is_some_and(|at| at > now)
+                        || kept.heard.is_some_and(|heard| heard.until > now)
+                });
+                self.sweep_at = 2 * self.windows.len();
+            }
+            self.windows.insert(key.to_owned(), Window::default());
+        }
+        let kept = self.windows.entry(key.to_owned()).or_default();
+        kept.length_ms = length_ms;
+        kept
+    }
+}
+
+impl Window {
+    fn left(&mut self, limit: Limit, nodes: u32, now: Millis) -> u32 {
+        let part = |heard: Heard| heard.left / nodes.max(1);
+        let heard = self.heard.filter(|heard| heard.until > now);
+        self.times
+            .room(limit, now)
+            .min(heard.map_or(u32::MAX, part))
+    }
+
+    fn room(&mut self, limit: Limit, nodes: u32, now: Millis) -> Room {
+        let remaining = self.left(limit, nodes, now);
+        let until = |at: Option<Millis>| at.map_or(0, |at| (at.0 - now.0).max(0) as u64);
+        let wait = if remaining > 0 {
+            0
+        } else if self.times.room(limit, now) > 0 {
+            until(self.heard.map(|heard| heard.until))
+        } else {
+            until(self.times.next_free(limit))
+        };
+        Room {
+            remaining,
+            wait_ms: wait,
+            full_ms: until(self.times.empty_at(limit)).max(wait),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::{ask, policy::Policy};
+
+    fn group(limits: &[(u32, u32, u32)]) -> Group {
+        let windows = limits
+            .iter()
+            .enumerate()
+            .map(|(at, (limit, window_s, of))| ask::Window {
+                key: format!("w{at}"),
+                policy: Arc::new(Policy {
+                    limit: *limit,
+                    window_s: *window_s,
+                    ..Policy::of_key(1).unwrap()
+                }),
+                of: *of,
+            });
+        Group {
+            slot: "s".into(),
+            windows: windows.collect(),
+            in_flight: None,
+        }
+    }
+
+    proptest! {
+        /// Item by item, against what one sees by counting: no window of any begin holds more than its limit, an item passes
+        /// if and only if all its windows have room, and a refusal names the first time at which one may come.
+        #[test]
+        fn windows_never_hold_more_than_their_limit(
+            limits in prop::collection::vec((1u32..12, 1u32..4, 0u32..3), 1..4),
+            asks in prop::collection::vec((0i64..900, prop::collection::vec((1u32..3, 1u32..6), 1..4)), 1..80),
+        ) {
+            let group = group(&limits);
+            let memory = Memory::new();
+            let bounds: Vec<_> = limits.iter().map(|(limit, ..)| Some(*limit)).collect();
+            let bounds = Bounds { windows: &bounds, in_flight: None, owed: false, nodes: 1, heard: None };
+            let mut admitted: Vec<Vec<i64>> = vec![Vec::new(); limits.len()];
+            let mut now = 1_000;
+            for (step, runs) in asks {
+                now += step;
+                let runs: Vec<_> = runs.into_iter().map(|(of, count)| Run { of, count }).collect();
+                let Verdict::Taken { runs: granted, rooms } = memory.take(&group, &runs, &bounds, Millis(now)) else {
+                    panic!("busy");
+                };
+                for (asked, granted) in runs.iter().zip(&granted) {
+                    for item in 0..asked.count {
+                        let its = || group.windows.iter().enumerate().filter(|(_, w)| w.of == 0 || w.of == asked.of);
+                        let room = its().all(|(at, _)| {
+                            let (limit, window_s, _) = limits[at];
+                            let begin = now - i64::from(window_s) * 1000;
+                            admitted[at].iter().filter(|at| **at > begin).count() < limit as usize
+                        });
+                        prop_assert_eq!(item < granted.count, room);
+                        if room {
+                            for (at, _) in its() {
+                                admitted[at].push(now);
+                            }
+                        }
+                    }
+                }
+                for (at, room) in rooms.iter().enumerate() {
+                    let (limit, window_s, _) = limits[at];
+                    let length = i64::from(window_s) * 1000;
+                    let counts = |t: i64| admitted[at].iter().filter(|a| **a + length > t).count();
+                    prop_assert_eq!(room.remaining as usize, limit as usize - counts(now));
+                    let free = |t: i64| counts(t) < limit as usize;
+                    prop_assert!(free(now + room.wait_ms as i64));
+                    prop_assert!(room.wait_ms == 0 || !free(now + room.wait_ms as i64 - 1));
+                    prop_assert_eq!(counts(now + room.full_ms as i64), 0);
+                }
+            }
+            for (at, (limit, window_s, _)) in limits.iter().enumerate() {
+                for first in &admitted[at] {
+                    let end = first + i64::from(*window_s) * 1000;
+                    let inside = admitted[at].iter().filter(|t| (*first..end).contains(t)).count();
+                    prop_assert!(inside <= *limit as usize);
+                }
+            }
+        }
+    }
+
+    /// A node that hears from Redis what all have used takes only its part of the rest, until that has left the window.
+    #[test]
+    fn a_share_heeds_what_others_have_used() {
+        let memory = Memory::new();
+        let group = group(&[(10, 1, 0)]);
+        let runs = |count| [Run { of: 0, count }];
+        let mut heard = [Room {
+            remaining: 5,
+            wait_ms: 0,
+            full_ms: 800,
+        }];
+        let follow = |heard: &[Room; 1], at| {
+            let bounds = Bounds {
+                windows: &[None],
+                in_flight: None,
+                owed: false,
+                nodes: 2,
+                heard: Some(heard),
+            };
+            memory.take(&group, &runs(0), &bounds, Millis(at));
+        };
+        let alone = |at| {
+            let bounds = Bounds {
+                windows: &[Some(5)],
+                in_flight: None,
+                owed: true,
+                nodes: 2,
+                heard: None,
+            };
+            match memory.take(&group, &runs(9), &bounds, Millis(at)) {
+                Verdict::Taken { runs, rooms } => (runs[0].count, rooms[0].wait_ms),
+                Verdict::Busy => panic!("busy"),
+            }
+        };
+        follow(&heard, 1_000);
+        assert_eq!(alone(1_100), (2, 700));
+        assert_eq!(alone(1_799), (0, 1));
+        assert_eq!(alone(1_800), (3, 300));
+        heard[0].remaining = 0;
+        follow(&heard, 3_000);
+        assert_eq!(alone(3_799), (0, 1));
+        assert_eq!(alone(3_800), (5, 1_000));
+        assert_eq!(memory.take_owed(&group, Millis(3_800)), [5]);
+    }
+
+    #[test]
+    fn what_counts_nothing_any_more_is_forgotten() {
+        let memory = Memory::new();
+        let bounds = Bounds {
+            windows: &[Some(1)],
+            in_flight: None,
+            owed: false,
+            nodes: 1,
+            heard: None,
+        };
+        for n in 0..3 * SWEEP {
+            let mut group = group(&[(1, 1, 0)]);
+            group.windows[0].key = format!("w{n}");
+            let now = Millis(n as i64);
+            memory.take(&group, &[Run { of: 0, count: 1 }], &bounds, now);
+        }
+        let shard = memory.shard("s");
+        assert!(shard.windows.len() <= 2 * SWEEP, "{}", shard.windows.len());
+    }
+}

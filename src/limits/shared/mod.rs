@@ -1,0 +1,295 @@
+//! Windows and requests in flight of all nodes, in Redis: one script decides a group, by Redis's clock.
+//!
+//! Each node says once a second that it lives, hears how many do, and whether the server lost what it held: by its run, and by a
+//! marker that goes when the data goes.
+
+mod leases;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use redis::{Cmd, RedisError};
+use tokio::time::Instant;
+
+use self::leases::Leases;
+use super::ask::{Group, Room, Run, Verdict};
+use crate::{
+    base::backoff::Backoff,
+    config::SecretUrl,
+    redis_connection::{Check, KeptOpen, MultiplexedConnection, NoAnswer, RedisConnection, Timing},
+};
+
+const TAKE: &str = include_str!("take.lua");
+const HEARTBEAT: &str = include_str!("heartbeat.lua");
+
+/// A node says this often that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+/// A node that was not heard for so long is gone.
+const GONE: Duration = Duration::from_secs(5);
+const PAUSE: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
+
+/// What the nodes share.
+pub(super) struct Shared {
+    redis: RedisConnection,
+    _open: KeptOpen,
+    prefix: String,
+    heard: Arc<Heard>,
+    leases: Arc<Leases>,
+}
+
+/// What is said of Redis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Backend {
+    Down,
+    Up {
+        /// Since when it holds what it is given, if it lost what it held before.
+        lost: Option<Instant>,
+    },
+}
+
+/// What Redis said last.
+struct Heard {
+    nodes: AtomicU32,
+    lost: RwLock<Option<Instant>>,
+    /// The run of the server; empty before the first answer.
+    run: Mutex<String>,
+    /// The hash of [`TAKE`].
+    script: OnceLock<String>,
+}
+
+/// One decision: when, by Redis's clock in microseconds, and what.
+#[derive(Debug)]
+struct Decided {
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it with a model"))]
+    at: i64,
+    verdict: Verdict,
+}
+
+impl Shared {
+    /// Connects in the background. `lapse`: how long a request counts as in flight whose node is gone.
+    pub(super) fn open(url: &SecretUrl, prefix: &str, lapse: Duration) -> Result<Self, RedisError> {
+        let prefix = format!("{prefix}limits:");
+        let node = format!("{:016x}", rand::random::<u64>());
+        let heard = Arc::new(Heard {
+            nodes: AtomicU32::new(1),
+            lost: RwLock::new(None),
+            run: Mutex::default(),
+            script: OnceLock::new(),
+        });
+        let leases = Arc::new(Leases::new(&prefix, &node, lapse));
+        let timing = Timing {
+            connect: BEAT,
+            pause: PAUSE,
+            check: BEAT,
+        };
+        let heartbeat = Heartbeat {
+            prefix: prefix.clone(),
+            node,
+            heard: Arc::clone(&heard),
+            leases: Arc::clone(&leases),
+        };
+        let (redis, open) = RedisConnection::open(url, timing, heartbeat)?;
+        leases.start(redis.clone());
+        Ok(Self {
+            redis,
+            _open: open,
+            prefix,
+            heard,
+            leases,
+        })
+    }
+
+    pub(super) fn backend(&self) -> Backend {
+        if self.redis.is_open() {
+            let lost = *self.heard.lost.read();
+            Backend::Up { lost }
+        } else {
+            Backend::Down
+        }
+    }
+
+    /// Why Redis is not asked; `None`: it is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.redis.trouble()
+    }
+
+    /// How many nodes lived when Redis was last heard, this one among them.
+    pub(super) fn nodes(&self) -> u32 {
+        self.heard.nodes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
+    /// Takes all of a group, or what there is of it. `binds`: the windows that may refuse; the others only count. `owed`: what
+    /// was let in without Redis. `None`: Redis is down now, and may or may not have taken it.
+    pub(super) async fn take(
+        &self,
+        group: &Group,
+        runs: &[Run],
+        binds: &[bool],
+        owed: &[u32],
+        lease: u64,
+        until: Instant,
+    ) -> Option<Verdict> {
+        let decided = self.decide(group, runs, binds, owed, lease, until).await?;
+        Some(decided.verdict)
+    }
+
+    async fn decide(
+        &self,
+        group: &Group,
+        runs: &[Run],
+        binds: &[bool],
+        owed: &[u32],
+        lease: u64,
+        until: Instant,
+    ) -> Option<Decided> {
+        let command = |mut command: Cmd| {
+            self.arguments(&mut command, group, runs, binds, owed, lease);
+            command
+        };
+        let mut answer: Result<Vec<i64>, _> = Err(NoAnswer::NoScript);
+        if let Some(script) = self.heard.script.get() {
+            let mut cmd = redis::cmd("EVALSHA");
+            cmd.arg(script);
+            answer = self.redis.command(&command(cmd), until).await;
+        }
+        if answer == Err(NoAnswer::NoScript) {
+            let mut cmd = redis::cmd("EVAL");
+            cmd.arg(TAKE);
+            answer = self.redis.command(&command(cmd), until).await;
+        }
+        read(&answer.ok()?, runs, group.windows.len())
+    }
+
+    fn arguments(
+        &self,
+        command: &mut Cmd,
+        group: &Group,
+        runs: &[Run],
+        binds: &[bool],
+        owed: &[u32],
+        lease: u64,
+    ) {
+        let in_flight = group.in_flight.as_ref();
+        command.arg(group.windows.len() + usize::from(in_flight.is_some()));
+        let keys = group.windows.iter().map(|window| &window.key);
+        for key in keys.chain(in_flight.map(|asked| &asked.key)) {
+            command.arg(format!("{}{key}", self.prefix));
+        }
+        command
+            .arg(group.windows.len())
+            .arg(runs.len())
+            .arg(in_flight.map_or(0, |asked| asked.limit))
+            .arg(self.leases.lapse().as_micros() as u64)
+            .arg(self.leases.name(lease));
+        for ((window, binds), owed) in group.windows.iter().zip(binds).zip(owed) {
+            command
+                .arg(window.policy.limit)
+                .arg(u64::from(window.policy.window_s) * 1_000_000)
+                .arg(*owed)
+                .arg(u8::from(*binds))
+                .arg(window.of);
+        }
+        for run in runs {
+            command.arg(run.of).arg(run.count);
+        }
+    }
+}
+
+/// Reads the answer of [`TAKE`]; `None`: it is of another version.
+fn read(answer: &[i64], runs: &[Run], windows: usize) -> Option<Decided> {
+    let [at, taken, _held, rest @ ..] = answer else {
+        return None;
+    };
+    let at = *at;
+    if *taken == 0 {
+        let verdict = Verdict::Busy;
+        return Some(Decided { at, verdict });
+    }
+    if rest.len() != runs.len() + 3 * windows {
+        return None;
+    }
+    let (granted, rooms) = rest.split_at(runs.len());
+    let ms = |us: i64| us.max(0).cast_unsigned().div_ceil(1000);
+    let runs = runs.iter().zip(granted).map(|(run, count)| Run {
+        of: run.of,
+        count: *count as u32,
+    });
+    let rooms = rooms.chunks_exact(3).map(|room| Room {
+        remaining: room[0] as u32,
+        wait_ms: ms(room[1]),
+        full_ms: ms(room[2]),
+    });
+    let verdict = Verdict::Taken {
+        runs: runs.collect(),
+        rooms: rooms.collect(),
+    };
+    Some(Decided { at, verdict })
+}
+
+/// Says that this node lives, and hears how things are.
+struct Heartbeat {
+    prefix: String,
+    node: String,
+    heard: Arc<Heard>,
+    leases: Arc<Leases>,
+}
+
+impl Check for Heartbeat {
+    async fn check(
+        &self,
+        connection: &mut MultiplexedConnection,
+        new: bool,
+    ) -> Result<(), RedisError> {
+        let known = self.heard.run.lock().clone();
+        let mut run = known.clone();
+        if new {
+            let info: String = redis::cmd("INFO")
+                .arg("server")
+                .query_async(connection)
+                .await?;
+            let line = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+            line.unwrap_or("-").trim().clone_into(&mut run);
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(TAKE);
+            let hash: String = load.query_async(connection).await?;
+            // The same text has the same hash on every server.
+            let _ = self.heard.script.set(hash);
+            if let Some(renewals) = self.leases.renewals() {
+                renewals.query_async::<()>(connection).await?;
+            }
+        }
+        let mut beat = redis::cmd("EVAL");
+        beat.arg(HEARTBEAT)
+            .arg(2)
+            // A tenant's name has no slash.
+            .arg(format!("{}{{/nodes}}:live", self.prefix))
+            .arg(format!("{}{{/nodes}}:marker", self.prefix))
+            .arg(&self.node)
+            .arg(GONE.as_micros() as u64)
+            .arg(&run)
+            .arg(&known);
+        let (now, nodes, since, lost): (i64, u32, i64, u8) = beat.query_async(connection).await?;
+        let age = Duration::from_micros((now - since).max(0).cast_unsigned());
+        self.heard.nodes.store(nodes.max(1), Ordering::Relaxed);
+        // Longer ago than this machine runs: no window reaches back so far.
+        let at = Instant::now().checked_sub(age).filter(|_| lost != 0);
+        *self.heard.lost.write() = at;
+        *self.heard.run.lock() = run;
+        Ok(())
+    }
+}
