@@ -13,6 +13,7 @@ pub mod port;
 
 // Floor 3: the processors.
 pub mod admission;
+pub mod bridges;
 pub mod projections;
 
 // Floor 2: what runs processors, and what reads the history back.

@@ -19,7 +19,7 @@ const FLOORS: &[&[&str]] = &[
     &["controls", "embedded_postgres", "registry"],
     &["stream"],
     &["replay", "topology"],
-    &["admission", "projections"],
+    &["admission", "bridges", "projections"],
     &["port"],
     &["node"],
     &["cli"],

@@ -8,6 +8,10 @@
 
 mod admission;
 mod architecture;
+mod bridges;
+mod bridges_damage;
+mod bridges_dialects;
+mod bridges_senders;
 mod chaos;
 mod cli;
 mod config;

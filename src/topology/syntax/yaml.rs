@@ -37,6 +37,15 @@ pub(crate) struct Text {
 }
 
 impl Text {
+    /// A text that is the whole of its file.
+    pub(crate) fn of_file(value: String) -> Self {
+        Self {
+            runs: vec![(0, 0)],
+            span: 0..value.len(),
+            value,
+        }
+    }
+
     /// The place in the file of a part of the value; of the whole where that cannot be told.
     pub(crate) fn place(&self, part: Range<usize>) -> Range<usize> {
         let at = |offset: usize| {
