@@ -11,6 +11,7 @@ mod architecture;
 mod bridges;
 mod bridges_damage;
 mod bridges_dialects;
+mod bridges_docs;
 mod bridges_senders;
 mod chaos;
 mod cli;
