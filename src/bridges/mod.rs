@@ -12,16 +12,18 @@ mod call;
 mod content;
 mod dialect;
 mod draft;
+mod event;
 mod headers;
 mod mapping;
 mod members;
 mod refusal;
 mod secrets;
+mod shape;
 mod signature;
 mod source;
 mod timestamp;
 
-use self::{call::Call, content::Content, draft::finish_mapped, headers::Headers};
+use self::{call::Call, event::event, headers::Headers};
 pub use self::{
     dialect::{
         Dialect,
@@ -29,20 +31,16 @@ pub use self::{
         odoo::Fields,
     },
     draft::Window,
+    event::{Outcome, Received},
     mapping::Mapping,
     members::Fault,
     refusal::{Reason, Refusal},
     secrets::{Secret, Secrets},
+    shape::{Shape, Tried},
     signature::{Algorithm, Encoding},
     source::Source,
 };
-use crate::{
-    base::{
-        clock::Millis,
-        id::{Identity, Tenant},
-    },
-    envelope::Parsed,
-};
+use crate::base::{clock::Millis, id::Tenant};
 
 /// A request to a source.
 #[derive(Clone, Copy, Debug)]
@@ -55,27 +53,6 @@ pub struct Request<'a> {
     pub by_token: bool,
     /// When it came.
     pub now: Millis,
-}
-
-/// What a good request is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// An event.
-    Event(Box<Received>),
-    /// Slack's question whether this URL is meant for it: 200 with this text, and nothing is kept.
-    Challenge(String),
-}
-
-/// An event that a sender has sent.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Received {
-    /// The event; the same identity with another hash is 422 `idempotency_mismatch`.
-    pub parsed: Parsed<'static>,
-    /// What makes it a duplicate.
-    pub identity: Identity,
-    /// For how long. With [`Window::Events`] the identity is [`crate::envelope::Event::identity`]; with [`Window::Short`] it is
-    /// the same for all events of one body, whose own ids differ.
-    pub window: Window,
 }
 
 /// Verifies a request and says what event it is. What is refused changes nothing.
@@ -95,40 +72,5 @@ pub fn receive(
         secrets: &source.secrets,
     };
     let delivery = source.dialect.verify(&call)?;
-    let content = Content::read(call.headers, call.body)?;
-    if matches!(source.dialect, Dialect::Hmac(_))
-        && let Some(challenge) = dialect::hmac::challenge(&content)
-    {
-        return Ok(Outcome::Challenge(challenge));
-    }
-    let path = format!("/webhooks/{tenant}/{}", source.name);
-    let draft = source.dialect.read(&call, &delivery, &content);
-    let (parsed, window) = match &source.mapping {
-        None => {
-            let draft = draft?;
-            (draft.finish(&path, tenant, call.now)?, draft.window)
-        }
-        Some(mapping) => {
-            // A body that is none of the dialect's own is what the mapping is for.
-            let (id, window) = match &draft {
-                Ok(draft) => (&*draft.id, draft.window),
-                Err(_) => (&*delivery, Window::Events),
-            };
-            let envelope = mapping.run(call.headers, &content)?;
-            let (parsed, own_id) = finish_mapped(&envelope, id, &path, tenant, call.now)?;
-            (parsed, if own_id { Window::Events } else { window })
-        }
-    };
-    let identity = match window {
-        Window::Events => parsed.event.identity(),
-        Window::Short(_) => {
-            let body = signature::sha256_hex(&[call.body]);
-            Identity::of("webhook", &[tenant.as_str(), &path, &body])
-        }
-    };
-    Ok(Outcome::Event(Box::new(Received {
-        parsed,
-        identity,
-        window,
-    })))
+    event(source, tenant, &call, &delivery)
 }

@@ -2,11 +2,17 @@
 
 use std::process::Command;
 
-use omnilink::base::clock::{Clock, SystemClock};
+use omnilink::{
+    base::{
+        clock::{Clock, SystemClock},
+        id::Tenant,
+    },
+    bridges::Shape,
+};
 use serde_json::{Value, json};
 
 use crate::{
-    bridges::{Header, received, send_at, shown, source},
+    bridges::{Header, NOW, code, headers, received, send_at, shown, source},
     pages::{blocks, has},
 };
 
@@ -58,6 +64,9 @@ fn what_openssl_signs_in_the_page_is_taken() {
         let [(json, definition), (sh, script)] = &blocks[..own] else {
             continue;
         };
+        if json == "yaml" {
+            continue;
+        }
         assert_eq!((&**json, &**sh), ("json", "sh"), "{section}");
         let source = source(&serde_json::from_str(definition).unwrap());
         let shell = format!("set -euo pipefail\ncurl() {{ printf '%s\\0' \"$@\"; }}\n{script}");
@@ -89,6 +98,56 @@ fn what_openssl_signs_in_the_page_is_taken() {
             "asset.overdue",
         ]
     );
+}
+
+#[test]
+fn shapes_in_the_page_pass_their_tests() {
+    let tenant = Tenant::new("acme").unwrap();
+    let mut count = 0;
+    for (language, text) in blocks("docs/webhooks.md", "## Shapes in files") {
+        assert_eq!(language, "yaml");
+        let shape = Shape::parse(&text).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        for tried in shape.run(&tenant) {
+            assert!(tried.differences.is_empty(), "{tried:#?}");
+            count += 1;
+        }
+        // Without a secret nothing is good.
+        let signed = headers(&[
+            ("x-ipai-signature", "x"),
+            ("x-slack-signature", "v0=x"),
+            ("x-ipai-timestamp", "1700000000"),
+            ("x-slack-request-timestamp", "1700000000"),
+        ]);
+        let outcome = send_at(&shape.source, &signed, b"{}", NOW);
+        assert_eq!(code(outcome), "401 invalid_signature");
+    }
+    assert_eq!(count, 5);
+}
+
+#[test]
+fn a_shape_that_is_none_and_a_test_that_fails_are_told() {
+    let text = "{ name: a, dialect: ipai-body, tests: [ { name: t, given: { body: { event_type: a, aggregate_type: b, aggregate_id: 1 } }, \
+        then: { type: x, entity: { external_id: '1' }, data: { n: 1 } } } ] }";
+    let tried = Shape::parse(text)
+        .unwrap()
+        .run(&Tenant::new("acme").unwrap());
+    let mut differences = tried[0].differences.clone();
+    differences.sort();
+    assert_eq!(
+        differences,
+        [
+            "/data/n: 1 was expected, and there is null",
+            r#"/type: "x" was expected, and there is "a""#
+        ]
+    );
+    for bad in [
+        "name: a",
+        "[",
+        "{ name: a, dialect: ipai, secrets: [x] }",
+        "{ name: a, dialect: ipai, mapping: '.a = nope(1)' }",
+    ] {
+        assert_eq!(Shape::parse(bad).unwrap_err().len(), 1, "{bad}");
+    }
 }
 
 /// What stands in for Odoo: an environment, a record, and `requests` that sends nothing.

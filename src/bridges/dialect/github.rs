@@ -11,6 +11,7 @@ use crate::bridges::{
 use crate::envelope::json::member;
 
 const EVENT: &str = "x-github-event";
+pub(super) const DELIVERY: &str = "x-github-delivery";
 
 /// `X-Hub-Signature-256` is of the body; the id is the delivery's, which a redelivery repeats.
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
@@ -23,7 +24,7 @@ pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
         return Err(Refusal::invalid_signature());
     }
     call.headers.required(EVENT)?;
-    Ok(call.headers.required("x-github-delivery")?.to_owned())
+    Ok(call.headers.required(DELIVERY)?.to_owned())
 }
 
 /// Type `github.{event}.{action}`, or `github.{event}` where the body has no action; data the whole body.

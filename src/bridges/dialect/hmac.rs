@@ -100,6 +100,14 @@ impl Template {
 }
 
 impl Parameters {
+    /// The header with the id.
+    pub(super) fn id_header(&self) -> Option<&str> {
+        match &self.id {
+            Some(Place::Header(header)) => Some(header),
+            _ => None,
+        }
+    }
+
     /// The signature; the id is the header's, or the SHA-256 of what is signed.
     pub(super) fn verify(&self, call: &Call<'_>) -> Result<String, Refusal> {
         let signatures = call.headers.signatures(&self.header)?;
@@ -126,9 +134,9 @@ impl Parameters {
         if !signature::verify(self.algorithm, self.encoding, keys, &signed, &given) {
             return Err(Refusal::invalid_signature());
         }
-        match &self.id {
-            Some(Place::Header(header)) => Ok(call.headers.required(header)?.to_owned()),
-            _ => Ok(sha256_hex(&signed)),
+        match self.id_header() {
+            Some(header) => Ok(call.headers.required(header)?.to_owned()),
+            None => Ok(sha256_hex(&signed)),
         }
     }
 

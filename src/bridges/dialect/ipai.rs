@@ -11,6 +11,7 @@ use crate::bridges::{
 
 const SIGNATURE: &str = "x-ipai-signature";
 const TIMESTAMP: &str = "x-ipai-timestamp";
+pub(super) const DELIVERY: &str = "x-idempotency-key";
 
 /// `ipai`: the signature is of `{timestamp}.{body}`. The id is the header `x-idempotency-key`, else the SHA-256 of the same.
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
@@ -21,7 +22,7 @@ pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     if !call.is_signed(&signed, &signatures) {
         return Err(Refusal::invalid_signature());
     }
-    let key = call.headers.one("x-idempotency-key")?;
+    let key = call.headers.one(DELIVERY)?;
     Ok(key.map_or_else(|| sha256_hex(&signed), str::to_owned))
 }
 

@@ -58,6 +58,17 @@ impl Dialect {
         !matches!(self, Self::OdooNative(_))
     }
 
+    /// The header in which a sender says the id of a delivery, if it has one.
+    pub(super) fn delivery_header(&self) -> Option<&str> {
+        match self {
+            Self::Ipai => Some(ipai::DELIVERY),
+            Self::StandardWebhooks => Some(standard_webhooks::DELIVERY),
+            Self::Github => Some(github::DELIVERY),
+            Self::Hmac(parameters) => parameters.id_header(),
+            Self::IpaiBody | Self::OdooNative(_) | Self::Stripe => None,
+        }
+    }
+
     /// Checks the signature and what is signed with it; answers the id that the sender gave this delivery, or one made of what
     /// is signed.
     pub(super) fn verify(&self, call: &Call<'_>) -> Result<String, Refusal> {

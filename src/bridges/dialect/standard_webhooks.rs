@@ -11,6 +11,8 @@ use crate::bridges::{
     timestamp::{self, TOLERANCE_S, Unit},
 };
 
+pub(super) const DELIVERY: &str = "webhook-id";
+
 /// The bytes of a secret: base64, mostly behind `whsec_`.
 pub(crate) fn key(secret: &str) -> Option<Vec<u8>> {
     let text = secret.strip_prefix("whsec_").unwrap_or(secret);
@@ -22,7 +24,7 @@ pub(crate) fn key(secret: &str) -> Option<Vec<u8>> {
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     let signatures = call.headers.signatures("webhook-signature")?;
     let time = call.headers.timestamp("webhook-timestamp")?;
-    let id = call.headers.required("webhook-id")?;
+    let id = call.headers.required(DELIVERY)?;
     timestamp::check(time, Unit::Seconds, call.now, TOLERANCE_S)?;
     let signed: [&[u8]; 5] = [id.as_bytes(), b".", time.as_bytes(), b".", call.body];
     let keys: Vec<_> = call.secrets.at(call.now).filter_map(key).collect();
