@@ -1,6 +1,9 @@
 //! A body as JSON: as it came, or out of a form.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use percent_encoding::percent_decode;
 use serde_json::value::RawValue;
@@ -132,13 +135,18 @@ pub(super) fn string(text: &str) -> Option<Cow<'_, str>> {
 /// A form as JSON text.
 fn form(body: &[u8]) -> Result<String, Refusal> {
     let mut fields: Vec<(String, Vec<String>)> = Vec::new();
+    // A form may have tens of thousands of fields.
+    let mut places = HashMap::<String, usize>::new();
     for pair in body.split(|b| *b == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
         let name = decoded(&pair[..at])?;
         let value = decoded(pair.get(at + 1..).unwrap_or_default())?;
-        match fields.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, values)) => values.push(value),
-            None => fields.push((name, vec![value])),
+        match places.entry(name) {
+            Entry::Occupied(place) => fields[*place.get()].1.push(value),
+            Entry::Vacant(place) => {
+                fields.push((place.key().clone(), vec![value]));
+                place.insert(fields.len() - 1);
+            }
         }
     }
     if let Some((_, payload)) = fields.iter_mut().find(|(name, _)| name == "payload") {
