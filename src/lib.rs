@@ -13,6 +13,7 @@ pub mod port;
 
 // Floor 3: the processors.
 pub mod admission;
+pub mod bridges;
 pub mod projections;
 
 // Floor 2: the API's contract, the runtime of processors, topologies, and reading the history.

@@ -10,6 +10,7 @@
 mod check;
 mod graph;
 mod plan;
+mod program;
 mod rehearsal;
 mod run;
 mod syntax;
@@ -21,6 +22,7 @@ use std::{
 };
 
 pub use graph::mermaid;
+pub(crate) use program::Program;
 pub use rehearsal::{Outcome, render, run as rehearse};
 #[doc(hidden)]
 pub use run::codec::read_csv;

@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["stream"],
     &["replay", "topology"],
     &["api"],
-    &["admission", "projections"],
+    &["admission", "bridges", "projections"],
     &["port"],
     &["node"],
     &["cli"],

@@ -22,7 +22,7 @@ use omnilink::{
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::part;
+use crate::support::env_or_skip;
 
 fn url(text: &str) -> SecretUrl {
     let dir = TempDir::new().unwrap();
@@ -554,7 +554,7 @@ async fn cost_of_a_decision() {
     }
     print("two windows and a lease, in memory", took);
 
-    let Some(text) = part("OMNILINK_TEST_REDIS") else {
+    let Some(text) = env_or_skip("OMNILINK_TEST_REDIS") else {
         return;
     };
     let url = url(&text);

@@ -10,6 +10,11 @@
 mod admission;
 mod api;
 mod architecture;
+mod bridges;
+mod bridges_damage;
+mod bridges_dialects;
+mod bridges_docs;
+mod bridges_senders;
 mod chaos;
 mod cli;
 mod config;

@@ -37,6 +37,15 @@ pub(crate) struct Text {
 }
 
 impl Text {
+    /// A text that is a whole file.
+    pub(crate) fn of_file(value: String) -> Self {
+        Self {
+            runs: vec![(0, 0)],
+            span: 0..value.len(),
+            value,
+        }
+    }
+
     /// The range in the file of a part of the value, or of the whole if that is not known.
     pub(crate) fn place(&self, part: Range<usize>) -> Range<usize> {
         let at = |offset: usize| {

@@ -1,0 +1,28 @@
+//! What a sender asks of a source.
+
+use super::{
+    headers::Headers,
+    secrets::Secrets,
+    signature::{self, Algorithm, Encoding},
+};
+use crate::base::clock::Millis;
+
+/// One request, and what its source knows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'r> {
+    pub(super) headers: Headers<'r>,
+    /// As it came.
+    pub(super) body: &'r [u8],
+    pub(super) now: Millis,
+    /// The source's name.
+    pub(super) source: &'r str,
+    pub(super) secrets: &'r Secrets,
+}
+
+impl Call<'_> {
+    /// Whether one of the given texts is the HMAC-SHA256 of the parts, in hexadecimal, under a secret as it is written.
+    pub(super) fn is_signed(&self, parts: &[&[u8]], given: &[&str]) -> bool {
+        let keys = self.secrets.at(self.now).map(str::as_bytes);
+        signature::verify(Algorithm::Sha256, Encoding::Hex, keys, parts, given)
+    }
+}

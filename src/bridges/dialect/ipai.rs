@@ -1,0 +1,87 @@
+//! The dialects `ipai` and `ipai-body`, which Odoo's bridge speaks: `{event_type, aggregate_type, aggregate_id, payload}`.
+
+use crate::bridges::{
+    call::Call,
+    content::{Content, Object},
+    draft::{About, Draft},
+    refusal::Refusal,
+    signature::sha256_hex,
+    timestamp::{self, TOLERANCE_S, Unit},
+};
+
+const SIGNATURE: &str = "x-ipai-signature";
+const TIMESTAMP: &str = "x-ipai-timestamp";
+pub(super) const DELIVERY: &str = "x-idempotency-key";
+
+/// `ipai`: the signature is of `{timestamp}.{body}`. The id is the header `x-idempotency-key`, else the SHA-256 of the same.
+pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
+    let signatures = call.headers.signatures(SIGNATURE)?;
+    let time = call.headers.timestamp(TIMESTAMP)?;
+    timestamp::check(time, Unit::Milliseconds, call.now, TOLERANCE_S)?;
+    let signed: [&[u8]; 3] = [time.as_bytes(), b".", call.body];
+    if !call.is_signed(&signed, &signatures) {
+        return Err(Refusal::invalid_signature());
+    }
+    let key = call.headers.one(DELIVERY)?;
+    Ok(key.map_or_else(|| sha256_hex(&signed), str::to_owned))
+}
+
+/// `ipai-body`: the signature is of the body, behind `sha256=`.
+pub(super) fn verify_body(call: &Call<'_>) -> Result<String, Refusal> {
+    let signatures = call.headers.signatures(SIGNATURE)?;
+    let given: Vec<_> = signatures
+        .iter()
+        .filter_map(|text| text.strip_prefix("sha256="))
+        .collect();
+    if !call.is_signed(&[call.body], &given) {
+        return Err(Refusal::invalid_signature());
+    }
+    Ok(sha256_hex(&[call.body]))
+}
+
+/// An event with the id that the delivery has.
+pub(super) fn read<'a>(
+    call: &Call<'a>,
+    delivery: &'a str,
+    content: &'a Content<'_>,
+) -> Result<Draft<'a>, Refusal> {
+    draft(call, delivery, content, &content.object()?)
+}
+
+/// As [`read`]; the body's own `id` stands over the delivery's.
+pub(super) fn read_body<'a>(
+    call: &Call<'a>,
+    delivery: &'a str,
+    content: &'a Content<'_>,
+) -> Result<Draft<'a>, Refusal> {
+    let body = content.object()?;
+    let own = body.optional("id")?;
+    let mut draft = draft(call, delivery, content, &body)?;
+    if let Some(id) = own {
+        draft.id = id;
+    }
+    Ok(draft)
+}
+
+fn draft<'a>(
+    call: &Call<'a>,
+    id: &'a str,
+    content: &'a Content<'_>,
+    body: &Object<'a>,
+) -> Result<Draft<'a>, Refusal> {
+    let kind = body.named("event_type")?;
+    let about = About {
+        kind: body.named("aggregate_type")?,
+        external_id: body.named("aggregate_id")?,
+        display_name: None,
+    };
+    let correlation_id = match call.headers.one("x-correlation-id")? {
+        Some(text) => Some(text.into()),
+        None => body.optional("correlation_id")?,
+    };
+    Ok(Draft {
+        about: Some(about),
+        correlation_id,
+        ..Draft::new(id, kind, body.get("payload").unwrap_or(content.text()))
+    })
+}

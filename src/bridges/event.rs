@@ -1,0 +1,81 @@
+//! What a verified request becomes: by its dialect, or by the source's own mapping.
+
+use super::{
+    call::Call,
+    content::Content,
+    dialect::{Dialect, hmac::challenge},
+    draft::{Window, finish_mapped},
+    refusal::Refusal,
+    signature::sha256_hex,
+    source::Source,
+};
+use crate::{
+    base::id::{Identity, Tenant},
+    envelope::Parsed,
+};
+
+/// What a good request is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// An event.
+    Event(Box<Received>),
+    /// Slack's question whether this URL is meant for it: 200 with this text, and nothing is kept.
+    Challenge(String),
+}
+
+/// An event that a sender has sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// The event; the same identity with another hash is 422 `idempotency_mismatch`.
+    pub parsed: Parsed<'static>,
+    /// What makes it a duplicate.
+    pub identity: Identity,
+    /// For how long. With [`Window::Events`] the identity is [`crate::envelope::Event::identity`]; with [`Window::Short`] it is
+    /// the same for all events of one body, whose own ids differ.
+    pub window: Window,
+}
+
+/// Makes an event of a request whose signature is good; `delivery` is the id that its dialect found.
+pub(super) fn event(
+    source: &Source,
+    tenant: &Tenant,
+    call: &Call<'_>,
+    delivery: &str,
+) -> Result<Outcome, Refusal> {
+    let content = Content::read(call.headers, call.body)?;
+    if matches!(source.dialect, Dialect::Hmac(_))
+        && let Some(challenge) = challenge(&content)
+    {
+        return Ok(Outcome::Challenge(challenge));
+    }
+    let path = format!("/webhooks/{tenant}/{}", source.name);
+    let draft = source.dialect.read(call, delivery, &content);
+    let (parsed, window) = match &source.mapping {
+        None => {
+            let draft = draft?;
+            (draft.finish(&path, tenant, call.now)?, draft.window)
+        }
+        Some(mapping) => {
+            // A body that is none of the dialect's own is what the mapping is for.
+            let (id, window) = match &draft {
+                Ok(draft) => (&*draft.id, draft.window),
+                Err(_) => (delivery, Window::Events),
+            };
+            let envelope = mapping.run(call.headers, &content)?;
+            let (parsed, own_id) = finish_mapped(&envelope, id, &path, tenant, call.now)?;
+            (parsed, if own_id { Window::Events } else { window })
+        }
+    };
+    let identity = match window {
+        Window::Events => parsed.event.identity(),
+        Window::Short(_) => {
+            let body = sha256_hex(&[call.body]);
+            Identity::of("webhook", &[tenant.as_str(), &path, &body])
+        }
+    };
+    Ok(Outcome::Event(Box::new(Received {
+        parsed,
+        identity,
+        window,
+    })))
+}

@@ -1,0 +1,33 @@
+//! A source's own mapping: a program in VRL that makes an envelope of a request.
+
+use bytes::Bytes;
+
+use super::{content::Content, headers::Headers, refusal::Refusal};
+use crate::{envelope::json::utf8, topology::Program};
+
+/// A compiled mapping. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Mapping(Program);
+
+impl Mapping {
+    /// Compiles it; says what is wrong with it, each thing with its line and a caret.
+    pub(super) fn compile(text: &str) -> Result<Self, Vec<String>> {
+        Program::compile("mapping", text).map(Self)
+    }
+
+    /// What it makes of a request: JSON text. 400 with the code of what stopped it, such as `vrl_error`.
+    pub(super) fn run(
+        &self,
+        headers: Headers<'_>,
+        content: &Content<'_>,
+    ) -> Result<String, Refusal> {
+        let input = format!(
+            r#"{{"headers":{},"body":{}}}"#,
+            headers.json(),
+            content.text()
+        );
+        let made = self.0.run(&Bytes::from(input));
+        let made = made.map_err(|rejected| Refusal::invalid(rejected.code, rejected.message))?;
+        Ok(utf8(&made)?.to_owned())
+    }
+}

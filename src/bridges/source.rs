@@ -1,0 +1,233 @@
+//! The definition of a source, as `POST /v1/integrations` has it: all that is wrong with one is told at once.
+
+use serde_json::Value;
+
+use super::{
+    dialect::{
+        Dialect,
+        hmac::{Parameters, Template},
+        odoo::Fields,
+        standard_webhooks,
+    },
+    mapping::Mapping,
+    members::{Fault, Faults, Members},
+    secrets::{Secret, Secrets},
+    signature::{Algorithm, Encoding},
+};
+use crate::envelope::canonical_hash;
+
+/// The most bytes of a source's name.
+const NAME_MAX: usize = 100;
+
+/// A source of webhooks.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// 1 to 100 of `[A-Za-z0-9._-]`, not only dots: it is a segment of paths.
+    pub name: String,
+    /// How it is spoken to.
+    pub dialect: Dialect,
+    /// What it is signed with.
+    pub secrets: Secrets,
+    /// What makes envelopes of bodies in place of the dialect.
+    pub mapping: Option<Mapping>,
+}
+
+impl Source {
+    /// Reads `{name, dialect, secrets, mapping?, hmac?, odoo?}`.
+    pub fn parse(definition: &[u8]) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        // `serde_json` would take the last of two members of one name.
+        let read = canonical_hash(definition).map_err(|e| e.to_string());
+        let value =
+            read.and_then(|_| serde_json::from_slice(definition).map_err(|e| e.to_string()));
+        let top = match value {
+            Ok(Value::Object(members)) => Members {
+                at: String::new(),
+                members,
+            },
+            Ok(_) => {
+                faults.add("", "the definition must be an object");
+                return Err(faults.0);
+            }
+            Err(message) => {
+                faults.add("", message);
+                return Err(faults.0);
+            }
+        };
+        top.known(
+            &["name", "dialect", "secrets", "mapping", "hmac", "odoo"],
+            &mut faults,
+        );
+        let name = top.required("name", &mut faults);
+        if let Some(name) = &name
+            && !is_name(name)
+        {
+            faults.add(
+                "/name",
+                format!("must be 1 to {NAME_MAX} of [A-Za-z0-9._-], and not only dots"),
+            );
+        }
+        let dialect_name = top.required("dialect", &mut faults);
+        let dialect = dialect_name.and_then(|name| dialect(&name, &top, &mut faults));
+        let secrets = secrets(&top, dialect.as_ref(), &mut faults);
+        let mapping = top.text("mapping", &mut faults).and_then(|text| {
+            let compiled = Mapping::compile(&text);
+            compiled
+                .map_err(|wrong| wrong.into_iter().for_each(|w| faults.add("/mapping", w)))
+                .ok()
+        });
+        match (name, dialect) {
+            (Some(name), Some(dialect)) if faults.0.is_empty() => Ok(Self {
+                name,
+                dialect,
+                secrets,
+                mapping,
+            }),
+            _ => Err(faults.0),
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=NAME_MAX).contains(&name.len())
+        && name.bytes().all(good)
+        && !name.bytes().all(|b| b == b'.')
+}
+
+fn dialect(name: &str, top: &Members, faults: &mut Faults) -> Option<Dialect> {
+    for (part, of) in [("hmac", "hmac"), ("odoo", "odoo-native")] {
+        if name != of && top.get(part).is_some() {
+            faults.add(
+                format!("/{part}"),
+                format!("belongs to the dialect `{of}` alone"),
+            );
+        }
+    }
+    Some(match name {
+        "ipai" => Dialect::Ipai,
+        "ipai-body" => Dialect::IpaiBody,
+        "odoo-native" => Dialect::OdooNative(odoo(top, faults)),
+        "standard-webhooks" => Dialect::StandardWebhooks,
+        "github" => Dialect::Github,
+        "stripe" => Dialect::Stripe,
+        "hmac" => Dialect::Hmac(Box::new(hmac(top, faults)?)),
+        _ => {
+            let names = Dialect::NAMES.join(", ");
+            faults.add("/dialect", format!("must be one of {names}"));
+            return None;
+        }
+    })
+}
+
+fn odoo(top: &Members, faults: &mut Faults) -> Fields {
+    let Some(odoo) = top.object("odoo", faults) else {
+        return Fields::default();
+    };
+    odoo.known(&["booleans", "many2one"], faults);
+    Fields {
+        booleans: odoo.texts("booleans", faults),
+        many2one: odoo.texts("many2one", faults),
+    }
+}
+
+fn hmac(top: &Members, faults: &mut Faults) -> Option<Parameters> {
+    if top.get("hmac").is_none() {
+        faults.missing("", "hmac");
+        return None;
+    }
+    let hmac = top.object("hmac", faults)?;
+    hmac.known(
+        &[
+            "header",
+            "algorithm",
+            "encoding",
+            "prefix",
+            "signed",
+            "timestamp_header",
+            "tolerance_s",
+            "id_header",
+            "id",
+            "type_header",
+            "type",
+        ],
+        faults,
+    );
+    let header = hmac.required("header", faults);
+    hmac.header_name("header", header.as_deref(), faults);
+    let algorithm = hmac.choice(
+        "algorithm",
+        &[("sha256", Algorithm::Sha256), ("sha1", Algorithm::Sha1)],
+        faults,
+    );
+    let encoding = hmac.choice(
+        "encoding",
+        &[("hex", Encoding::Hex), ("base64", Encoding::Base64)],
+        faults,
+    );
+    let signed = hmac.required("signed", faults).and_then(|text| {
+        let template = Template::parse(&text);
+        template
+            .map_err(|wrong| faults.add(hmac.pointer("signed"), wrong))
+            .ok()
+    });
+    let timestamp_header = hmac.text("timestamp_header", faults);
+    hmac.header_name("timestamp_header", timestamp_header.as_deref(), faults);
+    if timestamp_header.is_none() && signed.as_ref().is_some_and(Template::has_timestamp) {
+        faults.add(
+            hmac.pointer("signed"),
+            "has `{timestamp}`, and `timestamp_header` does not say where that is",
+        );
+    }
+    let tolerance_s = hmac.tolerance(timestamp_header.is_some(), faults);
+    let id = hmac.place("id", faults);
+    let kind = hmac.place("type", faults);
+    Some(Parameters {
+        header: header?,
+        algorithm: algorithm?,
+        encoding: encoding?,
+        prefix: hmac.text("prefix", faults).unwrap_or_default(),
+        signed: signed?,
+        timestamp_header,
+        tolerance_s,
+        id,
+        kind,
+    })
+}
+
+fn secrets(top: &Members, dialect: Option<&Dialect>, faults: &mut Faults) -> Secrets {
+    let texts = top.texts("secrets", faults);
+    let signs = dialect.is_none_or(Dialect::signs);
+    if !signs && !texts.is_empty() {
+        faults.add(
+            "/secrets",
+            "nothing is signed in this dialect: its URL holds a token",
+        );
+    }
+    if signs && texts.is_empty() && top.get("secrets").is_none_or(Value::is_array) {
+        faults.missing("", "secrets");
+    }
+    let mut all = Vec::new();
+    for (n, text) in texts.into_iter().enumerate() {
+        let pointer = format!("/secrets/{n}");
+        if text.is_empty() {
+            faults.add(pointer, "must not be empty");
+        } else if text.starts_with("env:") || text.starts_with("file:") {
+            faults.0.push(Fault {
+                pointer,
+                code: "reference_not_allowed".into(),
+                message: "must be the secret itself: references are for configuration files".into(),
+            });
+        } else if dialect == Some(&Dialect::StandardWebhooks)
+            && standard_webhooks::key(&text).is_none()
+        {
+            faults.add(pointer, "must be base64, mostly behind `whsec_`");
+        } else {
+            all.push(Secret {
+                text: text.into(),
+                until: None,
+            });
+        }
+    }
+    Secrets::new(all)
+}

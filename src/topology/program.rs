@@ -1,0 +1,60 @@
+//! A program that stands by itself, outside of a topology's file, and has the same bounds as one in it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use vrl::value::{ObjectMap, Value};
+
+use super::{
+    syntax::{
+        problem::{Problems, Severity, SourceFile},
+        yaml::Text,
+    },
+    vrl::{
+        BOUNDS, Machine, Use, Vrl, compile,
+        document::{Document, Subject},
+        json,
+    },
+};
+use crate::stream::Rejected;
+
+/// A compiled program that changes a JSON value. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Program(Vrl);
+
+impl Program {
+    /// Compiles a text; says what is wrong with it, each thing with its line and a caret.
+    pub(crate) fn compile(name: &str, text: &str) -> Result<Self, Vec<String>> {
+        let mut problems = Problems::of(Arc::new(SourceFile {
+            name: name.into(),
+            text: text.into(),
+        }));
+        let vrl = compile(&Text::of_file(text.into()), Use::Map, &mut problems);
+        if vrl.as_ref().is_some_and(|vrl| vrl.reads_metadata) {
+            let at = text.find('%').unwrap_or(0);
+            problems
+                .error(&(at..at + 1), "there are no metadata (`%…`) here")
+                .note("`.` is all that there is");
+        }
+        let wrong = problems.found.iter();
+        let wrong: Vec<_> = wrong
+            .filter(|problem| problem.severity == Severity::Error)
+            .map(|problem| problem.render(false).trim_end().to_owned())
+            .collect();
+        match vrl {
+            Some(vrl) if wrong.is_empty() => Ok(Self(vrl)),
+            _ => Err(wrong),
+        }
+    }
+
+    /// Runs it on JSON text, which was checked; answers the JSON text of what `.` is then.
+    pub(crate) fn run(&self, input: &Bytes) -> Result<Vec<u8>, Rejected> {
+        let value = json::read(input, input);
+        let value = value.map_err(|e| Rejected::new("invalid_payload", e.to_string()))?;
+        let document = Document::within(value, input);
+        let mut subject = Subject::new(document, Value::Object(ObjectMap::new()), &self.0);
+        Machine::new(BOUNDS).run(&self.0, &mut subject)?;
+        let made = subject.document.to_json();
+        made.map_err(|unwritable| Rejected::new(unwritable.code(), unwritable.to_string()))
+    }
+}
