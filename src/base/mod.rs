@@ -6,4 +6,5 @@ pub mod id;
 pub(crate) mod panics;
 pub mod printable;
 pub mod record;
+pub(crate) mod threads;
 pub mod varint;

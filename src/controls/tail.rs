@@ -14,7 +14,10 @@ use std::{
 };
 
 use super::{Controls, upkeep::Upkeep};
-use crate::log::{LogError, Reader, ThreadError, Unavailable};
+use crate::{
+    base::threads,
+    log::{LogError, Reader, ThreadError, Unavailable},
+};
 
 /// Longest wait of a poll for records.
 const POLL_WAIT: Duration = Duration::from_millis(250);
@@ -50,8 +53,7 @@ impl Drop for Tail {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // The panic hook has reported a panic.
-            let _ = thread.join();
+            threads::join(thread);
         }
     }
 }

@@ -14,7 +14,10 @@ use metrics::Gauge;
 use parking_lot::Mutex;
 
 use crate::{
-    base::clock::{Clock, Millis, SystemClock},
+    base::{
+        clock::{Clock, Millis, SystemClock},
+        threads,
+    },
     log::{Log, LogError},
     stream::{
         lag::{self, Item, Lag},
@@ -232,8 +235,7 @@ impl Drop for Watching {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // The panic hook has reported a panic.
-            let _ = thread.join();
+            threads::join(thread);
         }
     }
 }

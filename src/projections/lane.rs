@@ -29,7 +29,7 @@ use super::{
     target::{PROJECTION, Target},
 };
 use crate::{
-    base::clock::Clock,
+    base::{clock::Clock, threads},
     log::{Class, Fetched, Log, LogError, Source, announce_dropped},
     store::{self, Store},
     stream::{
@@ -138,8 +138,7 @@ impl Drop for Projector {
     fn drop(&mut self) {
         self.stop();
         for lane in self.lanes.drain(..) {
-            // A panic of the lane has already been reported.
-            let _ = lane.join();
+            threads::join(lane);
         }
     }
 }

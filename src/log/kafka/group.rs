@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Deref,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,10 +25,15 @@ use super::{
     seat::SeatGuard,
     topics::Watched,
 };
-use crate::log::{Class, Fetched, LogError, Polled, Source, TopicId};
+use crate::{
+    base::threads,
+    log::{Class, Fetched, LogError, Polled, Source, TopicId},
+};
 
 /// How long a member that is closed in good order may take to leave its group.
 const LEAVE: Duration = Duration::from_secs(1);
+/// How long a consumer may take to close.
+const CLOSE: Duration = Duration::from_secs(10);
 
 enum Change {
     Assigned(Vec<(String, u32)>),
@@ -73,9 +79,46 @@ impl ConsumerContext for GroupContext {
     }
 }
 
+/// A member's consumer and its seat, which is free once the consumer is closed.
+///
+/// librdkafka closes a consumer for as long as it takes. When this is dropped a thread closes it, which is waited for [`CLOSE`] at
+/// most and then left behind with the seat.
+pub(super) struct Member(Option<(BaseConsumer<GroupContext>, SeatGuard)>);
+
+impl Member {
+    fn seat(&self) -> &SeatGuard {
+        match &self.0 {
+            Some((_, seat)) => seat,
+            None => unreachable!("only `drop` takes it"),
+        }
+    }
+}
+
+impl Deref for Member {
+    type Target = BaseConsumer<GroupContext>;
+
+    fn deref(&self) -> &Self::Target {
+        match &self.0 {
+            Some((consumer, _)) => consumer,
+            None => unreachable!("only `drop` takes it"),
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let member = self.0.take();
+        let closing = std::thread::Builder::new().name("close-consumer".into());
+        // Without a thread the closure is dropped here, which closes the consumer too.
+        if let Ok(thread) = closing.spawn(move || drop(member)) {
+            threads::join_within(thread, CLOSE);
+        }
+    }
+}
+
 /// A static member of a consumer group.
 pub(super) struct GroupConsumer {
-    pub(super) consumer: BaseConsumer<GroupContext>,
+    pub(super) consumer: Member,
     context: GroupContext,
     pub(super) topics: Vec<String>,
     /// What is read, and the next offset of each.
@@ -92,8 +135,6 @@ pub(super) struct GroupConsumer {
     instance: String,
     /// It has not joined yet, or it failed: it does not leave its group when dropped, so that its successor rejoins as the same member.
     keeps_seat: bool,
-    /// Dropped after the consumer: the seat is free when the member is gone.
-    seated: SeatGuard,
 }
 
 impl GroupConsumer {
@@ -128,7 +169,7 @@ impl GroupConsumer {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&names).doing("subscribing")?;
         Ok(Self {
-            consumer,
+            consumer: Member(Some((consumer, seated))),
             context,
             topics: topics.to_vec(),
             open: BTreeMap::new(),
@@ -139,12 +180,11 @@ impl GroupConsumer {
             group,
             instance,
             keeps_seat: true,
-            seated,
         })
     }
 
     pub(super) fn seat(&self) -> &SeatGuard {
-        &self.seated
+        self.consumer.seat()
     }
 
     /// After an error that ends a member, the one that is built in its place takes its seat: it does not leave the group meanwhile.
@@ -313,7 +353,7 @@ impl Source for GroupConsumer {
     }
 
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
-        let range = offset_range(&self.consumer, &self.topics[0], partition)?;
+        let range = offset_range(&*self.consumer, &self.topics[0], partition)?;
         if offset < range.start || offset > range.end {
             return Err(LogError::OutOfRange {
                 topic: self.topics[0].clone(),

@@ -134,7 +134,7 @@ impl KafkaLane {
             changelog: &self.changelog,
             described: None,
             positions: &self.positions,
-            member: &self.group.consumer,
+            member: &*self.group.consumer,
             uncommitted: &self.uncommitted,
             transactional_id: &self.transactional_id,
         };
@@ -209,14 +209,14 @@ impl Lane for KafkaLane {
             && two.id.is_some()
         {
             // A position without an id counts before the state's, unless it is only older: asked again, it has an id.
-            position = committed(&self.group.consumer, &name, partition)?;
+            position = committed(&*self.group.consumer, &name, partition)?;
         }
         let place = Place {
             processor: &self.processor,
             topic: &name,
             partition,
         };
-        let range = offset_range(&self.group.consumer, &name, partition)?;
+        let range = offset_range(&*self.group.consumer, &name, partition)?;
         let kept = later(position, reflects, id);
         let resolved = resolve(place, kept, id, range)?;
         if let Some(reset) = resolved.reset {
@@ -266,7 +266,7 @@ impl Lane for KafkaLane {
     }
 
     fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError> {
-        offset_range(&self.group.consumer, &self.group.topics[topic], partition)
+        offset_range(&*self.group.consumer, &self.group.topics[topic], partition)
     }
 
     fn state(&self) -> &StateStore {

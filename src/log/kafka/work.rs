@@ -57,7 +57,7 @@ impl Work for KafkaWork {
         };
         let committed = self.committed(&topic, partition)?;
         let id = self.group.topic_id()?;
-        let range = offset_range(&self.group.consumer, &topic, partition)?;
+        let range = offset_range(&*self.group.consumer, &topic, partition)?;
         let kept = committed.as_ref().map(|(finished, id)| Kept {
             next: finished.next(),
             id: *id,

@@ -30,7 +30,7 @@ use super::{
     progress::{LaneProgress, Progress},
 };
 use crate::{
-    base::clock::Clock,
+    base::{clock::Clock, threads},
     log::{Fetched, Finished, Log, LogError, Work},
 };
 
@@ -78,8 +78,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said why.
-            let _ = thread.join();
+            threads::join(thread);
         }
     }
 }

@@ -40,7 +40,10 @@ use super::{
     consumer::{self, IDLE},
     progress::Progress,
 };
-use crate::{base::clock::Clock, log::Log};
+use crate::{
+    base::{clock::Clock, threads},
+    log::Log,
+};
 
 /// A lane's stack: a topology's programs drop and copy values that may lie deep within each other. What is not used is never there.
 pub(crate) const STACK: usize = 256 << 20;
@@ -62,8 +65,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
         if let Some(thread) = self.thread.take() {
-            // A lane that panicked has said why.
-            let _ = thread.join();
+            threads::join(thread);
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     run::stage::StageProcessor,
 };
 use crate::{
-    base::{backoff::Backoff, clock::Clock},
+    base::{backoff::Backoff, clock::Clock, threads},
     controls::SecretKeys,
     envelope::foreign::Schemas,
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
@@ -83,8 +83,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said why.
-            let _ = thread.join();
+            threads::join(thread);
         }
     }
 }
