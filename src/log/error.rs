@@ -148,7 +148,7 @@ pub enum LogError {
     Stateless,
     /// A topic of the system's own, into which nothing is replayed.
     #[error(
-        "`{topic}` is one of the system's own topics (`{prefix}…`); nothing is replayed into these"
+        "`{topic}` is one of OmniLink's own topics (`{prefix}…`); events cannot be replayed into these"
     )]
     OwnTopic {
         /// The topic.
