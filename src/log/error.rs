@@ -76,8 +76,8 @@ pub enum LogError {
         /// How many partitions that has.
         changelog_partitions: u32,
     },
-    /// A topic was deleted and made again while it was read: what reads it begins anew.
-    #[error("topic `{topic}` was deleted and made again while it was read (id {was}, now {is})")]
+    /// A topic was deleted and recreated while it was read: what reads it begins anew.
+    #[error("topic `{topic}` was deleted and recreated while it was read (id {was}, now {is})")]
     Recreated {
         /// The topic.
         topic: String,

@@ -1,6 +1,6 @@
 //! Which topic it is, and what a kept position means in it.
 //!
-//! A name is not an identity: a topic may be deleted and made again under the same name, and an offset of the one says
+//! A name is not an identity: a topic may be deleted and recreated under the same name, and an offset of the one says
 //! nothing about the other. Kafka gives each topic an id when it is made; whoever keeps a position keeps the id with it.
 //!
 //! ```text
@@ -87,7 +87,7 @@ pub(super) struct Resolved {
 /// Why a position was not taken as it was kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reset {
-    /// The topic was deleted and made again.
+    /// The topic was deleted and recreated.
     Recreated { was: TopicId, is: TopicId },
     /// Retention, or `kafka-delete-records`, dropped what was not read yet.
     Dropped { from: u64, to: u64 },
@@ -147,9 +147,9 @@ impl Reset {
         } = place;
         let reason = match self {
             Self::Recreated { was, is } => {
-                tracing::warn!(processor, topic, partition, %was, %is, "the topic was deleted and made again: it is read from its start");
+                tracing::warn!(processor, topic, partition, %was, %is, "the topic was deleted and recreated: it is read from its start");
                 telemetry::notice(format!(
-                    "`{topic}` was deleted and made again (id {was}, now {is}): {processor} reads it from its start"
+                    "`{topic}` was deleted and recreated (id {was}, now {is}): {processor} reads it from its start"
                 ));
                 "recreated"
             }
@@ -193,7 +193,7 @@ pub(super) fn announce_dropped(place: Place<'_>, from: u64, to: u64) {
 }
 
 #[cfg(feature = "kafka")]
-/// Says that a changelog was deleted and made again, and what became of the state in it.
+/// Says that a changelog was deleted and recreated, and what became of the state in it.
 pub(super) fn announce_changelog(place: Place<'_>, (was, is): (TopicId, TopicId), complete: bool) {
     let Place {
         processor,
@@ -205,9 +205,9 @@ pub(super) fn announce_changelog(place: Place<'_>, (was, is): (TopicId, TopicId)
     } else {
         "the state that it held is lost: dedupe and limits begin anew"
     };
-    tracing::error!(processor, topic, partition, %was, %is, what, "a changelog was deleted and made again");
+    tracing::error!(processor, topic, partition, %was, %is, what, "a changelog was deleted and recreated");
     telemetry::notice(format!(
-        "`{topic}`, the state of {processor}, was deleted and made again (id {was}, now {is}): {what}"
+        "`{topic}`, the state of {processor}, was deleted and recreated (id {was}, now {is}): {what}"
     ));
     reset(processor, "changelog");
 }
@@ -239,7 +239,7 @@ pub(super) fn fault(
         Ok(resolved) => match resolved.reset? {
             Reset::Recreated { was, is } => (
                 format!(
-                    "`{topic}`/{partition} was deleted and made again (id {was}, now {is}); {processor} will read it from its start"
+                    "`{topic}`/{partition} was deleted and recreated (id {was}, now {is}); {processor} will read it from its start"
                 ),
                 false,
             ),

@@ -473,7 +473,7 @@ fn tables_of_a_recreated_topic_are_kept_until_a_rebuild() {
     send(100, 300);
     let stalls = || {
         let trouble = progress.trouble().unwrap_or_default();
-        trouble.contains("made again") && trouble.contains("omnilink rebuild events entities")
+        trouble.contains("recreated") && trouble.contains("omnilink rebuild events entities")
     };
     wait_until("the stall", stalls);
     std::thread::sleep(Duration::from_secs(1));
@@ -487,7 +487,7 @@ fn tables_of_a_recreated_topic_are_kept_until_a_rebuild() {
         entities: false,
     };
     let error = rebuild(&setup, only, &mut |_, _| ()).unwrap_err();
-    assert!(error.to_string().contains("made again"), "{error}");
+    assert!(error.to_string().contains("recreated"), "{error}");
     let all = RebuildTables {
         events: true,
         entities: true,

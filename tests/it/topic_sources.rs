@@ -146,7 +146,7 @@ fn recreate_source((steps, source): (&str, &str), running: bool, partitions: [i3
             fixture.start(steps, source);
         }
         fixture.assert_all("recreated");
-        fixture.assert_notice(&["deleted and made again", "topology.moved"]);
+        fixture.assert_notice(&["deleted and recreated", "topology.moved"]);
     }
     fixture.stop();
     fixture.start(steps, source);
@@ -205,7 +205,7 @@ fn a_source_recreated_in_between_two_checks_is_read_completely() {
         if !steps.is_empty() {
             assert_eq!(received, wanted);
         }
-        fixture.assert_notice(&["deleted and made again", "topology.moved"]);
+        fixture.assert_notice(&["deleted and recreated", "topology.moved"]);
     }
 }
 

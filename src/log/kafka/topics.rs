@@ -1,6 +1,6 @@
 //! Which topics there are: their ids and partition counts, asked for by one thread for all lanes of the process.
 //!
-//! librdkafka reads on at the same offset when a topic was deleted and made again under its name (its FIXME in
+//! librdkafka reads on at the same offset when a topic was deleted and recreated under its name (its FIXME in
 //! `rd_kafka_topic_metadata_update`), so somebody must ask for the id. That is done in the background, all topics in one request:
 //! every [`IDLE`], and while records come every [`BUSY`]. Readers compare a counter; nobody waits for an answer unless the last one
 //! is older than [`TRUSTED`], that is unless the brokers do not answer. Then records are held back, and commits wait.
@@ -221,7 +221,7 @@ impl Topics {
                 }
             };
             if before.is_some_and(|before| before.id != described.id) {
-                tracing::warn!(topic = %name, "the topic was deleted and made again");
+                tracing::warn!(topic = %name, "the topic was deleted and recreated");
                 self.changes.fetch_add(1, Ordering::AcqRel);
             }
             let trouble = |of: &Described| self.count_trouble(name, *counts.get(&**name)?, of);
