@@ -24,9 +24,11 @@ def main():
             continue
         b, a = statistics.median(was), statistics.median(now)
         # A rate is better when it is higher, a time or a size when it is lower.
-        gain = (a / b if unit.endswith("/s") else b / a) - 1 if a and b else 0.0
+        rate = unit.endswith("/s") or unit == "a second"
+        gain = (a / b if rate else b / a) - 1 if a and b else 0.0
         noise = max((max(v) - min(v)) / statistics.median(v) if statistics.median(v) else 0.0 for v in (was, now))
-        worse = "  slower" if gain < -0.03 else ""
+        # Limits are the machine's, not ours.
+        worse = "  WORSE" if gain < -0.03 and not name.startswith("limit:") else ""
         print(f"{name:<52.52} {b:>11.1f} {a:>11.1f} {unit:<11.11} {gain:>+8.1%}  {noise:.1%}{worse}")
 
 
