@@ -2,6 +2,7 @@
 
 use super::{
     headers::Headers,
+    refusal::Refusal,
     secrets::Secrets,
     signature::{self, Algorithm, Encoding},
 };
@@ -20,6 +21,19 @@ pub(super) struct Call<'r> {
 }
 
 impl Call<'_> {
+    /// Refuses a request unless a header of this name has `sha256={hex}` of the body.
+    pub(super) fn verify_body(&self, header: &str) -> Result<(), Refusal> {
+        let signatures = self.headers.signatures(header)?;
+        let given: Vec<_> = signatures
+            .iter()
+            .filter_map(|text| text.strip_prefix("sha256="))
+            .collect();
+        if !self.is_signed(&[self.body], &given) {
+            return Err(Refusal::invalid_signature());
+        }
+        Ok(())
+    }
+
     /// Whether one of the given texts is the HMAC-SHA256 of the parts, in hexadecimal, under a secret as it is written.
     pub(super) fn is_signed(&self, parts: &[&[u8]], given: &[&str]) -> bool {
         let keys = self.secrets.at(self.now).map(str::as_bytes);

@@ -15,14 +15,7 @@ pub(super) const DELIVERY: &str = "x-github-delivery";
 
 /// `X-Hub-Signature-256` is of the body; the id is the delivery's, which a redelivery repeats.
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
-    let signatures = call.headers.signatures("x-hub-signature-256")?;
-    let given: Vec<_> = signatures
-        .iter()
-        .filter_map(|text| text.strip_prefix("sha256="))
-        .collect();
-    if !call.is_signed(&[call.body], &given) {
-        return Err(Refusal::invalid_signature());
-    }
+    call.verify_body("x-hub-signature-256")?;
     call.headers.required(EVENT)?;
     Ok(call.headers.required(DELIVERY)?.to_owned())
 }

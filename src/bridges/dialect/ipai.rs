@@ -28,14 +28,7 @@ pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
 
 /// `ipai-body`: the signature is of the body, behind `sha256=`.
 pub(super) fn verify_body(call: &Call<'_>) -> Result<String, Refusal> {
-    let signatures = call.headers.signatures(SIGNATURE)?;
-    let given: Vec<_> = signatures
-        .iter()
-        .filter_map(|text| text.strip_prefix("sha256="))
-        .collect();
-    if !call.is_signed(&[call.body], &given) {
-        return Err(Refusal::invalid_signature());
-    }
+    call.verify_body(SIGNATURE)?;
     Ok(sha256_hex(&[call.body]))
 }
 
