@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub(crate) mod hex;
 pub mod id;
 pub(crate) mod panics;
 pub mod printable;

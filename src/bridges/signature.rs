@@ -1,12 +1,12 @@
 //! HMACs over a body, compared in constant time.
 
-use std::fmt::Write;
-
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{EagerHash, Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::base::hex::hex;
 
 /// The hash function of an HMAC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,15 +84,6 @@ fn mac<H: EagerHash>(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
         mac.update(part);
     }
     mac.finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // A `String` never refuses text.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{Session, Store, StoreError, months};
+use crate::base::hex::hex;
 
 /// A file of `migrations/`, embedded in the binary.
 struct Migration {
@@ -154,14 +155,8 @@ async fn record(connection: &mut PgConnection, migration: &Migration) -> Result<
 
 fn checksum(sql: &str) -> String {
     use sha2::{Digest, Sha256};
-    use std::fmt::Write;
     // Line endings may differ between checkouts.
-    let digest = Sha256::digest(sql.replace('\r', ""));
-    digest.iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a `String` cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex(&Sha256::digest(sql.replace('\r', "")))
 }
 
 /// Replaces a "permission denied" error by one that says which privileges the login needs.

@@ -1,10 +1,13 @@
 //! Other ways to identify a record's schema than Confluent's five-byte header. They are detected only to give a helpful error message:
 //! none of them is supported.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use super::super::json::truncated;
-use crate::log::{Record, header};
+use crate::{
+    base::hex::hex,
+    log::{Record, header},
+};
 
 /// How a record identifies its schema.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,10 +107,5 @@ impl fmt::Display for Framing {
 
 /// The first bytes of a value, for a message.
 pub(super) fn beginning(value: &[u8]) -> String {
-    let mut text = String::from("0x");
-    for byte in value.iter().take(9) {
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("0x{}", hex(&value[..value.len().min(9)]))
 }

@@ -5,12 +5,13 @@
 //! would wait until its timeout; as a member it takes its place and its partitions at once, instead of waiting for the session of a
 //! process that is gone.
 
-use std::{collections::HashSet, fmt::Write, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::KafkaOptions;
+use crate::base::hex::hex;
 
 /// Kafka takes no longer ids of members.
 const LONGEST: usize = 249;
@@ -72,11 +73,7 @@ impl SeatGuard {
             hash.update(topic);
             hash.update(partitions.to_be_bytes());
         }
-        let mut digest = String::new();
-        for byte in &hash.finalize()[..8] {
-            // A `String` never refuses text.
-            let _ = write!(digest, "{byte:02x}");
-        }
+        let digest = hex(&hash.finalize()[..8]);
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         // It is told apart by the digest; the rest is for people.
         let mut readable: String = id.chars().map(|c| if legal(c) { c } else { '_' }).collect();
