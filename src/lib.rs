@@ -23,6 +23,8 @@ pub mod stream;
 pub mod topology;
 
 // Floor 1: storage, and clients of other systems.
+pub mod audit;
+pub mod commands;
 pub mod controls;
 pub mod embedded_postgres;
 pub mod http;

@@ -51,8 +51,24 @@ pub const REKEY: Schema = Schema {
     text: include_str!("../../schemas/rekey.avsc"),
 };
 
+/// The current schema of `audit`.
+pub const AUDIT: Schema = Schema {
+    id: FIRST_ID + 4,
+    topic: "audit",
+    version: 1,
+    text: include_str!("../../schemas/audit.avsc"),
+};
+
+/// The current schema of `commands`.
+pub const COMMANDS: Schema = Schema {
+    id: FIRST_ID + 5,
+    topic: "commands",
+    version: 1,
+    text: include_str!("../../schemas/commands.avsc"),
+};
+
 /// All versions, grouped by topic, oldest first.
-pub const ALL: &[Schema] = &[INGRESS, EVENTS, CONTROLS, REKEY];
+pub const ALL: &[Schema] = &[INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS];
 
 /// The schema with this id.
 pub fn by_id(id: u32) -> Option<&'static Schema> {
@@ -91,7 +107,7 @@ mod tests {
                 "{topic}"
             );
         }
-        for current in [INGRESS, EVENTS, CONTROLS, REKEY] {
+        for current in [INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS] {
             assert_eq!(of_topic(current.topic).last(), Some(&current));
         }
     }

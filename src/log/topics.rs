@@ -47,6 +47,8 @@ pub struct Names {
     pub controls: Arc<str>,
     /// Who did what.
     pub audit: Arc<str>,
+    /// What runs are told.
+    pub commands: Arc<str>,
     /// Over a limit of a topology.
     pub throttled: Arc<str>,
     /// Rejected, with why.
@@ -65,6 +67,7 @@ impl Names {
             events: name("events"),
             controls: name("controls"),
             audit: name("audit"),
+            commands: name("commands"),
             throttled: name("throttled"),
             dlq: name("dlq"),
             redriven: name("state.dlq"),
@@ -103,6 +106,7 @@ impl Names {
             spec(&self.events, partitions, Cleanup::Keep),
             spec(&self.controls, 1, Cleanup::Compact),
             spec(&self.audit, partitions, delete(90)),
+            spec(&self.commands, partitions, delete(7)),
             spec(&self.throttled, partitions, delete(7)),
             spec(&self.dlq, partitions, delete(30)),
             // Outlives what it is about.

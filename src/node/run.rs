@@ -1,6 +1,6 @@
 //! Starts, runs and stops a node: the order in which its parts are opened, started and stopped.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     admission::{self, Admission},
+    audit::Audit,
     base::clock::SystemClock,
     config::Config,
     envelope::foreign::{NoRegistry, Schemas},
@@ -23,6 +24,9 @@ use crate::{
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
 };
+
+/// How long a stop waits for the audit log.
+const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The parts that a node runs; other nodes run the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +53,8 @@ pub async fn run(
     let set = topologies::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
+    let (audit, audit_writer) =
+        Audit::start(Arc::clone(&storage.log), Arc::clone(&storage.names.audit));
     // Before starting parts that would have to be stopped if the address is in use.
     let listener = Port::listen(config.listen).await?;
     let readiness = Readiness::default();
@@ -113,6 +119,7 @@ pub async fn run(
             state: storage.state.clone(),
             appends: storage.appends,
             controls,
+            audit,
             readiness,
             clock: Arc::new(SystemClock),
             limits: config.limits.clone(),
@@ -138,6 +145,7 @@ pub async fn run(
         tokio::task::spawn_blocking(|| projections.stop()).await?;
     }
     drop(tail);
+    audit_writer.finish(AUDIT_DEADLINE).await;
     drop(storage);
     telemetry::print_note("stopped");
     Ok(())

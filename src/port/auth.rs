@@ -70,7 +70,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// The address that counts: the peer's, or what trusted proxies say, read from the right until one is not trusted.
-fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
+pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
     let trusts = |address: IpAddr| trusted.iter().any(|n| n.contains(address));
     let mut address = peer.to_canonical();
     if !trusts(address) {

@@ -36,6 +36,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::Audit,
     base::clock::Clock,
     config::{AllowedOrigin, Limits, Network},
     controls::Controls,
@@ -64,6 +65,8 @@ pub struct Parts {
     pub appends: usize,
     /// Keys and reader grants.
     pub controls: Arc<Controls>,
+    /// Who did what.
+    pub audit: Audit,
     /// What `/readyz` reports.
     pub readiness: Readiness,
     /// The clock.
@@ -90,6 +93,7 @@ struct Shared {
     tools: Tools,
     nodes: Option<Nodes>,
     controls: Arc<Controls>,
+    audit: Audit,
     intake: Intake,
     readiness: Readiness,
     clock: Arc<dyn Clock>,
@@ -134,6 +138,7 @@ impl Port {
                 tools: parts.tools,
                 nodes: parts.nodes,
                 controls: parts.controls,
+                audit: parts.audit,
                 intake,
                 readiness: parts.readiness,
                 clock: parts.clock,

@@ -214,6 +214,10 @@ registry! {
     CONTROLS_REFUSED = "omnilink_controls_refused_total", Kind::Counter, Count,
         "Records on the topic controls that were refused: an old version, no version, or not sealed with secret_key",
         [];
+    /// Of the topic `audit`.
+    AUDIT_ENTRIES = "omnilink_audit_entries_total", Kind::Counter, Count,
+        "Entries of the audit log, by what became of them",
+        [Label { name: "outcome", values: "`recorded`, `dropped` (too many waited for the log)" }];
     /// Of the external schema registry.
     SCHEMA_REGISTRY_FETCHES = "omnilink_schema_registry_fetches_total", Kind::Counter, Count,
         "Schemas requested from schema_registry.url, by outcome",

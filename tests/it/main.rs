@@ -10,6 +10,7 @@
 mod admission;
 mod api;
 mod architecture;
+mod audit;
 mod bridges;
 mod bridges_damage;
 mod bridges_dialects;

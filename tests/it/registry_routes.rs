@@ -44,7 +44,9 @@ async fn schemas_and_subjects() {
             "t.ingress-value",
             "t.events-value",
             "t.controls-value",
-            "t.rekey-value"
+            "t.rekey-value",
+            "t.audit-value",
+            "t.commands-value"
         ])
     );
     assert_eq!(good("/subjects/t.events-value/versions").await, json!([1]));

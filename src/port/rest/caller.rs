@@ -6,13 +6,14 @@
 //! | [`Permitted`] | the key and the permission |
 //! | [`Sent`] | one of these, after it has read the body |
 
-use std::{fmt::Display, ops::Deref, sync::Arc};
+use std::{fmt::Display, net::IpAddr, ops::Deref, sync::Arc};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request},
-    http::request::Parts,
+    http::{HeaderValue, header::USER_AGENT, request::Parts},
 };
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::request::{JsonBody, QueryString};
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         Access, Route,
         problem::{LOG_UNAVAILABLE, NOT_FOUND, PARTITION_COUNT, UNKNOWN_TOPIC},
     },
+    audit::{Entry, Outcome},
     base::id::Tenant,
     controls::{ControlsError, Key, OPERATOR},
     log::LogError,
@@ -37,6 +39,9 @@ pub(crate) struct Caller {
     /// What the route needs.
     permission: &'static str,
     id: RequestId,
+    /// Where the request came from, and its `User-Agent`.
+    address: IpAddr,
+    user_agent: Option<HeaderValue>,
 }
 
 /// A caller whose key has the permission that the route needs.
@@ -45,6 +50,14 @@ pub(crate) struct Permitted(Caller);
 /// A caller and the body. The body is read before anybody is refused: closing under a client that still sends would reset the
 /// connection, and the answer with it.
 pub(crate) struct Sent<C>(pub(crate) C, pub(crate) JsonBody);
+
+/// The detail of an audit entry, of texts.
+pub(crate) fn detail<const N: usize>(fields: [(&str, &str); N]) -> Map<String, Value> {
+    let fields = fields.into_iter();
+    fields
+        .map(|(name, text)| (name.to_owned(), text.into()))
+        .collect()
+}
 
 impl FromRequestParts<Arc<Shared>> for Caller {
     type Rejection = Refused;
@@ -71,6 +84,8 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             key,
             permission,
             id,
+            address: auth::client(&parts.headers, *peer, &shared.trusted_proxies),
+            user_agent: parts.headers.get(USER_AGENT).cloned(),
         })
     }
 }
@@ -107,6 +122,27 @@ impl Caller {
             return Ok(Permitted(self));
         }
         Err(self.refuse(Problem::lacks(self.permission)))
+    }
+
+    /// An entry of the audit log: who asks, and from where.
+    pub(crate) fn audit_entry(&self, tenant: &Tenant, action: &str, outcome: Outcome) -> Entry {
+        let agent = self.user_agent.as_ref().map(HeaderValue::as_bytes);
+        Entry::new(Some(tenant), action, outcome, self.shared.clock.now())
+            .by(&self.key.principal, None)
+            .client(self.address, agent)
+    }
+
+    /// Records a change that was made, such as `key.created`, and waits until the entry is durable.
+    pub(crate) async fn audit_change(
+        &self,
+        tenant: &Tenant,
+        action: &str,
+        (kind, id): (&str, &str),
+        detail: Map<String, Value>,
+    ) {
+        let entry = self.audit_entry(tenant, action, Outcome::Ok);
+        let entry = entry.resource(kind, id).detail(detail);
+        self.shared.audit.record_durably(entry).await;
     }
 
     pub(crate) fn is_operator(&self) -> bool {

@@ -10,7 +10,7 @@ use axum::{
 };
 
 use super::{
-    caller::{Caller, Permitted, Sent},
+    caller::{Caller, Permitted, Sent, detail},
     request::QueryString,
 };
 use crate::port::problem::{Problem, Refused};
@@ -35,6 +35,11 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
         .await
         .map_err(|e| caller.unchanged(&e))?;
     tracing::info!(id = key.id, tenant = %key.tenant, by = caller.key.principal, "key created");
+    let detail = detail([("name", &key.name), ("principal", &key.principal)]);
+    let of = ("key", key.id.as_str());
+    caller
+        .audit_change(&key.tenant, "key.created", of, detail)
+        .await;
     let shown = Json(keys::Key::new(&key, Some(token.reveal())));
     Ok((
         StatusCode::CREATED,
@@ -79,6 +84,11 @@ pub(crate) async fn revoke(
         .await
         .map_err(|e| caller.unchanged(&e))?;
     tracing::info!(id = key.id, tenant = %key.tenant, by = caller.key.principal, "key revoked");
+    let detail = detail([("name", &key.name), ("principal", &key.principal)]);
+    let of = ("key", key.id.as_str());
+    caller
+        .audit_change(&key.tenant, "key.revoked", of, detail)
+        .await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -7,6 +7,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use serde_json::Map;
 
 use super::{
     caller::{Caller, Sent},
@@ -39,6 +40,10 @@ pub(crate) async fn grant(Sent(caller, body): Sent<Caller>) -> Result<Response, 
         .await
         .map_err(|e| caller.unchanged(&e))?;
     tracing::info!(login = %grant.login, tenant = %grant.tenant, by = caller.key.principal, "reader granted");
+    let of = ("reader", grant.login.as_str());
+    caller
+        .audit_change(&grant.tenant, "reader.granted", of, Map::new())
+        .await;
     let status = if known {
         StatusCode::OK
     } else {
@@ -94,5 +99,9 @@ pub(crate) async fn revoke(
         .await
         .map_err(|e| caller.unchanged(&e))?;
     tracing::info!(login = %grant.login, tenant = %grant.tenant, by = caller.key.principal, "reader revoked");
+    let of = ("reader", grant.login.as_str());
+    caller
+        .audit_change(&grant.tenant, "reader.revoked", of, Map::new())
+        .await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -18,6 +18,7 @@ use hyper_util::{
 };
 use omnilink::{
     api::rebuild::Rebuild,
+    audit::{Audit, Writer},
     base::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
@@ -148,6 +149,7 @@ pub struct Node {
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
     served: Option<tokio::task::JoinHandle<()>>,
+    audit_writer: Option<Writer>,
     tail: Option<Tail>,
 }
 
@@ -221,6 +223,7 @@ impl Node {
             Err(e) => PartStatus::down(e.to_string()),
         });
         let config = Config::defaults(dir.path());
+        let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let port = Port::new(
             listener,
@@ -240,6 +243,7 @@ impl Node {
                 state,
                 appends: 2,
                 controls: controls.clone(),
+                audit,
                 readiness: readiness.clone(),
                 clock: Arc::new(SystemClock),
                 limits: config.limits,
@@ -266,6 +270,7 @@ impl Node {
             stop: Some(stop),
             served: Some(served),
             tail: Some(tail),
+            audit_writer: Some(audit_writer),
         };
         node.admin = node.key("acme", Scopes::all()).await;
         node
@@ -275,6 +280,8 @@ impl Node {
     pub async fn stop(mut self) -> TempDir {
         self.request_stop();
         self.served.take().unwrap().await.unwrap();
+        let audit_writer = self.audit_writer.take().unwrap();
+        audit_writer.finish(Duration::from_secs(5)).await;
         // The log commits what was appended when its last owner goes.
         let tail = self.tail.take();
         tokio::task::spawn_blocking(move || drop(tail))

@@ -1,0 +1,189 @@
+//! One entry of the audit log, and its Avro record (`schemas/audit.avsc`).
+
+use std::{net::IpAddr, sync::LazyLock};
+
+use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    base::{clock::Millis, id::Tenant},
+    envelope::schemas,
+    log::Record,
+};
+
+/// The tenant of entries that concern the whole installation, or requests without a valid key.
+pub const NO_TENANT: &str = "-";
+/// Size limit of a text of an entry that clients choose, in bytes; a longer one is cut.
+const TEXT_MAX: usize = 512;
+/// Size limit of `detail`, in bytes; a larger one is replaced by a note.
+const DETAIL_MAX: usize = 32 * 1024;
+
+static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(schemas::AUDIT.text) {
+    Ok(schema) => schema,
+    Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
+});
+
+/// How an action ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was done.
+    Ok,
+    /// It was not allowed.
+    Denied,
+    /// It was allowed, and failed.
+    Failed,
+}
+
+impl Outcome {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One entry of the audit log. Clients choose some of its texts: they are cut to 512 bytes. It must not hold a secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename = "Audit")]
+pub struct Entry {
+    /// Whose data or rights it concerns, or [`NO_TENANT`].
+    pub tenant: String,
+    /// A UUIDv7.
+    pub id: String,
+    /// Microseconds since the Unix epoch.
+    pub at: i64,
+    /// Who did it, if that is known.
+    pub principal: Option<String>,
+    /// The user whom the principal acted for.
+    pub on_behalf_of: Option<String>,
+    /// Such as `key.created`: a noun and what happened to it.
+    pub action: String,
+    /// Such as `key`.
+    pub resource_type: Option<String>,
+    /// The resource's id.
+    pub resource_id: Option<String>,
+    /// `ok`, `denied` or `failed`.
+    pub outcome: String,
+    /// The client's IP address.
+    pub address: Option<String>,
+    /// The client's `User-Agent`.
+    pub user_agent: Option<String>,
+    /// JSON text of an object.
+    pub detail: String,
+}
+
+impl Entry {
+    /// An entry of a tenant, or of the whole installation.
+    pub fn new(tenant: Option<&Tenant>, action: &str, outcome: Outcome, now: Millis) -> Self {
+        Self {
+            tenant: tenant.map_or(NO_TENANT, Tenant::as_str).to_owned(),
+            id: uuid::Uuid::now_v7().to_string(),
+            at: now.0.saturating_mul(1000),
+            principal: None,
+            on_behalf_of: None,
+            action: action.to_owned(),
+            resource_type: None,
+            resource_id: None,
+            outcome: outcome.name().to_owned(),
+            address: None,
+            user_agent: None,
+            detail: "{}".to_owned(),
+        }
+    }
+
+    /// Who did it.
+    #[must_use]
+    pub fn by(mut self, principal: &str, on_behalf_of: Option<&str>) -> Self {
+        self.principal = Some(cut(principal));
+        self.on_behalf_of = on_behalf_of.map(cut);
+        self
+    }
+
+    /// What it was done to.
+    #[must_use]
+    pub fn resource(mut self, kind: &str, id: &str) -> Self {
+        self.resource_type = Some(kind.to_owned());
+        self.resource_id = Some(cut(id));
+        self
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub fn client(mut self, address: IpAddr, user_agent: Option<&[u8]>) -> Self {
+        self.address = Some(address.to_string());
+        self.user_agent = user_agent.map(|agent| cut(&String::from_utf8_lossy(agent)));
+        self
+    }
+
+    /// What else is to be known: the fields of `detail`.
+    #[must_use]
+    pub fn detail(mut self, detail: Map<String, Value>) -> Self {
+        let text = Value::Object(detail).to_string();
+        self.detail = if text.len() > DETAIL_MAX {
+            format!(r#"{{"omitted_bytes":{}}}"#, text.len())
+        } else {
+            text
+        };
+        self
+    }
+
+    /// The record on `audit`.
+    pub fn encode(&self) -> Result<Record, apache_avro::Error> {
+        let mut value = vec![0];
+        value.extend_from_slice(&schemas::AUDIT.id.to_be_bytes());
+        GenericDatumWriter::builder(&PARSED)
+            .build()?
+            .write_ser(&mut value, self)?;
+        Ok(Record {
+            key: Some(self.tenant.clone().into()),
+            value: Some(value.into()),
+            headers: Vec::new(),
+        })
+    }
+
+    /// `None` for anything but a record of this schema.
+    pub fn decode(value: &[u8]) -> Option<Self> {
+        let rest = value.strip_prefix(&[0])?;
+        let (id, mut datum) = rest.split_first_chunk::<4>()?;
+        if u32::from_be_bytes(*id) != schemas::AUDIT.id {
+            return None;
+        }
+        let reader = GenericDatumReader::builder(&PARSED).build().ok()?;
+        reader.read_deser(&mut datum).ok()
+    }
+}
+
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT_MAX)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_round_trips_and_is_bounded() {
+        let tenant = Tenant::new("acme").unwrap();
+        let long = "ä".repeat(1000);
+        let mut detail = Map::new();
+        detail.insert("name".into(), "x".into());
+        let entry = Entry::new(Some(&tenant), "key.created", Outcome::Ok, Millis(5))
+            .by(&long, Some("ann"))
+            .resource("key", "1")
+            .client([127, 0, 0, 1].into(), Some(b"curl\xff"))
+            .detail(detail.clone());
+        assert_eq!(entry.principal.as_ref().unwrap().len(), 512);
+        assert_eq!(entry.user_agent.as_deref(), Some("curl\u{fffd}"));
+        let record = entry.encode().unwrap();
+        assert_eq!(record.key.as_deref(), Some(&b"acme"[..]));
+        assert_eq!(Entry::decode(&record.value.unwrap()), Some(entry.clone()));
+        assert_eq!(Entry::decode(b"{}"), None);
+        detail.insert("big".into(), "x".repeat(40_000).into());
+        let cut = entry.detail(detail).detail;
+        assert!(cut.starts_with(r#"{"omitted_bytes":"#), "{cut}");
+    }
+}

@@ -1,0 +1,151 @@
+//! The audit log: who did what, as records of the topic `audit`.
+//!
+//! [`Audit`] takes entries without blocking and appends them in the background, in order. The queue is bounded: while the log
+//! cannot be written, and it is full, further entries are counted and dropped, so that an attack of bad requests uses up neither
+//! memory nor the log. A change waits for its entry ([`Audit::record_durably`]).
+
+mod entry;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+pub use entry::{Entry, NO_TENANT, Outcome};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    base::backoff::Backoff,
+    log::{Append, Log},
+    telemetry,
+};
+
+/// Entries waiting to be appended.
+const QUEUE: usize = 8192;
+/// Entries of one append.
+const BATCH: usize = 256;
+/// How long a change waits for its entry. The entry is appended later in any case.
+const DURABLE_DEADLINE: Duration = Duration::from_secs(2);
+/// Pauses between attempts while appends fail.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    max: Duration::from_secs(5),
+};
+
+struct Waiting {
+    entry: Entry,
+    durable: Option<oneshot::Sender<()>>,
+}
+
+/// A handle to the audit log. Cheap to clone. When the last one is dropped, what is queued is still appended.
+#[derive(Clone)]
+pub struct Audit {
+    queue: mpsc::Sender<Waiting>,
+    recorded: metrics::Counter,
+    dropped: metrics::Counter,
+}
+
+/// The task that appends. [`Writer::finish`] waits for it.
+pub struct Writer(tokio::task::JoinHandle<()>);
+
+impl Audit {
+    /// Starts the task that appends, on the runtime that this is called in.
+    pub fn start(log: Arc<dyn Log>, topic: Arc<str>) -> (Self, Writer) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let audit = Self {
+            queue,
+            recorded: telemetry::metrics::AUDIT_ENTRIES.counter(&["recorded"]),
+            dropped: telemetry::metrics::AUDIT_ENTRIES.counter(&["dropped"]),
+        };
+        let writer = Writer(tokio::spawn(write(log, topic, waiting)));
+        (audit, writer)
+    }
+
+    /// Records an entry; never blocks.
+    pub fn record(&self, entry: Entry) {
+        self.send(Waiting {
+            entry,
+            durable: None,
+        });
+    }
+
+    /// Records an entry, and waits until it is durable: for 2 s at most, then it is appended later.
+    pub async fn record_durably(&self, entry: Entry) {
+        let (done, durable) = oneshot::channel();
+        self.send(Waiting {
+            entry,
+            durable: Some(done),
+        });
+        if tokio::time::timeout(DURABLE_DEADLINE, durable)
+            .await
+            .is_err()
+        {
+            tracing::warn!("an audit entry is not durable yet: the log does not answer");
+        }
+    }
+
+    fn send(&self, waiting: Waiting) {
+        if let Err(error) = self.queue.try_send(waiting) {
+            self.dropped.increment(1);
+            let entry = match error {
+                mpsc::error::TrySendError::Full(waiting)
+                | mpsc::error::TrySendError::Closed(waiting) => waiting.entry,
+            };
+            tracing::error!(
+                action = entry.action,
+                tenant = entry.tenant,
+                "an audit entry is dropped: too many wait for the log"
+            );
+        } else {
+            self.recorded.increment(1);
+        }
+    }
+}
+
+impl Writer {
+    /// Waits until all entries are appended, once every handle is dropped; gives up after `deadline`.
+    pub async fn finish(self, deadline: Duration) {
+        let mut task = self.0;
+        if tokio::time::timeout(deadline, &mut task).await.is_err() {
+            task.abort();
+            tracing::warn!("audit entries were not appended before the node stopped");
+        }
+    }
+}
+
+async fn write(log: Arc<dyn Log>, topic: Arc<str>, mut waiting: mpsc::Receiver<Waiting>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut unsent: VecDeque<Append> = VecDeque::new();
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let mut durable = Vec::new();
+        for Waiting {
+            entry,
+            durable: done,
+        } in batch.drain(..)
+        {
+            match entry.encode() {
+                Ok(record) => unsent.push_back(Append {
+                    topic: Arc::clone(&topic),
+                    record,
+                }),
+                Err(error) => tracing::error!(%error, "an audit entry cannot be encoded"),
+            }
+            durable.extend(done);
+        }
+        let mut attempt = 0;
+        while !unsent.is_empty() {
+            let records = unsent.iter().cloned().collect();
+            match log.append(records, None).await {
+                Ok(Ok(_)) => unsent.clear(),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the audit log cannot be written; trying again");
+                    tokio::time::sleep(BACKOFF.pause(attempt)).await;
+                    attempt += 1;
+                }
+                // The log is closing.
+                Err(_) => return,
+            }
+        }
+        for done in durable {
+            // Whoever waited may have given up.
+            let _ = done.send(());
+        }
+    }
+}

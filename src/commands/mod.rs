@@ -1,0 +1,97 @@
+//! Records of the topic `commands`: all that a run is told, by whoever says it. The topic is keyed by run, so one partition holds
+//! a run's whole inbox in order.
+//!
+//! The body is JSON whose shape depends on the kind. Kinds so far: `start` and `controls`.
+
+use std::sync::LazyLock;
+
+use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
+use serde::{Deserialize, Serialize};
+
+use crate::{envelope::schemas, log::Record};
+
+/// The tenant of a record that concerns all runs of its partition; its `run_id` is empty.
+pub const ALL_TENANTS: &str = "-";
+
+static PARSED: LazyLock<Schema> =
+    LazyLock::new(|| match Schema::parse_str(schemas::COMMANDS.text) {
+        Ok(schema) => schema,
+        Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
+    });
+
+/// One record of `commands` (`schemas/commands.avsc`).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Command {
+    /// Whose run it is, or [`ALL_TENANTS`].
+    pub tenant: String,
+    /// The run's id, a lower-case UUID; empty for all runs of the partition.
+    pub run_id: String,
+    /// What `body` holds.
+    pub kind: String,
+    /// When it was written: microseconds since the Unix epoch.
+    pub at: i64,
+    /// Who says it.
+    pub principal: String,
+    /// The user whom the principal acts for.
+    pub on_behalf_of: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// W3C trace context.
+    pub tracestate: Option<String>,
+    /// JSON text.
+    pub body: String,
+}
+
+impl Command {
+    /// The record; its key is the run, so a record for all runs must name its partition.
+    pub fn encode(&self) -> Result<Record, apache_avro::Error> {
+        let mut value = vec![0];
+        value.extend_from_slice(&schemas::COMMANDS.id.to_be_bytes());
+        GenericDatumWriter::builder(&PARSED)
+            .build()?
+            .write_ser(&mut value, self)?;
+        Ok(Record {
+            key: (!self.run_id.is_empty()).then(|| self.run_id.clone().into()),
+            value: Some(value.into()),
+            headers: Vec::new(),
+        })
+    }
+
+    /// `None` for anything but a record of this schema.
+    pub fn decode(value: &[u8]) -> Option<Self> {
+        let rest = value.strip_prefix(&[0])?;
+        let (id, mut datum) = rest.split_first_chunk::<4>()?;
+        if u32::from_be_bytes(*id) != schemas::COMMANDS.id {
+            return None;
+        }
+        let reader = GenericDatumReader::builder(&PARSED).build().ok()?;
+        reader.read_deser(&mut datum).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_round_trips() {
+        let mut command = Command {
+            tenant: "acme".into(),
+            run_id: "0198".into(),
+            kind: "start".into(),
+            at: 5,
+            principal: "me".into(),
+            on_behalf_of: None,
+            traceparent: Some("00-1".into()),
+            tracestate: None,
+            body: "{}".into(),
+        };
+        let record = command.encode().unwrap();
+        assert_eq!(record.key.as_deref(), Some(&b"0198"[..]));
+        let value = record.value.unwrap();
+        assert_eq!(Command::decode(&value), Some(command.clone()));
+        command.run_id.clear();
+        assert_eq!(command.encode().unwrap().key, None);
+        assert_eq!(Command::decode(b""), None);
+    }
+}
