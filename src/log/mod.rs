@@ -368,10 +368,19 @@ pub trait Lane: Send {
     /// end that it saw at or after T.
     fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError>;
 
-    /// Up to which offset polls have handed out an open partition, offsets without a record passed over. `None`: the log
-    /// cannot tell.
-    fn handed_out(&self, _topic: usize, _partition: u32) -> Option<u64> {
-        None
+    /// One past the last offset that polls have returned of an open partition. Offsets without a record (markers of
+    /// transactions, aborted records) count as returned once the polls are past them.
+    fn handed_out(&self, topic: usize, partition: u32) -> Result<u64, LogError>;
+
+    /// Whether no record lies in these offsets of an input partition. Reads the log: only for partitions whose last offsets
+    /// have no record for long, such as after compaction, which [`Lane::handed_out`] does not see.
+    fn is_empty(
+        &mut self,
+        _topic: usize,
+        _partition: u32,
+        _offsets: OffsetRange,
+    ) -> Result<bool, LogError> {
+        Ok(false)
     }
 
     /// The keyed state of this node.

@@ -34,6 +34,7 @@ on_both_logs!(
     poison_records_become_dead_letters,
     large_failed_transactions_are_repeated,
     timers_fire_once_and_late,
+    timers_wait_for_the_records_before_them,
     a_failing_timer_does_not_stop_others,
     a_record_that_makes_close_fail_becomes_a_dead_letter,
     a_slow_call_does_not_repeat_other_calls,
@@ -303,6 +304,41 @@ fn timers_fire_once_and_late(test_log: TestLog) {
     assert_eq!(counts(&all, "later"), ["1", "fired true"]);
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(read_all(&*fixture.log, &fixture.out, 4).len(), 4);
+}
+
+/// A timer that is due at the start fires after all records that were in its partition then, however many came in between and
+/// whatever else the lane has to read.
+fn timers_wait_for_the_records_before_them(test_log: TestLog) {
+    {
+        let fixture = fixture(&test_log, "a");
+        let running = start(&test_log, &fixture);
+        append(
+            &*fixture.log,
+            &fixture.input,
+            vec![record("late", "in:1200")],
+        )
+        .unwrap();
+        assert_eq!(
+            counts(&read_all(&*fixture.log, &fixture.out, 1), "late"),
+            ["1"]
+        );
+        drop(running);
+    }
+    let fixture = fixture(&test_log, "a");
+    for batch in 0..20 {
+        let others = (0..1000).map(|n| record(&format!("{}", (batch * 1000 + n) % 97), "x"));
+        append(&*fixture.log, &fixture.input, others.collect()).unwrap();
+    }
+    append(
+        &*fixture.log,
+        &fixture.input,
+        vec![record("late", "x"), record("late", "x")],
+    )
+    .unwrap();
+    std::thread::sleep(Duration::from_millis(1300));
+    let _running = start(&test_log, &fixture);
+    let all = read_all(&*fixture.log, &fixture.out, 20_004);
+    assert_eq!(counts(&all, "late"), ["1", "2", "3", "fired true"]);
 }
 
 /// Six timers due at once: one panics, one is rejected, one waits, one cannot read the state for a while.

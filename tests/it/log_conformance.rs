@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use omnilink::{
     base::clock::{Clock, SystemClock},
-    log::{Class, Cleanup, LogError, Record, Transaction, partition_for, read_ranges, survey},
+    log::{
+        Class, Cleanup, LogError, OffsetRange, Record, Transaction, partition_for, read_ranges,
+        survey,
+    },
     state::{Changes, Space},
 };
 
@@ -42,6 +45,7 @@ on_all_logs!(
     tombstones_and_headers_are_kept,
     a_transaction_is_atomic_and_a_lane_resumes_after_it,
     uncommitted_records_are_never_read,
+    a_lane_is_read_to_its_end_though_markers_follow_its_records,
     a_stale_owner_is_fenced,
     state_is_restored,
     offsets_are_found_by_time,
@@ -197,6 +201,52 @@ fn uncommitted_records_are_never_read(test_log: TestLog) {
     append(&*log, &out, vec![record("k", "whole")]).unwrap();
     let all = read_all(&*log, &out, 1);
     assert_eq!(all.iter().map(value).collect::<Vec<_>>(), ["whole"]);
+}
+
+/// On Kafka the marker of a transaction is an offset without a record.
+fn a_lane_is_read_to_its_end_though_markers_follow_its_records(test_log: TestLog) {
+    let log = test_log.open("a");
+    let specs = [
+        test_log.spec("in", 1, Cleanup::Keep),
+        test_log.spec("out", 1, Cleanup::Keep),
+    ];
+    log.provision(&specs, true).unwrap();
+    let (input, out) = (test_log.topic("in"), test_log.topic("out"));
+    append(&*log, &input, vec![record("k", "1")]).unwrap();
+    let mut writer = log.lane("writer", std::slice::from_ref(&input)).unwrap();
+    wait_for_assignment(&mut *writer);
+    poll_records(&mut *writer, 1);
+    writer
+        .commit(Transaction {
+            outputs: vec![output(&out, record("k", "2"))],
+            state: Changes::default(),
+            positions: vec![(0, 0, 1)],
+        })
+        .unwrap();
+
+    let mut lane = log.lane("p", std::slice::from_ref(&out)).unwrap();
+    wait_for_assignment(&mut *lane);
+    assert_eq!(lane.handed_out(0, 0).unwrap(), 0);
+    let end = lane.offset_range(0, 0).unwrap().end;
+    let taken = poll_records(&mut *lane, 1);
+    let next = taken[0].offset + 1;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while lane.handed_out(0, 0).unwrap() < end {
+        assert!(Instant::now() < deadline, "not read to {end} within 20 s");
+        let mut more = Vec::new();
+        lane.poll(Duration::from_millis(50), &mut more).unwrap();
+        assert!(more.is_empty());
+    }
+    // Kafka's end has no record: only it has to be asked.
+    if next < end {
+        let range = |start| OffsetRange { start, end };
+        assert!(lane.is_empty(0, 0, range(next)).unwrap());
+        assert!(!lane.is_empty(0, 0, range(0)).unwrap());
+    }
+    // Read again from a position, it is not at its end until its record came again.
+    lane.seek(0, 0, 0).unwrap();
+    assert_eq!(lane.handed_out(0, 0).unwrap(), 0);
+    assert_eq!(poll_records(&mut *lane, 1)[0].offset, taken[0].offset);
 }
 
 fn a_stale_owner_is_fenced(test_log: TestLog) {

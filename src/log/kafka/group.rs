@@ -249,6 +249,25 @@ impl GroupConsumer {
         self.changed = true;
     }
 
+    /// One past the last offset that polls have returned. librdkafka's position is also past markers of transactions and aborted
+    /// records, once it has passed over them.
+    pub(super) fn handed_out(&self, topic: usize, partition: u32) -> Result<u64, LogError> {
+        let Some(next) = self.open.get(&(topic, partition)) else {
+            return Ok(0);
+        };
+        // The position is that of another assignment, or of records that were not returned yet.
+        if self.changed || !self.unconfirmed.is_empty() {
+            return Ok(*next);
+        }
+        let positions = self.consumer.position().doing("reading the position")?;
+        let found = positions.find_partition(&self.topics[topic], partition as i32);
+        match found.map(|at| at.offset()) {
+            Some(Offset::Offset(position)) => Ok((position as u64).max(*next)),
+            // Nothing was polled since the assignment.
+            _ => Ok(*next),
+        }
+    }
+
     fn apply_assignment(&mut self) -> Result<(), LogError> {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), next) in &self.open {

@@ -18,6 +18,7 @@ use super::{
     limits::Limits,
     offset_range,
     position::{Followed, Positions},
+    reader::KafkaReader,
     restore::Restore,
     transactions::Transactions,
 };
@@ -27,12 +28,15 @@ use crate::{
         clock::{Clock, SystemClock},
     },
     log::{
-        Fetched, Lane, LogError, OffsetRange, Polled, TopicId, Transaction, Unavailable,
+        Fetched, Lane, LogError, OffsetRange, Polled, Reader, TopicId, Transaction, Unavailable,
         identity::{Kept, Place, later, resolve},
     },
     state::StateStore,
 };
 
+/// How long [`Lane::is_empty`] may read, and how long each of its polls waits.
+const IS_EMPTY: Duration = Duration::from_secs(2);
+const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How long a commit waits for brokers that do not answer, before it is made again.
 const CONFIRM: Duration = Duration::from_secs(10);
 
@@ -267,6 +271,36 @@ impl Lane for KafkaLane {
 
     fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError> {
         offset_range(&*self.group.consumer, &self.group.topics[topic], partition)
+    }
+
+    fn handed_out(&self, topic: usize, partition: u32) -> Result<u64, LogError> {
+        self.group.handed_out(topic, partition)
+    }
+
+    fn is_empty(
+        &mut self,
+        topic: usize,
+        partition: u32,
+        offsets: OffsetRange,
+    ) -> Result<bool, LogError> {
+        let mut reader = KafkaReader::new(&self.options, &self.group.topics[topic])?;
+        reader.assign_range(partition, offsets.start, offsets.end)?;
+        let deadline = Instant::now() + IS_EMPTY;
+        let mut records = Vec::new();
+        while !reader.at_end(partition) {
+            reader.poll(POLL_WAIT, &mut records)?;
+            if records.iter().any(|record| record.offset < offsets.end) {
+                return Ok(false);
+            }
+            if !records.is_empty() {
+                break;
+            }
+            let now = Instant::now();
+            if now >= deadline || self.transactions.gives_up(now) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn state(&self) -> &StateStore {

@@ -153,6 +153,10 @@ impl Lane for LocalLane {
         Ok(self.shared.sequencer.lock().sequenced(slot))
     }
 
+    fn handed_out(&self, topic: usize, partition: u32) -> Result<u64, LogError> {
+        Ok(self.reader.handed_out(topic, partition))
+    }
+
     fn state(&self) -> &StateStore {
         &self.shared.state
     }

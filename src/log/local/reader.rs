@@ -128,6 +128,13 @@ impl LocalReader {
         });
     }
 
+    /// One past the last offset that polls have returned, or that retention deleted; 0 for a partition that is not assigned.
+    pub(super) fn handed_out(&self, topic: usize, partition: u32) -> u64 {
+        let mut assigned = self.assigned.iter();
+        let at = assigned.find(|a| (a.topic, a.partition) == (topic, partition));
+        at.map_or(0, |at| at.next.max(self.offset_range(at.slot).start))
+    }
+
     fn offset_range(&self, slot: usize) -> OffsetRange {
         let sequencer = self.shared.sequencer.lock();
         match self.signal.up_to {

@@ -111,8 +111,8 @@ impl Lane for MemoryLane {
         content.offset_range(&cursor.topics[topic], partition)
     }
 
-    fn handed_out(&self, topic: usize, partition: u32) -> Option<u64> {
-        self.member.cursor.next(topic, partition)
+    fn handed_out(&self, topic: usize, partition: u32) -> Result<u64, LogError> {
+        Ok(self.member.cursor.next(topic, partition).unwrap_or(0))
     }
 
     fn state(&self) -> &StateStore {

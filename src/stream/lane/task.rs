@@ -6,14 +6,14 @@ use rand::rngs::StdRng;
 
 use crate::{
     base::clock::Millis,
-    log::Lane,
+    log::{Lane, LogError, OffsetRange},
     state::Space,
     stream::{Transform, consumer::BACKOFF, timers::Timers, transform::Gathered},
 };
 
-/// Where the log cannot tell how far it was read: after this long without a record, all that lies before the end seen are markers
-/// of transactions.
-const QUIET: Duration = Duration::from_millis(250);
+/// After this long without a record the log is read for records before the end that timers wait for: compaction may have removed
+/// the last ones of a partition. Also the pause between two such reads.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// An input partition. Times that are a [`Duration`] are in the monotonic time of the lane's clock.
 pub(super) struct Task {
@@ -47,7 +47,8 @@ pub(super) struct Input {
 /// Timers that are due at a time fire when the inputs are read to the ends that they had then.
 pub(super) struct Due {
     pub(super) at: Millis,
-    pub(super) asked: Duration,
+    /// When the log was last read for records before the ends; at first the time at which the timers were found to be due.
+    pub(super) checked: Duration,
     /// Topic and end.
     pub(super) ends: Vec<(usize, u64)>,
 }
@@ -102,17 +103,32 @@ impl Task {
     }
 
     /// Whether the inputs were read to the ends that they had when timers were found to be due.
-    pub(super) fn caught_up(&self, due: &Due, lane: &dyn Lane, now: Duration) -> bool {
-        let quiet = |since: Duration| now.saturating_sub(since) > QUIET;
-        due.ends.iter().all(|(topic, end)| {
+    pub(super) fn caught_up(
+        &self,
+        due: &mut Due,
+        lane: &mut dyn Lane,
+        now: Duration,
+    ) -> Result<bool, LogError> {
+        let partition = self.space.partition;
+        for (topic, end) in &due.ends {
             let Some(input) = self.inputs.get(topic) else {
-                return false;
+                return Ok(false);
             };
-            input.next >= *end
-                || match lane.handed_out(*topic, self.space.partition) {
-                    Some(next) => next >= *end,
-                    None => quiet(due.asked) && quiet(input.last),
-                }
-        })
+            if input.next >= *end {
+                continue;
+            }
+            let start = lane.handed_out(*topic, partition)?;
+            if start >= *end {
+                continue;
+            }
+            if now.saturating_sub(input.last.max(due.checked)) <= QUIET {
+                return Ok(false);
+            }
+            due.checked = now;
+            if !lane.is_empty(*topic, partition, OffsetRange { start, end: *end })? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }

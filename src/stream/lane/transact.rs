@@ -105,7 +105,7 @@ impl Transforms {
                 read.taken = true;
             }
         }
-        // The time when they were processed: after a slow batch a partition must not look quiet, or its timers would fire too soon.
+        // The time when they were processed: after a slow batch a partition must not look quiet.
         let processed = self.setup.clock.monotonic();
         for read in tasks.values_mut().flat_map(|task| task.inputs.values_mut()) {
             if std::mem::take(&mut read.taken) {
@@ -359,7 +359,7 @@ impl Transforms {
         &mut self,
         (now, began): (Millis, Duration),
         mut budget: usize,
-        lane: &dyn Lane,
+        lane: &mut dyn Lane,
         store: &StateStore,
         tasks: &mut BTreeMap<u32, Task>,
     ) -> Result<Vec<Fired>, Failed> {
@@ -369,11 +369,11 @@ impl Transforms {
                 task.due = None;
                 continue;
             }
-            let due = match task.due.take() {
+            let mut due = match task.due.take() {
                 Some(due) => due,
                 None => ends(lane, *partition, task, (now, began))?,
             };
-            if !task.caught_up(&due, lane, began) {
+            if !task.caught_up(&mut due, lane, began)? {
                 task.due = Some(due);
                 continue;
             }
@@ -479,7 +479,7 @@ fn ends(
     lane: &dyn Lane,
     partition: u32,
     task: &Task,
-    (now, asked): (Millis, Duration),
+    (now, checked): (Millis, Duration),
 ) -> Result<Due, LogError> {
     let end = |topic: &usize| {
         let OffsetRange { end, .. } = lane.offset_range(*topic, partition)?;
@@ -488,7 +488,7 @@ fn ends(
     let ends: Result<_, LogError> = task.inputs.keys().map(end).collect();
     Ok(Due {
         at: now,
-        asked,
+        checked,
         ends: ends?,
     })
 }
