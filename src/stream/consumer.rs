@@ -1,5 +1,5 @@
-//! The loop that lanes, projections and effects share: it joins a group, polls what is assigned, reports how it is, and says how long
-//! to back off when it fails. What is done with records and partitions is its [`Handler`]'s.
+//! The consumer loop that lanes, projections and effects share: it joins a group, polls the assigned partitions, reports its state, and
+//! returns how long to back off after a failure. A [`Handler`] processes the records and reacts to assignments.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -11,14 +11,14 @@ use crate::{
     log::{Fetched, Lane, LogError, Polled, Source, Work},
 };
 
-/// How long a poll waits when there is nothing to do.
+/// Longest wait of a poll when no timer is due earlier.
 pub(crate) const IDLE: Duration = Duration::from_millis(100);
-/// Pauses of whoever consumes, when it fails.
+/// Pauses after failed steps.
 pub(crate) const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     max: Duration::from_secs(1),
 };
-/// What is waited for before there are partitions.
+/// The reported reason for waiting until partitions are assigned.
 const JOINING: &str = "its consumer group shares out the partitions";
 
 /// What one step did.
@@ -30,32 +30,31 @@ pub enum Step {
     Assigned,
     /// Partitions were given up.
     Revoked,
-    /// So many records were read and timers fired, and what came of them is committed or on its way. Zero of both: there was nothing
-    /// to do.
+    /// Records were read and timers fired, and their results are committed or in flight. Both are zero if there was nothing to do.
     Processed {
-        /// Records.
+        /// Records read.
         records: usize,
-        /// Timers.
+        /// Timers fired.
         timers: usize,
     },
-    /// A transaction was aborted for what it was given: the next steps restore the state, and read the records again.
+    /// A transaction was aborted because of one of its records or timers: the next steps restore the state and read the records again.
     Aborted,
-    /// After an abort the transforms were made anew from the committed state.
+    /// After an abort the transforms were recreated from the committed state.
     Restored,
-    /// It failed for a reason outside. Before the next step the caller is to let `retry_after` pass.
+    /// It failed for an external reason. The caller must wait for `retry_after` before the next step.
     Failed {
-        /// Why.
+        /// The reason.
         error: LogError,
-        /// It grows until records are processed.
+        /// Grows with each failure until records are processed.
         retry_after: Duration,
     },
 }
 
-/// Why a step did not succeed.
+/// Why a step failed.
 pub(crate) enum Fault {
-    /// After a pause it goes on.
+    /// The step is repeated after a pause.
     Retry(LogError),
-    /// The input is over: after a pause the group is joined again.
+    /// The input is closed, and the group is joined again after a pause.
     Over(LogError),
 }
 
@@ -65,15 +64,15 @@ impl From<LogError> for Fault {
     }
 }
 
-/// What is to be done before a poll.
+/// The decision before a poll.
 pub(crate) enum Next {
-    /// To poll, and to wait for this long at most.
+    /// Poll, and wait for records at most this long.
     Poll(Duration),
     /// The step is done.
     Done(Step),
 }
 
-/// Input that is shared out among the members of a group.
+/// Input whose partitions are assigned to the members of a group.
 pub(crate) trait Input: Send {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
@@ -95,10 +94,10 @@ macro_rules! inputs {
 
 inputs!(Lane, Source, Work);
 
-/// Partitions: topic index, number.
+/// Partitions, as (index of the topic, partition).
 pub(crate) type Partitions = BTreeSet<(usize, u32)>;
 
-/// What is done with the input. An error of the log itself ends the input.
+/// Processes the input of a [`Consumer`]. An error of the log itself closes the input.
 pub(crate) trait Handler {
     type Input: Input + ?Sized;
 
@@ -108,7 +107,7 @@ pub(crate) trait Handler {
     /// Called before each poll.
     fn next(&mut self, input: &mut Self::Input, assigned: &Partitions) -> Result<Next, Fault>;
 
-    /// A poll gave these records, or none.
+    /// Processes the records of a poll, which may be none.
     fn records(
         &mut self,
         input: &mut Self::Input,
@@ -116,14 +115,14 @@ pub(crate) trait Handler {
         assigned: &Partitions,
     ) -> Result<Step, Fault>;
 
-    /// These partitions are ours from now on.
+    /// Called when partitions are assigned.
     fn assigned(
         &mut self,
         input: &mut Self::Input,
         partitions: &[(usize, u32)],
     ) -> Result<(), Fault>;
 
-    /// These partitions are to be released. `lost`: another owner has them already, and nothing can be committed for them.
+    /// Called before partitions are released. `lost`: another member owns them already, so nothing can be committed for them.
     fn revoked(
         &mut self,
         input: &mut Self::Input,
@@ -131,54 +130,54 @@ pub(crate) trait Handler {
         lost: bool,
     ) -> Result<(), LogError>;
 
-    /// The input is gone: drops what is not committed.
+    /// Called when the input was closed: drops uncommitted work.
     fn over(&mut self);
 
-    /// It is asked to stop: commits what is in hand.
+    /// Called before a stop: commits finished work.
     fn stop(&mut self, _input: &mut Self::Input, _assigned: &Partitions) -> Result<(), LogError> {
         Ok(())
     }
 
-    /// How it is, as far as that is up to it; `None`: as it was last reported.
+    /// The state to report; `None` leaves the last reported state.
     fn state(&self) -> Option<State<'_>> {
         Some(State::Running)
     }
 }
 
-/// How a handler is.
+/// The state of a handler.
 pub(crate) enum State<'a> {
     Running,
-    /// It waits for this.
+    /// It waits for the named condition.
     Waiting(&'a str),
 }
 
-/// Who consumes.
+/// The identity of a consumer.
 pub(crate) struct Member {
     /// The processor.
     pub(crate) name: String,
     /// Its input topics.
     pub(crate) topics: Vec<String>,
-    /// Where it reports how it is.
+    /// Receives its reports.
     pub(crate) progress: Arc<LaneProgress>,
 }
 
-/// A member of a group, and what it does with its input.
+/// A member of a consumer group and the handler of its input.
 pub(crate) struct Consumer<H: Handler> {
     pub(crate) handler: H,
     of: Member,
-    /// `None`: the next step joins.
+    /// `None` until the next step joins the group.
     input: Option<Box<H::Input>>,
     assigned: Partitions,
-    /// The group has given it a share, be it an empty one.
+    /// Whether the group has assigned partitions to it, possibly none.
     member: bool,
     batch: Vec<Fetched>,
-    /// Failures since records were processed.
+    /// Failures since the last processed records.
     attempt: u32,
     jitter: StdRng,
 }
 
 impl<H: Handler> Consumer<H> {
-    /// The jitter of its pauses follows from `seed`.
+    /// `seed` determines the jitter of its pauses.
     pub(crate) fn new(of: Member, handler: H, seed: u64) -> Self {
         Self {
             handler,
@@ -192,7 +191,7 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Does one round: joins the group, or polls once, for `wait` at most, and handles what came of it.
+    /// Runs one round: joins the group, or polls once (at most for `wait`) and handles the result.
     pub(crate) fn step(&mut self, wait: Duration) -> Step {
         match self.try_step(wait) {
             Ok(step) => step,
@@ -275,7 +274,7 @@ impl<H: Handler> Consumer<H> {
         Ok(Step::Revoked)
     }
 
-    /// The input is over for this reason.
+    /// Closes the input because of this error.
     pub(crate) fn over(&mut self, error: LogError) -> Step {
         self.input = None;
         self.assigned.clear();
@@ -286,24 +285,24 @@ impl<H: Handler> Consumer<H> {
 
     fn retry(&mut self, error: LogError) -> Step {
         let retry_after = BACKOFF.pause_by(self.attempt, &mut self.jitter);
-        tracing::warn!(processor = self.of.name, %error, pause = ?retry_after, "the processor stalls and tries again");
+        tracing::warn!(processor = self.of.name, %error, pause = ?retry_after, "a step of the processor failed; retrying");
         self.of.progress.retrying(error.to_string());
         self.attempt += 1;
         Step::Failed { error, retry_after }
     }
 
-    /// Steps until it is asked to stop, on the thread that calls.
+    /// Runs steps on the calling thread until `stopping` returns true.
     pub(crate) fn run(mut self, stopping: impl Fn() -> bool) {
         run(&stopping, || self.step(IDLE));
         if let Some(mut input) = self.input.take()
             && let Err(error) = self.handler.stop(&mut *input, &self.assigned)
         {
-            tracing::warn!(processor = self.of.name, %error, "what was in hand is not committed, and is done again");
+            tracing::warn!(processor = self.of.name, %error, "work in progress could not be committed at the stop, and will be repeated");
         }
     }
 }
 
-/// Steps until it is asked to stop, and rests where a step failed.
+/// Runs steps until `stopping` returns true, and backs off after failed steps.
 pub(crate) fn run(stopping: impl Fn() -> bool, mut step: impl FnMut() -> Step) {
     while !stopping() {
         if let Step::Failed { retry_after, .. } = step() {

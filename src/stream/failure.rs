@@ -1,4 +1,4 @@
-//! Why a record was not taken.
+//! Errors of transforms: why a record or timer was not processed.
 
 use std::borrow::Cow;
 
@@ -11,14 +11,14 @@ use crate::state::StateError;
 pub struct Rejected {
     /// A stable code.
     pub code: Cow<'static, str>,
-    /// For people.
+    /// Human-readable text.
     pub message: String,
-    /// For one item of a batch: its bytes, in place of the record's value.
+    /// For one item of a batch: its bytes, which replace the record's value in the dead letter.
     pub value: Option<Bytes>,
 }
 
 impl Rejected {
-    /// With a stable code, and words for people.
+    /// A rejection with a stable code and a human-readable text.
     pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -28,14 +28,14 @@ impl Rejected {
     }
 }
 
-/// Why a record was not taken.
+/// Why a record was not processed.
 #[derive(Clone, Debug)]
 pub enum Failure {
-    /// The record is bad: to the dead-letter queue with it.
+    /// The record is invalid, and goes to the dead-letter queue.
     Rejected(Rejected),
-    /// The state cannot be read: nothing goes on before it can.
+    /// The keyed state cannot be read; processing is retried until it can.
     State(StateError),
-    /// Something that the record needs is not at hand, for this reason: its partition stands still, and it comes again.
+    /// Something that the record needs is unavailable, for this reason: its partition is paused, and the record is read again.
     Waiting(String),
 }
 

@@ -1,4 +1,4 @@
-//! How far a processor is behind: by records and by the age of the oldest.
+//! The lag of a processor: the number of unprocessed records and the age of the oldest one.
 
 use std::{
     sync::Arc,
@@ -14,21 +14,21 @@ use crate::{
     log::{Isolation, Log, LogError, Unavailable},
 };
 
-/// How far behind.
+/// The lag of one or more partitions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Lag {
     /// Records not processed yet, those of open transactions included (on Kafka markers of transactions count).
     pub records: u64,
-    /// Of these, how many lie behind the start of a transaction that is open: they cannot be read before it ends.
+    /// How many of these follow the start of an open transaction, and cannot be read before it ends.
     pub uncommitted: u64,
-    /// The age of the oldest of those that can be read, in milliseconds.
+    /// The age of the oldest readable one, in milliseconds.
     pub age_ms: i64,
 }
 
-/// How long the oldest unprocessed records may take to be read.
+/// Time limit for reading the oldest unprocessed records.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The lag of a position in a partition. Reads the oldest unprocessed record, if there is one, to see its age.
+/// The lag of a position in a partition. Reads the oldest unprocessed record, if any, to learn its age.
 pub fn lag(
     log: &dyn Log,
     topic: &str,
@@ -40,8 +40,8 @@ pub fn lag(
     Ok(all.into_iter().next().unwrap_or_default())
 }
 
-/// The lag of each of these positions (partition, next offset) in a topic. Asks for all ends at once, and reads the oldest
-/// unprocessed records side by side.
+/// The lag of each of these positions (partition, next offset) in a topic. Requests all end offsets at once, and reads the oldest
+/// unprocessed records concurrently.
 pub fn lags(
     log: &dyn Log,
     topic: &str,
@@ -65,7 +65,7 @@ pub fn lags(
         };
         let mut next = *next;
         if next > ends.high {
-            // A position beyond the end is none in this log: all of it may be unread.
+            // A position beyond the end does not belong to this log: all records may be unread.
             next = log.offset_range(topic, *partition)?.start;
         }
         if next < ends.stable {
@@ -95,7 +95,7 @@ pub fn lags(
     Ok(all)
 }
 
-/// What lies behind the last stable offset.
+/// The number of records after the last stable offset.
 fn open(ends: Ends, from: u64) -> Lag {
     let uncommitted = ends.high.saturating_sub(from);
     Lag {
@@ -105,23 +105,23 @@ fn open(ends: Ends, from: u64) -> Lag {
     }
 }
 
-/// What the first record of a partition is, from some offset on.
+/// The first record of a partition from an offset on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum First {
-    /// There is one.
+    /// A record exists.
     Record {
         /// Its offset.
         offset: u64,
         /// When it was appended.
         at: Millis,
     },
-    /// Nothing but markers of transactions up to the end.
+    /// Only transaction markers up to the end.
     None,
-    /// It could not be read in time.
+    /// It was not read within the time limit.
     Unknown,
 }
 
-/// The first record from each of these offsets on (partition, offset), read side by side.
+/// The first record from each of these offsets (partition, offset) on, read concurrently.
 pub fn first_records(
     log: &dyn Log,
     topic: &str,
@@ -170,16 +170,16 @@ pub fn first_records(
 pub struct Item {
     /// The processor.
     pub processor: String,
-    /// The partition of its input; `None`: all of them, of which nothing is known.
+    /// The partition of its input; `None` stands for all of them, if the lag is unknown.
     pub partition: Option<u32>,
-    /// Records not processed yet; `None`: not known.
+    /// The number of unprocessed records; `None` if unknown.
     pub records: Option<u64>,
-    /// The age of the oldest of them, in seconds; 0: there is none; `None`: not known.
+    /// The age of the oldest one in seconds, 0 if there is none; `None` if unknown.
     pub age_s: Option<f64>,
-    /// How many of the records a transaction of their producer that is still open holds back.
+    /// How many of the records wait for the end of an open transaction of their producer.
     #[serde(skip_serializing_if = "is_zero")]
     pub uncommitted: u64,
-    /// Why it is not known.
+    /// Why the lag is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -201,7 +201,7 @@ impl Item {
         }
     }
 
-    /// A processor of which nothing is known.
+    /// The item of a processor whose lag is unknown.
     pub fn unknown(processor: impl Into<String>, error: impl Into<String>) -> Self {
         Self {
             processor: processor.into(),
@@ -228,15 +228,15 @@ pub fn items(
         .collect())
 }
 
-/// Committed positions, as [`items`] takes them: a processor that has not begun is behind by all there is.
+/// Committed positions in the form that [`items`] takes: 0 for partitions without one, so that all their records count.
 pub fn from_start(positions: &[Option<u64>]) -> Vec<(u32, u64)> {
     let positions = positions.iter().map(|next| next.unwrap_or(0));
     (0..).zip(positions).collect()
 }
 
-/// Where partitions end. `None`: not known now.
+/// The end offsets of partitions; `None` if currently unknown.
 pub fn ends(log: &dyn Log, at: &[(Arc<str>, u32)]) -> Result<Vec<Option<Ends>>, LogError> {
-    // In this order: a transaction that ends between the two does not look open.
+    // In this order, so that a transaction that ends between the two requests does not look open.
     let high = log.end_offsets(at, Isolation::Uncommitted)?;
     let stable = log.end_offsets(at, Isolation::Committed)?;
     let both = |(stable, high): (Option<u64>, Option<u64>)| {

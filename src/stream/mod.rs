@@ -1,4 +1,4 @@
-//! What runs processors: lanes for transforms, their timers, topology files, the dead-letter queue, lag.
+//! The runtime of processors: lanes for transforms, effects, timers, the dead-letter queue, lag.
 //!
 //! | kind | runs in | guarantee |
 //! |---|---|---|

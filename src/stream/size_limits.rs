@@ -1,5 +1,5 @@
-//! What topics and keyed state take, as a lane knows it: sizes are compared before anything is committed, so that a record that
-//! cannot be carried on becomes a dead letter and stops nothing.
+//! Size limits of topics and keyed state. A lane checks sizes before a commit, so that a record whose outputs are too large becomes a
+//! dead letter instead of stopping the partition.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,37 +11,37 @@ use crate::{
     log::{BATCH_HEADER, Log, Record, record_size, row_size},
 };
 
-/// The code of a record that cannot be carried on.
+/// The code of a record whose outputs or state are too large to be written.
 pub(crate) const CODE: &str = "record_too_large";
 
-/// Bytes of outputs after which a transaction ends before its input does: the rest follows in the next one.
+/// Bytes of outputs after which a transaction ends early; the rest of the input follows in the next one.
 pub(super) const TRANSACTION_BYTES: usize = 16 << 20;
-/// Bytes of outputs of one record. A batch of items that each take its headers on could make gigabytes.
+/// Size limit of the outputs of one record, in bytes. A batch whose items each repeat its headers could otherwise produce gigabytes.
 pub(super) const OUTPUT_BYTES: usize = 128 << 20;
-/// Bytes of headers and keys that the letters of one record repeat; further letters go without.
+/// Bytes of headers and keys that the dead letters of one record may repeat in total; further letters omit them.
 pub(super) const REPEATED_BYTES: usize = 4 << 20;
-/// The longest key of a row: the embedded store takes 65,535 bytes, its own prefix included.
+/// The longest key of a row, in bytes: the embedded store allows 65,535 including its own prefix.
 const KEY_BYTES: usize = 60_000;
-/// How long an answer of the log is used.
+/// How long a limit is cached.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// A lane's own copy of what the log says: its lock is never waited for.
+/// A lane's cache of the limits. Only the lane uses it, so its lock is never contended.
 pub(super) struct SizeLimits {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
     processor: Box<str>,
-    known: Mutex<Known>,
+    known: Mutex<CachedLimits>,
 }
 
-struct Known {
+struct CachedLimits {
     topics: Vec<(Arc<str>, usize)>,
     state: Option<usize>,
-    /// Since when, in the monotonic time of the clock.
+    /// When it was filled, in the clock's monotonic time.
     since: Duration,
 }
 
-impl Known {
-    fn nothing(now: Duration) -> Self {
+impl CachedLimits {
+    fn empty(now: Duration) -> Self {
         Self {
             topics: Vec::new(),
             state: None,
@@ -56,25 +56,25 @@ impl SizeLimits {
             log: Arc::clone(log),
             clock: Arc::clone(clock),
             processor: processor.into(),
-            known: Mutex::new(Known::nothing(clock.monotonic())),
+            known: Mutex::new(CachedLimits::empty(clock.monotonic())),
         })
     }
 
-    /// To be called before each transaction.
+    /// Drops outdated limits. Called before each transaction.
     pub(super) fn refresh(&self) {
         let mut known = self.known.lock();
         let now = self.clock.monotonic();
         if now.saturating_sub(known.since) > FRESH {
-            *known = Known::nothing(now);
+            *known = CachedLimits::empty(now);
         }
     }
 
-    /// A transaction failed: what the log has learnt by it is asked for anew.
+    /// Drops all limits after a failed transaction, because the log may have learnt new ones from it.
     pub(super) fn forget(&self) {
-        *self.known.lock() = Known::nothing(self.clock.monotonic());
+        *self.known.lock() = CachedLimits::empty(self.clock.monotonic());
     }
 
-    /// The largest record that a topic takes.
+    /// The largest record that a topic accepts, in bytes.
     pub(super) fn topic(&self, topic: &Arc<str>) -> usize {
         let mut known = self.known.lock();
         let mut topics = known.topics.iter();
@@ -94,22 +94,22 @@ impl SizeLimits {
             .get_or_insert_with(|| self.log.state_limit(&self.processor))
     }
 
-    /// Whether a topic takes a record.
+    /// The size of a record in bytes, or a rejection if its topic does not accept it.
     pub(super) fn check(&self, topic: &Arc<str>, record: &Record) -> Result<usize, Rejected> {
         let (size, limit) = (record_size(record), self.topic(topic));
         if size <= limit {
             return Ok(size);
         }
         Err(refused(format!(
-            "it makes a record of {size} bytes, and topic `{topic}` takes {limit}"
+            "it produces a record of {size} bytes, but topic `{topic}` accepts at most {limit}"
         )))
     }
 
-    /// Whether the keyed state takes a row.
+    /// Rejects a row that the changelog or the store does not accept.
     pub(super) fn check_row(&self, key: &[u8], value: &[u8]) -> Result<(), Rejected> {
         if key.len() > KEY_BYTES {
             return Err(refused(format!(
-                "it makes a row of state with a key of {} bytes, of which there may be {KEY_BYTES}",
+                "it produces a row of state with a key of {} bytes, but at most {KEY_BYTES} are allowed",
                 key.len()
             )));
         }
@@ -118,7 +118,7 @@ impl SizeLimits {
             return Ok(());
         }
         Err(refused(format!(
-            "it makes a row of state of {size} bytes, and the changelog of `{}` takes {limit}",
+            "it produces a row of state of {size} bytes, but the changelog of `{}` accepts at most {limit}",
             self.processor
         )))
     }

@@ -1,8 +1,8 @@
-//! Finds processors that stall: compares the positions that lanes report with the ends of the log, once a second for all of them.
+//! Finds stalled processors: once a second it compares the positions that lanes report with the end offsets of the log.
 //!
-//! One request asks for the ends of all partitions (on Kafka one to each broker, and a second one for high watermarks). A partition
-//! is read only if its position has not moved for ten seconds though its end lies behind it, for on Kafka markers of transactions
-//! may be all that is there; what was found is remembered until the end moves.
+//! One request fetches the end offsets of all partitions (on Kafka one to each broker, and a second one for high watermarks). A partition
+//! is read only if its position has not moved for ten seconds although its end offset is higher, because on Kafka there may be only
+//! transaction markers left; the result is remembered until the end offset changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +13,10 @@ use std::{
 use super::progress::{Progress, Suspect};
 use crate::log::{Log, LogError};
 
-/// How long the first record of a suspect may take to be read. One that does not come counts as there.
+/// Time limit for reading the first record of a suspect. If it expires, a record is assumed to exist.
 const READ: Duration = Duration::from_secs(2);
 
-/// Compares positions and ends of all these processors, and notes in each what it finds.
+/// Compares positions and end offsets of these processors, and records the result in each of them.
 pub fn check(log: &dyn Log, processors: &[Arc<Progress>]) -> Result<(), LogError> {
     let positions = processors.iter().flat_map(|one| one.positions());
     let at: BTreeSet<(Arc<str>, u32)> = positions.map(|(t, p, _)| (t, p)).collect();
@@ -41,7 +41,7 @@ pub fn check(log: &dyn Log, processors: &[Arc<Progress>]) -> Result<(), LogError
     Ok(())
 }
 
-/// Whether there is a record in each of them.
+/// Reads whether each suspect has a record.
 fn read(log: &dyn Log, suspects: Vec<Suspect>) -> Result<Vec<(Suspect, bool)>, LogError> {
     let mut by_topic: BTreeMap<Arc<str>, Vec<Suspect>> = BTreeMap::new();
     for suspect in suspects {

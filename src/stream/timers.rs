@@ -1,10 +1,10 @@
-//! Durable timers: rows of the keyed state in the order of their times. Only the nearest are in memory, so that timers that are
-//! far away, or cancelled before they are near, cost nothing but their rows.
+//! Durable timers: rows of the keyed state, ordered by time. Only the nearest ones are in memory, so that timers that are far away, or
+//! cancelled before they get near, cost nothing but their rows.
 //!
 //! | row | holds |
 //! |---|---|
 //! | `T` time(8) key | a timer; times sort as numbers |
-//! | `t` key | a timer of versions before, its time in the value: rewritten by the first transaction |
+//! | `t` key | a timer of earlier releases, with its time in the value: rewritten by the first transaction |
 
 use std::collections::BTreeSet;
 
@@ -19,10 +19,10 @@ use crate::{
 const ROW: u8 = b'T';
 const OLD_ROW: u8 = b't';
 
-/// Timers read from the store at a time.
+/// The number of timers read from the store at a time.
 const NEAR: usize = 4_096;
 
-/// The stored form of a time: as bytes, it sorts as the number does.
+/// The stored form of a time: its bytes sort like the number.
 fn ordered(due: Millis) -> [u8; 8] {
     (due.0 as u64 ^ (1 << 63)).to_be_bytes()
 }
@@ -41,13 +41,13 @@ fn parse(row: &Bytes) -> Option<(Millis, Bytes)> {
     Some((Millis(due), row.slice(9..)))
 }
 
-/// The timers of one partition. What is in memory follows from the state: it is made anew after an abort.
+/// The timers of one partition. The part in memory is derived from the state, and reloaded after an abort.
 pub(crate) struct Timers {
-    /// All timers before `horizon`, in order, and perhaps some of later.
+    /// All timers before `horizon`, in order, and possibly later ones.
     near: BTreeSet<(Millis, Bytes)>,
-    /// From here on timers are in the store alone; `None`: all are in memory.
+    /// Timers from this time on are only in the store; `None` if all are in memory.
     horizon: Option<Millis>,
-    /// Rows of versions before, to be rewritten.
+    /// Rows of earlier releases, to be rewritten.
     old: Vec<(Bytes, Millis)>,
     most: usize,
 }
@@ -71,14 +71,14 @@ impl Timers {
             timers.old.push((key, Millis(due)));
         }
         timers.refill(store, space)?;
-        // They are few: topologies had one for each key of a limit.
+        // There are few: topologies had one per key of a rate limit.
         for (key, due) in &timers.old {
             timers.near.insert((*due, key.slice(1..)));
         }
         Ok(timers)
     }
 
-    /// To be called between transactions: reads the next timers from the store when those in memory have fired.
+    /// Reads the next timers from the store when those in memory have fired. Called between transactions.
     pub(crate) fn refill(&mut self, store: &StateStore, space: &Space) -> Result<(), StateError> {
         let Some(horizon) = self.horizon else {
             return Ok(());
@@ -87,7 +87,7 @@ impl Timers {
             return Ok(());
         }
         let mut last = None;
-        // All of one time belong together: none of them may be left beyond the horizon.
+        // Timers of the same time must all be on the same side of the horizon.
         let entries = store.scan_from(space, &[ROW], &ordered(horizon), usize::MAX);
         for (read, entry) in entries.enumerate() {
             let (key, _) = entry?;
@@ -104,7 +104,7 @@ impl Timers {
         Ok(())
     }
 
-    /// The first transaction rewrites what versions before have left.
+    /// Rewrites rows of earlier releases; called in the first transaction.
     pub(crate) fn upgrade(&mut self, writes: &mut Writes) {
         for (old, due) in self.old.drain(..) {
             writes.put(row(due, &old[1..]), Bytes::new());
@@ -123,7 +123,7 @@ impl Timers {
         }
     }
 
-    /// Leaves the timers of the last time in memory to the store.
+    /// Removes the timers with the latest time from memory; they remain in the store.
     fn forget_farthest(&mut self) {
         let Some((due, _)) = self.near.pop_last() else {
             return;
@@ -139,13 +139,13 @@ impl Timers {
         writes.delete(row(due, key));
     }
 
-    /// When the first one is due, or the first that is in the store alone may be.
+    /// When the first timer is due, or the earliest time at which one that is only in the store may be due.
     pub(crate) fn next_due(&self) -> Option<Millis> {
         let near = self.near.first().map(|(due, _)| *due);
         near.into_iter().chain(self.horizon).min()
     }
 
-    /// Takes the first one due at or before `now`.
+    /// Removes and returns the first timer due at or before `now`.
     pub(crate) fn take(&mut self, now: Millis, writes: &mut Writes) -> Option<(Millis, Bytes)> {
         let first = self.near.first()?.0;
         if first > now || self.horizon.is_some_and(|horizon| first >= horizon) {
@@ -156,7 +156,7 @@ impl Timers {
         Some((due, key))
     }
 
-    /// Puts back what [`Self::take`] took, as if it had not.
+    /// Reverts [`Self::take`].
     pub(crate) fn put_back(&mut self, key: Bytes, due: Millis, writes: &mut Writes) {
         writes.put(row(due, &key), Bytes::new());
         self.near.insert((due, key));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many are in memory, timers fire once, in the order of their times, and none that was cancelled.
+        /// Timers fire once, ordered by time, and never after they were cancelled, independent of how many are in memory.
         #[test]
         fn as_a_map_in_memory(ops in prop::collection::vec(op(), 1..200), most in 1usize..8) {
             let store = StateStore::in_memory();
@@ -216,7 +216,7 @@ mod tests {
                         }
                     }
                     Op::Fire(now) => {
-                        // A transaction fires what is in memory; the next one goes on.
+                        // A transaction fires only timers in memory; the next one continues.
                         loop {
                             let mut fired = 0;
                             while let Some((due, key)) = timers.take(Millis(now), &mut writes) {

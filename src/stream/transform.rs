@@ -1,4 +1,4 @@
-//! A transform: pure, synchronous and deterministic. Records go in, records and changes of keyed state come out; time is handed in.
+//! Transforms: pure, synchronous and deterministic functions from records to records and changes of keyed state. Time is an argument.
 
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ use crate::{
     },
 };
 
-/// Makes the transforms of a processor, one for each input partition.
+/// Creates the transforms of a processor, one for each input partition.
 pub trait Processor: Send + Sync {
-    /// Its name, such as `admission`: names its consumer group, changelog and metrics.
+    /// Its name, such as `admission`; also used for its consumer group, changelog and metrics.
     fn name(&self) -> &str;
 
-    /// The whole names of its input topics, all with the same number of partitions.
+    /// The full names of its input topics, which have the same number of partitions.
     fn topics(&self) -> Vec<String>;
 
-    /// A transform for one input partition, from the keyed state there is.
+    /// Creates the transform of one input partition from its keyed state.
     fn transform(
         &self,
         space: &Space,
@@ -34,23 +34,22 @@ pub trait Processor: Send + Sync {
     ) -> Result<Box<dyn Transform>, StateError>;
 }
 
-/// Turns input into output. What it keeps in memory must follow from keyed state: after an aborted
-/// transaction it is made anew.
+/// Turns input into output. Its memory must be derived from keyed state, because it is recreated after an aborted transaction.
 pub trait Transform: Send {
-    /// Takes one record. An error or a panic sends it to the dead-letter queue and drops what it emitted and put.
-    /// On an error before any change of state the transform's own memory must be as before; otherwise it is made anew.
+    /// Processes one record. After an error or panic the record goes to the dead-letter queue, and its outputs and changes are dropped.
+    /// If it returns an error before any change of state, its own memory must be unchanged; otherwise it is recreated.
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure>;
 
-    /// A timer set with [`Context::set_timer`] is due; it is gone now. On [`Failure::State`] the transaction is aborted and made
-    /// again; on [`Failure::Waiting`] the partition waits and the timer fires again, so the transform's own memory must then be as
-    /// before unless state was changed. A rejection or a panic aborts the transaction, and when the timer comes again it goes to
-    /// [`Transform::timer_failed`] instead.
+    /// Called for a due timer that was set with [`Context::set_timer`], and is deleted now. On [`Failure::State`] the transaction is
+    /// aborted and repeated. On [`Failure::Waiting`] the partition is paused and the timer fires again later, so the transform's own
+    /// memory must be unchanged unless state was changed. A rejection or a panic aborts the transaction, and
+    /// [`Transform::timer_failed`] is called for the timer instead.
     fn fire(&mut self, _timer: Timer<'_>, _cx: &mut Context<'_>) -> Result<(), Failure> {
         Ok(())
     }
 
-    /// [`Transform::fire`] failed for this timer, and its transaction was aborted: says what becomes of the timer, which is gone now.
-    /// By default it is a dead letter. Where this fails too, it is called again, and in the end the timer is a dead letter all the same.
+    /// Called for a timer, which is deleted now, after [`Transform::fire`] failed for it and the transaction was aborted. The default
+    /// writes a dead letter. If this fails too, it is called again a few times before the timer becomes a dead letter.
     fn timer_failed(
         &mut self,
         timer: Timer<'_>,
@@ -61,75 +60,75 @@ pub trait Transform: Send {
         Ok(())
     }
 
-    /// The transaction closes: last outputs and changes. When this is rejected or panics, the transaction is made again with ever
-    /// fewer records and timers, and the one that it fails for is a dead letter.
+    /// Called at the end of a transaction, for final outputs and changes. After a rejection or panic the transaction is repeated with
+    /// half of its records and timers, until the one that causes the failure is found and becomes a dead letter.
     fn close(&mut self, _cx: &mut Context<'_>) -> Result<(), Failure> {
         Ok(())
     }
 
-    /// The last transaction that this transform had a part in was committed, and all it emitted had left by `now`.
+    /// Called after the commit of a transaction of this transform; its outputs were written by `now`.
     fn committed(&mut self, _now: Millis) {}
 
-    /// What goes to the dead-letter queue in place of an input that only carries it.
+    /// The original record to write to the dead-letter queue, if the input only transports another record.
     fn origin(&self, _input: &Fetched) -> Option<Origin> {
         None
     }
 }
 
-/// A timer that fires.
+/// A due timer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timer<'a> {
-    /// The key it was set with.
+    /// Its key.
     pub key: &'a [u8],
-    /// The time it was set for.
+    /// The time for which it was set.
     pub due: Millis,
-    /// The time it is, the same for all timers of a transaction: never before `due`, and long after it where the lane stood still.
+    /// The current time, the same for all timers of a transaction; not before `due`, and long after it if the lane was stopped.
     pub now: Millis,
 }
 
-/// A record as it was read, and the whole name of its topic.
+/// A record and the full name of its topic.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// The topic.
     pub topic: Arc<str>,
-    /// The record; its topic's index means nothing.
+    /// The record; the index of its topic is unused.
     pub record: Fetched,
 }
 
-/// What an open transaction has gathered for one partition.
+/// The uncommitted results of one partition in the open transaction.
 #[derive(Default)]
 pub(crate) struct Gathered {
     pub(super) outputs: Vec<Output>,
     pub(crate) writes: Writes,
     pub(super) rejected: Vec<Rejected>,
-    /// Records that go to the dead-letter queue, whatever the input is.
+    /// Records for the dead-letter queue that are not the input.
     pub(super) dead: Vec<Dead>,
-    /// Timers that go to the dead-letter queue.
+    /// Timers for the dead-letter queue.
     pub(super) dead_timers: Vec<(Bytes, Millis, Rejected)>,
-    /// What the log takes; `None`: anything.
+    /// Size limits; `None` for none.
     limits: Option<Arc<SizeLimits>>,
-    /// The first thing that could not be written, mostly for its size, since this was last taken.
+    /// The first write since the last check that was refused, usually because of its size.
     oversize: Option<Rejected>,
     /// Bytes of outputs, of rows of state that were put, and of dead letters.
     pub(super) bytes: usize,
-    /// The same when the record in hand began.
+    /// `bytes` before the current record.
     begun: usize,
-    /// Of the record that the last letter is about: where it lies, and bytes of headers and keys that further letters repeat.
+    /// The offset of the record of the last dead letter, and the bytes of headers and keys that its letters have repeated.
     repeated: Option<((u32, u64), usize)>,
-    /// Where keys and values of rows are encoded, one after the other.
+    /// A buffer for encoding keys and values of rows.
     key: Vec<u8>,
     value: Vec<u8>,
 }
 
-/// A record that goes to the dead-letter queue by itself.
+/// A dead letter that is not the input.
 pub(super) struct Dead {
     pub(super) origin: Origin,
     pub(super) rejected: Rejected,
-    /// Without its headers: other letters of the same input have them.
+    /// Whether its headers are omitted, because other letters of the same input have them.
     pub(super) bare: bool,
 }
 
-/// What a transform may do.
+/// The operations of a transform within a transaction.
 pub struct Context<'a> {
     pub(crate) space: &'a Space,
     pub(crate) store: &'a StateStore,
@@ -138,7 +137,7 @@ pub struct Context<'a> {
     pub(crate) now: Millis,
 }
 
-/// Where one record's part of what is gathered begins.
+/// The state of [`Gathered`] before a record, for reverting it.
 pub(super) struct Mark {
     bytes: usize,
     outputs: usize,
@@ -149,7 +148,7 @@ pub(super) struct Mark {
 }
 
 impl Gathered {
-    /// Nothing, with a bound for what there will be.
+    /// Empty, with size limits.
     pub(super) fn within(limits: &Arc<SizeLimits>) -> Self {
         Self {
             limits: Some(Arc::clone(limits)),
@@ -157,25 +156,25 @@ impl Gathered {
         }
     }
 
-    /// What could not be written since the last call.
+    /// Takes the refused write, if there was one since the last call.
     pub(super) fn take_oversize(&mut self) -> Option<Rejected> {
         self.oversize.take()
     }
 
-    /// Notes what could not be written: it fails the input.
+    /// Records a refused write, which makes the input fail.
     fn note(&mut self, written: Result<(), Rejected>) {
         if let Err(rejected) = written {
             self.oversize.get_or_insert(rejected);
         }
     }
 
-    /// Whether the changelog takes a row.
+    /// Checks the size of a row against the changelog's limit.
     fn fits(&self, key: &[u8], value: &[u8]) -> Result<(), Rejected> {
         let limits = self.limits.as_ref();
         limits.map_or(Ok(()), |limits| limits.check_row(key, value))
     }
 
-    /// Whether one more letter of a record may repeat its headers and key.
+    /// Whether a further letter of a record may repeat its headers and key.
     pub(super) fn may_repeat(&mut self, rejected: &Fetched) -> bool {
         let at = (rejected.partition, rejected.offset);
         let record = &rejected.record;
@@ -187,7 +186,7 @@ impl Gathered {
                 *repeated += bytes;
                 *repeated <= REPEATED_BYTES
             }
-            // One letter has them all, however large they are.
+            // The first letter has all headers, whatever their size.
             _ => {
                 self.repeated = Some((at, 0));
                 true
@@ -207,7 +206,7 @@ impl Gathered {
         }
     }
 
-    /// Drops what was emitted since. False: state was changed too, which only a new start can take back.
+    /// Drops the outputs since the mark. Returns false if state was changed too, which only an abort can revert.
     pub(super) fn take_back(&mut self, mark: &Mark) -> bool {
         self.oversize = None;
         self.bytes = mark.bytes;
@@ -232,29 +231,29 @@ impl Context<'_> {
         self.space.partition
     }
 
-    /// The lane's clock: when the transaction began to be processed. A record that is emitted leaves at this time or later.
+    /// The time at which processing of the transaction began, by the lane's clock. Emitted records are written at this time or later.
     pub fn now(&self) -> Millis {
         self.now
     }
 
-    /// Emits a record to the partition of its key. Where its topic does not take it, the whole input becomes a dead letter
-    /// `record_too_large` with nothing of what it emitted or put, by way of an aborted transaction.
+    /// Emits a record to the partition of its key. If its topic does not accept its size, the transaction is aborted, and the input
+    /// becomes a dead letter `record_too_large` without any of its outputs and changes.
     pub fn emit(&mut self, topic: &Arc<str>, record: Record) {
         self.output(topic, None, record);
     }
 
-    /// As [`Context::emit`], to the partition of the input, whose topic has as many.
+    /// As [`Context::emit`], to the partition number of the input; both topics must have the same number of partitions.
     pub fn emit_here(&mut self, topic: &Arc<str>, record: Record) {
         self.output(topic, Some(self.space.partition), record);
     }
 
-    /// As [`Context::emit`], to a partition, whatever the record's key.
+    /// As [`Context::emit`], to the given partition, independent of the record's key.
     pub fn emit_to(&mut self, topic: &Arc<str>, partition: u32, record: Record) {
         self.output(topic, Some(partition), record);
     }
 
-    /// As [`Context::emit`], but refuses what the topic does not take. To be called before the transform changes what it
-    /// keeps in memory: then a refusal costs no aborted transaction.
+    /// As [`Context::emit`], but returns a rejection if the topic does not accept the size. Called before the transform changes its own
+    /// memory, it avoids an aborted transaction.
     pub fn try_emit(&mut self, topic: &Arc<str>, record: Record) -> Result<(), Rejected> {
         self.try_output(topic, None, record)
     }
@@ -279,7 +278,7 @@ impl Context<'_> {
             let size = limits.check(topic, &record)?;
             let together = self.gathered.bytes + size - self.gathered.begun;
             if together > OUTPUT_BYTES {
-                // Each of them fits: it is the input as a whole that is refused.
+                // Each output fits on its own: the input is rejected as a whole.
                 self.gathered.oversize.get_or_insert_with(|| {
                     refused(format!(
                         "its outputs take more than {OUTPUT_BYTES} bytes together"
@@ -297,12 +296,12 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Sends a part of the record to the dead-letter queue and goes on.
+    /// Writes a dead letter for a part of the record, and continues.
     pub fn reject(&mut self, rejected: Rejected) {
         self.gathered.rejected.push(rejected);
     }
 
-    /// Sends a record to the dead-letter queue that came some other way than as the input, and goes on.
+    /// Writes a dead letter for a record that is not the input, and continues.
     pub fn reject_origin(&mut self, origin: Origin, rejected: Rejected) {
         let bare = !self.gathered.may_repeat(&origin.record);
         if !bare {
@@ -315,13 +314,13 @@ impl Context<'_> {
         });
     }
 
-    /// Sends a timer to the dead-letter queue: its key is the letter's key, and the letter has no value.
+    /// Writes a dead letter for a timer, with the timer's key and no value.
     pub fn reject_timer(&mut self, timer: Timer<'_>, rejected: Rejected) {
         let key = Bytes::copy_from_slice(timer.key);
         self.gathered.dead_timers.push((key, timer.due, rejected));
     }
 
-    /// The value of a key, as the open transaction has set it.
+    /// The value of a key, including uncommitted changes of this transaction.
     pub fn get<K: Key, V: Value>(
         &mut self,
         table: &Table<K, V>,
@@ -338,7 +337,7 @@ impl Context<'_> {
         value.map(|value| table.value(row, value)).transpose()
     }
 
-    /// All rows of a table in the order of their keys, as the open transaction has set them.
+    /// All rows of a table, ordered by key, including uncommitted changes of this transaction.
     pub fn scan<K: Key, V: Value>(
         &mut self,
         table: &Table<K, V>,
@@ -347,8 +346,8 @@ impl Context<'_> {
         self.rows(table)
     }
 
-    /// As [`Context::scan`], the rows whose keys begin with these elements: `cx.scan_prefix(&STEPS, &run)` where a key of `STEPS`
-    /// is a run and a number.
+    /// As [`Context::scan`], for rows whose keys begin with these elements: `cx.scan_prefix(&STEPS, &run)` if a key of `STEPS` is a run
+    /// and a number.
     pub fn scan_prefix<K: Key, V: Value>(
         &mut self,
         table: &Table<K, V>,
@@ -358,16 +357,15 @@ impl Context<'_> {
         self.rows(table)
     }
 
-    /// The rows whose stored keys begin with what is in the buffer for keys.
+    /// The rows whose stored keys begin with the content of the key buffer.
     fn rows<K: Key, V: Value>(&mut self, table: &Table<K, V>) -> Result<Vec<(K, V)>, StateError> {
         let Gathered { key, writes, .. } = &mut *self.gathered;
         let rows = writes.scan(self.store, self.space, key)?;
         rows.into_iter().map(|row| table.row(row)).collect()
     }
 
-    /// Sets a key. However often that happens in a transaction, one row is written, and one record of the changelog. Where
-    /// the changelog does not take the row, or the value has no encoding, the whole input becomes a dead letter, as with
-    /// [`Context::emit`].
+    /// Sets a key. A transaction writes one row and one changelog record per key, however often it is set. If the changelog does not
+    /// accept the row's size, or the value cannot be encoded, the input becomes a dead letter, as with [`Context::emit`].
     pub fn put<K: Key, V: Value>(
         &mut self,
         table: &Table<K, V>,
@@ -380,7 +378,7 @@ impl Context<'_> {
         }
     }
 
-    /// As [`Context::put`], but refuses what cannot be written, as [`Context::try_emit`] does.
+    /// As [`Context::put`], but returns a rejection if the row cannot be written, as [`Context::try_emit`] does.
     pub fn try_put<K: Key, V: Value>(
         &mut self,
         table: &Table<K, V>,
@@ -411,7 +409,7 @@ impl Context<'_> {
         gathered.writes.delete_borrowed(&gathered.key);
     }
 
-    /// Adds changes that the transform made by itself, as a [`crate::state::Window`] does.
+    /// Adds changes that were prepared elsewhere, such as those of a [`crate::state::Window`].
     pub fn add_changes(&mut self, changes: Changes) {
         for change in changes.0.iter().filter(|change| change.logged) {
             let value = change.value.as_deref().unwrap_or_default();
@@ -420,16 +418,16 @@ impl Context<'_> {
         self.gathered.writes.add(changes);
     }
 
-    /// Sets a timer, which is named by its key and its time: to move one, cancel it first. It fires once, not before `due`, and
-    /// never before what was in the log by then.
+    /// Sets a timer, identified by its key and time; to move one, cancel it first. It fires once, not before `due`, and after all records
+    /// that were in the input partition by then.
     pub fn set_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
         let key = key.into();
-        // Its row has a letter and the time beside the key.
+        // Its row has a prefix and the time beside the key.
         self.gathered.note(self.gathered.fits(&key, &[0; 9]));
         self.timers.set(key, due, &mut self.gathered.writes);
     }
 
-    /// Forgets a timer.
+    /// Cancels a timer.
     pub fn cancel_timer(&mut self, key: impl Into<Bytes>, due: Millis) {
         self.timers
             .cancel(&key.into(), due, &mut self.gathered.writes);
@@ -464,7 +462,7 @@ mod tests {
     const STEPS: Table<(String, u32), Step> = Table::new("steps", b'p');
     const OTHERS: Table<(String, u32), Step> = Table::new("others", b'q');
 
-    /// Runs `work` in a transaction on `store`; answers what it gathered.
+    /// Runs `work` in a transaction on `store`; returns the results.
     fn transaction(store: &StateStore, work: impl FnOnce(&mut Context<'_>)) -> Gathered {
         let space = Space::new("p", 0);
         let mut gathered = Gathered::default();
@@ -509,7 +507,7 @@ mod tests {
             let refused = cx.try_put(&STEPS, &("a", 1), &Step(0)).unwrap_err();
             assert_eq!(refused.code, "invalid_state");
             assert_eq!(cx.gathered.writes.count(), 0);
-            // The transform takes it for done, so the transaction must be aborted.
+            // The transform assumes success, so the transaction must be aborted.
             cx.put(&STEPS, &("a", 1), &Step(0));
             assert_eq!(cx.gathered.writes.count(), 1);
         });

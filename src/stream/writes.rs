@@ -1,4 +1,4 @@
-//! The keyed state that an open transaction writes: one row and one changelog record a key, however often it was set.
+//! Uncommitted writes to keyed state: one row and one changelog record per key, however often it was set.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,17 +9,17 @@ use bytes::Bytes;
 
 use crate::state::{Changes, Row, Space, StateError, StateStore};
 
-/// Writes of one partition that are not committed yet.
+/// Uncommitted writes of one partition.
 #[derive(Default)]
 pub(crate) struct Writes {
-    /// The last value of each key; `None` deletes. In the order in which keys were written first.
+    /// The last value of each key (`None` deletes it), ordered by the first write.
     rows: Vec<(Bytes, Option<Bytes>)>,
     by_key: HashMap<Bytes, usize>,
-    /// The same in the order of the keys, from the first scan of the transaction on.
+    /// The same, ordered by key; maintained from the first scan of the transaction on.
     sorted: Option<BTreeMap<Bytes, usize>>,
-    /// Changes that a transform made by itself.
+    /// Changes that were prepared elsewhere.
     others: Changes,
-    /// How many writes there were: an equal count means an equal state.
+    /// The number of writes: if it is equal, the state is equal.
     count: u64,
 }
 
@@ -38,7 +38,7 @@ impl Writes {
         }
     }
 
-    /// As [`Writes::put`]; the key is copied if it was not written before.
+    /// As [`Writes::put`]; copies the key if it is new.
     pub(super) fn put_borrowed(&mut self, key: &[u8], value: Bytes) {
         match self.written(key) {
             Some(row) => *row = Some(value),
@@ -46,7 +46,7 @@ impl Writes {
         }
     }
 
-    /// As [`Writes::delete`]; the key is copied if it was not written before.
+    /// As [`Writes::delete`]; copies the key if it is new.
     pub(super) fn delete_borrowed(&mut self, key: &[u8]) {
         match self.written(key) {
             Some(row) => *row = None,
@@ -54,7 +54,7 @@ impl Writes {
         }
     }
 
-    /// Counts a write to a key, and returns its value if it has been written before.
+    /// Counts a write to a key, and returns its value if it was written before.
     fn written(&mut self, key: &[u8]) -> Option<&mut Option<Bytes>> {
         self.count += 1;
         let at = self.by_key.get(key)?;
@@ -75,7 +75,7 @@ impl Writes {
         self.others.0.extend(changes.0);
     }
 
-    /// A write was refused, and the transform takes it for done.
+    /// Records that a write was refused although the transform assumes success.
     pub(super) fn refuse(&mut self) {
         self.count += 1;
     }
@@ -84,7 +84,7 @@ impl Writes {
         self.count
     }
 
-    /// The value that a key will have, if this transaction has set it (outer) or deleted it (inner `None`).
+    /// The uncommitted value of a key: `None` if it was not written, `Some(None)` if it was deleted.
     #[expect(
         clippy::option_option,
         reason = "set, deleted and untouched are three things"
@@ -94,7 +94,7 @@ impl Writes {
         Some(self.rows[*at].1.clone())
     }
 
-    /// Rows whose key begins with `prefix`, as they will be, in order of their keys.
+    /// Rows whose key begins with `prefix`, ordered by key, including the uncommitted writes.
     pub(crate) fn scan(
         &mut self,
         store: &StateStore,
@@ -130,7 +130,7 @@ impl Writes {
         Ok(merged)
     }
 
-    /// All of it, to be committed.
+    /// Takes all writes, to be committed.
     pub(crate) fn take(&mut self, space: &Space) -> Changes {
         self.by_key.clear();
         self.sorted = None;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     proptest! {
-        /// A scan has what is committed and what is not, as a map has that was written at once.
+        /// A scan returns committed and uncommitted rows like a map that was written directly.
         #[test]
         fn scans_see_what_the_transaction_wrote(
             committed in prop::collection::vec(key(), 0..12),

@@ -1,4 +1,4 @@
-//! Reading the dead-letter queue: what was rejected, where, and why.
+//! Reads the dead-letter queue: which records were rejected, where, and why.
 
 use std::collections::BTreeMap;
 
@@ -16,28 +16,28 @@ use crate::{
     log::{Fetched, Log, LogError, header, read_ranges, topics::Names},
 };
 
-/// A dead letter without its contents.
+/// A dead letter without key, value and headers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Letter {
     /// Its name.
     pub name: Name,
-    /// When it was rejected, as the processor said; else when it was appended here.
+    /// When it was rejected according to its header, or else when it was appended.
     pub failed_at: String,
-    /// The processor.
+    /// The processor that rejected it.
     pub stage: String,
     /// A stable code.
     pub code: String,
-    /// For people.
+    /// Human-readable text.
     pub message: String,
-    /// The topic that it was on.
+    /// The record's original topic.
     pub topic: String,
-    /// Its partition there.
+    /// Its original partition.
     pub partition: Option<u32>,
-    /// Its offset there.
+    /// Its original offset.
     pub offset: Option<u64>,
-    /// How often it went back to its topic, this letter and earlier ones of the same record together.
+    /// How often the record was redriven, including earlier dead letters of the same record.
     pub redriven: u32,
-    /// It was cut to what the queue takes: the bytes that its value had. Such a letter never goes back.
+    /// The original size of its value in bytes, if the letter was truncated. Truncated letters cannot be redriven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truncated: Option<u64>,
 }
@@ -49,7 +49,7 @@ pub(super) fn field(letter: &Fetched, name: &str) -> Option<String> {
 }
 
 impl Letter {
-    /// What the headers say. What somebody else put there may say nothing.
+    /// Reads the headers, which may be missing if another program wrote the record.
     pub fn of(letter: &Fetched, returns: &Returns) -> Self {
         let name = Name {
             partition: letter.partition,
@@ -79,31 +79,31 @@ fn rfc3339(at: Millis) -> String {
         .unwrap_or_default()
 }
 
-/// Which letters are listed.
+/// A query for dead letters.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Those of one code.
+    /// Only those with this code.
     pub code: Option<String>,
-    /// How many at most.
+    /// The maximum number of letters.
     pub limit: usize,
-    /// Where the list before ended ([`parse_cursor`]).
+    /// The end of the previous page ([`parse_cursor`]).
     pub cursor: Option<Cursor>,
 }
 
-/// Some letters, newest first.
+/// A page of dead letters, newest first.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Letters {
     /// The letters.
     pub items: Vec<Letter>,
-    /// Where the next list begins; absent: these were the last.
+    /// The cursor of the next page; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
 
-/// Letters that are looked at for one page: with a rare code a page may hold fewer than its limit, and a cursor.
+/// The number of letters that are read for one page: with a rare code a page may have fewer items than its limit, and a cursor.
 const LOOKED_AT: usize = 50_000;
 
-/// Lists letters, newest first: from the end of each partition backwards.
+/// Lists dead letters, newest first, by reading each partition backwards from its end.
 pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Letters, LogError> {
     let returns = Returns::load(log, names)?;
     let mut ends = Backwards::new(log, names, listing)?;
@@ -128,21 +128,21 @@ pub fn list(log: &dyn Log, names: &Names, listing: &Listing) -> Result<Letters, 
     })
 }
 
-/// Partitions read from their ends, a piece at a time, merged by time.
+/// Partitions that are read backwards in chunks and merged by time.
 struct Backwards {
     reader: Box<dyn crate::log::Reader>,
-    /// What is left of each partition: from the first offset to before this one.
+    /// The unread rest of each partition: from its first offset to before this one.
     left: BTreeMap<u32, Left>,
     piece: u64,
 }
 
 struct Left {
     start: u64,
-    /// Before this offset nothing was given out.
+    /// The lowest offset that was returned.
     given: u64,
-    /// Before this offset nothing was read.
+    /// The lowest offset that was read.
     read: u64,
-    /// Read and not given out, the newest last.
+    /// Letters that were read but not returned, the newest last.
     ready: Vec<Fetched>,
 }
 
@@ -153,7 +153,7 @@ impl Backwards {
             let marks = log.offset_range(&names.dlq, partition)?;
             let end = match &listing.cursor {
                 None => marks.end,
-                // Partitions that are not in it had no more.
+                // Partitions that are not in the cursor are exhausted.
                 Some(cursor) => cursor
                     .get(&partition)
                     .map_or(marks.start, |at| (*at).clamp(marks.start, marks.end)),
@@ -175,7 +175,7 @@ impl Backwards {
         })
     }
 
-    /// Reads another piece of each partition of which nothing is at hand.
+    /// Reads another chunk of each partition without buffered letters.
     fn fill(&mut self) -> Result<(), LogError> {
         loop {
             let mut ranges = Vec::new();
@@ -191,7 +191,7 @@ impl Backwards {
             }
             let left = &mut self.left;
             read_ranges(&mut *self.reader, &ranges, |mut letter| {
-                // Contents may be large, and a list has none.
+                // Contents may be large, and a list does not show them.
                 letter.record.value = None;
                 if let Some(left) = left.get_mut(&letter.partition) {
                     left.ready.push(letter);
@@ -220,7 +220,7 @@ impl Backwards {
         }))
     }
 
-    /// `PARTITION:OFFSET` of each partition that has more, before which it goes on.
+    /// The cursor: `PARTITION:OFFSET` of each partition with more letters, before which the next page continues.
     fn cursor(&self) -> Option<String> {
         let more = self.left.iter().filter_map(|(partition, left)| {
             let before = left.ready.last().map_or(left.read, |_| left.given);
@@ -231,10 +231,10 @@ impl Backwards {
     }
 }
 
-/// Where a list goes on, by partition.
+/// The positions at which a list continues, by partition.
 pub type Cursor = BTreeMap<u32, u64>;
 
-/// Reads a list's `next_cursor`.
+/// Parses the `next_cursor` of a page.
 pub fn parse_cursor(cursor: &str) -> Result<Cursor, NotACursor> {
     let parse = |text: &str| text.parse().map(|name: Name| (name.partition, name.offset));
     let parsed: Result<Cursor, NotAName> = cursor.split(',').map(parse).collect();
@@ -244,20 +244,20 @@ pub fn parse_cursor(cursor: &str) -> Result<Cursor, NotACursor> {
     })
 }
 
-/// A text that [`list`] did not give as a cursor.
+/// The text is not a cursor of [`list`].
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("`{cursor}` is no cursor of this list")]
+#[error("`{cursor}` is not a cursor of this list")]
 pub struct NotACursor {
     cursor: String,
     source: NotAName,
 }
 
-/// One letter; `None`: there is none of that name, or not any more.
+/// One letter; `None` if there is none of that name, or retention has deleted it.
 pub fn show(log: &dyn Log, names: &Names, name: Name) -> Result<Option<Fetched>, LogError> {
     Ok(show_all(log, names, &[name])?.pop())
 }
 
-/// The letters of these names, in this order; those that are not there, or not any more, are left out.
+/// The letters of these names, in this order; missing ones are omitted.
 pub fn show_all(log: &dyn Log, names: &Names, wanted: &[Name]) -> Result<Vec<Fetched>, LogError> {
     let partitions = log.partitions(&names.dlq)?;
     let mut spans: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
@@ -289,35 +289,35 @@ pub fn show_all(log: &dyn Log, names: &Names, wanted: &[Name]) -> Result<Vec<Fet
         .collect())
 }
 
-/// A letter with everything.
+/// A dead letter with its content.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "LetterContents")]
 pub struct Shown {
-    /// What the list shows too; `redriven` counts earlier letters of the record alone.
+    /// The fields of the list; `redriven` only counts earlier letters of the record.
     #[serde(flatten)]
     letter: Letter,
-    /// All headers in order; what is not text is base64 under `base64`.
+    /// All headers in order; values that are not text are base64 under `base64`.
     headers: Vec<(String, Contents)>,
     /// The record's key.
     key: Contents,
     /// Its value.
     value: Contents,
-    /// The value as a CloudEvent, where it is one that OmniLink wrote.
+    /// The value as a CloudEvent, if it is a record written by OmniLink.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     event: Option<Box<serde_json::value::RawValue>>,
 }
 
-/// Bytes for people.
+/// Bytes in readable form.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "Bytes")]
 enum Contents {
-    /// There are none.
+    /// Absent.
     Absent(()),
     /// UTF-8.
     Text(String),
-    /// Anything else.
+    /// Not UTF-8.
     Binary {
         /// In base64.
         base64: String,
@@ -340,7 +340,7 @@ impl Contents {
 }
 
 impl Shown {
-    /// Everything about a letter.
+    /// Reads a letter with its content.
     pub fn of(letter: &Fetched) -> Self {
         let record = &letter.record;
         let headers = record.headers.iter();

@@ -1,5 +1,5 @@
-//! The dead-letter queue: a rejected record byte for byte, with why in added headers, cut to what the topic takes where it does
-//! not fit.
+//! The dead-letter queue: rejected records byte for byte, with the reason in added headers, truncated if they exceed the topic's size
+//! limit.
 
 pub mod letters;
 pub mod name;
@@ -14,34 +14,34 @@ use crate::{
     log::{Fetched, Headers, LogError, Record, Unavailable, header_size, record_size},
 };
 
-/// In front of the headers' names.
+/// Prefix of the headers' names.
 pub const PREFIX: &str = "omnilink.dlq.";
 
-/// The header of a letter that was cut: the bytes that its value had. No redrive takes such a letter.
+/// Header of a truncated letter: the original size of its value in bytes. Truncated letters cannot be redriven.
 pub const TRUNCATED: &str = "omnilink.dlq.truncated";
 
-/// Bytes of a message: it may quote what it is about.
+/// Size limit of the message, which may quote the record.
 const MESSAGE: usize = 4096;
 
 /// Where and why a record was rejected.
 #[derive(Clone, Copy, Debug)]
 pub struct Reason<'a> {
-    /// The whole name of the topic that it was read from.
+    /// The full name of the topic that it was read from.
     pub topic: &'a str,
     /// The processor that rejected it.
     pub stage: &'a str,
     /// A stable code.
     pub code: &'a str,
-    /// For people.
+    /// Human-readable text.
     pub message: &'a str,
     /// When it was rejected.
     pub failed_at: Millis,
 }
 
-/// The header of a letter that is a timer's: the time it was due, in milliseconds. Such a letter cannot be redriven.
+/// Header of a dead letter of a timer: its due time in milliseconds. Such a letter cannot be redriven.
 pub const TIMER: &str = "omnilink.dlq.timer";
 
-/// The letter of a timer: its key as the record's, no value. It came from no topic, so it names none.
+/// The dead letter of a timer: it has the timer's key, no value, and no original topic.
 pub fn timer(key: Bytes, due: Millis, partition: u32, reason: &Reason<'_>) -> Record {
     let mut headers = vec![(TIMER.into(), Some(due.0.to_string().into()))];
     headers.push(named("partition", partition.to_string()));
@@ -53,7 +53,7 @@ pub fn timer(key: Bytes, due: Millis, partition: u32, reason: &Reason<'_>) -> Re
     }
 }
 
-/// The record for the dead-letter queue. `value`: in place of the original's, for one item of a batch.
+/// The dead letter of a record. `value` replaces the record's, for one item of a batch.
 pub fn record(rejected: &Fetched, value: Option<Bytes>, reason: &Reason<'_>) -> Record {
     let mut record = rejected.record.clone();
     if value.is_some() {
@@ -63,8 +63,8 @@ pub fn record(rejected: &Fetched, value: Option<Bytes>, reason: &Reason<'_>) -> 
     record
 }
 
-/// As [`record`], cut to what the topic takes: the value first, then the record's headers, then the key. `None`: not even why
-/// it was rejected fits. `bare`: without the record's headers, because other letters of the same record have them.
+/// As [`record`], truncated to the topic's size limit: first the value, then the record's headers, then the key. Returns `None` if not
+/// even the added headers fit. `bare` omits the record's headers, because other letters of the same record have them.
 pub fn fitted(
     rejected: &Fetched,
     value: Option<Bytes>,
@@ -87,7 +87,7 @@ pub fn fitted(
         value: None,
         headers: why(rejected, reason, MESSAGE),
     };
-    // It is told apart by its place: what producers send lies before.
+    // It is recognised by its position: headers of producers come before it.
     let cut = (TRUNCATED.to_owned(), Some(length.to_string().into()));
     letter.headers.push(cut);
     let over = record_size(&letter).saturating_sub(limit);
@@ -97,7 +97,7 @@ pub fn fitted(
         letter.headers = why(rejected, reason, most);
         letter.headers.extend(cut);
     }
-    // What is cut first gets what the others leave.
+    // The part that is truncated first gets the space that the others leave.
     let mut room = limit - record_size(&letter);
     letter.key = original.key.as_ref().map(|key| {
         let kept = key.len().min(room);
@@ -111,7 +111,7 @@ pub fn fitted(
         left.is_some()
     };
     let mut headers: Headers = own.iter().take_while(fits).cloned().collect();
-    // The value is whole, or comes after headers that are.
+    // Either the value is complete, or all headers before it are.
     let kept = if headers.len() == own.len() {
         length.min(room)
     } else {
@@ -123,13 +123,13 @@ pub fn fitted(
     Some(letter)
 }
 
-/// What stops whoever has a letter that does not fit however it is cut.
+/// The error for a dead letter that does not fit even when truncated.
 pub(crate) fn too_narrow(dlq: &str, limit: usize) -> LogError {
     let dlq = dlq.to_owned();
     Unavailable::TooNarrow { dlq, limit }.into()
 }
 
-/// Whether a letter lacks a part of its record.
+/// Whether a letter is truncated.
 pub fn is_truncated(letter: &Record) -> bool {
     let last = letter.headers.last();
     last.is_some_and(|(name, _)| name == TRUNCATED)
@@ -159,7 +159,7 @@ fn named(name: &str, value: String) -> (String, Option<Bytes>) {
     (format!("{PREFIX}{name}"), Some(value.into()))
 }
 
-/// As much of the beginning as has no more bytes than this.
+/// The longest prefix of the text with at most this many bytes.
 fn prefix(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
@@ -222,7 +222,7 @@ mod tests {
         let (key, ..) = cut(&from, size - 11_050);
         assert!((1..100).contains(&key), "{key}");
         assert_eq!(fitted(&from, None, &REASON, false, 100), None);
-        // Producers may send the names of our headers: theirs are cut as any other, and say nothing.
+        // Producers may use the names of our headers: these are truncated like any other and have no meaning.
         let theirs = (format!("{PREFIX}x"), Some(vec![0; 5_000].into()));
         from.record.headers = vec![theirs, (TRUNCATED.into(), None)];
         assert!(!is_truncated(&record(&from, None, &REASON)));

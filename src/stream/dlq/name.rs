@@ -1,17 +1,17 @@
-//! How a dead letter is named.
+//! Names of dead letters.
 
 use std::{fmt, str::FromStr};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The name of a dead letter: where it lies.
+/// The name of a dead letter: its partition and offset.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, JsonSchema)]
 #[schemars(inline, with = "String", extend("pattern" = "^[0-9]+:[0-9]+$"))]
 pub struct Name {
     /// The partition of the dead-letter topic.
     pub partition: u32,
-    /// The offset there.
+    /// Its offset in that partition.
     pub offset: u64,
 }
 
@@ -41,7 +41,7 @@ impl Serialize for Name {
     }
 }
 
-/// A text that names no dead letter.
+/// The text is not the name of a dead letter.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is no PARTITION:OFFSET, as `dlq list` shows them")]
+#[error("`{0}` is not a name PARTITION:OFFSET as shown by `dlq list`")]
 pub struct NotAName(String);

@@ -1,7 +1,7 @@
-//! Dead letters go back to their topics, in the order in which they lie, so that the order of each key is kept.
+//! Redrive: appends dead letters to their original topics again, in log order, so that the order of each key is kept.
 //!
-//! What went back is noted in a topic of its own (`state.dlq`), a note after each piece is in its log: after a crash between the
-//! two the piece goes back again under the same count, which passes dedupe once.
+//! Redriven letters are recorded in the topic `state.dlq` after each chunk is durable: after a crash between the two the chunk is
+//! redriven again under the same count, which passes dedupe once.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -28,47 +28,47 @@ use crate::{
     },
 };
 
-/// Letters that go back together.
+/// The number of letters in a chunk.
 const PIECE: usize = 500;
 const PIECE_BYTES: usize = 4 << 20;
-/// How long the log may take to confirm a piece.
+/// Time limit for the log to confirm a chunk.
 const CONFIRM: Duration = Duration::from_secs(35);
 
-/// Which letters go back.
+/// Which letters are redriven.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Pick {
-    /// These, whether they went back before or not.
+    /// These, even if they were redriven before.
     Names(BTreeSet<Name>),
-    /// All that never did.
+    /// All that were never redriven.
     All,
-    /// All of one code that never did.
+    /// All with this code that were never redriven.
     Code(String),
 }
 
-/// How far it is.
+/// Progress and result of a redrive.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
 pub struct Redriven {
-    /// Letters looked at.
+    /// Letters examined.
     pub done: u64,
-    /// Letters to be looked at.
+    /// Letters to examine.
     pub total: u64,
-    /// Letters that went back.
+    /// Letters redriven.
     pub redriven: u64,
-    /// Letters that went back before, and were not named.
+    /// Letters that were redriven before and not named explicitly.
     pub left_out: u64,
-    /// Letters that do not say where they came from, or came from where nothing may be put back.
+    /// Letters without an original topic, or from a topic that accepts no redrive.
     pub homeless: u64,
-    /// Letters that were cut when they were rejected: what is left of them never goes back.
+    /// Truncated letters, which cannot be redriven.
     pub truncated: u64,
-    /// Letters whose records are larger than their topics take now.
+    /// Letters whose records exceed the current size limit of their topics.
     pub too_large: u64,
-    /// Names that there is no letter of.
+    /// Names without a letter.
     pub missing: Vec<Name>,
-    /// Names of letters that are timers', not records': there is no topic that they could go back to.
+    /// Names of dead letters of timers, which have no original topic.
     pub timers: Vec<Name>,
 }
 
-/// What becomes of a letter.
+/// The decision for a letter.
 enum Back {
     Goes(Append),
     Homeless,
@@ -76,18 +76,18 @@ enum Back {
     TooLarge,
 }
 
-/// What a redrive works with.
+/// The dependencies of a redrive.
 pub struct Redrive<'a> {
     /// The log.
     pub log: &'a dyn Log,
     /// The names of its topics.
     pub names: &'a Names,
-    /// What marks are signed with.
+    /// The keys with which marks are signed.
     pub secrets: &'a SecretKeys,
 }
 
 impl Redrive<'_> {
-    /// Puts the letters back that there are now. `tell` hears how far it is, and ends it by answering false. Blocks.
+    /// Redrives the letters that exist now. Calls `tell` with the progress, and ends when it returns false. Blocks.
     pub fn run(
         &self,
         pick: &Pick,
@@ -167,7 +167,7 @@ impl Redrive<'_> {
         Ok(outcome)
     }
 
-    /// The letter as it goes back, or why it does not.
+    /// The record to append, or the reason why there is none.
     fn back(&self, letter: Fetched, times: u32) -> Back {
         let (topic, stage) = (field(&letter, "topic"), field(&letter, "stage"));
         let names = self.names;
@@ -202,12 +202,12 @@ impl Redrive<'_> {
         })
     }
 
-    /// Puts a piece back, then notes it. Answers with the number of letters.
+    /// Redrives a chunk and records it. Returns the number of letters.
     fn send(&self, piece: &mut Piece, topics: &mut HashSet<Arc<str>>) -> Result<u64, LogError> {
         let Piece { names, appends, .. } = std::mem::take(piece);
         for append in &appends {
             if !topics.contains(&append.topic) {
-                // A broker may make topics that are written to.
+                // A broker may create topics on the first write.
                 self.log.partitions(&append.topic)?;
                 topics.insert(Arc::clone(&append.topic));
             }
@@ -254,7 +254,7 @@ impl Redrive<'_> {
         loop {
             match kept.try_recv() {
                 Ok(Err(error @ LogError::TooLarge(_))) => {
-                    // A topic takes less than it did a moment ago.
+                    // The topic's size limit was lowered in between.
                     self.log.forget_record_limits();
                     return Err(error);
                 }
@@ -277,7 +277,7 @@ impl Redrive<'_> {
     }
 }
 
-/// The part of a partition that is to be read.
+/// The offsets to read in a partition.
 fn stretch(pick: &Pick, partition: u32, start: u64, end: u64) -> Option<(u32, u64, u64)> {
     let (from, to) = match pick {
         Pick::All | Pick::Code(_) => (start, end),
@@ -294,7 +294,7 @@ fn stretch(pick: &Pick, partition: u32, start: u64, end: u64) -> Option<(u32, u6
     (from < to).then_some((partition, from, to))
 }
 
-/// The record as it was on its topic.
+/// The original record.
 fn without_why(mut record: Record) -> Record {
     record.headers.retain(|(name, _)| {
         let marks = [redriven::COUNT, redriven::SIGNATURE, redriven::STAGE];
@@ -303,7 +303,7 @@ fn without_why(mut record: Record) -> Record {
     record
 }
 
-/// One item of a batch, which lies here by itself under the batch's media type, becomes a batch of one.
+/// A single item of a batch, which has the batch's media type, becomes a batch of one.
 fn as_batch(record: &mut Record) {
     let media = header(&record.headers, "content-type").unwrap_or_default();
     let is_batch = media.starts_with(b"application/cloudevents-batch");
@@ -318,7 +318,7 @@ fn as_batch(record: &mut Record) {
     }
 }
 
-/// Letters on their way.
+/// A chunk that is being redriven.
 #[derive(Default)]
 struct Piece {
     names: Vec<Name>,

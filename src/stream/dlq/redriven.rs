@@ -1,5 +1,4 @@
-//! The mark on a record that goes back from the dead-letter queue: how often it did, signed with `secret_key`, so that nobody else
-//! can send a record past dedupe.
+//! The mark of a redriven record: how often it was redriven, signed with `secret_key`, so that nobody else can bypass dedupe.
 
 use std::fmt::Write;
 
@@ -11,17 +10,17 @@ use crate::{
     log::{Record, header},
 };
 
-/// How often the record went back.
+/// Header: how often the record was redriven.
 pub const COUNT: &str = "omnilink.dlq.redriven";
-/// The signature, in hexadecimal digits.
+/// Header: the signature in hexadecimal digits.
 pub const SIGNATURE: &str = "omnilink.dlq.redriven.hmac";
 
-/// On `events`, which everyone reads: the processor that refused the record. It goes back to that one alone.
+/// Header on `events`, which many processors read: the processor that rejected the record, and is the only one to process it again.
 pub const STAGE: &str = "omnilink.dlq.redriven.stage";
 
 const PURPOSE: &str = "redriven";
 
-/// Marks a record for a topic, in place of the mark that it may have.
+/// Marks a record for a topic, replacing an existing mark.
 pub fn mark(secrets: &SecretKeys, topic: &str, record: &mut Record, count: u32) {
     record
         .headers
@@ -37,7 +36,7 @@ pub fn mark(secrets: &SecretKeys, topic: &str, record: &mut Record, count: u32) 
     record.headers.push((SIGNATURE.into(), Some(hex.into())));
 }
 
-/// How often a record went back, if its mark is genuine.
+/// How often a record was redriven, if its mark is valid.
 pub fn count(secrets: &SecretKeys, topic: &str, record: &Record) -> Option<u32> {
     let count = claimed(record)?;
     let signature = unhex(header(&record.headers, SIGNATURE)?)?;
@@ -47,7 +46,7 @@ pub fn count(secrets: &SecretKeys, topic: &str, record: &Record) -> Option<u32> 
     .then_some(count)
 }
 
-/// What the mark says, genuine or not.
+/// The count of the mark, without checking the signature.
 pub fn claimed(record: &Record) -> Option<u32> {
     std::str::from_utf8(header(&record.headers, COUNT)?)
         .ok()?
@@ -55,20 +54,20 @@ pub fn claimed(record: &Record) -> Option<u32> {
         .ok()
 }
 
-/// Says which processor a record of `events` goes back to.
+/// Sets the processor that a redriven record of `events` is for.
 pub fn address(record: &mut Record, stage: &str) {
     record.headers.retain(|(name, _)| name != STAGE);
     let stage = stage.to_owned().into();
     record.headers.push((STAGE.into(), Some(stage)));
 }
 
-/// Whether a record of `events` is a second copy of one, for a processor that refused the first.
+/// Whether a record of `events` is a redriven copy for a processor that rejected the first one.
 pub fn is_addressed(record: &Record) -> bool {
     header(&record.headers, STAGE).is_some()
 }
 
-/// Whether a record of `events` concerns this processor: it is addressed to nobody, to it, or to one of its later stages
-/// (`topology.orders.2`).
+/// Whether a record of `events` is for this processor: it has no addressee, or it is addressed to this processor or one of its later
+/// stages (`topology.orders.2`).
 pub fn concerns(record: &Record, processor: &str) -> bool {
     let Some(stage) = header(&record.headers, STAGE) else {
         return true;
@@ -77,12 +76,12 @@ pub fn concerns(record: &Record, processor: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
 }
 
-/// What dedupe knows the `count`th return of an event by: it passes once.
+/// The identity for dedupe of the `count`th redrive of an event, which passes once.
 pub fn identity(of: &Identity, count: u32) -> Identity {
     Identity::of("redriven", &[&of.to_string(), &count.to_string()])
 }
 
-/// All that a signature is over: where it goes, and the record without the mark.
+/// The signed bytes: the topic, and the record without the mark.
 fn with_parts<T>(topic: &str, record: &Record, count: u32, then: impl FnOnce(&[&[u8]]) -> T) -> T {
     let count = count.to_be_bytes();
     let mut parts: Vec<&[u8]> = vec![topic.as_bytes(), &count];
@@ -99,7 +98,7 @@ fn with_parts<T>(topic: &str, record: &Record, count: u32, then: impl FnOnce(&[&
     then(&parts)
 }
 
-/// Absent is not empty.
+/// Distinguishes an absent value from an empty one.
 fn optional<'a>(bytes: Option<&'a Bytes>, parts: &mut Vec<&'a [u8]>) {
     parts.push(if bytes.is_some() { b"1" } else { b"0" });
     parts.push(bytes.map_or(&[], |bytes| bytes));

@@ -1,4 +1,4 @@
-//! Which dead letters went back to their topics, and how often: notes in a topic of their own (`state.dlq`).
+//! Which dead letters were redriven, and how often: records of the topic `state.dlq`.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::name::Name;
 use crate::log::{Log, LogError, read_ranges, topics::Names};
 
-/// What went back before: how often, by name.
+/// How often each dead letter was redriven, by name.
 #[derive(Debug, Default)]
 pub struct Returns(HashMap<Name, u32>);
 
-/// A note: the letters of one partition, as stretches of offsets.
+/// A record of `state.dlq`: redriven letters of one partition, as ranges of offsets.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) partition: u32,
@@ -19,7 +19,7 @@ pub(super) struct Note {
 }
 
 impl Returns {
-    /// Reads all notes about letters that are still there.
+    /// Reads all records about letters that still exist.
     pub fn load(log: &dyn Log, names: &Names) -> Result<Self, LogError> {
         let mut starts = Vec::new();
         for partition in 0..log.partitions(&names.dlq)? {
@@ -44,7 +44,7 @@ impl Returns {
         Ok(Self(times))
     }
 
-    /// How often a letter went back.
+    /// How often a letter was redriven.
     pub fn times(&self, name: Name) -> u32 {
         self.0.get(&name).copied().unwrap_or(0)
     }

@@ -1,5 +1,5 @@
-//! A call of an effect, made to end: a panic is caught, a hang is cut off, both are tried again, and what fails every time is a
-//! dead letter.
+//! Bounded execution of a call: panics are caught, hanging calls are cancelled at their deadline, both are retried, and a record whose
+//! calls all fail becomes a dead letter.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -16,19 +16,19 @@ use crate::{
     stream::dlq,
 };
 
-/// Times that a record is tried before it goes to the dead letters.
+/// The number of attempts before a record becomes a dead letter.
 const TRIES: u32 = 5;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(100),
     max: Duration::from_secs(10),
 };
-/// Bytes of a panic's message that a letter quotes.
+/// Bytes of a panic message that a dead letter quotes.
 const MESSAGE: usize = 512;
 
-/// What calls of an effect share.
+/// The shared dependencies of an effect's calls.
 pub(super) struct Attempts {
     effect: Arc<dyn Effect>,
-    /// A call that outlives its effect does not keep the log open.
+    /// Weak, so that a call that outlives its effect does not keep the log open.
     log: Weak<dyn Log>,
     clock: Arc<dyn Clock>,
     name: String,
@@ -37,7 +37,7 @@ pub(super) struct Attempts {
     deadline: Duration,
 }
 
-/// Why a call did not end as it should.
+/// Why a call failed.
 struct Failed {
     code: &'static str,
     message: String,
@@ -56,7 +56,7 @@ impl Attempts {
         }
     }
 
-    /// Calls until it is done, or the record is a dead letter: then the letter's code.
+    /// Calls until success, or until the record is a dead letter; then returns the code.
     pub(super) async fn run(&self, input: &Fetched) -> Option<&'static str> {
         let mut attempt = 0;
         let failed = loop {
@@ -83,7 +83,7 @@ impl Attempts {
     }
 
     async fn call(&self, input: Fetched) -> Result<(), Failed> {
-        // The call may panic before it has made its future.
+        // The call may panic before it returns its future.
         let calling = AssertUnwindSafe(async { self.effect.call(input).await }).catch_unwind();
         match tokio::time::timeout(self.deadline, calling).await {
             Ok(Ok(())) => Ok(()),
@@ -98,7 +98,7 @@ impl Attempts {
         }
     }
 
-    /// Returns when the letter is durable.
+    /// Writes a dead letter; returns when it is durable.
     async fn reject(&self, input: &Fetched, failed: &Failed) {
         let message = format!("{} (tried {TRIES} times)", failed.message);
         let reason = dlq::Reason {
@@ -110,7 +110,7 @@ impl Attempts {
         };
         let mut attempt = 0;
         loop {
-            // The process ends: whoever comes next calls again.
+            // The process is stopping: the next owner will call again.
             let Some(log) = self.log.upgrade() else {
                 return;
             };
@@ -123,14 +123,14 @@ impl Attempts {
                 partition = input.partition,
                 offset = input.offset,
                 %error,
-                "a dead letter cannot be written; trying again"
+                "a dead letter cannot be written; retrying"
             );
             tokio::time::sleep(BACKOFF.pause(attempt)).await;
             attempt += 1;
         }
     }
 
-    /// Appends a letter, cut to what its topic takes.
+    /// Appends a dead letter, truncated to its topic's size limit.
     async fn append(
         &self,
         log: Arc<dyn Log>,
@@ -139,7 +139,7 @@ impl Attempts {
     ) -> Result<(), LogError> {
         let closing = || LogError::Unavailable(Unavailable::Closing);
         let (asked, topic) = (Arc::clone(&log), Arc::clone(&self.dlq));
-        // It may ask the brokers.
+        // Blocking, because it may send a request to the brokers.
         let limit = tokio::task::spawn_blocking(move || asked.record_limit(&topic));
         let limit = limit.await.map_err(|_| closing())?;
         let letter = dlq::fitted(input, None, reason, false, limit);

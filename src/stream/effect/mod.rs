@@ -1,9 +1,9 @@
-//! An effect: work on the world outside, taken from a topic. At least once; every call carries an idempotency key.
+//! An effect: calls to external systems for the records of a topic, at least once; every call has an idempotency key.
 //!
-//! Calls run side by side, a bounded number of them; what is finished is kept out of order ([`Finished`]), so
-//! that one slow call makes nothing else repeat after a restart. What a call has to say it appends to the log itself, before it ends.
-//! A call that panics or takes too long is tried again a few times and then a dead letter ([`super::attempts`]): none holds up
-//! what comes after it for ever.
+//! A bounded number of calls runs concurrently. Finished offsets are stored out of order ([`Finished`]), so that one slow call does not
+//! cause the repetition of others after a restart. A call appends its results to the log itself, before it returns. A call that panics or
+//! exceeds its deadline is retried a few times and then becomes a dead letter ([`super::attempts`]), so that it does not block later ones
+//! for ever.
 
 mod attempts;
 
@@ -34,41 +34,41 @@ use crate::{
     log::{Fetched, Finished, Log, LogError, Work},
 };
 
-/// What is done with one record. It returns when the work is done and its results are durable in the log; it retries by its own rules.
+/// Processes one record. Returns when the work is done and its results are durable in the log; it has its own rules for retries.
 pub trait Effect: Send + Sync + 'static {
-    /// Does the work. Called again with the same record after a crash, a panic, and when it was dropped at its deadline: it may
-    /// have done its work then. It must not block its thread, for a deadline ends only what waits.
+    /// Does the work. Called again with the same record after a crash, a panic or a cancellation at its deadline, even if the work was
+    /// done. It must not block its thread, because a deadline only ends calls that await.
     fn call(&self, input: Fetched) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
-/// What an effect needs.
+/// The dependencies and limits of an effect.
 #[derive(Clone)]
 pub struct Setup {
     /// The log.
     pub log: Arc<dyn Log>,
-    /// Its name: the consumer group.
+    /// Its name, which is also its consumer group.
     pub name: String,
-    /// The whole name of the topic that it takes work from.
+    /// The full name of its input topic.
     pub topic: String,
-    /// The whole name of the topic of dead letters.
+    /// The full name of the dead-letter topic.
     pub dlq: Arc<str>,
-    /// Calls at a time.
+    /// The maximum number of concurrent calls.
     pub concurrency: usize,
-    /// The most time that one call may take.
+    /// Time limit of one call.
     pub deadline: Duration,
-    /// For dead letters, and for when what is finished is kept.
+    /// The clock for dead letters and for storing finished offsets.
     pub clock: Arc<dyn Clock>,
-    /// Where calls run.
+    /// The runtime for calls.
     pub runtime: Handle,
-    /// Where it reports how it is.
+    /// Receives its reports.
     pub progress: Arc<Progress>,
 }
 
 const POLL: Duration = Duration::from_millis(20);
-/// How often what is finished is kept.
+/// How often finished offsets are stored.
 const COMMIT: Duration = Duration::from_millis(200);
 
-/// A running effect. Dropping it waits for nothing: calls in flight are done again by whoever comes next.
+/// A running effect. Dropping it does not wait for calls in flight, which the next owner repeats.
 pub struct Running {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -83,7 +83,7 @@ impl Drop for Running {
     }
 }
 
-/// Starts an effect on a thread of its own; its calls run on the runtime.
+/// Starts an effect on its own thread; its calls run on the runtime.
 pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopping = Arc::clone(&stop);
@@ -105,19 +105,19 @@ pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> 
     })
 }
 
-/// A call that has ended.
+/// A finished call.
 #[derive(Clone, Copy)]
 struct Done {
     partition: u32,
     offset: u64,
-    /// The record is a dead letter.
+    /// The code of the dead letter, if the record became one.
     rejected: Option<&'static str>,
 }
 
-struct Taken {
+struct PartitionCalls {
     finished: Finished,
     changed: bool,
-    /// Offsets handed out and not finished: the low-water mark stops before the first.
+    /// Offsets of unfinished calls: the low-water mark is before the first.
     running: BTreeSet<u64>,
     read_to: u64,
 }
@@ -128,13 +128,13 @@ struct Calls {
     setup: Setup,
     progress: Arc<LaneProgress>,
     stop: Arc<AtomicBool>,
-    /// One for each call that may run.
+    /// Permits for concurrent calls.
     slots: Arc<Semaphore>,
     attempts: Arc<Attempts>,
     tell: mpsc::UnboundedSender<Done>,
     done: mpsc::UnboundedReceiver<Done>,
-    taken: BTreeMap<u32, Taken>,
-    /// When what is finished was kept, in the monotonic time of the clock.
+    taken: BTreeMap<u32, PartitionCalls>,
+    /// When finished offsets were last stored, in the clock's monotonic time.
     kept: Duration,
 }
 
@@ -160,7 +160,7 @@ impl Calls {
         }
     }
 
-    /// Takes note of the calls that have ended.
+    /// Records the calls that have finished.
     fn drain(&mut self) {
         while let Ok(done) = self.done.try_recv() {
             self.finish(done);
@@ -179,10 +179,10 @@ impl Calls {
         self.progress.progressed();
     }
 
-    /// Keeps what is finished.
-    fn keep(&mut self, work: &mut dyn Work) -> Result<(), LogError> {
+    /// Stores the finished offsets.
+    fn store_finished(&mut self, work: &mut dyn Work) -> Result<(), LogError> {
         for (partition, mine) in &mut self.taken {
-            // Offsets without records are passed over.
+            // Offsets without records are skipped.
             let low = mine.running.first().copied().unwrap_or(mine.read_to);
             if low > mine.finished.next() {
                 mine.finished.skip_to(low);
@@ -199,7 +199,7 @@ impl Calls {
         Ok(())
     }
 
-    /// A slot for the call of a record. `None`: it is asked to stop.
+    /// Waits for a permit for the call of a record; returns `None` if the effect is stopping.
     fn slot(&mut self, partition: u32, offset: u64) -> Option<OwnedSemaphorePermit> {
         loop {
             if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
@@ -223,7 +223,7 @@ impl Calls {
         self.setup.runtime.spawn(async move {
             let rejected = attempts.run(&input).await;
             drop(call);
-            // Nobody listens any more: the work is done again by the next owner.
+            // The effect has stopped: the next owner repeats the work.
             let _ = tell.send(Done {
                 partition: input.partition,
                 offset: input.offset,
@@ -245,7 +245,7 @@ impl Handler for Calls {
         self.drain();
         let now = self.setup.clock.monotonic();
         if now.saturating_sub(self.kept) > COMMIT {
-            self.keep(work)?;
+            self.store_finished(work)?;
             self.kept = now;
         }
         Ok(Next::Poll(POLL))
@@ -268,7 +268,7 @@ impl Handler for Calls {
                 continue;
             }
             mine.running.insert(offset);
-            // The bound on calls is the bound on everything: no further input is read meanwhile.
+            // Waiting here also bounds the input: nothing further is read meanwhile.
             let Some(slot) = self.slot(partition, offset) else {
                 break;
             };
@@ -287,7 +287,7 @@ impl Handler for Calls {
             let read_to = finished.next();
             self.progress
                 .set_position(&self.setup.topic, *partition, read_to);
-            let taken = Taken {
+            let taken = PartitionCalls {
                 finished,
                 changed: false,
                 running: BTreeSet::default(),
@@ -305,7 +305,7 @@ impl Handler for Calls {
         lost: bool,
     ) -> Result<(), LogError> {
         if !lost {
-            self.keep(work)?;
+            self.store_finished(work)?;
         }
         for (_, partition) in partitions {
             self.taken.remove(partition);
@@ -313,7 +313,7 @@ impl Handler for Calls {
         Ok(())
     }
 
-    /// Calls in flight end on their own, and nobody hears of it: their records are read again.
+    /// Forgets the calls in flight; their records are read again.
     fn over(&mut self) {
         let (effect, setup) = (Arc::clone(&self.effect), self.setup.clone());
         *self = Self::new(
@@ -326,6 +326,6 @@ impl Handler for Calls {
 
     fn stop(&mut self, work: &mut Self::Input, _: &Partitions) -> Result<(), LogError> {
         self.drain();
-        self.keep(work)
+        self.store_finished(work)
     }
 }

@@ -1,4 +1,4 @@
-//! The lane as a value that is stepped.
+//! A lane as a value that is driven step by step.
 
 use std::{
     cell::RefCell,
@@ -20,16 +20,16 @@ use crate::{
     },
 };
 
-/// A lane of a processor. Dropping it between two steps is what a crash is: all that counts is committed.
+/// A lane of a processor. Dropping it between two steps has the effect of a crash: only committed work remains.
 pub struct Driver(Consumer<Transforms>);
 
 impl Driver {
-    /// A lane that has not joined its group yet.
+    /// Creates a lane, which joins its group in the first step.
     pub fn new(processor: Arc<dyn Processor>, setup: Setup) -> Self {
         Self::seeded(processor, setup, rand::random())
     }
 
-    /// As [`Driver::new`]; the jitter of its pauses follows from `seed`.
+    /// As [`Driver::new`]; `seed` determines the jitter of its pauses.
     pub fn seeded(processor: Arc<dyn Processor>, setup: Setup, seed: u64) -> Self {
         let topics = processor.topics();
         let progress = Arc::new(setup.progress.lane());
@@ -54,21 +54,21 @@ impl Driver {
         Self(Consumer::new(of, transforms, seed))
     }
 
-    /// Set to true, it ends a step early: a commit that waits for the log gives up, and of a batch only the transaction in hand is
-    /// made.
+    /// If set to true, the current step ends early: a commit stops waiting for the log, and only the current transaction of a batch is
+    /// finished.
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0.handler.stop)
     }
 
-    /// Does one round: joins the group, or restores what was aborted, or polls once, for `wait` at most, and handles what came of it.
+    /// Runs one round: joins the group, or restores the state after an abort, or polls once (at most for `wait`) and processes the result.
     pub fn step(&mut self, wait: Duration) -> Step {
-        // A panic outside a record's own processing is a fault of the transform: the lane is opened anew, and says so.
+        // A panic outside the processing of a record is a bug of the transform: the lane is restarted and reports it.
         let stepped = catch_unwind(AssertUnwindSafe(|| self.0.step(wait)));
         stepped.unwrap_or_else(|panic| self.0.over(LogError::panicked("the lane", &*panic)))
     }
 
-    /// How long until the next timer is due or a paused partition resumes, by the clock; `None`: neither is waited for. For whoever
-    /// moves the clock.
+    /// How long until the next timer is due or a paused partition resumes, by the clock; `None` if there is neither. For simulations that
+    /// move the clock.
     pub fn wakes_in(&self) -> Option<Duration> {
         self.0.handler.wakes_in()
     }

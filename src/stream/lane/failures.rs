@@ -1,4 +1,4 @@
-//! What failed a transaction, so that it is told from the rest when it comes again.
+//! Remembers the records and timers that made a transaction fail, so that they are handled differently when it is repeated.
 
 use std::{any::Any, collections::HashMap};
 
@@ -10,24 +10,24 @@ use crate::{
     stream::Rejected,
 };
 
-/// Times that a transform may fail to say what becomes of a timer.
+/// How often [`Transform::timer_failed`](crate::stream::Transform::timer_failed) may fail for a timer.
 const TIMER_FAILURES: u32 = 8;
 
-/// Topic index, partition, offset.
+/// The index of the topic, the partition, the offset.
 pub(super) type InputOffset = (usize, u32, u64);
 
-/// What a transaction failed for.
+/// The record or timer that made a transaction fail.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Culprit {
     Record(InputOffset),
     Timer(u32, Bytes, Millis),
 }
 
-/// Why a batch did not become a transaction.
+/// Why a transaction failed.
 pub(super) enum Failed {
-    /// This record panicked, or failed after it had changed state; or this timer failed.
+    /// This record panicked or failed after a change of state, or this timer failed.
     Poison(Box<(Culprit, Rejected)>),
-    /// A transform failed when it closed. So many records and timers were in the transaction, this one last.
+    /// A transform failed in `close`: the reason, the number of records and timers in the transaction, and the last of them.
     Close(Box<Rejected>, usize, Option<Culprit>),
     Log(LogError),
 }
@@ -45,30 +45,30 @@ struct FailedTimer {
     failures: u32,
 }
 
-/// What becomes of a timer that failed before.
+/// How a timer that failed before is handled.
 pub(super) enum KnownTimer {
-    /// The transform says what becomes of it.
+    /// `timer_failed` is called.
     Failed(Rejected),
-    /// It could not say so often enough: the timer is a dead letter.
+    /// `timer_failed` failed too often: the timer becomes a dead letter.
     GivenUp(Rejected),
 }
 
-/// Records and timers that failed, and the search for one that cannot be told from others.
+/// Failed records and timers, and the state of the search for one that makes `close` fail.
 #[derive(Default)]
 pub(super) struct Failures {
-    /// Records that panicked, and why: they go to the dead-letter queue when they come again.
+    /// Failed records and the reasons: they become dead letters when they are read again.
     records: HashMap<InputOffset, Rejected>,
-    /// By partition and key: the transform is asked what becomes of them when they come again.
+    /// Failed timers by partition and key.
     timers: HashMap<(u32, Bytes), FailedTimer>,
-    /// A transform failed when it closed: among so many records and timers that come next is the one that it fails for. 0: none.
+    /// If a transform failed in `close`: the cause is among this many of the next records and timers. 0 if there is none.
     bisected: usize,
-    /// Each was alone in a transaction that failed when it closed: the second time it is to blame. Of several partitions there may be
-    /// several in turn.
+    /// Records and timers that were alone in a transaction that failed in `close`; the second time they are the cause. Several partitions
+    /// may contribute several, which alternate.
     suspects: Vec<Culprit>,
 }
 
 impl Failures {
-    /// Notes what a record or a timer failed for.
+    /// Records the failure of a record or timer.
     pub(super) fn note(&mut self, processor: &str, culprit: Culprit, rejected: Rejected) {
         match culprit {
             Culprit::Record(at) => {
@@ -82,7 +82,7 @@ impl Failures {
                     rejected,
                     failures: 0,
                 });
-                // The first failure is the reason; what follows is about the same.
+                // The first failure is the reason; later ones are repetitions.
                 failed.failures = if failed.due == due {
                     failed.failures + 1
                 } else {
@@ -93,8 +93,8 @@ impl Failures {
         }
     }
 
-    /// A transform failed when it closed a transaction of `items` records and timers, `last` the last of them. `Some`: none of
-    /// them is to blame.
+    /// Records that a transform failed in `close` of a transaction of `items` records and timers, `last` being the last of them. Returns an
+    /// error if the failure does not depend on them.
     pub(super) fn note_close(
         &mut self,
         processor: &str,
@@ -114,36 +114,36 @@ impl Failures {
                 None
             }
             (2.., _) => {
-                tracing::warn!(%processor, code = %rejected.code, why = %rejected.message, items, "a transaction fails when it closes, and is made again with half of it");
+                tracing::warn!(%processor, code = %rejected.code, why = %rejected.message, items, "a transaction failed when it was closed; repeating it with half of its records");
                 self.bisected = items;
                 None
             }
             _ => Some(LogError::Unavailable(Unavailable::Transform(format!(
-                "the transform fails when it closes: {}",
+                "the transform fails when its transaction is closed: {}",
                 rejected.message
             )))),
         }
     }
 
-    /// The most records and timers of the next transaction.
-    pub(super) fn most(&self) -> usize {
+    /// The maximum number of records and timers in the next transaction.
+    pub(super) fn batch_limit(&self) -> usize {
         match self.bisected {
             0 => usize::MAX,
             bisected => bisected.div_ceil(2),
         }
     }
 
-    /// A transaction of so many was committed.
+    /// Records the commit of a transaction with so many records and timers.
     pub(super) fn committed(&mut self, items: usize) {
         self.bisected = self.bisected.saturating_sub(items);
     }
 
-    /// Why a record failed before.
+    /// The reason for which a record failed before.
     pub(super) fn record(&self, at: &InputOffset) -> Option<&Rejected> {
         self.records.get(at)
     }
 
-    /// Forgets the records of a partition before its position.
+    /// Forgets failed records before the position of a partition.
     pub(super) fn forget_records(&mut self, (topic, partition, next): InputOffset) {
         let ahead = |at: &InputOffset| (at.0, at.1) != (topic, partition) || at.2 >= next;
         self.records.retain(|at, _| ahead(at));
@@ -151,7 +151,7 @@ impl Failures {
             .retain(|suspect| !matches!(suspect, Culprit::Record(at) if !ahead(at)));
     }
 
-    /// Whether a timer failed before.
+    /// How to handle a timer that failed before; `None` if it did not.
     pub(super) fn timer(&self, partition: u32, key: &Bytes, due: Millis) -> Option<KnownTimer> {
         let failed = self.timers.get(&(partition, key.clone()))?;
         if failed.due != due {
@@ -172,7 +172,7 @@ impl Failures {
         self.timers.remove(&(partition, key));
     }
 
-    /// Another lane has the partition now.
+    /// Forgets the failures of a revoked partition.
     pub(super) fn revoked(&mut self, partition: u32) {
         self.timers.retain(|timer, _| timer.0 != partition);
         self.suspects.retain(|suspect| {
@@ -182,7 +182,7 @@ impl Failures {
     }
 }
 
-/// A panic as the failure of what panicked.
+/// The rejection for a panic.
 pub(super) fn panicked(panic: &(dyn Any + Send)) -> Rejected {
     Rejected {
         code: "panic".into(),

@@ -1,22 +1,22 @@
-//! A lane: runs a transform over its share of the input, exactly once.
+//! A lane: runs a transform over its assigned partitions, exactly once.
 //!
-//! [`Driver`] is the lane itself: a value that does one round at each [`Driver::step`], asks its clock for every decision, and never
-//! sleeps. [`start`] runs one on a thread of its own; a simulation steps many on one thread, with a clock that it moves.
+//! [`Driver`] is the lane itself: a value that runs one round per [`Driver::step`], takes all times from its clock, and never sleeps.
+//! [`start`] runs one on its own thread; a simulation steps many on one thread, with a simulated clock.
 //!
 //! ```text
 //!            ┌────────────── poll ──────────────┐
 //!            ▼                                  │
-//!  open ─► process what is ready ─► fire timers ─► commit (one transaction) ─┐
+//!  open ─► process the batch ─────► fire timers ─► commit (one transaction) ─┐
 //!   ▲                                                                        │
-//!   └── abort: drop what is uncommitted, make the transforms anew ◄──────────┘
+//!   └── abort: drop uncommitted work, recreate the transforms ◄──────────────┘
 //! ```
 //!
-//! A transaction is a group commit: it ends as soon as the input is drained, so an idle system answers in one transaction, and
-//! a busy one amortises it over what came meanwhile. A record that panics is remembered, the transaction is aborted, and
-//! when the record comes again it goes to the dead-letter queue. A timer that fails is remembered in the same way, and handed to
-//! [`Transform::timer_failed`](super::Transform::timer_failed) when it comes again. Where a transform fails when it closes, the
-//! transaction is made again with half of what it had, until one record or timer is left, which is the one that is remembered.
-//! Where something that a record or a timer needs is not at hand, its partition alone is paused, and resumes from there.
+//! A transaction is a group commit: it ends as soon as the input is drained, so an idle system commits after each record, and a busy one
+//! amortises the commit over many. A record that panics is remembered, the transaction is aborted, and when the record is read again it
+//! goes to the dead-letter queue. A timer that fails is remembered in the same way, and passed to
+//! [`Transform::timer_failed`](super::Transform::timer_failed) when it is due again. If a transform fails in `close`, the transaction is
+//! repeated with half of its records and timers until only the cause is left, which is remembered. If something that a record or timer
+//! needs is unavailable, only its partition is paused, and later resumes at that record.
 
 mod driver;
 mod failures;
@@ -45,17 +45,17 @@ use crate::{
     log::Log,
 };
 
-/// A lane's stack: a topology's programs drop and copy values that may lie deep within each other. What is not used is never there.
+/// Stack size of a lane's thread: programs of topologies drop and copy deeply nested values. Unused stack takes no memory.
 pub(crate) const STACK: usize = 256 << 20;
 
-/// A running lane. Dropping it stops the lane after the transaction in hand.
+/// A running lane. Dropping it stops the lane after the current transaction.
 pub struct Running {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Asks it to stop; does not wait.
+    /// Requests a stop, without waiting for it.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -70,19 +70,19 @@ impl Drop for Running {
     }
 }
 
-/// What a lane needs.
+/// The dependencies of a lane.
 pub struct Setup {
     /// The log.
     pub log: Arc<dyn Log>,
-    /// The whole name of the dead-letter topic.
+    /// The full name of the dead-letter topic.
     pub dlq: Arc<str>,
-    /// For timers, pauses and ages.
+    /// The clock for timers, pauses and ages.
     pub clock: Arc<dyn Clock>,
-    /// Where it reports how it is.
+    /// Receives its reports.
     pub progress: Arc<Progress>,
 }
 
-/// Starts a lane of a processor on a thread of its own.
+/// Starts a lane of a processor on its own thread.
 pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Running> {
     let name = format!("lane-{}", processor.name());
     let mut driver = Driver::new(processor, setup);

@@ -1,4 +1,4 @@
-//! One input partition of a lane: its transform, its timers, and how far its input was read.
+//! One input partition of a lane: its transform, its timers, and its positions.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,45 +11,45 @@ use crate::{
     stream::{Transform, consumer::BACKOFF, timers::Timers, transform::Gathered},
 };
 
-/// After this long without a record the log is read for records before the end that timers wait for: compaction may have removed
-/// the last ones of a partition. Also the pause between two such reads.
+/// After this long without a record, a lane with due timers reads the log to learn whether there are records before the end offset:
+/// compaction may have removed the last ones of a partition. Also the pause between two such reads.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// An input partition. Times that are a [`Duration`] are in the monotonic time of the lane's clock.
+/// An input partition. A [`Duration`] is a time of the clock's monotonic time.
 pub(super) struct Task {
     pub(super) space: Space,
     pub(super) transform: Box<dyn Transform>,
     pub(super) timers: Timers,
-    /// How far each input topic was read.
+    /// The position in each input topic.
     pub(super) inputs: BTreeMap<usize, Input>,
-    /// What it has gathered in the open transaction. `None`: it has no part in it.
+    /// Its uncommitted results in the open transaction; `None` if there are none.
     pub(super) gathered: Option<Gathered>,
-    /// Timers were due, and wait until the input is read to the end that it had then.
+    /// Set while due timers wait until the input is read to the end offset that it had when they became due.
     pub(super) due: Option<Due>,
-    /// The partition is paused until then: something that a record or a timer needs is not at hand. What comes meanwhile is passed
-    /// over, and read again afterwards.
+    /// The partition is paused until then, because something that a record or timer needs is unavailable. Records that arrive meanwhile
+    /// are skipped, and read again afterwards.
     pub(super) paused_until: Option<Duration>,
-    /// How often in a row.
+    /// The number of consecutive pauses.
     pub(super) pauses: u32,
-    /// What it waits for, until the record that needs it was taken.
+    /// The reason for the pause, until the record was processed.
     pub(super) waits_for: Option<String>,
 }
 
 /// The position in one input topic.
 pub(super) struct Input {
     pub(super) next: u64,
-    /// When the last record came.
+    /// When the last record was processed.
     pub(super) last: Duration,
-    /// Records were taken since that was noted.
+    /// Whether records were processed since `last` was set.
     pub(super) taken: bool,
 }
 
-/// Timers that are due at a time fire when the inputs are read to the ends that they had then.
+/// Timers due at `at` fire once the inputs are read to these end offsets.
 pub(super) struct Due {
     pub(super) at: Millis,
-    /// When the log was last read for records before the ends; at first the time at which the timers were found to be due.
+    /// When the log was last read for records before the end offsets; initially when the timers became due.
     pub(super) checked: Duration,
-    /// Topic and end.
+    /// Index of the topic, end offset.
     pub(super) ends: Vec<(usize, u64)>,
 }
 
@@ -78,10 +78,10 @@ impl Task {
         }
     }
 
-    /// Pauses the partition, for longer each time in a row.
+    /// Pauses the partition, longer with each consecutive pause.
     pub(super) fn pause(&mut self, why: String, now: Duration, jitter: &mut StdRng) {
         if self.pauses == 0 {
-            tracing::info!(processor = %self.space.processor, partition = self.space.partition, %why, "the partition waits");
+            tracing::info!(processor = %self.space.processor, partition = self.space.partition, %why, "the partition is paused");
         }
         self.paused_until = Some(now + BACKOFF.pause_by(self.pauses, jitter));
         self.pauses += 1;
@@ -90,19 +90,19 @@ impl Task {
 
     /// When the next timer is due.
     pub(super) fn next_due(&self) -> Option<Millis> {
-        // A paused partition fires nothing: its input is not read to the end.
+        // A paused partition fires no timers, because its input is not read to the end.
         if self.paused_until.is_some() {
             return None;
         }
         self.timers.next_due()
     }
 
-    /// Bytes that it has gathered.
+    /// The size of its uncommitted results, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.gathered.as_ref().map_or(0, |gathered| gathered.bytes)
     }
 
-    /// Whether the inputs were read to the ends that they had when timers were found to be due.
+    /// Whether the inputs were read to the end offsets that they had when the timers became due.
     pub(super) fn caught_up(
         &self,
         due: &mut Due,

@@ -1,4 +1,4 @@
-//! One transaction of a lane: records, timers, what transforms say at the end, and the commit.
+//! One transaction of a lane: records, timers, `close` of the transforms, and the commit.
 
 use std::{
     collections::BTreeMap,
@@ -26,34 +26,34 @@ use crate::{
     },
 };
 
-/// Timers fired in one transaction, what a partition's may emit, and how long they may take: what they emit leaves soon after
-/// the time that they were told.
+/// Limits of the timers in one transaction: their number, the outputs of a partition, and their duration, so that outputs are written
+/// soon after the time that the timers were given.
 const TIMERS: usize = 1_000;
 const TIMERS_EMIT: usize = 10_000;
 const TIMERS_TAKE: Duration = Duration::from_millis(200);
 
-/// What a transaction had.
+/// The content of a committed transaction.
 pub(super) struct Committed {
-    /// Records of the batch, from the first on.
+    /// The number of records of the batch that were consumed.
     pub(super) records: usize,
-    /// Records and timers that transforms were given.
+    /// The number of records and timers that transforms processed.
     pub(super) items: usize,
-    /// Timers alone.
+    /// The number of timers.
     pub(super) timers: usize,
 }
 
-/// A timer that has fired: partition, key, time.
+/// A fired timer: partition, key, due time.
 type Fired = (u32, Bytes, Millis);
 
-/// What became of a timer that was due.
-enum FiredOne {
+/// The result of firing a timer.
+enum Firing {
     Done(Bytes, Millis),
-    /// Something is not at hand: it is as if it had not fired.
+    /// Something that it needs is unavailable; the timer was put back.
     Waiting(String),
 }
 
 impl Transforms {
-    /// Processes what was read and what is due, and commits it. Timers fire only when the whole batch was taken.
+    /// Processes records and due timers, and commits. Timers fire only after the whole batch was processed.
     pub(super) fn transact(
         &mut self,
         lane: &mut dyn Lane,
@@ -67,12 +67,12 @@ impl Transforms {
                 .refill(&store, &task.space)
                 .map_err(LogError::from)?;
         }
-        // One time for all of it, and not before the last one's records had left.
+        // The same time for the whole transaction; it is later than the previous commit.
         let now = self.setup.clock.now();
         let (mut records, mut items, mut bytes) = (0, 0, 0);
         let mut last = None;
         for input in batch {
-            if bytes > TRANSACTION_BYTES || items >= self.failures.most() {
+            if bytes > TRANSACTION_BYTES || items >= self.failures.batch_limit() {
                 break;
             }
             records += 1;
@@ -91,7 +91,7 @@ impl Transforms {
             if let Some(why) = self.process(task, &store, input, now)? {
                 task.pause(why, self.setup.clock.monotonic(), &mut self.jitter);
                 if first {
-                    // Nothing of this partition was taken: there is nothing to commit.
+                    // No record of this partition was processed, so there is nothing to commit.
                     task.gathered = None;
                 }
                 continue;
@@ -114,7 +114,7 @@ impl Transforms {
         }
         let mut fired = Vec::new();
         if records == batch.len() {
-            let budget = TIMERS.min(self.failures.most().saturating_sub(items));
+            let budget = TIMERS.min(self.failures.batch_limit().saturating_sub(items));
             fired = self.fire((now, processed), budget, lane, &store, tasks)?;
         }
         let timers = fired.len();
@@ -180,7 +180,7 @@ impl Transforms {
         Ok(())
     }
 
-    /// `Some`: it was not taken, for something is not at hand.
+    /// Returns a reason if the record was not processed because something is unavailable.
     fn process(
         &self,
         task: &mut Task,
@@ -205,16 +205,16 @@ impl Transforms {
             now,
         };
         let transform = &mut task.transform;
-        // The transform is dropped after a panic: nothing sees what it left half done.
+        // The transform is dropped after a panic, so its inconsistent state is never used.
         let result = catch_unwind(AssertUnwindSafe(|| transform.process(input, &mut context)));
         let rejected = match result {
             Ok(Ok(())) => match gathered.take_oversize() {
                 None => return Ok(None),
-                // The transform keeps in memory that it is done with the record, which only a new start can take back.
+                // The transform's memory already reflects the record, which only an abort can revert.
                 Some(rejected) => rejected,
             },
             Ok(Err(Failure::Waiting(why))) if gathered.take_back(&mark) => return Ok(Some(why)),
-            // State was changed already, which only a new start can take back.
+            // State was changed already, which only an abort can revert.
             Ok(Err(Failure::Waiting(why))) => {
                 return Err(Failed::Log(LogError::Unavailable(Unavailable::Transform(
                     why,
@@ -231,7 +231,7 @@ impl Transforms {
         Err(Failed::Poison(Box::new((Culprit::Record(at), rejected))))
     }
 
-    /// Makes the letters of what was rejected of a record; answers how many bytes they have.
+    /// Adds the dead letters of a record to the transaction; returns their size in bytes.
     fn letters(
         &self,
         task: &mut Task,
@@ -258,7 +258,7 @@ impl Transforms {
         Ok(bytes)
     }
 
-    /// Adds what a partition has gathered to the transaction.
+    /// Adds the results of a partition to the transaction.
     fn close(
         &self,
         task: &mut Task,
@@ -275,7 +275,7 @@ impl Transforms {
         };
         context.timers.upgrade(&mut context.gathered.writes);
         let transform = &mut task.transform;
-        // As in `process`, nothing sees what a panic left half done.
+        // As in `process`, inconsistent state after a panic is never used.
         let closed = catch_unwind(AssertUnwindSafe(|| transform.close(&mut context)));
         let closed = closed.unwrap_or_else(|panic| Err(panicked(&*panic).into()));
         let oversize = gathered.take_oversize();
@@ -290,7 +290,7 @@ impl Transforms {
             (Err(Failure::Rejected(rejected)), _) => {
                 return Err(Failed::Close(Box::new(rejected), 0, None));
             }
-            // The records of the transaction make it together: fewer of them may fit, and one alone is to blame.
+            // All records of the transaction contribute: fewer of them may fit, and a single one is the cause.
             (Ok(()), Some(rejected)) => return Err(Failed::Close(Box::new(rejected), 0, None)),
         }
         transaction.outputs.append(&mut gathered.outputs);
@@ -322,7 +322,7 @@ impl Transforms {
         }
     }
 
-    /// A letter, cut to what the dead-letter topic takes.
+    /// A dead letter, truncated to the size limit of the dead-letter topic.
     fn dead_letter(
         &self,
         topic: &str,
@@ -354,7 +354,7 @@ impl Transforms {
         }
     }
 
-    /// Fires the timers that are due and whose input has been read to the end that was seen at or after their time. Answers which.
+    /// Fires due timers whose input was read to the end offset seen when they became due. Returns the fired ones.
     fn fire(
         &mut self,
         (now, began): (Millis, Duration),
@@ -389,8 +389,8 @@ impl Transforms {
             {
                 budget -= 1;
                 match one {
-                    FiredOne::Done(key, due) => fired.push((*partition, key, due)),
-                    FiredOne::Waiting(why) => {
+                    Firing::Done(key, due) => fired.push((*partition, key, due)),
+                    Firing::Waiting(why) => {
                         waiting = Some(why);
                         break;
                     }
@@ -405,14 +405,14 @@ impl Transforms {
                 task.pause(why, self.setup.clock.monotonic(), &mut self.jitter);
             }
             if first && none {
-                // Nothing of this partition was done: there is nothing to commit.
+                // No timer of this partition fired, so there is nothing to commit.
                 task.gathered = None;
             }
         }
         Ok(fired)
     }
 
-    /// Fires the first timer due by `by`; `None`: there is none.
+    /// Fires the first timer due by `by`; returns `None` if there is none.
     fn fire_one(
         &self,
         partition: u32,
@@ -420,7 +420,7 @@ impl Transforms {
         store: &StateStore,
         by: Millis,
         now: Millis,
-    ) -> Result<Option<FiredOne>, Failed> {
+    ) -> Result<Option<Firing>, Failed> {
         let gathered = task
             .gathered
             .get_or_insert_with(|| Gathered::within(&self.limits));
@@ -438,7 +438,7 @@ impl Transforms {
         let timer = Timer {
             key: &key,
             due,
-            // The clock may have stepped back since the timer was found to be due.
+            // The clock may have gone back since the timer became due.
             now: now.max(due),
         };
         let transform = &mut task.transform;
@@ -458,13 +458,13 @@ impl Transforms {
         };
         match result.unwrap_or_else(|panic| Err(panicked(&*panic).into())) {
             Ok(()) => match gathered.take_oversize() {
-                None => Ok(Some(FiredOne::Done(key, due))),
+                None => Ok(Some(Firing::Done(key, due))),
                 Some(rejected) => poison(rejected, key),
             },
             Err(Failure::State(error)) => Err(Failed::Log(error.into())),
             Err(Failure::Waiting(why)) if gathered.take_back(&mark) => {
                 task.timers.put_back(key, due, &mut gathered.writes);
-                Ok(Some(FiredOne::Waiting(why)))
+                Ok(Some(Firing::Waiting(why)))
             }
             Err(Failure::Waiting(why)) => Err(Failed::Log(LogError::Unavailable(
                 Unavailable::Transform(why),
@@ -474,7 +474,7 @@ impl Transforms {
     }
 }
 
-/// Where the inputs of a partition end now.
+/// The current end offsets of a partition's inputs.
 fn ends(
     lane: &dyn Lane,
     partition: u32,
@@ -493,7 +493,7 @@ fn ends(
     })
 }
 
-/// As [`Transform::origin`]: where that panics the record is the input itself.
+/// [`Transform::origin`], or `None` (the input itself) if it panics.
 fn origin(transform: &dyn Transform, input: &Fetched) -> Option<Origin> {
     catch_unwind(AssertUnwindSafe(|| transform.origin(input))).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What a lane does with its input: transforms, one for each input partition.
+//! The handler of a lane's input: one transform for each input partition.
 
 use std::{
     borrow::Cow,
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// The transforms of a lane, and what they remember over an abort.
+/// The transforms of a lane, and what survives an abort.
 pub(super) struct Transforms {
     pub(super) processor: Arc<dyn Processor>,
     pub(super) topics: Vec<String>,
@@ -39,15 +39,15 @@ pub(super) struct Transforms {
     pub(super) stop: Arc<AtomicBool>,
     /// By input partition.
     pub(super) tasks: BTreeMap<u32, Task>,
-    /// A transaction was aborted: the tasks are to be made anew.
+    /// Whether a transaction was aborted, so that the tasks must be recreated.
     pub(super) aborted: bool,
-    /// What failed, and comes again.
+    /// Records and timers that failed and will be repeated.
     pub(super) failures: Failures,
-    /// What topics and keyed state take.
+    /// Size limits of topics and keyed state.
     pub(super) limits: Arc<SizeLimits>,
-    /// Codes of the dead letters of the open transaction: they count once it is committed.
+    /// Codes of the dead letters in the open transaction, counted after its commit.
     pub(super) rejected: RefCell<Vec<Cow<'static, str>>>,
-    /// What pauses are spread by.
+    /// The random source for the jitter of pauses.
     pub(super) jitter: StdRng,
 }
 
@@ -97,7 +97,7 @@ impl Handler for Transforms {
         partitions: &[(usize, u32)],
         _: bool,
     ) -> Result<(), LogError> {
-        // Each poll ends in its own transaction: nothing is open here.
+        // Each poll is committed in its own transaction, so nothing is uncommitted here.
         for (_, partition) in partitions {
             self.tasks.remove(partition);
             self.failures.revoked(*partition);
@@ -127,7 +127,7 @@ impl Transforms {
         self.rejected.borrow_mut().clear();
     }
 
-    /// Nothing of the transaction was committed: the next step makes the transforms anew.
+    /// Handles a failed transaction, of which nothing was committed: the next step recreates the transforms.
     fn abort(&mut self, failed: Failed) -> Result<Step, Fault> {
         self.drop_uncommitted();
         self.aborted = true;
@@ -138,7 +138,7 @@ impl Transforms {
         }
     }
 
-    /// Remembers what a transaction failed for. `Some`: for nothing that it was given.
+    /// Records the cause of a failed transaction. Returns the error if the cause is not one of its records or timers.
     fn note(&mut self, failed: Failed) -> Option<LogError> {
         let processor = self.processor.name();
         match failed {
@@ -153,7 +153,7 @@ impl Transforms {
         }
     }
 
-    /// Restores state and makes transforms.
+    /// Restores the state and creates the transforms.
     fn open(&mut self, lane: &mut dyn Lane, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         lane.prepare(partitions)?;
         for (topic, partition) in partitions {
@@ -177,21 +177,21 @@ impl Transforms {
         Ok(())
     }
 
-    /// How long until the next timer is due or a paused partition resumes; `None`: neither is waited for.
+    /// How long until the next timer is due or a paused partition resumes; `None` if there is neither.
     pub(super) fn wakes_in(&self) -> Option<Duration> {
         let (now, monotonic) = (self.setup.clock.now(), self.setup.clock.monotonic());
         let tasks = self.tasks.values();
         let paused = tasks.clone().filter_map(|task| task.paused_until);
         let resumes = paused.min().map(|until| until.saturating_sub(monotonic));
         let due = tasks.filter_map(Task::next_due).min().map(|due| {
-            // One that is due already waits for the end of the input.
+            // A timer that is due already waits until the input is read.
             let left = due.0.saturating_sub(now.0).max(1);
             Duration::from_millis(left as u64)
         });
         resumes.into_iter().chain(due).min()
     }
 
-    /// Partitions that were paused for long enough read on from where they stopped.
+    /// Resumes partitions whose pause has ended.
     fn resume(&mut self, lane: &mut dyn Lane) -> Result<(), LogError> {
         let now = self.setup.clock.monotonic();
         for (partition, task) in &mut self.tasks {
@@ -205,18 +205,18 @@ impl Transforms {
         Ok(())
     }
 
-    /// Processes what was read and what is due: in one transaction, unless outputs are large or a transaction has failed.
+    /// Processes records and due timers in one transaction, or in several if outputs are large or a transaction failed before.
     fn process_batch(&mut self, lane: &mut dyn Lane, batch: &[Fetched]) -> Result<Step, Failed> {
         self.limits.refresh();
         let (mut left, mut timers) = (batch, 0);
-        // After a failure they are made anew.
+        // After a failure they are recreated.
         let mut tasks = std::mem::take(&mut self.tasks);
         loop {
             let committed = self.transact(lane, &mut tasks, left)?;
             self.failures.committed(committed.items);
             timers += committed.timers;
             left = &left[committed.records..];
-            // What was read and is left comes again after a stop.
+            // The remaining records are read again after a stop.
             if left.is_empty() || self.stopping() {
                 self.tasks = tasks;
                 return Ok(Step::Processed {

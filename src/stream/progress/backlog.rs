@@ -1,15 +1,15 @@
-//! Records that wait in a partition: since when, and whether they are more than markers of transactions.
+//! Unprocessed records of a partition: since when they wait, and whether there is more than transaction markers.
 
 use std::{sync::Arc, time::Duration};
 
 use super::STALLED_AFTER;
 
-/// The ends of a partition.
+/// The end offsets of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ends {
-    /// One past the last record that can be read: on Kafka the last stable offset.
+    /// One past the last readable record: on Kafka the last stable offset.
     pub stable: u64,
-    /// One past the last record, those of open transactions included: on Kafka the high watermark.
+    /// One past the last record, including open transactions: on Kafka the high watermark.
     pub high: u64,
 }
 
@@ -19,22 +19,22 @@ pub(super) struct Partition {
     pub(super) number: u32,
     pub(super) next: u64,
     pub(super) backlog: Option<Backlog>,
-    /// From `next` up to this offset there are only markers of transactions.
+    /// There are only transaction markers from `next` up to this offset.
     markers_to: u64,
 }
 
-/// Records that wait.
+/// Unprocessed records.
 #[derive(Debug)]
 pub(super) struct Backlog {
     pub(super) since: Duration,
     pub(super) ends: Ends,
-    /// A record was found among them; before that they may be markers alone.
+    /// Whether a record was found; before that there may be only markers.
     pub(super) confirmed: bool,
     /// Since when a transaction has been open at `ends.stable`.
     pub(super) open_since: Option<Duration>,
 }
 
-/// A partition whose backlog must be read to learn whether it is more than markers of transactions.
+/// A partition that must be read to learn whether its backlog is more than transaction markers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Suspect {
     /// The topic.
@@ -43,7 +43,7 @@ pub struct Suspect {
     pub partition: u32,
     /// The next offset of the processor.
     pub next: u64,
-    /// One past the last record that can be read.
+    /// One past the last readable record.
     pub stable: u64,
 }
 
@@ -58,7 +58,7 @@ impl Partition {
         }
     }
 
-    /// Before this offset there is nothing left to read.
+    /// There are no unprocessed records before this offset.
     pub(super) fn read_to(&self) -> u64 {
         self.next.max(self.markers_to)
     }
@@ -75,7 +75,7 @@ impl Partition {
             confirmed: false,
             open_since: None,
         });
-        // Nothing could be read before: the wait begins with what came now.
+        // There was nothing to read before: the wait begins now.
         if backlog.ends.stable <= read_to {
             backlog.since = now;
         }

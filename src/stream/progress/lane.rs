@@ -1,4 +1,4 @@
-//! Where one lane reports, and the calls that it has in flight.
+//! Reports of one lane, and its calls in flight.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::{Progress, Timers, backlog::Partition, reported::Reported, status::LaneState};
 use crate::{base::clock::Clock, telemetry::metrics};
 
-/// Where one lane reports. Dropped when the lane ends.
+/// The reporting handle of one lane, dropped when the lane ends.
 #[derive(Debug)]
 pub struct LaneProgress {
     pub(super) of: Arc<Progress>,
@@ -27,37 +27,37 @@ impl LaneProgress {
         self.reported.lock().enter(state, now);
     }
 
-    /// It works.
+    /// The lane works.
     pub fn running(&self) {
         self.enter(LaneState::Running);
     }
 
-    /// It is on its way to work, and waits for this: a wait that is shown if it lasts.
+    /// The lane is starting, and waits for `what`, which is shown if it takes long.
     pub fn starting(&self, what: impl Into<String>) {
         let what = what.into();
         self.enter(LaneState::Starting { what });
     }
 
-    /// It waits for this, and goes on by itself when that is there.
+    /// The lane waits for `what`, and continues by itself.
     pub fn waiting(&self, what: impl Into<String>) {
         let what = what.into();
         self.enter(LaneState::Waiting { what });
     }
 
-    /// It failed for this reason, and tries again.
+    /// The lane failed with this error, and retries.
     pub fn retrying(&self, error: impl Into<String>) {
         let now = self.now();
         self.reported.lock().failed(error.into(), now);
     }
 
-    /// Its next offset in a partition.
+    /// Reports its next offset in a partition.
     pub fn set_position(&self, topic: &str, partition: u32, next: u64) {
         let now = self.now();
         let mut reported = self.reported.lock();
         reported.set_position(topic, partition, next, now);
     }
 
-    /// Where its calls to something outside are noted. Holding it does not keep the lane.
+    /// A handle for reporting external calls, which does not keep the lane alive.
     pub fn calls(&self) -> Calls {
         Calls {
             clock: Arc::clone(&self.of.clock),
@@ -65,38 +65,38 @@ impl LaneProgress {
         }
     }
 
-    /// It got something done that shows in no position yet.
+    /// Reports progress that no position shows yet.
     pub fn progressed(&self) {
         let now = self.now();
         self.reported.lock().progressed = now;
     }
 
-    /// Another lane, here or on another node, has the partition now.
+    /// The partition was revoked: its position belongs to another lane, here or on another node.
     pub fn revoked(&self, topic: &str, partition: u32) {
         let mut reported = self.reported.lock();
         let other = |at: &Partition| at.number != partition || *at.topic != *topic;
         reported.partitions.retain(other);
     }
 
-    /// Its whole share of the partitions: positions in all others are another lane's.
+    /// Reports all partitions assigned to it: positions in others belong to other lanes.
     pub fn assigned(&self, ours: impl Fn(&str, u32) -> bool) {
         let mut reported = self.reported.lock();
         reported.partitions.retain(|at| ours(&at.topic, at.number));
     }
 
-    /// It has checked which timers are due, and fired what it could.
+    /// Reports that due timers were checked and fired.
     pub fn timers_checked(&self, timers: Timers) {
         self.reported.lock().timers = Some(timers);
     }
 
-    /// Counts a record that went to the dead-letter queue for good.
+    /// Counts a committed dead letter.
     pub fn rejected(&self, stage: &str, code: &str) {
         self.of.rejected.fetch_add(1, Ordering::Relaxed);
         metrics::count_dead_letter(stage, code);
     }
 }
 
-/// Where calls of a lane to something outside are noted. Cheap to clone.
+/// Reports external calls of a lane. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Calls {
     clock: Arc<dyn Clock>,
@@ -104,7 +104,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// A call begins; the lane waits for it until the guard is dropped.
+    /// Reports a call, which lasts until the guard is dropped.
     pub fn begin(&self, what: &'static str) -> Call {
         let now = self.clock.monotonic();
         let id = self.reported.lock().call_began(what, now);
@@ -115,7 +115,7 @@ impl Calls {
     }
 }
 
-/// A call in flight; dropped when it ends.
+/// The guard of a call in flight.
 #[derive(Debug)]
 pub struct Call {
     of: Calls,
@@ -131,7 +131,7 @@ impl Drop for Call {
 impl Drop for LaneProgress {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.retrying("the lane has panicked and is gone; restart the node");
+            self.retrying("the lane has panicked and ended; restart the node");
             return;
         }
         let mut lanes = self.of.lanes.lock();

@@ -1,7 +1,7 @@
-//! What the lanes of a processor report of themselves: state, positions, timers. Readiness, metrics and `lag` read it.
+//! Reports of a processor's lanes: state, positions, timers. Readiness, metrics and `lag` read them.
 //!
-//! A lane reports once a transaction, never once a record. Whether a lane *stalls* it cannot say itself: a lane that hangs reports
-//! nothing at all. [`super::stall`] compares its positions with the ends of the log, and notes here how long records have waited.
+//! A lane reports once per transaction, not per record. A lane cannot report that it stalls, because a hanging lane reports nothing:
+//! [`super::stall`] compares its positions with the end offsets of the log, and records here how long records have waited.
 
 mod backlog;
 mod lane;
@@ -26,19 +26,19 @@ pub use self::{
 };
 use crate::base::clock::{Clock, Millis, SystemClock};
 
-/// A lane that made no progress for this long, with records waiting or after an error, stalls.
+/// A lane is stalled if it makes no progress for this long although records wait or after an error.
 pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// What a lane's timers were when they were last checked.
+/// The state of a lane's timers at the last check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timers {
-    /// When they were checked.
+    /// When the timers were checked.
     pub at: Millis,
-    /// When the next one is due.
+    /// When the next timer is due.
     pub next: Option<Millis>,
 }
 
-/// A processor's state and positions on this node, reported by each of its lanes: one that works hides none that stalls.
+/// The state and positions of a processor on this node, kept separately for each lane, so that a working lane does not hide a stalled one.
 #[derive(Debug)]
 pub struct Progress {
     clock: Arc<dyn Clock>,
@@ -47,14 +47,14 @@ pub struct Progress {
 }
 
 impl Default for Progress {
-    /// By the machine's clock.
+    /// Uses the system clock.
     fn default() -> Self {
         Self::new(Arc::new(SystemClock))
     }
 }
 
 impl Progress {
-    /// Ages are counted in the monotonic time of this clock.
+    /// Measures ages in the monotonic time of this clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -63,7 +63,7 @@ impl Progress {
         }
     }
 
-    /// Where one more lane reports, or whatever else does the processor's work.
+    /// A reporting handle for a further lane or other worker of the processor.
     pub fn lane(self: &Arc<Self>) -> LaneProgress {
         let reported = Arc::new(Mutex::new(Reported::new(self.clock.monotonic())));
         self.lanes.lock().push(Arc::clone(&reported));
@@ -78,19 +78,19 @@ impl Progress {
         lanes.iter().map(|lane| read(&mut lane.lock())).collect()
     }
 
-    /// How it is: as the worst of its lanes.
+    /// The status of its worst lane.
     pub fn status(&self) -> ProcessorStatus {
         let now = self.clock.monotonic();
         let all = self.each(|lane| lane.status(now));
         all.into_iter().max().unwrap_or(ProcessorStatus::Running)
     }
 
-    /// Why it does not work, for people; `None`: it works.
+    /// The readable reason why it does not work; `None` if it works.
     pub fn trouble(&self) -> Option<String> {
         self.status().detail()
     }
 
-    /// What its lanes found when they last checked their timers: the earliest of each. `None`: one has not checked yet.
+    /// The earliest values of its lanes' last timer checks; `None` if one has not checked yet.
     pub fn timers(&self) -> Option<Timers> {
         let all: Option<Vec<Timers>> = self.each(|lane| lane.timers).into_iter().collect();
         let all = all?;
@@ -100,7 +100,7 @@ impl Progress {
         })
     }
 
-    /// Records that went to the dead-letter queue since the start.
+    /// The number of dead letters since the start.
     pub fn rejections(&self) -> u64 {
         self.rejected.load(Ordering::Relaxed)
     }
@@ -113,13 +113,13 @@ impl Progress {
                 all.push((Arc::clone(&at.topic), at.number, at.next));
             }
         }
-        // A lane that has not learnt yet that it lost a partition is the one behind.
+        // A lane that does not know yet that it lost a partition has the lower position.
         all.sort_unstable_by(|a, b| (&a.0, a.1, b.2).cmp(&(&b.0, b.1, a.2)));
         all.dedup_by(|a, b| (&a.0, a.1) == (&b.0, b.1));
         all
     }
 
-    /// Notes where partitions end now. Answers with what must be read before it counts as a backlog.
+    /// Records the current end offsets. Returns the partitions that must be read to learn whether they have a backlog.
     pub fn observe(&self, ends: impl Fn(&str, u32) -> Option<Ends>) -> Vec<Suspect> {
         let now = self.clock.monotonic();
         let mut suspects = Vec::new();
@@ -133,7 +133,7 @@ impl Progress {
         suspects
     }
 
-    /// Notes whether a record lies before the end of a suspect.
+    /// Records whether a suspect has an unprocessed record.
     pub fn confirm(&self, suspect: &Suspect, has_records: bool) {
         for lane in self.lanes.lock().iter() {
             let mut lane = lane.lock();

@@ -1,4 +1,4 @@
-//! What one lane has reported, and how it is by that.
+//! The reports of one lane, and its status derived from them.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use super::{
     status::{LaneState, ProcessorStatus},
 };
 
-/// A partition may wait this long while others of its lane go on: a backlog is worked off partition by partition.
+/// How long a partition may wait while others of its lane progress: a backlog is processed partition by partition.
 const PARTITION_STALLED_AFTER: Duration = Duration::from_secs(30);
-/// A call to something outside that lasts this long, with no progress meanwhile, is a wait.
+/// An external call that lasts this long without progress is reported as a wait.
 const CALL_SHOWN_AFTER: Duration = Duration::from_secs(5);
-/// A start that takes no longer is not shown: every rebalance has one.
+/// A shorter start is not shown, because every rebalance has one.
 const START_SHOWN_AFTER: Duration = Duration::from_secs(10);
-/// An error that comes within this time of the last one, with no progress meanwhile, is the same failure going on.
+/// An error within this time of the last one, without progress in between, belongs to the same failure.
 const SAME_FAILURE: Duration = Duration::from_secs(15);
 
-/// What one lane has reported.
+/// The reports of one lane.
 #[derive(Debug)]
 pub(super) struct Reported {
     state: LaneState,
-    /// Since when it is in this state, in the monotonic time of the clock, as all times here.
+    /// Since when it is in this state, in the clock's monotonic time, like all times here.
     since: Duration,
     failure: Option<Failing>,
-    /// When a position last moved; at first, when the lane was made.
+    /// When a position last moved; initially when the lane was created.
     pub(super) progressed: Duration,
     pub(super) partitions: Vec<Partition>,
     pub(super) timers: Option<Timers>,
-    /// Calls to something outside that are in flight.
+    /// External calls in flight.
     calls: Vec<InFlight>,
     next_call: u64,
 }
@@ -40,7 +40,7 @@ struct InFlight {
     since: Duration,
 }
 
-/// Errors with no progress between them: trying again may look like work for a moment.
+/// Errors without progress in between: a retry may look like work for a moment.
 #[derive(Debug)]
 struct Failing {
     since: Duration,
@@ -125,14 +125,14 @@ impl Reported {
                 Some((what, age)) if age.min(idle) >= CALL_SHOWN_AFTER => {
                     ProcessorStatus::Waiting(format!("{what}, for {} s", age.as_secs()))
                 }
-                // Others end meanwhile, and the position stays before the one that does not.
+                // Other calls end meanwhile, but the position stays before the one that does not.
                 Some((_, age)) if age >= CALL_SHOWN_AFTER => ProcessorStatus::Running,
                 _ => self.stuck(idle, now).unwrap_or(ProcessorStatus::Running),
             },
         }
     }
 
-    /// A call begins; answers with its id.
+    /// Records the start of a call; returns its id.
     pub(super) fn call_began(&mut self, what: &'static str, now: Duration) -> u64 {
         let id = self.next_call;
         self.next_call += 1;
@@ -153,7 +153,7 @@ impl Reported {
         Some((oldest.what, now.saturating_sub(oldest.since)))
     }
 
-    /// What a partition waits for that does not move.
+    /// Why a partition makes no progress.
     fn stuck(&self, idle: Duration, now: Duration) -> Option<ProcessorStatus> {
         let mut worst = None;
         for at in &self.partitions {
@@ -184,7 +184,7 @@ impl Reported {
         worst
     }
 
-    /// The partition in which most records wait, as far as that is known.
+    /// The partition with the most waiting records, if known.
     fn waiting_records(&self) -> Option<(&str, u32, u64, u64)> {
         let waiting = self.partitions.iter().filter_map(|at| {
             let records = at.backlog.as_ref()?.ends.stable.checked_sub(at.next)?;

@@ -1,42 +1,42 @@
-//! How a lane says that it is, and how that is shown.
+//! The state that a lane reports, and the status that is shown.
 
-/// What a lane says that it is doing.
+/// The reported state of a lane.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LaneState {
-    /// It is on its way to work: it joins its group, or restores state.
+    /// It joins its group or restores its state.
     Starting {
-        /// What it waits for, for people.
+        /// What it waits for, as readable text.
         what: String,
     },
-    /// It works, or would if there were records.
+    /// It works, or is idle without records.
     Running,
-    /// It waits for something that it can name.
+    /// It waits for a named condition.
     Waiting {
-        /// What it waits for, for people.
+        /// What it waits for, as readable text.
         what: String,
     },
-    /// It failed and tries again.
+    /// It failed and retries.
     Retrying {
-        /// Why it failed.
+        /// The error.
         error: String,
     },
 }
 
-/// How a processor, or one of its lanes, is.
+/// The status of a processor or of one of its lanes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ProcessorStatus {
     /// It works.
     Running,
-    /// It waits for something that it can name: a schema registry, Postgres, partitions.
+    /// It waits for a named condition: a schema registry, Postgres, partitions.
     Waiting(String),
-    /// It failed and tries again.
+    /// It failed and retries.
     Retrying(String),
-    /// Records wait, and nothing moved for [`STALLED_AFTER`](super::STALLED_AFTER): why, as far as it is known.
+    /// Records wait, and no position has moved for [`STALLED_AFTER`](super::STALLED_AFTER): the reason, if known.
     Stalled(String),
 }
 
 impl ProcessorStatus {
-    /// For people; `None`: it works.
+    /// Readable text; `None` if it works.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Running => None,
