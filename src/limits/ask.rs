@@ -7,10 +7,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smallvec::SmallVec;
 
-use super::{
-    policy::Policy,
-    subject::{Subject, network_slot},
-};
+use super::subject::{Subject, Window, network_slot};
 
 /// Small lists that a request makes: most have one run of items and few windows.
 pub(super) type Runs = SmallVec<[Run; 2]>;
@@ -31,14 +28,6 @@ pub(super) struct Group {
     pub(super) slot: Arc<str>,
     pub(super) windows: Arc<[Window]>,
     pub(super) in_flight: Option<InFlight>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Window {
-    pub(super) key: Arc<str>,
-    pub(super) policy: Arc<Policy>,
-    /// The number of the type whose items it counts; 0: all items.
-    pub(super) of: u32,
 }
 
 #[derive(Clone, Debug)]

@@ -205,7 +205,7 @@ impl Memory {
 
 impl Shard {
     fn window(&mut self, key: &Arc<str>, length_ms: i64, now: Millis) -> &mut Window {
-        if !self.windows.contains_key(key) && self.windows.len() >= self.sweep_at.max(SWEEP) {
+        if self.windows.len() >= self.sweep_at.max(SWEEP) && !self.windows.contains_key(key) {
             self.sweep(now);
         }
         let kept = self.windows.entry(Arc::clone(key)).or_default();
@@ -284,13 +284,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::{ask, policy::Policy};
+    use crate::limits::{policy::Policy, subject};
 
     fn group(limits: &[(u32, u32, u32)]) -> Group {
         let windows = limits
             .iter()
             .enumerate()
-            .map(|(at, (limit, window_s, of))| ask::Window {
+            .map(|(at, (limit, window_s, of))| subject::Window {
                 key: format!("w{at}").into(),
                 policy: Arc::new(Policy {
                     limit: *limit,

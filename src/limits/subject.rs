@@ -6,14 +6,20 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    ask::Window,
-    policy::{Kind, Per, Policy},
-};
+use super::policy::{Kind, Per, Policy};
 use crate::base::id::{Identity, Tenant};
 
 /// Texts up to this length stand in Redis's keys as they are.
 const PLAIN: usize = 64;
+
+/// One window, and what it counts.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    pub(super) key: Arc<str>,
+    pub(super) policy: Arc<Policy>,
+    /// The number of the type whose items it counts; 0: all items.
+    pub(super) of: u32,
+}
 
 /// A key's requests of one kind: all windows that count them.
 #[derive(Debug)]

@@ -186,12 +186,11 @@ async fn each_policy_does_as_it_says_while_redis_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_in_flight_are_those_of_all_nodes() {
+async fn places_in_flight_lie_in_redis_and_lapse() {
     let Some(server) = Server::start(&[]) else {
         return;
     };
     let (a, _) = node(&server, "t.", Vec::new()).await;
-    // One installation has one set of keys: this node reads those of the other.
     let key = a.key("acme", scopes(1)).await;
     let id = a.controls.keys(None).iter().find_map(|key| {
         let limited = key.scopes.constraints.max_concurrency == 1;
@@ -202,7 +201,7 @@ async fn requests_in_flight_are_those_of_all_nodes() {
     let mut held = std::pin::pin!(post(&a, &key, &held_event));
     let early = tokio::time::timeout(Duration::from_millis(300), &mut held).await;
     assert!(early.is_err(), "responded too early");
-    // Another node sees the place taken.
+    // All nodes see the place taken.
     let in_flight = format!("t.limits:{{acme}}:in_flight:{}", id.unwrap());
     let mut count = redis::cmd("ZCARD");
     count.arg(&in_flight);
