@@ -86,19 +86,27 @@ pub struct Server {
     /// On Kafka if `OMNILINK_TEST_POSTGRES` is set; otherwise the embedded Postgres is used.
     database: Option<Database>,
     scratch: Option<Scratch>,
+    /// Settings of its own, beside those of every server.
+    more: Vec<(&'static str, String)>,
     dir: tempfile::TempDir,
 }
 
 impl Server {
     /// Starts with empty data; `None` without Kafka.
     pub fn up(log: Log, projections: bool) -> Option<Self> {
+        Self::up_with(log, projections, Vec::new())
+    }
+
+    /// The same with more settings.
+    pub fn up_with(log: Log, projections: bool, more: Vec<(&'static str, String)>) -> Option<Self> {
         let (scratch, database) = match log {
             Log::Local => (None, None),
             Log::Kafka => (Some(Scratch::new()?), Database::new()),
         };
         let address = free_port();
         let dir = disk::scratch();
-        let settings = settings(address, dir.path(), scratch.as_ref(), database.as_ref());
+        let mut settings = settings(address, dir.path(), scratch.as_ref(), database.as_ref());
+        settings.extend(more.iter().cloned());
         if log == Log::Kafka {
             // The first key is created before the node starts, because both use the same data directory.
             let made = command(&settings)
@@ -118,6 +126,7 @@ impl Server {
             rows: RefCell::new(None),
             database,
             scratch,
+            more,
             dir,
         })
     }
@@ -126,9 +135,29 @@ impl Server {
     pub fn restart(&mut self, projections: bool) {
         self.rows.replace(None);
         self.stop();
+        self.child = start(&self.settings(), self.address, projections);
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
         let (scratch, database) = (self.scratch.as_ref(), self.database.as_ref());
-        let settings = settings(self.address, self.dir.path(), scratch, database);
-        self.child = start(&settings, self.address, projections);
+        let mut settings = settings(self.address, self.dir.path(), scratch, database);
+        settings.extend(self.more.iter().cloned());
+        settings
+    }
+
+    /// Makes a key with scopes, in JSON.
+    pub fn made_key(&self, scopes: &str) -> String {
+        let file = self.dir.path().join("scopes.json");
+        std::fs::write(&file, scopes).unwrap();
+        let made = command(&self.settings())
+            .args(["keys", "create", "--name", "bench", "--json", "--scopes"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let why = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "keys create: {why}");
+        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        made["key"].as_str().unwrap().to_owned()
     }
 
     fn stop(&mut self) {

@@ -57,6 +57,9 @@ pub enum ItemStatus {
     Ingested,
     /// It was in the log already, with the same body.
     Duplicate,
+    /// A rate limit is used up.
+    #[serde(rename = "rate_limited")]
+    RateLimited,
     /// The key may not send it.
     Denied,
     /// It is no valid event.
@@ -71,6 +74,7 @@ impl ItemStatus {
         match self {
             Self::Ingested => "ingested",
             Self::Duplicate => "duplicate",
+            Self::RateLimited => "rate_limited",
             Self::Denied => "denied",
             Self::Invalid => "invalid",
             Self::Error => "error",

@@ -82,11 +82,13 @@ codes! {
     IDEMPOTENCY_MISMATCH = 422 "idempotency_mismatch",
         "The same identity came before with another body; a new event needs a new `id`.";
     RATE_LIMIT_EXCEEDED = 429 "rate_limit_exceeded",
-        "Too many wrong keys came from this address; a good key passes.";
+        "A rate limit is used up: the key's `max_rpm`, a policy of `limits.policies`, or that of wrong keys from one address, which lets a good key pass. Send it again after `Retry-After`.";
     CONCURRENCY_LIMIT_EXCEEDED = 429 "concurrency_limit_exceeded",
         "As many requests of this key or tenant are running as may run at once.";
     LOG_UNAVAILABLE = 503 "log_unavailable",
         "The log did not answer. The outcome may be unknown: send the same again, with the same id.";
+    LIMITER_UNAVAILABLE = 503 "limiter_unavailable",
+        "Redis is down, and a policy of `limits.policies` lets nothing in then. Send it again after `Retry-After`.";
     OVERLOADED = 503 "overloaded",
         "The node has as much to do as it takes on at once.";
     POSTGRES_UNAVAILABLE = 503 "postgres_unavailable",

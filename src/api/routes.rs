@@ -10,10 +10,10 @@ use super::{
     list::{List, Page},
     problem::{
         BATCH_TOO_LARGE, CONCURRENCY_LIMIT_EXCEEDED, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT,
-        IDEMPOTENCY_MISMATCH, INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, MISSING_FIELD, NOT_FOUND,
-        OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, REBUILD_RUNNING, REDRIVE_RUNNING,
-        REQUEST_TIMEOUT, UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_TOPIC,
-        UNSUPPORTED_KIND,
+        IDEMPOTENCY_MISMATCH, INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, LIMITER_UNAVAILABLE,
+        MISSING_FIELD, NOT_FOUND, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE,
+        REBUILD_RUNNING, REDRIVE_RUNNING, REQUEST_TIMEOUT, UNKNOWN_ENTITY, UNKNOWN_LETTER,
+        UNKNOWN_PROJECTION, UNKNOWN_TOPIC, UNSUPPORTED_KIND,
     },
     readers::{GrantReader, Reader, RevokeReader},
     rebuild::{Rebuild, StartRebuild},
@@ -118,7 +118,8 @@ routes! {
         .describe(
             "Takes one event or a batch, in CloudEvents' structured, batched and binary mode (attributes in `ce-` headers, the body \
              is the data), or as plain JSON. 202 comes after the events are durable. A batch reports each item, and a bad item does \
-             not refuse the others; where nothing was accepted, the answer is a problem with the first item's code and all results.",
+             not refuse the others; where nothing was accepted, the answer is a problem with the code of the first item that a rate limit \
+             refused, else of the first item, and all results.",
         )
         .headers(&[
             Parameter {
@@ -146,6 +147,7 @@ routes! {
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT,
             &IDEMPOTENCY_IN_FLIGHT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &OVERLOADED,
+            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE,
         ]);
 
     CreateKey = Route::new(Post, "/v1/keys", Keys, "Make a key")

@@ -32,7 +32,7 @@ as a duplicate, so the same command can be run again after an interruption.")]
 pub(super) struct Args {
     /// A file of JSON lines, or - for standard input
     file: PathBuf,
-    /// Give up if a batch is not accepted for this many seconds
+    /// Give up if a batch is not accepted for this many seconds; waiting for a rate limit does not count
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     give_up_after: u64,
 }
@@ -186,7 +186,7 @@ impl Sender {
         &mut self,
         mut part: Vec<Line>,
     ) -> anyhow::Result<Option<(Vec<Line>, Vec<Line>)>> {
-        let began = Instant::now();
+        let mut began = Instant::now();
         let mut pause = BACKOFF_MIN;
         while !part.is_empty() {
             let (error, wait) = match self.try_once(&part).await {
@@ -195,7 +195,12 @@ impl Sender {
                     return Ok(Some((part, second)));
                 }
                 Ok(response) => {
-                    let wait = retry_after(&response);
+                    let limited = limited_for(&response);
+                    if limited.is_some() {
+                        // The lines are accepted as fast as the limit allows.
+                        began = Instant::now();
+                    }
+                    let wait = limited.or_else(|| retry_after(&response));
                     let error = describe(&response);
                     part = self.count(response, part)?;
                     (error, wait)
@@ -288,6 +293,14 @@ impl Sender {
 /// Whether the batch as a whole is refused for its size.
 fn too_large(response: &Response) -> bool {
     response.status == StatusCode::PAYLOAD_TOO_LARGE && response.body["results"].is_null()
+}
+
+/// How long to wait where a rate limit refuses a line.
+fn limited_for(response: &Response) -> Option<Duration> {
+    let results = response.body["results"].as_array()?.iter();
+    let limited = results.filter(|result| result["status"] == "rate_limited");
+    let seconds = limited.filter_map(|result| result["retry_after_seconds"].as_u64());
+    Some(Duration::from_secs(seconds.max()?).min(BACKOFF_MAX))
 }
 
 fn describe(response: &Response) -> anyhow::Error {

@@ -27,7 +27,8 @@ pub(super) enum Value {
     Number,
     Text(String),
     List(Vec<Value>),
-    Map(Vec<(String, Value)>),
+    /// Each with its place.
+    Map(Vec<(String, Given)>),
     /// Text of a variable or flag, not parsed yet.
     Raw(String),
 }
@@ -104,8 +105,7 @@ fn flatten(
         } else {
             format!("{prefix}.{}", key.value)
         };
-        let at = key.referenced;
-        let place = format!("{file}:{}:{}", at.line(), at.column());
+        let place = place(file, &key);
         match node.value {
             // An unknown section stays a leaf and is reported once.
             Node::Map(entries) if is_section(&path) => {
@@ -117,7 +117,7 @@ fn flatten(
                 path,
                 Given {
                     place,
-                    value: other.into(),
+                    value: other.value(file),
                 },
             )),
         }
@@ -135,23 +135,31 @@ enum Node {
     Map(Vec<(Spanned<String>, Spanned<Node>)>),
 }
 
-impl From<Node> for Value {
-    fn from(node: Node) -> Self {
-        match node {
-            Node::Null => Self::Null,
-            Node::Bool(b) => Self::Bool(b),
-            Node::Int(i) => Self::Int(i),
-            Node::Number => Self::Number,
-            Node::Text(t) => Self::Text(t),
-            Node::List(items) => Self::List(items.into_iter().map(Into::into).collect()),
-            Node::Map(entries) => Self::Map(
-                entries
-                    .into_iter()
-                    .map(|(k, v)| (k.value, v.value.into()))
-                    .collect(),
-            ),
+impl Node {
+    fn value(self, file: &str) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(b) => Value::Bool(b),
+            Self::Int(i) => Value::Int(i),
+            Self::Number => Value::Number,
+            Self::Text(t) => Value::Text(t),
+            Self::List(items) => Value::List(items.into_iter().map(|n| n.value(file)).collect()),
+            Self::Map(entries) => {
+                let entry = |(key, node): (Spanned<String>, Spanned<Self>)| {
+                    let place = place(file, &key);
+                    let value = node.value.value(file);
+                    (key.value, Given { place, value })
+                };
+                Value::Map(entries.into_iter().map(entry).collect())
+            }
         }
     }
+}
+
+/// Where a key stands.
+fn place(file: &str, key: &Spanned<String>) -> String {
+    let at = key.referenced;
+    format!("{file}:{}:{}", at.line(), at.column())
 }
 
 impl<'de> Deserialize<'de> for Node {

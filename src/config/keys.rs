@@ -1,5 +1,7 @@
 //! The table of configuration keys.
 
+mod policies;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,6 +15,9 @@ use super::{
     given::{self, Given, PROPERTIES, Value},
     secret::{MASK, SecretError},
 };
+
+pub(super) use policies::Drafts;
+use policies::POLICIES;
 
 /// One key.
 pub struct Key {
@@ -59,6 +64,11 @@ enum ValueError {
         None => "there is no such key; `omnilink config --help` lists them".to_owned(),
     })]
     NoSuchKey { nearest: Option<&'static str> },
+    #[error("{}", match nearest {
+        Some(name) => format!("there is no such field; did you mean `{name}`?"),
+        None => "there is no such field".to_owned(),
+    })]
+    NoSuchField { nearest: Option<&'static str> },
     #[error(transparent)]
     Secret(#[from] SecretError),
 }
@@ -210,8 +220,13 @@ pub const KEYS: &[Key] = &[
         name: PROPERTIES,
         doc: "map of librdkafka properties, passed on as they are; values may be references",
         set: |c, v, ctx| {
-            let entries = match v {
-                Value::Map(entries) => entries.clone(),
+            let entries: Vec<_> = match v {
+                Value::Map(entries) => {
+                    let entries = entries.iter();
+                    entries
+                        .map(|(name, given)| (name.clone(), given.value.clone()))
+                        .collect()
+                }
                 Value::Raw(raw) => match given::from_yaml(raw, "", is_section) {
                     Ok(leaves) => leaves.into_iter().map(|(k, g)| (k, g.value)).collect(),
                     Err(e) => return Err(ValueError::Yaml(e.message)),
@@ -252,7 +267,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "redis.url",
-        doc: "redis://… ; what several nodes share about requests in flight; without it each node keeps its own",
+        doc: "redis://… ; limits, and requests in flight, that several nodes share; without it each node keeps its own",
         set: |c, v, ctx| {
             c.redis_url = Some(SecretUrl::new(secret(v, ctx)?, &["redis"])?);
             Ok(())
@@ -304,6 +319,16 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| json!(c.limits.dedupe_window.as_secs()),
+    },
+    Key {
+        name: POLICIES,
+        doc: "map of rate limits by name: {limit, window_s, per: key|tenant|ip|type, on_backend_down: open|closed|local (local), on: [events, commands, workflows, goals, tasks, webhooks] (all)} (none)",
+        // Its fields are gathered first ([`Drafts`]).
+        set: |_, _, _| Ok(()),
+        show: |c| {
+            let shown = c.limits.policies.iter();
+            Json::Object(shown.map(|p| (p.name.to_string(), p.show())).collect())
+        },
     },
     Key {
         name: "topologies_dir",
@@ -370,8 +395,12 @@ pub(super) fn set(
     path: &str,
     given: &Given,
     context: &Context<'_>,
+    drafts: &mut Drafts,
     problems: &mut Vec<Problem>,
 ) {
+    if drafts.set(path, given, problems) {
+        return;
+    }
     // `redis: { url: }` counts as absent.
     let absent = matches!(given.value, Value::Null);
     let result = if let Some(key) = KEYS.iter().find(|k| k.name == path) {

@@ -7,17 +7,20 @@ mod error;
 mod given;
 pub mod keys;
 mod origin;
+mod policy;
 mod secret;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 pub use error::{ConfigError, Problem};
 pub use origin::AllowedOrigin;
+pub use policy::{AUTHENTICATION, Kind, MAX_CONCURRENCY, MAX_RPM, OnBackendDown, Per, Policy};
 pub use secret::{Secret, SecretUrl};
 
 use given::Given;
@@ -101,6 +104,8 @@ pub struct Limits {
     pub batch_items: usize,
     /// How long an event's identity is remembered.
     pub dedupe_window: Duration,
+    /// Limits of requests, by name.
+    pub policies: Vec<Arc<Policy>>,
 }
 
 /// `log.format`.
@@ -214,6 +219,7 @@ impl Config {
                 batch_bytes: 1024 * 1024,
                 batch_items: 50,
                 dedupe_window: Duration::from_hours(24),
+                policies: Vec::new(),
             },
             topologies_dir: base.join("topologies"),
             log_format: LogFormat::Text,
@@ -260,9 +266,18 @@ impl Config {
                 .map(|(_, v)| v.clone())
         };
         let context = keys::Context { base, env: &env };
+        let mut drafts = keys::Drafts::default();
         for (path, value) in &given {
-            keys::set(&mut config, path, value, &context, &mut problems);
+            keys::set(
+                &mut config,
+                path,
+                value,
+                &context,
+                &mut drafts,
+                &mut problems,
+            );
         }
+        config.limits.policies = drafts.finish(&mut problems);
         // Conflicts between values are checked only if all of them could be parsed.
         if problems.is_empty() {
             config.check(&mut problems);

@@ -3,59 +3,36 @@
 //! Windows of one tenant, and its requests in flight, are one group: they lie in one hash slot of Redis and are decided together.
 //! The windows of a client's address are another, for an address may have many tenants.
 
-use std::{
-    fmt::Write,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
-use super::policy::{Kind, Per, Policy};
-use crate::base::id::{Identity, Tenant};
+use smallvec::SmallVec;
 
-/// Texts up to this length stand in Redis's keys as they are.
-const PLAIN: usize = 64;
+use super::subject::{Subject, Window, network_slot};
 
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller<'a> {
-    /// The key's tenant.
-    pub tenant: &'a Tenant,
-    /// The key's id.
-    pub key: &'a str,
-    /// The client's address, behind trusted proxies.
-    pub address: IpAddr,
-    /// What the request is for.
-    pub kind: Kind,
-}
+/// Small lists that a request makes: most have one run of items and few windows.
+pub(super) type Runs = SmallVec<[Run; 2]>;
+pub(super) type Rooms = SmallVec<[Room; 4]>;
 
 /// What a request asks for: items in windows, and to be in flight.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub(super) tenant: Group,
-    pub(super) address: Group,
-    pub(super) runs: Vec<Run>,
+    pub(super) address: Option<Group>,
+    pub(super) runs: Runs,
 }
 
 /// What is decided together.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     /// The hash tag of all its keys, braces included.
-    pub(super) slot: String,
-    pub(super) windows: Vec<Window>,
+    pub(super) slot: Arc<str>,
+    pub(super) windows: Arc<[Window]>,
     pub(super) in_flight: Option<InFlight>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Window {
-    pub(super) key: String,
-    pub(super) policy: Arc<Policy>,
-    /// The number of the type whose items it counts; 0: all items.
-    pub(super) of: u32,
-}
-
-#[derive(Clone, Debug)]
 pub(super) struct InFlight {
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     pub(super) limit: u32,
 }
 
@@ -68,120 +45,102 @@ pub(super) struct Run {
 }
 
 impl Ask {
-    /// Asks for nothing yet.
-    pub fn new(caller: &Caller<'_>) -> Self {
-        let network = match caller.address.to_canonical() {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            IpAddr::V6(address) => {
-                let bits = address.to_bits() & !u128::from(u64::MAX);
-                IpAddr::V6(Ipv6Addr::from_bits(bits))
-            }
-        };
-        let group = |slot| Group {
-            slot,
-            windows: Vec::new(),
-            in_flight: None,
-        };
-        Self {
-            tenant: group(format!("{{{}}}", caller.tenant)),
-            // A tenant's name has no slash.
-            address: group(format!("{{ip/{network}}}")),
-            runs: Vec::new(),
-        }
-    }
-
-    /// To take items, one after another, each with its type, under all policies that apply to the caller's request.
-    #[must_use]
+    /// To take items, one after another, each with its type. `address`: the client's, behind trusted proxies; it is read only
+    /// where a window is the address's. Nothing is allocated for a subject without limits by type or address.
     pub fn items<'t>(
-        mut self,
-        caller: &Caller<'_>,
-        policies: &[Arc<Policy>],
+        subject: &Subject,
+        address: impl FnOnce() -> IpAddr,
         types: impl IntoIterator<Item = &'t str>,
     ) -> Self {
-        let policies = || policies.iter().filter(|p| p.applies(caller.kind));
-        let by_type = policies().any(|policy| policy.per == Per::Type);
-        let mut seen: Vec<&str> = Vec::new();
+        let mut runs = Runs::new();
+        let mut seen: SmallVec<[&str; 8]> = SmallVec::new();
         for name in types {
-            let of = if by_type {
+            let of = if subject.by_type.is_empty() {
+                0
+            } else {
                 let known = seen.iter().position(|seen| *seen == name);
                 let at = known.unwrap_or_else(|| {
                     seen.push(name);
                     seen.len() - 1
                 });
                 at as u32 + 1
-            } else {
-                0
             };
-            match self.runs.last_mut() {
+            match runs.last_mut() {
                 Some(run) if run.of == of => run.count += 1,
-                _ => self.runs.push(Run { of, count: 1 }),
+                _ => runs.push(Run { of, count: 1 }),
             }
         }
-        for policy in policies() {
-            match policy.per {
-                Per::Ip => self.address.add(policy, None, 0),
-                Per::Tenant => self.tenant.add(policy, None, 0),
-                Per::Key => self.tenant.add(policy, Some(("key", caller.key)), 0),
-                Per::Type => {
-                    for (of, name) in (1..).zip(&seen) {
-                        self.tenant.add(policy, Some(("type", name)), of);
-                    }
-                }
+        let windows = if subject.by_type.is_empty() {
+            Arc::clone(&subject.fixed)
+        } else {
+            let of_types = subject.by_type.iter().flat_map(|policy| {
+                let each = (1..).zip(&seen);
+                each.map(|(of, name)| Window {
+                    key: subject.window_key(policy, Some(("type", name))),
+                    policy: Arc::clone(policy),
+                    of,
+                })
+            });
+            subject.fixed.iter().cloned().chain(of_types).collect()
+        };
+        let address = (!subject.by_address.is_empty()).then(|| {
+            let slot = network_slot(address());
+            let windows = subject.by_address.iter().map(|policy| Window {
+                key: format!("{slot}:window:{}", policy.name).into(),
+                policy: Arc::clone(policy),
+                of: 0,
+            });
+            Group {
+                windows: windows.collect(),
+                slot,
+                in_flight: None,
             }
+        });
+        Self {
+            tenant: Group {
+                slot: Arc::clone(&subject.slot),
+                windows,
+                in_flight: None,
+            },
+            address,
+            runs,
         }
-        self
     }
 
-    /// To be in flight, beside at most `limit` − 1 others of the same key. A limit of 0 is none.
+    /// To be in flight, beside at most `limit` − 1 others of the same key; no items. A limit of 0 is none.
+    pub fn enter(subject: &Subject, limit: u32) -> Self {
+        let ask = Self {
+            tenant: Group {
+                slot: Arc::clone(&subject.slot),
+                windows: Arc::default(),
+                in_flight: None,
+            },
+            address: None,
+            runs: Runs::new(),
+        };
+        ask.in_flight(subject, limit)
+    }
+
+    /// To be in flight as well. A limit of 0 is none.
     #[must_use]
-    pub fn in_flight(mut self, caller: &Caller<'_>, limit: u32) -> Self {
-        self.tenant.in_flight = (limit > 0).then(|| {
-            let mut key = format!("{}:in_flight:", self.tenant.slot);
-            put(&mut key, caller.key);
-            InFlight { key, limit }
+    pub fn in_flight(mut self, subject: &Subject, limit: u32) -> Self {
+        self.tenant.in_flight = (limit > 0).then(|| InFlight {
+            key: Arc::clone(&subject.in_flight),
+            limit,
         });
         self
     }
 }
 
 impl Group {
-    fn add(&mut self, policy: &Arc<Policy>, subject: Option<(&str, &str)>, of: u32) {
-        let mut key = String::with_capacity(64);
-        key.push_str(&self.slot);
-        key.push_str(":window:");
-        put(&mut key, &policy.name);
-        if let Some((what, name)) = subject {
-            key.push(':');
-            key.push_str(what);
-            key.push(':');
-            put(&mut key, name);
-        }
-        self.windows.push(Window {
-            key,
-            policy: Arc::clone(policy),
-            of,
-        });
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.windows.is_empty() && self.in_flight.is_none()
     }
 }
 
-/// A text as a part of a key: as it is, or hashed where it is long or could be taken for something else.
-fn put(key: &mut String, text: &str) {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/');
-    if text.len() <= PLAIN && text.bytes().all(plain) {
-        key.push_str(text);
-    } else {
-        // Writing to a `String` cannot fail.
-        let _ = write!(key, "#{}", Identity::of("limit", &[text]));
-    }
-}
-
 /// Items in a row of which the first ones pass.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Grants(pub(super) Vec<(u32, u32)>);
+pub struct Grants(pub(super) SmallVec<[(u32, u32); 2]>);
 
 impl Grants {
     pub(super) fn new(asked: &[Run], granted: &[Run]) -> Self {
@@ -192,6 +151,11 @@ impl Grants {
     /// How many pass.
     pub fn count(&self) -> u32 {
         self.0.iter().map(|(_, granted)| granted).sum()
+    }
+
+    /// How many were asked for.
+    pub fn asked(&self) -> u32 {
+        self.0.iter().map(|(asked, _)| asked).sum()
     }
 
     /// Whether all that was asked for passes.
@@ -252,14 +216,14 @@ pub(super) enum Verdict {
     Busy,
     Taken {
         /// Of each run, how many pass.
-        runs: Vec<Run>,
+        runs: Runs,
         /// Of each window.
-        rooms: Vec<Room>,
+        rooms: Rooms,
     },
 }
 
 /// Gives items what the windows have, in order: an item that one window refuses takes nothing of the others.
-pub(super) fn grant(runs: &[Run], windows: &[Window], left: &mut [u32]) -> Vec<Run> {
+pub(super) fn grant(runs: &[Run], windows: &[Window], left: &mut [u32]) -> Runs {
     let counted = |window: &Window, run: &Run| window.of == 0 || window.of == run.of;
     let each = runs.iter().map(|run| {
         let room = windows
@@ -289,51 +253,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_lie_in_one_slot_and_never_meet() {
-        let tenant = Tenant::new("acme").unwrap();
-        let policy = |name: &str, per| {
-            Arc::new(Policy {
-                name: name.into(),
-                per,
-                ..Policy::of_key(1).unwrap()
-            })
-        };
-        let policies = [
-            policy("a", Per::Key),
-            policy("b", Per::Tenant),
-            policy("c", Per::Type),
-            policy("d", Per::Ip),
-        ];
-        let caller = Caller {
-            tenant: &tenant,
-            key: "k1",
-            address: "2001:db8:1:2:3::4".parse().unwrap(),
-            kind: Kind::Events,
-        };
-        let types = ["t", "u}:v", "t", "t"];
-        let ask = Ask::new(&caller)
-            .items(&caller, &policies, types)
-            .in_flight(&caller, 5);
-        let keys: Vec<_> = ask.tenant.windows.iter().map(|w| &*w.key).collect();
-        let hashed = Identity::of("limit", &["u}:v"]);
-        assert_eq!(
-            keys,
-            [
-                "{acme}:window:a:key:k1",
-                "{acme}:window:b",
-                "{acme}:window:c:type:t",
-                &format!("{{acme}}:window:c:type:#{hashed}"),
-            ]
-        );
-        assert_eq!(ask.address.windows[0].key, "{ip/2001:db8:1:2::}:window:d");
-        assert_eq!(ask.tenant.in_flight.unwrap().key, "{acme}:in_flight:k1");
-        let run = |of, count| Run { of, count };
-        assert_eq!(ask.runs, [run(1, 1), run(2, 1), run(1, 2)]);
-    }
-
-    #[test]
     fn the_first_items_pass_each_under_its_own_windows() {
-        let grants = Grants(vec![(2, 1), (1, 1), (2, 0)]);
+        let grants = Grants([(2, 1), (1, 1), (2, 0)].into_iter().collect());
         assert_eq!(
             grants.each().collect::<Vec<_>>(),
             [true, false, true, false, false]

@@ -11,6 +11,21 @@ pub fn headers(standing: &Standing) -> [(&'static str, String); 5] {
     let Standing {
         limit, remaining, ..
     } = standing;
+    let [policy, rate] = rate_headers(standing);
+    [
+        policy,
+        rate,
+        ("x-ratelimit-limit", limit.to_string()),
+        ("x-ratelimit-remaining", remaining.to_string()),
+        ("x-ratelimit-reset", reset(standing).to_string()),
+    ]
+}
+
+/// Those of the draft alone.
+pub fn rate_headers(standing: &Standing) -> [(&'static str, String); 2] {
+    let Standing {
+        limit, remaining, ..
+    } = standing;
     let name = string(&standing.policy);
     let reset = reset(standing);
     let measure = standing.window_s.map_or_else(
@@ -20,9 +35,6 @@ pub fn headers(standing: &Standing) -> [(&'static str, String); 5] {
     [
         ("ratelimit-policy", format!("{name};q={limit}{measure}")),
         ("ratelimit", format!("{name};r={remaining};t={reset}")),
-        ("x-ratelimit-limit", limit.to_string()),
-        ("x-ratelimit-remaining", remaining.to_string()),
-        ("x-ratelimit-reset", reset.to_string()),
     ]
 }
 

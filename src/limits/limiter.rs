@@ -6,9 +6,10 @@ use redis::RedisError;
 use tokio::time::Instant;
 
 use super::{
-    ask::{Ask, Grants, Group, Room, Run, Standing, Verdict},
+    ask::{Ask, Grants, Group, Room, Rooms, Run, Standing, Verdict},
     memory::{Bounds, Memory},
-    policy::{MAX_CONCURRENCY, OnBackendDown, share},
+    plan::Plan,
+    policy::{Degraded, MAX_CONCURRENCY, OnBackendDown},
     shared::{Backend, Shared},
 };
 use crate::{
@@ -60,8 +61,9 @@ pub struct Decision {
     pub outcome: Outcome,
     /// The limit that is nearest to refuse, or that refuses for longest; `None`: nothing limits it.
     pub tightest: Option<Standing>,
-    /// Whether it was decided without Redis, or with a Redis that had lost what it held.
-    pub degraded: bool,
+    /// The limits that were decided without Redis, or with a Redis that had lost what it held: their names, and what each does
+    /// then. Empty: all is as it should be.
+    pub degraded: Degraded,
 }
 
 /// What a request may do.
@@ -83,8 +85,8 @@ pub enum Outcome {
 /// A request in flight, until it is dropped.
 pub struct Lease {
     limiter: Arc<Inner>,
-    slot: String,
-    key: String,
+    slot: Arc<str>,
+    key: Arc<str>,
     /// Whether this node counts it.
     counted: bool,
     /// Whether Redis may count it.
@@ -108,21 +110,11 @@ impl Drop for Lease {
     }
 }
 
-/// How a group is decided.
-struct Plan {
-    /// For each window, this node's bound; `None`: it has none here.
-    here: Vec<Option<u32>>,
-    in_flight_here: Option<u32>,
-    /// For each window, whether Redis may refuse.
-    there: Vec<bool>,
-    degraded: bool,
-}
-
 /// A group is decided.
 struct Decided {
     verdict: Verdict,
     lease: Option<Lease>,
-    degraded: bool,
+    degraded: Degraded,
 }
 
 impl Limiter {
@@ -178,12 +170,12 @@ impl Limiter {
         let mut decision = Decision {
             outcome: Outcome::Busy,
             tightest: None,
-            degraded: false,
+            degraded: Degraded::new(),
         };
         let mut runs = ask.runs.clone();
         let mut lease = None;
         // The address first, for what it refuses must not use up what the tenant may have.
-        for group in [&ask.address, &ask.tenant] {
+        for group in ask.address.iter().chain([&ask.tenant]) {
             let refused = !ask.runs.is_empty() && runs.iter().all(|run| run.count == 0);
             if group.is_empty() || refused {
                 continue;
@@ -191,12 +183,13 @@ impl Limiter {
             let decided = match self.0.decide(group, &runs, until).await {
                 Ok(decided) => decided,
                 Err(policy) => {
+                    let degraded = (Arc::clone(&policy), OnBackendDown::Closed);
                     decision.outcome = Outcome::Unavailable(policy);
-                    decision.degraded = true;
+                    decision.degraded.push(degraded);
                     return decision;
                 }
             };
-            decision.degraded |= decided.degraded;
+            decision.degraded.extend(decided.degraded);
             match decided.verdict {
                 Verdict::Busy => {
                     let limit = group.in_flight.as_ref().map_or(0, |asked| asked.limit);
@@ -298,7 +291,7 @@ impl Inner {
         Decided {
             verdict,
             lease,
-            degraded: plan.degraded,
+            degraded: plan.degraded.clone(),
         }
     }
 
@@ -308,8 +301,8 @@ impl Inner {
         (granted.is_empty() || granted.iter().any(|run| run.count > 0)).then(|| {
             let lease = Lease {
                 limiter: Arc::clone(self),
-                slot: group.slot.clone(),
-                key: asked.key.clone(),
+                slot: Arc::clone(&group.slot),
+                key: Arc::clone(&asked.key),
                 counted: true,
                 shared: self.shared.as_ref().map(|shared| shared.leases().next()),
             };
@@ -363,7 +356,7 @@ impl Inner {
                 let lease = here
                     .lease
                     .filter(|_| runs.is_empty() || granted.iter().any(|run| run.count > 0));
-                let mut rooms: Vec<Room> = there
+                let mut rooms: Rooms = there
                     .into_iter()
                     .zip(rooms)
                     .map(|(there, here)| there.tighter(here))
@@ -380,7 +373,7 @@ impl Inner {
                 Some(Decided {
                     verdict,
                     lease,
-                    degraded: plan.degraded,
+                    degraded: plan.degraded.clone(),
                 })
             }
             Some(Verdict::Busy) => {
@@ -388,7 +381,7 @@ impl Inner {
                 Some(Decided {
                     verdict: Verdict::Busy,
                     lease: None,
-                    degraded: plan.degraded,
+                    degraded: plan.degraded.clone(),
                 })
             }
             None => {
@@ -412,8 +405,8 @@ impl Inner {
         // Made before Redis is asked: whoever hangs up meanwhile leaves nothing behind.
         let mut lease = group.in_flight.as_ref().map(|asked| Lease {
             limiter: Arc::clone(self),
-            slot: group.slot.clone(),
-            key: asked.key.clone(),
+            slot: Arc::clone(&group.slot),
+            key: Arc::clone(&asked.key),
             counted: false,
             shared: Some(shared.leases().next()),
         });
@@ -462,7 +455,7 @@ impl Inner {
         Some(Decided {
             verdict,
             lease: lease.filter(|_| held),
-            degraded: plan.degraded,
+            degraded: plan.degraded.clone(),
         })
     }
 }
@@ -481,54 +474,5 @@ fn unlimited(rooms: &mut [Room], here: &[Option<u32>]) {
         if bound.is_none() {
             *room = Room::UNLIMITED;
         }
-    }
-}
-
-impl Plan {
-    /// There is no Redis: all of each limit is this node's.
-    fn alone(group: &Group) -> Self {
-        let windows = group.windows.iter();
-        Self {
-            here: windows.map(|window| Some(window.policy.limit)).collect(),
-            in_flight_here: group.in_flight.as_ref().map(|asked| asked.limit),
-            there: Vec::new(),
-            degraded: false,
-        }
-    }
-
-    /// A Redis that lost what it held counts as down until one window has passed, but is told what is let in.
-    fn new(group: &Group, backend: Backend, shared: &Shared) -> Result<Self, Arc<str>> {
-        let down = |length: Duration| match backend {
-            Backend::Down => true,
-            Backend::Up { lost } => lost.is_some_and(|at| at.elapsed() < length),
-        };
-        let mut plan = Self {
-            here: Vec::with_capacity(group.windows.len()),
-            in_flight_here: None,
-            there: Vec::with_capacity(group.windows.len()),
-            degraded: false,
-        };
-        for window in &group.windows {
-            let policy = &window.policy;
-            let mut bound = None;
-            let mut binds = true;
-            if down(Duration::from_secs(policy.window_s.into())) {
-                plan.degraded = true;
-                match policy.on_backend_down {
-                    OnBackendDown::Open => binds = false,
-                    OnBackendDown::Closed => return Err(Arc::clone(&policy.name)),
-                    OnBackendDown::Local => bound = Some(share(policy.limit, shared.nodes())),
-                }
-            }
-            plan.here.push(bound);
-            plan.there.push(binds);
-        }
-        if let Some(asked) = &group.in_flight
-            && down(shared.leases().lapse())
-        {
-            plan.degraded = true;
-            plan.in_flight_here = Some(share(asked.limit, shared.nodes()));
-        }
-        Ok(plan)
     }
 }

@@ -6,20 +6,24 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
+    sync::Arc,
 };
 
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use super::{
-    ask::{Group, Room, Run, Verdict, counted, grant},
+    ask::{Group, Room, Rooms, Run, Verdict, counted, grant},
     sliding::{Limit, Times},
 };
-use crate::base::clock::Millis;
+use crate::{base::clock::Millis, telemetry::metrics::LIMITS_EVICTED};
 
 /// Groups go to so many maps, each under a lock of its own.
 const SHARDS: usize = 16;
 /// With so many windows or more, those that count nothing any more are looked for.
 const SWEEP: usize = 1_024;
+/// The most windows of a map. Types and addresses are chosen by senders: a flood of them must not use up the memory.
+const WINDOWS: usize = 16_384;
 
 pub(super) struct Memory {
     shards: [Mutex<Shard>; SHARDS],
@@ -28,8 +32,8 @@ pub(super) struct Memory {
 
 #[derive(Default)]
 struct Shard {
-    windows: HashMap<String, Window>,
-    in_flight: HashMap<String, u32>,
+    windows: HashMap<Arc<str>, Window>,
+    in_flight: HashMap<Arc<str>, u32>,
     /// Looked through when there are so many windows.
     sweep_at: usize,
 }
@@ -95,7 +99,7 @@ impl Memory {
                 return Verdict::Busy;
             }
         }
-        let mut left = Vec::with_capacity(group.windows.len());
+        let mut left: SmallVec<[u32; 4]> = SmallVec::with_capacity(group.windows.len());
         for (window, bound) in group.windows.iter().zip(bounds.windows) {
             left.push(match bound {
                 Some(bound) => {
@@ -108,7 +112,7 @@ impl Memory {
             });
         }
         let granted = grant(runs, &group.windows, &mut left);
-        let mut rooms = Vec::with_capacity(group.windows.len());
+        let mut rooms = Rooms::with_capacity(group.windows.len());
         for (at, (window, bound)) in group.windows.iter().zip(bounds.windows).enumerate() {
             let whole = window.policy.window(window.policy.limit);
             let limit = window.policy.window(bound.unwrap_or(whole.limit));
@@ -148,7 +152,7 @@ impl Memory {
             match shard.in_flight.get_mut(&asked.key) {
                 Some(held) => *held += 1,
                 None => {
-                    shard.in_flight.insert(asked.key.clone(), 1);
+                    shard.in_flight.insert(Arc::clone(&asked.key), 1);
                 }
             }
         }
@@ -200,24 +204,49 @@ impl Memory {
 }
 
 impl Shard {
-    fn window(&mut self, key: &str, length_ms: i64, now: Millis) -> &mut Window {
-        if !self.windows.contains_key(key) {
-            if self.windows.len() >= self.sweep_at.max(SWEEP) {
-                self.windows.retain(|_, kept| {
-                    let limit = Limit {
-                        limit: u32::MAX,
-                        window_ms: kept.length_ms,
-                    };
-                    kept.times.empty_at(limit).is_some_and(|at| at > now)
-                        || kept.heard.is_some_and(|heard| heard.until > now)
-                });
-                self.sweep_at = 2 * self.windows.len();
-            }
-            self.windows.insert(key.to_owned(), Window::default());
+    fn window(&mut self, key: &Arc<str>, length_ms: i64, now: Millis) -> &mut Window {
+        if self.windows.len() >= self.sweep_at.max(SWEEP) && !self.windows.contains_key(key) {
+            self.sweep(now);
         }
-        let kept = self.windows.entry(key.to_owned()).or_default();
+        let kept = self.windows.entry(Arc::clone(key)).or_default();
         kept.length_ms = length_ms;
         kept
+    }
+
+    fn sweep(&mut self, now: Millis) {
+        self.windows.retain(|_, kept| {
+            let limit = Limit {
+                limit: u32::MAX,
+                window_ms: kept.length_ms,
+            };
+            kept.times.empty_at(limit).is_some_and(|at| at > now)
+                || kept.heard.is_some_and(|heard| heard.until > now)
+        });
+        if self.windows.len() >= WINDOWS {
+            self.evict();
+        }
+        self.sweep_at = WINDOWS.min(2 * self.windows.len());
+    }
+
+    /// Forgets a quarter of the windows: those that hold least, for each can then admit at most that many more, and of these the
+    /// oldest. All others stay exact. What Redis is still to be told goes last.
+    fn evict(&mut self) {
+        let rank = |kept: &Window| {
+            let newest = kept.times.newest().map_or(i64::MIN, |at| at.0);
+            (kept.owed > 0, kept.times.len(), newest)
+        };
+        let mut left = self.windows.len() / 4;
+        let mut ranks: Vec<_> = self.windows.values().map(rank).collect();
+        let (_, last, _) = ranks.select_nth_unstable(left);
+        let last = *last;
+        let before = self.windows.len();
+        self.windows.retain(|_, kept| {
+            let goes = left > 0 && rank(kept) <= last;
+            left -= usize::from(goes);
+            !goes
+        });
+        let evicted = before - self.windows.len();
+        LIMITS_EVICTED.counter(&[]).increment(evicted as u64);
     }
 }
 
@@ -255,14 +284,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::{ask, policy::Policy};
+    use crate::limits::{policy::Policy, subject};
 
     fn group(limits: &[(u32, u32, u32)]) -> Group {
         let windows = limits
             .iter()
             .enumerate()
-            .map(|(at, (limit, window_s, of))| ask::Window {
-                key: format!("w{at}"),
+            .map(|(at, (limit, window_s, of))| subject::Window {
+                key: format!("w{at}").into(),
                 policy: Arc::new(Policy {
                     limit: *limit,
                     window_s: *window_s,
@@ -391,11 +420,48 @@ mod tests {
         };
         for n in 0..3 * SWEEP {
             let mut group = group(&[(1, 1, 0)]);
-            group.windows[0].key = format!("w{n}");
+            Arc::make_mut(&mut group.windows)[0].key = format!("w{n}").into();
             let now = Millis(n as i64);
             memory.take(&group, &[Run { of: 0, count: 1 }], &bounds, now);
         }
         let shard = memory.shard("s");
         assert!(shard.windows.len() <= 2 * SWEEP, "{}", shard.windows.len());
+    }
+
+    /// A flood of addresses forgets those that hold least; what is used up stays used up.
+    #[test]
+    fn a_flood_forgets_what_holds_least() {
+        let memory = Memory::new();
+        let bounds = Bounds {
+            windows: &[Some(3)],
+            in_flight: None,
+            owed: false,
+            nodes: 1,
+            heard: None,
+        };
+        let take = |name: String, count: u32, now: i64| {
+            let mut group = group(&[(3, 60, 0)]);
+            Arc::make_mut(&mut group.windows)[0].key = name.into();
+            match memory.take(&group, &[Run { of: 0, count }], &bounds, Millis(now)) {
+                Verdict::Taken { runs, .. } => runs[0].count,
+                Verdict::Busy => panic!("busy"),
+            }
+        };
+        for name in ["a", "b", "c"] {
+            assert_eq!(take(name.into(), 3, 0), 3);
+        }
+        let flood = 3 * WINDOWS;
+        for n in 0..flood {
+            assert_eq!(take(format!("w{n}"), 1, n as i64 / 2), 1);
+        }
+        let now = flood as i64 / 2;
+        assert!(now < 60_000);
+        assert!(memory.shard("s").windows.len() <= WINDOWS);
+        for name in ["a", "b", "c"] {
+            assert_eq!(take(name.into(), 3, now), 0, "{name}");
+        }
+        // The newest of the flood are kept, the oldest are not.
+        assert_eq!(take(format!("w{}", flood - 1), 3, now), 2);
+        assert_eq!(take("w0".into(), 3, now), 3);
     }
 }

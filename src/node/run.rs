@@ -19,6 +19,7 @@ use crate::{
     base::clock::SystemClock,
     config::Config,
     envelope::foreign::{NoRegistry, Schemas},
+    limits::{Limiter, RedisOptions},
     port::{self, Nodes, Port, Tools},
     registry::Registry,
     stream::{lane, progress::Progress},
@@ -98,7 +99,7 @@ pub async fn run(
     let lags = NodeLags::new(&storage.log, watch.watched());
     let watching = watch.start().context("cannot start a thread")?;
 
-    let nodes = connect_nodes(&config, &readiness)?;
+    let (nodes, limiter) = connect_nodes(&config, &readiness)?;
     let port = Port::new(
         listener,
         port::Parts {
@@ -126,6 +127,7 @@ pub async fn run(
             trusted_proxies: config.trusted_proxies.clone(),
             cors: config.cors.clone(),
             nodes,
+            limiter,
         },
     )?;
     let address = port.address().context("the port has no address")?;
@@ -166,15 +168,23 @@ fn connect_registry(config: &Config, readiness: &Readiness) -> anyhow::Result<Ar
     Ok(registry)
 }
 
-/// The state that the port shares with other nodes, if Redis is configured.
-fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Nodes>> {
+/// What the port shares with other nodes, if Redis is configured: identities, and limits.
+fn connect_nodes(
+    config: &Config,
+    readiness: &Readiness,
+) -> anyhow::Result<(Option<Nodes>, Limiter)> {
+    let clock = Arc::new(SystemClock);
     let Some(url) = &config.redis_url else {
-        return Ok(None);
+        return Ok((None, Limiter::in_memory(clock)));
     };
-    let nodes = Nodes::start(url, &config.topics.prefix, config.limits.dedupe_window)
-        .with_context(|| format!("`redis.url` is not a valid Redis URL: {url}"))?;
-    readiness.part("redis", Need::Optional, nodes.probe());
-    Ok(Some(nodes))
+    let prefix = &config.topics.prefix;
+    let invalid = || format!("`redis.url` is not a valid Redis URL: {url}");
+    let nodes = Nodes::start(url, prefix, config.limits.dedupe_window).with_context(invalid)?;
+    let limiter =
+        Limiter::with_redis(clock, &RedisOptions::new(url, prefix)).with_context(invalid)?;
+    let (identities, limits) = (nodes.probe(), limiter.probe());
+    readiness.part("redis", Need::Optional, move || identities().and(limits()));
+    Ok((Some(nodes), limiter))
 }
 
 /// Starts admission, from `ingress` to `events`.

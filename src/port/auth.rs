@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::problem::{INVALID_KEY, RATE_LIMIT_EXCEEDED, UNAUTHORIZED},
     base::clock::Millis,
-    config::Network,
+    config::{AUTHENTICATION, Network},
     controls::Key,
 };
 
@@ -99,7 +99,7 @@ fn limited(wait: u32) -> Problem {
         &RATE_LIMIT_EXCEEDED,
         "too many wrong keys from this address",
         &Limit {
-            policy: "authentication",
+            policy: AUTHENTICATION,
             quota: LIMIT as u32,
             window_s: Some(WINDOW_S),
             wait_s: wait,

@@ -6,6 +6,7 @@
 mod auth;
 mod cors;
 mod ingest;
+mod limited;
 mod meters;
 mod peer;
 mod problem;
@@ -40,6 +41,7 @@ use crate::{
     base::clock::Clock,
     config::{AllowedOrigin, Limits, Network},
     controls::Controls,
+    limits::Limiter,
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
@@ -79,6 +81,8 @@ pub struct Parts {
     pub cors: Vec<AllowedOrigin>,
     /// What the other nodes have in flight, and have seen.
     pub nodes: Option<Nodes>,
+    /// Decides about rates and requests in flight.
+    pub limiter: Limiter,
 }
 
 /// The port, bound and ready to serve.
@@ -92,6 +96,7 @@ struct Shared {
     rebuilds: Arc<dyn Rebuilds>,
     tools: Tools,
     nodes: Option<Nodes>,
+    limiting: limited::Limiting,
     controls: Arc<Controls>,
     audit: Audit,
     intake: Intake,
@@ -120,6 +125,12 @@ impl Port {
     /// Reads the window of identities back.
     pub fn new(listener: TcpListener, parts: Parts) -> Result<Self, StateError> {
         let window = parts.limits.dedupe_window;
+        let limiting = limited::Limiting::new(
+            parts.limiter,
+            parts.limits.policies.clone(),
+            Arc::clone(&parts.clock),
+            parts.audit.clone(),
+        );
         let meters = Meters::new();
         let intake = Intake::open(
             intake::Options {
@@ -137,6 +148,7 @@ impl Port {
                 rebuilds: parts.rebuilds,
                 tools: parts.tools,
                 nodes: parts.nodes,
+                limiting,
                 controls: parts.controls,
                 audit: parts.audit,
                 intake,

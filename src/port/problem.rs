@@ -11,8 +11,11 @@ use hyper::{
 };
 
 use super::RequestId;
-use crate::api::problem::{
-    Code, INVALID_PAYLOAD, LOG_UNAVAILABLE, MISSING_FIELD, PERMISSION_DENIED, missing,
+use crate::{
+    api::problem::{
+        Code, INVALID_PAYLOAD, LOG_UNAVAILABLE, MISSING_FIELD, PERMISSION_DENIED, missing,
+    },
+    limits::{self, Standing},
 };
 
 /// What is said where the log does not answer.
@@ -98,27 +101,35 @@ impl Problem {
         detail: impl Into<Cow<'static, str>>,
         over: &Limit<'_>,
     ) -> Self {
-        let Limit {
-            policy,
-            quota,
-            window_s,
-            wait_s,
-        } = over;
-        let text = |t: String| HeaderValue::from_str(&t).unwrap_or(HeaderValue::from_static(""));
-        let window = window_s.map_or_else(String::new, |s| format!(";w={s}"));
-        let headers = [
-            (
-                "ratelimit-policy",
-                text(format!("\"{policy}\";q={quota}{window}")),
-            ),
-            ("ratelimit", text(format!("\"{policy}\";r=0;t={wait_s}"))),
-            ("x-ratelimit-limit", HeaderValue::from(*quota)),
-            ("x-ratelimit-remaining", HeaderValue::from(0)),
-            ("x-ratelimit-reset", HeaderValue::from(*wait_s)),
-        ];
-        let mut problem = Self::new(code, detail).retry_after(*wait_s);
-        let named = headers.map(|(name, value)| (HeaderName::from_static(name), value));
-        problem.headers.extend(named);
+        let standing = Standing {
+            policy: over.policy.into(),
+            limit: over.quota,
+            window_s: over.window_s,
+            remaining: 0,
+            wait_ms: u64::from(over.wait_s) * 1000,
+            full_ms: 0,
+        };
+        Self::over(code, detail, &standing)
+    }
+
+    /// 429, with all headers that say how the limit stands.
+    pub(super) fn over(
+        code: &'static Code,
+        detail: impl Into<Cow<'static, str>>,
+        standing: &Standing,
+    ) -> Self {
+        Self::new(code, detail).limit(standing)
+    }
+
+    /// With the headers of a limit that is used up.
+    pub(super) fn limit(self, standing: &Standing) -> Self {
+        let wait = u32::try_from(limits::retry_after(standing)).unwrap_or(u32::MAX);
+        let mut problem = self.retry_after(wait);
+        for (name, value) in limits::headers(standing) {
+            // They are ASCII without control characters.
+            let value = HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
+            problem.headers.push((HeaderName::from_static(name), value));
+        }
         problem
     }
 

@@ -161,6 +161,22 @@ registry! {
         "Requests with a key that is not valid",
         [];
     /// At the port.
+    PORT_LIMITED = "omnilink_port_limited_total", Kind::Counter, Count,
+        "Items, or requests in flight, that a limit refused",
+        [Label { name: "limit", values: "`max_rpm`, `max_concurrency` (of the key), `policy` (any of limits.policies)" }];
+    /// At the port.
+    PORT_LIMIT_WARNINGS = "omnilink_port_limit_warnings_total", Kind::Counter, Count,
+        "Items, or requests in flight, over the limits of a key made before limits were enforced, and let in",
+        [Label { name: "limit", values: "`max_rpm`, `max_concurrency`" }];
+    /// At the port.
+    LIMITS_DEGRADED = "omnilink_limits_degraded_total", Kind::Counter, Count,
+        "Decisions about a limit without Redis, or with a Redis that lost what it held, by what the limit does then",
+        [Label { name: "on_backend_down", values: "`open`, `closed`, `local`" }];
+    /// Of limits in memory.
+    LIMITS_EVICTED = "omnilink_limits_windows_evicted_total", Kind::Counter, Count,
+        "Windows of limits that were forgotten early because there were too many",
+        [];
+    /// At the port.
     PORT_CONNECTIONS = "omnilink_port_connections", Kind::Gauge, Count,
         "Open connections to the port",
         [];

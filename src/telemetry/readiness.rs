@@ -55,6 +55,17 @@ impl PartStatus {
             detail: detail.into(),
         }
     }
+
+    /// Of two reports about one part: the worse status, and what both say.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let details = [self.detail, other.detail];
+        let said = details.into_iter().filter(|detail| !detail.is_empty());
+        Self {
+            status: self.status.max(other.status),
+            detail: said.collect::<Vec<_>>().join("; "),
+        }
+    }
 }
 
 /// Whether the node can be ready without a part.

@@ -279,3 +279,41 @@ fn config_prints_the_effective_configuration_without_secrets() {
     let (code, _, error) = run(&["config"]);
     assert_eq!(code, 0, "{error}");
 }
+
+/// A file with more lines than a limit allows at once is sent as fast as it allows.
+#[test]
+fn send_waits_for_a_rate_limit() {
+    let dir = Folder::new();
+    let dir = dir.path();
+    let policies = "{tenant: {limit: 30, window_s: 3, per: tenant}}";
+    let up = Up::start_env(dir, &[], &[("OMNILINK__LIMITS__POLICIES", policies)]);
+    let lines = (0..75).map(|n| {
+        format!(
+            "{}\n",
+            json!({ "id": n.to_string(), "source": "/s", "type": "t", "data": n })
+        )
+    });
+    std::fs::write(dir.join("events.jsonl"), lines.collect::<String>()).unwrap();
+    let began = Instant::now();
+    let args = ["send", "events.jsonl", "--give-up-after", "2", "--json"];
+    let mut command = omnilink(dir, &args);
+    let (code, sent, error) = output(
+        command
+            .env("OMNILINK_URL", &up.url)
+            .args(["--data-dir", "data"]),
+    );
+    assert_eq!(code, 0, "{error}");
+    let sent: Value = serde_json::from_str(&sent).unwrap();
+    assert_eq!(
+        (&sent["ingested"], &sent["refused"]),
+        (&json!(75), &json!(0)),
+        "{sent}"
+    );
+    // Three windows: the third begins 6 s after the first.
+    assert!(
+        began.elapsed() >= Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(up.stop(), 0);
+}

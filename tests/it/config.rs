@@ -128,6 +128,103 @@ prefix: x.
 }
 
 #[test]
+fn policies_are_read_by_name_field_by_field() {
+    let dir = TempDir::new().unwrap();
+    let yaml = "
+limits:
+  policies:
+    tenant: { limit: 6000, window_s: 60, per: tenant }
+    address: { limit: 600, window_s: 60, per: ip, on_backend_down: open }
+    starts:
+      limit: 100
+      window_s: 3600
+      per: key
+      on_backend_down: closed
+      on: [commands, workflows, goals]
+";
+    let env = [
+        // One field of one of the file's, and a whole one.
+        ("OMNILINK__LIMITS__POLICIES__TENANT__LIMIT", "7"),
+        (
+            "OMNILINK__LIMITS__POLICIES__MORE",
+            "{limit: 1, window_s: 2, per: type, on: webhooks}",
+        ),
+    ];
+    let config = Config::load(&sources(&dir, yaml, &env)).unwrap();
+    let shown = config.redacted()["limits"]["policies"].clone();
+    assert_eq!(
+        shown,
+        serde_json::json!({
+            "address": { "limit": 600, "window_s": 60, "per": "ip", "on_backend_down": "open" },
+            "more": {
+                "limit": 1, "window_s": 2, "per": "type", "on_backend_down": "local", "on": ["webhooks"]
+            },
+            "starts": {
+                "limit": 100, "window_s": 3600, "per": "key", "on_backend_down": "closed",
+                "on": ["commands", "workflows", "goals"]
+            },
+            "tenant": { "limit": 7, "window_s": 60, "per": "tenant", "on_backend_down": "local" },
+        })
+    );
+    let whole = [(
+        "OMNILINK__LIMITS__POLICIES",
+        "{a: {limit: 1, window_s: 1, per: key}}",
+    )];
+    let config = Config::load(&sources(&dir, "limits: { policies: }", &whole)).unwrap();
+    assert_eq!(&*config.limits.policies[0].name, "a");
+}
+
+#[test]
+fn all_errors_of_policies_are_reported_with_their_places() {
+    let dir = TempDir::new().unwrap();
+    let yaml = "
+limits:
+  policies:
+    max_rpm: { limit: 1, window_s: 1, per: key }
+    max_concurrency: { limit: 1, window_s: 1, per: key }
+    a b: { limit: 1 }
+    a: { limit: 0, window_s: 1d, per: user, on: [events, reads], limits: 5 }
+    b: { per: key }
+    c: {}
+    d:
+    e: 5
+    f: { limit: 1, window_s: 1, per: key, on_backend_down: shut, on: [] }
+";
+    let env = [
+        ("OMNILINK__LIMITS__POLICIES__G__LIMIT", "many"),
+        ("OMNILINK__LIMITS__POLICIES__H", "{limit: "),
+    ];
+    let error = Config::load(&sources(&dir, yaml, &env)).unwrap_err();
+    let text = error.to_string();
+    let expected = [
+        "omnilink.yaml:4:5: `limits.policies.max_rpm`: this name is reserved",
+        "omnilink.yaml:5:5: `limits.policies.max_concurrency`: this name is reserved",
+        "omnilink.yaml:6:5: `limits.policies.a b`: the name of a policy has",
+        "omnilink.yaml:7:10: `limits.policies.a.limit`: must be a whole number from 1 to 10000000",
+        "omnilink.yaml:7:20: `limits.policies.a.window_s`: must be a whole number from 1 to 86400",
+        "`limits.policies.a.per`: must be `key`, `tenant`, `ip` or `type`",
+        "`limits.policies.a.on`: `reads` is not one of events, commands",
+        "`limits.policies.a.limits`: there is no such field; did you mean `limit`?",
+        "omnilink.yaml:8:5: `limits.policies.b`: `limit`, `window_s` is missing",
+        "omnilink.yaml:9:5: `limits.policies.c`: `limit`, `window_s`, `per` is missing",
+        "omnilink.yaml:10:5: `limits.policies.d`: `limit`, `window_s`, `per` is missing",
+        "omnilink.yaml:11:5: `limits.policies.e`: a policy, such as {limit: 6000,",
+        "`limits.policies.f.on_backend_down`: must be `open`, `closed` or `local`",
+        "`limits.policies.f.on`: must not be empty",
+        "OMNILINK__LIMITS__POLICIES__G__LIMIT: `limits.policies.g.limit`: must be a whole number",
+        "OMNILINK__LIMITS__POLICIES__H: `limits.policies.h`: ",
+    ];
+    for expected in expected {
+        assert!(text.contains(expected), "{expected}\nin\n{text}");
+    }
+    assert_eq!(error.problems.len(), expected.len(), "{text}");
+    let text = Config::load(&sources(&dir, "limits: { policies: [a] }", &[]))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("a map of policies by name"), "{text}");
+}
+
+#[test]
 fn no_secret_is_displayed() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("kafka.password"), "from-file-hush\n").unwrap();

@@ -1,8 +1,6 @@
 //! The limiter through its public door: alone, and with servers of Redis that stall, restart and lose what they held.
 
 use std::{
-    net::TcpListener,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,106 +10,18 @@ use std::{
 
 use omnilink::{
     base::{clock::SystemClock, id::Tenant},
-    config::{Config, SecretUrl, Sources},
     limits::{
-        Ask, Caller, Decision, Kind, Lease, Limiter, OnBackendDown, Outcome, Per, Policy,
-        RedisOptions,
+        Ask, Decision, Kind, Lease, Limiter, OnBackendDown, Outcome, Per, Policy, RedisOptions,
+        Subject,
     },
     telemetry::Status,
 };
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::env_or_skip;
-
-fn url(text: &str) -> SecretUrl {
-    let dir = TempDir::new().unwrap();
-    let file = dir.path().join("omnilink.yaml");
-    std::fs::write(&file, format!("redis: {{ url: \"{text}\" }}")).unwrap();
-    let sources = Sources {
-        file: Some(file),
-        ..Sources::default()
-    };
-    Config::load(&sources).unwrap().redis_url.unwrap()
-}
-
-/// A server of the test's own, without persistence.
-struct Server {
-    dir: TempDir,
-    port: u16,
-    settings: &'static [&'static str],
-    process: Option<Child>,
-}
-
-impl Server {
-    /// `None`: there is no `redis-server` here.
-    fn start(settings: &'static [&'static str]) -> Option<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let mut server = Self {
-            dir: TempDir::new().unwrap(),
-            port,
-            settings,
-            process: None,
-        };
-        if !server.up() {
-            eprintln!("SKIPPED: there is no redis-server");
-            return None;
-        }
-        Some(server)
-    }
-
-    fn up(&mut self) -> bool {
-        let started = Command::new("redis-server")
-            .args(["--port", &self.port.to_string()])
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(["--enable-debug-command", "yes"])
-            .args(self.settings)
-            .current_dir(self.dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(process) = started else { return false };
-        self.process = Some(process);
-        let client = redis::Client::open(self.url()).unwrap();
-        let answers = || {
-            let mut redis = client.get_connection()?;
-            redis::cmd("PING").query::<()>(&mut redis)
-        };
-        for _ in 0..500 {
-            if answers().is_ok() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("redis-server does not answer");
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
-    }
-
-    fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
-        let client = redis::Client::open(self.url()).unwrap();
-        command
-            .query(&mut client.get_connection().unwrap())
-            .unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+use crate::support::{
+    env_or_skip,
+    redis::{Server, url},
+};
 
 async fn node(text: &str, lapse: Duration) -> Limiter {
     let url = url(text);
@@ -155,25 +65,27 @@ fn policy(limit: u32, window_s: u32, per: Per, on_backend_down: OnBackendDown) -
     })
 }
 
-fn with_caller<T>(ask: impl FnOnce(&Caller<'_>) -> T) -> T {
-    let tenant = Tenant::new("acme").unwrap();
-    ask(&Caller {
-        tenant: &tenant,
-        key: "k1",
-        address: "192.0.2.1".parse().unwrap(),
-        kind: Kind::Events,
-    })
+fn subject(policies: &[Arc<Policy>]) -> Subject {
+    Subject::new(&Tenant::new("acme").unwrap(), "k1", Kind::Events, policies)
+}
+
+/// Items of one client, each with its type.
+fn items<'t>(policies: &[Arc<Policy>], types: impl IntoIterator<Item = &'t str>) -> Ask {
+    Ask::items(&subject(policies), || "192.0.2.1".parse().unwrap(), types)
 }
 
 async fn take(limiter: &Limiter, policies: &[Arc<Policy>], count: usize) -> Decision {
-    let types = std::iter::repeat_n("t", count);
-    let ask = with_caller(|caller| Ask::new(caller).items(caller, policies, types));
-    limiter.take(&ask).await
+    limiter
+        .take(&items(policies, std::iter::repeat_n("t", count)))
+        .await
 }
 
 async fn enter(limiter: &Limiter, limit: u32) -> Decision {
-    let ask = with_caller(|caller| Ask::new(caller).in_flight(caller, limit));
-    limiter.take(&ask).await
+    limiter.take(&Ask::enter(&subject(&[]), limit)).await
+}
+
+fn degraded(decision: &Decision) -> bool {
+    !decision.degraded.is_empty()
 }
 
 fn count(decision: &Decision) -> u32 {
@@ -200,17 +112,17 @@ async fn all_policies_hold_and_the_tightest_is_told() {
         policy(50, 60, Per::Ip, OnBackendDown::Local),
     ];
     let types = ["a", "b", "a", "a", "a", "b"];
-    let ask = with_caller(|caller| Ask::new(caller).items(caller, &policies, types));
+    let ask = items(&policies, types);
     let decision = limiter.take(&ask).await;
     let Outcome::Taken { grants, .. } = &decision.outcome else {
         panic!("{decision:?}");
     };
     let passed: Vec<_> = grants.each().collect();
     assert_eq!(passed, [true, true, true, true, false, false]);
-    let tightest = decision.tightest.unwrap();
+    let tightest = decision.tightest.as_ref().unwrap();
     assert_eq!((&*tightest.policy, tightest.remaining), ("key-local", 0));
     assert!((59_000..=60_000).contains(&tightest.wait_ms));
-    assert!(!decision.degraded);
+    assert!(!degraded(&decision));
 
     // Requests in flight, beside it.
     let first = enter(&limiter, 1).await;
@@ -253,7 +165,7 @@ async fn a_restart_in_between() {
             admitted
         }));
     }
-    assert!(!take(&nodes[0], &open, 1).await.degraded);
+    assert!(!degraded(&take(&nodes[0], &open, 1).await));
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     server.kill();
@@ -265,13 +177,13 @@ async fn a_restart_in_between() {
         let begin = Instant::now();
         let opened = take(&nodes[0], &open, 100).await;
         assert_eq!(count(&opened), 100);
-        assert!(opened.degraded && opened.tightest.is_none());
+        assert!(degraded(&opened) && opened.tightest.is_none());
         let refused = take(&nodes[0], &closed, 1).await;
         let Outcome::Unavailable(name) = &refused.outcome else {
             panic!("{refused:?}");
         };
         assert_eq!(&**name, "type-closed");
-        assert!(refused.degraded);
+        assert!(degraded(&refused));
         assert!(begin.elapsed() < Duration::from_secs(1));
     };
     check_down().await;
@@ -283,16 +195,16 @@ async fn a_restart_in_between() {
         up(limiter).await;
     }
     // Redis is there, and lost what it held: down for one window.
-    assert!(take(&nodes[1], &local, 0).await.degraded);
+    assert!(degraded(&take(&nodes[1], &local, 0).await));
     check_down().await;
     // Another node that comes now is told of it.
     let third = node(&server.url(), LAPSE).await;
-    assert!(take(&third, &open, 1).await.degraded);
+    assert!(degraded(&take(&third, &open, 1).await));
     tokio::time::sleep(window.saturating_sub(back.elapsed()) + Duration::from_secs(2)).await;
     let whole = take(&nodes[0], &closed, 1).await;
     assert_eq!(count(&whole), 1);
-    assert!(!whole.degraded);
-    assert!(!take(&nodes[0], &open, 1).await.degraded);
+    assert!(!degraded(&whole));
+    assert!(!degraded(&take(&nodes[0], &open, 1).await));
     tokio::time::sleep(Duration::from_secs(3)).await;
     stop.store(true, Ordering::Relaxed);
 
@@ -330,10 +242,10 @@ async fn what_was_let_in_alone_is_told_to_redis() {
     let alone = take(&a, &policies, 20).await;
     // Half of the limit, less what it took before.
     assert_eq!(count(&alone), 6);
-    assert!(alone.degraded);
+    assert!(degraded(&alone));
     proxy.stall(false);
     up(&a).await;
-    assert!(!take(&a, &policies, 1).await.degraded);
+    assert!(!degraded(&take(&a, &policies, 1).await));
     // 4 + 6 + 1 are taken; the call that got no answer may have taken all that was left.
     let rest = take(&b, &policies, 20).await;
     assert!(count(&rest) <= 9, "{}", count(&rest));
@@ -349,7 +261,7 @@ async fn a_slow_redis_holds_nobody_up() {
         policy(1_000, 60, Per::Tenant, OnBackendDown::Local),
         policy(1_000, 60, Per::Ip, OnBackendDown::Local),
     ];
-    assert!(!take(&limiter, &policies, 1).await.degraded);
+    assert!(!degraded(&take(&limiter, &policies, 1).await));
     let sleeper = std::thread::spawn({
         let client = redis::Client::open(server.url()).unwrap();
         move || {
@@ -365,7 +277,7 @@ async fn a_slow_redis_holds_nobody_up() {
         let begin = Instant::now();
         let asked = (0..8).map(|_| take(&limiter, &policies, 1));
         for decision in futures_util::future::join_all(asked).await {
-            assert!(decision.degraded);
+            assert!(degraded(&decision));
             assert_eq!(count(&decision), 1);
         }
         slowest = slowest.max(begin.elapsed());
@@ -377,7 +289,7 @@ async fn a_slow_redis_holds_nobody_up() {
     assert!(late <= 3, "{late} waited");
     sleeper.join().unwrap();
     up(&limiter).await;
-    assert!(!take(&limiter, &policies, 1).await.degraded);
+    assert!(!degraded(&take(&limiter, &policies, 1).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -447,7 +359,7 @@ async fn leases_outlive_a_restart() {
     server.kill();
     eventually(|| a.probe()().status == Status::Degraded).await;
     let alone = enter(&a, 4).await;
-    assert!(alone.degraded);
+    assert!(degraded(&alone));
     let alone = lease(alone).unwrap();
     assert!(
         matches!(enter(&a, 4).await.outcome, Outcome::Busy),
@@ -478,13 +390,13 @@ async fn deleted_data_are_missed_and_a_lost_connection_is_not() {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     up(&limiter).await;
     let whole = take(&limiter, &policies, 5).await;
-    assert!(!whole.degraded);
+    assert!(!degraded(&whole));
     assert_eq!(whole.tightest.unwrap().remaining, 10);
 
     let () = server.ask(&redis::cmd("FLUSHALL"));
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let lost = take(&limiter, &policies, 50).await;
-    assert!(lost.degraded);
+    assert!(degraded(&lost));
     // What it had before counts here still.
     assert_eq!(count(&lost), 10);
 }
@@ -511,15 +423,11 @@ async fn by_the_rules_of_a_cluster() {
         policy(5, 60, Per::Type, OnBackendDown::Closed),
         policy(5, 60, Per::Ip, OnBackendDown::Closed),
     ];
-    let ask = with_caller(|caller| {
-        let types = ["a", "b", "a", "b", "a", "b"];
-        Ask::new(caller)
-            .items(caller, &policies, types)
-            .in_flight(caller, 1)
-    });
+    let types = ["a", "b", "a", "b", "a", "b"];
+    let ask = items(&policies, types).in_flight(&subject(&[]), 1);
     let decision = limiter.take(&ask).await;
     assert_eq!(count(&decision), 5);
-    assert!(!decision.degraded);
+    assert!(!degraded(&decision));
     let held = lease(decision).unwrap();
     assert!(matches!(enter(&limiter, 1).await.outcome, Outcome::Busy));
     drop(held);
@@ -534,11 +442,7 @@ async fn cost_of_a_decision() {
         policy(1_000_000, 60, Per::Tenant, OnBackendDown::Local),
         policy(1_000_000, 60, Per::Key, OnBackendDown::Local),
     ];
-    let ask = with_caller(|caller| {
-        Ask::new(caller)
-            .items(caller, &policies, ["t"])
-            .in_flight(caller, 1_000_000)
-    });
+    let ask = items(&policies, ["t"]).in_flight(&subject(&[]), 1_000_000);
     let print = |what: &str, mut took: Vec<Duration>| {
         took.sort_unstable();
         let at = |share: f64| took[(took.len() as f64 * share) as usize];

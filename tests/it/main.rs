@@ -35,6 +35,8 @@ mod keys;
 mod lane_simulation;
 mod lanes;
 mod limits;
+mod limits_cluster;
+mod limits_port;
 mod log_conformance;
 mod log_kill;
 mod port_events;

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::Secret,
-    limits::{ask, policy::Policy},
+    limits::{ask, policy::Policy, subject},
 };
 
 /// 2100-01-01: times that tests hand in are so late that Redis's own clock expires nothing.
@@ -30,8 +30,8 @@ fn redis() -> Option<String> {
 
 fn group(prefix: &str, limits: &[(u32, u32)]) -> Group {
     let windows = limits.iter().enumerate();
-    let windows = windows.map(|(at, (limit, window_s))| ask::Window {
-        key: format!("{{{prefix}}}:w{at}"),
+    let windows = windows.map(|(at, (limit, window_s))| subject::Window {
+        key: format!("{{{prefix}}}:w{at}").into(),
         policy: Arc::new(Policy {
             limit: *limit,
             window_s: *window_s,
@@ -40,7 +40,7 @@ fn group(prefix: &str, limits: &[(u32, u32)]) -> Group {
         of: 0,
     });
     Group {
-        slot: format!("{{{prefix}}}"),
+        slot: format!("{{{prefix}}}").into(),
         windows: windows.collect(),
         in_flight: None,
     }

@@ -1,6 +1,6 @@
 //! The answer to events: `{request_id, results: […]}`, written by hand into one buffer.
 
-use std::{borrow::Cow, io::Write};
+use std::{borrow::Cow, io::Write, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -14,11 +14,13 @@ use crate::{
         events::ItemStatus,
         problem::{
             Code, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_PAYLOAD,
-            LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
+            LIMITER_UNAVAILABLE, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
+            RATE_LIMIT_EXCEEDED,
         },
     },
     base::id::Identity,
     envelope::Invalid,
+    limits::{self, MAX_RPM, Standing},
     port::{
         RequestId,
         problem::{self, Problem, write_text},
@@ -46,7 +48,12 @@ pub(crate) struct Refusal {
     message: Cow<'static, str>,
     retry_after: Option<u32>,
     record_id: Option<Identity>,
+    /// The limit that is used up.
+    limit: Option<Arc<Standing>>,
 }
+
+/// How long to wait for a limiter that lets nothing in, in seconds: it is tried again within this time.
+const LIMITER_RETRY_AFTER_S: u32 = 2;
 
 impl Refusal {
     fn new(status: ItemStatus, code: &'static Code, message: impl Into<Cow<'static, str>>) -> Self {
@@ -57,6 +64,7 @@ impl Refusal {
             message: message.into(),
             retry_after: None,
             record_id: None,
+            limit: None,
         }
     }
 
@@ -112,12 +120,37 @@ impl Refusal {
         refusal
     }
 
+    /// A rate limit is used up.
+    pub(crate) fn limited(standing: &Arc<Standing>) -> Self {
+        let (limit, window_s) = (standing.limit, standing.window_s.unwrap_or(0));
+        let message = if &*standing.policy == MAX_RPM {
+            format!("the key's `max_rpm` of {limit} items in {window_s} s is used up")
+        } else {
+            let policy = &standing.policy;
+            format!("the limit `{policy}` of {limit} items in {window_s} s is used up")
+        };
+        let mut refusal = Self::new(ItemStatus::RateLimited, &RATE_LIMIT_EXCEEDED, message);
+        let wait = u32::try_from(limits::retry_after(standing)).unwrap_or(u32::MAX);
+        refusal.retry_after = Some(wait);
+        refusal.limit = Some(Arc::clone(standing));
+        refusal
+    }
+
+    /// Redis is down, and a policy says that nothing is let in then.
+    pub(crate) fn limiter_unavailable(policy: &str) -> Self {
+        let message = format!("the limit `{policy}` lets nothing in while Redis is down");
+        let mut refusal = Self::new(ItemStatus::Error, &LIMITER_UNAVAILABLE, message);
+        refusal.retry_after = Some(LIMITER_RETRY_AFTER_S);
+        refusal
+    }
+
     /// As the problem of a whole request.
     fn into_problem(self) -> Problem {
         let problem = Problem::named(self.code, self.name, self.message);
-        match self.retry_after {
-            Some(seconds) => problem.retry_after(seconds),
-            None => problem,
+        match (self.limit, self.retry_after) {
+            (Some(standing), _) => problem.limit(&standing),
+            (None, Some(seconds)) => problem.retry_after(seconds),
+            (None, None) => problem,
         }
     }
 }
@@ -174,14 +207,17 @@ fn write_results(out: &mut Vec<u8>, outcomes: &[Outcome]) {
     out.push(b']');
 }
 
-/// 202 when anything was accepted (nothing to accept counts as that), else a problem with the first item's code.
-pub(crate) fn respond(id: RequestId, outcomes: Vec<Outcome>) -> Response<Full<Bytes>> {
+/// 202 when anything was accepted (nothing to accept counts as that), else a problem: 429 if a limit refused any item, else with
+/// the first item's code.
+pub(crate) fn respond(id: RequestId, mut outcomes: Vec<Outcome>) -> Response<Full<Bytes>> {
     let accepted = |o: &Outcome| !matches!(o, Outcome::Refused(_));
     if !outcomes.is_empty() && !outcomes.iter().any(accepted) {
         let mut results = Vec::with_capacity(outcomes.len() * 192);
         write_results(&mut results, &outcomes);
-        if let Some(Outcome::Refused(first)) = outcomes.into_iter().next() {
-            return first.into_problem().results(results).into_response(id);
+        let limited = |o: &Outcome| matches!(o, Outcome::Refused(r) if r.limit.is_some());
+        let tells = outcomes.iter().position(limited).unwrap_or(0);
+        if let Outcome::Refused(refusal) = outcomes.swap_remove(tells) {
+            return refusal.into_problem().results(results).into_response(id);
         }
         unreachable!("nothing was accepted, so the first of them is refused");
     }
@@ -227,6 +263,7 @@ mod tests {
             Refusal::mismatch(id),
             Refusal::in_flight(id),
             Refusal::unavailable(),
+            Refusal::limiter_unavailable("tenant"),
         ];
         let mut outcomes: Vec<_> = refused.into_iter().map(Outcome::Refused).collect();
         let (status, text) = body(outcomes.clone()).await;
@@ -234,6 +271,21 @@ mod tests {
         let problem: Problem = serde_json::from_slice(&text).unwrap();
         assert_eq!(problem.code, "missing_entity_type");
         assert_eq!(problem.results.unwrap().len(), outcomes.len());
+
+        // Of several reasons the one that passes by waiting is told.
+        let standing = Standing {
+            policy: "tenant".into(),
+            limit: 10,
+            window_s: Some(60),
+            remaining: 0,
+            wait_ms: 1_500,
+            full_ms: 60_000,
+        };
+        outcomes.push(Outcome::Refused(Refusal::limited(&standing.into())));
+        let response = respond(RequestId(1, 2), outcomes.clone());
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["ratelimit"], "\"tenant\";r=0;t=2");
 
         outcomes.push(Outcome::Ingested(id));
         outcomes.push(Outcome::Duplicate(id));
@@ -243,10 +295,10 @@ mod tests {
         let written: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(serde_json::to_value(&accepted).unwrap(), written);
         let statuses = accepted.results.iter().map(|r| (r.status, r.index));
-        let ends: Vec<_> = statuses.skip(7).collect();
+        let ends: Vec<_> = statuses.skip(9).collect();
         assert_eq!(
             ends,
-            [(ItemStatus::Ingested, 7), (ItemStatus::Duplicate, 8)]
+            [(ItemStatus::Ingested, 9), (ItemStatus::Duplicate, 10)]
         );
     }
 }

@@ -1,6 +1,7 @@
 //! `POST /v1/events`: one event or a batch, in every form.
 //!
-//! Checks in this order: length, controls, key, media type, body, fields, scope, identity, append.
+//! Checks in this order: length, controls, key, media type, requests in flight, body, size and fields of items, scope, rate,
+//! identity, append.
 
 use std::net::IpAddr;
 
@@ -21,7 +22,11 @@ use super::{
     media::{self, Form},
     nodes::{Nodes, Reservation},
 };
-use crate::port::{Shared, auth, problem::Problem};
+use crate::port::{
+    Shared, auth,
+    limited::{Rated, Sender},
+    problem::Problem,
+};
 use crate::{
     api::problem::{
         BATCH_TOO_LARGE, INVALID_IDEMPOTENCY_KEY, OVERLOADED, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT,
@@ -34,6 +39,7 @@ use crate::{
     envelope::{
         self, Binding, Body, BodyHash, Invalid, Item, Parsed, TraceContext, avro::encode_ingress,
     },
+    limits::Kind,
     log::Record,
 };
 
@@ -49,9 +55,13 @@ pub(crate) async fn post(
     let began = std::time::Instant::now();
     let id = shared.ids.next();
     let response = match take(shared, request, peer).await {
-        Ok(outcomes) => {
+        Ok((outcomes, rated)) => {
             shared.meters.count(&outcomes);
-            answer::respond(id, outcomes)
+            let mut response = answer::respond(id, outcomes);
+            if response.status().is_success() {
+                rated.headers(response.headers_mut());
+            }
+            response
         }
         Err(problem) => problem.into_response(id),
     };
@@ -64,11 +74,19 @@ async fn take(
     shared: &Shared,
     request: Request<Incoming>,
     peer: IpAddr,
-) -> Result<Vec<Outcome>, Problem> {
+) -> Result<(Vec<Outcome>, Rated), Problem> {
     let (head, mut body) = request.into_parts();
     let checked = check_head(shared, &head.headers, &body, peer);
     let (key, form, limit) = match checked {
         Ok(checked) => checked,
+        Err(problem) => {
+            body::discard(body);
+            return Err(problem);
+        }
+    };
+    // Held until the events are durable.
+    let _in_flight = match shared.limiting.enter(Sender::of(&key)).await {
+        Ok(lease) => lease,
         Err(problem) => {
             body::discard(body);
             return Err(problem);
@@ -85,14 +103,16 @@ async fn take(
     let mut taking = Taking {
         shared,
         key: &key,
+        headers: &head.headers,
+        peer,
         header: idempotency_key(&head.headers)?,
         trace: trace(&head.headers),
         now,
         outcomes: Vec::new(),
         unsent: shared.intake.unsent(),
     };
-    taking.read(form, &head.headers, &bytes)?;
-    Ok(taking.append().await)
+    let rated = taking.read(form, &bytes).await?;
+    Ok((taking.append().await, rated))
 }
 
 fn check_head(
@@ -164,6 +184,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 struct Taking<'a> {
     shared: &'a Shared,
     key: &'a Key,
+    headers: &'a HeaderMap,
+    peer: IpAddr,
     /// `Idempotency-Key`.
     header: Option<&'a str>,
     /// `traceparent` and `tracestate`, which events have that name none themselves.
@@ -175,7 +197,7 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    fn read(&mut self, form: Form, headers: &HeaderMap, body: &[u8]) -> Result<(), Problem> {
+    async fn read(&mut self, form: Form, body: &[u8]) -> Result<Rated, Problem> {
         let (tenant, now) = (&self.key.tenant, self.now);
         let most = self.shared.limits.batch_items;
         let one = |parsed| match parsed {
@@ -195,6 +217,7 @@ impl Taking<'_> {
                     .map(Body::Batch)
             }
             Form::Binary => {
+                let headers = self.headers;
                 let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
                 let headers = headers
                     .iter()
@@ -210,19 +233,31 @@ impl Taking<'_> {
             }
         };
         match parsed {
-            Ok(Body::One(parsed)) => self.single(body.len(), parsed)?,
-            Ok(Body::Batch(items)) => self.batch(items)?,
+            Ok(Body::One(parsed)) => self.single(body.len(), parsed).await,
+            Ok(Body::Batch(items)) => self.batch(items).await,
             Err(invalid) if invalid.code == BATCH_TOO_LARGE.code => {
-                return Err(Problem::new(&BATCH_TOO_LARGE, invalid.message));
+                Err(Problem::new(&BATCH_TOO_LARGE, invalid.message))
             }
-            Err(invalid) => self
-                .outcomes
-                .push(Outcome::Refused(Refusal::invalid(invalid))),
+            Err(invalid) => {
+                // Of a body that cannot be read nobody knows whether it is a batch, but only an event misses a field.
+                let is_one = match form {
+                    Form::Structured | Form::Binary => true,
+                    Form::Json => invalid.code.starts_with("missing_"),
+                    Form::Batch => false,
+                };
+                let limit = self.item_limit();
+                let refusal = if is_one && body.len() > limit {
+                    Refusal::too_large(limit)
+                } else {
+                    Refusal::invalid(invalid)
+                };
+                self.outcomes.push(Outcome::Refused(refusal));
+                Ok(Rated::All)
+            }
         }
-        Ok(())
     }
 
-    fn single(&mut self, size: usize, parsed: Parsed<'_>) -> Result<(), Problem> {
+    async fn single(&mut self, size: usize, parsed: Parsed<'_>) -> Result<Rated, Problem> {
         let limit = self.shared.limits.single_bytes;
         if size > limit {
             return Err(Problem::new(
@@ -230,21 +265,43 @@ impl Taking<'_> {
                 format!("a single event may have {limit} bytes"),
             ));
         }
-        let outcome = self.item(size, Ok(parsed));
+        let (id, parsed) = match self.judge(size, Ok(parsed)) {
+            Ok(judged) => judged,
+            Err(refusal) => {
+                self.outcomes.push(Outcome::Refused(refusal));
+                return Ok(Rated::All);
+            }
+        };
+        let rated = self.rate(std::iter::once(&*parsed.event.kind)).await;
+        let outcome = match rated.refusals().next().flatten() {
+            None => self.reserve(id, &parsed),
+            Some(refusal) => Outcome::Refused(refusal),
+        };
         self.outcomes.push(outcome);
-        Ok(())
+        Ok(rated)
     }
 
-    fn batch(&mut self, items: Vec<Item<'_>>) -> Result<(), Problem> {
+    async fn batch(&mut self, items: Vec<Item<'_>>) -> Result<Rated, Problem> {
         if items.is_empty() && !self.key.writes_events {
             return Err(Problem::lacks(EVENTS_WRITE));
         }
+        let judged: Vec<_> = items
+            .into_iter()
+            .map(|item| self.judge(item.raw.len(), item.parsed))
+            .collect();
+        let good = judged.iter().filter_map(|judged| judged.as_ref().ok());
+        let rated = self.rate(good.map(|(_, parsed)| &*parsed.event.kind)).await;
+        let mut refusals = rated.refusals();
         // If an identity occurs twice in a batch, the first one counts.
         let mut mine: IdentityMap<BodyHash> = IdentityMap::default();
-        mine.reserve(items.len());
-        self.outcomes.reserve(items.len());
-        for item in items {
-            let outcome = match self.judge(item.raw.len(), item.parsed) {
+        mine.reserve(judged.len());
+        self.outcomes.reserve(judged.len());
+        for judged in judged {
+            let passed = judged.and_then(|judged| match refusals.next().flatten() {
+                None => Ok(judged),
+                Some(refusal) => Err(refusal),
+            });
+            let outcome = match passed {
                 Err(refusal) => Outcome::Refused(refusal),
                 Ok((id, parsed)) => match mine.get(&id) {
                     Some(body) if body.is_same(&parsed.body_hash) => Outcome::Duplicate(id),
@@ -261,14 +318,25 @@ impl Taking<'_> {
             };
             self.outcomes.push(outcome);
         }
-        Ok(())
+        drop(refusals);
+        Ok(rated)
     }
 
-    fn item(&mut self, size: usize, parsed: Result<Parsed<'_>, Invalid>) -> Outcome {
-        match self.judge(size, parsed) {
-            Ok((id, parsed)) => self.reserve(id, &parsed),
-            Err(refusal) => Outcome::Refused(refusal),
-        }
+    /// Takes items of these types from the limits that apply.
+    async fn rate<'t>(&self, types: impl Iterator<Item = &'t str> + Clone) -> Rated {
+        let (shared, sender) = (self.shared, Sender::of(self.key));
+        let address = || auth::client(self.headers, self.peer, &shared.trusted_proxies);
+        shared
+            .limiting
+            .take(sender, Kind::Events, address, types)
+            .await
+    }
+
+    /// The most bytes of an item: what could not be sent alone cannot be sent in a batch.
+    fn item_limit(&self) -> usize {
+        let own = self.key.scopes.constraints.max_payload_kb as usize;
+        own.saturating_mul(1024)
+            .min(self.shared.limits.single_bytes)
     }
 
     /// Checks size, fields and permission.
@@ -278,9 +346,7 @@ impl Taking<'_> {
         parsed: Result<Parsed<'p>, Invalid>,
     ) -> Result<(Identity, Parsed<'p>), Refusal> {
         let constraints = &self.key.scopes.constraints;
-        let own = (constraints.max_payload_kb as usize).saturating_mul(1024);
-        // What could not be sent alone cannot be sent in a batch.
-        let limit = own.min(self.shared.limits.single_bytes);
+        let limit = self.item_limit();
         if size > limit {
             return Err(Refusal::too_large(limit));
         }

@@ -7,6 +7,7 @@ mod log_proxy;
 pub mod pages;
 pub mod port;
 pub mod projections;
+pub mod redis;
 pub mod schema_registry;
 pub mod topology;
 

@@ -25,6 +25,7 @@ use omnilink::{
     },
     config::{AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
+    limits::{Limiter, Policy},
     log::{
         Acknowledged, Append, Log, LogError, Unavailable,
         local::{LocalLog, LocalOptions},
@@ -200,6 +201,16 @@ impl Node {
     }
 
     pub async fn start_with(dir: TempDir, nodes: Option<Nodes>) -> Self {
+        let limiter = Limiter::in_memory(Arc::new(SystemClock));
+        Self::start_limited(dir, nodes, limiter, Vec::new()).await
+    }
+
+    pub async fn start_limited(
+        dir: TempDir,
+        nodes: Option<Nodes>,
+        limiter: Limiter,
+        policies: Vec<Arc<Policy>>,
+    ) -> Self {
         let mut options = LocalOptions::new(Arc::new(SystemClock));
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
@@ -222,7 +233,8 @@ impl Node {
             Ok(()) => PartStatus::ok(""),
             Err(e) => PartStatus::down(e.to_string()),
         });
-        let config = Config::defaults(dir.path());
+        let mut config = Config::defaults(dir.path());
+        config.limits.policies = policies;
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let port = Port::new(
@@ -250,6 +262,7 @@ impl Node {
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
                 cors: vec![AllowedOrigin::parse("https://app.example.com").unwrap()],
                 nodes,
+                limiter,
             },
         )
         .unwrap();
