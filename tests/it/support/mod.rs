@@ -2,12 +2,14 @@
 
 pub mod command;
 pub mod controls;
+pub mod frames;
 mod kafka_admin;
 mod log_proxy;
 pub mod pages;
 pub mod port;
 pub mod projections;
 pub mod schema_registry;
+pub mod tls;
 pub mod topology;
 
 use std::{

@@ -30,7 +30,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tools},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tls, Tools},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -200,6 +200,18 @@ impl Node {
     }
 
     pub async fn start_with(dir: TempDir, nodes: Option<Nodes>) -> Self {
+        Self::start_whole(dir, nodes, None).await
+    }
+
+    /// Starts with TLS; the client of this node does not use it.
+    pub async fn start_tls(made: &super::tls::Made) -> Self {
+        let dir = TempDir::new().unwrap();
+        made.write(dir.path());
+        let tls = Tls::load(&dir.path().join("cert.pem"), &dir.path().join("key.pem")).unwrap();
+        Self::start_whole(dir, None, Some(tls)).await
+    }
+
+    async fn start_whole(dir: TempDir, nodes: Option<Nodes>, tls: Option<Tls>) -> Self {
         let mut options = LocalOptions::new(Arc::new(SystemClock));
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
@@ -247,6 +259,7 @@ impl Node {
                 readiness: readiness.clone(),
                 clock: Arc::new(SystemClock),
                 limits: config.limits,
+                tls,
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
                 cors: vec![AllowedOrigin::parse("https://app.example.com").unwrap()],
                 nodes,
