@@ -28,7 +28,8 @@ const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
 /// The port of a running node, and a key for it.
 pub(super) struct Client {
-    http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// Boxed: it is large.
+    http: Box<Http<HttpsConnector<HttpConnector>, Full<Bytes>>>,
     base: String,
     key: String,
 }
@@ -76,7 +77,7 @@ impl Client {
             .enable_http1()
             .wrap_connector(connector);
         Ok(Self {
-            http: Http::builder(TokioExecutor::new()).build(connector),
+            http: Box::new(Http::builder(TokioExecutor::new()).build(connector)),
             base,
             key,
         })

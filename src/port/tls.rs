@@ -110,7 +110,8 @@ impl Tls {
                     _ = hangup.recv() => true,
                 };
                 let (tls, before) = (tls.clone(), refused.take());
-                let looked = tokio::task::spawn_blocking(move || tls.reload(before, at_once));
+                let looked =
+                    tokio::task::spawn_blocking(move || tls.reload(before.as_deref(), at_once));
                 refused = looked.await.ok().flatten();
             }
         })))
@@ -118,7 +119,7 @@ impl Tls {
 
     /// Serves what the files hold now. Returns what it could not use: the error's text. `before` is what the look before
     /// returned; it is reported if it is the same now, or at once.
-    fn reload(&self, before: Option<String>, at_once: bool) -> Option<String> {
+    fn reload(&self, before: Option<&str>, at_once: bool) -> Option<String> {
         let fault = match Contents::read(&self.files) {
             Ok(contents) => {
                 let fingerprint = contents.fingerprint();
@@ -143,7 +144,7 @@ impl Tls {
         };
         let mut state = self.served.state.write();
         let reported = state.fault.as_ref() == Some(&fault);
-        if !reported && (at_once || before.as_ref() == Some(&fault)) {
+        if !reported && (at_once || before == Some(&*fault)) {
             tracing::warn!(error = %fault, "the new certificate of the port cannot be used; the one before is served");
             state.fault = Some(fault.clone());
         }

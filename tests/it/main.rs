@@ -37,6 +37,7 @@ mod lanes;
 mod limits;
 mod log_conformance;
 mod log_kill;
+mod port_clients;
 mod port_drain;
 mod port_events;
 mod port_faults;

@@ -1,9 +1,10 @@
 //! TLS of the port: protocols, files of certificates, reload, expiry, and slow handshakes.
 
 use std::{
+    io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -201,6 +202,40 @@ fn errors_name_the_file_and_show_no_key() {
         "{error}"
     );
     assert!(!dir.path().join("data").exists());
+}
+
+#[test]
+fn beyond_loopback_it_listens_with_tls_or_on_demand() {
+    let dir = Folder::new();
+    let (code, _, error) = output(&mut omnilink(dir.path(), &["up", "--listen", "0.0.0.0:0"]));
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("can be reached from other machines"),
+        "{error}"
+    );
+    let config = |env: &[(&str, &str)]| {
+        let mut command = omnilink(dir.path(), &["config"]);
+        command.env("OMNILINK__LISTEN", "[::]:7700");
+        output(command.envs(env.iter().copied())).0
+    };
+    assert_eq!(config(&[]), 1);
+    assert_eq!(config(&[("OMNILINK__INSECURE_LISTEN", "true")]), 0);
+    let tls = [
+        ("OMNILINK__TLS__CERT", "c.pem"),
+        ("OMNILINK__TLS__KEY", "k.pem"),
+    ];
+    assert_eq!(config(&tls), 0);
+    assert_eq!(config(&tls[..1]), 1);
+    let flags = ["up", "--listen", "0.0.0.0:0", "--insecure-listen"];
+    let mut command = omnilink(dir.path(), &flags);
+    let command = command.args(["--without", "projections"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    lines.read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.contains("listens on http://0.0.0.0:"), "{line}");
 }
 
 /// A node of this folder, which has a certificate.
