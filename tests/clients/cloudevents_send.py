@@ -29,10 +29,10 @@ def event(name, data):
     return CloudEvent(
         attributes={
             "id": name,
-            "source": "/sdk/ä ö",
+            "source": "/sdk/a%20b",
             "type": "sdk.sent",
             "time": datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=timezone.utc),
-            "subject": "50 % \"off\"",
+            "subject": "50 % \"öff\"",
             "datacontenttype": "application/json",
             "dataschema": "https://example.com/sdk.json",
             "entitytype": "order",

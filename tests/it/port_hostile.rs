@@ -115,7 +115,7 @@ async fn normal_load(
         took[took.len() / 2],
         took[took.len() - 1]
     );
-    assert!(took.len() > 300, "{}", took.len());
+    assert!(took.len() > 200, "{}", took.len());
     assert!(p99 < P99, "p99 {p99:?}");
     assert!(peak < RSS_MIB, "{peak} MiB");
 }
@@ -307,33 +307,36 @@ fn attacks_on_http2_disturb_nobody() {
             }
         }));
         let began = Instant::now();
-        // Rapid reset: requests that are reset as soon as they are sent.
-        for _ in 0..10 {
-            let mut stream = made.connect(address, "h2").await;
-            let mut bytes = hello();
-            for id in (1..4_000).step_by(2) {
-                let headers = frames::post("/v1/events", &key);
-                bytes.extend(frame(HEADERS, END_HEADERS, id, &headers));
-                bytes.extend(frame(RST_STREAM, 0, id, &8_u32.to_be_bytes()));
+        let mut rounds = 0;
+        while began.elapsed() < Duration::from_secs(7) {
+            rounds += 1;
+            // Rapid reset: requests that are reset as soon as they are sent.
+            for _ in 0..10 {
+                let mut stream = made.connect(address, "h2").await;
+                let mut bytes = hello();
+                for id in (1..4_000).step_by(2) {
+                    let headers = frames::post("/v1/events", &key);
+                    bytes.extend(frame(HEADERS, END_HEADERS, id, &headers));
+                    bytes.extend(frame(RST_STREAM, 0, id, &8_u32.to_be_bytes()));
+                }
+                // It is closed while this is sent.
+                let _ = stream.write_all(&bytes).await;
+                assert!(closes(&mut stream).await, "rapid reset is served");
             }
-            // It is closed while this is sent.
-            let _ = stream.write_all(&bytes).await;
-            assert!(closes(&mut stream).await, "rapid reset is served");
-        }
-        // A block of headers that never ends.
-        for _ in 0..10 {
-            let mut stream = made.connect(address, "h2").await;
-            let mut bytes = [hello(), frame(HEADERS, 0, 1, &[0x82])].concat();
-            for _ in 0..500 {
-                // A literal header without indexing: the name `a`, a value of 8 bytes.
-                let header = [&[0x00, 1, b'a', 8][..], b"bbbbbbbb"].concat();
-                bytes.extend(frame(CONTINUATION, 0, 1, &header.repeat(1_000)));
+            // A block of headers that never ends.
+            for _ in 0..10 {
+                let mut stream = made.connect(address, "h2").await;
+                let mut bytes = [hello(), frame(HEADERS, 0, 1, &[0x82])].concat();
+                for _ in 0..500 {
+                    // A literal header without indexing: the name `a`, a value of 8 bytes.
+                    let header = [&[0x00, 1, b'a', 8][..], b"bbbbbbbb"].concat();
+                    bytes.extend(frame(CONTINUATION, 0, 1, &header.repeat(1_000)));
+                }
+                let _ = stream.write_all(&bytes).await;
+                assert!(closes(&mut stream).await, "an endless head is read");
             }
-            let _ = stream.write_all(&bytes).await;
-            assert!(closes(&mut stream).await, "an endless head is read");
         }
-        eprintln!("resets and endless heads: {:?}", began.elapsed());
-        sleep(Duration::from_secs(5)).await;
+        eprintln!("{rounds} times 10 connections with rapid resets and 10 with endless heads");
         stop.store(true, Ordering::Relaxed);
         normal.await.unwrap();
         drop(held);
