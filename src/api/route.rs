@@ -5,7 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::problem::{
     Code, INVALID_KEY, INVALID_PAYLOAD, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
-    RATE_LIMIT_EXCEEDED, UNAUTHORIZED, UNSUPPORTED_CONTENT_ENCODING, UNSUPPORTED_MEDIA_TYPE,
+    RATE_LIMIT_EXCEEDED, REQUEST_TIMEOUT, UNAUTHORIZED, UNSUPPORTED_CONTENT_ENCODING,
+    UNSUPPORTED_MEDIA_TYPE,
 };
 
 /// `application/json`.
@@ -332,6 +333,7 @@ impl Route {
             }
             if !self.body.is_empty() {
                 codes.extend([
+                    &REQUEST_TIMEOUT,
                     &PAYLOAD_TOO_LARGE,
                     &UNSUPPORTED_MEDIA_TYPE,
                     &UNSUPPORTED_CONTENT_ENCODING,

@@ -9,12 +9,14 @@ use hyper::{
     HeaderMap, Method, Request, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::Value;
 
+use super::trust;
 use crate::config::Config;
 
 /// Time limit for a response.
@@ -26,7 +28,8 @@ const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
 /// The port of a running node, and a key for it.
 pub(super) struct Client {
-    http: Http<HttpConnector, Full<Bytes>>,
+    /// Boxed: it is large.
+    http: Box<Http<HttpsConnector<HttpConnector>, Full<Bytes>>>,
     base: String,
     key: String,
 }
@@ -49,12 +52,16 @@ pub(super) fn encoded(text: &str) -> percent_encoding::PercentEncode<'_> {
 impl Client {
     /// Connects to `OMNILINK_URL`, else to the configured address, with the key in `OMNILINK_KEY`, else the one in `admin.key`.
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
-        let base = std::env::var("OMNILINK_URL")
-            .unwrap_or_else(|_| format!("http://{}", reachable(config)));
+        let named = std::env::var("OMNILINK_URL").ok();
+        let own = || format!("{}://{}", scheme(config), reachable(config));
+        let base = named.clone().unwrap_or_else(own);
         let base = base.trim_end_matches('/').to_owned();
-        if !base.starts_with("http://") {
-            bail!("OMNILINK_URL is `{base}`, but only http:// URLs are supported");
-        }
+        let tls = match (base.split_once("://"), &named) {
+            (Some(("http", _)), _) => trust::nobody()?,
+            (Some(("https", _)), Some(_)) => trust::roots()?,
+            (Some(("https", _)), None) => trust::own_node(config)?,
+            _ => bail!("OMNILINK_URL is `{base}`, but must begin with http:// or https://"),
+        };
         let key = match std::env::var("OMNILINK_KEY") {
             Ok(key) => key,
             Err(_) => read_key(&config.data_dir.join(ADMIN_KEY))?,
@@ -63,8 +70,14 @@ impl Client {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(5)));
         connector.set_keepalive(Some(Duration::from_secs(15)));
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         Ok(Self {
-            http: Http::builder(TokioExecutor::new()).build(connector),
+            http: Box::new(Http::builder(TokioExecutor::new()).build(connector)),
             base,
             key,
         })
@@ -248,6 +261,15 @@ fn unreachable(base: &str, error: hyper_util::client::legacy::Error) -> anyhow::
         ))
     } else {
         error.context(format!("the request to {base} failed"))
+    }
+}
+
+/// The scheme of the configured node.
+pub(super) fn scheme(config: &Config) -> &'static str {
+    if config.tls.files().is_some() {
+        "https"
+    } else {
+        "http"
     }
 }
 

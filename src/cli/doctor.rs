@@ -17,8 +17,10 @@ use crate::{
     embedded_postgres as embedded,
     log::{Log, LogError, PositionFault, survey, topics::Names},
     node::{postgres, storage},
+    port::{Certificate, Files},
     registry,
     store::{Session, Store},
+    telemetry,
 };
 
 #[derive(clap::Args)]
@@ -91,6 +93,7 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
     disk(config, found);
     secret(config, found);
     key(config, found);
+    tls(config, found);
     let runtime = runtime()?;
     if running {
         found.add("log", Status::Ok, "open in a running node; see `node`");
@@ -165,6 +168,31 @@ fn key(config: &Config, found: &mut Findings) {
         "none yet; the first `omnilink up` creates it"
     };
     found.add("api key", Status::Warning, detail);
+}
+
+fn tls(config: &Config, found: &mut Findings) {
+    const CHECK: &str = "tls";
+    let Some((cert, key)) = config.tls.files() else {
+        if config.listen.ip().is_loopback() {
+            let detail = "not configured; the port listens on this machine only";
+            return found.add(CHECK, Status::Skipped, detail);
+        }
+        let detail = "not configured, and other machines can reach the port: keys are sent unencrypted unless a proxy in front encrypts them";
+        return found.add(CHECK, Status::Warning, detail);
+    };
+    let files = Files {
+        cert: cert.to_owned(),
+        key: key.to_owned(),
+    };
+    match Certificate::load(&files) {
+        Ok(certificate) => {
+            let status = certificate.status(SystemClock.now());
+            let good = status.status == telemetry::Status::Ok;
+            let rating = if good { Status::Ok } else { Status::Warning };
+            found.add(CHECK, rating, status.detail);
+        }
+        Err(error) => found.add(CHECK, Status::Failed, error.to_string()),
+    }
 }
 
 fn log(config: &Config, found: &mut Findings) {

@@ -23,6 +23,7 @@ mod send;
 mod stalls;
 mod test;
 mod topics;
+mod trust;
 pub mod up;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context;
 use tokio::runtime::Runtime;
 
-use super::{Global, output};
+use super::{Global, client::scheme, output};
 use crate::{
     config::Config,
     node::{self, Parts, postgres, storage::admin_key_file},
@@ -22,7 +22,7 @@ pub struct Args {
     /// Address and port [default: 127.0.0.1:7700]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Allow an address that other machines can reach, although keys are sent unencrypted
+    /// Allow an address that other machines can reach without TLS, although keys are sent unencrypted
     #[arg(long)]
     insecure_listen: bool,
     /// Create no topics and run no migrations: a missing one is an error
@@ -74,7 +74,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
 }
 
 fn welcome(config: &Config, address: SocketAddr, first: Option<&str>) {
-    let url = format!("http://{address}");
+    let url = format!("{}://{address}", scheme(config));
     let file = admin_key_file(config);
     let file = file.display();
     output::line(&format!(

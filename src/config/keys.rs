@@ -92,12 +92,30 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "insecure_listen",
-        doc: "allow `listen` on a non-loopback address, although keys are sent unencrypted (false)",
+        doc: "allow `listen` on a non-loopback address without TLS, although keys are sent unencrypted (false)",
         set: |c, v, _| {
             c.insecure_listen = boolean(v)?;
             Ok(())
         },
         show: |c| json!(c.insecure_listen),
+    },
+    Key {
+        name: "tls.cert",
+        doc: "PEM file with the port's certificate, then its intermediates; read again when it changes; without it the port has no TLS",
+        set: |c, v, ctx| {
+            c.tls.cert = Some(path(v, ctx)?);
+            Ok(())
+        },
+        show: |c| json!(c.tls.cert.as_ref().map(|file| file.display().to_string())),
+    },
+    Key {
+        name: "tls.key",
+        doc: "PEM file with the certificate's private key: PKCS#8, PKCS#1 or SEC1, not encrypted",
+        set: |c, v, ctx| {
+            c.tls.key = Some(path(v, ctx)?);
+            Ok(())
+        },
+        show: |c| json!(c.tls.key.as_ref().map(|file| file.display().to_string())),
     },
     Key {
         name: "trusted_proxies",

@@ -47,6 +47,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `insecure_listen`: whether it may listen beyond loopback without TLS.
     pub insecure_listen: bool,
+    /// `tls.*`.
+    pub tls: Tls,
     /// `trusted_proxies`: peers whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<Network>,
     /// `cors`: origins whose pages may call the port and whose webhooks it accepts.
@@ -71,6 +73,22 @@ pub struct Config {
     pub topologies_dir: PathBuf,
     /// `log.format`.
     pub log_format: LogFormat,
+}
+
+/// `tls.*`. Both files or neither.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The PEM file with the certificate and its intermediates.
+    pub cert: Option<PathBuf>,
+    /// The PEM file with the private key.
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The certificate's file and the key's; `None`: the port has no TLS.
+    pub fn files(&self) -> Option<(&Path, &Path)> {
+        Some((self.cert.as_deref()?, self.key.as_deref()?))
+    }
 }
 
 /// `topics.*`.
@@ -201,6 +219,7 @@ impl Config {
             file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
             insecure_listen: false,
+            tls: Tls::default(),
             trusted_proxies: Vec::new(),
             cors: Vec::new(),
             data_dir: base.join("data"),
@@ -307,11 +326,21 @@ impl Config {
         if !self.on_kafka() && !self.kafka.properties.is_empty() {
             wrong("kafka.properties", "set, but `kafka.brokers` is not".into());
         }
-        if !self.listen.ip().is_loopback() && !self.insecure_listen {
+        for (set, key, other) in [
+            (&self.tls.cert, "tls.cert", &self.tls.key),
+            (&self.tls.key, "tls.key", &self.tls.cert),
+        ] {
+            if set.is_some() && other.is_none() {
+                let message = "TLS needs both `tls.cert` and `tls.key`";
+                wrong(key, message.into());
+            }
+        }
+        let exposed = !self.listen.ip().is_loopback() && self.tls.files().is_none();
+        if exposed && !self.insecure_listen {
             wrong(
                 "listen",
                 format!(
-                    "{} can be reached from other machines, and keys would be sent unencrypted; listen on 127.0.0.1 behind a TLS proxy, or set `insecure_listen: true`",
+                    "{} can be reached from other machines, and keys would be sent unencrypted; set `tls.cert` and `tls.key`, listen on 127.0.0.1 behind a TLS proxy, or set `insecure_listen: true`",
                     self.listen
                 ),
             );

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     envelope::foreign::{NoRegistry, Schemas},
     limits::{Limiter, RedisOptions},
-    port::{self, Nodes, Port, Tools},
+    port::{self, Nodes, Port, Tls, Tools},
     registry::Registry,
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
@@ -52,6 +52,7 @@ pub async fn run(
     // First, so that a signal during a long start stops it.
     let stop = stop_on_signals()?;
     let set = topologies::read(&config)?;
+    let tls = load_tls(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     let (audit, audit_writer) =
@@ -60,6 +61,11 @@ pub async fn run(
     let listener = Port::listen(config.listen).await?;
     let readiness = Readiness::default();
     report(&readiness, &config, &storage, &controls);
+    let reloads = tls.as_ref().map(|tls| {
+        readiness.part("tls", Need::Optional, tls.probe(Arc::new(SystemClock)));
+        tls.watch()
+    });
+    let reloads = reloads.transpose().context("cannot listen for signals")?;
     let first = if config.on_kafka() {
         None
     } else {
@@ -124,6 +130,7 @@ pub async fn run(
             readiness,
             clock: Arc::new(SystemClock),
             limits: config.limits.clone(),
+            tls,
             trusted_proxies: config.trusted_proxies.clone(),
             cors: config.cors.clone(),
             nodes,
@@ -138,6 +145,7 @@ pub async fn run(
 
     // The port first, so that no more events come in, then the processors.
     metrics_upkeep.abort();
+    drop(reloads);
     drop(watching);
     if let Some(topologies) = topologies {
         topologies.stop().await;
@@ -151,6 +159,15 @@ pub async fn run(
     drop(storage);
     telemetry::print_note("stopped");
     Ok(())
+}
+
+/// The certificate of the port, if it has TLS.
+fn load_tls(config: &Config) -> anyhow::Result<Option<Tls>> {
+    let Some((cert, key)) = config.tls.files() else {
+        return Ok(None);
+    };
+    let tls = Tls::load(cert, key).context("the port cannot use TLS (`tls.cert`, `tls.key`)")?;
+    Ok(Some(tls))
 }
 
 /// The source of the schemas of foreign Avro.

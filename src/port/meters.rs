@@ -4,7 +4,8 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::ingest::answer::Outcome;
 use crate::telemetry::metrics::{
-    PORT_CONNECTIONS, PORT_EVENTS, PORT_INVALID_KEYS, PORT_REQUEST_DURATION, PORT_REQUESTS,
+    PORT_CONNECTIONS, PORT_CONNECTIONS_REFUSED, PORT_EVENTS, PORT_INVALID_KEYS,
+    PORT_REQUEST_DURATION, PORT_REQUESTS,
 };
 
 pub(super) struct Meters {
@@ -17,6 +18,10 @@ pub(super) struct Meters {
     pub(super) wrong_keys: Counter,
     /// Open connections.
     pub(super) connections: Gauge,
+    /// Connections of an address that has too many.
+    pub(super) refused_by_address: Counter,
+    /// TLS handshakes that failed.
+    pub(super) failed_handshakes: Counter,
     /// From the request to its answer.
     pub(super) seconds: Histogram,
 }
@@ -32,6 +37,8 @@ impl Meters {
             by_class: [requests("2xx"), requests("4xx"), requests("5xx")],
             wrong_keys: PORT_INVALID_KEYS.counter(&[]),
             connections: PORT_CONNECTIONS.gauge(&[]),
+            refused_by_address: PORT_CONNECTIONS_REFUSED.counter(&["address"]),
+            failed_handshakes: PORT_CONNECTIONS_REFUSED.counter(&["handshake"]),
             seconds: PORT_REQUEST_DURATION.histogram(&[]),
         }
     }

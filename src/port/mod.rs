@@ -3,7 +3,10 @@
 //! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`ingest`], for it carries the load; every other route
 //! goes through axum's router ([`rest`]).
 
+mod addresses;
 mod auth;
+mod certificate;
+mod connection;
 mod cors;
 mod ingest;
 mod limited;
@@ -12,6 +15,8 @@ mod peer;
 mod problem;
 mod rest;
 mod serve;
+mod slow_body;
+mod tls;
 
 use std::{
     io,
@@ -24,6 +29,7 @@ use std::{
 };
 
 use auth::Attempts;
+pub use certificate::{Certificate, CertificateError, Files};
 pub use ingest::nodes::Nodes;
 use ingest::{
     body,
@@ -33,6 +39,7 @@ use meters::Meters;
 pub use rest::rebuild::{NotBegun, Rebuilds};
 use rest::slots::ReplaySlots;
 pub use rest::tools::{Lags, Tools};
+pub use tls::{Reloads, Tls, TlsError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +82,9 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Sizes and the window.
     pub limits: Limits,
-    /// Whose `X-Forwarded-For` is believed.
+    /// The certificate; `None`: plain HTTP.
+    pub tls: Option<Tls>,
+    /// Whose `X-Forwarded-For` is believed; they may also have any number of connections.
     pub trusted_proxies: Vec<Network>,
     /// Whose pages may use the port, and which webhook senders may deliver to it.
     pub cors: Vec<AllowedOrigin>,
@@ -103,6 +112,7 @@ struct Shared {
     readiness: Readiness,
     clock: Arc<dyn Clock>,
     limits: Limits,
+    tls: Option<Tls>,
     trusted_proxies: Vec<Network>,
     cors: cors::Cors,
     attempts: Attempts,
@@ -155,6 +165,7 @@ impl Port {
                 readiness: parts.readiness,
                 clock: parts.clock,
                 limits: parts.limits,
+                tls: parts.tls,
                 trusted_proxies: parts.trusted_proxies,
                 cors: cors::Cors::new(parts.cors),
                 attempts: Attempts::default(),

@@ -1,51 +1,48 @@
-//! Connections: accepted up to a number, served by hyper, drained at the end.
+//! Accepts connections, up to a number and for each address up to half of it; does the handshake of TLS; drains at the end.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use bytes::Bytes;
-use http_body_util::{Either, Full};
-use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tower::ServiceExt;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{DRAIN, Shared, ingest::events, peer::Peer, rest::routes};
-use crate::api::Operation;
+use super::{
+    DRAIN, Shared,
+    addresses::{Addresses, Share},
+    connection::Server,
+    tls::Tls,
+};
 
 /// Connections at once. Beyond it they wait in the system's queue.
 const CONNECTIONS: usize = 8192;
-/// The whole head of a request must come within this time; a connection that asks nothing is closed after it.
-const HEAD_DEADLINE: Duration = Duration::from_mins(1);
-/// The most headers of a request, and the most bytes of its head.
-const HEADERS: usize = 100;
-const HEAD_BYTES: usize = 32 * 1024;
+/// Connections of one address.
+const PER_ADDRESS: usize = CONNECTIONS / 2;
+/// Handshakes of TLS at once; of one address half of them.
+const HANDSHAKES: usize = 512;
+/// A handshake ends within this time, the wait for its turn included.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// A client that takes nothing of a response for this long is gone.
+const UNREAD_DEADLINE: Duration = Duration::from_mins(1);
 /// Pause after the system refused to accept: it has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-type Body = Either<Full<Bytes>, axum::body::Body>;
 
 pub(super) async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let router = routes::router(Arc::clone(&shared));
-    let stopping = shared.stopping.clone();
+    let cut = CancellationToken::new();
+    let acceptor = Arc::new(Acceptor {
+        server: Server::new(Arc::clone(&shared), cut.clone()),
+        handshakes: Semaphore::new(HANDSHAKES),
+        handshakes_of: Addresses::new(HANDSHAKES / 2, shared.trusted_proxies.clone()),
+        shared: Arc::clone(&shared),
+    });
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
-        .max_headers(HEADERS)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(2 * HEAD_BYTES);
+    let addresses = Addresses::new(PER_ADDRESS, shared.trusted_proxies.clone());
+    let connections = TaskTracker::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -56,25 +53,17 @@ pub(super) async fn serve(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let connection = Connection {
-            shared: Arc::clone(&shared),
-            router: router.clone(),
-            peer,
+        let Some(share) = addresses.take(peer) else {
+            shared.meters.refused_by_address.increment(1);
+            continue;
         };
-        let service = service_fn(move |request| connection.clone().answer(request));
-        let served = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            shared.meters.connections.increment(1.0);
-            // Whatever ends a connection is the client's business: it has its answer, or asks again.
-            let _ = served.await;
-            shared.meters.connections.decrement(1.0);
-            drop(permit);
-        });
+        connections.spawn(Arc::clone(&acceptor).connection(stream, peer, (permit, share)));
     }
+    // From here on a connection is refused by the system.
     drop(listener);
-    stopping.cancel();
-    if tokio::time::timeout(DRAIN, graceful.shutdown())
+    shared.stopping.cancel();
+    connections.close();
+    if tokio::time::timeout(DRAIN, connections.wait())
         .await
         .is_err()
     {
@@ -82,6 +71,8 @@ pub(super) async fn serve(
             "some requests did not end within {} s and are cut off",
             DRAIN.as_secs()
         );
+        cut.cancel();
+        connections.wait().await;
     }
 }
 
@@ -93,9 +84,11 @@ async fn accept(
     let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => {
-            // Without it an answer waits for the client's acknowledgement of the one before; a socket that
-            // cannot have it is only slower.
+            // A socket that cannot have these is only slower, or is held for longer. Without the first, a response waits for the
+            // client's acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
+            let unread = UNREAD_DEADLINE.as_millis() as u32;
+            let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, unread);
             Some((stream, peer.ip(), permit))
         }
         Err(error) => {
@@ -105,48 +98,47 @@ async fn accept(
     }
 }
 
-#[derive(Clone)]
-struct Connection {
+struct Acceptor {
     shared: Arc<Shared>,
-    router: Router,
-    peer: IpAddr,
+    server: Arc<Server>,
+    handshakes: Semaphore,
+    handshakes_of: Arc<Addresses>,
 }
 
-impl Connection {
-    async fn answer(
-        self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, std::convert::Infallible> {
-        let Some(origin) = self.shared.cors.origin(request.headers()) else {
-            return self.routed(request).await;
-        };
-        let shared = Arc::clone(&self.shared);
-        let mut response = self.routed(request).await?;
-        shared.cors.add_headers(origin, &mut response);
-        Ok(response)
+impl Acceptor {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: IpAddr,
+        _held: (OwnedSemaphorePermit, Share),
+    ) {
+        self.shared.meters.connections.increment(1.0);
+        match &self.shared.tls {
+            None => self.server.http1(stream, peer).await,
+            Some(tls) => self.encrypted(tls, stream, peer).await,
+        }
+        self.shared.meters.connections.decrement(1.0);
     }
 
-    async fn routed(
-        self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, std::convert::Infallible> {
-        let (method, path) = (request.method(), request.uri().path());
-        let id = || self.shared.ids.next();
-        if let Some(answer) = self
-            .shared
-            .cors
-            .preflight(method, path, request.headers(), id)
-        {
-            return Ok(answer.map(Either::Left));
+    async fn encrypted(&self, tls: &Tls, stream: TcpStream, peer: IpAddr) {
+        let handshake = async {
+            let _share = self.handshakes_of.take(peer)?;
+            let _permit = self.handshakes.acquire().await.ok()?;
+            tls.accept(stream).await.ok()
+        };
+        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake);
+        let done = tokio::select! {
+            done = handshake => done.ok().flatten(),
+            () = self.shared.stopping.cancelled() => return,
+        };
+        let Some(stream) = done else {
+            self.shared.meters.failed_handshakes.increment(1);
+            return;
+        };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.server.http2(stream, peer).await;
+        } else {
+            self.server.http1(stream, peer).await;
         }
-        if *method == Method::POST && path == Operation::PostEvents.route().path {
-            return Ok(events::post(&self.shared, request, self.peer)
-                .await
-                .map(Either::Left));
-        }
-        let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(Peer(self.peer));
-        let response = self.router.oneshot(request).await?;
-        Ok(response.map(Either::Right))
     }
 }

@@ -180,6 +180,10 @@ registry! {
     PORT_CONNECTIONS = "omnilink_port_connections", Kind::Gauge, Count,
         "Open connections to the port",
         [];
+    /// Of the port.
+    PORT_CONNECTIONS_REFUSED = "omnilink_port_connections_refused_total", Kind::Counter, Count,
+        "Connections that the port closed before their first request",
+        [Label { name: "reason", values: "`address` (one address has as many as it may have), `handshake` (the TLS handshake failed or took longer than 10 s)" }];
     /// Of admission.
     ADMISSION_RECORDS = "omnilink_admission_records_total", Kind::Counter, Count,
         "Events that admission read from ingress, by outcome (rejected ones: omnilink_dlq_records_total)",

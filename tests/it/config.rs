@@ -91,6 +91,18 @@ prefix: x.
         ("listen: 1\nlisten: 2", "omnilink.yaml:2"),
         ("listen: 0.0.0.0:7700", "insecure_listen"),
         (
+            "listen: \"[::]:7700\"\ninsecure_listen: false",
+            "set `tls.cert` and `tls.key`",
+        ),
+        (
+            "tls: { cert: c.pem }",
+            "`tls.cert`: TLS needs both `tls.cert` and `tls.key`",
+        ),
+        (
+            "tls: { key: k.pem }",
+            "`tls.key`: TLS needs both `tls.cert` and `tls.key`",
+        ),
+        (
             "kafka: { brokers: \"b:9092\" }",
             "`secret_key`: required with Kafka",
         ),

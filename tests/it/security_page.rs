@@ -79,7 +79,4 @@ fn its_settings_exist() {
         let pointer = format!("/{}", setting.replace('.', "/"));
         assert!(shown.pointer(&pointer).is_some(), "{setting}: {shown}");
     }
-    // There is no TLS setting, as the page says.
-    assert!(page.contains("there is no setting for it yet"));
-    assert!(shown.get("tls").is_none());
 }

@@ -13,11 +13,13 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
 /// A whole body must be there within this time.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// Bodies up to this size take no part in the budget.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// Bodies up to this size have a budget of their own, so that large ones do not crowd them out.
 const SMALL: usize = 64 * 1024;
-/// Bytes of larger bodies that may be in memory at once.
+/// Bytes of larger bodies, and of small ones that did not arrive in one piece, that may be in memory at once.
 const BUDGET: usize = 64 << 20;
+/// The first memory of a body that arrives in pieces; it is doubled as it fills, so that what is only announced costs nothing.
+const FIRST: usize = 4 * 1024;
 /// How much of a refused body is read and discarded, so that a client that sends all of it first gets the answer.
 const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(2);
@@ -35,16 +37,25 @@ pub(crate) enum BodyError {
     Busy,
 }
 
-/// The memory of large bodies.
+/// The memory of bodies that do not arrive in one piece.
 #[derive(Clone, Default)]
-pub(crate) struct Budget(Arc<AtomicUsize>);
+pub(crate) struct Budget {
+    small: Arc<AtomicUsize>,
+    large: Arc<AtomicUsize>,
+}
 
 struct Held(Arc<AtomicUsize>, usize);
 
 impl Budget {
+    /// Memory for a body that is expected to grow to `bytes`, or to what it needs first.
     fn take(&self, bytes: usize) -> Option<Held> {
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        let held = Held(Arc::clone(&self.0), bytes);
+        let pool = if bytes > SMALL {
+            &self.large
+        } else {
+            &self.small
+        };
+        let before = pool.fetch_add(bytes, Ordering::Relaxed);
+        let held = Held(Arc::clone(pool), bytes);
         (before + bytes <= BUDGET).then_some(held)
     }
 }
@@ -100,14 +111,21 @@ async fn collect(
         if whole.len() + data.len() > limit {
             return Err(BodyError::TooLarge);
         }
-        if held.is_none() && whole.len() + data.len() > SMALL {
-            held = Some(budget.take(expected).ok_or(BodyError::Busy)?);
-            whole.reserve(expected - whole.len());
-        } else if whole.is_empty() {
-            whole.reserve(expected.min(SMALL).max(data.len()));
+        let needed = whole.len() + data.len();
+        if needed > whole.capacity() {
+            // Of a large body all is reserved at once; a small one doubles.
+            let size = if needed > SMALL {
+                expected.max(needed)
+            } else {
+                needed.next_power_of_two().clamp(FIRST, SMALL)
+            };
+            // The former share is given back after the new one is there: both are in memory while bytes are copied.
+            held = Some(budget.take(size).ok_or(BodyError::Busy)?);
+            whole.reserve(size - whole.len());
         }
         whole.extend_from_slice(&data);
     }
+    drop(held);
     Ok(whole.freeze())
 }
 

@@ -153,7 +153,7 @@ fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
         }
         BodyError::Broken => Problem::invalid("the body broke off, or its framing is wrong"),
         BodyError::Busy => {
-            Problem::new(&OVERLOADED, "too many large bodies at once; send it again").retry_after(1)
+            Problem::new(&OVERLOADED, "too many bodies at once; send it again").retry_after(1)
         }
     }
 }

@@ -11,9 +11,9 @@ use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    api::problem::{PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE},
+    api::problem::{PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE},
     envelope::json::without_mark,
-    port::{ingest::media, problem::Problem},
+    port::{ingest::media, problem::Problem, slow_body::SlowBodyError},
 };
 
 /// The most bytes of a body on routes of axum.
@@ -28,9 +28,13 @@ impl JsonBody {
         let bytes = to_bytes(body, BODY_BYTES).await;
         Self(check_media(headers).and_then(|()| {
             bytes.map_err(|error| {
-                if error.into_inner().is::<LengthLimitError>() {
+                let error = error.into_inner();
+                if error.is::<LengthLimitError>() {
                     let detail = format!("the body may have {BODY_BYTES} bytes");
                     return Problem::new(&PAYLOAD_TOO_LARGE, detail);
+                }
+                if is_slow(&*error) {
+                    return Problem::new(&REQUEST_TIMEOUT, SlowBodyError::TooSlow.to_string());
                 }
                 Problem::invalid("the body broke off, or its framing is wrong")
             })
@@ -42,6 +46,18 @@ impl JsonBody {
         let bytes = self.0?;
         serde_json::from_slice(without_mark(&bytes)).map_err(|e| Problem::invalid(e.to_string()))
     }
+}
+
+/// Whether the body missed its deadline. Limits and axum wrap errors of bodies.
+fn is_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(SlowBodyError::TooSlow)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether it is JSON that is not compressed.

@@ -91,7 +91,7 @@ impl Up {
             banner.push_str(&line);
             banner.push('\n');
         }
-        let at = banner.find("http://").unwrap();
+        let at = banner.find("listens on ").unwrap() + "listens on ".len();
         let url = banner[at..].split_whitespace().next().unwrap().to_owned();
         Self { child, url, banner }
     }

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod controls;
+pub mod frames;
 mod kafka_admin;
 mod log_proxy;
 pub mod pages;
@@ -9,6 +10,7 @@ pub mod port;
 pub mod projections;
 pub mod redis;
 pub mod schema_registry;
+pub mod tls;
 pub mod topology;
 
 use std::{

@@ -31,7 +31,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tools},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tls, Tools},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
 };
@@ -54,6 +54,25 @@ pub enum Mode {
     Fails = 2,
     /// Refuses appends and reads.
     Unavailable = 3,
+}
+
+/// What a test's node has beyond the defaults.
+pub struct NodeOptions {
+    pub nodes: Option<Nodes>,
+    pub limiter: Limiter,
+    pub policies: Vec<Arc<Policy>>,
+    pub tls: Option<Tls>,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            nodes: None,
+            limiter: Limiter::in_memory(Arc::new(SystemClock)),
+            policies: Vec::new(),
+            tls: None,
+        }
+    }
 }
 
 type Held = (
@@ -201,8 +220,11 @@ impl Node {
     }
 
     pub async fn start_with(dir: TempDir, nodes: Option<Nodes>) -> Self {
-        let limiter = Limiter::in_memory(Arc::new(SystemClock));
-        Self::start_limited(dir, nodes, limiter, Vec::new()).await
+        let options = NodeOptions {
+            nodes,
+            ..NodeOptions::default()
+        };
+        Self::start_whole(dir, options).await
     }
 
     pub async fn start_limited(
@@ -211,6 +233,28 @@ impl Node {
         limiter: Limiter,
         policies: Vec<Arc<Policy>>,
     ) -> Self {
+        let options = NodeOptions {
+            nodes,
+            limiter,
+            policies,
+            ..NodeOptions::default()
+        };
+        Self::start_whole(dir, options).await
+    }
+
+    /// Starts with TLS; the client of this node does not use it.
+    pub async fn start_tls(made: &super::tls::Made) -> Self {
+        let dir = TempDir::new().unwrap();
+        made.write(dir.path());
+        let tls = Tls::load(&dir.path().join("cert.pem"), &dir.path().join("key.pem")).unwrap();
+        let options = NodeOptions {
+            tls: Some(tls),
+            ..NodeOptions::default()
+        };
+        Self::start_whole(dir, options).await
+    }
+
+    pub async fn start_whole(dir: TempDir, more: NodeOptions) -> Self {
         let mut options = LocalOptions::new(Arc::new(SystemClock));
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
@@ -234,7 +278,7 @@ impl Node {
             Err(e) => PartStatus::down(e.to_string()),
         });
         let mut config = Config::defaults(dir.path());
-        config.limits.policies = policies;
+        config.limits.policies = more.policies;
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let port = Port::new(
@@ -259,10 +303,11 @@ impl Node {
                 readiness: readiness.clone(),
                 clock: Arc::new(SystemClock),
                 limits: config.limits,
+                tls: more.tls,
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
                 cors: vec![AllowedOrigin::parse("https://app.example.com").unwrap()],
-                nodes,
-                limiter,
+                nodes: more.nodes,
+                limiter: more.limiter,
             },
         )
         .unwrap();
