@@ -15,7 +15,6 @@ mod change;
 mod key;
 mod reader;
 mod record;
-mod scopes;
 pub mod seal;
 mod tail;
 mod upkeep;
@@ -30,14 +29,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use key::{Key, KeyKind, Prefix, TEXT_MAX, Token, text_is_good};
+pub use crate::base::{
+    id::{TEXT_MAX, text_is_good},
+    scopes::{ACT_AS, ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes},
+};
+pub use key::{Hash, Key, KeyChange, KeyKind, LastUse, Prefix, Previous, Token};
 use parking_lot::{Mutex, RwLock};
 pub use reader::ReaderGrant;
 use reader::Readers;
 pub use record::{SCHEMA, SCHEMA_ID};
-pub use scopes::{ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes};
 pub use seal::{SealError, SecretKeys};
-use subtle::ConstantTimeEq;
 pub use tail::Tail;
 use tokio::sync::watch;
 use versions::Versions;
@@ -112,25 +113,29 @@ struct Keys {
 }
 
 impl Keys {
-    fn put(&mut self, key: Arc<Key>) {
-        self.remove(&key.id);
-        self.by_prefix
-            .entry(key.prefix)
-            .or_default()
-            .push(Arc::clone(&key));
+    fn put(&mut self, mut key: Key) {
+        if let Some(old) = self.remove(&key.id) {
+            key.last_used = old.last_used.clone();
+        }
+        let key = Arc::new(key);
+        for prefix in key.prefixes() {
+            let list = self.by_prefix.entry(prefix).or_default();
+            list.push(Arc::clone(&key));
+        }
         self.by_id.insert(key.id.as_str().into(), key);
     }
 
-    fn remove(&mut self, id: &str) {
-        let Some(old) = self.by_id.remove(id) else {
-            return;
-        };
-        if let Some(list) = self.by_prefix.get_mut(&old.prefix) {
-            list.retain(|k| k.id != id);
-            if list.is_empty() {
-                self.by_prefix.remove(&old.prefix);
+    fn remove(&mut self, id: &str) -> Option<Arc<Key>> {
+        let old = self.by_id.remove(id)?;
+        for prefix in old.prefixes() {
+            if let Some(list) = self.by_prefix.get_mut(&prefix) {
+                list.retain(|k| k.id != id);
+                if list.is_empty() {
+                    self.by_prefix.remove(&prefix);
+                }
             }
         }
+        Some(old)
     }
 }
 
@@ -176,16 +181,15 @@ impl Controls {
         tokio::time::timeout(deadline, ready).await.is_ok()
     }
 
-    /// The key of a token, if it is known, has the right secret and has not expired.
+    /// The key of a token, if it is known, has a right secret and has not expired. Sets its last use.
     pub fn authenticate(&self, token: &str, now: Millis) -> Option<Arc<Key>> {
         let prefix = key::prefix_of(token)?;
         let hash = key::hash(token);
         let keys = self.keys.read();
-        keys.by_prefix
-            .get(&prefix)?
-            .iter()
-            .find(|k| bool::from(k.hash.ct_eq(&hash)) && !k.expired(now))
-            .cloned()
+        let mut candidates = keys.by_prefix.get(&prefix)?.iter();
+        let key = candidates.find(|k| k.accepts(&hash, now))?;
+        key.last_used.mark(now);
+        Some(Arc::clone(key))
     }
 
     /// Whether there is any key, of any tenant.
