@@ -48,8 +48,7 @@ impl Controls {
         let (prefix, hash) = token.fingerprint();
         let overlap_ms = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
         let edit = |key: &Key| {
-            let replaced = key.previous.as_ref().is_some_and(|p| p.hash == hash);
-            if key.hash == hash || replaced {
+            if key.has(&hash) {
                 return Ok(None);
             }
             check(key)?;

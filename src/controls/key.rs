@@ -65,6 +65,8 @@ pub struct Key {
     pub scopes: Scopes,
     /// When it was created.
     pub created_at: Millis,
+    /// When it last got another secret.
+    pub rotated_at: Option<Millis>,
     /// When it expires; `None` is never.
     pub expires_at: Option<Millis>,
     /// Whether it may write events: checked for every request, so it is computed once.
@@ -106,6 +108,8 @@ pub(super) struct Body {
     kind: KeyKind,
     scopes: Scopes,
     created_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rotated_at: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,6 +154,7 @@ impl Key {
             writes_events: new.scopes.permits(EVENTS_WRITE),
             scopes: new.scopes,
             created_at: now,
+            rotated_at: None,
             expires_at: new.expires_at,
             enforces_limits: true,
             issuer: None,
@@ -208,6 +213,7 @@ impl Key {
         let fingerprint = (prefix(&body.prefix)?, *hash);
         let mut key = Self::new(id.to_owned(), new, fingerprint, Millis(body.created_at));
         key.previous = previous;
+        key.rotated_at = body.rotated_at.map(Millis);
         key.version = version;
         key.enforces_limits = body.enforced || !key.scopes.constraints.limits_rate();
         key.latest_expiry = match body.latest_expiry {
@@ -227,6 +233,7 @@ impl Key {
             kind: self.kind,
             scopes: self.scopes.clone(),
             created_at: self.created_at.0,
+            rotated_at: self.rotated_at.map(|at| at.0),
             expires_at: self.expires_at.map(|at| at.0),
             previous: self.previous.as_ref().map(|previous| PreviousBody {
                 prefix: text(&previous.prefix).to_owned(),
@@ -260,6 +267,7 @@ impl Key {
             prefix,
             hash,
             previous: (overlap_ms > 0).then_some(previous),
+            rotated_at: Some(now),
             enforces_limits: true,
             ..self.clone()
         }
@@ -303,6 +311,13 @@ impl Key {
         let previous = self.previous.as_ref();
         let previous = previous.is_some_and(|p| bool::from(p.hash.ct_eq(hash)) && p.until > now);
         (current || previous) && !self.expired(now)
+    }
+
+    /// Whether this is the hash of one of its secrets, valid or not.
+    pub(super) fn has(&self, hash: &Hash) -> bool {
+        let previous = self.previous.as_ref().map(|previous| &previous.hash);
+        let mut hashes = std::iter::once(&self.hash).chain(previous);
+        hashes.any(|own| bool::from(own.ct_eq(hash)))
     }
 
     /// The prefixes of its secrets.

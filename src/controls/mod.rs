@@ -192,6 +192,21 @@ impl Controls {
         Some(Arc::clone(key))
     }
 
+    /// Why [`Controls::authenticate`] does not accept a token: `malformed`, `unknown`, or `expired` (or replaced by a rotation).
+    pub fn refusal(&self, token: &str) -> &'static str {
+        let Some(prefix) = key::prefix_of(token) else {
+            return "malformed";
+        };
+        let hash = key::hash(token);
+        let keys = self.keys.read();
+        let mut candidates = keys.by_prefix.get(&prefix).into_iter().flatten();
+        if candidates.any(|key| key.has(&hash)) {
+            "expired"
+        } else {
+            "unknown"
+        }
+    }
+
     /// Whether there is any key, of any tenant.
     pub fn has_keys(&self) -> bool {
         !self.keys.read().by_id.is_empty()
