@@ -95,6 +95,8 @@ pub struct Controls {
     readers: RwLock<Readers>,
     /// The current version of each name on the topic.
     versions: Mutex<Versions>,
+    /// Held while a key is changed, so that this node makes one change after another.
+    editing: tokio::sync::Mutex<()>,
     /// Counts records that were refused or could not be used.
     refused: metrics::Counter,
     /// Incremented with each change of the reader grants.
@@ -110,12 +112,21 @@ pub struct Controls {
 struct Keys {
     by_prefix: HashMap<Prefix, Vec<Arc<Key>>>,
     by_id: HashMap<Box<str>, Arc<Key>>,
+    /// Keys whose record another one of the same version replaced: of two nodes that changed a key at once, the second makes the
+    /// change of the first again.
+    overwritten: HashMap<Box<str>, Arc<Key>>,
 }
+
+/// The most keys whose overwritten record is remembered: only the nodes that write them use and remove them.
+const OVERWRITTEN: usize = 256;
 
 impl Keys {
     fn put(&mut self, mut key: Key) {
         if let Some(old) = self.remove(&key.id) {
             key.last_used = old.last_used.clone();
+            if old.version == key.version && *old != key && self.overwritten.len() < OVERWRITTEN {
+                self.overwritten.insert(key.id.as_str().into(), old);
+            }
         }
         let key = Arc::new(key);
         for prefix in key.prefixes() {
@@ -153,6 +164,7 @@ impl Controls {
             keys: RwLock::default(),
             readers: RwLock::default(),
             versions: Mutex::default(),
+            editing: tokio::sync::Mutex::default(),
             refused: telemetry::metrics::CONTROLS_REFUSED.counter(&[]),
             readers_version: watch::Sender::new(0),
             read: watch::Sender::new(0),
