@@ -52,7 +52,39 @@ pub(super) const CREATED_KEY: &str = r#"{
       "allowed_adapters": [], "allowed_workflows": [], "approvals_required_for": []
     }
   },
-  "created_at": "2026-01-31T12:00:00Z"
+  "created_at": "2026-01-31T12:00:00Z",
+  "limits_enforced": true
+}"#;
+
+pub(super) const ROTATED_KEY: &str = r#"{
+  "id": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
+  "key": "omni.b8y1lT6u.b8y1lT6uN2w5aZEZk3vQ0aBx1R7s0mB9Qm3uC4YzKq0",
+  "prefix": "b8y1lT6u"
+}"#;
+
+pub(super) const CHANGE_KEY: &str = r#"{
+  "name": "shop (EU)",
+  "expires_at": "2027-01-31T12:00:00Z"
+}"#;
+
+pub(super) const CHANGED_KEY: &str = r#"{
+  "id": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
+  "prefix": "Zk3vQ0aB",
+  "name": "shop (EU)",
+  "principal": "shop",
+  "tenant": "acme",
+  "kind": "service",
+  "scopes": {
+    "permissions": ["events:write"],
+    "constraints": {
+      "env_allowlist": ["prod"], "max_rpm": 60, "max_concurrency": 5, "max_payload_kb": 256,
+      "allowed_adapters": [], "allowed_workflows": [], "approvals_required_for": []
+    }
+  },
+  "created_at": "2026-01-31T12:00:00Z",
+  "expires_at": "2027-01-31T12:00:00Z",
+  "last_used_at": "2026-02-01T08:30:00Z",
+  "limits_enforced": true
 }"#;
 
 pub(super) const KEYS: &str = r#"{
@@ -71,7 +103,9 @@ pub(super) const KEYS: &str = r#"{
           "allowed_adapters": [], "allowed_workflows": [], "approvals_required_for": []
         }
       },
-      "created_at": "2026-01-31T12:00:00Z"
+      "created_at": "2026-01-31T12:00:00Z",
+      "last_used_at": "2026-02-01T08:30:00Z",
+      "limits_enforced": true
     }
   ],
   "next_cursor": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00"

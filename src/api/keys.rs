@@ -2,10 +2,13 @@
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::time::rfc3339;
-use crate::controls::{self, KeyKind, Scopes};
+use crate::{
+    base::clock::Millis,
+    controls::{self, KeyKind, Scopes},
+};
 
 /// A key.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -30,15 +33,31 @@ pub struct Key<'a> {
     /// When it was made.
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
+    /// When it last got another secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub rotated_at: Option<String>,
     /// When it expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub expires_at: Option<String>,
+    /// When this node last saw it used, to the second; absent: not since the node started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub last_used_at: Option<String>,
+    /// Until when the secret before the last rotation is valid, while it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub overlap_until: Option<String>,
+    /// Whether `max_rpm` and `max_concurrency` refuse requests. A key made before they were enforced only warns until it is
+    /// rotated or changed.
+    pub limits_enforced: bool,
 }
 
 impl<'a> Key<'a> {
-    /// A key as it is shown; `token` is the whole key.
-    pub fn new(key: &'a controls::Key, token: Option<&'a str>) -> Self {
+    /// A key as it is shown at `now`; `token` is the whole key.
+    pub fn new(key: &'a controls::Key, token: Option<&'a str>, now: Millis) -> Self {
+        let previous = key.previous.as_ref().map(|previous| previous.until);
         Self {
             id: &key.id,
             key: token,
@@ -49,7 +68,11 @@ impl<'a> Key<'a> {
             kind: key.kind,
             scopes: &key.scopes,
             created_at: rfc3339(key.created_at),
+            rotated_at: key.rotated_at.map(rfc3339),
             expires_at: key.expires_at.map(rfc3339),
+            last_used_at: key.last_used.get().map(rfc3339),
+            overlap_until: previous.filter(|until| *until > now).map(rfc3339),
+            limits_enforced: key.enforces_limits,
         }
     }
 }
@@ -76,4 +99,65 @@ pub struct CreateKey {
     /// When it expires; never unless given.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub expires_at: Option<Timestamp>,
+}
+
+/// How long the secret before a rotation stays valid unless given: a day.
+pub const OVERLAP_S: u64 = 86_400;
+/// The longest overlap, in seconds: 30 days.
+pub const OVERLAP_MAX_S: u64 = 30 * 86_400;
+
+/// A rotation of a key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKey {
+    /// For how many seconds the secret before stays valid: a day unless given, 30 days at most; 0 ends it at once.
+    #[serde(default = "overlap")]
+    #[schemars(range(max = 2_592_000))]
+    pub overlap_s: u64,
+}
+
+fn overlap() -> u64 {
+    OVERLAP_S
+}
+
+impl Default for RotateKey {
+    fn default() -> Self {
+        Self {
+            overlap_s: OVERLAP_S,
+        }
+    }
+}
+
+/// A key with its new secret.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RotatedKey<'a> {
+    /// Its id, which stays the same.
+    pub id: &'a str,
+    /// The whole key: only in this answer.
+    pub key: &'a str,
+    /// The first characters of its secret.
+    pub prefix: &'a str,
+}
+
+/// A change of a key; what is absent stays as it is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeKey {
+    /// Its name, for people: at most 256 bytes without control characters.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "String")]
+    pub name: Option<String>,
+    /// What it may do, all of it: no more than the key that asks may.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Scopes")]
+    pub scopes: Option<Scopes>,
+    /// When it expires; `null`: never.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub expires_at: Option<Option<Timestamp>>,
+}
+
+/// A field that is there: `null` is a value of its own, which only fields take that can be cleared.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }

@@ -5,7 +5,7 @@ use super::{
     events::{Accepted, Event, Events},
     examples,
     health::Health,
-    keys::{CreateKey, Key},
+    keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey},
     letters::{ListLetters, RedriveLetters, RedriveProgress},
     list::{List, Page},
     problem::{
@@ -25,7 +25,7 @@ use super::{
     replay::{IntoTopicParameters, ReplayParameters, ReplayProgress, StateParameters},
     route::{
         Answer, Content, JSON,
-        Method::{Delete, Get, Post},
+        Method::{Delete, Get, Patch, Post},
         NDJSON, Parameter, Route,
         Tag::{
             DeadLetters, Events as EventsTag, Keys, Node, Operations, Readers, Replay,
@@ -62,6 +62,12 @@ const SCHEMA_ID: Parameter = Parameter {
     name: "id",
     description: "A schema's id.",
     example: "1073741825",
+};
+
+const KEY_ID: Parameter = Parameter {
+    name: "id",
+    description: "The key's id.",
+    example: "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
 };
 
 /// The answer of the registry: JSON in its media type.
@@ -162,20 +168,49 @@ routes! {
         .codes(&[&MISSING_FIELD]);
     ListKeys = Route::new(Get, "/v1/keys", Keys, "List keys")
         .needs(ADMIN)
-        .describe("Newest first.")
+        .describe(
+            "Newest first. `last_used_at` is what this node saw since it started; the audit log has an entry `key.used` once an hour \
+             for each key and client address.",
+        )
         .query::<Page>()
         .answers(&[Answer::new(
             200,
             "A page of keys.",
             &[Content::json::<List<Key<'static>>>(JSON, examples::KEYS)],
         )]);
+    RotateKey = Route::new(Post, "/v1/keys/{id}/rotate", Keys, "Give a key a new secret")
+        .needs(ADMIN)
+        .describe(
+            "The id stays the same, and the whole new key is in this answer alone. The secret before stays valid until the overlap \
+             ends; of two rotations within an overlap, the first secret ends with the second rotation. Nobody rotates a key that may \
+             do what they may not.",
+        )
+        .path_parameters(&[KEY_ID])
+        .body::<RotateKey>(&[Content::json::<RotateKey>(JSON, r#"{ "overlap_s": 86400 }"#)])
+        .answers(&[Answer::new(
+            200,
+            "The key has the new secret, and every node knows it within a second.",
+            &[Content::json::<RotatedKey<'static>>(JSON, examples::ROTATED_KEY)],
+        )])
+        .codes(&[&NOT_FOUND]);
+    ChangeKey = Route::new(Patch, "/v1/keys/{id}", Keys, "Change a key")
+        .needs(ADMIN)
+        .describe(
+            "Sets what is given; `scopes` as a whole. Nobody grants what they lack, and nobody changes a key that may do more than \
+             they may afterwards. The limits of a changed key are enforced.",
+        )
+        .path_parameters(&[KEY_ID])
+        .body::<ChangeKey>(&[Content::json::<ChangeKey>(JSON, examples::CHANGE_KEY)])
+        .answers(&[Answer::new(
+            200,
+            "The key as it is now.",
+            &[Content::json::<Key<'static>>(JSON, examples::CHANGED_KEY)],
+        )])
+        .codes(&[&NOT_FOUND]);
     RevokeKey = Route::new(Delete, "/v1/keys/{id}", Keys, "Revoke a key")
         .needs(ADMIN)
-        .path_parameters(&[Parameter {
-            name: "id",
-            description: "The key's id.",
-            example: "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
-        }])
+        .describe("Ends all its secrets at once.")
+        .path_parameters(&[KEY_ID])
         .answers(&[Answer::new(204, "The key is revoked.", &[])])
         .codes(&[&NOT_FOUND]);
 

@@ -10,6 +10,14 @@ use std::{
 /// The maximum length of a tenant's name, in bytes.
 pub const TENANT_MAX: usize = 128;
 
+/// Size limit of a name and of a principal, in bytes.
+pub const TEXT_MAX: usize = 256;
+
+/// Whether a text may be a name for people, or a principal.
+pub fn text_is_good(text: &str) -> bool {
+    !text.is_empty() && text.len() <= TEXT_MAX && !text.chars().any(char::is_control)
+}
+
 /// A tenant: the owner of a record. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Tenant(Arc<str>);

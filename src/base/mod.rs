@@ -1,4 +1,5 @@
-//! What every module needs: ids, clock, backoff, records, panics, varints, and text that is safe to print.
+//! What every module needs: ids, clock, backoff, records, panics, varints, text that is safe to print, and
+//! what callers may do.
 
 pub mod backoff;
 pub mod clock;
@@ -7,5 +8,6 @@ pub mod id;
 pub(crate) mod panics;
 pub mod printable;
 pub mod record;
+pub mod scopes;
 pub(crate) mod threads;
 pub mod varint;

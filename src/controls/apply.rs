@@ -1,7 +1,5 @@
 //! Applies records of `controls`: decodes each, decides whether it is accepted, and changes the state in memory.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::{
@@ -109,11 +107,11 @@ impl Controls {
             );
         };
         if kind == record::KEY {
-            let key = opened.and_then(|o| read_key(tenant, name, o).inspect_err(unusable).ok());
+            let key = opened.and_then(|o| read_key(tenant, name, &o).inspect_err(unusable).ok());
             let mut keys = self.keys.write();
             match key {
-                Some(key) => keys.put(Arc::new(key)),
-                None => keys.remove(name),
+                Some(key) => keys.put(key),
+                None => drop(keys.remove(name)),
             }
             return;
         }
@@ -173,10 +171,8 @@ impl Controls {
     }
 }
 
-fn read_key(tenant: &str, id: &str, opened: Opened) -> Result<Key, &'static str> {
+fn read_key(tenant: &str, id: &str, opened: &Opened) -> Result<Key, &'static str> {
     let tenant = Tenant::new(tenant).map_err(|_| "its tenant name is not valid")?;
-    let hash = opened.secret.try_into();
-    let hash = hash.map_err(|_| "its hash does not have 32 bytes")?;
     let body = serde_json::from_str(&opened.control.body).map_err(|_| UNKNOWN_BODY)?;
-    Key::from_body(id, tenant, body, hash).ok_or("its prefix does not have 8 bytes")
+    Key::from_body(id, tenant, body, opened.stamp.version, &opened.secret)
 }

@@ -1,13 +1,12 @@
 //! Writes changes to `controls`, each with the next version of its name.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
 use super::{
-    CHANGE_DEADLINE, Controls, ControlsError, Key, NewKey, Token,
+    CHANGE_DEADLINE, Controls, ControlsError, Key, KeyChange, NewKey, Token,
     record::{self, Control, Name, Revocation, Versioned},
-    scopes::EVENTS_WRITE,
 };
 use crate::{
     base::clock::Millis,
@@ -16,6 +15,10 @@ use crate::{
 
 /// How often a change is tried when other nodes change the same name at the same time.
 const ATTEMPTS: u32 = 3;
+
+fn name_of(key: &Key) -> Name<'_> {
+    (key.tenant.as_str(), record::KEY, &key.id)
+}
 
 impl Controls {
     /// Creates a key for `token`; only the token's hash is stored.
@@ -26,39 +29,103 @@ impl Controls {
         by: &str,
         now: Millis,
     ) -> Result<Key, ControlsError> {
-        let (prefix, hash) = token.fingerprint();
-        let key = Key {
-            id: uuid::Uuid::now_v7().to_string(),
-            tenant: new.tenant,
-            prefix,
-            hash,
-            name: new.name,
-            principal: new.principal,
-            kind: new.kind,
-            writes_events: new.scopes.permits(EVENTS_WRITE),
-            scopes: new.scopes,
-            created_at: now,
-            expires_at: new.expires_at,
-        };
-        let name = (key.tenant.as_str(), record::KEY, key.id.as_str());
-        self.put(name, (by, now), &key.body(), &key.hash).await?;
+        let id = uuid::Uuid::now_v7().to_string();
+        let key = Key::new(id, new, token.fingerprint(), now);
+        self.put(name_of(&key), (by, now), &key.body(), &key.secret())
+            .await?;
         Ok(key)
     }
 
-    /// Revokes a key on every node, with immediate effect. The revocation is kept until the key would have expired.
-    pub async fn revoke_key(&self, key: &Key, by: &str, now: Millis) -> Result<(), ControlsError> {
-        let name = (key.tenant.as_str(), record::KEY, key.id.as_str());
-        self.revoke(name, (by, now), key.expires_at).await
+    /// Gives a key another secret. The one before stays valid for `overlap`. `check` sees the key, and may refuse; `None` if
+    /// there is no such key any more.
+    pub async fn rotate_key<E: From<ControlsError>>(
+        &self,
+        id: &str,
+        (token, overlap): (&Token, Duration),
+        by: (&str, Millis),
+        check: impl Fn(&Key) -> Result<(), E>,
+    ) -> Result<Option<Arc<Key>>, E> {
+        let (prefix, hash) = token.fingerprint();
+        let overlap_ms = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
+        let edit = |key: &Key| {
+            if key.has(&hash) {
+                return Ok(None);
+            }
+            check(key)?;
+            Ok(Some(key.rotated((prefix, hash), overlap_ms, by.1)))
+        };
+        self.edit_key(id, by, edit).await
     }
 
-    /// Whether this key's record comes before those of all other valid keys.
-    pub fn is_oldest_key(&self, key: &Key) -> bool {
-        let offset = |key: &Key| {
-            let name = Control::key(key.tenant.as_str(), record::KEY, &key.id);
-            self.versions.lock().offset(&name)
+    /// Changes a key. `check` sees the key as it will be, and may refuse; `None` if there is no such key any more.
+    pub async fn change_key<E: From<ControlsError>>(
+        &self,
+        id: &str,
+        change: &KeyChange,
+        by: (&str, Millis),
+        check: impl Fn(&Key) -> Result<(), E>,
+    ) -> Result<Option<Arc<Key>>, E> {
+        let edit = |key: &Key| {
+            let changed = key.changed(change, by.1);
+            if changed == *key {
+                return Ok(None);
+            }
+            check(&changed)?;
+            Ok(Some(changed))
         };
-        let mine = offset(key);
-        self.keys(None).iter().all(|other| offset(other) >= mine)
+        self.edit_key(id, by, edit).await
+    }
+
+    /// Changes a key as it was read: the record has the version after that of the key that `edit` saw, so it never undoes a
+    /// revocation. If another node changed the key at the same time, the later record counts, and its writer makes both changes
+    /// in another one. `edit` returns `None` once the key is as it should be.
+    async fn edit_key<E: From<ControlsError>>(
+        &self,
+        id: &str,
+        by: (&str, Millis),
+        edit: impl Fn(&Key) -> Result<Option<Key>, E>,
+    ) -> Result<Option<Arc<Key>>, E> {
+        let _one_at_a_time = self.editing.lock().await;
+        let overwritten = || self.keys.write().overwritten.remove(id);
+        drop(overwritten());
+        for _ in 0..=ATTEMPTS {
+            let lost = overwritten();
+            let Some(key) = self.key(id) else {
+                return Ok(None);
+            };
+            let Some(edited) = edit(lost.as_ref().unwrap_or(&key))? else {
+                return Ok(Some(key));
+            };
+            let body = Versioned {
+                version: key.version + 1,
+                body: edited.body(),
+            };
+            let record = self.sealed(name_of(&key), by, &body, &edited.secret())?;
+            self.write(record).await?;
+        }
+        Err(ControlsError::Contended.into())
+    }
+
+    /// Revokes a key on every node, with immediate effect. The revocation is kept until none of the key's records would be valid.
+    pub async fn revoke_key(&self, key: &Key, by: &str, now: Millis) -> Result<(), ControlsError> {
+        self.revoke(name_of(key), (by, now), key.latest_expiry)
+            .await
+    }
+
+    /// Whether this key, which was just created, comes before all other valid keys. A key that was changed since it was created
+    /// comes before: its current record may be later.
+    pub fn is_oldest_key(&self, key: &Key) -> bool {
+        let current = |key: &Key| {
+            let (tenant, kind, id) = name_of(key);
+            self.versions
+                .lock()
+                .current(&Control::key(tenant, kind, id))
+        };
+        let mine = current(key).map(|(_, offset)| offset);
+        self.keys(None).iter().all(|other| {
+            let theirs = current(other);
+            other.id == key.id || theirs.is_none_or(|(version, at)| version == 1 && Some(at) > mine)
+        })
     }
 
     /// Revokes one name: for ever, or until it would have expired.

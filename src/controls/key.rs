@@ -1,30 +1,36 @@
 //! API keys: `omni.{prefix}.{secret}`, of which only the SHA-256 is kept.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
-use super::scopes::{EVENTS_WRITE, Scopes};
-use crate::base::{clock::Millis, id::Tenant};
+use super::NewKey;
+use crate::base::{
+    clock::Millis,
+    id::Tenant,
+    scopes::{EVENTS_WRITE, Scopes},
+};
 
 /// The first characters of a key's secret, by which it is looked up.
 pub type Prefix = [u8; PREFIX];
+/// The SHA-256 of a whole key.
+pub type Hash = [u8; HASH];
 
 const PREFIX: usize = 8;
+const HASH: usize = 32;
 /// Length of base64url of 32 bytes.
 const SECRET: usize = 43;
 const START: &str = "omni.";
-
-/// Size limit of a key's name and principal, in bytes.
-pub const TEXT_MAX: usize = 256;
-
-/// Whether a text may be a key's name or principal.
-pub fn text_is_good(text: &str) -> bool {
-    !text.is_empty() && text.len() <= TEXT_MAX && !text.chars().any(char::is_control)
-}
 
 /// Who holds a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,17 +42,19 @@ pub enum KeyKind {
     Service,
 }
 
-/// An API key.
+/// A caller of the port: an API key, or what a token of an issuer says (`issuer`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Its id, a UUIDv7.
+    /// Its id: a UUIDv7, or for a token a UUIDv5 of issuer, tenant and principal.
     pub id: String,
     /// The tenant that it belongs to.
     pub tenant: Tenant,
     /// The first characters of its secret.
     pub prefix: Prefix,
     /// The SHA-256 of the whole key.
-    pub hash: [u8; 32],
+    pub hash: Hash,
+    /// The secret before the last rotation.
+    pub previous: Option<Previous>,
     /// Display name.
     pub name: String,
     /// The principal that it acts as.
@@ -57,65 +65,300 @@ pub struct Key {
     pub scopes: Scopes,
     /// When it was created.
     pub created_at: Millis,
+    /// When it last got another secret.
+    pub rotated_at: Option<Millis>,
     /// When it expires; `None` is never.
     pub expires_at: Option<Millis>,
     /// Whether it may write events: checked for every request, so it is computed once.
     pub writes_events: bool,
+    /// Whether its limits (`max_rpm`, `max_concurrency`) refuse requests. Keys made before limits were enforced only warn, until
+    /// they are rotated or changed.
+    pub enforces_limits: bool,
+    /// The issuer of the token; `None` for an API key.
+    pub issuer: Option<Arc<str>>,
+    /// When this node last saw it used.
+    pub last_used: LastUse,
+    /// The version of its record.
+    pub(super) version: u64,
+    /// The latest `expires_at` that any of its records had: earlier records could be repeated until then.
+    pub(super) latest_expiry: Option<Millis>,
 }
+
+/// A secret that a rotation replaced. It stays valid until the overlap ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// The first characters of the secret.
+    pub prefix: Prefix,
+    /// The SHA-256 of the whole key.
+    pub hash: Hash,
+    /// When it stops being valid.
+    pub until: Millis,
+}
+
+/// When this node last saw a key used, to the second. Shared by all copies of the key.
+#[derive(Clone, Debug, Default)]
+pub struct LastUse(Arc<AtomicI64>);
 
 /// The JSON body of a key's record.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Body {
-    pub(super) prefix: String,
-    pub(super) name: String,
-    pub(super) principal: String,
-    pub(super) kind: KeyKind,
-    pub(super) scopes: Scopes,
-    pub(super) created_at: i64,
+    prefix: String,
+    name: String,
+    principal: String,
+    kind: KeyKind,
+    scopes: Scopes,
+    created_at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) expires_at: Option<i64>,
+    rotated_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<PreviousBody>,
+    /// Records written before limits were enforced have none.
+    #[serde(default)]
+    enforced: bool,
+    /// The latest `expires_at` of earlier records, if it was later than the current one; [`i64::MAX`] is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    latest_expiry: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PreviousBody {
+    prefix: String,
+    until: i64,
+}
+
+/// What a change of a key sets; `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct KeyChange {
+    /// Display name.
+    pub name: Option<String>,
+    /// What it may do.
+    pub scopes: Option<Scopes>,
+    /// When it expires; the inner `None` is never.
+    pub expires_at: Option<Option<Millis>>,
 }
 
 impl Key {
-    pub(super) fn from_body(id: &str, tenant: Tenant, body: Body, hash: [u8; 32]) -> Option<Self> {
-        Some(Self {
-            id: id.to_owned(),
-            tenant,
-            prefix: body.prefix.as_bytes().try_into().ok()?,
+    /// A key with this id and fingerprint.
+    pub fn new(id: String, new: NewKey, (prefix, hash): (Prefix, Hash), now: Millis) -> Self {
+        Self {
+            id,
+            tenant: new.tenant,
+            prefix,
             hash,
+            previous: None,
+            name: new.name,
+            principal: new.principal,
+            kind: new.kind,
+            writes_events: new.scopes.permits(EVENTS_WRITE),
+            scopes: new.scopes,
+            created_at: now,
+            rotated_at: None,
+            expires_at: new.expires_at,
+            enforces_limits: true,
+            issuer: None,
+            last_used: LastUse::default(),
+            version: 0,
+            latest_expiry: new.expires_at,
+        }
+    }
+
+    /// The holder of a token of `issuer`: a person. Its id is the same for all tokens of this principal.
+    pub fn of_token(issuer: &Arc<str>, tenant: Tenant, principal: String, scopes: Scopes) -> Self {
+        let parts = [issuer, tenant.as_str(), &principal];
+        // No part holds a line end: neither tenants nor principals have control characters.
+        let id = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, parts.join("\n").as_bytes());
+        let new = NewKey {
+            tenant,
+            name: principal.clone(),
+            principal,
+            kind: KeyKind::Person,
+            scopes,
+            expires_at: None,
+        };
+        let mut key = Self::new(id.to_string(), new, Default::default(), Millis(0));
+        key.issuer = Some(Arc::clone(issuer));
+        key
+    }
+
+    pub(super) fn from_body(
+        id: &str,
+        tenant: Tenant,
+        body: Body,
+        version: u64,
+        secret: &[u8],
+    ) -> Result<Self, &'static str> {
+        const PREFIX_LENGTH: &str = "its prefix does not have 8 bytes";
+        const HASH_LENGTH: &str = "its hash does not have 32 bytes";
+        let prefix = |text: &str| text.as_bytes().try_into().map_err(|_| PREFIX_LENGTH);
+        let (hash, rest) = secret.split_first_chunk::<HASH>().ok_or(HASH_LENGTH)?;
+        let previous = match body.previous {
+            None if rest.is_empty() => None,
+            None => return Err(HASH_LENGTH),
+            Some(previous) => Some(Previous {
+                prefix: prefix(&previous.prefix)?,
+                hash: rest.try_into().map_err(|_| HASH_LENGTH)?,
+                until: Millis(previous.until),
+            }),
+        };
+        let new = NewKey {
+            tenant,
             name: body.name,
             principal: body.principal,
             kind: body.kind,
-            writes_events: body.scopes.permits(EVENTS_WRITE),
             scopes: body.scopes,
-            created_at: Millis(body.created_at),
             expires_at: body.expires_at.map(Millis),
-        })
+        };
+        let fingerprint = (prefix(&body.prefix)?, *hash);
+        let mut key = Self::new(id.to_owned(), new, fingerprint, Millis(body.created_at));
+        key.previous = previous;
+        key.rotated_at = body.rotated_at.map(Millis);
+        key.version = version;
+        key.enforces_limits = body.enforced || !key.scopes.constraints.limits_rate();
+        key.latest_expiry = match body.latest_expiry {
+            None => key.expires_at,
+            Some(i64::MAX) => None,
+            Some(at) => Some(Millis(at)),
+        };
+        Ok(key)
     }
 
     pub(super) fn body(&self) -> Body {
+        let earlier = self.latest_expiry != self.expires_at;
         Body {
-            prefix: self.prefix().to_owned(),
+            prefix: text(&self.prefix).to_owned(),
             name: self.name.clone(),
             principal: self.principal.clone(),
             kind: self.kind,
             scopes: self.scopes.clone(),
             created_at: self.created_at.0,
+            rotated_at: self.rotated_at.map(|at| at.0),
             expires_at: self.expires_at.map(|at| at.0),
+            previous: self.previous.as_ref().map(|previous| PreviousBody {
+                prefix: text(&previous.prefix).to_owned(),
+                until: previous.until.0,
+            }),
+            enforced: self.enforces_limits,
+            latest_expiry: earlier.then(|| self.latest_expiry.map_or(i64::MAX, |at| at.0)),
         }
+    }
+
+    /// The sealed bytes of its record: its hash, and that of the secret before.
+    pub(super) fn secret(&self) -> Vec<u8> {
+        let previous = self.previous.as_ref().map(|previous| previous.hash);
+        [&self.hash[..], previous.as_ref().map_or(&[], |h| &h[..])].concat()
+    }
+
+    /// This key with another secret; the one before stays valid for `overlap_ms`. Of two rotations within an overlap, the first
+    /// secret ends with the second rotation.
+    pub(super) fn rotated(
+        &self,
+        (prefix, hash): (Prefix, Hash),
+        overlap_ms: i64,
+        now: Millis,
+    ) -> Self {
+        let previous = Previous {
+            prefix: self.prefix,
+            hash: self.hash,
+            until: Millis(now.0.saturating_add(overlap_ms)),
+        };
+        Self {
+            prefix,
+            hash,
+            previous: (overlap_ms > 0).then_some(previous),
+            rotated_at: Some(now),
+            enforces_limits: true,
+            ..self.clone()
+        }
+    }
+
+    /// This key with the changes made. What an overlap has left behind is dropped.
+    pub(super) fn changed(&self, change: &KeyChange, now: Millis) -> Self {
+        let mut key = self.clone();
+        key.enforces_limits = true;
+        key.previous = key.previous.filter(|previous| previous.until > now);
+        if let Some(name) = &change.name {
+            key.name.clone_from(name);
+        }
+        if let Some(scopes) = &change.scopes {
+            key.scopes = scopes.clone();
+            key.writes_events = scopes.permits(EVENTS_WRITE);
+        }
+        if let Some(expires_at) = change.expires_at {
+            key.expires_at = expires_at;
+            key.latest_expiry = match (key.latest_expiry, expires_at) {
+                (Some(latest), Some(at)) => Some(latest.max(at)),
+                _ => None,
+            };
+        }
+        key
     }
 
     /// The prefix as text.
     pub fn prefix(&self) -> &str {
-        // A prefix is base64url, or comes from a JSON string.
-        std::str::from_utf8(&self.prefix).unwrap_or_default()
+        text(&self.prefix)
     }
 
     /// Whether it has expired.
     pub fn expired(&self, now: Millis) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
+
+    /// Whether this is the hash of one of its secrets that is valid now.
+    pub(super) fn accepts(&self, hash: &Hash, now: Millis) -> bool {
+        let current = bool::from(self.hash.ct_eq(hash));
+        let previous = self.previous.as_ref();
+        let previous = previous.is_some_and(|p| bool::from(p.hash.ct_eq(hash)) && p.until > now);
+        (current || previous) && !self.expired(now)
+    }
+
+    /// Whether this is the hash of one of its secrets, valid or not.
+    pub(super) fn has(&self, hash: &Hash) -> bool {
+        let previous = self.previous.as_ref().map(|previous| &previous.hash);
+        let mut hashes = std::iter::once(&self.hash).chain(previous);
+        hashes.any(|own| bool::from(own.ct_eq(hash)))
+    }
+
+    /// The prefixes of its secrets.
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let previous = self.previous.as_ref().map(|previous| previous.prefix);
+        let previous = previous.filter(|previous| *previous != self.prefix);
+        std::iter::once(self.prefix).chain(previous)
+    }
 }
+
+/// A prefix is base64url, or comes from a JSON string.
+fn text(prefix: &Prefix) -> &str {
+    std::str::from_utf8(prefix).unwrap_or_default()
+}
+
+impl LastUse {
+    /// How exact it is, in milliseconds: all cores share it, so it is not written for each request.
+    const RESOLUTION: i64 = 1000;
+
+    /// When that was; `None`: not since this node started.
+    pub fn get(&self) -> Option<Millis> {
+        let at = self.0.load(Ordering::Relaxed);
+        (at > 0).then_some(Millis(at))
+    }
+
+    /// Sets it.
+    pub(super) fn mark(&self, now: Millis) {
+        if now.0 - self.0.load(Ordering::Relaxed) >= Self::RESOLUTION {
+            self.0.store(now.0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// It is not a property of a key: two keys that differ in it alone are the same.
+impl PartialEq for LastUse {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for LastUse {}
 
 /// The text of a key, which is shown once.
 pub struct Token(String);
@@ -132,8 +375,13 @@ impl Token {
         &self.0
     }
 
+    /// A text with the format of a key.
+    pub fn parse(text: &str) -> Option<Self> {
+        prefix_of(text).map(|_| Self(text.to_owned()))
+    }
+
     /// Its prefix and hash.
-    pub fn fingerprint(&self) -> (Prefix, [u8; 32]) {
+    pub fn fingerprint(&self) -> (Prefix, Hash) {
         let mut prefix = [0; PREFIX];
         prefix.copy_from_slice(&self.0.as_bytes()[START.len()..START.len() + PREFIX]);
         (prefix, hash(&self.0))
@@ -155,7 +403,7 @@ pub(super) fn prefix_of(token: &str) -> Option<Prefix> {
 }
 
 /// The SHA-256 of a whole key.
-pub(super) fn hash(token: &str) -> [u8; 32] {
+pub(super) fn hash(token: &str) -> Hash {
     Sha256::digest(token.as_bytes()).into()
 }
 
@@ -180,5 +428,90 @@ mod tests {
         ] {
             assert_eq!(prefix_of(bad), None, "{bad}");
         }
+    }
+
+    fn key(expires_at: Option<i64>) -> Key {
+        let new = NewKey {
+            tenant: Tenant::new("acme").unwrap(),
+            name: "shop".into(),
+            principal: "shop".into(),
+            kind: KeyKind::Service,
+            scopes: Scopes {
+                permissions: vec!["events:write".into()],
+                ..Scopes::default()
+            },
+            expires_at: expires_at.map(Millis),
+        };
+        Key::new("1".into(), new, (*b"12345678", [1; 32]), Millis(5))
+    }
+
+    fn read_back(key: &Key) -> Key {
+        let body = serde_json::to_string(&key.body()).unwrap();
+        let body = serde_json::from_str(&body).unwrap();
+        Key::from_body("1", key.tenant.clone(), body, 0, &key.secret()).unwrap()
+    }
+
+    #[test]
+    fn a_record_holds_both_secrets_of_an_overlap() {
+        let key = key(None).rotated((*b"abcdefgh", [2; 32]), 100, Millis(10));
+        assert_eq!(read_back(&key), key);
+        assert_eq!(key.secret().len(), 64);
+        assert!(key.accepts(&[1; 32], Millis(109)) && !key.accepts(&[1; 32], Millis(110)));
+        assert!(key.accepts(&[2; 32], Millis(110)) && !key.accepts(&[3; 32], Millis(10)));
+        assert_eq!(key.prefixes().count(), 2);
+        let again = key.rotated((*b"ABCDEFGH", [3; 32]), 0, Millis(11));
+        assert_eq!(read_back(&again), again);
+        assert!(!again.accepts(&[2; 32], Millis(11)) && !again.accepts(&[1; 32], Millis(11)));
+        let short = Key::from_body("1", key.tenant.clone(), key.body(), 0, &[1; 63]);
+        assert!(short.is_err());
+    }
+
+    #[test]
+    fn records_of_earlier_releases_are_read_and_do_not_enforce_limits() {
+        let read = |rpm: u32, concurrency: u32| {
+            let body = format!(
+                r#"{{"prefix":"12345678","name":"shop","principal":"shop","kind":"service","created_at":5,"version":1,
+                "scopes":{{"permissions":["*"],"constraints":{{"max_rpm":{rpm},"max_concurrency":{concurrency}}}}}}}"#
+            );
+            let body = serde_json::from_str(&body).unwrap();
+            Key::from_body("1", Tenant::new("acme").unwrap(), body, 1, &[1; 32]).unwrap()
+        };
+        assert!(!read(60, 0).enforces_limits);
+        assert!(!read(0, 5).enforces_limits);
+        // Nothing to enforce, as for the first key.
+        assert!(read(0, 0).enforces_limits);
+        let changed = read(60, 5).changed(&KeyChange::default(), Millis(6));
+        assert!(changed.enforces_limits && read_back(&changed).enforces_limits);
+    }
+
+    #[test]
+    fn the_latest_expiry_of_all_records_is_kept() {
+        let until = |at: Option<i64>| KeyChange {
+            expires_at: Some(at.map(Millis)),
+            ..KeyChange::default()
+        };
+        let latest = |key: &Key, change: Option<i64>| {
+            let key = read_back(&key.changed(&until(change), Millis(6)));
+            (
+                key.expires_at.map(|at| at.0),
+                key.latest_expiry.map(|at| at.0),
+            )
+        };
+        assert_eq!(latest(&key(Some(50)), Some(40)), (Some(40), Some(50)));
+        assert_eq!(latest(&key(Some(50)), Some(60)), (Some(60), Some(60)));
+        assert_eq!(latest(&key(None), Some(60)), (Some(60), None));
+        assert_eq!(latest(&key(Some(50)), None), (None, None));
+    }
+
+    #[test]
+    fn the_last_use_is_exact_to_the_second_and_shared() {
+        let key = key(None);
+        assert_eq!(key.last_used.get(), None);
+        let copy = key.clone();
+        key.last_used.mark(Millis(5000));
+        key.last_used.mark(Millis(5999));
+        assert_eq!(copy.last_used.get(), Some(Millis(5000)));
+        key.last_used.mark(Millis(6000));
+        assert_eq!(copy.last_used.get(), Some(Millis(6000)));
     }
 }

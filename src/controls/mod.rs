@@ -15,7 +15,6 @@ mod change;
 mod key;
 mod reader;
 mod record;
-mod scopes;
 pub mod seal;
 mod tail;
 mod upkeep;
@@ -30,14 +29,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use key::{Key, KeyKind, Prefix, TEXT_MAX, Token, text_is_good};
+pub use crate::base::{
+    id::{TEXT_MAX, text_is_good},
+    scopes::{ACT_AS, ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes},
+};
+pub use key::{Hash, Key, KeyChange, KeyKind, LastUse, Prefix, Previous, Token};
 use parking_lot::{Mutex, RwLock};
 pub use reader::ReaderGrant;
 use reader::Readers;
 pub use record::{SCHEMA, SCHEMA_ID};
-pub use scopes::{ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes};
 pub use seal::{SealError, SecretKeys};
-use subtle::ConstantTimeEq;
 pub use tail::Tail;
 use tokio::sync::watch;
 use versions::Versions;
@@ -94,6 +95,8 @@ pub struct Controls {
     readers: RwLock<Readers>,
     /// The current version of each name on the topic.
     versions: Mutex<Versions>,
+    /// Held while a key is changed, so that this node makes one change after another.
+    editing: tokio::sync::Mutex<()>,
     /// Counts records that were refused or could not be used.
     refused: metrics::Counter,
     /// Incremented with each change of the reader grants.
@@ -109,28 +112,41 @@ pub struct Controls {
 struct Keys {
     by_prefix: HashMap<Prefix, Vec<Arc<Key>>>,
     by_id: HashMap<Box<str>, Arc<Key>>,
+    /// Keys whose record another one of the same version replaced: of two nodes that changed a key at once, the second makes the
+    /// change of the first again.
+    overwritten: HashMap<Box<str>, Arc<Key>>,
 }
 
+/// The most keys whose overwritten record is remembered: only the nodes that write them use and remove them.
+const OVERWRITTEN: usize = 256;
+
 impl Keys {
-    fn put(&mut self, key: Arc<Key>) {
-        self.remove(&key.id);
-        self.by_prefix
-            .entry(key.prefix)
-            .or_default()
-            .push(Arc::clone(&key));
+    fn put(&mut self, mut key: Key) {
+        if let Some(old) = self.remove(&key.id) {
+            key.last_used = old.last_used.clone();
+            if old.version == key.version && *old != key && self.overwritten.len() < OVERWRITTEN {
+                self.overwritten.insert(key.id.as_str().into(), old);
+            }
+        }
+        let key = Arc::new(key);
+        for prefix in key.prefixes() {
+            let list = self.by_prefix.entry(prefix).or_default();
+            list.push(Arc::clone(&key));
+        }
         self.by_id.insert(key.id.as_str().into(), key);
     }
 
-    fn remove(&mut self, id: &str) {
-        let Some(old) = self.by_id.remove(id) else {
-            return;
-        };
-        if let Some(list) = self.by_prefix.get_mut(&old.prefix) {
-            list.retain(|k| k.id != id);
-            if list.is_empty() {
-                self.by_prefix.remove(&old.prefix);
+    fn remove(&mut self, id: &str) -> Option<Arc<Key>> {
+        let old = self.by_id.remove(id)?;
+        for prefix in old.prefixes() {
+            if let Some(list) = self.by_prefix.get_mut(&prefix) {
+                list.retain(|k| k.id != id);
+                if list.is_empty() {
+                    self.by_prefix.remove(&prefix);
+                }
             }
         }
+        Some(old)
     }
 }
 
@@ -148,6 +164,7 @@ impl Controls {
             keys: RwLock::default(),
             readers: RwLock::default(),
             versions: Mutex::default(),
+            editing: tokio::sync::Mutex::default(),
             refused: telemetry::metrics::CONTROLS_REFUSED.counter(&[]),
             readers_version: watch::Sender::new(0),
             read: watch::Sender::new(0),
@@ -176,16 +193,30 @@ impl Controls {
         tokio::time::timeout(deadline, ready).await.is_ok()
     }
 
-    /// The key of a token, if it is known, has the right secret and has not expired.
+    /// The key of a token, if it is known, has a right secret and has not expired. Sets its last use.
     pub fn authenticate(&self, token: &str, now: Millis) -> Option<Arc<Key>> {
         let prefix = key::prefix_of(token)?;
         let hash = key::hash(token);
         let keys = self.keys.read();
-        keys.by_prefix
-            .get(&prefix)?
-            .iter()
-            .find(|k| bool::from(k.hash.ct_eq(&hash)) && !k.expired(now))
-            .cloned()
+        let mut candidates = keys.by_prefix.get(&prefix)?.iter();
+        let key = candidates.find(|k| k.accepts(&hash, now))?;
+        key.last_used.mark(now);
+        Some(Arc::clone(key))
+    }
+
+    /// Why [`Controls::authenticate`] does not accept a token: `malformed`, `unknown`, or `expired` (or replaced by a rotation).
+    pub fn refusal(&self, token: &str) -> &'static str {
+        let Some(prefix) = key::prefix_of(token) else {
+            return "malformed";
+        };
+        let hash = key::hash(token);
+        let keys = self.keys.read();
+        let mut candidates = keys.by_prefix.get(&prefix).into_iter().flatten();
+        if candidates.any(|key| key.has(&hash)) {
+            "expired"
+        } else {
+            "unknown"
+        }
     }
 
     /// Whether there is any key, of any tenant.

@@ -62,12 +62,14 @@ pub(super) fn stamp(body: &str) -> Option<Stamp> {
         version: u64,
         revoked_at: Option<i64>,
         expires_at: Option<i64>,
+        latest_expiry: Option<i64>,
     }
     let dates: Dates = serde_json::from_str(body).ok()?;
+    let latest = dates.latest_expiry.or(dates.expires_at);
     Some(Stamp {
         version: dates.version,
         revoked: dates.revoked_at.is_some(),
-        expires_at: dates.expires_at.map(Millis),
+        expires_at: latest.filter(|at| *at != i64::MAX).map(Millis),
     })
 }
 

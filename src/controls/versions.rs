@@ -18,7 +18,7 @@ pub(super) struct Stamp {
     pub(super) version: u64,
     /// The record revokes what it names.
     pub(super) revoked: bool,
-    /// When the key or grant expires.
+    /// When the key or grant expires, with the latest expiry that any record of it had.
     pub(super) expires_at: Option<Millis>,
 }
 
@@ -241,6 +241,12 @@ impl Versions {
     pub(super) fn next(&self, name: &str) -> u64 {
         let known = self.entries.get(name);
         known.map_or(1, |entry| entry.stamp.version + 1)
+    }
+
+    /// The version and the offset of the current record of a name.
+    pub(super) fn current(&self, name: &str) -> Option<(u64, u64)> {
+        let entry = self.entries.get(name)?;
+        Some((entry.stamp.version, entry.offset))
     }
 
     /// The offset of the current record of a name.

@@ -19,6 +19,7 @@ use crate::{
     base::clock::SystemClock,
     config::Config,
     envelope::foreign::{NoRegistry, Schemas},
+    jwt::Jwt,
     limits::{Limiter, RedisOptions},
     port::{self, Nodes, Port, Tls, Tools},
     registry::Registry,
@@ -106,6 +107,7 @@ pub async fn run(
     let watching = watch.start().context("cannot start a thread")?;
 
     let (nodes, limiter) = connect_nodes(&config, &readiness)?;
+    let jwt = start_jwt(&config, &readiness)?;
     let port = Port::new(
         listener,
         port::Parts {
@@ -126,6 +128,7 @@ pub async fn run(
             state: storage.state.clone(),
             appends: storage.appends,
             controls,
+            jwt,
             audit,
             readiness,
             clock: Arc::new(SystemClock),
@@ -202,6 +205,21 @@ fn connect_nodes(
     let (identities, limits) = (nodes.probe(), limiter.probe());
     readiness.part("redis", Need::Optional, move || identities().and(limits()));
     Ok((Some(nodes), limiter))
+}
+
+/// The issuers of `auth.jwt`, if there are any.
+fn start_jwt(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Arc<Jwt>>> {
+    if config.jwt.is_empty() {
+        return Ok(None);
+    }
+    let jwt = Jwt::start(&config.jwt).context("the key sets of `auth.jwt` cannot be fetched")?;
+    let jwt = Arc::new(jwt);
+    let weak = Arc::downgrade(&jwt);
+    readiness.part("jwks", Need::Optional, move || {
+        weak.upgrade()
+            .map_or(PartStatus::ok(""), |jwt| jwt.status())
+    });
+    Ok(Some(jwt))
 }
 
 /// Starts admission, from `ingress` to `events`.

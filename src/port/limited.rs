@@ -72,8 +72,8 @@ impl<'a> Sender<'a> {
 }
 
 /// Whether the key's own limits refuse.
-fn enforces_limits(_: &Key) -> bool {
-    true
+fn enforces_limits(key: &Key) -> bool {
+    key.enforces_limits
 }
 
 /// What limits requests.

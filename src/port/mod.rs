@@ -17,6 +17,7 @@ mod rest;
 mod serve;
 mod slow_body;
 mod tls;
+mod uses;
 
 use std::{
     io,
@@ -42,6 +43,7 @@ pub use rest::tools::{Lags, Tools};
 pub use tls::{Reloads, Tls, TlsError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use uses::Uses;
 
 use crate::{
     audit::Audit,
@@ -49,6 +51,7 @@ use crate::{
     config::{AllowedOrigin, Limits, Network},
     controls::Controls,
     limits::Limiter,
+    jwt::Jwt,
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
@@ -74,6 +77,8 @@ pub struct Parts {
     pub appends: usize,
     /// Keys and reader grants.
     pub controls: Arc<Controls>,
+    /// The issuers whose tokens are accepted beside keys.
+    pub jwt: Option<Arc<Jwt>>,
     /// Who did what.
     pub audit: Audit,
     /// What `/readyz` reports.
@@ -107,7 +112,9 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     controls: Arc<Controls>,
+    jwt: Option<Arc<Jwt>>,
     audit: Audit,
+    uses: Uses,
     intake: Intake,
     readiness: Readiness,
     clock: Arc<dyn Clock>,
@@ -160,7 +167,9 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 controls: parts.controls,
+                jwt: parts.jwt,
                 audit: parts.audit,
+                uses: Uses::default(),
                 intake,
                 readiness: parts.readiness,
                 clock: parts.clock,

@@ -1,6 +1,6 @@
-//! `/v1/keys`: made, listed and revoked for the key's own tenant, by operators for any.
+//! `/v1/keys`: made, listed, rotated, changed and revoked for the key's own tenant, by operators for any.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -8,6 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde_json::{Map, Value, json};
 
 use super::{
     caller::{Caller, Permitted, Sent, detail},
@@ -16,12 +17,30 @@ use super::{
 use crate::port::problem::{Problem, Refused};
 use crate::{
     api::{
-        keys::{self, CreateKey},
+        keys::{self, ChangeKey, CreateKey, OVERLAP_MAX_S, RotateKey, RotatedKey},
         list::{List, Page},
+        time::rfc3339,
     },
     base::clock::Millis,
-    controls::{Key, NewKey, TEXT_MAX, Token, text_is_good},
+    controls::{ControlsError, Key, KeyChange, NewKey, Scopes, TEXT_MAX, Token, text_is_good},
 };
+
+/// A secret is in the answer.
+const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
+
+/// Why a key was not edited.
+enum NotEdited {
+    /// The caller may not.
+    Refused(Refused),
+    /// `controls` could not be changed.
+    Failed(ControlsError),
+}
+
+impl From<ControlsError> for NotEdited {
+    fn from(error: ControlsError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// `POST /v1/keys`.
 pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response, Refused> {
@@ -40,13 +59,8 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
     caller
         .audit_change(&key.tenant, "key.created", of, detail)
         .await;
-    let shown = Json(keys::Key::new(&key, Some(token.reveal())));
-    Ok((
-        StatusCode::CREATED,
-        [(header::CACHE_CONTROL, "no-store")],
-        shown,
-    )
-        .into_response())
+    let shown = Json(keys::Key::new(&key, Some(token.reveal()), now));
+    Ok((StatusCode::CREATED, NO_STORE, shown).into_response())
 }
 
 /// `GET /v1/keys`.
@@ -55,6 +69,7 @@ pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Resp
     let caller = caller.permit()?;
     let tenant = caller.tenant(page.tenant.as_deref())?;
     let limit = page.limit().map_err(|e| caller.invalid(e))?;
+    let now = caller.shared.clock.now();
     let keys = caller.shared.controls.keys(Some(&tenant));
     // Ids grow with time, so the last id shown says where to go on, even when its key is gone.
     let rest: Vec<_> = keys
@@ -63,22 +78,82 @@ pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Resp
         .collect();
     let items = rest.iter().take(limit);
     let answer = List {
-        items: items.map(|k| keys::Key::new(k, None)).collect(),
+        items: items.map(|k| keys::Key::new(k, None, now)).collect(),
         next_cursor: (rest.len() > limit).then(|| rest[limit - 1].id.clone()),
     };
     Ok(Json(answer).into_response())
 }
 
-/// `DELETE /v1/keys/{id}`: ends it at once. Another tenant's key is not there.
+/// `POST /v1/keys/{id}/rotate`.
+pub(crate) async fn rotate(
+    Path(id): Path<String>,
+    Sent(caller, body): Sent<Caller>,
+) -> Result<Response, Refused> {
+    let asked: RotateKey = body.parse_or_default().map_err(|p| caller.refuse(p))?;
+    if asked.overlap_s > OVERLAP_MAX_S {
+        let detail = format!("`overlap_s` may be {OVERLAP_MAX_S} at most");
+        return Err(caller.invalid(detail));
+    }
+    let caller = caller.permit()?;
+    let key = visible(&caller, &id)?;
+    let token = Token::generate();
+    let overlap = Duration::from_secs(asked.overlap_s);
+    let by = (caller.key.principal.as_str(), caller.shared.clock.now());
+    let rotated = caller
+        .shared
+        .controls
+        .rotate_key(&key.id, (&token, overlap), by, |key| {
+            may_grant(&caller, &key.scopes)
+        });
+    let key = edited(&caller, rotated.await)?;
+    tracing::info!(id = key.id, tenant = %key.tenant, by = caller.key.principal, "key rotated");
+    let mut detail = detail([("name", &key.name), ("principal", &key.principal)]);
+    detail.insert("overlap_s".into(), asked.overlap_s.into());
+    let of = ("key", key.id.as_str());
+    caller
+        .audit_change(&key.tenant, "key.rotated", of, detail)
+        .await;
+    let (prefix, _) = token.fingerprint();
+    let shown = RotatedKey {
+        id: &key.id,
+        key: token.reveal(),
+        prefix: std::str::from_utf8(&prefix).unwrap_or_default(),
+    };
+    Ok((NO_STORE, Json(shown)).into_response())
+}
+
+/// `PATCH /v1/keys/{id}`.
+pub(crate) async fn change(
+    Path(id): Path<String>,
+    Sent(caller, body): Sent<Caller>,
+) -> Result<Response, Refused> {
+    let asked: ChangeKey = caller.body(body)?;
+    let now = caller.shared.clock.now();
+    let change = check_change(&caller, asked, now)?;
+    let caller = caller.permit()?;
+    let key = visible(&caller, &id)?;
+    let by = (caller.key.principal.as_str(), now);
+    let changed = caller
+        .shared
+        .controls
+        .change_key(&key.id, &change, by, |key| may_grant(&caller, &key.scopes));
+    let key = edited(&caller, changed.await)?;
+    tracing::info!(id = key.id, tenant = %key.tenant, by = caller.key.principal, "key changed");
+    let of = ("key", key.id.as_str());
+    let detail = changed_fields(&change);
+    caller
+        .audit_change(&key.tenant, "key.changed", of, detail)
+        .await;
+    Ok(Json(keys::Key::new(&key, None, now)).into_response())
+}
+
+/// `DELETE /v1/keys/{id}`: ends all its secrets at once.
 pub(crate) async fn revoke(
     caller: Permitted,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Refused> {
+    let key = visible(&caller, &id)?;
     let controls = &caller.shared.controls;
-    let visible = |k: &Arc<Key>| k.tenant == caller.key.tenant || caller.is_operator();
-    let Some(key) = controls.key(&id).filter(visible) else {
-        return Err(caller.not_found("there is no such key"));
-    };
     controls
         .revoke_key(&key, &caller.key.principal, caller.shared.clock.now())
         .await
@@ -92,41 +167,124 @@ pub(crate) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The key of this id. Another tenant's is not there.
+fn visible(caller: &Permitted, id: &str) -> Result<Arc<Key>, Refused> {
+    let key = caller.shared.controls.key(id);
+    key.filter(|k| k.tenant == caller.key.tenant || caller.is_operator())
+        .ok_or_else(|| no_such_key(caller))
+}
+
+fn no_such_key(caller: &Permitted) -> Refused {
+    caller.not_found("there is no such key")
+}
+
+/// Whether the caller may give somebody a key with these scopes.
+fn may_grant(caller: &Permitted, scopes: &Scopes) -> Result<(), NotEdited> {
+    match caller.key.scopes.lacks(scopes) {
+        None => Ok(()),
+        Some(lacking) => Err(NotEdited::Refused(refuse_grant(caller, &lacking))),
+    }
+}
+
+fn refuse_grant(caller: &Permitted, lacking: &str) -> Refused {
+    caller.refuse(Problem::denied(format!(
+        "nobody grants what they lack: {lacking}"
+    )))
+}
+
+/// The edited key, or the refusal.
+fn edited(
+    caller: &Permitted,
+    edited: Result<Option<Arc<Key>>, NotEdited>,
+) -> Result<Arc<Key>, Refused> {
+    match edited {
+        Ok(Some(key)) => Ok(key),
+        // It was revoked meanwhile.
+        Ok(None) => Err(no_such_key(caller)),
+        Err(NotEdited::Refused(refused)) => Err(refused),
+        Err(NotEdited::Failed(error)) => Err(caller.unchanged(&error)),
+    }
+}
+
+/// Whether the fields of a change are good.
+fn check_change(caller: &Caller, asked: ChangeKey, now: Millis) -> Result<KeyChange, Refused> {
+    let expires_at = asked
+        .expires_at
+        .map(|at| at.map(|t| Millis(t.as_millisecond())));
+    if asked.name.is_none() && asked.scopes.is_none() && expires_at.is_none() {
+        return Err(caller.invalid("give at least one of `name`, `scopes` and `expires_at`"));
+    }
+    if let Some(name) = &asked.name {
+        check_text(caller, "name", name)?;
+    }
+    check_scopes(caller, asked.scopes.as_ref())?;
+    check_expiry(caller, expires_at.flatten(), now)?;
+    Ok(KeyChange {
+        name: asked.name,
+        scopes: asked.scopes,
+        expires_at,
+    })
+}
+
+/// What a change sets, for the audit log.
+fn changed_fields(change: &KeyChange) -> Map<String, Value> {
+    let mut fields = Map::new();
+    if let Some(name) = &change.name {
+        fields.insert("name".into(), name.clone().into());
+    }
+    if let Some(scopes) = &change.scopes {
+        fields.insert("scopes".into(), json!(scopes));
+    }
+    if let Some(expires_at) = change.expires_at {
+        fields.insert("expires_at".into(), json!(expires_at.map(rfc3339)));
+    }
+    fields
+}
+
+fn check_text(caller: &Caller, field: &str, value: &str) -> Result<(), Refused> {
+    if text_is_good(value) {
+        return Ok(());
+    }
+    Err(caller.invalid(format!(
+        "`{field}` must have 1 to {TEXT_MAX} bytes, and no control characters"
+    )))
+}
+
+fn check_scopes(caller: &Caller, scopes: Option<&Scopes>) -> Result<(), Refused> {
+    match scopes.and_then(Scopes::problem) {
+        Some(problem) => Err(caller.invalid(problem)),
+        None => Ok(()),
+    }
+}
+
+fn check_expiry(caller: &Caller, expires_at: Option<Millis>, now: Millis) -> Result<(), Refused> {
+    if expires_at.is_some_and(|at| at <= now) {
+        return Err(caller.invalid("`expires_at` is over"));
+    }
+    Ok(())
+}
+
 /// Fields first, then what the asking key may grant.
 fn check(asked: CreateKey, caller: Caller) -> Result<(Permitted, NewKey), Refused> {
-    let text = |field: &'static str, value: &str| {
-        if text_is_good(value) {
-            return Ok(());
-        }
-        Err(caller.invalid(format!(
-            "`{field}` may have {TEXT_MAX} bytes, and no control characters"
-        )))
-    };
     let name = asked
         .name
         .filter(|n| !n.is_empty())
         .ok_or_else(|| caller.missing("name"))?;
-    text("name", &name)?;
+    check_text(&caller, "name", &name)?;
     let principal = asked
         .principal
         .filter(|p| !p.is_empty())
         .unwrap_or_else(|| name.clone());
-    text("principal", &principal)?;
+    check_text(&caller, "principal", &principal)?;
     let kind = asked.kind.ok_or_else(|| caller.missing("kind"))?;
     let scopes = asked.scopes.ok_or_else(|| caller.missing("scopes"))?;
-    if let Some(problem) = scopes.problem() {
-        return Err(caller.invalid(problem));
-    }
+    check_scopes(&caller, Some(&scopes))?;
     let expires_at = asked.expires_at.map(|t| Millis(t.as_millisecond()));
-    if expires_at.is_some_and(|at| at <= caller.shared.clock.now()) {
-        return Err(caller.invalid("`expires_at` is over"));
-    }
+    check_expiry(&caller, expires_at, caller.shared.clock.now())?;
     let caller = caller.permit()?;
     let tenant = caller.tenant(asked.tenant.as_deref())?;
     if let Some(lacking) = caller.key.scopes.lacks(&scopes) {
-        return Err(caller.refuse(Problem::denied(format!(
-            "nobody grants what they lack: {lacking}"
-        ))));
+        return Err(refuse_grant(&caller, &lacking));
     }
     let new = NewKey {
         tenant,

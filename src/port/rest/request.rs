@@ -20,13 +20,17 @@ use crate::{
 pub(crate) const BODY_BYTES: usize = 64 * 1024;
 
 /// A JSON body that is not parsed yet, or what is wrong with it.
-pub(crate) struct JsonBody(Result<Bytes, Problem>);
+pub(crate) struct JsonBody {
+    read: Result<Bytes, Problem>,
+    empty: bool,
+}
 
 impl JsonBody {
     /// Reads it, up to the limit.
     pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Self {
         let bytes = to_bytes(body, BODY_BYTES).await;
-        Self(check_media(headers).and_then(|()| {
+        let empty = bytes.as_ref().is_ok_and(Bytes::is_empty);
+        let read = check_media(headers).and_then(|()| {
             bytes.map_err(|error| {
                 let error = error.into_inner();
                 if error.is::<LengthLimitError>() {
@@ -38,12 +42,21 @@ impl JsonBody {
                 }
                 Problem::invalid("the body broke off, or its framing is wrong")
             })
-        }))
+        });
+        Self { read, empty }
+    }
+
+    /// Its value, or the default without a body, whatever the media type.
+    pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(self) -> Result<T, Problem> {
+        if self.empty {
+            return Ok(T::default());
+        }
+        self.parse()
     }
 
     /// Its value. A byte order mark is skipped.
     pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, Problem> {
-        let bytes = self.0?;
+        let bytes = self.read?;
         serde_json::from_slice(without_mark(&bytes)).map_err(|e| Problem::invalid(e.to_string()))
     }
 }

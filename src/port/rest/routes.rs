@@ -57,6 +57,8 @@ fn mount(operation: Operation) -> Option<Routes> {
     Some(match operation {
         Operation::CreateKey => handler(route, keys::create),
         Operation::ListKeys => handler(route, keys::list),
+        Operation::RotateKey => handler(route, keys::rotate),
+        Operation::ChangeKey => handler(route, keys::change),
         Operation::RevokeKey => handler(route, keys::revoke),
         Operation::GrantReader => handler(route, readers::grant),
         Operation::ListReaders => handler(route, readers::list),
@@ -112,6 +114,7 @@ fn handler<T: 'static>(route: &'static Route, handler: impl Handler<T, Arc<Share
         api::Method::Get => MethodFilter::GET,
         api::Method::Post => MethodFilter::POST,
         api::Method::Delete => MethodFilter::DELETE,
+        api::Method::Patch => MethodFilter::PATCH,
     };
     on(method, handler).route_layer(Extension(route))
 }

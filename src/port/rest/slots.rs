@@ -106,23 +106,19 @@ mod tests {
     use super::*;
     use crate::{
         base::clock::Millis,
-        controls::{KeyKind, Scopes},
+        controls::{KeyKind, NewKey, Scopes},
     };
 
     fn key(tenant: &str, id: &str) -> Arc<Key> {
-        Arc::new(Key {
-            id: id.into(),
+        let new = NewKey {
             tenant: Tenant::new(tenant).unwrap(),
-            prefix: [0; 8],
-            hash: [0; 32],
             name: String::new(),
             principal: String::new(),
             kind: KeyKind::Service,
             scopes: Scopes::all(),
-            created_at: Millis(0),
             expires_at: None,
-            writes_events: false,
-        })
+        };
+        Arc::new(Key::new(id.into(), new, Default::default(), Millis(0)))
     }
 
     #[test]

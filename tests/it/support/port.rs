@@ -23,9 +23,10 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    config::{AllowedOrigin, Config, Network},
+    config::{AllowedOrigin, Config, JwtIssuer, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     limits::{Limiter, Policy},
+    jwt::Jwt,
     log::{
         Acknowledged, Append, Log, LogError, Unavailable,
         local::{LocalLog, LocalOptions},
@@ -62,6 +63,7 @@ pub struct NodeOptions {
     pub limiter: Limiter,
     pub policies: Vec<Arc<Policy>>,
     pub tls: Option<Tls>,
+    pub jwt: Option<Arc<Jwt>>,
 }
 
 impl Default for NodeOptions {
@@ -71,6 +73,7 @@ impl Default for NodeOptions {
             limiter: Limiter::in_memory(Arc::new(SystemClock)),
             policies: Vec::new(),
             tls: None,
+            jwt: None,
         }
     }
 }
@@ -242,6 +245,15 @@ impl Node {
         Self::start_whole(dir, options).await
     }
 
+    /// Accepts tokens of these issuers.
+    pub async fn start_jwt(dir: TempDir, issuers: &[JwtIssuer]) -> Self {
+        let options = NodeOptions {
+            jwt: Some(Arc::new(Jwt::start(issuers).unwrap())),
+            ..NodeOptions::default()
+        };
+        Self::start_whole(dir, options).await
+    }
+
     /// Starts with TLS; the client of this node does not use it.
     pub async fn start_tls(made: &super::tls::Made) -> Self {
         let dir = TempDir::new().unwrap();
@@ -299,6 +311,7 @@ impl Node {
                 state,
                 appends: 2,
                 controls: controls.clone(),
+                jwt: more.jwt,
                 audit,
                 readiness: readiness.clone(),
                 clock: Arc::new(SystemClock),

@@ -5,16 +5,19 @@ use serde::{Deserialize, Serialize};
 
 /// May write events.
 pub const EVENTS_WRITE: &str = "events:write";
-/// May manage keys, reader grants and rejected records of its own tenant.
+/// May do everything in its own tenant, such as managing keys and reader grants, but for [`OPERATOR`] and [`ACT_AS`].
 pub const ADMIN: &str = "admin";
 /// May do so for every tenant, and run operations such as rebuild and redrive.
 pub const OPERATOR: &str = "operator";
+/// May name the user for whom a request is made (`on_behalf_of`).
+pub const ACT_AS: &str = "act_as";
 
 /// Permissions and constraints of a key, in the JSON form of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scopes {
-    /// Each is `*`, an exact name, or `prefix:*`.
+    /// Each is `*`, an exact name, or `prefix:*`. `*` holds all; `admin` holds all but `operator` and `act_as`; `X:write` holds
+    /// `X:read`, and `X:read` holds `X:read:own`.
     pub permissions: Vec<String>,
     /// Limits of the key.
     #[serde(default)]
@@ -63,6 +66,13 @@ impl Default for Constraints {
             allowed_workflows: Vec::new(),
             approvals_required_for: Vec::new(),
         }
+    }
+}
+
+impl Constraints {
+    /// Whether it limits items per minute or concurrent requests.
+    pub fn limits_rate(&self) -> bool {
+        self.max_rpm != 0 || self.max_concurrency != 0
     }
 }
 
@@ -160,19 +170,19 @@ impl Scopes {
         if lists.into_iter().any(|l| texts(l)) || c.allowed_workflows.len() > 1000 {
             return Some("`scopes` may hold 1,000 entries a list, of 1 to 512 bytes each".into());
         }
-        if let Some(p) = self.permissions.iter().find(|p| !is_permission(p)) {
+        if let Some(p) = self.permissions.iter().find(|p| !Self::is_permission(p)) {
             return Some(format!(
                 "`{p}` is not a permission: use `*`, `name` or `prefix:*`"
             ));
         }
         (c.max_payload_kb == 0).then(|| "`max_payload_kb` must be at least 1".into())
     }
-}
 
-/// A `*` may only stand alone or at the end after a `:`; elsewhere it would match nothing.
-fn is_permission(p: &str) -> bool {
-    let stem = p.strip_suffix(":*").unwrap_or(p);
-    p == "*" || (!stem.is_empty() && !stem.contains('*') && !stem.contains(char::is_whitespace))
+    /// Whether a text is a permission. A `*` may only stand alone or at the end after a `:`; elsewhere it would match nothing.
+    pub fn is_permission(p: &str) -> bool {
+        let stem = p.strip_suffix(":*").unwrap_or(p);
+        p == "*" || (!stem.is_empty() && !stem.contains('*') && !stem.contains(char::is_whitespace))
+    }
 }
 
 /// Whether `granted` includes `requested`, which may itself be a pattern.
@@ -180,8 +190,22 @@ fn covers(granted: &str, requested: &str) -> bool {
     match granted.strip_suffix('*') {
         Some("") => true,
         Some(prefix) if prefix.ends_with(':') => requested.starts_with(prefix),
-        _ => granted == requested,
+        _ if granted == ADMIN => !["*", OPERATOR, ACT_AS].contains(&requested),
+        _ => granted == requested || includes(granted, requested),
     }
+}
+
+/// Whether the right in `granted` includes that in `requested`, on the same thing: `write` includes `read`, and both `read:own`.
+fn includes(granted: &str, requested: &str) -> bool {
+    let (thing, rights): (_, &[&str]) = match granted.rsplit_once(':') {
+        Some((thing, "write")) => (thing, &["read", "read:own"]),
+        Some((thing, "read")) => (thing, &["read:own"]),
+        _ => return false,
+    };
+    let right = requested
+        .strip_prefix(thing)
+        .and_then(|rest| rest.strip_prefix(':'));
+    right.is_some_and(|right| rights.contains(&right))
 }
 
 #[cfg(test)]
@@ -212,6 +236,47 @@ mod tests {
             assert!(!held.permits(lacking), "{lacking}");
         }
         assert!(scopes(&["*"]).permits("anything:at:all"));
+    }
+
+    #[test]
+    fn admin_holds_all_but_operator_and_act_as_and_write_holds_read() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            (
+                "admin",
+                &["admin", "events:write", "runs:read:own", "commands:*"],
+                &["operator", "act_as", "*"],
+            ),
+            (
+                "operator",
+                &["operator"],
+                &["act_as", "admin", "events:write"],
+            ),
+            ("*", &["operator", "act_as", "admin"], &[]),
+            (
+                "runs:write",
+                &["runs:write", "runs:read", "runs:read:own"],
+                &["runs:*", "runs:abandon", "run:read", "events:read"],
+            ),
+            (
+                "runs:read",
+                &["runs:read", "runs:read:own"],
+                &["runs:write", "runs:reading", "runs:read:all"],
+            ),
+            ("runs:read:own", &["runs:read:own"], &["runs:read"]),
+            ("commands:a:write", &["commands:a:read"], &["commands:read"]),
+            ("write", &["write"], &["read", ":read"]),
+        ];
+        for (held, permitted, lacking) in cases {
+            let held = scopes(&[held]);
+            for permission in *permitted {
+                assert!(held.permits(permission), "{held:?} {permission}");
+                assert_eq!(held.lacks(&scopes(&[permission])), None);
+            }
+            for permission in *lacking {
+                assert!(!held.permits(permission), "{held:?} {permission}");
+                assert!(held.lacks(&scopes(&[permission])).is_some());
+            }
+        }
     }
 
     #[test]
