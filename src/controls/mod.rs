@@ -1,4 +1,4 @@
-//! API keys and reader grants: records of the compacted topic `controls`, which every node holds in memory, so that the port
+//! API keys, reader grants and integrations: records of the compacted topic `controls`, which every node holds in memory, so that the port
 //! works while Postgres is down.
 //!
 //! [`Controls`] answers from memory and writes to the topic; a thread ([`tail`]) reads the topic. What this node writes takes
@@ -12,6 +12,7 @@
 
 mod apply;
 mod change;
+mod integration;
 mod key;
 mod reader;
 mod record;
@@ -30,6 +31,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use integration::Integrations;
+pub use integration::{
+    Credential, HookSecret, HookToken, HookTokenHash, Integration, IntegrationDefinition, SECRETS_MAX,
+};
 pub use key::{Key, KeyKind, Prefix, TEXT_MAX, Token, text_is_good};
 use parking_lot::{Mutex, RwLock};
 pub use reader::ReaderGrant;
@@ -92,6 +97,9 @@ pub struct Controls {
     secrets: SecretKeys,
     keys: RwLock<Keys>,
     readers: RwLock<Readers>,
+    integrations: RwLock<Integrations>,
+    /// Held while an integration is changed: a change begins with what is in memory.
+    integration_changes: tokio::sync::Mutex<()>,
     /// The current version of each name on the topic.
     versions: Mutex<Versions>,
     /// Counts records that were refused or could not be used.
@@ -147,6 +155,8 @@ impl Controls {
             secrets,
             keys: RwLock::default(),
             readers: RwLock::default(),
+            integrations: RwLock::default(),
+            integration_changes: tokio::sync::Mutex::default(),
             versions: Mutex::default(),
             refused: telemetry::metrics::CONTROLS_REFUSED.counter(&[]),
             readers_version: watch::Sender::new(0),
@@ -222,6 +232,7 @@ impl Controls {
         *self.versions.lock() = Versions::default();
         *self.keys.write() = Keys::default();
         *self.readers.write() = Readers::default();
+        *self.integrations.write() = Integrations::default();
         self.read.send_replace(0);
     }
 }

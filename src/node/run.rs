@@ -125,6 +125,7 @@ pub async fn run(
             limits: config.limits.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             cors: config.cors.clone(),
+            aliases: config.aliases.clone(),
             nodes,
         },
     )?;

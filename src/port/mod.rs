@@ -1,10 +1,11 @@
 //! The HTTP port: the handlers of the routes in [`crate::api`], keys, idempotency.
 //!
-//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`ingest`], for it carries the load; every other route
-//! goes through axum's router ([`rest`]).
+//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`ingest`], for it carries the load, and webhooks to
+//! [`hooks`]; every other route goes through axum's router ([`rest`]).
 
 mod auth;
 mod cors;
+mod hooks;
 mod ingest;
 mod meters;
 mod peer;
@@ -28,6 +29,7 @@ use ingest::{
     body,
     intake::{self, Intake},
 };
+use hooks::Hooks;
 use meters::Meters;
 pub use rest::rebuild::{NotBegun, Rebuilds};
 use rest::slots::ReplaySlots;
@@ -38,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit::Audit,
     base::clock::Clock,
-    config::{AllowedOrigin, Limits, Network},
+    config::{Alias, AllowedOrigin, Limits, Network},
     controls::Controls,
     log::Log,
     state::{StateError, StateStore},
@@ -77,6 +79,8 @@ pub struct Parts {
     pub trusted_proxies: Vec<Network>,
     /// Whose pages may use the port, and which webhook senders may deliver to it.
     pub cors: Vec<AllowedOrigin>,
+    /// More paths of webhook sources.
+    pub aliases: Vec<Alias>,
     /// What the other nodes have in flight, and have seen.
     pub nodes: Option<Nodes>,
 }
@@ -101,6 +105,7 @@ struct Shared {
     trusted_proxies: Vec<Network>,
     cors: cors::Cors,
     attempts: Attempts,
+    hooks: Hooks,
     bodies: body::Budget,
     meters: Meters,
     ids: RequestIds,
@@ -146,6 +151,7 @@ impl Port {
                 trusted_proxies: parts.trusted_proxies,
                 cors: cors::Cors::new(parts.cors),
                 attempts: Attempts::default(),
+                hooks: Hooks::new(parts.aliases),
                 bodies: body::Budget::default(),
                 meters,
                 ids: RequestIds::new(),

@@ -16,7 +16,12 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{DRAIN, Shared, ingest::events, peer::Peer, rest::routes};
+use super::{
+    DRAIN, Shared,
+    hooks::{self, Target},
+    ingest::events, peer::Peer,
+    rest::routes,
+};
 use crate::api::Operation;
 
 /// Connections at once. Beyond it they wait in the system's queue.
@@ -141,6 +146,11 @@ impl Connection {
         }
         if *method == Method::POST && path == Operation::PostEvents.route().path {
             return Ok(events::post(&self.shared, request, self.peer)
+                .await
+                .map(Either::Left));
+        }
+        if *method == Method::POST && Target::of(path, &self.shared.hooks.aliases).is_some() {
+            return Ok(hooks::post(&self.shared, request, self.peer)
                 .await
                 .map(Either::Left));
         }

@@ -37,6 +37,11 @@ impl JsonBody {
         }))
     }
 
+    /// Its bytes as they came.
+    pub(crate) fn bytes(self) -> Result<Bytes, Problem> {
+        self.0
+    }
+
     /// Its value. A byte order mark is skipped.
     pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, Problem> {
         let bytes = self.0?;
