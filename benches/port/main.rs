@@ -16,6 +16,7 @@ mod request;
 mod rows;
 mod server;
 mod sustained;
+mod webhooks;
 
 #[path = "../common/disk.rs"]
 mod disk;
@@ -48,11 +49,18 @@ fn main() {
     }
 }
 
-const USAGE: &str = "local | kafka [limits | accept | sustained | latency | full]…; all but `full` where none is named
+const USAGE: &str = "local | kafka [limits | accept | sustained | latency | webhooks | full]…; all but `full` where none is named
 drive ADDRESS KEY BATCH SECONDS";
 
 fn run(log: Log, parts: &[&str]) {
-    let known = ["limits", "accept", "sustained", "latency", "full"];
+    let known = [
+        "limits",
+        "accept",
+        "sustained",
+        "latency",
+        "webhooks",
+        "full",
+    ];
     if let Some(part) = parts.iter().find(|part| !known.contains(part)) {
         eprintln!("there is no part `{part}`: {USAGE}");
         std::process::exit(2);
@@ -88,6 +96,9 @@ fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
     }
     if wants("latency") {
         latency::measure(&Server::up(log, true)?, name);
+    }
+    if wants("webhooks") {
+        webhooks::measure(log)?;
     }
     if wants("full") {
         full::measure(log, &limits)?;

@@ -147,7 +147,7 @@ pub enum Dialect {
 }
 
 /// How the senders of the dialect `hmac` sign.
-#[derive(Debug, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct HmacParameters {
     /// The header with the signature.
     pub header: String,
@@ -156,30 +156,38 @@ pub struct HmacParameters {
     /// `hex` or `base64`.
     pub encoding: String,
     /// The text before the signature in its header.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// `body`, or a text with `{body}` once, and perhaps `{timestamp}`.
     pub signed: String,
     /// The header with the timestamp.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp_header: Option<String>,
     /// Seconds that the timestamp may be away from now; 300 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance_s: Option<u32>,
     /// The header with the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id_header: Option<String>,
     /// The JSON pointer of the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// The header with the type.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub type_header: Option<String>,
     /// The JSON pointer of the type.
-    #[schemars(rename = "type")]
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
 }
 
 /// What the JSON of Odoo does not say about its fields.
-#[derive(Debug, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct OdooParameters {
     /// Fields in which `false` is a value, not an empty field.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub booleans: Option<Vec<String>>,
     /// Fields in which a number is the id of another record.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub many2one: Option<Vec<String>>,
 }
 

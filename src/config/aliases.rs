@@ -40,8 +40,7 @@ impl Alias {
     /// Reads a path and `TENANT/SOURCE`; says what is wrong with one of them.
     pub fn parse(path: &str, source: &str) -> Result<Self, &'static str> {
         // RFC 3986, section 3.3, without percent-encoding: paths are compared as they are.
-        let of_path =
-            |b: u8| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&b);
+        let of_path = |b: u8| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&b);
         if !path.starts_with('/') || path.len() > PATH_MAX || !path.bytes().all(of_path) {
             return Err("is not a path, such as /odoo-webhook");
         }
@@ -70,7 +69,9 @@ fn is_taken(path: &str) -> bool {
         }
         let (path, taken) = (path.split('/'), taken.split('/'));
         path.clone().count() == taken.clone().count()
-            && path.zip(taken).all(|(is, should)| should == "*" || is == should)
+            && path
+                .zip(taken)
+                .all(|(is, should)| should == "*" || is == should)
     })
 }
 
@@ -80,7 +81,13 @@ mod tests {
 
     #[test]
     fn a_path_of_a_route_is_refused() {
-        for good in ["/odoo-webhook", "/api/webhooks/odoo", "/v1", "/v2/x", "/docs.html"] {
+        for good in [
+            "/odoo-webhook",
+            "/api/webhooks/odoo",
+            "/v1",
+            "/v2/x",
+            "/docs.html",
+        ] {
             let parsed = Alias::parse(good, "acme/odoo");
             assert_eq!(parsed.is_ok(), good != "/v1", "{good}: {parsed:?}");
         }

@@ -76,7 +76,10 @@ mod until {
 
     use crate::base::clock::Millis;
 
-    #[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+    #[expect(
+        clippy::ref_option,
+        reason = "serde hands over a reference to the field"
+    )]
     pub(super) fn serialize<S: Serializer>(
         until: &Option<Millis>,
         serializer: S,
@@ -225,26 +228,25 @@ fn valid(until: Option<Millis>, now: Millis) -> bool {
 /// All integrations, by id, by name and by the hashes of their tokens.
 #[derive(Default)]
 pub(super) struct Integrations {
-    by_id: HashMap<Box<str>, Arc<Integration>>,
+    ids: HashMap<Box<str>, Arc<Integration>>,
     /// By tenant and name. Of two with the same name, which two nodes created at the same time, the first on the topic is here.
-    by_name: HashMap<Box<str>, HashMap<Box<str>, Arc<Integration>>>,
-    by_token: HashMap<[u8; 32], Arc<Integration>>,
+    names: HashMap<Box<str>, HashMap<Box<str>, Arc<Integration>>>,
+    tokens: HashMap<[u8; 32], Arc<Integration>>,
 }
 
 impl Integrations {
     pub(super) fn put(&mut self, integration: Integration) {
         let integration = Arc::new(integration);
         let before = self
-            .by_id
+            .ids
             .insert(integration.id.as_str().into(), Arc::clone(&integration));
         for token in before.iter().flat_map(|before| &before.tokens) {
-            self.by_token.remove(&token.sha256);
+            self.tokens.remove(&token.sha256);
         }
         for token in &integration.tokens {
-            self.by_token
-                .insert(token.sha256, Arc::clone(&integration));
+            self.tokens.insert(token.sha256, Arc::clone(&integration));
         }
-        let names = self.by_name.entry(integration.tenant.as_str().into());
+        let names = self.names.entry(integration.tenant.as_str().into());
         match names
             .or_default()
             .entry(integration.definition.name.as_str().into())
@@ -260,13 +262,13 @@ impl Integrations {
     }
 
     pub(super) fn remove(&mut self, id: &str) {
-        let Some(gone) = self.by_id.remove(id) else {
+        let Some(gone) = self.ids.remove(id) else {
             return;
         };
         for token in &gone.tokens {
-            self.by_token.remove(&token.sha256);
+            self.tokens.remove(&token.sha256);
         }
-        let Some(names) = self.by_name.get_mut(gone.tenant.as_str()) else {
+        let Some(names) = self.names.get_mut(gone.tenant.as_str()) else {
             return;
         };
         let name = gone.definition.name.as_str();
@@ -274,14 +276,14 @@ impl Integrations {
             return;
         }
         names.remove(name);
-        let others = self.by_id.values();
+        let others = self.ids.values();
         let next = others
             .filter(|other| other.tenant == gone.tenant && other.definition.name == name)
             .min_by_key(|other| other.offset);
         if let Some(next) = next {
             names.insert(name.into(), Arc::clone(next));
         } else if names.is_empty() {
-            self.by_name.remove(gone.tenant.as_str());
+            self.names.remove(gone.tenant.as_str());
         }
     }
 }
@@ -289,19 +291,19 @@ impl Integrations {
 impl Controls {
     /// The integration of that id.
     pub fn integration(&self, id: &str) -> Option<Arc<Integration>> {
-        self.integrations.read().by_id.get(id).cloned()
+        self.integrations.read().ids.get(id).cloned()
     }
 
     /// The integration of that name.
     pub fn integration_named(&self, tenant: &str, name: &str) -> Option<Arc<Integration>> {
         let integrations = self.integrations.read();
-        integrations.by_name.get(tenant)?.get(name).cloned()
+        integrations.names.get(tenant)?.get(name).cloned()
     }
 
     /// The integration whose URL has this token. Tokens are looked up by their SHA-256, and that is compared in constant time.
     pub fn integration_by_token(&self, token: &str, now: Millis) -> Option<Arc<Integration>> {
         let wanted = hash(token);
-        let found = self.integrations.read().by_token.get(&wanted).cloned()?;
+        let found = self.integrations.read().tokens.get(&wanted).cloned()?;
         let good = |known: &HookTokenHash| {
             bool::from(known.sha256.ct_eq(&wanted)) && valid(known.until, now)
         };
@@ -311,7 +313,7 @@ impl Controls {
     /// All integrations of a tenant, newest first.
     pub fn integrations(&self, tenant: &Tenant) -> Vec<Arc<Integration>> {
         let integrations = self.integrations.read();
-        let all = integrations.by_id.values();
+        let all = integrations.ids.values();
         let mut found: Vec<_> = all.filter(|one| one.tenant == *tenant).cloned().collect();
         found.sort_unstable_by(|a, b| b.id.cmp(&a.id));
         found
@@ -434,11 +436,11 @@ mod tests {
         all.put(integration("2", "acme", "a", 2));
         all.put(integration("3", "beta", "a", 3));
         let holder =
-            |all: &Integrations, tenant: &str| all.by_name.get(tenant).map(|n| n["a"].id.clone());
+            |all: &Integrations, tenant: &str| all.names.get(tenant).map(|n| n["a"].id.clone());
         assert_eq!(holder(&all, "acme").as_deref(), Some("1"));
         // A change keeps the name.
         all.put(integration("1", "acme", "a", 4));
-        assert_eq!(all.by_name["acme"]["a"].offset, 4);
+        assert_eq!(all.names["acme"]["a"].offset, 4);
         all.remove("1");
         assert_eq!(holder(&all, "acme").as_deref(), Some("2"));
         all.remove("2");
@@ -459,11 +461,11 @@ mod tests {
         let mut all = Integrations::default();
         all.put(one);
         all.put(two.clone());
-        assert_eq!(all.by_token.len(), 2);
+        assert_eq!(all.tokens.len(), 2);
         all.put(two.rotated(of(&HookToken::generate()), Millis(61_000), 0));
-        assert!(!all.by_token.contains_key(&hash(first.reveal())));
+        assert!(!all.tokens.contains_key(&hash(first.reveal())));
         // Without an overlap the one before ends at once.
-        let last = all.by_id["1"].clone();
+        let last = all.ids["1"].clone();
         assert_eq!(last.credentials(Millis(61_000)), 1);
         assert!(!format!("{second:?} {last:?}").contains(second.reveal()));
     }

@@ -33,7 +33,8 @@ use std::{
 
 use integration::Integrations;
 pub use integration::{
-    Credential, HookSecret, HookToken, HookTokenHash, Integration, IntegrationDefinition, SECRETS_MAX,
+    Credential, HookSecret, HookToken, HookTokenHash, Integration, IntegrationDefinition,
+    SECRETS_MAX,
 };
 pub use key::{Key, KeyKind, Prefix, TEXT_MAX, Token, text_is_good};
 use parking_lot::{Mutex, RwLock};

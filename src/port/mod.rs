@@ -24,12 +24,12 @@ use std::{
 };
 
 use auth::Attempts;
+use hooks::Hooks;
 pub use ingest::nodes::Nodes;
 use ingest::{
     body,
     intake::{self, Intake},
 };
-use hooks::Hooks;
 use meters::Meters;
 pub use rest::rebuild::{NotBegun, Rebuilds};
 use rest::slots::ReplaySlots;

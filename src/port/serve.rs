@@ -19,7 +19,8 @@ use tower::ServiceExt;
 use super::{
     DRAIN, Shared,
     hooks::{self, Target},
-    ingest::events, peer::Peer,
+    ingest::events,
+    peer::Peer,
     rest::routes,
 };
 use crate::api::Operation;

@@ -21,6 +21,8 @@ const OF_ALL: Limit = Limit {
     limit: 100,
     window_ms: 1000,
 };
+/// How much of a source's name is kept, in bytes: an unknown one may be long.
+const NAME: usize = 256;
 /// How much of a body is kept, in bytes.
 const HEAD: usize = 4096;
 
@@ -69,9 +71,10 @@ impl Rejections {
         {
             return;
         }
+        let source = &rejected.source[..rejected.source.floor_char_boundary(NAME)];
         let mut detail = Map::new();
         let mut put = |name: &str, value: String| detail.insert(name.into(), Value::from(value));
-        put("source", rejected.source.into());
+        put("source", source.into());
         put("code", rejected.code.into());
         put("message", rejected.message.into());
         if let Some(body) = rejected.body {
@@ -80,7 +83,7 @@ impl Rejections {
             put("body_head", STANDARD.encode(head));
         }
         let entry = Entry::new(rejected.tenant, "webhook.rejected", Outcome::Denied, now)
-            .resource("source", rejected.source)
+            .resource("source", source)
             .client(rejected.address, rejected.user_agent)
             .detail(detail);
         audit.record(entry);

@@ -43,7 +43,15 @@ impl Ready {
 
 /// Sources by the id of their integration.
 #[derive(Default)]
-pub(crate) struct Sources(RwLock<HashMap<Box<str>, Arc<Ready>>>);
+pub(crate) struct Sources(RwLock<HashMap<Box<str>, Made>>);
+
+/// What was made of an integration.
+struct Made {
+    /// Of the record that it was made of.
+    offset: u64,
+    /// `None`: this release does not understand the definition.
+    ready: Option<Arc<Ready>>,
+}
 
 impl Sources {
     /// The source of an integration. `None`: a later release wrote a definition that this one does not understand.
@@ -52,31 +60,41 @@ impl Sources {
         integration: &Arc<Integration>,
         controls: &Controls,
     ) -> Option<Arc<Ready>> {
-        if let Some(ready) = self.0.read().get(&*integration.id)
-            && ready.integration.offset == integration.offset
+        if let Some(made) = self.0.read().get(&*integration.id)
+            && made.offset == integration.offset
         {
-            return Some(Arc::clone(ready));
+            return made.ready.clone();
         }
-        let made = source(integration);
-        let made = made.inspect_err(|why| {
+        let source = source(integration).inspect_err(|why| {
             let (id, name) = (&integration.id, &integration.definition.name);
             tracing::error!(id, name, why, "an integration cannot be used");
         });
         self.forget_deleted(controls);
-        Some(self.put(integration, made.ok()?))
+        self.put(integration, source.ok())
     }
 
     /// Keeps a source for its integration.
-    pub(crate) fn put(&self, integration: &Arc<Integration>, source: Source) -> Arc<Ready> {
+    pub(crate) fn put(
+        &self,
+        integration: &Arc<Integration>,
+        source: Option<Source>,
+    ) -> Option<Arc<Ready>> {
         let mut all = self.0.write();
         let before = all.get(&*integration.id);
+        let before = before.and_then(|made| made.ready.as_ref());
         let received = before.map_or(0, |before| before.received.load(Ordering::Relaxed));
-        let ready = Arc::new(Ready {
-            integration: Arc::clone(integration),
-            source,
-            received: AtomicI64::new(received),
+        let ready = source.map(|source| {
+            Arc::new(Ready {
+                integration: Arc::clone(integration),
+                source,
+                received: AtomicI64::new(received),
+            })
         });
-        all.insert(integration.id.as_str().into(), Arc::clone(&ready));
+        let made = Made {
+            offset: integration.offset,
+            ready: ready.clone(),
+        };
+        all.insert(integration.id.as_str().into(), made);
         ready
     }
 

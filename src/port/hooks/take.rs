@@ -14,12 +14,8 @@ use hyper::{
 use serde_json::Map;
 
 use super::{
-    FAILURES, FAILURES_WINDOW_S,
-    append::append,
-    meters::Result as Became,
-    rejections::Rejected,
-    sources::Ready,
-    target::Target,
+    FAILURES, FAILURES_WINDOW_S, append::append, meters::Result as Became, rejections::Rejected,
+    sources::Ready, target::Target,
 };
 use crate::{
     api::problem::{
@@ -235,9 +231,9 @@ impl<'a> Taking<'a> {
         } = &**ready;
         let tenant = Some(&integration.tenant);
         let mut detail = Map::new();
-        detail.insert("integration".into(), integration.id.as_str().into());
+        detail.insert("source".into(), source.name.as_str().into());
         let entry = Entry::new(tenant, "source.received", audit::Outcome::Ok, self.now)
-            .resource("source", &source.name)
+            .resource("integration", &integration.id)
             .client(self.address, self.user_agent())
             .detail(detail);
         self.shared.audit.record(entry);

@@ -20,9 +20,7 @@ pub(crate) struct Aliases(HashMap<String, Alias>);
 
 impl Aliases {
     pub(super) fn new(aliases: Vec<Alias>) -> Self {
-        let by_path = aliases
-            .into_iter()
-            .map(|alias| (alias.path.clone(), alias));
+        let by_path = aliases.into_iter().map(|alias| (alias.path.clone(), alias));
         Self(by_path.collect())
     }
 }

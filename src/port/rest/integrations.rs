@@ -21,9 +21,7 @@ use crate::{
         problem::{Code, INVALID_PAYLOAD, NAME_TAKEN, REFERENCE_NOT_ALLOWED},
     },
     bridges::{Definition, Fault, secret_faults},
-    controls::{
-        self, Credential, HookToken, HookTokenHash, IntegrationDefinition, SECRETS_MAX,
-    },
+    controls::{self, Credential, HookToken, HookTokenHash, IntegrationDefinition, SECRETS_MAX},
     port::problem::{Problem, Refused},
 };
 
@@ -67,7 +65,7 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
         .shared
         .hooks
         .sources
-        .put(&created, asked.source.clone());
+        .put(&created, Some(asked.source.clone()));
     audit(&caller, &created, "integration.created", Map::new()).await;
     let shown = ChangedIntegration::new(&created, token.as_ref().map(HookToken::reveal));
     let no_store = [(header::CACHE_CONTROL, "no-store")];
@@ -153,9 +151,8 @@ pub(crate) async fn delete(
 }
 
 fn visible(caller: &Permitted, id: &str) -> Result<Arc<controls::Integration>, Refused> {
-    let own = |one: &Arc<controls::Integration>| {
-        one.tenant == caller.key.tenant || caller.is_operator()
-    };
+    let own =
+        |one: &Arc<controls::Integration>| one.tenant == caller.key.tenant || caller.is_operator();
     let found = caller.shared.controls.integration(id).filter(own);
     found.ok_or_else(|| caller.not_found(NOT_THERE))
 }
@@ -227,10 +224,7 @@ async fn audit(
     let (id, tenant) = (integration.id.as_str(), &integration.tenant);
     let definition = &integration.definition;
     tracing::info!(id, %tenant, name = definition.name, by = caller.key.principal, action);
-    let mut detail = detail([
-        ("name", &definition.name),
-        ("dialect", &definition.dialect),
-    ]);
+    let mut detail = detail([("name", &definition.name), ("dialect", &definition.dialect)]);
     detail.extend(more);
     let of = ("integration", id);
     caller.audit_change(tenant, action, of, detail).await;

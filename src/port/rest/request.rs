@@ -37,9 +37,10 @@ impl JsonBody {
         }))
     }
 
-    /// Its bytes as they came.
+    /// Its bytes. A byte order mark is skipped.
     pub(crate) fn bytes(self) -> Result<Bytes, Problem> {
-        self.0
+        let bytes = self.0?;
+        Ok(bytes.slice_ref(without_mark(&bytes)))
     }
 
     /// Its value. A byte order mark is skipped.

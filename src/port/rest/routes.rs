@@ -12,7 +12,8 @@ use axum::{
 };
 
 use super::{
-    docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools,
+    docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES,
+    schemas, tools,
 };
 use crate::{
     api::{

@@ -23,7 +23,7 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    config::{AllowedOrigin, Config, Network},
+    config::{Alias, AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     log::{
         Acknowledged, Append, Log, LogError, Unavailable,
@@ -200,6 +200,11 @@ impl Node {
     }
 
     pub async fn start_with(dir: TempDir, nodes: Option<Nodes>) -> Self {
+        Self::start_at(dir, nodes, Arc::new(SystemClock)).await
+    }
+
+    /// With the port's clock.
+    pub async fn start_at(dir: TempDir, nodes: Option<Nodes>, clock: Arc<dyn Clock>) -> Self {
         let mut options = LocalOptions::new(Arc::new(SystemClock));
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
@@ -245,10 +250,11 @@ impl Node {
                 controls: controls.clone(),
                 audit,
                 readiness: readiness.clone(),
-                clock: Arc::new(SystemClock),
+                clock,
                 limits: config.limits,
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
                 cors: vec![AllowedOrigin::parse("https://app.example.com").unwrap()],
+                aliases: vec![Alias::parse("/odoo-webhook", "acme/odoo").unwrap()],
                 nodes,
             },
         )
