@@ -18,7 +18,7 @@ const UNLIMITED: &str =
 /// `None` without Kafka.
 pub fn measure(log: Log) -> Option<()> {
     let policies = ("OMNILINK__LIMITS__POLICIES", POLICIES.to_owned());
-    let mut limited = Server::up_with(log, false, vec![policies])?;
+    let mut limited = Server::up_with(log, false, &[policies])?;
     limited.key = limited.made_key(LIMITED);
     let mut unlimited = Server::up(log, false)?;
     unlimited.key = unlimited.made_key(UNLIMITED);

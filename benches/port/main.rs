@@ -17,6 +17,7 @@ mod request;
 mod rows;
 mod server;
 mod sustained;
+mod webhooks;
 
 #[path = "../common/disk.rs"]
 mod disk;
@@ -49,7 +50,7 @@ fn main() {
     }
 }
 
-const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | full]…; all but `full` where none is named
+const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | full]…; all but `full` where none is named
 drive ADDRESS KEY BATCH SECONDS";
 
 fn run(log: Log, parts: &[&str]) {
@@ -59,6 +60,7 @@ fn run(log: Log, parts: &[&str]) {
         "sustained",
         "latency",
         "limited",
+        "webhooks",
         "full",
     ];
     if let Some(part) = parts.iter().find(|part| !known.contains(part)) {
@@ -99,6 +101,9 @@ fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
     }
     if wants("limited") {
         limited::measure(log)?;
+    }
+    if wants("webhooks") {
+        webhooks::measure(log)?;
     }
     if wants("full") {
         full::measure(log, &limits)?;

@@ -94,11 +94,11 @@ pub struct Server {
 impl Server {
     /// Starts with empty data; `None` without Kafka.
     pub fn up(log: Log, projections: bool) -> Option<Self> {
-        Self::up_with(log, projections, Vec::new())
+        Self::up_with(log, projections, &[])
     }
 
-    /// The same with more settings.
-    pub fn up_with(log: Log, projections: bool, more: Vec<(&'static str, String)>) -> Option<Self> {
+    /// With settings that win over its own; a restart does not keep them.
+    pub fn up_with(log: Log, projections: bool, more: &[(&'static str, String)]) -> Option<Self> {
         let (scratch, database) = match log {
             Log::Local => (None, None),
             Log::Kafka => (Some(Scratch::new()?), Database::new()),
@@ -106,7 +106,7 @@ impl Server {
         let address = free_port();
         let dir = disk::scratch();
         let mut settings = settings(address, dir.path(), scratch.as_ref(), database.as_ref());
-        settings.extend(more.iter().cloned());
+        settings.extend_from_slice(more);
         if log == Log::Kafka {
             // The first key is created before the node starts, because both use the same data directory.
             let made = command(&settings)

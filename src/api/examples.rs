@@ -111,6 +111,57 @@ pub(super) const KEYS: &str = r#"{
   "next_cursor": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00"
 }"#;
 
+pub(super) const CREATE_INTEGRATION: &str = r#"{
+  "name": "github",
+  "dialect": "github",
+  "secrets": ["It's a Secret to Everybody"]
+}"#;
+
+pub(super) const CREATED_INTEGRATION: &str = r#"{
+  "id": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
+  "name": "github",
+  "url": "/v1/webhooks/acme/github"
+}"#;
+
+pub(super) const INTEGRATIONS: &str = r#"{
+  "items": [
+    {
+      "id": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
+      "name": "github",
+      "tenant": "acme",
+      "dialect": "github",
+      "url": "/v1/webhooks/acme/github",
+      "credentials": 1,
+      "created_at": "2026-01-31T12:00:00Z",
+      "updated_at": "2026-01-31T12:00:00Z"
+    }
+  ]
+}"#;
+
+pub(super) const ROTATE_INTEGRATION: &str =
+    r#"{ "secret": "another long random text", "overlap_s": 3600 }"#;
+
+pub(super) const WEBHOOK: &str = r#"{
+  "action": "opened",
+  "issue": { "node_id": "I_1", "title": "It broke" },
+  "repository": { "id": 1 }
+}"#;
+
+pub(super) const HOOK: &str = r#"{
+  "_action": "Order confirmed(#412)",
+  "_id": 57,
+  "_model": "sale.order",
+  "id": 57,
+  "write_date": "2024-05-03 10:15:02"
+}"#;
+
+pub(super) const DUPLICATE: &str = r#"{
+  "request_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+  "results": [
+    { "status": "duplicate", "index": 0, "record_id": "0d1bb2a5-3a0f-5a5c-9c39-0f4d1c9d2a11", "duplicate": true }
+  ]
+}"#;
+
 pub(super) const GRANT_READER: &str = r#"{ "login": "grafana", "tenant": "acme" }"#;
 
 pub(super) const READER: &str = r#"{

@@ -20,6 +20,7 @@
 pub mod events;
 mod examples;
 pub mod health;
+pub mod integrations;
 pub mod keys;
 pub mod letters;
 pub mod list;

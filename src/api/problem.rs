@@ -37,12 +37,38 @@ codes! {
         "A required field is missing or empty; the code names it, as in `missing_source`.";
     UNSUPPORTED_KIND = 400 "unsupported_kind",
         "The envelope is of a kind that this route does not take.";
+    MISSING_HEADER = 400 "missing_header",
+        "A header that the webhook's dialect needs is missing or empty.";
+    INVALID_HEADER = 400 "invalid_header",
+        "A header of the webhook is there more than once, or is not UTF-8.";
+    REFERENCE_NOT_ALLOWED = 400 "reference_not_allowed",
+        "A secret is written as a reference (`env:`, `file:`), which only configuration files may contain.";
+    VRL_ERROR = 400 "vrl_error",
+        "The source's mapping failed on this webhook.";
+    VRL_ABORT = 400 "vrl_abort",
+        "The source's mapping does not accept this webhook.";
+    VRL_OUT_OF_FUEL = 400 "vrl_out_of_fuel",
+        "The source's mapping took too long on this webhook.";
+    VRL_OUT_OF_MEMORY = 400 "vrl_out_of_memory",
+        "The source's mapping took too much memory on this webhook.";
+    INVALID_UTF8 = 400 "invalid_utf8",
+        "What the source's mapping made of the webhook is not UTF-8.";
     INVALID_IDEMPOTENCY_KEY = 400 "invalid_idempotency_key",
         "`Idempotency-Key` is not UTF-8, or has more than 512 bytes.";
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",
         "The key is unknown, expired or revoked; the answer is the same whatever is wrong.";
+    MISSING_SIGNATURE = 401 "missing_signature",
+        "The webhook has no signature.";
+    INVALID_SIGNATURE = 401 "invalid_signature",
+        "The signature of the webhook was not made of this body with a valid secret of the source.";
+    MISSING_TIMESTAMP = 401 "missing_timestamp",
+        "The webhook has no timestamp.";
+    INVALID_TIMESTAMP = 401 "invalid_timestamp",
+        "The timestamp of the webhook is not a whole number.";
+    STALE_TIMESTAMP = 401 "stale_timestamp",
+        "The timestamp of the webhook is too far from the time of this node.";
     PERMISSION_DENIED = 403 "permission_denied",
         "The key lacks the permission that the route needs, or names a tenant or grants scopes that are not its own.";
     ENV_NOT_ALLOWED = 403 "env_not_allowed",
@@ -59,12 +85,16 @@ codes! {
         "There is no projection of that name.";
     UNKNOWN_TOPIC = 404 "unknown_topic",
         "There is no topic of that name.";
+    UNKNOWN_SOURCE = 404 "unknown_source",
+        "There is no webhook source of that tenant and name, or of that token; or it accepts only its token.";
     METHOD_NOT_ALLOWED = 405 "method_not_allowed",
         "The path does not take this method.";
     REQUEST_TIMEOUT = 408 "request_timeout",
         "The body did not arrive within 10 seconds.";
     IDEMPOTENCY_IN_FLIGHT = 409 "idempotency_in_flight",
         "The same event is being written now; send it again after `Retry-After` to learn the outcome.";
+    NAME_TAKEN = 409 "name_taken",
+        "The tenant has an integration of that name.";
     PARTITION_COUNT = 409 "partition_count",
         "A topic has another number of partitions than it should.";
     REBUILD_RUNNING = 409 "rebuild_running",
@@ -82,7 +112,7 @@ codes! {
     IDEMPOTENCY_MISMATCH = 422 "idempotency_mismatch",
         "The same identity came before with another body; a new event needs a new `id`.";
     RATE_LIMIT_EXCEEDED = 429 "rate_limit_exceeded",
-        "A rate limit is used up: the key's `max_rpm`, a policy of `limits.policies`, or that of wrong keys from one address, which lets a good key pass. Send it again after `Retry-After`.";
+        "A rate limit is used up: the key's `max_rpm`, a policy of `limits.policies`, or that of wrong keys or signatures from one address, which lets a good one pass. Send it again after `Retry-After`.";
     CONCURRENCY_LIMIT_EXCEEDED = 429 "concurrency_limit_exceeded",
         "As many requests of this key or tenant are running as may run at once.";
     LOG_UNAVAILABLE = 503 "log_unavailable",

@@ -62,6 +62,8 @@ pub enum Tag {
     Events,
     /// Keys.
     Keys,
+    /// Sources of webhooks, and what they send.
+    Webhooks,
     /// Logins of Postgres.
     Readers,
     /// The history.
@@ -78,9 +80,10 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Events,
         Self::Keys,
+        Self::Webhooks,
         Self::Readers,
         Self::Replay,
         Self::DeadLetters,
@@ -94,6 +97,7 @@ impl Tag {
         match self {
             Self::Events => "Events",
             Self::Keys => "Keys",
+            Self::Webhooks => "Webhooks",
             Self::Readers => "Readers",
             Self::Replay => "Replay",
             Self::DeadLetters => "Dead letters",
@@ -108,6 +112,7 @@ impl Tag {
         match self {
             Self::Events => "Events come in.",
             Self::Keys => "API keys of a tenant.",
+            Self::Webhooks => "Sources of webhooks, and the routes that their senders call.",
             Self::Readers => "Which login of Postgres sees which tenant.",
             Self::Replay => "The history, read back in the order in which it was appended.",
             Self::DeadLetters => "Records that were rejected, with why, and their way back.",

@@ -5,15 +5,7 @@ use super::{
     events::{Accepted, Event, Events},
     examples,
     health::Health,
-    keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey},
-    letters::{ListLetters, RedriveLetters, RedriveProgress},
-    list::{List, Page},
-    problem::{
-        BATCH_TOO_LARGE, CONCURRENCY_LIMIT_EXCEEDED, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT,
-        IDEMPOTENCY_MISMATCH, INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, LIMITER_UNAVAILABLE,
-        MISSING_FIELD, NOT_FOUND, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE,
-        REBUILD_RUNNING, REDRIVE_RUNNING, REQUEST_TIMEOUT, UNKNOWN_ENTITY, UNKNOWN_LETTER,
-        UNKNOWN_PROJECTION, UNKNOWN_TOPIC, UNSUPPORTED_KIND,
+keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey}, letters::{ListLetters, RedriveLetters, RedriveProgress}, list::{List, Page}, integrations::{ChangedIntegration, CreateIntegration, Integration, RotateIntegration}, problem::{BATCH_TOO_LARGE, CONCURRENCY_LIMIT_EXCEEDED, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, LIMITER_UNAVAILABLE, MISSING_FIELD, NOT_FOUND, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, REBUILD_RUNNING, REDRIVE_RUNNING, REQUEST_TIMEOUT, UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_TOPIC, UNSUPPORTED_KIND, Code, INVALID_HEADER, INVALID_SIGNATURE, INVALID_TIMESTAMP, INVALID_UTF8, LOG_UNAVAILABLE, MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, RATE_LIMIT_EXCEEDED, REFERENCE_NOT_ALLOWED, STALE_TIMESTAMP, UNKNOWN_SOURCE, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL, VRL_OUT_OF_MEMORY,
     },
     readers::{GrantReader, Reader, RevokeReader},
     rebuild::{Rebuild, StartRebuild},
@@ -29,7 +21,7 @@ use super::{
         NDJSON, Parameter, Route,
         Tag::{
             DeadLetters, Events as EventsTag, Keys, Node, Operations, Readers, Replay,
-            SchemaRegistry,
+            SchemaRegistry, Webhooks,
         },
     },
     topics::CreateTopics,
@@ -52,6 +44,11 @@ const SUBJECT: Parameter = Parameter {
     name: "subject",
     description: "`{topic}-value`.",
     example: "omnilink.events-value",
+};
+const INTEGRATION_ID: Parameter = Parameter {
+    name: "id",
+    description: "The integration's id.",
+    example: "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
 };
 const VERSION: Parameter = Parameter {
     name: "version",
@@ -80,6 +77,48 @@ macro_rules! registry_answer {
         )]
     };
 }
+
+/// The answers to a webhook that was accepted.
+const ACCEPTED_WEBHOOK: &[Answer] = &[
+    Answer::new(
+        200,
+        "The event is in the log already; `record_id` is that of the first time. Or the answer to a question of Slack's, as text.",
+        &[
+            Content::json::<Accepted>(JSON, examples::DUPLICATE),
+            Content::other("text/plain; charset=utf-8"),
+        ],
+    ),
+    Answer::new(
+        202,
+        "The event is in the log.",
+        &[Content::json::<Accepted>(JSON, examples::ACCEPTED)],
+    ),
+];
+
+/// What a webhook may be refused with.
+const WEBHOOK_CODES: &[&Code] = &[
+    &MISSING_FIELD,
+    &UNSUPPORTED_KIND,
+    &MISSING_HEADER,
+    &INVALID_HEADER,
+    &VRL_ERROR,
+    &VRL_ABORT,
+    &VRL_OUT_OF_FUEL,
+    &VRL_OUT_OF_MEMORY,
+    &INVALID_UTF8,
+    &MISSING_SIGNATURE,
+    &INVALID_SIGNATURE,
+    &MISSING_TIMESTAMP,
+    &INVALID_TIMESTAMP,
+    &STALE_TIMESTAMP,
+    &UNKNOWN_SOURCE,
+    &REQUEST_TIMEOUT,
+    &IDEMPOTENCY_IN_FLIGHT,
+    &IDEMPOTENCY_MISMATCH,
+    &RATE_LIMIT_EXCEEDED,
+    &LOG_UNAVAILABLE,
+    &OVERLOADED,
+];
 
 /// The schema that is sent to a subject.
 const SENT_SCHEMA: &[Content] = &[
@@ -213,6 +252,74 @@ routes! {
         .path_parameters(&[KEY_ID])
         .answers(&[Answer::new(204, "The key is revoked.", &[])])
         .codes(&[&NOT_FOUND]);
+
+    CreateIntegration = Route::new(Post, "/v1/integrations", Webhooks, "Create a source of webhooks")
+        .needs(ADMIN)
+        .describe(
+            "What each field means: `docs/webhooks.md`. `detail` of an error lists everything that is wrong, each with its JSON pointer. \
+             The `token` of a source that does not sign is in this answer alone.",
+        )
+        .body_in(&[Content::json::<CreateIntegration>(JSON, examples::CREATE_INTEGRATION)])
+        .answers(&[Answer::new(
+            201,
+            "It is created, and every node knows it within a second.",
+            &[Content::json::<ChangedIntegration<'static>>(JSON, examples::CREATED_INTEGRATION)],
+        )])
+        .codes(&[&MISSING_FIELD, &REFERENCE_NOT_ALLOWED, &NAME_TAKEN]);
+    ListIntegrations = Route::new(Get, "/v1/integrations", Webhooks, "List sources of webhooks")
+        .needs(ADMIN)
+        .describe("Newest first.")
+        .query::<Page>()
+        .answers(&[Answer::new(
+            200,
+            "A page of integrations, without their secrets.",
+            &[Content::json::<List<Integration<'static>>>(JSON, examples::INTEGRATIONS)],
+        )]);
+    RotateIntegration = Route::new(Post, "/v1/integrations/{id}/rotate", Webhooks, "Replace a source's secret or token")
+        .needs(ADMIN)
+        .path_parameters(&[INTEGRATION_ID])
+        .body::<RotateIntegration>(&[Content::json::<RotateIntegration>(JSON, examples::ROTATE_INTEGRATION)])
+        .answers(&[Answer::new(
+            200,
+            "The new one is valid, and those before it until the overlap ends.",
+            &[Content::json::<ChangedIntegration<'static>>(JSON, examples::CREATED_INTEGRATION)],
+        )])
+        .codes(&[&MISSING_FIELD, &REFERENCE_NOT_ALLOWED, &NOT_FOUND]);
+    DeleteIntegration = Route::new(Delete, "/v1/integrations/{id}", Webhooks, "Delete a source of webhooks")
+        .needs(ADMIN)
+        .path_parameters(&[INTEGRATION_ID])
+        .answers(&[Answer::new(204, "It is deleted; its events stay.", &[])])
+        .codes(&[&NOT_FOUND]);
+    PostWebhook = Route::new(Post, "/v1/webhooks/{tenant}/{source}", Webhooks, "Receive a webhook")
+        .describe(
+            "For senders that sign. The body is whatever the source's dialect says: JSON, or a form \
+             (`application/x-www-form-urlencoded`). Paths of `webhooks.aliases` mean the same.",
+        )
+        .path_parameters(&[
+            Parameter {
+                name: "tenant",
+                description: "The source's tenant.",
+                example: "acme",
+            },
+            Parameter {
+                name: "source",
+                description: "The source's name.",
+                example: "billing",
+            },
+        ])
+        .body_in(&[Content::json::<serde_json::Value>(JSON, examples::WEBHOOK)])
+        .answers(ACCEPTED_WEBHOOK)
+        .codes(WEBHOOK_CODES);
+    PostHook = Route::new(Post, "/v1/hooks/{token}", Webhooks, "Receive a webhook without a signature")
+        .describe("For senders that can only hold a URL: the token in the path is what lets them in.")
+        .path_parameters(&[Parameter {
+            name: "token",
+            description: "The source's token.",
+            example: "hook_0Zk3vQ0aBx1R7s0mB9Qm3uC4YzKq0b8y1lT6uN2w5aZ",
+        }])
+        .body_in(&[Content::json::<serde_json::Value>(JSON, examples::HOOK)])
+        .answers(ACCEPTED_WEBHOOK)
+        .codes(WEBHOOK_CODES);
 
     GrantReader = Route::new(Post, "/v1/readers", Readers, "Let a login read a tenant")
         .needs(ADMIN)

@@ -38,7 +38,7 @@ pub use self::{
     secrets::{Secret, Secrets},
     shape::{Shape, Tried},
     signature::{Algorithm, Encoding},
-    source::Source,
+    source::{Definition, Source, secret_faults},
 };
 use crate::base::{clock::Millis, id::Tenant};
 

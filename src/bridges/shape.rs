@@ -1,9 +1,10 @@
 //! A shape in a file: dialect and mapping of a source, without its secrets, and tests that say what becomes of which request.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
+use serde_saphyr::Spanned;
 
 use super::{
     call::Call,
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     base::{clock::Millis, id::Tenant},
     envelope::{Data, Event, Rfc3339},
+    topology::{Problem, Severity, SourceFile},
 };
 
 /// When the requests of tests come: 2025-01-01T00:00:00Z, as in the tests of topologies.
@@ -38,6 +40,10 @@ pub struct Shape {
 pub struct Tried {
     /// The test's name.
     pub name: String,
+    /// The line of its name, from 1.
+    pub line: usize,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
     /// Each difference, for people.
     pub differences: Vec<String>,
 }
@@ -57,7 +63,7 @@ struct File {
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Trial {
-    name: String,
+    name: Spanned<String>,
     given: Given,
     then: Value,
 }
@@ -71,7 +77,57 @@ struct Given {
     body: Value,
 }
 
+/// Whether a file is a shape, and no topology.
+#[derive(Deserialize)]
+struct Probe {
+    dialect: Option<IgnoredAny>,
+}
+
 impl Shape {
+    /// Whether a file is a shape: it has a `dialect`, which no topology has.
+    pub fn is_one(yaml: &str) -> bool {
+        match serde_saphyr::from_str::<Probe>(yaml) {
+            Ok(probe) => probe.dialect.is_some(),
+            // Of a file with errors a glance must do.
+            Err(_) => yaml.lines().any(|line| line.starts_with("dialect:")),
+        }
+    }
+
+    /// As [`Shape::parse`]; what is wrong comes with its place in the file.
+    pub fn read(file: SourceFile) -> Result<Self, Vec<Problem>> {
+        let read = serde_saphyr::from_str::<File>(&file.text);
+        let problem = |file: &Arc<SourceFile>, span: Range<usize>, message: String| Problem {
+            file: Arc::clone(file),
+            span,
+            severity: Severity::Error,
+            message,
+            notes: Vec::new(),
+        };
+        if let Err(error) = &read {
+            let at = error.location().map_or(0, |at| {
+                let line = (at.line() as usize).saturating_sub(1);
+                let before = file.text.split_inclusive('\n').take(line);
+                let start: usize = before.map(str::len).sum();
+                start + (at.column() as usize).saturating_sub(1)
+            });
+            let message = error.without_snippet().to_string();
+            return Err(vec![problem(&Arc::new(file), at..at, message)]);
+        }
+        Self::parse(&file.text).map_err(|faults| {
+            let file = Arc::new(file);
+            let faults = faults.into_iter();
+            let problems = faults.map(|fault| {
+                let span = span_of(&file.text, &fault.pointer);
+                problem(
+                    &file,
+                    span,
+                    format!("`{}`: {}", fault.pointer, fault.message),
+                )
+            });
+            problems.collect()
+        })
+    }
+
     /// Reads a file in YAML: `{name, dialect, mapping?, hmac?, odoo?, tests: [{name, given: {headers?, body}, then}]}`.
     pub fn parse(yaml: &str) -> Result<Self, Vec<Fault>> {
         let file: File = serde_saphyr::from_str(yaml).map_err(|e| {
@@ -98,6 +154,7 @@ impl Shape {
     pub fn run(&self, tenant: &Tenant) -> Vec<Tried> {
         let trials = self.trials.iter();
         let tried = trials.map(|trial| {
+            let began = Instant::now();
             let mut differences = Vec::new();
             compare(
                 "",
@@ -106,7 +163,9 @@ impl Shape {
                 &mut differences,
             );
             Tried {
-                name: trial.name.clone(),
+                name: trial.name.value.clone(),
+                line: trial.name.referenced.line() as usize,
+                ms: began.elapsed().as_millis() as u64,
                 differences,
             }
         });
@@ -146,6 +205,20 @@ impl Shape {
         let delivery = delivery.map_or_else(|| sha256_hex(&[call.body]), str::to_owned);
         event(&self.source, tenant, call, &delivery)
     }
+}
+
+/// Where a file has what a pointer leads to, as far as its names are written there.
+fn span_of(text: &str, pointer: &str) -> Range<usize> {
+    let mut span = 0..0;
+    for name in pointer.split('/').skip(1) {
+        let from = span.end;
+        let found = text[from..]
+            .match_indices(name)
+            .find(|(at, _)| text[from + at + name.len()..].starts_with(':'));
+        let Some((at, _)) = found else { break };
+        span = from + at..from + at + name.len();
+    }
+    span
 }
 
 /// An event as a mapping writes it.

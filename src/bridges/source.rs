@@ -1,6 +1,6 @@
 //! The definition of a source, as `POST /v1/integrations` has it: all that is wrong with one is told at once.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     dialect::{
@@ -14,7 +14,7 @@ use super::{
     secrets::{Secret, Secrets},
     signature::{Algorithm, Encoding},
 };
-use crate::envelope::canonical_hash;
+use crate::{controls::SECRETS_MAX, envelope::canonical_hash};
 
 /// The most bytes of a source's name.
 const NAME_MAX: usize = 100;
@@ -32,9 +32,37 @@ pub struct Source {
     pub mapping: Option<Mapping>,
 }
 
+/// The body of `POST /v1/integrations`.
+#[derive(Debug)]
+pub struct Definition {
+    /// The source that it defines.
+    pub source: Source,
+    /// The tenant that it names.
+    pub tenant: Option<String>,
+    /// Its members as they are.
+    pub members: Map<String, Value>,
+}
+
+impl Definition {
+    /// Reads `{name, dialect, secrets, mapping?, hmac?, odoo?, tenant?}`.
+    pub fn parse(definition: &[u8]) -> Result<Self, Vec<Fault>> {
+        let (source, top) = Source::read(definition, true)?;
+        let tenant = top.get("tenant").and_then(Value::as_str);
+        Ok(Self {
+            source,
+            tenant: tenant.map(str::to_owned),
+            members: top.members,
+        })
+    }
+}
+
 impl Source {
     /// Reads `{name, dialect, secrets, mapping?, hmac?, odoo?}`.
     pub fn parse(definition: &[u8]) -> Result<Self, Vec<Fault>> {
+        Self::read(definition, false).map(|(source, _)| source)
+    }
+
+    fn read(definition: &[u8], may_name_tenant: bool) -> Result<(Self, Members), Vec<Fault>> {
         let mut faults = Faults::default();
         // `serde_json` would take the last of two members of one name.
         let read = canonical_hash(definition).map_err(|e| e.to_string());
@@ -54,10 +82,18 @@ impl Source {
                 return Err(faults.0);
             }
         };
-        top.known(
-            &["name", "dialect", "secrets", "mapping", "hmac", "odoo"],
-            &mut faults,
-        );
+        let known = [
+            "name", "dialect", "secrets", "mapping", "hmac", "odoo", "tenant",
+        ];
+        let known = if may_name_tenant {
+            &known[..]
+        } else {
+            &known[..known.len() - 1]
+        };
+        top.known(known, &mut faults);
+        if may_name_tenant {
+            top.text("tenant", &mut faults);
+        }
         let name = top.required("name", &mut faults);
         if let Some(name) = &name
             && !is_name(name)
@@ -77,12 +113,15 @@ impl Source {
                 .ok()
         });
         match (name, dialect) {
-            (Some(name), Some(dialect)) if faults.0.is_empty() => Ok(Self {
-                name,
-                dialect,
-                secrets,
-                mapping,
-            }),
+            (Some(name), Some(dialect)) if faults.0.is_empty() => {
+                let source = Self {
+                    name,
+                    dialect,
+                    secrets,
+                    mapping,
+                };
+                Ok((source, top))
+            }
             _ => Err(faults.0),
         }
     }
@@ -195,6 +234,29 @@ fn hmac(top: &Members, faults: &mut Faults) -> Option<Parameters> {
     })
 }
 
+/// What is wrong with a secret that replaces one of a source with this dialect.
+pub fn secret_faults(dialect: &str, secret: &str) -> Vec<Fault> {
+    let mut faults = Faults::default();
+    let is_key = dialect == Dialect::StandardWebhooks.name();
+    check_secret("/secret", secret, is_key, &mut faults);
+    faults.0
+}
+
+/// Adds what is wrong with a secret; `is_key`: it must be base64.
+fn check_secret(pointer: &str, text: &str, is_key: bool, faults: &mut Faults) {
+    if text.is_empty() {
+        faults.add(pointer, "must not be empty");
+    } else if text.starts_with("env:") || text.starts_with("file:") {
+        faults.0.push(Fault {
+            pointer: pointer.into(),
+            code: "reference_not_allowed".into(),
+            message: "must be the secret itself: references are for configuration files".into(),
+        });
+    } else if is_key && standard_webhooks::key(text).is_none() {
+        faults.add(pointer, "must be base64, mostly behind `whsec_`");
+    }
+}
+
 fn secrets(top: &Members, dialect: Option<&Dialect>, faults: &mut Faults) -> Secrets {
     let texts = top.texts("secrets", faults);
     let signs = dialect.is_none_or(Dialect::signs);
@@ -207,27 +269,17 @@ fn secrets(top: &Members, dialect: Option<&Dialect>, faults: &mut Faults) -> Sec
     if signs && texts.is_empty() && top.get("secrets").is_none_or(Value::is_array) {
         faults.missing("", "secrets");
     }
+    if texts.len() > SECRETS_MAX {
+        faults.add("/secrets", format!("may hold {SECRETS_MAX} at most"));
+    }
     let mut all = Vec::new();
     for (n, text) in texts.into_iter().enumerate() {
-        let pointer = format!("/secrets/{n}");
-        if text.is_empty() {
-            faults.add(pointer, "must not be empty");
-        } else if text.starts_with("env:") || text.starts_with("file:") {
-            faults.0.push(Fault {
-                pointer,
-                code: "reference_not_allowed".into(),
-                message: "must be the secret itself: references are for configuration files".into(),
-            });
-        } else if dialect == Some(&Dialect::StandardWebhooks)
-            && standard_webhooks::key(&text).is_none()
-        {
-            faults.add(pointer, "must be base64, mostly behind `whsec_`");
-        } else {
-            all.push(Secret {
-                text: text.into(),
-                until: None,
-            });
-        }
+        let is_key = dialect == Some(&Dialect::StandardWebhooks);
+        check_secret(&format!("/secrets/{n}"), &text, is_key, faults);
+        all.push(Secret {
+            text: text.into(),
+            until: None,
+        });
     }
     Secrets::new(all)
 }

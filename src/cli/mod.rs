@@ -12,6 +12,7 @@ mod doctor;
 mod findings;
 mod graph;
 mod identities;
+mod integrations;
 mod keys;
 mod lag;
 mod migrate;
@@ -21,6 +22,7 @@ mod readers;
 mod rebuild;
 mod replay;
 mod send;
+mod shapes;
 mod stalls;
 mod test;
 mod topics;
@@ -74,9 +76,9 @@ struct Global {
 enum Command {
     /// Run everything in one process
     Up(up::Args),
-    /// Check the topology files
+    /// Check the topology files and the shapes of webhook sources
     Check(check::Args),
-    /// Run the tests in the topology files
+    /// Run the tests in the topology files and the shapes of webhook sources
     Test(test::Args),
     /// Print the topologies as a Mermaid flowchart
     Graph(graph::Args),
@@ -85,6 +87,9 @@ enum Command {
     /// Create, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Create, list, rotate and delete sources of webhooks
+    #[command(subcommand)]
+    Integrations(integrations::Command),
     /// Grant Postgres logins access to tenants, revoke and list it
     #[command(subcommand)]
     Readers(readers::Command),
@@ -134,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Graph(args) => graph::main(&cli.global, &args),
         Command::Config(args) => config::main(&cli.global, &args),
         Command::Keys(command) => keys::main(&cli.global, command),
+        Command::Integrations(command) => integrations::main(&cli.global, command),
         Command::Readers(command) => readers::main(&cli.global, command),
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Replay(args) => replay::main(&cli.global, &args),

@@ -5,34 +5,37 @@ use std::path::PathBuf;
 use anyhow::bail;
 use serde_json::json;
 
-use super::{Global, check, output};
-use crate::topology;
+use super::{Global, check, output, shapes};
+use crate::{node::topologies::refuse_errors, topology};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  omnilink test                        # the tests in all files of topologies_dir
+  omnilink test                        # the tests in all files of topologies_dir and webhooks_dir
   omnilink test topologies/orders.yaml
 
 Each test runs its topology on an in-memory log with three partitions, with a clock that moves only when the test
-advances it. Exit code 1 if a test fails.")]
+advances it. A test of a webhook source runs behind the signature. Exit code 1 if a test fails.")]
 pub(super) struct Args {
-    /// Topology files [default: all of topologies_dir]
+    /// Topology files and shapes of webhook sources [default: all of topologies_dir and webhooks_dir]
     files: Vec<PathBuf>,
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
     let config = global.load(|sources| sources)?;
-    let (_, checked) = crate::node::topologies::read_files(&config, &args.files)?;
-    let Some(set) = &checked.set else {
-        check::show(&checked.problems);
-        return crate::node::topologies::refuse_errors(&checked.problems);
-    };
+    let files = shapes::read(&config, &args.files)?;
+    if topology::has_errors(&files.problems) {
+        check::show(&files.problems);
+        return refuse_errors(&files.problems);
+    }
     let colour = output::colours();
-    let outcomes = topology::rehearse(set, |outcome| {
+    let show = |outcome: &topology::Outcome| {
         if !global.json {
             output::coloured_line(topology::render(outcome, colour).trim_end());
         }
-    });
+    };
+    let set = files.topologies.as_ref().and_then(|c| c.set.as_ref());
+    let mut outcomes = set.map_or_else(Vec::new, |set| topology::rehearse(set, show));
+    outcomes.append(&mut shapes::rehearse(&files.shapes, show)?);
     let failed = outcomes.iter().filter(|o| !o.passed()).count();
     if global.json {
         let items: Vec<_> = outcomes

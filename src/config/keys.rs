@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
+    Alias, AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
     given::{self, Given, PROPERTIES, Value},
     jwt::{self, BadIssuers},
     secret::{MASK, SecretError},
@@ -57,6 +57,9 @@ enum ValueError {
     Item { item: String, what: &'static str },
     #[error("`{0}` must be text, a whole number, true or false")]
     Property(String),
+    /// A path of `webhooks.aliases`, and what is wrong with it.
+    #[error("`{path}` {what}")]
+    Alias { path: String, what: &'static str },
     /// A map that a variable gives as YAML.
     #[error("{0}")]
     Yaml(String),
@@ -251,22 +254,7 @@ pub const KEYS: &[Key] = &[
         name: PROPERTIES,
         doc: "map of librdkafka properties, passed on as they are; values may be references",
         set: |c, v, ctx| {
-            let entries: Vec<_> = match v {
-                Value::Map(entries) => {
-                    let entries = entries.iter();
-                    entries
-                        .map(|(name, given)| (name.clone(), given.value.clone()))
-                        .collect()
-                }
-                Value::Raw(raw) => match given::from_yaml(raw, "", is_section) {
-                    Ok(leaves) => leaves.into_iter().map(|(k, g)| (k, g.value)).collect(),
-                    Err(e) => return Err(ValueError::Yaml(e.message)),
-                },
-                _ => {
-                    let takes = "a map, such as {security.protocol: SASL_SSL}";
-                    return Err(ValueError::Takes(takes));
-                }
-            };
+            let entries = map(v, "a map, such as {security.protocol: SASL_SSL}")?;
             entries
                 .iter()
                 .try_for_each(|(name, value)| property(c, name, value, ctx))
@@ -360,6 +348,36 @@ pub const KEYS: &[Key] = &[
             let shown = c.limits.policies.iter();
             Json::Object(shown.map(|p| (p.name.to_string(), p.show())).collect())
         },
+    },
+    Key {
+        name: "webhooks.aliases",
+        doc: "map of paths to webhook sources, such as {/odoo-webhook: acme/odoo}: more paths for senders that already have one (none)",
+        set: |c, v, _| {
+            let takes = "a map, such as {/odoo-webhook: acme/odoo}";
+            let mut aliases = Vec::new();
+            for (path, source) in map(v, takes)? {
+                let alias = Alias::parse(&path, &text(&source)?);
+                aliases.push(alias.map_err(|what| ValueError::Alias { path, what })?);
+            }
+            c.aliases = aliases;
+            Ok(())
+        },
+        show: |c| {
+            let shown = c.aliases.iter().map(|alias| {
+                let source = format!("{}/{}", alias.tenant, alias.source);
+                (alias.path.clone(), json!(source))
+            });
+            Json::Object(shown.collect())
+        },
+    },
+    Key {
+        name: "webhooks_dir",
+        doc: "folder with shapes of webhook sources, which `check` and `test` read (./webhooks)",
+        set: |c, v, ctx| {
+            c.webhooks_dir = path(v, ctx)?;
+            Ok(())
+        },
+        show: |c| json!(c.webhooks_dir.display().to_string()),
     },
     Key {
         name: "topologies_dir",
@@ -514,6 +532,21 @@ fn texts(value: &Value) -> Result<Vec<String>, ValueError> {
             .collect()),
         Value::Null => Ok(Vec::new()),
         one => Ok(vec![text(one)?]),
+    }
+}
+
+/// The entries of a map. The text of a variable or flag is YAML.
+fn map(value: &Value, takes: &'static str) -> Result<Vec<(String, Value)>, ValueError> {
+    match value {
+        Value::Map(entries) => {
+            let entries = entries.iter();
+            Ok(entries.map(|(name, given)| (name.clone(), given.value.clone())).collect())
+        }
+        Value::Raw(raw) => match given::from_yaml(raw, "", is_section) {
+            Ok(leaves) => Ok(leaves.into_iter().map(|(k, g)| (k, g.value)).collect()),
+            Err(e) => Err(ValueError::Yaml(e.message)),
+        },
+        _ => Err(ValueError::Takes(takes)),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every key is one entry of [`keys::KEYS`]: its name, what it does, how it is parsed and shown. Unknown keys are errors, and
 //! all errors are reported at once.
 
+mod aliases;
 mod error;
 mod given;
 mod jwt;
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+pub use aliases::Alias;
 pub use error::{ConfigError, Problem};
 pub use jwt::{Claim, FromToken, Jwks, JwtIssuer, Texts};
 pub use origin::AllowedOrigin;
@@ -73,6 +75,10 @@ pub struct Config {
     pub schema_registry_url: Option<SecretUrl>,
     /// `limits.*`.
     pub limits: Limits,
+    /// `webhooks.aliases`: paths of webhook sources beside their own.
+    pub aliases: Vec<Alias>,
+    /// `webhooks_dir`: files with shapes of webhook sources, for `check` and `test`.
+    pub webhooks_dir: PathBuf,
     /// `topologies_dir`: the topology files.
     pub topologies_dir: PathBuf,
     /// `log.format`.
@@ -245,6 +251,8 @@ impl Config {
                 dedupe_window: Duration::from_hours(24),
                 policies: Vec::new(),
             },
+            aliases: Vec::new(),
+            webhooks_dir: base.join("webhooks"),
             topologies_dir: base.join("topologies"),
             log_format: LogFormat::Text,
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Controls, Key, ReaderGrant,
+    Controls, Integration, Key, ReaderGrant,
     record::{self, Control},
     versions::{Seen, Stamp, Verdict},
 };
@@ -42,7 +42,7 @@ impl Controls {
         if (tenant, kind, thing) == record::UPGRADE {
             return self.apply_upgrade(name, fetched.offset, value);
         }
-        if ![record::KEY, record::READER].contains(&kind) {
+        if ![record::KEY, record::READER, record::INTEGRATION].contains(&kind) {
             // Written by a later version.
             return;
         }
@@ -112,6 +112,19 @@ impl Controls {
             match key {
                 Some(key) => keys.put(key),
                 None => drop(keys.remove(name)),
+            }
+            return;
+        }
+        if kind == record::INTEGRATION {
+            let integration = opened.and_then(|o| {
+                Integration::read(tenant, name, (&o.control.body, &o.secret), offset)
+                    .inspect_err(unusable)
+                    .ok()
+            });
+            let mut integrations = self.integrations.write();
+            match integration {
+                Some(integration) => integrations.put(integration),
+                None => integrations.remove(name),
             }
             return;
         }

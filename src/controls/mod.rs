@@ -1,4 +1,4 @@
-//! API keys and reader grants: records of the compacted topic `controls`, which every node holds in memory, so that the port
+//! API keys, reader grants and integrations: records of the compacted topic `controls`, which every node holds in memory, so that the port
 //! works while Postgres is down.
 //!
 //! [`Controls`] answers from memory and writes to the topic; a thread ([`tail`]) reads the topic. What this node writes takes
@@ -12,6 +12,7 @@
 
 mod apply;
 mod change;
+mod integration;
 mod key;
 mod reader;
 mod record;
@@ -32,6 +33,11 @@ use std::{
 pub use crate::base::{
     id::{TEXT_MAX, text_is_good},
     scopes::{ACT_AS, ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes},
+};
+use integration::Integrations;
+pub use integration::{
+    Credential, HookSecret, HookToken, HookTokenHash, Integration, IntegrationDefinition,
+    SECRETS_MAX,
 };
 pub use key::{Hash, Key, KeyChange, KeyKind, LastUse, Prefix, Previous, Token};
 use parking_lot::{Mutex, RwLock};
@@ -93,6 +99,9 @@ pub struct Controls {
     secrets: SecretKeys,
     keys: RwLock<Keys>,
     readers: RwLock<Readers>,
+    integrations: RwLock<Integrations>,
+    /// Held while an integration is changed: a change begins with what is in memory.
+    integration_changes: tokio::sync::Mutex<()>,
     /// The current version of each name on the topic.
     versions: Mutex<Versions>,
     /// Held while a key is changed, so that this node makes one change after another.
@@ -163,6 +172,8 @@ impl Controls {
             secrets,
             keys: RwLock::default(),
             readers: RwLock::default(),
+            integrations: RwLock::default(),
+            integration_changes: tokio::sync::Mutex::default(),
             versions: Mutex::default(),
             editing: tokio::sync::Mutex::default(),
             refused: telemetry::metrics::CONTROLS_REFUSED.counter(&[]),
@@ -253,6 +264,7 @@ impl Controls {
         *self.versions.lock() = Versions::default();
         *self.keys.write() = Keys::default();
         *self.readers.write() = Readers::default();
+        *self.integrations.write() = Integrations::default();
         self.read.send_replace(0);
     }
 }

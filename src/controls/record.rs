@@ -13,6 +13,8 @@ use crate::{base::clock::Millis, envelope::schemas, log::Record};
 pub(super) const KEY: &str = "key";
 /// The kind of a reader grant's record.
 pub(super) const READER: &str = "reader";
+/// The kind of an integration's record.
+pub(super) const INTEGRATION: &str = "integration";
 /// The name of the record that marks the upgrade of the topic to versions.
 pub(super) const UPGRADE: Name<'static> = ("-", "upgrade", "versions");
 

@@ -136,6 +136,7 @@ pub async fn run(
             tls,
             trusted_proxies: config.trusted_proxies.clone(),
             cors: config.cors.clone(),
+            aliases: config.aliases.clone(),
             nodes,
             limiter,
         },

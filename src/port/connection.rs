@@ -30,7 +30,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    Shared, ingest::events, peer::Peer, problem::Problem, rest::routes, slow_body::Punctual,
+    Shared,
+    hooks::{self, Target},
+    ingest::events,
+    peer::Peer,
+    problem::Problem,
+    rest::routes,
+    slow_body::Punctual,
 };
 use crate::api::{Operation, problem::OVERLOADED};
 
@@ -210,6 +216,10 @@ impl Server {
         }
         if *method == Method::POST && path == Operation::PostEvents.route().path {
             let response = events::post(&self.shared, request, peer).await;
+            return Ok(response.map(Either::Left));
+        }
+        if *method == Method::POST && Target::of(path, &self.shared.hooks.aliases).is_some() {
+            let response = hooks::post(&self.shared, request, peer).await;
             return Ok(response.map(Either::Left));
         }
         let mut request = request.map(|body| axum::body::Body::new(Punctual::new(body)));

@@ -1,13 +1,14 @@
 //! The HTTP port: the handlers of the routes in [`crate::api`], keys, idempotency.
 //!
-//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`ingest`], for it carries the load; every other route
-//! goes through axum's router ([`rest`]).
+//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`ingest`], for it carries the load, and webhooks to
+//! [`hooks`]; every other route goes through axum's router ([`rest`]).
 
 mod addresses;
 mod auth;
 mod certificate;
 mod connection;
 mod cors;
+mod hooks;
 mod ingest;
 mod limited;
 mod meters;
@@ -31,6 +32,7 @@ use std::{
 
 use auth::Attempts;
 pub use certificate::{Certificate, CertificateError, Files};
+use hooks::Hooks;
 pub use ingest::nodes::Nodes;
 use ingest::{
     body,
@@ -48,7 +50,7 @@ use uses::Uses;
 use crate::{
     audit::Audit,
     base::clock::Clock,
-    config::{AllowedOrigin, Limits, Network},
+    config::{Alias, AllowedOrigin, Limits, Network},
     controls::Controls,
     limits::Limiter,
     jwt::Jwt,
@@ -93,6 +95,8 @@ pub struct Parts {
     pub trusted_proxies: Vec<Network>,
     /// Whose pages may use the port, and which webhook senders may deliver to it.
     pub cors: Vec<AllowedOrigin>,
+    /// More paths of webhook sources.
+    pub aliases: Vec<Alias>,
     /// What the other nodes have in flight, and have seen.
     pub nodes: Option<Nodes>,
     /// Decides about rates and requests in flight.
@@ -123,6 +127,7 @@ struct Shared {
     trusted_proxies: Vec<Network>,
     cors: cors::Cors,
     attempts: Attempts,
+    hooks: Hooks,
     bodies: body::Budget,
     meters: Meters,
     ids: RequestIds,
@@ -178,6 +183,7 @@ impl Port {
                 trusted_proxies: parts.trusted_proxies,
                 cors: cors::Cors::new(parts.cors),
                 attempts: Attempts::default(),
+                hooks: Hooks::new(parts.aliases),
                 bodies: body::Budget::default(),
                 meters,
                 ids: RequestIds::new(),

@@ -149,6 +149,11 @@ impl Problem {
         self
     }
 
+    /// Its status, its code as it is sent, and what is said.
+    pub(super) fn told(&self) -> (u16, &str, &str) {
+        (self.code.status, &self.name, &self.detail)
+    }
+
     #[cfg(test)]
     pub(super) fn code(&self) -> &'static Code {
         self.code

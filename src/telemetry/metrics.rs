@@ -157,6 +157,17 @@ registry! {
         "Time from a request to /v1/events to its response",
         [];
     /// At the port.
+    PORT_WEBHOOKS = "omnilink_port_webhooks_total", Kind::Counter, Count,
+        "Webhooks, by dialect and result",
+        [
+            Label { name: "dialect", values: "the dialect of the source; `unknown`: there is no such source" },
+            Label { name: "result", values: "`accepted`, `duplicate`, `challenge`, `refused`, `failed` (5xx)" }
+        ];
+    /// At the port.
+    PORT_WEBHOOK_DURATION = "omnilink_port_webhook_duration_seconds", Kind::Histogram(REQUEST_BUCKETS), Seconds,
+        "Time from a webhook to its response",
+        [];
+    /// At the port.
     PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
         "Requests with a key that is not valid",
         [];

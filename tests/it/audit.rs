@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{port::Node, read_all};
 
 /// The entries on `audit`, at least so many.
-async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
+pub async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
     let (log, topic) = (node.log.clone(), node.names.audit.to_string());
     let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, at_least))
         .await

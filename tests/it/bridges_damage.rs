@@ -107,7 +107,7 @@ fn senders() -> Vec<Sender> {
 }
 
 /// Changes, adds, takes out or repeats some bytes.
-fn damage(bytes: &mut Vec<u8>, random: &mut StdRng) {
+pub fn damage(bytes: &mut Vec<u8>, random: &mut StdRng) {
     const INTERESTING: &[&[u8]] = &[
         b"",
         b"\"",

@@ -178,10 +178,10 @@ for done in commit: done()
 print(json.dumps(sent))
 "#;
 
-#[test]
-fn the_add_on_and_the_action_for_odoo_sign_as_ipai() {
+/// The request that the add-on and the action of the page send; `None` without Python.
+pub fn sent_by_odoo() -> Option<Value> {
     if !has("python3", &["--version"]) {
-        return;
+        return None;
     }
     let of = |section: &str, language: &str| {
         let blocks = blocks("docs/odoo.md", section);
@@ -196,14 +196,21 @@ fn the_add_on_and_the_action_for_odoo_sign_as_ipai() {
     );
     // `safe_eval` imports nothing, and lets no name with two underscores through.
     assert!(!action.contains("import") && !action.contains("__"));
-    let definition: Value =
-        serde_json::from_str(&of("### The source and the settings", "json")).unwrap();
-    let odoo = source(&definition);
     let sent: Value =
         serde_json::from_str(&output("python3", &["-c", ODOO, &addon, &action])).unwrap();
     let [sent] = &sent.as_array().unwrap()[..] else {
         panic!("{sent}")
     };
+    Some(sent.clone())
+}
+
+#[test]
+fn the_add_on_and_the_action_for_odoo_sign_as_ipai() {
+    let Some(sent) = sent_by_odoo() else { return };
+    let section = "### The source and the settings";
+    let blocks = blocks("docs/odoo.md", section);
+    let (_, definition) = blocks.iter().find(|(is, _)| is == "json").unwrap();
+    let odoo = source(&serde_json::from_str(definition).unwrap());
     let headers: Vec<Header> = sent["headers"]
         .as_object()
         .unwrap()

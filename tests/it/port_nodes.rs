@@ -47,16 +47,16 @@ async fn connected(nodes: &Nodes) {
 }
 
 /// Two nodes that share a Redis.
-struct Cluster {
+pub struct Cluster {
     url: String,
     prefix: String,
-    a: Node,
-    b: Node,
+    pub a: Node,
+    pub b: Node,
 }
 
 impl Cluster {
     /// `None` without a Redis.
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let url = env_or_skip("OMNILINK_TEST_REDIS")?;
         let prefix = format!("t{}.", uuid::Uuid::now_v7().simple());
         let node = async || {

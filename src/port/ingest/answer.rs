@@ -144,6 +144,11 @@ impl Refusal {
         refusal
     }
 
+    /// The status, the code as it is sent, and the message.
+    pub(crate) fn told(&self) -> (u16, &str, &str) {
+        (self.code.status, &self.name, &self.message)
+    }
+
     /// As the problem of a whole request.
     fn into_problem(self) -> Problem {
         let problem = Problem::named(self.code, self.name, self.message);

@@ -160,7 +160,7 @@ fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
 }
 
 /// The trace that the request belongs to.
-fn trace(headers: &HeaderMap) -> Option<TraceContext<'_>> {
+pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext<'_>> {
     let all = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
     TraceContext::of(all("traceparent"), all("tracestate"))
 }
@@ -470,7 +470,7 @@ impl Taking<'_> {
 }
 
 /// The outcome of an identity that is not to be appended.
-fn not_new(id: Identity, verdict: Verdict) -> Option<Outcome> {
+pub(crate) fn not_new(id: Identity, verdict: Verdict) -> Option<Outcome> {
     match verdict {
         Verdict::New => None,
         Verdict::Duplicate => Some(Outcome::Duplicate(id)),
@@ -480,7 +480,7 @@ fn not_new(id: Identity, verdict: Verdict) -> Option<Outcome> {
     }
 }
 
-fn size_of_data(data: &envelope::Data<'_>) -> usize {
+pub(crate) fn size_of_data(data: &envelope::Data<'_>) -> usize {
     match data {
         envelope::Data::Absent => 0,
         envelope::Data::Json(text) => text.len(),

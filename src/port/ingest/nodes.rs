@@ -5,6 +5,8 @@
 //! its node is gone, another one takes it over after [`REWRITE_AFTER`]. Without Redis each node goes by its own window, and
 //! admission still takes each event once.
 
+mod firsts;
+
 use std::{sync::Arc, time::Duration};
 
 use redis::RedisError;

@@ -9,6 +9,7 @@
 
 pub(crate) mod caller;
 pub(crate) mod docs;
+pub(crate) mod integrations;
 pub(crate) mod keys;
 pub(crate) mod letters;
 pub(crate) mod node;

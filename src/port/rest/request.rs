@@ -54,6 +54,12 @@ impl JsonBody {
         self.parse()
     }
 
+    /// Its bytes. A byte order mark is skipped.
+    pub(crate) fn bytes(self) -> Result<Bytes, Problem> {
+        let bytes = self.0?;
+        Ok(bytes.slice_ref(without_mark(&bytes)))
+    }
+
     /// Its value. A byte order mark is skipped.
     pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, Problem> {
         let bytes = self.read?;

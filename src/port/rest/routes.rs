@@ -12,7 +12,8 @@ use axum::{
 };
 
 use super::{
-    docs, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools,
+    docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES,
+    schemas, tools,
 };
 use crate::{
     api::{
@@ -36,11 +37,15 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         let path = paths.entry(operation.route().path).or_default();
         *path = std::mem::take(path).merge(route);
     }
-    let mut router = Router::new().route(
-        Operation::PostEvents.route().path,
+    let mut router = Router::new();
+    for operation in [
+        Operation::PostEvents,
+        Operation::PostWebhook,
+        Operation::PostHook,
+    ] {
         // Only other methods come here.
-        any(only_post),
-    );
+        router = router.route(operation.route().path, any(only_post));
+    }
     for (path, routes) in paths {
         router = router.route(path, routes.fallback(not_allowed));
     }
@@ -60,6 +65,10 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::RotateKey => handler(route, keys::rotate),
         Operation::ChangeKey => handler(route, keys::change),
         Operation::RevokeKey => handler(route, keys::revoke),
+        Operation::CreateIntegration => handler(route, integrations::create),
+        Operation::ListIntegrations => handler(route, integrations::list),
+        Operation::RotateIntegration => handler(route, integrations::rotate),
+        Operation::DeleteIntegration => handler(route, integrations::delete),
         Operation::GrantReader => handler(route, readers::grant),
         Operation::ListReaders => handler(route, readers::list),
         Operation::RevokeReader => handler(route, readers::revoke),
@@ -76,6 +85,8 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::ShowRebuild => handler(route, rebuild::status),
         // Hyper takes it before the router sees it (`port/serve.rs`).
         Operation::PostEvents
+        | Operation::PostWebhook
+        | Operation::PostHook
         // The registry has errors of its own for all that lies below its roots, so it has one handler for them (`schemas`).
         | Operation::Registry
         | Operation::RegistrySchemas

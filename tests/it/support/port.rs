@@ -23,7 +23,7 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    config::{AllowedOrigin, Config, JwtIssuer, Network},
+    config::{Alias, AllowedOrigin, Config, JwtIssuer, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     limits::{Limiter, Policy},
     jwt::Jwt,
@@ -63,6 +63,7 @@ pub struct NodeOptions {
     pub limiter: Limiter,
     pub policies: Vec<Arc<Policy>>,
     pub tls: Option<Tls>,
+    pub clock: Arc<dyn Clock>,
     pub jwt: Option<Arc<Jwt>>,
 }
 
@@ -73,6 +74,7 @@ impl Default for NodeOptions {
             limiter: Limiter::in_memory(Arc::new(SystemClock)),
             policies: Vec::new(),
             tls: None,
+            clock: Arc::new(SystemClock),
             jwt: None,
         }
     }
@@ -245,6 +247,16 @@ impl Node {
         Self::start_whole(dir, options).await
     }
 
+    /// With the port's clock.
+    pub async fn start_at(dir: TempDir, nodes: Option<Nodes>, clock: Arc<dyn Clock>) -> Self {
+        let options = NodeOptions {
+            nodes,
+            clock,
+            ..NodeOptions::default()
+        };
+        Self::start_whole(dir, options).await
+    }
+
     /// Accepts tokens of these issuers.
     pub async fn start_jwt(dir: TempDir, issuers: &[JwtIssuer]) -> Self {
         let options = NodeOptions {
@@ -314,11 +326,12 @@ impl Node {
                 jwt: more.jwt,
                 audit,
                 readiness: readiness.clone(),
-                clock: Arc::new(SystemClock),
+                clock: more.clock,
                 limits: config.limits,
                 tls: more.tls,
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
                 cors: vec![AllowedOrigin::parse("https://app.example.com").unwrap()],
+                aliases: vec![Alias::parse("/odoo-webhook", "acme/odoo").unwrap()],
                 nodes: more.nodes,
                 limiter: more.limiter,
             },

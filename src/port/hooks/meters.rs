@@ -1,0 +1,46 @@
+//! Metrics of webhooks. Handles are made once: a request looks nothing up.
+
+use metrics::{Counter, Histogram};
+
+use crate::{
+    bridges::Dialect,
+    telemetry::metrics::{PORT_WEBHOOK_DURATION, PORT_WEBHOOKS},
+};
+
+/// What became of a request.
+#[derive(Clone, Copy)]
+pub(super) enum Result {
+    Accepted,
+    Duplicate,
+    Challenge,
+    Refused,
+    Failed,
+}
+
+const RESULTS: [&str; 5] = ["accepted", "duplicate", "challenge", "refused", "failed"];
+
+pub(super) struct Meters {
+    /// By dialect, the last of no known source.
+    requests: Vec<[Counter; RESULTS.len()]>,
+    pub(super) seconds: Histogram,
+}
+
+impl Meters {
+    pub(super) fn new() -> Self {
+        let dialects = Dialect::NAMES.into_iter().chain(["unknown"]);
+        let of = |dialect| RESULTS.map(|result| PORT_WEBHOOKS.counter(&[dialect, result]));
+        Self {
+            requests: dialects.map(of).collect(),
+            seconds: PORT_WEBHOOK_DURATION.histogram(&[]),
+        }
+    }
+
+    pub(super) fn count(&self, dialect: Option<&Dialect>, result: Result) {
+        let name = dialect.map(Dialect::name);
+        let known = Dialect::NAMES.iter().position(|known| Some(*known) == name);
+        let of = self.requests.get(known.unwrap_or(Dialect::NAMES.len()));
+        if let Some(counters) = of {
+            counters[result as usize].increment(1);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Sources that are ready for use: the mapping compiled, secrets with their ends. They are made of integrations when they are
+//! first used, and made anew after each change of one.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use parking_lot::RwLock;
+
+use crate::{
+    base::clock::Millis,
+    bridges::{Secret, Secrets, Source},
+    controls::{Controls, Integration},
+};
+
+/// How often the audit log says that a source is in use.
+const RECEIVED_EVERY_MS: i64 = 3_600_000;
+
+/// A source, and the integration that it was made of.
+pub(crate) struct Ready {
+    pub(crate) integration: Arc<Integration>,
+    pub(crate) source: Source,
+    /// When the audit log was last told that a webhook was accepted; 0: never.
+    received: AtomicI64,
+}
+
+impl Ready {
+    /// Whether the audit log is to be told that a webhook was accepted; then it counts as told.
+    pub(super) fn is_received_due(&self, now: Millis) -> bool {
+        let last = self.received.load(Ordering::Relaxed);
+        let due = now.0.saturating_sub(last) >= RECEIVED_EVERY_MS;
+        let told = || {
+            self.received
+                .compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        due && told().is_ok()
+    }
+}
+
+/// Sources by the id of their integration.
+#[derive(Default)]
+pub(crate) struct Sources(RwLock<HashMap<Box<str>, Made>>);
+
+/// What was made of an integration.
+struct Made {
+    /// Of the record that it was made of.
+    offset: u64,
+    /// `None`: this release does not understand the definition.
+    ready: Option<Arc<Ready>>,
+}
+
+impl Sources {
+    /// The source of an integration. `None`: a later release wrote a definition that this one does not understand.
+    pub(super) fn get(
+        &self,
+        integration: &Arc<Integration>,
+        controls: &Controls,
+    ) -> Option<Arc<Ready>> {
+        if let Some(made) = self.0.read().get(&*integration.id)
+            && made.offset == integration.offset
+        {
+            return made.ready.clone();
+        }
+        let source = source(integration).inspect_err(|why| {
+            let (id, name) = (&integration.id, &integration.definition.name);
+            tracing::error!(id, name, why, "an integration cannot be used");
+        });
+        self.forget_deleted(controls);
+        self.put(integration, source.ok())
+    }
+
+    /// Keeps a source for its integration.
+    pub(crate) fn put(
+        &self,
+        integration: &Arc<Integration>,
+        source: Option<Source>,
+    ) -> Option<Arc<Ready>> {
+        let mut all = self.0.write();
+        let before = all.get(&*integration.id);
+        let before = before.and_then(|made| made.ready.as_ref());
+        let received = before.map_or(0, |before| before.received.load(Ordering::Relaxed));
+        let ready = source.map(|source| {
+            Arc::new(Ready {
+                integration: Arc::clone(integration),
+                source,
+                received: AtomicI64::new(received),
+            })
+        });
+        let made = Made {
+            offset: integration.offset,
+            ready: ready.clone(),
+        };
+        all.insert(integration.id.as_str().into(), made);
+        ready
+    }
+
+    fn forget_deleted(&self, controls: &Controls) {
+        let mut all = self.0.write();
+        all.retain(|id, _| controls.integration(id).is_some());
+    }
+}
+
+fn source(integration: &Integration) -> Result<Source, String> {
+    let mut definition =
+        serde_json::to_value(&integration.definition).map_err(|e| e.to_string())?;
+    let secrets = integration.secrets.iter();
+    let texts: Vec<_> = secrets.map(|secret| &*secret.text).collect();
+    definition["secrets"] = texts.into();
+    let parsed = Source::parse(definition.to_string().as_bytes());
+    let mut source = parsed.map_err(|faults| {
+        let faults = faults.iter();
+        let faults: Vec<_> = faults
+            .map(|fault| format!("{}: {}", fault.pointer, fault.message))
+            .collect();
+        faults.join("; ")
+    })?;
+    let secrets = integration.secrets.iter().map(|secret| Secret {
+        text: Arc::clone(&secret.text),
+        until: secret.until,
+    });
+    source.secrets = Secrets::new(secrets.collect());
+    Ok(source)
+}

@@ -1,0 +1,320 @@
+//! The checks of a request, in this order: length, controls, source, content encoding, body, signature and what else the dialect
+//! says, the limit of failures (a good signature passes), identity, append.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue, USER_AGENT},
+    http::request::Parts,
+};
+use serde_json::Map;
+
+use super::{
+    FAILURES, FAILURES_WINDOW_S, append::append, meters::Result as Became, rejections::Rejected,
+    sources::Ready, target::Target,
+};
+use crate::{
+    api::problem::{
+        Code, INVALID_PAYLOAD, INVALID_SIGNATURE, OVERLOADED, PAYLOAD_TOO_LARGE,
+        RATE_LIMIT_EXCEEDED, REQUEST_TIMEOUT, UNKNOWN_SOURCE,
+    },
+    audit::{self, Entry},
+    base::clock::Millis,
+    bridges::{self, Reason, receive},
+    port::{
+        Shared, auth,
+        ingest::{
+            answer::{self, Outcome},
+            body::{self, BodyError},
+            events, media,
+        },
+        problem::{Limit, Problem},
+    },
+};
+
+/// What requests of unknown sources are counted as: no source has an empty name.
+const UNKNOWN: &str = "";
+
+/// What became of a good request.
+enum Taken {
+    Event(Outcome),
+    Challenge(String),
+}
+
+/// Answers a request whose path is a [`Target`].
+pub(crate) async fn post(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    peer: IpAddr,
+) -> Response<Full<Bytes>> {
+    let began = Instant::now();
+    let (head, body) = request.into_parts();
+    let mut taking = Taking::new(shared, &head, peer);
+    let response = taking.answer(body).await;
+    shared.hooks.meters.seconds.record(began.elapsed());
+    response
+}
+
+/// One request on its way in.
+struct Taking<'a> {
+    shared: &'a Arc<Shared>,
+    headers: &'a HeaderMap,
+    target: Option<Target<'a>>,
+    ready: Option<Arc<Ready>>,
+    address: IpAddr,
+    now: Millis,
+    /// `None`: it was not read.
+    body: Option<Bytes>,
+}
+
+impl<'a> Taking<'a> {
+    fn new(shared: &'a Arc<Shared>, head: &'a Parts, peer: IpAddr) -> Self {
+        Self {
+            shared,
+            headers: &head.headers,
+            target: Target::of(head.uri.path(), &shared.hooks.aliases),
+            ready: None,
+            address: auth::client(&head.headers, peer, &shared.trusted_proxies),
+            now: shared.clock.now(),
+            body: None,
+        }
+    }
+
+    async fn answer(&mut self, body: Incoming) -> Response<Full<Bytes>> {
+        let id = self.shared.ids.next();
+        let (became, response) = match self.take(body).await {
+            Ok(Taken::Challenge(text)) => (Became::Challenge, plain(text)),
+            Ok(Taken::Event(outcome)) => {
+                self.shared.meters.count(std::slice::from_ref(&outcome));
+                let became = match &outcome {
+                    Outcome::Ingested(_) => Became::Accepted,
+                    Outcome::Duplicate(_) => Became::Duplicate,
+                    Outcome::Refused(refusal) => {
+                        let (status, code, message) = refusal.told();
+                        self.refused(status, code, message)
+                    }
+                };
+                if !matches!(outcome, Outcome::Refused(_)) {
+                    self.accepted();
+                }
+                let mut response = answer::respond(id, vec![outcome]);
+                if let Became::Duplicate = became {
+                    *response.status_mut() = StatusCode::OK;
+                }
+                (became, response)
+            }
+            Err(problem) => {
+                let (status, code, message) = problem.told();
+                let became = self.refused(status, code, message);
+                (became, problem.into_response(id))
+            }
+        };
+        let dialect = self.ready.as_ref().map(|ready| &ready.source.dialect);
+        self.shared.hooks.meters.count(dialect, became);
+        response
+    }
+
+    async fn take(&mut self, mut body: Incoming) -> Result<Taken, Problem> {
+        if let Err(problem) = self.check_head(&body) {
+            body::discard(body);
+            return Err(problem);
+        }
+        let limit = self.shared.limits.single_bytes;
+        let bytes = match body::read(&mut body, limit, &self.shared.bodies).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                body::discard(body);
+                return Err(refuse_body(error, limit));
+            }
+        };
+        self.body = Some(bytes.clone());
+        // Also of an unknown source the body is read, for the record of what was refused.
+        let Some(ready) = self.ready.clone() else {
+            let detail = "there is no such source";
+            return Err(self.failed(Problem::new(&UNKNOWN_SOURCE, detail)));
+        };
+        let headers: Vec<_> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let request = bridges::Request {
+            headers: &headers,
+            body: &bytes,
+            by_token: matches!(self.target, Some(Target::Token(_))),
+            now: self.now,
+        };
+        match receive(&ready.source, &ready.integration.tenant, &request) {
+            Ok(bridges::Outcome::Challenge(text)) => Ok(Taken::Challenge(text)),
+            Ok(bridges::Outcome::Event(mut received)) => {
+                if let Some(trace) = events::trace(self.headers) {
+                    received.parsed.event.keep_trace(&trace);
+                }
+                let outcome = append(self.shared, &received, self.now).await;
+                Ok(Taken::Event(outcome))
+            }
+            Err(refusal) => Err(match refusal.reason {
+                Reason::Invalid => told(refusal, &INVALID_PAYLOAD),
+                Reason::Unauthenticated => self.failed(told(refusal, &INVALID_SIGNATURE)),
+                Reason::Unknown => self.failed(told(refusal, &UNKNOWN_SOURCE)),
+            }),
+        }
+    }
+
+    fn check_head(&mut self, body: &Incoming) -> Result<(), Problem> {
+        let limit = self.shared.limits.single_bytes;
+        let is_too_long = body::announced(body).is_some_and(|length| length > limit as u64);
+        if is_too_long {
+            // For the record of what was refused.
+            self.find();
+            return Err(refuse_body(BodyError::TooLarge, limit));
+        }
+        if !self.shared.controls.readable() {
+            return Err(Problem::log_unavailable());
+        }
+        gated(self.shared, None)?;
+        self.find();
+        if let Some(ready) = &self.ready {
+            gated(self.shared, Some(&ready.source.name))?;
+        }
+        media::plain(self.headers)
+    }
+
+    fn find(&mut self) {
+        let controls = &self.shared.controls;
+        let integration = match &self.target {
+            Some(Target::Named(tenant, name)) => controls.integration_named(tenant, name),
+            Some(Target::Token(token)) => controls.integration_by_token(token, self.now),
+            None => None,
+        };
+        let sources = &self.shared.hooks.sources;
+        self.ready = integration.and_then(|found| sources.get(&found, controls));
+    }
+
+    /// What the source is counted as.
+    fn counted_as(&self) -> &str {
+        let ready = self.ready.as_ref();
+        ready.map_or(UNKNOWN, |ready| &ready.integration.id)
+    }
+
+    /// Counts a request that nothing lets in. Beyond the limit the answer is 429.
+    fn failed(&self, problem: Problem) -> Problem {
+        let failures = &self.shared.hooks.failures;
+        match failures.admit(self.counted_as(), self.address, self.now) {
+            Ok(()) => problem,
+            Err(wait_s) => Problem::limited(
+                &RATE_LIMIT_EXCEEDED,
+                "too many webhooks without a valid signature from this address; a valid one passes",
+                &Limit {
+                    policy: "webhook_signatures",
+                    quota: FAILURES,
+                    window_s: Some(FAILURES_WINDOW_S),
+                    wait_s,
+                },
+            ),
+        }
+    }
+
+    /// Once an hour the audit log is told that a source is in use.
+    fn accepted(&self) {
+        let Some(ready) = self.ready.as_ref().filter(|r| r.is_received_due(self.now)) else {
+            return;
+        };
+        let Ready {
+            integration,
+            source,
+            ..
+        } = &**ready;
+        let tenant = Some(&integration.tenant);
+        let mut detail = Map::new();
+        detail.insert("source".into(), source.name.as_str().into());
+        let entry = Entry::new(tenant, "source.received", audit::Outcome::Ok, self.now)
+            .resource("integration", &integration.id)
+            .client(self.address, self.user_agent())
+            .detail(detail);
+        self.shared.audit.record(entry);
+    }
+
+    /// Records a refusal that is about the request, not about this side or the moment.
+    fn refused(&self, status: u16, code: &str, message: &str) -> Became {
+        match status {
+            500.. => return Became::Failed,
+            408 | 409 | 429 => return Became::Refused,
+            _ => {}
+        }
+        let named;
+        let (tenant, source) = match (&self.ready, &self.target) {
+            (Some(ready), _) => {
+                let tenant = &ready.integration.tenant;
+                (Some(tenant), ready.source.name.as_str())
+            }
+            (None, Some(Target::Named(tenant, name))) => {
+                named = format!("{tenant}/{name}");
+                (None, named.as_str())
+            }
+            // An unknown token may be a known one with a typing error.
+            (None, _) => (None, "token"),
+        };
+        let rejected = Rejected {
+            tenant,
+            source,
+            address: self.address,
+            user_agent: self.user_agent(),
+            code,
+            message,
+            body: self.body.as_deref(),
+        };
+        let hooks = &self.shared.hooks;
+        let counted_as = self.counted_as();
+        hooks
+            .rejections
+            .record(&self.shared.audit, counted_as, &rejected, self.now);
+        Became::Refused
+    }
+
+    fn user_agent(&self) -> Option<&'a [u8]> {
+        self.headers.get(USER_AGENT).map(HeaderValue::as_bytes)
+    }
+}
+
+/// The emergency controls that hold webhooks back: the kill switch before the source is looked up, then what is disabled by feature
+/// and by source. This is the only place where webhooks ask for them.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "no control is enforced at the port yet"
+)]
+fn gated(_shared: &Shared, _source: Option<&str>) -> Result<(), Problem> {
+    Ok(())
+}
+
+fn told(refusal: bridges::Refusal, otherwise: &'static Code) -> Problem {
+    let code = Code::of(&refusal.code).unwrap_or(otherwise);
+    Problem::named(code, refusal.code, refusal.message)
+}
+
+fn refuse_body(error: BodyError, limit: usize) -> Problem {
+    match error {
+        BodyError::TooLarge => Problem::new(
+            &PAYLOAD_TOO_LARGE,
+            format!("a webhook may have {limit} bytes"),
+        ),
+        BodyError::Slow => {
+            Problem::new(&REQUEST_TIMEOUT, "the body did not come within 10 seconds")
+        }
+        BodyError::Broken => Problem::invalid("the body broke off, or its framing is wrong"),
+        BodyError::Busy => {
+            Problem::new(&OVERLOADED, "too many large bodies at once; send it again").retry_after(1)
+        }
+    }
+}
+
+fn plain(text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    let media = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, media);
+    response
+}
