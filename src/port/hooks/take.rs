@@ -1,5 +1,5 @@
 //! The checks of a request, in this order: length, controls, source, content encoding, body, signature and what else the dialect
-//! says, the limit of failures (a good signature passes), identity, append.
+//! says, the limit of failures (a good signature passes), policies, identity, append.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -28,12 +28,14 @@ use crate::{
     port::{
         Shared, auth,
         ingest::{
-            answer::{self, Outcome},
+            answer::{self, Outcome, Refusal},
             body::{self, BodyError},
             events, media,
         },
+        limited::Sender,
         problem::{Limit, Problem},
     },
+    limits::Kind,
 };
 
 /// What requests of unknown sources are counted as: no source has an empty name.
@@ -154,7 +156,10 @@ impl<'a> Taking<'a> {
                 if let Some(trace) = events::trace(self.headers) {
                     received.parsed.event.keep_trace(&trace);
                 }
-                let outcome = append(self.shared, &received, self.now).await;
+                let outcome = match self.over_limit(&ready, &received.parsed.event.kind).await {
+                    Some(refusal) => Outcome::Refused(refusal),
+                    None => append(self.shared, &received, self.now).await,
+                };
                 Ok(Taken::Event(outcome))
             }
             Err(refusal) => Err(match refusal.reason {
@@ -193,6 +198,21 @@ impl<'a> Taking<'a> {
         };
         let sources = &self.shared.hooks.sources;
         self.ready = integration.and_then(|found| sources.get(&found, controls));
+    }
+
+    /// Takes the event from the policies that apply to webhooks; a refusal if one of them is used up.
+    async fn over_limit(&self, ready: &Ready, kind: &str) -> Option<Refusal> {
+        let sender = Sender {
+            tenant: &ready.integration.tenant,
+            id: &ready.integration.id,
+            max_rpm: 0,
+            max_concurrency: 0,
+            enforced: true,
+        };
+        let limiting = &self.shared.limiting;
+        let address = || self.address;
+        let rated = limiting.take(sender, Kind::Webhooks, address, std::iter::once(kind)).await;
+        rated.refusals().next().flatten()
     }
 
     /// What the source is counted as.
