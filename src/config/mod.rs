@@ -62,10 +62,16 @@ pub struct Config {
     pub redis_url: Option<SecretUrl>,
     /// `schema_registry.url`: the registry with the schemas of foreign Avro.
     pub schema_registry_url: Option<SecretUrl>,
+    /// `qdrant.url`: the index of plans. Reserved: nothing uses it yet.
+    pub qdrant_url: Option<SecretUrl>,
+    /// `qdrant.api_key`. Reserved too.
+    pub qdrant_api_key: Option<Secret>,
     /// `limits.*`.
     pub limits: Limits,
     /// `topologies_dir`: the topology files.
     pub topologies_dir: PathBuf,
+    /// `event_schemas_dir`: JSON Schemas that the data of events must fit.
+    pub event_schemas_dir: PathBuf,
     /// `log.format`.
     pub log_format: LogFormat,
 }
@@ -209,6 +215,8 @@ impl Config {
             postgres_url: None,
             redis_url: None,
             schema_registry_url: None,
+            qdrant_url: None,
+            qdrant_api_key: None,
             limits: Limits {
                 single_bytes: 256 * 1024,
                 batch_bytes: 1024 * 1024,
@@ -216,6 +224,7 @@ impl Config {
                 dedupe_window: Duration::from_hours(24),
             },
             topologies_dir: base.join("topologies"),
+            event_schemas_dir: base.join("event-schemas"),
             log_format: LogFormat::Text,
         }
     }

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    event_schemas,
     lags::NodeLags,
     postgres::{self, Postgres},
     storage::{self, Storage},
@@ -19,6 +20,7 @@ use crate::{
     base::clock::SystemClock,
     config::Config,
     envelope::foreign::{NoRegistry, Schemas},
+    event_schemas::EventSchemas,
     port::{self, Nodes, Port, Tools},
     registry::Registry,
     stream::{lane, progress::Progress},
@@ -51,6 +53,7 @@ pub async fn run(
     // First, so that a signal during a long start stops it.
     let stop = stop_on_signals()?;
     let set = topologies::read(&config)?;
+    let event_schemas = event_schemas::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     let (audit, audit_writer) =
@@ -72,7 +75,12 @@ pub async fn run(
     let admission = if parts.admission {
         let window_ms = set.admission_window_ms();
         Some(start_admission(
-            &config, window_ms, &storage, &schemas, &readiness, &mut watch,
+            &config,
+            window_ms,
+            &storage,
+            (&schemas, &event_schemas),
+            &readiness,
+            &mut watch,
         )?)
     } else {
         None
@@ -121,6 +129,7 @@ pub async fn run(
             controls,
             audit,
             readiness,
+            event_schemas: Arc::clone(&event_schemas),
             clock: Arc::new(SystemClock),
             limits: config.limits.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -131,11 +140,13 @@ pub async fn run(
     let address = port.address().context("the port has no address")?;
     listening(&config, address, first.as_deref());
     let metrics_upkeep = tokio::spawn(metrics_upkeep());
+    let schema_reloads = event_schemas::reload_on_hangup(&config, event_schemas)?;
 
     port.serve(stop.cancelled_owned()).await;
 
     // The port first, so that no more events come in, then the processors.
     metrics_upkeep.abort();
+    schema_reloads.abort();
     drop(watching);
     if let Some(topologies) = topologies {
         topologies.stop().await;
@@ -182,7 +193,7 @@ fn start_admission(
     config: &Config,
     tuned_window_ms: Option<i64>,
     storage: &Storage,
-    schemas: &Arc<dyn Schemas>,
+    (schemas, event_schemas): (&Arc<dyn Schemas>, &Arc<EventSchemas>),
     readiness: &Readiness,
     watch: &mut Watch,
 ) -> anyhow::Result<lane::Running> {
@@ -193,7 +204,8 @@ fn start_admission(
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
         .with_secrets(Arc::new(storage::secret_keys(config)?))
-        .with_schemas(Arc::clone(schemas));
+        .with_schemas(Arc::clone(schemas))
+        .with_event_schemas(Arc::clone(event_schemas));
     let progress = Arc::<Progress>::default();
     watch.processor(admission::NAME, &progress);
     let setup = lane::Setup {

@@ -40,6 +40,7 @@ use crate::{
     base::clock::Clock,
     config::{AllowedOrigin, Limits, Network},
     controls::Controls,
+    event_schemas::EventSchemas,
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
@@ -69,6 +70,8 @@ pub struct Parts {
     pub audit: Audit,
     /// What `/readyz` reports.
     pub readiness: Readiness,
+    /// What the data of events must fit.
+    pub event_schemas: Arc<EventSchemas>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Sizes and the window.
@@ -96,6 +99,7 @@ struct Shared {
     audit: Audit,
     intake: Intake,
     readiness: Readiness,
+    event_schemas: Arc<EventSchemas>,
     clock: Arc<dyn Clock>,
     limits: Limits,
     trusted_proxies: Vec<Network>,
@@ -141,6 +145,7 @@ impl Port {
                 audit: parts.audit,
                 intake,
                 readiness: parts.readiness,
+                event_schemas: parts.event_schemas,
                 clock: parts.clock,
                 limits: parts.limits,
                 trusted_proxies: parts.trusted_proxies,

@@ -23,6 +23,7 @@ mod controls;
 mod disk_full;
 mod dlq;
 mod envelope_corpus;
+mod event_schemas;
 mod formats;
 mod how_to;
 mod invoices;

@@ -1,6 +1,6 @@
 //! `POST /v1/events`: one event or a batch, in every form.
 //!
-//! Checks in this order: length, controls, key, media type, body, fields, scope, identity, append.
+//! Checks in this order: length, controls, key, media type, body, fields, scope, schema, identity, append.
 
 use std::net::IpAddr;
 
@@ -271,7 +271,7 @@ impl Taking<'_> {
         }
     }
 
-    /// Checks size, fields and permission.
+    /// Checks size, fields, permission and schema.
     fn judge<'p>(
         &self,
         size: usize,
@@ -302,6 +302,8 @@ impl Taking<'_> {
                 return Err(Refusal::environment(env));
             }
         }
+        let fits = self.shared.event_schemas.check(event);
+        fits.map_err(Refusal::invalid)?;
         let key = self.header.or(event.idempotency_key.as_deref());
         let id = match key {
             Some(key) => Identity::of("event-key", &[event.tenant.as_str(), key, &event.id]),

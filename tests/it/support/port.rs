@@ -25,6 +25,7 @@ use omnilink::{
     },
     config::{AllowedOrigin, Config, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
+    event_schemas::EventSchemas,
     log::{
         Acknowledged, Append, Log, LogError, Unavailable,
         local::{LocalLog, LocalOptions},
@@ -145,6 +146,7 @@ pub struct Node {
     /// A key of tenant `acme` with all permissions.
     pub admin: String,
     pub readiness: Readiness,
+    pub event_schemas: Arc<EventSchemas>,
     pub dir: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -225,6 +227,7 @@ impl Node {
         let config = Config::defaults(dir.path());
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let event_schemas = Arc::<EventSchemas>::default();
         let port = Port::new(
             listener,
             Parts {
@@ -245,6 +248,7 @@ impl Node {
                 controls: controls.clone(),
                 audit,
                 readiness: readiness.clone(),
+                event_schemas: event_schemas.clone(),
                 clock: Arc::new(SystemClock),
                 limits: config.limits,
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
@@ -265,6 +269,7 @@ impl Node {
             address,
             admin: String::new(),
             readiness,
+            event_schemas,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
             stop: Some(stop),
