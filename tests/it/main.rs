@@ -56,6 +56,7 @@ mod registry_routes;
 mod replay;
 mod replay_parquet;
 mod rls;
+mod secrets;
 mod security_page;
 mod shop_example;
 mod stalls;
