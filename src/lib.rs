@@ -41,6 +41,7 @@ pub mod chaos;
 pub mod config;
 pub mod entity;
 pub mod envelope;
+pub mod event_schemas;
 pub mod redis_connection;
 pub mod telemetry;
 

@@ -16,6 +16,7 @@ use crate::{
         foreign::{ForRedriven, NoRegistry, RedrivenRecord, Schemas},
         kafka::{Inbound, read, unrecognised_avro},
     },
+    event_schemas::EventSchemas,
     log::{Fetched, Record, partition_for, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Context, Failure, Processor, Rejected, Transform, dlq::redriven},
@@ -36,6 +37,7 @@ pub struct Admission {
     trusted: bool,
     secrets: Option<Arc<SecretKeys>>,
     schemas: Arc<dyn Schemas>,
+    event_schemas: Arc<EventSchemas>,
     counters: Arc<Counters>,
 }
 
@@ -62,6 +64,7 @@ impl Admission {
             trusted,
             secrets: None,
             schemas: Arc::new(NoRegistry),
+            event_schemas: Arc::default(),
             counters: Arc::new(Counters {
                 admitted: outcome("admitted"),
                 duplicates: outcome("duplicate"),
@@ -81,6 +84,14 @@ impl Admission {
     #[must_use]
     pub fn with_schemas(mut self, schemas: Arc<dyn Schemas>) -> Self {
         self.schemas = schemas;
+        self
+    }
+
+    /// With the schemas that the data of events must fit. Events of the port are checked again: topologies and Kafka producers write
+    /// to `ingress` too, and an event whose type has no schema costs a look-up.
+    #[must_use]
+    pub fn with_event_schemas(mut self, event_schemas: Arc<EventSchemas>) -> Self {
+        self.event_schemas = event_schemas;
         self
     }
 }
@@ -106,6 +117,7 @@ impl Processor for Admission {
             trusted: self.trusted,
             secrets: self.secrets.clone(),
             schemas: Arc::clone(&self.schemas),
+            event_schemas: Arc::clone(&self.event_schemas),
             counters: Arc::clone(&self.counters),
             outcomes: Outcomes::default(),
         }))
@@ -119,6 +131,7 @@ struct Admit {
     trusted: bool,
     secrets: Option<Arc<SecretKeys>>,
     schemas: Arc<dyn Schemas>,
+    event_schemas: Arc<EventSchemas>,
     counters: Arc<Counters>,
     /// What became of the records of the open transaction.
     outcomes: Outcomes,
@@ -210,6 +223,8 @@ impl Admit {
         cx: &mut Context<'_>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Invalid>,
     ) -> Result<(), Failure> {
+        // Before it is passed on: a dead letter is the record as it came.
+        self.event_schemas.check(event)?;
         let key = Bytes::from(event.record_key());
         let redriven = self.redriven(&input.record);
         if partition_for(&key, self.partitions) != cx.partition() {

@@ -304,6 +304,24 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.schema_registry_url.as_ref().map(ToString::to_string)),
     },
     Key {
+        name: "qdrant.url",
+        doc: "http://… or https://… ; reserved for the index of plans: nothing uses it yet",
+        set: |c, v, ctx| {
+            c.qdrant_url = Some(SecretUrl::new(secret(v, ctx)?, &["http", "https"])?);
+            Ok(())
+        },
+        show: |c| json!(c.qdrant_url.as_ref().map(ToString::to_string)),
+    },
+    Key {
+        name: "qdrant.api_key",
+        doc: "the key of qdrant.url; reserved",
+        set: |c, v, ctx| {
+            c.qdrant_api_key = Some(secret(v, ctx)?);
+            Ok(())
+        },
+        show: |c| json!(c.qdrant_api_key.as_ref().map(ToString::to_string)),
+    },
+    Key {
         name: "limits.single_bytes",
         doc: "most bytes of a single event (262144)",
         set: |c, v, _| {
@@ -387,6 +405,15 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| json!(c.topologies_dir.display().to_string()),
+    },
+    Key {
+        name: "event_schemas_dir",
+        doc: "folder of JSON Schemas for the data of events; read again on SIGHUP (./event-schemas)",
+        set: |c, v, ctx| {
+            c.event_schemas_dir = path(v, ctx)?;
+            Ok(())
+        },
+        show: |c| json!(c.event_schemas_dir.display().to_string()),
     },
     Key {
         name: "log.format",

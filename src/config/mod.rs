@@ -73,6 +73,10 @@ pub struct Config {
     pub redis_url: Option<SecretUrl>,
     /// `schema_registry.url`: the registry with the schemas of foreign Avro.
     pub schema_registry_url: Option<SecretUrl>,
+    /// `qdrant.url`: the index of plans. Reserved: nothing uses it yet.
+    pub qdrant_url: Option<SecretUrl>,
+    /// `qdrant.api_key`. Reserved too.
+    pub qdrant_api_key: Option<Secret>,
     /// `limits.*`.
     pub limits: Limits,
     /// `webhooks.aliases`: paths of webhook sources beside their own.
@@ -81,6 +85,8 @@ pub struct Config {
     pub webhooks_dir: PathBuf,
     /// `topologies_dir`: the topology files.
     pub topologies_dir: PathBuf,
+    /// `event_schemas_dir`: JSON Schemas that the data of events must fit.
+    pub event_schemas_dir: PathBuf,
     /// `log.format`.
     pub log_format: LogFormat,
 }
@@ -244,6 +250,8 @@ impl Config {
             postgres_url: None,
             redis_url: None,
             schema_registry_url: None,
+            qdrant_url: None,
+            qdrant_api_key: None,
             limits: Limits {
                 single_bytes: 256 * 1024,
                 batch_bytes: 1024 * 1024,
@@ -254,6 +262,7 @@ impl Config {
             aliases: Vec::new(),
             webhooks_dir: base.join("webhooks"),
             topologies_dir: base.join("topologies"),
+            event_schemas_dir: base.join("event-schemas"),
             log_format: LogFormat::Text,
         }
     }

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    event_schemas,
     lags::NodeLags,
     postgres::{self, Postgres},
     storage::{self, Storage},
@@ -19,6 +20,7 @@ use crate::{
     base::clock::SystemClock,
     config::Config,
     envelope::foreign::{NoRegistry, Schemas},
+    event_schemas::EventSchemas,
     jwt::Jwt,
     limits::{Limiter, RedisOptions},
     port::{self, Nodes, Port, Tls, Tools},
@@ -54,6 +56,7 @@ pub async fn run(
     let stop = stop_on_signals()?;
     let set = topologies::read(&config)?;
     let tls = load_tls(&config)?;
+    let event_schemas = event_schemas::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     let (audit, audit_writer) =
@@ -80,7 +83,12 @@ pub async fn run(
     let admission = if parts.admission {
         let window_ms = set.admission_window_ms();
         Some(start_admission(
-            &config, window_ms, &storage, &schemas, &readiness, &mut watch,
+            &config,
+            window_ms,
+            &storage,
+            (&schemas, &event_schemas),
+            &readiness,
+            &mut watch,
         )?)
     } else {
         None
@@ -131,6 +139,7 @@ pub async fn run(
             jwt,
             audit,
             readiness,
+            event_schemas: Arc::clone(&event_schemas),
             clock: Arc::new(SystemClock),
             limits: config.limits.clone(),
             tls,
@@ -144,12 +153,14 @@ pub async fn run(
     let address = port.address().context("the port has no address")?;
     listening(&config, address, first.as_deref());
     let metrics_upkeep = tokio::spawn(metrics_upkeep());
+    let schema_reloads = event_schemas::reload_on_hangup(&config, event_schemas)?;
 
     port.serve(stop.cancelled_owned()).await;
 
     // The port first, so that no more events come in, then the processors.
     metrics_upkeep.abort();
     drop(reloads);
+    schema_reloads.abort();
     drop(watching);
     if let Some(topologies) = topologies {
         topologies.stop().await;
@@ -228,7 +239,7 @@ fn start_admission(
     config: &Config,
     tuned_window_ms: Option<i64>,
     storage: &Storage,
-    schemas: &Arc<dyn Schemas>,
+    (schemas, event_schemas): (&Arc<dyn Schemas>, &Arc<EventSchemas>),
     readiness: &Readiness,
     watch: &mut Watch,
 ) -> anyhow::Result<lane::Running> {
@@ -239,7 +250,8 @@ fn start_admission(
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
         .with_secrets(Arc::new(storage::secret_keys(config)?))
-        .with_schemas(Arc::clone(schemas));
+        .with_schemas(Arc::clone(schemas))
+        .with_event_schemas(Arc::clone(event_schemas));
     let progress = Arc::<Progress>::default();
     watch.processor(admission::NAME, &progress);
     let setup = lane::Setup {

@@ -54,6 +54,7 @@ use crate::{
     controls::Controls,
     limits::Limiter,
     jwt::Jwt,
+    event_schemas::EventSchemas,
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
@@ -85,6 +86,8 @@ pub struct Parts {
     pub audit: Audit,
     /// What `/readyz` reports.
     pub readiness: Readiness,
+    /// What the data of events must fit.
+    pub event_schemas: Arc<EventSchemas>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Sizes and the window.
@@ -121,6 +124,7 @@ struct Shared {
     uses: Uses,
     intake: Intake,
     readiness: Readiness,
+    event_schemas: Arc<EventSchemas>,
     clock: Arc<dyn Clock>,
     limits: Limits,
     tls: Option<Tls>,
@@ -177,6 +181,7 @@ impl Port {
                 uses: Uses::default(),
                 intake,
                 readiness: parts.readiness,
+                event_schemas: parts.event_schemas,
                 clock: parts.clock,
                 limits: parts.limits,
                 tls: parts.tls,

@@ -222,7 +222,11 @@ fn steps(topology: &Topology, prefix: &str, problems: &mut Problems) {
                 keyed = true;
                 idle = None;
             }
-            Action::Normalise(_) | Action::Map(_) | Action::Filter(_) | Action::Broken(_) => {}
+            Action::Normalise(_)
+            | Action::Map(_)
+            | Action::Filter(_)
+            | Action::Validate(_)
+            | Action::Broken(_) => {}
         }
     }
     let end = &topology.steps[last];

@@ -160,6 +160,7 @@ fn name(step: &PlannedStep) -> &'static str {
         PlannedStep::Normalise(_) => "normalise",
         PlannedStep::Map(_) => "map",
         PlannedStep::Filter(_) => "filter",
+        PlannedStep::Validate(_) => "validate",
         PlannedStep::SetKey(_) => "key",
         PlannedStep::Dedupe { .. } => "dedupe",
         PlannedStep::RateLimit(_) => "rate_limit",

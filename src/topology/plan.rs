@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     run::codec::Codec,
     syntax::{
-        model::{Action, KeyFields, RateLimit, Rule, Topology},
+        model::{Action, KeyFields, RateLimit, Rule, Topology, Validate},
         trial::Trial,
     },
     vrl::Vrl,
@@ -16,7 +16,7 @@ use crate::base::id::Tenant;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) name: String,
-    /// The text of its file: an unchanged text needs no restart.
+    /// The text of its file.
     pub(crate) text: String,
     pub(crate) file: String,
     pub(crate) tenant: Option<Tenant>,
@@ -66,10 +66,27 @@ pub(crate) enum PlannedStep {
     Normalise(Option<Vrl>),
     Map(Vrl),
     Filter(Vrl),
+    Validate(Validate),
     SetKey(KeyFields),
     Dedupe { window_ms: i64 },
     RateLimit(Arc<RateLimit>),
     Route(Vec<Rule>),
+}
+
+impl Plan {
+    /// Whether it does the same as another: then it needs no restart.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let mut schemas = self.schemas().zip(other.schemas());
+        self.text == other.text && schemas.all(|(one, other)| one.schema.is_same(&other.schema))
+    }
+
+    fn schemas(&self) -> impl Iterator<Item = &Validate> {
+        let steps = self.stages.iter().flat_map(|stage| &stage.steps);
+        steps.filter_map(|step| match step {
+            PlannedStep::Validate(validate) => Some(validate),
+            _ => None,
+        })
+    }
 }
 
 impl Stage {
@@ -153,6 +170,7 @@ pub(crate) fn plan(topology: &Topology, prefix: &str) -> Option<Arc<Plan>> {
             Action::Normalise(map) => PlannedStep::Normalise(map.clone()),
             Action::Map(vrl) => PlannedStep::Map(vrl.clone()),
             Action::Filter(vrl) => PlannedStep::Filter(vrl.clone()),
+            Action::Validate(validate) => PlannedStep::Validate(validate.clone()),
             Action::Key(fields) => {
                 key = Some(fields.clone());
                 PlannedStep::SetKey(fields.clone())

@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["config"],
     &["redis_connection", "telemetry"],
     &["envelope", "http", "limits", "state", "store"],
-    &["entity", "log"],
+    &["entity", "event_schemas", "log"],
     &[
         "audit",
         "commands",

@@ -14,6 +14,19 @@ fn examples() -> Vec<String> {
         .collect()
 }
 
+/// The schemas of the page: a block of JSON below the name of its file.
+fn schemas() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(PAGE).unwrap();
+    let blocks: Vec<&str> = text.split("```json\n").collect();
+    let named = blocks.windows(2).map(|pair| {
+        let name = pair[0].trim_end().trim_end_matches(':');
+        let name = name.trim_end_matches('`').rsplit('`').next().unwrap();
+        let schema = pair[1].split("```").next().unwrap();
+        (name.to_owned(), schema.to_owned())
+    });
+    named.collect()
+}
+
 #[test]
 fn the_examples_of_the_documentation() {
     let dir = tempfile::tempdir().unwrap();
@@ -28,6 +41,11 @@ fn the_examples_of_the_documentation() {
         let path = dir.path().join(folder).join(format!("{number}.yaml"));
         std::fs::write(&path, example).unwrap();
         files.push(path);
+    }
+    for (name, schema) in schemas() {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, schema).unwrap();
     }
     assert!(files.len() >= 7);
     let checked = check(&files, "omnilink.");
@@ -123,7 +141,7 @@ fn every_step_and_option_has_an_example() {
     check_options(&step(&format!("{UNKNOWN}: 1")), "there are", &|step| {
         (format!("\n  - {step}"), String::new())
     });
-    for kind in ["normalise", "dedupe", "rate_limit"] {
+    for kind in ["normalise", "validate", "dedupe", "rate_limit"] {
         let file = step(&format!("{{ {kind}: {{ {UNKNOWN}: 1 }} }}"));
         check_options(&file, "it has", &within(&format!("\n  - {kind}:")));
     }

@@ -1,7 +1,7 @@
 //! `POST /v1/events`: one event or a batch, in every form.
 //!
 //! Checks in this order: length, controls, key, media type, requests in flight, body, size and fields of items, scope, `act_as`,
-//! rate, identity, append.
+//! schema, rate, identity, append.
 
 use std::net::IpAddr;
 
@@ -345,7 +345,7 @@ impl Taking<'_> {
             .min(self.shared.limits.single_bytes)
     }
 
-    /// Checks size, fields and permission.
+    /// Checks size, fields, permission and schema.
     fn judge<'p>(
         &self,
         size: usize,
@@ -377,6 +377,8 @@ impl Taking<'_> {
                 return Err(Refusal::environment(env));
             }
         }
+        let fits = self.shared.event_schemas.check(event);
+        fits.map_err(Refusal::invalid)?;
         let key = self.header.or(event.idempotency_key.as_deref());
         let id = match key {
             Some(key) => Identity::of("event-key", &[event.tenant.as_str(), key, &event.id]),

@@ -6,6 +6,7 @@ pub(crate) mod key;
 pub(crate) mod limiter;
 pub(crate) mod message;
 pub(crate) mod stage;
+mod validation;
 
 use std::{
     collections::BTreeMap,
@@ -122,7 +123,7 @@ impl Deployment {
         for plan in &set.plans {
             let name = plan.name.clone();
             match self.running.get(&name) {
-                Some(running) if running.plan.text == plan.text => {
+                Some(running) if running.plan.is_same(plan) => {
                     deployed.kept.push(name);
                     continue;
                 }

@@ -10,7 +10,7 @@ use super::{
         Action, Dedupe, KeyField, KeyFields, Over, RateLimit, Rule, Source, Step, Topology, When,
     },
     problem::{Problems, SourceFile},
-    trial,
+    trial, validation,
     yaml::{self, Kind, Node, Text},
 };
 use crate::topology::{
@@ -19,10 +19,11 @@ use crate::topology::{
 };
 use crate::{base::id::Tenant, config::keys::nearest};
 
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "normalise",
     "map",
     "filter",
+    "validate",
     "key",
     "dedupe",
     "rate_limit",
@@ -184,7 +185,7 @@ fn step(node: &Node, problems: &mut Problems) -> Step {
         let problem = problems.error(&name_span, format!("there is no step `{name}`"));
         match nearest(&name, STEPS.into_iter()) {
             Some(meant) => problem.note(format!("did you mean `{meant}`?")),
-            None => problem.note(format!("there are {}", listed(&STEPS[..7]))),
+            None => problem.note(format!("there are {}", listed(&STEPS[..8]))),
         };
         return broken(None);
     };
@@ -197,6 +198,7 @@ fn step(node: &Node, problems: &mut Problems) -> Step {
         "normalise" => normalise(value, place, problems),
         "map" => program(value, place, "map", Use::Map, problems).map(Action::Map),
         "filter" => program(value, place, "filter", Use::Condition, problems).map(Action::Filter),
+        "validate" => validation::read(value, place, problems),
         "key" => key(value, place, problems).map(Action::Key),
         "dedupe" => dedupe(value, place, problems),
         "rate_limit" => rate_limit(value, place, problems),

@@ -6,4 +6,5 @@ pub(crate) mod model;
 pub(crate) mod problem;
 pub(crate) mod system;
 pub(crate) mod trial;
+mod validation;
 pub(crate) mod yaml;

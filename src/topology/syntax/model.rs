@@ -6,6 +6,7 @@ use vrl::path::OwnedValuePath;
 
 use super::{fields::Spanned, problem::SourceFile, trial::Trial};
 use crate::base::id::Tenant;
+use crate::event_schemas::Schema;
 use crate::topology::{run::codec::Codec, vrl::Vrl};
 
 /// One file.
@@ -45,6 +46,7 @@ pub(crate) enum Action {
     Normalise(Option<Vrl>),
     Map(Vrl),
     Filter(Vrl),
+    Validate(Validate),
     Key(KeyFields),
     Dedupe(Dedupe),
     RateLimit(RateLimit),
@@ -61,6 +63,7 @@ impl Action {
             Self::Normalise(_) => "normalise",
             Self::Map(_) => "map",
             Self::Filter(_) => "filter",
+            Self::Validate(_) => "validate",
             Self::Key(_) => "key",
             Self::Dedupe(_) => "dedupe",
             Self::RateLimit(_) => "rate_limit",
@@ -104,6 +107,14 @@ impl std::fmt::Display for KeyField {
 pub(crate) struct Dedupe {
     /// `None`: as configured (for the system's own topologies).
     pub(crate) window_ms: Option<i64>,
+}
+
+/// Records must fit a JSON Schema.
+#[derive(Clone, Debug)]
+pub(crate) struct Validate {
+    pub(crate) schema: Arc<Schema>,
+    /// The field that is checked; `None`: the whole record.
+    pub(crate) field: Option<OwnedValuePath>,
 }
 
 #[derive(Clone, Debug)]

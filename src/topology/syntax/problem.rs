@@ -1,8 +1,15 @@
 //! Errors and warnings about files, each shown with its line and a caret.
 
-use std::{fmt::Write, ops::Range, sync::Arc};
+use std::{
+    fmt::Write,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::Serialize;
+
+use crate::event_schemas::Fault;
 
 /// A file that was read.
 #[derive(PartialEq, Eq, Debug)]
@@ -135,6 +142,12 @@ impl Problems {
         }
     }
 
+    /// The path of a file that this file names: relative paths start at its folder.
+    pub(crate) fn beside(&self, path: &str) -> PathBuf {
+        let folder = Path::new(&self.file.name).parent();
+        folder.unwrap_or(Path::new("")).join(path)
+    }
+
     /// Adds an error, and returns it so that a note can be added.
     pub(crate) fn error(
         &mut self,
@@ -169,6 +182,22 @@ impl Problem {
     pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
         self.notes.push(note.into());
         self
+    }
+}
+
+impl From<Fault> for Problem {
+    /// An error in a schema file.
+    fn from(fault: Fault) -> Self {
+        Self {
+            file: Arc::new(SourceFile {
+                name: fault.file.display().to_string(),
+                text: fault.text.to_string(),
+            }),
+            span: fault.span,
+            severity: Severity::Error,
+            message: fault.message,
+            notes: fault.note.into_iter().collect(),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use omnilink::{
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     limits::{Limiter, Policy},
     jwt::Jwt,
+    event_schemas::EventSchemas,
     log::{
         Acknowledged, Append, Log, LogError, Unavailable,
         local::{LocalLog, LocalOptions},
@@ -170,6 +171,7 @@ pub struct Node {
     /// A key of tenant `acme` with all permissions.
     pub admin: String,
     pub readiness: Readiness,
+    pub event_schemas: Arc<EventSchemas>,
     pub dir: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -305,6 +307,7 @@ impl Node {
         config.limits.policies = more.policies;
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let event_schemas = Arc::<EventSchemas>::default();
         let port = Port::new(
             listener,
             Parts {
@@ -326,6 +329,7 @@ impl Node {
                 jwt: more.jwt,
                 audit,
                 readiness: readiness.clone(),
+                event_schemas: event_schemas.clone(),
                 clock: more.clock,
                 limits: config.limits,
                 tls: more.tls,
@@ -349,6 +353,7 @@ impl Node {
             address,
             admin: String::new(),
             readiness,
+            event_schemas,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
             stop: Some(stop),

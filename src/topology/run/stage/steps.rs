@@ -7,7 +7,7 @@ use vrl::value::Value;
 use super::StageTransform;
 use crate::topology::{
     plan::PlannedStep,
-    run::{carried, limiter::Verdict, message::Message},
+    run::{carried, limiter::Verdict, message::Message, validation},
     syntax::model::When,
     vrl::{Vrl, document::Subject},
 };
@@ -66,6 +66,7 @@ impl StageTransform {
                         return Ok(());
                     }
                 }
+                PlannedStep::Validate(validate) => validation::check(validate, &message)?,
                 PlannedStep::SetKey(fields) => message.set_key(fields)?,
                 PlannedStep::Dedupe { .. } => {
                     let identity = message.identity("dedupe", &stage.processor);
