@@ -13,6 +13,7 @@
 mod apply;
 mod change;
 mod key;
+mod last_use;
 mod reader;
 mod record;
 pub mod seal;
@@ -33,7 +34,8 @@ pub use crate::base::{
     id::{TEXT_MAX, text_is_good},
     scopes::{ACT_AS, ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes},
 };
-pub use key::{Hash, Key, KeyChange, KeyKind, LastUse, Prefix, Previous, Token};
+pub use key::{Hash, Key, KeyChange, KeyKind, Prefix, Previous, Token};
+pub use last_use::LastUse;
 use parking_lot::{Mutex, RwLock};
 pub use reader::ReaderGrant;
 use reader::Readers;
