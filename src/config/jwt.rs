@@ -40,10 +40,10 @@ pub struct JwtIssuer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum FromToken<T> {
+    /// The same for all tokens. First, because serde reads a list as a struct too.
+    Fixed(T),
     /// The claim of this name, or where it begins with `/`, of this JSON pointer.
     Claim(Claim),
-    /// The same for all tokens.
-    Fixed(T),
 }
 
 /// `{claim: NAME}`.
@@ -277,6 +277,11 @@ mod tests {
         assert_eq!(issuers[0].principal, subject());
         assert_eq!(issuers[0].constraints, Constraints::default());
         assert_eq!(issuers[1].principal.fixed().unwrap(), "robot");
+        assert_eq!(
+            issuers[1].permissions.fixed_permissions().unwrap(),
+            ["events:write"]
+        );
+        assert_eq!(issuers[0].permissions.fixed(), None);
         assert_eq!(issuers[1].constraints.max_rpm, 600);
         assert_eq!(issuers[1].jwks, Jwks::File(base.join("keys.json")));
         // What is shown is what can be read.

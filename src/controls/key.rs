@@ -1,12 +1,6 @@
 //! API keys: `omni.{prefix}.{secret}`, of which only the SHA-256 is kept.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use schemars::JsonSchema;
@@ -14,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::NewKey;
+use super::{LastUse, NewKey};
 use crate::base::{
     clock::Millis,
     id::Tenant,
@@ -94,10 +88,6 @@ pub struct Previous {
     /// When it stops being valid.
     pub until: Millis,
 }
-
-/// When this node last saw a key used, to the second. Shared by all copies of the key.
-#[derive(Clone, Debug, Default)]
-pub struct LastUse(Arc<AtomicI64>);
 
 /// The JSON body of a key's record.
 #[derive(Serialize, Deserialize)]
@@ -333,33 +323,6 @@ fn text(prefix: &Prefix) -> &str {
     std::str::from_utf8(prefix).unwrap_or_default()
 }
 
-impl LastUse {
-    /// How exact it is, in milliseconds: all cores share it, so it is not written for each request.
-    const RESOLUTION: i64 = 1000;
-
-    /// When that was; `None`: not since this node started.
-    pub fn get(&self) -> Option<Millis> {
-        let at = self.0.load(Ordering::Relaxed);
-        (at > 0).then_some(Millis(at))
-    }
-
-    /// Sets it.
-    pub(super) fn mark(&self, now: Millis) {
-        if now.0 - self.0.load(Ordering::Relaxed) >= Self::RESOLUTION {
-            self.0.store(now.0, Ordering::Relaxed);
-        }
-    }
-}
-
-/// It is not a property of a key: two keys that differ in it alone are the same.
-impl PartialEq for LastUse {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for LastUse {}
-
 /// The text of a key, which is shown once.
 pub struct Token(String);
 
@@ -501,17 +464,5 @@ mod tests {
         assert_eq!(latest(&key(Some(50)), Some(60)), (Some(60), Some(60)));
         assert_eq!(latest(&key(None), Some(60)), (Some(60), None));
         assert_eq!(latest(&key(Some(50)), None), (None, None));
-    }
-
-    #[test]
-    fn the_last_use_is_exact_to_the_second_and_shared() {
-        let key = key(None);
-        assert_eq!(key.last_used.get(), None);
-        let copy = key.clone();
-        key.last_used.mark(Millis(5000));
-        key.last_used.mark(Millis(5999));
-        assert_eq!(copy.last_used.get(), Some(Millis(5000)));
-        key.last_used.mark(Millis(6000));
-        assert_eq!(copy.last_used.get(), Some(Millis(6000)));
     }
 }

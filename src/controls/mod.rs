@@ -14,6 +14,7 @@ mod apply;
 mod change;
 mod integration;
 mod key;
+mod last_use;
 mod reader;
 mod record;
 pub mod seal;
@@ -39,7 +40,8 @@ pub use integration::{
     Credential, HookSecret, HookToken, HookTokenHash, Integration, IntegrationDefinition,
     SECRETS_MAX,
 };
-pub use key::{Hash, Key, KeyChange, KeyKind, LastUse, Prefix, Previous, Token};
+pub use key::{Hash, Key, KeyChange, KeyKind, Prefix, Previous, Token};
+pub use last_use::LastUse;
 use parking_lot::{Mutex, RwLock};
 pub use reader::ReaderGrant;
 use reader::Readers;

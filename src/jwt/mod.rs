@@ -119,10 +119,12 @@ impl Jwt {
             .map(|(issuer, (why, _))| format!("{}: {why}", issuer.name))
             .collect::<Vec<_>>()
             .join("; ");
-        match troubles.iter().all(|(_, (_, serves))| *serves) {
-            true if detail.is_empty() => PartStatus::ok(""),
-            true => PartStatus::degraded(detail),
-            false => PartStatus::down(detail),
+        if detail.is_empty() {
+            PartStatus::ok("")
+        } else if troubles.iter().all(|(_, (_, serves))| *serves) {
+            PartStatus::degraded(detail)
+        } else {
+            PartStatus::down(detail)
         }
     }
 }

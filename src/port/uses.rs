@@ -152,6 +152,9 @@ impl PerSecond {
 mod tests {
     use super::*;
 
+    /// The beginning of an hour.
+    const THEN: i64 = 500_000 * HOUR_MS;
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
@@ -159,7 +162,8 @@ mod tests {
     #[test]
     fn a_use_is_the_first_once_an_hour_for_each_key_and_address() {
         let uses = Uses::default();
-        let first = |key: &str, address: &str, at: i64| uses.is_first(key, ip(address), Millis(at));
+        let first =
+            |key: &str, address: &str, at: i64| uses.is_first(key, ip(address), Millis(THEN + at));
         assert!(first("a", "10.0.0.1", 0));
         assert!(!first("a", "10.0.0.1", HOUR_MS - 1));
         assert!(first("b", "10.0.0.1", 0));
@@ -178,7 +182,7 @@ mod tests {
         let firsts = |at: i64| {
             let addresses = (0..1000u32).map(|n| IpAddr::from(n.to_be_bytes()));
             addresses
-                .filter(|address| uses.is_first("a", *address, Millis(at)))
+                .filter(|address| uses.is_first("a", *address, Millis(THEN + at)))
                 .count()
         };
         assert_eq!(firsts(0), PER_SECOND as usize);
@@ -190,7 +194,7 @@ mod tests {
         assert_eq!(firsts(20_000), 0);
         // Memory is full: what is recorded stays bounded.
         let many = (0..200_000u32).map(|n| IpAddr::from(n.to_be_bytes()));
-        let recorded = many.filter(|address| uses.is_first("b", *address, Millis(30_000)));
+        let recorded = many.filter(|address| uses.is_first("b", *address, Millis(THEN + 30_000)));
         assert_eq!(recorded.count(), PER_SECOND as usize);
     }
 }

@@ -61,9 +61,9 @@ fn winners(children: Vec<Child>) -> Vec<(String, String)> {
 }
 
 /// The keys that a node lists with this one.
-fn listed(dir: &Path, data_dir: &str, key: &str) -> Vec<String> {
-    let up = Up::start_with(dir, &["--without", "projections", "--data-dir", data_dir]);
-    let mut list = omnilink(dir, &["keys", "list", "--json", "--data-dir", data_dir]);
+fn listed(dir: &Path, key: &str) -> Vec<String> {
+    let up = Up::start_with(dir, &["--without", "projections"]);
+    let mut list = omnilink(dir, &["keys", "list", "--json", "--data-dir", "data"]);
     let list = list.env("OMNILINK_URL", &up.url).env("OMNILINK_KEY", key);
     let (code, out, error) = output(list);
     assert_eq!(code, 0, "{error}");
@@ -105,7 +105,7 @@ fn of_many_machines_one_creates_the_first_key() {
         // Not again.
         assert!(winners(vec![create(dir, "d")]).is_empty());
         if round == 0 {
-            assert_eq!(listed(dir, "a", key), [id.as_str()]);
+            assert_eq!(listed(dir, key), [id.as_str()]);
         }
     }
 }

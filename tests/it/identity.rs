@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyper::{Method, StatusCode};
 use omnilink::config::JwtIssuer;
 use ring::hmac;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
+    command::{Folder, Up, get, omnilink, output},
     issuer::{Issuer, SigningKey, now_s, unsigned},
     port::{Node, Response},
 };
@@ -128,13 +130,9 @@ async fn anything_wrong_with_a_token_gets_the_same_answer() {
             &hmac::Key::new(hmac::HMAC_SHA256, secret),
             message.as_bytes(),
         );
-        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag))
     };
-    let decoded = |text: &Value| {
-        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-        URL_SAFE_NO_PAD.decode(text.as_str().unwrap()).unwrap()
-    };
+    let decoded = |text: &Value| URL_SAFE_NO_PAD.decode(text.as_str().unwrap()).unwrap();
     let (head, signature) = good.rsplit_once('.').unwrap();
     let forged = unsigned(
         &json!({ "alg": "EdDSA", "kid": "d" }),
@@ -338,7 +336,6 @@ async fn fixed_values_constraints_and_a_file_of_keys() {
 /// A node with issuers in its configuration, as `readyz`, `doctor` and the command line see it.
 #[test]
 fn a_node_reports_its_issuers_and_keys() {
-    use crate::support::command::{Folder, Up, get, omnilink, output};
     let dir = Folder::new();
     let dir = dir.path();
     let key = SigningKey::ed("k");

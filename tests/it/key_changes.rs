@@ -10,7 +10,7 @@ use omnilink::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestLog,
+    LogKind, TestLog,
     controls::{Fixture, is_valid, name_of},
     on_both_logs,
     port::{Node, Response, scopes},
@@ -272,7 +272,6 @@ async fn the_list_shows_the_last_use() {
 /// A key of an earlier release only warns about its limits, until it is rotated or changed.
 #[test]
 fn a_key_of_an_earlier_release_enforces_its_limits_once_changed() {
-    use crate::support::LogKind;
     let fixture = Fixture::new(TestLog::new(LogKind::Local).unwrap());
     let old: Vec<_> = (0..3).map(|_| fixture.old_key()).collect();
     for (_, record, _) in &old {

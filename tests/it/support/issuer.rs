@@ -77,10 +77,12 @@ impl SigningKey {
             ])
             .output()
             .expect("openssl (scripts/install tls)");
-        let pair = Pair::Rsa(RsaKeyPair::from_pkcs8(&made.stdout).unwrap());
+        // Some releases write PKCS#1 here.
+        let pair = RsaKeyPair::from_pkcs8(&made.stdout);
+        let pair = pair.or_else(|_| RsaKeyPair::from_der(&made.stdout));
         Self {
             id: id.into(),
-            pair,
+            pair: Pair::Rsa(pair.unwrap()),
         }
     }
 
