@@ -14,6 +14,7 @@ use std::{
 
 use axum::Router;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response,
@@ -162,11 +163,18 @@ impl Server {
         idle: impl Future<Output = ()>,
     ) {
         let mut connection = pin!(connection);
+        // Of its own waker: so that a request polls the connection alone, and takes no lock that all connections share.
+        let mut end = FuturesUnordered::from_iter([async {
+            tokio::select! {
+                () = self.shared.stopping.cancelled() => {}
+                () = idle => {}
+            }
+        }]);
         // Whatever ends a connection is the client's business: it has its answer, or asks again.
         tokio::select! {
+            biased;
             _ = &mut connection => return,
-            () = self.shared.stopping.cancelled() => {}
-            () = idle => {}
+            _ = end.next() => {}
         }
         shut_down(connection.as_mut());
         tokio::select! {
