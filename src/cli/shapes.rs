@@ -72,7 +72,7 @@ pub(super) fn read(config: &Config, named: &[PathBuf]) -> anyhow::Result<Files> 
 /// Runs the tests of shapes.
 pub(super) fn rehearse(
     shapes: &[(String, Shape)],
-    mut told: impl FnMut(&Outcome),
+    mut report: impl FnMut(&Outcome),
 ) -> anyhow::Result<Vec<Outcome>> {
     let tenant = Tenant::new(TENANT)?;
     let mut outcomes = Vec::new();
@@ -85,7 +85,7 @@ pub(super) fn rehearse(
                 diff: tried.differences,
                 ms: tried.ms,
             };
-            told(&outcome);
+            report(&outcome);
             outcomes.push(outcome);
         }
     }

@@ -149,8 +149,8 @@ impl Problem {
         self
     }
 
-    /// Its status, its code as it is sent, and what is said.
-    pub(super) fn told(&self) -> (u16, &str, &str) {
+    /// Its status, its code as it is sent, and its text.
+    pub(super) fn summary(&self) -> (u16, &str, &str) {
         (self.code.status, &self.name, &self.detail)
     }
 

@@ -1,6 +1,6 @@
 //! Webhooks through the port: `POST /v1/webhooks/{tenant}/{source}`, `POST /v1/hooks/{token}`, aliases.
 
-use std::{sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::{Method, StatusCode};
@@ -23,6 +23,7 @@ use crate::{
     integrations::created,
     port_nodes::Cluster,
     support::{
+        pages::has,
         port::{Mode, Node, Response},
         read_all, wait_until,
     },
@@ -469,6 +470,31 @@ async fn github_s_bodies_become_events_and_damaged_ones_no_more_than_a_refusal()
         }
     }
     assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_library_of_standard_webhooks_signs_what_is_taken() {
+    let python = std::env::var("OMNILINK_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    if !has(&python, &["-c", "import standardwebhooks"]) {
+        return;
+    }
+    let node = Node::start().await;
+    let secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let body = json!({ "name": "billing", "dialect": "standard-webhooks", "secrets": [secret] });
+    let made = created(&node, &body).await;
+    let url = format!("http://{}{}", node.address, made["url"].as_str().unwrap());
+    let script = format!("{}/tests/clients/webhook.py", env!("CARGO_MANIFEST_DIR"));
+    let run = move || Command::new(python).args([&script, &url, secret]).output();
+    let run = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+    let statuses = String::from_utf8(run.stdout).unwrap();
+    let error = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(statuses, "202\n200\n401\n401\n401\n", "{error}");
+    let event = &events(&node, 1).await[0];
+    assert_eq!(
+        (&event["id"], &event["type"]),
+        (&json!("msg_1"), &json!("invoice.paid"))
+    );
+    assert_eq!(event["data"], json!({ "id": "in_1", "note": "Zoë" }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

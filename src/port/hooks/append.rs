@@ -85,7 +85,7 @@ async fn submit(
     if let Some(outcome) = not_new(id, verdict) {
         return Err(outcome);
     }
-    // The other nodes are told when the append has ended, which may be long after the answer.
+    // The other nodes learn how the append ended, which may be long after the answer.
     let (on_end, ended) = oneshot::channel();
     reservation.settle(ended);
     Ok(unsent.submit(Some(on_end)))

@@ -24,20 +24,20 @@ const RECEIVED_EVERY_MS: i64 = 3_600_000;
 pub(crate) struct Ready {
     pub(crate) integration: Arc<Integration>,
     pub(crate) source: Source,
-    /// When the audit log was last told that a webhook was accepted; 0: never.
+    /// When an accepted webhook was last recorded in the audit log; 0: never.
     received: AtomicI64,
 }
 
 impl Ready {
-    /// Whether the audit log is to be told that a webhook was accepted; then it counts as told.
+    /// Whether an accepted webhook is to be recorded in the audit log; if so, the next one is due an hour later.
     pub(super) fn is_received_due(&self, now: Millis) -> bool {
         let last = self.received.load(Ordering::Relaxed);
         let due = now.0.saturating_sub(last) >= RECEIVED_EVERY_MS;
-        let told = || {
+        let taken = || {
             self.received
                 .compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed)
         };
-        due && told().is_ok()
+        due && taken().is_ok()
     }
 }
 

@@ -96,7 +96,7 @@ impl<'a> Taking<'a> {
                     Outcome::Ingested(_) => Became::Accepted,
                     Outcome::Duplicate(_) => Became::Duplicate,
                     Outcome::Refused(refusal) => {
-                        let (status, code, message) = refusal.told();
+                        let (status, code, message) = refusal.summary();
                         self.refused(status, code, message)
                     }
                 };
@@ -110,7 +110,7 @@ impl<'a> Taking<'a> {
                 (became, response)
             }
             Err(problem) => {
-                let (status, code, message) = problem.told();
+                let (status, code, message) = problem.summary();
                 let became = self.refused(status, code, message);
                 (became, problem.into_response(id))
             }
@@ -163,9 +163,9 @@ impl<'a> Taking<'a> {
                 Ok(Taken::Event(outcome))
             }
             Err(refusal) => Err(match refusal.reason {
-                Reason::Invalid => told(refusal, &INVALID_PAYLOAD),
-                Reason::Unauthenticated => self.failed(told(refusal, &INVALID_SIGNATURE)),
-                Reason::Unknown => self.failed(told(refusal, &UNKNOWN_SOURCE)),
+                Reason::Invalid => problem_of(refusal, &INVALID_PAYLOAD),
+                Reason::Unauthenticated => self.failed(problem_of(refusal, &INVALID_SIGNATURE)),
+                Reason::Unknown => self.failed(problem_of(refusal, &UNKNOWN_SOURCE)),
             }),
         }
     }
@@ -239,7 +239,7 @@ impl<'a> Taking<'a> {
         }
     }
 
-    /// Once an hour the audit log is told that a source is in use.
+    /// Records in the audit log, once an hour, that a source is in use.
     fn accepted(&self) {
         let Some(ready) = self.ready.as_ref().filter(|r| r.is_received_due(self.now)) else {
             return;
@@ -311,7 +311,7 @@ fn gated(_shared: &Shared, _source: Option<&str>) -> Result<(), Problem> {
     Ok(())
 }
 
-fn told(refusal: bridges::Refusal, otherwise: &'static Code) -> Problem {
+fn problem_of(refusal: bridges::Refusal, otherwise: &'static Code) -> Problem {
     let code = Code::of(&refusal.code).unwrap_or(otherwise);
     Problem::named(code, refusal.code, refusal.message)
 }

@@ -144,8 +144,8 @@ impl Refusal {
         refusal
     }
 
-    /// The status, the code as it is sent, and the message.
-    pub(crate) fn told(&self) -> (u16, &str, &str) {
+    /// The status, the code as it is sent, and its text.
+    pub(crate) fn summary(&self) -> (u16, &str, &str) {
         (self.code.status, &self.name, &self.message)
     }
 

@@ -35,7 +35,7 @@ const NOT_THERE: &str = "there is no such integration";
 /// `POST /v1/integrations`.
 pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response, Refused> {
     let bytes = body.bytes().map_err(|problem| caller.refuse(problem))?;
-    let asked = Definition::parse(&bytes).map_err(|faults| caller.refuse(told(&faults)))?;
+    let asked = Definition::parse(&bytes).map_err(|faults| caller.refuse(problem_of(&faults)))?;
     let caller = caller.permit()?;
     let tenant = caller.tenant(asked.tenant.as_deref())?;
     let (credentials, token) = if asked.source.dialect.signs() {
@@ -176,7 +176,7 @@ fn credential(
         Some(secret) => {
             let faults = secret_faults(&integration.definition.dialect, secret);
             if !faults.is_empty() {
-                return Err(caller.refuse(told(&faults)));
+                return Err(caller.refuse(problem_of(&faults)));
             }
             Ok((Credential::Secret(secret.into()), None))
         }
@@ -196,7 +196,7 @@ fn readable(asked: &Definition) -> IntegrationDefinition {
 }
 
 /// All that is wrong, each with its pointer, under the code of the first one; a secret that is a reference comes before all.
-fn told(faults: &[Fault]) -> Problem {
+fn problem_of(faults: &[Fault]) -> Problem {
     let mut detail = String::new();
     for fault in faults {
         let separator = if detail.is_empty() { "" } else { "; " };
@@ -237,9 +237,9 @@ mod tests {
     #[test]
     fn all_faults_are_in_one_problem() {
         let body = br#"{"name":"a b","dialect":"ipai","secrets":["env:X",1],"x":1}"#;
-        let problem = told(&Definition::parse(body).unwrap_err());
+        let problem = problem_of(&Definition::parse(body).unwrap_err());
         assert_eq!(problem.code(), &REFERENCE_NOT_ALLOWED);
-        let problem = told(&Definition::parse(b"{}").unwrap_err());
+        let problem = problem_of(&Definition::parse(b"{}").unwrap_err());
         assert_eq!(problem.code().code, "missing_{field}");
     }
 }
