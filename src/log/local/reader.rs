@@ -128,6 +128,17 @@ impl LocalReader {
         });
     }
 
+    pub(super) fn release_all(&mut self) {
+        let assigned: Vec<_> = self
+            .assigned
+            .iter()
+            .map(|a| (a.topic, a.partition))
+            .collect();
+        for (topic, partition) in assigned {
+            self.release(topic, partition);
+        }
+    }
+
     fn offset_range(&self, slot: usize) -> OffsetRange {
         let sequencer = self.shared.sequencer.lock();
         match self.signal.up_to {
