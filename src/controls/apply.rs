@@ -44,7 +44,8 @@ impl Controls {
         if (tenant, kind, thing) == record::UPGRADE {
             return self.apply_upgrade(name, fetched.offset, value);
         }
-        if ![record::KEY, record::READER].contains(&kind) {
+        let is_emergency = (tenant, kind, thing) == record::EMERGENCY;
+        if !is_emergency && ![record::KEY, record::READER].contains(&kind) {
             // Written by a later version.
             return;
         }
@@ -69,6 +70,9 @@ impl Controls {
                 return;
             }
             Verdict::Apply | Verdict::End => {}
+        }
+        if is_emergency {
+            return self.apply_emergency(fetched.offset, opened);
         }
         if let Some(Err(why)) = &opened {
             self.refused.increment(1);
