@@ -150,6 +150,8 @@ pub(crate) enum State<'a> {
     Running,
     /// It waits for this.
     Waiting(&'a str),
+    /// An operator holds it, for this reason.
+    Held(&'a str),
 }
 
 /// Who consumes.
@@ -243,6 +245,7 @@ impl<H: Handler> Consumer<H> {
         match self.handler.state() {
             None => {}
             Some(State::Waiting(what)) => progress.waiting(what),
+            Some(State::Held(why)) => progress.held(why),
             Some(State::Running) if self.member => progress.running(),
             Some(State::Running) => progress.starting(JOINING),
         }

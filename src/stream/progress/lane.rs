@@ -44,6 +44,12 @@ impl LaneProgress {
         self.enter(LaneState::Waiting { what });
     }
 
+    /// An operator holds it, for this reason.
+    pub fn held(&self, why: impl Into<String>) {
+        let why = why.into();
+        self.enter(LaneState::Held { why });
+    }
+
     /// It failed for this reason, and tries again.
     pub fn retrying(&self, error: impl Into<String>) {
         let now = self.now();

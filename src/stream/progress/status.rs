@@ -15,6 +15,11 @@ pub enum LaneState {
         /// What it waits for, for people.
         what: String,
     },
+    /// An operator holds it.
+    Held {
+        /// Why, for people.
+        why: String,
+    },
     /// It failed and tries again.
     Retrying {
         /// Why it failed.
@@ -29,6 +34,8 @@ pub enum ProcessorStatus {
     Running,
     /// It waits for something that it can name: a schema registry, Postgres, partitions.
     Waiting(String),
+    /// An operator holds it, for this reason.
+    Held(String),
     /// It failed and tries again.
     Retrying(String),
     /// Records wait, and nothing moved for [`STALLED_AFTER`](super::STALLED_AFTER): why, as far as it is known.
@@ -41,6 +48,7 @@ impl ProcessorStatus {
         match self {
             Self::Running => None,
             Self::Waiting(what) => Some(format!("waiting: {what}")),
+            Self::Held(why) => Some(format!("held: {why}")),
             Self::Retrying(error) => Some(format!("retrying: {error}")),
             Self::Stalled(why) => Some(format!("stalled: {why}")),
         }
