@@ -4,8 +4,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
 use super::problem::{
-    Code, INVALID_KEY, INVALID_PAYLOAD, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
-    RATE_LIMIT_EXCEEDED, UNAUTHORIZED, UNSUPPORTED_CONTENT_ENCODING, UNSUPPORTED_MEDIA_TYPE,
+    Code, FEATURE_DISABLED, INVALID_KEY, INVALID_PAYLOAD, LOG_UNAVAILABLE, OMNILINK_DISABLED,
+    OPERATOR_TAKEOVER, PAYLOAD_TOO_LARGE, PERMISSION_DENIED, RATE_LIMIT_EXCEEDED, UNAUTHORIZED,
+    UNSUPPORTED_CONTENT_ENCODING, UNSUPPORTED_MEDIA_TYPE,
 };
 
 /// `application/json`.
@@ -27,6 +28,8 @@ pub enum Method {
     Get,
     /// `POST`.
     Post,
+    /// `PATCH`.
+    Patch,
     /// `DELETE`.
     Delete,
 }
@@ -37,6 +40,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Patch => "PATCH",
             Self::Delete => "DELETE",
         }
     }
@@ -51,6 +55,17 @@ pub enum Access {
     Permission(&'static str),
 }
 
+/// Which emergency controls close a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// None: it reads, ends or finishes something, or is for operators.
+    None,
+    /// The kill switch.
+    Intake,
+    /// The kill switch; and operator take-over for all but persons: starts, decisions and controls of runs.
+    Starts,
+}
+
 /// What routes are for; the groups of the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tag {
@@ -60,6 +75,8 @@ pub enum Tag {
     Keys,
     /// Logins of Postgres.
     Readers,
+    /// The emergency controls.
+    Controls,
     /// The history.
     Replay,
     /// Dead letters.
@@ -74,10 +91,11 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Events,
         Self::Keys,
         Self::Readers,
+        Self::Controls,
         Self::Replay,
         Self::DeadLetters,
         Self::Operations,
@@ -91,6 +109,7 @@ impl Tag {
             Self::Events => "Events",
             Self::Keys => "Keys",
             Self::Readers => "Readers",
+            Self::Controls => "Controls",
             Self::Replay => "Replay",
             Self::DeadLetters => "Dead letters",
             Self::Operations => "Operations",
@@ -105,6 +124,9 @@ impl Tag {
             Self::Events => "Events come in.",
             Self::Keys => "API keys of a tenant.",
             Self::Readers => "Which login of Postgres sees which tenant.",
+            Self::Controls => {
+                "Emergency controls, over all tenants: they hold on every node within a second."
+            }
             Self::Replay => "The history, read back in the order in which it was appended.",
             Self::DeadLetters => "Records that were rejected, with why, and their way back.",
             Self::Operations => "Topics, lag and projections, over all tenants.",
@@ -198,6 +220,8 @@ pub struct Route {
     pub path: &'static str,
     /// Who may use it.
     pub access: Access,
+    /// Which emergency controls close it.
+    pub gate: Gate,
     /// Its group.
     pub tag: Tag,
     /// What it does, in a few words.
@@ -236,6 +260,7 @@ impl Route {
             method,
             path,
             access: Access::Open,
+            gate: Gate::None,
             tag,
             summary,
             description: "",
@@ -253,6 +278,12 @@ impl Route {
     /// It needs a key with this permission.
     pub(super) const fn needs(mut self, permission: &'static str) -> Self {
         self.access = Access::Permission(permission);
+        self
+    }
+
+    /// These emergency controls close it.
+    pub(super) const fn closed_by(mut self, gate: Gate) -> Self {
+        self.gate = gate;
         self
     }
 
@@ -326,6 +357,13 @@ impl Route {
                     &RATE_LIMIT_EXCEEDED,
                     &LOG_UNAVAILABLE,
                 ]);
+            }
+            match self.gate {
+                Gate::None => {}
+                Gate::Intake => codes.extend([&OMNILINK_DISABLED, &FEATURE_DISABLED]),
+                Gate::Starts => {
+                    codes.extend([&OMNILINK_DISABLED, &OPERATOR_TAKEOVER, &FEATURE_DISABLED]);
+                }
             }
             if self.query.is_some() || !self.body.is_empty() {
                 codes.push(&INVALID_PAYLOAD);

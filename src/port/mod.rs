@@ -5,6 +5,7 @@
 
 mod auth;
 mod cors;
+mod gate;
 mod ingest;
 mod meters;
 mod peer;

@@ -13,14 +13,14 @@ use crate::{
     api::{
         events::ItemStatus,
         problem::{
-            Code, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_PAYLOAD,
-            LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
+            Code, ENV_NOT_ALLOWED, FEATURE_DISABLED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH,
+            INVALID_PAYLOAD, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
         },
     },
     base::id::Identity,
     envelope::Invalid,
     port::{
-        RequestId,
+        RequestId, gate,
         problem::{self, Problem, write_text},
     },
 };
@@ -46,6 +46,8 @@ pub(crate) struct Refusal {
     message: Cow<'static, str>,
     retry_after: Option<u32>,
     record_id: Option<Identity>,
+    /// The feature that is disabled, and why.
+    disabled: Option<Box<(&'static str, String)>>,
 }
 
 impl Refusal {
@@ -57,6 +59,7 @@ impl Refusal {
             message: message.into(),
             retry_after: None,
             record_id: None,
+            disabled: None,
         }
     }
 
@@ -75,6 +78,15 @@ impl Refusal {
     pub(crate) fn permission() -> Self {
         let message = "the key lacks the permission `events:write`";
         Self::new(ItemStatus::Denied, &PERMISSION_DENIED, message)
+    }
+
+    /// An operator has disabled a feature.
+    pub(crate) fn disabled(feature: &'static str, reason: String) -> Self {
+        let message = gate::disabled_detail(feature, &reason);
+        let mut refusal = Self::new(ItemStatus::Error, &FEATURE_DISABLED, message);
+        refusal.retry_after = Some(gate::RETRY_AFTER_S);
+        refusal.disabled = Some(Box::new((feature, reason)));
+        refusal
     }
 
     pub(crate) fn environment(env: &str) -> Self {
@@ -114,7 +126,11 @@ impl Refusal {
 
     /// As the problem of a whole request.
     fn into_problem(self) -> Problem {
-        let problem = Problem::named(self.code, self.name, self.message);
+        let mut problem = Problem::named(self.code, self.name, self.message);
+        if let Some(disabled) = self.disabled {
+            let (feature, reason) = *disabled;
+            problem = problem.field("feature", feature).field("reason", &reason);
+        }
         match self.retry_after {
             Some(seconds) => problem.retry_after(seconds),
             None => problem,
@@ -181,7 +197,7 @@ pub(crate) fn respond(id: RequestId, outcomes: Vec<Outcome>) -> Response<Full<By
         let mut results = Vec::with_capacity(outcomes.len() * 192);
         write_results(&mut results, &outcomes);
         if let Some(Outcome::Refused(first)) = outcomes.into_iter().next() {
-            return first.into_problem().results(results).into_response(id);
+            return first.into_problem().results(&results).into_response(id);
         }
         unreachable!("nothing was accepted, so the first of them is refused");
     }
@@ -227,6 +243,7 @@ mod tests {
             Refusal::mismatch(id),
             Refusal::in_flight(id),
             Refusal::unavailable(),
+            Refusal::disabled("events", "no \"room\"".into()),
         ];
         let mut outcomes: Vec<_> = refused.into_iter().map(Outcome::Refused).collect();
         let (status, text) = body(outcomes.clone()).await;
@@ -243,10 +260,10 @@ mod tests {
         let written: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(serde_json::to_value(&accepted).unwrap(), written);
         let statuses = accepted.results.iter().map(|r| (r.status, r.index));
-        let ends: Vec<_> = statuses.skip(7).collect();
+        let ends: Vec<_> = statuses.skip(8).collect();
         assert_eq!(
             ends,
-            [(ItemStatus::Ingested, 7), (ItemStatus::Duplicate, 8)]
+            [(ItemStatus::Ingested, 8), (ItemStatus::Duplicate, 9)]
         );
     }
 }

@@ -1,6 +1,7 @@
 //! `POST /v1/events`: one event or a batch, in every form.
 //!
-//! Checks in this order: length, controls, key, media type, body, fields, scope, identity, append.
+//! Checks in this order: controls can be read, length, kill switch, key, media type, body, fields, scope, `events` disabled,
+//! allowlist, identity, append.
 
 use std::net::IpAddr;
 
@@ -21,7 +22,7 @@ use super::{
     media::{self, Form},
     nodes::{Nodes, Reservation},
 };
-use crate::port::{Shared, auth, problem::Problem};
+use crate::port::{Shared, auth, gate, problem::Problem};
 use crate::{
     api::problem::{
         BATCH_TOO_LARGE, INVALID_IDEMPOTENCY_KEY, OVERLOADED, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT,
@@ -30,7 +31,7 @@ use crate::{
         clock::Millis,
         id::{Identity, IdentityMap},
     },
-    controls::{EVENTS_WRITE, Key},
+    controls::{EVENTS, EVENTS_WRITE, Key},
     envelope::{
         self, Binding, Body, BodyHash, Invalid, Item, Parsed, TraceContext, avro::encode_ingress,
     },
@@ -101,12 +102,14 @@ fn check_head(
     body: &Incoming,
     peer: IpAddr,
 ) -> Result<(std::sync::Arc<Key>, Form, usize), Problem> {
+    gate::readable(shared)?;
     let limits = &shared.limits;
     let announced = body::announced(body).unwrap_or(0);
     if announced > limits.batch_bytes as u64 {
         let form = media::form(headers).unwrap_or(Form::Json);
         return Err(refuse_body(BodyError::TooLarge, form, limits.batch_bytes));
     }
+    gate::kill_switch(shared)?;
     let key = auth::authenticate(shared, headers, peer)?;
     let form = media::form(headers)?;
     let limit = match form {
@@ -239,6 +242,9 @@ impl Taking<'_> {
         if items.is_empty() && !self.key.writes_events {
             return Err(Problem::lacks(EVENTS_WRITE));
         }
+        if items.is_empty() {
+            gate::feature(self.shared, EVENTS)?;
+        }
         // If an identity occurs twice in a batch, the first one counts.
         let mut mine: IdentityMap<BodyHash> = IdentityMap::default();
         mine.reserve(items.len());
@@ -291,6 +297,9 @@ impl Taking<'_> {
         let event = &parsed.event;
         if !self.key.writes_events {
             return Err(Refusal::permission());
+        }
+        if let Some(reason) = self.shared.controls.disabled(EVENTS) {
+            return Err(Refusal::disabled(EVENTS, reason));
         }
         if !constraints.env_allowlist.is_empty() {
             let env = event.source.rsplit('/').next().unwrap_or_default();

@@ -12,7 +12,8 @@ use axum::{
 };
 
 use super::{
-    docs, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools,
+    controls, docs, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas,
+    tools,
 };
 use crate::{
     api::{
@@ -61,6 +62,8 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::GrantReader => handler(route, readers::grant),
         Operation::ListReaders => handler(route, readers::list),
         Operation::RevokeReader => handler(route, readers::revoke),
+        Operation::ShowControls => handler(route, controls::show),
+        Operation::ChangeControls => handler(route, controls::change),
         Operation::Replay => handler(route, replay::events),
         Operation::ReplayState => handler(route, replay::state),
         Operation::ReplayIntoTopic => handler(route, replay::into_topic),
@@ -111,6 +114,7 @@ fn handler<T: 'static>(route: &'static Route, handler: impl Handler<T, Arc<Share
     let method = match route.method {
         api::Method::Get => MethodFilter::GET,
         api::Method::Post => MethodFilter::POST,
+        api::Method::Patch => MethodFilter::PATCH,
         api::Method::Delete => MethodFilter::DELETE,
     };
     on(method, handler).route_layer(Extension(route))
