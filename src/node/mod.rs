@@ -1,5 +1,6 @@
 //! A running node: opens storage, starts and stops its parts in order, and reports readiness.
 
+mod control_records;
 mod lags;
 pub(crate) mod postgres;
 mod run;

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    control_records::ControlRecords,
     lags::NodeLags,
     postgres::{self, Postgres},
     storage::{self, Storage},
@@ -18,6 +19,7 @@ use crate::{
     audit::Audit,
     base::clock::SystemClock,
     config::Config,
+    controls::{Controls, Held},
     envelope::foreign::{NoRegistry, Schemas},
     port::{self, Nodes, Port, Tools},
     registry::Registry,
@@ -53,6 +55,7 @@ pub async fn run(
     let set = topologies::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
+    controls.hold(Held::from_environment(|name| std::env::var(name).ok())?);
     let (audit, audit_writer) =
         Audit::start(Arc::clone(&storage.log), Arc::clone(&storage.names.audit));
     // Before starting parts that would have to be stopped if the address is in use.
@@ -72,7 +75,7 @@ pub async fn run(
     let admission = if parts.admission {
         let window_ms = set.admission_window_ms();
         Some(start_admission(
-            &config, window_ms, &storage, &schemas, &readiness, &mut watch,
+            &config, window_ms, &storage, &controls, &schemas, &readiness, &mut watch,
         )?)
     } else {
         None
@@ -87,7 +90,7 @@ pub async fn run(
             &set,
             &config,
             &storage,
-            &schemas,
+            (&controls, &schemas),
             &readiness,
             watch.watched(),
             provision,
@@ -95,6 +98,12 @@ pub async fn run(
     } else {
         None
     };
+    let control_records = ControlRecords::start(
+        Arc::clone(&storage.log),
+        &storage.names,
+        storage.state.clone(),
+        Arc::clone(&controls),
+    );
     let lags = NodeLags::new(&storage.log, watch.watched());
     let watching = watch.start().context("cannot start a thread")?;
 
@@ -137,6 +146,7 @@ pub async fn run(
     // The port first, so that no more events come in, then the processors.
     metrics_upkeep.abort();
     drop(watching);
+    drop(control_records);
     if let Some(topologies) = topologies {
         topologies.stop().await;
     }
@@ -182,6 +192,7 @@ fn start_admission(
     config: &Config,
     tuned_window_ms: Option<i64>,
     storage: &Storage,
+    controls: &Arc<Controls>,
     schemas: &Arc<dyn Schemas>,
     readiness: &Readiness,
     watch: &mut Watch,
@@ -193,6 +204,7 @@ fn start_admission(
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
         .with_secrets(Arc::new(storage::secret_keys(config)?))
+        .with_controls(Arc::clone(controls))
         .with_schemas(Arc::clone(schemas));
     let progress = Arc::<Progress>::default();
     watch.processor(admission::NAME, &progress);
@@ -211,12 +223,7 @@ fn start_admission(
 }
 
 /// Registers the parts that `/readyz` always reports.
-fn report(
-    readiness: &Readiness,
-    config: &Config,
-    storage: &Storage,
-    controls: &Arc<crate::controls::Controls>,
-) {
+fn report(readiness: &Readiness, config: &Config, storage: &Storage, controls: &Arc<Controls>) {
     let name = if config.on_kafka() { "kafka" } else { "log" };
     let log = Arc::clone(&storage.log);
     readiness.part(name, Need::Required, move || match log.health() {
@@ -233,11 +240,15 @@ fn report(
     });
     let controls = Arc::clone(controls);
     readiness.part("controls", Need::Required, move || {
-        if controls.readable() {
-            PartStatus::ok("")
-        } else {
-            PartStatus::down("not read to its end for 5 s")
+        if !controls.readable() {
+            return PartStatus::down("not read to its end for 5 s");
         }
+        let in_force = controls.emergency().in_force();
+        if in_force.is_empty() {
+            return PartStatus::ok("");
+        }
+        let described: Vec<_> = in_force.iter().map(ToString::to_string).collect();
+        PartStatus::degraded(described.join("; "))
     });
 }
 
