@@ -22,6 +22,8 @@ mod config;
 mod controls;
 mod disk_full;
 mod dlq;
+mod emergency;
+mod emergency_held;
 mod envelope_corpus;
 mod formats;
 mod how_to;
