@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     chaos::{Bug, planted},
-    controls::SecretKeys,
+    controls::{Controls, SecretKeys},
     envelope::{
         Event, Invalid, avro,
         foreign::{ForRedriven, NoRegistry, RedrivenRecord, Schemas},
@@ -36,6 +36,7 @@ pub struct Admission {
     /// Whether only OmniLink's own port writes `ingress`, which has checked every field already.
     trusted: bool,
     secrets: Option<Arc<SecretKeys>>,
+    controls: Option<Arc<Controls>>,
     schemas: Arc<dyn Schemas>,
     event_schemas: Arc<EventSchemas>,
     counters: Arc<Counters>,
@@ -63,6 +64,7 @@ impl Admission {
             },
             trusted,
             secrets: None,
+            controls: None,
             schemas: Arc::new(NoRegistry),
             event_schemas: Arc::default(),
             counters: Arc::new(Counters {
@@ -77,6 +79,13 @@ impl Admission {
     #[must_use]
     pub fn with_secrets(mut self, secrets: Arc<SecretKeys>) -> Self {
         self.secrets = Some(secrets);
+        self
+    }
+
+    /// Held by these emergency controls: by the kill switch, and while `events` is disabled.
+    #[must_use]
+    pub fn with_controls(mut self, controls: Arc<Controls>) -> Self {
+        self.controls = Some(controls);
         self
     }
 
@@ -103,6 +112,10 @@ impl Processor for Admission {
 
     fn topics(&self) -> Vec<String> {
         vec![self.names.ingress.to_string()]
+    }
+
+    fn held(&self) -> Option<String> {
+        self.controls.as_ref()?.admission_held()
     }
 
     fn transform(

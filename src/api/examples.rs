@@ -31,6 +31,27 @@ pub(super) const ACCEPTED: &str = r#"{
   ]
 }"#;
 
+pub(super) const CHANGE_CONTROLS: &str = r#"{
+  "safe_mode": true,
+  "disabled": { "tool:send_mail": "the provider rejects our mail", "tool:pay": null },
+  "reason": "incident 17: mails are sent twice"
+}"#;
+
+pub(super) const CONTROLS: &str = r#"{
+  "kill_switch": false,
+  "operator_takeover": false,
+  "safe_mode": true,
+  "allowed_operations": [],
+  "disabled": { "tool:send_mail": "the provider rejects our mail" },
+  "version": 8,
+  "changed_by": "ann",
+  "changed_at": "2026-01-31T12:00:00Z",
+  "reason": "incident 17: mails are sent twice",
+  "since": { "safe_mode": "2026-01-31T12:00:00Z", "tool:send_mail": "2026-01-31T12:00:00Z" },
+  "held_by_environment": [],
+  "unverified": false
+}"#;
+
 pub(super) const CREATE_KEY: &str = r#"{
   "name": "shop",
   "kind": "service",

@@ -17,6 +17,7 @@
 //! | `openapi`, `reference` | the OpenAPI document and `docs/api.md`, made from the table |
 //! | the others | the types of some routes |
 
+pub mod controls;
 pub mod events;
 mod examples;
 pub mod health;
@@ -38,5 +39,5 @@ pub mod topics;
 
 pub use openapi::document;
 pub use reference::page;
-pub use route::{Access, Method, Route};
+pub use route::{Access, Gate, Method, Route};
 pub use routes::{Operation, ROUTES};

@@ -115,6 +115,12 @@ codes! {
         "A rate limit is used up: the key's `max_rpm`, a policy of `limits.policies`, or that of wrong keys or signatures from one address, which lets a good one pass. Send it again after `Retry-After`.";
     CONCURRENCY_LIMIT_EXCEEDED = 429 "concurrency_limit_exceeded",
         "As many requests of this key or tenant are running as may run at once.";
+    FEATURE_DISABLED = 503 "feature_disabled",
+        "An operator has disabled the feature in `feature`, for the reason in `reason`.";
+    OMNILINK_DISABLED = 503 "omnilink_disabled",
+        "The kill switch is on (`control`): nothing is taken in. Send it again later, with the same id.";
+    OPERATOR_TAKEOVER = 503 "operator_takeover",
+        "An operator has taken over (`control`): only keys of kind `person` start and control runs, and decide.";
     LOG_UNAVAILABLE = 503 "log_unavailable",
         "The log did not answer. The outcome may be unknown: send the same again, with the same id.";
     LIMITER_UNAVAILABLE = 503 "limiter_unavailable",
@@ -158,6 +164,15 @@ pub struct Problem {
     pub detail: String,
     /// The request's id: 32 hexadecimal digits.
     pub request_id: String,
+    /// The emergency control that is in force: `kill_switch` or `operator_takeover`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<String>,
+    /// The feature that is disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature: Option<String>,
+    /// Why it is disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What became of each event, where none of them was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<Vec<ItemResult>>,

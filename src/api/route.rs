@@ -4,9 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
 use super::problem::{
-    Code, INVALID_KEY, INVALID_PAYLOAD, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
-    RATE_LIMIT_EXCEEDED, REQUEST_TIMEOUT, UNAUTHORIZED, UNSUPPORTED_CONTENT_ENCODING,
-    UNSUPPORTED_MEDIA_TYPE,
+Code, INVALID_KEY, INVALID_PAYLOAD, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED, RATE_LIMIT_EXCEEDED, REQUEST_TIMEOUT, UNAUTHORIZED, UNSUPPORTED_CONTENT_ENCODING, UNSUPPORTED_MEDIA_TYPE, FEATURE_DISABLED, OMNILINK_DISABLED, OPERATOR_TAKEOVER,
 };
 
 /// `application/json`.
@@ -28,10 +26,10 @@ pub enum Method {
     Get,
     /// `POST`.
     Post,
-    /// `DELETE`.
-    Delete,
     /// `PATCH`.
     Patch,
+    /// `DELETE`.
+    Delete,
 }
 
 impl Method {
@@ -40,8 +38,8 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
-            Self::Delete => "DELETE",
             Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -55,6 +53,17 @@ pub enum Access {
     Permission(&'static str),
 }
 
+/// Which emergency controls close a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// None: it reads, ends or finishes something, or is for operators.
+    None,
+    /// The kill switch.
+    Intake,
+    /// The kill switch; and operator take-over for all but persons: starts, decisions and controls of runs.
+    Starts,
+}
+
 /// What routes are for; the groups of the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tag {
@@ -66,6 +75,8 @@ pub enum Tag {
     Webhooks,
     /// Logins of Postgres.
     Readers,
+    /// The emergency controls.
+    Controls,
     /// The history.
     Replay,
     /// Dead letters.
@@ -80,11 +91,12 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Events,
         Self::Keys,
         Self::Webhooks,
         Self::Readers,
+        Self::Controls,
         Self::Replay,
         Self::DeadLetters,
         Self::Operations,
@@ -99,6 +111,7 @@ impl Tag {
             Self::Keys => "Keys",
             Self::Webhooks => "Webhooks",
             Self::Readers => "Readers",
+            Self::Controls => "Controls",
             Self::Replay => "Replay",
             Self::DeadLetters => "Dead letters",
             Self::Operations => "Operations",
@@ -114,6 +127,9 @@ impl Tag {
             Self::Keys => "API keys of a tenant.",
             Self::Webhooks => "Sources of webhooks, and the routes that their senders call.",
             Self::Readers => "Which login of Postgres sees which tenant.",
+            Self::Controls => {
+                "Emergency controls, over all tenants: they hold on every node within a second."
+            }
             Self::Replay => "The history, read back in the order in which it was appended.",
             Self::DeadLetters => "Records that were rejected, with why, and their way back.",
             Self::Operations => "Topics, lag and projections, over all tenants.",
@@ -215,6 +231,8 @@ pub struct Route {
     pub path: &'static str,
     /// Who may use it.
     pub access: Access,
+    /// Which emergency controls close it.
+    pub gate: Gate,
     /// Its group.
     pub tag: Tag,
     /// What it does, in a few words.
@@ -253,6 +271,7 @@ impl Route {
             method,
             path,
             access: Access::Open,
+            gate: Gate::None,
             tag,
             summary,
             description: "",
@@ -270,6 +289,12 @@ impl Route {
     /// It needs a key with this permission.
     pub(super) const fn needs(mut self, permission: &'static str) -> Self {
         self.access = Access::Permission(permission);
+        self
+    }
+
+    /// These emergency controls close it.
+    pub(super) const fn closed_by(mut self, gate: Gate) -> Self {
+        self.gate = gate;
         self
     }
 
@@ -345,6 +370,13 @@ impl Route {
                     // Of `Omnilink-On-Behalf-Of`.
                     &INVALID_PAYLOAD,
                 ]);
+            }
+            match self.gate {
+                Gate::None => {}
+                Gate::Intake => codes.extend([&OMNILINK_DISABLED, &FEATURE_DISABLED]),
+                Gate::Starts => {
+                    codes.extend([&OMNILINK_DISABLED, &OPERATOR_TAKEOVER, &FEATURE_DISABLED]);
+                }
             }
             if self.query.is_some() || !self.body.is_empty() {
                 codes.push(&INVALID_PAYLOAD);

@@ -2,6 +2,7 @@
 //! [`Operation`] in `port/rest/routes.rs`).
 
 use super::{
+    controls::{ChangeControls, Controls},
     events::{Accepted, Event, Events},
     examples,
     health::Health,
@@ -16,12 +17,12 @@ keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey}, letters::{ListLetters,
     },
     replay::{IntoTopicParameters, ReplayParameters, ReplayProgress, StateParameters},
     route::{
-        Answer, Content, JSON,
+        Answer, Content, Gate, JSON,
         Method::{Delete, Get, Patch, Post},
         NDJSON, Parameter, Route,
         Tag::{
-            DeadLetters, Events as EventsTag, Keys, Node, Operations, Readers, Replay,
-            SchemaRegistry, Webhooks,
+            Controls as ControlsTag, DeadLetters, Events as EventsTag, Keys, Node, Operations,
+            Readers, Replay, SchemaRegistry, Webhooks,
         },
     },
     topics::CreateTopics,
@@ -160,6 +161,7 @@ macro_rules! routes {
 routes! {
     PostEvents = Route::new(Post, "/v1/events", EventsTag, "Send events")
         .needs(EVENTS_WRITE)
+        .closed_by(Gate::Intake)
         .describe(
             "Takes one event or a batch, in CloudEvents' structured, batched and binary mode (attributes in `ce-` headers, the body \
              is the data), or as plain JSON. 202 comes after the events are durable. A batch reports each item, and a bad item does \
@@ -356,6 +358,28 @@ routes! {
         .query::<RevokeReader>()
         .answers(&[Answer::new(204, "The login does not read the tenant any more.", &[])])
         .codes(&[&NOT_FOUND]);
+
+    ShowControls = Route::new(Get, "/v1/controls", ControlsTag, "Show the emergency controls")
+        .needs(OPERATOR)
+        .describe("As they hold on this node. It stays open whatever is in force.")
+        .answers(&[Answer::new(
+            200,
+            "The controls.",
+            &[Content::json::<Controls<'static>>(JSON, examples::CONTROLS)],
+        )]);
+    ChangeControls = Route::new(Patch, "/v1/controls", ControlsTag, "Change the emergency controls")
+        .needs(OPERATOR)
+        .describe(
+            "What is absent stays as it is, and features in `disabled` are merged one by one, so that changes made at the same time \
+             through several nodes all count. It stays open whatever is in force. Every change is an entry `control.changed` of the audit log.",
+        )
+        .body::<ChangeControls>(&[Content::json::<ChangeControls>(JSON, examples::CHANGE_CONTROLS)])
+        .answers(&[Answer::new(
+            200,
+            "The controls with the change, which holds on every node within a second.",
+            &[Content::json::<Controls<'static>>(JSON, examples::CONTROLS)],
+        )])
+        .codes(&[&MISSING_FIELD]);
 
     Replay = Route::new(Get, "/v1/replay", Replay, "Read events back")
         .needs(ADMIN)
@@ -703,6 +727,8 @@ mod tests {
             .collect();
         // Not of a route: of no path, of the wrong method, of a webhook sender's handshake.
         used.extend([&NOT_FOUND, &METHOD_NOT_ALLOWED, &ORIGIN_NOT_ALLOWED].map(|code| code.code));
+        // Of routes that start and control runs.
+        used.insert(problem::OPERATOR_TAKEOVER.code);
         let all: BTreeSet<_> = problem::ALL.iter().map(|code| code.code).collect();
         assert_eq!(used, all);
     }

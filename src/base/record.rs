@@ -36,7 +36,7 @@ pub struct Append {
     pub record: Record,
 }
 
-/// A record to append within a transaction.
+/// A record to append within a transaction, or to a partition of choice.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The full name of the topic, prefix included.
@@ -45,6 +45,16 @@ pub struct Output {
     pub partition: Option<u32>,
     /// The record.
     pub record: Record,
+}
+
+impl From<Append> for Output {
+    fn from(append: Append) -> Self {
+        Self {
+            topic: append.topic,
+            partition: None,
+            record: append.record,
+        }
+    }
 }
 
 /// A record as read from a log.

@@ -1,6 +1,6 @@
 //! `omnilink doctor`: checks everything that a node needs, and says how to fix what is wrong.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::bail;
 use hyper::Method;
@@ -9,11 +9,12 @@ use super::{
     Global,
     client::{ADMIN_KEY, Client},
     findings::{Finding, Findings, Status},
-    identities, output, runtime, stalls,
+    held, identities, output, runtime, stalls,
 };
 use crate::{
     base::clock::{Clock, SystemClock},
     config::Config,
+    controls::Emergency,
     embedded_postgres as embedded,
     log::{Log, LogError, PositionFault, survey, topics::Names},
     node::{postgres, storage},
@@ -216,9 +217,35 @@ fn log(config: &Config, found: &mut Findings) {
     found.add("log", Status::Ok, what);
     topics(config, &*log, found);
     positions(config, &*log, found);
+    let emergency = controls(config, &log, found);
     if config.on_kafka() {
-        stalls::examine(config, &*log, found);
+        stalls::examine(config, &*log, &emergency, found);
     }
+}
+
+/// Which emergency controls are in force by the topic `controls`; those that a node holds by itself are in its `/readyz`.
+fn controls(config: &Config, log: &Arc<dyn Log>, found: &mut Findings) -> Emergency {
+    const CHECK: &str = "controls";
+    let emergency = match held::read(config, log) {
+        Ok(emergency) => emergency.unwrap_or_default(),
+        Err(error) => {
+            found.add(CHECK, Status::Failed, output::in_one_line(&error));
+            return Emergency::default();
+        }
+    };
+    let in_force = emergency.in_force();
+    for one in &in_force {
+        let status = if emergency.unverified && one.since.is_none() {
+            Status::Failed
+        } else {
+            Status::Warning
+        };
+        found.add(CHECK, status, one.to_string());
+    }
+    if in_force.is_empty() {
+        found.add(CHECK, Status::Ok, "nothing is switched off");
+    }
+    emergency
 }
 
 /// Compares the committed positions of processors with the log; works without a running node.
@@ -301,7 +328,12 @@ async fn node(config: &Config, running: bool, found: &mut Findings) {
         };
         all_ok = false;
         let detail = part["detail"].as_str().unwrap_or_default();
-        found.add("node", status, format!("{name}: {detail}"));
+        if running && name == "controls" {
+            // They are read from the log where it can be opened here.
+            found.add("controls", status, detail);
+        } else {
+            found.add("node", status, format!("{name}: {detail}"));
+        }
     }
     if all_ok {
         found.add("node", Status::Ok, "ready");

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, access::Access, output, runtime};
+use super::{Global, access::Access, held, output, runtime};
 use crate::{
     admission,
     base::clock::{Clock, SystemClock},
@@ -40,7 +40,13 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
             response["items"].as_array().cloned().unwrap_or_default()
         }
         Access::Log(log, names) => {
-            let items = of_log(&config, &*log, &names)?;
+            let mut items = of_log(&config, &*log, &names)?;
+            // What cannot be read holds nothing back here; `doctor` says why it cannot.
+            if let Ok(Some(emergency)) = held::read(&config, &log) {
+                for item in &mut items {
+                    item.held = held::holds(&emergency, &item.processor);
+                }
+            }
             items.iter().map(|item| json!(item)).collect()
         }
     };
@@ -80,12 +86,16 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
 }
 
 fn print(items: &[Value]) {
-    let note = |item: &Value| match (&item["error"], item["uncommitted"].as_u64()) {
-        (Value::String(error), _) => format!("unknown: {error}"),
-        (_, Some(held)) => {
-            format!("{held} held back by an open transaction; see `omnilink doctor`")
+    let note = |item: &Value| {
+        let uncommitted = item["uncommitted"].as_u64();
+        match (&item["held"], &item["error"], uncommitted) {
+            (Value::String(why), ..) => format!("held: {why}"),
+            (_, Value::String(error), _) => format!("unknown: {error}"),
+            (.., Some(held)) => {
+                format!("{held} held back by an open transaction; see `omnilink doctor`")
+            }
+            _ => String::new(),
         }
-        _ => String::new(),
     };
     let noted = items.iter().any(|item| !note(item).is_empty());
     let number = |value: &Value| match value {

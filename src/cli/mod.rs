@@ -7,10 +7,12 @@ mod check;
 mod client;
 mod completions;
 mod config;
+mod controls;
 mod dlq;
 mod doctor;
 mod findings;
 mod graph;
+mod held;
 mod identities;
 mod integrations;
 mod keys;
@@ -93,6 +95,9 @@ enum Command {
     /// Grant Postgres logins access to tenants, revoke and list it
     #[command(subcommand)]
     Readers(readers::Command),
+    /// Show and change the emergency controls: kill switch, take-over, safe mode, features
+    #[command(subcommand)]
+    Controls(controls::Command),
     /// Send events from a file of JSON lines
     Send(send::Args),
     /// Read the history: by time, tenant, type and entity
@@ -141,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Keys(command) => keys::main(&cli.global, command),
         Command::Integrations(command) => integrations::main(&cli.global, command),
         Command::Readers(command) => readers::main(&cli.global, command),
+        Command::Controls(command) => controls::main(&cli.global, command),
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Replay(args) => replay::main(&cli.global, &args),
         Command::Dlq(command) => dlq::main(&cli.global, command),

@@ -3,12 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
     findings::{Findings, Status},
+    held,
     lag::projected,
     output,
 };
@@ -16,7 +18,8 @@ use crate::{
     admission,
     base::clock::{Clock, SystemClock},
     config::Config,
-    log::{Log, LogError, OpenTransaction, topics::Names},
+    controls::Emergency,
+    log::{Cleanup, Log, LogError, OpenTransaction, topics::Names},
     projections::PROJECTION,
     stream::{
         lag::{self, First, first_records, from_start},
@@ -47,14 +50,20 @@ struct Waiting {
 }
 
 /// Watches the positions of processors with waiting records until they move, for ten seconds at most.
-pub(super) fn examine(config: &Config, log: &dyn Log, found: &mut Findings) {
-    if let Err(error) = check(config, log, found) {
+/// Those that the emergency controls hold are not watched: they only wait.
+pub(super) fn examine(config: &Config, log: &dyn Log, emergency: &Emergency, found: &mut Findings) {
+    if let Err(error) = check(config, log, emergency, found) {
         let why = output::in_one_line(&error);
         found.add(PROCESSORS, Status::Warning, format!("unknown: {why}"));
     }
 }
 
-fn check(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result<()> {
+fn check(
+    config: &Config,
+    log: &dyn Log,
+    emergency: &Emergency,
+    found: &mut Findings,
+) -> anyhow::Result<()> {
     let names = Names::new(&config.topics.prefix);
     let (all, trouble) = processors(config, &names);
     if let Some(trouble) = trouble {
@@ -62,11 +71,18 @@ fn check(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result
     }
     let partitions = partitions(log, &all)?;
     let mut waiting: Vec<(&Processor, Vec<Waiting>)> = Vec::new();
-    let mut unknown = 0;
+    let (mut unknown, mut held) = (0, 0);
     for one in &all {
         match behind(config, log, &names, one) {
             Ok(behind) if behind.is_empty() => {}
-            Ok(behind) => waiting.push((one, behind)),
+            Ok(behind) => match held::holds(emergency, &one.name) {
+                None => waiting.push((one, behind)),
+                Some(why) => {
+                    held += 1;
+                    let detail = describe_hold(log, one, &behind, &why)?;
+                    found.add(PROCESSORS, Status::Warning, detail);
+                }
+            },
             Err(why) => {
                 // The position of the projection is stored in Postgres.
                 let state = if one.name == PROJECTION {
@@ -109,7 +125,7 @@ fn check(config: &Config, log: &dyn Log, found: &mut Findings) -> anyhow::Result
             describe_stall(one, partitions, began.elapsed()),
         );
     }
-    if waiting.is_empty() && unknown == 0 {
+    if waiting.is_empty() && unknown == 0 && held == 0 {
         let detail = format!("{} make progress; {behind} have records waiting", all.len());
         found.add(PROCESSORS, Status::Ok, detail);
     }
@@ -249,6 +265,34 @@ fn describe_stall(one: &Processor, partitions: &[Waiting], watched: Duration) ->
         one.name,
         watched.as_secs(),
     )
+}
+
+/// How much waits for a processor that is held, and whether retention is about to delete it.
+fn describe_hold(
+    log: &dyn Log,
+    one: &Processor,
+    partitions: &[Waiting],
+    why: &str,
+) -> Result<String, LogError> {
+    let at: Vec<_> = partitions.iter().map(|w| (w.partition, w.next)).collect();
+    let lags = lag::lags(log, &one.topic, &at, SystemClock.now())?;
+    let records: u64 = lags.iter().map(|lag| lag.records).sum();
+    let oldest_ms = lags.iter().map(|lag| lag.age_ms).max().unwrap_or_default();
+    let mut detail = format!("{}: held: {why}; {records} records wait", one.name);
+    if let Some(Cleanup::Delete { retention_ms }) = log.cleanup(&one.topic)?
+        && oldest_ms > retention_ms / 2
+    {
+        let hours = |ms: i64| ms / 3_600_000;
+        // Writing to a `String` cannot fail.
+        let _ = write!(
+            detail,
+            ", the oldest for {} h, and {} deletes records after {} h: lift the control before, or raise the topic's retention.ms",
+            hours(oldest_ms),
+            one.topic,
+            hours(retention_ms),
+        );
+    }
+    Ok(detail)
 }
 
 fn describe_transaction(one: &OpenTransaction, watched: Duration) -> String {

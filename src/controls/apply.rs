@@ -42,7 +42,9 @@ impl Controls {
         if (tenant, kind, thing) == record::UPGRADE {
             return self.apply_upgrade(name, fetched.offset, value);
         }
-        if ![record::KEY, record::READER, record::INTEGRATION].contains(&kind) {
+        let is_emergency = (tenant, kind, thing) == record::EMERGENCY;
+        let kinds = [record::KEY, record::READER, record::INTEGRATION];
+        if !is_emergency && !kinds.contains(&kind) {
             // Written by a later version.
             return;
         }
@@ -67,6 +69,9 @@ impl Controls {
                 return;
             }
             Verdict::Apply | Verdict::End => {}
+        }
+        if is_emergency {
+            return self.apply_emergency(fetched.offset, opened);
         }
         if let Some(Err(why)) = &opened {
             self.refused.increment(1);

@@ -187,7 +187,7 @@ impl Controls {
     }
 
     /// Appends, and waits until this node has read it back; returns the record's offset.
-    async fn write(&self, record: Record) -> Result<u64, ControlsError> {
+    pub(super) async fn write(&self, record: Record) -> Result<u64, ControlsError> {
         let append = Append {
             topic: Arc::clone(&self.topic),
             record,

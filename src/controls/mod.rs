@@ -1,4 +1,5 @@
-//! API keys, reader grants and integrations: records of the compacted topic `controls`, which every node holds in memory, so that the port
+//! API keys, reader grants, integrations and the emergency controls: records of the compacted topic `controls`, which every node
+//! holds in memory, so that the port
 //! works while Postgres is down.
 //!
 //! [`Controls`] answers from memory and writes to the topic; a thread ([`tail`]) reads the topic. What this node writes takes
@@ -6,12 +7,15 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `emergency`, `hold` | the emergency controls; those that a node holds by its environment |
 //! | `change` | writes changes, each with the next version of its name |
 //! | `apply`, `versions` | decide whether a record is accepted, and apply it |
 //! | `upkeep` | writes of the reading thread: adds missing versions, and rewrites the current record after a refused one |
 
 mod apply;
 mod change;
+mod emergency;
+mod hold;
 mod integration;
 mod key;
 mod last_use;
@@ -35,6 +39,12 @@ pub use crate::base::{
     id::{TEXT_MAX, text_is_good},
     scopes::{ACT_AS, ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes},
 };
+pub use emergency::{
+    DISABLED_MAX, EVENTS, Emergency, EmergencyChange, EmergencyChanged, EmergencyError,
+    EmergencyState, FEATURES, InForce, OPERATIONS_MAX, REASON_MAX, Since, TooManyDisabled,
+    is_feature, reason_is_good,
+};
+pub use hold::{BadHold, Held, KILL_SWITCH, OPERATOR_TAKEOVER, SAFE_MODE};
 use integration::Integrations;
 pub use integration::{
     Credential, HookSecret, HookToken, HookTokenHash, Integration, IntegrationDefinition,
@@ -73,7 +83,7 @@ pub enum ControlsError {
     #[error("the change could not be encoded: {0}")]
     Encode(String),
     /// Concurrent changes of the same name by other nodes won every retry; nothing was changed.
-    #[error("other nodes are changing the same key or grant at the same time; try again")]
+    #[error("other nodes are changing the same thing at the same time; try again")]
     Contended,
 }
 
@@ -104,6 +114,7 @@ pub struct Controls {
     integrations: RwLock<Integrations>,
     /// Held while an integration is changed: a change begins with what is in memory.
     integration_changes: tokio::sync::Mutex<()>,
+    emergency: emergency::Shared,
     /// The current version of each name on the topic.
     versions: Mutex<Versions>,
     /// Held while a key is changed, so that this node makes one change after another.
@@ -168,7 +179,25 @@ impl Controls {
         topic: Arc<str>,
         secrets: SecretKeys,
     ) -> Result<(Arc<Self>, Tail), LogError> {
-        let controls = Arc::new(Self {
+        let controls = Arc::new(Self::new(log, topic, secrets));
+        let tail = Tail::start(Arc::clone(&controls))?;
+        Ok((controls, tail))
+    }
+
+    /// Reads the emergency controls of the topic, once; writes nothing.
+    pub fn read_emergency(
+        log: Arc<dyn Log>,
+        topic: Arc<str>,
+        secrets: SecretKeys,
+    ) -> Result<Emergency, LogError> {
+        let controls = Self::new(log, topic, secrets);
+        tail::read_once(&controls)?;
+        Ok(Emergency::clone(&controls.emergency()))
+    }
+
+    /// Knows nothing yet.
+    fn new(log: Arc<dyn Log>, topic: Arc<str>, secrets: SecretKeys) -> Self {
+        Self {
             log,
             topic,
             secrets,
@@ -176,6 +205,7 @@ impl Controls {
             readers: RwLock::default(),
             integrations: RwLock::default(),
             integration_changes: tokio::sync::Mutex::default(),
+            emergency: emergency::Shared::default(),
             versions: Mutex::default(),
             editing: tokio::sync::Mutex::default(),
             refused: telemetry::metrics::CONTROLS_REFUSED.counter(&[]),
@@ -183,9 +213,7 @@ impl Controls {
             read: watch::Sender::new(0),
             heartbeat: AtomicU64::new(0),
             start: Instant::now(),
-        });
-        let tail = Tail::start(Arc::clone(&controls))?;
-        Ok((controls, tail))
+        }
     }
 
     /// Whether a read of the topic to its end completed within [`UNREADABLE_AFTER`]. Cheap: called for every request.
@@ -260,10 +288,11 @@ impl Controls {
         self.start.elapsed().as_millis() as u64
     }
 
-    /// Clears everything, so that the topic can be read from its start again.
+    /// Clears everything but the emergency controls, so that the topic can be read from its start again.
     fn reset(&self) {
         self.heartbeat.store(0, Ordering::Relaxed);
         *self.versions.lock() = Versions::default();
+        self.forget_accepted();
         *self.keys.write() = Keys::default();
         *self.readers.write() = Readers::default();
         *self.integrations.write() = Integrations::default();

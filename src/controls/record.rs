@@ -15,6 +15,8 @@ pub(super) const KEY: &str = "key";
 pub(super) const READER: &str = "reader";
 /// The kind of an integration's record.
 pub(super) const INTEGRATION: &str = "integration";
+/// The name of the record of the emergency controls.
+pub(super) const EMERGENCY: Name<'static> = ("-", "emergency", "controls");
 /// The name of the record that marks the upgrade of the topic to versions.
 pub(super) const UPGRADE: Name<'static> = ("-", "upgrade", "versions");
 
@@ -146,6 +148,13 @@ pub(super) fn parse_key(key: &str) -> Option<Name<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_record_of_the_emergency_controls_has_the_key_that_has_rules_of_its_own() {
+        let (tenant, kind, name) = EMERGENCY;
+        let key = Control::key(tenant, kind, name);
+        assert_eq!(key, super::super::versions::EMERGENCY_KEY);
+    }
 
     #[test]
     fn a_record_round_trips() {

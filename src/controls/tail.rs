@@ -68,6 +68,14 @@ fn run(controls: &Controls, stop: &AtomicBool) {
     }
 }
 
+/// Reads the topic to its end.
+pub(super) fn read_once(controls: &Controls) -> Result<(), LogError> {
+    let mut reader = controls.log.reader_uncommitted(&controls.topic)?;
+    reader.assign(0, 0)?;
+    let end = controls.log.high_watermark(&controls.topic, 0)?;
+    read_to(controls, reader.as_mut(), end, &AtomicBool::new(false)).map(drop)
+}
+
 /// Reads from the node's position on, until an error or `stop`.
 fn follow(controls: &Controls, upkeep: &mut Upkeep, stop: &AtomicBool) -> Result<(), LogError> {
     let mut reader = controls.log.reader_uncommitted(&controls.topic)?;

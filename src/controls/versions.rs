@@ -46,9 +46,13 @@ pub(super) enum Verdict {
     Known,
 }
 
+/// The key of the record of the emergency controls, which has rules of its own.
+pub(super) const EMERGENCY_KEY: &str = "-/emergency/controls";
+
 pub(super) const OLDER: &str = "its version is not newer than the known one";
 pub(super) const NO_VERSION: &str =
     "it has no version, which every record has since the upgrade of the topic";
+pub(super) const LASTING: &str = "the emergency controls are never deleted";
 pub(super) const UNSEALED: &str = "a revocation cannot be undone by a record without a valid seal";
 
 /// The current record of a name.
@@ -115,9 +119,19 @@ impl Versions {
     }
 
     fn tombstone(&mut self, name: &str, at: Millis) -> Verdict {
+        let lasting = name == EMERGENCY_KEY;
         let Some(entry) = self.entries.get_mut(name) else {
-            return Verdict::Known;
+            // Nobody deletes the emergency controls, so something was there that is not known.
+            return if lasting {
+                Verdict::End
+            } else {
+                Verdict::Known
+            };
         };
+        if lasting {
+            self.due.insert(name.into());
+            return Verdict::Refuse(LASTING);
+        }
         if entry.stamp.revoked && !entry.stamp.expired(at) {
             self.due.insert(name.into());
             return Verdict::Refuse(UNSEALED);
@@ -170,9 +184,11 @@ impl Versions {
                 }
                 return Verdict::Known;
             }
-            // Two nodes wrote the same version: a revocation wins, else the later record.
+            // Two nodes wrote the same version: a revocation wins, else the later record. Of the emergency controls the earlier
+            // one, so that the node that wrote the other merges its change again.
             let newer = stamp.version > entry.stamp.version
-                || stamp.version == entry.stamp.version
+                || name != EMERGENCY_KEY
+                    && stamp.version == entry.stamp.version
                     && entry.ended.is_none()
                     && (stamp.revoked || !entry.stamp.revoked);
             if !newer {
@@ -322,6 +338,30 @@ mod tests {
 
     fn tombstone(versions: &mut Versions, offset: u64) -> Verdict {
         versions.judge("k", (offset, AT), Seen::Tombstone)
+    }
+
+    #[test]
+    fn of_one_version_of_the_emergency_controls_the_first_counts() {
+        let mut v = Versions::default();
+        let mut judge = |offset, seen: Seen<'_>| v.judge(EMERGENCY_KEY, (offset, AT), seen);
+        let (one, two) = (Bytes::from("one"), Bytes::from("two"));
+        assert_eq!(judge(0, Seen::Tombstone), Verdict::End);
+        assert_eq!(
+            judge(1, Seen::Sealed(stamp(1, false), &one)),
+            Verdict::Apply
+        );
+        let older = Verdict::Refuse(OLDER);
+        assert_eq!(judge(2, Seen::Sealed(stamp(1, false), &two)), older);
+        assert_eq!(judge(3, Seen::Tombstone), Verdict::Refuse(LASTING));
+        assert_eq!(judge(4, Seen::Unreadable), Verdict::End);
+        assert_eq!(judge(5, Seen::Sealed(stamp(1, false), &two)), older);
+        assert_eq!(v.due(9), [(named(EMERGENCY_KEY), Due::Rewrite(one))]);
+        let mut judge = |offset, seen: Seen<'_>| v.judge(EMERGENCY_KEY, (offset, AT), seen);
+        assert_eq!(
+            judge(6, Seen::Sealed(stamp(2, false), &two)),
+            Verdict::Apply
+        );
+        assert!(v.due(9).is_empty());
     }
 
     #[test]

@@ -128,6 +128,10 @@ pub trait Log: Send + Sync {
     /// after the acknowledgement on Kafka.
     fn append(&self, records: Vec<Append>, state: Option<state::Changes>) -> Acknowledged;
 
+    /// As [`Log::append`], but records may name their partitions. A partition that does not exist is
+    /// [`LogError::UnknownTopic`]; on Kafka the other records of the call are appended nevertheless.
+    fn append_to(&self, records: Vec<Output>, state: Option<state::Changes>) -> Acknowledged;
+
     /// A reader of chosen partitions of a topic, read-committed and durable only.
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError>;
 
@@ -356,6 +360,10 @@ pub trait Lane: Send {
 
     /// Reads an open partition again from its committed position, which is `offset`; the state is as it was.
     fn seek(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError>;
+
+    /// Stops fetching all open partitions, which stay assigned; [`Lane::seek`] reads one on. Records may still come from a lane
+    /// that cannot stop.
+    fn pause(&mut self) {}
 
     /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;

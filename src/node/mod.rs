@@ -1,5 +1,6 @@
 //! A running node: opens storage, starts and stops its parts in order, and reports readiness.
 
+mod control_records;
 pub(crate) mod event_schemas;
 mod lags;
 pub(crate) mod postgres;

@@ -22,7 +22,10 @@ use crate::{
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
     port::{NotBegun, Rebuilds},
-    projections::{self, PROJECTION, Projector, READER_GRANTS, ReaderGrants, RebuildTables, Setup},
+    projections::{
+        self, EMERGENCY_CONTROLS, EmergencyTable, PROJECTION, Projector, READER_GRANTS,
+        ReaderGrants, RebuildTables, Setup,
+    },
     store::Store,
     stream::progress::Progress,
     telemetry::{Need, PartStatus, Readiness},
@@ -50,6 +53,7 @@ struct Running {
     /// Dropped before the server stops.
     projector: Option<Projector>,
     readers: ReaderGrants,
+    emergency: EmergencyTable,
     setup: Setup,
     embedded: Option<Embedded>,
 }
@@ -68,6 +72,7 @@ struct Start {
     setup: SetupWithoutStore,
     controls: Arc<Controls>,
     readers: Arc<Progress>,
+    emergency: Arc<Progress>,
     lanes: usize,
 }
 
@@ -92,9 +97,11 @@ impl Postgres {
         let state = Arc::new(Mutex::new(State::Starting));
         let progress = Arc::<Progress>::default();
         let readers = Arc::<Progress>::default();
+        let emergency = Arc::<Progress>::default();
         report_postgres(readiness, &state);
         report_projection(readiness, PROJECTION, &progress);
         report_projection(readiness, READER_GRANTS, &readers);
+        report_projection(readiness, EMERGENCY_CONTROLS, &emergency);
         watch.processor(PROJECTION, &progress);
         let start = Start {
             url: config.postgres_url.clone(),
@@ -109,6 +116,7 @@ impl Postgres {
             },
             controls: Arc::clone(controls),
             readers,
+            emergency,
             lanes: storage::lanes(config),
         };
         Self {
@@ -131,6 +139,7 @@ impl Postgres {
         let state = std::mem::replace(&mut *self.state.lock(), State::Stopped);
         if let State::Running(mut running) = state {
             drop(running.readers);
+            drop(running.emergency);
             drop(running.projector.take());
             if let Some(embedded) = running.embedded {
                 embedded.stop();
@@ -224,9 +233,16 @@ impl Start {
             setup.store.clone(),
             &self.readers,
         );
+        let emergency = EmergencyTable::start(
+            &setup.runtime,
+            Arc::clone(&self.controls),
+            setup.store.clone(),
+            &self.emergency,
+        );
         Ok(Running {
             projector: Some(projector),
             readers,
+            emergency,
             setup,
             embedded,
         })

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     event_schemas,
+    control_records::ControlRecords,
     lags::NodeLags,
     postgres::{self, Postgres},
     storage::{self, Storage},
@@ -19,6 +20,7 @@ use crate::{
     audit::Audit,
     base::clock::SystemClock,
     config::Config,
+    controls::{Controls, Held},
     envelope::foreign::{NoRegistry, Schemas},
     event_schemas::EventSchemas,
     jwt::Jwt,
@@ -59,6 +61,7 @@ pub async fn run(
     let event_schemas = event_schemas::read(&config)?;
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
+    controls.hold(Held::from_environment(|name| std::env::var(name).ok())?);
     let (audit, audit_writer) =
         Audit::start(Arc::clone(&storage.log), Arc::clone(&storage.names.audit));
     // Before starting parts that would have to be stopped if the address is in use.
@@ -86,6 +89,7 @@ pub async fn run(
             &config,
             window_ms,
             &storage,
+            &controls,
             (&schemas, &event_schemas),
             &readiness,
             &mut watch,
@@ -103,7 +107,7 @@ pub async fn run(
             &set,
             &config,
             &storage,
-            &schemas,
+            (&controls, &schemas),
             &readiness,
             watch.watched(),
             provision,
@@ -111,6 +115,12 @@ pub async fn run(
     } else {
         None
     };
+    let control_records = ControlRecords::start(
+        Arc::clone(&storage.log),
+        &storage.names,
+        storage.state.clone(),
+        Arc::clone(&controls),
+    );
     let lags = NodeLags::new(&storage.log, watch.watched());
     let watching = watch.start().context("cannot start a thread")?;
 
@@ -162,6 +172,7 @@ pub async fn run(
     drop(reloads);
     schema_reloads.abort();
     drop(watching);
+    drop(control_records);
     if let Some(topologies) = topologies {
         topologies.stop().await;
     }
@@ -239,6 +250,7 @@ fn start_admission(
     config: &Config,
     tuned_window_ms: Option<i64>,
     storage: &Storage,
+    controls: &Arc<Controls>,
     (schemas, event_schemas): (&Arc<dyn Schemas>, &Arc<EventSchemas>),
     readiness: &Readiness,
     watch: &mut Watch,
@@ -250,6 +262,7 @@ fn start_admission(
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
         .with_secrets(Arc::new(storage::secret_keys(config)?))
+        .with_controls(Arc::clone(controls))
         .with_schemas(Arc::clone(schemas))
         .with_event_schemas(Arc::clone(event_schemas));
     let progress = Arc::<Progress>::default();
@@ -269,12 +282,7 @@ fn start_admission(
 }
 
 /// Registers the parts that `/readyz` always reports.
-fn report(
-    readiness: &Readiness,
-    config: &Config,
-    storage: &Storage,
-    controls: &Arc<crate::controls::Controls>,
-) {
+fn report(readiness: &Readiness, config: &Config, storage: &Storage, controls: &Arc<Controls>) {
     let name = if config.on_kafka() { "kafka" } else { "log" };
     let log = Arc::clone(&storage.log);
     readiness.part(name, Need::Required, move || match log.health() {
@@ -291,11 +299,15 @@ fn report(
     });
     let controls = Arc::clone(controls);
     readiness.part("controls", Need::Required, move || {
-        if controls.readable() {
-            PartStatus::ok("")
-        } else {
-            PartStatus::down("not read to its end for 5 s")
+        if !controls.readable() {
+            return PartStatus::down("not read to its end for 5 s");
         }
+        let in_force = controls.emergency().in_force();
+        if in_force.is_empty() {
+            return PartStatus::ok("");
+        }
+        let described: Vec<_> = in_force.iter().map(ToString::to_string).collect();
+        PartStatus::degraded(described.join("; "))
     });
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     base::clock::SystemClock,
     config::Config,
+    controls::Controls,
     envelope::foreign::Schemas,
     telemetry::{self, Need, PartStatus, Readiness},
     topology::{self, Checked, Deployed, Deployment, Problem, Set, Setup, Severity},
@@ -94,7 +95,7 @@ impl Topologies {
         set: &Set,
         config: &Config,
         storage: &Storage,
-        schemas: &Arc<dyn Schemas>,
+        (controls, schemas): (&Arc<Controls>, &Arc<dyn Schemas>),
         readiness: &Readiness,
         watched: Watched,
         provision: bool,
@@ -109,7 +110,8 @@ impl Topologies {
             make_foreign: !config.on_kafka(),
             lanes: storage::lanes(config),
         })
-        .with_secrets(Arc::new(storage::secret_keys(config)?));
+        .with_secrets(Arc::new(storage::secret_keys(config)?))
+        .with_controls(Arc::clone(controls));
         deployment
             .deploy(set)
             .context("a thread cannot be started")?;

@@ -94,8 +94,16 @@ impl Watched {
             {
                 items.push(Item::unknown(one.name.clone(), why));
             }
+            let held = match one.progress.status() {
+                ProcessorStatus::Held(why) => Some(why),
+                _ => None,
+            };
             for (topic, positions) in positions {
-                items.extend(lag::items(log, (&one.name, &topic), &positions, now)?);
+                let of_topic = lag::items(log, (&one.name, &topic), &positions, now)?;
+                items.extend(of_topic.into_iter().map(|item| Item {
+                    held: held.clone(),
+                    ..item
+                }));
             }
         }
         Ok(items)

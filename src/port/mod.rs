@@ -9,6 +9,7 @@ mod certificate;
 mod connection;
 mod cors;
 mod hooks;
+mod gate;
 mod ingest;
 mod limited;
 mod meters;

@@ -34,8 +34,8 @@ pub(super) struct Problem {
     /// `Retry-After`, in seconds.
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// The JSON array of the items' results, in an answer to a batch of which nothing was accepted.
-    results: Option<Vec<u8>>,
+    /// Members that only some problems have, as they are sent: `,"name":value`.
+    members: Vec<u8>,
 }
 
 /// A limit that a request is over.
@@ -67,7 +67,7 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             headers: Vec::new(),
-            results: None,
+            members: Vec::new(),
         }
     }
 
@@ -143,10 +143,24 @@ impl Problem {
         self
     }
 
-    /// With the results of a batch, a JSON array.
-    pub(super) fn results(mut self, results: Vec<u8>) -> Self {
-        self.results = Some(results);
+    /// With a member of its own, such as `control`.
+    pub(super) fn field(mut self, name: &'static str, value: &str) -> Self {
+        self.begin_member(name);
+        write_text(&mut self.members, value);
         self
+    }
+
+    /// With the results of a batch, a JSON array.
+    pub(super) fn results(mut self, results: &[u8]) -> Self {
+        self.begin_member("results");
+        self.members.extend_from_slice(results);
+        self
+    }
+
+    fn begin_member(&mut self, name: &str) {
+        self.members.extend_from_slice(b",\"");
+        self.members.extend_from_slice(name.as_bytes());
+        self.members.extend_from_slice(b"\":");
     }
 
     /// Its status, its code as it is sent, and its text.
@@ -161,7 +175,7 @@ impl Problem {
 
     pub(super) fn into_response(self, id: RequestId) -> Response<Full<Bytes>> {
         let status = status(self.code);
-        let mut out = Vec::with_capacity(256 + self.detail.len());
+        let mut out = Vec::with_capacity(256 + self.detail.len() + self.members.len());
         out.extend_from_slice(br#"{"type":"urn:omnilink:problem:"#);
         out.extend_from_slice(self.name.as_bytes());
         out.extend_from_slice(br#"","title":""#);
@@ -175,10 +189,7 @@ impl Problem {
         out.extend_from_slice(br#","request_id":""#);
         id.write(&mut out);
         out.push(b'"');
-        if let Some(results) = &self.results {
-            out.extend_from_slice(br#","results":"#);
-            out.extend_from_slice(results);
-        }
+        out.extend_from_slice(&self.members);
         out.push(b'}');
         let mut response = Response::new(Full::new(Bytes::from(out)));
         *response.status_mut() = status;
@@ -230,13 +241,15 @@ mod tests {
     async fn what_is_sent_is_what_the_contract_says() {
         use http_body_util::BodyExt;
         for code in ALL {
-            let sent = Problem::new(code, "a \"quoted\" detail").into_response(RequestId(1, 2));
+            let sent = Problem::new(code, "a \"quoted\" detail").field("reason", "a \"reason\"");
+            let sent = sent.into_response(RequestId(1, 2));
             assert_eq!(sent.status().as_u16(), code.status);
             let body = sent.into_body().collect().await.unwrap().to_bytes();
             let read: problem::Problem = serde_json::from_slice(&body).unwrap();
             assert_eq!((read.status, &*read.code), (code.status, code.code));
             assert_eq!(read.detail, "a \"quoted\" detail");
             assert_eq!(read.request_id.len(), 32);
+            assert_eq!(read.reason.as_deref(), Some("a \"reason\""));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Projections: the tables `omnilink.events` and `omnilink.entities` follow the topic `events`, exactly once. The table
-//! `omnilink.reader_grants` follows the topic `controls` (`readers`).
+//! Projections: the tables `omnilink.events` and `omnilink.entities` follow the topic `events`, exactly once. The tables
+//! `omnilink.reader_grants` and `omnilink.emergency_controls` follow the topic `controls` (`mirror`: `readers`, `emergency`).
 //!
 //! Rows and offset change in one Postgres transaction, and the offset is advanced by compare-and-set. A stale owner of a partition
 //! cannot advance the offset, so its rows are rolled back too. A record passes through these files:
@@ -18,9 +18,11 @@
 mod assemble;
 mod cache;
 mod changed;
+mod emergency;
 mod error;
 mod lane;
 mod link;
+mod mirror;
 mod offsets;
 mod partitions;
 mod pipeline;
@@ -32,6 +34,7 @@ mod target;
 mod write;
 mod writer;
 
+pub use emergency::{EMERGENCY_CONTROLS, EmergencyTable};
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
 pub use offsets::projected;

@@ -1,6 +1,7 @@
 //! Postgres: connections, migrations, monthly partitions, reader grants, and the binary `COPY` format.
 
 mod copy;
+pub mod emergency;
 mod error;
 pub mod grants;
 mod migrate;

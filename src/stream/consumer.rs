@@ -149,6 +149,8 @@ pub(crate) enum State<'a> {
     Running,
     /// It waits for the named condition.
     Waiting(&'a str),
+    /// An operator holds it, for this reason.
+    Held(&'a str),
 }
 
 /// The identity of a consumer.
@@ -242,6 +244,7 @@ impl<H: Handler> Consumer<H> {
         match self.handler.state() {
             None => {}
             Some(State::Waiting(what)) => progress.waiting(what),
+            Some(State::Held(why)) => progress.held(why),
             Some(State::Running) if self.member => progress.running(),
             Some(State::Running) => progress.starting(JOINING),
         }

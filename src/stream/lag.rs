@@ -179,6 +179,9 @@ pub struct Item {
     /// How many of the records wait for the end of an open transaction of their producer.
     #[serde(skip_serializing_if = "is_zero")]
     pub uncommitted: u64,
+    /// Why an operator holds the processor, if one does: it takes no records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
     /// Why the lag is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -197,6 +200,7 @@ impl Item {
             records: Some(lag.records),
             age_s: Some(lag.age_ms as f64 / 1000.0),
             uncommitted: lag.uncommitted,
+            held: None,
             error: None,
         }
     }
@@ -209,6 +213,7 @@ impl Item {
             records: None,
             age_s: None,
             uncommitted: 0,
+            held: None,
             error: Some(error.into()),
         }
     }

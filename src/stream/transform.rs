@@ -32,6 +32,12 @@ pub trait Processor: Send + Sync {
         space: &Space,
         state: &StateStore,
     ) -> Result<Box<dyn Transform>, StateError>;
+
+    /// Why an operator holds the processor, for people; `None`: nobody does. While it is held its lanes keep their partitions, and
+    /// take no record and fire no timer. Called before each poll, so it must be cheap.
+    fn held(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Turns input into output. Its memory must be derived from keyed state, because it is recreated after an aborted transaction.

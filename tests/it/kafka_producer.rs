@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use omnilink::log::{
-    Append, Log, LogError, Record,
+    Append, Log, LogError, Output, Record,
     kafka::{KafkaLog, KafkaOptions},
 };
 use rdkafka::{
@@ -207,4 +207,34 @@ fn properties_are_passed_to_librdkafka() {
         ..KafkaOptions::default()
     };
     assert!(KafkaLog::connect_stateless(wrong).is_err());
+}
+
+#[test]
+fn both_producers_append_to_the_partitions_that_records_name() {
+    for properties in [&[][..], &[("socket.keepalive.enable", "true")]] {
+        let cluster = cluster(2);
+        let log = connect(&cluster, properties);
+        let append = |partition, n| {
+            let Append { topic, record } = numbered(n);
+            let output = Output {
+                topic,
+                partition: Some(partition),
+                record,
+            };
+            log.append_to(vec![output], None).blocking_recv().unwrap()
+        };
+        for n in 0..8 {
+            let partition = (n % 4) as u32;
+            assert_eq!(append(partition, n).unwrap()[0].partition, partition);
+        }
+        let missing = append(4, 8).unwrap_err();
+        assert!(matches!(missing, LogError::UnknownTopic(_)), "{missing}");
+        let found = records(&cluster, 8);
+        assert!(
+            found
+                .iter()
+                .all(|(partition, _, n)| *partition == *n as i32 % 4)
+        );
+        assert_eq!(found.len(), 8);
+    }
 }

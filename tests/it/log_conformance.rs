@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use omnilink::{
     base::clock::{Clock, SystemClock},
     log::{
-        Class, Cleanup, LogError, OffsetRange, Record, Transaction, partition_for, read_ranges,
-        survey,
+        Class, Cleanup, LogError, OffsetRange, Output, Record, Transaction, partition_for,
+        read_ranges, survey,
     },
     state::{Changes, Space},
 };
@@ -43,6 +43,7 @@ macro_rules! on_both_logs {
 on_all_logs!(
     records_of_a_key_keep_their_order_and_partition,
     tombstones_and_headers_are_kept,
+    records_may_name_their_partition,
     a_transaction_is_atomic_and_a_lane_resumes_after_it,
     uncommitted_records_are_never_read,
     a_lane_is_read_to_its_end_though_markers_follow_its_records,
@@ -91,6 +92,34 @@ fn records_of_a_key_keep_their_order_and_partition(test_log: TestLog) {
         .unwrap();
     assert_eq!(marks.start, 0);
     assert!(marks.end >= 16);
+}
+
+fn records_may_name_their_partition(test_log: TestLog) {
+    let log = test_log.open("a");
+    log.provision(&[test_log.spec("in", 4, Cleanup::Keep)], true)
+        .unwrap();
+    let topic = test_log.topic("in");
+    let to = |partition: Option<u32>, value: &str| Output {
+        partition,
+        ..output(&topic, record("k", value))
+    };
+    let append = |records| log.append_to(records, None).blocking_recv().unwrap();
+    // The first call may come before the log knows the topic's partitions.
+    let records = (0..4).rev().map(|p| to(Some(p), &format!("to {p}")));
+    let at = append(records.chain([to(None, "by key")]).collect()).unwrap();
+    let partitions: Vec<_> = at.iter().map(|at| at.partition).collect();
+    let by_key = partition_for(b"k", 4);
+    assert_eq!(partitions, [3, 2, 1, 0, by_key]);
+    for p in 0..4 {
+        let missing = append(vec![to(Some(4 + p), "nowhere")]).unwrap_err();
+        assert!(matches!(missing, LogError::UnknownTopic(_)), "{missing}");
+    }
+    let all = read_all(&*log, &topic, 5);
+    assert_eq!(all.len(), 5);
+    for fetched in &all {
+        let expected = format!("to {}", fetched.partition);
+        assert!(value(fetched) == expected || fetched.partition == by_key);
+    }
 }
 
 fn tombstones_and_headers_are_kept(test_log: TestLog) {

@@ -24,6 +24,8 @@ mod config;
 mod controls;
 mod disk_full;
 mod dlq;
+mod emergency;
+mod emergency_held;
 mod envelope_corpus;
 mod first_key;
 mod event_schemas;

@@ -268,6 +268,12 @@ impl GroupConsumer {
         }
     }
 
+    /// Fetches nothing until partitions are assigned again; the member keeps its share of the group.
+    pub(super) fn pause(&mut self) {
+        self.open.clear();
+        self.changed = true;
+    }
+
     fn apply_assignment(&mut self) -> Result<(), LogError> {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), next) in &self.open {

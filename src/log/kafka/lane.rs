@@ -241,6 +241,10 @@ impl Lane for KafkaLane {
         Ok(())
     }
 
+    fn pause(&mut self) {
+        self.group.pause();
+    }
+
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         self.group.unassign(partitions)
     }

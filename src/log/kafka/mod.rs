@@ -42,7 +42,7 @@ use topics::Topics;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Isolation, Lane, Log, LogError, OffsetRange,
-    OpenTransaction, PositionFault, Reader, Source, TopicId, TopicSpec, Work,
+    OpenTransaction, Output, PositionFault, Reader, Source, TopicId, TopicSpec, Work,
     identity::{self, Kept, Place},
 };
 use crate::{
@@ -270,6 +270,13 @@ impl Log for KafkaLog {
     }
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
+        let (answer, acknowledged) = oneshot::channel();
+        let state = self.state.clone().zip(state);
+        self.appender.append(records, state, answer);
+        acknowledged
+    }
+
+    fn append_to(&self, records: Vec<Output>, state: Option<Changes>) -> Acknowledged {
         let (answer, acknowledged) = oneshot::channel();
         let state = self.state.clone().zip(state);
         self.appender.append(records, state, answer);

@@ -104,6 +104,10 @@ impl Lane for LocalLane {
         self.reader.assign_at(topic, partition, offset)
     }
 
+    fn pause(&mut self) {
+        self.reader.release_all();
+    }
+
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         for (topic, partition) in partitions {
             self.reader.release(*topic, *partition);

@@ -25,7 +25,6 @@ pub use error::LocalError;
 use fjall::Keyspace;
 use parking_lot::{Condvar, Mutex, RwLock};
 use sequencer::Sequencer;
-use tokio::sync::oneshot;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
@@ -200,12 +199,11 @@ impl Log for LocalLog {
     }
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
-        let (answer, acknowledged) = oneshot::channel();
-        if let Err((answer, error)) = self.shared.append(&records, state, answer) {
-            // Nobody waits any more: then nobody needs the error.
-            let _ = answer.send(Err(error));
-        }
-        acknowledged
+        self.shared.append(&records, state)
+    }
+
+    fn append_to(&self, records: Vec<Output>, state: Option<Changes>) -> Acknowledged {
+        self.shared.append(&records, state)
     }
 
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {

@@ -135,6 +135,17 @@ impl LocalReader {
         at.map_or(0, |at| at.next.max(self.offset_range(at.slot).start))
     }
 
+    pub(super) fn release_all(&mut self) {
+        let assigned: Vec<_> = self
+            .assigned
+            .iter()
+            .map(|a| (a.topic, a.partition))
+            .collect();
+        for (topic, partition) in assigned {
+            self.release(topic, partition);
+        }
+    }
+
     fn offset_range(&self, slot: usize) -> OffsetRange {
         let sequencer = self.shared.sequencer.lock();
         match self.signal.up_to {

@@ -17,7 +17,10 @@ use super::{
 use crate::{
     base::clock::Millis,
     chaos::{Bug, planted},
-    log::{Fenced, LogError, OffsetRange, Position, Unavailable, partition_for, record_size},
+    log::{
+        Acknowledged, Fenced, LogError, OffsetRange, Position, Unavailable, partition_for,
+        record_size,
+    },
     state::Changes,
 };
 
@@ -287,9 +290,13 @@ impl Shared {
         &self,
         records: &[T],
         state: Option<Changes>,
-        answer: Answer,
-    ) -> Result<(), (Answer, LogError)> {
-        self.sequence(records, state, None, answer)
+    ) -> Acknowledged {
+        let (answer, acknowledged) = oneshot::channel();
+        if let Err((answer, error)) = self.sequence(records, state, None, answer) {
+            // Nobody waits any more: then nobody needs the error.
+            let _ = answer.send(Err(error));
+        }
+        acknowledged
     }
 
     /// Puts records, state and positions into the next commit, in order, all or nothing.
@@ -324,6 +331,10 @@ impl Shared {
                     let key = record.key.as_deref().unwrap_or_default();
                     partition_for(key, topic.partitions)
                 });
+                if partition >= topic.partitions {
+                    let missing = LogError::UnknownTopic(format!("{name}/{partition}"));
+                    return Err((answer, missing));
+                }
                 slots.push((topic.first_slot + partition as usize, partition));
             }
         }

@@ -19,8 +19,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    Acknowledged, Append, Cleanup, Lane, Log, LogError, OffsetRange, Reader, Source, TopicSpec,
-    Work,
+    Acknowledged, Append, Cleanup, Lane, Log, LogError, OffsetRange, Output, Reader, Source,
+    TopicSpec, Work,
 };
 use crate::{
     base::clock::{Clock, Millis},
@@ -120,9 +120,14 @@ impl Log for MemoryLog {
     }
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
+        self.append_to(records.into_iter().map(Output::from).collect(), state)
+    }
+
+    fn append_to(&self, records: Vec<Output>, state: Option<Changes>) -> Acknowledged {
         let now = self.shared.clock.now();
         let mut content = self.shared.content.lock();
-        let records = records.into_iter().map(|one| (one.topic, None, one.record));
+        let records = records.into_iter();
+        let records = records.map(|one| (one.topic, one.partition, one.record));
         let appended = content.append(records.collect(), now).and_then(|at| {
             content.log_changes(state.unwrap_or_default())?;
             Ok(at)

@@ -26,7 +26,7 @@ use crate::{
     base::clock::Millis,
     bridges::{self, Reason, receive},
     port::{
-        Shared, auth,
+        Shared, auth, gate,
         ingest::{
             answer::{self, Outcome, Refusal},
             body::{self, BodyError},
@@ -302,13 +302,15 @@ impl<'a> Taking<'a> {
 }
 
 /// The emergency controls that hold webhooks back: the kill switch before the source is looked up, then what is disabled by feature
-/// and by source. This is the only place where webhooks ask for them.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "no control is enforced at the port yet"
-)]
-fn gated(_shared: &Shared, _source: Option<&str>) -> Result<(), Problem> {
-    Ok(())
+/// and by source.
+fn gated(shared: &Shared, source: Option<&str>) -> Result<(), Problem> {
+    match source {
+        None => {
+            gate::kill_switch(shared)?;
+            gate::feature(shared, "webhooks")
+        }
+        Some(name) => gate::feature(shared, &format!("source:{name}")),
+    }
 }
 
 fn problem_of(refusal: bridges::Refusal, otherwise: &'static Code) -> Problem {

@@ -13,16 +13,16 @@ use crate::{
     api::{
         events::ItemStatus,
         problem::{
-            Code, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_PAYLOAD,
-            LIMITER_UNAVAILABLE, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE, PERMISSION_DENIED,
-            RATE_LIMIT_EXCEEDED,
+            Code, ENV_NOT_ALLOWED, FEATURE_DISABLED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH,
+            INVALID_PAYLOAD, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE, PAYLOAD_TOO_LARGE,
+            PERMISSION_DENIED, RATE_LIMIT_EXCEEDED,
         },
     },
     base::id::Identity,
     envelope::Invalid,
     limits::{self, MAX_RPM, Standing},
     port::{
-        RequestId,
+        RequestId, gate,
         problem::{self, Problem, write_text},
     },
 };
@@ -50,6 +50,8 @@ pub(crate) struct Refusal {
     record_id: Option<Identity>,
     /// The limit that is used up.
     limit: Option<Arc<Standing>>,
+    /// The feature that is disabled, and why.
+    disabled: Option<Box<(&'static str, String)>>,
 }
 
 /// How long to wait for a limiter that lets nothing in, in seconds: it is tried again within this time.
@@ -65,6 +67,7 @@ impl Refusal {
             retry_after: None,
             record_id: None,
             limit: None,
+            disabled: None,
         }
     }
 
@@ -83,6 +86,15 @@ impl Refusal {
     pub(crate) fn permission(lacking: &str) -> Self {
         let message = format!("the key lacks the permission `{lacking}`");
         Self::new(ItemStatus::Denied, &PERMISSION_DENIED, message)
+    }
+
+    /// An operator has disabled a feature.
+    pub(crate) fn disabled(feature: &'static str, reason: String) -> Self {
+        let message = gate::disabled_detail(feature, &reason);
+        let mut refusal = Self::new(ItemStatus::Error, &FEATURE_DISABLED, message);
+        refusal.retry_after = Some(gate::RETRY_AFTER_S);
+        refusal.disabled = Some(Box::new((feature, reason)));
+        refusal
     }
 
     pub(crate) fn environment(env: &str) -> Self {
@@ -151,7 +163,11 @@ impl Refusal {
 
     /// As the problem of a whole request.
     fn into_problem(self) -> Problem {
-        let problem = Problem::named(self.code, self.name, self.message);
+        let mut problem = Problem::named(self.code, self.name, self.message);
+        if let Some(disabled) = self.disabled {
+            let (feature, reason) = *disabled;
+            problem = problem.field("feature", feature).field("reason", &reason);
+        }
         match (self.limit, self.retry_after) {
             (Some(standing), _) => problem.limit(&standing),
             (None, Some(seconds)) => problem.retry_after(seconds),
@@ -222,7 +238,7 @@ pub(crate) fn respond(id: RequestId, mut outcomes: Vec<Outcome>) -> Response<Ful
         let limited = |o: &Outcome| matches!(o, Outcome::Refused(r) if r.limit.is_some());
         let tells = outcomes.iter().position(limited).unwrap_or(0);
         if let Outcome::Refused(refusal) = outcomes.swap_remove(tells) {
-            return refusal.into_problem().results(results).into_response(id);
+            return refusal.into_problem().results(&results).into_response(id);
         }
         unreachable!("nothing was accepted, so the first of them is refused");
     }
@@ -269,6 +285,7 @@ mod tests {
             Refusal::in_flight(id),
             Refusal::unavailable(),
             Refusal::limiter_unavailable("tenant"),
+            Refusal::disabled("events", "no \"room\"".into()),
         ];
         let mut outcomes: Vec<_> = refused.into_iter().map(Outcome::Refused).collect();
         let (status, text) = body(outcomes.clone()).await;
@@ -300,10 +317,10 @@ mod tests {
         let written: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(serde_json::to_value(&accepted).unwrap(), written);
         let statuses = accepted.results.iter().map(|r| (r.status, r.index));
-        let ends: Vec<_> = statuses.skip(9).collect();
+        let ends: Vec<_> = statuses.skip(10).collect();
         assert_eq!(
             ends,
-            [(ItemStatus::Ingested, 9), (ItemStatus::Duplicate, 10)]
+            [(ItemStatus::Ingested, 10), (ItemStatus::Duplicate, 11)]
         );
     }
 }

@@ -1,7 +1,7 @@
 //! `POST /v1/events`: one event or a batch, in every form.
 //!
-//! Checks in this order: length, controls, key, media type, requests in flight, body, size and fields of items, scope, `act_as`,
-//! schema, rate, identity, append.
+//! Checks in this order: controls can be read, length, kill switch, key, media type, requests in flight, body, size and fields of
+//! items, scope, `act_as`, `events` disabled, allowlist, schema, rate, identity, append.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ use super::{
     nodes::{Nodes, Reservation},
 };
 use crate::port::{
-    Shared, auth,
+    Shared, auth, gate,
     limited::{Rated, Sender},
     problem::Problem,
 };
@@ -35,7 +35,7 @@ use crate::{
         clock::Millis,
         id::{Identity, IdentityMap},
     },
-    controls::{ACT_AS, EVENTS_WRITE, Key},
+    controls::{ACT_AS, EVENTS, EVENTS_WRITE, Key},
     envelope::{
         self, Binding, Body, BodyHash, Invalid, Item, Parsed, TraceContext, avro::encode_ingress,
     },
@@ -122,12 +122,14 @@ async fn check_head(
     announced: Option<u64>,
     peer: IpAddr,
 ) -> Result<(std::sync::Arc<Key>, Form, usize), Problem> {
+    gate::readable(shared)?;
     let limits = &shared.limits;
     let announced = announced.unwrap_or(0);
     if announced > limits.batch_bytes as u64 {
         let form = media::form(headers).unwrap_or(Form::Json);
         return Err(refuse_body(BodyError::TooLarge, form, limits.batch_bytes));
     }
+    gate::kill_switch(shared)?;
     let key = auth::authenticate(shared, headers, peer).await?;
     let form = media::form(headers)?;
     let limit = match form {
@@ -291,6 +293,9 @@ impl Taking<'_> {
         if items.is_empty() && self.acts_for && !self.key.scopes.permits(ACT_AS) {
             return Err(Problem::lacks(ACT_AS));
         }
+        if items.is_empty() {
+            gate::feature(self.shared, EVENTS)?;
+        }
         let judged: Vec<_> = items
             .into_iter()
             .map(|item| self.judge(item.raw.len(), item.parsed))
@@ -366,6 +371,9 @@ impl Taking<'_> {
         }
         if self.acts_for && !self.key.scopes.permits(ACT_AS) {
             return Err(Refusal::permission(ACT_AS));
+        }
+        if let Some(reason) = self.shared.controls.disabled(EVENTS) {
+            return Err(Refusal::disabled(EVENTS, reason));
         }
         if !constraints.env_allowlist.is_empty() {
             let env = event.source.rsplit('/').next().unwrap_or_default();

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use super::request::{JsonBody, QueryString};
 use crate::{
     api::{
-        Access, Route,
+        Access, Gate, Route,
         problem::{LOG_UNAVAILABLE, NOT_FOUND, PARTITION_COUNT, UNKNOWN_TOPIC},
     },
     audit::{Entry, Outcome},
@@ -26,7 +26,7 @@ use crate::{
     controls::{ACT_AS, ControlsError, Key, OPERATOR},
     log::LogError,
     port::{
-        RequestId, Shared, auth,
+        RequestId, Shared, auth, gate,
         peer::Peer,
         problem::{LOG_RETRY_AFTER_S, Problem, Refused},
     },
@@ -74,10 +74,17 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             // Every connection puts it there.
             return Err(refuse(Problem::log_unavailable()));
         };
+        let route = parts.extensions.get::<&'static Route>();
+        let gate = route.map_or(Gate::None, |route| route.gate);
+        if gate != Gate::None {
+            gate::intake(shared).map_err(refuse)?;
+        }
         let key = auth::authenticate(shared, &parts.headers, *peer).await;
         let key = key.map_err(refuse)?;
         let on_behalf_of = auth::on_behalf_of(&parts.headers).map_err(refuse)?;
-        let route = parts.extensions.get::<&'static Route>();
+        if gate == Gate::Starts {
+            gate::starts(shared, &key).map_err(refuse)?;
+        }
         let permission = match route.map(|route| route.access) {
             Some(Access::Permission(permission)) => permission,
             // An open route has no use for a caller: one that asks for one all the same is closed.

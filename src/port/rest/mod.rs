@@ -8,6 +8,7 @@
 //! | the others | handlers |
 
 pub(crate) mod caller;
+pub(crate) mod controls;
 pub(crate) mod docs;
 pub(crate) mod integrations;
 pub(crate) mod keys;

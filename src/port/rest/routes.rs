@@ -12,8 +12,7 @@ use axum::{
 };
 
 use super::{
-    docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES,
-    schemas, tools,
+docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools, controls,
 };
 use crate::{
     api::{
@@ -72,6 +71,8 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::GrantReader => handler(route, readers::grant),
         Operation::ListReaders => handler(route, readers::list),
         Operation::RevokeReader => handler(route, readers::revoke),
+        Operation::ShowControls => handler(route, controls::show),
+        Operation::ChangeControls => handler(route, controls::change),
         Operation::Replay => handler(route, replay::events),
         Operation::ReplayState => handler(route, replay::state),
         Operation::ReplayIntoTopic => handler(route, replay::into_topic),
@@ -124,8 +125,8 @@ fn handler<T: 'static>(route: &'static Route, handler: impl Handler<T, Arc<Share
     let method = match route.method {
         api::Method::Get => MethodFilter::GET,
         api::Method::Post => MethodFilter::POST,
-        api::Method::Delete => MethodFilter::DELETE,
         api::Method::Patch => MethodFilter::PATCH,
+        api::Method::Delete => MethodFilter::DELETE,
     };
     on(method, handler).route_layer(Extension(route))
 }

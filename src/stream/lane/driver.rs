@@ -47,6 +47,8 @@ impl Driver {
             stop: Arc::default(),
             tasks: BTreeMap::new(),
             aborted: false,
+            held: None,
+            paused: false,
             failures: Failures::default(),
             rejected: RefCell::default(),
             jitter: StdRng::seed_from_u64(seed),

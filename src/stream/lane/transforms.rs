@@ -41,6 +41,10 @@ pub(super) struct Transforms {
     pub(super) tasks: BTreeMap<u32, Task>,
     /// Whether a transaction was aborted, so that the tasks must be recreated.
     pub(super) aborted: bool,
+    /// Why an operator holds the processor: records that arrive meanwhile are skipped, and read again afterwards.
+    pub(super) held: Option<String>,
+    /// Whether the lane was paused, so that it fetches nothing.
+    pub(super) paused: bool,
     /// Records and timers that failed and will be repeated.
     pub(super) failures: Failures,
     /// Size limits of topics and keyed state.
@@ -68,6 +72,17 @@ impl Handler for Transforms {
             self.aborted = false;
             return Ok(Next::Done(Step::Restored));
         }
+        self.held = self.processor.held();
+        if self.held.is_some() {
+            if !self.paused && !self.tasks.is_empty() {
+                lane.pause();
+                self.paused = true;
+            }
+            return Ok(Next::Poll(Duration::MAX));
+        }
+        if std::mem::take(&mut self.paused) {
+            self.read_on(lane)?;
+        }
         self.resume(lane)?;
         Ok(Next::Poll(self.wakes_in().unwrap_or(Duration::MAX)))
     }
@@ -78,6 +93,12 @@ impl Handler for Transforms {
         batch: &mut Vec<Fetched>,
         _: &Partitions,
     ) -> Result<Step, Fault> {
+        if self.held.is_some() {
+            return Ok(Step::Processed {
+                records: 0,
+                timers: 0,
+            });
+        }
         self.process_batch(lane, batch)
             .or_else(|failed| self.abort(failed))
     }
@@ -108,9 +129,13 @@ impl Handler for Transforms {
     fn over(&mut self) {
         self.drop_uncommitted();
         self.aborted = false;
+        self.paused = false;
     }
 
     fn state(&self) -> Option<State<'_>> {
+        if let Some(why) = &self.held {
+            return Some(State::Held(why));
+        }
         let waits_for = self.tasks.values().find_map(|task| task.waits_for.as_ref());
         Some(waits_for.map_or(State::Running, |what| State::Waiting(what)))
     }
@@ -172,6 +197,23 @@ impl Transforms {
             if let Some(task) = self.tasks.get_mut(partition) {
                 task.inputs
                     .insert(*topic, Input::at(next, self.setup.clock.monotonic()));
+            }
+        }
+        if self.held.is_some() && !partitions.is_empty() {
+            lane.pause();
+            self.paused = true;
+        }
+        Ok(())
+    }
+
+    /// Reads all partitions from where they were when the processor was held.
+    fn read_on(&mut self, lane: &mut dyn Lane) -> Result<(), LogError> {
+        let now = self.setup.clock.monotonic();
+        for (partition, task) in &mut self.tasks {
+            task.paused_until = None;
+            for (topic, input) in &mut task.inputs {
+                lane.seek(*topic, *partition, input.next)?;
+                input.last = now;
             }
         }
         Ok(())

@@ -44,6 +44,12 @@ impl LaneProgress {
         self.enter(LaneState::Waiting { what });
     }
 
+    /// An operator holds the lane, for this reason.
+    pub fn held(&self, why: impl Into<String>) {
+        let why = why.into();
+        self.enter(LaneState::Held { why });
+    }
+
     /// The lane failed with this error, and retries.
     pub fn retrying(&self, error: impl Into<String>) {
         let now = self.now();

@@ -108,6 +108,7 @@ impl Reported {
                 }
             }
             LaneState::Waiting { what } => ProcessorStatus::Waiting(what.clone()),
+            LaneState::Held { why } => ProcessorStatus::Held(why.clone()),
             LaneState::Retrying { error } => {
                 let failing = self
                     .failure

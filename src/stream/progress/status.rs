@@ -15,6 +15,11 @@ pub enum LaneState {
         /// What it waits for, as readable text.
         what: String,
     },
+    /// An operator holds it.
+    Held {
+        /// The reason, as readable text.
+        why: String,
+    },
     /// It failed and retries.
     Retrying {
         /// The error.
@@ -29,6 +34,8 @@ pub enum ProcessorStatus {
     Running,
     /// It waits for a named condition: a schema registry, Postgres, partitions.
     Waiting(String),
+    /// An operator holds it, for this reason.
+    Held(String),
     /// It failed and retries.
     Retrying(String),
     /// Records wait, and no position has moved for [`STALLED_AFTER`](super::STALLED_AFTER): the reason, if known.
@@ -41,6 +48,7 @@ impl ProcessorStatus {
         match self {
             Self::Running => None,
             Self::Waiting(what) => Some(format!("waiting: {what}")),
+            Self::Held(why) => Some(format!("held: {why}")),
             Self::Retrying(error) => Some(format!("retrying: {error}")),
             Self::Stalled(why) => Some(format!("stalled: {why}")),
         }

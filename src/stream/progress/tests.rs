@@ -164,6 +164,21 @@ fn a_named_wait_is_no_stall_however_long_it_lasts() {
 }
 
 #[test]
+fn what_is_held_does_not_stall_and_hides_no_lane_that_does() {
+    let bed = Bed::new();
+    bed.lane.held("the kill switch is on");
+    for second in [10, 600] {
+        let held = ProcessorStatus::Held("the kill switch is on".to_owned());
+        assert_eq!(bed.status_at(second, ends(9, 9)), held);
+    }
+    let detail = bed.progress.trouble().unwrap();
+    assert_eq!(detail, "held: the kill switch is on");
+    let other = bed.progress.lane();
+    other.retrying("no disk");
+    assert_eq!(bed.progress.trouble().as_deref(), Some("retrying: no disk"));
+}
+
+#[test]
 fn a_call_that_does_not_return_is_a_wait() {
     let bed = Bed::new();
     let call = bed.lane.calls().begin("Postgres: writing a batch");

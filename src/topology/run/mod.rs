@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     base::{backoff::Backoff, clock::Clock, threads},
-    controls::SecretKeys,
+    controls::{Controls, SecretKeys},
     envelope::foreign::Schemas,
     log::{Cleanup, Log, LogError, TopicSpec, topics::Names},
     stream::{Processor, lane, progress::Progress},
@@ -57,8 +57,15 @@ pub struct Setup {
 /// The topologies that run. Dropping it stops them after the transactions in hand.
 pub struct Deployment {
     setup: Setup,
-    secrets: Option<Arc<SecretKeys>>,
+    given: Given,
     running: BTreeMap<String, Running>,
+}
+
+/// What topologies run without, too.
+#[derive(Clone, Default)]
+struct Given {
+    secrets: Option<Arc<SecretKeys>>,
+    controls: Option<Arc<Controls>>,
 }
 
 /// What a change of the set has changed.
@@ -94,7 +101,7 @@ impl Deployment {
     pub fn new(setup: Setup) -> Self {
         Self {
             setup,
-            secrets: None,
+            given: Given::default(),
             running: BTreeMap::new(),
         }
     }
@@ -102,7 +109,14 @@ impl Deployment {
     /// With the keys that marks of redriven records are signed with: without them no mark counts.
     #[must_use]
     pub fn with_secrets(mut self, secrets: Arc<SecretKeys>) -> Self {
-        self.secrets = Some(secrets);
+        self.given.secrets = Some(secrets);
+        self
+    }
+
+    /// Held by the kill switch of these controls.
+    #[must_use]
+    pub fn with_controls(mut self, controls: Arc<Controls>) -> Self {
+        self.given.controls = Some(controls);
         self
     }
 
@@ -131,10 +145,8 @@ impl Deployment {
                 Some(_) => drop(self.running.remove(&name)),
                 None => {}
             }
-            self.running.insert(
-                name.clone(),
-                start(plan, &self.setup, self.secrets.as_ref())?,
-            );
+            self.running
+                .insert(name.clone(), start(plan, &self.setup, &self.given)?);
             deployed.started.push(name);
         }
         Ok(deployed)
@@ -154,11 +166,7 @@ impl Deployment {
     }
 }
 
-fn start(
-    plan: &Arc<Plan>,
-    setup: &Setup,
-    secrets: Option<&Arc<SecretKeys>>,
-) -> std::io::Result<Running> {
+fn start(plan: &Arc<Plan>, setup: &Setup, given: &Given) -> std::io::Result<Running> {
     let progress: Vec<(String, Arc<Progress>)> = plan
         .stages
         .iter()
@@ -169,10 +177,10 @@ fn start(
         .collect();
     let (stop, stopped) = mpsc::channel();
     let (name, told) = (plan.name.clone(), progress.clone());
-    let (plan_there, setup, secrets) = (Arc::clone(plan), setup.clone(), secrets.cloned());
+    let (plan_there, setup, given) = (Arc::clone(plan), setup.clone(), given.clone());
     let thread = std::thread::Builder::new()
         .name(format!("topology-{name}"))
-        .spawn(move || keep(&plan_there, &setup, secrets.as_ref(), &told, &stopped))?;
+        .spawn(move || keep(&plan_there, &setup, &given, &told, &stopped))?;
     Ok(Running {
         plan: Arc::clone(plan),
         progress,
@@ -196,14 +204,14 @@ enum NotStarted {
 fn keep(
     plan: &Plan,
     setup: &Setup,
-    secrets: Option<&Arc<SecretKeys>>,
+    given: &Given,
     progress: &[(String, Arc<Progress>)],
     stopped: &mpsc::Receiver<()>,
 ) {
     let mut attempt = 0;
     let starting: Vec<_> = progress.iter().map(|(_, one)| one.lane()).collect();
     loop {
-        match lanes(plan, setup, secrets, progress) {
+        match lanes(plan, setup, given, progress) {
             Ok(lanes) => {
                 // From here on the lanes report how they are.
                 drop(starting);
@@ -238,7 +246,7 @@ fn keep(
 fn lanes(
     plan: &Plan,
     setup: &Setup,
-    secrets: Option<&Arc<SecretKeys>>,
+    given: &Given,
     progress: &[(String, Arc<Progress>)],
 ) -> Result<Vec<lane::Running>, NotStarted> {
     provision(plan, setup)?;
@@ -246,8 +254,9 @@ fn lanes(
     let mut running = Vec::new();
     for (stage, (_, progress)) in plan.stages.iter().zip(progress).rev() {
         let (schemas, clock) = (Arc::clone(&setup.schemas), Arc::clone(&setup.clock));
-        let secrets = secrets.cloned();
-        let processor = StageProcessor::new(plan, stage, &setup.names, schemas, clock, secrets);
+        let secrets = given.secrets.clone();
+        let processor = StageProcessor::new(plan, stage, &setup.names, schemas, clock, secrets)
+            .with_controls(given.controls.clone());
         let processor = Arc::new(processor);
         for _ in 0..setup.lanes {
             let lane = lane::start(

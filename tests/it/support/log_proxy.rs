@@ -5,7 +5,8 @@ use std::sync::Arc;
 use omnilink::{
     base::clock::Millis,
     log::{
-        Acknowledged, Append, Lane, Log, LogError, OffsetRange, Reader, Source, TopicSpec, Work,
+        Acknowledged, Append, Lane, Log, LogError, OffsetRange, Output, Reader, Source, TopicSpec,
+        Work,
     },
     state::Changes,
 };
@@ -22,6 +23,10 @@ pub trait Intercept: Send + Sync {
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
         self.inner().append(records, state)
+    }
+
+    fn append_to(&self, records: Vec<Output>, state: Option<Changes>) -> Acknowledged {
+        self.inner().append_to(records, state)
     }
 
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
@@ -49,6 +54,10 @@ impl<T: Intercept> Log for LogProxy<T> {
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
         self.0.append(records, state)
+    }
+
+    fn append_to(&self, records: Vec<Output>, state: Option<Changes>) -> Acknowledged {
+        self.0.append_to(records, state)
     }
 
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {

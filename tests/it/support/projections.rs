@@ -17,8 +17,8 @@ use omnilink::{
     },
     envelope::{Data, Entity, Event, TimeSource, avro},
     log::{
-        Acknowledged, Append, Fetched, Lane, Log, LogError, OffsetRange, Polled, Position, Reader,
-        Record, Source, TopicSpec, Work, partition_for,
+        Acknowledged, Append, Fetched, Lane, Log, LogError, OffsetRange, Output, Polled, Position,
+        Reader, Record, Source, TopicSpec, Work, partition_for,
     },
     projections::{Projector, Setup},
     state,
@@ -439,6 +439,10 @@ impl Log for MemoryLog {
             .collect();
         let _ = sender.send(Ok(positions));
         acknowledged
+    }
+
+    fn append_to(&self, _: Vec<Output>, _: Option<state::Changes>) -> Acknowledged {
+        unreachable!("projections name no partitions")
     }
 
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {

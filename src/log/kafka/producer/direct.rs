@@ -22,7 +22,7 @@ use super::{
 use crate::{
     base::clock::{Clock, SystemClock},
     chaos::{Bug, pause, planted},
-    log::{Append, LogError, ThreadError, Unavailable},
+    log::{LogError, Output, ThreadError, Unavailable},
     state::{Changes, StateStore},
 };
 
@@ -70,9 +70,9 @@ impl Direct {
         })
     }
 
-    pub(super) fn append(
+    pub(super) fn append<T: Into<Output>>(
         &self,
-        records: Vec<Append>,
+        records: Vec<T>,
         state: Option<(StateStore, Changes)>,
         answer: Answer,
     ) {
@@ -82,7 +82,7 @@ impl Direct {
         let mut queues = self.shared.queues.lock();
         queues.counts = counts;
         for (index, append) in records.into_iter().enumerate() {
-            if let Err(error) = queues.push(append, &call, index) {
+            if let Err(error) = queues.push(append.into(), &call, index) {
                 refused.push((index, error));
             }
         }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     chaos::{Bug, PAUSE, planted},
-    log::{Append, Headers, LogError, Position},
+    log::{Headers, LogError, Output, Position},
     state::{Changes, StateStore},
 };
 
@@ -75,20 +75,23 @@ impl Librdkafka {
         })
     }
 
-    pub(super) fn append(
+    pub(super) fn append<T: Into<Output>>(
         &self,
-        records: &[Append],
+        records: Vec<T>,
         state: Option<(StateStore, Changes)>,
         answer: Answer,
     ) {
         let call = Arc::new(Call::of(records.len(), state, answer));
         let counts = self.topics.counts();
-        for (index, append) in records.iter().enumerate() {
+        for (index, append) in records.into_iter().enumerate() {
+            let append: Output = append.into();
             let record = &append.record;
             let mut message =
                 BaseRecord::with_opaque_to(&append.topic, Box::new((Arc::clone(&call), index)));
-            // Of OmniLink's own topics the configured partitions are used, whatever was added.
-            if let Some(count) = counts.get(&append.topic) {
+            if let Some(partition) = append.partition {
+                message = message.partition(partition as i32);
+            } else if let Some(count) = counts.get(&append.topic) {
+                // Of OmniLink's own topics the configured partitions are used, whatever was added.
                 let partition = partition_among(record.key.as_deref(), *count);
                 message = message.partition(partition as i32);
             }

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use super::{KafkaOptions, topics::Topics};
 use crate::{
     chaos::{Bug, planted},
-    log::{Append, LogError, Position, Unavailable},
+    log::{LogError, Output, Position, Unavailable},
     state::{Changes, StateStore},
 };
 
@@ -138,15 +138,15 @@ impl Appender {
         })
     }
 
-    pub(super) fn append(
+    pub(super) fn append<T: Into<Output>>(
         &self,
-        records: Vec<Append>,
+        records: Vec<T>,
         state: Option<(StateStore, Changes)>,
         answer: Answer,
     ) {
         match self {
             Self::Direct(direct) => direct.append(records, state, answer),
-            Self::Librdkafka(librdkafka) => librdkafka.append(&records, state, answer),
+            Self::Librdkafka(librdkafka) => librdkafka.append(records, state, answer),
         }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     batch::{self, ProducerId},
     queue_full,
 };
-use crate::log::{Append, LogError, Position, Record, Unavailable};
+use crate::log::{LogError, Output, Position, Record, Unavailable};
 
 /// The most records in all queues.
 const MOST_RECORDS: usize = 200_000;
@@ -43,6 +43,8 @@ const MISSING: Duration = Duration::from_secs(5);
 /// A record in a queue, or in a batch that is not acknowledged yet.
 pub(super) struct Pending {
     record: Record,
+    /// The partition that it must go to; `None`: that of its key.
+    named: Option<u32>,
     size: usize,
     call: Arc<Call>,
     index: usize,
@@ -160,7 +162,7 @@ impl Queues {
     /// Queues a record.
     pub(super) fn push(
         &mut self,
-        append: Append,
+        append: Output,
         call: &Arc<Call>,
         index: usize,
     ) -> Result<(), LogError> {
@@ -176,16 +178,24 @@ impl Queues {
         }
         let pending = Pending {
             record: append.record,
+            named: append.partition,
             size,
             call: Arc::clone(call),
             index,
             deadline: Instant::now() + DELIVERY_TIMEOUT,
         };
+        let topic = self.topic(&append.topic);
+        if let Some(refused) = self.enqueue(topic, pending) {
+            return Err(self.no_partition(topic, &refused));
+        }
         self.records += 1;
         self.bytes += size;
-        let topic = self.topic(&append.topic);
-        self.enqueue(topic, pending);
         Ok(())
+    }
+
+    fn no_partition(&self, topic: usize, pending: &Pending) -> LogError {
+        let partition = pending.named.unwrap_or_default();
+        LogError::UnknownTopic(format!("{}/{partition}", self.topics[topic].name))
     }
 
     fn topic(&mut self, name: &Arc<str>) -> usize {
@@ -204,20 +214,29 @@ impl Queues {
         self.topics.len() - 1
     }
 
-    fn enqueue(&mut self, topic: usize, pending: Pending) {
+    /// Queues it with its partition; gives it back if the topic does not have the partition that it names.
+    fn enqueue(&mut self, topic: usize, pending: Pending) -> Option<Pending> {
         let count = self.topics[topic].count as u32;
         if count == 0 {
             self.topics[topic].waiting.push_back(pending);
             self.stale = true;
-            return;
+            return None;
         }
-        let used = self.counts.get(&self.topics[topic].name);
-        let used = used.map_or(count, |used| count.min(*used));
-        let partition = partition_among(pending.record.key.as_deref(), used);
+        let partition = if let Some(named) = pending.named {
+            if named >= count {
+                return Some(pending);
+            }
+            named
+        } else {
+            let used = self.counts.get(&self.topics[topic].name);
+            let used = used.map_or(count, |used| count.min(*used));
+            partition_among(pending.record.key.as_deref(), used)
+        };
         self.topics[topic].partitions[partition as usize]
             .queue
             .push_back(pending);
         self.offer(topic, partition);
+        None
     }
 
     /// Lists a partition with its leader if it has something to send.
@@ -401,7 +420,10 @@ impl Queues {
                 }
             }
             for pending in std::mem::take(&mut self.topics[topic].waiting) {
-                self.enqueue(topic, pending);
+                if let Some(refused) = self.enqueue(topic, pending) {
+                    let missing = self.no_partition(topic, &refused);
+                    self.end(vec![refused], Err(missing), 0, ended);
+                }
             }
         }
         // What came while the answer was on its way, and what it said nothing of.

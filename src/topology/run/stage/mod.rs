@@ -22,7 +22,7 @@ use crate::{
         clock::{Clock, Millis},
         id::{Identity, Tenant},
     },
-    controls::SecretKeys,
+    controls::{Controls, SecretKeys},
     envelope::foreign::Schemas,
     log::{Fetched, topics::Names},
     state::{Space, StateError, StateStore, Window, WindowOptions},
@@ -36,6 +36,8 @@ const SEAL_AT: usize = 32_768;
 pub(crate) struct StageProcessor {
     stage: Arc<Stage>,
     shared: Arc<Shared>,
+    /// Whose kill switch holds it.
+    controls: Option<Arc<Controls>>,
 }
 
 /// What all partitions of a stage have in common.
@@ -87,7 +89,14 @@ impl StageProcessor {
                 secrets,
                 releasing: Arc::default(),
             }),
+            controls: None,
         }
+    }
+
+    /// Held by the kill switch of these controls.
+    pub(crate) fn with_controls(mut self, controls: Option<Arc<Controls>>) -> Self {
+        self.controls = controls;
+        self
     }
 }
 
@@ -98,6 +107,10 @@ impl Processor for StageProcessor {
 
     fn topics(&self) -> Vec<String> {
         vec![self.shared.topic.to_string()]
+    }
+
+    fn held(&self) -> Option<String> {
+        self.controls.as_ref()?.processing_held()
     }
 
     fn transform(

@@ -44,8 +44,9 @@ fn learn(queues: &mut Queues, metadata: &MetadataResponse) {
 fn push(queues: &mut Queues, value: &str) -> Answer {
     let (answer, acknowledged) = oneshot::channel();
     let call = Arc::new(Call::of(1, None, answer));
-    let append = Append {
+    let append = Output {
         topic: "in".into(),
+        partition: None,
         record: Record {
             key: Some(Bytes::from_static(b"k")),
             value: Some(Bytes::copy_from_slice(value.as_bytes())),
@@ -178,8 +179,9 @@ fn a_topic_that_comes_while_leaders_are_asked_for_is_asked_for_next() {
     let _answer = push(&mut queues, "a");
     let (answer, _acknowledged) = oneshot::channel();
     let call = Arc::new(Call::of(1, None, answer));
-    let other = Append {
+    let other = Output {
         topic: "other".into(),
+        partition: None,
         record: Record::default(),
     };
     queues.push(other, &call, 0).unwrap();

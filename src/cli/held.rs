@@ -1,0 +1,36 @@
+//! Which processors the emergency controls hold, read from the log without a node.
+
+use std::sync::Arc;
+
+use crate::{
+    admission,
+    config::Config,
+    controls::{Controls, Emergency, seal},
+    log::{Log, LogError, topics::Names},
+    node::storage,
+    projections::PROJECTION,
+};
+
+/// The emergency controls on the topic `controls`; changes nothing. `None`: there is no such topic yet.
+pub(super) fn read(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<Option<Emergency>> {
+    let names = Names::new(&config.topics.prefix);
+    if config.secret_key.is_empty() && !config.data_dir.join(seal::FILE).exists() {
+        // Nothing was written yet, and reading makes no key.
+        return Ok(None);
+    }
+    let secrets = storage::secret_keys(config)?;
+    match Controls::read_emergency(Arc::clone(log), names.controls, secrets) {
+        Ok(emergency) => Ok(Some(emergency)),
+        Err(LogError::UnknownTopic(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Why a processor is held; `None`: it is not.
+pub(super) fn holds(emergency: &Emergency, processor: &str) -> Option<String> {
+    match processor {
+        admission::NAME => emergency.admission_held(),
+        PROJECTION => None,
+        _ => emergency.processing_held(),
+    }
+}
