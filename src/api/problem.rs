@@ -39,6 +39,8 @@ codes! {
         "The envelope is of a kind that this route does not take.";
     INVALID_IDEMPOTENCY_KEY = 400 "invalid_idempotency_key",
         "`Idempotency-Key` is not UTF-8, or has more than 512 bytes.";
+    INVALID_PLAN = 400 "invalid_plan",
+        "The plan is not valid; `detail` says what is wrong, with the step.";
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",
@@ -47,6 +49,10 @@ codes! {
         "The key lacks the permission that the route needs, or names a tenant or grants scopes that are not its own.";
     ENV_NOT_ALLOWED = 403 "env_not_allowed",
         "The key's `env_allowlist` does not hold the last segment of `source`.";
+    ADAPTER_NOT_ALLOWED = 403 "adapter_not_allowed",
+        "The key's `allowed_adapters` do not hold `target.system`.";
+    WORKFLOW_NOT_ALLOWED = 403 "workflow_not_allowed",
+        "The key's `allowed_workflows` do not hold the workflow, in this version.";
     ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed",
         "The setting `cors` does not list the origin of this webhook sender.";
     NOT_FOUND = 404 "not_found",
@@ -57,6 +63,10 @@ codes! {
         "There is no dead letter of that name, or retention has deleted it.";
     UNKNOWN_PROJECTION = 404 "unknown_projection",
         "There is no projection of that name.";
+    UNKNOWN_TOOL = 404 "unknown_tool",
+        "There is no tool of that name.";
+    UNKNOWN_WORKFLOW = 404 "unknown_workflow",
+        "There is no workflow of that name and version, or none with that command.";
     UNKNOWN_TOPIC = 404 "unknown_topic",
         "There is no topic of that name.";
     METHOD_NOT_ALLOWED = 405 "method_not_allowed",
@@ -85,6 +95,8 @@ codes! {
         "Too many wrong keys came from this address; a good key passes.";
     CONCURRENCY_LIMIT_EXCEEDED = 429 "concurrency_limit_exceeded",
         "As many requests of this key or tenant are running as may run at once.";
+    FEATURE_DISABLED = 503 "feature_disabled",
+        "Something is switched off: `feature` says what, `reason` why.";
     LOG_UNAVAILABLE = 503 "log_unavailable",
         "The log did not answer. The outcome may be unknown: send the same again, with the same id.";
     OVERLOADED = 503 "overloaded",
@@ -126,6 +138,12 @@ pub struct Problem {
     pub detail: String,
     /// The request's id: 32 hexadecimal digits.
     pub request_id: String,
+    /// What is switched off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature: Option<String>,
+    /// Why it is switched off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What became of each event, where none of them was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<Vec<ItemResult>>,

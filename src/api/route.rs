@@ -47,7 +47,7 @@ impl Method {
 pub enum Access {
     /// Everyone, without a key.
     Open,
-    /// Who has a key with this permission. A key with `operator` may use every route but those that need `events:write`.
+    /// Who has a key with this permission. A key with `operator` may use every route but those through which events and starts come in.
     Permission(&'static str),
 }
 
@@ -56,6 +56,8 @@ pub enum Access {
 pub enum Tag {
     /// Events come in.
     Events,
+    /// Commands, workflows, goals and tasks come in.
+    Starts,
     /// Keys.
     Keys,
     /// Logins of Postgres.
@@ -74,8 +76,9 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Events,
+        Self::Starts,
         Self::Keys,
         Self::Readers,
         Self::Replay,
@@ -89,6 +92,7 @@ impl Tag {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Events => "Events",
+            Self::Starts => "Starts",
             Self::Keys => "Keys",
             Self::Readers => "Readers",
             Self::Replay => "Replay",
@@ -103,6 +107,10 @@ impl Tag {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Events => "Events come in.",
+            Self::Starts => {
+                "Commands, workflows, goals and tasks: what starts runs. This version checks them and does not carry out runs yet, \
+                 so each that passes all checks is answered with 503 `feature_disabled`."
+            }
             Self::Keys => "API keys of a tenant.",
             Self::Readers => "Which login of Postgres sees which tenant.",
             Self::Replay => "The history, read back in the order in which it was appended.",

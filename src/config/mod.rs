@@ -66,6 +66,10 @@ pub struct Config {
     pub limits: Limits,
     /// `topologies_dir`: the topology files.
     pub topologies_dir: PathBuf,
+    /// `workflows_dir`: the workflow files.
+    pub workflows_dir: PathBuf,
+    /// `tools_dir`: the tool files.
+    pub tools_dir: PathBuf,
     /// `log.format`.
     pub log_format: LogFormat,
 }
@@ -216,6 +220,8 @@ impl Config {
                 dedupe_window: Duration::from_hours(24),
             },
             topologies_dir: base.join("topologies"),
+            workflows_dir: base.join("workflows"),
+            tools_dir: base.join("tools"),
             log_format: LogFormat::Text,
         }
     }

@@ -12,6 +12,7 @@ use super::{
     storage::{self, Storage},
     topologies::{self, Topologies},
     watch::Watch,
+    workflows::{self, Reloading},
 };
 use crate::{
     admission::{self, Admission},
@@ -23,6 +24,7 @@ use crate::{
     registry::Registry,
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
+    workflows::Current,
 };
 
 /// How long a stop waits for the audit log.
@@ -51,6 +53,7 @@ pub async fn run(
     // First, so that a signal during a long start stops it.
     let stop = stop_on_signals()?;
     let set = topologies::read(&config)?;
+    let workflows = Current::new(workflows::read(&config)?);
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     let (audit, audit_writer) =
@@ -98,6 +101,7 @@ pub async fn run(
     let lags = NodeLags::new(&storage.log, watch.watched());
     let watching = watch.start().context("cannot start a thread")?;
 
+    let reloading = Reloading::start(&config, workflows.clone())?;
     let nodes = connect_nodes(&config, &readiness)?;
     let port = Port::new(
         listener,
@@ -126,6 +130,7 @@ pub async fn run(
             trusted_proxies: config.trusted_proxies.clone(),
             cors: config.cors.clone(),
             nodes,
+            workflows,
         },
     )?;
     let address = port.address().context("the port has no address")?;
@@ -136,6 +141,7 @@ pub async fn run(
 
     // The port first, so that no more events come in, then the processors.
     metrics_upkeep.abort();
+    drop(reloading);
     drop(watching);
     if let Some(topologies) = topologies {
         topologies.stop().await;

@@ -60,7 +60,7 @@ pub(crate) fn refuse_errors(problems: &[Problem]) -> anyhow::Result<()> {
     files.dedup();
     match (errors.len(), files.len()) {
         (0, _) => Ok(()),
-        (1, _) => bail!("1 error in the topology files"),
+        (1, _) => bail!("1 error in {}", files[0]),
         (count, 1) => bail!("{count} errors in {}", files[0]),
         (count, files) => bail!("{count} errors in {files} files"),
     }

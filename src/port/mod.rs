@@ -11,9 +11,10 @@ mod peer;
 mod problem;
 mod rest;
 mod serve;
+mod starts;
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -43,6 +44,7 @@ use crate::{
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
+    workflows,
 };
 
 /// How long a drain may take before connections are cut.
@@ -79,6 +81,8 @@ pub struct Parts {
     pub cors: Vec<AllowedOrigin>,
     /// What the other nodes have in flight, and have seen.
     pub nodes: Option<Nodes>,
+    /// Workflows and tools.
+    pub workflows: workflows::Current,
 }
 
 /// The port, bound and ready to serve.
@@ -92,6 +96,7 @@ struct Shared {
     rebuilds: Arc<dyn Rebuilds>,
     tools: Tools,
     nodes: Option<Nodes>,
+    workflows: workflows::Current,
     controls: Arc<Controls>,
     audit: Audit,
     intake: Intake,
@@ -137,6 +142,7 @@ impl Port {
                 rebuilds: parts.rebuilds,
                 tools: parts.tools,
                 nodes: parts.nodes,
+                workflows: parts.workflows,
                 controls: parts.controls,
                 audit: parts.audit,
                 intake,
@@ -198,6 +204,12 @@ impl RequestIds {
 /// A request's id: 32 hexadecimal digits.
 #[derive(Clone, Copy)]
 struct RequestId(u64, u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{:016x}", self.0, self.1)
+    }
+}
 
 impl RequestId {
     fn write(self, out: &mut Vec<u8>) {

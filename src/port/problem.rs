@@ -31,6 +31,8 @@ pub(super) struct Problem {
     /// `Retry-After`, in seconds.
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Further members, texts.
+    members: Vec<(&'static str, &'static str)>,
     /// The JSON array of the items' results, in an answer to a batch of which nothing was accepted.
     results: Option<Vec<u8>>,
 }
@@ -64,6 +66,7 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             headers: Vec::new(),
+            members: Vec::new(),
             results: None,
         }
     }
@@ -132,6 +135,17 @@ impl Problem {
         self
     }
 
+    /// With a further member.
+    pub(super) fn member(mut self, name: &'static str, text: &'static str) -> Self {
+        self.members.push((name, text));
+        self
+    }
+
+    /// The code as it is sent.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// With the results of a batch, a JSON array.
     pub(super) fn results(mut self, results: Vec<u8>) -> Self {
         self.results = Some(results);
@@ -159,6 +173,12 @@ impl Problem {
         out.extend_from_slice(br#","request_id":""#);
         id.write(&mut out);
         out.push(b'"');
+        for (name, text) in &self.members {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            write_text(&mut out, text);
+        }
         if let Some(results) = &self.results {
             out.extend_from_slice(br#","results":"#);
             out.extend_from_slice(results);

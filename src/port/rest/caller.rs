@@ -145,6 +145,10 @@ impl Caller {
         self.shared.audit.record_durably(entry).await;
     }
 
+    pub(crate) fn request_id(&self) -> RequestId {
+        self.id
+    }
+
     pub(crate) fn is_operator(&self) -> bool {
         self.key.scopes.permits(OPERATOR)
     }

@@ -33,6 +33,7 @@ use omnilink::{
     port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tools},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
+    workflows::Current,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -145,6 +146,8 @@ pub struct Node {
     /// A key of tenant `acme` with all permissions.
     pub admin: String,
     pub readiness: Readiness,
+    /// Workflows and tools; none but the builtin ones at the start.
+    pub workflows: Current,
     pub dir: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -224,6 +227,7 @@ impl Node {
         });
         let config = Config::defaults(dir.path());
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
+        let workflows = Current::default();
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let port = Port::new(
             listener,
@@ -250,6 +254,7 @@ impl Node {
                 trusted_proxies: vec![Network::parse("127.0.0.1").unwrap()],
                 cors: vec![AllowedOrigin::parse("https://app.example.com").unwrap()],
                 nodes,
+                workflows: workflows.clone(),
             },
         )
         .unwrap();
@@ -265,6 +270,7 @@ impl Node {
             address,
             admin: String::new(),
             readiness,
+            workflows,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
             stop: Some(stop),
