@@ -164,7 +164,8 @@ pub(super) const AGENT_ENVELOPE: &str = r#"{
   "payload": { "goal": "Book flight to Paris tomorrow", "user_id": "ann", "context": {} }
 }"#;
 
-pub(super) const AGENT_GOAL: &str = r#"{ "goal": "Book flight to Paris tomorrow", "context": { "department": "sales" } }"#;
+pub(super) const AGENT_GOAL: &str =
+    r#"{ "goal": "Book flight to Paris tomorrow", "context": { "department": "sales" } }"#;
 
 pub(super) const AGENT_ACCEPTED: &str = r#"{
   "workflow_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",

@@ -40,10 +40,22 @@ macro_rules! start {
     };
 }
 
-start!(Command, Command, "A command: a run of the workflow that is registered for its `type`.");
-start!(StartWorkflow, Workflow, "A workflow by its name, or a plan.");
+start!(
+    Command,
+    Command,
+    "A command: a run of the workflow that is registered for its `type`."
+);
+start!(
+    StartWorkflow,
+    Workflow,
+    "A workflow by its name, or a plan."
+);
 start!(Goal, Goal, "A goal in plain words.");
-start!(Task, Task, "A task: a run of one step; `type` names the tool.");
+start!(
+    Task,
+    Task,
+    "A task: a run of one step; `type` names the tool."
+);
 
 /// One start, or a batch.
 #[derive(JsonSchema)]
@@ -62,9 +74,7 @@ pub enum Starts<T> {
 
 /// The schema of an envelope; members may stand beside the attributes or in `data`.
 fn envelope(kind: StartKind, description: &str) -> Schema {
-    let text = |description: &str| {
-        json_schema!({ "type": "string", "minLength": 1, "maxLength": 512, "description": description })
-    };
+    let text = |description: &str| json_schema!({ "type": "string", "minLength": 1, "maxLength": 512, "description": description });
     let mut schema = json_schema!({
         "description": format!("{description} CloudEvents 1.0 in JSON, or the same fields without `specversion`. The members that are \
             not CloudEvents' own may also be members of `data`, where CloudEvents' media types have them."),
@@ -118,8 +128,12 @@ fn member(name: &str, kind: StartKind) -> Value {
             "type": ["object", "null"],
             "description": "A plan instead of a workflow; needs the permission `plans:inline`. At most 128 KiB and 200 steps."
         }),
-        "goal" => json_schema!({ "type": ["string", "null"], "description": "What is to be reached, in plain words. Required." }),
-        "context" => json_schema!({ "type": ["object", "null"], "description": "What the planner is told beside the goal." }),
+        "goal" => {
+            json_schema!({ "type": ["string", "null"], "description": "What is to be reached, in plain words. Required." })
+        }
+        "context" => {
+            json_schema!({ "type": ["object", "null"], "description": "What the planner is told beside the goal." })
+        }
         "target" => json_schema!({
             "type": ["object", "null"], "description": "The adapter.", "required": ["system"],
             "properties": { "system": { "type": "string" } }
@@ -178,7 +192,11 @@ pub struct AgentGoal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Map<String, Value>>,
     /// Stands for an absent `Idempotency-Key`, in a plain goal.
-    #[serde(default, rename = "idempotencyKey", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "idempotencyKey",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub idempotency_key: Option<String>,
 }
 

@@ -56,7 +56,10 @@ fn check(config: &Config, named: &[PathBuf]) -> anyhow::Result<(usize, Vec<Probl
         count = files.tools.len() + files.workflows.len();
     } else {
         // Tools that are there for the workflows alone are not what is asked about.
-        let names: Vec<_> = named.iter().map(|file| file.display().to_string()).collect();
+        let names: Vec<_> = named
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
         problems.retain(|problem| names.contains(&problem.file.name));
     }
     if named.is_empty() || !others.is_empty() {

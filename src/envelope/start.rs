@@ -143,7 +143,13 @@ pub fn parse_start_binary<'a>(
 ) -> Result<ParsedStart<'a>, Invalid> {
     let mut binary = binary::read(headers, Binding::Http, content_type, Some(body));
     let attributes = std::mem::take(&mut binary.attributes);
-    finish(attributes, BTreeMap::new(), binary.hash, Form::CloudEvents, receipt)
+    finish(
+        attributes,
+        BTreeMap::new(),
+        binary.hash,
+        Form::CloudEvents,
+        receipt,
+    )
 }
 
 fn items<'a>(
@@ -225,7 +231,9 @@ fn one<'a>(
                 hash
             }
             "data_base64" => {
-                attributes.fail(Invalid::payload("`data_base64`: a start has no binary data"));
+                attributes.fail(Invalid::payload(
+                    "`data_base64`: a start has no binary data",
+                ));
                 scanner.value()?
             }
             _ => {
@@ -273,10 +281,7 @@ fn finish<'a>(
         inner?;
     }
     event.data = Data::Absent;
-    body_hash.leave_out(
-        hash::key(b"id"),
-        hash::string(event.id.as_bytes()),
-    );
+    body_hash.leave_out(hash::key(b"id"), hash::string(event.id.as_bytes()));
     Ok(ParsedStart {
         event,
         members,

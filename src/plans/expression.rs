@@ -127,7 +127,9 @@ impl Template {
             Value::String(text) => Self::of_text(text, at, faults),
             Value::Array(items) => {
                 let items = items.iter().enumerate();
-                let read: Vec<_> = items.map(|(n, v)| Self::read(v, &at.at(n), faults)).collect();
+                let read: Vec<_> = items
+                    .map(|(n, v)| Self::read(v, &at.at(n), faults))
+                    .collect();
                 if read.iter().all(Self::is_fixed) {
                     Self::Fixed(value.clone())
                 } else {
@@ -243,11 +245,7 @@ fn end(text: &str) -> Option<usize> {
         match (quote, c) {
             (Some(_), _) if escaped => escaped = false,
             (Some(_), '\\') => escaped = true,
-            (Some(open), _) => {
-                if c == open {
-                    quote = None;
-                }
-            }
+            (Some(open), _) if c == open => quote = None,
             (None, '"' | '\'') => quote = Some(c),
             (None, '{') => depth += 1,
             (None, '}') if depth > 0 => depth -= 1,

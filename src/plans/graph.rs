@@ -33,7 +33,13 @@ pub(super) fn ancestors(steps: &[Step], faults: &mut Faults) -> Vec<BTreeSet<usi
         let cycle = cycle(&parents, &rest, *first);
         let names: Vec<_> = cycle.iter().map(|n| steps[*n].id.as_str()).collect();
         let at = Pointer::root().at("steps").at(cycle[0]).at("depends_on");
-        let fault = faults.add(&at, format!("the steps depend on each other in a cycle: {}", names.join(" → ")));
+        let fault = faults.add(
+            &at,
+            format!(
+                "the steps depend on each other in a cycle: {}",
+                names.join(" → ")
+            ),
+        );
         fault.step = Some(names[0].to_owned());
     }
     let mut ancestors = vec![BTreeSet::new(); steps.len()];

@@ -68,13 +68,20 @@ impl Plan {
             faults.add(&at, "a plan needs at least one step");
         }
         if items.len() > STEPS_MAX {
-            let message = format!("a plan has at most {STEPS_MAX} steps, and this has {}", items.len());
+            let message = format!(
+                "a plan has at most {STEPS_MAX} steps, and this has {}",
+                items.len()
+            );
             faults.add(&at, message);
             return None;
         }
         let read = items.iter().enumerate();
-        let read: Vec<_> = read.map(|(n, item)| Step::read(item, &at.at(n), faults)).collect();
-        let output = object.any("output").map(|value| Template::read(value, &root.at("output"), faults));
+        let read: Vec<_> = read
+            .map(|(n, item)| Step::read(item, &at.at(n), faults))
+            .collect();
+        let output = object
+            .any("output")
+            .map(|value| Template::read(value, &root.at("output"), faults));
         let timeout_ms = object.seconds("timeout_s", SECONDS_MAX, faults);
         // What a step refers to can be judged only where all steps are known.
         let steps = read.into_iter().collect::<Option<Vec<_>>>()?;
@@ -159,7 +166,8 @@ impl Plan {
             }
             let mut fault = Fault::new(&at, format!("there is no tool `{}`", short(tool)));
             fault.step = Some(step.to_owned());
-            fault.note = nearest(tool, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+            fault.note = nearest(tool, known.iter().copied())
+                .map(|meant| format!("did you mean `{meant}`?"));
             faults.push(fault);
         }
         faults
@@ -177,7 +185,9 @@ struct Scope<'p> {
 
 impl Scope<'_> {
     fn check(&self, template: &Template, at: &Pointer, faults: &mut Faults) {
-        template.expressions(at, &mut |at, expression| self.check_expression(expression, at, faults));
+        template.expressions(at, &mut |at, expression| {
+            self.check_expression(expression, at, faults);
+        });
     }
 
     fn check_expression(&self, expression: &Expression, at: &Pointer, faults: &mut Faults) {
@@ -205,7 +215,12 @@ impl Scope<'_> {
                     return Ok(());
                 }
                 let message = format!("`steps.{id}.output` is not known here");
-                Err((message, Some(format!("add `{id}` to `depends_on`, directly or by way of another step"))))
+                Err((
+                    message,
+                    Some(format!(
+                        "add `{id}` to `depends_on`, directly or by way of another step"
+                    )),
+                ))
             }
             ["steps", ..] => Err((
                 "a step is referred to by its output".into(),
@@ -218,7 +233,10 @@ impl Scope<'_> {
                     "`params`, `slots` and `steps.ID.output`"
                 };
                 let message = format!("there is no `{}` here", short(names.first().unwrap_or(&"")));
-                Err((message, Some(format!("expressions refer to {known}; texts are in quotes"))))
+                Err((
+                    message,
+                    Some(format!("expressions refer to {known}; texts are in quotes")),
+                ))
             }
         }
     }
@@ -231,11 +249,13 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the tests read better so")]
     fn faults(value: Value) -> Vec<String> {
         let faults = Plan::read(&value).err().unwrap_or_default();
         faults.iter().map(|f| format!("{} {f}", f.at)).collect()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the tests read better so")]
     fn step(id: &str, after: &[&str], input: Value) -> Value {
         json!({ "id": id, "tool": "t", "depends_on": after, "input": input })
     }
@@ -263,32 +283,62 @@ mod tests {
                 "/timeout_s `timeout_s` must be a number from 0.001 to 34560000",
             ]
         );
-        assert_eq!(faults(json!({ "steps": [] })), ["/steps a plan needs at least one step"]);
-        assert_eq!(faults(json!([])), [" a plan must be a mapping, and this is a list (with `steps`, `output` and `timeout_s`)"]);
-        let many: Vec<_> = (0..201).map(|n| step(&format!("s{n}"), &[], json!(0))).collect();
-        assert_eq!(faults(json!({ "steps": many })), ["/steps a plan has at most 200 steps, and this has 201"]);
+        assert_eq!(
+            faults(json!({ "steps": [] })),
+            ["/steps a plan needs at least one step"]
+        );
+        assert_eq!(
+            faults(json!([])),
+            [
+                " a plan must be a mapping, and this is a list (with `steps`, `output` and `timeout_s`)"
+            ]
+        );
+        let many: Vec<_> = (0..201)
+            .map(|n| step(&format!("s{n}"), &[], json!(0)))
+            .collect();
+        assert_eq!(
+            faults(json!({ "steps": many })),
+            ["/steps a plan has at most 200 steps, and this has 201"]
+        );
     }
 
     #[test]
     fn expressions_refer_to_ancestors_alone() {
         let plan = |input: &str| {
-            let steps = json!([step("a", &[], json!(1)), step("b", &["a"], json!(1)), step("c", &["b"], json!({ "x": [input] })), step("d", &[], json!(1))]);
+            let steps = json!([
+                step("a", &[], json!(1)),
+                step("b", &["a"], json!(1)),
+                step("c", &["b"], json!({ "x": [input] })),
+                step("d", &[], json!(1))
+            ]);
             json!({ "steps": steps, "output": "{{ steps.d.output }}" })
         };
         for good in [
-            "{{ params.x }}", "{{ slots.DATE_1 }}", "{{ steps.a.output.id ~ steps.b.output }}", "{{ steps['a'].output[0] }}",
-            "{{ params.x|default('steps.d') }}", "{{ steps.a.output.x is defined }}", "{{ range(3)|list }}", "steps.d.output",
+            "{{ params.x }}",
+            "{{ slots.DATE_1 }}",
+            "{{ steps.a.output.id ~ steps.b.output }}",
+            "{{ steps['a'].output[0] }}",
+            "{{ params.x|default('steps.d') }}",
+            "{{ steps.a.output.x is defined }}",
+            "{{ range(3)|list }}",
+            "steps.d.output",
         ] {
             assert_eq!(faults(plan(good)), Vec::<String>::new(), "{good}");
         }
         for (bad, message) in [
             ("{{ steps.d.output }}", "`steps.d.output` is not known here"),
-            ("{{ steps.d.output[0:1] }}", "`steps.d.output` is not known here"),
+            (
+                "{{ steps.d.output[0:1] }}",
+                "`steps.d.output` is not known here",
+            ),
             ("{{ steps.c.output }}", "`steps.c.output` is not known here"),
             ("{{ steps.e.output }}", "there is no step `e`"),
             ("{{ steps.a }}", "a step is referred to by its output"),
             ("{{ steps.a.input }}", "a step is referred to by its output"),
-            ("{{ steps[params.x].output }}", "a step is referred to by its output"),
+            (
+                "{{ steps[params.x].output }}",
+                "a step is referred to by its output",
+            ),
             ("{{ step.input }}", "there is no `step` here"),
             ("{{ env.HOME }}", "there is no `env` here"),
             ("{{ debug() }}", "there is no `debug` here"),
@@ -316,7 +366,10 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(found[0], "step `b`: there is no tool `htp` (did you mean `http`?)");
+        assert_eq!(
+            found[0],
+            "step `b`: there is no tool `htp` (did you mean `http`?)"
+        );
         assert!(found[1].starts_with("step `b`: there is no tool `nothing`"));
     }
 

@@ -230,5 +230,8 @@ pub(crate) fn is_name(text: &str) -> bool {
     let of_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     text.len() <= NAME_MAX
         && text.bytes().all(of_name)
-        && text.bytes().next().is_some_and(|first| first.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|first| first.is_ascii_alphabetic())
 }

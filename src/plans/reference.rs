@@ -34,10 +34,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
             });
             // The compiler has refused a text that does not end.
             let end = end.map_or(rest.len() - 1, |end| end + 1);
-            (
-                Token::Text(&rest[1..end]),
-                (end + 1).min(rest.len()),
-            )
+            (Token::Text(&rest[1..end]), (end + 1).min(rest.len()))
         } else if first.is_ascii_digit() {
             let end = rest.find(|c| !in_name(c) && c != '.').unwrap_or(rest.len());
             (Token::Number, end)
@@ -66,10 +63,8 @@ pub(super) fn references(expression: &str) -> Vec<Reference> {
         };
         let before = at.checked_sub(1).map(|before| tokens[before]);
         let of_other = match before {
-            // An attribute, a filter.
-            Some(Token::Sign("." | "|")) => true,
-            // A test: `is defined`, `is not defined`.
-            Some(Token::Name("is")) => true,
+            // An attribute, a filter, a test: `is defined`, `is not defined`.
+            Some(Token::Sign("." | "|") | Token::Name("is")) => true,
             Some(Token::Name("not")) => {
                 at.checked_sub(2).map(|before| tokens[before]) == Some(Token::Name("is"))
             }
@@ -91,11 +86,8 @@ fn path(name: &str, mut rest: &[Token<'_>]) -> Vec<String> {
     let mut path = vec![name.to_owned()];
     loop {
         rest = match rest {
-            [Token::Sign("."), Token::Name(attribute), rest @ ..] => {
-                path.push((*attribute).to_owned());
-                rest
-            }
-            [
+            [Token::Sign("."), Token::Name(attribute), rest @ ..]
+            | [
                 Token::Sign("["),
                 Token::Text(attribute),
                 Token::Sign("]"),
@@ -125,14 +117,29 @@ mod tests {
             ("steps.pay.output.id", vec!["steps.pay.output.id"]),
             ("steps['pay'][\"output\"].id", vec!["steps.pay.output.id"]),
             ("steps[params.x].output", vec!["params.x", "steps"]),
-            ("steps.a.output[1:params.n]", vec!["params.n", "steps.a.output"]),
-            ("params.x|default(steps.b.output, boolean=true)", vec!["params.x", "steps.b.output"]),
-            ("params.x is not defined and not slots.y", vec!["params.x", "slots.y"]),
-            ("params.x is divisibleby(params.n)", vec!["params.n", "params.x"]),
+            (
+                "steps.a.output[1:params.n]",
+                vec!["params.n", "steps.a.output"],
+            ),
+            (
+                "params.x|default(steps.b.output, boolean=true)",
+                vec!["params.x", "steps.b.output"],
+            ),
+            (
+                "params.x is not defined and not slots.y",
+                vec!["params.x", "slots.y"],
+            ),
+            (
+                "params.x is divisibleby(params.n)",
+                vec!["params.n", "params.x"],
+            ),
             ("'steps.x' ~ \"a\\\"steps\" ~ 1.5 ~ 2e5", vec![]),
             ("{'a': params.b, params.c: 1}", vec!["params.b", "params.c"]),
             ("params.xs|map(attribute='x')|join(', ')", vec!["params.xs"]),
-            ("other if params.a == None else none", vec!["other", "params.a"]),
+            (
+                "other if params.a == None else none",
+                vec!["other", "params.a"],
+            ),
             ("(params).x", vec!["params"]),
             ("[steps][0]", vec!["steps"]),
             ("params.not.is", vec!["params.not.is"]),

@@ -88,16 +88,17 @@ impl Expression {
 
     fn evaluate(&self, root: &Dynamic, room: &mut Room) -> Result<Value, RenderError> {
         let source = || self.source().to_owned();
-        let value = self.compiled.eval(root.clone()).map_err(|error| {
-            match error.kind() {
+        let value = self
+            .compiled
+            .eval(root.clone())
+            .map_err(|error| match error.kind() {
                 ErrorKind::UndefinedError => RenderError::Undefined(source()),
                 ErrorKind::OutOfFuel => RenderError::OutOfFuel(source()),
                 _ => RenderError::Failed {
                     expression: source(),
                     message: error.detail().unwrap_or("it fails").to_owned(),
                 },
-            }
-        })?;
+            })?;
         room.json(&value, self, DEPTH_MAX)
     }
 }
@@ -216,7 +217,9 @@ impl Room {
                 let names = value.try_iter().map_err(|_| no_json("not a mapping"))?;
                 let mut members = Map::new();
                 for name in names {
-                    let member = value.get_item(&name).map_err(|_| no_json("not a mapping"))?;
+                    let member = value
+                        .get_item(&name)
+                        .map_err(|_| no_json("not a mapping"))?;
                     let name = match name.as_str() {
                         Some(name) => name.to_owned(),
                         None => name.to_string(),
@@ -262,6 +265,7 @@ mod tests {
             .with_step("reserve", &[("output", &json!({ "id": "r-1", "ok": true }))])
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the tests read better so")]
     fn render(value: Value) -> Result<Value, RenderError> {
         template(&value).render(&context(), RENDERED_MAX)
     }
@@ -274,8 +278,14 @@ mod tests {
             ("{{ params.x }}", json!(1.5)),
             ("{{ params.list }}", json!([1, "b", null])),
             ("{{ params.nothing }}", json!(null)),
-            ("{{ steps.reserve.output }}", json!({ "id": "r-1", "ok": true })),
-            ("{{ steps.reserve.output.ok and params.n > 4 }}", json!(true)),
+            (
+                "{{ steps.reserve.output }}",
+                json!({ "id": "r-1", "ok": true }),
+            ),
+            (
+                "{{ steps.reserve.output.ok and params.n > 4 }}",
+                json!(true),
+            ),
             ("{{ params.absent|default('d') }}", json!("d")),
             ("{{ params.absent is defined }}", json!(false)),
             ("{{ {'a': params.n} }}", json!({ "a": 5 })),
@@ -302,7 +312,10 @@ mod tests {
             "{{ [params.absent] }}",
         ] {
             let result = render(text.into());
-            assert!(matches!(result, Err(RenderError::Undefined(_))), "{text}: {result:?}");
+            assert!(
+                matches!(result, Err(RenderError::Undefined(_))),
+                "{text}: {result:?}"
+            );
         }
         assert!(matches!(
             render("{{ 1 / 0 }}".into()),
@@ -325,13 +338,20 @@ mod tests {
         ] {
             let result = render(text.into());
             assert!(
-                matches!(result, Err(RenderError::OutOfFuel(_) | RenderError::Failed { .. })),
+                matches!(
+                    result,
+                    Err(RenderError::OutOfFuel(_) | RenderError::Failed { .. })
+                ),
                 "{text}: {result:?}"
             );
         }
         let doubled = render("{{ params.long ~ params.long ~ params.long }}".into());
         assert_eq!(doubled, Err(RenderError::TooLarge(RENDERED_MAX)));
-        let thrice = json!(["{{ params.long }}", "{{ params.long }}", "{{ params.long }}"]);
+        let thrice = json!([
+            "{{ params.long }}",
+            "{{ params.long }}",
+            "{{ params.long }}"
+        ]);
         assert_eq!(render(thrice), Err(RenderError::TooLarge(RENDERED_MAX)));
         assert!(began.elapsed() < std::time::Duration::from_secs(10));
     }

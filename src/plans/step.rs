@@ -81,7 +81,16 @@ pub enum OnExhausted {
 }
 
 const FIELDS: [&str; 11] = [
-    "id", "tool", "input", "depends_on", "compensate", "timeout_s", "retry", "irreversible", "when", "on_exhausted",
+    "id",
+    "tool",
+    "input",
+    "depends_on",
+    "compensate",
+    "timeout_s",
+    "retry",
+    "irreversible",
+    "when",
+    "on_exhausted",
     "deadline_s",
 ];
 
@@ -135,7 +144,10 @@ pub(crate) fn is_id(text: &str) -> bool {
     let of_id = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     text.len() <= 64
         && text.bytes().all(of_id)
-        && text.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|first| !first.is_ascii_digit())
 }
 
 /// The member `input`, an empty object unless given.
@@ -181,7 +193,12 @@ impl Call {
     /// The member `name`, `{tool, input}`.
     pub(super) fn member(object: &Object<'_>, name: &str, faults: &mut Faults) -> Option<Self> {
         let value = object.get(name)?;
-        let call = faults.object(value, &object.at.at(name), "a compensation", &["tool", "input"])?;
+        let call = faults.object(
+            value,
+            &object.at.at(name),
+            "a compensation",
+            &["tool", "input"],
+        )?;
         let tool = call.required_text("tool", faults);
         let input = input(&call, faults);
         Some(Self {

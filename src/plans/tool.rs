@@ -175,8 +175,20 @@ pub struct Rate {
 }
 
 const FIELDS: [&str; 14] = [
-    "name", "description", "input_schema", "worker", "kind", "risk", "compensate", "irreversible", "timeout_s", "retry", "limit",
-    "on_exhausted", "queue_timeout_s", "pii",
+    "name",
+    "description",
+    "input_schema",
+    "worker",
+    "kind",
+    "risk",
+    "compensate",
+    "irreversible",
+    "timeout_s",
+    "retry",
+    "limit",
+    "on_exhausted",
+    "queue_timeout_s",
+    "pii",
 ];
 
 impl Tool {
@@ -197,7 +209,8 @@ impl Tool {
         if let Some(name) = name
             && !is_name(name)
         {
-            let message = "a tool's name has 1 to 128 of A-Z a-z 0-9 . _ -, and begins with a letter";
+            let message =
+                "a tool's name has 1 to 128 of A-Z a-z 0-9 . _ -, and begins with a letter";
             faults.add(&root.at("name"), message);
         }
         let worker = match object.required("worker", faults) {
@@ -207,7 +220,13 @@ impl Tool {
         let kinds = ["read", "write", "delete", "payment", "message"];
         let kind = object.one_of("kind", &kinds, faults);
         let kind = kind.map(|place| {
-            [Kind::Read, Kind::Write, Kind::Delete, Kind::Payment, Kind::Message][place]
+            [
+                Kind::Read,
+                Kind::Write,
+                Kind::Delete,
+                Kind::Payment,
+                Kind::Message,
+            ][place]
         });
         let compensate = Call::member(&object, "compensate", faults);
         if let Some(call) = &compensate {
@@ -217,7 +236,10 @@ impl Tool {
         }
         let tool = Self {
             name: name.unwrap_or_default().to_owned(),
-            description: object.text("description", faults).unwrap_or_default().to_owned(),
+            description: object
+                .text("description", faults)
+                .unwrap_or_default()
+                .to_owned(),
             input_schema: schema(&object, faults),
             worker: worker.clone().unwrap_or(Worker::Claim),
             kind,
@@ -240,7 +262,10 @@ fn schema(object: &Object<'_>, faults: &mut Faults) -> Value {
         None => Value::Bool(true),
         Some(schema @ (Value::Object(_) | Value::Bool(_))) => schema.clone(),
         Some(_) => {
-            faults.add(&object.at.at("input_schema"), "`input_schema` must be a JSON Schema");
+            faults.add(
+                &object.at.at("input_schema"),
+                "`input_schema` must be a JSON Schema",
+            );
             Value::Bool(true)
         }
     }
@@ -249,7 +274,10 @@ fn schema(object: &Object<'_>, faults: &mut Faults) -> Value {
 fn worker(value: &Value, at: &Pointer, faults: &mut Faults) -> Option<Worker> {
     let kinds = ["http", "kafka", "claim", "builtin"];
     let object = faults.object(value, at, "`worker`", &kinds)?;
-    let given: Vec<_> = kinds.iter().filter(|kind| object.any(kind).is_some()).collect();
+    let given: Vec<_> = kinds
+        .iter()
+        .filter(|kind| object.any(kind).is_some())
+        .collect();
     let [kind] = given[..] else {
         let message = format!("`worker` must have exactly one of {}", listed(&kinds));
         faults.add(at, message);
@@ -275,7 +303,11 @@ fn worker(value: &Value, at: &Pointer, faults: &mut Faults) -> Option<Worker> {
         }
         of_none => {
             faults.object(of_kind, &at, "this worker", &[])?;
-            Some(if of_none == "kafka" { Worker::Kafka } else { Worker::Claim })
+            Some(if of_none == "kafka" {
+                Worker::Kafka
+            } else {
+                Worker::Claim
+            })
         }
     }
 }
@@ -303,7 +335,10 @@ impl Risk {
                 }
             }
             Some(_) => {
-                faults.add(&at, "`params` must be a mapping of names of the input to thresholds");
+                faults.add(
+                    &at,
+                    "`params` must be a mapping of names of the input to thresholds",
+                );
             }
         }
         Self { lane, params }

@@ -31,8 +31,8 @@ pub(super) struct Problem {
     /// `Retry-After`, in seconds.
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Further members, texts.
-    members: Vec<(&'static str, &'static str)>,
+    /// What is switched off, and why.
+    disabled: Option<Box<(&'static str, &'static str)>>,
     /// The JSON array of the items' results, in an answer to a batch of which nothing was accepted.
     results: Option<Vec<u8>>,
 }
@@ -66,7 +66,7 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             headers: Vec::new(),
-            members: Vec::new(),
+            disabled: None,
             results: None,
         }
     }
@@ -135,9 +135,9 @@ impl Problem {
         self
     }
 
-    /// With a further member.
-    pub(super) fn member(mut self, name: &'static str, text: &'static str) -> Self {
-        self.members.push((name, text));
+    /// What is switched off, and why: the members `feature` and `reason`.
+    pub(super) fn disabled(mut self, feature: &'static str, reason: &'static str) -> Self {
+        self.disabled = Some(Box::new((feature, reason)));
         self
     }
 
@@ -173,11 +173,11 @@ impl Problem {
         out.extend_from_slice(br#","request_id":""#);
         id.write(&mut out);
         out.push(b'"');
-        for (name, text) in &self.members {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
-            write_text(&mut out, text);
+        if let Some((feature, reason)) = self.disabled.as_deref() {
+            for (name, text) in [(&b",\"feature\":"[..], feature), (b",\"reason\":", reason)] {
+                out.extend_from_slice(name);
+                write_text(&mut out, text);
+            }
         }
         if let Some(results) = &self.results {
             out.extend_from_slice(br#","results":"#);

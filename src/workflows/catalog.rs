@@ -23,7 +23,9 @@ impl Default for Catalog {
     fn default() -> Self {
         let tools = Definition::builtins();
         Self {
-            tools: tools.map(|tool| (tool.tool.name.clone(), Arc::new(tool))).collect(),
+            tools: tools
+                .map(|tool| (tool.tool.name.clone(), Arc::new(tool)))
+                .collect(),
             workflows: BTreeMap::new(),
         }
     }
@@ -76,7 +78,10 @@ impl Catalog {
 
     /// The workflow that commands of a type start: the highest version that has this command.
     pub fn command(&self, kind: &str) -> Option<&Arc<Workflow>> {
-        highest(self.workflows().filter(|w| w.command.as_deref() == Some(kind)))
+        highest(
+            self.workflows()
+                .filter(|w| w.command.as_deref() == Some(kind)),
+        )
     }
 
     /// Reads a plan, and checks it against the tools: their names, and inputs that have no expressions against their schemas.
@@ -94,7 +99,11 @@ impl Catalog {
             }
             faults.extend(found);
         }
-        if faults.is_empty() { Ok(plan) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(plan)
+        } else {
+            Err(faults)
+        }
     }
 
     /// An input without expressions is known now, so that it need not fail in each run.
@@ -109,7 +118,10 @@ impl Catalog {
         for part in wrong.at.split('/').skip(1) {
             at = at.at(part.replace("~1", "/").replace("~0", "~"));
         }
-        vec![Fault::new(&at, format!("not an input of `{tool}`: {}", wrong.message))]
+        vec![Fault::new(
+            &at,
+            format!("not an input of `{tool}`: {}", wrong.message),
+        )]
     }
 
     /// The tools that a plan calls, the tools' own compensations included.
@@ -121,7 +133,10 @@ impl Catalog {
             .map(|call| call.tool.as_str())
             .collect();
         names.extend(undo);
-        let tools: Vec<_> = names.into_iter().filter_map(|name| self.tools.get(name)).collect();
+        let tools: Vec<_> = names
+            .into_iter()
+            .filter_map(|name| self.tools.get(name))
+            .collect();
         tools.into_iter()
     }
 }

@@ -150,9 +150,12 @@ fn read_workflows(
         if let Some(workflow) = Workflow::read(&mut source, catalog) {
             let (name, version) = (workflow.name.clone(), workflow.version.clone());
             if let Some(command) = &workflow.command {
-                let of = commands.entry(command.clone()).or_insert_with(|| name.clone());
+                let of = commands
+                    .entry(command.clone())
+                    .or_insert_with(|| name.clone());
                 if *of != name {
-                    let message = format!("the command `{command}` is that of workflow `{of}` already");
+                    let message =
+                        format!("the command `{command}` is that of workflow `{of}` already");
                     source.report(&root, &Fault::new(&root.at("command"), message));
                 }
             }
@@ -161,7 +164,8 @@ fn read_workflows(
                 places.insert(key, source.name().to_owned());
             } else {
                 let other = places.get(&key).map_or("", String::as_str);
-                let message = format!("there is another workflow `{name}` of version {version}, in {other}");
+                let message =
+                    format!("there is another workflow `{name}` of version {version}, in {other}");
                 source.report(&root, &Fault::new(&root.at("version"), message));
             }
         }

@@ -7,9 +7,8 @@ use serde_json::Value;
 use crate::{
     plans::{Fault, Pointer, jcs},
     topology::{
-        Problem, SourceFile,
+        Problem, Problems, SourceFile,
         yaml::{self, Kind, Node, Text},
-        Problems,
     },
 };
 

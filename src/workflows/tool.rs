@@ -60,7 +60,10 @@ impl Definition {
                 faults.push(Fault::new(&at.at("url"), message));
             }
             if secret.as_ref().is_some_and(|secret| !is_secret(secret)) {
-                let mut fault = Fault::new(&at.at("secret"), "`secret` must be `whsec_` and base64, or a reference");
+                let mut fault = Fault::new(
+                    &at.at("secret"),
+                    "`secret` must be `whsec_` and base64, or a reference",
+                );
                 fault.note = Some("a reference is `env:NAME` or `file:PATH`".into());
                 faults.push(fault);
             }
@@ -104,7 +107,9 @@ fn wrong_url(url: &str) -> Option<&'static str> {
         return Some("not a URL");
     };
     let scheme = parsed.scheme_str().unwrap_or_default();
-    let authority = parsed.authority().map_or("", |authority| authority.as_str());
+    let authority = parsed
+        .authority()
+        .map_or("", |authority| authority.as_str());
     if !matches!(scheme, "http" | "https") || authority.is_empty() {
         Some("`url` must be a URL such as https://tools.example.com/pay")
     } else if authority.contains('@') {
@@ -122,7 +127,9 @@ fn is_secret(text: &str) -> bool {
         let bytes = STANDARD.decode(encoded);
         return bytes.is_ok_and(|bytes| (24..=64).contains(&bytes.len()));
     }
-    let name = text.strip_prefix("env:").or_else(|| text.strip_prefix("file:"));
+    let name = text
+        .strip_prefix("env:")
+        .or_else(|| text.strip_prefix("file:"));
     name.is_some_and(|name| !name.is_empty())
 }
 

@@ -56,7 +56,12 @@ pub(super) fn read(source: &mut Source) -> Vec<Trigger> {
     };
     let mut faults = Faults::default();
     let mut triggers = Vec::new();
-    for (n, item) in faults.list(&value, &at, "on").unwrap_or_default().iter().enumerate() {
+    for (n, item) in faults
+        .list(&value, &at, "on")
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
         triggers.extend(one(item, &at.at(n), &mut faults, source));
     }
     source.report_all(&Pointer::root(), &faults.0);
@@ -68,11 +73,17 @@ fn one(value: &Value, at: &Pointer, faults: &mut Faults, source: &mut Source) ->
     let of_time = value.get("cron").is_some();
     match (of_event, of_time) {
         (true, false) => {
-            let trigger = faults.object(value, at, "a trigger of events", &["event", "when", "params"])?;
+            let trigger = faults.object(
+                value,
+                at,
+                "a trigger of events",
+                &["event", "when", "params"],
+            )?;
             event(&trigger, faults, source)
         }
         (false, true) => {
-            let trigger = faults.object(value, at, "a trigger of times", &["cron", "tz", "catch_up"])?;
+            let trigger =
+                faults.object(value, at, "a trigger of times", &["cron", "tz", "catch_up"])?;
             cron(&trigger, faults)
         }
         _ => {
@@ -87,7 +98,10 @@ fn event(trigger: &Object<'_>, faults: &mut Faults, source: &mut Source) -> Opti
     if let Some(pattern) = pattern {
         let stem = pattern.strip_suffix(".*").unwrap_or(pattern);
         if stem.is_empty() || stem.contains('*') || pattern.len() > IDENTIFIER_MAX {
-            let fault = faults.add(&trigger.at.at("event"), "`event` must be a type, or the beginning of one and `.*`");
+            let fault = faults.add(
+                &trigger.at.at("event"),
+                "`event` must be a type, or the beginning of one and `.*`",
+            );
             fault.note = Some("such as `order.paid` or `order.*`".into());
         }
     }
@@ -123,13 +137,20 @@ fn cron(trigger: &Object<'_>, faults: &mut Faults) -> Option<Trigger> {
     if let Some(pattern) = pattern {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
         if let Err(error) = parser.parse(pattern) {
-            let fault = faults.add(&trigger.at.at("cron"), format!("not a cron expression: {error}"));
-            fault.note = Some("five fields: minute, hour, day of the month, month, day of the week".into());
+            let fault = faults.add(
+                &trigger.at.at("cron"),
+                format!("not a cron expression: {error}"),
+            );
+            fault.note =
+                Some("five fields: minute, hour, day of the month, month, day of the week".into());
         }
     }
     let zone = trigger.text("tz", faults).unwrap_or("UTC");
     if TimeZone::get(zone).is_err() {
-        let fault = faults.add(&trigger.at.at("tz"), format!("there is no time zone `{zone}`"));
+        let fault = faults.add(
+            &trigger.at.at("tz"),
+            format!("there is no time zone `{zone}`"),
+        );
         fault.note = Some("such as `UTC` or `Europe/Berlin`".into());
     }
     let catch_up = trigger.one_of("catch_up", &["last", "all", "none"], faults);

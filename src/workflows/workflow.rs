@@ -24,8 +24,8 @@ use crate::{
 
 /// The kinds of things that examples name in braces.
 const SLOTS: [&str; 15] = [
-    "DATE", "LOCATION", "PERSON", "AMOUNT", "EMAIL", "PHONE", "CARD", "IBAN", "IP", "SSN", "ADDRESS", "NUMBER", "ID", "URL",
-    "QUOTED",
+    "DATE", "LOCATION", "PERSON", "AMOUNT", "EMAIL", "PHONE", "CARD", "IBAN", "IP", "SSN",
+    "ADDRESS", "NUMBER", "ID", "URL", "QUOTED",
 ];
 /// What a start record has beside plan and tools, without params: principal, texts, trace.
 const OVERHEAD: usize = 16 * 1024;
@@ -65,7 +65,16 @@ impl fmt::Debug for Workflow {
 }
 
 const FIELDS: [&str; 10] = [
-    "name", "version", "description", "command", "examples", "bind", "params", "plan", "on", "on_exhausted",
+    "name",
+    "version",
+    "description",
+    "command",
+    "examples",
+    "bind",
+    "params",
+    "plan",
+    "on",
+    "on_exhausted",
 ];
 
 impl Workflow {
@@ -80,7 +89,8 @@ impl Workflow {
         };
         let name = object.required_text("name", &mut faults);
         if name.is_some_and(|name| !is_name(name)) {
-            let message = "a workflow's name has 1 to 128 of A-Z a-z 0-9 . _ -, and begins with a letter";
+            let message =
+                "a workflow's name has 1 to 128 of A-Z a-z 0-9 . _ -, and begins with a letter";
             faults.add(&root.at("name"), message);
         }
         let version = version(&object, &mut faults);
@@ -91,7 +101,10 @@ impl Workflow {
         }
         let description = object.text("description", &mut faults).unwrap_or_default();
         let examples = examples(&object, &mut faults);
-        let schema = object.get("params").cloned().unwrap_or_else(|| Value::Object(Map::new()));
+        let schema = object
+            .get("params")
+            .cloned()
+            .unwrap_or_else(|| Value::Object(Map::new()));
         let params = match Schema::compile(&schema) {
             Ok(params) => Some(params),
             Err(wrong) => {
@@ -141,7 +154,8 @@ impl Workflow {
         let plan = self.plan.to_string().len();
         let at = Pointer::root().at("plan");
         if plan > PLAN_MAX {
-            let message = format!("a plan has at most {PLAN_MAX} bytes as JSON, and this has {plan}");
+            let message =
+                format!("a plan has at most {PLAN_MAX} bytes as JSON, and this has {plan}");
             source.report(&Pointer::root(), &Fault::new(&at, message));
             return false;
         }
@@ -163,7 +177,10 @@ fn version(object: &Object<'_>, faults: &mut Faults) -> Option<Version> {
     match text.parse() {
         Ok(version) => Some(version),
         Err(error) => {
-            let fault = faults.add(&object.at.at("version"), format!("not a semantic version: {error}"));
+            let fault = faults.add(
+                &object.at.at("version"),
+                format!("not a semantic version: {error}"),
+            );
             fault.note = Some("such as \"1.0.0\"".into());
             None
         }
@@ -184,10 +201,17 @@ fn examples(object: &Object<'_>, faults: &mut Faults) -> Vec<String> {
         for part in text.split('{').skip(1) {
             let name = part.split('}').next().unwrap_or_default();
             let kind = name.split_once('_').map_or(name, |(kind, number)| {
-                if number.parse::<u32>().is_ok_and(|n| n > 0) { kind } else { name }
+                if number.parse::<u32>().is_ok_and(|n| n > 0) {
+                    kind
+                } else {
+                    name
+                }
             });
             if !SLOTS.contains(&kind) {
-                let fault = faults.add(&at.at(n), format!("`{{{}}}` is no kind of thing in a goal", short(name)));
+                let fault = faults.add(
+                    &at.at(n),
+                    format!("`{{{}}}` is no kind of thing in a goal", short(name)),
+                );
                 fault.note = Some(match nearest(kind, SLOTS.into_iter()) {
                     Some(meant) => format!("did you mean `{{{meant}}}`?"),
                     None => format!("there are {}", SLOTS.join(", ")),
@@ -237,8 +261,16 @@ fn check_times(triggers: &[Trigger], params: &Schema, source: &mut Source) {
     for (n, trigger) in triggers.iter().enumerate() {
         if let Trigger::Cron { .. } = trigger {
             let at = Pointer::root().at("on").at(n);
-            let mut fault = Fault::new(&at, format!("a time starts it without params, and `params` does not allow that: {}", wrong.message));
-            fault.note = Some("give the properties defaults in the plan: `{{ params.x|default(1) }}`".into());
+            let mut fault = Fault::new(
+                &at,
+                format!(
+                    "a time starts it without params, and `params` does not allow that: {}",
+                    wrong.message
+                ),
+            );
+            fault.note = Some(
+                "give the properties defaults in the plan: `{{ params.x|default(1) }}`".into(),
+            );
             source.report(&Pointer::root(), &fault);
         }
     }

@@ -92,7 +92,12 @@ async fn send(node: &Node, route: &Route, key: Option<&str>) -> Response {
             .iter()
             .map(|bearer| ("authorization", bearer.as_str())),
     );
-    headers.extend(route.headers.iter().map(|header| (header.name, header.example)));
+    headers.extend(
+        route
+            .headers
+            .iter()
+            .map(|header| (header.name, header.example)),
+    );
     let body = route.body.first();
     headers.extend(body.map(|body| ("content-type", body.media)));
     let text = body.and_then(|body| body.example).unwrap_or_default();

@@ -59,6 +59,7 @@ mod security_page;
 mod shop_example;
 mod stalls;
 mod starts;
+mod starts_agents;
 mod store;
 mod store_embedded;
 mod support;

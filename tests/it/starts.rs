@@ -1,5 +1,4 @@
-//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks` and the agents' routes: everything up to the last step, which
-//! refuses all starts as long as runs are not carried out.
+//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`: all checks up to the last step, which refuses every start so far.
 
 use hyper::{Method, StatusCode};
 use omnilink::{
@@ -65,7 +64,13 @@ fn good(route: &str) -> Value {
 
 const ROUTES: [&str; 4] = ["/v1/commands", "/v1/workflows", "/v1/goals", "/v1/tasks"];
 
-async fn send(node: &Node, route: &str, key: &str, headers: &[(&str, &str)], body: &str) -> Response {
+pub async fn send(
+    node: &Node,
+    route: &str,
+    key: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
     let bearer = format!("Bearer {key}");
     let mut all = vec![("authorization", bearer.as_str())];
     if !headers.iter().any(|(name, _)| *name == "content-type") {
@@ -81,10 +86,14 @@ async fn post(node: &Node, route: &str, body: &Value) -> Response {
     send(node, route, &node.admin, &headers, &body.to_string()).await
 }
 
-async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
+pub async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
     let (log, topic) = (node.log.clone(), node.names.audit.to_string());
     let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, at_least));
-    let values = records.await.unwrap().into_iter().map(|r| r.record.value.unwrap());
+    let values = records
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|r| r.record.value.unwrap());
     values.map(|value| Entry::decode(&value).unwrap()).collect()
 }
 
@@ -93,12 +102,22 @@ async fn a_good_start_is_refused_at_the_last_step_and_leaves_nothing() {
     let node = node().await;
     for route in ROUTES {
         let answer = post(&node, route, &good(route)).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{route}: {}", answer.text);
+        assert_eq!(
+            answer.status,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{route}: {}",
+            answer.text
+        );
         assert_eq!(answer.code(), "feature_disabled");
         assert_eq!(answer.headers["retry-after"], "60");
         let body = answer.json();
         assert_eq!(body["feature"], "runs");
-        assert!(body["reason"].as_str().unwrap().contains("does not carry out runs"));
+        assert!(
+            body["reason"]
+                .as_str()
+                .unwrap()
+                .contains("does not carry out runs")
+        );
         let result = answer.result(0);
         assert_eq!(result["status"], "error");
         assert_eq!(result["error"]["code"], "feature_disabled");
@@ -168,7 +187,11 @@ async fn checks_come_in_the_order_of_the_contract() {
     let headers = [("x-idempotency-key", "k")];
     for lacking in ["orchestrations:request", "commands:expense.none", "act_as"] {
         let answer = send(&node, route, &key, &headers, &body.to_string()).await;
-        assert!(answer.text.contains(&format!("`{lacking}`")), "{}", answer.text);
+        assert!(
+            answer.text.contains(&format!("`{lacking}`")),
+            "{}",
+            answer.text
+        );
         assert_eq!(told(answer), (403, "permission_denied".into()));
         held.permissions.push(lacking.replace("expense.none", "*"));
         key = node.key("acme", held.clone()).await;
@@ -183,12 +206,20 @@ async fn checks_come_in_the_order_of_the_contract() {
     assert_eq!(told(answer), (404, "unknown_workflow".into()));
     body["type"] = "expense.pay".into();
     let answer = send(&node, route, &key, &headers, &body.to_string()).await;
-    assert_eq!(told(answer), (403, "workflow_not_allowed".into()), "1.1.0 would run");
+    assert_eq!(
+        told(answer),
+        (403, "workflow_not_allowed".into()),
+        "1.1.0 would run"
+    );
     allowed.version = None;
     held.constraints.allowed_workflows = vec![allowed];
     key = node.key("acme", held).await;
     let answer = send(&node, route, &key, &headers, &body.to_string()).await;
-    assert!(answer.text.contains("`/params/amount`: "), "{}", answer.text);
+    assert!(
+        answer.text.contains("`/params/amount`: "),
+        "{}",
+        answer.text
+    );
     assert_eq!(told(answer), (400, "invalid_payload".into()));
     body["params"]["amount"] = 7.into();
     let answer = send(&node, route, &key, &headers, &body.to_string()).await;
@@ -203,43 +234,159 @@ async fn fields_are_checked_one_by_one() {
         ("/v1/commands", json!({ "id": null }), "missing_id"),
         ("/v1/commands", json!({ "source": "" }), "missing_source"),
         ("/v1/commands", json!({ "type": null }), "missing_type"),
-        ("/v1/commands", json!({ "specversion": "0.3" }), "invalid_payload"),
+        (
+            "/v1/commands",
+            json!({ "specversion": "0.3" }),
+            "invalid_payload",
+        ),
         ("/v1/commands", json!({ "params": [1] }), "invalid_payload"),
-        ("/v1/commands", json!({ "omnilinkkind": "event" }), "unsupported_kind"),
-        ("/v1/commands", json!({ "omnilinkkind": "command" }), "feature_disabled"),
-        ("/v1/commands", json!({ "policy": { "approval": "none" } }), "invalid_payload"),
-        ("/v1/commands", json!({ "policy": { "approval": "required", "x": 1 } }), "invalid_payload"),
-        ("/v1/commands", json!({ "policy": { "approval": "required" } }), "feature_disabled"),
-        ("/v1/commands", json!({ "target": "odoo" }), "invalid_payload"),
-        ("/v1/commands", json!({ "target": {} }), "missing_target_system"),
-        ("/v1/commands", json!({ "run_at": "tomorrow" }), "invalid_payload"),
+        (
+            "/v1/commands",
+            json!({ "omnilinkkind": "event" }),
+            "unsupported_kind",
+        ),
+        (
+            "/v1/commands",
+            json!({ "omnilinkkind": "command" }),
+            "feature_disabled",
+        ),
+        (
+            "/v1/commands",
+            json!({ "policy": { "approval": "none" } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "policy": { "approval": "required", "x": 1 } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "policy": { "approval": "required" } }),
+            "feature_disabled",
+        ),
+        (
+            "/v1/commands",
+            json!({ "target": "odoo" }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "target": {} }),
+            "missing_target_system",
+        ),
+        (
+            "/v1/commands",
+            json!({ "run_at": "tomorrow" }),
+            "invalid_payload",
+        ),
         ("/v1/commands", json!({ "run_at": far }), "invalid_payload"),
-        ("/v1/commands", json!({ "run_at": "2020-01-01T00:00:00Z" }), "feature_disabled"),
-        ("/v1/commands", json!({ "on_behalf_of": "" }), "invalid_payload"),
-        ("/v1/commands", json!({ "on_behalf_of": "ann" }), "feature_disabled"),
-        ("/v1/commands", json!({ "unknown": { "a": 1 } }), "invalid_payload"),
-        ("/v1/commands", json!({ "data": { "params": {} } }), "invalid_payload"),
-        ("/v1/commands", json!({ "params": null, "data": { "params": { "amount": 1 } } }), "feature_disabled"),
-        ("/v1/commands", json!({ "params": null, "data": { "parms": {} } }), "invalid_payload"),
-        ("/v1/commands", json!({ "entity": { "type": "expense" } }), "missing_entity_external_id"),
-        ("/v1/commands", json!({ "params": { "amount": 500 } }), "invalid_payload"),
-        ("/v1/commands", json!({ "params": { "amount": 5, "note": "x".repeat(140_000) } }), "payload_too_large"),
-        ("/v1/workflows", json!({ "workflow": null }), "missing_workflow"),
-        ("/v1/workflows", json!({ "workflow": {} }), "missing_workflow_name"),
-        ("/v1/workflows", json!({ "workflow": { "name": "expense", "v": 1 } }), "invalid_payload"),
-        ("/v1/workflows", json!({ "plan": { "steps": [] } }), "invalid_payload"),
+        (
+            "/v1/commands",
+            json!({ "run_at": "2020-01-01T00:00:00Z" }),
+            "feature_disabled",
+        ),
+        (
+            "/v1/commands",
+            json!({ "on_behalf_of": "" }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "on_behalf_of": "ann" }),
+            "feature_disabled",
+        ),
+        (
+            "/v1/commands",
+            json!({ "unknown": { "a": 1 } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "data": { "params": {} } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "params": null, "data": { "params": { "amount": 1 } } }),
+            "feature_disabled",
+        ),
+        (
+            "/v1/commands",
+            json!({ "params": null, "data": { "parms": {} } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "entity": { "type": "expense" } }),
+            "missing_entity_external_id",
+        ),
+        (
+            "/v1/commands",
+            json!({ "params": { "amount": 500 } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/commands",
+            json!({ "params": { "amount": 5, "note": "x".repeat(140_000) } }),
+            "payload_too_large",
+        ),
+        (
+            "/v1/workflows",
+            json!({ "workflow": null }),
+            "missing_workflow",
+        ),
+        (
+            "/v1/workflows",
+            json!({ "workflow": {} }),
+            "missing_workflow_name",
+        ),
+        (
+            "/v1/workflows",
+            json!({ "workflow": { "name": "expense", "v": 1 } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/workflows",
+            json!({ "plan": { "steps": [] } }),
+            "invalid_payload",
+        ),
         ("/v1/workflows", json!({ "input": null }), "missing_input"),
-        ("/v1/workflows", json!({ "workflow": { "name": "none" } }), "unknown_workflow"),
-        ("/v1/workflows", json!({ "workflow": { "name": "expense", "version": "3.0.0" } }), "unknown_workflow"),
-        ("/v1/workflows", json!({ "workflow": { "name": "expense", "version": "2.0.0-rc.1" } }), "feature_disabled"),
+        (
+            "/v1/workflows",
+            json!({ "workflow": { "name": "none" } }),
+            "unknown_workflow",
+        ),
+        (
+            "/v1/workflows",
+            json!({ "workflow": { "name": "expense", "version": "3.0.0" } }),
+            "unknown_workflow",
+        ),
+        (
+            "/v1/workflows",
+            json!({ "workflow": { "name": "expense", "version": "2.0.0-rc.1" } }),
+            "feature_disabled",
+        ),
         ("/v1/goals", json!({ "goal": "  " }), "missing_goal"),
         ("/v1/goals", json!({ "goal": 7 }), "invalid_payload"),
         ("/v1/goals", json!({ "context": [] }), "invalid_payload"),
-        ("/v1/goals", json!({ "params": { "a": 1 } }), "feature_disabled"),
+        (
+            "/v1/goals",
+            json!({ "params": { "a": 1 } }),
+            "feature_disabled",
+        ),
         ("/v1/tasks", json!({ "params": null }), "missing_params"),
         ("/v1/tasks", json!({ "type": "none" }), "unknown_tool"),
-        ("/v1/tasks", json!({ "params": { "amount": "x" } }), "invalid_payload"),
-        ("/v1/tasks", json!({ "type": "noop", "params": "{{ anything" }), "feature_disabled"),
+        (
+            "/v1/tasks",
+            json!({ "params": { "amount": "x" } }),
+            "invalid_payload",
+        ),
+        (
+            "/v1/tasks",
+            json!({ "type": "noop", "params": "{{ anything" }),
+            "feature_disabled",
+        ),
     ];
     for (route, change, code) in cases {
         let mut body = good(route);
@@ -251,7 +398,14 @@ async fn fields_are_checked_one_by_one() {
         assert_eq!(answer.code(), code, "{route} {about}: {}", answer.text);
     }
     let twice = r#"{"id":"1","source":"/s","type":"expense.pay","params":{"amount":1,"amount":2}}"#;
-    let answer = send(&node, "/v1/commands", &node.admin, &[("idempotency-key", "k")], twice).await;
+    let answer = send(
+        &node,
+        "/v1/commands",
+        &node.admin,
+        &[("idempotency-key", "k")],
+        twice,
+    )
+    .await;
     assert_eq!(answer.code(), "invalid_payload");
     // The attribute stands for the header.
     let mut body = good("/v1/commands");
@@ -272,14 +426,32 @@ async fn a_batch_reports_each_item() {
     let batch = json!([bad, good("/v1/commands"), other, 7, second]);
     for body in [batch.clone(), json!({ "events": batch })] {
         let answer = post(&node, "/v1/commands", &body).await;
-        assert_eq!((answer.status.as_u16(), &*answer.code()), (400, "missing_params"));
+        assert_eq!(
+            (answer.status.as_u16(), &*answer.code()),
+            (400, "missing_params")
+        );
         let codes: Vec<_> = (0..5)
-            .map(|n| answer.result(n)["error"]["code"].as_str().unwrap().to_owned())
+            .map(|n| {
+                answer.result(n)["error"]["code"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
             .collect();
-        let expected = ["missing_params", "feature_disabled", "idempotency_mismatch", "invalid_payload", "feature_disabled"];
+        let expected = [
+            "missing_params",
+            "feature_disabled",
+            "idempotency_mismatch",
+            "invalid_payload",
+            "feature_disabled",
+        ];
         assert_eq!(codes, expected, "{}", answer.text);
     }
-    let ids: Vec<_> = entries(&node, 10).await.iter().filter_map(|e| e.resource_id.clone()).collect();
+    let ids: Vec<_> = entries(&node, 10)
+        .await
+        .iter()
+        .filter_map(|e| e.resource_id.clone())
+        .collect();
     let id = |id: &str| run_id(&["run", "acme", "k1", id]).to_string();
     assert_eq!(ids[..2], [id("1"), id("2")]);
 
@@ -291,46 +463,91 @@ async fn a_batch_reports_each_item() {
     assert_eq!(answer.code(), "permission_denied");
     let many = json!(vec![good("/v1/goals"); 51]);
     let answer = post(&node, "/v1/goals", &many).await;
-    assert_eq!((answer.status.as_u16(), &*answer.code()), (413, "batch_too_large"));
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.code()),
+        (413, "batch_too_large")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plans_of_the_sender_are_checked_whole() {
     let node = node().await;
-    let start = |plan: Value| {
-        json!({ "id": "1", "source": "/s/prod", "type": "t", "plan": plan, "input": { "amount": 5 } })
-    };
+    let start = |plan: Value| json!({ "id": "1", "source": "/s/prod", "type": "t", "plan": plan, "input": { "amount": 5 } });
     let good = json!({ "steps": [{ "id": "a", "tool": "pay", "input": { "amount": "{{ params.amount }}" } }] });
     let answer = post(&node, "/v1/workflows", &start(good.clone())).await;
     assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
     for (plan, told) in [
-        (json!({ "steps": [{ "id": "a", "tool": "pays" }] }), "step `a`: there is no tool `pays` (did you mean `pay`?)"),
-        (json!({ "steps": [{ "id": "a", "tool": "noop", "depends_on": ["b"] }, { "id": "b", "tool": "noop", "depends_on": ["a"] }] }), "a cycle: a → b → a"),
-        (json!({ "steps": [{ "id": "a", "tool": "noop", "depends_on": ["c"] }] }), "step `a`: there is no step `c`"),
-        (json!({ "steps": [{ "id": "a", "tool": "noop", "input": "{{ steps.b.output }}" }, { "id": "b", "tool": "noop" }] }), "step `a`: `steps.b.output` is not known here"),
-        (json!({ "steps": [{ "id": "a", "tool": "pay", "input": { "amount": "5" } }] }), "step `a`: not an input of `pay`"),
-        (json!({ "steps": [{ "id": "a", "tool": "noop", "compensate": { "tool": "pay", "input": {} } }] }), "step `a`: not an input of `pay`"),
-        (json!({ "steps": [{ "id": "a", "tool": "noop", "input": 9_007_199_254_740_993_u64 }] }), "no double holds"),
+        (
+            json!({ "steps": [{ "id": "a", "tool": "pays" }] }),
+            "step `a`: there is no tool `pays` (did you mean `pay`?)",
+        ),
+        (
+            json!({ "steps": [{ "id": "a", "tool": "noop", "depends_on": ["b"] }, { "id": "b", "tool": "noop", "depends_on": ["a"] }] }),
+            "a cycle: a → b → a",
+        ),
+        (
+            json!({ "steps": [{ "id": "a", "tool": "noop", "depends_on": ["c"] }] }),
+            "step `a`: there is no step `c`",
+        ),
+        (
+            json!({ "steps": [{ "id": "a", "tool": "noop", "input": "{{ steps.b.output }}" }, { "id": "b", "tool": "noop" }] }),
+            "step `a`: `steps.b.output` is not known here",
+        ),
+        (
+            json!({ "steps": [{ "id": "a", "tool": "pay", "input": { "amount": "5" } }] }),
+            "step `a`: not an input of `pay`",
+        ),
+        (
+            json!({ "steps": [{ "id": "a", "tool": "noop", "compensate": { "tool": "pay", "input": {} } }] }),
+            "step `a`: not an input of `pay`",
+        ),
+        (
+            json!({ "steps": [{ "id": "a", "tool": "noop", "input": 9_007_199_254_740_993_u64 }] }),
+            "no double holds",
+        ),
     ] {
         let answer = post(&node, "/v1/workflows", &start(plan)).await;
-        assert_eq!((answer.status.as_u16(), &*answer.code()), (400, "invalid_plan"));
+        assert_eq!(
+            (answer.status.as_u16(), &*answer.code()),
+            (400, "invalid_plan")
+        );
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains(told), "{detail}");
     }
     let mut large = good.clone();
     large["steps"][0]["input"]["note"] = "x".repeat(130 * 1024).into();
     let answer = post(&node, "/v1/workflows", &start(large)).await;
-    assert_eq!((answer.status.as_u16(), &*answer.code()), (413, "payload_too_large"));
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.code()),
+        (413, "payload_too_large")
+    );
 
     let headers = [("idempotency-key", "k")];
     let key = node.key("acme", scopes(&["orchestrations:request"])).await;
-    let answer = send(&node, "/v1/workflows", &key, &headers, &start(good.clone()).to_string()).await;
+    let answer = send(
+        &node,
+        "/v1/workflows",
+        &key,
+        &headers,
+        &start(good.clone()).to_string(),
+    )
+    .await;
     assert!(answer.text.contains("`plans:inline`"), "{}", answer.text);
     assert_eq!(answer.code(), "permission_denied");
     let mut held = Scopes::all();
-    held.constraints.allowed_workflows = vec![AllowedWorkflow { name: "expense".into(), version: None }];
+    held.constraints.allowed_workflows = vec![AllowedWorkflow {
+        name: "expense".into(),
+        version: None,
+    }];
     let key = node.key("acme", held).await;
-    let answer = send(&node, "/v1/workflows", &key, &headers, &start(good).to_string()).await;
+    let answer = send(
+        &node,
+        "/v1/workflows",
+        &key,
+        &headers,
+        &start(good).to_string(),
+    )
+    .await;
     assert_eq!(answer.code(), "workflow_not_allowed");
 }
 
@@ -344,82 +561,43 @@ async fn cloudevents_forms_have_the_members_in_data() {
     let batched = ("content-type", "application/cloudevents-batch+json");
     let node = &node;
     let send = async |headers: &[(&str, &str)], body: Value| {
-        send(node, "/v1/commands", &node.admin, headers, &body.to_string()).await
+        send(
+            node,
+            "/v1/commands",
+            &node.admin,
+            headers,
+            &body.to_string(),
+        )
+        .await
     };
     let answer = send(&[key, structured], event.clone()).await;
     assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
     let answer = send(&[key, batched], json!([event, { "specversion": "1.0" }])).await;
     assert_eq!(answer.result(0)["error"]["code"], "feature_disabled");
     assert_eq!(answer.result(1)["error"]["code"], "missing_id");
-    assert_eq!(send(&[key, batched], event.clone()).await.code(), "invalid_payload");
-    assert_eq!(send(&[key, structured], json!([event])).await.code(), "invalid_payload");
+    assert_eq!(
+        send(&[key, batched], event.clone()).await.code(),
+        "invalid_payload"
+    );
+    assert_eq!(
+        send(&[key, structured], json!([event])).await.code(),
+        "invalid_payload"
+    );
     let mut beside = event.clone();
     beside["params"] = beside["data"]["params"].take();
-    assert_eq!(send(&[key, structured], beside).await.code(), "invalid_payload");
-    let binary = [key, ("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/erp/prod"), ("ce-type", "expense.pay")];
+    assert_eq!(
+        send(&[key, structured], beside).await.code(),
+        "invalid_payload"
+    );
+    let binary = [
+        key,
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/erp/prod"),
+        ("ce-type", "expense.pay"),
+    ];
     let answer = send(&binary, event["data"].clone()).await;
     assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
     let answer = send(&binary, json!([1])).await;
     assert_eq!(answer.code(), "invalid_payload");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn agents_have_routes_of_their_own() {
-    let node = node().await;
-    let envelope = |payload: Value| {
-        json!({ "eventId": "e1", "eventType": "omnilink:agent.goal_received", "source": "agent-7", "idempotencyKey": "k7",
-            "timestamp": "2026-01-31T12:00:00Z", "schemaVersion": "1.0.0", "tenantId": "other", "payload": payload })
-    };
-    let goal = json!({ "goal": "Pay", "user_id": "ann", "context": { "a": 1 } });
-    let send = async |route: &str, key: &str, body: Value| {
-        send(&node, route, key, &[], &body.to_string()).await
-    };
-    let (agent, plain) = ("/workflows/agent", "/api/v1/goals");
-    let admin = &node.admin;
-    for (route, body) in [
-        (agent, envelope(goal.clone())),
-        (plain, envelope(goal.clone())),
-        (plain, json!({ "goal": "Pay", "context": {}, "idempotencyKey": "k7" })),
-    ] {
-        let answer = send(route, admin, body).await;
-        assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
-        assert_eq!(answer.json()["feature"], "runs");
-    }
-    let mut no_key = envelope(goal.clone());
-    no_key["idempotencyKey"] = Value::Null;
-    let mut other_type = envelope(goal.clone());
-    other_type["eventType"] = "omnilink:agent.other".into();
-    let mut no_id = envelope(goal.clone());
-    no_id["eventId"] = Value::Null;
-    for (route, body, code) in [
-        (agent, no_key, "missing_idempotency_key"),
-        (plain, json!({ "goal": "Pay" }), "missing_idempotency_key"),
-        (agent, other_type, "unsupported_kind"),
-        (agent, no_id, "missing_id"),
-        (agent, json!({ "goal": "Pay", "idempotencyKey": "k" }), "missing_eventId"),
-        (agent, envelope(json!({ "user_id": "ann" })), "missing_goal"),
-        (agent, envelope(json!({ "goal": "x", "user": "ann" })), "invalid_payload"),
-        (agent, envelope(json!({ "goal": "x", "context": 7 })), "invalid_payload"),
-        (plain, json!({ "goal": "", "idempotencyKey": "k" }), "missing_goal"),
-        (plain, json!([1]), "invalid_payload"),
-    ] {
-        let answer = send(route, admin, body).await;
-        assert_eq!(answer.code(), code, "{route}: {}", answer.text);
-    }
-    let key = node.key("acme", scopes(&["other"])).await;
-    let answer = send(agent, &key, envelope(goal.clone())).await;
-    assert_eq!(answer.code(), "permission_denied");
-    // Without `act_as` the user is told to the planner alone.
-    let key = node.key("acme", scopes(&["orchestrations:request"])).await;
-    let answer = send(agent, &key, envelope(goal)).await;
-    assert_eq!(answer.code(), "feature_disabled");
-    let entries = entries(&node, 15).await;
-    let users: Vec<_> = [0, entries.len() - 1].map(|n| entries[n].on_behalf_of.as_deref()).to_vec();
-    assert_eq!(users, [Some("ann"), None]);
-    let id = run_id(&["run", "acme", "k7"]).to_string();
-    assert!([0, 1, 2].iter().all(|n| entries[*n].resource_id.as_deref() == Some(&*id)));
-
-    let path = format!("/workflows/{id}/status");
-    let answer = node.request(Method::GET, &path, admin, &Value::Null).await;
-    assert_eq!((answer.status.as_u16(), &*answer.code()), (404, "not_found"));
 }

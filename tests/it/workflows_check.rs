@@ -15,7 +15,9 @@ use crate::support::{
 fn checked(tools: &[&str], workflows: &[&str]) -> Checked {
     let named = |kind: &str, texts: &[&str]| -> Vec<_> {
         let texts = texts.iter().enumerate();
-        texts.map(|(n, text)| (format!("{kind}{n}.yaml"), Ok((*text).to_owned()))).collect()
+        texts
+            .map(|(n, text)| (format!("{kind}{n}.yaml"), Ok((*text).to_owned())))
+            .collect()
     };
     check_texts(named("t", tools), named("w", workflows))
 }
@@ -43,7 +45,10 @@ fn the_files_of_this_repository_are_right() {
     assert_eq!(text, Vec::<String>::new());
     let catalog = checked.catalog.unwrap();
     assert_eq!(catalog.workflows().count(), workflows.len());
-    assert_eq!(catalog.command("expense.pay").unwrap().name, "expense-payment");
+    assert_eq!(
+        catalog.command("expense.pay").unwrap().name,
+        "expense-payment"
+    );
     let folder = find(Path::new("no/such/folder")).unwrap();
     assert!(folder.is_empty());
 }
@@ -91,7 +96,10 @@ on:
         "w0.yaml:18:13: error: not a cron expression:",
         "w0.yaml:18:28: error: there is no time zone `Mars/Olympus`",
     ] {
-        assert!(rest.lines().any(|line| line.starts_with(start)), "{start}\n{rest}");
+        assert!(
+            rest.lines().any(|line| line.starts_with(start)),
+            "{start}\n{rest}"
+        );
     }
     assert!(rest.contains("VRL"), "{rest}");
 }
@@ -119,12 +127,28 @@ limit: { key: "{{ steps.a.output }}" }
     assert_eq!(found, expected);
     let tool = "name: approve\nworker: { http: { url: \"http://me:secret@host/x\", secret: plain } }\ninput_schema: { type: 7 }\n";
     let found = problems(&[tool], &[]);
-    assert_eq!(found[0], "t0.yaml:1:7: error: `approve` is the name of a builtin tool");
-    assert_eq!(found[1], "t0.yaml:2:24: error: `url` must not hold a user or a password");
-    assert!(found[2].starts_with("t0.yaml:2:59: error: `secret` must be `whsec_` and base64"), "{found:#?}");
-    assert!(found[3].starts_with("t0.yaml:3:23: error: not a JSON Schema: "), "{found:#?}");
+    assert_eq!(
+        found[0],
+        "t0.yaml:1:7: error: `approve` is the name of a builtin tool"
+    );
+    assert_eq!(
+        found[1],
+        "t0.yaml:2:24: error: `url` must not hold a user or a password"
+    );
+    assert!(
+        found[2].starts_with("t0.yaml:2:59: error: `secret` must be `whsec_` and base64"),
+        "{found:#?}"
+    );
+    assert!(
+        found[3].starts_with("t0.yaml:3:23: error: not a JSON Schema: "),
+        "{found:#?}"
+    );
     for worker in ["{}", "{ http: {}, claim: {} }", "{ builtin: sql }", "http"] {
-        assert_eq!(problems(&[&format!("name: a\nworker: {worker}\n")], &[]).len(), 1, "{worker}");
+        assert_eq!(
+            problems(&[&format!("name: a\nworker: {worker}\n")], &[]).len(),
+            1,
+            "{worker}"
+        );
     }
 }
 
@@ -132,11 +156,16 @@ limit: { key: "{{ steps.a.output }}" }
 fn files_are_checked_together() {
     let tool = |name: &str, more: &str| format!("name: {name}\nworker: {{ claim: {{}} }}\n{more}");
     let workflow = |name: &str, version: &str, more: &str| {
-        format!("name: {name}\nversion: \"{version}\"\nplan: {{ steps: [ {{ id: s, tool: pay }} ] }}\n{more}")
+        format!(
+            "name: {name}\nversion: \"{version}\"\nplan: {{ steps: [ {{ id: s, tool: pay }} ] }}\n{more}"
+        )
     };
     let pay = tool("pay", "");
     let twice = problems(&[&pay, &pay], &[]);
-    assert_eq!(twice, ["t1.yaml:1:7: error: there is another tool `pay`, in t0.yaml"]);
+    assert_eq!(
+        twice,
+        ["t1.yaml:1:7: error: there is another tool `pay`, in t0.yaml"]
+    );
     let undo = tool("pay", "compensate: { tool: repay }\n");
     let found = problems(&[&undo], &[]);
     assert_eq!(found, ["t0.yaml:3:21: error: there is no tool `repay`"]);
@@ -144,7 +173,14 @@ fn files_are_checked_together() {
     assert!(problems(&[&undo, &tool("repay", "")], &[]).is_empty());
 
     let a = workflow("a", "1.0.0", "command: go\n");
-    let found = problems(&[&pay], &[&a, &workflow("a", "1.0.0", ""), &workflow("b", "1.0.0", "command: go\n")]);
+    let found = problems(
+        &[&pay],
+        &[
+            &a,
+            &workflow("a", "1.0.0", ""),
+            &workflow("b", "1.0.0", "command: go\n"),
+        ],
+    );
     assert_eq!(
         found,
         [
@@ -152,21 +188,46 @@ fn files_are_checked_together() {
             "w2.yaml:4:10: error: the command `go` is that of workflow `a` already",
         ]
     );
-    let higher = [&*a, &*workflow("a", "1.10.0", "command: go\n"), &*workflow("a", "1.9.0", ""), &*workflow("a", "2.0.0-rc.1", "")];
+    let higher = [
+        &*a,
+        &*workflow("a", "1.10.0", "command: go\n"),
+        &*workflow("a", "1.9.0", ""),
+        &*workflow("a", "2.0.0-rc.1", ""),
+    ];
     let catalog = checked(&[&pay], &higher).catalog.unwrap();
-    let version = |w: Option<&std::sync::Arc<omnilink::workflows::Workflow>>| w.unwrap().version.to_string();
+    let version =
+        |w: Option<&std::sync::Arc<omnilink::workflows::Workflow>>| w.unwrap().version.to_string();
     assert_eq!(version(catalog.workflow("a", None)), "1.10.0");
-    assert_eq!(version(catalog.workflow("a", Some("2.0.0-rc.1"))), "2.0.0-rc.1");
+    assert_eq!(
+        version(catalog.workflow("a", Some("2.0.0-rc.1"))),
+        "2.0.0-rc.1"
+    );
     assert_eq!(version(catalog.command("go")), "1.10.0");
     assert!(catalog.workflow("a", Some("3.0.0")).is_none());
 
-    let clock = workflow("c", "1.0.0", "params: { required: [x] }\non: [ { cron: \"* * * * *\" } ]\n");
+    let clock = workflow(
+        "c",
+        "1.0.0",
+        "params: { required: [x] }\non: [ { cron: \"* * * * *\" } ]\n",
+    );
     let found = problems(&[&pay], &[&clock]);
-    assert!(found[0].starts_with("w0.yaml:5:7: error: a time starts it without params"), "{found:?}");
-    let large = tool("pay", &format!("description: \"{}\"\n", "x".repeat(500_000)));
+    assert!(
+        found[0].starts_with("w0.yaml:5:7: error: a time starts it without params"),
+        "{found:?}"
+    );
+    let large = tool(
+        "pay",
+        &format!("description: \"{}\"\n", "x".repeat(500_000)),
+    );
     let found = problems(&[&large], &[&a]);
-    assert!(found[0].contains("w0.yaml:3:7: error: the plan has "), "{found:?}");
-    assert!(found[0].contains("a start takes 507904 of both together"), "{found:?}");
+    assert!(
+        found[0].contains("w0.yaml:3:7: error: the plan has "),
+        "{found:?}"
+    );
+    assert!(
+        found[0].contains("a start takes 507904 of both together"),
+        "{found:?}"
+    );
     assert_eq!(problems(&[], &["name: a\n  b: [\n"]).len(), 1);
 }
 
@@ -197,12 +258,19 @@ fn check_covers_all_kinds_of_files() {
     put(dir.path(), "topologies/bad.yaml", "nam: b\n");
     let (code, text, _) = run(&["check", "workflows/w.yaml", "tools/pay.yaml"]);
     assert_eq!((code, &*text), (0, "2 files checked, no errors\n"));
-    put(dir.path(), "workflows/bad.yaml", "name: bad\nversion: \"1.0.0\"\nplan: { steps: [ { id: s, tool: pya } ] }\n");
+    put(
+        dir.path(),
+        "workflows/bad.yaml",
+        "name: bad\nversion: \"1.0.0\"\nplan: { steps: [ { id: s, tool: pya } ] }\n",
+    );
     let (code, text, error) = run(&["check"]);
     assert_eq!(code, 1);
     let told = "workflows/bad.yaml:3:33: error: step `s`: there is no tool `pya`\n  |\n3 | plan: { steps: [ { id: s, tool: pya } ] }\n  |                                 ^^^\n  = did you mean `pay`?\n";
     assert!(text.contains(told), "{text}");
-    assert!(text.contains("topologies/bad.yaml:1:1: error: a topology has no `nam`"), "{text}");
+    assert!(
+        text.contains("topologies/bad.yaml:1:1: error: a topology has no `nam`"),
+        "{text}"
+    );
     assert!(error.contains("in 2 files"), "{error}");
     let (code, json, _) = run(&["check", "--json", "workflows/bad.yaml"]);
     assert_eq!(code, 1);
@@ -212,7 +280,10 @@ fn check_covers_all_kinds_of_files() {
     std::fs::remove_file(dir.path().join("topologies/bad.yaml")).unwrap();
     let (code, _, error) = run(&["up"]);
     assert_eq!(code, 1);
-    assert!(error.contains("1 error in ") && error.contains("workflows/bad.yaml"), "{error}");
+    assert!(
+        error.contains("1 error in ") && error.contains("workflows/bad.yaml"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -225,7 +296,11 @@ fn sighup_reads_the_files_again() {
         let pid = rustix::process::Pid::from_child(&up.child);
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     };
-    put(dir.path(), "workflows/w2.yaml", &WORKFLOW.replace("name: w", "name: w2"));
+    put(
+        dir.path(),
+        "workflows/w2.yaml",
+        &WORKFLOW.replace("name: w", "name: w2"),
+    );
     hang_up();
     wait_until("reloaded", || {
         errors(dir.path()).contains("workflows and tools were reloaded")
@@ -236,6 +311,9 @@ fn sighup_reads_the_files_again() {
         errors(dir.path()).contains("workflows and tools were not reloaded")
     });
     let told = errors(dir.path());
-    assert!(told.contains("w3.yaml:1:1: error: a workflow needs `version`"), "{told}");
+    assert!(
+        told.contains("w3.yaml:1:1: error: a workflow needs `version`"),
+        "{told}"
+    );
     assert_eq!(up.stop(), 0);
 }

@@ -76,9 +76,17 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
         let bytes = body::read(&mut body, limit, &shared.bodies).await;
         let bytes = bytes.map_err(|error| refuse_body(error, Form::Structured, limit))?;
         if form != Form::Json {
-            return Err(Problem::invalid("send application/json, without `ce-` headers"));
+            return Err(Problem::invalid(
+                "send application/json, without `ce-` headers",
+            ));
         }
-        let refusal = take(&judge, idempotency_key(&headers)?, trace(&headers), &bytes, plain);
+        let refusal = take(
+            &judge,
+            idempotency_key(&headers)?,
+            trace(&headers).as_ref(),
+            &bytes,
+            plain,
+        );
         Ok(refusal)
     };
     let problem = match read.await {
@@ -95,7 +103,7 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
 fn take(
     judge: &Judge<'_>,
     header: Option<&str>,
-    trace: Option<envelope::TraceContext<'_>>,
+    trace: Option<&envelope::TraceContext<'_>>,
     body: &[u8],
     plain: bool,
 ) -> Refusal {
@@ -112,7 +120,7 @@ fn take(
             return refusal;
         }
     };
-    if let Some(trace) = &trace {
+    if let Some(trace) = trace {
         goal.event.keep_trace(trace);
     }
     let key = header.map(str::to_owned).or(goal.idempotency_key.take());
@@ -144,13 +152,15 @@ struct Goal<'a> {
 impl<'a> Goal<'a> {
     fn read(judge: &Judge<'_>, body: &'a [u8], plain: bool) -> Result<Self, Refusal> {
         let body = without_mark(body);
-        // What is no text is no envelope, and is refused below.
-        let text = std::str::from_utf8(body).unwrap_or_default();
-        let in_envelope = has_member(text, "eventId") || has_member(text, "event_id");
-        if in_envelope || !plain {
-            return Self::of_envelope(judge, body, in_envelope);
-        }
+        // Here, so that what is no JSON is told as that.
         let hash = BodyHash::of_text(body).map_err(|e| Refusal::of_envelope(e.into()))?;
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        if has_member(text, "eventId") || has_member(text, "event_id") {
+            return Self::of_envelope(judge, body);
+        }
+        if !plain {
+            return Err(Refusal::of_envelope(Invalid::missing("eventId")));
+        }
         let mut payload = payload(text)?;
         let idempotency_key = payload.idempotency_key.take().filter(|key| !key.is_empty());
         let now = judge.now;
@@ -178,26 +188,26 @@ impl<'a> Goal<'a> {
         })
     }
 
-    fn of_envelope(judge: &Judge<'_>, body: &'a [u8], known: bool) -> Result<Self, Refusal> {
+    fn of_envelope(judge: &Judge<'_>, body: &'a [u8]) -> Result<Self, Refusal> {
         let tenant = &judge.caller.key.tenant;
         let parsed = parse_structured(body, Dialect::OmniLink, tenant, judge.now);
-        let Parsed { mut event, .. } = match parsed {
-            Ok(parsed) if known => parsed,
-            Err(invalid) if known || invalid.code == "invalid_payload" => {
-                return Err(Refusal::of_envelope(invalid));
-            }
-            // Neither the agents' envelope nor anything else that is taken here.
-            _ => return Err(Refusal::of_envelope(Invalid::missing("eventId"))),
-        };
+        let Parsed { mut event, .. } = parsed.map_err(Refusal::of_envelope)?;
         if event.kind != AGENT_GOAL {
             let message = format!("`eventType` must be `{AGENT_GOAL}`");
-            return Err(Refusal::new(ItemStatus::Invalid, &UNSUPPORTED_KIND, message));
+            return Err(Refusal::new(
+                ItemStatus::Invalid,
+                &UNSUPPORTED_KIND,
+                message,
+            ));
         }
         let Data::Json(data) = std::mem::replace(&mut event.data, Data::Absent) else {
             return Err(Refusal::missing("payload"));
         };
         // A new id and a new time are the same goal again.
-        let compared = format!("{{\"source\":{},\"payload\":{data}}}", Value::from(&*event.source));
+        let compared = format!(
+            "{{\"source\":{},\"payload\":{data}}}",
+            Value::from(&*event.source)
+        );
         let body_hash = BodyHash::of_text(compared.as_bytes());
         let body_hash = body_hash.map_err(|e| Refusal::of_envelope(e.into()))?;
         let payload = payload(&data)?;
@@ -227,7 +237,9 @@ fn asked(caller: &Caller, payload: AgentGoal) -> Result<Asked, Refusal> {
         if caller.key.scopes.permits(ACT_AS) {
             asked.on_behalf_of = Some(user);
         } else {
-            context.get_or_insert_default().insert("user_id".into(), user.into());
+            context
+                .get_or_insert_default()
+                .insert("user_id".into(), user.into());
         }
     }
     asked.context = context

@@ -103,7 +103,9 @@ impl Asked {
             }
             StartKind::Task => {
                 asked.what = What::Task;
-                let params = parsed.member("params").ok_or_else(|| Refusal::missing("params"))?;
+                let params = parsed
+                    .member("params")
+                    .ok_or_else(|| Refusal::missing("params"))?;
                 asked.params = Some(raw(params)?);
             }
         }
@@ -115,8 +117,11 @@ impl Asked {
             asked.adapter = Some(target.system);
         }
         if let Some(text) = parsed.member("policy") {
-            let policy: Policy =
-                member("policy", text, "an object with `approval: \"required\"`, and nothing else")?;
+            let policy: Policy = member(
+                "policy",
+                text,
+                "an object with `approval: \"required\"`, and nothing else",
+            )?;
             asked.approval_required = policy.approval.is_some();
         }
         if let Some(text) = text(parsed, "run_at")? {
@@ -140,7 +145,11 @@ pub(super) fn user_of(field: &str, user: String) -> Result<String, Refusal> {
 }
 
 fn workflow_of(text: &str) -> Result<NamedWorkflow, Refusal> {
-    let named: NamedWorkflow = member("workflow", text, "an object with `name` and, if need be, `version`")?;
+    let named: NamedWorkflow = member(
+        "workflow",
+        text,
+        "an object with `name` and, if need be, `version`",
+    )?;
     if named.name.is_empty() {
         return Err(Refusal::missing("workflow_name"));
     }

@@ -4,13 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{
-    fields::Asked,
-    permit,
-    record::Checked,
-    refusal::Refusal,
-    resolve,
-};
+use super::{fields::Asked, permit, record::Checked, refusal::Refusal, resolve};
 use crate::{
     api::events::ItemStatus,
     audit::Outcome,
@@ -52,7 +46,8 @@ impl<'a> Judge<'a> {
     /// What the key may send at most, in bytes.
     pub(super) fn size_limit(&self) -> usize {
         let own = self.caller.key.scopes.constraints.max_payload_kb as usize;
-        own.saturating_mul(1024).min(self.caller.shared.limits.single_bytes)
+        own.saturating_mul(1024)
+            .min(self.caller.shared.limits.single_bytes)
     }
 
     /// Judges one start, and starts it if it may be; the refusal is recorded.
@@ -157,6 +152,12 @@ impl<'a> Judge<'a> {
 /// The last step of a start whose record is complete. Runs are not carried out yet, and a start that waited in the log until they are
 /// would come as a surprise: nothing is appended.
 fn append(start: &Command) -> Refusal {
-    tracing::debug!(run_id = start.run_id, "a start is complete; runs are not carried out yet");
-    Refusal::disabled("runs", "this version checks starts, and does not carry out runs yet")
+    tracing::debug!(
+        run_id = start.run_id,
+        "a start is complete; runs are not carried out yet"
+    );
+    Refusal::disabled(
+        "runs",
+        "this version checks starts, and does not carry out runs yet",
+    )
 }

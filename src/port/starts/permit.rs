@@ -17,7 +17,11 @@ use crate::{
 pub(super) fn permissions(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<(), Refusal> {
     let needs = |permission: &str| {
         let held = key.scopes.permits(permission);
-        if held { Ok(()) } else { Err(Refusal::lacks(permission)) }
+        if held {
+            Ok(())
+        } else {
+            Err(Refusal::lacks(permission))
+        }
     };
     match &asked.what {
         What::Task => needs(TASKS_CREATE)?,
@@ -41,7 +45,9 @@ pub(super) fn allowlists(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<
     let allows = |list: &[String], one: &str| list.is_empty() || list.iter().any(|l| l == one);
     let env = event.source.rsplit('/').next().unwrap_or_default();
     if !allows(&constraints.env_allowlist, env) {
-        let message = format!("the key's `env_allowlist` does not hold `{env}`, the last segment of `source`");
+        let message = format!(
+            "the key's `env_allowlist` does not hold `{env}`, the last segment of `source`"
+        );
         return Err(Refusal::denied(&ENV_NOT_ALLOWED, message));
     }
     if let Some(adapter) = &asked.adapter
@@ -54,7 +60,11 @@ pub(super) fn allowlists(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<
 }
 
 /// The list of workflows. `version` is the one that would run, where that is known. A plan of one's own is none of them.
-pub(super) fn workflow(key: &Key, name: Option<&str>, version: Option<&str>) -> Result<(), Refusal> {
+pub(super) fn workflow(
+    key: &Key,
+    name: Option<&str>,
+    version: Option<&str>,
+) -> Result<(), Refusal> {
     let allowed = &key.scopes.constraints.allowed_workflows;
     let allows = |name: &str| {
         allowed.iter().any(|one| {

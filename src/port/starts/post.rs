@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     api::{
-        problem::{BATCH_TOO_LARGE, IDEMPOTENCY_MISMATCH, PAYLOAD_TOO_LARGE},
         events::ItemStatus,
+        problem::{BATCH_TOO_LARGE, IDEMPOTENCY_MISMATCH, PAYLOAD_TOO_LARGE},
         starts::{ORCHESTRATIONS_REQUEST, TASKS_CREATE},
     },
     envelope::{
@@ -150,7 +150,10 @@ async fn take(
     if !is_batch && bytes.len() > shared.limits.single_bytes {
         return Err(Problem::new(
             &PAYLOAD_TOO_LARGE,
-            format!("a single start may have {} bytes", shared.limits.single_bytes),
+            format!(
+                "a single start may have {} bytes",
+                shared.limits.single_bytes
+            ),
         ));
     }
     let permission = match judge.kind {
@@ -163,7 +166,9 @@ async fn take(
     // If an identity occurs twice in a batch, the first one counts.
     let mut mine = HashMap::new();
     let items = items.into_iter();
-    Ok(items.map(|item| taking.item(item, is_batch, &mut mine)).collect())
+    Ok(items
+        .map(|item| taking.item(item, is_batch, &mut mine))
+        .collect())
 }
 
 fn parse<'a>(
@@ -181,8 +186,7 @@ fn parse<'a>(
     match form {
         Form::Json => parse_starts(body, envelope::Form::OmniLink, most, receipt),
         Form::Structured | Form::Batch => {
-            let (items, is_batch) =
-                parse_starts(body, envelope::Form::CloudEvents, most, receipt)?;
+            let (items, is_batch) = parse_starts(body, envelope::Form::CloudEvents, most, receipt)?;
             if is_batch != (form == Form::Batch) {
                 let expected = if is_batch { "one start" } else { "an array" };
                 let message = format!("the body must be {expected}, by its content type");
@@ -192,7 +196,9 @@ fn parse<'a>(
         }
         Form::Binary => {
             let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-            let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_bytes()));
             let parsed = parse_start_binary(headers, content_type, body, receipt);
             Ok((vec![StartItem { raw: body, parsed }], false))
         }

@@ -202,7 +202,10 @@ mod tests {
         assert_eq!(command.principal, "ann");
         assert_eq!(command.on_behalf_of.as_deref(), Some("bob"));
         assert!(command.traceparent.as_ref().unwrap().starts_with("00-0af7"));
-        assert_eq!(command.run_id, start::run_id(&["run", "acme", "k"]).to_string());
+        assert_eq!(
+            command.run_id,
+            start::run_id(&["run", "acme", "k"]).to_string()
+        );
         assert!(!command.body.contains("SECRET"), "{}", command.body);
         let mut body: Value = serde_json::from_str(&command.body).unwrap();
         let hash = body["body_hash"].take();
@@ -228,7 +231,9 @@ mod tests {
     fn the_hash_of_the_body_leaves_out_what_a_retry_changes() {
         let hash = |id: &str, time: &str, amount: u32| {
             let body = json!({ "id": id, "time": time, "source": "/s", "type": "g", "goal": "x", "params": { "a": amount } });
-            Start::decode(&record(StartKind::Goal, &body)).unwrap().body_hash
+            Start::decode(&record(StartKind::Goal, &body))
+                .unwrap()
+                .body_hash
         };
         let first = hash("1", "2026-01-01T00:00:00Z", 1);
         assert_eq!(first, hash("2", "2026-01-02T00:00:00Z", 1));

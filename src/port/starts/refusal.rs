@@ -117,7 +117,7 @@ impl Refusal {
             problem = problem.retry_after(seconds);
         }
         if let Some((feature, reason)) = self.disabled {
-            problem = problem.member("feature", feature).member("reason", reason);
+            problem = problem.disabled(feature, reason);
         }
         problem
     }

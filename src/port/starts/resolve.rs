@@ -39,7 +39,11 @@ pub(super) fn resolve(
     event: &Event<'_>,
     asked: &Asked,
 ) -> Result<Resolved, Refusal> {
-    if asked.params.as_ref().is_some_and(|params| params.get().len() > PARAMS_MAX) {
+    if asked
+        .params
+        .as_ref()
+        .is_some_and(|params| params.get().len() > PARAMS_MAX)
+    {
         return Err(Refusal::too_large("`params` and `input`", PARAMS_MAX));
     }
     match &asked.what {
@@ -77,7 +81,10 @@ fn named_workflow<'c>(
     permit::workflow(key, Some(&named.name), version.as_deref())?;
     found.ok_or_else(|| {
         let message = match &named.version {
-            Some(version) => format!("there is no workflow `{}` of version `{version}`", named.name),
+            Some(version) => format!(
+                "there is no workflow `{}` of version `{version}`",
+                named.name
+            ),
             None => format!("there is no workflow `{}`", named.name),
         };
         Refusal::new(ItemStatus::Invalid, &UNKNOWN_WORKFLOW, message)
@@ -118,7 +125,11 @@ fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
     }
     let given = value(plan)?;
     let read = catalog.plan(&given).map_err(|faults| {
-        let mut message: Vec<_> = faults.iter().take(FAULTS_MAX).map(ToString::to_string).collect();
+        let mut message: Vec<_> = faults
+            .iter()
+            .take(FAULTS_MAX)
+            .map(ToString::to_string)
+            .collect();
         if faults.len() > FAULTS_MAX {
             message.push(format!("and {} more", faults.len() - FAULTS_MAX));
         }
@@ -162,15 +173,12 @@ fn check(schema: &Schema, asked: &Asked, member: &str) -> Result<(), Refusal> {
     let Some(params) = &asked.params else {
         return Ok(());
     };
-    schema.check(&value(params)?).map_err(|wrong| {
-        Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message))
-    })
+    schema
+        .check(&value(params)?)
+        .map_err(|wrong| Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message)))
 }
 
-fn definitions(
-    catalog: &Catalog,
-    plan: &Plan,
-) -> Result<BTreeMap<String, Box<RawValue>>, Refusal> {
+fn definitions(catalog: &Catalog, plan: &Plan) -> Result<BTreeMap<String, Box<RawValue>>, Refusal> {
     let called = catalog.called(plan);
     called
         .filter_map(|tool| Some((tool.tool.name.clone(), tool.kept.as_ref()?)))
