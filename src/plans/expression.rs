@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 
 use super::{
     fault::Pointer,
     read::{Faults, listed, short},
-    reference::{Reference, references},
+    reference::{Called, Reference, called, references},
 };
 
 /// The most bytes between two pairs of braces.
@@ -76,6 +76,9 @@ impl Expression {
                 let detail = error.detail().unwrap_or("it cannot be read");
                 format!("not an expression: {detail}")
             })?;
+        for called in called(source) {
+            check_called(called)?;
+        }
         Ok(Self {
             compiled: Arc::new(compiled),
             source: source.into(),
@@ -92,6 +95,23 @@ impl Expression {
         let mut all = references(&self.source);
         all.retain(|Reference(path)| path.len() > 1 || !FUNCTIONS.contains(&path[0].as_str()));
         all
+    }
+}
+
+/// Whether a filter or a test is there: the engine says so only when it is reached.
+fn check_called(called: Called<'_>) -> Result<(), String> {
+    let (probe, missing) = match called {
+        Called::Filter(name) => (format!("1|{name}"), format!("there is no filter `{name}`")),
+        Called::Test(name) => (
+            format!("1 is {name}"),
+            format!("there is no test `is {name}`"),
+        ),
+    };
+    let probed = ENVIRONMENT.compile_expression_owned(probe);
+    let result = probed.and_then(|probe| probe.eval(()));
+    match result.map_err(|error| error.kind()) {
+        Err(ErrorKind::UnknownFilter | ErrorKind::UnknownTest) => Err(missing),
+        _ => Ok(()),
     }
 }
 
@@ -289,9 +309,23 @@ mod tests {
         let value = serde_json::json!({ "a": ["x", { "b": "{{ params. }}" }] });
         let error = read(&value).unwrap_err();
         assert!(error.starts_with("/a/1/b: not an expression"), "{error}");
-        for bad in ["{{ x", "{{ }}", "{{ 'a }}", "{{ a b }}", "{{ a|nothing }}"] {
-            let compiled = read(&bad.into());
-            assert!(compiled.is_err() || bad.contains('|'), "{bad}");
+        for bad in [
+            "{{ x",
+            "{{ }}",
+            "{{ 'a }}",
+            "{{ a b }}",
+            "{{ a|nothing }}",
+            "{{ a is nothing }}",
+            "{{ a|safe }}",
+        ] {
+            assert!(read(&bad.into()).is_err(), "{bad}");
+        }
+        for good in [
+            "{{ a|default(1) }}",
+            "{{ a is divisibleby(2) }}",
+            "{{ a is in [1] }}",
+        ] {
+            assert!(read(&good.into()).is_ok(), "{good}");
         }
         let long = format!("{{{{ {} }}}}", "1+".repeat(3000));
         assert!(read(&long.into()).unwrap_err().contains("at most 4096"));

@@ -3,12 +3,13 @@
 //! Members are sorted by the UTF-16 code units of their names, texts have the fewest escapes, and numbers are written as
 //! ECMAScript writes doubles. A number that a double cannot carry has no such form ([`is_exact`]).
 
-use std::fmt::Write;
-
 use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
 use crate::base::hex::hex;
+
+/// The most digits of a double behind its first one.
+const DIGITS: usize = 766;
 
 /// The canonical text of a value.
 ///
@@ -74,42 +75,9 @@ fn write_number(number: &Number, out: &mut String) {
     write_double(number.as_f64().unwrap_or_default(), out);
 }
 
-/// `Number::toString` of ECMAScript (section 6.1.6.1.20) of a finite number.
+/// `Number::toString` of ECMAScript of a finite number.
 fn write_double(double: f64, out: &mut String) {
-    if double == 0.0 {
-        return out.push('0');
-    }
-    if double < 0.0 {
-        out.push('-');
-    }
-    // The shortest digits that read back the same, such as `1.25e-7`.
-    let (digits, exponent) = parts(&format!("{:e}", double.abs()));
-    let count = digits.len() as i64;
-    // The value is 0.{digits} × 10^point.
-    let point = exponent + count;
-    let zeros = |n: i64| "0".repeat(n.unsigned_abs() as usize);
-    if count <= point && point <= 21 {
-        out.push_str(&digits);
-        out.push_str(&zeros(point - count));
-    } else if 0 < point && point <= 21 {
-        let (whole, fraction) = digits.split_at(point as usize);
-        out.push_str(whole);
-        out.push('.');
-        out.push_str(fraction);
-    } else if -6 < point && point <= 0 {
-        out.push_str("0.");
-        out.push_str(&zeros(point));
-        out.push_str(&digits);
-    } else {
-        let (first, rest) = digits.split_at(1);
-        out.push_str(first);
-        if !rest.is_empty() {
-            out.push('.');
-            out.push_str(rest);
-        }
-        // A `String` never refuses text.
-        let _ = write!(out, "e{:+}", point - 1);
-    }
+    out.push_str(ryu_js::Buffer::new().format_finite(double));
 }
 
 /// The digits of a number without zeros at either end, and the power of ten of the last one. Without a sign; none for zero.
@@ -130,17 +98,20 @@ fn parts(number: &str) -> (String, i64) {
     )
 }
 
-/// Whether a number, as it is written in JSON, is the one that its double stands for: the shortest text of the double has the same
-/// value. `9007199254740993`, `0.1000000000000000055` and `1e400` are not.
+/// Whether a double carries a number as it is written in JSON: it is what the double is written as, or the exact value of the
+/// double. `9007199254740993`, `0.1000000000000000055` and `1e400` are neither.
 pub fn is_exact(number: &str) -> bool {
     let Ok(double) = number.parse::<f64>() else {
         return false;
     };
-    let (given, exponent) = parts(number.trim_start_matches(['-', '+']));
-    if given.is_empty() || double == 0.0 || !double.is_finite() {
-        return given.is_empty() && double == 0.0;
+    let given = parts(number.trim_start_matches(['-', '+']));
+    if given.0.is_empty() || double == 0.0 || !double.is_finite() {
+        return given.0.is_empty() && double == 0.0;
     }
-    parts(&format!("{:e}", double.abs())) == (given, exponent)
+    let double = double.abs();
+    let mut shortest = String::new();
+    write_double(double, &mut shortest);
+    parts(&shortest) == given || parts(&format!("{double:.DIGITS$e}")) == given
 }
 
 /// The first number in a JSON text that is not exact.
@@ -305,6 +276,8 @@ mod tests {
             "1e308",
             "5e-324",
             "0e999999",
+            "1152921504606846976",
+            "1424953923781206.25",
         ] {
             assert!(is_exact(good), "{good}");
         }

@@ -82,6 +82,32 @@ pub(super) fn references(expression: &str) -> Vec<Reference> {
     found
 }
 
+/// A filter or a test, by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Called<'t> {
+    /// Behind `|`.
+    Filter(&'t str),
+    /// Behind `is` or `is not`.
+    Test(&'t str),
+}
+
+/// The filters and tests of an expression that compiles.
+pub(super) fn called(expression: &str) -> Vec<Called<'_>> {
+    let tokens = tokens(expression);
+    let all = tokens.iter().enumerate().filter_map(|(at, token)| {
+        let Token::Name(name) = *token else {
+            return None;
+        };
+        match tokens[..at] {
+            [.., Token::Sign("|")] => Some(Called::Filter(name)),
+            [.., Token::Name("is"), Token::Name("not")] => Some(Called::Test(name)),
+            [.., Token::Name("is")] if name != "not" => Some(Called::Test(name)),
+            _ => None,
+        }
+    });
+    all.collect()
+}
+
 fn path(name: &str, mut rest: &[Token<'_>]) -> Vec<String> {
     let mut path = vec![name.to_owned()];
     loop {
@@ -108,6 +134,19 @@ mod tests {
     fn found(expression: &str) -> Vec<String> {
         let all = references(expression).into_iter();
         all.map(|Reference(path)| path.join(".")).collect()
+    }
+
+    #[test]
+    fn filters_and_tests_are_found() {
+        let expected = [
+            Called::Filter("default"),
+            Called::Test("defined"),
+            Called::Filter("upper"),
+            Called::Test("none"),
+        ];
+        let expression =
+            "(params.a|default('x|y')) if params.b is defined else params.c | upper is not none";
+        assert_eq!(called(expression), expected);
     }
 
     #[test]

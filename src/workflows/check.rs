@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{catalog::Catalog, source::Source, tool::Definition, workflow::Workflow};
+use super::{catalog::Catalog, source::Source, tool::Definition, workflow_file};
 use crate::{
     plans::{Fault, Pointer},
     topology::{Problem, has_errors, sort, yaml},
@@ -147,7 +147,7 @@ fn read_workflows(
                 continue;
             }
         };
-        if let Some(workflow) = Workflow::read(&mut source, catalog) {
+        if let Some(workflow) = workflow_file::read(&mut source, catalog) {
             let (name, version) = (workflow.name.clone(), workflow.version.clone());
             if let Some(command) = &workflow.command {
                 let of = commands

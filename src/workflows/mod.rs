@@ -4,7 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `source` | one YAML file: its JSON, and the places of its values for what is wrong with them |
-//! | `tool`, `workflow`, `trigger` | what each kind of file holds |
+//! | `tool`, `workflow`, `workflow_file`, `trigger` | what each kind of file holds, and reading it |
 //! | `schema` | JSON Schemas |
 //! | `catalog` | all of them, and looking them up |
 //! | `check` | reads all files and checks them together |
@@ -18,6 +18,7 @@ mod source;
 mod tool;
 mod trigger;
 mod workflow;
+mod workflow_file;
 
 pub use self::{
     catalog::Catalog,

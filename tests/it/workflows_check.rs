@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use omnilink::workflows::{Checked, check, check_texts, find};
+use omnilink::workflows::{Checked, FileKind, check, check_texts, find, kind_of};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -51,6 +51,30 @@ fn the_files_of_this_repository_are_right() {
     );
     let folder = find(Path::new("no/such/folder")).unwrap();
     assert!(folder.is_empty());
+}
+
+#[test]
+fn the_files_of_the_documentation_are_right() {
+    let page = std::fs::read_to_string("docs/workflows.md").unwrap();
+    let blocks = page.split("```yaml\n").skip(1);
+    let texts = blocks.map(|block| block.split("```").next().unwrap());
+    let of_kind = |kind: FileKind| -> Vec<(String, std::io::Result<String>)> {
+        let texts = texts.clone().filter(|text| kind_of(text) == kind);
+        let named = texts.enumerate();
+        named
+            .map(|(n, text)| (format!("{n}.yaml"), Ok(text.to_owned())))
+            .collect()
+    };
+    let mut tools = of_kind(FileKind::Tool);
+    let workflows = of_kind(FileKind::Workflow);
+    assert_eq!((tools.len(), workflows.len()), (1, 1));
+    for name in ["accounts.delete.yaml", "payments.transfer.yaml"] {
+        let text = std::fs::read_to_string(Path::new("tools").join(name));
+        tools.push((name.to_owned(), text));
+    }
+    let checked = check_texts(tools, workflows);
+    let text: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
+    assert_eq!(text, Vec::<String>::new());
 }
 
 #[test]
@@ -217,7 +241,7 @@ fn files_are_checked_together() {
     );
     let large = tool(
         "pay",
-        &format!("description: \"{}\"\n", "x".repeat(500_000)),
+        &format!("description: \"{}\"\n", "x".repeat(510_000)),
     );
     let found = problems(&[&large], &[&a]);
     assert!(
@@ -261,11 +285,11 @@ fn check_covers_all_kinds_of_files() {
     put(
         dir.path(),
         "workflows/bad.yaml",
-        "name: bad\nversion: \"1.0.0\"\nplan: { steps: [ { id: s, tool: pya } ] }\n",
+        "name: bad\nversion: \"1.0.0\"\nplan: { steps: [ { id: s, tool: pays } ] }\n",
     );
     let (code, text, error) = run(&["check"]);
     assert_eq!(code, 1);
-    let told = "workflows/bad.yaml:3:33: error: step `s`: there is no tool `pya`\n  |\n3 | plan: { steps: [ { id: s, tool: pya } ] }\n  |                                 ^^^\n  = did you mean `pay`?\n";
+    let told = "workflows/bad.yaml:3:33: error: step `s`: there is no tool `pays`\n  |\n3 | plan: { steps: [ { id: s, tool: pays } ] }\n  |                                 ^^^^\n  = did you mean `pay`?\n";
     assert!(text.contains(told), "{text}");
     assert!(
         text.contains("topologies/bad.yaml:1:1: error: a topology has no `nam`"),
