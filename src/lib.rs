@@ -22,6 +22,7 @@ pub mod jwt;
 pub mod replay;
 pub mod stream;
 pub mod topology;
+pub mod workflows;
 
 // Floor 1: storage, and clients of other systems.
 pub mod audit;
@@ -31,6 +32,7 @@ pub mod embedded_postgres;
 pub mod http;
 pub mod limits;
 pub mod log;
+pub mod plans;
 pub mod registry;
 pub mod state;
 pub mod store;

@@ -24,6 +24,13 @@ pub struct ItemResult {
     pub status: ItemStatus,
     /// Its place in the request, from 0.
     pub index: usize,
+    /// The id of the run that it starts: the same for each time that it is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "uuid"))]
+    pub run_id: Option<String>,
+    /// Where the run is to be found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll_url: Option<String>,
     /// The id of its record: the same for each time that it is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "uuid"))]
@@ -55,6 +62,8 @@ pub struct ItemError {
 pub enum ItemStatus {
     /// It is in the log.
     Ingested,
+    /// It is in the log, and its run is queued.
+    Queued,
     /// It was in the log already, with the same body.
     Duplicate,
     /// A rate limit is used up.
@@ -73,6 +82,7 @@ impl ItemStatus {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ingested => "ingested",
+            Self::Queued => "queued",
             Self::Duplicate => "duplicate",
             Self::RateLimited => "rate_limited",
             Self::Denied => "denied",

@@ -52,6 +52,150 @@ pub(super) const CONTROLS: &str = r#"{
   "unverified": false
 }"#;
 
+pub(super) const COMMAND: &str = r#"{
+  "id": "expense-17",
+  "source": "/erp/prod",
+  "type": "expense.pay",
+  "params": { "expense": "17", "amount": 99.5 }
+}"#;
+
+pub(super) const WORKFLOW: &str = r#"{
+  "id": "ann-1",
+  "source": "/hr/prod",
+  "type": "onboarding.requested",
+  "workflow": { "name": "onboarding", "version": "1.0.0" },
+  "input": { "email": "ann@example.com" },
+  "run_at": "2026-02-01T08:00:00Z",
+  "policy": { "approval": "required" }
+}"#;
+
+pub(super) const GOAL: &str = r#"{
+  "id": "1",
+  "source": "/desk/prod",
+  "type": "goal.received",
+  "goal": "Book flight to Paris tomorrow",
+  "context": { "department": "sales" }
+}"#;
+
+pub(super) const TASK: &str = r#"{
+  "id": "1",
+  "source": "/desk/prod",
+  "type": "noop",
+  "params": { "any": "input" }
+}"#;
+
+pub(super) const CLOUD_COMMAND: &str = r#"{
+  "specversion": "1.0",
+  "id": "1",
+  "source": "/erp/prod",
+  "type": "expense.pay",
+  "datacontenttype": "application/json",
+  "data": { "params": { "expense": "17", "amount": 99.5 } }
+}"#;
+
+pub(super) const CLOUD_COMMANDS: &str = r#"[
+  {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/erp/prod",
+    "type": "expense.pay",
+    "datacontenttype": "application/json",
+    "data": { "params": { "expense": "17", "amount": 99.5 } }
+  }
+]"#;
+
+pub(super) const CLOUD_WORKFLOW: &str = r#"{
+  "specversion": "1.0",
+  "id": "1",
+  "source": "/erp/prod",
+  "type": "onboarding.requested",
+  "datacontenttype": "application/json",
+  "data": { "workflow": { "name": "onboarding" }, "input": { "email": "ann@example.com" } }
+}"#;
+
+pub(super) const CLOUD_WORKFLOWS: &str = r#"[
+  {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/erp/prod",
+    "type": "onboarding.requested",
+    "datacontenttype": "application/json",
+    "data": { "workflow": { "name": "onboarding" }, "input": { "email": "ann@example.com" } }
+  }
+]"#;
+
+pub(super) const CLOUD_GOAL: &str = r#"{
+  "specversion": "1.0",
+  "id": "1",
+  "source": "/erp/prod",
+  "type": "goal.received",
+  "datacontenttype": "application/json",
+  "data": { "goal": "Book flight to Paris tomorrow" }
+}"#;
+
+pub(super) const CLOUD_GOALS: &str = r#"[
+  {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/erp/prod",
+    "type": "goal.received",
+    "datacontenttype": "application/json",
+    "data": { "goal": "Book flight to Paris tomorrow" }
+  }
+]"#;
+
+pub(super) const CLOUD_TASK: &str = r#"{
+  "specversion": "1.0",
+  "id": "1",
+  "source": "/erp/prod",
+  "type": "noop",
+  "datacontenttype": "application/json",
+  "data": { "params": { "any": "input" } }
+}"#;
+
+pub(super) const CLOUD_TASKS: &str = r#"[
+  {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/erp/prod",
+    "type": "noop",
+    "datacontenttype": "application/json",
+    "data": { "params": { "any": "input" } }
+  }
+]"#;
+
+pub(super) const STARTED: &str = r#"{
+  "request_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+  "results": [
+    {
+      "status": "queued",
+      "index": 0,
+      "run_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+      "poll_url": "/v1/runs/7dbd6d41-6f85-5f7b-98af-6637f5372c2e"
+    }
+  ]
+}"#;
+
+pub(super) const AGENT_ENVELOPE: &str = r#"{
+  "eventId": "1f0d9f5e",
+  "eventType": "omnilink:agent.goal_received",
+  "source": "agent-7",
+  "idempotencyKey": "goal-1",
+  "timestamp": "2026-01-31T12:00:00Z",
+  "payload": { "goal": "Book flight to Paris tomorrow", "user_id": "ann", "context": {} }
+}"#;
+
+pub(super) const AGENT_GOAL: &str =
+    r#"{ "goal": "Book flight to Paris tomorrow", "context": { "department": "sales" } }"#;
+
+pub(super) const AGENT_ACCEPTED: &str = r#"{
+  "workflow_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+  "status": "accepted",
+  "poll_url": "/workflows/7dbd6d41-6f85-5f7b-98af-6637f5372c2e/status"
+}"#;
+
+pub(super) const AGENT_STATUS: &str = r#"{ "status": "running", "progress": 3 }"#;
+
 pub(super) const CREATE_KEY: &str = r#"{
   "name": "shop",
   "kind": "service",

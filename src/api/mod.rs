@@ -34,6 +34,7 @@ pub mod registry;
 pub mod replay;
 pub mod route;
 mod routes;
+pub mod starts;
 pub mod time;
 pub mod topics;
 

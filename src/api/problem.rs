@@ -55,6 +55,8 @@ codes! {
         "What the source's mapping made of the webhook is not UTF-8.";
     INVALID_IDEMPOTENCY_KEY = 400 "invalid_idempotency_key",
         "`Idempotency-Key` is not UTF-8, or has more than 512 bytes.";
+    INVALID_PLAN = 400 "invalid_plan",
+        "The plan is not valid; `detail` says what is wrong, with the step.";
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",
@@ -73,6 +75,10 @@ codes! {
         "The key lacks the permission that the route needs, or names a tenant or grants scopes that are not its own.";
     ENV_NOT_ALLOWED = 403 "env_not_allowed",
         "The key's `env_allowlist` does not hold the last segment of `source`.";
+    ADAPTER_NOT_ALLOWED = 403 "adapter_not_allowed",
+        "The key's `allowed_adapters` do not hold `target.system`.";
+    WORKFLOW_NOT_ALLOWED = 403 "workflow_not_allowed",
+        "The key's `allowed_workflows` do not hold the workflow, in this version.";
     ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed",
         "The setting `cors` does not list the origin of this webhook sender.";
     NOT_FOUND = 404 "not_found",
@@ -83,6 +89,10 @@ codes! {
         "There is no dead letter of that name, or retention has deleted it.";
     UNKNOWN_PROJECTION = 404 "unknown_projection",
         "There is no projection of that name.";
+    UNKNOWN_TOOL = 404 "unknown_tool",
+        "There is no tool of that name.";
+    UNKNOWN_WORKFLOW = 404 "unknown_workflow",
+        "There is no workflow of that name and version, or none with that command.";
     UNKNOWN_TOPIC = 404 "unknown_topic",
         "There is no topic of that name.";
     UNKNOWN_SOURCE = 404 "unknown_source",
@@ -116,7 +126,7 @@ codes! {
     CONCURRENCY_LIMIT_EXCEEDED = 429 "concurrency_limit_exceeded",
         "As many requests of this key or tenant are running as may run at once.";
     FEATURE_DISABLED = 503 "feature_disabled",
-        "An operator has disabled the feature in `feature`, for the reason in `reason`.";
+        "Something is switched off: `feature` says what, `reason` why.";
     OMNILINK_DISABLED = 503 "omnilink_disabled",
         "The kill switch is on (`control`): nothing is taken in. Send it again later, with the same id.";
     OPERATOR_TAKEOVER = 503 "operator_takeover",

@@ -49,7 +49,7 @@ impl Method {
 pub enum Access {
     /// Everyone, without a key.
     Open,
-    /// Who has a key with this permission. A key with `operator` may use every route but those that need `events:write`.
+    /// Who has a key with this permission. A key with `operator` may use every route but those through which events and starts come in.
     Permission(&'static str),
 }
 
@@ -69,6 +69,8 @@ pub enum Gate {
 pub enum Tag {
     /// Events come in.
     Events,
+    /// Commands, workflows, goals and tasks come in.
+    Starts,
     /// Keys.
     Keys,
     /// Sources of webhooks, and what they send.
@@ -91,8 +93,9 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Events,
+        Self::Starts,
         Self::Keys,
         Self::Webhooks,
         Self::Readers,
@@ -108,6 +111,7 @@ impl Tag {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Events => "Events",
+            Self::Starts => "Starts",
             Self::Keys => "Keys",
             Self::Webhooks => "Webhooks",
             Self::Readers => "Readers",
@@ -124,6 +128,10 @@ impl Tag {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Events => "Events come in.",
+            Self::Starts => {
+                "Commands, workflows, goals and tasks: what starts runs. This version checks them and does not carry out runs yet, \
+                 so each that passes all checks is answered with 503 `feature_disabled`."
+            }
             Self::Keys => "API keys of a tenant.",
             Self::Webhooks => "Sources of webhooks, and the routes that their senders call.",
             Self::Readers => "Which login of Postgres sees which tenant.",

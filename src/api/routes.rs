@@ -6,7 +6,7 @@ use super::{
     events::{Accepted, Event, Events},
     examples,
     health::Health,
-keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey}, letters::{ListLetters, RedriveLetters, RedriveProgress}, list::{List, Page}, integrations::{ChangedIntegration, CreateIntegration, Integration, RotateIntegration}, problem::{BATCH_TOO_LARGE, CONCURRENCY_LIMIT_EXCEEDED, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, LIMITER_UNAVAILABLE, MISSING_FIELD, NOT_FOUND, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, REBUILD_RUNNING, REDRIVE_RUNNING, REQUEST_TIMEOUT, UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_TOPIC, UNSUPPORTED_KIND, Code, INVALID_HEADER, INVALID_SIGNATURE, INVALID_TIMESTAMP, INVALID_UTF8, LOG_UNAVAILABLE, MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, RATE_LIMIT_EXCEEDED, REFERENCE_NOT_ALLOWED, STALE_TIMESTAMP, UNKNOWN_SOURCE, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL, VRL_OUT_OF_MEMORY,
+keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey}, letters::{ListLetters, RedriveLetters, RedriveProgress}, list::{List, Page}, integrations::{ChangedIntegration, CreateIntegration, Integration, RotateIntegration}, problem::{BATCH_TOO_LARGE, CONCURRENCY_LIMIT_EXCEEDED, ENV_NOT_ALLOWED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, LIMITER_UNAVAILABLE, MISSING_FIELD, NOT_FOUND, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, REBUILD_RUNNING, REDRIVE_RUNNING, REQUEST_TIMEOUT, UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_TOPIC, UNSUPPORTED_KIND, Code, INVALID_HEADER, INVALID_SIGNATURE, INVALID_TIMESTAMP, INVALID_UTF8, LOG_UNAVAILABLE, MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, RATE_LIMIT_EXCEEDED, REFERENCE_NOT_ALLOWED, STALE_TIMESTAMP, UNKNOWN_SOURCE, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL, VRL_OUT_OF_MEMORY, ADAPTER_NOT_ALLOWED, FEATURE_DISABLED, INVALID_PLAN, UNKNOWN_TOOL, UNKNOWN_WORKFLOW, WORKFLOW_NOT_ALLOWED,
     },
     readers::{GrantReader, Reader, RevokeReader},
     rebuild::{Rebuild, StartRebuild},
@@ -22,8 +22,12 @@ keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey}, letters::{ListLetters,
         NDJSON, Parameter, Route,
         Tag::{
             Controls as ControlsTag, DeadLetters, Events as EventsTag, Keys, Node, Operations,
-            Readers, Replay, SchemaRegistry, Webhooks,
+            Readers, Replay, SchemaRegistry, Starts as StartsTag, Webhooks,
         },
+    },
+    starts::{
+        AgentAccepted, AgentEnvelope, AgentGoals, AgentStatus as AgentStatusBody, Command, Goal,
+        ORCHESTRATIONS_REQUEST, StartWorkflow, Starts, TASKS_CREATE, Task,
     },
     topics::CreateTopics,
 };
@@ -120,6 +124,37 @@ const WEBHOOK_CODES: &[&Code] = &[
     &LOG_UNAVAILABLE,
     &OVERLOADED,
 ];
+/// Headers of starts.
+const START_HEADERS: &[Parameter] = &[
+    Parameter {
+        name: "Idempotency-Key",
+        description: "Names the run (in a batch, with `id`), and is required unless the body has `idempotencykey`: the same key and \
+            body again starts nothing twice. At most 512 bytes. `X-Idempotency-Key` means the same.",
+        example: "expense-17",
+    },
+    Parameter {
+        name: "traceparent",
+        description: "W3C trace context; kept with starts that have none.",
+        example: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    },
+];
+
+/// The answer to starts.
+const STARTED: &[Answer] = &[Answer::new(
+    202,
+    "At least one start is in the log, or was there already; so is an empty batch.",
+    &[Content::json::<Accepted>(JSON, examples::STARTED)],
+)];
+
+/// The answer to agents.
+const AGENT_ACCEPTED: &[Answer] = &[Answer::new(
+    202,
+    "The goal is in the log, or was there already.",
+    &[Content::json::<AgentAccepted>(
+        JSON,
+        examples::AGENT_ACCEPTED,
+    )],
+)];
 
 /// The schema that is sent to a subject.
 const SENT_SCHEMA: &[Content] = &[
@@ -195,6 +230,110 @@ routes! {
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT,
             &IDEMPOTENCY_IN_FLIGHT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &OVERLOADED,
             &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE,
+        ]);
+
+    PostCommands = Route::new(Post, "/v1/commands", StartsTag, "Send commands")
+        .needs(ORCHESTRATIONS_REQUEST)
+        .closed_by(Gate::Starts)
+        .describe(
+            "Starts the workflow that is registered for the command's `type`, for one command or a batch; needs the permission \
+             `commands:{type}` as well. The params must match the workflow's schema.",
+        )
+        .headers(START_HEADERS)
+        .body_in(&[
+            Content::json::<Starts<Command>>(JSON, examples::COMMAND),
+            Content::json::<Command>("application/cloudevents+json", examples::CLOUD_COMMAND),
+            Content::json::<Vec<Command>>("application/cloudevents-batch+json", examples::CLOUD_COMMANDS),
+        ])
+        .answers(STARTED)
+        .codes(&[
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED,
+            &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH,
+            &FEATURE_DISABLED, &OVERLOADED,
+        ]);
+    PostWorkflows = Route::new(Post, "/v1/workflows", StartsTag, "Start workflows")
+        .needs(ORCHESTRATIONS_REQUEST)
+        .closed_by(Gate::Starts)
+        .describe(
+            "Starts a workflow by its name, or a plan (needs the permission `plans:inline`); one or a batch. The input must match the \
+             workflow's schema.",
+        )
+        .headers(START_HEADERS)
+        .body_in(&[
+            Content::json::<Starts<StartWorkflow>>(JSON, examples::WORKFLOW),
+            Content::json::<StartWorkflow>("application/cloudevents+json", examples::CLOUD_WORKFLOW),
+            Content::json::<Vec<StartWorkflow>>("application/cloudevents-batch+json", examples::CLOUD_WORKFLOWS),
+        ])
+        .answers(STARTED)
+        .codes(&[
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &INVALID_PLAN, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED,
+            &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH,
+            &FEATURE_DISABLED, &OVERLOADED,
+        ]);
+    PostGoals = Route::new(Post, "/v1/goals", StartsTag, "Send goals")
+        .needs(ORCHESTRATIONS_REQUEST)
+        .closed_by(Gate::Starts)
+        .describe("Starts a run for a goal in plain words; one or a batch.")
+        .headers(START_HEADERS)
+        .body_in(&[
+            Content::json::<Starts<Goal>>(JSON, examples::GOAL),
+            Content::json::<Goal>("application/cloudevents+json", examples::CLOUD_GOAL),
+            Content::json::<Vec<Goal>>("application/cloudevents-batch+json", examples::CLOUD_GOALS),
+        ])
+        .answers(STARTED)
+        .codes(&[
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE,
+            &IDEMPOTENCY_MISMATCH, &FEATURE_DISABLED, &OVERLOADED,
+        ]);
+    PostTasks = Route::new(Post, "/v1/tasks", StartsTag, "Create tasks")
+        .needs(TASKS_CREATE)
+        .closed_by(Gate::Starts)
+        .describe("Starts a run of one step with the tool that `type` names; one or a batch. The params are the tool's input, as they are.")
+        .headers(START_HEADERS)
+        .body_in(&[
+            Content::json::<Starts<Task>>(JSON, examples::TASK),
+            Content::json::<Task>("application/cloudevents+json", examples::CLOUD_TASK),
+            Content::json::<Vec<Task>>("application/cloudevents-batch+json", examples::CLOUD_TASKS),
+        ])
+        .answers(STARTED)
+        .codes(&[
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED, &UNKNOWN_TOOL,
+            &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &FEATURE_DISABLED, &OVERLOADED,
+        ]);
+    AgentWorkflow = Route::new(Post, "/workflows/agent", StartsTag, "Send an agent's goal")
+        .needs(ORCHESTRATIONS_REQUEST)
+        .closed_by(Gate::Starts)
+        .describe("For agents: a goal in their own envelope, of type `omnilink:agent.goal_received`. `/v1/goals` is the route for all others.")
+        .headers(START_HEADERS)
+        .body_in(&[Content::json::<AgentEnvelope>(JSON, examples::AGENT_ENVELOPE)])
+        .answers(AGENT_ACCEPTED)
+        .codes(&[
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
+            &OVERLOADED,
+        ]);
+    AgentStatus = Route::new(Get, "/workflows/{id}/status", StartsTag, "Show how an agent's goal is getting on")
+        .needs(ORCHESTRATIONS_REQUEST)
+        .path_parameters(&[Parameter {
+            name: "id",
+            description: "`workflow_id` of the answer to the goal.",
+            example: "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+        }])
+        .answers(&[Answer::new(
+            200,
+            "Denied and cancelled is `failed`, whatever has not ended is `running`.",
+            &[Content::json::<AgentStatusBody>(JSON, examples::AGENT_STATUS)],
+        )])
+        .codes(&[&NOT_FOUND]);
+    AgentGoal = Route::new(Post, "/api/v1/goals", StartsTag, "Send an agent's goal, plain")
+        .needs(ORCHESTRATIONS_REQUEST)
+        .closed_by(Gate::Starts)
+        .describe("For agents: as `/workflows/agent`, or the goal without an envelope.")
+        .headers(START_HEADERS)
+        .body_in(&[Content::json::<AgentGoals>(JSON, examples::AGENT_GOAL)])
+        .answers(AGENT_ACCEPTED)
+        .codes(&[
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
+            &OVERLOADED,
         ]);
 
     CreateKey = Route::new(Post, "/v1/keys", Keys, "Make a key")

@@ -3,6 +3,8 @@
 //!
 //! The body is JSON whose shape depends on the kind. Kinds so far: `start` and `controls`.
 
+pub mod start;
+
 use std::sync::LazyLock;
 
 use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};

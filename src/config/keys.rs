@@ -416,6 +416,24 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.event_schemas_dir.display().to_string()),
     },
     Key {
+        name: "workflows_dir",
+        doc: "folder of the workflow files; read again on SIGHUP (./workflows)",
+        set: |c, v, ctx| {
+            c.workflows_dir = path(v, ctx)?;
+            Ok(())
+        },
+        show: |c| json!(c.workflows_dir.display().to_string()),
+    },
+    Key {
+        name: "tools_dir",
+        doc: "folder of the tool files; read again on SIGHUP (./tools)",
+        set: |c, v, ctx| {
+            c.tools_dir = path(v, ctx)?;
+            Ok(())
+        },
+        show: |c| json!(c.tools_dir.display().to_string()),
+    },
+    Key {
         name: "log.format",
         doc: "`text` or `json` lines on standard error (text); RUST_LOG chooses what is logged",
         set: |c, v, _| {

@@ -87,6 +87,10 @@ pub struct Config {
     pub topologies_dir: PathBuf,
     /// `event_schemas_dir`: JSON Schemas that the data of events must fit.
     pub event_schemas_dir: PathBuf,
+    /// `workflows_dir`: the workflow files.
+    pub workflows_dir: PathBuf,
+    /// `tools_dir`: the tool files.
+    pub tools_dir: PathBuf,
     /// `log.format`.
     pub log_format: LogFormat,
 }
@@ -263,6 +267,8 @@ impl Config {
             webhooks_dir: base.join("webhooks"),
             topologies_dir: base.join("topologies"),
             event_schemas_dir: base.join("event-schemas"),
+            workflows_dir: base.join("workflows"),
+            tools_dir: base.join("tools"),
             log_format: LogFormat::Text,
         }
     }

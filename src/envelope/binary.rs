@@ -98,7 +98,7 @@ pub fn parse_binary<'a>(
 /// Attributes that are not checked yet, and their hash.
 pub(super) struct Binary<'a> {
     pub(super) attributes: Attributes<'a>,
-    hash: BodyHasher,
+    pub(super) hash: BodyHasher,
 }
 
 impl<'a> Binary<'a> {

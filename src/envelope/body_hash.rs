@@ -1,6 +1,6 @@
 //! The hash of an envelope: it tells a retry from a different body with the same identity.
 
-use super::json::hash;
+use super::json::{JsonError, hash, scan};
 
 /// Members that a sender may set to new values in a retry, and which are therefore not compared.
 const NOT_COMPARED: [&str; 3] = ["time", "traceparent", "tracestate"];
@@ -31,6 +31,12 @@ impl BodyHash {
             v1: all.to_le_bytes(),
             v2: (compared ^ VERSION_2).to_le_bytes(),
         }
+    }
+
+    /// The hash of a JSON text that is compared whole.
+    pub fn of_text(text: &[u8]) -> Result<Self, JsonError> {
+        let hash = scan(text, 0)?;
+        Ok(Self::new(hash, hash))
     }
 
     /// The hash to store, of the newest version.
@@ -68,6 +74,11 @@ impl BodyHasher {
         if NOT_COMPARED.contains(&attribute) {
             self.left_out.insert(name, value);
         }
+    }
+
+    /// Does not compare a member that was added, by the hashes of its name and value.
+    pub(super) fn leave_out(&mut self, name: u128, value: u128) {
+        self.left_out.insert(name, value);
     }
 
     pub(super) fn finish(&self) -> BodyHash {

@@ -126,14 +126,14 @@ pub(super) fn batch<'a>(
     Ok(found)
 }
 
-fn start(body: &[u8]) -> Result<Scanner<'_>, JsonError> {
+pub(super) fn start(body: &[u8]) -> Result<Scanner<'_>, JsonError> {
     let mut scanner = Scanner::new(json::document(body)?);
     scanner.spaces();
     Ok(scanner)
 }
 
 /// Steps to the array in `{"events": […]}`.
-fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
+pub(super) fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
     let members = scanner.enter_object()?;
     if !scanner.next_member(&members)? {
         return Err(Invalid::missing("events"));

@@ -15,6 +15,7 @@ mod media;
 mod parsed;
 mod rules;
 pub mod schemas;
+mod start;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -33,6 +34,7 @@ pub use self::{
     media::Media,
     parsed::Parsed,
     rules::IDENTIFIER_MAX,
+    start::{ParsedStart, StartItem, StartKind, StartReceipt, parse_start_binary, parse_starts},
     time::{Rfc3339, parse_rfc3339},
     trace::TraceContext,
     uri::is_uri_reference,

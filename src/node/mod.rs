@@ -8,5 +8,6 @@ mod run;
 pub mod storage;
 pub(crate) mod topologies;
 pub(crate) mod watch;
+pub(crate) mod workflows;
 
 pub use run::{Parts, run};

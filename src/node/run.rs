@@ -14,6 +14,7 @@ use super::{
     storage::{self, Storage},
     topologies::{self, Topologies},
     watch::Watch,
+    workflows::{self, Reloading},
 };
 use crate::{
     admission::{self, Admission},
@@ -29,6 +30,7 @@ use crate::{
     registry::Registry,
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
+    workflows::Current,
 };
 
 /// How long a stop waits for the audit log.
@@ -59,6 +61,7 @@ pub async fn run(
     let set = topologies::read(&config)?;
     let tls = load_tls(&config)?;
     let event_schemas = event_schemas::read(&config)?;
+    let workflows = Current::new(workflows::read(&config)?);
     let storage = Storage::open(&config, provision).await?;
     let (controls, tail) = storage.controls(&config).await?;
     controls.hold(Held::from_environment(|name| std::env::var(name).ok())?);
@@ -126,6 +129,7 @@ pub async fn run(
 
     let (nodes, limiter) = connect_nodes(&config, &readiness)?;
     let jwt = start_jwt(&config, &readiness)?;
+    let reloading = Reloading::start(&config, workflows.clone())?;
     let port = Port::new(
         listener,
         port::Parts {
@@ -158,6 +162,7 @@ pub async fn run(
             aliases: config.aliases.clone(),
             nodes,
             limiter,
+            workflows,
         },
     )?;
     let address = port.address().context("the port has no address")?;
@@ -171,6 +176,7 @@ pub async fn run(
     metrics_upkeep.abort();
     drop(reloads);
     schema_reloads.abort();
+    drop(reloading);
     drop(watching);
     drop(control_records);
     if let Some(topologies) = topologies {

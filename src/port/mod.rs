@@ -20,9 +20,10 @@ mod serve;
 mod slow_body;
 mod tls;
 mod uses;
+mod starts;
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -59,6 +60,7 @@ use crate::{
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
+    workflows,
 };
 
 /// How long a drain may take before connections are cut.
@@ -105,6 +107,8 @@ pub struct Parts {
     pub nodes: Option<Nodes>,
     /// Decides about rates and requests in flight.
     pub limiter: Limiter,
+    /// Workflows and tools.
+    pub workflows: workflows::Current,
 }
 
 /// The port, bound and ready to serve.
@@ -119,6 +123,7 @@ struct Shared {
     tools: Tools,
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
+    workflows: workflows::Current,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
     audit: Audit,
@@ -176,6 +181,7 @@ impl Port {
                 tools: parts.tools,
                 nodes: parts.nodes,
                 limiting,
+                workflows: parts.workflows,
                 controls: parts.controls,
                 jwt: parts.jwt,
                 audit: parts.audit,
@@ -242,6 +248,12 @@ impl RequestIds {
 /// A request's id: 32 hexadecimal digits.
 #[derive(Clone, Copy)]
 struct RequestId(u64, u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{:016x}", self.0, self.1)
+    }
+}
 
 impl RequestId {
     fn write(self, out: &mut Vec<u8>) {

@@ -29,8 +29,14 @@ pub use run::codec::read_csv;
 pub use run::{Deployed, Deployment, Setup};
 pub use syntax::problem::{Problem, Severity, SourceFile, has_errors};
 
+pub(crate) use syntax::{
+    problem::{Problems, sort},
+    yaml,
+};
+pub(crate) use vrl::{Use, compile};
+
 use plan::Plan;
-use syntax::{file, problem::Problems, system};
+use syntax::{file, system};
 
 /// Topologies that were checked together and can run.
 pub struct Set {

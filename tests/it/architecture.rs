@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["base", "chaos"],
     &["config"],
     &["redis_connection", "telemetry"],
-    &["envelope", "http", "limits", "state", "store"],
+    &["envelope", "http", "limits", "plans", "state", "store"],
     &["entity", "event_schemas", "log"],
     &[
         "audit",
@@ -25,7 +25,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["jwt", "stream"],
     &["replay", "topology"],
-    &["api"],
+    &["api", "workflows"],
     &["admission", "bridges", "projections"],
     &["port"],
     &["node"],

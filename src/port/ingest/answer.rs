@@ -55,7 +55,7 @@ pub(crate) struct Refusal {
 }
 
 /// How long to wait for a limiter that lets nothing in, in seconds: it is tried again within this time.
-const LIMITER_RETRY_AFTER_S: u32 = 2;
+pub(crate) const LIMITER_RETRY_AFTER_S: u32 = 2;
 
 impl Refusal {
     fn new(status: ItemStatus, code: &'static Code, message: impl Into<Cow<'static, str>>) -> Self {

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 /// A whole body must be there within this time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
@@ -67,13 +67,13 @@ impl Drop for Held {
 }
 
 /// The `Content-Length`, if the client sent one.
-pub(crate) fn announced(body: &Incoming) -> Option<u64> {
+pub(crate) fn announced(body: &impl Body) -> Option<u64> {
     body.size_hint().exact()
 }
 
 /// The whole body, of at most `limit` bytes. The memory of a large one is counted while it is read.
 pub(crate) async fn read(
-    body: &mut Incoming,
+    body: &mut (impl Body<Data = Bytes> + Unpin),
     limit: usize,
     budget: &Budget,
 ) -> Result<Bytes, BodyError> {
@@ -89,7 +89,7 @@ pub(crate) async fn read(
 }
 
 async fn collect(
-    body: &mut Incoming,
+    body: &mut (impl Body<Data = Bytes> + Unpin),
     expected: usize,
     limit: usize,
     budget: &Budget,
@@ -131,7 +131,7 @@ async fn collect(
 
 /// Reads and discards the rest of a body, in the background and for [`LINGER`] at most: closing at once would reset the
 /// connection under a client that is still sending, and the answer with it.
-pub(crate) fn discard(mut body: Incoming) {
+pub(crate) fn discard(mut body: impl Body<Data = Bytes, Error: Send> + Unpin + Send + 'static) {
     if body.is_end_stream() {
         return;
     }

@@ -142,7 +142,7 @@ async fn check_head(
     Ok((key, form, limit))
 }
 
-fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
+pub(crate) fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
     match error {
         BodyError::TooLarge if form == Form::Batch => {
             Problem::new(&BATCH_TOO_LARGE, format!("a batch may have {limit} bytes"))
@@ -167,7 +167,8 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext<'_>> {
     TraceContext::of(all("traceparent"), all("tracestate"))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+/// `Idempotency-Key`, or the older name of it.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let given = headers
         .get("idempotency-key")
         .or_else(|| headers.get("x-idempotency-key"));

@@ -173,6 +173,15 @@ impl Caller {
         self.shared.audit.record_durably(entry).await;
     }
 
+    pub(crate) fn request_id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The client's address.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     pub(crate) fn is_operator(&self) -> bool {
         self.key.scopes.permits(OPERATOR)
     }

@@ -22,6 +22,7 @@ use crate::{
     port::{
         Shared,
         problem::{Problem, Refused},
+        starts::{agent, post},
     },
 };
 
@@ -59,6 +60,13 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 fn mount(operation: Operation) -> Option<Routes> {
     let route = operation.route();
     Some(match operation {
+        Operation::PostCommands => handler(route, post::commands),
+        Operation::PostWorkflows => handler(route, post::workflows),
+        Operation::PostGoals => handler(route, post::goals),
+        Operation::PostTasks => handler(route, post::tasks),
+        Operation::AgentWorkflow => handler(route, agent::workflow),
+        Operation::AgentStatus => handler(route, agent::status),
+        Operation::AgentGoal => handler(route, agent::goal),
         Operation::CreateKey => handler(route, keys::create),
         Operation::ListKeys => handler(route, keys::list),
         Operation::RotateKey => handler(route, keys::rotate),

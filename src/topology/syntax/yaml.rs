@@ -142,7 +142,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, NoYaml> {
             Event::DocumentStart(..) if root.is_some() => {
                 return Err(NoYaml {
                     span,
-                    message: "a second document; one file declares one topology".into(),
+                    message: "a second document; a file holds one".into(),
                 });
             }
             Event::Scalar(..)

@@ -36,6 +36,7 @@ use omnilink::{
     port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tls, Tools},
     state::Changes,
     telemetry::{Need, PartStatus, Readiness},
+    workflows::Current,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -172,6 +173,8 @@ pub struct Node {
     pub admin: String,
     pub readiness: Readiness,
     pub event_schemas: Arc<EventSchemas>,
+    /// Workflows and tools; none but the builtin ones at the start.
+    pub workflows: Current,
     pub dir: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -306,6 +309,7 @@ impl Node {
         let mut config = Config::defaults(dir.path());
         config.limits.policies = more.policies;
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
+        let workflows = Current::default();
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let event_schemas = Arc::<EventSchemas>::default();
         let port = Port::new(
@@ -338,6 +342,7 @@ impl Node {
                 aliases: vec![Alias::parse("/odoo-webhook", "acme/odoo").unwrap()],
                 nodes: more.nodes,
                 limiter: more.limiter,
+                workflows: workflows.clone(),
             },
         )
         .unwrap();
@@ -354,6 +359,7 @@ impl Node {
             admin: String::new(),
             readiness,
             event_schemas,
+            workflows,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
             stop: Some(stop),

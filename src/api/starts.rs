@@ -1,0 +1,237 @@
+//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`, and the agents' routes. Starts themselves are parsed by
+//! [`crate::envelope`]; here is what the documentation says of them, and what the agents' routes take and answer.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::envelope::StartKind;
+
+/// May ask for commands, workflows and goals.
+pub const ORCHESTRATIONS_REQUEST: &str = "orchestrations:request";
+/// May create tasks.
+pub const TASKS_CREATE: &str = "tasks:create";
+/// May send plans of its own.
+pub const PLANS_INLINE: &str = "plans:inline";
+/// In front of a command's type: may send these commands.
+pub const COMMANDS_PREFIX: &str = "commands:";
+
+/// The type of the agents' envelope.
+pub const AGENT_GOAL: &str = "omnilink:agent.goal_received";
+
+macro_rules! start {
+    ($name:ident, $kind:ident, $doc:literal) => {
+        #[doc = $doc]
+        pub enum $name {}
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                envelope(StartKind::$kind, $doc)
+            }
+        }
+    };
+}
+
+start!(
+    Command,
+    Command,
+    "A command: a run of the workflow that is registered for its `type`."
+);
+start!(
+    StartWorkflow,
+    Workflow,
+    "A workflow by its name, or a plan."
+);
+start!(Goal, Goal, "A goal in plain words.");
+start!(
+    Task,
+    Task,
+    "A task: a run of one step; `type` names the tool."
+);
+
+/// One start, or a batch.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+pub enum Starts<T> {
+    /// One.
+    One(T),
+    /// A batch.
+    Batch(Vec<T>),
+    /// A batch in an object.
+    Object {
+        /// The starts.
+        events: Vec<T>,
+    },
+}
+
+/// The schema of an envelope; members may stand beside the attributes or in `data`.
+fn envelope(kind: StartKind, description: &str) -> Schema {
+    let text = |description: &str| json_schema!({ "type": "string", "minLength": 1, "maxLength": 512, "description": description });
+    let mut schema = json_schema!({
+        "description": format!("{description} CloudEvents 1.0 in JSON, or the same fields without `specversion`. The members that are \
+            not CloudEvents' own may also be members of `data`, where CloudEvents' media types have them."),
+        "type": "object",
+        "required": ["id", "source", "type"],
+        "properties": {
+            "specversion": { "const": "1.0", "description": "The version of CloudEvents." },
+            "id": text("Unique in its batch."),
+            "source": text("Where it comes from, a URI reference."),
+            "type": text(match kind {
+                StartKind::Command => "The command, such as `expense.pay`.",
+                StartKind::Task => "The tool.",
+                _ => "Any text: what it is in the sender's words.",
+            }),
+            "time": { "type": ["string", "null"], "format": "date-time", "description": "When it was made." },
+            "data": { "type": ["object", "null"], "description": "The members below, for CloudEvents' media types." },
+            "entity": {
+                "type": ["object", "null"], "description": "The thing that it is about.", "required": ["type", "external_id"],
+                "properties": { "type": text("Its type."), "external_id": text("Its id.") }
+            },
+            "correlationid": { "type": ["string", "null"], "description": "What it belongs to." },
+            "idempotencykey": { "type": ["string", "null"], "description": "Stands for an absent `Idempotency-Key`." },
+        }
+    });
+    let mut properties = schema.remove("properties").unwrap_or_default();
+    if let Value::Object(properties) = &mut properties {
+        for name in kind.members() {
+            properties.insert((*name).to_owned(), member(name, kind));
+        }
+    }
+    schema.insert("properties".into(), properties);
+    schema
+}
+
+fn member(name: &str, kind: StartKind) -> Value {
+    let schema = match name {
+        "params" if kind == StartKind::Task => {
+            json_schema!({ "description": "The tool's input. Required." })
+        }
+        "params" => json_schema!({
+            "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB. Required for a command."
+        }),
+        "input" => json_schema!({
+            "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB. Required."
+        }),
+        "workflow" => json_schema!({
+            "type": ["object", "null"], "description": "The workflow; without a version the highest. This or `plan` is required.",
+            "required": ["name"], "properties": { "name": { "type": "string" }, "version": { "type": ["string", "null"] } }
+        }),
+        "plan" => json_schema!({
+            "type": ["object", "null"],
+            "description": "A plan instead of a workflow; needs the permission `plans:inline`. At most 128 KiB and 200 steps."
+        }),
+        "goal" => {
+            json_schema!({ "type": ["string", "null"], "description": "What is to be reached, in plain words. Required." })
+        }
+        "context" => {
+            json_schema!({ "type": ["object", "null"], "description": "What the planner is told beside the goal." })
+        }
+        "target" => json_schema!({
+            "type": ["object", "null"], "description": "The adapter.", "required": ["system"],
+            "properties": { "system": { "type": "string" } }
+        }),
+        "policy" => json_schema!({
+            "type": ["object", "null"], "description": "`approval`: a person approves the run before its first step.",
+            "additionalProperties": false, "properties": { "approval": { "const": "required" } }
+        }),
+        "run_at" => json_schema!({
+            "type": ["string", "null"], "format": "date-time", "description": "Not before this time, at most 400 days ahead."
+        }),
+        _ => json_schema!({
+            "type": ["string", "null"], "maxLength": 256,
+            "description": "The user that it is asked for; needs the permission `act_as`."
+        }),
+    };
+    schema.into()
+}
+
+/// A goal as agents send it: in their envelope, or (at `/api/v1/goals` alone) plain.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+pub enum AgentGoals {
+    /// The agents' envelope.
+    Envelope(AgentEnvelope),
+    /// A plain goal.
+    Plain(AgentGoal),
+}
+
+/// The agents' envelope. Names may be in camel case or with `_`; other members are kept.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentEnvelope {
+    /// The event's id.
+    pub event_id: String,
+    /// `omnilink:agent.goal_received`.
+    pub event_type: String,
+    /// Where it comes from.
+    pub source: String,
+    /// Stands for an absent `Idempotency-Key`.
+    pub idempotency_key: Option<String>,
+    /// The goal.
+    pub payload: AgentGoal,
+}
+
+/// A goal of an agent.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AgentGoal {
+    /// What is to be reached, in plain words.
+    pub goal: Option<String>,
+    /// The user that it is for: `on_behalf_of` where the key has the permission `act_as`, else only told to the planner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// What the planner is told beside the goal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Map<String, Value>>,
+    /// Stands for an absent `Idempotency-Key`, in a plain goal.
+    #[serde(
+        default,
+        rename = "idempotencyKey",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub idempotency_key: Option<String>,
+}
+
+/// The answer to an agent's goal.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AgentAccepted {
+    /// The run's id.
+    pub workflow_id: String,
+    /// `accepted`.
+    pub status: &'static str,
+    /// Where its status is: `/workflows/{id}/status`.
+    pub poll_url: String,
+}
+
+/// How an agent's goal is getting on.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AgentStatus {
+    /// How it is.
+    pub status: AgentRunStatus,
+    /// How many records its history has.
+    pub progress: u64,
+    /// The run's output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Map<String, Value>>,
+}
+
+/// How an agent's goal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentRunStatus {
+    /// It has not ended.
+    Running,
+    /// It succeeded.
+    Completed,
+    /// It was denied, cancelled, or failed.
+    Failed,
+}

@@ -1,0 +1,280 @@
+//! The start of a run: the body of a record of kind `start`, and the run's id (`docs/workflows.md`).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::Command;
+
+/// The most bytes of the body.
+pub const RECORD_MAX: usize = 512 * 1024;
+/// The most bytes of a run's params, as JSON.
+pub const PARAMS_MAX: usize = 128 * 1024;
+/// The kind of these records.
+pub const KIND: &str = "start";
+/// The version of the body that is written.
+pub const VERSION: u32 = 1;
+
+/// What a run is made of, complete: it needs nothing that can change afterwards. Values that came as JSON keep their text.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// The version of this form.
+    pub version: u32,
+    /// What makes the request unique: `["run", tenant, key]`, in a batch `["run", tenant, key, id]`.
+    pub identity: Vec<String>,
+    /// The hash of what was sent, in hexadecimal digits: the same identity with another one is another request.
+    pub body_hash: String,
+    /// What was asked for.
+    pub request: Request,
+    /// The envelope's `type`: the command, the tool of a task.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The envelope's `id`.
+    pub id: String,
+    /// The envelope's `source`.
+    pub source: String,
+    /// When the port received it, in microseconds since the Unix epoch.
+    pub received_at: i64,
+    /// Not before this time, in microseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<i64>,
+    /// What expressions see as `params`; absent is an empty object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Box<RawValue>>,
+    /// The workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowVersion>,
+    /// The plan, as given; absent for a goal, which has none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Planned>,
+    /// The definitions of the tools that the plan calls, as given, without secrets. Builtin tools have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<String, Box<RawValue>>,
+    /// The goal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    /// What the planner is told beside the goal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Box<RawValue>>,
+    /// The adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// The entity that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entity: Option<AboutEntity>,
+    /// What it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// The id of what caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub causation_id: Option<String>,
+    /// A person approves the run before its first step, because the request says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approval_required: bool,
+    /// What of the key's constraints holds while the run goes on.
+    #[serde(default, skip_serializing_if = "Constraints::is_empty")]
+    pub constraints: Constraints,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// A command.
+    Command,
+    /// A workflow, or a plan of the sender's own.
+    Workflow,
+    /// A goal.
+    Goal,
+    /// A task: a run of one step.
+    Task,
+}
+
+/// A workflow and its version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkflowVersion {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// `on_exhausted: hold`: a person decides when all attempts of a step are used up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
+}
+
+/// A plan and where it is from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Planned {
+    /// Where it is from.
+    pub source: PlanSource,
+    /// The SHA-256 of its canonical form, in hexadecimal digits.
+    pub hash: String,
+    /// The plan, as given.
+    pub steps: Box<RawValue>,
+}
+
+/// Where a plan is from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlanSource {
+    /// A workflow's file, or made for a task.
+    Workflow,
+    /// The request.
+    Inline,
+}
+
+/// An entity.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AboutEntity {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its id.
+    pub external_id: String,
+}
+
+/// What of a key's constraints holds while a run goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Constraints {
+    /// Types, workflows and tools that a person has to approve.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approvals_required_for: Vec<String>,
+    /// The workflows that a goal may lead to; empty: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_workflows: Vec<AllowedWorkflow>,
+}
+
+/// A workflow that a goal may lead to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AllowedWorkflow {
+    /// Its name.
+    pub name: String,
+    /// Its version; any without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+impl Constraints {
+    fn is_empty(&self) -> bool {
+        self.approvals_required_for.is_empty() && self.allowed_workflows.is_empty()
+    }
+}
+
+impl Start {
+    /// The body as JSON text. `Err`: it is larger than [`RECORD_MAX`], this many bytes.
+    pub fn encode(&self) -> Result<String, usize> {
+        // All of it is text, numbers and JSON that was checked.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        if text.len() > RECORD_MAX {
+            return Err(text.len());
+        }
+        Ok(text)
+    }
+
+    /// The body of a record; `None` for a record of another kind, or a body that is none.
+    pub fn decode(command: &Command) -> Option<Self> {
+        if command.kind != KIND {
+            return None;
+        }
+        serde_json::from_str(&command.body).ok()
+    }
+}
+
+/// The id of the run that an identity names: the UUIDv5 of the compact JSON array, under the UUIDv5 of `runs.omnilink` as a DNS
+/// name; in lower case.
+///
+/// ```
+/// let id = omnilink::commands::start::run_id(&["run", "acme", "key-1"]);
+/// assert_eq!(id.to_string(), "7dbd6d41-6f85-5f7b-98af-6637f5372c2e");
+/// ```
+pub fn run_id<T: Serialize>(identity: &[T]) -> Uuid {
+    let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"runs.omnilink");
+    // Texts always have a JSON form.
+    let text = serde_json::to_vec(identity).unwrap_or_default();
+    Uuid::new_v5(&namespace, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    fn start() -> Start {
+        Start {
+            version: VERSION,
+            identity: ["run", "acme", "k\"1"].map(str::to_owned).to_vec(),
+            body_hash: "00ff".into(),
+            request: Request::Command,
+            kind: "expense.pay".into(),
+            id: "1".into(),
+            source: "/shop/prod".into(),
+            received_at: 5_000,
+            run_at: Some(6_000),
+            params: Some(raw(r#"{"amount": 12.50000000000000000001}"#)),
+            workflow: Some(WorkflowVersion {
+                name: "pay".into(),
+                version: "1.2.0".into(),
+                hold: true,
+            }),
+            plan: Some(Planned {
+                source: PlanSource::Workflow,
+                hash: "ab".into(),
+                steps: raw(r#"{"steps":[]}"#),
+            }),
+            tools: [("pay".to_owned(), raw(r#"{"name":"pay"}"#))].into(),
+            goal: None,
+            context: None,
+            adapter: Some("odoo".into()),
+            entity: Some(AboutEntity {
+                kind: "expense".into(),
+                external_id: "7".into(),
+            }),
+            correlation_id: Some("c".into()),
+            causation_id: None,
+            approval_required: true,
+            constraints: Constraints {
+                approvals_required_for: vec!["pay".into()],
+                allowed_workflows: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_start_round_trips_with_the_text_of_its_values() {
+        let start = start();
+        let body = start.encode().unwrap();
+        assert!(body.contains("12.50000000000000000001"), "{body}");
+        let mut command = Command {
+            tenant: "acme".into(),
+            run_id: run_id(&start.identity).to_string(),
+            kind: KIND.into(),
+            at: 5_000,
+            principal: "ann".into(),
+            on_behalf_of: None,
+            traceparent: None,
+            tracestate: None,
+            body: body.clone(),
+        };
+        let record = command.encode().unwrap();
+        let read = Command::decode(&record.value.unwrap()).unwrap();
+        let again = Start::decode(&read).unwrap();
+        assert_eq!(again.encode().unwrap(), body);
+        assert_eq!(again.workflow, start.workflow);
+        assert_eq!(again.constraints, start.constraints);
+        command.kind = "cancel".into();
+        assert!(Start::decode(&command).is_none());
+    }
+
+    #[test]
+    fn a_body_is_bounded() {
+        let mut start = start();
+        start.goal = Some("x".repeat(RECORD_MAX));
+        assert!(start.encode().unwrap_err() > RECORD_MAX);
+    }
+}

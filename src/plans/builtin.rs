@@ -1,0 +1,100 @@
+//! The tools that are always there.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use serde_json::{Value, json};
+
+use super::tool::{Builtin, Kind, Lane, Risk, Tool, Worker};
+
+/// Names that no file may give to a tool, beside those of [`BUILTINS`]: tools to come.
+pub const RESERVED: [&str; 2] = ["sql_query", "record_create"];
+
+/// The builtin tools, by name.
+pub static BUILTINS: LazyLock<BTreeMap<&'static str, Tool>> = LazyLock::new(|| {
+    let all = Builtin::ALL.into_iter();
+    all.map(|builtin| (builtin.name(), tool(builtin))).collect()
+});
+
+fn tool(builtin: Builtin) -> Tool {
+    let http = builtin == Builtin::Http;
+    Tool {
+        name: builtin.name().to_owned(),
+        description: description(builtin).to_owned(),
+        input_schema: input_schema(builtin),
+        worker: Worker::Builtin(builtin),
+        kind: (!http).then_some(Kind::Read),
+        risk: Risk {
+            // What a request does is not known.
+            lane: (!http).then_some(Lane::Safe),
+            params: BTreeMap::new(),
+        },
+        compensate: None,
+        irreversible: false,
+        timeout_ms: None,
+        retry: super::step::Retry::default(),
+        limit: None,
+        on_exhausted: None,
+        queue_timeout_ms: None,
+        pii_plain: false,
+    }
+}
+
+const fn description(builtin: Builtin) -> &'static str {
+    match builtin {
+        Builtin::Noop => "Gives its input back.",
+        Builtin::Emit => "Appends an event to `ingress`.",
+        Builtin::Wait => "Waits for a time, a signal or the first of several signals.",
+        Builtin::Approve => "Waits until a person approves.",
+        Builtin::Http => "Sends a request to an allowed host; gives status, headers and body.",
+    }
+}
+
+fn input_schema(builtin: Builtin) -> Value {
+    let identifier = json!({ "type": "string", "minLength": 1, "maxLength": 512 });
+    let seconds = json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 34_560_000 });
+    match builtin {
+        Builtin::Noop => Value::Bool(true),
+        Builtin::Emit => json!({
+            "type": "object",
+            "required": ["type", "data"],
+            "additionalProperties": false,
+            "properties": {
+                "type": identifier, "source": identifier, "subject": { "type": "string", "minLength": 1 },
+                "entity": {
+                    "type": "object", "required": ["type", "external_id"], "additionalProperties": false,
+                    "properties": { "type": identifier, "external_id": identifier, "display_name": { "type": "string" } }
+                },
+                "data": true
+            }
+        }),
+        Builtin::Wait => json!({
+            "type": "object",
+            "oneOf": [
+                { "required": ["for_s"], "additionalProperties": false, "properties": { "for_s": seconds } },
+                {
+                    "required": ["signal"], "additionalProperties": false,
+                    "properties": { "signal": identifier, "timeout_s": seconds }
+                },
+                {
+                    "required": ["any"], "additionalProperties": false,
+                    "properties": { "any": { "type": "array", "items": identifier, "minItems": 1, "maxItems": 100 }, "timeout_s": seconds }
+                }
+            ]
+        }),
+        Builtin::Approve => json!({
+            "type": "object", "required": ["message"], "additionalProperties": false,
+            "properties": { "message": { "type": "string", "minLength": 1, "maxLength": 10_000 } }
+        }),
+        Builtin::Http => json!({
+            "type": "object",
+            "required": ["method", "url"],
+            "additionalProperties": false,
+            "properties": {
+                "method": { "enum": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] },
+                "url": { "type": "string", "pattern": "^https?://" },
+                "headers": { "type": "object", "additionalProperties": { "type": "string" } },
+                "body": true
+            }
+        }),
+    }
+}

@@ -1,0 +1,333 @@
+//! Texts of plans that hold expressions: `{{ params.x }}`. Between the braces is an expression of minijinja; statements (`{% … %}`)
+//! are plain text.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use serde_json::Value;
+
+use super::{
+    fault::Pointer,
+    read::{Faults, listed, short},
+    reference::{Called, Reference, called, references},
+};
+
+/// The most bytes between two pairs of braces.
+pub const EXPRESSION_MAX: usize = 4096;
+/// What one expression may use: an instruction costs one, an item half of one, 64 bytes that it makes another one.
+const FUEL: u64 = 100_000;
+
+/// Filters that have no place in data.
+const LEFT_OUT: [&str; 4] = ["safe", "escape", "e", "pprint"];
+
+pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    for name in LEFT_OUT {
+        environment.remove_filter(name);
+    }
+    for name in ["debug", "namespace"] {
+        environment.remove_global(name);
+    }
+    environment
+});
+/// What may be called without a reference to it being one to data.
+const FUNCTIONS: [&str; 2] = ["range", "dict"];
+
+/// One compiled expression. Cheap to clone.
+#[derive(Clone)]
+pub struct Expression {
+    pub(super) compiled: Arc<minijinja::Expression<'static, 'static>>,
+    source: Arc<str>,
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{{{ {} }}}}", self.source)
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Expression {
+    /// Compiles what stands between the braces; says what is wrong with it.
+    pub fn compile(source: &str) -> Result<Self, String> {
+        let source = source.trim();
+        if source.is_empty() {
+            return Err("an empty expression".into());
+        }
+        if source.len() > EXPRESSION_MAX {
+            return Err(format!(
+                "an expression of {} bytes; at most {EXPRESSION_MAX} are allowed",
+                source.len()
+            ));
+        }
+        let compiled = ENVIRONMENT
+            .compile_expression_owned(source.to_owned())
+            .map_err(|error| {
+                let detail = error.detail().unwrap_or("it cannot be read");
+                format!("not an expression: {detail}")
+            })?;
+        for called in called(source) {
+            check_called(called)?;
+        }
+        Ok(Self {
+            compiled: Arc::new(compiled),
+            source: source.into(),
+        })
+    }
+
+    /// What stands between the braces.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// What it refers to, without functions.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        let mut all = references(&self.source);
+        all.retain(|Reference(path)| path.len() > 1 || !FUNCTIONS.contains(&path[0].as_str()));
+        all
+    }
+}
+
+/// Whether a filter or a test is there: the engine says so only when it is reached.
+fn check_called(called: Called<'_>) -> Result<(), String> {
+    let (probe, missing) = match called {
+        Called::Filter(name) => (format!("1|{name}"), format!("there is no filter `{name}`")),
+        Called::Test(name) => (
+            format!("1 is {name}"),
+            format!("there is no test `is {name}`"),
+        ),
+    };
+    let probed = ENVIRONMENT.compile_expression_owned(probe);
+    let result = probed.and_then(|probe| probe.eval(()));
+    match result.map_err(|error| error.kind()) {
+        Err(ErrorKind::UnknownFilter | ErrorKind::UnknownTest) => Err(missing),
+        _ => Ok(()),
+    }
+}
+
+/// A JSON value of a plan, whose texts may hold expressions.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Template {
+    /// A value without expressions.
+    Fixed(Value),
+    /// A text that is one expression, and keeps the kind of its value.
+    Expression(Expression),
+    /// A text with expressions in it.
+    Text(Vec<Part>),
+    /// A list of which an item has expressions.
+    List(Vec<Template>),
+    /// An object of which a member has expressions.
+    Object(Vec<(String, Template)>),
+}
+
+/// A part of a text.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Part {
+    /// As it stands.
+    Fixed(String),
+    /// To be replaced.
+    Expression(Expression),
+}
+
+impl Template {
+    /// Compiles all expressions of a value; those that cannot be compiled are reported and left out.
+    pub(crate) fn read(value: &Value, at: &Pointer, faults: &mut Faults) -> Self {
+        let before = faults.0.len();
+        let read = match value {
+            Value::String(text) => Self::of_text(text, at, faults),
+            Value::Array(items) => {
+                let items = items.iter().enumerate();
+                let read: Vec<_> = items
+                    .map(|(n, v)| Self::read(v, &at.at(n), faults))
+                    .collect();
+                if read.iter().all(Self::is_fixed) {
+                    Self::Fixed(value.clone())
+                } else {
+                    Self::List(read)
+                }
+            }
+            Value::Object(members) => {
+                let members = members.iter();
+                let read: Vec<_> = members
+                    .map(|(name, v)| (name.clone(), Self::read(v, &at.at(name), faults)))
+                    .collect();
+                if read.iter().all(|(_, read)| read.is_fixed()) {
+                    Self::Fixed(value.clone())
+                } else {
+                    Self::Object(read)
+                }
+            }
+            _ => Self::Fixed(value.clone()),
+        };
+        if faults.0.len() > before {
+            return Self::Fixed(Value::Null);
+        }
+        read
+    }
+
+    fn of_text(text: &str, at: &Pointer, faults: &mut Faults) -> Self {
+        match parts(text) {
+            Err(message) => {
+                faults.add(at, message);
+                Self::Fixed(Value::Null)
+            }
+            Ok(mut parts) => match &mut parts[..] {
+                [] | [Part::Fixed(_)] => Self::Fixed(text.into()),
+                [Part::Expression(expression)] => Self::Expression(expression.clone()),
+                _ => Self::Text(parts),
+            },
+        }
+    }
+
+    /// Whether it has no expressions.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self, Self::Fixed(_))
+    }
+
+    /// Reports references to anything but some paths and what is in them.
+    pub(crate) fn check_references(&self, at: &Pointer, known: &[&str], faults: &mut Faults) {
+        self.expressions(at, &mut |at, expression| {
+            for Reference(path) in expression.references() {
+                let path = path.join(".");
+                let good = known.iter().any(|known| {
+                    let rest = path.strip_prefix(known);
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                });
+                if !good {
+                    let fault = faults.add(at, format!("there is no `{}` here", short(&path)));
+                    fault.note = Some(format!("expressions refer to {} here", listed(known)));
+                }
+            }
+        });
+    }
+
+    /// Calls `visit` with each expression and its place.
+    pub(super) fn expressions(&self, at: &Pointer, visit: &mut impl FnMut(&Pointer, &Expression)) {
+        match self {
+            Self::Fixed(_) => {}
+            Self::Expression(expression) => visit(at, expression),
+            Self::Text(parts) => {
+                for part in parts {
+                    if let Part::Expression(expression) = part {
+                        visit(at, expression);
+                    }
+                }
+            }
+            Self::List(items) => {
+                for (n, item) in items.iter().enumerate() {
+                    item.expressions(&at.at(n), visit);
+                }
+            }
+            Self::Object(members) => {
+                for (name, member) in members {
+                    member.expressions(&at.at(name), visit);
+                }
+            }
+        }
+    }
+}
+
+/// Splits a text at its expressions. Braces and texts within an expression are skipped, so `{{ "}}" }}` is one.
+fn parts(text: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("{{") {
+        let inside = &rest[start + 2..];
+        let end = end(inside).ok_or("`{{` without its `}}`")?;
+        if start > 0 {
+            parts.push(Part::Fixed(rest[..start].to_owned()));
+        }
+        parts.push(Part::Expression(Expression::compile(&inside[..end])?));
+        rest = &inside[end + 2..];
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Fixed(rest.to_owned()));
+    }
+    Ok(parts)
+}
+
+/// Where the expression ends that this begins with: at the `}}` outside of all texts and braces.
+fn end(text: &str) -> Option<usize> {
+    let mut quote = None;
+    let mut escaped = false;
+    let mut depth = 0_u32;
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(open), _) if c == open => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{') => depth += 1,
+            (None, '}') if depth > 0 => depth -= 1,
+            (None, '}') if text[at..].starts_with("}}") => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &Value) -> Result<Template, String> {
+        let mut faults = Faults::default();
+        let read = Template::read(value, &Pointer::root(), &mut faults);
+        match faults.0.first() {
+            None => Ok(read),
+            Some(fault) => Err(format!("{}: {}", fault.at, fault.message)),
+        }
+    }
+
+    #[test]
+    fn texts_are_split_at_expressions() {
+        let parts = |text: &str| match read(&text.into()).unwrap() {
+            Template::Text(parts) => parts.len(),
+            Template::Expression(_) => 1,
+            _ => 0,
+        };
+        assert_eq!(parts("{{ params.a }}"), 1);
+        assert_eq!(parts("{{ \"}}\" }}"), 1);
+        assert_eq!(parts("{{ {'a': {'b': 1}}.a }}"), 1);
+        assert_eq!(parts(" {{ params.a }}"), 2);
+        assert_eq!(parts("{{ params.a }} and {{ params.b }}!"), 4);
+        assert_eq!(parts("{% if x %} } }} {#"), 0);
+    }
+
+    #[test]
+    fn what_is_no_expression_is_refused_with_its_place() {
+        let value = serde_json::json!({ "a": ["x", { "b": "{{ params. }}" }] });
+        let error = read(&value).unwrap_err();
+        assert!(error.starts_with("/a/1/b: not an expression"), "{error}");
+        for bad in [
+            "{{ x",
+            "{{ }}",
+            "{{ 'a }}",
+            "{{ a b }}",
+            "{{ a|nothing }}",
+            "{{ a is nothing }}",
+            "{{ a|safe }}",
+        ] {
+            assert!(read(&bad.into()).is_err(), "{bad}");
+        }
+        for good in [
+            "{{ a|default(1) }}",
+            "{{ a is divisibleby(2) }}",
+            "{{ a is in [1] }}",
+        ] {
+            assert!(read(&good.into()).is_ok(), "{good}");
+        }
+        let long = format!("{{{{ {} }}}}", "1+".repeat(3000));
+        assert!(read(&long.into()).unwrap_err().contains("at most 4096"));
+    }
+}

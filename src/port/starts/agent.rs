@@ -1,0 +1,257 @@
+//! The agents' routes: `POST /workflows/agent`, `GET /workflows/{id}/status`, `POST /api/v1/goals`. Agents were written against them
+//! before OmniLink was, so paths and shapes stay as they are.
+
+use std::{borrow::Cow, sync::Arc};
+
+use axum::{
+    extract::{Path, Request, State},
+    response::Response,
+};
+use serde_json::{Map, Value, value::to_raw_value};
+use uuid::Uuid;
+
+use super::{
+    fields::{Asked, What, user_of},
+    judge::{Candidate, Judge},
+    post::identify,
+    refusal::Refusal,
+};
+use crate::{
+    api::{
+        events::ItemStatus,
+        problem::UNSUPPORTED_KIND,
+        starts::{AGENT_GOAL, AgentGoal},
+    },
+    controls::ACT_AS,
+    envelope::{
+        self, BodyHash, Data, Event, Form as Dialect, Invalid, Parsed, TimeSource,
+        json::{has_member, without_mark},
+        parse_structured,
+    },
+    port::{
+        Shared,
+        ingest::{
+            body,
+            events::{idempotency_key, refuse_body, trace},
+            media::{self, Form},
+        },
+        limited::Sender,
+        problem::{Problem, Refused},
+        rest::caller::{Caller, Permitted},
+    },
+};
+
+/// The source of plain goals, which name none.
+const SOURCE: &str = "/agents";
+
+/// `POST /workflows/agent`: a goal in the agents' envelope.
+pub(crate) async fn workflow(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Refused> {
+    post(&shared, request, false).await
+}
+
+/// `POST /api/v1/goals`: the same, or a plain goal.
+pub(crate) async fn goal(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Refused> {
+    post(&shared, request, true).await
+}
+
+/// `GET /workflows/{id}/status`. Runs are not carried out yet, so there is none.
+pub(crate) async fn status(caller: Permitted, Path(id): Path<String>) -> Refused {
+    let detail = match Uuid::parse_str(&id) {
+        Ok(_) => "there is no such run",
+        Err(_) => "there is no such run: its id would be a UUID",
+    };
+    caller.not_found(detail)
+}
+
+async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Response, Refused> {
+    let limit = shared.limits.single_bytes;
+    let (caller, headers, mut body) = identify(shared, request, limit).await?;
+    let judge = Judge::of(&caller, envelope::StartKind::Goal);
+    let read = async {
+        let form = media::form(&headers)?;
+        let _in_flight = shared.limiting.enter(Sender::of(&caller.key)).await?;
+        let bytes = body::read(&mut body, limit, &shared.bodies).await;
+        let bytes = bytes.map_err(|error| refuse_body(error, Form::Structured, limit))?;
+        if form != Form::Json {
+            return Err(Problem::invalid(
+                "send application/json, without `ce-` headers",
+            ));
+        }
+        let refusal = take(
+            &judge,
+            idempotency_key(&headers)?,
+            trace(&headers).as_ref(),
+            &bytes,
+            plain,
+        )
+        .await;
+        Ok(refusal)
+    };
+    let problem = match read.await {
+        Ok(refusal) => refusal.into_problem(),
+        Err(problem) => {
+            body::discard(body);
+            judge.record_problem(&problem);
+            problem
+        }
+    };
+    Err(caller.refuse(problem))
+}
+
+async fn take(
+    judge: &Judge<'_>,
+    header: Option<&str>,
+    trace: Option<&envelope::TraceContext<'_>>,
+    body: &[u8],
+    plain: bool,
+) -> Refusal {
+    let limit = judge.size_limit();
+    let read = if body.len() > limit {
+        Err(Refusal::too_large("an item", limit))
+    } else {
+        Goal::read(judge, body, plain)
+    };
+    let mut goal = match read {
+        Ok(goal) => goal,
+        Err(refusal) => {
+            judge.record_refusal(None, None, None, &refusal);
+            return refusal;
+        }
+    };
+    if let Some(trace) = trace {
+        goal.event.keep_trace(trace);
+    }
+    let key = header.map(str::to_owned).or(goal.idempotency_key.take());
+    let asked = asked(judge.caller, goal.payload);
+    match (asked, key) {
+        (Ok(asked), Some(key)) => {
+            let candidate = Candidate {
+                identity: vec!["run".to_owned(), goal.event.tenant.to_string(), key],
+                event: &goal.event,
+                body_hash: goal.body_hash,
+                asked,
+            };
+            judge.start(candidate).await
+        }
+        (asked, _) => {
+            let refusal = asked.err().unwrap_or_else(Refusal::no_idempotency_key);
+            judge.record_refusal(Some(&goal.event), None, None, &refusal);
+            refusal
+        }
+    }
+}
+
+/// A goal as it was sent.
+struct Goal<'a> {
+    event: Event<'a>,
+    body_hash: BodyHash,
+    payload: AgentGoal,
+    /// Of the body.
+    idempotency_key: Option<String>,
+}
+
+impl<'a> Goal<'a> {
+    fn read(judge: &Judge<'_>, body: &'a [u8], plain: bool) -> Result<Self, Refusal> {
+        let body = without_mark(body);
+        // Here, so that what is no JSON is told as that.
+        let hash = BodyHash::of_text(body).map_err(|e| Refusal::of_envelope(e.into()))?;
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        if has_member(text, "eventId") || has_member(text, "event_id") {
+            return Self::of_envelope(judge, body);
+        }
+        if !plain {
+            return Err(Refusal::of_envelope(Invalid::missing("eventId")));
+        }
+        let mut payload = payload(text)?;
+        let idempotency_key = payload.idempotency_key.take().filter(|key| !key.is_empty());
+        let now = judge.now;
+        let event = Event {
+            tenant: judge.caller.key.tenant.clone(),
+            id: idempotency_key.clone().unwrap_or_default().into(),
+            source: SOURCE.into(),
+            kind: AGENT_GOAL.into(),
+            subject: None,
+            entity: None,
+            correlation_id: None,
+            causation_id: None,
+            time: now.0.saturating_mul(1000),
+            time_source: TimeSource::Receiver,
+            data: Data::Absent,
+            extensions: Cow::Borrowed("{}"),
+            tombstone: false,
+            idempotency_key: None,
+        };
+        Ok(Self {
+            event,
+            body_hash: hash,
+            payload,
+            idempotency_key,
+        })
+    }
+
+    fn of_envelope(judge: &Judge<'_>, body: &'a [u8]) -> Result<Self, Refusal> {
+        let tenant = &judge.caller.key.tenant;
+        let parsed = parse_structured(body, Dialect::OmniLink, tenant, judge.now);
+        let Parsed { mut event, .. } = parsed.map_err(Refusal::of_envelope)?;
+        if event.kind != AGENT_GOAL {
+            let message = format!("`eventType` must be `{AGENT_GOAL}`");
+            return Err(Refusal::new(
+                ItemStatus::Invalid,
+                &UNSUPPORTED_KIND,
+                message,
+            ));
+        }
+        let Data::Json(data) = std::mem::replace(&mut event.data, Data::Absent) else {
+            return Err(Refusal::missing("payload"));
+        };
+        // A new id and a new time are the same goal again.
+        let compared = format!(
+            "{{\"source\":{},\"payload\":{data}}}",
+            Value::from(&*event.source)
+        );
+        let body_hash = BodyHash::of_text(compared.as_bytes());
+        let body_hash = body_hash.map_err(|e| Refusal::of_envelope(e.into()))?;
+        let payload = payload(&data)?;
+        let idempotency_key = event.idempotency_key.take().map(Cow::into_owned);
+        Ok(Self {
+            event,
+            body_hash,
+            payload,
+            idempotency_key,
+        })
+    }
+}
+
+fn payload(text: &str) -> Result<AgentGoal, Refusal> {
+    serde_json::from_str(text).map_err(|e| Refusal::invalid(format!("not a goal: {e}")))
+}
+
+fn asked(caller: &Caller, payload: AgentGoal) -> Result<Asked, Refusal> {
+    let goal = payload.goal.filter(|goal| !goal.trim().is_empty());
+    let mut asked = Asked {
+        what: What::Goal(goal.ok_or_else(|| Refusal::missing("goal"))?),
+        ..Asked::default()
+    };
+    let mut context: Option<Map<String, Value>> = payload.context;
+    if let Some(user) = payload.user_id {
+        let user = user_of("user_id", user)?;
+        if caller.key.scopes.permits(ACT_AS) {
+            asked.on_behalf_of = Some(user);
+        } else {
+            context
+                .get_or_insert_default()
+                .insert("user_id".into(), user.into());
+        }
+    }
+    asked.context = context
+        .map(|context| to_raw_value(&context))
+        .transpose()
+        .map_err(|e| Refusal::invalid(e.to_string()))?;
+    Ok(asked)
+}

@@ -1,0 +1,25 @@
+//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`, and the agents' routes: what starts runs.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `post` | a request to the first four: one start or a batch |
+//! | `agent` | the agents' routes |
+//! | `fields` | the members of an envelope, checked one by one |
+//! | `permit` | what the key may do |
+//! | `resolve` | workflow, plan and tools; params against schemas |
+//! | `record` | the start record |
+//! | `judge` | all of these in the order of the contract, and the last step |
+//! | `refusal`, `answer` | why a start is refused, and how that is said |
+//!
+//! Checks in this order: length, controls, key, media type, concurrency, body, fields (the idempotency key among them), permissions,
+//! `act_as`, disabled features, allowlists, unknown workflow, schema, rate, append.
+
+pub(crate) mod agent;
+mod answer;
+mod fields;
+mod judge;
+mod permit;
+pub(crate) mod post;
+mod record;
+mod refusal;
+mod resolve;

@@ -1,0 +1,86 @@
+//! What the key may start.
+
+use super::{
+    fields::{Asked, What},
+    refusal::Refusal,
+};
+use crate::{
+    api::{
+        problem::{ADAPTER_NOT_ALLOWED, ENV_NOT_ALLOWED, WORKFLOW_NOT_ALLOWED},
+        starts::{COMMANDS_PREFIX, ORCHESTRATIONS_REQUEST, PLANS_INLINE, TASKS_CREATE},
+    },
+    controls::{ACT_AS, Key},
+    envelope::Event,
+};
+
+/// The permissions that a start needs.
+pub(super) fn permissions(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<(), Refusal> {
+    let needs = |permission: &str| {
+        let held = key.scopes.permits(permission);
+        if held {
+            Ok(())
+        } else {
+            Err(Refusal::lacks(permission))
+        }
+    };
+    match &asked.what {
+        What::Task => needs(TASKS_CREATE)?,
+        _ => needs(ORCHESTRATIONS_REQUEST)?,
+    }
+    match &asked.what {
+        What::Command => needs(&format!("{COMMANDS_PREFIX}{}", event.kind))?,
+        What::Plan(_) => needs(PLANS_INLINE)?,
+        _ => {}
+    }
+    // Last: whom it acts for matters only to who may ask at all.
+    if asked.on_behalf_of.is_some() {
+        needs(ACT_AS)?;
+    }
+    Ok(())
+}
+
+/// The lists of the key: environments, adapters.
+pub(super) fn allowlists(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<(), Refusal> {
+    let constraints = &key.scopes.constraints;
+    let allows = |list: &[String], one: &str| list.is_empty() || list.iter().any(|l| l == one);
+    let env = event.source.rsplit('/').next().unwrap_or_default();
+    if !allows(&constraints.env_allowlist, env) {
+        let message = format!(
+            "the key's `env_allowlist` does not hold `{env}`, the last segment of `source`"
+        );
+        return Err(Refusal::denied(&ENV_NOT_ALLOWED, message));
+    }
+    if let Some(adapter) = &asked.adapter
+        && !allows(&constraints.allowed_adapters, adapter)
+    {
+        let message = format!("the key's `allowed_adapters` do not hold `{adapter}`");
+        return Err(Refusal::denied(&ADAPTER_NOT_ALLOWED, message));
+    }
+    Ok(())
+}
+
+/// The list of workflows. `version` is the one that would run, where that is known. A plan of one's own is none of them.
+pub(super) fn workflow(
+    key: &Key,
+    name: Option<&str>,
+    version: Option<&str>,
+) -> Result<(), Refusal> {
+    let allowed = &key.scopes.constraints.allowed_workflows;
+    let allows = |name: &str| {
+        allowed.iter().any(|one| {
+            let same_version = match (&one.version, version) {
+                (None, _) | (_, None) => true,
+                (Some(one), Some(version)) => one == version,
+            };
+            one.name == name && same_version
+        })
+    };
+    if allowed.is_empty() || name.is_some_and(allows) {
+        return Ok(());
+    }
+    let message = match name {
+        Some(name) => format!("the key's `allowed_workflows` do not hold `{name}` in this version"),
+        None => "the key's `allowed_workflows` name workflows, and this is a plan".to_owned(),
+    };
+    Err(Refusal::denied(&WORKFLOW_NOT_ALLOWED, message))
+}

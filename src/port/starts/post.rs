@@ -1,0 +1,292 @@
+//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`: one start or a batch.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderValue, header::CONTENT_TYPE},
+    response::Response,
+};
+
+use super::{
+    answer,
+    fields::Asked,
+    judge::{Candidate, Judge},
+    refusal::Refusal,
+};
+use crate::{
+    api::{
+        events::ItemStatus,
+        problem::{BATCH_TOO_LARGE, IDEMPOTENCY_MISMATCH, PAYLOAD_TOO_LARGE},
+        starts::{ORCHESTRATIONS_REQUEST, TASKS_CREATE},
+    },
+    envelope::{
+        self, BodyHash, ParsedStart, StartItem, StartKind, StartReceipt, TraceContext,
+        parse_start_binary, parse_starts,
+    },
+    port::{
+        Shared,
+        ingest::{
+            body,
+            events::{idempotency_key, refuse_body, trace},
+            media::{self, Form},
+        },
+        limited::Sender,
+        problem::{Problem, Refused},
+        rest::caller::Caller,
+    },
+};
+
+/// `POST /v1/commands`.
+pub(crate) async fn commands(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Refused> {
+    post(StartKind::Command, &shared, request).await
+}
+
+/// `POST /v1/workflows`.
+pub(crate) async fn workflows(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Refused> {
+    post(StartKind::Workflow, &shared, request).await
+}
+
+/// `POST /v1/goals`.
+pub(crate) async fn goals(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Refused> {
+    post(StartKind::Goal, &shared, request).await
+}
+
+/// `POST /v1/tasks`.
+pub(crate) async fn tasks(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Refused> {
+    post(StartKind::Task, &shared, request).await
+}
+
+async fn post(
+    kind: StartKind,
+    shared: &Arc<Shared>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let (caller, headers, body) = identify(shared, request, shared.limits.batch_bytes).await?;
+    let judge = Judge::of(&caller, kind);
+    let refusals = match take(&judge, &headers, body).await {
+        Ok(refusals) => refusals,
+        Err(problem) => {
+            judge.record_problem(&problem);
+            return Err(caller.refuse(problem));
+        }
+    };
+    answer::respond(caller.request_id(), refusals).map_err(|problem| caller.refuse(problem))
+}
+
+/// Judges the announced length, then the key.
+pub(super) async fn identify(
+    shared: &Arc<Shared>,
+    request: Request,
+    limit: usize,
+) -> Result<(Caller, HeaderMap, axum::body::Body), Refused> {
+    let (mut parts, body) = request.into_parts();
+    if body::announced(&body).unwrap_or(0) > limit as u64 {
+        let form = media::form(&parts.headers).unwrap_or(Form::Json);
+        body::discard(body);
+        let problem = refuse_body(body::BodyError::TooLarge, form, limit);
+        return Err(Refused::new(problem, shared.ids.next()));
+    }
+    match Caller::from_request_parts(&mut parts, shared).await {
+        Ok(caller) => Ok((caller, parts.headers, body)),
+        Err(refused) => {
+            body::discard(body);
+            Err(refused)
+        }
+    }
+}
+
+async fn take(
+    judge: &Judge<'_>,
+    headers: &HeaderMap,
+    mut body: axum::body::Body,
+) -> Result<Vec<Refusal>, Problem> {
+    let shared = &judge.caller.shared;
+    let form = match media::form(headers) {
+        Ok(form) => form,
+        Err(problem) => {
+            body::discard(body);
+            return Err(problem);
+        }
+    };
+    // Held until the starts have their answer.
+    let _in_flight = match shared.limiting.enter(Sender::of(&judge.caller.key)).await {
+        Ok(lease) => lease,
+        Err(problem) => {
+            body::discard(body);
+            return Err(problem);
+        }
+    };
+    let limit = match form {
+        Form::Structured | Form::Binary => shared.limits.single_bytes,
+        Form::Batch | Form::Json => shared.limits.batch_bytes,
+    };
+    let bytes = match body::read(&mut body, limit, &shared.bodies).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            body::discard(body);
+            return Err(refuse_body(error, form, limit));
+        }
+    };
+    let taking = Taking {
+        judge,
+        header: idempotency_key(headers)?,
+        trace: trace(headers),
+    };
+    let (items, is_batch) = match parse(judge, form, headers, &bytes) {
+        Ok(parsed) => parsed,
+        Err(invalid) if invalid.code == BATCH_TOO_LARGE.code => {
+            return Err(Problem::new(&BATCH_TOO_LARGE, invalid.message));
+        }
+        Err(invalid) => {
+            let refusal = Refusal::of_envelope(invalid);
+            judge.record_refusal(None, None, None, &refusal);
+            return Ok(vec![refusal]);
+        }
+    };
+    if !is_batch && bytes.len() > shared.limits.single_bytes {
+        return Err(Problem::new(
+            &PAYLOAD_TOO_LARGE,
+            format!(
+                "a single start may have {} bytes",
+                shared.limits.single_bytes
+            ),
+        ));
+    }
+    let permission = match judge.kind {
+        StartKind::Task => TASKS_CREATE,
+        _ => ORCHESTRATIONS_REQUEST,
+    };
+    if items.is_empty() && !judge.caller.key.scopes.permits(permission) {
+        return Err(Problem::lacks(permission));
+    }
+    // If an identity occurs twice in a batch, the first one counts.
+    let mut mine = HashMap::new();
+    let mut refusals = Vec::with_capacity(items.len());
+    for item in items {
+        refusals.push(taking.item(item, is_batch, &mut mine).await);
+    }
+    Ok(refusals)
+}
+
+fn parse<'a>(
+    judge: &Judge<'_>,
+    form: Form,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+) -> Result<(Vec<StartItem<'a>>, bool), envelope::Invalid> {
+    let receipt = StartReceipt {
+        kind: judge.kind,
+        tenant: &judge.caller.key.tenant,
+        received: judge.now,
+    };
+    let most = judge.caller.shared.limits.batch_items;
+    match form {
+        Form::Json => parse_starts(body, envelope::Form::OmniLink, most, receipt),
+        Form::Structured | Form::Batch => {
+            let (items, is_batch) = parse_starts(body, envelope::Form::CloudEvents, most, receipt)?;
+            if is_batch != (form == Form::Batch) {
+                let expected = if is_batch { "one start" } else { "an array" };
+                let message = format!("the body must be {expected}, by its content type");
+                return Err(envelope::Invalid::payload(message));
+            }
+            Ok((items, is_batch))
+        }
+        Form::Binary => {
+            let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let parsed = parse_start_binary(headers, content_type, body, receipt);
+            Ok((vec![StartItem { raw: body, parsed }], false))
+        }
+    }
+}
+
+struct Taking<'a> {
+    judge: &'a Judge<'a>,
+    /// `Idempotency-Key`.
+    header: Option<&'a str>,
+    /// `traceparent` and `tracestate`, for starts that name none themselves.
+    trace: Option<TraceContext<'a>>,
+}
+
+impl Taking<'_> {
+    async fn item(
+        &self,
+        item: StartItem<'_>,
+        is_batch: bool,
+        mine: &mut HashMap<Vec<String>, BodyHash>,
+    ) -> Refusal {
+        let limit = self.judge.size_limit();
+        let parsed = if item.raw.len() > limit {
+            Err(Refusal::too_large("an item", limit))
+        } else {
+            item.parsed.map_err(Refusal::of_envelope)
+        };
+        let mut parsed = match parsed {
+            Ok(parsed) => parsed,
+            Err(refusal) => {
+                self.judge.record_refusal(None, None, None, &refusal);
+                return refusal;
+            }
+        };
+        if let Some(trace) = &self.trace {
+            parsed.event.keep_trace(trace);
+        }
+        let (asked, identity) = match self.fields(&parsed, is_batch) {
+            Ok(fields) => fields,
+            Err(refusal) => {
+                let event = Some(&parsed.event);
+                self.judge.record_refusal(event, None, None, &refusal);
+                return refusal;
+            }
+        };
+        if let Some(first) = mine.get(&identity)
+            && !first.is_same(&parsed.body_hash)
+        {
+            let message = "the same identity is in this batch with another body";
+            let refusal = Refusal::new(ItemStatus::Error, &IDEMPOTENCY_MISMATCH, message);
+            let event = Some(&parsed.event);
+            self.judge.record_refusal(event, None, None, &refusal);
+            return refusal;
+        }
+        mine.entry(identity.clone()).or_insert(parsed.body_hash);
+        let candidate = Candidate {
+            event: &parsed.event,
+            body_hash: parsed.body_hash,
+            asked,
+            identity,
+        };
+        self.judge.start(candidate).await
+    }
+
+    /// What is asked for, and what makes it unique.
+    fn fields(
+        &self,
+        parsed: &ParsedStart<'_>,
+        is_batch: bool,
+    ) -> Result<(Asked, Vec<String>), Refusal> {
+        let event = &parsed.event;
+        let asked = Asked::read(parsed, self.judge.kind, self.judge.now)?;
+        let key = self.header.or(event.idempotency_key.as_deref());
+        let key = key.ok_or_else(Refusal::no_idempotency_key)?;
+        let mut identity = vec!["run".to_owned(), event.tenant.to_string(), key.to_owned()];
+        if is_batch {
+            identity.push(event.id.to_string());
+        }
+        Ok((asked, identity))
+    }
+}

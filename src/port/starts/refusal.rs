@@ -1,0 +1,144 @@
+//! Why a start is refused.
+
+use std::{borrow::Cow, sync::Arc};
+
+use crate::{
+    api::{
+        events::ItemStatus,
+        problem::{
+            Code, FEATURE_DISABLED, INVALID_PAYLOAD, INVALID_PLAN, LIMITER_UNAVAILABLE,
+            MISSING_FIELD, PAYLOAD_TOO_LARGE, PERMISSION_DENIED, RATE_LIMIT_EXCEEDED, missing,
+        },
+    },
+    envelope::Invalid,
+    limits::{self, Standing},
+    port::{ingest::answer::LIMITER_RETRY_AFTER_S, problem::Problem},
+};
+
+/// How long to wait while something is switched off, in seconds.
+const DISABLED_RETRY_AFTER_S: u32 = 60;
+
+/// Why one start is refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: ItemStatus,
+    code: &'static Code,
+    /// The code as it is sent: with the field's name where the table has `{field}`.
+    pub(super) name: Cow<'static, str>,
+    pub(super) message: Cow<'static, str>,
+    pub(super) retry_after: Option<u32>,
+    /// What is switched off, and why.
+    disabled: Option<(String, String)>,
+    /// The limit that is used up.
+    limit: Option<Arc<Standing>>,
+}
+
+impl Refusal {
+    pub(super) fn new(
+        status: ItemStatus,
+        code: &'static Code,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            code,
+            name: code.code.into(),
+            message: message.into(),
+            retry_after: None,
+            disabled: None,
+            limit: None,
+        }
+    }
+
+    /// What the parser of envelopes refuses.
+    pub(super) fn of_envelope(invalid: Invalid) -> Self {
+        let code = Code::of(&invalid.code).unwrap_or(&INVALID_PAYLOAD);
+        let mut refusal = Self::new(ItemStatus::Invalid, code, invalid.message);
+        refusal.name = invalid.code;
+        refusal
+    }
+
+    /// A field is required and not there.
+    pub(super) fn missing(field: &str) -> Self {
+        let message = format!("`{field}` is required and must not be empty");
+        let mut refusal = Self::new(ItemStatus::Invalid, &MISSING_FIELD, message);
+        refusal.name = missing(field);
+        refusal
+    }
+
+    /// `Idempotency-Key` is required and not there.
+    pub(super) fn no_idempotency_key() -> Self {
+        let mut refusal = Self::missing("idempotency_key");
+        refusal.message =
+            "the header `Idempotency-Key` is required: it names the run, so that sending it again starts nothing twice"
+                .into();
+        refusal
+    }
+
+    /// A field is not valid.
+    pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ItemStatus::Invalid, &INVALID_PAYLOAD, message)
+    }
+
+    pub(super) fn invalid_plan(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ItemStatus::Invalid, &INVALID_PLAN, message)
+    }
+
+    pub(super) fn too_large(what: &str, limit: usize) -> Self {
+        let message = format!("{what} may have {limit} bytes");
+        Self::new(ItemStatus::Invalid, &PAYLOAD_TOO_LARGE, message)
+    }
+
+    pub(super) fn denied(code: &'static Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ItemStatus::Denied, code, message)
+    }
+
+    pub(super) fn lacks(permission: &str) -> Self {
+        let message = format!("the key lacks the permission `{permission}`");
+        Self::denied(&PERMISSION_DENIED, message)
+    }
+
+    /// Something is switched off.
+    pub(super) fn disabled(feature: &str, reason: &str) -> Self {
+        let message = format!("`{feature}` is switched off: {reason}");
+        let mut refusal = Self::new(ItemStatus::Error, &FEATURE_DISABLED, message);
+        refusal.retry_after = Some(DISABLED_RETRY_AFTER_S);
+        refusal.disabled = Some((feature.to_owned(), reason.to_owned()));
+        refusal
+    }
+
+    /// A rate limit is used up.
+    pub(super) fn limited(standing: Arc<Standing>) -> Self {
+        let message = format!(
+            "the limit `{}` of {} items in {} s is used up",
+            standing.policy,
+            standing.limit,
+            standing.window_s.unwrap_or(0)
+        );
+        let mut refusal = Self::new(ItemStatus::RateLimited, &RATE_LIMIT_EXCEEDED, message);
+        refusal.retry_after = u32::try_from(limits::retry_after(&standing)).ok();
+        refusal.limit = Some(standing);
+        refusal
+    }
+
+    /// Redis is down, and a policy admits nothing without it.
+    pub(super) fn limiter_unavailable(policy: &str) -> Self {
+        let message = format!("the limit `{policy}` admits nothing while Redis is down");
+        let mut refusal = Self::new(ItemStatus::Error, &LIMITER_UNAVAILABLE, message);
+        refusal.retry_after = Some(LIMITER_RETRY_AFTER_S);
+        refusal
+    }
+
+    /// As the problem of a whole request.
+    pub(super) fn into_problem(self) -> Problem {
+        let mut problem = Problem::named(self.code, self.name, self.message);
+        if let Some((feature, reason)) = &self.disabled {
+            problem = problem.field("feature", feature).field("reason", reason);
+        }
+        match (self.limit, self.retry_after) {
+            (Some(standing), _) => problem.limit(&standing),
+            (None, Some(seconds)) => problem.retry_after(seconds),
+            (None, None) => problem,
+        }
+    }
+}

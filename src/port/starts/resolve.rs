@@ -1,0 +1,191 @@
+//! What is to run: the workflow and its plan, or the plan of the request, with the tools; and whether the params fit.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    fields::{Asked, NamedWorkflow, What, value},
+    permit,
+    refusal::Refusal,
+};
+use crate::{
+    api::{
+        events::ItemStatus,
+        problem::{UNKNOWN_TOOL, UNKNOWN_WORKFLOW},
+    },
+    commands::start::{PARAMS_MAX, PlanSource, Planned, WorkflowVersion},
+    controls::Key,
+    envelope::Event,
+    plans::{OnExhausted, PLAN_MAX, Plan, jcs},
+    workflows::{Catalog, Schema, Workflow},
+};
+
+/// The most faults that a message names.
+const FAULTS_MAX: usize = 5;
+
+/// What runs.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    pub(super) workflow: Option<WorkflowVersion>,
+    pub(super) plan: Option<Planned>,
+    pub(super) tools: BTreeMap<String, Box<RawValue>>,
+}
+
+/// Finds workflow, plan and tools; checks the key's list of workflows and the params.
+pub(super) fn resolve(
+    catalog: &Catalog,
+    key: &Key,
+    event: &Event<'_>,
+    asked: &Asked,
+) -> Result<Resolved, Refusal> {
+    if asked
+        .params
+        .as_ref()
+        .is_some_and(|params| params.get().len() > PARAMS_MAX)
+    {
+        return Err(Refusal::too_large("`params` and `input`", PARAMS_MAX));
+    }
+    match &asked.what {
+        What::Command => {
+            let found = catalog.command(&event.kind).ok_or_else(|| {
+                let message = format!("no workflow has the command `{}`", event.kind);
+                Refusal::new(ItemStatus::Invalid, &UNKNOWN_WORKFLOW, message)
+            })?;
+            permit::workflow(key, Some(&found.name), Some(&found.version.to_string()))?;
+            of_workflow(catalog, found, asked, "params")
+        }
+        What::Workflow(named) => {
+            let found = named_workflow(catalog, key, named)?;
+            of_workflow(catalog, found, asked, "input")
+        }
+        What::Plan(plan) => {
+            permit::workflow(key, None, None)?;
+            inline(catalog, plan)
+        }
+        What::Goal(_) => Ok(Resolved::default()),
+        What::Task => task(catalog, event, asked),
+    }
+}
+
+fn named_workflow<'c>(
+    catalog: &'c Catalog,
+    key: &Key,
+    named: &NamedWorkflow,
+) -> Result<&'c Arc<Workflow>, Refusal> {
+    let found = catalog.workflow(&named.name, named.version.as_deref());
+    let version = match found {
+        Some(found) => Some(found.version.to_string()),
+        None => named.version.clone(),
+    };
+    permit::workflow(key, Some(&named.name), version.as_deref())?;
+    found.ok_or_else(|| {
+        let message = match &named.version {
+            Some(version) => format!(
+                "there is no workflow `{}` of version `{version}`",
+                named.name
+            ),
+            None => format!("there is no workflow `{}`", named.name),
+        };
+        Refusal::new(ItemStatus::Invalid, &UNKNOWN_WORKFLOW, message)
+    })
+}
+
+fn of_workflow(
+    catalog: &Catalog,
+    workflow: &Workflow,
+    asked: &Asked,
+    member: &str,
+) -> Result<Resolved, Refusal> {
+    check(&workflow.params, asked, member)?;
+    Ok(Resolved {
+        workflow: Some(WorkflowVersion {
+            name: workflow.name.clone(),
+            version: workflow.version.to_string(),
+            hold: workflow.on_exhausted == Some(OnExhausted::Hold),
+        }),
+        plan: Some(Planned {
+            source: PlanSource::Workflow,
+            hash: workflow.hash.clone(),
+            steps: to_raw(&workflow.plan)?,
+        }),
+        tools: definitions(catalog, &workflow.steps)?,
+    })
+}
+
+fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
+    if plan.get().len() > PLAN_MAX {
+        return Err(Refusal::too_large("a plan", PLAN_MAX));
+    }
+    if let Some(number) = jcs::first_inexact(plan.get()) {
+        let number = &number[..number.len().min(40)];
+        return Err(Refusal::invalid_plan(format!(
+            "no double holds the number `{number}`: write it as text"
+        )));
+    }
+    let given = value(plan)?;
+    let read = catalog.plan(&given).map_err(|faults| {
+        let mut message: Vec<_> = faults
+            .iter()
+            .take(FAULTS_MAX)
+            .map(ToString::to_string)
+            .collect();
+        if faults.len() > FAULTS_MAX {
+            message.push(format!("and {} more", faults.len() - FAULTS_MAX));
+        }
+        Refusal::invalid_plan(message.join("; "))
+    })?;
+    Ok(Resolved {
+        workflow: None,
+        plan: Some(Planned {
+            source: PlanSource::Inline,
+            hash: jcs::hash(&given),
+            steps: plan.to_owned(),
+        }),
+        tools: definitions(catalog, &read)?,
+    })
+}
+
+/// A run of one step, whose input is the params as they are: expressions in them are no expressions.
+fn task(catalog: &Catalog, event: &Event<'_>, asked: &Asked) -> Result<Resolved, Refusal> {
+    let Some(tool) = catalog.tool(&event.kind) else {
+        let message = format!("there is no tool `{}`", event.kind);
+        return Err(Refusal::new(ItemStatus::Invalid, &UNKNOWN_TOOL, message));
+    };
+    check(&tool.schema, asked, "params")?;
+    let plan = serde_json::json!({
+        "steps": [{ "id": "task", "tool": tool.tool.name, "input": "{{ params }}" }],
+        "output": "{{ steps.task.output }}"
+    });
+    let read = Plan::read(&plan).map_err(|_| Refusal::invalid_plan("the task has no plan"))?;
+    Ok(Resolved {
+        workflow: None,
+        plan: Some(Planned {
+            source: PlanSource::Workflow,
+            hash: jcs::hash(&plan),
+            steps: to_raw(&plan)?,
+        }),
+        tools: definitions(catalog, &read)?,
+    })
+}
+
+fn check(schema: &Schema, asked: &Asked, member: &str) -> Result<(), Refusal> {
+    let Some(params) = &asked.params else {
+        return Ok(());
+    };
+    schema
+        .check(&value(params)?)
+        .map_err(|wrong| Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message)))
+}
+
+fn definitions(catalog: &Catalog, plan: &Plan) -> Result<BTreeMap<String, Box<RawValue>>, Refusal> {
+    let called = catalog.called(plan);
+    called
+        .filter_map(|tool| Some((tool.tool.name.clone(), tool.kept.as_ref()?)))
+        .map(|(name, kept)| Ok((name, to_raw(kept)?)))
+        .collect()
+}
+
+fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
+    to_raw_value(value).map_err(|e| Refusal::invalid(e.to_string()))
+}

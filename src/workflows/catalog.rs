@@ -1,0 +1,146 @@
+//! All workflows and tools.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use semver::Version;
+use serde_json::Value;
+
+use super::{tool::Definition, workflow::Workflow};
+use crate::plans::{Call, Fault, Plan, Pointer, Template};
+
+/// Workflows and tools that were checked together.
+#[derive(Debug)]
+pub struct Catalog {
+    tools: BTreeMap<String, Arc<Definition>>,
+    workflows: BTreeMap<String, BTreeMap<Version, Arc<Workflow>>>,
+}
+
+impl Default for Catalog {
+    /// The builtin tools, and no workflow.
+    fn default() -> Self {
+        let tools = Definition::builtins();
+        Self {
+            tools: tools
+                .map(|tool| (tool.tool.name.clone(), Arc::new(tool)))
+                .collect(),
+            workflows: BTreeMap::new(),
+        }
+    }
+}
+
+impl Catalog {
+    /// Adds a tool; false if there is one of that name.
+    pub(super) fn add_tool(&mut self, tool: Definition) -> bool {
+        let name = tool.tool.name.clone();
+        let new = !self.tools.contains_key(&name);
+        if new {
+            self.tools.insert(name, Arc::new(tool));
+        }
+        new
+    }
+
+    /// Adds a workflow; false if there is this version of it.
+    pub(super) fn add_workflow(&mut self, workflow: Workflow) -> bool {
+        let versions = self.workflows.entry(workflow.name.clone()).or_default();
+        let new = !versions.contains_key(&workflow.version);
+        if new {
+            versions.insert(workflow.version.clone(), Arc::new(workflow));
+        }
+        new
+    }
+
+    /// A tool.
+    pub fn tool(&self, name: &str) -> Option<&Arc<Definition>> {
+        self.tools.get(name)
+    }
+
+    /// All tools, by name.
+    pub fn tools(&self) -> impl Iterator<Item = &Arc<Definition>> {
+        self.tools.values()
+    }
+
+    /// All versions of all workflows.
+    pub fn workflows(&self) -> impl Iterator<Item = &Arc<Workflow>> {
+        self.workflows.values().flat_map(BTreeMap::values)
+    }
+
+    /// A workflow: this version of it, or the highest. A pre-release is the highest only where there is no release.
+    pub fn workflow(&self, name: &str, version: Option<&str>) -> Option<&Arc<Workflow>> {
+        let versions = self.workflows.get(name)?;
+        match version {
+            Some(version) => versions.get(&version.parse().ok()?),
+            None => highest(versions.values()),
+        }
+    }
+
+    /// The workflow that commands of a type start: the highest version that has this command.
+    pub fn command(&self, kind: &str) -> Option<&Arc<Workflow>> {
+        highest(
+            self.workflows()
+                .filter(|w| w.command.as_deref() == Some(kind)),
+        )
+    }
+
+    /// Reads a plan, and checks it against the tools: their names, and inputs that have no expressions against their schemas.
+    pub fn plan(&self, value: &Value) -> Result<Plan, Vec<Fault>> {
+        let plan = Plan::read(value)?;
+        let mut faults = plan.check_tools(self.tools.values().map(|definition| &definition.tool));
+        for (n, step) in plan.steps.iter().enumerate() {
+            let at = Pointer::root().at("steps").at(n);
+            let mut found = self.check_input(&step.tool, &step.input, &at.at("input"));
+            if let Some(Call { tool, input }) = &step.compensate {
+                found.extend(self.check_input(tool, input, &at.at("compensate").at("input")));
+            }
+            for fault in &mut found {
+                fault.step = Some(step.id.clone());
+            }
+            faults.extend(found);
+        }
+        if faults.is_empty() {
+            Ok(plan)
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// An input without expressions is known now, so that it need not fail in each run.
+    pub(super) fn check_input(&self, tool: &str, input: &Template, at: &Pointer) -> Vec<Fault> {
+        let (Some(definition), Template::Fixed(value)) = (self.tools.get(tool), input) else {
+            return Vec::new();
+        };
+        let Err(wrong) = definition.schema.check(value) else {
+            return Vec::new();
+        };
+        let mut at = at.clone();
+        for part in wrong.at.split('/').skip(1) {
+            at = at.at(part.replace("~1", "/").replace("~0", "~"));
+        }
+        vec![Fault::new(
+            &at,
+            format!("not an input of `{tool}`: {}", wrong.message),
+        )]
+    }
+
+    /// The tools that a plan calls, the tools' own compensations included.
+    pub fn called(&self, plan: &Plan) -> impl Iterator<Item = &Arc<Definition>> {
+        let mut names: BTreeSet<&str> = plan.calls().map(|(_, _, tool)| tool).collect();
+        let undo: Vec<_> = names
+            .iter()
+            .filter_map(|name| self.tools.get(*name)?.tool.compensate.as_ref())
+            .map(|call| call.tool.as_str())
+            .collect();
+        names.extend(undo);
+        let tools: Vec<_> = names
+            .into_iter()
+            .filter_map(|name| self.tools.get(name))
+            .collect();
+        tools.into_iter()
+    }
+}
+
+fn highest<'w>(all: impl Iterator<Item = &'w Arc<Workflow>>) -> Option<&'w Arc<Workflow>> {
+    all.max_by_key(|workflow| (workflow.version.pre.is_empty(), &workflow.version))
+}
