@@ -16,8 +16,9 @@ pub mod admission;
 pub mod bridges;
 pub mod projections;
 
-// Floor 2: the API's contract, the runtime of processors, topologies, and reading the history.
+// Floor 2: the API's contract, tokens of issuers, the runtime of processors, topologies, and reading the history.
 pub mod api;
+pub mod jwt;
 pub mod replay;
 pub mod stream;
 pub mod topology;

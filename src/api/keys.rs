@@ -33,6 +33,10 @@ pub struct Key<'a> {
     /// When it was made.
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
+    /// When it last got another secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub rotated_at: Option<String>,
     /// When it expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
@@ -64,6 +68,7 @@ impl<'a> Key<'a> {
             kind: key.kind,
             scopes: &key.scopes,
             created_at: rfc3339(key.created_at),
+            rotated_at: key.rotated_at.map(rfc3339),
             expires_at: key.expires_at.map(rfc3339),
             last_used_at: key.last_used.get().map(rfc3339),
             overlap_until: previous.filter(|until| *until > now).map(rfc3339),

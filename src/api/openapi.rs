@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use super::{
     problem::{self, Code, Problem},
     registry::RegistryProblem,
-    route::{Access, Answer, Content, Errors, NDJSON, Parameter, Route, SchemaOf, Tag},
+    route::{
+        Access, Answer, Content, Errors, NDJSON, ON_BEHALF_OF, Parameter, Route, SchemaOf, Tag,
+    },
     routes::Operation,
 };
 
@@ -146,7 +148,9 @@ impl Making {
             })
         };
         let in_path = route.path_parameters.iter().map(|p| written("path", p));
-        let in_head = route.headers.iter().map(|p| written("header", p));
+        let acting = matches!(route.access, Access::Permission(_)).then_some(&ON_BEHALF_OF);
+        let in_head = route.headers.iter().chain(acting);
+        let in_head = in_head.map(|p| written("header", p));
         let mut parameters: Vec<_> = in_path.chain(in_head).collect();
         if let Some(query) = route.query {
             let schema = query(&mut self.queries).to_value();

@@ -130,6 +130,14 @@ pub struct Parameter {
     pub example: &'static str,
 }
 
+/// The header that all routes with a key take.
+pub(super) const ON_BEHALF_OF: Parameter = Parameter {
+    name: "Omnilink-On-Behalf-Of",
+    description: "The user for whom the request is made: at most 256 bytes of UTF-8, as they are. Needs the permission `act_as`; \
+        it is recorded beside the key's principal.",
+    example: "ann@example.com",
+};
+
 /// A body in one media type.
 #[derive(Debug, Clone, Copy)]
 pub struct Content {
@@ -328,6 +336,8 @@ impl Route {
                     &PERMISSION_DENIED,
                     &RATE_LIMIT_EXCEEDED,
                     &LOG_UNAVAILABLE,
+                    // Of `Omnilink-On-Behalf-Of`.
+                    &INVALID_PAYLOAD,
                 ]);
             }
             if self.query.is_some() || !self.body.is_empty() {

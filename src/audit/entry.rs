@@ -119,10 +119,12 @@ impl Entry {
         self
     }
 
-    /// What else is to be known: the fields of `detail`.
+    /// What else is to be known: adds fields to `detail`.
     #[must_use]
     pub fn detail(mut self, detail: Map<String, Value>) -> Self {
-        let text = Value::Object(detail).to_string();
+        let mut all: Map<String, Value> = serde_json::from_str(&self.detail).unwrap_or_default();
+        all.extend(detail);
+        let text = Value::Object(all).to_string();
         self.detail = if text.len() > DETAIL_MAX {
             format!(r#"{{"omitted_bytes":{}}}"#, text.len())
         } else {
@@ -175,7 +177,9 @@ mod tests {
             .by(&long, Some("ann"))
             .resource("key", "1")
             .client([127, 0, 0, 1].into(), Some(b"curl\xff"))
+            .detail(Map::from_iter([("issuer".to_owned(), "i".into())]))
             .detail(detail.clone());
+        assert_eq!(entry.detail, r#"{"issuer":"i","name":"x"}"#);
         assert_eq!(entry.principal.as_ref().unwrap().len(), 512);
         assert_eq!(entry.user_agent.as_deref(), Some("curl\u{fffd}"));
         let record = entry.encode().unwrap();

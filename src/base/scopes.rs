@@ -170,19 +170,19 @@ impl Scopes {
         if lists.into_iter().any(|l| texts(l)) || c.allowed_workflows.len() > 1000 {
             return Some("`scopes` may hold 1,000 entries a list, of 1 to 512 bytes each".into());
         }
-        if let Some(p) = self.permissions.iter().find(|p| !is_permission(p)) {
+        if let Some(p) = self.permissions.iter().find(|p| !Self::is_permission(p)) {
             return Some(format!(
                 "`{p}` is not a permission: use `*`, `name` or `prefix:*`"
             ));
         }
         (c.max_payload_kb == 0).then(|| "`max_payload_kb` must be at least 1".into())
     }
-}
 
-/// A `*` may only stand alone or at the end after a `:`; elsewhere it would match nothing.
-fn is_permission(p: &str) -> bool {
-    let stem = p.strip_suffix(":*").unwrap_or(p);
-    p == "*" || (!stem.is_empty() && !stem.contains('*') && !stem.contains(char::is_whitespace))
+    /// Whether a text is a permission. A `*` may only stand alone or at the end after a `:`; elsewhere it would match nothing.
+    pub fn is_permission(p: &str) -> bool {
+        let stem = p.strip_suffix(":*").unwrap_or(p);
+        p == "*" || (!stem.is_empty() && !stem.contains('*') && !stem.contains(char::is_whitespace))
+    }
 }
 
 /// Whether `granted` includes `requested`, which may itself be a pattern.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value as Json;
 use serde_saphyr::Spanned;
 
 use super::{ENV_PREFIX, Problem};
@@ -30,6 +31,28 @@ pub(super) enum Value {
     Map(Vec<(String, Value)>),
     /// Text of a variable or flag, not parsed yet.
     Raw(String),
+}
+
+impl Value {
+    /// As JSON; the text of a variable or flag is parsed as JSON. The error is what it must be instead.
+    pub(super) fn json(&self) -> Result<Json, &'static str> {
+        Ok(match self {
+            Self::Null => Json::Null,
+            Self::Bool(b) => (*b).into(),
+            Self::Int(i) => (*i).into(),
+            Self::Number => return Err("written with whole numbers only"),
+            Self::Text(text) => text.as_str().into(),
+            Self::List(items) => items.iter().map(Self::json).collect::<Result<_, _>>()?,
+            Self::Map(entries) => {
+                let mut object = serde_json::Map::new();
+                for (name, value) in entries {
+                    object.insert(name.clone(), value.json()?);
+                }
+                Json::Object(object)
+            }
+            Self::Raw(text) => serde_json::from_str(text).map_err(|_| "JSON")?,
+        })
+    }
 }
 
 impl Given {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
     given::{self, Given, PROPERTIES, Value},
+    jwt::{self, BadIssuers},
     secret::{MASK, SecretError},
 };
 
@@ -61,6 +62,8 @@ enum ValueError {
     NoSuchKey { nearest: Option<&'static str> },
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error(transparent)]
+    Issuers(#[from] BadIssuers),
 }
 
 /// What parsing a value may need: the folder for relative paths, and the environment for `env:NAME`.
@@ -127,6 +130,16 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| json!(c.cors.iter().map(ToString::to_string).collect::<Vec<_>>()),
+    },
+    Key {
+        name: "auth.jwt",
+        doc: "list of issuers whose tokens (JWT) are accepted beside keys: {issuer, audience, jwks, principal, tenant, permissions, constraints}; JSON in a variable (none); docs/identity.md",
+        set: |c, v, ctx| {
+            let issuers = v.json().map_err(ValueError::MustBe)?;
+            c.jwt = jwt::parse(issuers, ctx.base)?;
+            Ok(())
+        },
+        show: |c| json!(c.jwt),
     },
     Key {
         name: "data_dir",

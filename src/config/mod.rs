@@ -5,6 +5,7 @@
 
 mod error;
 mod given;
+mod jwt;
 pub mod keys;
 mod origin;
 mod secret;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub use error::{ConfigError, Problem};
+pub use jwt::{Claim, FromToken, Jwks, JwtIssuer, Texts};
 pub use origin::AllowedOrigin;
 pub use secret::{Secret, SecretUrl};
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// `cors`: origins whose pages may call the port and whose webhooks it accepts.
     pub cors: Vec<AllowedOrigin>,
+    /// `auth.jwt`: issuers whose tokens the port accepts.
+    pub jwt: Vec<JwtIssuer>,
     /// `data_dir`: everything that OmniLink keeps on disk.
     pub data_dir: PathBuf,
     /// `secret_key`: base64 of 32 bytes each; the first encrypts, all decrypt.
@@ -198,6 +202,7 @@ impl Config {
             insecure_listen: false,
             trusted_proxies: Vec::new(),
             cors: Vec::new(),
+            jwt: Vec::new(),
             data_dir: base.join("data"),
             secret_key: Vec::new(),
             topics: Topics {

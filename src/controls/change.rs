@@ -48,8 +48,7 @@ impl Controls {
         let (prefix, hash) = token.fingerprint();
         let overlap_ms = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
         let edit = |key: &Key| {
-            let replaced = key.previous.as_ref().is_some_and(|p| p.hash == hash);
-            if key.hash == hash || replaced {
+            if key.has(&hash) {
                 return Ok(None);
             }
             check(key)?;
@@ -77,20 +76,24 @@ impl Controls {
         self.edit_key(id, by, edit).await
     }
 
-    /// Compares and sets: the record has the version after that of the key which `edit` saw, so a change that another node made
-    /// meanwhile, or a revocation, is never undone. `edit` is called again on the changed key; it returns `None` once the key is as
-    /// it should be.
+    /// Changes a key as it was read: the record has the version after that of the key that `edit` saw, so it never undoes a
+    /// revocation. If another node changed the key at the same time, the later record counts, and its writer makes both changes
+    /// in another one. `edit` returns `None` once the key is as it should be.
     async fn edit_key<E: From<ControlsError>>(
         &self,
         id: &str,
         by: (&str, Millis),
         edit: impl Fn(&Key) -> Result<Option<Key>, E>,
     ) -> Result<Option<Arc<Key>>, E> {
+        let _one_at_a_time = self.editing.lock().await;
+        let overwritten = || self.keys.write().overwritten.remove(id);
+        drop(overwritten());
         for _ in 0..=ATTEMPTS {
+            let lost = overwritten();
             let Some(key) = self.key(id) else {
                 return Ok(None);
             };
-            let Some(edited) = edit(&key)? else {
+            let Some(edited) = edit(lost.as_ref().unwrap_or(&key))? else {
                 return Ok(Some(key));
             };
             let body = Versioned {

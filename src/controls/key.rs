@@ -1,12 +1,6 @@
 //! API keys: `omni.{prefix}.{secret}`, of which only the SHA-256 is kept.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use schemars::JsonSchema;
@@ -14,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::NewKey;
+use super::{LastUse, NewKey};
 use crate::base::{
     clock::Millis,
     id::Tenant,
@@ -65,6 +59,8 @@ pub struct Key {
     pub scopes: Scopes,
     /// When it was created.
     pub created_at: Millis,
+    /// When it last got another secret.
+    pub rotated_at: Option<Millis>,
     /// When it expires; `None` is never.
     pub expires_at: Option<Millis>,
     /// Whether it may write events: checked for every request, so it is computed once.
@@ -93,10 +89,6 @@ pub struct Previous {
     pub until: Millis,
 }
 
-/// When this node last saw a key used, to the second. Shared by all copies of the key.
-#[derive(Clone, Debug, Default)]
-pub struct LastUse(Arc<AtomicI64>);
-
 /// The JSON body of a key's record.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Body {
@@ -106,6 +98,8 @@ pub(super) struct Body {
     kind: KeyKind,
     scopes: Scopes,
     created_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rotated_at: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,6 +144,7 @@ impl Key {
             writes_events: new.scopes.permits(EVENTS_WRITE),
             scopes: new.scopes,
             created_at: now,
+            rotated_at: None,
             expires_at: new.expires_at,
             enforces_limits: true,
             issuer: None,
@@ -208,6 +203,7 @@ impl Key {
         let fingerprint = (prefix(&body.prefix)?, *hash);
         let mut key = Self::new(id.to_owned(), new, fingerprint, Millis(body.created_at));
         key.previous = previous;
+        key.rotated_at = body.rotated_at.map(Millis);
         key.version = version;
         key.enforces_limits = body.enforced || !key.scopes.constraints.limits_rate();
         key.latest_expiry = match body.latest_expiry {
@@ -227,6 +223,7 @@ impl Key {
             kind: self.kind,
             scopes: self.scopes.clone(),
             created_at: self.created_at.0,
+            rotated_at: self.rotated_at.map(|at| at.0),
             expires_at: self.expires_at.map(|at| at.0),
             previous: self.previous.as_ref().map(|previous| PreviousBody {
                 prefix: text(&previous.prefix).to_owned(),
@@ -260,6 +257,7 @@ impl Key {
             prefix,
             hash,
             previous: (overlap_ms > 0).then_some(previous),
+            rotated_at: Some(now),
             enforces_limits: true,
             ..self.clone()
         }
@@ -305,6 +303,13 @@ impl Key {
         (current || previous) && !self.expired(now)
     }
 
+    /// Whether this is the hash of one of its secrets, valid or not.
+    pub(super) fn has(&self, hash: &Hash) -> bool {
+        let previous = self.previous.as_ref().map(|previous| &previous.hash);
+        let mut hashes = std::iter::once(&self.hash).chain(previous);
+        hashes.any(|own| bool::from(own.ct_eq(hash)))
+    }
+
     /// The prefixes of its secrets.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
         let previous = self.previous.as_ref().map(|previous| previous.prefix);
@@ -317,33 +322,6 @@ impl Key {
 fn text(prefix: &Prefix) -> &str {
     std::str::from_utf8(prefix).unwrap_or_default()
 }
-
-impl LastUse {
-    /// How exact it is, in milliseconds: all cores share it, so it is not written for each request.
-    const RESOLUTION: i64 = 1000;
-
-    /// When that was; `None`: not since this node started.
-    pub fn get(&self) -> Option<Millis> {
-        let at = self.0.load(Ordering::Relaxed);
-        (at > 0).then_some(Millis(at))
-    }
-
-    /// Sets it.
-    pub(super) fn mark(&self, now: Millis) {
-        if now.0 - self.0.load(Ordering::Relaxed) >= Self::RESOLUTION {
-            self.0.store(now.0, Ordering::Relaxed);
-        }
-    }
-}
-
-/// It is not a property of a key: two keys that differ in it alone are the same.
-impl PartialEq for LastUse {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for LastUse {}
 
 /// The text of a key, which is shown once.
 pub struct Token(String);
@@ -486,17 +464,5 @@ mod tests {
         assert_eq!(latest(&key(Some(50)), Some(60)), (Some(60), Some(60)));
         assert_eq!(latest(&key(None), Some(60)), (Some(60), None));
         assert_eq!(latest(&key(Some(50)), None), (None, None));
-    }
-
-    #[test]
-    fn the_last_use_is_exact_to_the_second_and_shared() {
-        let key = key(None);
-        assert_eq!(key.last_used.get(), None);
-        let copy = key.clone();
-        key.last_used.mark(Millis(5000));
-        key.last_used.mark(Millis(5999));
-        assert_eq!(copy.last_used.get(), Some(Millis(5000)));
-        key.last_used.mark(Millis(6000));
-        assert_eq!(copy.last_used.get(), Some(Millis(6000)));
     }
 }

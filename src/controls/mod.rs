@@ -13,6 +13,7 @@
 mod apply;
 mod change;
 mod key;
+mod last_use;
 mod reader;
 mod record;
 pub mod seal;
@@ -33,7 +34,8 @@ pub use crate::base::{
     id::{TEXT_MAX, text_is_good},
     scopes::{ACT_AS, ADMIN, AllowedWorkflow, Constraints, EVENTS_WRITE, OPERATOR, Scopes},
 };
-pub use key::{Hash, Key, KeyChange, KeyKind, LastUse, Prefix, Previous, Token};
+pub use key::{Hash, Key, KeyChange, KeyKind, Prefix, Previous, Token};
+pub use last_use::LastUse;
 use parking_lot::{Mutex, RwLock};
 pub use reader::ReaderGrant;
 use reader::Readers;
@@ -95,6 +97,8 @@ pub struct Controls {
     readers: RwLock<Readers>,
     /// The current version of each name on the topic.
     versions: Mutex<Versions>,
+    /// Held while a key is changed, so that this node makes one change after another.
+    editing: tokio::sync::Mutex<()>,
     /// Counts records that were refused or could not be used.
     refused: metrics::Counter,
     /// Incremented with each change of the reader grants.
@@ -110,12 +114,21 @@ pub struct Controls {
 struct Keys {
     by_prefix: HashMap<Prefix, Vec<Arc<Key>>>,
     by_id: HashMap<Box<str>, Arc<Key>>,
+    /// Keys whose record another one of the same version replaced: of two nodes that changed a key at once, the second makes the
+    /// change of the first again.
+    overwritten: HashMap<Box<str>, Arc<Key>>,
 }
+
+/// The most keys whose overwritten record is remembered: only the nodes that write them use and remove them.
+const OVERWRITTEN: usize = 256;
 
 impl Keys {
     fn put(&mut self, mut key: Key) {
         if let Some(old) = self.remove(&key.id) {
             key.last_used = old.last_used.clone();
+            if old.version == key.version && *old != key && self.overwritten.len() < OVERWRITTEN {
+                self.overwritten.insert(key.id.as_str().into(), old);
+            }
         }
         let key = Arc::new(key);
         for prefix in key.prefixes() {
@@ -153,6 +166,7 @@ impl Controls {
             keys: RwLock::default(),
             readers: RwLock::default(),
             versions: Mutex::default(),
+            editing: tokio::sync::Mutex::default(),
             refused: telemetry::metrics::CONTROLS_REFUSED.counter(&[]),
             readers_version: watch::Sender::new(0),
             read: watch::Sender::new(0),
@@ -190,6 +204,21 @@ impl Controls {
         let key = candidates.find(|k| k.accepts(&hash, now))?;
         key.last_used.mark(now);
         Some(Arc::clone(key))
+    }
+
+    /// Why [`Controls::authenticate`] does not accept a token: `malformed`, `unknown`, or `expired` (or replaced by a rotation).
+    pub fn refusal(&self, token: &str) -> &'static str {
+        let Some(prefix) = key::prefix_of(token) else {
+            return "malformed";
+        };
+        let hash = key::hash(token);
+        let keys = self.keys.read();
+        let mut candidates = keys.by_prefix.get(&prefix).into_iter().flatten();
+        if candidates.any(|key| key.has(&hash)) {
+            "expired"
+        } else {
+            "unknown"
+        }
     }
 
     /// Whether there is any key, of any tenant.

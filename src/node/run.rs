@@ -19,6 +19,7 @@ use crate::{
     base::clock::SystemClock,
     config::Config,
     envelope::foreign::{NoRegistry, Schemas},
+    jwt::Jwt,
     port::{self, Nodes, Port, Tools},
     registry::Registry,
     stream::{lane, progress::Progress},
@@ -99,6 +100,7 @@ pub async fn run(
     let watching = watch.start().context("cannot start a thread")?;
 
     let nodes = connect_nodes(&config, &readiness)?;
+    let jwt = start_jwt(&config, &readiness)?;
     let port = Port::new(
         listener,
         port::Parts {
@@ -119,6 +121,7 @@ pub async fn run(
             state: storage.state.clone(),
             appends: storage.appends,
             controls,
+            jwt,
             audit,
             readiness,
             clock: Arc::new(SystemClock),
@@ -175,6 +178,21 @@ fn connect_nodes(config: &Config, readiness: &Readiness) -> anyhow::Result<Optio
         .with_context(|| format!("`redis.url` is not a valid Redis URL: {url}"))?;
     readiness.part("redis", Need::Optional, nodes.probe());
     Ok(Some(nodes))
+}
+
+/// The issuers of `auth.jwt`, if there are any.
+fn start_jwt(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Arc<Jwt>>> {
+    if config.jwt.is_empty() {
+        return Ok(None);
+    }
+    let jwt = Jwt::start(&config.jwt).context("the key sets of `auth.jwt` cannot be fetched")?;
+    let jwt = Arc::new(jwt);
+    let weak = Arc::downgrade(&jwt);
+    readiness.part("jwks", Need::Optional, move || {
+        weak.upgrade()
+            .map_or(PartStatus::ok(""), |jwt| jwt.status())
+    });
+    Ok(Some(jwt))
 }
 
 /// Starts admission, from `ingress` to `events`.

@@ -1,4 +1,4 @@
-//! Authentication: the bearer key, and a limit on wrong ones.
+//! Authentication: the bearer key or token, and a limit on wrong ones.
 
 use std::{
     collections::HashMap,
@@ -20,9 +20,12 @@ use crate::{
     api::problem::{INVALID_KEY, RATE_LIMIT_EXCEEDED, UNAUTHORIZED},
     base::clock::Millis,
     config::Network,
-    controls::Key,
+    controls::{Key, TEXT_MAX, text_is_good},
+    jwt::Refusal,
 };
 
+/// Names the user for whom a request is made.
+const ON_BEHALF_OF: &str = "omnilink-on-behalf-of";
 /// Wrong keys that an address may send in a window.
 const LIMIT: usize = 30;
 /// The window, in seconds.
@@ -30,8 +33,8 @@ const WINDOW_S: u32 = 60;
 /// Addresses remembered at once: about 2 MiB.
 const ADDRESSES: usize = 16_384;
 
-/// Whose request this is. A good key passes whatever its address did before.
-pub(super) fn authenticate(
+/// Whose request this is. A good key or token passes whatever its address did before.
+pub(super) async fn authenticate(
     shared: &Shared,
     headers: &HeaderMap,
     peer: IpAddr,
@@ -45,20 +48,56 @@ pub(super) fn authenticate(
         return Err(Problem::new(&UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge));
     };
     let now = shared.clock.now();
-    if let Some(key) = std::str::from_utf8(token)
-        .ok()
-        .and_then(|t| shared.controls.authenticate(t, now))
-    {
-        return Ok(key);
-    }
+    let found = holder(shared, token, now).await;
     let address = client(headers, peer, &shared.trusted_proxies);
+    let reason = match found {
+        Ok(key) => {
+            shared.uses.used(&shared.audit, &key, address, headers, now);
+            return Ok(key);
+        }
+        Err(reason) => reason,
+    };
     shared.meters.wrong_keys.increment(1);
     if let Err(wait) = shared.attempts.failed(address, now) {
         return Err(limited(wait));
     }
+    shared
+        .uses
+        .failed(&shared.audit, reason, address, headers, now);
     // The same answer whatever is wrong with it.
     let challenge = HeaderValue::from_static("Bearer realm=\"omnilink\", error=\"invalid_token\"");
     Err(Problem::new(&INVALID_KEY, "the key is not valid").header(WWW_AUTHENTICATE, challenge))
+}
+
+/// The holder of an API key or of an issuer's token; the error says why there is none, for the audit log.
+async fn holder(shared: &Shared, token: &[u8], now: Millis) -> Result<Arc<Key>, &'static str> {
+    let token = std::str::from_utf8(token).map_err(|_| "malformed")?;
+    if let Some(key) = shared.controls.authenticate(token, now) {
+        return Ok(key);
+    }
+    match &shared.jwt {
+        Some(jwt) if !token.starts_with("omni.") => {
+            let holder = jwt.authenticate(token, now).await;
+            holder.map_err(Refusal::name)
+        }
+        _ => Err(shared.controls.refusal(token)),
+    }
+}
+
+/// The user for whom a request is made: `Omnilink-On-Behalf-Of`. Whether the key may name one is to be checked after its
+/// permission for the request.
+pub(super) fn on_behalf_of(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(ON_BEHALF_OF).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(value.as_bytes()).ok();
+    match text.filter(|text| text_is_good(text)) {
+        Some(text) if values.next().is_none() => Ok(Some(text)),
+        _ => Err(Problem::invalid(format!(
+            "`Omnilink-On-Behalf-Of` must be there once, as UTF-8 of 1 to {TEXT_MAX} bytes without control characters"
+        ))),
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -77,12 +116,12 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
         return address;
     }
     let forwarded = headers.get_all("x-forwarded-for");
-    let hops: Vec<&str> = forwarded
+    let hops = forwarded
         .iter()
+        .rev()
         .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .collect();
-    for hop in hops.into_iter().rev() {
+        .flat_map(|v| v.rsplit(','));
+    for hop in hops {
         let Ok(hop) = hop.trim().parse::<IpAddr>() else {
             break;
         };
@@ -151,7 +190,7 @@ impl Failures {
 }
 
 /// One customer has a whole /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 @ IpAddr::V4(_) => v4,
@@ -186,6 +225,37 @@ mod tests {
             let _ = attempts.failed(IpAddr::from(n.to_be_bytes()), Millis(i64::from(n)));
         }
         assert!(attempts.0.lock().len() <= ADDRESSES);
+    }
+
+    #[test]
+    fn who_is_acted_for_is_one_plain_text() {
+        let header = |values: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(ON_BEHALF_OF, HeaderValue::from_bytes(value).unwrap());
+            }
+            on_behalf_of(&headers)
+                .map(|text| text.map(str::to_owned))
+                .map_err(|problem| problem.code())
+        };
+        assert_eq!(header(&[]).unwrap(), None);
+        assert_eq!(
+            header(&["Zoë %20".as_bytes()]).unwrap().as_deref(),
+            Some("Zoë %20")
+        );
+        for bad in [
+            &[&b""[..]][..],
+            &[b"a\tb"],
+            &[b"\xff"],
+            &[b"a", b"a"],
+            &[&[b'a'; 257]],
+        ] {
+            assert_eq!(
+                header(bad),
+                Err(&crate::api::problem::INVALID_PAYLOAD),
+                "{bad:?}"
+            );
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod peer;
 mod problem;
 mod rest;
 mod serve;
+mod uses;
 
 use std::{
     io,
@@ -34,12 +35,14 @@ use rest::slots::ReplaySlots;
 pub use rest::tools::{Lags, Tools};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use uses::Uses;
 
 use crate::{
     audit::Audit,
     base::clock::Clock,
     config::{AllowedOrigin, Limits, Network},
     controls::Controls,
+    jwt::Jwt,
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
@@ -65,6 +68,8 @@ pub struct Parts {
     pub appends: usize,
     /// Keys and reader grants.
     pub controls: Arc<Controls>,
+    /// The issuers whose tokens are accepted beside keys.
+    pub jwt: Option<Arc<Jwt>>,
     /// Who did what.
     pub audit: Audit,
     /// What `/readyz` reports.
@@ -93,7 +98,9 @@ struct Shared {
     tools: Tools,
     nodes: Option<Nodes>,
     controls: Arc<Controls>,
+    jwt: Option<Arc<Jwt>>,
     audit: Audit,
+    uses: Uses,
     intake: Intake,
     readiness: Readiness,
     clock: Arc<dyn Clock>,
@@ -138,7 +145,9 @@ impl Port {
                 tools: parts.tools,
                 nodes: parts.nodes,
                 controls: parts.controls,
+                jwt: parts.jwt,
                 audit: parts.audit,
+                uses: Uses::default(),
                 intake,
                 readiness: parts.readiness,
                 clock: parts.clock,

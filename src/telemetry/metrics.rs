@@ -160,6 +160,10 @@ registry! {
     PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
         "Requests with a key that is not valid",
         [];
+    /// Of an issuer of tokens.
+    JWKS_FETCHES = "omnilink_jwks_fetches_total", Kind::Counter, Count,
+        "Fetches of the key sets of the issuers in auth.jwt",
+        [Label { name: "result", values: "`ok`, `failed`" }];
     /// At the port.
     PORT_CONNECTIONS = "omnilink_port_connections", Kind::Gauge, Count,
         "Open connections to the port",

@@ -410,8 +410,10 @@ async fn every_json_body_is_read_the_same_way() {
         };
         let marked = format!("\u{feff}{example}");
         let plain = send(&[json], example).await.status;
+        // The example's key is not there.
+        let unknown = plain == StatusCode::NOT_FOUND && !route.path_parameters.is_empty();
         assert!(
-            plain.is_success() || plain == StatusCode::SERVICE_UNAVAILABLE,
+            plain.is_success() || plain == StatusCode::SERVICE_UNAVAILABLE || unknown,
             "{}",
             route.path
         );
@@ -443,5 +445,5 @@ async fn every_json_body_is_read_the_same_way() {
             assert_eq!(given, (status, code.to_owned()), "{}", route.path);
         }
     }
-    assert_eq!(routes, 5);
+    assert_eq!(routes, 7);
 }

@@ -23,7 +23,7 @@ const FLOORS: &[&[&str]] = &[
         "embedded_postgres",
         "registry",
     ],
-    &["stream"],
+    &["jwt", "stream"],
     &["replay", "topology"],
     &["api"],
     &["admission", "bridges", "projections"],

@@ -7,10 +7,12 @@
     clippy::needless_pass_by_value
 )]
 
+mod act_as;
 mod admission;
 mod api;
 mod architecture;
 mod audit;
+mod authentications;
 mod bridges;
 mod bridges_damage;
 mod bridges_dialects;
@@ -25,12 +27,14 @@ mod dlq;
 mod envelope_corpus;
 mod formats;
 mod how_to;
+mod identity;
 mod invoices;
 mod json_schema;
 #[cfg(feature = "kafka")]
 mod kafka_members;
 #[cfg(feature = "kafka")]
 mod kafka_producer;
+mod key_changes;
 mod keys;
 mod lane_simulation;
 mod lanes;

@@ -72,8 +72,8 @@ impl Refusal {
         Self::new(ItemStatus::Invalid, &PAYLOAD_TOO_LARGE, message)
     }
 
-    pub(crate) fn permission() -> Self {
-        let message = "the key lacks the permission `events:write`";
+    pub(crate) fn permission(lacking: &str) -> Self {
+        let message = format!("the key lacks the permission `{lacking}`");
         Self::new(ItemStatus::Denied, &PERMISSION_DENIED, message)
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let refused = [
             Refusal::invalid(Invalid::missing("entity.type")),
             Refusal::too_large(10),
-            Refusal::permission(),
+            Refusal::permission("events:write"),
             Refusal::environment("prod"),
             Refusal::mismatch(id),
             Refusal::in_flight(id),

@@ -1,6 +1,6 @@
 //! `POST /v1/events`: one event or a batch, in every form.
 //!
-//! Checks in this order: length, controls, key, media type, body, fields, scope, identity, append.
+//! Checks in this order: length, controls, key, media type, body, fields, scope, `act_as`, identity, append.
 
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ use crate::{
         clock::Millis,
         id::{Identity, IdentityMap},
     },
-    controls::{EVENTS_WRITE, Key},
+    controls::{ACT_AS, EVENTS_WRITE, Key},
     envelope::{
         self, Binding, Body, BodyHash, Invalid, Item, Parsed, TraceContext, avro::encode_ingress,
     },
@@ -66,7 +66,7 @@ async fn take(
     peer: IpAddr,
 ) -> Result<Vec<Outcome>, Problem> {
     let (head, mut body) = request.into_parts();
-    let checked = check_head(shared, &head.headers, &body, peer);
+    let checked = check_head(shared, &head.headers, body::announced(&body), peer).await;
     let (key, form, limit) = match checked {
         Ok(checked) => checked,
         Err(problem) => {
@@ -86,6 +86,7 @@ async fn take(
         shared,
         key: &key,
         header: idempotency_key(&head.headers)?,
+        acts_for: auth::on_behalf_of(&head.headers)?.is_some(),
         trace: trace(&head.headers),
         now,
         outcomes: Vec::new(),
@@ -95,19 +96,19 @@ async fn take(
     Ok(taking.append().await)
 }
 
-fn check_head(
+async fn check_head(
     shared: &Shared,
     headers: &HeaderMap,
-    body: &Incoming,
+    announced: Option<u64>,
     peer: IpAddr,
 ) -> Result<(std::sync::Arc<Key>, Form, usize), Problem> {
     let limits = &shared.limits;
-    let announced = body::announced(body).unwrap_or(0);
+    let announced = announced.unwrap_or(0);
     if announced > limits.batch_bytes as u64 {
         let form = media::form(headers).unwrap_or(Form::Json);
         return Err(refuse_body(BodyError::TooLarge, form, limits.batch_bytes));
     }
-    let key = auth::authenticate(shared, headers, peer)?;
+    let key = auth::authenticate(shared, headers, peer).await?;
     let form = media::form(headers)?;
     let limit = match form {
         Form::Structured | Form::Binary => limits.single_bytes,
@@ -166,6 +167,8 @@ struct Taking<'a> {
     key: &'a Key,
     /// `Idempotency-Key`.
     header: Option<&'a str>,
+    /// Whether the request names a user for whom it is made.
+    acts_for: bool,
     /// `traceparent` and `tracestate`, which events have that name none themselves.
     trace: Option<TraceContext<'a>>,
     now: Millis,
@@ -239,6 +242,9 @@ impl Taking<'_> {
         if items.is_empty() && !self.key.writes_events {
             return Err(Problem::lacks(EVENTS_WRITE));
         }
+        if items.is_empty() && self.acts_for && !self.key.scopes.permits(ACT_AS) {
+            return Err(Problem::lacks(ACT_AS));
+        }
         // If an identity occurs twice in a batch, the first one counts.
         let mut mine: IdentityMap<BodyHash> = IdentityMap::default();
         mine.reserve(items.len());
@@ -290,7 +296,10 @@ impl Taking<'_> {
         }
         let event = &parsed.event;
         if !self.key.writes_events {
-            return Err(Refusal::permission());
+            return Err(Refusal::permission(EVENTS_WRITE));
+        }
+        if self.acts_for && !self.key.scopes.permits(ACT_AS) {
+            return Err(Refusal::permission(ACT_AS));
         }
         if !constraints.env_allowlist.is_empty() {
             let env = event.source.rsplit('/').next().unwrap_or_default();

@@ -23,7 +23,7 @@ use crate::{
     },
     audit::{Entry, Outcome},
     base::id::Tenant,
-    controls::{ControlsError, Key, OPERATOR},
+    controls::{ACT_AS, ControlsError, Key, OPERATOR},
     log::LogError,
     port::{
         RequestId, Shared, auth,
@@ -36,6 +36,8 @@ use crate::{
 pub(crate) struct Caller {
     pub(crate) shared: Arc<Shared>,
     pub(crate) key: Arc<Key>,
+    /// The user for whom the request is made. Only a [`Permitted`] caller may name one.
+    pub(crate) on_behalf_of: Option<String>,
     /// What the route needs.
     permission: &'static str,
     id: RequestId,
@@ -72,7 +74,9 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             // Every connection puts it there.
             return Err(refuse(Problem::log_unavailable()));
         };
-        let key = auth::authenticate(shared, &parts.headers, *peer).map_err(refuse)?;
+        let key = auth::authenticate(shared, &parts.headers, *peer).await;
+        let key = key.map_err(refuse)?;
+        let on_behalf_of = auth::on_behalf_of(&parts.headers).map_err(refuse)?;
         let route = parts.extensions.get::<&'static Route>();
         let permission = match route.map(|route| route.access) {
             Some(Access::Permission(permission)) => permission,
@@ -82,6 +86,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         Ok(Self {
             shared: Arc::clone(shared),
             key,
+            on_behalf_of: on_behalf_of.map(str::to_owned),
             permission,
             id,
             address: auth::client(&parts.headers, *peer, &shared.trusted_proxies),
@@ -116,20 +121,36 @@ where
 }
 
 impl Caller {
-    /// Checks the permission. A key with `operator` may do what any other permission allows here.
+    /// Checks the permission, then whether the caller may name a user for whom it acts. A key with `operator` may do what any
+    /// other permission allows here, but for `act_as`.
     pub(crate) fn permit(self) -> Result<Permitted, Refused> {
-        if self.key.scopes.permits(self.permission) || self.is_operator() {
-            return Ok(Permitted(self));
+        if !self.key.scopes.permits(self.permission) && !self.is_operator() {
+            return Err(self.refuse(Problem::lacks(self.permission)));
         }
-        Err(self.refuse(Problem::lacks(self.permission)))
+        if self.on_behalf_of.is_some() && !self.may_act_as() {
+            return Err(self.refuse(Problem::lacks(ACT_AS)));
+        }
+        Ok(Permitted(self))
     }
 
-    /// An entry of the audit log: who asks, and from where.
+    fn may_act_as(&self) -> bool {
+        self.key.scopes.permits(ACT_AS)
+    }
+
+    /// An entry of the audit log: who asks, for whom, by which issuer, and from where.
     pub(crate) fn audit_entry(&self, tenant: &Tenant, action: &str, outcome: Outcome) -> Entry {
         let agent = self.user_agent.as_ref().map(HeaderValue::as_bytes);
-        Entry::new(Some(tenant), action, outcome, self.shared.clock.now())
-            .by(&self.key.principal, None)
-            .client(self.address, agent)
+        let on_behalf_of = self.on_behalf_of.as_deref();
+        let entry = Entry::new(Some(tenant), action, outcome, self.shared.clock.now())
+            .by(
+                &self.key.principal,
+                on_behalf_of.filter(|_| self.may_act_as()),
+            )
+            .client(self.address, agent);
+        match &self.key.issuer {
+            Some(issuer) => entry.detail(detail([("issuer", issuer)])),
+            None => entry,
+        }
     }
 
     /// Records a change that was made, such as `key.created`, and waits until the entry is durable.

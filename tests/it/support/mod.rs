@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod controls;
+pub mod issuer;
 mod kafka_admin;
 mod log_proxy;
 pub mod pages;
@@ -32,6 +33,28 @@ use omnilink::{
     topology::Setup,
 };
 use tempfile::TempDir;
+
+/// The entries of an action on the audit log, once there are so many.
+pub async fn audit_entries(
+    node: &port::Node,
+    action: &str,
+    at_least: usize,
+) -> Vec<omnilink::audit::Entry> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let (log, topic) = (node.log.clone(), node.names.audit.to_string());
+        let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 1));
+        let values = records.await.unwrap().into_iter();
+        let entries =
+            values.map(|r| omnilink::audit::Entry::decode(&r.record.value.unwrap()).unwrap());
+        let entries: Vec<_> = entries.filter(|e| e.action == action).collect();
+        if entries.len() >= at_least {
+            return entries;
+        }
+        assert!(Instant::now() < deadline, "{entries:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// The address of a service from the environment; without it, prints that the test is skipped.
 pub fn env_or_skip(variable: &str) -> Option<String> {

@@ -23,8 +23,9 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    config::{AllowedOrigin, Config, Network},
+    config::{AllowedOrigin, Config, JwtIssuer, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
+    jwt::Jwt,
     log::{
         Acknowledged, Append, Log, LogError, Unavailable,
         local::{LocalLog, LocalOptions},
@@ -200,6 +201,16 @@ impl Node {
     }
 
     pub async fn start_with(dir: TempDir, nodes: Option<Nodes>) -> Self {
+        Self::start_both(dir, nodes, None).await
+    }
+
+    /// Accepts tokens of these issuers.
+    pub async fn start_jwt(dir: TempDir, issuers: &[JwtIssuer]) -> Self {
+        let jwt = Arc::new(Jwt::start(issuers).unwrap());
+        Self::start_both(dir, None, Some(jwt)).await
+    }
+
+    async fn start_both(dir: TempDir, nodes: Option<Nodes>, jwt: Option<Arc<Jwt>>) -> Self {
         let mut options = LocalOptions::new(Arc::new(SystemClock));
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
@@ -243,6 +254,7 @@ impl Node {
                 state,
                 appends: 2,
                 controls: controls.clone(),
+                jwt,
                 audit,
                 readiness: readiness.clone(),
                 clock: Arc::new(SystemClock),
