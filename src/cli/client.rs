@@ -186,6 +186,20 @@ impl Client {
         bail!("the response from {} ended before it was done", self.base)
     }
 
+    /// The text at a path that needs no key, such as the metrics.
+    pub(super) async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let request = self.request(Method::GET, path, None)?;
+        let exchange = async {
+            let response = self.http.request(request).await?;
+            let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
+            let bytes = body.collect().await.map_err(anyhow::Error::from_boxed)?;
+            Ok(String::from_utf8(bytes.to_bytes().to_vec())?)
+        };
+        tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .with_context(|| self.timed_out(TIMEOUT))?
+    }
+
     /// Like [`Client::call`], for a response that may take minutes.
     pub(super) async fn call_slow(&self, method: Method, path: &str) -> anyhow::Result<Response> {
         let sent = self.http.request(self.request(method, path, None)?);

@@ -9,7 +9,7 @@ use super::{
     Global,
     client::{ADMIN_KEY, Client},
     findings::{Finding, Findings, Status},
-    output, runtime, stalls,
+    identities, output, runtime, stalls,
 };
 use crate::{
     base::clock::{Clock, SystemClock},
@@ -102,6 +102,7 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
         postgres(config, running, found).await;
         redis(config, found).await;
         schema_registry(config, found).await;
+        identities::issuers(config, found).await;
     });
     if !found.0.iter().any(|f| f.check == "clock") {
         found.add("clock", Status::Skipped, "no other clock to compare with");
@@ -277,6 +278,7 @@ async fn node(config: &Config, running: bool, found: &mut Findings) {
     if all_ok {
         found.add("node", Status::Ok, "ready");
     }
+    identities::keys(&client, found).await;
     match client.call(Method::GET, "/v1/topics", None).await {
         Ok(response) if response.status.is_success() => {
             let items = response.body["items"].as_array();

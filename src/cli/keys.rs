@@ -13,6 +13,7 @@ use super::{
     output,
 };
 use crate::{
+    api::keys::{OVERLAP_MAX_S, OVERLAP_S},
     config::Config,
     node::storage::{self, FirstKey},
 };
@@ -23,6 +24,8 @@ pub(super) enum Command {
     Create(Create),
     /// List the keys of a tenant
     List(List),
+    /// Give a key a new secret, which is shown once; the one before stays valid for a while
+    Rotate(Rotate),
     /// Revoke a key, with immediate effect
     Revoke(Revoke),
 }
@@ -83,6 +86,18 @@ pub(super) struct List {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  omnilink keys rotate 0199c2f4-0000-7000-8000-000000000000
+  omnilink keys rotate 0199c2f4-0000-7000-8000-000000000000 --overlap-s 0     # the secret before ends at once")]
+pub(super) struct Rotate {
+    /// The key's id, as `keys list` shows it
+    id: String,
+    /// For how many seconds the secret before stays valid
+    #[arg(long, default_value_t = OVERLAP_S, value_parser = clap::value_parser!(u64).range(0..=OVERLAP_MAX_S))]
+    overlap_s: u64,
+}
+
+#[derive(clap::Args)]
 #[command(after_help = "Example:
   omnilink keys revoke 0199c2f4-0000-7000-8000-000000000000")]
 pub(super) struct Revoke {
@@ -97,6 +112,7 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
             Command::Create(args) if args.first => first(global, &config, args).await,
             Command::Create(args) => create(global, &config, args).await,
             Command::List(args) => list(global, &config, &args).await,
+            Command::Rotate(args) => rotate(global, &config, &args).await,
             Command::Revoke(args) => revoke(global, &config, &args).await,
         }
     })
@@ -196,6 +212,11 @@ async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<(
             permissions.collect::<Vec<_>>().join(","),
             text("created_at"),
             text("expires_at"),
+            text("last_used_at"),
+            match key["limits_enforced"].as_bool() {
+                Some(false) => "warn only".to_owned(),
+                _ => "enforced".to_owned(),
+            },
         ]
     };
     let heading = [
@@ -206,8 +227,32 @@ async fn list(global: &Global, config: &Config, args: &List) -> anyhow::Result<(
         "PERMISSIONS",
         "CREATED",
         "EXPIRES",
+        "LAST USED",
+        "LIMITS",
     ];
     output::page(&response, &heading, row);
+    Ok(())
+}
+
+async fn rotate(global: &Global, config: &Config, args: &Rotate) -> anyhow::Result<()> {
+    let path = format!("/v1/keys/{}/rotate", encoded(&args.id));
+    let body = json!({ "overlap_s": args.overlap_s }).to_string();
+    let response = Client::new(config)?
+        .call(Method::POST, &path, Some(body.into()))
+        .await?
+        .success()?;
+    if global.json {
+        return output::json(&response);
+    }
+    let before = match args.overlap_s {
+        0 => "the secret before is no longer valid".to_owned(),
+        seconds => format!("the secret before stays valid for {seconds} s"),
+    };
+    output::note(&format!(
+        "key {} has a new secret, which is not shown again; {before}:",
+        args.id
+    ));
+    output::line(response["key"].as_str().unwrap_or_default());
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod dlq;
 mod doctor;
 mod findings;
 mod graph;
+mod identities;
 mod keys;
 mod lag;
 mod migrate;
