@@ -233,6 +233,9 @@ pub(crate) fn index_dir(config: &Config) -> PathBuf {
 /// The name of the first key's file in the data directory.
 pub(crate) const ADMIN_KEY: &str = "admin.key";
 
+/// The name of the file that holds the first key's token until the key is known to be the only one.
+const PENDING_KEY: &str = "admin.key.pending";
+
 /// The path of the first key's file.
 pub fn admin_key_file(config: &Config) -> PathBuf {
     config.data_dir.join(ADMIN_KEY)
@@ -271,37 +274,82 @@ impl FirstKey {
 }
 
 /// Creates the first key if there is no key: of kind person, with all permissions and no limits. Writes it to a file in the data
-/// directory that only its owner can read, and returns the key and its token.
+/// directory that only its owner can read, and returns the key and its token. `None` if there is a key already.
+///
+/// Of several processes that do this at the same time, on one machine or on several, one succeeds. The token is written to
+/// [`PENDING_KEY`] before the key's record, because a key whose token is lost would be worse than a token without a key: a process
+/// that is killed between leaves it there, and the next one completes its work.
 pub async fn create_first_key(
     config: &Config,
     controls: &Controls,
     holder: FirstKey,
 ) -> anyhow::Result<Option<(Key, String)>> {
-    if controls.has_keys() {
+    let pending = config.data_dir.join(PENDING_KEY);
+    if controls.has_keys() && !pending.exists() {
         return Ok(None);
     }
-    let new = NewKey {
-        tenant: holder.tenant,
-        name: holder.name,
-        principal: holder.principal,
-        kind: KeyKind::Person,
-        scopes: Scopes::all(),
-        expires_at: None,
+    // Held until the end: two processes would overwrite each other's files.
+    let _lock = lock(&config.data_dir.join("admin.key.lock"))?;
+    let (key, token) = match pending_key(&pending, controls) {
+        Some(left) => left,
+        None if controls.has_keys() => {
+            let _ = std::fs::remove_file(&pending);
+            return Ok(None);
+        }
+        None => {
+            let token = Token::generate();
+            write_private(&pending, token.reveal())
+                .with_context(|| format!("{} cannot be written", pending.display()))?;
+            let new = NewKey {
+                tenant: holder.tenant,
+                name: holder.name,
+                principal: holder.principal,
+                kind: KeyKind::Person,
+                scopes: Scopes::all(),
+                expires_at: None,
+            };
+            let now = SystemClock.now();
+            let key = controls.create_key(new, &token, "omnilink", now).await?;
+            (key, token)
+        }
     };
-    // The file first: a key whose token is lost would be worse than a token without a key.
-    let token = Token::generate();
+    if !controls.is_oldest_key(&key) {
+        // Another process created one at the same time.
+        let now = SystemClock.now();
+        controls.revoke_key(&key, "omnilink", now).await?;
+        let _ = std::fs::remove_file(&pending);
+        return Ok(None);
+    }
     let file = admin_key_file(config);
     write_private(&file, token.reveal())
         .with_context(|| format!("{} cannot be written", file.display()))?;
-    let now = SystemClock.now();
-    let key = controls.create_key(new, &token, "omnilink", now).await?;
-    if !controls.is_oldest_key(&key) {
-        // Another process created one at the same time.
-        controls.revoke_key(&key, "omnilink", now).await?;
-        let _ = std::fs::remove_file(&file);
-        return Ok(None);
-    }
+    let _ = std::fs::remove_file(&pending);
     Ok(Some((key, token.reveal().to_owned())))
+}
+
+/// The key of a process that was killed before it could complete.
+fn pending_key(file: &Path, controls: &Controls) -> Option<(Key, Token)> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let token = Token::parse(text.trim())?;
+    let key = controls.authenticate(token.reveal(), SystemClock.now())?;
+    Some((Key::clone(&key), token))
+}
+
+/// A file that this process alone holds.
+fn lock(path: &Path) -> anyhow::Result<std::fs::File> {
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(error) => bail!(
+            "another process is creating the first key in this data directory ({}: {error})",
+            path.display()
+        ),
+    }
 }
 
 /// Creates the first key for `keys create --first`, with or without a running node.

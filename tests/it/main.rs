@@ -25,6 +25,7 @@ mod controls;
 mod disk_full;
 mod dlq;
 mod envelope_corpus;
+mod first_key;
 mod formats;
 mod how_to;
 mod identity;
