@@ -1,8 +1,8 @@
 //! Signatures of tokens, verified by ring, which TLS uses too: neither backend that `jsonwebtoken` comes with is needed.
 
 use jsonwebtoken::{
-    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,
-    crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils},
+    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
+    crypto::{CryptoProvider, JwtVerifier, KeyUtils},
     errors::{Error, ErrorKind},
     signature::{self, Verifier},
 };
@@ -12,8 +12,9 @@ use ring::signature::{
 };
 
 static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: no_signer,
-    verifier_factory: verifier,
+    // Nothing here signs tokens.
+    signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
+    verifier_factory: |algorithm, key| verifier(*algorithm, key),
     // They are for making keys, and for thumbprints.
     key_utils: KeyUtils::new_unimplemented(),
 };
@@ -23,12 +24,7 @@ pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }
 
-/// Nothing here signs tokens.
-fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
-    Err(ErrorKind::UnsupportedAlgorithm.into())
-}
-
-fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
+fn verifier(algorithm: Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
     let fits = match algorithm {
         Algorithm::RS256 => AlgorithmFamily::Rsa,
         Algorithm::ES256 => AlgorithmFamily::Ec,
@@ -39,7 +35,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         return Err(ErrorKind::InvalidAlgorithm.into());
     }
     Ok(Box::new(Ring {
-        algorithm: *algorithm,
+        algorithm,
         key: key.clone(),
     }))
 }

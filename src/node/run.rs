@@ -251,6 +251,21 @@ fn start_jwt(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Ar
     Ok(Some(jwt))
 }
 
+/// The issuers of `auth.jwt`, if there are any.
+fn start_jwt(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Arc<Jwt>>> {
+    if config.jwt.is_empty() {
+        return Ok(None);
+    }
+    let jwt = Jwt::start(&config.jwt).context("the key sets of `auth.jwt` cannot be fetched")?;
+    let jwt = Arc::new(jwt);
+    let weak = Arc::downgrade(&jwt);
+    readiness.part("jwks", Need::Optional, move || {
+        weak.upgrade()
+            .map_or(PartStatus::ok(""), |jwt| jwt.status())
+    });
+    Ok(Some(jwt))
+}
+
 /// Starts admission, from `ingress` to `events`.
 fn start_admission(
     config: &Config,

@@ -21,6 +21,7 @@ use crate::{
     base::clock::Millis,
     config::{AUTHENTICATION, Network},
     controls::{Key, TEXT_MAX, text_is_good},
+    jwt::Refusal,
 };
 
 /// Names the user for whom a request is made.
@@ -77,7 +78,7 @@ async fn holder(shared: &Shared, token: &[u8], now: Millis) -> Result<Arc<Key>, 
     match &shared.jwt {
         Some(jwt) if !token.starts_with("omni.") => {
             let holder = jwt.authenticate(token, now).await;
-            holder.map_err(|refusal| refusal.name())
+            holder.map_err(Refusal::name)
         }
         _ => Err(shared.controls.refusal(token)),
     }

@@ -7,7 +7,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use hyper::{HeaderMap, header::USER_AGENT};
+use hyper::{
+    HeaderMap,
+    header::{HeaderValue, USER_AGENT},
+};
 use serde_json::Map;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -123,7 +126,7 @@ impl Uses {
 }
 
 fn client(entry: Entry, address: IpAddr, headers: &HeaderMap) -> Entry {
-    let agent = headers.get(USER_AGENT).map(|agent| agent.as_bytes());
+    let agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes);
     entry.client(address, agent)
 }
 

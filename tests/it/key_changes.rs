@@ -348,7 +348,7 @@ fn a_rotation_and_a_change_on_two_nodes_are_both_kept(test_log: TestLog) {
             assert!(is_valid(node, &before), "round {round}");
             assert_eq!(node.controls.key(&key.id).unwrap().name, name);
         }
-        before = token.reveal().to_owned();
+        token.reveal().clone_into(&mut before);
     }
 }
 

@@ -33,6 +33,9 @@ mod formats;
 mod how_to;
 mod identity;
 mod integrations;
+mod formats;
+mod how_to;
+mod identity;
 mod invoices;
 mod json_schema;
 #[cfg(feature = "kafka")]
