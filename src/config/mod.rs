@@ -64,6 +64,8 @@ pub struct Config {
     pub schema_registry_url: Option<SecretUrl>,
     /// `limits.*`.
     pub limits: Limits,
+    /// `audit.retention_days`: how long the audit log is kept.
+    pub audit_retention_days: u32,
     /// `topologies_dir`: the topology files.
     pub topologies_dir: PathBuf,
     /// `log.format`.
@@ -215,6 +217,7 @@ impl Config {
                 batch_items: 50,
                 dedupe_window: Duration::from_hours(24),
             },
+            audit_retention_days: 90,
             topologies_dir: base.join("topologies"),
             log_format: LogFormat::Text,
         }

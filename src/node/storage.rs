@@ -56,7 +56,7 @@ impl Storage {
 
     fn open_blocking(config: &Config, provision: bool) -> anyhow::Result<Self> {
         create_dir(&config.data_dir)?;
-        let names = Names::new(&config.topics.prefix);
+        let names = names(config);
         let (log, state, appends): (Arc<dyn Log>, _, _) = if config.on_kafka() {
             open_kafka(config)?
         } else {
@@ -68,6 +68,9 @@ impl Storage {
         };
         log.provision(&names.specs(config.topics.partitions), provision)
             .context("the topics do not match the configuration")?;
+        if provision {
+            log.keep_for(&names.audit, names.audit_retention_ms());
+        }
         Ok(Self {
             log,
             state,
@@ -203,6 +206,11 @@ fn create_dir(dir: &Path) -> anyhow::Result<()> {
         })
 }
 
+/// The names of the topics, with the configured retention of `audit`.
+pub(crate) fn names(config: &Config) -> Names {
+    Names::new(&config.topics.prefix).with_audit_days(config.audit_retention_days)
+}
+
 /// The configured keys, or the one in the data directory.
 pub(crate) fn secret_keys(config: &Config) -> anyhow::Result<SecretKeys> {
     let keys = if config.secret_key.is_empty() {
@@ -307,7 +315,7 @@ pub async fn create_first_key(
 /// Creates the first key for `keys create --first`, with or without a running node.
 pub(crate) async fn first_key(config: &Config, holder: FirstKey) -> anyhow::Result<(Key, String)> {
     create_dir(&config.data_dir)?;
-    let names = Names::new(&config.topics.prefix);
+    let names = names(config);
     let specs = names.specs(config.topics.partitions);
     let opened = config.clone();
     // It blocks on brokers.
