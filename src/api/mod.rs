@@ -17,6 +17,7 @@
 //! | `openapi`, `reference` | the OpenAPI document and `docs/api.md`, made from the table |
 //! | the others | the types of some routes |
 
+pub mod audit;
 pub mod events;
 mod examples;
 pub mod health;

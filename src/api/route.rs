@@ -60,6 +60,8 @@ pub enum Tag {
     Keys,
     /// Logins of Postgres.
     Readers,
+    /// Who did what.
+    Audit,
     /// The history.
     Replay,
     /// Dead letters.
@@ -74,10 +76,11 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Events,
         Self::Keys,
         Self::Readers,
+        Self::Audit,
         Self::Replay,
         Self::DeadLetters,
         Self::Operations,
@@ -91,6 +94,7 @@ impl Tag {
             Self::Events => "Events",
             Self::Keys => "Keys",
             Self::Readers => "Readers",
+            Self::Audit => "Audit",
             Self::Replay => "Replay",
             Self::DeadLetters => "Dead letters",
             Self::Operations => "Operations",
@@ -105,6 +109,7 @@ impl Tag {
             Self::Events => "Events come in.",
             Self::Keys => "API keys of a tenant.",
             Self::Readers => "Which login of Postgres sees which tenant.",
+            Self::Audit => "Who did what, and which webhook requests were turned away.",
             Self::Replay => "The history, read back in the order in which it was appended.",
             Self::DeadLetters => "Records that were rejected, with why, and their way back.",
             Self::Operations => "Topics, lag and projections, over all tenants.",

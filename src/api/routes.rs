@@ -2,6 +2,7 @@
 //! [`Operation`] in `port/rest/routes.rs`).
 
 use super::{
+    audit::{AuditEntry, AuditQuery, Rejection, RejectionQuery},
     events::{Accepted, Event, Events},
     examples,
     health::Health,
@@ -28,7 +29,7 @@ use super::{
         Method::{Delete, Get, Post},
         NDJSON, Parameter, Route,
         Tag::{
-            DeadLetters, Events as EventsTag, Keys, Node, Operations, Readers, Replay,
+            Audit, DeadLetters, Events as EventsTag, Keys, Node, Operations, Readers, Replay,
             SchemaRegistry,
         },
     },
@@ -212,6 +213,30 @@ routes! {
         .query::<RevokeReader>()
         .answers(&[Answer::new(204, "The login does not read the tenant any more.", &[])])
         .codes(&[&NOT_FOUND]);
+
+    ListAudit = Route::new(Get, "/v1/audit", Audit, "List who did what")
+        .needs(ADMIN)
+        .describe(
+            "Newest first. An entry is here within a second after it was recorded, for `audit.retention_days`; [audit.md](audit.md) lists \
+             the actions.",
+        )
+        .query::<AuditQuery>()
+        .answers(&[Answer::new(
+            200,
+            "A page of the audit log.",
+            &[Content::json::<List<AuditEntry>>(JSON, examples::AUDIT)],
+        )])
+        .codes(&[&POSTGRES_UNAVAILABLE]);
+    ListRejections = Route::new(Get, "/v1/rejections", Audit, "List webhook requests that were turned away")
+        .needs(ADMIN)
+        .describe("Newest first. Each with why, the hash of its body and the body's first 4 KiB.")
+        .query::<RejectionQuery>()
+        .answers(&[Answer::new(
+            200,
+            "A page of them.",
+            &[Content::json::<List<Rejection>>(JSON, examples::REJECTIONS)],
+        )])
+        .codes(&[&POSTGRES_UNAVAILABLE]);
 
     Replay = Route::new(Get, "/v1/replay", Replay, "Read events back")
         .needs(ADMIN)

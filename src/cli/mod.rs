@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage.
 
 mod access;
+mod audit;
 mod check;
 mod client;
 mod completions;
@@ -86,6 +87,8 @@ enum Command {
     /// Grant Postgres logins access to tenants, revoke and list it
     #[command(subcommand)]
     Readers(readers::Command),
+    /// List who did what
+    Audit(audit::Args),
     /// Send events from a file of JSON lines
     Send(send::Args),
     /// Read the history: by time, tenant, type and entity
@@ -133,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::main(&cli.global, &args),
         Command::Keys(command) => keys::main(&cli.global, command),
         Command::Readers(command) => readers::main(&cli.global, command),
+        Command::Audit(args) => audit::main(&cli.global, &args),
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Replay(args) => replay::main(&cli.global, &args),
         Command::Dlq(command) => dlq::main(&cli.global, command),

@@ -2,6 +2,7 @@
 
 mod lags;
 pub(crate) mod postgres;
+mod rebuild;
 mod run;
 pub mod storage;
 pub(crate) mod topologies;

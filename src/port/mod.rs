@@ -5,6 +5,7 @@
 
 mod auth;
 mod cors;
+mod denials;
 mod ingest;
 mod meters;
 mod peer;
@@ -23,12 +24,14 @@ use std::{
 };
 
 use auth::Attempts;
+use denials::Denials;
 pub use ingest::nodes::Nodes;
 use ingest::{
     body,
     intake::{self, Intake},
 };
 use meters::Meters;
+pub use rest::audit::Tables;
 pub use rest::rebuild::{NotBegun, Rebuilds};
 use rest::slots::ReplaySlots;
 pub use rest::tools::{Lags, Tools};
@@ -52,6 +55,8 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// What makes projections anew.
     pub rebuilds: Arc<dyn Rebuilds>,
+    /// The tables of the projections.
+    pub tables: Arc<dyn Tables>,
     /// What the operator's tools work on.
     pub tools: Tools,
     /// Where events are appended.
@@ -90,6 +95,7 @@ pub struct Port {
 /// What all requests share.
 struct Shared {
     rebuilds: Arc<dyn Rebuilds>,
+    tables: Arc<dyn Tables>,
     tools: Tools,
     nodes: Option<Nodes>,
     controls: Arc<Controls>,
@@ -101,6 +107,7 @@ struct Shared {
     trusted_proxies: Vec<Network>,
     cors: cors::Cors,
     attempts: Attempts,
+    denials: Denials,
     bodies: body::Budget,
     meters: Meters,
     ids: RequestIds,
@@ -135,6 +142,7 @@ impl Port {
             listener,
             shared: Arc::new(Shared {
                 rebuilds: parts.rebuilds,
+                tables: parts.tables,
                 tools: parts.tools,
                 nodes: parts.nodes,
                 controls: parts.controls,
@@ -146,6 +154,7 @@ impl Port {
                 trusted_proxies: parts.trusted_proxies,
                 cors: cors::Cors::new(parts.cors),
                 attempts: Attempts::default(),
+                denials: Denials::default(),
                 bodies: body::Budget::default(),
                 meters,
                 ids: RequestIds::new(),

@@ -138,7 +138,6 @@ impl Problem {
         self
     }
 
-    #[cfg(test)]
     pub(super) fn code(&self) -> &'static Code {
         self.code
     }

@@ -21,10 +21,11 @@ use super::{
     media::{self, Form},
     nodes::{Nodes, Reservation},
 };
-use crate::port::{Shared, auth, problem::Problem};
+use crate::port::{Shared, auth, denials::Denied, problem::Problem};
 use crate::{
     api::problem::{
-        BATCH_TOO_LARGE, INVALID_IDEMPOTENCY_KEY, OVERLOADED, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT,
+        BATCH_TOO_LARGE, Code, ENV_NOT_ALLOWED, INVALID_IDEMPOTENCY_KEY, OVERLOADED,
+        PAYLOAD_TOO_LARGE, PERMISSION_DENIED, REQUEST_TIMEOUT,
     },
     base::{
         clock::Millis,
@@ -237,6 +238,7 @@ impl Taking<'_> {
 
     fn batch(&mut self, items: Vec<Item<'_>>) -> Result<(), Problem> {
         if items.is_empty() && !self.key.writes_events {
+            self.audit_denied(&PERMISSION_DENIED);
             return Err(Problem::lacks(EVENTS_WRITE));
         }
         // If an identity occurs twice in a batch, the first one counts.
@@ -290,6 +292,7 @@ impl Taking<'_> {
         }
         let event = &parsed.event;
         if !self.key.writes_events {
+            self.audit_denied(&PERMISSION_DENIED);
             return Err(Refusal::permission());
         }
         if !constraints.env_allowlist.is_empty() {
@@ -299,6 +302,7 @@ impl Taking<'_> {
                 .iter()
                 .any(|allowed| allowed == env)
             {
+                self.audit_denied(&ENV_NOT_ALLOWED);
                 return Err(Refusal::environment(env));
             }
         }
@@ -308,6 +312,16 @@ impl Taking<'_> {
             None => event.identity(),
         };
         Ok((id, parsed))
+    }
+
+    fn audit_denied(&self, code: &Code) {
+        self.shared.audit_denied(&Denied {
+            key: self.key,
+            route: "POST /v1/events",
+            permission: EVENTS_WRITE,
+            code: code.code,
+            client: None,
+        });
     }
 
     fn reserve(&mut self, id: Identity, parsed: &Parsed<'_>) -> Outcome {

@@ -10,7 +10,7 @@ use std::{fmt::Display, net::IpAddr, ops::Deref, sync::Arc};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderValue, header::USER_AGENT, request::Parts},
+    http::{HeaderValue, StatusCode, header::USER_AGENT, request::Parts},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -23,10 +23,11 @@ use crate::{
     },
     audit::{Entry, Outcome},
     base::id::Tenant,
-    controls::{ControlsError, Key, OPERATOR},
+    controls::{ControlsError, Key, KeyKind, OPERATOR},
     log::LogError,
     port::{
         RequestId, Shared, auth,
+        denials::Denied,
         peer::Peer,
         problem::{LOG_RETRY_AFTER_S, Problem, Refused},
     },
@@ -36,6 +37,8 @@ use crate::{
 pub(crate) struct Caller {
     pub(crate) shared: Arc<Shared>,
     pub(crate) key: Arc<Key>,
+    /// Its line of the table.
+    route: Option<&'static Route>,
     /// What the route needs.
     permission: &'static str,
     id: RequestId,
@@ -73,7 +76,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             return Err(refuse(Problem::log_unavailable()));
         };
         let key = auth::authenticate(shared, &parts.headers, *peer).map_err(refuse)?;
-        let route = parts.extensions.get::<&'static Route>();
+        let route = parts.extensions.get::<&'static Route>().copied();
         let permission = match route.map(|route| route.access) {
             Some(Access::Permission(permission)) => permission,
             // An open route has no use for a caller: one that asks for one all the same is closed.
@@ -82,6 +85,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         Ok(Self {
             shared: Arc::clone(shared),
             key,
+            route,
             permission,
             id,
             address: auth::client(&parts.headers, *peer, &shared.trusted_proxies),
@@ -126,8 +130,13 @@ impl Caller {
 
     /// An entry of the audit log: who asks, and from where.
     pub(crate) fn audit_entry(&self, tenant: &Tenant, action: &str, outcome: Outcome) -> Entry {
+        self.entry(Some(tenant), action, outcome)
+    }
+
+    /// An entry of a tenant, or of the whole installation.
+    fn entry(&self, tenant: Option<&Tenant>, action: &str, outcome: Outcome) -> Entry {
         let agent = self.user_agent.as_ref().map(HeaderValue::as_bytes);
-        Entry::new(Some(tenant), action, outcome, self.shared.clock.now())
+        Entry::new(tenant, action, outcome, self.shared.clock.now())
             .by(&self.key.principal, None)
             .client(self.address, agent)
     }
@@ -145,11 +154,54 @@ impl Caller {
         self.shared.audit.record_durably(entry).await;
     }
 
+    /// Records a change that concerns the whole installation, such as `topic.created`, and waits until the entry is durable.
+    pub(crate) async fn audit_operation(
+        &self,
+        action: &str,
+        (kind, id): (&str, &str),
+        detail: Map<String, Value>,
+    ) {
+        let entry = self.entry(None, action, Outcome::Ok);
+        let entry = entry.resource(kind, id).detail(detail);
+        self.shared.audit.record_durably(entry).await;
+    }
+
+    /// Records that a person reads payloads, such as `letter.read`; nothing for programs. `tenant`: whose payloads; `None`: of all.
+    pub(crate) fn audit_read(
+        &self,
+        tenant: Option<&Tenant>,
+        action: &str,
+        (kind, id): (&str, &str),
+        detail: Map<String, Value>,
+    ) {
+        if self.key.kind == KeyKind::Person {
+            let entry = self.entry(tenant, action, Outcome::Ok);
+            let entry = entry.resource(kind, id).detail(detail);
+            self.shared.audit.record(entry);
+        }
+    }
+
     pub(crate) fn is_operator(&self) -> bool {
         self.key.scopes.permits(OPERATOR)
     }
 
+    /// Refuses; a refusal with 403 is an entry of the audit log.
     pub(crate) fn refuse(&self, problem: Problem) -> Refused {
+        let code = problem.code();
+        if code.status == StatusCode::FORBIDDEN.as_u16() {
+            let route = self.route.map(|route| (route.method.name(), route.path));
+            let (method, path) = route.unwrap_or_default();
+            self.shared.audit_denied(&Denied {
+                key: &self.key,
+                route: &format!("{method} {path}"),
+                permission: self.permission,
+                code: code.code,
+                client: Some((
+                    self.address,
+                    self.user_agent.as_ref().map(HeaderValue::as_bytes),
+                )),
+            });
+        }
         Refused::new(problem, self.id)
     }
 

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    docs, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools,
+    audit, docs, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools,
 };
 use crate::{
     api::{
@@ -61,6 +61,8 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::GrantReader => handler(route, readers::grant),
         Operation::ListReaders => handler(route, readers::list),
         Operation::RevokeReader => handler(route, readers::revoke),
+        Operation::ListAudit => handler(route, audit::entries),
+        Operation::ListRejections => handler(route, audit::rejections),
         Operation::Replay => handler(route, replay::events),
         Operation::ReplayState => handler(route, replay::state),
         Operation::ReplayIntoTopic => handler(route, replay::into_topic),

@@ -30,8 +30,9 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tools},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, Tools},
     state::Changes,
+    store::Store,
     telemetry::{Need, PartStatus, Readiness},
 };
 use parking_lot::Mutex;
@@ -127,6 +128,15 @@ impl Rebuilds for NoRebuilds {
     }
 }
 
+/// The tables of a database, or none.
+struct Database(Option<Store>);
+
+impl Tables for Database {
+    fn store(&self) -> Result<Store, String> {
+        self.0.clone().ok_or_else(|| "no Postgres".into())
+    }
+}
+
 /// A node without processors.
 struct NoLags;
 
@@ -200,6 +210,11 @@ impl Node {
     }
 
     pub async fn start_with(dir: TempDir, nodes: Option<Nodes>) -> Self {
+        Self::start_on(dir, nodes, None).await
+    }
+
+    /// Starts with the tables of a database.
+    pub async fn start_on(dir: TempDir, nodes: Option<Nodes>, store: Option<Store>) -> Self {
         let mut options = LocalOptions::new(Arc::new(SystemClock));
         options.min_free_bytes = 1 << 20;
         let inner = Arc::new(LocalLog::open(&dir.path().join("log"), options).unwrap());
@@ -229,6 +244,7 @@ impl Node {
             listener,
             Parts {
                 rebuilds: Arc::new(NoRebuilds),
+                tables: Arc::new(Database(store)),
                 tools: Tools {
                     log: shared.clone(),
                     names: names.clone(),
@@ -307,11 +323,22 @@ impl Node {
         scopes: Scopes,
         expires_at: Option<Millis>,
     ) -> String {
+        self.key_of(KeyKind::Service, tenant, scopes, expires_at)
+            .await
+    }
+
+    pub async fn key_of(
+        &self,
+        kind: KeyKind,
+        tenant: &str,
+        scopes: Scopes,
+        expires_at: Option<Millis>,
+    ) -> String {
         let new = NewKey {
             tenant: Tenant::new(tenant).unwrap(),
             name: "test".into(),
             principal: "tester".into(),
-            kind: KeyKind::Service,
+            kind,
             scopes,
             expires_at,
         };
