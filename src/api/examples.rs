@@ -413,6 +413,37 @@ pub(super) const REDRIVE_PROGRESS: &str = r#"{
   }
 }"#;
 
+pub(super) const AUDIT: &str = r#"{
+  "items": [{
+    "id": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
+    "at": "2026-01-31T12:00:00.123Z",
+    "tenant": "acme",
+    "principal": "ann",
+    "action": "key.created",
+    "resource_type": "key",
+    "resource_id": "01998a55-0c1d-7b60-9f3b-3a3c8a5b1f00",
+    "outcome": "ok",
+    "address": "192.0.2.7",
+    "user_agent": "curl/8.14.1",
+    "detail": { "name": "shop", "principal": "shop" }
+  }],
+  "next_cursor": "1769860800123000:01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00"
+}"#;
+
+pub(super) const REJECTIONS: &str = r#"{
+  "items": [{
+    "id": "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
+    "at": "2026-01-31T12:00:00.123Z",
+    "source": "odoo",
+    "address": "192.0.2.7",
+    "code": "invalid_signature",
+    "message": "the signature is not that of the body",
+    "body_hash": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    "body_head": "{}",
+    "body_encoding": "text"
+  }]
+}"#;
+
 pub(super) const LAG: &str = r#"{
   "items": [{ "processor": "admission", "partition": 0, "records": 12, "age_s": 0.4 }]
 }"#;

@@ -18,6 +18,7 @@
 //! | the others | the types of some routes |
 
 pub mod controls;
+pub mod audit;
 pub mod events;
 mod examples;
 pub mod health;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartRebuild {
-    /// Their names: `events`, `entities`.
+    /// Their names: `events`, `entities`, `audit`, `odoo`.
     pub projections: Vec<String>,
 }
 

@@ -152,7 +152,8 @@ impl fmt::Display for BadTime {
     }
 }
 
-fn time(text: &str) -> Result<Millis, BadTime> {
+/// An RFC 3339 time.
+pub(super) fn time(text: &str) -> Result<Millis, BadTime> {
     if let Some(micros) = parse_rfc3339(text) {
         return Ok(Millis(micros.div_euclid(1000)));
     }

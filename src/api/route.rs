@@ -79,6 +79,8 @@ pub enum Tag {
     Readers,
     /// The emergency controls.
     Controls,
+    /// Who did what.
+    Audit,
     /// The history.
     Replay,
     /// Dead letters.
@@ -93,13 +95,14 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Events,
         Self::Starts,
         Self::Keys,
         Self::Webhooks,
         Self::Readers,
         Self::Controls,
+        Self::Audit,
         Self::Replay,
         Self::DeadLetters,
         Self::Operations,
@@ -116,6 +119,7 @@ impl Tag {
             Self::Webhooks => "Webhooks",
             Self::Readers => "Readers",
             Self::Controls => "Controls",
+            Self::Audit => "Audit",
             Self::Replay => "Replay",
             Self::DeadLetters => "Dead letters",
             Self::Operations => "Operations",
@@ -138,6 +142,7 @@ impl Tag {
             Self::Controls => {
                 "Emergency controls, over all tenants: they hold on every node within a second."
             }
+            Self::Audit => "Who did what, and which webhook requests were turned away.",
             Self::Replay => "The history, read back in the order in which it was appended.",
             Self::DeadLetters => "Records that were rejected, with why, and their way back.",
             Self::Operations => "Topics, lag and projections, over all tenants.",

@@ -2,6 +2,7 @@
 //! [`Operation`] in `port/rest/routes.rs`).
 
 use super::{
+    audit::{AuditEntry, AuditQuery, Rejection, RejectionQuery},
     controls::{ChangeControls, Controls},
     events::{Accepted, Event, Events},
     examples,
@@ -21,8 +22,8 @@ keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey}, letters::{ListLetters,
         Method::{Delete, Get, Patch, Post},
         NDJSON, Parameter, Route,
         Tag::{
-            Controls as ControlsTag, DeadLetters, Events as EventsTag, Keys, Node, Operations,
-            Readers, Replay, SchemaRegistry, Starts as StartsTag, Webhooks,
+            Audit, Controls as ControlsTag, DeadLetters, Events as EventsTag, Keys, Node,
+            Operations, Readers, Replay, SchemaRegistry, Starts as StartsTag, Webhooks,
         },
     },
     starts::{
@@ -519,6 +520,29 @@ routes! {
             &[Content::json::<Controls<'static>>(JSON, examples::CONTROLS)],
         )])
         .codes(&[&MISSING_FIELD]);
+    ListAudit = Route::new(Get, "/v1/audit", Audit, "List who did what")
+        .needs(ADMIN)
+        .describe(
+            "Newest first. An entry is here within a second after it was recorded, for `audit.retention_days`; [audit.md](audit.md) lists \
+             the actions.",
+        )
+        .query::<AuditQuery>()
+        .answers(&[Answer::new(
+            200,
+            "A page of the audit log.",
+            &[Content::json::<List<AuditEntry>>(JSON, examples::AUDIT)],
+        )])
+        .codes(&[&POSTGRES_UNAVAILABLE]);
+    ListRejections = Route::new(Get, "/v1/rejections", Audit, "List webhook requests that were turned away")
+        .needs(ADMIN)
+        .describe("Newest first. Each with why, the hash of its body and the body's first 4 KiB.")
+        .query::<RejectionQuery>()
+        .answers(&[Answer::new(
+            200,
+            "A page of them.",
+            &[Content::json::<List<Rejection>>(JSON, examples::REJECTIONS)],
+        )])
+        .codes(&[&POSTGRES_UNAVAILABLE]);
 
     Replay = Route::new(Get, "/v1/replay", Replay, "Read events back")
         .needs(ADMIN)

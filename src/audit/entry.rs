@@ -14,6 +14,17 @@ use crate::{
 
 /// The tenant of entries that concern the whole installation, or requests without a valid key.
 pub const NO_TENANT: &str = "-";
+/// A start of a run, accepted or not: the projection makes a row of `orchestration_requests` of it.
+pub const START: &str = "start";
+/// A webhook request that was turned away: the projection makes a row of `rejections` of it.
+pub const WEBHOOK_REJECTED: &str = "webhook.rejected";
+/// A key was used: once an hour for each key and address.
+pub const KEY_USED: &str = "key.used";
+/// A webhook source delivered: once an hour.
+pub const SOURCE_RECEIVED: &str = "source.received";
+/// A request was refused because its key may not do that.
+pub const REQUEST_DENIED: &str = "request.denied";
+
 /// Size limit of a text of an entry that clients choose, in bytes; a longer one is cut.
 const TEXT_MAX: usize = 512;
 /// Size limit of `detail`, in bytes; a larger one is replaced by a note.

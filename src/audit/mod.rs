@@ -8,7 +8,9 @@ mod entry;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-pub use entry::{Entry, NO_TENANT, Outcome};
+pub use entry::{
+    Entry, KEY_USED, NO_TENANT, Outcome, REQUEST_DENIED, SOURCE_RECEIVED, START, WEBHOOK_REJECTED,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{

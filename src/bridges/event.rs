@@ -1,5 +1,7 @@
 //! What a verified request becomes: by its dialect, or by the source's own mapping.
 
+use serde_json::{Map, Value};
+
 use super::{
     call::Call,
     content::Content,
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     base::id::{Identity, Tenant},
-    envelope::Parsed,
+    envelope::{DIALECT, Parsed},
 };
 
 /// What a good request is.
@@ -66,6 +68,7 @@ pub(super) fn event(
             (parsed, if own_id { Window::Events } else { window })
         }
     };
+    let parsed = with_dialect(parsed, &source.dialect);
     let identity = match window {
         Window::Events => parsed.event.identity(),
         Window::Short(_) => {
@@ -78,4 +81,16 @@ pub(super) fn event(
         identity,
         window,
     })))
+}
+
+/// Adds the dialect of a sender that is Odoo, by which the projection of `odoo.webhook_events` knows the event. The sender does not
+/// choose it, so it is not part of what two requests are compared by.
+fn with_dialect(mut parsed: Parsed<'static>, dialect: &Dialect) -> Parsed<'static> {
+    if let Dialect::Ipai | Dialect::IpaiBody | Dialect::OdooNative(_) = dialect {
+        let mut all: Map<String, Value> =
+            serde_json::from_str(&parsed.event.extensions).unwrap_or_default();
+        all.insert(DIALECT.to_owned(), dialect.name().into());
+        parsed.event.extensions = Value::Object(all).to_string().into();
+    }
+    parsed
 }

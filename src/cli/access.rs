@@ -26,7 +26,7 @@ impl Access {
         if std::env::var_os("OMNILINK_URL").is_some() || storage::log_in_use(config) {
             return Ok(Self::Port(Client::new(config)?));
         }
-        let names = Names::new(&config.topics.prefix);
+        let names = storage::names(config);
         Ok(Self::Log(storage::open_log(config)?, names))
     }
 }

@@ -12,15 +12,15 @@ use super::{
     held, identities, output, runtime, stalls,
 };
 use crate::{
-    base::clock::{Clock, SystemClock},
+    base::clock::{Clock, Millis, SystemClock},
     config::Config,
     controls::Emergency,
     embedded_postgres as embedded,
-    log::{Log, LogError, PositionFault, survey, topics::Names},
+    log::{Log, LogError, PositionFault, survey},
     node::{postgres, storage},
     port::{Certificate, Files},
     registry,
-    store::{Session, Store},
+    store::{Session, Store, exposure},
     telemetry,
 };
 
@@ -215,6 +215,7 @@ fn log(config: &Config, found: &mut Findings) {
         "embedded; no node runs".into()
     };
     found.add("log", Status::Ok, what);
+    future_records(config, &*log, found);
     topics(config, &*log, found);
     positions(config, &*log, found);
     let emergency = controls(config, &log, found);
@@ -248,10 +249,38 @@ fn controls(config: &Config, log: &Arc<dyn Log>, found: &mut Findings) -> Emerge
     emergency
 }
 
+/// Records that were appended in the future, by this machine's clock: then the clock of a broker is ahead of it. (The log does not tell
+/// its time, so a clock that is behind is not seen.)
+fn future_records(config: &Config, log: &dyn Log, found: &mut Findings) {
+    let names = storage::names(config);
+    let soon = Millis(SystemClock.now().0 + MAX_CLOCK_SKEW.as_millis() as i64);
+    let in_future = |topic: &str| -> Result<bool, LogError> {
+        for partition in 0..log.partitions(topic)? {
+            // In this order: what is appended in between is at or after the end.
+            let end = log.offset_range(topic, partition)?.end;
+            if log.offset_at(topic, partition, soon)? < end {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    // A topic that cannot be read is reported by the check of topics.
+    let ahead = [&names.ingress, &names.events, &names.audit]
+        .into_iter()
+        .find(|topic| in_future(topic).unwrap_or(false));
+    if let Some(topic) = ahead {
+        let detail = format!(
+            "records of {topic} were appended more than {} s in the future: the clock of a broker is ahead of this machine's",
+            MAX_CLOCK_SKEW.as_secs()
+        );
+        found.add("clock", Status::Warning, detail);
+    }
+}
+
 /// Compares the committed positions of processors with the log; works without a running node.
 fn positions(config: &Config, log: &dyn Log, found: &mut Findings) {
     const CHECK: &str = "positions";
-    let names = Names::new(&config.topics.prefix);
+    let names = storage::names(config);
     let mut all_ok = true;
     // Unreadable topologies are reported by the check of processors.
     let (processors, _) = stalls::processors(config, &names);
@@ -282,7 +311,7 @@ fn positions(config: &Config, log: &dyn Log, found: &mut Findings) {
 }
 
 fn topics(config: &Config, log: &dyn Log, found: &mut Findings) {
-    let names = Names::new(&config.topics.prefix);
+    let names = storage::names(config);
     let specs = names.specs(config.topics.partitions);
     let surveyed = match survey(log, &specs) {
         Ok(surveyed) => surveyed,
@@ -405,12 +434,30 @@ async fn postgres(config: &Config, running: bool, found: &mut Findings) {
         Err(error) => found.add(CHECK, Status::Failed, error.to_string()),
     }
     if let Ok(mut connection) = store.connect(Session::Login).await {
+        rights(&mut connection, found).await;
         let query = sqlx::query_scalar::<_, i64>(
             "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
         );
         if let Ok(theirs) = query.fetch_one(&mut connection).await {
             clock("Postgres", theirs, found);
         }
+    }
+}
+
+/// What readers of Postgres see that they should not, and what the roles may do that they need not.
+async fn rights(connection: &mut sqlx::PgConnection, found: &mut Findings) {
+    const CHECK: &str = "rights";
+    match exposure::problems(connection).await {
+        Ok(problems) if problems.is_empty() => {
+            let detail = "every table shows a reader its own tenants; partitions show nothing";
+            found.add(CHECK, Status::Ok, detail);
+        }
+        Ok(problems) => {
+            for problem in problems {
+                found.add(CHECK, Status::Warning, problem);
+            }
+        }
+        Err(error) => found.add(CHECK, Status::Warning, error.to_string()),
     }
 }
 

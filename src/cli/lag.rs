@@ -137,11 +137,11 @@ fn of_admission(log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
     Ok(lag::items(log, processor, &positions, SystemClock.now())?)
 }
 
-/// The position of the projection in each partition of `events`.
+/// The position of a projection in each partition of its topic.
 pub(super) fn projected(
     config: &Config,
     log: &dyn Log,
-    names: &Names,
+    (projection, topic): (&str, &str),
 ) -> anyhow::Result<Vec<Option<u64>>> {
     let store = if let Some(url) = &config.postgres_url {
         Store::new(url.expose())?
@@ -151,8 +151,10 @@ pub(super) fn projected(
             .with_context(|| format!("{} cannot be read", file.display()))?;
         Store::new(url.trim())?
     };
-    let query =
-        async { tokio::time::timeout(POSTGRES_TIMEOUT, projections::projected(&store)).await };
+    let query = async {
+        let projected = projections::projected(&store, projection);
+        tokio::time::timeout(POSTGRES_TIMEOUT, projected).await
+    };
     let projected = runtime()?
         .block_on(query)
         .with_context(|| {
@@ -162,16 +164,24 @@ pub(super) fn projected(
             )
         })?
         .context("Postgres")?;
-    let partitions = log.partitions(&names.events)?;
+    let partitions = match log.partitions(topic) {
+        // The projection has not started yet, and there is nothing to read.
+        Err(LogError::UnknownTopic(_)) => 0,
+        partitions => partitions?,
+    };
     Ok((0..partitions)
         .map(|p| projected.get(&p).copied())
         .collect())
 }
 
 fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
-    let positions = lag::from_start(&projected(config, log, names)?);
-    let processor = (PROJECTION, &*names.events);
-    Ok(lag::items(log, processor, &positions, SystemClock.now())?)
+    let mut items = Vec::new();
+    for (projection, topic) in projections::topics(names) {
+        let processor = (projection, &*topic);
+        let positions = lag::from_start(&projected(config, log, processor)?);
+        items.extend(lag::items(log, processor, &positions, SystemClock.now())?);
+    }
+    Ok(items)
 }
 
 /// The topologies of the files on this machine. One whose topics do not exist yet has nothing to read.

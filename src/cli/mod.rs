@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage.
 
 mod access;
+mod audit;
 mod check;
 mod client;
 mod completions;
@@ -98,6 +99,8 @@ enum Command {
     /// Show and change the emergency controls: kill switch, take-over, safe mode, features
     #[command(subcommand)]
     Controls(controls::Command),
+    /// List who did what
+    Audit(audit::Args),
     /// Send events from a file of JSON lines
     Send(send::Args),
     /// Read the history: by time, tenant, type and entity
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Integrations(command) => integrations::main(&cli.global, command),
         Command::Readers(command) => readers::main(&cli.global, command),
         Command::Controls(command) => controls::main(&cli.global, command),
+        Command::Audit(args) => audit::main(&cli.global, &args),
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Replay(args) => replay::main(&cli.global, &args),
         Command::Dlq(command) => dlq::main(&cli.global, command),

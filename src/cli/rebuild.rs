@@ -16,11 +16,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 #[command(after_help = "Examples:
   omnilink rebuild events entities
   omnilink rebuild entities --json
+  omnilink rebuild audit odoo
 
 The new tables are filled beside the old ones and swapped in one transaction: readers see no gap, and grants are kept. The
 key needs the permission `operator`.")]
 pub(super) struct Args {
-    /// The projections to rebuild: events, entities
+    /// The projections to rebuild: events, entities, audit, odoo
     #[arg(required = true, value_name = "PROJECTION")]
     projections: Vec<String>,
 }

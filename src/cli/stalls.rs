@@ -19,8 +19,9 @@ use crate::{
     base::clock::{Clock, SystemClock},
     config::Config,
     controls::Emergency,
-    log::{Cleanup, Log, LogError, OpenTransaction, topics::Names},
-    projections::PROJECTION,
+    log::{Log, LogError, OpenTransaction, topics::Names},
+    node::storage,
+    projections,
     stream::{
         lag::{self, First, first_records, from_start},
         progress::STALLED_AFTER,
@@ -64,7 +65,7 @@ fn check(
     emergency: &Emergency,
     found: &mut Findings,
 ) -> anyhow::Result<()> {
-    let names = Names::new(&config.topics.prefix);
+    let names = storage::names(config);
     let (all, trouble) = processors(config, &names);
     if let Some(trouble) = trouble {
         found.add(PROCESSORS, Status::Warning, trouble);
@@ -85,7 +86,7 @@ fn check(
             },
             Err(why) => {
                 // The position of the projection is stored in Postgres.
-                let state = if one.name == PROJECTION {
+                let state = if is_projection(&names, one) {
                     "waiting"
                 } else {
                     "its position is unknown"
@@ -164,10 +165,8 @@ pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Processor>, Opt
         name: name.to_owned(),
         topic: topic.into(),
     };
-    let mut all = vec![
-        reads(admission::NAME, &names.ingress),
-        reads(PROJECTION, &names.events),
-    ];
+    let mut all = vec![reads(admission::NAME, &names.ingress)];
+    all.extend(projections::topics(names).map(|(name, topic)| reads(name, &topic)));
     let trouble =
         match crate::node::topologies::read_files(config, &[]).map(|(_, checked)| checked.set) {
             Ok(Some(set)) => {
@@ -196,14 +195,21 @@ fn partitions(log: &dyn Log, all: &[Processor]) -> Result<Vec<(Arc<str>, u32)>, 
     Ok(partitions)
 }
 
+/// Whether the position of a processor is stored in Postgres.
+fn is_projection(names: &Names, one: &Processor) -> bool {
+    projections::topics(names)
+        .iter()
+        .any(|(name, _)| one.name == *name)
+}
+
 fn positions(
     config: &Config,
     log: &dyn Log,
     names: &Names,
     one: &Processor,
 ) -> anyhow::Result<Vec<Option<u64>>> {
-    if one.name == PROJECTION {
-        return projected(config, log, names);
+    if is_projection(names, one) {
+        return projected(config, log, (&one.name, &one.topic));
     }
     match log.positions(&one.name, &one.topic) {
         Ok(positions) => Ok(positions),

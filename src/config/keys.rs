@@ -398,6 +398,15 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.webhooks_dir.display().to_string()),
     },
     Key {
+        name: "audit.retention_days",
+        doc: "days for which the audit log is kept, in its topic and in Postgres (90)",
+        set: |c, v, _| {
+            c.audit_retention_days = within(v, 1, 36_500)? as u32;
+            Ok(())
+        },
+        show: |c| json!(c.audit_retention_days),
+    },
+    Key {
         name: "topologies_dir",
         doc: "folder of the topology files; read again on SIGHUP (./topologies)",
         set: |c, v, ctx| {

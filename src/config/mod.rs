@@ -83,6 +83,8 @@ pub struct Config {
     pub aliases: Vec<Alias>,
     /// `webhooks_dir`: files with shapes of webhook sources, for `check` and `test`.
     pub webhooks_dir: PathBuf,
+    /// `audit.retention_days`: how long the audit log is kept.
+    pub audit_retention_days: u32,
     /// `topologies_dir`: the topology files.
     pub topologies_dir: PathBuf,
     /// `event_schemas_dir`: JSON Schemas that the data of events must fit.
@@ -265,6 +267,7 @@ impl Config {
             },
             aliases: Vec::new(),
             webhooks_dir: base.join("webhooks"),
+            audit_retention_days: 90,
             topologies_dir: base.join("topologies"),
             event_schemas_dir: base.join("event-schemas"),
             workflows_dir: base.join("workflows"),

@@ -310,6 +310,11 @@ impl Controls {
         found.tokens.iter().any(good).then_some(found)
     }
 
+    /// All integrations of all tenants.
+    pub fn all_integrations(&self) -> Vec<Arc<Integration>> {
+        self.integrations.read().ids.values().cloned().collect()
+    }
+
     /// All integrations of a tenant, newest first.
     pub fn integrations(&self, tenant: &Tenant) -> Vec<Arc<Integration>> {
         let integrations = self.integrations.read();

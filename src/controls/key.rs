@@ -36,6 +36,16 @@ pub enum KeyKind {
     Service,
 }
 
+impl KeyKind {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Service => "service",
+        }
+    }
+}
+
 /// A caller of the port: an API key, or what a token of an issuer says (`issuer`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {

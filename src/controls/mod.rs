@@ -284,6 +284,11 @@ impl Controls {
         keys
     }
 
+    /// Notified of each record that is read from the topic, of any kind.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.read.subscribe()
+    }
+
     fn elapsed(&self) -> u64 {
         self.start.elapsed().as_millis() as u64
     }

@@ -164,6 +164,9 @@ fn owned<T: ToOwned + ?Sized>(value: Cow<'_, T>) -> Cow<'static, T> {
     Cow::Owned(value.into_owned())
 }
 
+/// The extension attribute of events from webhooks of Odoo that names the dialect of their sender, such as `odoo-native`.
+pub const DIALECT: &str = "webhookdialect";
+
 /// Why an envelope is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code}: {message}")]

@@ -252,6 +252,10 @@ pub trait Log: Send + Sync {
         Ok(())
     }
 
+    /// Changes how long records of a topic are kept, if the broker keeps them for another time. On the embedded log it is what
+    /// [`Log::provision`] was told. What goes wrong is logged: the topic then stays as it is.
+    fn keep_for(&self, _topic: &str, _retention_ms: i64) {}
+
     /// Why this log, or the state beside it, cannot be written any more: the process is to end, and the next start recovers.
     fn failure(&self) -> Option<String> {
         None

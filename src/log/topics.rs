@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
+/// How long records of `audit` are kept unless told otherwise, in days.
+const AUDIT_DAYS: u32 = 90;
 
 /// What happens to old records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +57,8 @@ pub struct Names {
     pub dlq: Arc<str>,
     /// Which of these went back to their topics.
     pub redriven: Arc<str>,
+    /// How long records of `audit` are kept, in days.
+    audit_days: u32,
 }
 
 impl Names {
@@ -71,7 +75,22 @@ impl Names {
             throttled: name("throttled"),
             dlq: name("dlq"),
             redriven: name("state.dlq"),
+            audit_days: AUDIT_DAYS,
         }
+    }
+
+    /// With another retention of the topic `audit`, in days.
+    #[must_use]
+    pub fn with_audit_days(self, days: u32) -> Self {
+        Self {
+            audit_days: days,
+            ..self
+        }
+    }
+
+    /// How long records of `audit` are kept, in milliseconds.
+    pub fn audit_retention_ms(&self) -> i64 {
+        i64::from(self.audit_days) * DAY_MS
     }
 
     /// The changelog topic of a processor's keyed state.
@@ -105,7 +124,7 @@ impl Names {
             spec(&self.ingress, partitions, delete(7)),
             spec(&self.events, partitions, Cleanup::Keep),
             spec(&self.controls, 1, Cleanup::Compact),
-            spec(&self.audit, partitions, delete(90)),
+            spec(&self.audit, partitions, delete(self.audit_days.into())),
             spec(&self.commands, partitions, delete(7)),
             spec(&self.throttled, partitions, delete(7)),
             spec(&self.dlq, partitions, delete(30)),

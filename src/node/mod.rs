@@ -4,6 +4,7 @@ mod control_records;
 pub(crate) mod event_schemas;
 mod lags;
 pub(crate) mod postgres;
+mod rebuild;
 mod run;
 pub mod storage;
 pub(crate) mod topologies;

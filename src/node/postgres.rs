@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{
+    rebuild::{Setups, Wanted},
     storage::{self, Storage},
     watch::Watch,
 };
@@ -21,11 +22,9 @@ use crate::{
     config::{Config, SecretUrl},
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
-    port::{NotBegun, Rebuilds},
-    projections::{
-        self, EMERGENCY_CONTROLS, EmergencyTable, PROJECTION, Projector, READER_GRANTS,
-        ReaderGrants, RebuildTables, Setup,
-    },
+    log::topics::Names,
+    port::{NotBegun, Rebuilds, Tables},
+    projections::{self, ControlledTable, ControlledTables, Projector, Retention, Setup},
     store::Store,
     stream::progress::Progress,
     telemetry::{Need, PartStatus, Readiness},
@@ -51,10 +50,10 @@ enum State {
 
 struct Running {
     /// Dropped before the server stops.
-    projector: Option<Projector>,
-    readers: ReaderGrants,
-    emergency: EmergencyTable,
-    setup: Setup,
+    projectors: Vec<Projector>,
+    tables: ControlledTables,
+    retention: Retention,
+    setups: Setups,
     embedded: Option<Embedded>,
 }
 
@@ -69,19 +68,25 @@ struct Start {
     data_dir: PathBuf,
     provision: bool,
     state: Arc<Mutex<State>>,
-    setup: SetupWithoutStore,
+    log: Arc<dyn crate::log::Log>,
+    names: Names,
+    /// The progress of each projection, in the order of [`projections::topics`].
+    progress: [Arc<Progress>; 4],
     controls: Arc<Controls>,
-    readers: Arc<Progress>,
-    emergency: Arc<Progress>,
+    /// The progress of each table that follows `controls`, in the order of [`controlled`].
+    tables: Vec<Arc<Progress>>,
+    audit_retention_days: u32,
     lanes: usize,
 }
 
-/// The fields of [`Setup`] that are known before the server has started.
-struct SetupWithoutStore {
-    log: Arc<dyn crate::log::Log>,
-    topic: Arc<str>,
-    dlq: Arc<str>,
-    progress: Arc<Progress>,
+/// The tables that follow `controls`.
+fn controlled(controls: &Arc<Controls>) -> Vec<ControlledTable> {
+    vec![
+        ControlledTable::reader_grants(controls),
+        ControlledTable::api_keys(controls),
+        ControlledTable::integrations(controls),
+        ControlledTable::emergency_controls(controls),
+    ]
 }
 
 impl Postgres {
@@ -95,34 +100,41 @@ impl Postgres {
         provision: bool,
     ) -> Self {
         let state = Arc::new(Mutex::new(State::Starting));
-        let progress = Arc::<Progress>::default();
-        let readers = Arc::<Progress>::default();
-        let emergency = Arc::<Progress>::default();
         report_postgres(readiness, &state);
-        report_projection(readiness, PROJECTION, &progress);
-        report_projection(readiness, READER_GRANTS, &readers);
-        report_projection(readiness, EMERGENCY_CONTROLS, &emergency);
-        watch.processor(PROJECTION, &progress);
+        let progress = projections::topics(&storage.names).map(|(name, _)| {
+            let progress = Arc::<Progress>::default();
+            report_projection(readiness, name, &progress);
+            watch.processor(name, &progress);
+            progress
+        });
+        let tables = controlled(controls).into_iter().map(|table| {
+            let progress = Arc::<Progress>::default();
+            report_projection(readiness, table.name(), &progress);
+            progress
+        });
+        let tables = tables.collect();
         let start = Start {
             url: config.postgres_url.clone(),
             data_dir: config.data_dir.clone(),
             provision,
             state: Arc::clone(&state),
-            setup: SetupWithoutStore {
-                log: Arc::clone(&storage.log),
-                topic: Arc::clone(&storage.names.events),
-                dlq: Arc::clone(&storage.names.dlq),
-                progress,
-            },
+            log: Arc::clone(&storage.log),
+            names: storage.names.clone(),
+            progress,
             controls: Arc::clone(controls),
-            readers,
-            emergency,
+            tables,
+            audit_retention_days: config.audit_retention_days,
             lanes: storage::lanes(config),
         };
         Self {
             state,
             task: tokio::spawn(start.run()),
         }
+    }
+
+    /// The tables, for the port to read.
+    pub(crate) fn tables(&self) -> Arc<dyn Tables> {
+        Arc::new(RunningTables(Arc::clone(&self.state)))
     }
 
     /// Runs rebuilds of projections for the port.
@@ -138,9 +150,11 @@ impl Postgres {
         self.task.abort();
         let state = std::mem::replace(&mut *self.state.lock(), State::Stopped);
         if let State::Running(mut running) = state {
-            drop(running.readers);
-            drop(running.emergency);
-            drop(running.projector.take());
+            drop(running.tables);
+            drop(running.retention);
+            // All at once, before each is waited for.
+            running.projectors.iter().for_each(Projector::stop);
+            running.projectors.clear();
             if let Some(embedded) = running.embedded {
                 embedded.stop();
             }
@@ -151,8 +165,11 @@ impl Postgres {
 impl Start {
     async fn run(self) {
         let mut attempt = 0;
-        let starting = self.setup.progress.lane();
-        starting.starting("Postgres is starting");
+        let starting = self.progress.each_ref().map(|progress| {
+            let lane = progress.lane();
+            lane.starting("Postgres is starting");
+            lane
+        });
         loop {
             match self.try_start().await {
                 Ok(running) => {
@@ -165,14 +182,18 @@ impl Start {
                     crate::telemetry::print_note(&format!(
                         "events are accepted, but not written to Postgres: {why}"
                     ));
-                    starting.waiting(format!("Postgres is unavailable: {why}"));
+                    for lane in &starting {
+                        lane.waiting(format!("Postgres is unavailable: {why}"));
+                    }
                     self.set(State::Unavailable(why));
                     // Keeps `starting`, so that its status stays until the node stops.
                     return std::future::pending().await;
                 }
                 Err(StartError::Transient(why)) => {
                     tracing::warn!(why, "Postgres cannot be used yet; retrying");
-                    starting.waiting(format!("Postgres: {why}"));
+                    for lane in &starting {
+                        lane.waiting(format!("Postgres: {why}"));
+                    }
                     self.set(State::Retrying(why));
                 }
             }
@@ -210,42 +231,49 @@ impl Start {
                 "migration {first} is pending; run `omnilink migrate`"
             )));
         }
-        let setup = Setup {
-            store,
-            log: Arc::clone(&self.setup.log),
-            topic: Arc::clone(&self.setup.topic),
-            dlq: Arc::clone(&self.setup.dlq),
-            clock: Arc::new(SystemClock),
-            runtime: Handle::current(),
-            progress: Arc::clone(&self.setup.progress),
-        };
-        let projector = Projector::start(&setup, self.lanes)
-            .map_err(|e| StartError::Transient(e.to_string()))?;
+        let setups = self.setups(&store);
+        let io = |e: std::io::Error| StartError::Transient(e.to_string());
+        let projectors = vec![
+            Projector::start(&setups.events, self.lanes).map_err(io)?,
+            Projector::start_audit(&setups.audit).map_err(io)?,
+            Projector::start_odoo(&setups.odoo).map_err(io)?,
+            Projector::start_odoo_dlq(&setups.odoo_dlq).map_err(io)?,
+        ];
         if let Some(embedded) = &embedded {
             let file = url_file(&self.data_dir);
             write_private(&file, &embedded.url()).map_err(|e| {
                 StartError::Transient(format!("{} cannot be written: {e}", file.display()))
             })?;
         }
-        let readers = ReaderGrants::start(
-            &setup.runtime,
-            Arc::clone(&self.controls),
-            setup.store.clone(),
-            &self.readers,
-        );
-        let emergency = EmergencyTable::start(
-            &setup.runtime,
-            Arc::clone(&self.controls),
-            setup.store.clone(),
-            &self.emergency,
-        );
+        let runtime = Handle::current();
+        let tables = controlled(&self.controls).into_iter();
+        let tables = tables.zip(self.tables.iter().cloned());
         Ok(Running {
-            projector: Some(projector),
-            readers,
-            emergency,
-            setup,
+            projectors,
+            tables: ControlledTables::start(&runtime, &store, tables),
+            retention: Retention::start(&runtime, &store, self.audit_retention_days),
+            setups,
             embedded,
         })
+    }
+
+    fn setups(&self, store: &Store) -> Setups {
+        let topics = projections::topics(&self.names).map(|(_, topic)| topic);
+        let setup = |n: usize| Setup {
+            store: store.clone(),
+            log: Arc::clone(&self.log),
+            topic: Arc::clone(&topics[n]),
+            dlq: Arc::clone(&self.names.dlq),
+            clock: Arc::new(SystemClock),
+            runtime: Handle::current(),
+            progress: Arc::clone(&self.progress[n]),
+        };
+        Setups {
+            events: setup(0),
+            audit: setup(1),
+            odoo: setup(2),
+            odoo_dlq: setup(3),
+        }
     }
 }
 
@@ -272,7 +300,7 @@ fn report_postgres(readiness: &Readiness, state: &Arc<Mutex<State>>) {
                 return PartStatus::degraded(why.clone());
             }
             State::Stopped => return PartStatus::degraded("stopped"),
-            State::Running(running) => running.setup.store.clone(),
+            State::Running(running) => running.setups.events.store.clone(),
         };
         let probed =
             runtime.block_on(async { tokio::time::timeout(PROBE_TIMEOUT, store.health()).await });
@@ -302,9 +330,9 @@ struct RebuildJob {
 }
 
 impl RebuildJob {
-    fn setup(&self) -> Result<Setup, NotBegun> {
+    fn setups(&self) -> Result<Setups, NotBegun> {
         match &*self.state.lock() {
-            State::Running(running) => Ok(running.setup.clone()),
+            State::Running(running) => Ok(running.setups.clone()),
             State::Retrying(why) | State::Unavailable(why) => {
                 Err(NotBegun::Unavailable(why.clone()))
             }
@@ -315,34 +343,24 @@ impl RebuildJob {
     }
 }
 
-fn parse_projections(projections: &[String]) -> Result<RebuildTables, NotBegun> {
-    let mut what = RebuildTables {
-        events: false,
-        entities: false,
-    };
-    for name in projections {
-        match name.as_str() {
-            "events" => what.events = true,
-            "entities" => what.entities = true,
-            other => {
-                return Err(NotBegun::Unknown(format!(
-                    "there is no projection `{other}`; the projections are events, entities"
-                )));
-            }
+/// The Postgres of this node, once it runs.
+struct RunningTables(Arc<Mutex<State>>);
+
+impl Tables for RunningTables {
+    fn store(&self) -> Result<Store, String> {
+        match &*self.0.lock() {
+            State::Running(running) => Ok(running.setups.events.store.clone()),
+            State::Retrying(why) | State::Unavailable(why) => Err(why.clone()),
+            State::Starting => Err("Postgres is starting".into()),
+            State::Stopped => Err("the node stops".into()),
         }
     }
-    if projections.is_empty() {
-        return Err(NotBegun::Unknown(
-            "name a projection: events, entities".into(),
-        ));
-    }
-    Ok(what)
 }
 
 impl Rebuilds for RebuildJob {
     fn begin(&self, projections: &[String]) -> Result<(), NotBegun> {
-        let what = parse_projections(projections)?;
-        let setup = self.setup()?;
+        let wanted = Wanted::parse(projections)?;
+        let setups = self.setups()?;
         {
             let mut last = self.last.lock();
             if last.status == RebuildStatus::Running {
@@ -360,7 +378,7 @@ impl Rebuilds for RebuildJob {
                 let mut last = reported.lock();
                 (last.done, last.total) = (done, total);
             };
-            let outcome = projections::rebuild(&setup, what, &mut progress);
+            let outcome = wanted.run(&setups, &mut progress);
             let mut last = last.lock();
             match outcome {
                 Ok(rebuilt) => {
@@ -399,5 +417,14 @@ impl Rebuilds for NoRebuilds {
 
     fn status(&self) -> Rebuild {
         Rebuild::default()
+    }
+}
+
+/// For a node that runs without projections.
+pub(crate) struct NoTables;
+
+impl Tables for NoTables {
+    fn store(&self) -> Result<Store, String> {
+        Err("this node runs without projections; ask one that has them".into())
     }
 }

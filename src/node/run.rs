@@ -136,6 +136,9 @@ pub async fn run(
             rebuilds: projections
                 .as_ref()
                 .map_or_else(|| Arc::new(postgres::NoRebuilds) as _, Postgres::rebuilds),
+            tables: projections
+                .as_ref()
+                .map_or_else(|| Arc::new(postgres::NoTables) as _, Postgres::tables),
             tools: Tools {
                 log: Arc::clone(&storage.log),
                 names: storage.names.clone(),

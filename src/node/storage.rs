@@ -56,7 +56,7 @@ impl Storage {
 
     fn open_blocking(config: &Config, provision: bool) -> anyhow::Result<Self> {
         create_dir(&config.data_dir)?;
-        let names = Names::new(&config.topics.prefix);
+        let names = names(config);
         let (log, state, appends): (Arc<dyn Log>, _, _) = if config.on_kafka() {
             open_kafka(config)?
         } else {
@@ -68,6 +68,9 @@ impl Storage {
         };
         log.provision(&names.specs(config.topics.partitions), provision)
             .context("the topics do not match the configuration")?;
+        if provision {
+            log.keep_for(&names.audit, names.audit_retention_ms());
+        }
         Ok(Self {
             log,
             state,
@@ -201,6 +204,11 @@ fn create_dir(dir: &Path) -> anyhow::Result<()> {
                 dir.display()
             )
         })
+}
+
+/// The names of the topics, with the configured retention of `audit`.
+pub(crate) fn names(config: &Config) -> Names {
+    Names::new(&config.topics.prefix).with_audit_days(config.audit_retention_days)
 }
 
 /// The configured keys, or the one in the data directory.
@@ -355,7 +363,7 @@ fn lock(path: &Path) -> anyhow::Result<std::fs::File> {
 /// Creates the first key for `keys create --first`, with or without a running node.
 pub(crate) async fn first_key(config: &Config, holder: FirstKey) -> anyhow::Result<(Key, String)> {
     create_dir(&config.data_dir)?;
-    let names = Names::new(&config.topics.prefix);
+    let names = names(config);
     let specs = names.specs(config.topics.partitions);
     let opened = config.clone();
     // It blocks on brokers.

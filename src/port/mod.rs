@@ -10,6 +10,7 @@ mod connection;
 mod cors;
 mod hooks;
 mod gate;
+mod denials;
 mod ingest;
 mod limited;
 mod meters;
@@ -35,12 +36,14 @@ use std::{
 use auth::Attempts;
 pub use certificate::{Certificate, CertificateError, Files};
 use hooks::Hooks;
+use denials::Denials;
 pub use ingest::nodes::Nodes;
 use ingest::{
     body,
     intake::{self, Intake},
 };
 use meters::Meters;
+pub use rest::audit::Tables;
 pub use rest::rebuild::{NotBegun, Rebuilds};
 use rest::slots::ReplaySlots;
 pub use rest::tools::{Lags, Tools};
@@ -70,6 +73,8 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// What makes projections anew.
     pub rebuilds: Arc<dyn Rebuilds>,
+    /// The tables of the projections.
+    pub tables: Arc<dyn Tables>,
     /// What the operator's tools work on.
     pub tools: Tools,
     /// Where events are appended.
@@ -120,6 +125,7 @@ pub struct Port {
 /// What all requests share.
 struct Shared {
     rebuilds: Arc<dyn Rebuilds>,
+    tables: Arc<dyn Tables>,
     tools: Tools,
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
@@ -138,6 +144,7 @@ struct Shared {
     cors: cors::Cors,
     attempts: Attempts,
     hooks: Hooks,
+    denials: Denials,
     bodies: body::Budget,
     meters: Meters,
     ids: RequestIds,
@@ -178,6 +185,7 @@ impl Port {
             listener,
             shared: Arc::new(Shared {
                 rebuilds: parts.rebuilds,
+                tables: parts.tables,
                 tools: parts.tools,
                 nodes: parts.nodes,
                 limiting,
@@ -196,6 +204,7 @@ impl Port {
                 cors: cors::Cors::new(parts.cors),
                 attempts: Attempts::default(),
                 hooks: Hooks::new(parts.aliases),
+                denials: Denials::default(),
                 bodies: body::Budget::default(),
                 meters,
                 ids: RequestIds::new(),

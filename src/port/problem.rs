@@ -168,7 +168,6 @@ impl Problem {
         (self.code.status, &self.name, &self.detail)
     }
 
-    #[cfg(test)]
     pub(super) fn code(&self) -> &'static Code {
         self.code
     }

@@ -1,5 +1,6 @@
 //! Errors of projections.
 
+use super::target::{ODOO, ODOO_DLQ, PROJECTION};
 use crate::{
     log::LogError,
     store::{Class, StoreError},
@@ -33,7 +34,8 @@ pub enum ProjectionError {
     /// The projected offset is beyond the end of the log: this is a different log, or its end was lost.
     #[error(
         "projection `{projection}` has read `{topic}`/{partition} up to offset {position}, but the log ends at {end}: this is a different \
-         log, or its last records were lost; `omnilink rebuild events entities` builds the tables from the log as it is now"
+         log, or its last records were lost; `omnilink rebuild {}` builds the tables from the log as it is now",
+        rebuild_names(projection)
     )]
     AheadOfLog {
         /// The projection.
@@ -49,9 +51,11 @@ pub enum ProjectionError {
     },
     /// The topic was deleted and recreated: the tables hold rows of the deleted topic.
     #[error(
-        "projection `{projection}` has rows of an earlier topic `events` (id {was}, read up to {position}), which was deleted and \
-         recreated (id {is}): nothing is written until you decide; `omnilink rebuild events entities` builds the tables from the \
-         topic as it is now, see docs/how-to/when-a-topic-has-changed.md"
+        "projection `{projection}` has rows of an earlier topic `{}` (id {was}, read up to {position}), which was deleted and \
+         recreated (id {is}): nothing is written until you decide; `omnilink rebuild {}` builds the tables from the \
+         topic as it is now, see docs/how-to/when-a-topic-has-changed.md",
+        topic_name(projection),
+        rebuild_names(projection)
     )]
     AnotherTopic {
         /// The projection.
@@ -116,5 +120,23 @@ impl ProjectionError {
 impl From<sqlx::Error> for ProjectionError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
+    }
+}
+
+/// What `omnilink rebuild` is called with to build all tables of a projection anew.
+fn rebuild_names(projection: &str) -> &str {
+    match projection {
+        PROJECTION => "events entities",
+        ODOO_DLQ => ODOO,
+        other => other,
+    }
+}
+
+/// The topic that a projection reads, without its prefix.
+fn topic_name(projection: &str) -> &str {
+    match projection {
+        ODOO => "events",
+        ODOO_DLQ => "dlq",
+        other => other,
     }
 }

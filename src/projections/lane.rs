@@ -1,4 +1,5 @@
-//! A lane of the projector: one thread that reads its assigned partitions of `events` and writes their rows ([`crate::stream::consumer`]).
+//! A lane of a projector: one thread that reads its assigned partitions of a topic and writes their rows ([`crate::stream::consumer`]).
+//! Which rows is its [`Pipe`]'s.
 //!
 //! ```text
 //!              ┌──────── poll ─► add ─► push ────────┐
@@ -20,13 +21,12 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    assemble::Counts,
+    batches::OnCommit,
     error::ProjectionError,
     link::{Link, Stop},
     offsets::Owned,
-    pipeline::Pipeline,
+    pipe::Pipe,
     reject::{DeadLetters, Reject, Rejection},
-    target::{PROJECTION, Target},
 };
 use crate::{
     base::{clock::Clock, threads},
@@ -52,17 +52,15 @@ const SHUN: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(5);
 /// A poll that returns this many records is taken as the sign of a backlog.
 const MANY: usize = 100;
-/// The size of the entity caches of all lanes together, in bytes.
-const MEMORY: usize = 32 << 20;
 
 /// What the projector needs.
 #[derive(Clone)]
 pub struct Setup {
     /// Postgres. If it is not migrated yet, the projector retries until it is.
     pub store: Store,
-    /// The log with the topic `events`.
+    /// The log with the topic.
     pub log: Arc<dyn Log>,
-    /// The full name of the topic `events`.
+    /// The full name of the topic that is projected.
     pub topic: Arc<str>,
     /// The full name of the dead-letter topic.
     pub dlq: Arc<str>,
@@ -74,6 +72,20 @@ pub struct Setup {
     pub progress: Arc<Progress>,
 }
 
+impl Setup {
+    /// The dead-letter queue for the records of this topic that a projection rejects.
+    pub(super) fn dead_letters(&self, projection: &'static str) -> Arc<dyn Reject> {
+        Arc::new(DeadLetters {
+            log: Arc::clone(&self.log),
+            dlq: Arc::clone(&self.dlq),
+            topic: Arc::clone(&self.topic),
+            stage: projection,
+            clock: Arc::clone(&self.clock),
+            runtime: self.runtime.clone(),
+        })
+    }
+}
+
 /// A running projector. Dropping it stops it: the open batches are committed, which takes at most a few seconds.
 pub struct Projector {
     stop: Stop,
@@ -81,25 +93,35 @@ pub struct Projector {
     lanes: Vec<JoinHandle<()>>,
 }
 
-impl Projector {
-    /// Starts the projector of `events` and `entities` with this many lanes. One is enough for a small machine.
-    pub fn start(setup: &Setup, lanes: usize) -> std::io::Result<Self> {
-        let reject: Arc<dyn Reject> = Arc::new(DeadLetters {
-            log: Arc::clone(&setup.log),
-            dlq: Arc::clone(&setup.dlq),
-            topic: Arc::clone(&setup.topic),
-            stage: PROJECTION,
-            clock: Arc::clone(&setup.clock),
-            runtime: setup.runtime.clone(),
-        });
-        Self::start_with(setup, lanes, &reject)
-    }
+/// What a lane hands to its pipe.
+pub(super) struct LaneParts {
+    pub(super) link: Link,
+    pub(super) reject: Arc<dyn Reject>,
+    pub(super) progress: Arc<LaneProgress>,
+}
 
-    /// Like [`Projector::start`], with another destination for records that cannot become rows.
-    pub fn start_with(
+impl LaneParts {
+    /// Reports the committed positions in `topic`, and counts the commits.
+    pub(super) fn report(&self, topic: &Arc<str>) -> OnCommit {
+        let (report, topic) = (Arc::clone(&self.progress), Arc::clone(topic));
+        let commits = metrics::PROJECTION_COMMITS.counter(&[]);
+        Box::new(move |positions: &BTreeMap<u32, Owned>| {
+            for (partition, at) in positions {
+                report.set_position(&topic, *partition, at.next);
+            }
+            commits.increment(1);
+        })
+    }
+}
+
+impl Projector {
+    /// Starts the lanes of a projection; each drives a pipe of its own.
+    pub(super) fn run(
         setup: &Setup,
+        projection: &'static str,
         lanes: usize,
         reject: &Arc<dyn Reject>,
+        pipe: &dyn Fn(LaneParts) -> Box<dyn Pipe>,
     ) -> std::io::Result<Self> {
         let stop = Stop::default();
         let mut projector = Self {
@@ -107,16 +129,10 @@ impl Projector {
             runtime: setup.runtime.clone(),
             lanes: Vec::new(),
         };
-        let lanes = lanes.max(1);
         for n in 0..lanes {
-            let lane = Lane::new(
-                setup.clone(),
-                Arc::clone(reject),
-                stop.clone(),
-                MEMORY / lanes,
-            );
+            let lane = Lane::new(setup.clone(), projection, reject, stop.clone(), pipe);
             let of = Member {
-                name: PROJECTION.to_owned(),
+                name: projection.to_owned(),
                 topics: vec![setup.topic.to_string()],
                 progress: Arc::clone(&lane.progress),
             };
@@ -145,8 +161,9 @@ impl Drop for Projector {
 
 struct Lane {
     setup: Setup,
+    projection: &'static str,
     progress: Arc<LaneProgress>,
-    pipeline: Pipeline,
+    pipe: Box<dyn Pipe>,
     /// The assigned partitions that another owner has taken, and until when they are left alone.
     shunned: BTreeMap<u32, Instant>,
     /// When to take the partitions again, after an error or a rebalance; `None` while records can be written.
@@ -159,46 +176,34 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(setup: Setup, reject: Arc<dyn Reject>, stop: Stop, memory: usize) -> Self {
+    fn new(
+        setup: Setup,
+        projection: &'static str,
+        reject: &Arc<dyn Reject>,
+        stop: Stop,
+        pipe: &dyn Fn(LaneParts) -> Box<dyn Pipe>,
+    ) -> Self {
         let progress = Arc::new(setup.progress.lane());
-        let (report, topic) = (Arc::clone(&progress), Arc::clone(&setup.topic));
-        let written = metrics::PROJECTION_EVENTS.counter(&[]);
-        let merged = metrics::PROJECTION_ENTITIES.counter(&[]);
-        let commits = metrics::PROJECTION_COMMITS.counter(&[]);
-        let delay = metrics::PROJECTION_DELAY.histogram(&[]);
-        let clock = Arc::clone(&setup.clock);
-        let on_commit = Box::new(move |counts: Counts, positions: &BTreeMap<u32, Owned>| {
-            for (partition, at) in positions {
-                report.set_position(&topic, *partition, at.next);
-            }
-            written.increment(counts.events);
-            merged.increment(counts.entities);
-            commits.increment(1);
-            if let Some(oldest) = counts.oldest {
-                delay.record((clock.now().0 - oldest.0).max(0) as f64 / 1000.0);
-            }
-        });
-        let counted: Arc<dyn Reject> = Arc::new(Counted {
-            to: reject,
+        let reject: Arc<dyn Reject> = Arc::new(Counted {
+            to: Arc::clone(reject),
+            projection,
             progress: Arc::clone(&progress),
         });
-        let pipeline = Pipeline::new(
-            Link {
+        let pipe = pipe(LaneParts {
+            link: Link {
                 calls: Some(progress.calls()),
                 runtime: setup.runtime.clone(),
                 store: setup.store.clone(),
                 stop,
             },
-            Target::live(),
-            Arc::clone(&setup.clock),
-            counted,
-            memory,
-            on_commit,
-        );
+            reject,
+            progress: Arc::clone(&progress),
+        });
         Self {
             setup,
+            projection,
             progress,
-            pipeline,
+            pipe,
             shunned: BTreeMap::new(),
             again: None,
             attempt: 0,
@@ -212,7 +217,7 @@ impl Handler for Lane {
     type Input = dyn Source;
 
     fn join(&mut self) -> Result<Box<dyn Source>, LogError> {
-        self.setup.log.source(PROJECTION, &self.setup.topic)
+        self.setup.log.source(self.projection, &self.setup.topic)
     }
 
     fn next(&mut self, source: &mut Self::Input, assigned: &Partitions) -> Result<Next, Fault> {
@@ -220,7 +225,7 @@ impl Handler for Lane {
         if self.again.is_some_and(|at| Instant::now() >= at) {
             self.take_over(source, assigned)?;
         }
-        let wait = if self.pipeline.is_empty() { IDLE } else { BUSY };
+        let wait = if self.pipe.is_empty() { IDLE } else { BUSY };
         Ok(Next::Poll(wait.min(self.until_again())))
     }
 
@@ -262,13 +267,13 @@ impl Handler for Lane {
         for (_, partition) in partitions {
             self.shunned.remove(partition);
         }
-        self.pipeline.reset();
+        self.pipe.reset();
         self.again = Some(Instant::now());
         Ok(())
     }
 
     fn over(&mut self) {
-        self.pipeline.reset();
+        self.pipe.reset();
     }
 
     fn stop(&mut self, source: &mut Self::Input, assigned: &Partitions) -> Result<(), LogError> {
@@ -287,10 +292,10 @@ impl Lane {
     fn take_in(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         let backlog = records.len() >= MANY;
         if !records.is_empty() {
-            self.pipeline.add(records)?;
+            self.pipe.add(records)?;
         }
-        self.pipeline.push(backlog)?;
-        if self.attempt > 0 && self.pipeline.commits() > self.commits {
+        self.pipe.push(backlog)?;
+        if self.attempt > 0 && self.pipe.commits() > self.commits {
             self.attempt = 0;
         }
         Ok(())
@@ -305,7 +310,7 @@ impl Lane {
     /// Commits the open batches before a rebalance. Records that cannot be committed are read again by the next owner.
     fn flush(&mut self) {
         if self.again.is_none()
-            && let Err(error) = self.pipeline.flush(SOON)
+            && let Err(error) = self.pipe.flush(SOON)
         {
             tracing::warn!(%error, "dropped a batch: it will be read again");
         }
@@ -334,12 +339,13 @@ impl Lane {
         let ours = assigned.iter().map(|(_, partition)| *partition);
         let ours = ours.filter(|p| !self.shunned.contains_key(p));
         let topic = source.topic_id()?;
-        self.pipeline.take(ours, topic)?;
-        for (partition, next) in self.pipeline.owned() {
+        let ours: Vec<u32> = ours.collect();
+        self.pipe.take(&ours, topic)?;
+        for (partition, next) in self.pipe.owned() {
             match source.open(partition, next) {
                 Err(LogError::OutOfRange { end, .. }) if next > end => {
                     return Err(ProjectionError::AheadOfLog {
-                        projection: PROJECTION.to_owned(),
+                        projection: self.projection.to_owned(),
                         topic: self.setup.topic.to_string(),
                         partition,
                         position: next,
@@ -351,7 +357,12 @@ impl Lane {
                     source.open(partition, start)?;
                     // The offset is advanced by the next commit. Until then this is logged once.
                     if self.dropped.insert(partition, start) != Some(start) {
-                        announce_dropped(PROJECTION, &self.setup.topic, partition, (next, start));
+                        announce_dropped(
+                            self.projection,
+                            &self.setup.topic,
+                            partition,
+                            (next, start),
+                        );
                     }
                 }
                 opened => opened?,
@@ -368,22 +379,22 @@ impl Lane {
             ProjectionError::Log(error) if error.class() == Class::Fatal => return Err(error),
             ProjectionError::Row(_) => {
                 tracing::warn!(%error, "a row is refused: looking for it");
-                self.pipeline.reset();
+                self.pipe.reset();
                 self.try_again();
             }
             ProjectionError::Fenced => {
-                self.pipeline.reset();
+                self.pipe.reset();
                 self.shun_others();
                 self.again = Some(Instant::now() + BACKOFF.pause(0));
             }
             // One of the two lanes always commits, so the conflict resolves itself.
             ProjectionError::Raced => {
                 tracing::debug!("another lane has changed an entity: reading it again");
-                self.pipeline.reset();
+                self.pipe.reset();
                 self.again = Some(Instant::now() + BACKOFF.pause(0));
             }
             error => {
-                self.pipeline.reset();
+                self.pipe.reset();
                 self.stalled(&error);
                 self.try_again();
             }
@@ -395,12 +406,12 @@ impl Lane {
     fn try_again(&mut self) {
         self.again = Some(Instant::now() + BACKOFF.pause(self.attempt));
         self.attempt += 1;
-        self.commits = self.pipeline.commits();
+        self.commits = self.pipe.commits();
     }
 
     /// After fencing: leaves the partitions alone that another owner has taken. (After a rebuild there are none.)
     fn shun_others(&mut self) {
-        match self.pipeline.taken_by_others() {
+        match self.pipe.taken_by_others() {
             Ok(others) => {
                 for partition in others {
                     tracing::warn!(partition, "another owner has the partition");
@@ -424,7 +435,7 @@ impl Lane {
 
     /// Seeks back before records that cannot be written now, and pauses.
     fn hold(&self, source: &mut dyn Source, assigned: &Partitions) {
-        for (partition, next) in self.pipeline.last_taken() {
+        for (partition, next) in self.pipe.last_taken() {
             if assigned.contains(&(0, *partition)) {
                 // An error can be ignored: the next take seeks again.
                 let _ = source.open(*partition, next.next);
@@ -448,6 +459,7 @@ impl Lane {
 /// Counts and logs rejected records.
 struct Counted {
     to: Arc<dyn Reject>,
+    projection: &'static str,
     progress: Arc<LaneProgress>,
 }
 
@@ -462,7 +474,7 @@ impl Reject for Counted {
         {
             let (partition, offset) = (record.partition, record.offset);
             tracing::warn!(partition, offset, %code, message, "a record was rejected");
-            self.progress.rejected(PROJECTION, code);
+            self.progress.rejected(self.projection, code);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
-//! Projections: the tables `omnilink.events` and `omnilink.entities` follow the topic `events`, exactly once. The tables
-//! `omnilink.reader_grants` and `omnilink.emergency_controls` follow the topic `controls` (`mirror`: `readers`, `emergency`).
+//! Projections: tables follow topics, exactly once. `omnilink.events` and `omnilink.entities` follow the topic `events`; `audit_log`,
+//! `rejections` and `orchestration_requests` the topic `audit`; `odoo.webhook_events` follows `events` and `dlq`. Small tables follow the
+//! topic `controls` as whole sets (`controlled`).
 //!
 //! Rows and offset change in one Postgres transaction, and the offset is advanced by compare-and-set. A stale owner of a partition
 //! cannot advance the offset, so its rows are rolled back too. A record passes through these files:
@@ -7,7 +8,9 @@
 //! | file | does |
 //! |---|---|
 //! | `lane` | polls the assigned partitions; retries after errors; reacts to rebalances |
-//! | `assemble`, `rows`, `changed` | turns records into the rows of one batch |
+//! | `pipe` | what a lane drives: `pipeline` for events and entities, `batches` for rows that depend on their record alone |
+//! | `events`, `audit`, `odoo` | one projector each |
+//! | `assemble`, `rows`, `changed`, `column` | turns records into the rows of one batch |
 //! | `cache` | entities in memory |
 //! | `partitions` | creates the monthly partitions of `events` |
 //! | `link` | calls Postgres from a blocking thread |
@@ -16,29 +19,48 @@
 //! | `rebuild` | fills new tables from the log and swaps them in |
 
 mod assemble;
+mod audit;
+mod batches;
 mod cache;
 mod changed;
-mod emergency;
+mod column;
+mod controlled;
 mod error;
+mod events;
 mod lane;
 mod link;
-mod mirror;
+mod odoo;
 mod offsets;
 mod partitions;
+mod pipe;
 mod pipeline;
-mod readers;
 mod rebuild;
 mod reject;
+mod retention;
 mod rows;
 mod target;
 mod write;
 mod writer;
 
-pub use emergency::{EMERGENCY_CONTROLS, EmergencyTable};
+use std::sync::Arc;
+
+pub use controlled::{ControlledTable, ControlledTables, NotWritten};
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
 pub use offsets::projected;
-pub use readers::{READER_GRANTS, ReaderGrants};
-pub use rebuild::{RebuildTables, Rebuilt, rebuild};
+pub use rebuild::{RebuildTables, Rebuilt, rebuild, rebuild_audit, rebuild_odoo};
 pub use reject::{DeadLetters, Reject, Rejection};
-pub use target::PROJECTION;
+pub use retention::Retention;
+pub use target::{AUDIT, ODOO, ODOO_DLQ, PROJECTION};
+
+use crate::log::topics::Names;
+
+/// All projections whose position is stored in Postgres, with the topic that each reads.
+pub fn topics(names: &Names) -> [(&'static str, Arc<str>); 4] {
+    [
+        (PROJECTION, Arc::clone(&names.events)),
+        (AUDIT, Arc::clone(&names.audit)),
+        (ODOO, Arc::clone(&names.events)),
+        (ODOO_DLQ, Arc::clone(&names.dlq)),
+    ]
+}

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{Connection, PgConnection, Row};
 
-use super::{error::ProjectionError, target::PROJECTION};
+use super::error::ProjectionError;
 use crate::{
     log::TopicId,
     store::{PROJECTION_APPLICATION, Session, Store, StoreError},
@@ -206,10 +206,10 @@ pub(super) async fn topics(
     Ok(topics)
 }
 
-/// The next offset of the projection of `events` and `entities`, for each partition of `events` that it has started.
-pub async fn projected(store: &Store) -> Result<BTreeMap<u32, u64>, StoreError> {
+/// The next offset of a projection, for each partition of its topic that it has started.
+pub async fn projected(store: &Store, projection: &str) -> Result<BTreeMap<u32, u64>, StoreError> {
     let mut connection = store.connect(Session::Service).await?;
-    let found = positions(&mut connection, PROJECTION).await?;
+    let found = positions(&mut connection, projection).await?;
     connection.close().await?;
     Ok(found
         .into_iter()

@@ -27,6 +27,7 @@ use super::{
     link::{Link, TIMEOUT},
     offsets::{self, Owned},
     partitions::MonthlyPartitions,
+    pipe::{self, Pipe},
     reject::{Reject, Rejection},
     target::Target,
     write::{TransactionPart, read_entities},
@@ -38,7 +39,7 @@ use crate::{
         clock::Clock,
     },
     log::{Fetched, TopicId},
-    store::{Session, months},
+    store::months,
 };
 
 /// The most full batches in one transaction…
@@ -102,6 +103,123 @@ pub(super) struct Pipeline {
     commit_not_before: Instant,
 }
 
+impl Pipe for Pipeline {
+    fn owned(&self) -> Vec<(u32, u64)> {
+        self.owned
+            .iter()
+            .map(|(partition, owned)| (*partition, owned.read))
+            .collect()
+    }
+
+    fn take(&mut self, partitions: &[u32], topic: Option<TopicId>) -> Result<(), ProjectionError> {
+        self.reset();
+        let (projection, events) = (self.target.projection, self.target.events);
+        let taking = async {
+            let mut writer = self.writer.connection().await?;
+            let mut owned = BTreeMap::new();
+            for &partition in partitions {
+                let taken = offsets::take(&mut writer, projection, partition, topic).await?;
+                owned.insert(partition, taken);
+            }
+            let months = match events {
+                Some(table) => months::existing(&mut writer, table.table).await?,
+                None => BTreeSet::new(),
+            };
+            Ok((owned, months, writer))
+        };
+        let (owned, months, writer) = self.link.wait("taking partitions over", taking)?;
+        self.owned = owned;
+        self.partitions.set_existing(months);
+        self.writer.put_back(writer);
+        self.taken.clone_from(&self.owned);
+        Ok(())
+    }
+
+    fn last_taken(&self) -> &BTreeMap<u32, Owned> {
+        &self.taken
+    }
+
+    fn taken_by_others(&self) -> Result<Vec<u32>, ProjectionError> {
+        pipe::taken_by_others(&self.link, self.target.projection, &self.taken)
+    }
+
+    fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// After [`ProjectionError::Row`] it finds each bad record by bisection, when the records are added again, and rejects it.
+    fn add(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
+        if self.suspects.is_empty() {
+            return self.append(records);
+        }
+        self.flush(TIMEOUT)?;
+        self.bisect(&records)?;
+        let owned = &self.owned;
+        self.suspects
+            .retain(|partition, until| owned.get(partition).is_some_and(|at| at.read < *until));
+        Ok(())
+    }
+
+    /// The next batch then starts a new transaction.
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.open.batches == 0
+    }
+
+    /// A batch is due when Postgres is idle. With `backlog` a transaction of several batches waits for the next full one.
+    fn push(&mut self, backlog: bool) -> Result<(), ProjectionError> {
+        while self.collect_written(None)? {}
+        if !self.writer.is_idle() {
+            return Ok(());
+        }
+        if self.is_empty() {
+            self.release_memory();
+            return Ok(());
+        }
+        let may_stay_open = self
+            .open
+            .opened_at
+            .is_some_and(|opened_at| opened_at.elapsed() < MAX_OPEN);
+        if backlog && may_stay_open {
+            return Ok(());
+        }
+        if self.batch.records < FULL_TRANSACTION && Instant::now() < self.commit_not_before {
+            return Ok(());
+        }
+        self.submit(true, TIMEOUT)
+    }
+
+    fn flush(&mut self, timeout: Duration) -> Result<(), ProjectionError> {
+        if !self.is_empty() {
+            self.submit(true, timeout)?;
+        }
+        while self.collect_written(Some(timeout))? {}
+        Ok(())
+    }
+
+    /// Clears the cache too.
+    fn reset(&mut self) {
+        // Errors do not matter: the next take reads from the table what was committed.
+        loop {
+            match self.collect_written(Some(RESET_TIMEOUT)) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => tracing::debug!(%error, "dropped a batch"),
+            }
+        }
+        if self.open.batches > 0 {
+            self.writer.abandon();
+        }
+        self.open = OpenTransaction {
+            number: self.open.number + 1,
+            ..OpenTransaction::default()
+        };
+        self.uncommitted = Uncommitted::default();
+        self.cache.clear();
+        self.batch.clear();
+        self.owned.clear();
+    }
+}
+
 impl Pipeline {
     /// `memory` is the size of the entity cache in bytes.
     pub(super) fn new(
@@ -140,86 +258,9 @@ impl Pipeline {
         }
     }
 
-    /// The owned partitions, each with the next offset to add.
-    pub(super) fn owned(&self) -> impl Iterator<Item = (u32, u64)> {
-        self.owned
-            .iter()
-            .map(|(partition, owned)| (*partition, owned.read))
-    }
-
-    /// Takes ownership of exactly these partitions, and drops all others. `topic` is the id of the current topic, if the log has one.
-    pub(super) fn take(
-        &mut self,
-        partitions: impl IntoIterator<Item = u32>,
-        topic: Option<TopicId>,
-    ) -> Result<(), ProjectionError> {
-        self.reset();
-        let (projection, events) = (self.target.projection, self.target.events);
-        let partitions: Vec<u32> = partitions.into_iter().collect();
-        let taking = async {
-            let mut writer = self.writer.connection().await?;
-            let mut owned = BTreeMap::new();
-            for partition in partitions {
-                let taken = offsets::take(&mut writer, projection, partition, topic).await?;
-                owned.insert(partition, taken);
-            }
-            let months = match events {
-                Some(table) => months::existing(&mut writer, table.table).await?,
-                None => BTreeSet::new(),
-            };
-            Ok((owned, months, writer))
-        };
-        let (owned, months, writer) = self.link.wait("taking partitions over", taking)?;
-        self.owned = owned;
-        self.partitions.set_existing(months);
-        self.writer.put_back(writer);
-        self.taken.clone_from(&self.owned);
-        Ok(())
-    }
-
     /// Declares that the tables are empty, so that new entities need no lookup. `records` is an upper bound of the records to come.
     pub(super) fn assume_empty_tables(&mut self, records: u64) {
         self.cache.assume_empty_tables(records);
-    }
-
-    /// The partitions of the last [`Pipeline::take`], each with its committed offset. A reset does not change them.
-    pub(super) fn last_taken(&self) -> &BTreeMap<u32, Owned> {
-        &self.taken
-    }
-
-    /// The partitions of the last [`Pipeline::take`] that have another owner now.
-    pub(super) fn taken_by_others(&self) -> Result<Vec<u32>, ProjectionError> {
-        let current = self.link.wait("reading offsets", async {
-            let mut connection = self.link.store.connect(Session::Service).await?;
-            Ok(offsets::positions(&mut connection, self.target.projection).await?)
-        })?;
-        let others = current.into_iter().filter(|(partition, owned)| {
-            let taken = self.taken.get(partition);
-            taken.is_some_and(|taken| taken.epoch != owned.epoch)
-        });
-        Ok(others.map(|(partition, _)| partition).collect())
-    }
-
-    /// The number of committed transactions.
-    pub(super) fn commits(&self) -> u64 {
-        self.commits
-    }
-
-    /// Adds records, in order within each partition. Records of partitions that are not owned, and records that were added before, are
-    /// ignored. Full batches are submitted; the rest waits for [`Pipeline::push`].
-    ///
-    /// After [`ProjectionError::Row`] the caller must take the partitions again and add their records again: the pipeline then finds
-    /// each bad record by bisection, and rejects it.
-    pub(super) fn add(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
-        if self.suspects.is_empty() {
-            return self.append(records);
-        }
-        self.flush(TIMEOUT)?;
-        self.bisect(&records)?;
-        let owned = &self.owned;
-        self.suspects
-            .retain(|partition, until| owned.get(partition).is_some_and(|at| at.read < *until));
-        Ok(())
     }
 
     fn append(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
@@ -274,73 +315,12 @@ impl Pipeline {
         }
     }
 
-    /// Whether all added records are in flight or committed, and the next batch starts a new transaction.
-    pub(super) fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.open.batches == 0
-    }
-
-    /// Submits the open batch if Postgres is idle, and reports the commits since the last call. With `backlog`, more records follow at
-    /// once, so a transaction of several batches may wait for the next full batch.
-    pub(super) fn push(&mut self, backlog: bool) -> Result<(), ProjectionError> {
-        while self.collect_written(None)? {}
-        if !self.writer.is_idle() {
-            return Ok(());
-        }
-        if self.is_empty() {
-            self.release_memory();
-            return Ok(());
-        }
-        let may_stay_open = self
-            .open
-            .opened_at
-            .is_some_and(|opened_at| opened_at.elapsed() < MAX_OPEN);
-        if backlog && may_stay_open {
-            return Ok(());
-        }
-        if self.batch.records < FULL_TRANSACTION && Instant::now() < self.commit_not_before {
-            return Ok(());
-        }
-        self.submit(true, TIMEOUT)
-    }
-
     /// Frees memory that is only needed during a backlog.
     fn release_memory(&mut self) {
         self.spare_batch = None;
         if self.batch.rows.capacity() > IDLE_BYTES {
             self.batch = Batch::default();
         }
-    }
-
-    /// Commits all added records, and waits at most `timeout` for each batch.
-    pub(super) fn flush(&mut self, timeout: Duration) -> Result<(), ProjectionError> {
-        if !self.is_empty() {
-            self.submit(true, timeout)?;
-        }
-        while self.collect_written(Some(timeout))? {}
-        Ok(())
-    }
-
-    /// Discards everything uncommitted, and clears the cache. The partitions must be taken again.
-    pub(super) fn reset(&mut self) {
-        // Errors do not matter: the next take reads from the table what was committed.
-        loop {
-            match self.collect_written(Some(RESET_TIMEOUT)) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => tracing::debug!(%error, "dropped a batch"),
-            }
-        }
-        if self.open.batches > 0 {
-            self.writer.abandon();
-        }
-        self.open = OpenTransaction {
-            number: self.open.number + 1,
-            ..OpenTransaction::default()
-        };
-        self.uncommitted = Uncommitted::default();
-        self.cache.clear();
-        self.batch.clear();
-        self.owned.clear();
     }
 
     /// Commits records in ever smaller halves, until each bad record is alone in a transaction, and rejects it.

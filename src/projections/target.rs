@@ -7,6 +7,18 @@ use crate::store::months::{self, MonthlyTable};
 pub const PROJECTION: &str = "events";
 /// The name in `projection_offsets` of a rebuild until its swap.
 pub(super) const REBUILD: &str = "events.rebuild";
+/// The name of the projection of the topic `audit`.
+pub const AUDIT: &str = "audit";
+/// The name of its rebuild.
+pub(super) const AUDIT_REBUILD: &str = "audit.rebuild";
+/// The name of the projection of Odoo's admitted deliveries, which reads `events`.
+pub const ODOO: &str = "odoo";
+/// The name of the projection of Odoo's failed deliveries, which reads `dlq`.
+pub const ODOO_DLQ: &str = "odoo.dlq";
+/// The names of their rebuilds.
+pub(super) const ODOO_REBUILD: &str = "odoo.rebuild";
+/// As [`ODOO_REBUILD`].
+pub(super) const ODOO_DLQ_REBUILD: &str = "odoo.dlq.rebuild";
 
 /// The tables of a projection, and the statements on them.
 #[derive(Debug)]

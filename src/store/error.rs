@@ -28,7 +28,8 @@ pub enum StoreError {
     #[error(
         "the login `{login}` of postgres.url cannot migrate: {cause}. Give it CREATEROLE and CREATE on the database, or run once as \
              a superuser: CREATE ROLE omnilink_service NOLOGIN; CREATE ROLE omnilink_reader NOLOGIN; \
-             GRANT omnilink_service TO \"{login}\"; CREATE SCHEMA omnilink AUTHORIZATION omnilink_service"
+             GRANT omnilink_service TO \"{login}\"; CREATE SCHEMA omnilink AUTHORIZATION omnilink_service; \
+             CREATE SCHEMA odoo AUTHORIZATION omnilink_service"
     )]
     Privileges {
         /// The login of `postgres.url`.

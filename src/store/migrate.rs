@@ -29,7 +29,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_roles"),
     migration!(2, "0002_events_and_entities"),
     migration!(3, "0003_topic_ids"),
-    migration!(4, "0004_emergency_controls"),
+    migration!(4, "0004_audit_and_controls"),
 ];
 
 /// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.

@@ -1,9 +1,13 @@
-//! Postgres: connections, migrations, monthly partitions, reader grants, and the binary `COPY` format.
+//! Postgres: connections, migrations, monthly partitions, tables that follow `controls`, the audit log, and the binary `COPY` format.
 
+pub mod audit;
 mod copy;
 pub mod emergency;
 mod error;
+pub mod exposure;
 pub mod grants;
+pub mod integrations;
+pub mod keys;
 mod migrate;
 pub mod months;
 mod nodelay;
@@ -21,6 +25,8 @@ use sqlx::{
     Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+
+use crate::base::clock::Millis;
 
 /// The role that owns all tables. Connections act as this role.
 pub const SERVICE_ROLE: &str = "omnilink_service";
@@ -184,3 +190,8 @@ impl Store {
 
 /// The `application_name` of a projection's connections: it marks the sessions that the next owner of a partition may terminate.
 pub(crate) const PROJECTION_APPLICATION: &str = "omnilink projection";
+
+/// Microseconds since 1970, as rows have them.
+fn micros(at: Millis) -> i64 {
+    at.0.saturating_mul(1000)
+}

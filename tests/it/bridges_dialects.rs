@@ -6,7 +6,7 @@ use omnilink::{
         id::{Identity, Tenant},
     },
     bridges::{Request, Source, Window, receive},
-    envelope::Data,
+    envelope::{DIALECT, Data},
 };
 use serde_json::{Value, json};
 
@@ -141,6 +141,33 @@ fn ipai_is_checked_in_its_order() {
             expected
         );
     }
+}
+
+/// By it the projection of `odoo.webhook_events` knows the event; no sender and no mapping chooses it.
+#[test]
+fn an_event_of_odoo_says_its_dialect() {
+    let dialect = |definition: Value, headers: &[(&str, &str)], body: &str| {
+        let event = received(send(&source(&definition), headers, body))
+            .parsed
+            .event;
+        let extensions: Value = serde_json::from_str(&event.extensions).unwrap();
+        extensions[DIALECT].clone()
+    };
+    let native = r#"{"_model":"res.partner","_id":1,"_action":"saved","webhookdialect":"x"}"#;
+    let definition = json!({ "name": "odoo", "dialect": "odoo-native" });
+    assert_eq!(dialect(definition, &[], native), "odoo-native");
+    let mapped = json!({ "name": "odoo", "dialect": "odoo-native",
+        "mapping": r#". = { "type": "t", "webhookdialect": "x", "data": 1 }"# });
+    assert_eq!(dialect(mapped, &[], native), "odoo-native");
+    let signed = hmac_sha256(b"secret", b"{}");
+    let definition = json!({ "name": "hub", "dialect": "github", "secrets": ["secret"] });
+    let signature = format!("sha256={signed}");
+    let headers = [
+        ("x-hub-signature-256", &*signature),
+        ("x-github-event", "ping"),
+        ("x-github-delivery", "d"),
+    ];
+    assert_eq!(dialect(definition, &headers, "{}"), Value::Null);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use omnilink::{
     base::clock::{Clock, SystemClock},
     controls::{Controls, EmergencyChange, Held},
     log::Record,
-    projections::EmergencyTable,
+    projections::{ControlledTable, ControlledTables},
     stream::progress::Progress,
 };
 use serde_json::{Value, json};
@@ -450,15 +450,13 @@ fn the_table_follows_the_controls() {
     let fixture = Fixture::new(TestLog::new(LogKind::Local).unwrap());
     let node = fixture.node();
     let progress = Arc::<Progress>::default();
-    let _table = EmergencyTable::start(
-        database.runtime.handle(),
-        Arc::clone(&node.controls),
-        database.store(),
-        &progress,
-    );
+    let table = ControlledTable::emergency_controls(&node.controls);
+    let running = [(table, Arc::clone(&progress))];
+    let _tables =
+        ControlledTables::start(database.runtime.handle(), &database.store(), running);
     let rows = || {
         database.texts(
-            "SELECT concat_ws(' ', feature_name, enabled, value, disabled_reason, updated_by, (updated_at IS NOT NULL)) \
+            "SELECT concat_ws(' ', feature_name, enabled, NULLIF(value, 'null'), disabled_reason, updated_by, (updated_at IS NOT NULL)) \
              FROM omnilink.emergency_controls WHERE feature_name <> ALL ('{commands,workflows,webhooks,planner,workers}') ORDER BY 1",
         )
     };

@@ -10,7 +10,7 @@ use omnilink::{
     },
     controls::{Controls, SecretKeys, Tail},
     log::{Append, Cleanup, Log},
-    projections::ReaderGrants,
+    projections::{ControlledTable, ControlledTables},
     store::{Store, grants},
     stream::progress::Progress,
 };
@@ -227,7 +227,7 @@ async fn write_access_to_the_topic_grants_nothing() {
 struct Follower {
     controls: Arc<Controls>,
     progress: Arc<Progress>,
-    _grants: ReaderGrants,
+    _grants: ControlledTables,
     _tail: Tail,
 }
 
@@ -242,7 +242,9 @@ impl Follower {
         let runtime = &readers.database.runtime;
         assert!(runtime.block_on(controls.wait_readable(Duration::from_secs(20))));
         let progress = Arc::<Progress>::default();
-        let grants = ReaderGrants::start(runtime.handle(), Arc::clone(&controls), store, &progress);
+        let table = ControlledTable::reader_grants(&controls);
+        let tables = [(table, Arc::clone(&progress))];
+        let grants = ControlledTables::start(runtime.handle(), &store, tables);
         Self {
             controls,
             progress,
@@ -396,12 +398,9 @@ fn a_node_that_cannot_read_controls_writes_nothing() {
     node.log.set_mode(Mode::Unavailable);
     wait_until("controls cannot be read", || !node.controls.readable());
     let progress = Arc::<Progress>::default();
-    let _grants = ReaderGrants::start(
-        database.runtime.handle(),
-        Arc::clone(&node.controls),
-        database.store(),
-        &progress,
-    );
+    let table = ControlledTable::reader_grants(&node.controls);
+    let tables = [(table, Arc::clone(&progress))];
+    let _grants = ControlledTables::start(database.runtime.handle(), &database.store(), tables);
     wait_until("it says so", || progress.trouble().is_some());
     assert!(readers.seen().is_empty());
     node.log.set_mode(Mode::Works);

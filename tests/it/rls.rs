@@ -1,6 +1,9 @@
 //! Row-level security: which login reads which tenants.
 
-use omnilink::store::grants::{self, Grant};
+use omnilink::store::{
+    Session, exposure,
+    grants::{self, Grant},
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::support::projections::Database;
@@ -70,6 +73,40 @@ impl Drop for Readers {
         ));
     }
 }
+
+/// The tables of migration 0004 that have a tenant, each with the columns that a row needs, and their values after the tenant.
+const TABLES: [(&str, &str, &str); 6] = [
+    (
+        "omnilink.audit_log",
+        "at, id, action, outcome, detail",
+        "now(), '1', 'key.created', 'ok', '{}'",
+    ),
+    (
+        "omnilink.rejections",
+        "id, at, source, code",
+        "'1', now(), 'odoo', 'x'",
+    ),
+    (
+        "omnilink.orchestration_requests",
+        "id, request_id, received_at, status",
+        "'1', 'r', now(), 'accepted'",
+    ),
+    (
+        "omnilink.api_keys",
+        "id, name, principal, kind, prefix, scopes, max_rpm, max_concurrency, created_at",
+        "'1', 'n', 'p', 'service', 'x', '{}', 0, 0, now()",
+    ),
+    (
+        "omnilink.integrations",
+        "id, name, dialect, status, created_at, updated_at",
+        "'1', 'n', 'github', 'active', now(), now()",
+    ),
+    (
+        "odoo.webhook_events",
+        "id, source, event_type, status, retry_count, received_at",
+        "'1', '/webhooks/acme/odoo', 't', 'completed', 0, now()",
+    ),
+];
 
 async fn tenants(connection: &mut PgConnection, table: &str) -> Vec<String> {
     sqlx::query_scalar(AssertSqlSafe(format!(
@@ -161,24 +198,107 @@ fn a_reader_sees_the_tenants_granted_to_its_login() {
 }
 
 #[test]
+fn the_tables_of_the_audit_log_show_a_reader_its_tenants() {
+    let Some(readers) = Readers::new("") else {
+        return;
+    };
+    readers.grant(&["acme", "beta"]);
+    for (table, columns, values) in TABLES {
+        for tenant in ["acme", "beta", "gamma", "-"] {
+            readers.database.run(&format!(
+                "INSERT INTO {table} (tenant, {columns}) VALUES ('{tenant}', {values})"
+            ));
+        }
+    }
+    readers
+        .database
+        .run("INSERT INTO omnilink.emergency_controls VALUES ('kill_switch', false, 'false')");
+    readers.database.runtime.block_on(async {
+        let mut reader = readers.connect().await;
+        for (table, ..) in TABLES {
+            assert_eq!(
+                tenants(&mut reader, table).await,
+                ["acme", "beta"],
+                "{table}"
+            );
+        }
+        sqlx::raw_sql("SET omnilink.tenant = 'beta'")
+            .execute(&mut reader)
+            .await
+            .unwrap();
+        for (table, ..) in TABLES {
+            assert_eq!(tenants(&mut reader, table).await, ["beta"], "{table}");
+        }
+        for sql in [
+            "SELECT * FROM omnilink.emergency_controls",
+            "SELECT * FROM omnilink.audit_log_all",
+            "SELECT * FROM odoo.webhook_events_all",
+            "INSERT INTO omnilink.audit_log SELECT * FROM omnilink.audit_log",
+            "UPDATE omnilink.api_keys SET revoked_at = NULL",
+            "DELETE FROM omnilink.rejections",
+            "CREATE TABLE odoo.mine (n integer)",
+        ] {
+            refused(&mut reader, sql).await;
+        }
+    });
+}
+
+#[test]
+fn doctor_sees_what_shows_too_much() {
+    let Some(readers) = Readers::new("") else {
+        return;
+    };
+    let database = &readers.database;
+    let problems = || {
+        database.runtime.block_on(async {
+            let store = database.store();
+            let mut connection = store.connect(Session::Login).await.unwrap();
+            exposure::problems(&mut connection).await.unwrap()
+        })
+    };
+    assert_eq!(problems(), Vec::<String>::new());
+    let login = &readers.login;
+    database.run(&format!(
+        "GRANT SELECT ON omnilink.audit_log_all TO {login}; GRANT SELECT ON omnilink.migrations TO PUBLIC; \
+         GRANT DELETE ON odoo.webhook_events TO {login}; \
+         CREATE VIEW public.all_events AS SELECT * FROM omnilink.events; GRANT SELECT ON public.all_events TO {login}; \
+         CREATE VIEW public.good AS SELECT * FROM omnilink.events; ALTER VIEW public.good SET (security_invoker = true); \
+         GRANT SELECT ON public.good TO {login}"
+    ));
+    let found = problems().join("\n");
+    for expected in [
+        format!("{login} may read the partition omnilink.audit_log_all itself"),
+        "omnilink.migrations has no row-level security, and PUBLIC may read it".to_owned(),
+        format!("{login} may change odoo.webhook_events"),
+        "the view public.all_events is no security_invoker".to_owned(),
+    ] {
+        assert!(found.contains(&expected), "{expected} in:\n{found}");
+    }
+    assert!(!found.contains("good"), "{found}");
+}
+
+#[test]
 fn a_partition_granted_by_mistake_shows_nothing() {
     let Some(readers) = Readers::new("") else {
         return;
     };
     readers.grant(&["acme"]);
     readers.database.run(&format!(
-        "GRANT SELECT ON ALL TABLES IN SCHEMA omnilink TO {}",
-        readers.login
+        "GRANT SELECT ON ALL TABLES IN SCHEMA omnilink TO {login}; GRANT SELECT ON ALL TABLES IN SCHEMA odoo TO {login}",
+        login = readers.login
     ));
     let partitions = readers.database.texts(
-        "SELECT i.inhrelid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'r'",
+        "SELECT format('%I.%I', c.relnamespace::regnamespace, c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+         WHERE c.relkind = 'r'",
     );
-    assert!(partitions.len() >= 4, "{partitions:?}");
+    assert!(partitions.len() >= 8, "{partitions:?}");
     readers.database.runtime.block_on(async {
         let mut reader = readers.connect().await;
         for partition in partitions {
-            let table = format!("omnilink.{}", partition.trim_start_matches("omnilink."));
-            assert!(tenants(&mut reader, &table).await.is_empty(), "{table}");
+            assert!(
+                tenants(&mut reader, &partition).await.is_empty(),
+                "{partition}"
+            );
         }
         assert_eq!(tenants(&mut reader, "omnilink.events").await, ["acme"]);
     });

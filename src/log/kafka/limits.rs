@@ -226,7 +226,8 @@ impl Limits {
                 );
                 continue;
             }
-            match alter(&self.0.options, &topic, &resource, wanted) {
+            let change = (SETTING, &*wanted.to_string());
+            match alter(&self.0.options, &topic, &resource, change) {
                 Ok(()) => {
                     tracing::info!(topic, found, wanted, "max.message.bytes was raised");
                     self.0.known.lock().remove(&topic);
@@ -283,7 +284,8 @@ fn bytes_of(resource: &ConfigResource) -> Option<usize> {
     resource.get(SETTING)?.value.as_ref()?.parse().ok()
 }
 
-fn describe(
+/// The settings of topics, by name.
+pub(super) fn describe(
     options: &KafkaOptions,
     topics: &[&str],
 ) -> Result<HashMap<String, ConfigResource>, LogError> {
@@ -303,23 +305,23 @@ fn describe(
     Ok(all)
 }
 
-fn alter(
+/// Changes one setting of a topic.
+pub(super) fn alter(
     options: &KafkaOptions,
     topic: &str,
     resource: &ConfigResource,
-    wanted: usize,
+    (name, value): (&str, &str),
 ) -> Result<(), LogError> {
-    let wanted = wanted.to_string();
     let mut change = AlterConfig::new(ResourceSpecifier::Topic(topic));
     // This request replaces all that was set on the topic: what was stays.
     for entry in &resource.entries {
         if entry.source == ConfigSource::DynamicTopic
-            && let Some(value) = &entry.value
+            && let Some(kept) = &entry.value
         {
-            change = change.set(&entry.name, value);
+            change = change.set(&entry.name, kept);
         }
     }
-    let change = change.set(SETTING, &wanted);
+    let change = change.set(name, value);
     let done = admin(options, async |admin, request| {
         admin.alter_configs([&change], request).await
     })?;

@@ -13,6 +13,7 @@ mod producer;
 mod provision;
 mod reader;
 mod restore;
+mod retention;
 mod seat;
 mod topics;
 mod transactions;
@@ -251,6 +252,10 @@ impl Log for KafkaLog {
         let counts = specs.map(|spec| (Arc::clone(&spec.name), spec.partitions));
         self.topics.configured(counts);
         Ok(())
+    }
+
+    fn keep_for(&self, topic: &str, retention_ms: i64) {
+        retention::keep_for(&self.options, topic, retention_ms);
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {

@@ -23,13 +23,16 @@ use super::{
     nodes::{Nodes, Reservation},
 };
 use crate::port::{
-    Shared, auth, gate,
+    Shared, auth,
+    denials::Denied,
+    gate,
     limited::{Rated, Sender},
     problem::Problem,
 };
 use crate::{
     api::problem::{
-        BATCH_TOO_LARGE, INVALID_IDEMPOTENCY_KEY, OVERLOADED, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT,
+        BATCH_TOO_LARGE, Code, ENV_NOT_ALLOWED, INVALID_IDEMPOTENCY_KEY, OVERLOADED,
+        PAYLOAD_TOO_LARGE, PERMISSION_DENIED, REQUEST_TIMEOUT,
     },
     base::{
         clock::Millis,
@@ -289,9 +292,11 @@ impl Taking<'_> {
 
     async fn batch(&mut self, items: Vec<Item<'_>>) -> Result<Rated, Problem> {
         if items.is_empty() && !self.key.writes_events {
+            self.audit_denied(&PERMISSION_DENIED, EVENTS_WRITE);
             return Err(Problem::lacks(EVENTS_WRITE));
         }
         if items.is_empty() && self.acts_for && !self.key.scopes.permits(ACT_AS) {
+            self.audit_denied(&PERMISSION_DENIED, ACT_AS);
             return Err(Problem::lacks(ACT_AS));
         }
         if items.is_empty() {
@@ -368,9 +373,11 @@ impl Taking<'_> {
         }
         let event = &parsed.event;
         if !self.key.writes_events {
+            self.audit_denied(&PERMISSION_DENIED, EVENTS_WRITE);
             return Err(Refusal::permission(EVENTS_WRITE));
         }
         if self.acts_for && !self.key.scopes.permits(ACT_AS) {
+            self.audit_denied(&PERMISSION_DENIED, ACT_AS);
             return Err(Refusal::permission(ACT_AS));
         }
         if let Some(reason) = self.shared.controls.disabled(EVENTS) {
@@ -383,6 +390,7 @@ impl Taking<'_> {
                 .iter()
                 .any(|allowed| allowed == env)
             {
+                self.audit_denied(&ENV_NOT_ALLOWED, EVENTS_WRITE);
                 return Err(Refusal::environment(env));
             }
         }
@@ -394,6 +402,16 @@ impl Taking<'_> {
             None => event.identity(),
         };
         Ok((id, parsed))
+    }
+
+    fn audit_denied(&self, code: &Code, permission: &'static str) {
+        self.shared.audit_denied(&Denied {
+            key: self.key,
+            route: "POST /v1/events",
+            permission,
+            code: code.code,
+            client: None,
+        });
     }
 
     fn reserve(&mut self, id: Identity, parsed: &Parsed<'_>) -> Outcome {

@@ -10,7 +10,7 @@ use std::{fmt::Display, net::IpAddr, ops::Deref, sync::Arc};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderValue, header::USER_AGENT, request::Parts},
+    http::{HeaderValue, StatusCode, header::USER_AGENT, request::Parts},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -23,10 +23,12 @@ use crate::{
     },
     audit::{Entry, Outcome},
     base::id::Tenant,
-    controls::{ACT_AS, ControlsError, Key, OPERATOR},
+    controls::{ACT_AS, ControlsError, Key, KeyKind, OPERATOR},
     log::LogError,
     port::{
-        RequestId, Shared, auth, gate,
+        RequestId, Shared, auth,
+        denials::Denied,
+        gate,
         peer::Peer,
         problem::{LOG_RETRY_AFTER_S, Problem, Refused},
     },
@@ -38,6 +40,8 @@ pub(crate) struct Caller {
     pub(crate) key: Arc<Key>,
     /// The user for whom the request is made. Only a [`Permitted`] caller may name one.
     pub(crate) on_behalf_of: Option<String>,
+    /// Its line of the table.
+    route: Option<&'static Route>,
     /// What the route needs.
     permission: &'static str,
     id: RequestId,
@@ -74,7 +78,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             // Every connection puts it there.
             return Err(refuse(Problem::log_unavailable()));
         };
-        let route = parts.extensions.get::<&'static Route>();
+        let route = parts.extensions.get::<&'static Route>().copied();
         let gate = route.map_or(Gate::None, |route| route.gate);
         if gate != Gate::None {
             gate::intake(shared).map_err(refuse)?;
@@ -94,6 +98,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
             shared: Arc::clone(shared),
             key,
             on_behalf_of: on_behalf_of.map(str::to_owned),
+            route,
             permission,
             id,
             address: auth::client(&parts.headers, *peer, &shared.trusted_proxies),
@@ -146,9 +151,14 @@ impl Caller {
 
     /// An entry of the audit log: who asks, for whom, by which issuer, and from where.
     pub(crate) fn audit_entry(&self, tenant: &Tenant, action: &str, outcome: Outcome) -> Entry {
+        self.entry(Some(tenant), action, outcome)
+    }
+
+    /// An entry of a tenant, or of the whole installation.
+    fn entry(&self, tenant: Option<&Tenant>, action: &str, outcome: Outcome) -> Entry {
         let agent = self.user_agent.as_ref().map(HeaderValue::as_bytes);
         let on_behalf_of = self.on_behalf_of.as_deref();
-        let entry = Entry::new(Some(tenant), action, outcome, self.shared.clock.now())
+        let entry = Entry::new(tenant, action, outcome, self.shared.clock.now())
             .by(
                 &self.key.principal,
                 on_behalf_of.filter(|_| self.may_act_as()),
@@ -173,6 +183,33 @@ impl Caller {
         self.shared.audit.record_durably(entry).await;
     }
 
+    /// Records a change that concerns the whole installation, such as `topic.created`, and waits until the entry is durable.
+    pub(crate) async fn audit_operation(
+        &self,
+        action: &str,
+        (kind, id): (&str, &str),
+        detail: Map<String, Value>,
+    ) {
+        let entry = self.entry(None, action, Outcome::Ok);
+        let entry = entry.resource(kind, id).detail(detail);
+        self.shared.audit.record_durably(entry).await;
+    }
+
+    /// Records that a person reads payloads, such as `letter.read`; nothing for programs. `tenant`: whose payloads; `None`: of all.
+    pub(crate) fn audit_read(
+        &self,
+        tenant: Option<&Tenant>,
+        action: &str,
+        (kind, id): (&str, &str),
+        detail: Map<String, Value>,
+    ) {
+        if self.key.kind == KeyKind::Person {
+            let entry = self.entry(tenant, action, Outcome::Ok);
+            let entry = entry.resource(kind, id).detail(detail);
+            self.shared.audit.record(entry);
+        }
+    }
+
     pub(crate) fn request_id(&self) -> RequestId {
         self.id
     }
@@ -186,7 +223,23 @@ impl Caller {
         self.key.scopes.permits(OPERATOR)
     }
 
+    /// Refuses; a refusal with 403 is an entry of the audit log.
     pub(crate) fn refuse(&self, problem: Problem) -> Refused {
+        let code = problem.code();
+        if code.status == StatusCode::FORBIDDEN.as_u16() {
+            let route = self.route.map(|route| (route.method.name(), route.path));
+            let (method, path) = route.unwrap_or_default();
+            self.shared.audit_denied(&Denied {
+                key: &self.key,
+                route: &format!("{method} {path}"),
+                permission: self.permission,
+                code: code.code,
+                client: Some((
+                    self.address,
+                    self.user_agent.as_ref().map(HeaderValue::as_bytes),
+                )),
+            });
+        }
         Refused::new(problem, self.id)
     }
 

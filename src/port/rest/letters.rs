@@ -3,6 +3,7 @@
 use std::{io::Write, sync::Arc};
 
 use axum::{Json, extract::Path, response::Response};
+use serde_json::Map;
 
 use super::{
     caller::{Permitted, Sent},
@@ -50,17 +51,28 @@ pub(crate) async fn show(
         let detail = format!("there is no dead letter {name}, or not any more");
         return Err(caller.refuse(Problem::new(&UNKNOWN_LETTER, detail)));
     };
+    let of = ("letter", &*name.to_string());
+    caller.audit_read(None, "letter.read", of, Map::new());
     Ok(Json(Shown::of(&letter)))
 }
 
 /// `POST /v1/dlq/redrive`.
 pub(crate) async fn redrive(Sent(caller, body): Sent<Permitted>) -> Result<Response, Refused> {
     let asked: RedriveLetters = caller.body(body)?;
+    let mut detail = Map::new();
+    if !asked.names.is_empty() {
+        detail.insert("names".into(), asked.names.clone().into());
+    }
+    if let Some(code) = &asked.code {
+        detail.insert("code".into(), code.as_str().into());
+    }
     let pick = asked.pick().map_err(|e| caller.invalid(e))?;
     let Ok(turn) = Arc::clone(&caller.shared.tools.redriving).try_lock_owned() else {
         let detail = "a redrive runs already; wait for its end";
         return Err(caller.refuse(Problem::new(&REDRIVE_RUNNING, detail)));
     };
+    let of = ("topic", &*caller.shared.tools.names.dlq);
+    caller.audit_operation("letter.redriven", of, detail).await;
     let shared = Arc::clone(&caller.shared);
     Ok(stream::respond("application/x-ndjson", move |out| {
         let _turn = turn;

@@ -7,6 +7,7 @@
 //! | `stream`, `slots` | answers that are sent while they are made, and how many replays run at once |
 //! | the others | handlers |
 
+pub(crate) mod audit;
 pub(crate) mod caller;
 pub(crate) mod controls;
 pub(crate) mod docs;

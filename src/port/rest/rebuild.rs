@@ -5,6 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use serde_json::Map;
 
 use super::caller::{Permitted, Sent};
 use crate::{
@@ -39,7 +40,13 @@ pub(crate) async fn begin(Sent(caller, body): Sent<Permitted>) -> Result<Respons
     let asked: StartRebuild = caller.body(body)?;
     let rebuilds = &caller.shared.rebuilds;
     let problem = match rebuilds.begin(&asked.projections) {
-        Ok(()) => return Ok((StatusCode::ACCEPTED, Json(rebuilds.status())).into_response()),
+        Ok(()) => {
+            let of = ("projection", &*asked.projections.join(" "));
+            caller
+                .audit_operation("rebuild.started", of, Map::new())
+                .await;
+            return Ok((StatusCode::ACCEPTED, Json(rebuilds.status())).into_response());
+        }
         Err(NotBegun::Unknown(why)) => Problem::new(&UNKNOWN_PROJECTION, why),
         Err(NotBegun::Running) => {
             Problem::new(&REBUILD_RUNNING, "a rebuild runs already; wait for its end")

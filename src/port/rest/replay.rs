@@ -12,6 +12,7 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
+use serde_json::{Map, Value};
 
 use super::{
     caller::{Caller, Permitted},
@@ -43,12 +44,15 @@ struct Request {
     caller: Permitted,
     asked: ReplayQuery,
     slot: ReplaySlot,
+    /// The parameters as they were given, for the audit log.
+    given: Map<String, Value>,
 }
 
 impl Request {
     /// Checks the parameters, the permission, the tenant, and whether one more may run.
     fn new(caller: Caller, pairs: Pairs) -> Result<Self, Refused> {
         let pairs = caller.query(pairs)?;
+        let given = as_given(&pairs);
         let mut asked = ReplayQuery::parse(pairs).map_err(|e| caller.invalid(e))?;
         let caller = caller.permit()?;
         let own = &caller.key.tenant;
@@ -63,8 +67,32 @@ impl Request {
             caller,
             asked,
             slot,
+            given,
         })
     }
+
+    /// Records that a person reads the history.
+    fn audit_read(&self) {
+        let caller = &self.caller;
+        let of = ("topic", &*caller.shared.tools.names.events);
+        let tenant = self.asked.query.tenant.as_ref();
+        caller.audit_read(tenant, "event.replayed", of, self.given.clone());
+    }
+}
+
+/// Parameters as an object; one that is given more than once is a list.
+fn as_given(pairs: &[(String, String)]) -> Map<String, Value> {
+    let mut given = Map::new();
+    for (name, value) in pairs {
+        match given.get_mut(name) {
+            None => {
+                given.insert(name.clone(), value.as_str().into());
+            }
+            Some(Value::Array(values)) => values.push(value.as_str().into()),
+            Some(one) => *one = vec![one.take(), value.as_str().into()].into(),
+        }
+    }
+    given
 }
 
 impl Shared {
@@ -79,11 +107,14 @@ impl Shared {
 
 /// `GET /v1/replay`.
 pub(crate) async fn events(caller: Caller, pairs: Pairs) -> Result<Response, Refused> {
+    let request = Request::new(caller, pairs)?;
+    request.audit_read();
     let Request {
         caller,
         asked,
         slot,
-    } = Request::new(caller, pairs)?;
+        ..
+    } = request;
     let shared = Arc::clone(&caller.shared);
     let media = match asked.format {
         ReplayFormat::Lines => "application/x-ndjson",
@@ -115,11 +146,14 @@ pub(crate) async fn events(caller: Caller, pairs: Pairs) -> Result<Response, Ref
 
 /// `GET /v1/replay/state`.
 pub(crate) async fn state(caller: Caller, pairs: Pairs) -> Result<Response, Refused> {
+    let request = Request::new(caller, pairs)?;
+    request.audit_read();
     let Request {
         caller,
         asked,
         slot,
-    } = Request::new(caller, pairs)?;
+        ..
+    } = request;
     let name = asked
         .query
         .entity
@@ -161,10 +195,17 @@ pub(crate) async fn into_topic(caller: Caller, pairs: Pairs) -> Result<Response,
         caller,
         asked,
         slot,
+        given,
     } = Request::new(caller, pairs)?;
     let Some(topic) = asked.topic else {
         return Err(caller.invalid("`topic` is required"));
     };
+    let of = ("topic", &*topic);
+    if let Some(tenant) = &asked.query.tenant {
+        caller.audit_change(tenant, "event.copied", of, given).await;
+    } else {
+        caller.audit_operation("event.copied", of, given).await;
+    }
     let shared = Arc::clone(&caller.shared);
     Ok(stream::respond("application/x-ndjson", move |out| {
         let _slot = slot;

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools, controls,
+docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools, controls, audit,
 };
 use crate::{
     api::{
@@ -81,6 +81,8 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::RevokeReader => handler(route, readers::revoke),
         Operation::ShowControls => handler(route, controls::show),
         Operation::ChangeControls => handler(route, controls::change),
+        Operation::ListAudit => handler(route, audit::entries),
+        Operation::ListRejections => handler(route, audit::rejections),
         Operation::Replay => handler(route, replay::events),
         Operation::ReplayState => handler(route, replay::state),
         Operation::ReplayIntoTopic => handler(route, replay::into_topic),

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use axum::Json;
+use serde_json::Map;
 
 use super::caller::{Permitted, Sent};
 use crate::{
@@ -64,9 +65,16 @@ pub(crate) async fn create_topics(
         .map_err(|e| caller.invalid(e))?;
     let log = Arc::clone(&tools.log);
     let make = move || {
+        let before = survey(&*log, &specs)?;
         log.provision(&specs, true)?;
-        survey(&*log, &specs)
+        Ok((before, survey(&*log, &specs)?))
     };
-    let items = caller.blocking(make).await?;
+    let (before, items) = caller.blocking(make).await?;
+    for made in before.iter().filter(|topic| topic.partitions.is_none()) {
+        let of = ("topic", &*made.name);
+        caller
+            .audit_operation("topic.created", of, Map::new())
+            .await;
+    }
     Ok(Json(List::whole(items)))
 }

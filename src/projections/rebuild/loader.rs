@@ -10,65 +10,56 @@ use super::super::{
     error::ProjectionError,
     lane::Setup,
     link::{Link, Stop, TIMEOUT},
-    pipeline::Pipeline,
-    reject::SkipRejected,
-    target::Target,
+    pipe::Pipe,
 };
 use crate::log::Reader;
 
 /// How long the log may return no records although it has more.
 const NO_RECORDS_TIMEOUT: Duration = Duration::from_secs(30);
-/// The size of the entity cache, in bytes.
-const MEMORY: usize = 32 << 20;
-
-/// Reads the log and writes it to the new tables.
-pub(super) struct Loader<'a> {
-    setup: &'a Setup,
-    pipeline: Pipeline,
+/// Reads a topic and writes it to the new tables.
+pub(super) struct Loader {
+    topic: Arc<str>,
+    pipe: Box<dyn Pipe>,
     reader: Box<dyn Reader>,
     /// The first offset of each partition.
     starts: BTreeMap<u32, u64>,
     /// The next offset of each partition.
     next: BTreeMap<u32, u64>,
-    progress: &'a mut dyn FnMut(u64, u64),
 }
 
-impl<'a> Loader<'a> {
-    /// A loader for empty tables. `progress` is called with (done, total) in records.
+/// The connections of a rebuild.
+pub(super) fn link(setup: &Setup) -> Link {
+    Link {
+        calls: None,
+        runtime: setup.runtime.clone(),
+        store: setup.store.clone(),
+        stop: Stop::default(),
+    }
+}
+
+impl Loader {
+    /// A loader of `topic` for empty tables. `pipe` makes what writes them, given the number of records that there are.
     pub(super) fn new(
-        setup: &'a Setup,
-        target: Target,
-        progress: &'a mut dyn FnMut(u64, u64),
+        setup: &Setup,
+        topic: &Arc<str>,
+        pipe: impl FnOnce(u64) -> Box<dyn Pipe>,
     ) -> Result<Self, ProjectionError> {
         let mut starts = BTreeMap::new();
         let mut records = 0;
-        for partition in 0..setup.log.partitions(&setup.topic)? {
-            let range = setup.log.offset_range(&setup.topic, partition)?;
+        for partition in 0..setup.log.partitions(topic)? {
+            let range = setup.log.offset_range(topic, partition)?;
             starts.insert(partition, range.start);
             records += range.end - range.start;
         }
-        let mut pipeline = Pipeline::new(
-            Link {
-                calls: None,
-                runtime: setup.runtime.clone(),
-                store: setup.store.clone(),
-                stop: Stop::default(),
-            },
-            target,
-            Arc::clone(&setup.clock),
-            Arc::new(SkipRejected),
-            MEMORY,
-            Box::new(|_, _| {}),
-        );
-        pipeline.take(starts.keys().copied(), None)?;
-        pipeline.assume_empty_tables(records);
+        let mut pipe = pipe(records);
+        let partitions: Vec<u32> = starts.keys().copied().collect();
+        pipe.take(&partitions, None)?;
         Ok(Self {
-            setup,
-            pipeline,
-            reader: setup.log.reader(&setup.topic)?,
+            topic: Arc::clone(topic),
+            pipe,
+            reader: setup.log.reader(topic)?,
             next: starts.clone(),
             starts,
-            progress,
         })
     }
 
@@ -88,10 +79,12 @@ impl<'a> Loader<'a> {
         self.next.iter().map(missing).sum()
     }
 
-    /// Loads and commits all records before the bounds, which are exclusive end offsets by partition.
+    /// Loads and commits all records before the bounds, which are exclusive end offsets by partition. `progress` is called with how
+    /// many records are done and missing.
     pub(super) fn load_up_to(
         &mut self,
         bounds: &BTreeMap<u32, u64>,
+        progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), ProjectionError> {
         let bound = |partition: &u32| bounds.get(partition).copied().unwrap_or(0);
         for (partition, next) in &self.next {
@@ -118,23 +111,17 @@ impl<'a> Loader<'a> {
                 continue;
             }
             last_records = Instant::now();
-            match self
-                .pipeline
-                .add(records)
-                .and_then(|()| self.pipeline.push(true))
-            {
+            match self.pipe.add(records).and_then(|()| self.pipe.push(true)) {
                 // Postgres refuses a row, as it did for the running projector: read again, and skip it.
                 Err(ProjectionError::Row(_)) => self.restart()?,
                 other => other?,
             }
-            let missing = self.missing(bounds);
-            let done = self.done();
-            (self.progress)(done, done + missing);
+            progress(self.done(), self.missing(bounds));
         }
-        match self.pipeline.flush(TIMEOUT) {
+        match self.pipe.flush(TIMEOUT) {
             Err(ProjectionError::Row(_)) => {
                 self.restart()?;
-                self.load_up_to(bounds)
+                self.load_up_to(bounds, progress)
             }
             other => other,
         }
@@ -143,8 +130,8 @@ impl<'a> Loader<'a> {
     /// Seeks back to the committed offsets.
     fn restart(&mut self) -> Result<(), ProjectionError> {
         let partitions: Vec<u32> = self.next.keys().copied().collect();
-        self.pipeline.take(partitions, None)?;
-        for (partition, next) in self.pipeline.owned() {
+        self.pipe.take(&partitions, None)?;
+        for (partition, next) in self.pipe.owned() {
             let start = self.starts.get(&partition).copied().unwrap_or(0);
             self.next.insert(partition, next.max(start));
             self.reader.assign(partition, next.max(start))?;
@@ -165,7 +152,7 @@ impl<'a> Loader<'a> {
         match behind {
             Some((partition, offset)) if last_records.elapsed() > NO_RECORDS_TIMEOUT => {
                 Err(ProjectionError::NoRecords {
-                    topic: self.setup.topic.to_string(),
+                    topic: self.topic.to_string(),
                     partition: *partition,
                     offset: *offset,
                     waited_s: NO_RECORDS_TIMEOUT.as_secs(),

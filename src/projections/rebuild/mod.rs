@@ -17,6 +17,7 @@ mod tables;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,14 +25,23 @@ use sqlx::{Connection, PgConnection};
 
 pub use self::tables::RebuildTables;
 use self::{
-    loader::Loader,
-    tables::{ENTITIES, EVENTS},
+    loader::{Loader, link},
+    tables::{AUDIT_TABLES, ENTITIES, EVENTS, NewTables, ODOO_TABLES, SUFFIX},
 };
 use super::{
+    audit::AuditRows,
+    batches::{Batches, Rows},
     error::ProjectionError,
     lane::Setup,
+    odoo::OdooRows,
     offsets,
-    target::{PROJECTION, REBUILD, Target},
+    pipe::Pipe,
+    pipeline::Pipeline,
+    reject::SkipRejected,
+    target::{
+        AUDIT, AUDIT_REBUILD, ODOO, ODOO_DLQ, ODOO_DLQ_REBUILD, ODOO_REBUILD, PROJECTION, REBUILD,
+        Target,
+    },
 };
 use crate::{base::backoff::Backoff, log::LogError, store::Session};
 
@@ -57,7 +67,34 @@ pub struct Rebuilt {
     pub paused: Duration,
 }
 
-/// Rebuilds tables from the log, and returns after they were swapped in. Blocks: call it on a thread, or with `spawn_blocking`.
+/// The size of the entity cache, in bytes.
+const MEMORY: usize = 32 << 20;
+
+/// A projection whose tables are filled anew.
+struct Part {
+    /// Its name in `projection_offsets`.
+    live: &'static str,
+    /// The name of the rebuild there.
+    rebuild: &'static str,
+    /// The topic that it reads.
+    topic: Arc<str>,
+}
+
+/// One rebuild: tables, and the projections that write them.
+struct Job<'a> {
+    setup: &'a Setup,
+    tables: NewTables,
+    parts: Vec<Part>,
+    /// What loads each part.
+    loaders: Vec<Loader>,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// The exclusive end offsets of each part, by partition.
+type Bounds = Vec<BTreeMap<u32, u64>>;
+
+/// Rebuilds `events`, `entities`, or both from the log, and returns after they were swapped in. Blocks: call it on a thread, or with
+/// `spawn_blocking`.
 ///
 /// `progress` is called with (done, total) in records. Projectors of any node may keep running. If a rebuild is interrupted, the live
 /// tables are unchanged, and the next rebuild removes what it left behind.
@@ -66,181 +103,319 @@ pub fn rebuild(
     tables: RebuildTables,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Rebuilt, ProjectionError> {
-    let mut connection = setup.runtime.block_on(prepare(setup, tables))?;
+    let part = Part {
+        live: PROJECTION,
+        rebuild: REBUILD,
+        topic: Arc::clone(&setup.topic),
+    };
     let target = Target::of(
         REBUILD,
         tables.events.then_some(EVENTS),
         tables.entities.then_some(ENTITIES),
     );
-    let mut loader = Loader::new(setup, target, progress)?;
-    let mut missing = u64::MAX;
-    for _ in 0..MAX_ROUNDS {
-        let bounds = setup
-            .runtime
-            .block_on(bounds(setup, &mut connection, tables))?;
-        missing = loader.missing(&bounds);
-        if missing <= SWAP_RECORDS {
-            break;
+    let pipe = |records| -> Box<dyn Pipe> {
+        let mut pipeline = Pipeline::new(
+            link(setup),
+            target,
+            Arc::clone(&setup.clock),
+            Arc::new(SkipRejected),
+            MEMORY,
+            Box::new(|_, _| {}),
+        );
+        pipeline.assume_empty_tables(records);
+        Box::new(pipeline)
+    };
+    let mut job = Job::new(setup, NewTables::OfEvents(tables), vec![part], progress);
+    let connection = job.prepare()?;
+    let loader = Loader::new(setup, &setup.topic, pipe)?;
+    job.loaders.push(loader);
+    job.run(connection)
+}
+
+/// As [`rebuild`], for `audit_log`, `rejections` and `orchestration_requests`; `setup` names the topic `audit`.
+pub fn rebuild_audit(
+    setup: &Setup,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Rebuilt, ProjectionError> {
+    let part = Part {
+        live: AUDIT,
+        rebuild: AUDIT_REBUILD,
+        topic: Arc::clone(&setup.topic),
+    };
+    let tables = NewTables::Whole(AUDIT_TABLES);
+    let mut job = Job::new(setup, tables, vec![part], progress);
+    let connection = job.prepare()?;
+    job.load(AuditRows::of(SUFFIX))?;
+    job.run(connection)
+}
+
+/// As [`rebuild`], for `odoo.webhook_events`; `setup` names the topics `events` and `dlq`.
+pub fn rebuild_odoo(
+    setup: &Setup,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Rebuilt, ProjectionError> {
+    let parts = vec![
+        Part {
+            live: ODOO,
+            rebuild: ODOO_REBUILD,
+            topic: Arc::clone(&setup.topic),
+        },
+        Part {
+            live: ODOO_DLQ,
+            rebuild: ODOO_DLQ_REBUILD,
+            topic: Arc::clone(&setup.dlq),
+        },
+    ];
+    let mut job = Job::new(setup, NewTables::Whole(ODOO_TABLES), parts, progress);
+    let connection = job.prepare()?;
+    job.load(OdooRows::completed(SUFFIX))?;
+    job.load(OdooRows::failed(SUFFIX))?;
+    job.run(connection)
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        setup: &'a Setup,
+        tables: NewTables,
+        parts: Vec<Part>,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Self {
+        Self {
+            setup,
+            tables,
+            parts,
+            loaders: Vec::new(),
+            progress,
         }
-        loader.load_up_to(&bounds)?;
     }
-    tracing::info!(
-        missing,
-        "the new tables have caught up with the running projector: swapping"
-    );
-    setup.runtime.block_on(tables.analyze(&mut connection))?;
-    let mut attempt = 0;
-    loop {
-        let started_at = Instant::now();
-        match swap(setup, &mut connection, tables, &mut loader) {
-            Ok(()) => {
-                return Ok(Rebuilt {
-                    records: loader.done(),
-                    paused: started_at.elapsed(),
-                });
+
+    /// Takes the advisory lock, which the returned connection holds, removes what an earlier rebuild left behind, and creates the new
+    /// tables.
+    fn prepare(&self) -> Result<PgConnection, ProjectionError> {
+        self.setup.runtime.block_on(self.preparing())
+    }
+
+    /// Adds the loader of the next part.
+    fn load(&mut self, rows: impl Rows) -> Result<(), ProjectionError> {
+        let part = &self.parts[self.loaders.len()];
+        let (setup, rebuild) = (self.setup, part.rebuild);
+        let reject = Arc::new(SkipRejected);
+        let pipe = |_| -> Box<dyn Pipe> {
+            let on_commit = Box::new(|_: &_| {});
+            Box::new(Batches::new(link(setup), rebuild, rows, reject, on_commit))
+        };
+        self.loaders.push(Loader::new(setup, &part.topic, pipe)?);
+        Ok(())
+    }
+
+    fn run(mut self, mut connection: PgConnection) -> Result<Rebuilt, ProjectionError> {
+        let runtime = &self.setup.runtime;
+        let mut missing = u64::MAX;
+        for _ in 0..MAX_ROUNDS {
+            let bounds = runtime.block_on(self.bounds(&mut connection))?;
+            missing = self.missing(&bounds);
+            if missing <= SWAP_RECORDS {
+                break;
             }
-            // Readers hold locks on the tables, or the projector on its offsets.
-            Err(ProjectionError::Store(e))
-                if e.sqlstate().as_deref() == Some("55P03") && attempt < SWAP_RETRIES =>
-            {
-                std::thread::sleep(BACKOFF.pause(attempt));
-                attempt += 1;
+            self.load_up_to(&bounds)?;
+        }
+        tracing::info!(
+            missing,
+            "the new tables have caught up with the running projector: swapping"
+        );
+        runtime.block_on(self.tables.analyze(&mut connection))?;
+        let mut attempt = 0;
+        loop {
+            let started_at = Instant::now();
+            match self.swap(&mut connection) {
+                Ok(()) => {
+                    return Ok(Rebuilt {
+                        records: self.loaders.iter().map(Loader::done).sum(),
+                        paused: started_at.elapsed(),
+                    });
+                }
+                // Readers hold locks on the tables, or the projector on its offsets.
+                Err(ProjectionError::Store(e))
+                    if e.sqlstate().as_deref() == Some("55P03") && attempt < SWAP_RETRIES =>
+                {
+                    std::thread::sleep(BACKOFF.pause(attempt));
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
     }
-}
 
-/// Takes the advisory lock, which the returned connection holds, removes what an earlier rebuild left behind, and creates the new tables.
-async fn prepare(setup: &Setup, tables: RebuildTables) -> Result<PgConnection, ProjectionError> {
-    let mut connection = setup.store.connect(Session::Maintenance).await?;
-    let is_only_one = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
-        .bind(LOCK)
-        .fetch_one(&mut connection)
-        .await?;
-    if !is_only_one {
-        return Err(ProjectionError::RebuildRunning);
-    }
-    let mut transaction = connection.begin().await?;
-    tables.create(&mut transaction).await?;
-    delete_offsets(&mut transaction).await?;
-    // Every partition needs an offset that the swap can lock, even if no projector has taken the partition yet.
-    let partitions = setup.log.partitions(&setup.topic)?;
-    sqlx::query(
-        "INSERT INTO omnilink.projection_offsets (projection, log_partition, next, epoch, generation) \
-         SELECT $1, p, 0, 0, COALESCE((SELECT max(generation) FROM omnilink.projection_offsets WHERE projection = $1), 1) \
-         FROM generate_series(0, $2 - 1) p ON CONFLICT DO NOTHING",
-    )
-    .bind(PROJECTION)
-    .bind(partitions as i32)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await?;
-    Ok(connection)
-}
-
-/// Deletes the offsets of the rebuild itself.
-async fn delete_offsets(connection: &mut PgConnection) -> Result<(), ProjectionError> {
-    sqlx::query("DELETE FROM omnilink.projection_offsets WHERE projection = $1")
-        .bind(REBUILD)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// The offsets up to which the partitions are loaded: those of the running projector. If all tables are rebuilt, a log that has lost its
-/// end, or a recreated topic, is accepted as it is.
-async fn bounds(
-    setup: &Setup,
-    connection: &mut PgConnection,
-    tables: RebuildTables,
-) -> Result<BTreeMap<u32, u64>, ProjectionError> {
-    if let Some(is) = topic_id(setup)?
-        && !tables.are_all()
-    {
-        let topics = offsets::topics(connection, PROJECTION).await?;
-        if let Some(was) = topics.into_iter().find(|was| *was != is) {
-            return Err(ProjectionError::AnotherTopic {
-                projection: PROJECTION.to_owned(),
-                position: 0,
-                was,
-                is,
-            });
+    async fn preparing(&self) -> Result<PgConnection, ProjectionError> {
+        let setup = self.setup;
+        let mut connection = setup.store.connect(Session::Maintenance).await?;
+        let is_only_one = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
+            .bind(LOCK)
+            .fetch_one(&mut connection)
+            .await?;
+        if !is_only_one {
+            return Err(ProjectionError::RebuildRunning);
         }
-    }
-    let mut bounds = BTreeMap::new();
-    for (partition, owned) in offsets::positions(connection, PROJECTION).await? {
-        let end = setup.log.offset_range(&setup.topic, partition)?.end;
-        if owned.next > end && !tables.are_all() {
-            return Err(ProjectionError::AheadOfLog {
-                projection: PROJECTION.to_owned(),
-                topic: setup.topic.to_string(),
-                partition,
-                position: owned.next,
-                end,
-            });
-        }
-        bounds.insert(partition, owned.next.min(end));
-    }
-    Ok(bounds)
-}
-
-/// The id of the topic that the tables are rebuilt from; `None` if the log has no topic ids.
-fn topic_id(setup: &Setup) -> Result<Option<String>, LogError> {
-    let described = setup.log.describe(&setup.topic)?;
-    Ok(described.and_then(|d| d.id).map(|id| id.to_string()))
-}
-
-/// Step 3. If it fails, nothing has changed, and it may be retried.
-fn swap(
-    setup: &Setup,
-    connection: &mut PgConnection,
-    tables: RebuildTables,
-    loader: &mut Loader<'_>,
-) -> Result<(), ProjectionError> {
-    let runtime = &setup.runtime;
-    let mut transaction = runtime.block_on(connection.begin())?;
-    let swapped = swap_in_transaction(setup, &mut transaction, tables, loader);
-    // Roll back at once, so that nobody waits for our locks until the next attempt.
-    runtime.block_on(async {
-        match swapped {
-            Ok(()) => transaction.commit().await?,
-            Err(_) => transaction.rollback().await?,
-        }
-        swapped
-    })
-}
-
-fn swap_in_transaction(
-    setup: &Setup,
-    transaction: &mut PgConnection,
-    tables: RebuildTables,
-    loader: &mut Loader<'_>,
-) -> Result<(), ProjectionError> {
-    let runtime = &setup.runtime;
-    runtime.block_on(
-        sqlx::query("SELECT FROM omnilink.projection_offsets WHERE projection = $1 FOR UPDATE")
-            .bind(PROJECTION)
-            .execute(&mut *transaction),
-    )?;
-    // The rows are locked now, so the offsets no longer change.
-    let bounds = runtime.block_on(bounds(setup, transaction, tables))?;
-    let topic = topic_id(setup)?;
-    loader.load_up_to(&bounds)?;
-    runtime.block_on(async {
-        tables.swap(transaction).await?;
-        for (partition, next) in &bounds {
+        let mut transaction = connection.begin().await?;
+        self.tables.create(&mut transaction).await?;
+        self.delete_offsets(&mut transaction).await?;
+        for part in &self.parts {
+            // Every partition needs an offset that the swap can lock, even if no projector has taken the partition yet.
+            let partitions = setup.log.partitions(&part.topic)?;
             sqlx::query(
-                "UPDATE omnilink.projection_offsets SET next = $3, generation = generation + 1, topic_id = COALESCE($4, topic_id) \
-                 WHERE projection = $1 AND log_partition = $2",
+                "INSERT INTO omnilink.projection_offsets (projection, log_partition, next, epoch, generation) \
+                 SELECT $1, p, 0, 0, COALESCE((SELECT max(generation) FROM omnilink.projection_offsets WHERE projection = $1), 1) \
+                 FROM generate_series(0, $2 - 1) p ON CONFLICT DO NOTHING",
             )
-            .bind(PROJECTION)
-            .bind(*partition as i32)
-            .bind(*next as i64)
-            .bind(topic.as_deref())
+            .bind(part.live)
+            .bind(partitions as i32)
             .execute(&mut *transaction)
             .await?;
         }
-        delete_offsets(transaction).await
-    })
+        transaction.commit().await?;
+        Ok(connection)
+    }
+
+    /// Deletes the offsets of the rebuild itself.
+    async fn delete_offsets(&self, connection: &mut PgConnection) -> Result<(), ProjectionError> {
+        for part in &self.parts {
+            sqlx::query("DELETE FROM omnilink.projection_offsets WHERE projection = $1")
+                .bind(part.rebuild)
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The number of records before the bounds that were not read yet.
+    fn missing(&self, bounds: &Bounds) -> u64 {
+        let loaders = self.loaders.iter().zip(bounds);
+        loaders.map(|(loader, bounds)| loader.missing(bounds)).sum()
+    }
+
+    /// Loads and commits all records before the bounds.
+    fn load_up_to(&mut self, bounds: &Bounds) -> Result<(), ProjectionError> {
+        for n in 0..self.loaders.len() {
+            let others = self.loaders.iter().zip(bounds).enumerate();
+            let others = others.filter(|(other, _)| *other != n);
+            let (done, missing) = others.fold((0, 0), |(done, missing), (_, (loader, bounds))| {
+                (done + loader.done(), missing + loader.missing(bounds))
+            });
+            let progress = &mut *self.progress;
+            self.loaders[n].load_up_to(&bounds[n], &mut |own_done, own_missing| {
+                let done = done + own_done;
+                progress(done, done + missing + own_missing);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The offsets up to which the partitions are loaded: those of the running projectors. If all their tables are rebuilt, a log that
+    /// has lost its end, or a recreated topic, is accepted as it is.
+    async fn bounds(&self, connection: &mut PgConnection) -> Result<Bounds, ProjectionError> {
+        let mut all = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            all.push(self.bounds_of(part, connection).await?);
+        }
+        Ok(all)
+    }
+
+    async fn bounds_of(
+        &self,
+        part: &Part,
+        connection: &mut PgConnection,
+    ) -> Result<BTreeMap<u32, u64>, ProjectionError> {
+        let are_all = self.tables.are_all();
+        if let Some(is) = self.topic_id(part)?
+            && !are_all
+        {
+            let topics = offsets::topics(connection, part.live).await?;
+            if let Some(was) = topics.into_iter().find(|was| *was != is) {
+                return Err(ProjectionError::AnotherTopic {
+                    projection: part.live.to_owned(),
+                    position: 0,
+                    was,
+                    is,
+                });
+            }
+        }
+        let mut bounds = BTreeMap::new();
+        for (partition, owned) in offsets::positions(connection, part.live).await? {
+            let end = self.setup.log.offset_range(&part.topic, partition)?.end;
+            if owned.next > end && !are_all {
+                return Err(ProjectionError::AheadOfLog {
+                    projection: part.live.to_owned(),
+                    topic: part.topic.to_string(),
+                    partition,
+                    position: owned.next,
+                    end,
+                });
+            }
+            bounds.insert(partition, owned.next.min(end));
+        }
+        Ok(bounds)
+    }
+
+    /// The id of the topic that a part is rebuilt from; `None` if the log has no topic ids.
+    fn topic_id(&self, part: &Part) -> Result<Option<String>, LogError> {
+        let described = self.setup.log.describe(&part.topic)?;
+        Ok(described.and_then(|d| d.id).map(|id| id.to_string()))
+    }
+
+    /// Step 3. If it fails, nothing has changed, and it may be retried.
+    fn swap(&mut self, connection: &mut PgConnection) -> Result<(), ProjectionError> {
+        let runtime = &self.setup.runtime;
+        let mut transaction = runtime.block_on(connection.begin())?;
+        let swapped = self.swap_in_transaction(&mut transaction);
+        // Roll back at once, so that nobody waits for our locks until the next attempt.
+        runtime.block_on(async {
+            match swapped {
+                Ok(()) => transaction.commit().await?,
+                Err(_) => transaction.rollback().await?,
+            }
+            swapped
+        })
+    }
+
+    fn swap_in_transaction(
+        &mut self,
+        transaction: &mut PgConnection,
+    ) -> Result<(), ProjectionError> {
+        let runtime = &self.setup.runtime;
+        for part in &self.parts {
+            runtime.block_on(
+                sqlx::query(
+                    "SELECT FROM omnilink.projection_offsets WHERE projection = $1 FOR UPDATE",
+                )
+                .bind(part.live)
+                .execute(&mut *transaction),
+            )?;
+        }
+        // The rows are locked now, so the offsets no longer change.
+        let bounds = runtime.block_on(self.bounds(transaction))?;
+        let topics: Vec<Option<String>> = self
+            .parts
+            .iter()
+            .map(|part| self.topic_id(part))
+            .collect::<Result<_, _>>()?;
+        self.load_up_to(&bounds)?;
+        runtime.block_on(async {
+            self.tables.swap(transaction).await?;
+            for ((part, bounds), topic) in self.parts.iter().zip(&bounds).zip(&topics) {
+                for (partition, next) in bounds {
+                    sqlx::query(
+                        "UPDATE omnilink.projection_offsets SET next = $3, generation = generation + 1, \
+                         topic_id = COALESCE($4, topic_id) WHERE projection = $1 AND log_partition = $2",
+                    )
+                    .bind(part.live)
+                    .bind(*partition as i32)
+                    .bind(*next as i64)
+                    .bind(topic.as_deref())
+                    .execute(&mut *transaction)
+                    .await?;
+                }
+            }
+            self.delete_offsets(transaction).await
+        })
+    }
 }

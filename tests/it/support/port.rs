@@ -33,8 +33,9 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tls, Tools},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, Tls, Tools},
     state::Changes,
+    store::Store,
     telemetry::{Need, PartStatus, Readiness},
     workflows::Current,
 };
@@ -65,6 +66,7 @@ pub struct NodeOptions {
     pub limiter: Limiter,
     pub policies: Vec<Arc<Policy>>,
     pub tls: Option<Tls>,
+    pub store: Option<Store>,
     pub clock: Arc<dyn Clock>,
     pub jwt: Option<Arc<Jwt>>,
 }
@@ -76,6 +78,7 @@ impl Default for NodeOptions {
             limiter: Limiter::in_memory(Arc::new(SystemClock)),
             policies: Vec::new(),
             tls: None,
+            store: None,
             clock: Arc::new(SystemClock),
             jwt: None,
         }
@@ -151,6 +154,15 @@ impl Rebuilds for NoRebuilds {
 
     fn status(&self) -> Rebuild {
         Rebuild::default()
+    }
+}
+
+/// The tables of a database, or none.
+struct Database(Option<Store>);
+
+impl Tables for Database {
+    fn store(&self) -> Result<Store, String> {
+        self.0.clone().ok_or_else(|| "no Postgres".into())
     }
 }
 
@@ -252,6 +264,16 @@ impl Node {
         Self::start_whole(dir, options).await
     }
 
+    /// Starts with the tables of a database.
+    pub async fn start_on(dir: TempDir, nodes: Option<Nodes>, store: Option<Store>) -> Self {
+        let options = NodeOptions {
+            nodes,
+            store,
+            ..NodeOptions::default()
+        };
+        Self::start_whole(dir, options).await
+    }
+
     /// With the port's clock.
     pub async fn start_at(dir: TempDir, nodes: Option<Nodes>, clock: Arc<dyn Clock>) -> Self {
         let options = NodeOptions {
@@ -316,6 +338,7 @@ impl Node {
             listener,
             Parts {
                 rebuilds: Arc::new(NoRebuilds),
+                tables: Arc::new(Database(more.store)),
                 tools: Tools {
                     log: shared.clone(),
                     names: names.clone(),
@@ -402,11 +425,22 @@ impl Node {
         scopes: Scopes,
         expires_at: Option<Millis>,
     ) -> String {
+        self.key_of(KeyKind::Service, tenant, scopes, expires_at)
+            .await
+    }
+
+    pub async fn key_of(
+        &self,
+        kind: KeyKind,
+        tenant: &str,
+        scopes: Scopes,
+        expires_at: Option<Millis>,
+    ) -> String {
         let new = NewKey {
             tenant: Tenant::new(tenant).unwrap(),
             name: "test".into(),
             principal: "tester".into(),
-            kind: KeyKind::Service,
+            kind,
             scopes,
             expires_at,
         };

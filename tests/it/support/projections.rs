@@ -128,6 +128,17 @@ impl Database {
         })
     }
 
+    /// The first column of all rows of a statement that cannot be a sub-select, such as EXPLAIN.
+    pub fn texts_of(&self, statement: &str) -> Vec<String> {
+        self.runtime.block_on(async {
+            let mut connection = PgConnection::connect_with(&self.options).await.unwrap();
+            sqlx::query_scalar::<_, String>(AssertSqlSafe(statement.to_owned()))
+                .fetch_all(&mut connection)
+                .await
+                .unwrap()
+        })
+    }
+
     pub fn text(&self, sql: &str) -> String {
         self.texts(sql).concat()
     }

@@ -1,0 +1,128 @@
+//! Which refusals of a key are entries of the audit log: a few a minute, so that a client that tries again and again fills neither the
+//! log nor the table.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+
+use super::Shared;
+use crate::{
+    audit::{Entry, Outcome, REQUEST_DENIED},
+    base::clock::Millis,
+    controls::Key,
+};
+
+/// Entries of a key in a window.
+const MOST: u32 = 10;
+/// The window, in milliseconds.
+const WINDOW_MS: i64 = 60_000;
+/// Keys remembered at once.
+const KEYS: usize = 4_096;
+
+/// A request that was answered with 403.
+pub(super) struct Denied<'a> {
+    pub(super) key: &'a Key,
+    /// Method and path, as in the table of routes.
+    pub(super) route: &'a str,
+    /// What the route needs.
+    pub(super) permission: &'a str,
+    /// The code of the answer.
+    pub(super) code: &'a str,
+    /// The client's address and `User-Agent`, if they are known here.
+    pub(super) client: Option<(IpAddr, Option<&'a [u8]>)>,
+}
+
+impl Shared {
+    /// Records a refusal, unless its key has had many.
+    pub(super) fn audit_denied(&self, denied: &Denied<'_>) {
+        let (key, now) = (denied.key, self.clock.now());
+        let Some(omitted) = self.denials.admit(&key.id, now) else {
+            return;
+        };
+        let mut detail = Map::new();
+        detail.insert("route".into(), denied.route.into());
+        detail.insert("permission".into(), denied.permission.into());
+        detail.insert("code".into(), denied.code.into());
+        if omitted > 0 {
+            detail.insert("omitted_before".into(), Value::from(omitted));
+        }
+        let entry = Entry::new(Some(&key.tenant), REQUEST_DENIED, Outcome::Denied, now);
+        let mut entry = entry
+            .by(&key.principal, None)
+            .resource("key", &key.id)
+            .detail(detail);
+        if let Some((address, user_agent)) = denied.client {
+            entry = entry.client(address, user_agent);
+        }
+        self.audit.record(entry);
+    }
+}
+
+/// The refusals of the last minute, by key.
+#[derive(Default)]
+pub(super) struct Denials(Mutex<HashMap<Box<str>, Window>>);
+
+struct Window {
+    began: i64,
+    recorded: u32,
+    /// Refusals since the last entry that are none themselves.
+    omitted: u64,
+}
+
+impl Denials {
+    /// Whether a refusal of this key is to be an entry, and how many before it were none. `None`: it is none.
+    pub(super) fn admit(&self, key: &str, now: Millis) -> Option<u64> {
+        let mut all = self.0.lock();
+        if all.len() >= KEYS && !all.contains_key(key) {
+            all.retain(|_, window| now.0 - window.began < WINDOW_MS);
+            if all.len() >= KEYS {
+                // Very many keys are refused at once: memory stays bounded.
+                all.clear();
+            }
+        }
+        let window = all.entry(key.into()).or_insert(Window {
+            began: now.0,
+            recorded: 0,
+            omitted: 0,
+        });
+        if now.0 - window.began >= WINDOW_MS {
+            window.began = now.0;
+            window.recorded = 0;
+        }
+        if window.recorded >= MOST {
+            window.omitted += 1;
+            return None;
+        }
+        window.recorded += 1;
+        Some(std::mem::take(&mut window.omitted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_a_few_entries_a_minute() {
+        let denials = Denials::default();
+        for n in 0..i64::from(MOST) {
+            assert_eq!(denials.admit("a", Millis(n)), Some(0));
+        }
+        assert_eq!(denials.admit("a", Millis(100)), None);
+        assert_eq!(denials.admit("a", Millis(WINDOW_MS - 1)), None);
+        assert_eq!(denials.admit("b", Millis(200)), Some(0));
+        // The next entry says how many were left out.
+        assert_eq!(denials.admit("a", Millis(WINDOW_MS)), Some(2));
+        assert_eq!(denials.admit("a", Millis(WINDOW_MS + 1)), Some(0));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let denials = Denials::default();
+        for n in 0..3 * KEYS {
+            denials.admit(&n.to_string(), Millis(0));
+        }
+        assert!(denials.0.lock().len() <= KEYS);
+    }
+}

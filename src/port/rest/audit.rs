@@ -1,0 +1,117 @@
+//! `/v1/audit` and `/v1/rejections`: read from Postgres, of the key's own tenant, by operators of any.
+
+use std::time::Duration;
+
+use axum::Json;
+
+use super::{
+    caller::{Caller, Permitted},
+    request::QueryString,
+};
+use crate::{
+    api::{
+        audit::{AuditEntry, AuditQuery, Rejection, RejectionQuery, cursor},
+        list::List,
+        problem::POSTGRES_UNAVAILABLE,
+    },
+    port::problem::{Problem, Refused},
+    store::{
+        Store, StoreError,
+        audit::{self, Page, Place},
+    },
+};
+
+/// How long Postgres may take for a page.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before the next attempt, in seconds.
+const RETRY_AFTER_S: u32 = 5;
+
+/// The tables of the projections.
+pub trait Tables: Send + Sync {
+    /// Where they are. The error says why they cannot be read now.
+    fn store(&self) -> Result<Store, String>;
+}
+
+/// `GET /v1/audit`.
+pub(crate) async fn entries(
+    caller: Caller,
+    asked: QueryString<AuditQuery>,
+) -> Result<Json<List<AuditEntry>>, Refused> {
+    let asked = caller.query(asked)?;
+    let caller = caller.permit()?;
+    let tenant = caller.tenant(asked.tenant.as_deref())?;
+    let mut page = asked.page(tenant.as_str()).map_err(|e| caller.invalid(e))?;
+    let limit = one_more(&mut page);
+    let (actions, principal) = (asked.actions(), asked.principal.as_deref());
+    let store = store(&caller)?;
+    let rows = read(
+        &caller,
+        audit::entries(&store, &page, actions.as_ref(), principal),
+    );
+    let (rows, next_cursor) = cut(rows.await?, limit, |row| &row.place);
+    Ok(Json(List {
+        items: rows.into_iter().map(AuditEntry::from).collect(),
+        next_cursor,
+    }))
+}
+
+/// `GET /v1/rejections`.
+pub(crate) async fn rejections(
+    caller: Caller,
+    asked: QueryString<RejectionQuery>,
+) -> Result<Json<List<Rejection>>, Refused> {
+    let asked = caller.query(asked)?;
+    let caller = caller.permit()?;
+    let tenant = caller.tenant(asked.tenant.as_deref())?;
+    let mut page = asked.page(tenant.as_str()).map_err(|e| caller.invalid(e))?;
+    let limit = one_more(&mut page);
+    let store = store(&caller)?;
+    let rows = read(
+        &caller,
+        audit::rejections(&store, &page, asked.source.as_deref()),
+    );
+    let (rows, next_cursor) = cut(rows.await?, limit, |row| &row.place);
+    Ok(Json(List {
+        items: rows.into_iter().map(Rejection::from).collect(),
+        next_cursor,
+    }))
+}
+
+/// Asks for one row more than the page has, which tells whether another page follows. Returns the page's limit.
+fn one_more(page: &mut Page) -> usize {
+    let limit = page.limit;
+    page.limit += 1;
+    limit
+}
+
+/// The rows of the page, and the cursor of the next.
+fn cut<T>(mut rows: Vec<T>, limit: usize, place: fn(&T) -> &Place) -> (Vec<T>, Option<String>) {
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| more);
+    let next_cursor = last.map(|row| cursor(place(row)));
+    (rows, next_cursor)
+}
+
+fn store(caller: &Permitted) -> Result<Store, Refused> {
+    let store = caller.shared.tables.store();
+    store.map_err(|why| caller.refuse(unavailable(why)))
+}
+
+async fn read<T>(
+    caller: &Permitted,
+    rows: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, Refused> {
+    match tokio::time::timeout(TIMEOUT, rows).await {
+        Ok(Ok(rows)) => Ok(rows),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the audit log cannot be read from Postgres");
+            Err(caller.refuse(unavailable("Postgres does not answer".to_owned())))
+        }
+        Err(_) => Err(caller.refuse(unavailable("Postgres does not answer in time".to_owned()))),
+    }
+}
+
+fn unavailable(why: String) -> Problem {
+    Problem::new(&POSTGRES_UNAVAILABLE, why).retry_after(RETRY_AFTER_S)
+}
