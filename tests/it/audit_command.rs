@@ -43,9 +43,7 @@ fn from_a_request_to_the_command_line() {
         "events:write",
     ]);
     assert_eq!(code, 0, "{error}");
-    wait_until("the schema", || {
-        database.number("SELECT count(*) FROM pg_class WHERE relname = 'audit_log'") == 1
-    });
+    wait_until("Postgres is in use", || ask(&["audit", "--json"]).0 == 0);
     let listed = ["audit", "--action", "key.*", "--since", "1h", "--json"];
     wait_until("the entry", || !items(&listed).is_empty());
     let entry = &items(&listed)[0];
