@@ -60,7 +60,9 @@ pub enum Gate {
     None,
     /// The kill switch.
     Intake,
-    /// The kill switch; and operator take-over for all but persons: starts, decisions and controls of runs.
+    /// Operator take-over, for all but persons: what ends a run.
+    Takeover,
+    /// Both: starts, decisions and the other controls of runs.
     Starts,
 }
 
@@ -387,6 +389,7 @@ impl Route {
             match self.gate {
                 Gate::None => {}
                 Gate::Intake => codes.extend([&OMNILINK_DISABLED, &FEATURE_DISABLED]),
+                Gate::Takeover => codes.push(&OPERATOR_TAKEOVER),
                 Gate::Starts => {
                     codes.extend([&OMNILINK_DISABLED, &OPERATOR_TAKEOVER, &FEATURE_DISABLED]);
                 }

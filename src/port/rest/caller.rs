@@ -80,13 +80,13 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         };
         let route = parts.extensions.get::<&'static Route>().copied();
         let gate = route.map_or(Gate::None, |route| route.gate);
-        if gate != Gate::None {
+        if matches!(gate, Gate::Intake | Gate::Starts) {
             gate::intake(shared).map_err(refuse)?;
         }
         let key = auth::authenticate(shared, &parts.headers, *peer).await;
         let key = key.map_err(refuse)?;
         let on_behalf_of = auth::on_behalf_of(&parts.headers).map_err(refuse)?;
-        if gate == Gate::Starts {
+        if matches!(gate, Gate::Takeover | Gate::Starts) {
             gate::starts(shared, &key).map_err(refuse)?;
         }
         let permission = match route.map(|route| route.access) {
