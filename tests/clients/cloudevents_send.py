@@ -36,6 +36,7 @@ def event(name, data):
             "datacontenttype": "application/json",
             "dataschema": "https://example.com/sdk.json",
             "entitytype": "order",
+            "entityid": "1",
         },
         data=data,
     )
