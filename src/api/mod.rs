@@ -17,8 +17,8 @@
 //! | `openapi`, `reference` | the OpenAPI document and `docs/api.md`, made from the table |
 //! | the others | the types of some routes |
 
-pub mod controls;
 pub mod audit;
+pub mod controls;
 pub mod events;
 mod examples;
 pub mod health;

@@ -19,7 +19,7 @@ use crate::{
     base::clock::{Clock, SystemClock},
     config::Config,
     controls::Emergency,
-    log::{Log, LogError, OpenTransaction, topics::Names},
+    log::{Cleanup, Log, LogError, OpenTransaction, topics::Names},
     node::storage,
     projections,
     stream::{

@@ -594,7 +594,9 @@ fn map(value: &Value, takes: &'static str) -> Result<Vec<(String, Value)>, Value
     match value {
         Value::Map(entries) => {
             let entries = entries.iter();
-            Ok(entries.map(|(name, given)| (name.clone(), given.value.clone())).collect())
+            Ok(entries
+                .map(|(name, given)| (name.clone(), given.value.clone()))
+                .collect())
         }
         Value::Raw(raw) => match given::from_yaml(raw, "", is_section) {
             Ok(leaves) => Ok(leaves.into_iter().map(|(k, g)| (k, g.value)).collect()),

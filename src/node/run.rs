@@ -7,8 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    event_schemas,
     control_records::ControlRecords,
+    event_schemas,
     lags::NodeLags,
     postgres::{self, Postgres},
     storage::{self, Storage},
@@ -237,21 +237,6 @@ fn connect_nodes(
     let (identities, limits) = (nodes.probe(), limiter.probe());
     readiness.part("redis", Need::Optional, move || identities().and(limits()));
     Ok((Some(nodes), limiter))
-}
-
-/// The issuers of `auth.jwt`, if there are any.
-fn start_jwt(config: &Config, readiness: &Readiness) -> anyhow::Result<Option<Arc<Jwt>>> {
-    if config.jwt.is_empty() {
-        return Ok(None);
-    }
-    let jwt = Jwt::start(&config.jwt).context("the key sets of `auth.jwt` cannot be fetched")?;
-    let jwt = Arc::new(jwt);
-    let weak = Arc::downgrade(&jwt);
-    readiness.part("jwks", Need::Optional, move || {
-        weak.upgrade()
-            .map_or(PartStatus::ok(""), |jwt| jwt.status())
-    });
-    Ok(Some(jwt))
 }
 
 /// The issuers of `auth.jwt`, if there are any.

@@ -8,9 +8,9 @@ mod auth;
 mod certificate;
 mod connection;
 mod cors;
-mod hooks;
-mod gate;
 mod denials;
+mod gate;
+mod hooks;
 mod ingest;
 mod limited;
 mod meters;
@@ -19,9 +19,9 @@ mod problem;
 mod rest;
 mod serve;
 mod slow_body;
+mod starts;
 mod tls;
 mod uses;
-mod starts;
 
 use std::{
     fmt, io,
@@ -35,8 +35,8 @@ use std::{
 
 use auth::Attempts;
 pub use certificate::{Certificate, CertificateError, Files};
-use hooks::Hooks;
 use denials::Denials;
+use hooks::Hooks;
 pub use ingest::nodes::Nodes;
 use ingest::{
     body,
@@ -57,9 +57,9 @@ use crate::{
     base::clock::Clock,
     config::{Alias, AllowedOrigin, Limits, Network},
     controls::Controls,
-    limits::Limiter,
-    jwt::Jwt,
     event_schemas::EventSchemas,
+    jwt::Jwt,
+    limits::Limiter,
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,

@@ -452,8 +452,7 @@ fn the_table_follows_the_controls() {
     let progress = Arc::<Progress>::default();
     let table = ControlledTable::emergency_controls(&node.controls);
     let running = [(table, Arc::clone(&progress))];
-    let _tables =
-        ControlledTables::start(database.runtime.handle(), &database.store(), running);
+    let _tables = ControlledTables::start(database.runtime.handle(), &database.store(), running);
     let rows = || {
         database.texts(
             "SELECT concat_ws(' ', feature_name, enabled, NULLIF(value, 'null'), disabled_reason, updated_by, (updated_at IS NOT NULL)) \

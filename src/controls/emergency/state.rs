@@ -8,7 +8,7 @@ use crate::{
     base::clock::Millis,
     controls::{
         hold::{KILL_SWITCH, OPERATOR_TAKEOVER, SAFE_MODE},
-        key::text_is_good,
+        text_is_good,
     },
 };
 

@@ -25,6 +25,7 @@ use crate::{
     audit::{self, Entry},
     base::clock::Millis,
     bridges::{self, Reason, receive},
+    limits::Kind,
     port::{
         Shared, auth, gate,
         ingest::{
@@ -35,7 +36,6 @@ use crate::{
         limited::Sender,
         problem::{Limit, Problem},
     },
-    limits::Kind,
 };
 
 /// What requests of unknown sources are counted as: no source has an empty name.
@@ -211,7 +211,9 @@ impl<'a> Taking<'a> {
         };
         let limiting = &self.shared.limiting;
         let address = || self.address;
-        let rated = limiting.take(sender, Kind::Webhooks, address, std::iter::once(kind)).await;
+        let rated = limiting
+            .take(sender, Kind::Webhooks, address, std::iter::once(kind))
+            .await;
         rated.refusals().next().flatten()
     }
 

@@ -56,7 +56,7 @@ impl JsonBody {
 
     /// Its bytes. A byte order mark is skipped.
     pub(crate) fn bytes(self) -> Result<Bytes, Problem> {
-        let bytes = self.0?;
+        let bytes = self.read?;
         Ok(bytes.slice_ref(without_mark(&bytes)))
     }
 

@@ -12,7 +12,8 @@ use axum::{
 };
 
 use super::{
-docs, integrations, keys, letters, node, readers, rebuild, replay, request::BODY_BYTES, schemas, tools, controls, audit,
+    audit, controls, docs, integrations, keys, letters, node, readers, rebuild, replay,
+    request::BODY_BYTES, schemas, tools,
 };
 use crate::{
     api::{

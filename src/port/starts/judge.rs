@@ -58,7 +58,10 @@ impl<'a> Judge<'a> {
     /// Judges one start, and starts it if it may be; the refusal is recorded.
     pub(super) async fn start(&self, mut candidate: Candidate<'_>) -> Refusal {
         let asked = &mut candidate.asked;
-        asked.on_behalf_of = asked.on_behalf_of.take().or_else(|| self.caller.on_behalf_of.clone());
+        asked.on_behalf_of = asked
+            .on_behalf_of
+            .take()
+            .or_else(|| self.caller.on_behalf_of.clone());
         let (event, user) = (candidate.event, candidate.asked.on_behalf_of.clone());
         let run_id = start::run_id(&candidate.identity).to_string();
         let refusal = match self.check(candidate).await {
@@ -127,7 +130,9 @@ impl<'a> Judge<'a> {
         let sender = Sender::of(&caller.key);
         let address = || caller.address();
         let limiting = &caller.shared.limiting;
-        let rated = limiting.take(sender, of, address, std::iter::once(kind)).await;
+        let rated = limiting
+            .take(sender, of, address, std::iter::once(kind))
+            .await;
         match rated {
             Rated::All => Ok(()),
             Rated::Unavailable(policy) => Err(Refusal::limiter_unavailable(&policy)),

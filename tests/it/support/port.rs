@@ -25,9 +25,9 @@ use omnilink::{
     },
     config::{Alias, AllowedOrigin, Config, JwtIssuer, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
-    limits::{Limiter, Policy},
-    jwt::Jwt,
     event_schemas::EventSchemas,
+    jwt::Jwt,
+    limits::{Limiter, Policy},
     log::{
         Acknowledged, Append, Log, LogError, Unavailable,
         local::{LocalLog, LocalOptions},
