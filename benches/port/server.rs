@@ -97,7 +97,7 @@ impl Server {
         Self::up_with(log, projections, &[])
     }
 
-    /// With settings that win over its own; a restart does not keep them.
+    /// With settings that win over its own.
     pub fn up_with(log: Log, projections: bool, more: &[(&'static str, String)]) -> Option<Self> {
         let (scratch, database) = match log {
             Log::Local => (None, None),
@@ -126,7 +126,7 @@ impl Server {
             rows: RefCell::new(None),
             database,
             scratch,
-            more,
+            more: more.to_vec(),
             dir,
         })
     }

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{
         base::id::Tenant,
-        controls::{KeyKind, Scopes},
+        controls::{KeyKind, NewKey, Scopes},
         envelope::{Form, StartReceipt, parse_starts},
         port::starts::resolve::resolve,
         workflows::{Catalog, check_texts},
@@ -146,19 +146,15 @@ mod tests {
     fn key() -> Key {
         let mut scopes = Scopes::all();
         scopes.constraints.approvals_required_for = vec!["c.pay".into()];
-        Key {
-            id: "1".into(),
+        let new = NewKey {
             tenant: Tenant::new("acme").unwrap(),
-            prefix: *b"abcdefgh",
-            hash: [0; 32],
             name: "n".into(),
             principal: "ann".into(),
             kind: KeyKind::Person,
             scopes,
-            created_at: Millis(0),
             expires_at: None,
-            writes_events: true,
-        }
+        };
+        Key::new("1".into(), new, (*b"abcdefgh", [0; 32]), Millis(0))
     }
 
     fn record(kind: StartKind, body: &Value) -> Command {

@@ -28,7 +28,7 @@ pub(super) struct Refusal {
     pub(super) message: Cow<'static, str>,
     pub(super) retry_after: Option<u32>,
     /// What is switched off, and why.
-    disabled: Option<(String, String)>,
+    disabled: Option<Box<(String, String)>>,
     /// The limit that is used up.
     limit: Option<Arc<Standing>>,
 }
@@ -103,7 +103,7 @@ impl Refusal {
         let message = format!("`{feature}` is switched off: {reason}");
         let mut refusal = Self::new(ItemStatus::Error, &FEATURE_DISABLED, message);
         refusal.retry_after = Some(DISABLED_RETRY_AFTER_S);
-        refusal.disabled = Some((feature.to_owned(), reason.to_owned()));
+        refusal.disabled = Some(Box::new((feature.to_owned(), reason.to_owned())));
         refusal
     }
 
@@ -132,7 +132,7 @@ impl Refusal {
     /// As the problem of a whole request.
     pub(super) fn into_problem(self) -> Problem {
         let mut problem = Problem::named(self.code, self.name, self.message);
-        if let Some((feature, reason)) = &self.disabled {
+        if let Some((feature, reason)) = self.disabled.as_deref() {
             problem = problem.field("feature", feature).field("reason", reason);
         }
         match (self.limit, self.retry_after) {
