@@ -93,7 +93,7 @@ impl Reloading {
                 let (config, current) = (Arc::clone(&config), current.clone());
                 let done = tokio::task::spawn_blocking(move || reload(&config, &current)).await;
                 if let Err(error) = done {
-                    tracing::error!(%error, "workflows and tools were not reloaded");
+                    tracing::error!(%error, "workflows and tools were not read again");
                 }
             }
         })))
@@ -106,11 +106,11 @@ fn reload(config: &Config, current: &Current) {
         Ok(catalog) => {
             let (workflows, tools) = (catalog.workflows().count(), catalog.tools().count());
             current.replace(catalog);
-            tracing::info!(workflows, tools, "workflows and tools were reloaded");
+            tracing::info!(workflows, tools, "workflows and tools were read again");
         }
         Err(error) => tracing::error!(
             %error,
-            "workflows and tools were not reloaded; those before stay in force"
+            "workflows and tools were not read again; those before stay in force"
         ),
     }
 }

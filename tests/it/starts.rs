@@ -44,7 +44,6 @@ async fn node() -> Node {
     node
 }
 
-/// A good start for each route.
 fn good(route: &str) -> Value {
     let mut start = json!({ "id": "1", "source": "/erp/prod", "type": "expense.pay" });
     let more = match route {
@@ -80,7 +79,6 @@ pub async fn send(
     node.call(Method::POST, route, &all, body.to_owned()).await
 }
 
-/// Sends with the admin key and an idempotency key.
 async fn post(node: &Node, route: &str, body: &Value) -> Response {
     let headers = [("idempotency-key", "k1")];
     send(node, route, &node.admin, &headers, &body.to_string()).await
@@ -407,7 +405,6 @@ async fn fields_are_checked_one_by_one() {
     )
     .await;
     assert_eq!(answer.code(), "invalid_payload");
-    // The attribute stands for the header.
     let mut body = good("/v1/commands");
     body["idempotencykey"] = "k".into();
     let answer = send(&node, "/v1/commands", &node.admin, &[], &body.to_string()).await;

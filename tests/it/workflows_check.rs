@@ -327,12 +327,12 @@ fn sighup_reads_the_files_again() {
     );
     hang_up();
     wait_until("reloaded", || {
-        errors(dir.path()).contains("workflows and tools were reloaded")
+        errors(dir.path()).contains("workflows and tools were read again")
     });
     put(dir.path(), "workflows/w3.yaml", "name: w3\n");
     hang_up();
     wait_until("an error", || {
-        errors(dir.path()).contains("workflows and tools were not reloaded")
+        errors(dir.path()).contains("workflows and tools were not read again")
     });
     let told = errors(dir.path());
     assert!(
