@@ -15,6 +15,7 @@ pub mod port;
 pub mod admission;
 pub mod bridges;
 pub mod projections;
+pub mod saga;
 
 // Floor 2: the API's contract, tokens of issuers, the runtime of processors, topologies, and reading the history.
 pub mod api;

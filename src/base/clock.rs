@@ -9,9 +9,26 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+
 /// Milliseconds since 1970-01-01T00:00:00Z, like Kafka's timestamps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Millis(pub i64);
+
+/// As RFC 3339 in UTC, such as `2026-01-31T12:00:00.5Z`.
+impl Serialize for Millis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let time = Timestamp::from_millisecond(self.0).map_err(ser::Error::custom)?;
+        serializer.collect_str(&time)
+    }
+}
+
+impl<'de> Deserialize<'de> for Millis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Timestamp::deserialize(deserializer).map(|time| Self(time.as_millisecond()))
+    }
+}
 
 /// A source of the current time.
 pub trait Clock: Send + Sync + Debug {

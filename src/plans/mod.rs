@@ -31,6 +31,6 @@ pub use self::{
     fault::{Fault, Pointer},
     plan::{PLAN_MAX, Plan, STEPS_MAX},
     render::{Context, RENDERED_MAX, RenderError},
-    step::{Call, OnExhausted, Retry, Step},
+    step::{Call, OnExhausted, Retry, Step, When},
     tool::{Builtin, Kind, Lane, Limit, Rate, Risk, Thresholds, Tool, Worker},
 };

@@ -85,8 +85,12 @@ pub fn check(asked: &Method, path: &str, status: StatusCode, headers: &HeaderMap
 
 /// Sends a route's own examples.
 async fn send(node: &Node, route: &Route, key: Option<&str>) -> Response {
+    send_from(node, route, key, "10.0.0.1").await
+}
+
+async fn send_from(node: &Node, route: &Route, key: Option<&str>, address: &str) -> Response {
     let bearer = key.map(|key| format!("Bearer {key}"));
-    let mut headers: Vec<(&str, &str)> = Vec::new();
+    let mut headers = vec![("x-forwarded-for", address)];
     headers.extend(
         bearer
             .iter()
@@ -111,7 +115,7 @@ async fn send(node: &Node, route: &Route, key: Option<&str>) -> Response {
 async fn every_route_asks_for_the_key_and_the_permission_of_its_line() {
     let node = Node::start().await;
     let nothing = node.key("acme", scopes(&["nothing:at:all"])).await;
-    for route in ROUTES {
+    for (n, route) in ROUTES.iter().enumerate() {
         let about = format!("{} {}", route.method.name(), route.path);
         let answer = send(&node, route, None).await;
         let Access::Permission(permission) = route.access else {
@@ -122,7 +126,9 @@ async fn every_route_asks_for_the_key_and_the_permission_of_its_line() {
         let given = |answer: &Response| (answer.status.as_u16(), answer.code());
         assert_eq!(given(&answer), (401, "unauthorized".into()), "{about}");
         assert!(answer.headers.contains_key("www-authenticate"), "{about}");
-        let answer = send(&node, route, Some("omni.wrong")).await;
+        // Each from an address of its own: wrong keys are limited by address.
+        let address = format!("10.0.0.{n}");
+        let answer = send_from(&node, route, Some("omni.wrong"), &address).await;
         assert_eq!(given(&answer), (401, "invalid_key".into()), "{about}");
         let answer = send(&node, route, Some(&nothing)).await;
         assert_eq!(given(&answer), (403, "permission_denied".into()), "{about}");

@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
     &["jwt", "stream"],
     &["replay", "topology"],
     &["api", "workflows"],
-    &["admission", "bridges", "projections"],
+    &["admission", "bridges", "projections", "saga"],
     &["port"],
     &["node"],
     &["cli"],

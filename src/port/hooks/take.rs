@@ -1,5 +1,5 @@
 //! The checks of a request, in this order: length, controls, source, content encoding, body, signature and what else the dialect
-//! says, the limit of failures (a good signature passes), policies, identity, append.
+//! says, the limit of failures (a good signature passes), event schema, policies, identity, append.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -155,6 +155,9 @@ impl<'a> Taking<'a> {
             Ok(bridges::Outcome::Event(mut received)) => {
                 if let Some(trace) = events::trace(self.headers) {
                     received.parsed.event.keep_trace(&trace);
+                }
+                if let Err(invalid) = self.shared.event_schemas.check(&received.parsed.event) {
+                    return Ok(Taken::Event(Outcome::Refused(Refusal::invalid(invalid))));
                 }
                 let outcome = match self.over_limit(&ready, &received.parsed.event.kind).await {
                     Some(refusal) => Outcome::Refused(refusal),

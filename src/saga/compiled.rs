@@ -1,0 +1,215 @@
+//! A plan that is ready to run: names resolved to indexes and tools, defaults filled in.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::json::Json;
+use crate::plans::{Call, OnExhausted, Plan, Retry, Template, Tool, When};
+
+/// Default limit of an attempt (contract, section 3): five minutes.
+const ATTEMPT_MS: u64 = 5 * 60 * 1000;
+/// Default limit of a compensation's attempt: 15 seconds.
+const COMPENSATION_MS: u64 = 15 * 1000;
+/// Default limit of a run, from when it leaves `queued`: seven days.
+const RUN_MS: u64 = 7 * 86_400 * 1000;
+
+/// A plan whose tools are known. Shared by all runs of the plan.
+#[derive(Debug)]
+pub struct CompiledPlan {
+    /// The steps, in the order of the plan.
+    pub steps: Vec<CompiledStep>,
+    /// The template of the run's output.
+    pub output: Option<Template>,
+    /// Time limit of a run in milliseconds, from when it leaves `queued`.
+    pub timeout_ms: u64,
+}
+
+/// A step with everything that is needed to run it.
+#[derive(Debug)]
+pub struct CompiledStep {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its tool.
+    pub tool: Arc<Tool>,
+    /// Its input.
+    pub input: Input,
+    /// Indexes of the steps that must end before it.
+    pub depends_on: Vec<usize>,
+    /// Indexes of all steps that end before it.
+    pub ancestors: Vec<usize>,
+    /// The condition under which it runs.
+    pub when: Option<When>,
+    /// Limit of an attempt in milliseconds.
+    pub timeout_ms: u64,
+    /// Retries.
+    pub retry: RetryPolicy,
+    /// Limit of all attempts together in milliseconds.
+    pub deadline_ms: Option<u64>,
+    /// What happens when all attempts have failed.
+    pub on_exhausted: OnExhausted,
+    /// Whether it cannot be undone, so that a person must approve it.
+    pub irreversible: bool,
+    /// The call that undoes it.
+    pub compensation: Option<Compensation>,
+}
+
+/// A call that undoes a step.
+#[derive(Debug)]
+pub struct Compensation {
+    /// Its tool.
+    pub tool: Arc<Tool>,
+    /// Its input.
+    pub input: Input,
+    /// Limit of an attempt in milliseconds.
+    pub timeout_ms: u64,
+    /// Retries.
+    pub retry: RetryPolicy,
+}
+
+/// The input of a call.
+#[derive(Debug)]
+pub enum Input {
+    /// Without expressions: its JSON text.
+    Fixed(Json),
+    /// To be rendered.
+    Template(Template),
+}
+
+/// How often a call is attempted, and the pauses in between.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RetryPolicy {
+    /// Attempts, including the first.
+    pub max_attempts: u32,
+    /// The pause after the first attempt, in milliseconds.
+    pub initial_ms: u64,
+    /// The factor of each further pause.
+    pub factor: f64,
+    /// The longest pause, in milliseconds.
+    pub max_ms: u64,
+}
+
+/// The plan calls a tool that does not exist.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("step `{step}`: there is no tool `{tool}`")]
+pub struct UnknownTool {
+    /// The step.
+    pub step: String,
+    /// The tool.
+    pub tool: String,
+}
+
+impl RetryPolicy {
+    /// The step's values, then the tool's, then the defaults: three attempts for steps, two for compensations, pauses of one to ten
+    /// seconds that double.
+    fn new(step: &Retry, tool: &Retry, max_attempts: u32) -> Self {
+        Self {
+            max_attempts: step
+                .max_attempts
+                .or(tool.max_attempts)
+                .unwrap_or(max_attempts),
+            initial_ms: step.initial_ms.or(tool.initial_ms).unwrap_or(1000),
+            factor: step.factor.or(tool.factor).unwrap_or(2.0),
+            max_ms: step.max_ms.or(tool.max_ms).unwrap_or(10_000),
+        }
+    }
+
+    /// The pause after a failed attempt (from 1) in milliseconds, with equal jitter: between half and all of it. `random` selects the
+    /// point in between.
+    pub fn pause_ms(&self, attempt: u32, random: u64) -> u64 {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let pause = self.initial_ms as f64 * self.factor.powi(exponent);
+        let pause = pause.min(self.max_ms as f64).max(0.0) as u64;
+        let half = pause / 2;
+        half + random % (pause - half + 1)
+    }
+}
+
+impl Input {
+    fn new(template: &Template) -> Self {
+        match template {
+            Template::Fixed(value) => Self::Fixed(Json::of(value)),
+            template => Self::Template(template.clone()),
+        }
+    }
+}
+
+impl CompiledPlan {
+    /// Resolves the tools of a valid plan.
+    pub fn new(plan: &Plan, tool: impl Fn(&str) -> Option<Arc<Tool>>) -> Result<Self, UnknownTool> {
+        let index: HashMap<&str, usize> = plan
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(index, step)| (step.id.as_str(), index))
+            .collect();
+        let find = |step: &str, name: &str| {
+            tool(name).ok_or_else(|| UnknownTool {
+                step: step.to_owned(),
+                tool: name.to_owned(),
+            })
+        };
+        let mut steps: Vec<CompiledStep> = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let own = find(&step.id, &step.tool)?;
+            // Its own compensation first, then the tool's.
+            let call: Option<&Call> = step.compensate.as_ref().or(own.compensate.as_ref());
+            let compensation = match call {
+                Some(call) => {
+                    let tool = find(&step.id, &call.tool)?;
+                    Some(Compensation {
+                        input: Input::new(&call.input),
+                        timeout_ms: tool.timeout_ms.unwrap_or(COMPENSATION_MS),
+                        retry: RetryPolicy::new(&Retry::default(), &tool.retry, 2),
+                        tool,
+                    })
+                }
+                None => None,
+            };
+            let depends_on = step.depends_on.iter();
+            steps.push(CompiledStep {
+                id: step.id.as_str().into(),
+                input: Input::new(&step.input),
+                // A valid plan has no unknown dependencies.
+                depends_on: depends_on
+                    .filter_map(|id| index.get(id.as_str()).copied())
+                    .collect(),
+                ancestors: Vec::new(),
+                when: step.when.clone(),
+                timeout_ms: step.timeout_ms.or(own.timeout_ms).unwrap_or(ATTEMPT_MS),
+                retry: RetryPolicy::new(&step.retry, &own.retry, 3),
+                deadline_ms: step.deadline_ms,
+                on_exhausted: step
+                    .on_exhausted
+                    .or(own.on_exhausted)
+                    .unwrap_or(OnExhausted::Fail),
+                irreversible: step.irreversible || own.irreversible,
+                compensation,
+                tool: own,
+            });
+        }
+        for at in 0..steps.len() {
+            let ancestors = ancestors(&steps, at);
+            steps[at].ancestors = ancestors;
+        }
+        Ok(Self {
+            steps,
+            output: plan.output.clone(),
+            timeout_ms: plan.timeout_ms.unwrap_or(RUN_MS),
+        })
+    }
+
+    /// The index of a step.
+    pub fn index(&self, id: &str) -> Option<usize> {
+        self.steps.iter().position(|step| &*step.id == id)
+    }
+}
+
+fn ancestors(steps: &[CompiledStep], of: usize) -> Vec<usize> {
+    let mut seen = vec![false; steps.len()];
+    let mut next = steps[of].depends_on.clone();
+    while let Some(at) = next.pop() {
+        if !std::mem::replace(&mut seen[at], true) {
+            next.extend(&steps[at].depends_on);
+        }
+    }
+    (0..steps.len()).filter(|at| seen[*at]).collect()
+}

@@ -1,0 +1,71 @@
+//! JSON that is carried without being parsed.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, value::RawValue};
+
+/// The text of a JSON value. Cheap to clone; compared as text.
+#[derive(Clone)]
+pub struct Json(Arc<RawValue>);
+
+impl Json {
+    /// The JSON text of a value.
+    pub fn of(value: &Value) -> Self {
+        // A `Value` always has a JSON text.
+        let raw = serde_json::value::to_raw_value(value).unwrap_or_else(|_| null());
+        Self(raw.into())
+    }
+
+    /// Checks that a text is JSON.
+    pub fn parse(text: String) -> Result<Self, serde_json::Error> {
+        RawValue::from_string(text).map(|raw| Self(raw.into()))
+    }
+
+    /// `null`.
+    pub fn null() -> Self {
+        Self(null().into())
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        self.0.get()
+    }
+
+    /// The value.
+    pub fn value(&self) -> Value {
+        // Cannot fail: it was checked when it was created.
+        serde_json::from_str(self.0.get()).unwrap_or_default()
+    }
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::NULL.to_owned()
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for Json {}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    /// By way of a [`Value`], because serde buffers the content of tagged enums.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(|value| Self::of(&value))
+    }
+}

@@ -1,0 +1,139 @@
+//! The risk lanes (contract, section 3): from the tool, the step, and the rendered input.
+
+use serde_json::Value;
+
+use super::event::RiskLane;
+use crate::plans::{Kind, Lane, Thresholds, Tool};
+
+/// How risky a step is, and why.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Risk {
+    /// The lane, by the rules.
+    pub lane: RiskLane,
+    /// From 0 to 1: the highest score of the reasons.
+    pub score: f64,
+    /// Stable codes.
+    pub reasons: Vec<String>,
+}
+
+/// How far a value is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Colour {
+    Green,
+    Yellow,
+    Red,
+}
+
+/// Judges a step. Blocked tools are refused before any step runs.
+pub fn judge(tool: &Tool, irreversible: bool, input: &Value) -> Risk {
+    let mut risk = Risk {
+        lane: RiskLane::Green,
+        score: 0.0,
+        reasons: Vec::new(),
+    };
+    let mut raise = |lane: RiskLane, score: f64, reason: String| {
+        risk.lane = risk.lane.max(lane);
+        risk.score = risk.score.max(score);
+        risk.reasons.push(reason);
+    };
+    match tool.risk.lane {
+        Some(Lane::Blocked) => raise(RiskLane::Blocked, 1.0, "tool_blocked".into()),
+        Some(Lane::Sensitive) => raise(RiskLane::Red, 0.8, "tool_sensitive".into()),
+        Some(Lane::Safe) => {}
+        None => raise(RiskLane::Yellow, 0.4, "tool_unknown".into()),
+    }
+    if irreversible {
+        raise(RiskLane::Red, 0.8, "irreversible".into());
+    }
+    match tool.kind {
+        Some(Kind::Delete) => raise(RiskLane::Red, 0.8, "kind_delete".into()),
+        Some(Kind::Payment) => raise(RiskLane::Red, 0.8, "kind_payment".into()),
+        _ => {}
+    }
+    let mut yellow = 0;
+    for (path, thresholds) in &tool.risk.params {
+        match colour(at(input, path), *thresholds) {
+            Colour::Green => {}
+            Colour::Yellow => {
+                yellow += 1;
+                raise(RiskLane::Yellow, 0.5, format!("yellow:{path}"));
+            }
+            Colour::Red => raise(RiskLane::Red, 0.8, format!("red:{path}")),
+        }
+    }
+    if yellow >= 2 {
+        raise(RiskLane::Red, 0.8, "several_yellow".into());
+    }
+    risk
+}
+
+/// The value at a dotted path.
+fn at<'v>(input: &'v Value, path: &str) -> Option<&'v Value> {
+    path.split('.')
+        .try_fold(input, |value, name| value.get(name))
+}
+
+/// Numeric text is a number. What cannot be compared is red; what is absent has no colour.
+fn colour(value: Option<&Value>, thresholds: Thresholds) -> Colour {
+    let number = match value {
+        None | Some(Value::Null) => return Colour::Green,
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        Some(_) => None,
+    };
+    let reaches = |line: Option<f64>, number: f64| line.is_some_and(|line| number >= line);
+    match number.filter(|number: &f64| number.is_finite()) {
+        None => Colour::Red,
+        Some(number) if reaches(thresholds.red, number) => Colour::Red,
+        Some(number) if reaches(thresholds.yellow, number) => Colour::Yellow,
+        Some(_) => Colour::Green,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tool(definition: &Value) -> Tool {
+        let mut whole = json!({ "name": "t", "description": "a tool", "worker": { "claim": {} } });
+        let (whole_map, more) = (
+            whole.as_object_mut().unwrap(),
+            definition.as_object().unwrap(),
+        );
+        whole_map.extend(more.clone());
+        Tool::read(&whole).unwrap()
+    }
+
+    fn lane(definition: &Value, input: &Value) -> (RiskLane, f64) {
+        let risk = judge(&tool(definition), false, input);
+        (risk.lane, risk.score)
+    }
+
+    #[test]
+    fn lanes_follow_the_contract() {
+        let safe = json!({ "kind": "read", "risk": { "lane": "safe" } });
+        assert_eq!(lane(&safe, &json!({})), (RiskLane::Green, 0.0));
+        assert_eq!(lane(&json!({}), &json!({})), (RiskLane::Yellow, 0.4));
+        let pay = json!({ "kind": "payment", "risk": { "lane": "safe" } });
+        assert_eq!(lane(&pay, &json!({})), (RiskLane::Red, 0.8));
+        let limits = json!({ "kind": "write", "risk": { "lane": "safe", "params": {
+            "amount": { "yellow": 1000, "red": 10_000 }, "items.count": { "yellow": 5 }
+        } } });
+        let of = |amount: Value, count: u32| {
+            lane(
+                &limits,
+                &json!({ "amount": amount, "items": { "count": count } }),
+            )
+        };
+        assert_eq!(of(json!(999.99), 1), (RiskLane::Green, 0.0));
+        assert_eq!(of(json!("1000"), 1), (RiskLane::Yellow, 0.5));
+        assert_eq!(of(json!(1000), 5), (RiskLane::Red, 0.8));
+        assert_eq!(of(json!(10_000), 1), (RiskLane::Red, 0.8));
+        assert_eq!(of(json!("a lot"), 1), (RiskLane::Red, 0.8));
+        assert_eq!(of(json!([1]), 1), (RiskLane::Red, 0.8));
+        assert_eq!(of(Value::Null, 1), (RiskLane::Green, 0.0));
+        assert_eq!(judge(&tool(&safe), true, &json!({})).lane, RiskLane::Red);
+    }
+}
