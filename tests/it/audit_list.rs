@@ -8,21 +8,19 @@ use omnilink::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{
-    port::{Node, scopes},
-    projections::Database,
-    read_all,
+use crate::{
+    audit,
+    support::{
+        port::{Node, scopes},
+        projections::Database,
+    },
 };
 
 /// The entries on the topic but those of uses of keys, once there are at least so many of all kinds.
 async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
-    let (log, topic) = (node.log.clone(), node.names.audit.to_string());
-    let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, at_least))
-        .await
-        .unwrap();
-    let values = records.into_iter().map(|r| r.record.value.unwrap());
-    let entries = values.map(|v| Entry::decode(&v).unwrap());
-    entries.filter(|e| e.action != KEY_USED).collect()
+    let mut entries = audit::entries(node, at_least).await;
+    entries.retain(|entry| entry.action != KEY_USED);
+    entries
 }
 
 async fn get(node: &Node, path: &str, key: &str) -> crate::support::port::Response {

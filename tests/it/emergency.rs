@@ -8,7 +8,6 @@ use std::{
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    audit::Entry,
     base::clock::{Clock, SystemClock},
     controls::{Controls, EmergencyChange, Held},
     log::Record,
@@ -18,12 +17,12 @@ use omnilink::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    LogKind, TestLog,
+    LogKind, TestLog, audit_entries,
     controls::{Fixture, TestNode, tombstone},
     on_both_logs,
     port::{Mode, Node, Response, scopes},
     projections::Database,
-    read_all, wait_until,
+    wait_until,
 };
 
 on_both_logs!(
@@ -254,14 +253,7 @@ async fn a_change_names_what_it_changes_and_why() {
     assert_eq!(now["since"]["planner"], now["changed_at"]);
     assert!(now["since"]["safe_mode"].as_str() < now["changed_at"].as_str());
 
-    let (log, topic) = (node.log.clone(), node.names.audit.to_string());
-    let read = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 2));
-    let mut entries: Vec<Entry> = read
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|record| Entry::decode(&record.record.value.unwrap()).unwrap())
-        .collect();
+    let mut entries = audit_entries(&node, "control.changed", 2).await;
     entries.sort_by_key(|entry| entry.at);
     assert_eq!(entries.len(), 2);
     let last = entries.pop().unwrap();

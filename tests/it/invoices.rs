@@ -386,7 +386,10 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
     let processors: Vec<&str> = lags.keys().map(String::as_str).collect();
     let all = [
         "admission",
+        "audit",
         "events",
+        "odoo",
+        "odoo.dlq",
         "topology.customers",
         "topology.lines",
         "topology.lines.2",

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
+    audit_entries,
     port::{Mode, Node, Response},
-    read_all,
     redis::{Server, url},
 };
 
@@ -96,13 +96,7 @@ fn ingested(response: &Response) -> usize {
 
 /// The entries that say that limits were decided without Redis.
 async fn degraded(node: &Node, at_least: usize) -> Vec<Entry> {
-    let (log, topic) = (node.log.clone(), node.names.audit.to_string());
-    let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, at_least))
-        .await
-        .unwrap();
-    let values = records.into_iter().map(|r| r.record.value.unwrap());
-    let entries = values.map(|v| Entry::decode(&v).unwrap());
-    entries.filter(|e| e.action == "limit.degraded").collect()
+    audit_entries(node, "limit.degraded", at_least).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

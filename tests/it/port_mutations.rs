@@ -311,8 +311,8 @@ async fn send(
             let code = serde_json::from_str::<Value>(&answer)
                 .ok()
                 .map(|a| a["code"].clone());
-            // This node has no Postgres.
-            let expected = [OVERLOADED.code, "postgres_unavailable"];
+            // This node has no Postgres, and carries out no runs.
+            let expected = [OVERLOADED.code, "postgres_unavailable", "feature_disabled"];
             let expected = code.is_some_and(|code| expected.iter().any(|e| code == *e));
             assert!(status == 503 && expected, "{status} {answer}: {}", about());
         }

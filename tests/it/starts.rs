@@ -10,6 +10,7 @@ use omnilink::{
 use serde_json::{Value, json};
 
 use crate::support::{
+    audit_entries,
     port::{Node, Response, scopes},
     read_all,
 };
@@ -85,14 +86,7 @@ async fn post(node: &Node, route: &str, body: &Value) -> Response {
 }
 
 pub async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
-    let (log, topic) = (node.log.clone(), node.names.audit.to_string());
-    let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, at_least));
-    let values = records
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|r| r.record.value.unwrap());
-    values.map(|value| Entry::decode(&value).unwrap()).collect()
+    audit_entries(node, "start", at_least).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,7 @@ async fn both_protocols_and_versions_serve_all_routes() {
         let response = client.send_request(post(&node.admin, event(&format!("1-{name}"))));
         let (status, body) = text(response.await.unwrap()).await;
         assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+        client.ready().await.unwrap();
         let response = client.send_request(get("/healthz"));
         assert_eq!(text(response.await.unwrap()).await.0, StatusCode::OK);
     }
