@@ -35,6 +35,7 @@ pub mod limits;
 pub mod log;
 pub mod plans;
 pub mod registry;
+pub mod runs;
 pub mod state;
 pub mod store;
 

@@ -1,14 +1,13 @@
 //! One entry of the audit log, and its Avro record (`schemas/audit.avsc`).
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::net::IpAddr;
 
-use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
     base::{clock::Millis, id::Tenant},
-    envelope::schemas,
+    envelope::{OwnRecord, schemas},
     log::Record,
 };
 
@@ -30,10 +29,7 @@ const TEXT_MAX: usize = 512;
 /// Size limit of `detail`, in bytes; a larger one is replaced by a note.
 const DETAIL_MAX: usize = 32 * 1024;
 
-static PARSED: LazyLock<Schema> = LazyLock::new(|| match Schema::parse_str(schemas::AUDIT.text) {
-    Ok(schema) => schema,
-    Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
-});
+static RECORD: OwnRecord = OwnRecord::new(schemas::AUDIT);
 
 /// How an action ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,27 +142,16 @@ impl Entry {
 
     /// The record on `audit`.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
-        let mut value = vec![0];
-        value.extend_from_slice(&schemas::AUDIT.id.to_be_bytes());
-        GenericDatumWriter::builder(&PARSED)
-            .build()?
-            .write_ser(&mut value, self)?;
         Ok(Record {
             key: Some(self.tenant.clone().into()),
-            value: Some(value.into()),
+            value: Some(RECORD.encode(self)?.into()),
             headers: Vec::new(),
         })
     }
 
     /// `None` for anything but a record of this schema.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        let rest = value.strip_prefix(&[0])?;
-        let (id, mut datum) = rest.split_first_chunk::<4>()?;
-        if u32::from_be_bytes(*id) != schemas::AUDIT.id {
-            return None;
-        }
-        let reader = GenericDatumReader::builder(&PARSED).build().ok()?;
-        reader.read_deser(&mut datum).ok()
+        RECORD.decode(value)
     }
 }
 

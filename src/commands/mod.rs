@@ -1,25 +1,30 @@
 //! Records of the topic `commands`: all that a run is told, by whoever says it. The topic is keyed by run, so one partition holds
 //! a run's whole inbox in order.
 //!
-//! The body is JSON whose shape depends on the kind. Kinds so far: `start` and `controls`.
+//! The body is JSON whose shape depends on the kind:
+//!
+//! | kind | body |
+//! |---|---|
+//! | `start` | [`start::Start`] |
+//! | `result`, `held`, `claimed` | [`result`] |
+//! | `cancel`, `pause`, `resume`, `signal`, `decision` | [`control`] |
+//! | `controls` | [`crate::controls::EmergencyState`], one record for each partition |
 
+pub mod control;
+pub mod result;
 pub mod start;
 
-use std::sync::LazyLock;
-
-use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 use serde::{Deserialize, Serialize};
 
-use crate::{envelope::schemas, log::Record};
+use crate::{
+    envelope::{OwnRecord, schemas},
+    log::Record,
+};
 
 /// The tenant of a record that concerns all runs of its partition; its `run_id` is empty.
 pub const ALL_TENANTS: &str = "-";
 
-static PARSED: LazyLock<Schema> =
-    LazyLock::new(|| match Schema::parse_str(schemas::COMMANDS.text) {
-        Ok(schema) => schema,
-        Err(e) => unreachable!("the schema is compiled in, and a test parses it: {e}"),
-    });
+static RECORD: OwnRecord = OwnRecord::new(schemas::COMMANDS);
 
 /// One record of `commands` (`schemas/commands.avsc`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,27 +52,16 @@ pub struct Command {
 impl Command {
     /// The record; its key is the run, so a record for all runs must name its partition.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
-        let mut value = vec![0];
-        value.extend_from_slice(&schemas::COMMANDS.id.to_be_bytes());
-        GenericDatumWriter::builder(&PARSED)
-            .build()?
-            .write_ser(&mut value, self)?;
         Ok(Record {
             key: (!self.run_id.is_empty()).then(|| self.run_id.clone().into()),
-            value: Some(value.into()),
+            value: Some(RECORD.encode(self)?.into()),
             headers: Vec::new(),
         })
     }
 
     /// `None` for anything but a record of this schema.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        let rest = value.strip_prefix(&[0])?;
-        let (id, mut datum) = rest.split_first_chunk::<4>()?;
-        if u32::from_be_bytes(*id) != schemas::COMMANDS.id {
-            return None;
-        }
-        let reader = GenericDatumReader::builder(&PARSED).build().ok()?;
-        reader.read_deser(&mut datum).ok()
+        RECORD.decode(value)
     }
 }
 

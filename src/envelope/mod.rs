@@ -12,6 +12,7 @@ pub(crate) mod json;
 pub mod kafka;
 mod line;
 mod media;
+mod own_record;
 mod parsed;
 mod rules;
 pub mod schemas;
@@ -32,6 +33,7 @@ pub use self::{
     json::{JsonError, MAX_DEPTH, MAX_WRITTEN, Problem, canonical_hash},
     line::{RecordPosition, write_line},
     media::Media,
+    own_record::OwnRecord,
     parsed::Parsed,
     rules::IDENTIFIER_MAX,
     start::{ParsedStart, StartItem, StartKind, StartReceipt, parse_start_binary, parse_starts},

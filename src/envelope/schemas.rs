@@ -67,8 +67,26 @@ pub const COMMANDS: Schema = Schema {
     text: include_str!("../../schemas/commands.avsc"),
 };
 
+/// The current schema of `runs`.
+pub const RUNS: Schema = Schema {
+    id: FIRST_ID + 6,
+    topic: "runs",
+    version: 1,
+    text: include_str!("../../schemas/runs.avsc"),
+};
+
+/// The current schema of `steps`.
+pub const STEPS: Schema = Schema {
+    id: FIRST_ID + 7,
+    topic: "steps",
+    version: 1,
+    text: include_str!("../../schemas/steps.avsc"),
+};
+
 /// All versions, grouped by topic, oldest first.
-pub const ALL: &[Schema] = &[INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS];
+pub const ALL: &[Schema] = &[
+    INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS,
+];
 
 /// The schema with this id.
 pub fn by_id(id: u32) -> Option<&'static Schema> {
@@ -107,7 +125,9 @@ mod tests {
                 "{topic}"
             );
         }
-        for current in [INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS] {
+        for current in [
+            INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS,
+        ] {
             assert_eq!(of_topic(current.topic).last(), Some(&current));
         }
     }

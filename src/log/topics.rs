@@ -51,6 +51,10 @@ pub struct Names {
     pub audit: Arc<str>,
     /// What runs are told.
     pub commands: Arc<str>,
+    /// What has happened to runs.
+    pub runs: Arc<str>,
+    /// Calls of steps, for workers.
+    pub steps: Arc<str>,
     /// Over a limit of a topology.
     pub throttled: Arc<str>,
     /// Rejected, with why.
@@ -72,6 +76,8 @@ impl Names {
             controls: name("controls"),
             audit: name("audit"),
             commands: name("commands"),
+            runs: name("runs"),
+            steps: name("steps"),
             throttled: name("throttled"),
             dlq: name("dlq"),
             redriven: name("state.dlq"),
@@ -126,6 +132,8 @@ impl Names {
             spec(&self.controls, 1, Cleanup::Compact),
             spec(&self.audit, partitions, delete(self.audit_days.into())),
             spec(&self.commands, partitions, delete(7)),
+            spec(&self.runs, partitions, Cleanup::Keep),
+            spec(&self.steps, partitions, delete(7)),
             spec(&self.throttled, partitions, delete(7)),
             spec(&self.dlq, partitions, delete(30)),
             // Outlives what it is about.
@@ -137,6 +145,7 @@ impl Names {
                     retention_ms: 2 * DAY_MS,
                 },
             ),
+            spec(&self.state("saga"), partitions, Cleanup::Compact),
         ]
     }
 }

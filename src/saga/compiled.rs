@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::json::Json;
 use crate::plans::{Call, OnExhausted, Plan, Retry, Template, Tool, When};
+use crate::runs::Json;
 
 /// Default limit of an attempt (contract, section 3): five minutes.
 const ATTEMPT_MS: u64 = 5 * 60 * 1000;

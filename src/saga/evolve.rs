@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{
-    event::{CallKind, Decided, Decision, Event, StepError},
-    run::{End, EndKind, Ending, Phase, Run, StepState, UndoPhase},
-};
+use super::run::{End, EndKind, Ending, Phase, Run, StepState, UndoPhase};
 use crate::base::clock::Millis;
+use crate::runs::{ApprovalKind, CallKind, Decided, Decision, Event, StepError};
 
 impl Run {
     /// Applies the next record of the history, written at `at`.
@@ -101,7 +99,7 @@ impl Run {
                 if let Some(queue) = signal.as_ref().and_then(|name| self.signals.get_mut(name)) {
                     queue.pop_front();
                 }
-                let ended = self.end_step(step_id, Phase::Succeeded, |step| {
+                let ended = self.end_step((step_id, at), Phase::Succeeded, |step| {
                     step.output = Some(output.clone());
                 });
                 self.effective.extend(ended);
@@ -112,7 +110,7 @@ impl Run {
                 compensate,
                 ..
             } => {
-                let ended = self.end_step(step_id, Phase::Failed, |step| {
+                let ended = self.end_step((step_id, at), Phase::Failed, |step| {
                     step.error = Some(error.clone());
                 });
                 if *compensate {
@@ -121,7 +119,7 @@ impl Run {
                 self.fail(ended, error);
             }
             Event::StepUnknown { step_id, error, .. } => {
-                let ended = self.end_step(step_id, Phase::Unknown, |step| {
+                let ended = self.end_step((step_id, at), Phase::Unknown, |step| {
                     step.error = Some(error.clone());
                 });
                 self.effective.extend(ended);
@@ -153,12 +151,12 @@ impl Run {
             }
             Event::StepSkipped { step_id, output } => {
                 self.begin(at);
-                self.end_step(step_id, Phase::Skipped, |step| {
+                self.end_step((step_id, at), Phase::Skipped, |step| {
                     step.output.clone_from(output);
                 });
             }
             Event::StepCancelled { step_id } => {
-                self.end_step(step_id, Phase::Cancelled, |_| {});
+                self.end_step((step_id, at), Phase::Cancelled, |_| {});
             }
             Event::SignalReceived { name, data } => {
                 let queue = self.signals.entry(name.clone()).or_default();
@@ -218,7 +216,7 @@ impl Run {
                 self.paused_at = None;
                 self.postpone(*paused_ms);
             }
-            Event::Refused { .. } => {}
+            Event::PlanReady(_) | Event::Refused { .. } => {}
             Event::RunSucceeded { output } => self.end = Some(End::Succeeded(output.clone())),
             Event::RunFailed { error } => self.end = Some(End::Failed((**error).clone())),
             Event::RunDenied { error } => self.end = Some(End::Denied((**error).clone())),
@@ -243,7 +241,7 @@ impl Run {
     /// Sets the final phase of a step; returns its index unless it counts among the effective ones already.
     fn end_step(
         &mut self,
-        id: &str,
+        (id, at): (&str, Millis),
         phase: Phase,
         change: impl FnOnce(&mut StepState),
     ) -> Option<usize> {
@@ -251,6 +249,7 @@ impl Run {
         let step = self.steps.get_mut(index)?;
         step.phase = phase;
         step.due = None;
+        step.finished_at = Some(at);
         change(step);
         (!self.effective.contains(&index)).then_some(index)
     }
@@ -275,6 +274,7 @@ impl Run {
         let step = index.and_then(|index| self.steps.get_mut(index));
         match decided.decision {
             Decision::Approved => {
+                self.approved |= request.kind == ApprovalKind::Run;
                 if let Some(step) = step {
                     step.phase = Phase::Pending;
                     step.approved = true;
@@ -292,7 +292,7 @@ impl Run {
             }
             // The event that ends the step follows.
             Decision::Skip | Decision::Fail => {}
-            Decision::Expired if request.kind == super::event::ApprovalKind::Incident => {}
+            Decision::Expired if request.kind == ApprovalKind::Incident => {}
             Decision::Denied | Decision::Expired => {
                 let (code, message) = if decided.decision == Decision::Denied {
                     let reason = decided.reason.clone();

@@ -4,16 +4,13 @@
 //! | file | holds |
 //! |---|---|
 //! | `compiled` | a plan that is ready to run |
-//! | `event` | the records of a run's history |
 //! | `run`, `evolve` | the state, and how events change it |
 //! | `decide/` | what a run does about an input |
 //! | `risk` | the risk lanes |
 
 mod compiled;
 mod decide;
-mod event;
 mod evolve;
-mod json;
 mod risk;
 mod run;
 #[cfg(test)]
@@ -21,10 +18,5 @@ mod tests;
 
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, RetryPolicy, UnknownTool};
 pub use decide::{CallResult, Effects, Env, Hold, Input, Outcome, Refusal, decide, start};
-pub use event::{
-    ApprovalKind, ApprovalRequest, CallKind, CompensationResult, Decided, Decision, Event,
-    RiskLane, RunError, Started, StepError,
-};
-pub use json::Json;
 pub use risk::{Risk, judge};
-pub use run::{Run, RunStatus};
+pub use run::Run;

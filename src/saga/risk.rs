@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::event::RiskLane;
 use crate::plans::{Kind, Lane, Thresholds, Tool};
+use crate::runs::RiskLane;
 
 /// How risky a step is, and why.
 #[derive(Clone, PartialEq, Debug)]
@@ -14,6 +14,18 @@ pub struct Risk {
     pub score: f64,
     /// Stable codes.
     pub reasons: Vec<String>,
+}
+
+/// The score of the lane RED.
+pub(super) const RED: f64 = 0.8;
+
+impl Risk {
+    /// A person has to approve it, whatever the rules say.
+    pub(super) fn require(&mut self, reason: &str) {
+        self.lane = self.lane.max(RiskLane::Red);
+        self.score = self.score.max(RED);
+        self.reasons.push(reason.to_owned());
+    }
 }
 
 /// How far a value is.
@@ -38,16 +50,16 @@ pub fn judge(tool: &Tool, irreversible: bool, input: &Value) -> Risk {
     };
     match tool.risk.lane {
         Some(Lane::Blocked) => raise(RiskLane::Blocked, 1.0, "tool_blocked".into()),
-        Some(Lane::Sensitive) => raise(RiskLane::Red, 0.8, "tool_sensitive".into()),
+        Some(Lane::Sensitive) => raise(RiskLane::Red, RED, "tool_sensitive".into()),
         Some(Lane::Safe) => {}
         None => raise(RiskLane::Yellow, 0.4, "tool_unknown".into()),
     }
     if irreversible {
-        raise(RiskLane::Red, 0.8, "irreversible".into());
+        raise(RiskLane::Red, RED, "irreversible".into());
     }
     match tool.kind {
-        Some(Kind::Delete) => raise(RiskLane::Red, 0.8, "kind_delete".into()),
-        Some(Kind::Payment) => raise(RiskLane::Red, 0.8, "kind_payment".into()),
+        Some(Kind::Delete) => raise(RiskLane::Red, RED, "kind_delete".into()),
+        Some(Kind::Payment) => raise(RiskLane::Red, RED, "kind_payment".into()),
         _ => {}
     }
     let mut yellow = 0;
@@ -58,11 +70,11 @@ pub fn judge(tool: &Tool, irreversible: bool, input: &Value) -> Risk {
                 yellow += 1;
                 raise(RiskLane::Yellow, 0.5, format!("yellow:{path}"));
             }
-            Colour::Red => raise(RiskLane::Red, 0.8, format!("red:{path}")),
+            Colour::Red => raise(RiskLane::Red, RED, format!("red:{path}")),
         }
     }
     if yellow >= 2 {
-        raise(RiskLane::Red, 0.8, "several_yellow".into());
+        raise(RiskLane::Red, RED, "several_yellow".into());
     }
     risk
 }

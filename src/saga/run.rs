@@ -5,12 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    compiled::CompiledPlan,
-    event::{ApprovalRequest, RunError, Started, StepError},
-    json::Json,
-};
+use super::compiled::CompiledPlan;
 use crate::base::clock::Millis;
+use crate::runs::{ApprovalRequest, Json, RunError, RunStatus, Started, StepError};
 
 /// The signals that a run keeps until a step waits for them.
 pub(super) const SIGNALS_MAX: usize = 100;
@@ -33,6 +30,8 @@ pub struct Run {
     /// Questions that are open, by the number of the record that asked.
     pub(super) approvals: BTreeMap<u64, ApprovalRequest>,
     pub(super) paused_at: Option<Millis>,
+    /// A person has approved the run as a whole.
+    pub(super) approved: bool,
     /// Why it ends without success, once that is certain.
     pub(super) ending: Option<Ending>,
     pub(super) compensating: bool,
@@ -89,8 +88,10 @@ pub(super) struct StepState {
     pub(super) error: Option<StepError>,
     /// When the attempt in flight is given up, the next attempt is due, or a hold ends.
     pub(super) due: Option<Millis>,
-    /// When its first attempt was scheduled.
+    /// When its first attempt was scheduled; pauses postpone it.
     pub(super) first_at: Option<Millis>,
+    pub(super) started_at: Option<Millis>,
+    pub(super) finished_at: Option<Millis>,
     /// An attempt had no answer.
     pub(super) unanswered: bool,
     /// A person has approved it.
@@ -156,46 +157,6 @@ impl UndoPhase {
     }
 }
 
-/// The status of a run, as readers see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RunStatus {
-    /// It has not begun: its time has not come, or a control holds it.
-    Queued,
-    /// It works.
-    Running,
-    /// It waits for a decision, and for nothing else.
-    WaitingApproval,
-    /// Somebody paused it.
-    Paused,
-    /// It is being undone.
-    Compensating,
-    /// Ended.
-    Succeeded,
-    /// Ended.
-    Failed,
-    /// Ended.
-    Denied,
-    /// Ended.
-    Cancelled,
-}
-
-impl RunStatus {
-    /// As it is written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::WaitingApproval => "waiting_approval",
-            Self::Paused => "paused",
-            Self::Compensating => "compensating",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Denied => "denied",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
 impl Run {
     /// A run before its first record.
     pub(super) fn new(plan: Arc<CompiledPlan>, started: Arc<Started>) -> Self {
@@ -210,6 +171,7 @@ impl Run {
             signals: BTreeMap::new(),
             approvals: BTreeMap::new(),
             paused_at: None,
+            approved: false,
             ending: None,
             compensating: false,
             end: None,

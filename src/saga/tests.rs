@@ -9,6 +9,9 @@ use super::*;
 use crate::{
     base::clock::Millis,
     plans::{Plan, Tool},
+    runs::{
+        ApprovalKind, CallKind, Decision, Event, Json, PlanReady, RunStatus, Started, StepError,
+    },
 };
 
 /// A tool that a worker claims, harmless unless `more` says otherwise.
@@ -46,14 +49,10 @@ impl Case {
 
     fn start_at(plan: &Value, tools: &[Arc<Tool>], params: &Value, run_at: Option<i64>) -> Self {
         let plan = compile(plan, tools);
-        let started = Started {
-            params: Json::of(params),
-            principal: "asker".into(),
-            on_behalf_of: None,
-            run_at: run_at.map(Millis),
-        };
+        let mut started = Started::new(Json::of(params), "asker", Millis(0));
+        started.run_at = run_at.map(Millis);
         let held = RefCell::default();
-        let (run, effects) = start(Arc::clone(&plan), started, &env(0, &no_hold));
+        let (run, effects) = start(Arc::clone(&plan), started, ready(), &env(0, &no_hold));
         Self {
             plan,
             run,
@@ -101,6 +100,14 @@ impl Case {
                 .to_owned()
         });
         types.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn ready() -> PlanReady {
+    PlanReady {
+        source: "inline".into(),
+        hash: "00".into(),
+        plan: Json::null(),
     }
 }
 
@@ -166,7 +173,7 @@ fn steps_run_in_parallel_and_see_the_outputs_before_them() {
     let mut case = Case::start(&plan, &[tool("t", &json!({}))], &json!({ "n": 1 }));
     assert_eq!(
         case.types(),
-        "run_started, step_scheduled a, step_scheduled b"
+        "run_started, plan_ready, step_scheduled a, step_scheduled b"
     );
     case.answer("b", 1, good(&json!(5)));
     let effects = case.answer("a", 1, good(&json!(4)));
@@ -180,7 +187,7 @@ fn steps_run_in_parallel_and_see_the_outputs_before_them() {
     assert_eq!(case.run.status(), RunStatus::Succeeded);
     assert_eq!(
         case.types(),
-        "run_started, step_scheduled a, step_scheduled b, step_succeeded b, step_succeeded a, step_scheduled c, \
+        "run_started, plan_ready, step_scheduled a, step_scheduled b, step_succeeded b, step_succeeded a, step_scheduled c, \
          step_succeeded c, step_skipped d, run_succeeded"
     );
     let (Event::RunSucceeded { output }, _) = case.history.last().unwrap() else {
@@ -243,7 +250,7 @@ fn no_answer_is_retried_and_then_unknown() {
     case.wait(10_000);
     assert_eq!(
         case.types(),
-        "run_started, step_scheduled a, step_retry_scheduled a, step_scheduled a, step_unknown a, compensation_started, \
+        "run_started, plan_ready, step_scheduled a, step_retry_scheduled a, step_scheduled a, step_unknown a, compensation_started, \
          compensation_scheduled a"
     );
     let (Event::CompensationScheduled { input, .. }, _) = case.history.last().unwrap() else {
@@ -285,7 +292,7 @@ fn risky_steps_wait_for_somebody_else() {
     let refused = case.decided(Decision::Approved, "asker").refused;
     assert_eq!(refused, Some(Refusal::SelfApproval));
     let wrong = Input::Decision {
-        approval: 2,
+        approval: 3,
         decision: Decision::Approved,
         by: "boss".into(),
         on_behalf_of: None,
@@ -440,7 +447,7 @@ fn what_is_held_uses_no_attempt() {
     assert_eq!(case.run.steps[0].attempt, 1);
     assert_eq!(
         case.types(),
-        "run_started, step_scheduled a, step_held a, step_released a, step_scheduled a"
+        "run_started, plan_ready, step_scheduled a, step_held a, step_released a, step_scheduled a"
     );
 }
 
@@ -453,7 +460,7 @@ fn blocked_tools_and_bad_references_end_the_run() {
     let plan = json!({ "steps": [{ "id": "a", "tool": "t" }, { "id": "b", "tool": "no" }] });
     let case = Case::start(&plan, &tools, &Value::Null);
     assert_eq!(case.run.status(), RunStatus::Denied);
-    assert_eq!(case.types(), "run_started, run_denied");
+    assert_eq!(case.types(), "run_started, plan_ready, run_denied");
     let plan = json!({ "steps": [{ "id": "a", "tool": "t", "input": "{{ params.nothing }}" }] });
     let case = Case::start(&plan, &tools, &json!({}));
     assert_eq!(case.run.status(), RunStatus::Failed);

@@ -22,6 +22,7 @@ const FLOORS: &[&[&str]] = &[
         "controls",
         "embedded_postgres",
         "registry",
+        "runs",
     ],
     &["jwt", "stream"],
     &["replay", "topology"],

@@ -1,14 +1,10 @@
 //! Which steps begin, what time has ended, and when the run has succeeded.
 
 use super::Turn;
+use crate::runs::{ApprovalKind, Decided, Decision, Event, Json, RunError, StepError};
 use crate::{
     plans::{Builtin, Lane, OnExhausted, Template, When, Worker},
-    saga::{
-        compiled::CompiledStep,
-        event::{ApprovalKind, Decided, Decision, Event, RunError, StepError},
-        json::Json,
-        run::Phase,
-    },
+    saga::{compiled::CompiledStep, run::Phase},
 };
 
 /// The most bytes of a run's output.
@@ -106,6 +102,9 @@ impl Turn<'_> {
             && self.run.started.run_at.is_some_and(|at| at > self.env.now)
         {
             return false;
+        }
+        if !self.run.approved && !self.run.started.approve_run.is_empty() {
+            return self.ask_about_run();
         }
         let plan = self.plan();
         for (index, step) in plan.steps.iter().enumerate() {

@@ -3,13 +3,12 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{CallResult, Hold, Outcome, Turn};
+use crate::runs::{ApprovalKind, ApprovalRequest, CallKind, Event, Json, RiskLane, StepError};
 use crate::{
     base::clock::Millis,
     plans::{Builtin, Context, RENDERED_MAX, jcs},
     saga::{
         compiled::{CompiledStep, Input, RetryPolicy},
-        event::{ApprovalKind, ApprovalRequest, CallKind, Event, RiskLane, StepError},
-        json::Json,
         risk,
         run::{Phase, StepState, UndoPhase},
     },
@@ -17,6 +16,8 @@ use crate::{
 
 /// The most bytes of a step's output.
 const OUTPUT_MAX: usize = 128 * 1024;
+/// The reason of an approval that the key of whoever asked demands.
+const REQUIRED_BY_KEY: &str = "required_by_key";
 const NO_ANSWER: &str = "no_answer";
 
 impl Turn<'_> {
@@ -59,6 +60,9 @@ impl Turn<'_> {
         let approve = Self::builtin(step) == Some(Builtin::Approve);
         let value = input.value();
         let mut risk = risk::judge(&step.tool, step.irreversible, &value);
+        if self.run.started.approve_tools.contains(&step.tool.name) {
+            risk.require(REQUIRED_BY_KEY);
+        }
         if risk.score > self.env.approve_above {
             risk.lane = risk.lane.max(RiskLane::Red);
         }
@@ -75,6 +79,28 @@ impl Turn<'_> {
             input_hash: jcs::hash(&value),
             input: input.clone(),
             message: message.filter(|_| approve).map(str::to_owned),
+            expires_at: self.after(self.env.approval_expiry_ms),
+        };
+        self.emit(Event::ApprovalRequested(Box::new(request)));
+        true
+    }
+
+    /// Asks people whether the run may begin; false: they were asked.
+    pub(super) fn ask_about_run(&mut self) -> bool {
+        let mut open = self.run.approvals.values();
+        if open.any(|request| request.kind == ApprovalKind::Run) {
+            return false;
+        }
+        let input = self.run.started.params.clone();
+        let request = ApprovalRequest {
+            kind: ApprovalKind::Run,
+            step_id: None,
+            lane: RiskLane::Red,
+            risk_score: risk::RED,
+            reasons: self.run.started.approve_run.clone(),
+            input_hash: jcs::hash(&input.value()),
+            input,
+            message: None,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
         self.emit(Event::ApprovalRequested(Box::new(request)));

@@ -17,12 +17,8 @@ mod unwind;
 
 use std::sync::Arc;
 
-use super::{
-    compiled::CompiledPlan,
-    event::{CallKind, Decision, Event, Started, StepError},
-    json::Json,
-    run::Run,
-};
+use super::{compiled::CompiledPlan, run::Run};
+use crate::runs::{CallKind, Decision, Event, Json, PlanReady, Started, StepError};
 use crate::{base::clock::Millis, plans::Tool};
 
 /// What is handed in.
@@ -218,10 +214,16 @@ pub struct Effects {
 }
 
 /// A run's first events.
-pub fn start(plan: Arc<CompiledPlan>, started: Started, env: &Env<'_>) -> (Run, Effects) {
+pub fn start(
+    plan: Arc<CompiledPlan>,
+    started: Started,
+    ready: PlanReady,
+    env: &Env<'_>,
+) -> (Run, Effects) {
     let mut run = Run::new(plan, Arc::new(started.clone()));
     let mut turn = Turn::new(&mut run, env);
     turn.emit(Event::RunStarted(Box::new(started)));
+    turn.emit(Event::PlanReady(Box::new(ready)));
     turn.refuse_blocked_tools();
     turn.advance();
     let effects = turn.effects;

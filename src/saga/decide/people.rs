@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 
 use super::{Input, Refusal, Turn};
+use crate::runs::{ApprovalKind, Decided, Decision, Event, Json, StepError};
 use crate::{
     plans::Builtin,
     saga::{
         compiled::CompiledStep,
-        event::{ApprovalKind, Decided, Decision, Event, StepError},
-        json::Json,
         run::{Phase, SIGNALS_MAX},
     },
 };

@@ -2,12 +2,11 @@
 //! effect is undone, the last first.
 
 use super::Turn;
+use crate::runs::{CallKind, CompensationResult, Event, Json, RunError, StepError};
 use crate::{
     plans::{Builtin, Context, RENDERED_MAX},
     saga::{
         compiled::{Compensation, CompiledStep, Input},
-        event::{CallKind, CompensationResult, Event, RunError, StepError},
-        json::Json,
         run::{EndKind, Phase, UndoPhase},
     },
 };

@@ -36,6 +36,16 @@ pub enum CallKind {
     Compensate,
 }
 
+impl CallKind {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Execute => "execute",
+            Self::Compensate => "compensate",
+        }
+    }
+}
+
 /// What a person is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -151,6 +161,15 @@ pub struct RunError {
 /// The start of a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Started {
+    /// The envelope's type: the command, the tool of a task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowVersion>,
+    /// The goal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
     /// The parameters.
     pub params: Json,
     /// Who asked for it.
@@ -158,9 +177,59 @@ pub struct Started {
     /// The user whom the principal acted for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
+    /// When it was asked for.
+    pub received_at: Millis,
     /// Not to begin before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Millis>,
+    /// The run that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<String>,
+    /// Why a person approves the run before its first step; codes. Empty: nobody has to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approve_run: Vec<String>,
+    /// Tools whose steps a person approves, whatever their lane.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approve_tools: Vec<String>,
+}
+
+impl Started {
+    /// With these parameters, asked for by this principal at this time, and nothing else.
+    pub fn new(params: Json, principal: impl Into<String>, received_at: Millis) -> Self {
+        Self {
+            kind: None,
+            workflow: None,
+            goal: None,
+            params,
+            principal: principal.into(),
+            on_behalf_of: None,
+            received_at,
+            run_at: None,
+            retry_of: None,
+            approve_run: Vec::new(),
+            approve_tools: Vec::new(),
+        }
+    }
+}
+
+/// A workflow and its version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkflowVersion {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// The plan of a run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlanReady {
+    /// Where it is from: `workflow`, `inline`, and for goals `cache`, `catalog`, `llm`, `person`.
+    pub source: String,
+    /// The SHA-256 of its canonical form, in hexadecimal digits.
+    pub hash: String,
+    /// The plan, as given.
+    pub plan: Json,
 }
 
 /// A record of a run's history.
@@ -173,6 +242,8 @@ pub struct Started {
 pub enum Event {
     /// The first record.
     RunStarted(Box<Started>),
+    /// What it will do.
+    PlanReady(Box<PlanReady>),
     /// People are asked; the approval's number is the record's `seq`.
     ApprovalRequested(Box<ApprovalRequest>),
     /// They have decided, or the time is over.
@@ -291,4 +362,41 @@ pub enum Event {
     RunDenied { error: Box<RunError> },
     /// The last record.
     RunCancelled { error: Box<RunError> },
+}
+
+impl Event {
+    /// Its `type`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::RunStarted(_) => "run_started",
+            Self::PlanReady(_) => "plan_ready",
+            Self::ApprovalRequested(_) => "approval_requested",
+            Self::ApprovalDecided(_) => "approval_decided",
+            Self::IncidentOpened(_) => "incident_opened",
+            Self::IncidentDecided(_) => "incident_decided",
+            Self::StepScheduled { .. } => "step_scheduled",
+            Self::StepStarted { .. } => "step_started",
+            Self::StepHeld { .. } => "step_held",
+            Self::StepReleased { .. } => "step_released",
+            Self::StepSucceeded { .. } => "step_succeeded",
+            Self::StepFailed { .. } => "step_failed",
+            Self::StepUnknown { .. } => "step_unknown",
+            Self::StepRetryScheduled { .. } => "step_retry_scheduled",
+            Self::StepSkipped { .. } => "step_skipped",
+            Self::StepCancelled { .. } => "step_cancelled",
+            Self::SignalReceived { .. } => "signal_received",
+            Self::CompensationStarted => "compensation_started",
+            Self::CompensationScheduled { .. } => "compensation_scheduled",
+            Self::CompensationSucceeded { .. } => "compensation_succeeded",
+            Self::CompensationFailed { .. } => "compensation_failed",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::Paused { .. } => "paused",
+            Self::Resumed { .. } => "resumed",
+            Self::Refused { .. } => "refused",
+            Self::RunSucceeded { .. } => "run_succeeded",
+            Self::RunFailed { .. } => "run_failed",
+            Self::RunDenied { .. } => "run_denied",
+            Self::RunCancelled { .. } => "run_cancelled",
+        }
+    }
 }

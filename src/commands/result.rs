@@ -1,0 +1,120 @@
+//! How a call of a step ended: the body of a record of kind `result`; and why one did not go: of kind `held`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::clock::Millis,
+    runs::{CallKind, Json},
+};
+
+/// The kind of records that end a call.
+pub const RESULT: &str = "result";
+/// The kind of records that say that a call did not go.
+pub const HELD: &str = "held";
+/// The kind of records that say that a worker has claimed a call.
+pub const CLAIMED: &str = "claimed";
+
+/// How a call ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StepResult {
+    /// The step.
+    pub step_id: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// Which of the step's two calls.
+    #[serde(default = "execute")]
+    pub kind: CallKind,
+    /// The outcome.
+    pub outcome: StepOutcome,
+    /// Of a call that succeeded; `null` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Json>,
+    /// Of a call that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ResultError>,
+    /// Not to be attempted again before that long, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// Whether the worker answered: without an answer the call may have had an effect.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub answered: bool,
+}
+
+/// The outcome of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// It succeeded.
+    Succeeded,
+    /// It failed.
+    Failed,
+}
+
+/// Why a call failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ResultError {
+    /// A stable code.
+    pub code: String,
+    /// Human-readable text.
+    #[serde(default)]
+    pub message: String,
+    /// Whether another attempt may succeed.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+/// A call did not go, and uses up no attempt.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepHeld {
+    /// The step.
+    pub step_id: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// Which of the step's two calls.
+    pub kind: CallKind,
+    /// Why, such as `rate_limited`.
+    pub reason: String,
+    /// When to try again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Millis>,
+}
+
+/// A worker has claimed a call.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepClaimed {
+    /// The step.
+    pub step_id: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// When the attempt is given up.
+    pub deadline: Millis,
+}
+
+const fn execute() -> CallKind {
+    CallKind::Execute
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_result_has_defaults() {
+        let text = json!({ "step_id": "pay", "attempt": 1, "outcome": "succeeded" });
+        let result: StepResult = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(result.kind, CallKind::Execute);
+        assert!(result.answered);
+        let whole = json!({
+            "step_id": "pay", "attempt": 1, "kind": "compensate", "outcome": "failed",
+            "error": { "code": "http_503", "message": "busy", "retryable": true }, "retry_after_ms": 5, "answered": false
+        });
+        let result: StepResult = serde_json::from_value(whole.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&result).unwrap(), whole);
+    }
+}

@@ -1,0 +1,27 @@
+//! The records of runs: the history on the topic `runs`, and the calls of steps on the topic `steps`. What tells a run something is
+//! [`crate::commands`].
+//!
+//! | file | holds |
+//! |---|---|
+//! | `event` | what happens to a run, one type for each kind of record |
+//! | `history` | a record of `runs` |
+//! | `step` | a record of `steps` |
+//! | `status` | the statuses that readers see |
+//! | `json` | JSON that is carried as text |
+
+mod event;
+mod history;
+mod json;
+mod status;
+mod step;
+
+pub use self::{
+    event::{
+        ApprovalKind, ApprovalRequest, CallKind, CompensationResult, Decided, Decision, Event,
+        PlanReady, RiskLane, RunError, Started, StepError, WorkflowVersion,
+    },
+    history::RunRecord,
+    json::Json,
+    status::{RunStatus, StepStatus},
+    step::{CallKindName, StepCommand, idempotency_key},
+};
