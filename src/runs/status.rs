@@ -1,9 +1,10 @@
 //! The statuses of runs and steps, as readers see them (contract, section 3).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The status of a run, as readers see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
     /// It has not begun: its time has not come, or a control holds it.
@@ -67,7 +68,7 @@ impl RunStatus {
 }
 
 /// The status of a step, as readers see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepStatus {
     /// It has not begun.

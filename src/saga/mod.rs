@@ -7,10 +7,12 @@
 //! | `run`, `evolve` | the state, and how events change it |
 //! | `decide/` | what a run does about an input |
 //! | `risk` | the risk lanes |
+//! | `followers` | requests that wait for what happens to a run |
 
 mod compiled;
 mod decide;
 mod evolve;
+mod followers;
 mod risk;
 mod run;
 #[cfg(test)]
@@ -18,5 +20,6 @@ mod tests;
 
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, RetryPolicy, UnknownTool};
 pub use decide::{CallResult, Effects, Env, Hold, Input, Outcome, Refusal, decide, start};
+pub use followers::{Answer, Follower, Followers, Notice};
 pub use risk::{Risk, judge};
 pub use run::Run;

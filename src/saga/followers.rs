@@ -1,0 +1,170 @@
+//! Who waits for what happens to a run: requests with `Prefer: wait`, and those that control runs and want an answer.
+//!
+//! A request follows its run first and appends its record then, so it misses nothing. The processor publishes after the commit of the
+//! transaction.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::api::runs::RunView;
+
+/// Notices that one follower has not taken yet; more are dropped, and its wait ends by its deadline.
+const QUEUE: usize = 64;
+
+/// Something that happened to a run.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A record of `commands` was processed.
+    Answered {
+        /// Its partition in `commands`.
+        partition: u32,
+        /// Its offset.
+        offset: u64,
+        /// What came of it.
+        answer: Answer,
+    },
+    /// The run has ended.
+    Ended(Arc<RunView>),
+}
+
+/// What came of a record of `commands`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The run has done it.
+    Done,
+    /// It was about an attempt that is over.
+    Ignored,
+    /// The run has refused it.
+    Refused {
+        /// The stable code.
+        code: &'static str,
+        /// What is wrong, for people.
+        message: String,
+    },
+    /// There is no such run of the tenant, or it ended too long ago.
+    UnknownRun,
+    /// Of a start: the run exists already. `same`: for the same request.
+    Duplicate {
+        /// Whether the request was the same.
+        same: bool,
+    },
+}
+
+/// All followers of this node. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Followers(Arc<Shared>);
+
+/// A follower's id, and its queue.
+type Sender = (u64, mpsc::Sender<Notice>);
+
+#[derive(Default)]
+struct Shared {
+    by_run: Mutex<HashMap<Uuid, Vec<Sender>>>,
+    /// Followers in all, so that a run without any costs no lock.
+    count: AtomicUsize,
+    next: AtomicUsize,
+}
+
+/// One follower of a run. Dropping it ends that.
+pub struct Follower {
+    run: Uuid,
+    id: u64,
+    shared: Arc<Shared>,
+    notices: mpsc::Receiver<Notice>,
+}
+
+impl Followers {
+    /// Follows a run from now on.
+    pub fn follow(&self, run: Uuid) -> Follower {
+        let (sender, notices) = mpsc::channel(QUEUE);
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed) as u64;
+        let mut by_run = self.0.by_run.lock().unwrap_or_else(PoisonError::into_inner);
+        by_run.entry(run).or_default().push((id, sender));
+        // Within the lock: whoever sees the count sees the entry.
+        self.0.count.fetch_add(1, Ordering::Release);
+        drop(by_run);
+        Follower {
+            run,
+            id,
+            shared: Arc::clone(&self.0),
+            notices,
+        }
+    }
+
+    /// Whether anybody follows any run.
+    pub fn any(&self) -> bool {
+        self.0.count.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether anybody follows this run.
+    pub fn follows(&self, run: &Uuid) -> bool {
+        let lock = || self.0.by_run.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any() && lock().contains_key(run)
+    }
+
+    /// Tells the followers of a run.
+    pub fn publish(&self, run: &Uuid, notice: &Notice) {
+        let by_run = self.0.by_run.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, follower) in by_run.get(run).into_iter().flatten() {
+            // Full: the follower has stopped reading, and its deadline ends its wait.
+            let _ = follower.try_send(notice.clone());
+        }
+    }
+}
+
+impl Follower {
+    /// The next notice. Wait with a deadline: a run may take days.
+    pub async fn next(&mut self) -> Option<Notice> {
+        self.notices.recv().await
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let lock = self.shared.by_run.lock();
+        let mut by_run = lock.unwrap_or_else(PoisonError::into_inner);
+        if let Some(followers) = by_run.get_mut(&self.run) {
+            followers.retain(|(id, _)| *id != self.id);
+            if followers.is_empty() {
+                by_run.remove(&self.run);
+            }
+        }
+        self.shared.count.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn followers_hear_of_their_run_alone() {
+        let followers = Followers::default();
+        let (mine, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let answered = |offset| Notice::Answered {
+            partition: 0,
+            offset,
+            answer: Answer::Done,
+        };
+        assert!(!followers.any());
+        let mut follower = followers.follow(mine);
+        let second = followers.follow(mine);
+        assert!(followers.follows(&mine) && !followers.follows(&other));
+        followers.publish(&other, &answered(1));
+        followers.publish(&mine, &answered(2));
+        drop(second);
+        let Some(Notice::Answered { offset: 2, .. }) = follower.next().await else {
+            panic!("its own");
+        };
+        drop(follower);
+        assert!(!followers.any() && !followers.follows(&mine));
+    }
+}
