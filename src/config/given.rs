@@ -24,8 +24,8 @@ pub(super) enum Value {
     Null,
     Bool(bool),
     Int(i64),
-    /// A YAML number that is not an `i64`; no key accepts one.
-    Number,
+    /// A YAML number that is not an `i64`.
+    Number(f64),
     Text(String),
     List(Vec<Value>),
     /// Each with its place.
@@ -41,7 +41,7 @@ impl Value {
             Self::Null => Json::Null,
             Self::Bool(b) => (*b).into(),
             Self::Int(i) => (*i).into(),
-            Self::Number => return Err("written with whole numbers only"),
+            Self::Number(_) => return Err("written with whole numbers only"),
             Self::Text(text) => text.as_str().into(),
             Self::List(items) => items.iter().map(Self::json).collect::<Result<_, _>>()?,
             Self::Map(entries) => {
@@ -152,7 +152,7 @@ enum Node {
     Null,
     Bool(bool),
     Int(i64),
-    Number,
+    Number(f64),
     Text(String),
     List(Vec<Node>),
     Map(Vec<(Spanned<String>, Spanned<Node>)>),
@@ -164,7 +164,7 @@ impl Node {
             Self::Null => Value::Null,
             Self::Bool(b) => Value::Bool(b),
             Self::Int(i) => Value::Int(i),
-            Self::Number => Value::Number,
+            Self::Number(n) => Value::Number(n),
             Self::Text(t) => Value::Text(t),
             Self::List(items) => Value::List(items.into_iter().map(|n| n.value(file)).collect()),
             Self::Map(entries) => {
@@ -217,11 +217,11 @@ impl<'de> Deserialize<'de> for Node {
             }
 
             fn visit_u64<E>(self, v: u64) -> Result<Node, E> {
-                Ok(i64::try_from(v).map_or(Node::Number, Node::Int))
+                Ok(i64::try_from(v).map_or(Node::Number(v as f64), Node::Int))
             }
 
-            fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-                Ok(Node::Number)
+            fn visit_f64<E>(self, v: f64) -> Result<Node, E> {
+                Ok(Node::Number(v))
             }
 
             fn visit_str<E: de::Error>(self, v: &str) -> Result<Node, E> {

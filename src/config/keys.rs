@@ -407,6 +407,49 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.audit_retention_days),
     },
     Key {
+        name: "runs.identity_days",
+        doc: "days for which the idempotency key of a run that has ended names it (90)",
+        set: |c, v, _| {
+            c.runs.identity_days = within(v, 1, 3650)? as u32;
+            Ok(())
+        },
+        show: |c| json!(c.runs.identity_days),
+    },
+    Key {
+        name: "runs.events",
+        doc: "whether each end of a run is also an event omnilink.run.{succeeded,failed,denied,cancelled} (false)",
+        set: |c, v, _| {
+            c.runs.events = boolean(v)?;
+            Ok(())
+        },
+        show: |c| json!(c.runs.events),
+    },
+    Key {
+        name: "limits.approval_expiry_s",
+        doc: "seconds for which an approval can be decided (86400)",
+        set: |c, v, _| {
+            c.runs.approval_expiry = Duration::from_secs(within(v, 1, 366 * 86_400)? as u64);
+            Ok(())
+        },
+        show: |c| json!(c.runs.approval_expiry.as_secs()),
+    },
+    Key {
+        name: "risk.approve_above",
+        doc: "risk score, from 0 to 1, above which a step waits for a person, whatever its lane (0.7)",
+        set: |c, v, _| {
+            let score = match v {
+                Value::Int(i) => Some(*i as f64),
+                Value::Number(n) => Some(*n),
+                Value::Raw(t) => t.parse().ok(),
+                _ => None,
+            };
+            let score = score.filter(|score| (0.0..=1.0).contains(score));
+            c.runs.approve_above = score.ok_or(ValueError::MustBe("a number from 0 to 1"))?;
+            Ok(())
+        },
+        show: |c| json!(c.runs.approve_above),
+    },
+    Key {
         name: "topologies_dir",
         doc: "folder of the topology files; read again on SIGHUP (./topologies)",
         set: |c, v, ctx| {
@@ -569,7 +612,7 @@ fn text(value: &Value) -> Result<String, ValueError> {
     match value {
         Value::Text(t) | Value::Raw(t) if !t.is_empty() => Ok(t.clone()),
         Value::Text(_) | Value::Raw(_) | Value::Null => Err(ValueError::Empty),
-        Value::Int(_) | Value::Number | Value::Bool(_) => Err(ValueError::Unquoted),
+        Value::Int(_) | Value::Number(_) | Value::Bool(_) => Err(ValueError::Unquoted),
         Value::List(_) | Value::Map(_) => Err(ValueError::MustBe("text")),
     }
 }

@@ -89,6 +89,8 @@ pub struct Config {
     pub topologies_dir: PathBuf,
     /// `event_schemas_dir`: JSON Schemas that the data of events must fit.
     pub event_schemas_dir: PathBuf,
+    /// `runs.*`, and what of `limits.*` and `risk.*` concerns runs.
+    pub runs: Runs,
     /// `workflows_dir`: the workflow files.
     pub workflows_dir: PathBuf,
     /// `tools_dir`: the tool files.
@@ -146,6 +148,30 @@ pub struct Limits {
     pub dedupe_window: Duration,
     /// Limits of requests, by name.
     pub policies: Vec<Arc<Policy>>,
+}
+
+/// How runs are carried out.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    /// `runs.identity_days`: how long the idempotency key of a run that has ended names it.
+    pub identity_days: u32,
+    /// `runs.events`: whether each end of a run is also an event.
+    pub events: bool,
+    /// `limits.approval_expiry_s`: how long an approval can be decided.
+    pub approval_expiry: Duration,
+    /// `risk.approve_above`: from this risk score on a step waits for a person, whatever its lane.
+    pub approve_above: f64,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self {
+            identity_days: 90,
+            events: false,
+            approval_expiry: Duration::from_hours(24),
+            approve_above: 0.7,
+        }
+    }
 }
 
 /// `log.format`.
@@ -268,6 +294,7 @@ impl Config {
             aliases: Vec::new(),
             webhooks_dir: base.join("webhooks"),
             audit_retention_days: 90,
+            runs: Runs::default(),
             topologies_dir: base.join("topologies"),
             event_schemas_dir: base.join("event-schemas"),
             workflows_dir: base.join("workflows"),

@@ -13,6 +13,16 @@ use crate::{
     telemetry::{Need, PartStatus, Readiness},
 };
 
+fn settings(config: &Config) -> Settings {
+    let runs = &config.runs;
+    Settings {
+        approval_expiry: runs.approval_expiry,
+        approve_above: runs.approve_above,
+        identity_ms: i64::from(runs.identity_days) * 86_400 * 1000,
+        events: runs.events,
+    }
+}
+
 /// Starts it.
 pub(super) fn start(
     config: &Config,
@@ -25,7 +35,7 @@ pub(super) fn start(
     let sagas = Sagas::new(
         &storage.names,
         partitions,
-        Settings::default(),
+        settings(config),
         followers.clone(),
     );
     let progress = Arc::<Progress>::default();

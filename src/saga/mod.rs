@@ -31,4 +31,4 @@ pub use inspect::{Execution, Undoing};
 pub use process::{IDENTITY_MS, NAME, Sagas, Settings};
 pub use risk::{Risk, judge};
 pub use run::Run;
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, StepText, TextKey};

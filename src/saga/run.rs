@@ -13,6 +13,8 @@ use crate::runs::{ApprovalRequest, Json, RunError, RunStatus, Started, StepError
 
 /// The signals that a run keeps until a step waits for them.
 pub(super) const SIGNALS_MAX: usize = 100;
+/// The bytes of data of these signals together.
+pub(super) const SIGNAL_BYTES_MAX: usize = 512 * 1024;
 
 /// A run.
 #[derive(Clone, PartialEq, Debug)]

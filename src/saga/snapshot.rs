@@ -1,4 +1,5 @@
-//! A run as it is stored: all that its events have changed. Its plan and its start are stored once, apart.
+//! A run as it is stored: all that its events have changed. Its plan and its start are stored once, in rows of their own, and so are
+//! large inputs and outputs of its steps ([`Snapshot::take_large`]): a transaction writes what has changed, not all that a run holds.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,6 +17,9 @@ use crate::{
     runs::{ApprovalRequest, Json, Started},
     state::{CodecError, Versioned},
 };
+
+/// Bytes of a text above which it has a row of its own.
+const LARGE: usize = 2048;
 
 /// The stored part of a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -47,6 +51,42 @@ pub struct Snapshot {
     compensating: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<End>,
+    /// The texts that are in rows of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    large: Vec<TextKey>,
+}
+
+/// A text of a step.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct TextKey {
+    /// The index of the step.
+    pub step: u32,
+    /// Which text.
+    pub text: StepText,
+}
+
+/// Which text of a step.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepText {
+    /// Its rendered input.
+    Input = 0,
+    /// Its output.
+    Output = 1,
+    /// The rendered input of the call that undoes it.
+    UndoInput = 2,
+}
+
+impl StepText {
+    const ALL: [Self; 3] = [Self::Input, Self::Output, Self::UndoInput];
+
+    fn of(self, step: &mut StepState) -> &mut Option<Json> {
+        match self {
+            Self::Input => &mut step.input,
+            Self::Output => &mut step.output,
+            Self::UndoInput => &mut step.undo.input,
+        }
+    }
 }
 
 impl Snapshot {
@@ -68,6 +108,43 @@ impl Snapshot {
             ending: run.ending.clone(),
             compensating: run.compensating,
             end: run.end.clone(),
+            large: Vec::new(),
+        }
+        .without_repeated()
+    }
+
+    /// What people are shown is the input of the step, or the params of the run, and is not stored twice.
+    fn without_repeated(mut self) -> Self {
+        for request in self.approvals.values_mut() {
+            request.input = Json::null();
+        }
+        self
+    }
+
+    /// Takes the texts out that are larger than [`LARGE`] bytes. They never change, and are put back before the run is restored.
+    pub fn take_large(&mut self) -> Vec<(TextKey, Json)> {
+        let mut taken = Vec::new();
+        for (step, state) in (0..).zip(&mut self.steps) {
+            for text in StepText::ALL {
+                let value = text.of(state);
+                if let Some(json) = value.take_if(|json| json.text().len() > LARGE) {
+                    taken.push((TextKey { step, text }, json));
+                }
+            }
+        }
+        self.large = taken.iter().map(|(key, _)| *key).collect();
+        taken
+    }
+
+    /// The texts that have to be put back.
+    pub fn large(&self) -> &[TextKey] {
+        &self.large
+    }
+
+    /// Puts a text back.
+    pub fn put_back(&mut self, key: TextKey, json: Json) {
+        if let Some(step) = self.steps.get_mut(key.step as usize) {
+            *key.text.of(step) = Some(json);
         }
     }
 
@@ -82,7 +159,14 @@ impl Snapshot {
     }
 
     /// The run; `None` if its plan has another number of steps.
-    pub fn restore(self, plan: Arc<CompiledPlan>, started: Arc<Started>) -> Option<Run> {
+    pub fn restore(mut self, plan: Arc<CompiledPlan>, started: Arc<Started>) -> Option<Run> {
+        for request in self.approvals.values_mut() {
+            let step = request.step_id.as_deref().and_then(|id| plan.index(id));
+            let step = step.and_then(|index| self.steps.get(index));
+            let shown =
+                step.map_or_else(|| Some(started.params.clone()), |step| step.input.clone());
+            request.input = shown.unwrap_or_else(Json::null);
+        }
         let ms = |at: Option<i64>| at.map(Millis);
         (self.steps.len() == plan.steps.len()).then(|| Run {
             plan: PlanOf(plan),

@@ -76,6 +76,7 @@ mod registry_routes;
 mod replay;
 mod replay_parquet;
 mod rls;
+mod runs_wait;
 mod sagas;
 mod secrets;
 mod security_page;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use omnilink::{
+    audit::Entry,
     commands::{ALL_TENANTS, Command},
     controls::EmergencyState,
     envelope::avro::decode_ingress,
@@ -26,6 +27,7 @@ on_both_logs!(
     held_calls_go_when_the_controls_allow_it,
     followers_hear_of_answers_and_ends,
     emitted_events_are_on_ingress,
+    what_people_have_to_know_is_an_event_or_in_the_audit_log,
     what_is_no_command_becomes_a_dead_letter,
 );
 
@@ -99,15 +101,23 @@ fn calls_go_to_workers_and_results_come_back(test_log: TestLog) {
     // The run is read back from its rows.
     sagas.stop();
     sagas.go_on(&test_log);
-    sagas.send(&result(&call, Ok(json!({ "m": 6 }))));
+    let large = json!({ "m": "x".repeat(100_000) });
+    sagas.send(&result(&call, Ok(large.clone())));
     // Twice: the second one is about an attempt that is over.
     sagas.send(&result(&call, Ok(json!({ "m": 7 }))));
     let calls = sagas.calls(2);
     let second = calls.iter().find(|call| call.step_id == "b").unwrap();
-    assert_eq!(second.input, r#"{"m":6}"#);
+    assert_eq!(second.input, large.to_string());
     sagas.stop();
     sagas.go_on(&test_log);
-    sagas.send(&result(second, Ok(Value::Null)));
+    sagas.send(&result(second, Err(("busy", true))));
+    sagas.history_until(&run, "step_retry_scheduled");
+    sagas.stop();
+    sagas.go_on(&test_log);
+    let calls = sagas.calls(3);
+    let third = calls.iter().find(|call| call.attempt == 2).unwrap();
+    assert_eq!(third.input, large.to_string());
+    sagas.send(&result(third, Ok(Value::Null)));
     let history = sagas.history_until(&run, "run_succeeded");
     assert_eq!(
         types(&history),
@@ -117,11 +127,13 @@ fn calls_go_to_workers_and_results_come_back(test_log: TestLog) {
             "step_scheduled",
             "step_succeeded",
             "step_scheduled",
+            "step_retry_scheduled",
+            "step_scheduled",
             "step_succeeded",
             "run_succeeded"
         ]
     );
-    assert_eq!(sagas.calls(2).len(), 2);
+    assert_eq!(sagas.calls(3).len(), 3);
 }
 
 fn what_failed_is_undone_in_reverse(test_log: TestLog) {
@@ -337,12 +349,75 @@ fn emitted_events_are_on_ingress(test_log: TestLog) {
     assert_eq!(history.len(), 5);
     let history = sagas.history_until(&bad, "run_failed");
     assert_eq!(types(&history)[3], "step_failed");
-    let records = read_all(&*sagas.log, &sagas.names.ingress, 1);
-    assert_eq!(records.len(), 1);
-    let value = records[0].record.value.clone().unwrap();
-    let event = decode_ingress(&value).unwrap();
-    assert_eq!(&*event.id, format!("{run}:e:execute"));
-    assert_eq!(event.tenant.as_str(), "acme");
+    let ids = ids_on_ingress(&sagas, 3);
+    let mut expected = vec![
+        ("order.paid".to_owned(), format!("{run}:e:execute")),
+        ("omnilink.run.succeeded".to_owned(), format!("{run}.5")),
+        ("omnilink.run.failed".to_owned(), format!("{bad}.5")),
+    ];
+    expected.sort();
+    assert_eq!(ids, expected);
+}
+
+/// Types and ids of the events on `ingress`, in order, once there are so many.
+fn ids_on_ingress(sagas: &Processor, at_least: usize) -> Vec<(String, String)> {
+    let records = read_all(&*sagas.log, &sagas.names.ingress, at_least);
+    let mut ids: Vec<_> = records
+        .iter()
+        .map(|fetched| {
+            let value = fetched.record.value.as_deref().unwrap();
+            let event = decode_ingress(value).unwrap();
+            assert_eq!(event.tenant.as_str(), "acme");
+            (event.kind.to_string(), event.id.to_string())
+        })
+        .collect();
+    ids.sort();
+    ids
+}
+
+fn what_people_have_to_know_is_an_event_or_in_the_audit_log(test_log: TestLog) {
+    let sagas = Processor::start(&test_log);
+    let plan =
+        json!({ "steps": [{ "id": "s", "tool": "approve", "input": { "message": "Well?" } }] });
+    let (run, first) = start("1", &plan, &[], &json!({}));
+    sagas.send(&first);
+    sagas.history_until(&run, "approval_requested");
+    let asked = ("omnilink.approval.requested".to_owned(), format!("{run}.3"));
+    assert_eq!(ids_on_ingress(&sagas, 1), [asked]);
+    let mut decide = command(
+        &run,
+        "decision",
+        &json!({ "approval": 3, "decision": "denied", "reason": "no" }),
+    );
+    decide.principal = "boss".into();
+    sagas.send(&decide);
+    sagas.history_until(&run, "run_denied");
+    // Of a run that has ended.
+    sagas.send(&decide);
+    // The same identity, another request.
+    let (_, other) = start("1", &plan, &[], &json!({ "n": 1 }));
+    sagas.send(&other);
+    let entries: Vec<Entry> = read_all(&*sagas.log, &sagas.names.audit, 2)
+        .iter()
+        .map(|fetched| Entry::decode(fetched.record.value.as_deref().unwrap()).unwrap())
+        .collect();
+    let of: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            assert_eq!(entry.resource_id.as_deref(), Some(&*run));
+            let detail: Value = serde_json::from_str(&entry.detail).unwrap();
+            let code = detail["code"].as_str().unwrap().to_owned();
+            (entry.action.clone(), entry.principal.clone().unwrap(), code)
+        })
+        .collect();
+    let entry = |action: &str, by: &str, code: &str| (action.into(), by.into(), code.into());
+    assert_eq!(
+        of,
+        [
+            entry("decision", "boss", "run_ended"),
+            entry("start", "ann", "identity_mismatch")
+        ]
+    );
 }
 
 fn what_is_no_command_becomes_a_dead_letter(test_log: TestLog) {

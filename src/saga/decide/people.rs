@@ -8,7 +8,7 @@ use crate::{
     plans::Builtin,
     saga::{
         compiled::CompiledStep,
-        run::{Phase, SIGNALS_MAX},
+        run::{Phase, SIGNAL_BYTES_MAX, SIGNALS_MAX},
     },
 };
 
@@ -90,7 +90,9 @@ impl Turn<'_> {
 
     fn signal(&mut self, name: String, data: Json) -> Result<(), Refusal> {
         let kept: usize = self.run.signals.values().map(VecDeque::len).sum();
-        if kept >= SIGNALS_MAX {
+        let texts = self.run.signals.values().flatten();
+        let bytes: usize = texts.map(|data| data.text().len()).sum();
+        if kept >= SIGNALS_MAX || bytes + data.text().len() > SIGNAL_BYTES_MAX {
             return Err(Refusal::SignalsFull);
         }
         self.emit(Event::SignalReceived { name, data });

@@ -21,7 +21,15 @@ use crate::{
 /// The kind of records about the emergency controls.
 const CONTROLS: &str = "controls";
 
+/// The most bytes of a worker's error that a run keeps.
+const CODE_MAX: usize = 128;
+const MESSAGE_MAX: usize = 2048;
+
 /// What a record says.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per record, and it is matched at once"
+)]
 pub(super) enum Told {
     /// A run starts.
     Start(Box<Command>),
@@ -41,6 +49,14 @@ pub(super) struct ForRun {
     /// The kind of the record.
     pub(super) kind: &'static str,
     pub(super) input: Input,
+    /// Who says it; `None` for workers.
+    pub(super) by: Option<By>,
+}
+
+/// Who says something to a run.
+pub(super) struct By {
+    pub(super) principal: String,
+    pub(super) on_behalf_of: Option<String>,
 }
 
 /// A result as workers on Kafka write it.
@@ -127,6 +143,10 @@ pub(super) fn read(value: &[u8]) -> Result<Told, Rejected> {
         tenant: Some(command.tenant),
         kind,
         input,
+        by: (![RESULT, HELD, CLAIMED].contains(&kind)).then_some(By {
+            principal: command.principal,
+            on_behalf_of: command.on_behalf_of,
+        }),
     }))
 }
 
@@ -148,6 +168,7 @@ fn foreign(value: &[u8]) -> Result<Told, Rejected> {
         tenant: None,
         kind: RESULT,
         input: result(foreign.result),
+        by: None,
     }))
 }
 
@@ -161,7 +182,7 @@ fn result(result: StepResult) -> Input {
                 retryable: false,
             });
             Outcome::Failed {
-                error: StepError::new(error.code, error.message),
+                error: StepError::new(cut(error.code, CODE_MAX), cut(error.message, MESSAGE_MAX)),
                 retryable: error.retryable,
                 retry_after_ms: result.retry_after_ms,
                 answered: result.answered,
@@ -174,6 +195,12 @@ fn result(result: StepResult) -> Input {
         attempt: result.attempt,
         outcome,
     })
+}
+
+/// The beginning of a text.
+fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
 }
 
 #[cfg(test)]

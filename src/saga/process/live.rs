@@ -1,13 +1,16 @@
 //! Runs in memory.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{compile::Ready, rows::RunKey};
 use crate::{
     base::{clock::Millis, id::Tenant},
     commands::Command,
-    runs::WorkflowVersion,
-    saga::Run,
+    runs::{Json, WorkflowVersion},
+    saga::{Run, TextKey},
 };
 
 /// Runs of one generation. Two generations are in memory.
@@ -34,6 +37,8 @@ pub(super) struct Live {
     pub(super) updated_at: Millis,
     /// When its timer fires.
     pub(super) timer: Option<Millis>,
+    /// The texts of steps that are stored in rows of their own, as they are there.
+    pub(super) large: BTreeMap<TextKey, Json>,
     /// The start record, until it is stored.
     pub(super) unstored: Option<Box<Command>>,
     /// Whether it is among the held ones.

@@ -12,6 +12,7 @@
 //! | `counts` | metrics |
 //! | `live` | a run in memory, and the runs that are |
 //! | `rows` | the tables of keyed state |
+//! | `notices` | audit entries, and events about runs |
 //! | `outputs` | what happened, as records |
 //! | `emitted` | the events of `emit` |
 //! | `holds` | which calls the emergency controls hold |
@@ -24,6 +25,7 @@ mod emitted;
 mod holds;
 mod inbox;
 mod live;
+mod notices;
 mod outputs;
 mod rows;
 mod transform;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub approve_above: f64,
     /// How long the identity of a run that has ended names it, in milliseconds.
     pub identity_ms: i64,
+    /// Whether each end of a run is also an event.
+    pub events: bool,
 }
 
 impl Default for Settings {
@@ -65,6 +69,7 @@ impl Default for Settings {
             approval_expiry: Duration::from_hours(24),
             approve_above: 0.7,
             identity_ms: IDENTITY_MS,
+            events: false,
         }
     }
 }

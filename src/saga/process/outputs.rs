@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{emitted, live::About};
+use super::{emitted, live::About, notices};
 use crate::{
     base::clock::Millis,
     log::topics::Names,
@@ -12,9 +12,9 @@ use crate::{
     stream::{Context, Failure, Rejected},
 };
 
-/// Writes the records of events that were just applied to a run.
+/// Writes the records of events that were just applied to a run. `lifecycle`: its end is an event too.
 pub(super) fn write(
-    names: &Names,
+    (names, lifecycle): (&Names, bool),
     about: &About,
     run: &Run,
     events: &[Event],
@@ -71,6 +71,17 @@ pub(super) fn write(
                 let record = emitted::record(tenant, run_id, step_id, &output.value(), now)
                     .map_err(|e| Rejected::new("invalid_event", e.message))?;
                 cx.emit(&names.ingress, record);
+            }
+            Event::ApprovalRequested(request) | Event::IncidentOpened(request) => {
+                let record = notices::approval_requested(about, seq, request, now);
+                if let Some(record) = record {
+                    cx.emit(&names.ingress, record);
+                }
+            }
+            last if lifecycle => {
+                if let Some(record) = notices::ended(about, run, last, now) {
+                    cx.emit(&names.ingress, record);
+                }
             }
             _ => {}
         }

@@ -5,6 +5,7 @@ use apache_avro::Error;
 use crate::{
     commands::Command,
     controls::EmergencyState,
+    runs::Json,
     saga::snapshot::Snapshot,
     state::{CodecError, Table, Value, Versioned},
 };
@@ -17,6 +18,8 @@ pub(super) type RunKey = [u8; 16];
 pub(super) const STARTS: Table<RunKey, StartRow> = Table::new("starts", b's');
 /// Where these runs are.
 pub(super) const RUNS: Table<RunKey, Snapshot> = Table::new("runs", b'r');
+/// Large texts of steps, by run, step and text. Written once.
+pub(super) const TEXTS: Table<(RunKey, u32, u8), TextRow> = Table::new("texts", b't');
 /// The runs with a call that a control holds: they are woken when the controls change.
 pub(super) const HELD: Table<RunKey, Mark> = Table::new("held", b'h');
 /// The emergency controls, as the partition has read them. The key is always 0.
@@ -35,6 +38,23 @@ impl Value for StartRow {
         let command = Command::decode(&row);
         let command = command.ok_or_else(|| CodecError::new("it is no record of commands"))?;
         Ok(Self(command))
+    }
+}
+
+/// A text, which is JSON.
+pub(super) struct TextRow(pub(super) Json);
+
+impl Versioned for TextRow {
+    const VERSION: u8 = 1;
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        out.extend_from_slice(self.0.text().as_bytes());
+        Ok(())
+    }
+
+    fn decode(_version: u8, bytes: &[u8]) -> Result<Self, CodecError> {
+        let text = String::from_utf8(bytes.to_vec()).map_err(|e| CodecError::new(e.to_string()))?;
+        Ok(Self(Json::parse(text)?))
     }
 }
 

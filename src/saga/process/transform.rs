@@ -1,6 +1,6 @@
 //! Records and timers in; decisions, rows and outputs out.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -13,12 +13,16 @@ use super::{
     emitted, holds,
     inbox::{self, ForRun, Told},
     live::{Hot, Live},
-    outputs,
-    rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow},
+    notices, outputs,
+    rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
     view,
 };
 use crate::{
-    base::{clock::Millis, id::Identity},
+    audit::Entry,
+    base::{
+        clock::Millis,
+        id::{Identity, Tenant},
+    },
     commands::{Command, start},
     controls::{Emergency, EmergencyState},
     log::{Fetched, Record, partition_for, topics::Names},
@@ -120,13 +124,20 @@ impl Runs {
         if self.hot.get(&key).is_some() {
             return Ok(true);
         }
-        let Some(snapshot) = cx.get(&RUNS, &key)? else {
+        let Some(mut snapshot) = cx.get(&RUNS, &key)? else {
             return Ok(false);
         };
         let damaged = |what: &str| Rejected::new("invalid_state", format!("the run's {what}"));
         let start = cx.get(&STARTS, &key)?;
         let start = start.ok_or_else(|| damaged("start record is missing"))?;
         let begun = begin::read(&start.0, &self.plans)?;
+        let mut large = BTreeMap::new();
+        for text in snapshot.large().to_vec() {
+            let row = cx.get(&TEXTS, &(key, text.step, text.text as u8))?;
+            let TextRow(json) = row.ok_or_else(|| damaged("text of a step is missing"))?;
+            snapshot.put_back(text, json.clone());
+            large.insert(text, json);
+        }
         let (updated_at, timer) = (snapshot.updated_at(), snapshot.timer());
         let compiled = Arc::clone(&begun.about.ready.compiled);
         let run = snapshot
@@ -139,6 +150,7 @@ impl Runs {
             body_hash: begun.body_hash,
             updated_at,
             timer,
+            large,
             unstored: None,
             changed: false,
         };
@@ -164,6 +176,12 @@ impl Runs {
         let begun = begin::read(&command, &self.plans)?;
         if let Some(known) = known {
             let same = known == stub(begun.about.tenant.as_str(), &begun.body_hash);
+            if !same {
+                let about = ("start", "identity_mismatch");
+                let by = (&*command.principal, command.on_behalf_of.as_deref());
+                let entry = notices::refused(&begun.about.tenant, &command.run_id, about, by, now);
+                self.audit(&entry, cx)?;
+            }
             self.answer(run, source, Answer::Duplicate { same });
             return Ok(());
         }
@@ -184,7 +202,7 @@ impl Runs {
             )
         };
         outputs::write(
-            &self.names,
+            (&self.names, self.settings.events),
             &about,
             &run_state,
             &effects.events,
@@ -198,6 +216,7 @@ impl Runs {
             body_hash: begun.body_hash,
             updated_at: now,
             timer: None,
+            large: BTreeMap::new(),
             unstored: Some(command),
             held: false,
             changed: true,
@@ -211,7 +230,7 @@ impl Runs {
 
     fn tell(
         &mut self,
-        told: ForRun,
+        mut told: ForRun,
         source: &Source<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
@@ -219,7 +238,10 @@ impl Runs {
         let key = *run.as_bytes();
         if !self.load(key, cx)? {
             let answer = match self.ended.get(&Identity(key), cx.now())? {
-                Some(stub) if is_of(&stub, told.tenant.as_deref()) => refused(Refusal::Ended),
+                Some(stub) if is_of(&stub, told.tenant.as_deref()) => {
+                    self.audit_refused(&told, Refusal::Ended, cx)?;
+                    refused(Refusal::Ended)
+                }
                 _ => Answer::UnknownRun,
             };
             self.counts.ignored += 1;
@@ -234,7 +256,11 @@ impl Runs {
             self.answer(run, source, Answer::UnknownRun);
             return Ok(());
         }
-        let effects = self.decide(key, told.input, &source.causation(), cx)?;
+        let input = std::mem::replace(&mut told.input, Input::Wake);
+        let effects = self.decide(key, input, &source.causation(), cx)?;
+        if effects.refused == Some(Refusal::Ended) {
+            self.audit_refused(&told, Refusal::Ended, cx)?;
+        }
         let answer = match effects.refused {
             Some(refusal) => refused(refusal),
             None if effects.ignored => Answer::Ignored,
@@ -277,7 +303,7 @@ impl Runs {
             self.changed.push(key);
         }
         outputs::write(
-            &self.names,
+            (&self.names, self.settings.events),
             &about,
             &live.run,
             &effects.events,
@@ -285,6 +311,33 @@ impl Runs {
             cx,
         )?;
         Ok(effects)
+    }
+
+    /// What a run that has ended refuses is in the audit log alone: nothing follows the last record of its history.
+    fn audit_refused(
+        &self,
+        told: &ForRun,
+        refusal: Refusal,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let (Some(by), Some(tenant)) = (&told.by, &told.tenant) else {
+            return Ok(());
+        };
+        let Ok(tenant) = Tenant::new(tenant) else {
+            return Ok(());
+        };
+        let run_id = told.run.to_string();
+        let about = (told.kind, refusal.code());
+        let by = (&*by.principal, by.on_behalf_of.as_deref());
+        let entry = notices::refused(&tenant, &run_id, about, by, cx.now());
+        self.audit(&entry, cx)
+    }
+
+    fn audit(&self, entry: &Entry, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let record = entry.encode();
+        let record = record.map_err(|e| Rejected::new("invalid_state", e.to_string()))?;
+        cx.try_emit(&self.names.audit, record)?;
+        Ok(())
     }
 
     /// Keeps an answer for whoever follows the run.
@@ -383,6 +436,9 @@ impl Runs {
             if stored {
                 cx.delete(&RUNS, &key);
                 cx.delete(&STARTS, &key);
+                for text in live.large.keys() {
+                    cx.delete(&TEXTS, &(key, text.step, text.text as u8));
+                }
             }
             let stub = stub(live.about.tenant.as_str(), &live.body_hash);
             self.ended.insert(Identity(key), stub, cx.now());
@@ -411,11 +467,16 @@ impl Runs {
         if let Some(command) = live.unstored.take() {
             cx.put(&STARTS, &key, &StartRow(*command));
         }
-        cx.put(
-            &RUNS,
-            &key,
-            &Snapshot::of(&live.run, live.updated_at, live.timer),
-        );
+        let mut snapshot = Snapshot::of(&live.run, live.updated_at, live.timer);
+        for (text, json) in snapshot.take_large() {
+            // Only a person's decision changes one.
+            if live.large.get(&text).is_some_and(|stored| stored.is(&json)) {
+                continue;
+            }
+            live.large.insert(text, json.clone());
+            cx.put(&TEXTS, &(key, text.step, text.text as u8), &TextRow(json));
+        }
+        cx.put(&RUNS, &key, &snapshot);
     }
 }
 

@@ -55,7 +55,10 @@ impl Processor {
         let sagas = Sagas::new(
             &self.names,
             PARTITIONS,
-            Settings::default(),
+            Settings {
+                events: true,
+                ..Settings::default()
+            },
             self.followers.clone(),
         );
         self.running = Some(test_log.start_lane(&self.log, sagas, &self.progress));

@@ -1,0 +1,147 @@
+//! A whole node carries runs out: `Prefer: wait` on starts, restarts, and controls that hold a run.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::command::{Folder, Up, omnilink, output};
+
+/// A node with two workflows.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    let workflows = folder.path().join("workflows");
+    std::fs::create_dir(&workflows).unwrap();
+    let add = "name: add\nversion: '1.0.0'\nparams: { type: object, required: [n] }\nplan:\n  steps:\n    - { id: a, tool: noop, input: { n: '{{ params.n + 1 }}' } }\n    - { id: b, tool: noop, input: { n: '{{ steps.a.output.n * 2 }}' }, depends_on: [a] }\n  output: { n: '{{ steps.b.output.n }}' }\n";
+    let slow = "name: slow\nversion: '1.0.0'\nplan:\n  steps:\n    - { id: a, tool: wait, input: { for_s: 3 } }\n";
+    for (name, text) in [("add", add), ("slow", slow)] {
+        std::fs::write(workflows.join(format!("{name}.yaml")), text).unwrap();
+    }
+    folder
+}
+
+fn up(folder: &Folder) -> Up {
+    Up::start_with(folder.path(), &["--without", "projections"])
+}
+
+fn admin(folder: &Path) -> String {
+    let key = std::fs::read_to_string(folder.join("data/admin.key")).unwrap();
+    key.trim().to_owned()
+}
+
+/// Starts a workflow; returns the status, the head and the body.
+fn post(up: &Up, folder: &Folder, headers: &[&str], body: &Value) -> (u16, String, Value) {
+    let mut stream = TcpStream::connect(up.url.trim_start_matches("http://")).unwrap();
+    let body = body.to_string();
+    let headers = headers.join("\r\n");
+    write!(
+        stream,
+        "POST /v1/workflows HTTP/1.1\r\nHost: omnilink\r\nConnection: close\r\nContent-Type: application/json\r\nAuthorization: Bearer {}\r\n{headers}\r\nContent-Length: {}\r\n\r\n{body}",
+        admin(folder.path()),
+        body.len()
+    )
+    .unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let status = head[9..12].parse().unwrap();
+    (
+        status,
+        head.to_lowercase(),
+        serde_json::from_str(body).unwrap(),
+    )
+}
+
+fn start(name: &str, input: &Value) -> Value {
+    json!({ "id": "1", "source": "/test", "type": "test", "workflow": { "name": name }, "input": input })
+}
+
+#[test]
+fn a_start_that_waits_is_answered_with_its_run() {
+    let folder = folder();
+    let node = up(&folder);
+    let wait = ["Idempotency-Key: k1", "Prefer: wait=20"];
+    let (status, head, run) = post(&node, &folder, &wait, &start("add", &json!({ "n": 4 })));
+    assert_eq!(status, 200, "{run}");
+    assert!(head.contains("preference-applied: wait"), "{head}");
+    assert_eq!(run["status"], "succeeded");
+    assert_eq!(run["output"], json!({ "n": 10 }));
+    assert_eq!(
+        run["workflow"],
+        json!({ "name": "add", "version": "1.0.0" })
+    );
+    assert_eq!(run["steps"][1]["output"], json!({ "n": 10 }));
+    assert_eq!(run["steps"][1]["attempts"], 1);
+    let id = run["run_id"].as_str().unwrap();
+    assert!(head.contains(&format!("location: /v1/runs/{id}")), "{head}");
+
+    // A run that takes longer than the client waits.
+    let wait = ["Idempotency-Key: k2", "Prefer: wait=1"];
+    let began = Instant::now();
+    let (status, _, accepted) = post(&node, &folder, &wait, &start("slow", &json!({})));
+    assert_eq!(status, 202, "{accepted}");
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    let slow = accepted["results"][0]["run_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // Killed, and asked again: the run goes on, and the same start waits for it.
+    drop(node);
+    let node = up(&folder);
+    let wait = ["Idempotency-Key: k2", "Prefer: wait=20"];
+    let (status, _, run) = post(&node, &folder, &wait, &start("slow", &json!({})));
+    assert_eq!(status, 200, "{run}");
+    assert_eq!(run["run_id"], slow);
+    assert!(
+        began.elapsed() >= Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn the_kill_switch_holds_runs_and_lifting_it_lets_them_go_on() {
+    let folder = folder();
+    let node = up(&folder);
+    let wait = ["Idempotency-Key: k1", "Prefer: wait=1"];
+    let (status, ..) = post(&node, &folder, &wait, &start("slow", &json!({})));
+    assert_eq!(status, 202);
+    let set = |on: &str| {
+        let args = ["controls", "set", "--kill-switch", on, "--reason", "test"];
+        let mut command = omnilink(folder.path(), &args);
+        let command = command.args(["--data-dir", "data"]);
+        let (code, out, error) = output(command.env("OMNILINK_URL", &node.url));
+        assert_eq!(code, 0, "{out}{error}");
+    };
+    set("on");
+    let (status, _, problem) = post(
+        &node,
+        &folder,
+        &["Idempotency-Key: k2"],
+        &start("add", &json!({ "n": 1 })),
+    );
+    assert_eq!(
+        (status, &problem["code"]),
+        (503, &json!("omnilink_disabled"))
+    );
+    set("off");
+    let wait = ["Idempotency-Key: k2", "Prefer: wait=20"];
+    let (status, _, run) = post(&node, &folder, &wait, &start("add", &json!({ "n": 1 })));
+    assert_eq!(
+        (status, &run["status"]),
+        (200, &json!("succeeded")),
+        "{run}"
+    );
+    let wait = ["Idempotency-Key: k1", "Prefer: wait=20"];
+    let (status, _, run) = post(&node, &folder, &wait, &start("slow", &json!({})));
+    assert_eq!(
+        (status, &run["status"]),
+        (200, &json!("succeeded")),
+        "{run}"
+    );
+}
