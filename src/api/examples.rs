@@ -479,3 +479,19 @@ pub(super) const NOT_READY: &str = r#"{
   "status": "down",
   "parts": { "log": { "status": "down", "detail": "no broker answers" } }
 }"#;
+
+/// A run that has ended.
+pub(super) const ENDED_RUN: &str = r#"{
+  "run_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e", "tenant": "acme", "status": "succeeded",
+  "workflow": { "name": "expense", "version": "1.0.0" }, "params": { "amount": 5 },
+  "plan": {
+    "hash": "2f0b4bb7e0d8d8a5d2a1d2f5e4f3c2b1a0908070605040302010f0e0d0c0b0a0", "source": "workflow",
+    "steps": [{ "id": "book", "tool": "noop", "input": { "amount": "{{ params.amount }}" } }]
+  },
+  "steps": [{
+    "id": "book", "tool": "noop", "status": "succeeded", "attempts": 1, "output": { "amount": 5 },
+    "started_at": "2026-01-31T12:00:00.005Z", "finished_at": "2026-01-31T12:00:00.005Z"
+  }],
+  "approvals": [], "output": null, "principal": "shop", "created_at": "2026-01-31T12:00:00Z",
+  "updated_at": "2026-01-31T12:00:00.005Z", "finished_at": "2026-01-31T12:00:00.005Z"
+}"#;

@@ -137,8 +137,8 @@ impl Tag {
         match self {
             Self::Events => "Events come in.",
             Self::Starts => {
-                "Commands, workflows, goals and tasks: what starts runs. This version checks them and does not carry out runs yet, \
-                 so each that passes all checks is answered with 503 `feature_disabled`."
+                "Commands, workflows, goals and tasks: what starts runs. There is no planner yet, so goals are answered with 503 \
+                 `feature_disabled`."
             }
             Self::Keys => "API keys of a tenant.",
             Self::Webhooks => "Sources of webhooks, and the routes that their senders call.",

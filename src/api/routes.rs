@@ -40,6 +40,7 @@ use super::{
             Operations, Readers, Replay, SchemaRegistry, Starts as StartsTag, Webhooks,
         },
     },
+    runs::RunView,
     starts::{
         AgentAccepted, AgentEnvelope, AgentGoals, AgentStatus as AgentStatusBody, Command, Goal,
         ORCHESTRATIONS_REQUEST, StartWorkflow, Starts, TASKS_CREATE, Task,
@@ -154,12 +155,31 @@ const START_HEADERS: &[Parameter] = &[
     },
 ];
 
+/// Headers of starts that may be waited for.
+const AWAITED_START_HEADERS: &[Parameter] = &[
+    START_HEADERS[0],
+    START_HEADERS[1],
+    Parameter {
+        name: "Prefer",
+        description: "`wait=N` (RFC 7240): the answer to a single start waits up to N seconds (60 at most) for the end of its run, \
+            and is 200 with the run; without an end in time it is 202.",
+        example: "wait=10",
+    },
+];
+
 /// The answer to starts.
-const STARTED: &[Answer] = &[Answer::new(
-    202,
-    "At least one start is in the log, or was there already; so is an empty batch.",
-    &[Content::json::<Accepted>(JSON, examples::STARTED)],
-)];
+const STARTED: &[Answer] = &[
+    Answer::new(
+        202,
+        "At least one start is in the log, or was there already; so is an empty batch.",
+        &[Content::json::<Accepted>(JSON, examples::STARTED)],
+    ),
+    Answer::new(
+        200,
+        "With `Prefer: wait`, for a single start whose run has ended in time.",
+        &[Content::json::<RunView>(JSON, examples::ENDED_RUN)],
+    ),
+];
 
 /// The answer to agents.
 const AGENT_ACCEPTED: &[Answer] = &[Answer::new(
@@ -254,7 +274,7 @@ routes! {
             "Starts the workflow that is registered for the command's `type`, for one command or a batch; needs the permission \
              `commands:{type}` as well. The params must match the workflow's schema.",
         )
-        .headers(START_HEADERS)
+        .headers(AWAITED_START_HEADERS)
         .body_in(&[
             Content::json::<Starts<Command>>(JSON, examples::COMMAND),
             Content::json::<Command>("application/cloudevents+json", examples::CLOUD_COMMAND),
@@ -263,7 +283,7 @@ routes! {
         .answers(STARTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED,
-            &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH,
+            &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT,
             &FEATURE_DISABLED, &OVERLOADED,
         ]);
     PostWorkflows = Route::new(Post, "/v1/workflows", StartsTag, "Start workflows")
@@ -273,7 +293,7 @@ routes! {
             "Starts a workflow by its name, or a plan (needs the permission `plans:inline`); one or a batch. The input must match the \
              workflow's schema.",
         )
-        .headers(START_HEADERS)
+        .headers(AWAITED_START_HEADERS)
         .body_in(&[
             Content::json::<Starts<StartWorkflow>>(JSON, examples::WORKFLOW),
             Content::json::<StartWorkflow>("application/cloudevents+json", examples::CLOUD_WORKFLOW),
@@ -282,14 +302,14 @@ routes! {
         .answers(STARTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &INVALID_PLAN, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED,
-            &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH,
+            &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT,
             &FEATURE_DISABLED, &OVERLOADED,
         ]);
     PostGoals = Route::new(Post, "/v1/goals", StartsTag, "Send goals")
         .needs(ORCHESTRATIONS_REQUEST)
         .closed_by(Gate::Starts)
         .describe("Starts a run for a goal in plain words; one or a batch.")
-        .headers(START_HEADERS)
+        .headers(AWAITED_START_HEADERS)
         .body_in(&[
             Content::json::<Starts<Goal>>(JSON, examples::GOAL),
             Content::json::<Goal>("application/cloudevents+json", examples::CLOUD_GOAL),
@@ -298,13 +318,13 @@ routes! {
         .answers(STARTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE,
-            &IDEMPOTENCY_MISMATCH, &FEATURE_DISABLED, &OVERLOADED,
+            &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &OVERLOADED,
         ]);
     PostTasks = Route::new(Post, "/v1/tasks", StartsTag, "Create tasks")
         .needs(TASKS_CREATE)
         .closed_by(Gate::Starts)
         .describe("Starts a run of one step with the tool that `type` names; one or a batch. The params are the tool's input, as they are.")
-        .headers(START_HEADERS)
+        .headers(AWAITED_START_HEADERS)
         .body_in(&[
             Content::json::<Starts<Task>>(JSON, examples::TASK),
             Content::json::<Task>("application/cloudevents+json", examples::CLOUD_TASK),
@@ -313,7 +333,7 @@ routes! {
         .answers(STARTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED, &UNKNOWN_TOOL,
-            &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &FEATURE_DISABLED, &OVERLOADED,
+            &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &OVERLOADED,
         ]);
     AgentWorkflow = Route::new(Post, "/workflows/agent", StartsTag, "Send an agent's goal")
         .needs(ORCHESTRATIONS_REQUEST)
