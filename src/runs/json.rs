@@ -1,6 +1,9 @@
 //! JSON that is carried without being parsed.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
@@ -24,7 +27,8 @@ impl Json {
 
     /// `null`.
     pub fn null() -> Self {
-        Self(null().into())
+        static NULL: LazyLock<Json> = LazyLock::new(|| Json(null().into()));
+        NULL.clone()
     }
 
     /// The text.

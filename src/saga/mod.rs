@@ -7,8 +7,10 @@
 //! | `run`, `evolve` | the state, and how events change it |
 //! | `decide/` | what a run does about an input |
 //! | `risk` | the risk lanes |
+//! | `bugs` | bugs that tests plant |
 //! | `followers` | requests that wait for what happens to a run |
 
+mod bugs;
 mod compiled;
 mod decide;
 mod evolve;
