@@ -12,7 +12,7 @@ use omnilink::{
     base::clock::Millis,
     plans::{BUILTINS, Plan, Tool},
     runs::{CallKind, Event, Json, PlanReady, Started},
-    saga::{CallResult, CompiledPlan, Env, Hold, Input, Outcome, decide, start},
+    saga::{CallResult, CompiledPlan, Defaults, Env, Hold, Input, Outcome, decide, start},
 };
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn compile(plan: &Value) -> Arc<CompiledPlan> {
         "work" => Some(Arc::clone(&work)),
         name => BUILTINS.get(name).cloned().map(Arc::new),
     };
-    Arc::new(CompiledPlan::new(&Plan::read(plan).unwrap(), find).unwrap())
+    Arc::new(CompiledPlan::new(&Plan::read(plan).unwrap(), Defaults::default(), find).unwrap())
 }
 
 /// A whole run; the number of its records.
@@ -110,6 +110,7 @@ fn one(plan: &Arc<CompiledPlan>, params: &Json, given: &Json, output: &Json) -> 
         hold,
         approval_expiry_ms: 86_400_000,
         approve_above: 0.7,
+        check_event: &|_, _| Ok(()),
         seed: 7,
     };
     let started = Started::new(params.clone(), "bench", Millis(0));

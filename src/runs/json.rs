@@ -25,6 +25,16 @@ impl Json {
         RawValue::from_string(text).map(|raw| Self(raw.into()))
     }
 
+    /// Of JSON that was checked and is carried without being parsed.
+    pub fn of_raw(raw: Box<RawValue>) -> Self {
+        Self(raw.into())
+    }
+
+    /// `{}`.
+    pub fn empty_object() -> Self {
+        Self::of(&Value::Object(serde_json::Map::new()))
+    }
+
     /// `null`.
     pub fn null() -> Self {
         static NULL: LazyLock<Json> = LazyLock::new(|| Json(null().into()));
@@ -41,6 +51,11 @@ impl Json {
         // Cannot fail: it was checked when it was created.
         serde_json::from_str(self.0.get()).unwrap_or_default()
     }
+}
+
+/// A member that may be absent, and may be `null`, which is a value: with `#[serde(default, deserialize_with = …)]`.
+pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(deserializer).map(Some)
 }
 
 fn null() -> Box<RawValue> {

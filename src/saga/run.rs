@@ -5,12 +5,16 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     bugs::{Bug, planted},
     compiled::CompiledPlan,
 };
 use crate::base::clock::Millis;
-use crate::runs::{ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError};
+use crate::runs::{
+    ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError, present,
+};
 
 /// The signals that a run keeps until a step waits for them.
 pub(super) const SIGNALS_MAX: usize = 100;
@@ -62,14 +66,14 @@ impl PartialEq for PlanOf {
 }
 
 /// A signal that no step has waited for yet.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct KeptSignal {
     pub(super) name: String,
     pub(super) data: Json,
 }
 
 /// Why and how a run ends without success.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Ending {
     pub(super) kind: EndKind,
     /// The step that failed or was denied.
@@ -79,7 +83,7 @@ pub(super) struct Ending {
 }
 
 /// How a run ends without success.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum EndKind {
     Failed,
     Denied,
@@ -87,7 +91,7 @@ pub(super) enum EndKind {
 }
 
 /// How a run has ended.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) enum End {
     Succeeded(Json),
     Failed(RunError),
@@ -96,7 +100,7 @@ pub(super) enum End {
 }
 
 /// A step of a run.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct StepState {
     pub(super) phase: Phase,
     /// The number of the last attempt.
@@ -104,7 +108,17 @@ pub(super) struct StepState {
     /// Attempts before a person decided to retry; they do not count.
     pub(super) forgiven: u32,
     /// The rendered input, the same for all attempts.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     pub(super) input: Option<Json>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     pub(super) output: Option<Json>,
     pub(super) error: Option<StepError>,
     /// When the attempt in flight is given up, the next attempt is due, or a hold ends.
@@ -125,7 +139,7 @@ pub(super) struct StepState {
 }
 
 /// Where a step is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) enum Phase {
     /// Not begun: it waits for other steps.
     #[default]
@@ -155,17 +169,22 @@ impl Phase {
 }
 
 /// The compensation of a step.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Undo {
     pub(super) phase: UndoPhase,
     pub(super) attempt: u32,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     pub(super) input: Option<Json>,
     pub(super) due: Option<Millis>,
     pub(super) error: Option<StepError>,
 }
 
 /// Where a compensation is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) enum UndoPhase {
     #[default]
     Pending,

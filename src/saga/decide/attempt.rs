@@ -87,6 +87,7 @@ impl Turn<'_> {
             input_hash: jcs::hash(&value),
             input: input.clone(),
             message: message.filter(|_| approve).map(str::to_owned),
+            requested_at: self.env.now,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
         self.emit(Event::ApprovalRequested(Box::new(request)));
@@ -109,6 +110,7 @@ impl Turn<'_> {
             input_hash: jcs::hash(&input.value()),
             input,
             message: None,
+            requested_at: self.env.now,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
         self.emit(Event::ApprovalRequested(Box::new(request)));
@@ -136,7 +138,11 @@ impl Turn<'_> {
             deadline,
         });
         match builtin {
-            Some(Builtin::Noop | Builtin::Emit) => self.keep(index, step, input),
+            Some(Builtin::Noop) => self.keep(index, step, input),
+            Some(Builtin::Emit) => match (self.env.check_event)(&step.id, &input.value()) {
+                Ok(()) => self.keep(index, step, input),
+                Err(error) => self.fail_step(index, step, error, false),
+            },
             Some(Builtin::Approve) => {
                 let output = serde_json::json!({ "approved": true });
                 self.keep(index, step, Json::of(&output));

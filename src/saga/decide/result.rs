@@ -302,6 +302,7 @@ impl Turn<'_> {
             input_hash: jcs::hash(&input.value()),
             input,
             message: Some(error.message),
+            requested_at: self.env.now,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
         self.emit(Event::IncidentOpened(Box::new(request)));

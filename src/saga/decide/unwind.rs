@@ -130,6 +130,15 @@ impl Turn<'_> {
         if let Some(hold) = self.hold_of(&compensation.tool) {
             return self.hold(step, CallKind::Compensate, hold);
         }
+        let event = compensation.tool.worker == Worker::Builtin(Builtin::Emit);
+        let checked = event.then(|| (self.env.check_event)(&step.id, &input.value()));
+        if let Some(Err(error)) = checked {
+            return self.emit(Event::CompensationFailed {
+                step_id: step.id.clone(),
+                attempt,
+                error,
+            });
+        }
         self.emit(Event::CompensationScheduled {
             step_id: step.id.clone(),
             attempt,

@@ -428,3 +428,24 @@ fn denied_approvals_undo_and_the_run_may_need_one() {
     assert_eq!(code(&case), "run_timeout");
     assert!(case.run.approvals.is_empty());
 }
+
+#[test]
+fn an_event_that_breaks_the_rules_fails_the_call_that_emits_it() {
+    let plan = |step: Value, undo: Value| {
+        json!({ "steps": [
+            { "id": "a", "tool": "emit", "input": step, "compensate": { "tool": "emit", "input": undo } },
+            { "id": "b", "tool": "t", "depends_on": ["a"] },
+        ] })
+    };
+    let (event, broken) = (json!({ "type": "x", "data": 1 }), json!({ "data": 1 }));
+    let case = Case::start(&plan(broken.clone(), event.clone()), &tools(), &Value::Null);
+    assert_eq!(code(&case), "missing_type");
+    for (undo, success) in [(event.clone(), true), (broken, false)] {
+        let mut case = Case::start(&plan(event.clone(), undo), &tools(), &Value::Null);
+        case.answer("b", 1, bad(false, true));
+        let Some((Event::RunFailed { error }, _)) = case.history.last() else {
+            panic!("{}", case.types());
+        };
+        assert_eq!(error.compensation_results[0].success, success);
+    }
+}

@@ -9,7 +9,10 @@ use super::{
     stories::Happening,
     *,
 };
-use crate::saga::run::{Phase, UndoPhase};
+use crate::{
+    saga::run::{Phase, UndoPhase},
+    state::Versioned,
+};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Call {
@@ -307,9 +310,26 @@ impl Pair {
         let of_model = model.questions.iter().map(|q| self.asked[q.number]);
         agree("open questions", &open, &of_model.collect())?;
         agree("undone", &run.undone, &model.undone)?;
+        // Not each time: it is the most expensive check by far.
+        if self.case.history.len().is_multiple_of(8) {
+            self.is_stored_whole()?;
+        }
         // Pauses have milliseconds, the model has seconds.
         let due = run.next_due().map(|due| (due.0 + 999).div_euclid(1000));
         agree("next due", &due, &model.next_due())
+    }
+
+    /// The run is the same when it is read back.
+    fn is_stored_whole(&self) -> Checked {
+        let (run, mut bytes) = (&self.case.run, Vec::new());
+        let stored = Snapshot::of(run, Millis(self.case.now), None);
+        stored.encode(&mut bytes).map_err(|e| e.to_string())?;
+        let read = Snapshot::decode(Snapshot::VERSION, &bytes).map_err(|e| e.to_string())?;
+        let read = read.restore(Arc::clone(&self.case.plan), Arc::clone(&run.started));
+        match read {
+            Some(read) if read == *run => Ok(()),
+            read => Err(format!("the run is stored as {read:?}, not {run:?}")),
+        }
     }
 
     /// Everything that is awaited comes, and the run ends.
