@@ -211,6 +211,21 @@ impl Template {
         });
     }
 
+    /// The ids of the steps whose outputs its expressions refer to, sorted.
+    pub fn step_outputs(&self) -> Vec<String> {
+        let mut ids = std::collections::BTreeSet::new();
+        self.expressions(&Pointer::root(), &mut |_, expression| {
+            for Reference(path) in expression.references() {
+                if let [first, id, ..] = &path[..]
+                    && first == "steps"
+                {
+                    ids.insert(id.clone());
+                }
+            }
+        });
+        ids.into_iter().collect()
+    }
+
     /// Calls `visit` with each expression and its place.
     pub(super) fn expressions(&self, at: &Pointer, visit: &mut impl FnMut(&Pointer, &Expression)) {
         match self {

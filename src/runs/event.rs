@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::json::Json;
+use super::json::{Json, present};
 use crate::base::clock::Millis;
 
 /// Why a call or a run failed.
@@ -130,7 +130,11 @@ pub struct Decided {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Instead of the requested input, for `approved`; the output, for `skip`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     pub value: Option<Json>,
 }
 
@@ -313,7 +317,11 @@ pub enum Event {
     /// Its condition is false, or a person skipped it.
     StepSkipped {
         step_id: Arc<str>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(
+            default,
+            skip_serializing_if = "Option::is_none",
+            deserialize_with = "present"
+        )]
         output: Option<Json>,
     },
     /// The run ends before it began.

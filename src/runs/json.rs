@@ -1,6 +1,9 @@
 //! JSON that is carried without being parsed.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
@@ -34,7 +37,8 @@ impl Json {
 
     /// `null`.
     pub fn null() -> Self {
-        Self(null().into())
+        static NULL: LazyLock<Json> = LazyLock::new(|| Json(null().into()));
+        NULL.clone()
     }
 
     /// Whether this is a clone of the other one, which costs no comparison of texts.
@@ -52,6 +56,11 @@ impl Json {
         // Cannot fail: it was checked when it was created.
         serde_json::from_str(self.0.get()).unwrap_or_default()
     }
+}
+
+/// A member that may be absent, and may be `null`, which is a value: with `#[serde(default, deserialize_with = …)]`.
+pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(deserializer).map(Some)
 }
 
 fn null() -> Box<RawValue> {

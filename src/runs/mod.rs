@@ -21,7 +21,7 @@ pub use self::{
         PlanReady, RiskLane, RunError, Started, StepError, WorkflowVersion,
     },
     history::RunRecord,
-    json::Json,
+    json::{Json, present},
     status::{RunStatus, StepStatus},
     step::{CallKindName, StepCommand, idempotency_key},
 };

@@ -2,8 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::plans::{Call, OnExhausted, Plan, Retry, Template, Tool, When};
-use crate::runs::Json;
+use serde_json::Value;
+
+use crate::{
+    plans::{Call, OnExhausted, Plan, Retry, Template, Tool, When},
+    runs::Json,
+    workflows::Schema,
+};
 
 /// Default limit of an attempt (contract, section 3): five minutes.
 const ATTEMPT_MS: u64 = 5 * 60 * 1000;
@@ -19,8 +24,11 @@ pub struct CompiledPlan {
     pub steps: Vec<CompiledStep>,
     /// The template of the run's output.
     pub output: Option<Template>,
+    /// Indexes of the steps that it refers to.
+    pub output_refers: Vec<usize>,
     /// Time limit of a run in milliseconds, from when it leaves `queued`.
     pub timeout_ms: u64,
+    ids: HashMap<Arc<str>, usize>,
 }
 
 /// A step with everything that is needed to run it.
@@ -34,8 +42,10 @@ pub struct CompiledStep {
     pub input: Input,
     /// Indexes of the steps that must end before it.
     pub depends_on: Vec<usize>,
-    /// Indexes of all steps that end before it.
-    pub ancestors: Vec<usize>,
+    /// Indexes of the steps whose outputs its input and its condition refer to.
+    pub refers: Vec<usize>,
+    /// What its input must look like; `None`: anything goes.
+    pub schema: Option<Arc<Schema>>,
     /// The condition under which it runs.
     pub when: Option<When>,
     /// Limit of an attempt in milliseconds.
@@ -59,6 +69,8 @@ pub struct Compensation {
     pub tool: Arc<Tool>,
     /// Its input.
     pub input: Input,
+    /// Indexes of the steps whose outputs its input refers to, beside the one that is undone.
+    pub refers: Vec<usize>,
     /// Limit of an attempt in milliseconds.
     pub timeout_ms: u64,
     /// Retries.
@@ -152,6 +164,18 @@ impl CompiledPlan {
             .enumerate()
             .map(|(index, step)| (step.id.as_str(), index))
             .collect();
+        let outputs = |template: &Template| -> Vec<usize> {
+            let steps = template.step_outputs();
+            let known = |id: &String| index.get(id.as_str()).copied();
+            steps.iter().filter_map(known).collect()
+        };
+        let mut schemas: HashMap<String, Option<Arc<Schema>>> = HashMap::new();
+        let mut schema = |tool: &Tool| {
+            let made = schemas
+                .entry(tool.name.clone())
+                .or_insert_with(|| schema_of(tool));
+            made.clone()
+        };
         let find = |step: &str, name: &str| {
             tool(name).ok_or_else(|| UnknownTool {
                 step: step.to_owned(),
@@ -168,6 +192,7 @@ impl CompiledPlan {
                     let tool = find(&step.id, &call.tool)?;
                     Some(Compensation {
                         input: Input::new(&call.input),
+                        refers: outputs(&call.input),
                         timeout_ms: tool.timeout_ms.unwrap_or(COMPENSATION_MS),
                         retry: RetryPolicy::new(&Retry::default(), &tool.retry, 2),
                         tool,
@@ -176,6 +201,12 @@ impl CompiledPlan {
                 None => None,
             };
             let depends_on = step.depends_on.iter();
+            let mut refers = outputs(&step.input);
+            if let Some(When::Expression(expression)) = &step.when {
+                refers.extend(outputs(&Template::Expression(expression.clone())));
+                refers.sort_unstable();
+                refers.dedup();
+            }
             steps.push(CompiledStep {
                 id: step.id.as_str().into(),
                 input: Input::new(&step.input),
@@ -183,7 +214,8 @@ impl CompiledPlan {
                 depends_on: depends_on
                     .filter_map(|id| index.get(id.as_str()).copied())
                     .collect(),
-                ancestors: Vec::new(),
+                refers,
+                schema: schema(&own),
                 when: step.when.clone(),
                 timeout_ms: step.timeout_ms.or(own.timeout_ms).unwrap_or(ATTEMPT_MS),
                 retry: RetryPolicy::new(&step.retry, &own.retry, 3),
@@ -198,30 +230,41 @@ impl CompiledPlan {
                 tool: own,
             });
         }
-        for at in 0..steps.len() {
-            let ancestors = ancestors(&steps, at);
-            steps[at].ancestors = ancestors;
-        }
         Ok(Self {
-            steps,
+            ids: steps
+                .iter()
+                .enumerate()
+                .map(|(index, step)| (Arc::clone(&step.id), index))
+                .collect(),
+            output_refers: plan.output.as_ref().map(outputs).unwrap_or_default(),
             output: plan.output.clone(),
             timeout_ms: plan.timeout_ms.unwrap_or(RUN_MS),
+            steps,
         })
     }
 
     /// The index of a step.
     pub fn index(&self, id: &str) -> Option<usize> {
-        self.steps.iter().position(|step| &*step.id == id)
+        self.ids.get(id).copied()
     }
 }
 
-fn ancestors(steps: &[CompiledStep], of: usize) -> Vec<usize> {
-    let mut seen = vec![false; steps.len()];
-    let mut next = steps[of].depends_on.clone();
-    while let Some(at) = next.pop() {
-        if !std::mem::replace(&mut seen[at], true) {
-            next.extend(&steps[at].depends_on);
-        }
+/// The schema of a tool's input. One that takes anything, or that the port would have refused, is left out.
+fn schema_of(tool: &Tool) -> Option<Arc<Schema>> {
+    if tool.input_schema == Value::Bool(true) {
+        return None;
     }
-    (0..steps.len()).filter(|at| seen[*at]).collect()
+    Schema::compile(&tool.input_schema).ok().map(Arc::new)
+}
+
+impl CompiledStep {
+    /// Whether its tool takes this input; says what does not match.
+    pub(super) fn check_input(&self, input: &Value) -> Result<(), String> {
+        let Some(schema) = &self.schema else {
+            return Ok(());
+        };
+        schema
+            .check(input)
+            .map_err(|mismatch| format!("{}: {}", mismatch.at, mismatch.message))
+    }
 }

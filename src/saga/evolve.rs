@@ -1,32 +1,36 @@
 //! How events change a run. Nothing is decided here: the same events give the same state, whenever they are applied.
 
-use std::sync::Arc;
-
-use super::run::{End, EndKind, Ending, Phase, Run, StepState, UndoPhase};
+use super::bugs::{Bug, planted};
+use super::run::{
+    End, EndKind, Ending, KeptSignal, OUTCOME_UNKNOWN, Phase, Run, StepState, UndoPhase,
+};
 use crate::base::clock::Millis;
-use crate::runs::{ApprovalKind, CallKind, Decided, Decision, Event, StepError};
+use crate::runs::{ApprovalKind, ApprovalRequest, CallKind, Decided, Decision, Event, StepError};
 
 impl Run {
     /// Applies the next record of the history, written at `at`.
     pub fn evolve(&mut self, event: &Event, at: Millis) {
         self.seq += 1;
         match event {
-            Event::RunStarted(started) => self.started = Arc::new((**started).clone()),
             Event::ApprovalRequested(request) | Event::IncidentOpened(request) => {
                 let seq = self.seq;
+                self.begin(at);
+                let mut request = (**request).clone();
+                request.expires_at = self.standing(request.expires_at, at);
                 if let Some(step) = self.step_mut(request.step_id.as_deref()) {
                     step.due = None;
-                    step.phase = if matches!(event, Event::IncidentOpened(_)) {
-                        Phase::Incident(seq)
+                    if request.kind == ApprovalKind::Incident {
+                        step.phase = Phase::Incident(seq);
+                        step.fail_for(&request);
                     } else {
+                        step.phase = Phase::Approval(seq);
                         step.input = Some(request.input.clone());
-                        Phase::Approval(seq)
-                    };
+                    }
                 }
-                self.approvals.insert(seq, (**request).clone());
+                self.approvals.insert(seq, request);
             }
             Event::ApprovalDecided(decided) | Event::IncidentDecided(decided) => {
-                self.decided(decided);
+                self.decided(decided, at);
             }
             Event::StepScheduled {
                 step_id,
@@ -40,14 +44,18 @@ impl Run {
                     step.attempt = *attempt;
                     step.input = Some(input.clone());
                     step.due = Some(*deadline);
+                    step.claimed = false;
                     step.first_at.get_or_insert(at);
+                    step.started_at.get_or_insert(at);
                 }
             }
             Event::StepStarted {
                 step_id, deadline, ..
             } => {
+                let due = self.standing(*deadline, at);
                 if let Some(step) = self.step_mut(Some(step_id)) {
-                    step.due = Some(*deadline);
+                    step.due = Some(due);
+                    step.claimed = true;
                 }
             }
             Event::StepHeld {
@@ -56,6 +64,8 @@ impl Run {
                 until,
                 ..
             } => {
+                let due = until.map(|until| self.standing(until, at));
+                let since = self.standing(at, at);
                 if let Some(step) = self.step_mut(Some(step_id)) {
                     match kind {
                         CallKind::Execute => {
@@ -64,14 +74,15 @@ impl Run {
                                 step.attempt -= 1;
                             }
                             step.phase = Phase::Held;
-                            step.due = *until;
+                            step.due = due;
+                            step.held_at.get_or_insert(since);
                         }
                         CallKind::Compensate => {
                             if step.undo.phase == UndoPhase::Running {
                                 step.undo.attempt -= 1;
                             }
                             step.undo.phase = UndoPhase::Held;
-                            step.undo.due = *until;
+                            step.undo.due = due;
                         }
                     }
                 }
@@ -82,10 +93,17 @@ impl Run {
                         CallKind::Execute => {
                             step.phase = Phase::Pending;
                             step.due = None;
+                            // Its deadlines stood still.
+                            if let (Some(since), Some(first)) =
+                                (step.held_at.take(), &mut step.first_at)
+                            {
+                                first.0 = first.0.saturating_add(at.0 - since.0);
+                            }
                         }
+                        // It has begun, and goes before others.
                         CallKind::Compensate => {
-                            step.undo.phase = UndoPhase::Pending;
-                            step.undo.due = None;
+                            step.undo.phase = UndoPhase::Retry;
+                            step.undo.due = Some(at);
                         }
                     }
                 }
@@ -96,11 +114,15 @@ impl Run {
                 signal,
                 ..
             } => {
-                if let Some(queue) = signal.as_ref().and_then(|name| self.signals.get_mut(name)) {
-                    queue.pop_front();
+                if let Some(name) = signal
+                    && let Some(at) = self.signals.iter().position(|kept| kept.name == *name)
+                {
+                    self.signals.remove(at);
                 }
+                self.outputs += output.text().len();
                 let ended = self.end_step((step_id, at), Phase::Succeeded, |step| {
                     step.output = Some(output.clone());
+                    step.error = None;
                 });
                 self.effective.extend(ended);
             }
@@ -122,7 +144,9 @@ impl Run {
                 let ended = self.end_step((step_id, at), Phase::Unknown, |step| {
                     step.error = Some(error.clone());
                 });
-                self.effective.extend(ended);
+                if !planted(Bug::ForgetsUnknown) {
+                    self.effective.extend(ended);
+                }
                 self.fail(ended, error);
             }
             Event::StepRetryScheduled {
@@ -133,17 +157,18 @@ impl Run {
                 answered,
                 ..
             } => {
+                let due = self.standing(*due, at);
                 if let Some(step) = self.step_mut(Some(step_id)) {
                     match kind {
                         CallKind::Execute => {
                             step.phase = Phase::Retry;
-                            step.due = Some(*due);
+                            step.due = Some(due);
                             step.error = Some(error.clone());
                             step.unanswered |= !answered;
                         }
                         CallKind::Compensate => {
                             step.undo.phase = UndoPhase::Retry;
-                            step.undo.due = Some(*due);
+                            step.undo.due = Some(due);
                             step.undo.error = Some(error.clone());
                         }
                     }
@@ -151,6 +176,7 @@ impl Run {
             }
             Event::StepSkipped { step_id, output } => {
                 self.begin(at);
+                self.outputs += output.as_ref().map_or(0, |output| output.text().len());
                 self.end_step((step_id, at), Phase::Skipped, |step| {
                     step.output.clone_from(output);
                 });
@@ -159,8 +185,10 @@ impl Run {
                 self.end_step((step_id, at), Phase::Cancelled, |_| {});
             }
             Event::SignalReceived { name, data } => {
-                let queue = self.signals.entry(name.clone()).or_default();
-                queue.push_back(data.clone());
+                self.signals.push_back(KeptSignal {
+                    name: name.clone(),
+                    data: data.clone(),
+                });
             }
             Event::CompensationStarted => self.compensating = true,
             Event::CompensationScheduled {
@@ -177,18 +205,10 @@ impl Run {
                 }
             }
             Event::CompensationSucceeded { step_id, .. } => {
-                if let Some(step) = self.step_mut(Some(step_id)) {
-                    step.undo.phase = UndoPhase::Succeeded;
-                    step.undo.due = None;
-                    step.undo.error = None;
-                }
+                self.end_undo(step_id, None);
             }
             Event::CompensationFailed { step_id, error, .. } => {
-                if let Some(step) = self.step_mut(Some(step_id)) {
-                    step.undo.phase = UndoPhase::Failed;
-                    step.undo.due = None;
-                    step.undo.error = Some(error.clone());
-                }
+                self.end_undo(step_id, Some(error));
             }
             Event::CancelRequested {
                 reason,
@@ -202,9 +222,7 @@ impl Run {
                     let message = reason.clone().unwrap_or_default();
                     (EndKind::Cancelled, StepError::new("cancelled", message))
                 };
-                // Cancel ends a pause.
-                self.paused_at = None;
-                self.ending.get_or_insert(Ending {
+                self.ending = Some(Ending {
                     kind,
                     step: None,
                     error,
@@ -216,7 +234,8 @@ impl Run {
                 self.paused_at = None;
                 self.postpone(*paused_ms);
             }
-            Event::PlanReady(_) | Event::Refused { .. } => {}
+            // A run is made with its start and its plan.
+            Event::RunStarted(_) | Event::PlanReady(_) | Event::Refused { .. } => {}
             Event::RunSucceeded { output } => self.end = Some(End::Succeeded(output.clone())),
             Event::RunFailed { error } => self.end = Some(End::Failed((**error).clone())),
             Event::RunDenied { error } => self.end = Some(End::Denied((**error).clone())),
@@ -247,11 +266,35 @@ impl Run {
     ) -> Option<usize> {
         let index = self.plan.0.index(id)?;
         let step = self.steps.get_mut(index)?;
+        // It counts already if it succeeds late, after its outcome was unknown.
+        let ended = matches!(step.phase, Phase::Failed | Phase::Unknown);
         step.phase = phase;
         step.due = None;
         step.finished_at = Some(at);
         change(step);
-        (!self.effective.contains(&index)).then_some(index)
+        (!ended || !self.effective.contains(&index)).then_some(index)
+    }
+
+    fn end_undo(&mut self, id: &str, error: Option<&StepError>) {
+        let Some(index) = self.plan.0.index(id) else {
+            return;
+        };
+        let undo = &mut self.steps[index].undo;
+        undo.phase = match error {
+            None => UndoPhase::Succeeded,
+            Some(_) => UndoPhase::Failed,
+        };
+        undo.due = None;
+        undo.error = error.cloned();
+        self.undone.push(index);
+    }
+
+    /// When something is due that is to happen at `due`, as a record of `at` says: while the run is paused, its time stands still.
+    fn standing(&self, due: Millis, at: Millis) -> Millis {
+        match self.paused_at {
+            Some(since) => Millis(due.0.saturating_sub(at.0 - since.0)),
+            None => due,
+        }
     }
 
     fn fail(&mut self, step: Option<usize>, error: &StepError) {
@@ -263,10 +306,12 @@ impl Run {
         });
     }
 
-    fn decided(&mut self, decided: &Decided) {
+    fn decided(&mut self, decided: &Decided, at: Millis) {
         let Some(request) = self.approvals.remove(&decided.approval) else {
             return;
         };
+        let decision = (decided.decision, decided.by.clone());
+        self.decided.insert(decided.approval, decision);
         let index = request
             .step_id
             .as_deref()
@@ -277,7 +322,7 @@ impl Run {
                 self.approved |= request.kind == ApprovalKind::Run;
                 if let Some(step) = step {
                     step.phase = Phase::Pending;
-                    step.approved = true;
+                    step.accepted = Some(request.reasons);
                     if let Some(input) = &decided.value {
                         step.input = Some(input.clone());
                     }
@@ -288,6 +333,7 @@ impl Run {
                     step.phase = Phase::Pending;
                     step.forgiven = step.attempt;
                     step.first_at = None;
+                    step.due = None;
                 }
             }
             // The event that ends the step follows.
@@ -305,6 +351,7 @@ impl Run {
                 };
                 if let Some(step) = step {
                     step.phase = Phase::Cancelled;
+                    step.finished_at = Some(at);
                 }
                 self.ending.get_or_insert(Ending {
                     kind: EndKind::Denied,
@@ -328,9 +375,21 @@ impl Run {
             later(&mut step.due);
             later(&mut step.undo.due);
             later(&mut step.first_at);
+            later(&mut step.held_at);
         }
         for approval in self.approvals.values_mut() {
             approval.expires_at.0 = approval.expires_at.0.saturating_add(ms);
         }
+    }
+}
+
+impl StepState {
+    /// The last attempt has failed for the reasons of an incident.
+    fn fail_for(&mut self, incident: &ApprovalRequest) {
+        let code = incident.reasons.first().cloned().unwrap_or_default();
+        let message = incident.message.clone().unwrap_or_default();
+        self.error = Some(StepError::new(code, message));
+        let unknown = |reason: &String| reason == OUTCOME_UNKNOWN;
+        self.unanswered |= incident.reasons.iter().any(unknown);
     }
 }

@@ -7,11 +7,13 @@
 //! | `run`, `evolve` | the state, and how events change it |
 //! | `decide/` | what a run does about an input |
 //! | `risk` | the risk lanes |
+//! | `bugs` | bugs that tests plant |
 //! | `inspect` | what others see of a run |
 //! | `snapshot` | a run as it is stored |
 //! | `process/` | the processor, which runs the core on the engine |
 //! | `followers` | requests that wait for what happens to a run |
 
+mod bugs;
 mod compiled;
 mod decide;
 mod evolve;

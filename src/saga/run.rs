@@ -7,14 +7,22 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::compiled::CompiledPlan;
+use super::{
+    bugs::{Bug, planted},
+    compiled::CompiledPlan,
+};
 use crate::base::clock::Millis;
-use crate::runs::{ApprovalRequest, Json, RunError, RunStatus, Started, StepError};
+use crate::runs::{
+    ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError, present,
+};
 
 /// The signals that a run keeps until a step waits for them.
 pub(super) const SIGNALS_MAX: usize = 100;
 /// The bytes of data of these signals together.
 pub(super) const SIGNAL_BYTES_MAX: usize = 512 * 1024;
+
+/// The reason of an incident whose step may have had an effect.
+pub(super) const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 
 /// A run.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,9 +38,16 @@ pub struct Run {
     pub(super) steps: Vec<StepState>,
     /// Steps that may have had an effect, in the order in which they ended.
     pub(super) effective: Vec<usize>,
-    pub(super) signals: BTreeMap<String, VecDeque<Json>>,
+    /// Compensations that have ended, in the order in which they did.
+    pub(super) undone: Vec<usize>,
+    /// The bytes of all outputs.
+    pub(super) outputs: usize,
+    /// In the order in which they came.
+    pub(super) signals: VecDeque<KeptSignal>,
     /// Questions that are open, by the number of the record that asked.
     pub(super) approvals: BTreeMap<u64, ApprovalRequest>,
+    /// What people have decided, and who: the same decision again changes nothing.
+    pub(super) decided: BTreeMap<u64, (Decision, String)>,
     pub(super) paused_at: Option<Millis>,
     /// A person has approved the run as a whole.
     pub(super) approved: bool,
@@ -52,10 +67,18 @@ impl PartialEq for PlanOf {
     }
 }
 
+/// A signal that no step has waited for yet.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct KeptSignal {
+    pub(super) name: String,
+    pub(super) data: Json,
+}
+
 /// Why and how a run ends without success.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Ending {
     pub(super) kind: EndKind,
+    /// The step that failed or was denied.
     pub(super) step: Option<usize>,
     pub(super) error: StepError,
     pub(super) compensate: bool,
@@ -87,19 +110,33 @@ pub(super) struct StepState {
     /// Attempts before a person decided to retry; they do not count.
     pub(super) forgiven: u32,
     /// The rendered input, the same for all attempts.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     pub(super) input: Option<Json>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     pub(super) output: Option<Json>,
     pub(super) error: Option<StepError>,
     /// When the attempt in flight is given up, the next attempt is due, or a hold ends.
     pub(super) due: Option<Millis>,
-    /// When its first attempt was scheduled; pauses postpone it.
+    /// When its first attempt was scheduled, later by the time that it was paused or held.
     pub(super) first_at: Option<Millis>,
+    /// Since when it may not go.
+    pub(super) held_at: Option<Millis>,
+    /// A worker has claimed the attempt in flight.
+    pub(super) claimed: bool,
     pub(super) started_at: Option<Millis>,
     pub(super) finished_at: Option<Millis>,
     /// An attempt had no answer.
     pub(super) unanswered: bool,
-    /// A person has approved it.
-    pub(super) approved: bool,
+    /// A person has approved it, with these reasons to ask.
+    pub(super) accepted: Option<Vec<String>>,
     pub(super) undo: Undo,
 }
 
@@ -138,6 +175,11 @@ impl Phase {
 pub(super) struct Undo {
     pub(super) phase: UndoPhase,
     pub(super) attempt: u32,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     pub(super) input: Option<Json>,
     pub(super) due: Option<Millis>,
     pub(super) error: Option<StepError>,
@@ -172,8 +214,11 @@ impl Run {
             begun_at: None,
             deadline: None,
             effective: Vec::new(),
-            signals: BTreeMap::new(),
+            undone: Vec::new(),
+            outputs: 0,
+            signals: VecDeque::new(),
             approvals: BTreeMap::new(),
+            decided: BTreeMap::new(),
             paused_at: None,
             approved: false,
             ending: None,
@@ -226,19 +271,30 @@ impl Run {
     }
 
     /// When something is due next; `None` if the run waits for others alone, is paused, or has ended.
+    ///
+    /// After [`decide`](super::decide) it is later than the time that was handed in.
     pub fn next_due(&self) -> Option<Millis> {
         if self.end.is_some() || self.paused_at.is_some() {
             return None;
         }
         let steps = self.steps.iter();
-        let steps = steps.flat_map(|step| [step.due, step.undo.due]).flatten();
+        let steps = steps.flat_map(|step| {
+            let forgotten = step.phase == Phase::Retry && planted(Bug::ForgetsDeadline);
+            [step.due.filter(|_| !forgotten), step.undo.due]
+        });
+        let steps = steps.flatten();
         let approvals = self.approvals.values().map(|approval| approval.expires_at);
         let run = match self.ending {
             // What is in flight is awaited, and compensations have their own limits.
             Some(_) => None,
             None => self.deadline,
         };
-        let begin = self.started.run_at.filter(|_| self.begun_at.is_none());
+        // Once something was done about the first steps, its time has come.
+        let untouched = self.begun_at.is_none()
+            && self.approvals.is_empty()
+            && !self.approved
+            && self.steps.iter().all(|step| step.phase == Phase::Pending);
+        let begin = self.started.run_at.filter(|_| untouched);
         steps.chain(approvals).chain(run).chain(begin).min()
     }
 }

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     compiled::CompiledPlan,
-    run::{End, Ending, PlanOf, Run, StepState},
+    run::{End, Ending, KeptSignal, PlanOf, Run, StepState},
 };
 use crate::{
     base::clock::Millis,
-    runs::{ApprovalRequest, Json, Started},
+    runs::{ApprovalRequest, Decision, Started},
     state::{CodecError, Versioned},
 };
 
@@ -37,10 +37,16 @@ pub struct Snapshot {
     steps: Vec<StepState>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     effective: Vec<usize>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    signals: BTreeMap<String, VecDeque<Json>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    undone: Vec<usize>,
+    #[serde(default)]
+    outputs: usize,
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    signals: VecDeque<KeptSignal>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     approvals: BTreeMap<u64, ApprovalRequest>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    decided: BTreeMap<u64, (Decision, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused_at: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -101,8 +107,11 @@ impl Snapshot {
             deadline: ms(run.deadline),
             steps: run.steps.clone(),
             effective: run.effective.clone(),
+            undone: run.undone.clone(),
+            outputs: run.outputs,
             signals: run.signals.clone(),
             approvals: run.approvals.clone(),
+            decided: run.decided.clone(),
             paused_at: ms(run.paused_at),
             approved: run.approved,
             ending: run.ending.clone(),
@@ -176,8 +185,11 @@ impl Snapshot {
             deadline: ms(self.deadline),
             steps: self.steps,
             effective: self.effective,
+            undone: self.undone,
+            outputs: self.outputs,
             signals: self.signals,
             approvals: self.approvals,
+            decided: self.decided,
             paused_at: ms(self.paused_at),
             approved: self.approved,
             ending: self.ending,

@@ -4,7 +4,11 @@ use super::Turn;
 use crate::runs::{ApprovalKind, Decided, Decision, Event, Json, RunError, StepError};
 use crate::{
     plans::{Builtin, Lane, OnExhausted, Template, When, Worker},
-    saga::{compiled::CompiledStep, run::Phase},
+    saga::{
+        bugs::{Bug, planted},
+        compiled::{CompiledPlan, CompiledStep},
+        run::{Phase, UndoPhase},
+    },
 };
 
 /// The most bytes of a run's output.
@@ -13,24 +17,21 @@ const OUTPUT_MAX: usize = 128 * 1024;
 impl Turn<'_> {
     /// Does all that can be done now.
     pub(super) fn advance(&mut self) {
-        loop {
-            if self.run.end.is_some() {
+        let plan = self.plan();
+        let mut before = usize::MAX;
+        while self.effects.events.len() != before {
+            before = self.effects.events.len();
+            // While it is paused, deadlines stand still and nothing is scheduled.
+            let paused = self.run.paused_at.is_some() && !planted(Bug::SchedulesWhilePaused);
+            if self.run.end.is_some() || paused {
                 return;
             }
-            let went_on = if self.run.paused_at.is_some() {
-                // Deadlines stand still, and nothing is scheduled.
-                false
+            self.expire(&plan);
+            self.release(&plan);
+            if self.run.ending.is_some() {
+                self.unwind(&plan);
             } else {
-                self.expire() || self.release() || {
-                    if self.run.ending.is_some() {
-                        self.unwind()
-                    } else {
-                        self.begin_steps()
-                    }
-                }
-            };
-            if !went_on {
-                return;
+                self.begin_steps(&plan);
             }
         }
     }
@@ -54,26 +55,22 @@ impl Turn<'_> {
     }
 
     /// Ends what has lasted too long: attempts, approvals, the run.
-    fn expire(&mut self) -> bool {
-        let plan = self.plan();
+    fn expire(&mut self, plan: &CompiledPlan) {
         for (index, step) in plan.steps.iter().enumerate() {
             let state = &self.run.steps[index];
             if state.phase == Phase::Running && self.is_due(state.due) {
                 self.attempt_timed_out(index, step);
-                return true;
-            }
-            if state.undo.phase == crate::saga::run::UndoPhase::Running
-                && self.is_due(state.undo.due)
-            {
+            } else if state.undo.phase == UndoPhase::Running && self.is_due(state.undo.due) {
                 self.compensation_timed_out(index, step);
-                return true;
             }
         }
         let now = self.env.now;
-        let mut approvals = self.run.approvals.iter();
-        let expired = approvals.find(|(_, request)| request.expires_at <= now);
-        if let Some((approval, request)) = expired {
-            let (approval, kind) = (*approval, request.kind);
+        let over = |run: &crate::saga::Run| {
+            let mut open = run.approvals.iter();
+            let expired = open.find(|(_, request)| request.expires_at <= now);
+            expired.map(|(approval, request)| (*approval, request.kind))
+        };
+        while let Some((approval, kind)) = over(self.run) {
             let decided = Box::new(Decided {
                 approval,
                 decision: Decision::Expired,
@@ -86,92 +83,89 @@ impl Turn<'_> {
             } else {
                 self.emit(Event::ApprovalDecided(decided));
             }
-            return true;
         }
         if self.run.ending.is_none() && self.is_due(self.run.deadline) {
             let message = "the run took longer than its plan allows";
             self.fail_run(StepError::new("run_timeout", message));
-            return true;
         }
-        false
     }
 
-    /// Starts what may begin; false: nothing may.
-    fn begin_steps(&mut self) -> bool {
+    /// Starts what may begin; the run has succeeded when there is nothing left.
+    fn begin_steps(&mut self, plan: &CompiledPlan) {
         if self.run.begun_at.is_none()
             && self.run.started.run_at.is_some_and(|at| at > self.env.now)
         {
-            return false;
+            return;
         }
         if !self.run.approved && !self.run.started.approve_run.is_empty() {
             return self.ask_about_run();
         }
-        let plan = self.plan();
         for (index, step) in plan.steps.iter().enumerate() {
-            let state = &self.run.steps[index];
-            let ready = match state.phase {
-                Phase::Pending => step
-                    .depends_on
-                    .iter()
-                    .all(|on| self.run.steps[*on].phase.lets_go_on()),
-                Phase::Retry => self.is_due(state.due),
-                _ => false,
-            };
-            if ready && self.begin_step(index, step) {
-                return true;
+            if self.may_begin(index, step) {
+                self.begin_step(index, step);
+            }
+            if self.run.ending.is_some() {
+                return;
             }
         }
         let mut steps = self.run.steps.iter();
         if steps.all(|step| step.phase.lets_go_on()) {
             self.succeed();
-            return true;
         }
-        false
+    }
+
+    fn may_begin(&self, index: usize, step: &CompiledStep) -> bool {
+        let state = &self.run.steps[index];
+        match state.phase {
+            Phase::Pending => step
+                .depends_on
+                .iter()
+                .all(|on| self.run.steps[*on].phase.lets_go_on()),
+            Phase::Retry => self.is_due(state.due),
+            _ => false,
+        }
     }
 
     /// Starts one step, or decides that it does not run.
-    fn begin_step(&mut self, index: usize, step: &CompiledStep) -> bool {
-        if self.run.steps[index].input.is_none() {
-            match self.condition(index, step) {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.emit(Event::StepSkipped {
-                        step_id: step.id.clone(),
-                        output: None,
-                    });
-                    return true;
-                }
-                Err(error) => {
-                    self.fail_step(index, step, error, false);
-                    return true;
-                }
-            }
+    fn begin_step(&mut self, index: usize, step: &CompiledStep) {
+        let state = &self.run.steps[index];
+        let over = self.all_attempts_until(state, step);
+        if state.first_at.is_some() && self.is_due(over) {
+            return self.exhausted(index, step);
         }
-        let input = match self.input(index, step) {
-            Ok(input) => input,
-            Err(error) => {
-                self.fail_step(index, step, error, false);
-                return true;
+        let input = if state.input.is_some() {
+            Ok(true)
+        } else {
+            self.condition(step)
+        }
+        .and_then(|runs| runs.then(|| self.input(index, step)).transpose());
+        let input = match input {
+            Ok(Some(input)) => input,
+            Ok(None) => {
+                return self.emit(Event::StepSkipped {
+                    step_id: step.id.clone(),
+                    output: None,
+                });
             }
+            Err(error) => return self.fail_step(index, step, error, false),
         };
         if self.ask_people(index, step, &input) {
-            return true;
+            return;
         }
-        if let Some(hold) = (self.env.hold)(&step.tool) {
-            self.hold(step, hold);
-            return true;
+        let again = self.run.steps[index].attempt > 0 && planted(Bug::DispatchesWhileHeld);
+        if let Some(hold) = self.hold_of(&step.tool).filter(|_| !again) {
+            return self.hold(step, crate::runs::CallKind::Execute, hold);
         }
         self.schedule(index, step, input);
-        true
     }
 
     /// Whether the step's `when` is true.
-    fn condition(&self, index: usize, step: &CompiledStep) -> Result<bool, StepError> {
+    fn condition(&self, step: &CompiledStep) -> Result<bool, StepError> {
         match &step.when {
             None | Some(When::Fixed(true)) => Ok(true),
             Some(When::Fixed(false)) => Ok(false),
             Some(When::Expression(expression)) => {
-                let context = self.context(&self.plan().steps[index].ancestors);
+                let context = self.context(&step.refers);
                 let value = expression
                     .render(&context, OUTPUT_MAX)
                     .map_err(|e| StepError::new("invalid_expression", e.to_string()))?;
@@ -204,9 +198,9 @@ impl Turn<'_> {
     }
 
     fn run_output(&self, template: &Template) -> Result<Json, StepError> {
-        let all: Vec<usize> = (0..self.run.steps.len()).collect();
+        let context = self.context(&self.run.plan().output_refers);
         let value = template
-            .render(&self.context(&all), OUTPUT_MAX)
+            .render(&context, OUTPUT_MAX)
             .map_err(|e| StepError::new("invalid_expression", e.to_string()))?;
         Ok(Json::of(&value))
     }

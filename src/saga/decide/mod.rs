@@ -6,13 +6,17 @@
 //! | file | decides |
 //! |---|---|
 //! | `advance` | which steps begin, and when the run has succeeded |
-//! | `attempt` | one attempt of a call: rendering its input, risk, holds, results, retries |
+//! | `attempt` | one attempt of a step: its input, the risk lanes, sending it |
+//! | `hold` | calls that may not go now |
+//! | `result` | what comes of an attempt: results, time-outs, retries, incidents |
 //! | `unwind` | how a run that does not succeed is ended and undone |
 //! | `people` | decisions, cancel, pause, resume, signals |
 
 mod advance;
 mod attempt;
+mod hold;
 mod people;
+mod result;
 mod unwind;
 
 use std::sync::Arc;
@@ -162,6 +166,9 @@ pub enum Refusal {
     /// The run is being undone.
     #[error("the run is being undone")]
     Compensating,
+    /// It has failed or was denied, and ends.
+    #[error("the run is ending already")]
+    Ending,
     /// Cancelled before.
     #[error("the run is being cancelled already")]
     Cancelling,
@@ -180,6 +187,12 @@ pub enum Refusal {
     /// The input has changed since it was shown.
     #[error("the input is not the one that was shown")]
     InputChanged,
+    /// The changed input does not match the schema of the tool, or is too large.
+    #[error("the tool does not take this input")]
+    InvalidInput,
+    /// The output of a skipped step is larger than a run keeps.
+    #[error("the output is too large")]
+    OutputTooLarge,
     /// Whoever asked for the run, or was asked for, may not approve it.
     #[error("who asked for the run may not decide")]
     SelfApproval,
@@ -194,12 +207,15 @@ impl Refusal {
         match self {
             Self::Ended => "run_ended",
             Self::Compensating => "run_compensating",
+            Self::Ending => "run_ending",
             Self::Cancelling => "already_cancelled",
             Self::Paused => "already_paused",
             Self::NotPaused => "not_paused",
             Self::NotOpen => "approval_not_open",
             Self::NoSuchDecision => "invalid_decision",
             Self::InputChanged => "input_changed",
+            Self::InvalidInput => "invalid_input",
+            Self::OutputTooLarge => "output_too_large",
             Self::SelfApproval => "self_approval",
             Self::SignalsFull => "too_many_signals",
         }

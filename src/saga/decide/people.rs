@@ -1,14 +1,12 @@
 //! What people and other systems say to a run: decisions, cancel, pause, resume, signals.
 
-use std::collections::VecDeque;
-
-use super::{Input, Refusal, Turn};
-use crate::runs::{ApprovalKind, Decided, Decision, Event, Json, StepError};
+use super::{Input, Refusal, Turn, attempt::awaited};
+use crate::runs::{ApprovalKind, Decided, Decision, Event, Json};
 use crate::{
-    plans::Builtin,
+    plans::{Builtin, RENDERED_MAX},
     saga::{
         compiled::CompiledStep,
-        run::{Phase, SIGNAL_BYTES_MAX, SIGNALS_MAX},
+        run::{EndKind, Phase, SIGNAL_BYTES_MAX, SIGNALS_MAX},
     },
 };
 
@@ -37,6 +35,9 @@ impl Turn<'_> {
     }
 
     fn obey(&mut self, input: Input) -> Result<(), Refusal> {
+        if self.was_decided_so(&input) {
+            return Ok(());
+        }
         if self.run.end.is_some() {
             return Err(Refusal::Ended);
         }
@@ -49,8 +50,14 @@ impl Turn<'_> {
                 if self.run.compensating {
                     return Err(Refusal::Compensating);
                 }
-                if self.run.ending.is_some() {
-                    return Err(Refusal::Cancelling);
+                if let Some(ending) = &self.run.ending {
+                    if ending.kind == EndKind::Cancelled {
+                        return Err(Refusal::Cancelling);
+                    }
+                    // A failure or denial of a paused run takes effect only when it is resumed.
+                    if self.run.paused_at.is_none() {
+                        return Err(Refusal::Ending);
+                    }
                 }
                 self.end_pause(&by);
                 self.emit(Event::CancelRequested {
@@ -89,21 +96,41 @@ impl Turn<'_> {
     }
 
     fn signal(&mut self, name: String, data: Json) -> Result<(), Refusal> {
-        let kept: usize = self.run.signals.values().map(VecDeque::len).sum();
-        let texts = self.run.signals.values().flatten();
-        let bytes: usize = texts.map(|data| data.text().len()).sum();
-        if kept >= SIGNALS_MAX || bytes + data.text().len() > SIGNAL_BYTES_MAX {
+        let plan = self.plan();
+        let waits = |(index, step): &(usize, &CompiledStep)| {
+            let state = &self.run.steps[*index];
+            state.phase == Phase::Running
+                && Self::builtin(step) == Some(Builtin::Wait)
+                && awaited(state.input.as_ref()).contains(&name)
+        };
+        let waiting = plan.steps.iter().enumerate().find(waits);
+        let kept = self.run.signals.iter();
+        let bytes: usize = kept.map(|signal| signal.data.text().len()).sum();
+        let full = self.run.signals.len() >= SIGNALS_MAX
+            || bytes + data.text().len() > SIGNAL_BYTES_MAX;
+        if waiting.is_none() && full {
             return Err(Refusal::SignalsFull);
         }
         self.emit(Event::SignalReceived { name, data });
-        let plan = self.plan();
-        for (index, step) in plan.steps.iter().enumerate() {
-            let running = self.run.steps[index].phase == Phase::Running;
-            if running && Self::builtin(step) == Some(Builtin::Wait) {
-                self.take_signal(index, step);
-            }
+        if let Some((index, step)) = waiting {
+            self.take_signal(index, step);
         }
         Ok(())
+    }
+
+    /// Whether it is a decision that the same person has made before.
+    fn was_decided_so(&self, input: &Input) -> bool {
+        let Input::Decision {
+            approval,
+            decision,
+            by,
+            ..
+        } = input
+        else {
+            return false;
+        };
+        let before = self.run.decided.get(approval);
+        before.is_some_and(|(made, who)| made == decision && who == by)
     }
 
     fn decision(&mut self, input: Input) -> Result<(), Refusal> {
@@ -142,6 +169,7 @@ impl Turn<'_> {
                 return Err(Refusal::SelfApproval);
             }
         }
+        self.check_value(request.step_id.as_deref(), decision, value.as_ref())?;
         let decided = Box::new(Decided {
             approval,
             decision,
@@ -154,6 +182,30 @@ impl Turn<'_> {
             ApprovalKind::Step | ApprovalKind::Run => self.emit(Event::ApprovalDecided(decided)),
         }
         Ok(())
+    }
+
+    /// Whether a decision may change the input, or give the output, of a step to this.
+    fn check_value(
+        &self,
+        step: Option<&str>,
+        decision: Decision,
+        value: Option<&Json>,
+    ) -> Result<(), Refusal> {
+        let Some(value) = value else {
+            return Ok(());
+        };
+        let plan = self.run.plan();
+        let step = step.and_then(|id| plan.index(id));
+        match (step.map(|index| &plan.steps[index]), decision) {
+            (Some(step), Decision::Approved) => {
+                if value.text().len() > RENDERED_MAX || step.check_input(&value.value()).is_err() {
+                    return Err(Refusal::InvalidInput);
+                }
+                Ok(())
+            }
+            (Some(_), Decision::Skip) => self.room_for(value).map_err(|_| Refusal::OutputTooLarge),
+            _ => Err(Refusal::NoSuchDecision),
+        }
     }
 
     /// Ends the step of an incident as was decided; a retry begins it again.
@@ -172,7 +224,7 @@ impl Turn<'_> {
                 step_id: step.id.clone(),
                 output: Some(value.unwrap_or_else(Json::null)),
             }),
-            Decision::Fail | Decision::Expired => self.end_incident(index, step),
+            Decision::Fail | Decision::Expired => self.end_attempts(index, step),
             _ => {}
         }
     }
@@ -186,22 +238,6 @@ impl Turn<'_> {
             reason: Some("the run ends".into()),
             value: None,
         })));
-        self.end_incident(index, step);
-    }
-
-    fn end_incident(&mut self, index: usize, step: &CompiledStep) {
-        let state = &self.run.steps[index];
-        let (attempt, unanswered) = (state.attempt, state.unanswered);
-        let none = || StepError::new("incident", "a person decided that the step has failed");
-        let error = state.error.clone().unwrap_or_else(none);
-        if unanswered {
-            self.emit(Event::StepUnknown {
-                step_id: step.id.clone(),
-                attempt,
-                error,
-            });
-        } else {
-            self.fail_step(index, step, error, false);
-        }
+        self.end_attempts(index, step);
     }
 }

@@ -2,121 +2,142 @@
 //! effect is undone, the last first.
 
 use super::Turn;
-use crate::runs::{CallKind, CompensationResult, Event, Json, RunError, StepError};
+use crate::runs::{
+    CallKind, CompensationResult, Decided, Decision, Event, Json, RunError, StepError,
+};
 use crate::{
-    plans::{Builtin, Context, RENDERED_MAX},
+    plans::{Builtin, Context, RENDERED_MAX, Worker},
     saga::{
-        compiled::{Compensation, CompiledStep, Input},
+        bugs::{Bug, planted},
+        compiled::{Compensation, CompiledPlan, CompiledStep, Input},
         run::{EndKind, Phase, UndoPhase},
     },
 };
 
 impl Turn<'_> {
-    /// One step towards the end; false: something is awaited.
-    pub(super) fn unwind(&mut self) -> bool {
-        let plan = self.plan();
+    /// Goes on towards the end, as far as nothing is awaited.
+    pub(super) fn unwind(&mut self, plan: &CompiledPlan) {
+        if self.close_steps(plan) && !planted(Bug::EndsBeforeAttempt) {
+            return;
+        }
+        match self.next_undo(plan) {
+            Some(index) => self.undo(index, &plan.steps[index]),
+            None => self.finish(plan),
+        }
+    }
+
+    /// Ends what has not begun, and what will not be attempted again; true: attempts are in flight, and awaited.
+    fn close_steps(&mut self, plan: &CompiledPlan) -> bool {
         let mut in_flight = false;
         for (index, step) in plan.steps.iter().enumerate() {
             let state = &self.run.steps[index];
             match state.phase {
-                // Waiting is nothing that has to be awaited.
-                Phase::Running if Self::builtin(step) != Some(Builtin::Wait) => in_flight = true,
-                Phase::Retry => {
-                    // There will be no further attempt.
-                    let attempt = state.attempt;
-                    let none = || StepError::new("cancelled", "the run ended");
-                    let error = state.error.clone().unwrap_or_else(none);
-                    let step_id = step.id.clone();
-                    let event = if state.unanswered {
-                        Event::StepUnknown {
-                            step_id,
-                            attempt,
-                            error,
-                        }
+                Phase::Running => {
+                    // Nobody has begun to work on these.
+                    let waits = Self::builtin(step) == Some(Builtin::Wait);
+                    if !waits && !self.is_unclaimed(index, step) {
+                        in_flight = true;
+                    } else if state.attempt > 1 && !waits {
+                        self.end_attempts(index, step);
                     } else {
-                        Event::StepFailed {
-                            step_id,
-                            attempt,
-                            error,
-                            compensate: false,
-                        }
-                    };
-                    self.emit(event);
-                    return true;
+                        self.cancel_step(step);
+                    }
                 }
-                Phase::Incident(approval) => {
-                    self.close_incident(index, step, approval);
-                    return true;
+                Phase::Pending | Phase::Held | Phase::Retry if state.attempt > 0 => {
+                    self.end_attempts(index, step);
                 }
-                Phase::Pending | Phase::Approval(_) | Phase::Held | Phase::Running => {
-                    self.emit(Event::StepCancelled {
-                        step_id: step.id.clone(),
-                    });
-                    return true;
+                Phase::Pending | Phase::Held | Phase::Retry => self.cancel_step(step),
+                Phase::Approval(approval) => {
+                    self.withdraw(approval);
+                    self.cancel_step(step);
                 }
+                Phase::Incident(approval) => self.close_incident(index, step, approval),
                 _ => {}
             }
         }
-        if in_flight {
-            return false;
+        // What is left is about the run.
+        while let Some(approval) = self.run.approvals.keys().next().copied() {
+            self.withdraw(approval);
         }
-        let compensate = self
-            .run
+        in_flight
+    }
+
+    fn cancel_step(&mut self, step: &CompiledStep) {
+        self.emit(Event::StepCancelled {
+            step_id: step.id.clone(),
+        });
+    }
+
+    /// Closes a question that needs no answer any more.
+    fn withdraw(&mut self, approval: u64) {
+        self.emit(Event::ApprovalDecided(Box::new(Decided {
+            approval,
+            decision: Decision::Expired,
+            by: "omnilink".into(),
+            reason: Some("the run ends".into()),
+            value: None,
+        })));
+    }
+
+    /// The step to undo now: one whose compensation has begun, else the last one that has had an effect.
+    fn next_undo(&self, plan: &CompiledPlan) -> Option<usize> {
+        self.run
             .ending
             .as_ref()
-            .is_some_and(|ending| ending.compensate);
-        let can_be_undone = |index: &usize| plan.steps[*index].compensation.is_some();
+            .filter(|ending| ending.compensate)?;
         let phase = |index: usize| self.run.steps[index].undo.phase;
-        let mut effective = self.run.effective.iter().copied().filter(can_be_undone);
-        // What has begun is finished first: a step that succeeds late comes after it.
-        let begun = effective
+        let effective = self.run.effective.iter().copied();
+        let mut open = effective.filter(|index| {
+            let twice = planted(Bug::CompensatesTwice)
+                && phase(*index) == UndoPhase::Succeeded
+                && self.run.undone.len() == 1;
+            plan.steps[*index].compensation.is_some() && (!phase(*index).is_final() || twice)
+        });
+        let begun = open
             .clone()
-            .find(|index| phase(*index) != UndoPhase::Pending && !phase(*index).is_final());
-        let next = begun.or_else(|| effective.rfind(|index| phase(*index) == UndoPhase::Pending));
-        if let Some(index) = next.filter(|_| compensate) {
-            return self.undo(index, &plan.steps[index]);
+            .find(|index| phase(*index) != UndoPhase::Pending);
+        if planted(Bug::CompensatesForward) {
+            return begun.or_else(|| open.next());
         }
-        self.finish();
-        true
+        begun.or_else(|| open.next_back())
     }
 
     /// Undoes one step: one after another, so nothing else is undone meanwhile.
-    fn undo(&mut self, index: usize, step: &CompiledStep) -> bool {
+    fn undo(&mut self, index: usize, step: &CompiledStep) {
         let Some(compensation) = &step.compensation else {
-            return false;
+            return;
         };
         if !self.run.compensating {
             self.emit(Event::CompensationStarted);
-            return true;
         }
         let undo = &self.run.steps[index].undo;
         let attempt = undo.attempt + 1;
         match undo.phase {
-            UndoPhase::Running | UndoPhase::Held | UndoPhase::Succeeded | UndoPhase::Failed => {
-                return false;
-            }
-            UndoPhase::Retry if !self.is_due(undo.due) => return false,
-            UndoPhase::Pending | UndoPhase::Retry => {}
+            UndoPhase::Running | UndoPhase::Held => return,
+            UndoPhase::Retry if !self.is_due(undo.due) => return,
+            _ => {}
         }
         let input = match self.undo_input(index, step, compensation) {
             Ok(input) => input,
             Err(error) => {
-                self.emit(Event::CompensationFailed {
+                return self.emit(Event::CompensationFailed {
                     step_id: step.id.clone(),
                     attempt,
                     error,
                 });
-                return true;
             }
         };
-        if let Some(hold) = (self.env.hold)(&compensation.tool) {
-            self.emit(Event::StepHeld {
+        if let Some(hold) = self.hold_of(&compensation.tool) {
+            return self.hold(step, CallKind::Compensate, hold);
+        }
+        let event = compensation.tool.worker == Worker::Builtin(Builtin::Emit);
+        let checked = event.then(|| (self.env.check_event)(&step.id, &input.value()));
+        if let Some(Err(error)) = checked {
+            return self.emit(Event::CompensationFailed {
                 step_id: step.id.clone(),
-                kind: CallKind::Compensate,
-                reason: hold.reason,
-                until: hold.until,
+                attempt,
+                error,
             });
-            return true;
         }
         self.emit(Event::CompensationScheduled {
             step_id: step.id.clone(),
@@ -124,7 +145,7 @@ impl Turn<'_> {
             input,
             deadline: self.after(compensation.timeout_ms),
         });
-        if let crate::plans::Worker::Builtin(builtin) = compensation.tool.worker
+        if let Worker::Builtin(builtin) = compensation.tool.worker
             && builtin != Builtin::Http
         {
             self.emit(Event::CompensationSucceeded {
@@ -132,7 +153,6 @@ impl Turn<'_> {
                 attempt,
             });
         }
-        true
     }
 
     fn undo_input(
@@ -149,36 +169,40 @@ impl Turn<'_> {
             Input::Template(template) => template,
         };
         let value = template
-            .render(&self.undo_context(index, step), RENDERED_MAX)
+            .render(&self.undo_context(index, step, compensation), RENDERED_MAX)
             .map_err(|e| StepError::new("invalid_expression", e.to_string()))?;
         Ok(Json::of(&value))
     }
 
     /// As for the step itself; and `step`, and the step by its id, with input and output. The output of a step that is unknown is
     /// null.
-    fn undo_context(&self, index: usize, step: &CompiledStep) -> Context {
+    fn undo_context(
+        &self,
+        index: usize,
+        step: &CompiledStep,
+        compensation: &Compensation,
+    ) -> Context {
         let state = &self.run.steps[index];
         let value = |json: &Option<Json>| json.as_ref().map(Json::value).unwrap_or_default();
         let (input, output) = (value(&state.input), value(&state.output));
         let own = serde_json::json!({ "input": input, "output": output });
-        self.context(&step.ancestors)
+        self.context(&compensation.refers)
             .with("step", &own)
             .with_step(&step.id, &[("input", &input), ("output", &output)])
     }
 
     /// The last record.
-    fn finish(&mut self) {
-        let plan = self.plan();
+    fn finish(&mut self, plan: &CompiledPlan) {
         let Some(ending) = self.run.ending.clone() else {
             return;
         };
-        let undone = self.run.effective.iter().rev().filter_map(|index| {
+        let undone = self.run.undone.iter().map(|index| {
             let undo = &self.run.steps[*index].undo;
-            undo.phase.is_final().then(|| CompensationResult {
+            CompensationResult {
                 step_id: plan.steps[*index].id.clone(),
                 success: undo.phase == UndoPhase::Succeeded,
                 error: undo.error.clone(),
-            })
+            }
         });
         let error = Box::new(RunError {
             failed_step_id: ending.step.map(|index| plan.steps[index].id.clone()),

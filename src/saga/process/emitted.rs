@@ -7,21 +7,21 @@ use crate::{
     base::{clock::Millis, id::Tenant},
     envelope::{Form, Invalid, avro::encode_ingress, parse_structured},
     log::Record,
-    runs::StepError,
+    runs::{CallKind, StepError, idempotency_key},
 };
 
 /// The source of events that name none.
 const SOURCE: &str = "/omnilink/runs";
 
-/// The record on `ingress`. Its event has the id `run_id:step_id:execute`, so that it is admitted once.
+/// The record on `ingress`. Its event has the idempotency key of the call as its id, so that it is admitted once.
 pub(super) fn record(
     tenant: &Tenant,
     run_id: &str,
-    step_id: &str,
+    (step_id, kind): (&str, CallKind),
     input: &Value,
     now: Millis,
 ) -> Result<Record, StepError> {
-    let body = body(run_id, step_id, input);
+    let body = body(run_id, &idempotency_key(run_id, step_id, kind), input);
     let invalid = |e: Invalid| StepError::new(e.code, e.message);
     let parsed = parse_structured(&body, Form::OmniLink, tenant, now).map_err(invalid)?;
     let mut value = Vec::with_capacity(512);
@@ -33,9 +33,9 @@ pub(super) fn record(
     })
 }
 
-fn body(run_id: &str, step_id: &str, input: &Value) -> Vec<u8> {
+fn body(run_id: &str, id: &str, input: &Value) -> Vec<u8> {
     let mut event = Map::new();
-    event.insert("id".into(), format!("{run_id}:{step_id}:execute").into());
+    event.insert("id".into(), id.into());
     event.insert("source".into(), SOURCE.into());
     event.insert("data".into(), Value::Null);
     event.insert("causationid".into(), run_id.into());
@@ -59,13 +59,14 @@ mod tests {
     fn an_event_has_the_id_of_its_step() {
         let tenant = Tenant::new("acme").unwrap();
         let input = json!({ "type": "order.paid", "data": { "total": 5 } });
-        let record = record(&tenant, "r", "s", &input, Millis(5)).unwrap();
+        let call = ("s", CallKind::Execute);
+        let record = record(&tenant, "r", call, &input, Millis(5)).unwrap();
         let value = record.value.unwrap();
         let event = decode_ingress(&value).unwrap();
         assert_eq!(&*event.id, "r:s:execute");
         assert_eq!(&*event.source, "/omnilink/runs");
         assert_eq!(&*event.kind, "order.paid");
-        let broken = super::record(&tenant, "r", "s", &json!({ "data": 1 }), Millis(5));
+        let broken = super::record(&tenant, "r", call, &json!({ "data": 1 }), Millis(5));
         assert_eq!(broken.unwrap_err().code, "missing_type");
     }
 }

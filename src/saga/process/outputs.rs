@@ -60,17 +60,18 @@ pub(super) fn write(
                 if let Some(step) = step(run, step_id) {
                     call.write(names, about, (run, step), now, cx)?;
                 }
+                let undo = step(run, step_id).and_then(|step| step.compensation.as_ref());
+                if undo.is_some_and(|undo| undo.tool.worker == EMIT) {
+                    let call = (&**step_id, CallKind::Compensate);
+                    emit(names, about, call, input, cx)?;
+                }
             }
             // The output of `emit` is its input.
             Event::StepSucceeded {
                 step_id, output, ..
-            } if step(run, step_id)
-                .is_some_and(|step| step.tool.worker == Worker::Builtin(Builtin::Emit)) =>
-            {
-                let (tenant, run_id) = (&about.tenant, &about.run_id);
-                let record = emitted::record(tenant, run_id, step_id, &output.value(), now)
-                    .map_err(|e| Rejected::new("invalid_event", e.message))?;
-                cx.emit(&names.ingress, record);
+            } if step(run, step_id).is_some_and(|step| step.tool.worker == EMIT) => {
+                let call = (&**step_id, CallKind::Execute);
+                emit(names, about, call, output, cx)?;
             }
             Event::ApprovalRequested(request) | Event::IncidentOpened(request) => {
                 let record = notices::approval_requested(about, seq, request, now);
@@ -86,6 +87,23 @@ pub(super) fn write(
             _ => {}
         }
     }
+    Ok(())
+}
+
+const EMIT: Worker = Worker::Builtin(Builtin::Emit);
+
+/// Writes the event of a call of `emit`, which the core has checked.
+fn emit(
+    names: &Names,
+    about: &About,
+    call: (&str, CallKind),
+    input: &Json,
+    cx: &mut Context<'_>,
+) -> Result<(), Failure> {
+    let value = input.value();
+    let record = emitted::record(&about.tenant, &about.run_id, call, &value, cx.now())
+        .map_err(|e| Rejected::new("invalid_event", e.message))?;
+    cx.emit(&names.ingress, record);
     Ok(())
 }
 

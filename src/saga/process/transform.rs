@@ -27,7 +27,7 @@ use crate::{
     controls::{Emergency, EmergencyState},
     log::{Fetched, Record, partition_for, topics::Names},
     plans::Tool,
-    runs::{Event, RunStatus},
+    runs::{CallKind, Event, RunStatus},
     saga::{self, Answer, Effects, Env, Followers, Hold, Input, Notice, Refusal, Snapshot, decide},
     state::Window,
     stream::{Context, Failure, Rejected, Timer, Transform},
@@ -190,7 +190,8 @@ impl Runs {
             let controls = self.controls.as_ref();
             let hold = |tool: &Tool| held_by(controls, tool);
             let check = |step: &str, input: &serde_json::Value| {
-                emitted::record(&about.tenant, &about.run_id, step, input, now).map(|_| ())
+                let call = (step, CallKind::Execute);
+                emitted::record(&about.tenant, &about.run_id, call, input, now).map(|_| ())
             };
             let env = env(&self.settings, now, &about.run_id, &hold, &check);
             let compiled = Arc::clone(&about.ready.compiled);
@@ -287,7 +288,8 @@ impl Runs {
         let controls = self.controls.as_ref();
         let hold = |tool: &Tool| held_by(controls, tool);
         let check = |step: &str, input: &serde_json::Value| {
-            emitted::record(&about.tenant, &about.run_id, step, input, now).map(|_| ())
+            let call = (step, CallKind::Execute);
+            emitted::record(&about.tenant, &about.run_id, call, input, now).map(|_| ())
         };
         let env = env(&self.settings, now, &about.run_id, &hold, &check);
         let effects = decide(&mut live.run, input, &env);

@@ -1,0 +1,73 @@
+//! Bugs planted in the core on purpose: the tests show that each of them is found. They are compiled for tests alone.
+
+/// A bug that breaks a promise of the core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Bug {
+    /// What was done first is undone first.
+    CompensatesForward,
+    /// A step without an answer is not undone.
+    ForgetsUnknown,
+    /// A step that has succeeded succeeds again.
+    AcceptsSecondResult,
+    /// A paused run goes on.
+    SchedulesWhilePaused,
+    /// One attempt more than the plan allows.
+    RetriesBeyondMax,
+    /// A compensation that succeeded is called again.
+    CompensatesTwice,
+    /// Nobody wakes the run for its next attempt.
+    ForgetsDeadline,
+    /// Further attempts go although their tool is held.
+    DispatchesWhileHeld,
+    /// A success of a step that counts as failed is ignored.
+    DropsLateSuccess,
+    /// The attempts in flight are not awaited.
+    EndsBeforeAttempt,
+}
+
+/// Whether this bug is planted; never outside tests.
+#[cfg(not(test))]
+pub(super) const fn planted(_: Bug) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(super) use in_tests::{plant, planted};
+
+#[cfg(test)]
+mod in_tests {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug in the core, or none, for the runs of this thread.
+    pub(in crate::saga) fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether this bug is planted.
+    pub(in crate::saga) fn planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(test)]
+impl Bug {
+    /// All bugs.
+    pub(super) const ALL: [Self; 10] = [
+        Self::CompensatesForward,
+        Self::ForgetsUnknown,
+        Self::AcceptsSecondResult,
+        Self::SchedulesWhilePaused,
+        Self::RetriesBeyondMax,
+        Self::CompensatesTwice,
+        Self::ForgetsDeadline,
+        Self::DispatchesWhileHeld,
+        Self::DropsLateSuccess,
+        Self::EndsBeforeAttempt,
+    ];
+}

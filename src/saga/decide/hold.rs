@@ -1,0 +1,88 @@
+//! Calls that may not go now: because of a control, a limit or an open circuit breaker.
+
+use super::{Hold, Turn};
+use crate::{
+    base::clock::Millis,
+    plans::Tool,
+    runs::{CallKind, Event},
+    saga::{
+        compiled::{CompiledPlan, CompiledStep},
+        run::{Phase, UndoPhase},
+    },
+};
+
+impl Turn<'_> {
+    /// Why a call of this tool may not go now. A hold ends later than now, or not by itself.
+    pub(super) fn hold_of(&self, tool: &Tool) -> Option<Hold> {
+        let mut hold = (self.env.hold)(tool)?;
+        if let Some(until) = &mut hold.until {
+            *until = (*until).max(self.after(1));
+        }
+        Some(hold)
+    }
+
+    /// Keeps a call back until its hold ends.
+    pub(super) fn hold(&mut self, step: &CompiledStep, kind: CallKind, hold: Hold) {
+        self.emit(Event::StepHeld {
+            step_id: step.id.clone(),
+            kind,
+            reason: hold.reason,
+            until: hold.until,
+        });
+    }
+
+    /// Lets held calls go whose holds have ended, and keeps those back that are held for another reason now.
+    pub(super) fn release(&mut self, plan: &CompiledPlan) {
+        for (index, step) in plan.steps.iter().enumerate() {
+            let state = &self.run.steps[index];
+            let (kind, tool, due) = if state.phase == Phase::Held && self.run.ending.is_none() {
+                (CallKind::Execute, &step.tool, state.due)
+            } else if state.undo.phase == UndoPhase::Held
+                && let Some(compensation) = &step.compensation
+            {
+                (CallKind::Compensate, &compensation.tool, state.undo.due)
+            } else {
+                continue;
+            };
+            if due.is_some_and(|due| due > self.env.now) {
+                continue;
+            }
+            match self.hold_of(tool) {
+                None => self.emit(Event::StepReleased {
+                    step_id: step.id.clone(),
+                    kind,
+                }),
+                Some(hold) if hold.until != due => self.hold(step, kind, hold),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A call did not go.
+    pub(super) fn held(&mut self, id: &str, kind: CallKind, attempt: u32, hold: Hold) {
+        let plan = self.plan();
+        let index = plan.index(id).filter(|_| self.run.end.is_none());
+        let current = index.filter(|index| {
+            let state = &self.run.steps[*index];
+            match kind {
+                CallKind::Execute => {
+                    state.phase == Phase::Running
+                        && state.attempt == attempt
+                        && Self::builtin(&plan.steps[*index]).is_none()
+                }
+                CallKind::Compensate => {
+                    state.undo.phase == UndoPhase::Running && state.undo.attempt == attempt
+                }
+            }
+        });
+        match current {
+            Some(index) => self.hold(&plan.steps[index], kind, hold),
+            None => self.effects.ignored = true,
+        }
+    }
+
+    /// The time in so many milliseconds.
+    pub(super) fn after(&self, ms: u64) -> Millis {
+        Millis(self.env.now.0.saturating_add_unsigned(ms))
+    }
+}

@@ -1,0 +1,366 @@
+//! What comes of an attempt: results, time-outs, retries, incidents.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::{CallResult, Outcome, Turn};
+use crate::runs::{ApprovalKind, ApprovalRequest, CallKind, Event, Json, RiskLane, StepError};
+use crate::{
+    plans::{Builtin, Worker, jcs},
+    saga::{
+        bugs::{Bug, planted},
+        compiled::{CompiledStep, RetryPolicy},
+        run::{OUTCOME_UNKNOWN, Phase, StepState, UndoPhase},
+    },
+};
+
+/// The most bytes of a step's output.
+pub(super) const OUTPUT_MAX: usize = 128 * 1024;
+/// The most bytes of all outputs of a run.
+const OUTPUTS_MAX: usize = 8 * 1024 * 1024;
+const NO_ANSWER: &str = "no_answer";
+/// Errors of a call that has succeeded, but whose output cannot be kept: it has had its effect.
+const UNKEPT: [&str; 2] = ["output_too_large", "invalid_output"];
+/// The longest pause that a worker may ask for: an hour.
+const RETRY_AFTER_MAX_MS: u64 = 3_600_000;
+
+/// An attempt that failed.
+struct Failure {
+    error: StepError,
+    retryable: bool,
+    retry_after_ms: Option<u64>,
+    answered: bool,
+}
+
+impl Failure {
+    fn no_answer() -> Self {
+        Self {
+            error: StepError::new(NO_ANSWER, "there was no answer in time"),
+            retryable: true,
+            retry_after_ms: None,
+            answered: false,
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// An attempt has ended.
+    pub(super) fn result(&mut self, result: CallResult) {
+        let plan = self.plan();
+        let index = plan.index(&result.step).filter(|_| self.run.end.is_none());
+        let taken = index.is_some_and(|index| {
+            let step = &plan.steps[index];
+            let outcome = match result.outcome {
+                Outcome::Succeeded(output) => Ok(output),
+                Outcome::Failed {
+                    error,
+                    retryable,
+                    retry_after_ms,
+                    answered,
+                } => Err(Failure {
+                    error,
+                    retryable,
+                    retry_after_ms,
+                    answered,
+                }),
+            };
+            match result.kind {
+                CallKind::Execute => self.executed(index, step, result.attempt, outcome),
+                CallKind::Compensate => self.undone(index, step, result.attempt, outcome),
+            }
+        });
+        self.effects.ignored = !taken;
+    }
+
+    /// False: the attempt is over.
+    fn executed(
+        &mut self,
+        index: usize,
+        step: &CompiledStep,
+        attempt: u32,
+        outcome: Result<Json, Failure>,
+    ) -> bool {
+        // What is done here has no worker that could answer.
+        if Self::builtin(step).is_some() {
+            return false;
+        }
+        let state = &self.run.steps[index];
+        let current = state.phase == Phase::Running && state.attempt == attempt;
+        let twice = state.phase == Phase::Succeeded && planted(Bug::AcceptsSecondResult);
+        match outcome {
+            Ok(output) if current || twice => {
+                self.succeed_step(index, step, (attempt, output), None);
+            }
+            Ok(output) if succeeds_late(state, attempt) => {
+                self.succeed_step(index, step, (attempt, output), None);
+            }
+            Err(failure) if current => self.attempt_failed(index, step, failure),
+            _ => return false,
+        }
+        true
+    }
+
+    /// False: the attempt is over.
+    fn undone(
+        &mut self,
+        index: usize,
+        step: &CompiledStep,
+        attempt: u32,
+        outcome: Result<Json, Failure>,
+    ) -> bool {
+        let undo = &self.run.steps[index].undo;
+        if undo.phase != UndoPhase::Running || undo.attempt != attempt {
+            return false;
+        }
+        match outcome {
+            Ok(_) => self.emit(Event::CompensationSucceeded {
+                step_id: step.id.clone(),
+                attempt,
+            }),
+            Err(failure) => self.compensation_failed(index, step, failure),
+        }
+        true
+    }
+
+    /// The attempt in flight succeeded.
+    pub(super) fn keep(&mut self, index: usize, step: &CompiledStep, output: Json) {
+        let attempt = self.run.steps[index].attempt;
+        self.succeed_step(index, step, (attempt, output), None);
+    }
+
+    /// An attempt succeeded; a step whose output cannot be kept has failed, and is undone.
+    pub(super) fn succeed_step(
+        &mut self,
+        index: usize,
+        step: &CompiledStep,
+        (attempt, output): (u32, Json),
+        signal: Option<String>,
+    ) {
+        if let Err(error) = self.room_for(&output) {
+            return self.fail_step(index, step, error, true);
+        }
+        let late = self.run.steps[index].phase != Phase::Running;
+        self.emit(Event::StepSucceeded {
+            step_id: step.id.clone(),
+            attempt,
+            output,
+            late,
+            signal,
+        });
+    }
+
+    /// Whether a run can keep one more output.
+    pub(super) fn room_for(&self, output: &Json) -> Result<(), StepError> {
+        let bytes = output.text().len();
+        let (code, message) = if bytes > OUTPUT_MAX {
+            let message = format!("its output has more than {OUTPUT_MAX} bytes");
+            ("output_too_large", message)
+        } else if self.run.outputs + bytes > OUTPUTS_MAX {
+            let message = format!("the outputs of the run have more than {OUTPUTS_MAX} bytes");
+            ("outputs_too_large", message)
+        } else {
+            return Ok(());
+        };
+        Err(StepError::new(code, message))
+    }
+
+    pub(super) fn attempt_timed_out(&mut self, index: usize, step: &CompiledStep) {
+        if Self::builtin(step) == Some(Builtin::Wait) {
+            return self.wait_timed_out(index, step);
+        }
+        if self.is_unclaimed(index, step) {
+            let error = StepError::new("not_started", "no worker claimed it in time");
+            let unanswered = self.run.steps[index].unanswered;
+            return self.give_up(index, step, error, unanswered, true);
+        }
+        self.attempt_failed(index, step, Failure::no_answer());
+    }
+
+    pub(super) fn compensation_timed_out(&mut self, index: usize, step: &CompiledStep) {
+        self.compensation_failed(index, step, Failure::no_answer());
+    }
+
+    /// Whether the attempt in flight waits for a worker that claims it.
+    pub(super) fn is_unclaimed(&self, index: usize, step: &CompiledStep) -> bool {
+        let state = &self.run.steps[index];
+        state.phase == Phase::Running && step.tool.worker == Worker::Claim && !state.claimed
+    }
+
+    /// Attempts a step again, or ends it.
+    fn attempt_failed(&mut self, index: usize, step: &CompiledStep, failure: Failure) {
+        let state = &self.run.steps[index];
+        let attempt = state.attempt;
+        let used = attempt - state.forgiven;
+        let most = step.retry.max_attempts + u32::from(planted(Bug::RetriesBeyondMax));
+        // A run that is ending makes no further attempts.
+        let more = failure.retryable && used < most && self.run.ending.is_none();
+        let at = (index, CallKind::Execute, attempt);
+        let pause = self.pause_ms(at, &step.retry, used, failure.retry_after_ms);
+        // While the run is paused, its time stands still.
+        let clock = self.run.paused_at.unwrap_or(self.env.now);
+        let late = self
+            .all_attempts_until(state, step)
+            .is_some_and(|end| clock.0.saturating_add_unsigned(pause) >= end.0);
+        if more && !late {
+            self.emit(Event::StepRetryScheduled {
+                step_id: step.id.clone(),
+                kind: CallKind::Execute,
+                attempt,
+                due: self.after(pause),
+                error: failure.error,
+                answered: failure.answered,
+            });
+            return;
+        }
+        let unanswered = !failure.answered || state.unanswered;
+        self.give_up(index, step, failure.error, unanswered, failure.retryable);
+    }
+
+    /// The time of all attempts together is over before the next one.
+    pub(super) fn exhausted(&mut self, index: usize, step: &CompiledStep) {
+        let state = &self.run.steps[index];
+        let none = || StepError::new("deadline", "its time was over before it could go");
+        let error = state.error.clone().unwrap_or_else(none);
+        let unanswered = state.unanswered;
+        self.give_up(index, step, error, unanswered, true);
+    }
+
+    /// There is no further attempt: people are asked, or the step ends.
+    fn give_up(
+        &mut self,
+        index: usize,
+        step: &CompiledStep,
+        error: StepError,
+        unanswered: bool,
+        retryable: bool,
+    ) {
+        if retryable && Self::holds_incidents(step) && self.run.ending.is_none() {
+            self.open_incident(index, step, error, unanswered);
+        } else if unanswered {
+            self.emit(Event::StepUnknown {
+                step_id: step.id.clone(),
+                attempt: self.run.steps[index].attempt,
+                error,
+            });
+        } else {
+            let compensate = UNKEPT.contains(&&*error.code);
+            self.fail_step(index, step, error, compensate);
+        }
+    }
+
+    pub(super) fn fail_step(
+        &mut self,
+        index: usize,
+        step: &CompiledStep,
+        error: StepError,
+        compensate: bool,
+    ) {
+        self.emit(Event::StepFailed {
+            step_id: step.id.clone(),
+            attempt: self.run.steps[index].attempt,
+            error,
+            compensate,
+        });
+    }
+
+    /// Ends a step that will not be attempted again, as its attempts ended.
+    pub(super) fn end_attempts(&mut self, index: usize, step: &CompiledStep) {
+        let state = &self.run.steps[index];
+        let none = || StepError::new("cancelled", "the run ended");
+        let error = state.error.clone().unwrap_or_else(none);
+        if state.unanswered {
+            self.emit(Event::StepUnknown {
+                step_id: step.id.clone(),
+                attempt: state.attempt,
+                error,
+            });
+        } else {
+            self.fail_step(index, step, error, false);
+        }
+    }
+
+    fn open_incident(
+        &mut self,
+        index: usize,
+        step: &CompiledStep,
+        error: StepError,
+        unanswered: bool,
+    ) {
+        let input = self.run.steps[index]
+            .input
+            .clone()
+            .unwrap_or_else(Json::null);
+        let mut reasons = vec![error.code];
+        if unanswered {
+            reasons.push(OUTCOME_UNKNOWN.into());
+        }
+        let request = ApprovalRequest {
+            kind: ApprovalKind::Incident,
+            step_id: Some(step.id.clone()),
+            lane: RiskLane::Yellow,
+            risk_score: 0.0,
+            reasons,
+            input_hash: jcs::hash(&input.value()),
+            input,
+            message: Some(error.message),
+            requested_at: self.env.now,
+            expires_at: self.after(self.env.approval_expiry_ms),
+        };
+        self.emit(Event::IncidentOpened(Box::new(request)));
+    }
+
+    fn compensation_failed(&mut self, index: usize, step: &CompiledStep, failure: Failure) {
+        let attempt = self.run.steps[index].undo.attempt;
+        let retry = step
+            .compensation
+            .as_ref()
+            .map(|compensation| compensation.retry);
+        if let Some(retry) = retry.filter(|retry| failure.retryable && attempt < retry.max_attempts)
+        {
+            let at = (index, CallKind::Compensate, attempt);
+            let pause = self.pause_ms(at, &retry, attempt, failure.retry_after_ms);
+            self.emit(Event::StepRetryScheduled {
+                step_id: step.id.clone(),
+                kind: CallKind::Compensate,
+                attempt,
+                due: self.after(pause),
+                error: failure.error,
+                answered: failure.answered,
+            });
+            return;
+        }
+        self.emit(Event::CompensationFailed {
+            step_id: step.id.clone(),
+            attempt,
+            error: failure.error,
+        });
+    }
+
+    /// The pause before the next attempt: that of the policy, or what the worker asked for where that is longer.
+    fn pause_ms(
+        &self,
+        (index, kind, attempt): (usize, CallKind, u32),
+        retry: &RetryPolicy,
+        used: u32,
+        retry_after_ms: Option<u64>,
+    ) -> u64 {
+        let mut at = [0; 9];
+        at[..4].copy_from_slice(&(index as u32).to_le_bytes());
+        at[4..8].copy_from_slice(&attempt.to_le_bytes());
+        at[8] = u8::from(kind == CallKind::Compensate);
+        let random = xxh3_64_with_seed(&at, self.env.seed);
+        let pause = retry.pause_ms(used, random);
+        pause.max(retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MAX_MS))
+    }
+}
+
+/// Whether a success of this attempt says that the step had an effect though it counts as ended without one. Not once it is undone:
+/// compensations allow for calls whose outcome is unknown.
+fn succeeds_late(state: &StepState, attempt: u32) -> bool {
+    let ended = matches!(
+        state.phase,
+        Phase::Failed | Phase::Unknown | Phase::Cancelled
+    );
+    let undone = state.undo.phase.is_final() || state.undo.phase == UndoPhase::Running;
+    let made = (1..=state.attempt).contains(&attempt);
+    ended && made && !undone && !planted(Bug::DropsLateSuccess)
+}

@@ -1,0 +1,326 @@
+//! What follows from what the model is told.
+
+use super::{
+    At, Does, EXPIRY, If, Model, Question, Status, TIMEOUT, UNDO_ATTEMPTS, UNDO_TIMEOUT, Undo,
+};
+
+impl Model {
+    pub(super) fn ended(&self) -> Option<&'static str> {
+        self.end.map(|_| "run_ended")
+    }
+
+    /// All that happens by itself now.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..1000 {
+            if self.end.is_some() || self.paused || !self.go_on() {
+                return;
+            }
+        }
+        panic!("the model does not come to rest");
+    }
+
+    /// One thing that happens by itself; false: there is none.
+    fn go_on(&mut self) -> bool {
+        let clock = self.clock;
+        let over = |until: &Option<i64>| until.is_none_or(|until| until <= clock);
+        for index in 0..self.steps.len() {
+            let step = &self.steps[index];
+            match (step.at, step.undo) {
+                (At::Running(until), _) if until <= clock => {
+                    self.timed_out(index);
+                    return true;
+                }
+                (_, Undo::Running(until)) if until <= clock => {
+                    self.undo_failed(index, true, 0);
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        if let Some(place) = self.questions.iter().position(|q| q.until <= clock) {
+            let question = self.questions.remove(place);
+            match question.step {
+                Some(index) if question.incident => self.end_without_success(index),
+                step => self.denied(step),
+            }
+            return true;
+        }
+        let run_over = self
+            .begun
+            .is_some_and(|begun| begun + self.plan.timeout <= clock);
+        if run_over && self.ending.is_none() {
+            self.ending = Some((Status::Failed, true));
+            return true;
+        }
+        for index in 0..self.steps.len() {
+            if let At::Held(until) = &self.steps[index].at
+                && over(until)
+                && self.ending.is_none()
+            {
+                let held = self.held;
+                let step = &mut self.steps[index];
+                let before = step.at;
+                step.at = if held { At::Held(None) } else { At::Pending };
+                if step.at != before {
+                    return true;
+                }
+            }
+            if let Undo::Held(until) = &self.steps[index].undo
+                && over(until)
+            {
+                let before = self.steps[index].undo;
+                self.steps[index].undo = if self.held {
+                    Undo::Held(None)
+                } else {
+                    Undo::Retry(clock)
+                };
+                if self.steps[index].undo != before {
+                    return true;
+                }
+            }
+        }
+        if self.ending.is_some() {
+            return self.unwind();
+        }
+        self.begin()
+    }
+
+    fn begin(&mut self) -> bool {
+        if self.begun.is_none() && self.plan.run_at.is_some_and(|at| at > self.now) {
+            return false;
+        }
+        if self.plan.approve && !self.approved {
+            let asked = !self.questions.is_empty();
+            if !asked {
+                self.ask(None, false);
+            }
+            return !asked;
+        }
+        let done = |index: usize| matches!(self.steps[index].at, At::Succeeded | At::Skipped);
+        let may_begin = |index: &usize| match self.steps[*index].at {
+            At::Pending => self.plan.steps[*index].on.iter().all(|on| done(*on)),
+            At::Retry(at) => at <= self.clock,
+            _ => false,
+        };
+        if let Some(index) = (0..self.steps.len()).find(may_begin) {
+            self.begin_step(index);
+            return true;
+        }
+        if (0..self.steps.len()).all(done) {
+            self.end = Some(Status::Succeeded);
+        }
+        false
+    }
+
+    fn begin_step(&mut self, index: usize) {
+        let plan = self.plan.steps[index].clone();
+        let step = &mut self.steps[index];
+        if step
+            .spent
+            .is_some_and(|spent| plan.deadline.is_some_and(|most| spent >= most))
+        {
+            return self.give_up(index, true);
+        }
+        let first = step.calls == 0 && !step.approved;
+        let condition = match plan.when {
+            _ if !first => Some(true),
+            If::Always => Some(true),
+            If::Never => Some(false),
+            If::Output(of) => self.steps[of].output.map(|output| output > 1),
+        };
+        match condition {
+            None => return self.ends(index, At::Failed),
+            Some(false) => {
+                self.begun.get_or_insert(self.clock);
+                self.steps[index].at = At::Skipped;
+                return;
+            }
+            Some(true) => {}
+        }
+        let asks = matches!(plan.does, Does::Risky | Does::Listed | Does::Approve);
+        if asks && first {
+            return self.ask(Some(index), false);
+        }
+        let step = &mut self.steps[index];
+        if self.held && plan.does.is_work() {
+            step.at = At::Held(None);
+            return;
+        }
+        let spent = *step.spent.get_or_insert(0);
+        let timeout = match plan.does {
+            Does::Sleep(seconds) => seconds,
+            Does::Signal { timeout, .. } => timeout,
+            _ => TIMEOUT,
+        };
+        let left = plan
+            .deadline
+            .map_or(timeout, |most| timeout.min(most - spent));
+        step.calls += 1;
+        step.at = At::Running(self.clock + left);
+        self.begun.get_or_insert(self.clock);
+        match plan.does {
+            Does::Noop(output) => self.succeeded(index, output),
+            Does::Approve => self.succeeded(index, 0),
+            Does::Signal { .. } => self.take_signal(index),
+            _ => {}
+        }
+    }
+
+    fn ask(&mut self, step: Option<usize>, incident: bool) {
+        if let Some(index) = step {
+            self.steps[index].at = if incident { At::Incident } else { At::Asked };
+        }
+        self.begun.get_or_insert(self.clock);
+        self.questions.push(Question {
+            number: self.asked,
+            step,
+            incident,
+            until: self.clock + EXPIRY,
+        });
+        self.asked += 1;
+    }
+
+    pub(super) fn awaits(&self, index: usize, name: char) -> bool {
+        let running = matches!(self.steps[index].at, At::Running(_));
+        let Does::Signal { any, .. } = self.plan.steps[index].does else {
+            return false;
+        };
+        running && (name == 'a' || (any && name == 'b'))
+    }
+
+    pub(super) fn take_signal(&mut self, index: usize) {
+        let mut signals = self.signals.iter();
+        if let Some(place) = signals.position(|(name, _)| self.awaits(index, *name)) {
+            let (_, data) = self.signals.remove(place);
+            self.succeeded(index, data);
+        }
+    }
+
+    fn timed_out(&mut self, index: usize) {
+        match self.plan.steps[index].does {
+            Does::Sleep(seconds) if self.steps[index].spent.is_some_and(|s| s >= seconds) => {
+                self.succeeded(index, 0);
+            }
+            Does::Sleep(_) | Does::Signal { .. } => self.ends(index, At::Failed),
+            _ => self.attempt_failed(index, true, false, 0),
+        }
+    }
+
+    pub(super) fn attempt_failed(
+        &mut self,
+        index: usize,
+        retryable: bool,
+        answered: bool,
+        after: i64,
+    ) {
+        let plan = &self.plan.steps[index];
+        let step = &mut self.steps[index];
+        step.unanswered |= !answered;
+        let in_time = plan
+            .deadline
+            .is_none_or(|most| step.spent.unwrap_or(0) + after < most);
+        let more = step.calls - step.forgiven < plan.attempts;
+        if retryable && more && in_time && self.ending.is_none() {
+            step.at = At::Retry(self.clock + after.max(1));
+        } else {
+            self.give_up(index, retryable);
+        }
+    }
+
+    fn give_up(&mut self, index: usize, retryable: bool) {
+        if retryable && self.plan.steps[index].incident && self.ending.is_none() {
+            self.ask(Some(index), true);
+        } else {
+            self.end_without_success(index);
+        }
+    }
+
+    pub(super) fn end_without_success(&mut self, index: usize) {
+        let unknown = self.steps[index].unanswered;
+        self.ends(index, if unknown { At::Unknown } else { At::Failed });
+    }
+
+    fn ends(&mut self, index: usize, at: At) {
+        self.steps[index].at = at;
+        if at == At::Unknown {
+            self.effects.push(index);
+        }
+        self.ending.get_or_insert((Status::Failed, true));
+    }
+
+    pub(super) fn succeeded(&mut self, index: usize, output: i64) {
+        self.steps[index].at = At::Succeeded;
+        self.steps[index].output = Some(output);
+        if !self.effects.contains(&index) {
+            self.effects.push(index);
+        }
+    }
+
+    pub(super) fn denied(&mut self, step: Option<usize>) {
+        if let Some(index) = step {
+            self.steps[index].at = At::Cancelled;
+        }
+        self.ending.get_or_insert((Status::Denied, true));
+    }
+
+    /// The run does not succeed: what is in flight is awaited, the rest is closed, effects are undone, the last first.
+    fn unwind(&mut self) -> bool {
+        self.questions.clear();
+        let mut in_flight = false;
+        for index in 0..self.steps.len() {
+            let works = self.plan.steps[index].does.is_work();
+            let called = works && self.steps[index].calls > 0;
+            match self.steps[index].at {
+                At::Running(_) if works => in_flight = true,
+                At::Incident => self.end_without_success(index),
+                At::Pending | At::Held(_) | At::Retry(_) if called => {
+                    self.end_without_success(index);
+                }
+                At::Pending | At::Held(_) | At::Retry(_) | At::Running(_) | At::Asked => {
+                    self.steps[index].at = At::Cancelled;
+                }
+                _ => {}
+            }
+        }
+        if in_flight {
+            return false;
+        }
+        let (status, compensate) = self.ending.unwrap_or((Status::Failed, true));
+        let open = |index: &&usize| {
+            self.plan.steps[**index].compensated && !self.undone.contains(index) && compensate
+        };
+        let begun = |index: &&usize| self.steps[**index].undo != Undo::None;
+        let mut effects = self.effects.iter().filter(open);
+        let next = effects.clone().find(begun).or_else(|| effects.next_back());
+        let Some(index) = next.copied() else {
+            self.end = Some(status);
+            return false;
+        };
+        self.compensating = true;
+        match self.steps[index].undo {
+            Undo::None => {}
+            Undo::Retry(at) if at <= self.clock => {}
+            _ => return false,
+        }
+        if self.held {
+            self.steps[index].undo = Undo::Held(None);
+        } else {
+            self.steps[index].undo_calls += 1;
+            self.steps[index].undo = Undo::Running(self.clock + UNDO_TIMEOUT);
+        }
+        true
+    }
+
+    pub(super) fn undo_failed(&mut self, index: usize, retryable: bool, after: i64) {
+        if retryable && self.steps[index].undo_calls < UNDO_ATTEMPTS {
+            self.steps[index].undo = Undo::Retry(self.clock + after.max(1));
+        } else {
+            self.undo_ended(index, Undo::Failed);
+        }
+    }
+
+    pub(super) fn undo_ended(&mut self, index: usize, undo: Undo) {
+        self.steps[index].undo = undo;
+        self.undone.push(index);
+    }
+}

@@ -1,0 +1,387 @@
+//! A tiny model of a run, written from the contract (section 3): what the core must do, without events, replay or cost in mind.
+//!
+//! Time is in seconds. All deadlines are on the run's own clock, which stands still while the run is paused.
+
+/// The longest attempt of a step, and of a compensation.
+pub(super) const TIMEOUT: i64 = 20;
+const UNDO_TIMEOUT: i64 = 15;
+/// Attempts of a compensation.
+const UNDO_ATTEMPTS: u32 = 2;
+/// How long an approval may be decided.
+pub(super) const EXPIRY: i64 = 120;
+
+mod follows;
+mod plan;
+
+pub(super) use plan::{Does, If, Plan, Step};
+
+/// Where a step is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum At {
+    Pending,
+    Asked,
+    Held(Option<i64>),
+    Running(i64),
+    Retry(i64),
+    Incident,
+    Succeeded,
+    Failed,
+    Unknown,
+    Skipped,
+    Cancelled,
+}
+
+/// Where a compensation is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Undo {
+    None,
+    Held(Option<i64>),
+    Running(i64),
+    Retry(i64),
+    Succeeded,
+    Failed,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Now {
+    pub(super) at: At,
+    /// Attempts made, and those before the last decision to try again.
+    pub(super) calls: u32,
+    forgiven: u32,
+    /// The time that all attempts have taken together, once one was made.
+    spent: Option<i64>,
+    unanswered: bool,
+    approved: bool,
+    pub(super) output: Option<i64>,
+    pub(super) undo: Undo,
+    pub(super) undo_calls: u32,
+}
+
+/// A question to people.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Question {
+    pub(super) number: usize,
+    pub(super) step: Option<usize>,
+    pub(super) incident: bool,
+    until: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Status {
+    Queued,
+    Running,
+    WaitingApproval,
+    Paused,
+    Compensating,
+    Succeeded,
+    Failed,
+    Denied,
+    Cancelled,
+}
+
+/// What a worker says.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Says {
+    Good(i64),
+    Bad {
+        retryable: bool,
+        answered: bool,
+        after: i64,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Decides {
+    Approved,
+    Denied,
+    Retry,
+    Skip(i64),
+    Fail,
+}
+
+pub(super) struct Model {
+    plan: Plan,
+    now: i64,
+    clock: i64,
+    begun: Option<i64>,
+    pub(super) steps: Vec<Now>,
+    /// Steps that may have had an effect, in the order in which they ended.
+    effects: Vec<usize>,
+    pub(super) undone: Vec<usize>,
+    pub(super) questions: Vec<Question>,
+    /// All questions so far.
+    pub(super) asked: usize,
+    decided: Vec<(usize, Decides, bool)>,
+    signals: Vec<(char, i64)>,
+    paused: bool,
+    approved: bool,
+    compensating: bool,
+    ending: Option<(Status, bool)>,
+    end: Option<Status>,
+    /// A control holds all tools of workers.
+    held: bool,
+}
+
+impl Model {
+    pub(super) fn new(plan: Plan) -> Self {
+        let step = Now {
+            at: At::Pending,
+            calls: 0,
+            forgiven: 0,
+            spent: None,
+            unanswered: false,
+            approved: false,
+            output: None,
+            undo: Undo::None,
+            undo_calls: 0,
+        };
+        let mut model = Self {
+            steps: vec![step; plan.steps.len()],
+            plan,
+            now: 0,
+            clock: 0,
+            begun: None,
+            effects: Vec::new(),
+            undone: Vec::new(),
+            questions: Vec::new(),
+            asked: 0,
+            decided: Vec::new(),
+            signals: Vec::new(),
+            paused: false,
+            approved: false,
+            compensating: false,
+            ending: None,
+            end: None,
+            held: false,
+        };
+        model.settle();
+        model
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let works = |step: &Now| matches!(step.at, At::Running(_) | At::Retry(_));
+        match self.end {
+            Some(end) => end,
+            None if self.paused => Status::Paused,
+            None if self.compensating => Status::Compensating,
+            None if self.steps.iter().any(works) => Status::Running,
+            None if !self.questions.is_empty() => Status::WaitingApproval,
+            None if self.begun.is_none() => Status::Queued,
+            None => Status::Running,
+        }
+    }
+
+    /// When something happens by itself, on the world's clock.
+    pub(super) fn next_due(&self) -> Option<i64> {
+        if self.end.is_some() || self.paused {
+            return None;
+        }
+        let steps = self.steps.iter().flat_map(|step| {
+            let own = match step.at {
+                At::Held(until) => until,
+                At::Running(until) | At::Retry(until) => Some(until),
+                _ => None,
+            };
+            let undo = match step.undo {
+                Undo::Held(until) => until,
+                Undo::Running(until) | Undo::Retry(until) => Some(until),
+                _ => None,
+            };
+            [own, undo]
+        });
+        let run = self.begun.filter(|_| self.ending.is_none());
+        let run = run.map(|begun| begun + self.plan.timeout);
+        let asked = self.questions.iter().map(|question| question.until);
+        let due = steps.flatten().chain(run).chain(asked).min();
+        let due = due.map(|due| due - self.clock + self.now);
+        let begin = self
+            .plan
+            .run_at
+            .filter(|at| *at > self.now && self.ending.is_none());
+        due.into_iter().chain(begin).min()
+    }
+
+    // What it is told; a refusal is a code.
+
+    pub(super) fn wait(&mut self, seconds: i64) {
+        self.now += seconds;
+        if !self.paused && self.end.is_none() {
+            self.clock += seconds;
+            for step in &mut self.steps {
+                let held = matches!(step.at, At::Held(_));
+                step.spent = step
+                    .spent
+                    .map(|spent| if held { spent } else { spent + seconds });
+            }
+        }
+        self.settle();
+    }
+
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+        self.settle();
+    }
+
+    pub(super) fn pause(&mut self) -> Option<&'static str> {
+        let refused = self.ended().or(self.paused.then_some("already_paused"));
+        self.paused |= refused.is_none();
+        refused
+    }
+
+    pub(super) fn resume(&mut self) -> Option<&'static str> {
+        let refused = self.ended().or((!self.paused).then_some("not_paused"));
+        if refused.is_none() {
+            self.paused = false;
+            self.settle();
+        }
+        refused
+    }
+
+    pub(super) fn cancel(&mut self, compensate: bool) -> Option<&'static str> {
+        let refused = match self.ending {
+            _ if self.end.is_some() => self.ended(),
+            _ if self.compensating => Some("run_compensating"),
+            Some((Status::Cancelled, _)) => Some("already_cancelled"),
+            // Of a paused run a failure has not taken effect yet.
+            Some(_) if !self.paused => Some("run_ending"),
+            _ => None,
+        };
+        if refused.is_none() {
+            self.paused = false;
+            self.ending = Some((Status::Cancelled, compensate));
+            self.settle();
+        }
+        refused
+    }
+
+    pub(super) fn signal(&mut self, name: char, data: i64) -> Option<&'static str> {
+        if self.end.is_some() {
+            return self.ended();
+        }
+        self.signals.push((name, data));
+        let waits = |index: &usize| self.awaits(*index, name);
+        if let Some(index) = (0..self.steps.len()).find(waits) {
+            self.take_signal(index);
+        }
+        self.settle();
+        None
+    }
+
+    pub(super) fn decide(
+        &mut self,
+        number: usize,
+        decides: Decides,
+        by_asker: bool,
+    ) -> Option<&'static str> {
+        let same = |(n, what, who): &(usize, Decides, bool)| {
+            let alike = std::mem::discriminant(what) == std::mem::discriminant(&decides);
+            *n == number && alike && *who == by_asker
+        };
+        if self.decided.iter().any(same) {
+            return None;
+        }
+        if self.end.is_some() {
+            return self.ended();
+        }
+        let Some(place) = self.questions.iter().position(|q| q.number == number) else {
+            return Some("approval_not_open");
+        };
+        let Question { step, incident, .. } = self.questions[place];
+        let permission = matches!(decides, Decides::Approved | Decides::Denied);
+        if permission == incident {
+            return Some("invalid_decision");
+        }
+        if permission && by_asker {
+            return Some("self_approval");
+        }
+        self.questions.remove(place);
+        self.decided.push((number, decides, by_asker));
+        match (decides, step) {
+            (Decides::Approved, None) => self.approved = true,
+            (Decides::Approved, Some(index)) => {
+                self.steps[index].at = At::Pending;
+                self.steps[index].approved = true;
+            }
+            (Decides::Denied, step) => self.denied(step),
+            (Decides::Retry, Some(index)) => {
+                let step = &mut self.steps[index];
+                step.at = At::Pending;
+                step.forgiven = step.calls;
+                step.spent = None;
+            }
+            (Decides::Skip(output), Some(index)) => {
+                self.steps[index].at = At::Skipped;
+                self.steps[index].output = Some(output);
+            }
+            (_, Some(index)) => self.end_without_success(index),
+            (_, None) => {}
+        }
+        self.settle();
+        None
+    }
+
+    /// A call did not go; false: the attempt is over.
+    pub(super) fn did_not_go(
+        &mut self,
+        index: usize,
+        undo: bool,
+        attempt: u32,
+        until: i64,
+    ) -> bool {
+        if !undo && !self.plan.steps[index].does.is_work() {
+            return false;
+        }
+        let until = Some(until - self.now + self.clock);
+        let step = &mut self.steps[index];
+        if undo && matches!(step.undo, Undo::Running(_)) && step.undo_calls == attempt {
+            step.undo = Undo::Held(until);
+            step.undo_calls -= 1;
+        } else if !undo && matches!(step.at, At::Running(_)) && step.calls == attempt {
+            step.at = At::Held(until);
+            step.calls -= 1;
+        } else {
+            return false;
+        }
+        self.settle();
+        true
+    }
+
+    /// False: the attempt is over.
+    pub(super) fn result(&mut self, index: usize, undo: bool, attempt: u32, says: Says) -> bool {
+        let work = self.plan.steps[index].does.is_work();
+        if self.end.is_some() || (!work && !undo) {
+            return false;
+        }
+        let step = &self.steps[index];
+        if undo {
+            if !matches!(step.undo, Undo::Running(_)) || step.undo_calls != attempt {
+                return false;
+            }
+            match says {
+                Says::Good(_) => self.undo_ended(index, Undo::Succeeded),
+                Says::Bad {
+                    retryable, after, ..
+                } => self.undo_failed(index, retryable, after),
+            }
+        } else {
+            let current = matches!(step.at, At::Running(_)) && step.calls == attempt;
+            let ended = matches!(step.at, At::Failed | At::Unknown);
+            let open = !matches!(step.undo, Undo::Running(_) | Undo::Succeeded | Undo::Failed);
+            match says {
+                Says::Good(output)
+                    if current || (ended && open && (1..=step.calls).contains(&attempt)) =>
+                {
+                    self.succeeded(index, output);
+                }
+                Says::Bad {
+                    retryable,
+                    answered,
+                    after,
+                } if current => self.attempt_failed(index, retryable, answered, after),
+                _ => return false,
+            }
+        }
+        self.settle();
+        true
+    }
+}

@@ -1,0 +1,494 @@
+//! A run and its model: after each input the core is where the model is.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{
+    model::{At, Decides, Does, EXPIRY, If, Model, Now, Plan, Says, Status, TIMEOUT, Undo},
+    stories::Happening,
+    *,
+};
+use crate::{
+    saga::run::{Phase, UndoPhase},
+    state::Versioned,
+};
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Call {
+    step: usize,
+    undo: bool,
+    attempt: u32,
+}
+
+/// A run and its model.
+pub(super) struct Pair {
+    pub(super) case: Case,
+    model: Model,
+    /// Calls without an answer.
+    open: Vec<Call>,
+    over: Vec<Call>,
+    /// The numbers of the records that asked people, in order.
+    asked: Vec<u64>,
+}
+
+pub(super) type Checked = Result<(), String>;
+
+fn json_of(plan: &Plan) -> Value {
+    let steps = plan.steps.iter().enumerate().map(|(n, step)| {
+        let (tool, input) = match step.does {
+            Does::Work => ("t", json!(n)),
+            Does::Risky => ("risky", json!(n)),
+            Does::Listed => ("listed", json!(n)),
+            Does::Noop(output) => ("noop", json!(output)),
+            Does::Sleep(seconds) => ("wait", json!({ "for_s": seconds })),
+            Does::Signal { any: false, timeout } => {
+                ("wait", json!({ "signal": "a", "timeout_s": timeout }))
+            }
+            Does::Signal { any: true, timeout } => {
+                ("wait", json!({ "any": ["b", "a"], "timeout_s": timeout }))
+            }
+            Does::Approve => ("approve", json!({ "message": "well?" })),
+        };
+        let on: Vec<_> = step.on.iter().map(|on| format!("s{on}")).collect();
+        let mut made = json!({
+            "id": format!("s{n}"), "tool": tool, "input": input, "depends_on": on, "timeout_s": TIMEOUT,
+            "retry": { "max_attempts": step.attempts, "initial_ms": 2, "factor": 1, "max_ms": 2 },
+            "on_exhausted": if step.incident { "hold" } else { "fail" },
+        });
+        match step.when {
+            If::Always => {}
+            If::Never => made["when"] = json!(false),
+            If::Output(of) => made["when"] = json!(format!("{{{{ steps.s{of}.output > 1 }}}}")),
+        }
+        if let Some(deadline) = step.deadline {
+            made["deadline_s"] = json!(deadline);
+        }
+        if step.compensated {
+            made["compensate"] = json!({ "tool": "undo", "input": "{{ step.output }}" });
+        }
+        made
+    });
+    json!({ "steps": steps.collect::<Vec<_>>(), "timeout_s": plan.timeout })
+}
+
+fn agree<T: PartialEq + std::fmt::Debug>(what: &str, core: &T, model: &T) -> Checked {
+    if core == model {
+        return Ok(());
+    }
+    Err(format!(
+        "{what}: the core has {core:?}, the model {model:?}"
+    ))
+}
+
+impl Pair {
+    pub(super) fn start(plan: &Plan) -> Result<Self, String> {
+        let tools = [
+            tool("t", &json!({})),
+            tool("undo", &json!({})),
+            tool("listed", &json!({})),
+            tool("risky", &json!({ "risk": { "lane": "sensitive" } })),
+        ];
+        let mut started = Started::new(Json::of(&Value::Null), "asker", Millis(0));
+        started.run_at = plan.run_at.map(|at| Millis(at * 1000));
+        started.approve_tools.push("listed".into());
+        if plan.approve {
+            started.approve_run.push("required_by_request".into());
+        }
+        let case = Case::start_expiring(
+            &json_of(plan),
+            &tools,
+            started,
+            EXPIRY.unsigned_abs() * 1000,
+        );
+        let mut pair = Self {
+            case,
+            model: Model::new(plan.clone()),
+            open: Vec::new(),
+            over: Vec::new(),
+            asked: Vec::new(),
+        };
+        pair.see(0);
+        pair.compare()?;
+        Ok(pair)
+    }
+
+    /// What others see of the records from this one on.
+    fn see(&mut self, from: usize) {
+        for (n, (event, _)) in self.case.history.iter().enumerate().skip(from) {
+            let (step, undo, attempt) = match event {
+                Event::ApprovalRequested(_) | Event::IncidentOpened(_) => {
+                    self.asked.push(n as u64 + 1);
+                    continue;
+                }
+                Event::StepScheduled {
+                    step_id, attempt, ..
+                } => (step_id, false, *attempt),
+                Event::CompensationScheduled {
+                    step_id, attempt, ..
+                } => (step_id, true, *attempt),
+                _ => continue,
+            };
+            let step = self.case.plan.index(step).unwrap();
+            self.open.push(Call {
+                step,
+                undo,
+                attempt,
+            });
+        }
+    }
+
+    fn tell(&mut self, input: Input) -> Effects {
+        let from = self.case.history.len();
+        let effects = self.case.tell(input);
+        self.see(from);
+        effects
+    }
+
+    fn refused(&mut self, input: Input, model: Option<&'static str>) -> Checked {
+        let refused = self.tell(input).refused;
+        agree("refused", &refused.map(Refusal::code), &model)
+    }
+
+    pub(super) fn happen(&mut self, happening: &Happening) -> Checked {
+        match *happening {
+            Happening::Wait(seconds) => {
+                self.model.wait(seconds);
+                self.case.now += seconds * 1000;
+                self.tell(Input::Wake);
+            }
+            Happening::Result(at, says) if !self.open.is_empty() => {
+                let call = self.open.swap_remove(at.index(self.open.len()));
+                self.over.push(call);
+                self.result(call, says)?;
+            }
+            Happening::Repeat(at, says) if !self.over.is_empty() => {
+                let call = self.over[at.index(self.over.len())];
+                self.result(call, says)?;
+            }
+            Happening::Held(at, seconds) if !self.open.is_empty() => {
+                let call = self.open.swap_remove(at.index(self.open.len()));
+                let until = self.case.now / 1000 + seconds;
+                let taken = self
+                    .model
+                    .did_not_go(call.step, call.undo, call.attempt, until);
+                let hold = Hold {
+                    reason: "breaker".into(),
+                    until: Some(Millis(until * 1000)),
+                };
+                let effects = self.tell(Input::Held {
+                    step: format!("s{}", call.step).into(),
+                    kind: kind(call.undo),
+                    attempt: call.attempt,
+                    hold,
+                });
+                agree("held", &!effects.ignored, &taken)?;
+            }
+            Happening::Decide(at, decides, by_asker) if !self.asked.is_empty() => {
+                let number = at.index(self.asked.len());
+                let refused = self.model.decide(number, decides, by_asker);
+                let (decision, value) = match decides {
+                    Decides::Approved => (Decision::Approved, None),
+                    Decides::Denied => (Decision::Denied, None),
+                    Decides::Retry => (Decision::Retry, None),
+                    Decides::Skip(output) => (Decision::Skip, Some(Json::of(&json!(output)))),
+                    Decides::Fail => (Decision::Fail, None),
+                };
+                let input = Input::Decision {
+                    approval: self.asked[number],
+                    decision,
+                    by: if by_asker { "asker" } else { "boss" }.into(),
+                    on_behalf_of: None,
+                    reason: None,
+                    input_hash: None,
+                    value,
+                };
+                self.refused(input, refused)?;
+            }
+            Happening::Cancel(compensate) => {
+                let refused = self.model.cancel(compensate);
+                let input = Input::Cancel {
+                    by: "ops".into(),
+                    reason: None,
+                    compensate,
+                };
+                self.refused(input, refused)?;
+            }
+            Happening::Pause => {
+                let refused = self.model.pause();
+                self.refused(Input::Pause { by: "ops".into() }, refused)?;
+            }
+            Happening::Resume => {
+                let refused = self.model.resume();
+                self.refused(Input::Resume { by: "ops".into() }, refused)?;
+            }
+            Happening::Signal(name, data) => {
+                let refused = self.model.signal(name, data);
+                let input = Input::Signal {
+                    by: "x".into(),
+                    name: name.into(),
+                    data: Json::of(&json!(data)),
+                };
+                self.refused(input, refused)?;
+            }
+            Happening::Hold(held) => {
+                self.model.hold(held);
+                *self.case.held.borrow_mut() = held.then(|| Hold {
+                    reason: "safe_mode".into(),
+                    until: None,
+                });
+                self.tell(Input::Wake);
+            }
+            _ => return Ok(()),
+        }
+        self.compare()
+    }
+
+    fn result(&mut self, call: Call, says: Says) -> Checked {
+        let taken = self.model.result(call.step, call.undo, call.attempt, says);
+        let outcome = match says {
+            Says::Good(output) => good(&json!(output)),
+            Says::Bad {
+                retryable,
+                answered,
+                after,
+            } => Outcome::Failed {
+                error: StepError::new("broken", "it is broken"),
+                retryable,
+                retry_after_ms: Some(after.unsigned_abs() * 1000),
+                answered,
+            },
+        };
+        let input = result(
+            &format!("s{}", call.step),
+            kind(call.undo),
+            call.attempt,
+            outcome,
+        );
+        let ended = self.case.run.has_ended();
+        let effects = self.tell(input);
+        if ended && !effects.events.is_empty() {
+            return Err(format!("records after the last one: {:?}", effects.events));
+        }
+        agree("taken", &!effects.ignored, &taken)
+    }
+
+    /// Core and model are in the same place.
+    fn compare(&self) -> Checked {
+        let (run, model) = (&self.case.run, &self.model);
+        agree("status", &run.status().name(), &name(model.status()))?;
+        let clock = run.paused_at.map_or(self.case.now, |at| at.0);
+        for (n, (core, model)) in run.steps.iter().zip(&model.steps).enumerate() {
+            let place = |what: &str| format!("step {n}, {what}");
+            agree(&place("phase"), &phase(core.phase), &place_of(model))?;
+            agree(&place("attempts"), &core.attempt, &model.calls)?;
+            agree(
+                &place("undo"),
+                &undo_phase(core.undo.phase),
+                &undo_of(model),
+            )?;
+            agree(
+                &place("undo attempts"),
+                &core.undo.attempt,
+                &model.undo_calls,
+            )?;
+            if let (At::Succeeded | At::Skipped, Some(output)) = (model.at, model.output) {
+                let core = core.output.as_ref().map(Json::value).unwrap_or_default();
+                let number = core.as_i64().unwrap_or_default();
+                agree(&place("output"), &number, &output)?;
+            }
+            if core
+                .due
+                .is_some_and(|due| due.0 <= clock && run.paused_at.is_none())
+                && !run.has_ended()
+            {
+                return Err(place("its time is over, and nothing happened"));
+            }
+        }
+        agree("questions", &self.asked.len(), &model.asked)?;
+        let open: Vec<u64> = run.approvals.keys().copied().collect();
+        let of_model = model.questions.iter().map(|q| self.asked[q.number]);
+        agree("open questions", &open, &of_model.collect())?;
+        agree("undone", &run.undone, &model.undone)?;
+        // Not each time: it is the most expensive check by far.
+        if self.case.history.len().is_multiple_of(8) {
+            self.is_stored_whole()?;
+        }
+        // Pauses have milliseconds, the model has seconds.
+        let due = run.next_due().map(|due| (due.0 + 999).div_euclid(1000));
+        agree("next due", &due, &model.next_due())
+    }
+
+    /// The run is the same when it is read back.
+    fn is_stored_whole(&self) -> Checked {
+        let (run, mut bytes) = (&self.case.run, Vec::new());
+        let stored = Snapshot::of(run, Millis(self.case.now), None);
+        stored.encode(&mut bytes).map_err(|e| e.to_string())?;
+        let read = Snapshot::decode(Snapshot::VERSION, &bytes).map_err(|e| e.to_string())?;
+        let read = read.restore(Arc::clone(&self.case.plan), Arc::clone(&run.started));
+        match read {
+            Some(read) if read == *run => Ok(()),
+            read => Err(format!("the run is stored as {read:?}, not {run:?}")),
+        }
+    }
+
+    /// Everything that is awaited comes, and the run ends.
+    pub(super) fn drain(&mut self) -> Checked {
+        if self.case.run.paused_at.is_some() {
+            self.happen(&Happening::Resume)?;
+        }
+        self.happen(&Happening::Hold(false))?;
+        for _ in 0..500 {
+            if self.case.run.has_ended() {
+                return self.check_history();
+            }
+            if let Some(question) = self.model.questions.first().copied() {
+                let decides = if question.incident {
+                    Decides::Fail
+                } else {
+                    Decides::Approved
+                };
+                self.decide(question.number, decides)?;
+            } else if let Some(call) = self.open.pop() {
+                self.result(call, Says::Good(2))?;
+                self.compare()?;
+            } else {
+                let now = self.case.now / 1000;
+                let due = self.model.next_due().ok_or("the run is forgotten")?;
+                self.happen(&Happening::Wait((due - now).max(1)))?;
+            }
+        }
+        Err("the run does not end".into())
+    }
+
+    fn decide(&mut self, number: usize, decides: Decides) -> Checked {
+        let refused = self.model.decide(number, decides, false);
+        let decision = match decides {
+            Decides::Fail => Decision::Fail,
+            _ => Decision::Approved,
+        };
+        self.refused(decision_on(self.asked[number], decision, "boss"), refused)?;
+        self.compare()
+    }
+
+    /// One last record; the history gives the state; the end says what was undone, in order.
+    fn check_history(&self) -> Checked {
+        let history = &self.case.history;
+        let (Event::RunStarted(started), Some((last, _))) = (&history[0].0, history.last()) else {
+            return Err("the first record".into());
+        };
+        let ends = history.iter().filter(|(event, _)| is_last(event)).count();
+        agree("last records", &(ends, is_last(last)), &(1, true))?;
+        let mut again = Run::new(Arc::clone(&self.case.plan), Arc::new((**started).clone()));
+        for (event, at) in history {
+            again.evolve(event, *at);
+        }
+        if again != self.case.run {
+            return Err(format!(
+                "the history gives {again:?}, not {:?}",
+                self.case.run
+            ));
+        }
+        let (Event::RunFailed { error }
+        | Event::RunDenied { error }
+        | Event::RunCancelled { error }) = last
+        else {
+            return agree("undone", &self.model.undone, &Vec::new());
+        };
+        let results = error.compensation_results.iter();
+        let core: Vec<_> = results
+            .map(|r| (r.step_id.to_string(), r.success))
+            .collect();
+        let model = self.model.undone.iter().map(|index| {
+            let success = self.model.steps[*index].undo == Undo::Succeeded;
+            (format!("s{index}"), success)
+        });
+        agree("compensation results", &core, &model.collect())
+    }
+}
+
+fn is_last(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::RunSucceeded { .. }
+            | Event::RunFailed { .. }
+            | Event::RunDenied { .. }
+            | Event::RunCancelled { .. }
+    )
+}
+
+fn kind(undo: bool) -> CallKind {
+    if undo {
+        CallKind::Compensate
+    } else {
+        CallKind::Execute
+    }
+}
+
+fn name(status: Status) -> &'static str {
+    match status {
+        Status::Queued => "queued",
+        Status::Running => "running",
+        Status::WaitingApproval => "waiting_approval",
+        Status::Paused => "paused",
+        Status::Compensating => "compensating",
+        Status::Succeeded => "succeeded",
+        Status::Failed => "failed",
+        Status::Denied => "denied",
+        Status::Cancelled => "cancelled",
+    }
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "pending",
+        Phase::Approval(_) => "asked",
+        Phase::Held => "held",
+        Phase::Running => "running",
+        Phase::Retry => "retry",
+        Phase::Incident(_) => "incident",
+        Phase::Succeeded => "succeeded",
+        Phase::Failed => "failed",
+        Phase::Unknown => "unknown",
+        Phase::Skipped => "skipped",
+        Phase::Cancelled => "cancelled",
+    }
+}
+
+fn place_of(step: &Now) -> &'static str {
+    match step.at {
+        At::Pending => "pending",
+        At::Asked => "asked",
+        At::Held(_) => "held",
+        At::Running(_) => "running",
+        At::Retry(_) => "retry",
+        At::Incident => "incident",
+        At::Succeeded => "succeeded",
+        At::Failed => "failed",
+        At::Unknown => "unknown",
+        At::Skipped => "skipped",
+        At::Cancelled => "cancelled",
+    }
+}
+
+fn undo_phase(phase: UndoPhase) -> &'static str {
+    match phase {
+        UndoPhase::Pending => "none",
+        UndoPhase::Held => "held",
+        UndoPhase::Running => "running",
+        UndoPhase::Retry => "retry",
+        UndoPhase::Succeeded => "succeeded",
+        UndoPhase::Failed => "failed",
+    }
+}
+
+fn undo_of(step: &Now) -> &'static str {
+    match step.undo {
+        Undo::None => "none",
+        Undo::Held(_) => "held",
+        Undo::Running(_) => "running",
+        Undo::Retry(_) => "retry",
+        Undo::Succeeded => "succeeded",
+        Undo::Failed => "failed",
+    }
+}

@@ -1,0 +1,166 @@
+//! Random plans, and what happens to their runs.
+
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+
+use super::model::{Decides, Does, EXPIRY, If, Plan, Says, Step};
+
+/// What happens next to a run.
+#[derive(Clone, Debug)]
+pub(super) enum Happening {
+    Wait(i64),
+    /// A result of a call that was made, or of one that was not.
+    Result(prop::sample::Index, Says),
+    /// A result of a call that was answered before.
+    Repeat(prop::sample::Index, Says),
+    /// A worker is not reached, and says so.
+    Held(prop::sample::Index, i64),
+    Decide(prop::sample::Index, Decides, bool),
+    Cancel(bool),
+    Pause,
+    Resume,
+    Signal(char, i64),
+    Hold(bool),
+}
+
+/// A plan, and what happens to its run.
+pub(super) fn story() -> impl Strategy<Value = (Plan, Vec<Happening>)> {
+    (plan(), prop::collection::vec(happening(), 0..60))
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let timeout = prop_oneof![5 => Just(100_000_i64), 1 => 20_i64..200];
+    (
+        prop::collection::vec(step(), 1..7),
+        timeout,
+        prop::option::weighted(0.1, 1_i64..30),
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(|(steps, timeout, run_at, approve)| Plan {
+            steps: steps
+                .iter()
+                .enumerate()
+                .map(|(n, step)| step.at(n, &steps))
+                .collect(),
+            timeout,
+            run_at,
+            approve,
+        })
+}
+
+/// A step before it is known where in the plan it is.
+#[derive(Clone, Debug)]
+struct Drawn {
+    does: Does,
+    on: Vec<prop::sample::Index>,
+    when: u8,
+    step: Step,
+}
+
+impl Drawn {
+    fn at(&self, n: usize, all: &[Self]) -> Step {
+        let mut on: Vec<_> = match n {
+            0 => Vec::new(),
+            _ => self.on.iter().map(|on| on.index(n)).collect(),
+        };
+        on.sort_unstable();
+        on.dedup();
+        let number = |of: &&usize| !matches!(all[**of].does, Does::Sleep(_) | Does::Approve);
+        let when = match (self.when, on.iter().find(number)) {
+            (0, _) => If::Never,
+            (1 | 2, Some(of)) => If::Output(*of),
+            _ => If::Always,
+        };
+        Step {
+            does: self.does,
+            on,
+            when,
+            ..self.step.clone()
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Drawn> {
+    let does = prop_oneof![
+        6 => Just(Does::Work),
+        1 => Just(Does::Risky),
+        1 => Just(Does::Listed),
+        2 => (0_i64..5).prop_map(Does::Noop),
+        1 => (1_i64..40).prop_map(Does::Sleep),
+        1 => (any::<bool>(), 1_i64..60).prop_map(|(any, timeout)| Does::Signal { any, timeout }),
+        1 => Just(Does::Approve),
+    ];
+    (
+        does,
+        prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        0_u8..12,
+        prop::bool::weighted(0.7),
+        prop::bool::weighted(0.2),
+        1_u32..4,
+        prop::option::weighted(0.2, 5_i64..60),
+    )
+        .prop_map(
+            |(does, on, when, compensated, incident, attempts, deadline)| Drawn {
+                does,
+                on,
+                when,
+                step: Step {
+                    does,
+                    on: Vec::new(),
+                    when: If::Always,
+                    compensated,
+                    incident,
+                    attempts,
+                    deadline,
+                },
+            },
+        )
+}
+
+fn says() -> impl Strategy<Value = Says> {
+    let bad = (
+        prop::bool::weighted(0.7),
+        prop::bool::weighted(0.6),
+        prop_oneof![2 => Just(0_i64), 1 => 1_i64..10],
+    );
+    prop_oneof![
+        1 => (0_i64..5).prop_map(Says::Good),
+        1 => bad.prop_map(|(retryable, answered, after)| Says::Bad { retryable, answered, after }),
+    ]
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let index = any::<prop::sample::Index>;
+    let decides = prop_oneof![
+        3 => Just(Decides::Approved),
+        1 => Just(Decides::Denied),
+        2 => Just(Decides::Retry),
+        1 => (0_i64..5).prop_map(Decides::Skip),
+        1 => Just(Decides::Fail),
+    ];
+    let wait = prop_oneof![3 => 1_i64..10, 2 => 10_i64..30, 1 => Just(EXPIRY)];
+    prop_oneof![
+        8 => (index(), says()).prop_map(|(at, says)| Happening::Result(at, says)),
+        3 => (index(), says()).prop_map(|(at, says)| Happening::Repeat(at, says)),
+        4 => wait.prop_map(Happening::Wait),
+        1 => (index(), 1_i64..10).prop_map(|(at, seconds)| Happening::Held(at, seconds)),
+        3 => (index(), decides, prop::bool::weighted(0.1)).prop_map(|(at, decides, by)| Happening::Decide(at, decides, by)),
+        1 => prop::bool::weighted(0.8).prop_map(Happening::Cancel),
+        1 => Just(Happening::Pause),
+        2 => Just(Happening::Resume),
+        2 => (prop::sample::select(vec!['a', 'b', 'c']), 0_i64..5).prop_map(|(name, data)| Happening::Signal(name, data)),
+        2 => any::<bool>().prop_map(Happening::Hold),
+    ]
+}
+
+/// The story of a seed.
+pub(super) fn story_of(seed: u64) -> (Plan, Vec<Happening>) {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    story().new_tree(&mut runner).unwrap().current()
+}
