@@ -16,6 +16,7 @@ use crate::{
     projections::{self, PROJECTION},
     store::Store,
     stream::lag::{self, Item},
+    workers,
 };
 
 /// Time limit for reading the projection's positions from Postgres.
@@ -64,7 +65,11 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
     let mut known = false;
     let mut first_error = None;
     for (part, found) in [
-        (admission::NAME, of_admission(log, names)),
+        (
+            admission::NAME,
+            of_reader(log, admission::NAME, &names.ingress),
+        ),
+        (workers::NAME, of_reader(log, workers::NAME, &names.steps)),
         (PROJECTION, of_projections(config, log, names)),
         ("topologies", of_topologies(config, log)),
     ] {
@@ -130,11 +135,16 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn of_admission(log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
-    let positions = log.positions(admission::NAME, &names.ingress)?;
-    let processor = (admission::NAME, &*names.ingress);
+/// Of a processor that keeps its position in the log.
+fn of_reader(log: &dyn Log, name: &str, topic: &str) -> anyhow::Result<Vec<Item>> {
+    let positions = log.positions(name, topic)?;
     let positions = lag::from_start(&positions);
-    Ok(lag::items(log, processor, &positions, SystemClock.now())?)
+    Ok(lag::items(
+        log,
+        (name, topic),
+        &positions,
+        SystemClock.now(),
+    )?)
 }
 
 /// The position of a projection in each partition of its topic.

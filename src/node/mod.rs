@@ -9,6 +9,7 @@ mod run;
 pub mod storage;
 pub(crate) mod topologies;
 pub(crate) mod watch;
+mod workers;
 pub(crate) mod workflows;
 
 pub use run::{Parts, run};

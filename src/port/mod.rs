@@ -63,6 +63,7 @@ use crate::{
     log::Log,
     state::{StateError, StateStore},
     telemetry::Readiness,
+    workers::ToolStates,
     workflows,
 };
 
@@ -114,6 +115,8 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
+    /// What calls of tools are like on this node.
+    pub tool_states: ToolStates,
 }
 
 /// The port, bound and ready to serve.
@@ -130,6 +133,7 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    tool_states: ToolStates,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
     audit: Audit,
@@ -190,6 +194,7 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                tool_states: parts.tool_states,
                 controls: parts.controls,
                 jwt: parts.jwt,
                 audit: parts.audit,

@@ -261,6 +261,28 @@ fn no_answer_is_retried_and_then_unknown() {
     assert_eq!(case.run.status(), RunStatus::Failed);
 }
 
+/// The worker has done it, but what it gave cannot be kept.
+#[test]
+fn a_step_whose_output_cannot_be_kept_is_undone() {
+    for code in ["output_too_large", "invalid_output"] {
+        let plan =
+            json!({ "steps": [{ "id": "a", "tool": "t", "compensate": { "tool": "undo" } }] });
+        let tools = [tool("t", &json!({})), tool("undo", &json!({}))];
+        let mut case = Case::start(&plan, &tools, &Value::Null);
+        let unkept = Outcome::Failed {
+            error: StepError::new(code, "it is no output"),
+            retryable: false,
+            retry_after_ms: None,
+            answered: true,
+        };
+        case.answer("a", 1, unkept);
+        assert_eq!(
+            case.types(),
+            "run_started, plan_ready, step_scheduled a, step_failed a, compensation_started, compensation_scheduled a"
+        );
+    }
+}
+
 #[test]
 fn a_late_success_of_a_failed_step_is_undone() {
     let undo = json!({ "tool": "undo" });

@@ -97,4 +97,7 @@ mod topology_limits;
 mod topology_run;
 mod topology_standards;
 mod webhooks;
+mod workers;
+mod workers_examples;
+mod workers_limits;
 mod workflows_check;

@@ -19,6 +19,8 @@ const OUTPUT_MAX: usize = 128 * 1024;
 /// The reason of an approval that the key of whoever asked demands.
 const REQUIRED_BY_KEY: &str = "required_by_key";
 const NO_ANSWER: &str = "no_answer";
+/// Errors of a call that has succeeded, but whose output cannot be kept: it has had its effect.
+const UNKEPT: [&str; 2] = ["output_too_large", "invalid_output"];
 
 impl Turn<'_> {
     /// What expressions see: the parameters, and the outputs of these steps.
@@ -420,7 +422,8 @@ impl Turn<'_> {
                 error,
             });
         } else {
-            self.fail_step(index, step, error, false);
+            let compensate = UNKEPT.contains(&&*error.code);
+            self.fail_step(index, step, error, compensate);
         }
     }
 

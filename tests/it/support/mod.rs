@@ -13,6 +13,7 @@ pub mod redis;
 pub mod schema_registry;
 pub mod tls;
 pub mod topology;
+pub mod worker;
 
 use std::{
     collections::BTreeMap,
