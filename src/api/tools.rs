@@ -27,7 +27,7 @@ pub struct Tool {
     pub held: usize,
     /// Why the last one was held back.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hold_reason: Option<&'static str>,
+    pub hold_reason: Option<String>,
     /// When that one comes back.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]

@@ -14,6 +14,7 @@ use crate::{
     log::{Log, LogError, topics::Names},
     node::{postgres, topologies},
     projections::{self, PROJECTION},
+    saga,
     store::Store,
     stream::lag::{self, Item},
     workers,
@@ -67,9 +68,10 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
     for (part, found) in [
         (
             admission::NAME,
-            of_reader(log, admission::NAME, &names.ingress),
+            of_lanes(log, admission::NAME, &names.ingress),
         ),
-        (workers::NAME, of_reader(log, workers::NAME, &names.steps)),
+        (saga::NAME, of_lanes(log, saga::NAME, &names.commands)),
+        (workers::NAME, of_lanes(log, workers::NAME, &names.steps)),
         (PROJECTION, of_projections(config, log, names)),
         ("topologies", of_topologies(config, log)),
     ] {
@@ -135,16 +137,11 @@ fn age(seconds: f64) -> String {
     }
 }
 
-/// Of a processor that keeps its position in the log.
-fn of_reader(log: &dyn Log, name: &str, topic: &str) -> anyhow::Result<Vec<Item>> {
-    let positions = log.positions(name, topic)?;
-    let positions = lag::from_start(&positions);
-    Ok(lag::items(
-        log,
-        (name, topic),
-        &positions,
-        SystemClock.now(),
-    )?)
+/// The lag of a processor whose positions are in the log.
+fn of_lanes(log: &dyn Log, name: &str, topic: &str) -> anyhow::Result<Vec<Item>> {
+    let positions = lag::from_start(&log.positions(name, topic)?);
+    let now = SystemClock.now();
+    Ok(lag::items(log, (name, topic), &positions, now)?)
 }
 
 /// The position of a projection in each partition of its topic.

@@ -11,6 +11,7 @@ use super::{
     event_schemas,
     lags::NodeLags,
     postgres::{self, Postgres},
+    sagas,
     storage::{self, Storage},
     topologies::{self, Topologies},
     watch::Watch,
@@ -29,6 +30,7 @@ use crate::{
     limits::{Limiter, RedisOptions},
     port::{self, Nodes, Port, Tls, Tools},
     registry::Registry,
+    saga::Followers,
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
     workflows::Current,
@@ -39,9 +41,15 @@ const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The parts that a node runs; other nodes run the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each part is either run or left to other nodes"
+)]
 pub struct Parts {
     /// From `ingress` to `events`.
     pub admission: bool,
+    /// From `commands` to `runs`, `steps` and `ingress`.
+    pub sagas: bool,
     /// From `events` to Postgres.
     pub projections: bool,
     /// The topologies of topologies_dir.
@@ -99,6 +107,14 @@ pub async fn run(
             (&schemas, &event_schemas),
             &readiness,
             &mut watch,
+        )?)
+    } else {
+        None
+    };
+    let followers = Followers::default();
+    let sagas = if parts.sagas {
+        Some(sagas::start(
+            &config, &storage, &followers, &readiness, &mut watch,
         )?)
     } else {
         None
@@ -166,6 +182,8 @@ pub async fn run(
             },
             log: Arc::clone(&storage.log),
             ingress: Arc::clone(&storage.names.ingress),
+            commands: Arc::clone(&storage.names.commands),
+            followers,
             state: storage.state.clone(),
             appends: storage.appends,
             controls,
@@ -203,6 +221,7 @@ pub async fn run(
     if let Some(topologies) = topologies {
         topologies.stop().await;
     }
+    drop(sagas);
     drop(admission);
     if let Some(projections) = projections {
         tokio::task::spawn_blocking(|| projections.stop()).await?;

@@ -61,6 +61,7 @@ use crate::{
     jwt::Jwt,
     limits::Limiter,
     log::Log,
+    saga::Followers,
     state::{StateError, StateStore},
     telemetry::Readiness,
     workers::ToolStates,
@@ -82,6 +83,10 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     /// The whole name of the topic `ingress`.
     pub ingress: Arc<str>,
+    /// The whole name of the topic `commands`.
+    pub commands: Arc<str>,
+    /// Who waits for what happens to a run.
+    pub followers: Followers,
     /// Where the window of identities is kept: on the embedded log the log's own store, so that both are
     /// one commit.
     pub state: StateStore,
@@ -134,6 +139,8 @@ struct Shared {
     limiting: limited::Limiting,
     workflows: workflows::Current,
     tool_states: ToolStates,
+    commands: Arc<str>,
+    followers: Followers,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
     audit: Audit,
@@ -195,6 +202,8 @@ impl Port {
                 limiting,
                 workflows: parts.workflows,
                 tool_states: parts.tool_states,
+                commands: parts.commands,
+                followers: parts.followers,
                 controls: parts.controls,
                 jwt: parts.jwt,
                 audit: parts.audit,

@@ -1,6 +1,6 @@
 //! Carries out one step command: the effect over `steps`.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{Request, Response, http::uri::Authority};
@@ -249,21 +249,24 @@ impl Dispatch {
     ) -> Result<(), Hold> {
         let emergency = self.parts.controls.emergency();
         let disabled = || {
-            !emergency.state.disabled.is_empty()
-                && (emergency.disabled("workers").is_some()
-                    || emergency
-                        .disabled(&format!("tool:{}", command.tool))
-                        .is_some())
+            if emergency.state.disabled.is_empty() {
+                return None;
+            }
+            let tool = format!("tool:{}", command.tool);
+            let of_tool = emergency.disabled(&tool).map(|_| Cow::Owned(tool));
+            let workers = || emergency.disabled("workers");
+            of_tool.or_else(|| workers().map(|_| Cow::Borrowed("workers")))
         };
+        // As the saga says, which holds them as soon as it has heard of the control.
         let reason = if emergency.kill_switch() {
-            "kill_switch"
-        } else if disabled() {
-            "feature_disabled"
+            Cow::Borrowed("kill_switch")
+        } else if let Some(feature) = disabled() {
+            feature
         } else if emergency.safe_mode()
             && settings.kind() != Some(Kind::Read)
             && !emergency.allows(&command.tool)
         {
-            "safe_mode"
+            Cow::Borrowed("safe_mode")
         } else {
             return Ok(());
         };
@@ -288,7 +291,7 @@ impl Dispatch {
             Outcome::Busy => Err(tool.busy()),
             Outcome::Taken { .. } | Outcome::Unavailable(_) => {
                 let spacing = settings.rate_spacing_ms().unwrap_or(CONTROL_SPACING_MS);
-                Err(tool.hold("rate_limited", wait_ms, spacing))
+                Err(tool.hold(Cow::Borrowed("rate_limited"), wait_ms, spacing))
             }
         }
     }
@@ -300,12 +303,12 @@ impl Dispatch {
         let kept = match told {
             Told::Nothing => return,
             Told::Held(hold) => {
-                self.meters.held(hold.reason);
+                self.meters.held(&hold.reason);
                 let held = StepHeld {
                     step_id: command.step_id.clone(),
                     attempt,
                     kind: command.kind(),
-                    reason: hold.reason.to_owned(),
+                    reason: hold.reason.into_owned(),
                     until: Some(hold.until),
                 };
                 results.tell(command, HELD, &held, now).await

@@ -6,6 +6,7 @@
 //! however many, always leave some to the others.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
@@ -41,7 +42,7 @@ const BUSY_MS: i64 = 50;
 /// A call may not go now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Hold {
-    pub(super) reason: &'static str,
+    pub(super) reason: Cow<'static, str>,
     pub(super) until: Millis,
 }
 
@@ -117,7 +118,7 @@ pub struct Activity {
     /// Calls that were held back and have not come back.
     pub held: usize,
     /// Why the last one was held back, and until when.
-    pub hold: Option<(&'static str, Millis)>,
+    pub hold: Option<(Cow<'static, str>, Millis)>,
     /// The circuit breaker.
     pub breaker: State,
 }
@@ -220,7 +221,7 @@ impl ToolState {
     }
 
     /// A call that is held back because a limit over all nodes is used up, or by a control.
-    pub(super) fn hold(&self, reason: &'static str, after_ms: u64, spacing_ms: f64) -> Hold {
+    pub(super) fn hold(&self, reason: Cow<'static, str>, after_ms: u64, spacing_ms: f64) -> Hold {
         let now = self.clock.now();
         let after = Millis(now.0.saturating_add_unsigned(after_ms));
         let mut inner = self.inner.lock();
@@ -253,7 +254,7 @@ impl ToolState {
             running: inner.running,
             queued: inner.waiting.len(),
             held: inner.held.len(),
-            hold: hold.map(|hold| (hold.reason, hold.until)),
+            hold: hold.map(|hold| (hold.reason.clone(), hold.until)),
             breaker: inner.breaker.state(now),
         }
     }
@@ -268,7 +269,7 @@ impl Inner {
     fn busy(&mut self, now: Millis) -> Hold {
         let spacing = self.spacing_ms();
         let until = self.busy.next(Millis(now.0 + BUSY_MS), spacing);
-        let reason = "tool_busy";
+        let reason = Cow::Borrowed("tool_busy");
         self.held(Hold { reason, until }, now)
     }
 
@@ -304,6 +305,7 @@ impl Inner {
     fn closed(&mut self, reason: &'static str, until: Millis, now: Millis) -> Hold {
         let spacing = self.spacing_ms();
         let until = self.closing.next(until, spacing);
+        let reason = Cow::Borrowed(reason);
         self.held(Hold { reason, until }, now)
     }
 

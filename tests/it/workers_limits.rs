@@ -348,7 +348,7 @@ async fn controls_are_looked_at_before_each_call() {
     .await;
     assert_eq!(
         round("tool").await,
-        [("tool_read".to_owned(), "feature_disabled".to_owned())]
+        [("tool_read".to_owned(), "tool:read".to_owned())]
     );
     change(EmergencyChange {
         kill_switch: Some(true),

@@ -69,7 +69,7 @@ fn shown(tool: &plans::Tool, activity: Option<Activity>) -> Tool {
         running: activity.running,
         queued: activity.queued,
         held: activity.held,
-        hold_reason: activity.hold.map(|(reason, _)| reason),
+        hold_reason: activity.hold.as_ref().map(|(reason, _)| reason.to_string()),
         held_until: activity.hold.map(|(_, until)| rfc3339(until)),
         breaker,
         open_until,
