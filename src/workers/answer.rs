@@ -137,9 +137,13 @@ pub(super) fn of_failure(
     let retryable = matches!(status.as_u16(), 408 | 409 | 425 | 429) || status.is_server_error();
     let (code, message) = problem(headers, body).unwrap_or_default();
     let code = code.unwrap_or_else(|| format!("http_{}", status.as_u16()));
-    let message = message.unwrap_or_else(|| match status.is_redirection() {
-        true => format!("the worker answered {status}; redirects are not followed"),
-        false => format!("the worker answered {status}"),
+    let message = message.unwrap_or_else(|| {
+        let why = if status.is_redirection() {
+            "; redirects are not followed"
+        } else {
+            ""
+        };
+        format!("the worker answered {status}{why}")
     });
     let mut failed = Failed::new(&code, message, retryable);
     let retry_after = headers.get(header::RETRY_AFTER);

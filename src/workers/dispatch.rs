@@ -303,7 +303,7 @@ impl Dispatch {
         let kept = match told {
             Told::Nothing => return,
             Told::Held(hold) => {
-                self.meters.held(&hold.reason);
+                Meters::held(&hold.reason);
                 let held = StepHeld {
                     step_id: command.step_id.clone(),
                     attempt,

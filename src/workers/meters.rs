@@ -33,7 +33,7 @@ impl Meters {
         counter.increment(1);
     }
 
-    pub(super) fn held(&self, reason: &str) {
+    pub(super) fn held(reason: &str) {
         let disabled = reason == "workers" || reason.starts_with("tool:");
         let reason = if disabled { "disabled" } else { reason };
         WORKER_CALLS_HELD.counter(&[reason]).increment(1);

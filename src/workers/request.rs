@@ -46,8 +46,8 @@ struct Body<'a> {
 
 /// The command as JSON, with the lease that completes it later.
 pub(super) fn body(command: &StepCommand, lease: &str) -> Result<Bytes, serde_json::Error> {
-    fn raw(text: &Option<String>) -> Result<Option<&RawValue>, serde_json::Error> {
-        text.as_deref().map(serde_json::from_str).transpose()
+    fn raw(text: Option<&str>) -> Result<Option<&RawValue>, serde_json::Error> {
+        text.map(serde_json::from_str).transpose()
     }
     let body = Body {
         tenant: &command.tenant,
@@ -62,8 +62,8 @@ pub(super) fn body(command: &StepCommand, lease: &str) -> Result<Bytes, serde_js
         deadline: command.deadline(),
         task_id: &command.task_id,
         lease,
-        execute: raw(&command.execute)?,
-        error: raw(&command.error)?,
+        execute: raw(command.execute.as_deref())?,
+        error: raw(command.error.as_deref())?,
     };
     serde_json::to_vec(&body).map(Bytes::from)
 }

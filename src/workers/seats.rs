@@ -201,16 +201,16 @@ impl ToolState {
         };
         let mut seat = match &mut waits {
             None => Seat::new(self),
-            Some(waits) => match tokio::time::timeout(WAIT.min(left / 4), &mut *waits).await {
-                Ok(Ok(seat)) => seat,
-                _ => {
+            Some(waits) => {
+                let waited = tokio::time::timeout(WAIT.min(left / 4), &mut *waits).await;
+                if let Ok(Ok(seat)) = waited {
+                    seat
+                } else {
+                    // One may have been handed over at this moment.
                     waits.close();
-                    match waits.try_recv() {
-                        Ok(seat) => seat,
-                        Err(_) => return Err(self.inner.lock().busy(self.clock.now())),
-                    }
+                    waits.try_recv().map_err(|_| self.busy())?
                 }
-            },
+            }
         };
         // Meanwhile the tool may have been closed.
         let begun = self.inner.lock().begin(key, self.clock.now());

@@ -101,4 +101,5 @@ mod webhooks;
 mod workers;
 mod workers_examples;
 mod workers_limits;
+mod workers_runs;
 mod workflows_check;
