@@ -16,6 +16,7 @@ pub mod admission;
 pub mod bridges;
 pub mod projections;
 pub mod saga;
+pub mod workers;
 
 // Floor 2: the API's contract, tokens of issuers, the runtime of processors, topologies, and reading the history.
 pub mod api;

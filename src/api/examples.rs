@@ -444,6 +444,26 @@ pub(super) const REJECTIONS: &str = r#"{
   }]
 }"#;
 
+pub(super) const COMPLETE_TASK: &str = r#"{
+  "task_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e:pay:execute:1",
+  "lease": "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c",
+  "outcome": "succeeded",
+  "output": { "transfer": "T-17" }
+}"#;
+
+pub(super) const COMPLETED_TASK: &str = r#"{
+  "task_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e:pay:execute:1",
+  "status": "recorded"
+}"#;
+
+pub(super) const TOOLS: &str = r#"{
+  "items": [{
+    "name": "pay", "kind": "payment", "lane": "sensitive", "worker": "http",
+    "running": 2, "queued": 0, "held": 1, "hold_reason": "rate_limited", "held_until": "2026-01-31T12:00:05Z",
+    "breaker": "closed", "limit": { "concurrency": 4, "used": 2 }
+  }]
+}"#;
+
 pub(super) const LAG: &str = r#"{
   "items": [{ "processor": "admission", "partition": 0, "records": 12, "age_s": 0.4 }]
 }"#;

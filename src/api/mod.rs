@@ -37,7 +37,9 @@ pub mod route;
 mod routes;
 pub mod runs;
 pub mod starts;
+pub mod tasks;
 pub mod time;
+pub mod tools;
 pub mod topics;
 
 pub use openapi::document;

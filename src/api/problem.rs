@@ -109,6 +109,8 @@ codes! {
         "A topic has another number of partitions than it should.";
     REBUILD_RUNNING = 409 "rebuild_running",
         "A rebuild is running already.";
+    STALE_LEASE = 409 "stale_lease",
+        "The lease is not that of the task: another tenant's, an old one, or mistyped.";
     REDRIVE_RUNNING = 409 "redrive_running",
         "A redrive is running already.";
     PAYLOAD_TOO_LARGE = 413 "payload_too_large",

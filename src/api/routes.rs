@@ -18,9 +18,9 @@ use super::{
         INVALID_TIMESTAMP, INVALID_UTF8, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE, MISSING_FIELD,
         MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_FOUND, OVERLOADED,
         PARTITION_COUNT, POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED, REBUILD_RUNNING,
-        REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, STALE_TIMESTAMP, UNKNOWN_ENTITY,
-        UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL, UNKNOWN_TOPIC,
-        UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
+        REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, STALE_LEASE, STALE_TIMESTAMP,
+        UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL,
+        UNKNOWN_TOPIC, UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
         VRL_OUT_OF_MEMORY, WORKFLOW_NOT_ALLOWED,
     },
     readers::{GrantReader, Reader, RevokeReader},
@@ -45,6 +45,8 @@ use super::{
         AgentAccepted, AgentEnvelope, AgentGoals, AgentStatus as AgentStatusBody, Command, Goal,
         ORCHESTRATIONS_REQUEST, StartWorkflow, Starts, TASKS_CREATE, Task,
     },
+    tasks::{CompleteTask, CompletedTask, TASKS_COMPLETE},
+    tools::{RUNS_READ, Tool},
     topics::CreateTopics,
 };
 use crate::{
@@ -335,6 +337,27 @@ routes! {
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED, &UNKNOWN_TOOL,
             &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &OVERLOADED,
         ]);
+    CompleteTask = Route::new(Post, "/v1/tasks/complete", StartsTag, "Complete a task")
+        .needs(TASKS_COMPLETE)
+        .describe(
+            "Ends a call of a step that its worker answered with 202: `task_id` and `lease` are those of the call. The same again is \
+             the same answer; of different outcomes the first one counts. An outcome for an attempt that is over changes nothing.",
+        )
+        .body_in(&[Content::json::<CompleteTask>(JSON, examples::COMPLETE_TASK)])
+        .answers(&[Answer::new(
+            200,
+            "The outcome is in the log.",
+            &[Content::json::<CompletedTask<'static>>(JSON, examples::COMPLETED_TASK)],
+        )])
+        .codes(&[&MISSING_FIELD, &STALE_LEASE]);
+    ListTools = Route::new(Get, "/v1/tools", Operations, "List tools")
+        .needs(RUNS_READ)
+        .describe("The tools that are in force, by name, and what calls of them are like on the node that answers.")
+        .answers(&[Answer::new(
+            200,
+            "All tools.",
+            &[Content::json::<List<Tool>>(JSON, examples::TOOLS)],
+        )]);
     AgentWorkflow = Route::new(Post, "/workflows/agent", StartsTag, "Send an agent's goal")
         .needs(ORCHESTRATIONS_REQUEST)
         .closed_by(Gate::Starts)

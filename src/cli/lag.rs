@@ -17,6 +17,7 @@ use crate::{
     saga,
     store::Store,
     stream::lag::{self, Item},
+    workers,
 };
 
 /// Time limit for reading the projection's positions from Postgres.
@@ -70,6 +71,7 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
             of_lanes(log, admission::NAME, &names.ingress),
         ),
         (saga::NAME, of_lanes(log, saga::NAME, &names.commands)),
+        (workers::NAME, of_lanes(log, workers::NAME, &names.steps)),
         (PROJECTION, of_projections(config, log, names)),
         ("topologies", of_topologies(config, log)),
     ] {

@@ -44,6 +44,8 @@ pub enum Part {
     Projections,
     /// The topologies of topologies_dir.
     Topologies,
+    /// Calls of HTTP workers.
+    Workers,
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
@@ -69,6 +71,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
         sagas: runs(Part::Sagas),
         projections: runs(Part::Projections),
         topologies: runs(Part::Topologies),
+        workers: runs(Part::Workers),
     };
     let result = runtime.block_on(node::run(config, !args.no_provision, parts, welcome));
     // A thread that still blocks after this second is abandoned.

@@ -486,6 +486,22 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.tools_dir.display().to_string()),
     },
     Key {
+        name: "http_tool.allow",
+        doc: "list of hosts that the builtin tool `http` may reach: api.example.com, or *.example.com for all below it; a private address only if the host itself is named (none)",
+        set: |c, v, _| {
+            let hosts = texts(v)?;
+            if let Some(bad) = hosts.iter().find(|host| !is_host_pattern(host)) {
+                return Err(ValueError::Item {
+                    item: bad.clone(),
+                    what: "a host, such as api.example.com or *.example.com, without scheme, port and path",
+                });
+            }
+            c.http_tool_allow = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+            Ok(())
+        },
+        show: |c| json!(c.http_tool_allow),
+    },
+    Key {
         name: "log.format",
         doc: "`text` or `json` lines on standard error (text); RUST_LOG chooses what is logged",
         set: |c, v, _| {
@@ -727,6 +743,14 @@ fn is_secret(name: &str) -> bool {
     ]
     .iter()
     .any(|part| name.contains(part))
+}
+
+/// A host, or `*.` and one.
+fn is_host_pattern(text: &str) -> bool {
+    let host = text.strip_prefix("*.").unwrap_or(text);
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    let v6 = || text.parse::<std::net::Ipv6Addr>().is_ok();
+    (!host.is_empty() && host.bytes().all(good)) || v6()
 }
 
 fn is_host_port(text: &str) -> bool {

@@ -95,6 +95,8 @@ pub struct Config {
     pub workflows_dir: PathBuf,
     /// `tools_dir`: the tool files.
     pub tools_dir: PathBuf,
+    /// `http_tool.allow`: the hosts that the builtin tool `http` reaches, in lower case.
+    pub http_tool_allow: Vec<String>,
     /// `log.format`.
     pub log_format: LogFormat,
 }
@@ -299,6 +301,7 @@ impl Config {
             event_schemas_dir: base.join("event-schemas"),
             workflows_dir: base.join("workflows"),
             tools_dir: base.join("tools"),
+            http_tool_allow: Vec::new(),
             log_format: LogFormat::Text,
         }
     }

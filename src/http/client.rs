@@ -141,11 +141,18 @@ impl Client {
 
     /// Sends a request and reads the whole response. Any status is a response, not an error.
     pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, RequestError> {
+        self.send_within(self.options.timeout, request).await
+    }
+
+    /// As [`Client::send`], with a time limit of its own for this request.
+    pub async fn send_within(
+        &self,
+        limit: Duration,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, RequestError> {
         self.check_host(request.uri())?;
-        let exchange = tokio::time::timeout(self.options.timeout, self.exchange(request));
-        exchange
-            .await
-            .unwrap_or(Err(RequestError::Timeout(self.options.timeout)))
+        let exchange = tokio::time::timeout(limit, self.exchange(request));
+        exchange.await.unwrap_or(Err(RequestError::Timeout(limit)))
     }
 
     /// Checks the host of a URL. Literal addresses never pass through the resolver, so they are checked here.

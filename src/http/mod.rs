@@ -1,6 +1,6 @@
 //! Outgoing HTTP requests: one client with TLS, timeouts, bounded response bodies, and a guard over the addresses it may reach.
 //!
-//! All outgoing calls use it; today that is the schema registry.
+//! All outgoing calls use it: the schema registry, key sets of issuers, workers of steps.
 
 mod client;
 mod endpoint;

@@ -10,6 +10,7 @@ mod sagas;
 pub mod storage;
 pub(crate) mod topologies;
 pub(crate) mod watch;
+mod workers;
 pub(crate) mod workflows;
 
 pub use run::{Parts, run};

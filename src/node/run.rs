@@ -15,6 +15,7 @@ use super::{
     storage::{self, Storage},
     topologies::{self, Topologies},
     watch::Watch,
+    workers,
     workflows::{self, Reloading},
 };
 use crate::{
@@ -53,6 +54,8 @@ pub struct Parts {
     pub projections: bool,
     /// The topologies of topologies_dir.
     pub topologies: bool,
+    /// Calls of HTTP workers, from `steps` to `commands`.
+    pub workers: bool,
 }
 
 /// Runs a node until SIGINT or SIGTERM. With `provision` it creates missing topics and migrates Postgres. `listening` is called
@@ -134,6 +137,20 @@ pub async fn run(
     } else {
         None
     };
+    let (nodes, limiter) = connect_nodes(&config, &readiness)?;
+    let tool_states = workers::tool_states(&config, &workflows);
+    let calls = if parts.workers {
+        Some(workers::start(
+            &config,
+            &storage,
+            &controls,
+            (&tool_states, &limiter),
+            &readiness,
+            &mut watch,
+        )?)
+    } else {
+        None
+    };
     let control_records = ControlRecords::start(
         Arc::clone(&storage.log),
         &storage.names,
@@ -143,7 +160,6 @@ pub async fn run(
     let lags = NodeLags::new(&storage.log, watch.watched());
     let watching = watch.start().context("cannot start a thread")?;
 
-    let (nodes, limiter) = connect_nodes(&config, &readiness)?;
     let jwt = start_jwt(&config, &readiness)?;
     let reloading = Reloading::start(&config, workflows.clone())?;
     let port = Port::new(
@@ -184,6 +200,7 @@ pub async fn run(
             nodes,
             limiter,
             workflows,
+            tool_states,
         },
     )?;
     let address = port.address().context("the port has no address")?;
@@ -200,6 +217,7 @@ pub async fn run(
     drop(reloading);
     drop(watching);
     drop(control_records);
+    tokio::task::spawn_blocking(|| drop(calls)).await?;
     if let Some(topologies) = topologies {
         topologies.stop().await;
     }

@@ -64,6 +64,7 @@ use crate::{
     saga::Followers,
     state::{StateError, StateStore},
     telemetry::Readiness,
+    workers::ToolStates,
     workflows,
 };
 
@@ -119,6 +120,8 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
+    /// What calls of tools are like on this node.
+    pub tool_states: ToolStates,
 }
 
 /// The port, bound and ready to serve.
@@ -135,6 +138,7 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    tool_states: ToolStates,
     commands: Arc<str>,
     followers: Followers,
     controls: Arc<Controls>,
@@ -197,6 +201,7 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                tool_states: parts.tool_states,
                 commands: parts.commands,
                 followers: parts.followers,
                 controls: parts.controls,

@@ -167,6 +167,18 @@ registry! {
     PORT_WEBHOOK_DURATION = "omnilink_port_webhook_duration_seconds", Kind::Histogram(REQUEST_BUCKETS), Seconds,
         "Time from a webhook to its response",
         [];
+    /// Of workers that are called.
+    WORKER_CALLS = "omnilink_worker_calls_total", Kind::Counter, Count,
+        "Calls of workers over HTTP, by outcome",
+        [Label { name: "outcome", values: "`succeeded`, `accepted` (202: completed later), `failed`, `no_answer`" }];
+    /// Of workers that are called.
+    WORKER_CALLS_HELD = "omnilink_worker_calls_held_total", Kind::Counter, Count,
+        "Calls that did not go, by reason",
+        [Label { name: "reason", values: "`tool_busy`, `rate_limited`, `circuit_open`, `safe_mode`, `kill_switch`, `disabled`" }];
+    /// Of workers that are called.
+    WORKER_RESULT_APPENDS = "omnilink_worker_result_appends_total", Kind::Counter, Count,
+        "Appends of results to `commands`: results that are there together go in one",
+        [];
     /// At the port.
     PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
         "Requests with a key that is not valid",

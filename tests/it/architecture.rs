@@ -27,7 +27,7 @@ const FLOORS: &[&[&str]] = &[
     &["jwt", "stream"],
     &["replay", "topology"],
     &["api", "workflows"],
-    &["admission", "bridges", "projections", "saga"],
+    &["admission", "bridges", "projections", "saga", "workers"],
     &["port"],
     &["node"],
     &["cli"],

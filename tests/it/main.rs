@@ -99,4 +99,8 @@ mod topology_limits;
 mod topology_run;
 mod topology_standards;
 mod webhooks;
+mod workers;
+mod workers_examples;
+mod workers_limits;
+mod workers_runs;
 mod workflows_check;

@@ -57,6 +57,9 @@ pub(crate) struct Permitted(Caller);
 /// connection, and the answer with it.
 pub(crate) struct Sent<C>(pub(crate) C, pub(crate) JsonBody);
 
+/// As [`Sent`], with a body of up to so many bytes.
+pub(crate) struct SentUpTo<const BYTES: usize, C>(pub(crate) C, pub(crate) JsonBody);
+
 /// The detail of an audit entry, of texts.
 pub(crate) fn detail<const N: usize>(fields: [(&str, &str); N]) -> Map<String, Value> {
     let fields = fields.into_iter();
@@ -127,6 +130,20 @@ where
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Self::Rejection> {
         let (mut parts, body) = request.into_parts();
         let body = JsonBody::read(&parts.headers, body).await;
+        let caller = C::from_request_parts(&mut parts, shared).await?;
+        Ok(Self(caller, body))
+    }
+}
+
+impl<const BYTES: usize, C> FromRequest<Arc<Shared>> for SentUpTo<BYTES, C>
+where
+    C: FromRequestParts<Arc<Shared>, Rejection = Refused> + Send,
+{
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Self::Rejection> {
+        let (mut parts, body) = request.into_parts();
+        let body = JsonBody::read_up_to(BYTES, &parts.headers, body).await;
         let caller = C::from_request_parts(&mut parts, shared).await?;
         Ok(Self(caller, body))
     }

@@ -23,4 +23,6 @@ pub(crate) mod routes;
 pub(crate) mod schemas;
 pub(crate) mod slots;
 pub(crate) mod stream;
+pub(crate) mod tasks;
+pub(crate) mod tool_states;
 pub(crate) mod tools;

@@ -28,13 +28,18 @@ pub(crate) struct JsonBody {
 impl JsonBody {
     /// Reads it, up to the limit.
     pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Self {
-        let bytes = to_bytes(body, BODY_BYTES).await;
+        Self::read_up_to(BODY_BYTES, headers, body).await
+    }
+
+    /// Reads it, up to a limit in bytes.
+    pub(crate) async fn read_up_to(most: usize, headers: &HeaderMap, body: Body) -> Self {
+        let bytes = to_bytes(body, most).await;
         let empty = bytes.as_ref().is_ok_and(Bytes::is_empty);
         let read = check_media(headers).and_then(|()| {
             bytes.map_err(|error| {
                 let error = error.into_inner();
                 if error.is::<LengthLimitError>() {
-                    let detail = format!("the body may have {BODY_BYTES} bytes");
+                    let detail = format!("the body may have {most} bytes");
                     return Problem::new(&PAYLOAD_TOO_LARGE, detail);
                 }
                 if is_slow(&*error) {

@@ -13,7 +13,7 @@ use axum::{
 
 use super::{
     audit, controls, docs, integrations, keys, letters, node, readers, rebuild, replay,
-    request::BODY_BYTES, schemas, tools,
+    request::BODY_BYTES, schemas, tasks, tool_states, tools,
 };
 use crate::{
     api::{
@@ -65,6 +65,8 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::PostWorkflows => handler(route, post::workflows),
         Operation::PostGoals => handler(route, post::goals),
         Operation::PostTasks => handler(route, post::tasks),
+        Operation::CompleteTask => handler(route, tasks::complete),
+        Operation::ListTools => handler(route, tool_states::list),
         Operation::AgentWorkflow => handler(route, agent::workflow),
         Operation::AgentStatus => handler(route, agent::status),
         Operation::AgentGoal => handler(route, agent::goal),

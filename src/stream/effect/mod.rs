@@ -56,6 +56,8 @@ pub struct Setup {
     pub concurrency: usize,
     /// Time limit of one call.
     pub deadline: Duration,
+    /// How long a stop waits for calls in flight; the next owner repeats those that have not ended by then.
+    pub drain: Duration,
     /// The clock for dead letters and for storing finished offsets.
     pub clock: Arc<dyn Clock>,
     /// The runtime for calls.
@@ -64,11 +66,13 @@ pub struct Setup {
     pub progress: Arc<Progress>,
 }
 
+/// What an effect waits for while calls last long and nothing else happens.
+pub const CALL: &str = "a call in flight";
 const POLL: Duration = Duration::from_millis(20);
 /// How often finished offsets are stored.
 const COMMIT: Duration = Duration::from_millis(200);
 
-/// A running effect. Dropping it does not wait for calls in flight, which the next owner repeats.
+/// A running effect. Dropping it waits for calls in flight, for [`Setup::drain`] at most.
 pub struct Running {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -179,6 +183,22 @@ impl Calls {
         self.progress.progressed();
     }
 
+    /// Waits for the calls in flight, for [`Setup::drain`] at most.
+    fn finish_in_flight(&mut self) {
+        let until = self.setup.clock.monotonic() + self.setup.drain;
+        while self.slots.available_permits() < self.setup.concurrency {
+            let left = until.saturating_sub(self.setup.clock.monotonic());
+            if left.is_zero() {
+                return;
+            }
+            let done = async { tokio::time::timeout(left.min(POLL), self.done.recv()).await };
+            if let Ok(Some(done)) = self.setup.runtime.block_on(done) {
+                self.finish(done);
+            }
+        }
+        self.drain();
+    }
+
     /// Stores the finished offsets.
     fn store_finished(&mut self, work: &mut dyn Work) -> Result<(), LogError> {
         for (partition, mine) in &mut self.taken {
@@ -219,7 +239,7 @@ impl Calls {
 
     fn begin(&self, input: Fetched, slot: OwnedSemaphorePermit) {
         let (attempts, tell) = (Arc::clone(&self.attempts), self.tell.clone());
-        let call = self.progress.calls().begin("a call in flight");
+        let call = self.progress.calls().begin(CALL);
         self.setup.runtime.spawn(async move {
             let rejected = attempts.run(&input).await;
             drop(call);
@@ -326,6 +346,7 @@ impl Handler for Calls {
 
     fn stop(&mut self, work: &mut Self::Input, _: &Partitions) -> Result<(), LogError> {
         self.drain();
+        self.finish_in_flight();
         self.store_finished(work)
     }
 }

@@ -14,6 +14,7 @@ pub mod sagas;
 pub mod schema_registry;
 pub mod tls;
 pub mod topology;
+pub mod worker;
 
 use std::{
     collections::BTreeMap,

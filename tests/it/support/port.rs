@@ -38,6 +38,7 @@ use omnilink::{
     state::Changes,
     store::Store,
     telemetry::{Need, PartStatus, Readiness},
+    workers::ToolStates,
     workflows::Current,
 };
 use parking_lot::Mutex;
@@ -100,6 +101,11 @@ pub struct Switch {
 }
 
 impl LogProxy<Switch> {
+    /// How many appends are held.
+    pub fn held(&self) -> usize {
+        self.0.held.lock().len()
+    }
+
     pub fn set_mode(&self, mode: Mode) {
         self.0.mode.store(mode as u8, Ordering::SeqCst);
         if mode == Mode::Works {
@@ -188,6 +194,7 @@ pub struct Node {
     pub event_schemas: Arc<EventSchemas>,
     /// Workflows and tools; none but the builtin ones at the start.
     pub workflows: Current,
+    pub tool_states: ToolStates,
     pub dir: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -333,6 +340,11 @@ impl Node {
         config.limits.policies = more.policies;
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
         let workflows = Current::default();
+        let tool_states = ToolStates::new(
+            workflows.clone(),
+            dir.path().to_owned(),
+            Arc::new(SystemClock),
+        );
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let event_schemas = Arc::<EventSchemas>::default();
         let port = Port::new(
@@ -369,6 +381,7 @@ impl Node {
                 nodes: more.nodes,
                 limiter: more.limiter,
                 workflows: workflows.clone(),
+                tool_states: tool_states.clone(),
             },
         )
         .unwrap();
@@ -386,6 +399,7 @@ impl Node {
             readiness,
             event_schemas,
             workflows,
+            tool_states,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
             stop: Some(stop),

@@ -1,0 +1,136 @@
+//! `/v1/tasks/complete`: ends a call that its worker answered with 202. It needs no table: the lease is a signature.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+
+use super::caller::{Caller, Permitted, SentUpTo};
+use crate::{
+    api::{
+        problem::{PAYLOAD_TOO_LARGE, STALE_LEASE},
+        tasks::{CompleteTask, CompletedTask, TaskOutcome},
+    },
+    commands::{
+        Command,
+        result::{RESULT, ResultError, StepOutcome, StepResult},
+    },
+    log::Append,
+    port::problem::{Problem, Refused},
+    runs::Json as Raw,
+    workers::{OUTPUT_MAX, TaskId, is_lease, read_output},
+};
+
+/// The most bytes of a body: an output, and what is around it.
+const BODY_BYTES: usize = OUTPUT_MAX + 64 * 1024;
+/// The most bytes of an error's code, and of its message.
+const CODE_MAX: usize = 128;
+const MESSAGE_MAX: usize = 8 * 1024;
+/// How long the log has to confirm.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// `POST /v1/tasks/complete`.
+pub(crate) async fn complete(
+    SentUpTo(caller, body): SentUpTo<BODY_BYTES, Caller>,
+) -> Result<Response, Refused> {
+    let asked: CompleteTask = caller.body(body)?;
+    let missing = |field: &str| caller.missing(field);
+    let task_id = asked.task_id.as_deref().ok_or_else(|| missing("task_id"))?;
+    let lease = asked.lease.as_deref().ok_or_else(|| missing("lease"))?;
+    let outcome = asked.outcome.ok_or_else(|| missing("outcome"))?;
+    let id =
+        TaskId::parse(task_id).ok_or_else(|| caller.invalid("`task_id` is no id of a task"))?;
+    let result = result(&caller, id, outcome, &asked)?;
+    let caller = caller.permit()?;
+    let (tenant, secrets) = (&caller.key.tenant, &caller.shared.tools.secrets);
+    if !is_lease(secrets, tenant.as_str(), task_id, lease) {
+        let problem = Problem::new(&STALE_LEASE, "`lease` is not that of the task");
+        return Err(caller.refuse(problem));
+    }
+    append(&caller, id, &result).await?;
+    let status = "recorded";
+    Ok(Json(CompletedTask { task_id, status }).into_response())
+}
+
+fn result(
+    caller: &Caller,
+    id: TaskId<'_>,
+    outcome: TaskOutcome,
+    asked: &CompleteTask,
+) -> Result<StepResult, Refused> {
+    let mut result = StepResult {
+        step_id: id.step_id.to_owned(),
+        attempt: id.attempt,
+        kind: id.kind,
+        outcome: StepOutcome::Succeeded,
+        output: None,
+        error: None,
+        retry_after_ms: None,
+        answered: true,
+    };
+    match (outcome, &asked.error) {
+        (TaskOutcome::Succeeded, Some(_)) => {
+            return Err(caller.invalid("a task that succeeded has no `error`"));
+        }
+        (TaskOutcome::Succeeded, None) => {
+            let output = asked.output.as_ref().map_or("null", |output| output.get());
+            if output.len() > OUTPUT_MAX {
+                let detail = format!("`output` may have {OUTPUT_MAX} bytes");
+                return Err(caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
+            }
+            let output = read_output(output.as_bytes());
+            let output: Raw = output.map_err(|why| caller.invalid(format!("`output`: {why}")))?;
+            result.output = Some(output);
+        }
+        (TaskOutcome::Failed, _) if asked.output.is_some() => {
+            return Err(caller.invalid("a task that failed has no `output`"));
+        }
+        (TaskOutcome::Failed, None) => return Err(caller.missing("error")),
+        (TaskOutcome::Failed, Some(error)) => {
+            if error.code.is_empty() || error.code.len() > CODE_MAX {
+                let wrong = format!("`error.code` has 1 to {CODE_MAX} bytes");
+                return Err(caller.invalid(wrong));
+            }
+            if error.message.len() > MESSAGE_MAX {
+                let wrong = format!("`error.message` has at most {MESSAGE_MAX} bytes");
+                return Err(caller.invalid(wrong));
+            }
+            result.outcome = StepOutcome::Failed;
+            result.error = Some(ResultError {
+                code: error.code.clone(),
+                message: error.message.clone(),
+                retryable: error.retryable,
+            });
+            result.retry_after_ms = asked.retry_after_ms;
+        }
+    }
+    Ok(result)
+}
+
+/// Returns when the result is durable.
+async fn append(caller: &Permitted, id: TaskId<'_>, result: &StepResult) -> Result<(), Refused> {
+    let unavailable = || caller.refuse(Problem::log_unavailable());
+    let tools = &caller.shared.tools;
+    let command = Command {
+        tenant: caller.key.tenant.to_string(),
+        run_id: id.run_id.to_owned(),
+        kind: RESULT.to_owned(),
+        at: caller.shared.clock.now().0.saturating_mul(1000),
+        principal: caller.key.principal.clone(),
+        on_behalf_of: caller.on_behalf_of.clone(),
+        traceparent: None,
+        tracestate: None,
+        body: serde_json::to_string(result).map_err(|e| caller.invalid(e))?,
+    };
+    let record = command.encode().map_err(|e| caller.invalid(e))?;
+    let topic = Arc::clone(&tools.names.commands);
+    let appended = tools.log.append(vec![Append { topic, record }], None);
+    match tokio::time::timeout(DEADLINE, appended).await {
+        Ok(Ok(Ok(_))) => Ok(()),
+        Ok(Ok(Err(error))) => {
+            tracing::warn!(%error, "the outcome of a task could not be recorded");
+            Err(unavailable())
+        }
+        Ok(Err(_)) | Err(_) => Err(unavailable()),
+    }
+}

@@ -1,0 +1,366 @@
+//! Carries out one step command: the effect over `steps`.
+
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hyper::{Request, Response, http::uri::Authority};
+use serde::Deserialize;
+
+use super::{
+    answer::{self, Answer, Ended, Failed, OUTPUT_MAX},
+    http_tool,
+    lease::lease,
+    meters::Meters,
+    request,
+    results::{NotKept, Results},
+    seats::{Hold, ToolState},
+    settings::Settings,
+    states::ToolStates,
+};
+use crate::{
+    base::clock::{Clock, Millis},
+    commands::result::{HELD, RESULT, StepHeld, StepOutcome, StepResult},
+    controls::{Controls, SecretKeys},
+    http::{Client, Options, Reach, RequestError},
+    limits::{Lease, Limiter, Outcome},
+    log::Fetched,
+    plans::Kind,
+    runs::StepCommand,
+    stream::effect::Effect,
+};
+
+/// The time limit for a connection to a worker.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call is held back by a control; the run itself learns of controls within a second.
+const CONTROL_MS: u64 = 1_000;
+/// From one call to the next that come back from a control, in milliseconds.
+const CONTROL_SPACING_MS: f64 = 1.0;
+
+/// What calls need.
+pub struct Parts {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The emergency controls.
+    pub controls: Arc<Controls>,
+    /// What leases are signed with.
+    pub secrets: Arc<SecretKeys>,
+    /// The tools.
+    pub tools: ToolStates,
+    /// Counts what limits of tools allow, over all nodes.
+    pub limiter: Limiter,
+    /// The way to `commands`.
+    pub results: Results,
+    /// The hosts that the builtin tool `http` reaches (`http_tool.allow`), in lower case.
+    pub allowed_hosts: Arc<[String]>,
+    /// How long a stop waits for calls in flight; mostly [`super::DRAIN`].
+    pub drain: Duration,
+}
+
+/// The effect that calls HTTP workers.
+pub(super) struct Dispatch {
+    parts: Parts,
+    workers: Client,
+    hosts: Client,
+    meters: Meters,
+}
+
+/// Who does the work, as the step command says.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Worker {
+    Http { url: String },
+    Builtin(String),
+    Kafka {},
+    Claim {},
+}
+
+/// What is called here.
+enum Work {
+    Worker { url: String },
+    HttpTool,
+}
+
+/// What the run of a call is told.
+enum Told {
+    Nothing,
+    Held(Hold),
+    Ended(Ended),
+}
+
+impl Effect for Dispatch {
+    fn call(&self, input: Fetched) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.carry_out(input))
+    }
+}
+
+impl Dispatch {
+    pub(super) fn new(parts: Parts) -> Self {
+        let client = |reach| {
+            Client::new(Options {
+                connect_timeout: CONNECT_TIMEOUT,
+                // Each call has a limit of its own.
+                timeout: CONNECT_TIMEOUT,
+                max_body_bytes: OUTPUT_MAX,
+                reach,
+            })
+        };
+        Self {
+            workers: client(Reach::Configured),
+            hosts: client(Reach::Listed(Arc::clone(&parts.allowed_hosts))),
+            meters: Meters::new(),
+            parts,
+        }
+    }
+
+    async fn carry_out(&self, input: Fetched) {
+        let value = input.record.value.as_deref();
+        let Some(command) = value.and_then(StepCommand::decode) else {
+            return;
+        };
+        let Some(work) = work(&command) else {
+            return;
+        };
+        // The run gives the attempt up by itself.
+        if self.left(&command).is_zero() {
+            return;
+        }
+        let _share = self.parts.tools.shares().take();
+        let told = match self.attempt(&command, &work).await {
+            Ok(told) => told,
+            Err(hold) => Told::Held(hold),
+        };
+        self.tell(&command, told).await;
+    }
+
+    /// The time until the deadline of a call.
+    fn left(&self, command: &StepCommand) -> Duration {
+        let left = command.deadline.saturating_sub(self.parts.clock.now().0);
+        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    }
+
+    async fn attempt(&self, command: &StepCommand, work: &Work) -> Result<Told, Hold> {
+        let (tool, settings, request) = match work {
+            Work::Worker { url } => {
+                let (tool, settings) = self.parts.tools.of(&command.tool, None);
+                let request = self.signed(command, url, &settings);
+                (tool, settings, request)
+            }
+            Work::HttpTool => {
+                let request = http_tool::request(command);
+                // Hosts have seats and breakers of their own.
+                let host = request
+                    .as_ref()
+                    .ok()
+                    .and_then(|request| request.uri().authority());
+                let host = host.map(Authority::as_str);
+                let (tool, settings) = self.parts.tools.of(&command.tool, host);
+                (tool, settings, request)
+            }
+        };
+        self.check_controls(command, &tool, &settings)?;
+        let request = match request {
+            Ok(request) => request,
+            Err(failed) => return Ok(Told::Ended(Ended::Failed(failed))),
+        };
+        let key = settings.limit_key(&command.tool, &command.input);
+        let left = self.left(command);
+        let seat = tool.seat(settings.concurrency, &key, left).await?;
+        let _lease = self.limit(command, &tool, &settings, &key).await?;
+        // Again, for the waits may have been long.
+        self.check_controls(command, &tool, &settings)?;
+        let left = self.left(command);
+        if left.is_zero() {
+            return Ok(Told::Nothing);
+        }
+        let answer = self.call(command, work, request, left).await;
+        self.meters.called(&answer);
+        seat.ended(&answer);
+        Ok(match answer.ended {
+            None => Told::Nothing,
+            Some(ended) => Told::Ended(ended),
+        })
+    }
+
+    /// The request to a worker, signed now.
+    fn signed(
+        &self,
+        command: &StepCommand,
+        url: &str,
+        settings: &Settings,
+    ) -> Result<Request<Bytes>, Failed> {
+        let key = match &settings.key {
+            None => None,
+            Some(Ok(key)) => Some(key),
+            Some(Err(error)) => {
+                return Err(Failed::retryable("secret_unavailable", error.to_string()));
+            }
+        };
+        let lease = match &command.lease {
+            Some(lease) => lease.clone(),
+            None => lease(&self.parts.secrets, &command.tenant, &command.task_id),
+        };
+        let body = request::body(command, &lease)
+            .map_err(|e| Failed::permanent("invalid_input", e.to_string()))?;
+        request::request(url, command, body, key, self.parts.clock.now())
+            .map_err(|e| Failed::permanent("invalid_url", e.to_string()))
+    }
+
+    async fn call(
+        &self,
+        command: &StepCommand,
+        work: &Work,
+        request: Request<Bytes>,
+        left: Duration,
+    ) -> Answer {
+        let client = match work {
+            Work::Worker { .. } => &self.workers,
+            Work::HttpTool => &self.hosts,
+        };
+        let response = client.send_within(left, request).await;
+        self.read(command, work, response)
+    }
+
+    fn read(
+        &self,
+        command: &StepCommand,
+        work: &Work,
+        response: Result<Response<Bytes>, RequestError>,
+    ) -> Answer {
+        let now = self.parts.clock.now();
+        match (response, work) {
+            (Err(error), _) => answer::of_error(command.kind(), &error, now),
+            (Ok(response), Work::HttpTool) => http_tool::answer(&response, now),
+            (Ok(response), Work::Worker { .. }) => answer::of_worker(
+                command.kind(),
+                response.status(),
+                response.headers(),
+                response.body(),
+                now,
+            ),
+        }
+    }
+
+    /// Whether an emergency control holds calls of the tool.
+    fn check_controls(
+        &self,
+        command: &StepCommand,
+        tool: &ToolState,
+        settings: &Settings,
+    ) -> Result<(), Hold> {
+        let emergency = self.parts.controls.emergency();
+        let disabled = || {
+            if emergency.state.disabled.is_empty() {
+                return None;
+            }
+            let tool = format!("tool:{}", command.tool);
+            let of_tool = emergency.disabled(&tool).map(|_| Cow::Owned(tool));
+            let workers = || emergency.disabled("workers");
+            of_tool.or_else(|| workers().map(|_| Cow::Borrowed("workers")))
+        };
+        // As the saga says, which holds them as soon as it has heard of the control.
+        let reason = if emergency.kill_switch() {
+            Cow::Borrowed("kill_switch")
+        } else if let Some(feature) = disabled() {
+            feature
+        } else if emergency.safe_mode()
+            && settings.kind() != Some(Kind::Read)
+            && !emergency.allows(&command.tool)
+        {
+            Cow::Borrowed("safe_mode")
+        } else {
+            return Ok(());
+        };
+        Err(tool.hold(reason, CONTROL_MS, CONTROL_SPACING_MS))
+    }
+
+    /// Takes what the tool's limits over all nodes allow. The lease counts the call until it is dropped.
+    async fn limit(
+        &self,
+        command: &StepCommand,
+        tool: &ToolState,
+        settings: &Settings,
+        key: &str,
+    ) -> Result<Option<Lease>, Hold> {
+        let Some(ask) = settings.ask(&command.tool, key) else {
+            return Ok(None);
+        };
+        let decision = self.parts.limiter.take(&ask).await;
+        let wait_ms = decision.tightest.map_or(0, |tightest| tightest.wait_ms);
+        match decision.outcome {
+            Outcome::Taken { grants, lease } if grants.all() => Ok(lease),
+            Outcome::Busy => Err(tool.busy()),
+            Outcome::Taken { .. } | Outcome::Unavailable(_) => {
+                let spacing = settings.rate_spacing_ms().unwrap_or(CONTROL_SPACING_MS);
+                Err(tool.hold(Cow::Borrowed("rate_limited"), wait_ms, spacing))
+            }
+        }
+    }
+
+    async fn tell(&self, command: &StepCommand, told: Told) {
+        let attempt = u32::try_from(command.attempt).unwrap_or(0);
+        let now: Millis = self.parts.clock.now();
+        let results = &self.parts.results;
+        let kept = match told {
+            Told::Nothing => return,
+            Told::Held(hold) => {
+                Meters::held(&hold.reason);
+                let held = StepHeld {
+                    step_id: command.step_id.clone(),
+                    attempt,
+                    kind: command.kind(),
+                    reason: hold.reason.into_owned(),
+                    until: Some(hold.until),
+                };
+                results.tell(command, HELD, &held, now).await
+            }
+            Told::Ended(ended) => {
+                let result = result(command, attempt, ended);
+                results.tell(command, RESULT, &result, now).await
+            }
+        };
+        match kept {
+            Ok(()) => {}
+            // Not finished: the next owner repeats it.
+            Err(NotKept::Closing) => std::future::pending().await,
+            Err(error @ NotKept::Encode(_)) => {
+                tracing::error!(task = command.task_id, %error, "the outcome of a call was not recorded");
+            }
+        }
+    }
+}
+
+/// What of a step command is done here; `None`: others do it.
+fn work(command: &StepCommand) -> Option<Work> {
+    match serde_json::from_str(&command.worker) {
+        Ok(Worker::Http { url }) => Some(Work::Worker { url }),
+        Ok(Worker::Builtin(name)) if name == "http" => Some(Work::HttpTool),
+        Ok(Worker::Builtin(_) | Worker::Kafka {} | Worker::Claim {}) => None,
+        Err(error) => {
+            tracing::warn!(task = command.task_id, %error, "the worker of a step command is not known");
+            None
+        }
+    }
+}
+
+fn result(command: &StepCommand, attempt: u32, ended: Ended) -> StepResult {
+    let mut result = StepResult {
+        step_id: command.step_id.clone(),
+        attempt,
+        kind: command.kind(),
+        outcome: StepOutcome::Succeeded,
+        output: None,
+        error: None,
+        retry_after_ms: None,
+        answered: true,
+    };
+    match ended {
+        Ended::Succeeded(output) => result.output = Some(output),
+        Ended::Failed(failed) => {
+            result.outcome = StepOutcome::Failed;
+            result.error = Some(failed.error);
+            result.retry_after_ms = failed.retry_after_ms;
+            result.answered = failed.answered;
+        }
+    }
+    result
+}

@@ -1,0 +1,147 @@
+//! What a tool's definition, as it is in force now, says about calls of it.
+
+use std::{path::Path, sync::Arc};
+
+use serde_json::Value;
+
+use super::signature::{NoSecret, SigningKey};
+use crate::{
+    base::id::Tenant,
+    limits::{Ask, Kind as RequestKind, OnBackendDown, Per, Policy, Subject},
+    plans::{Context, Kind, Limit, Rate, Template, Worker},
+    workflows::Definition,
+};
+
+/// Calls of a tool at one time on a node, unless its definition says otherwise.
+pub const DEFAULT_CONCURRENCY: usize = 128;
+/// No policy of the configuration can have this name.
+const POLICY: &str = "tool/rate";
+/// A tenant that no key has: limits of tools hold over all tenants.
+const ALL_TENANTS: &str = "-";
+/// The most bytes of what a limit is counted by.
+const KEY_MAX: usize = 16 * 1024;
+
+/// What calls of a tool need to know.
+pub(super) struct Settings {
+    /// The definition that this was made of; `None`: there is no such tool now.
+    definition: Option<Arc<Definition>>,
+    /// Calls at one time on this node.
+    pub(super) concurrency: usize,
+    /// What requests are signed with.
+    pub(super) key: Option<Result<SigningKey, NoSecret>>,
+    limits: Option<Limits>,
+}
+
+/// The limits of a tool over all nodes.
+struct Limits {
+    tenant: Tenant,
+    policies: Vec<Arc<Policy>>,
+    concurrency: u32,
+    rate: Option<Rate>,
+    /// What they are counted by.
+    key: Option<Template>,
+    /// Of a tool whose calls are counted together.
+    subject: Arc<Subject>,
+}
+
+impl Settings {
+    /// Reads a definition. A reference to a secret is resolved now.
+    pub(super) fn new(name: &str, definition: Option<Arc<Definition>>, base: &Path) -> Self {
+        let tool = definition.as_ref().map(|definition| &definition.tool);
+        let limit = tool.and_then(|tool| tool.limit.as_ref());
+        let concurrency = limit.and_then(|limit| limit.concurrency.filter(|_| limit.key.is_none()));
+        let key = tool.and_then(|tool| match &tool.worker {
+            Worker::Http { secret, .. } => secret.as_deref(),
+            _ => None,
+        });
+        Self {
+            concurrency: concurrency.map_or(DEFAULT_CONCURRENCY, |n| {
+                usize::try_from(n).unwrap_or(usize::MAX)
+            }),
+            key: key.map(|secret| SigningKey::read(secret, base)),
+            limits: limit.and_then(|limit| Limits::new(name, limit)),
+            definition,
+        }
+    }
+
+    /// Whether it was made of this definition.
+    pub(super) fn is_of(&self, definition: Option<&Arc<Definition>>) -> bool {
+        match (&self.definition, definition) {
+            (Some(mine), Some(other)) => Arc::ptr_eq(mine, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// What kind of thing the tool does; `None`: it is not known.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        self.definition.as_ref()?.tool.kind
+    }
+
+    /// What the limits of a call with this input are counted by; empty: all calls together. So are calls whose key cannot be
+    /// made of the input.
+    pub(super) fn limit_key(&self, name: &str, input: &str) -> String {
+        let key = self.limits.as_ref().and_then(|limits| limits.key.as_ref());
+        let Some(key) = key else {
+            return String::new();
+        };
+        let input: Value = serde_json::from_str(input).unwrap_or_default();
+        match key.render(&Context::new().with("input", &input), KEY_MAX) {
+            Ok(Value::String(text)) => text,
+            Ok(value) => value.to_string(),
+            Err(error) => {
+                tracing::debug!(tool = name, %error, "the key of a limit cannot be made of the input: the call counts with all others");
+                String::new()
+            }
+        }
+    }
+
+    /// What a call takes of the tool's limits; `None`: it has none.
+    pub(super) fn ask(&self, name: &str, limit_key: &str) -> Option<Ask> {
+        let limits = self.limits.as_ref()?;
+        let subject = match limit_key {
+            "" => Arc::clone(&limits.subject),
+            key => Arc::new(limits.subject(&format!("{name} {key}"))),
+        };
+        // No policy is by address.
+        let address = || std::net::Ipv4Addr::UNSPECIFIED.into();
+        Some(Ask::items(&subject, address, [""]).in_flight(&subject, limits.concurrency))
+    }
+
+    /// The milliseconds from one call to the next at the tool's rate.
+    pub(super) fn rate_spacing_ms(&self) -> Option<f64> {
+        let rate = self.limits.as_ref()?.rate?;
+        Some(rate.window_s as f64 * 1000.0 / rate.limit as f64)
+    }
+}
+
+impl Limits {
+    fn new(name: &str, limit: &Limit) -> Option<Self> {
+        let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let policies = limit.rate.map(|rate| {
+            Arc::new(Policy {
+                name: POLICY.into(),
+                limit: small(rate.limit),
+                window_s: small(rate.window_s),
+                per: Per::Key,
+                on_backend_down: OnBackendDown::Local,
+                on: None,
+            })
+        });
+        let tenant = Tenant::new(ALL_TENANTS).ok()?;
+        let policies: Vec<_> = policies.into_iter().collect();
+        let subject = Subject::new(&tenant, name, RequestKind::Events, &policies);
+        Some(Self {
+            concurrency: limit.concurrency.map_or(0, small),
+            rate: limit.rate,
+            key: limit.key.clone(),
+            subject: Arc::new(subject),
+            tenant,
+            policies,
+        })
+    }
+
+    fn subject(&self, key: &str) -> Subject {
+        Subject::new(&self.tenant, key, RequestKind::Events, &self.policies)
+    }
+}
