@@ -61,6 +61,7 @@ use crate::{
     jwt::Jwt,
     limits::Limiter,
     log::Log,
+    saga::Followers,
     state::{StateError, StateStore},
     telemetry::Readiness,
     workflows,
@@ -114,6 +115,8 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
+    /// Requests that wait for what becomes of their runs.
+    pub followers: Followers,
 }
 
 /// The port, bound and ready to serve.
@@ -130,6 +133,9 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    followers: Followers,
+    /// Requests that wait for runs, and streams of histories.
+    waits: rest::wait::Waits,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
     audit: Audit,
@@ -190,6 +196,8 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                followers: parts.followers,
+                waits: rest::wait::Waits::default(),
                 controls: parts.controls,
                 jwt: parts.jwt,
                 audit: parts.audit,
