@@ -41,8 +41,8 @@ use super::{
         },
     },
     run_reads::{
-        APPROVALS_READ, ListApprovals, ListRuns, RUNS_READ_OWN, RunHistory, RunRecordView, RunSummary,
-        ShowRun,
+        APPROVALS_READ, ListApprovals, ListRuns, RUNS_READ_OWN, RunHistory, RunRecordView,
+        RunSummary, ShowRun,
     },
     runs::{ApprovalView, RunView},
     starts::{

@@ -131,14 +131,7 @@ mod tests {
         assert!(parse("api_keys").contains("follows the topic `controls`"));
         assert!(parse("audit_log").contains("omnilink rebuild audit"));
         assert!(parse("nothing").contains(REBUILDABLE));
-        let all = [
-            "events",
-            "entities",
-            "audit",
-            "odoo",
-            "runs",
-            "approvals",
-        ];
+        let all = ["events", "entities", "audit", "odoo", "runs", "approvals"];
         let all = all.map(str::to_owned);
         assert!(Wanted::parse(&all).is_ok());
         assert!(Wanted::parse(&[]).is_err());

@@ -162,7 +162,9 @@ fn head(row: &PgRow) -> Result<RunHead, sqlx::Error> {
         run_id: row.try_get(1)?,
         seq: row.try_get(2)?,
         status: row.try_get(3)?,
-        workflow: workflow.0.map(|name| (name, workflow.1.unwrap_or_default())),
+        workflow: workflow
+            .0
+            .map(|name| (name, workflow.1.unwrap_or_default())),
         goal: row.try_get(6)?,
         error: row.try_get(7)?,
         retry_of: row.try_get(8)?,
@@ -182,7 +184,10 @@ pub async fn run(store: &Store, tenant: &str, run_id: &str) -> Result<Option<Run
     let mut query = QueryBuilder::<Postgres>::new(format!(
         "SELECT {columns}, params::text, plan::text, output::text FROM omnilink.runs WHERE tenant = "
     ));
-    query.push_bind(tenant).push(" AND run_id = ").push_bind(run_id);
+    query
+        .push_bind(tenant)
+        .push(" AND run_id = ")
+        .push_bind(run_id);
     let found = query.build().fetch_optional(store.pool()).await?;
     let row = |row: PgRow| -> Result<_, sqlx::Error> {
         Ok(RunRow {
@@ -205,7 +210,10 @@ pub async fn run_head(
     let mut query = QueryBuilder::<Postgres>::new(format!(
         "SELECT {columns} FROM omnilink.runs WHERE tenant = "
     ));
-    query.push_bind(tenant).push(" AND run_id = ").push_bind(run_id);
+    query
+        .push_bind(tenant)
+        .push(" AND run_id = ")
+        .push_bind(run_id);
     let found = query.build().fetch_optional(store.pool()).await?;
     Ok(found.as_ref().map(head).transpose()?)
 }
@@ -263,7 +271,11 @@ fn newest_first(query: &mut QueryBuilder<Postgres>, page: &Page, at: &str, id: &
         query.push(format!(" AND {at} < "));
         push_time(query, micros(until));
     }
-    if let Some(Place { at: last, id: after }) = &page.after {
+    if let Some(Place {
+        at: last,
+        id: after,
+    }) = &page.after
+    {
         query.push(format!(" AND ({at}, {id}) < ("));
         push_time(query, *last);
         query.push(", ").push_bind(after.clone()).push(")");
@@ -280,7 +292,10 @@ pub async fn steps(store: &Store, tenant: &str, run_id: &str) -> Result<Vec<Step
         "SELECT step_id, tool, status, attempts, output::text, error::text, {started}, {finished}, compensation::text \
          FROM omnilink.run_steps WHERE tenant = "
     ));
-    query.push_bind(tenant).push(" AND run_id = ").push_bind(run_id);
+    query
+        .push_bind(tenant)
+        .push(" AND run_id = ")
+        .push_bind(run_id);
     let rows = query.build().fetch_all(store.pool()).await?;
     let row = |row: &PgRow| {
         Ok(StepRow {

@@ -76,6 +76,8 @@ mod registry_routes;
 mod replay;
 mod replay_parquet;
 mod rls;
+mod runs_projection;
+mod runs_read;
 mod secrets;
 mod security_page;
 mod shop_example;

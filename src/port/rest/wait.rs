@@ -85,7 +85,9 @@ pub(crate) fn own(caller: &Permitted) -> Option<String> {
 
 /// Whether a run with this status has ended.
 pub(crate) fn has_ended(row: &RunHead) -> bool {
-    let mut ends = RunStatus::ALL.into_iter().filter(|status| status.is_final());
+    let mut ends = RunStatus::ALL
+        .into_iter()
+        .filter(|status| status.is_final());
     ends.any(|status| status.name() == row.status)
 }
 

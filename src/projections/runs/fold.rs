@@ -316,8 +316,9 @@ impl Run {
             .unwrap_or_default();
         let steps = plan.steps.map_or("[]", |steps| steps.get());
         let (hash, source) = (body.hash.as_deref(), body.source.as_deref());
-        let mut text = json!({ "hash": hash.unwrap_or_default(), "source": source.unwrap_or_default() })
-            .to_string();
+        let mut text =
+            json!({ "hash": hash.unwrap_or_default(), "source": source.unwrap_or_default() })
+                .to_string();
         text.pop();
         text.push_str(",\"steps\":");
         text.push_str(steps);
@@ -357,13 +358,18 @@ impl Run {
         }
         let risk_score = body.risk_score.unwrap_or_default();
         self.risk_score = Some(self.risk_score.unwrap_or_default().max(risk_score));
-        let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
+        let text = |text: &Option<std::borrow::Cow<'_, str>>| {
+            text.as_deref().unwrap_or_default().to_owned()
+        };
         let asked = Asked {
             step_id: owned(body.step_id.as_deref()),
             kind: text(&body.kind),
             lane: text(&body.lane),
             risk_score,
-            reasons: body.reasons.map_or("[]", |reasons| reasons.get()).to_owned(),
+            reasons: body
+                .reasons
+                .map_or("[]", |reasons| reasons.get())
+                .to_owned(),
             input: body.input.map_or("null", |input| input.get()).to_owned(),
             input_hash: text(&body.input_hash),
             message: owned(body.message.as_deref()),

@@ -41,17 +41,23 @@ impl Projector {
     pub fn start_runs(setup: &Setup, lanes: usize) -> std::io::Result<Self> {
         let reject = setup.dead_letters(RUNS);
         let topic = Arc::clone(&setup.topic);
-        Self::run(setup, RUNS, lanes, &reject, &move |parts| -> Box<dyn Pipe> {
-            let on_commit = parts.report(&topic);
-            let rows = RunRows::of("");
-            Box::new(Batches::new(
-                parts.link,
-                RUNS,
-                rows,
-                parts.reject,
-                on_commit,
-            ))
-        })
+        Self::run(
+            setup,
+            RUNS,
+            lanes,
+            &reject,
+            &move |parts| -> Box<dyn Pipe> {
+                let on_commit = parts.report(&topic);
+                let rows = RunRows::of("");
+                Box::new(Batches::new(
+                    parts.link,
+                    RUNS,
+                    rows,
+                    parts.reject,
+                    on_commit,
+                ))
+            },
+        )
     }
 }
 
@@ -140,7 +146,8 @@ impl Rows for RunRows {
             let run = self.recent.take(&first.tenant, &first.run_id);
             let is_new = run.is_none() && first.seq == 1;
             // A plan in place of another replaces steps.
-            let run = run.filter(|run| run.seq + 1 == first.seq && !(plans && !run.steps.is_empty()));
+            let run =
+                run.filter(|run| run.seq + 1 == first.seq && !(plans && !run.steps.is_empty()));
             match run {
                 Some(run) if follows => known.push(Work::folded(run, records)),
                 None if follows && is_new => new.push(Work::folded(Run::default(), records)),

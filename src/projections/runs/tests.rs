@@ -251,18 +251,31 @@ fn a_run_that_fails_shows_what_was_undone() {
     pair.answer("a", CallKind::Execute, 2, good(&json!("A")));
     let step = pair.step("a");
     assert_eq!((step.status(), step.attempts), (StepStatus::Succeeded, 2));
-    assert_eq!((step.output.as_deref(), &step.error), (Some("\"A\""), &None));
-    assert_eq!((step.started_at, step.finished_at), (Some(1_000), Some(61_000)));
+    assert_eq!(
+        (step.output.as_deref(), &step.error),
+        (Some("\"A\""), &None)
+    );
+    assert_eq!(
+        (step.started_at, step.finished_at),
+        (Some(1_000), Some(61_000))
+    );
     pair.answer("b", CallKind::Execute, 1, bad(false, true));
     assert_eq!(pair.fold.status(), RunStatus::Compensating);
     assert_eq!(pair.step("c").status(), StepStatus::Cancelled);
     pair.answer("a", CallKind::Compensate, 1, good(&Value::Null));
     assert_eq!(pair.step("a").status(), StepStatus::Compensated);
-    let compensation: Value = serde_json::from_str(&pair.step("a").compensation().unwrap()).unwrap();
-    assert_eq!(compensation, json!({ "status": "succeeded", "attempts": 1 }));
+    let compensation: Value =
+        serde_json::from_str(&pair.step("a").compensation().unwrap()).unwrap();
+    assert_eq!(
+        compensation,
+        json!({ "status": "succeeded", "attempts": 1 })
+    );
     let error: Value = serde_json::from_str(pair.fold.error.as_deref().unwrap()).unwrap();
     assert_eq!(error["failed_step_id"], "b");
-    assert_eq!(error["compensation_results"], json!([{ "step_id": "a", "success": true }]));
+    assert_eq!(
+        error["compensation_results"],
+        json!([{ "step_id": "a", "success": true }])
+    );
 }
 
 /// A pause moves the expiry of questions; what nobody decided before the end has expired.
@@ -302,7 +315,9 @@ fn a_history_is_put_together_by_number() {
     ];
     let records: Vec<RunRecord> = (1..)
         .zip(&events)
-        .map(|(seq, event)| RunRecord::new(("acme", "r"), seq, event, Millis(9), Some("start:0:17")))
+        .map(|(seq, event)| {
+            RunRecord::new(("acme", "r"), seq, event, Millis(9), Some("start:0:17"))
+        })
         .collect();
     let stored = super::Stored {
         seq: 3,
@@ -314,7 +329,10 @@ fn a_history_is_put_together_by_number() {
     work.fold(&[stored]);
     assert_eq!(work.fresh_numbers(), [1, 2]);
     let (_, _, run) = work.finish();
-    assert_eq!((run.status(), run.seq, run.created_at), (RunStatus::Queued, 3, 5));
+    assert_eq!(
+        (run.status(), run.seq, run.created_at),
+        (RunStatus::Queued, 3, 5)
+    );
 }
 
 #[test]
@@ -323,7 +341,10 @@ fn a_record_keeps_its_causation() {
     let mut record = RunRecord::new(("acme", "r"), 1, &event, Millis(9), Some("pause:0:\"17"));
     let text = super::write::record_text(&record);
     let value: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(value, json!({ "causation": "pause:0:\"17", "type": "paused", "by": "ann" }));
+    assert_eq!(
+        value,
+        json!({ "causation": "pause:0:\"17", "type": "paused", "by": "ann" })
+    );
     record.body = "{ }".into();
     let text = super::write::record_text(&record);
     assert_eq!(text, "{\"causation\":\"pause:0:\\\"17\"}");
