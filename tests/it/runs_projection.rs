@@ -1,6 +1,6 @@
 //! The projection of the topic `runs`: rows are what the whole history of a run makes of it, whatever the batches were.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use omnilink::{
     base::clock::SystemClock,
@@ -15,7 +15,7 @@ use crate::support::{
     TestLog, append, on_both_logs,
     projections::{Database, MemoryLog, all_partitions},
     read_all,
-    runs::{Story, encoded},
+    runs::{Story, encoded, good, started},
     wait_until,
 };
 
@@ -309,16 +309,23 @@ fn a_rebuild_runs_beside_the_projector() {
     assert_eq!(rows(&database), live);
 }
 
-/// `cargo test --release … runs_in_bulk -- --ignored --nocapture`: what a run costs.
+/// What a run costs: `cargo test --test it -- runs_in_bulk --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn runs_in_bulk() {
-    let Some(database) = Database::new() else {
-        return;
-    };
+    for spread in [false, true] {
+        let Some(database) = Database::new() else {
+            return;
+        };
+        measure(&database, spread);
+    }
+}
+
+/// With `spread` no batch has two records of a run.
+fn measure(database: &Database, spread: bool) {
     let memory = MemoryLog::new();
     let log: Arc<dyn Log> = memory.clone();
-    let setup = setup(&database, &log, "t.runs", "t.dlq");
+    let setup = setup(database, &log, "t.runs", "t.dlq");
     let count = 20_000_usize;
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "input": { "n": "{{ params.n }}" } },
@@ -326,23 +333,26 @@ fn runs_in_bulk() {
     ]});
     let mut records = Vec::new();
     for n in 0..count {
-        let started = crate::support::runs::started(&json!({ "n": n, "text": "x".repeat(100) }));
-        let mut story = Story::start_of("acme", &plan, started);
-        story.answer("a", 1, crate::support::runs::good(&json!({ "ok": true })));
-        story.answer("b", 1, crate::support::runs::good(&json!({ "ok": true })));
+        let asked = started(&json!({ "n": n, "text": "x".repeat(100) }));
+        let mut story = Story::start_of("acme", &plan, asked);
+        story.answer("a", 1, good(&json!({ "ok": true })));
+        story.answer("b", 1, good(&json!({ "ok": true })));
         records.append(&mut story.records);
     }
+    if spread {
+        records.sort_by_key(|record| record.seq);
+    }
     put(&log, &records);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let own = cpu_us("self");
     let _projector = start(&memory, &setup);
-    wait_until("all rows", || stored(&database) == records.len());
+    wait_until("all rows", || stored(database) == records.len());
     let took = begun.elapsed();
     let backends = database
         .texts("SELECT pid FROM pg_stat_activity WHERE application_name = 'omnilink projection'");
     let postgres: u64 = backends.iter().map(|pid| cpu_us(pid)).sum();
     println!(
-        "{count} runs of {} records in {took:?}: {:.0} runs/s; CPU a run: {} µs here, {} µs in Postgres",
+        "{count} runs of {} records, spread: {spread}, in {took:?}: {:.0} runs/s; CPU a run: {} µs here, {} µs in Postgres",
         records.len() / count,
         count as f64 / took.as_secs_f64(),
         (cpu_us("self") - own) / count as u64,

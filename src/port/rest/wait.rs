@@ -74,7 +74,7 @@ pub(crate) enum Found {
     /// It ended meanwhile.
     Ended(Arc<RunView>),
     /// It has a row.
-    Row(RunHead),
+    Row(Box<RunHead>),
 }
 
 /// The principal whose runs the caller sees; `None`: it sees all of the tenant.
@@ -122,7 +122,7 @@ impl<'a> Sought<'a> {
     /// Its row, which may come a moment after the answer to its start.
     pub(crate) async fn found(&self) -> Result<RunHead, Refused> {
         match self.until(Duration::ZERO).await? {
-            Found::Row(row) => Ok(row),
+            Found::Row(row) => Ok(*row),
             // Nobody follows it.
             Found::Ended(_) => Err(self.unknown()),
         }
@@ -151,7 +151,8 @@ impl<'a> Sought<'a> {
             };
             let left = limit.saturating_sub(begun.elapsed());
             if left.is_zero() || shared.stopping.is_cancelled() {
-                return row.map(Found::Row).ok_or_else(|| self.unknown());
+                let found = row.map(|row| Found::Row(Box::new(row)));
+                return found.ok_or_else(|| self.unknown());
             }
             if slot.is_none() {
                 let entered = shared.waits.enter();

@@ -183,9 +183,18 @@ pub(super) struct Approval {
     pub(super) decided_at: Option<i64>,
     pub(super) reason: Option<String>,
     step: Option<usize>,
-    is_incident: bool,
+    question: Question,
     /// The run waits for the decision.
     open: bool,
+}
+
+/// What a decision is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    /// Whether a step or the run may go on.
+    Permission,
+    /// What to do with a step whose attempts have all failed.
+    Incident,
 }
 
 /// What was asked.
@@ -346,13 +355,15 @@ impl Run {
     }
 
     fn ask(&mut self, happened: Happened<'_>, body: &Body<'_>) {
-        let is_incident = happened.kind == "incident_opened";
+        let question = match happened.kind {
+            "incident_opened" => Question::Incident,
+            _ => Question::Permission,
+        };
         let step = self.index(body);
         if let Some(step) = step.and_then(|index| self.steps.get_mut(index)) {
-            step.phase = if is_incident {
-                Phase::Incident
-            } else {
-                Phase::Approval(happened.seq)
+            step.phase = match question {
+                Question::Incident => Phase::Incident,
+                Question::Permission => Phase::Approval(happened.seq),
             };
             step.changed = true;
         }
@@ -385,7 +396,7 @@ impl Run {
             decided_at: None,
             reason: None,
             step,
-            is_incident,
+            question,
             open: true,
         };
         self.approvals.insert(happened.seq, approval);
@@ -400,14 +411,14 @@ impl Run {
         let decision = body.decision.as_deref().unwrap_or_default();
         approval.open = false;
         approval.decide(decision, body.by.as_deref(), at, body.reason.as_deref());
-        let is_incident = approval.is_incident;
+        let question = approval.question;
         let Some(step) = approval.step.and_then(|index| self.steps.get_mut(index)) else {
             return;
         };
         match decision {
             "approved" | "retry" => step.phase = Phase::Pending,
             "denied" => step.end(Phase::Cancelled, at),
-            "expired" if !is_incident => step.end(Phase::Cancelled, at),
+            "expired" if question == Question::Permission => step.end(Phase::Cancelled, at),
             // The record that ends the step follows.
             _ => {}
         }

@@ -147,7 +147,7 @@ impl Rows for RunRows {
             let is_new = run.is_none() && first.seq == 1;
             // A plan in place of another replaces steps.
             let run =
-                run.filter(|run| run.seq + 1 == first.seq && !(plans && !run.steps.is_empty()));
+                run.filter(|run| run.seq + 1 == first.seq && (!plans || run.steps.is_empty()));
             match run {
                 Some(run) if follows => known.push(Work::folded(run, records)),
                 None if follows && is_new => new.push(Work::folded(Run::default(), records)),
