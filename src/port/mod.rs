@@ -82,6 +82,10 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     /// The whole name of the topic `ingress`.
     pub ingress: Arc<str>,
+    /// The whole name of the topic `commands`.
+    pub commands: Arc<str>,
+    /// Who waits for what happens to a run.
+    pub followers: Followers,
     /// Where the window of identities is kept: on the embedded log the log's own store, so that both are
     /// one commit.
     pub state: StateStore,
@@ -115,8 +119,6 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
-    /// Requests that wait for what becomes of their runs.
-    pub followers: Followers,
 }
 
 /// The port, bound and ready to serve.
@@ -133,6 +135,7 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    commands: Arc<str>,
     followers: Followers,
     /// Requests that wait for runs, and streams of histories.
     waits: rest::wait::Waits,
@@ -196,6 +199,7 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                commands: parts.commands,
                 followers: parts.followers,
                 waits: rest::wait::Waits::default(),
                 controls: parts.controls,

@@ -78,6 +78,7 @@ mod replay_parquet;
 mod rls;
 mod runs_projection;
 mod runs_read;
+mod sagas;
 mod secrets;
 mod security_page;
 mod shop_example;

@@ -32,6 +32,10 @@ const ROW_TIMEOUT: Duration = Duration::from_secs(2);
 const ROW_EVERY: Duration = Duration::from_millis(50);
 /// How often a row is looked at while its run is waited for.
 const END_EVERY: Duration = Duration::from_millis(250);
+/// How long the row of a run that has ended is waited for: it has the decided approvals too.
+const LAST_ROW: Duration = Duration::from_millis(250);
+/// How often it is looked for.
+const LAST_ROW_EVERY: Duration = Duration::from_millis(10);
 /// Requests that wait, and streams, on a node: each asks Postgres again and again.
 const WAITS: usize = 512;
 /// Seconds until it is worth asking again.
@@ -163,7 +167,7 @@ impl<'a> Sought<'a> {
                     if view.tenant == self.tenant.as_str()
                         && self.own.as_ref().is_none_or(|own| *own == view.principal)
                     {
-                        return Ok(Found::Ended(view));
+                        return self.last_row(view).await;
                     }
                     follower = None;
                 }
@@ -171,6 +175,18 @@ impl<'a> Sought<'a> {
                 () = shared.stopping.cancelled() => {}
             }
         }
+    }
+
+    /// The row of a run that has ended, which comes a moment later, or else what its processor says.
+    async fn last_row(&self, view: Arc<RunView>) -> Result<Found, Refused> {
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_ROW {
+            if let Some(row) = self.row().await?.filter(has_ended) {
+                return Ok(Found::Row(Box::new(row)));
+            }
+            tokio::time::sleep(LAST_ROW_EVERY).await;
+        }
+        Ok(Found::Ended(view))
     }
 
     fn unknown(&self) -> Refused {

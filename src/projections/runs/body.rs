@@ -45,6 +45,7 @@ pub(super) struct Body<'a> {
     pub(super) input_hash: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub(super) message: Option<Cow<'a, str>>,
+    pub(super) requested_at: Option<Millis>,
     pub(super) expires_at: Option<Millis>,
     pub(super) approval: Option<u64>,
     #[serde(borrow)]

@@ -119,6 +119,7 @@ struct Undo {
 enum UndoPhase {
     #[default]
     Pending,
+    Held,
     Running,
     Retry,
     Succeeded,
@@ -149,7 +150,8 @@ impl Step {
     pub(super) fn compensation(&self) -> Option<String> {
         let undo = self.undo.as_ref()?;
         let status = match undo.phase {
-            UndoPhase::Pending => "pending",
+            UndoPhase::Pending => return None,
+            UndoPhase::Held => "pending",
             UndoPhase::Running | UndoPhase::Retry => "running",
             UndoPhase::Succeeded => "succeeded",
             UndoPhase::Failed => "failed",
@@ -384,7 +386,7 @@ impl Run {
             input: body.input.map_or("null", |input| input.get()).to_owned(),
             input_hash: text(&body.input_hash),
             message: owned(body.message.as_deref()),
-            requested_at: happened.at,
+            requested_at: body.requested_at.map_or(happened.at, |at| at.0),
         };
         let approval = Approval {
             stored: false,
@@ -475,7 +477,7 @@ impl Run {
                 if undo.phase == UndoPhase::Running {
                     undo.attempts = undo.attempts.saturating_sub(1);
                 }
-                undo.phase = UndoPhase::Pending;
+                undo.phase = UndoPhase::Held;
             }
             "step_released" if executes => step.phase = Phase::Pending,
             "step_released" => step.undo.get_or_insert_default().phase = UndoPhase::Pending,

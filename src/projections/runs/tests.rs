@@ -16,7 +16,7 @@ use crate::{
         CallKind, Decision, Event, Json, PlanReady, RunRecord, RunStatus, Started, StepError,
         StepStatus,
     },
-    saga::{self, CallResult, CompiledPlan, Env, Hold, Input, Outcome},
+    saga::{self, CallResult, CompiledPlan, Defaults, Env, Hold, Input, Outcome},
 };
 
 fn tool(name: &str, more: &Value) -> Arc<Tool> {
@@ -62,7 +62,7 @@ impl Pair {
             own.or_else(|| BUILTINS.get(name).cloned().map(Arc::new))
         };
         let read = Plan::read(plan).unwrap_or_else(|faults| panic!("{faults:?}"));
-        let compiled = Arc::new(CompiledPlan::new(&read, find).unwrap());
+        let compiled = Arc::new(CompiledPlan::new(&read, Defaults::default(), find).unwrap());
         let mut started = Started::new(Json::of(&json!({ "n": 1 })), "asker", Millis(1_000));
         started.run_at = run_at.map(Millis);
         started.approve_run = approve.then(|| "policy".to_owned()).into_iter().collect();
@@ -96,7 +96,44 @@ impl Pair {
             });
         }
         assert_eq!(self.fold.status(), self.run.status());
+        for step in &self.fold.steps {
+            self.compare(step);
+        }
         assert_eq!(self.fold.seq, self.run.seq() as i64);
+    }
+
+    /// A step is as the core has it; of one that succeeded the error of an earlier attempt is not shown.
+    fn compare(&self, step: &super::fold::Step) {
+        let core = self.run.execution(&step.id);
+        assert_eq!(step.status(), core.status, "{step:?}");
+        assert_eq!(step.attempts, core.attempts, "{step:?}");
+        let text = |json: &Option<Json>| json.as_ref().map(|json| json.text().to_owned());
+        assert_eq!(step.output, text(&core.output), "{step:?}");
+        if core.finished_at.is_some() {
+            assert_eq!(
+                step.finished_at,
+                core.finished_at.map(|at| at.0),
+                "{step:?}"
+            );
+        }
+        let error = |text: &String| serde_json::from_str::<StepError>(text).unwrap();
+        if !matches!(
+            core.status,
+            StepStatus::Succeeded | StepStatus::Compensated | StepStatus::CompensationFailed
+        ) {
+            assert_eq!(step.error.as_ref().map(error), core.error, "{step:?}");
+        }
+        let undo = step
+            .compensation()
+            .map(|text| serde_json::from_str::<Value>(&text).unwrap());
+        let core = core.compensation.map(|undo| {
+            let mut view = json!({ "status": undo.status, "attempts": undo.attempts });
+            if let Some(error) = undo.error {
+                view["error"] = serde_json::to_value(error).unwrap();
+            }
+            view
+        });
+        assert_eq!(undo, core, "{step:?}");
     }
 
     fn tell(&mut self, input: Input) {
@@ -189,6 +226,7 @@ fn env(now: i64, hold: &dyn Fn(&Tool) -> Option<Hold>) -> Env<'_> {
         hold,
         approval_expiry_ms: 60_000,
         approve_above: 0.7,
+        check_event: &|_, _| Ok(()),
         seed: 7,
     }
 }

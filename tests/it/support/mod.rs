@@ -11,6 +11,7 @@ pub mod port;
 pub mod projections;
 pub mod redis;
 pub mod runs;
+pub mod sagas;
 pub mod schema_registry;
 pub mod tls;
 pub mod topology;

@@ -7,7 +7,7 @@ use omnilink::{
     log::Record,
     plans::{BUILTINS, Plan, Tool},
     runs::{CallKind, Decision, Json, PlanReady, RunRecord, RunStatus, Started, StepError},
-    saga::{self, CallResult, CompiledPlan, Effects, Env, Input, Outcome},
+    saga::{self, CallResult, CompiledPlan, Defaults, Effects, Env, Input, Outcome},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -76,7 +76,7 @@ impl Story {
             own.or_else(|| BUILTINS.get(name).cloned().map(Arc::new))
         };
         let read = Plan::read(plan).unwrap_or_else(|faults| panic!("{faults:?}"));
-        let compiled = Arc::new(CompiledPlan::new(&read, find).unwrap());
+        let compiled = Arc::new(CompiledPlan::new(&read, Defaults::default(), find).unwrap());
         let ready = PlanReady {
             source: "workflow".into(),
             hash: "ab".repeat(32),
@@ -233,6 +233,7 @@ fn env(now: Millis) -> Env<'static> {
         hold: &|_| None,
         approval_expiry_ms: 86_400_000,
         approve_above: 0.7,
+        check_event: &|_, _| Ok(()),
         seed: 7,
     }
 }
