@@ -78,16 +78,16 @@ pub enum BadPage {
 }
 
 /// The parameters of a page, as they are given.
-struct Given<'a> {
-    cursor: Option<&'a str>,
-    limit: Option<usize>,
-    since: Option<&'a str>,
-    until: Option<&'a str>,
+pub(super) struct Given<'a> {
+    pub(super) cursor: Option<&'a str>,
+    pub(super) limit: Option<usize>,
+    pub(super) since: Option<&'a str>,
+    pub(super) until: Option<&'a str>,
 }
 
 impl Given<'_> {
     /// The page of a tenant.
-    fn page(&self, tenant: &str) -> Result<Page, BadPage> {
+    pub(super) fn page(&self, tenant: &str) -> Result<Page, BadPage> {
         let limit = self.limit.unwrap_or(PAGE);
         if !(1..=PAGE_MAX).contains(&limit) {
             return Err(BadLimit.into());

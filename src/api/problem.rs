@@ -82,7 +82,7 @@ codes! {
     ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed",
         "The setting `cors` does not list the origin of this webhook sender.";
     NOT_FOUND = 404 "not_found",
-        "There is no such path, or no such key or grant in the tenants that the key sees.";
+        "There is no such path, or no such key, grant or run in the tenants that the key sees.";
     UNKNOWN_ENTITY = 404 "unknown_entity",
         "The entity had no events by the time asked for.";
     UNKNOWN_LETTER = 404 "unknown_letter",

@@ -37,10 +37,14 @@ use super::{
         NDJSON, Parameter, Route,
         Tag::{
             Audit, Controls as ControlsTag, DeadLetters, Events as EventsTag, Keys, Node,
-            Operations, Readers, Replay, SchemaRegistry, Starts as StartsTag, Webhooks,
+            Operations, Readers, Replay, Runs, SchemaRegistry, Starts as StartsTag, Webhooks,
         },
     },
-    runs::RunView,
+    run_reads::{
+        APPROVALS_READ, ListApprovals, ListRuns, RUNS_READ_OWN, RunHistory, RunRecordView,
+        RunSummary, ShowRun,
+    },
+    runs::{ApprovalView, RunView},
     starts::{
         AgentAccepted, AgentEnvelope, AgentGoals, AgentStatus as AgentStatusBody, Command, Goal,
         ORCHESTRATIONS_REQUEST, StartWorkflow, Starts, TASKS_CREATE, Task,
@@ -82,6 +86,12 @@ const SCHEMA_ID: Parameter = Parameter {
     name: "id",
     description: "A schema's id.",
     example: "1073741825",
+};
+
+const RUN_ID: Parameter = Parameter {
+    name: "id",
+    description: "The run's id.",
+    example: "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
 };
 
 const KEY_ID: Parameter = Parameter {
@@ -179,7 +189,7 @@ const STARTED: &[Answer] = &[
     Answer::new(
         200,
         "With `Prefer: wait`, for a single start whose run has ended in time.",
-        &[Content::json::<RunView>(JSON, examples::ENDED_RUN)],
+        &[Content::json::<RunView>(JSON, examples::RUN)],
     ),
 ];
 
@@ -381,7 +391,11 @@ routes! {
             "Denied and cancelled is `failed`, whatever has not ended is `running`.",
             &[Content::json::<AgentStatusBody>(JSON, examples::AGENT_STATUS)],
         )])
-        .codes(&[&NOT_FOUND]);
+        .describe(
+            "For agents: `/v1/runs/{id}` is the route for all others. A key without the permission `runs:read` sees the runs that its \
+             principal asked for. Right after the answer to the goal it waits up to 2 s for the run.",
+        )
+        .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
     AgentGoal = Route::new(Post, "/api/v1/goals", StartsTag, "Send an agent's goal, plain")
         .needs(ORCHESTRATIONS_REQUEST)
         .closed_by(Gate::Starts)
@@ -393,6 +407,78 @@ routes! {
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
             &OVERLOADED,
         ]);
+
+    ListRuns = Route::new(Get, "/v1/runs", Runs, "List runs")
+        .needs(RUNS_READ_OWN)
+        .describe(
+            "Newest first, without params, plans and outputs. A key that has the permission `runs:read:own`, but not `runs:read`, sees \
+             the runs that its principal asked for.",
+        )
+        .query::<ListRuns>()
+        .answers(&[Answer::new(
+            200,
+            "A page of runs.",
+            &[Content::json::<List<RunSummary>>(JSON, examples::RUNS)],
+        )])
+        .codes(&[&POSTGRES_UNAVAILABLE]);
+    ShowRun = Route::new(Get, "/v1/runs/{id}", Runs, "Show a run")
+        .needs(RUNS_READ_OWN)
+        .describe(
+            "The run as it is. Right after the answer to its start it waits up to 2 s for the run rather than say 404. With `wait` it \
+             answers when the run has ended, or after so many seconds. Permissions are those of the list. What persons read is audited.",
+        )
+        .path_parameters(&[RUN_ID])
+        .query::<ShowRun>()
+        .answers(&[
+            Answer::new(
+                200,
+                "The run; with `wait`, it has ended.",
+                &[Content::json::<RunView>(JSON, examples::RUN)],
+            ),
+            Answer::new(
+                202,
+                "The run has not ended within `wait` seconds.",
+                &[Content::json::<RunView>(JSON, examples::RUNNING_RUN)],
+            ),
+        ])
+        .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
+    ShowRunEvents = Route::new(Get, "/v1/runs/{id}/events", Runs, "Show the history of a run")
+        .needs(RUNS_READ_OWN)
+        .describe(
+            "All records in their order; [runs.md](runs.md) lists their types. With `Accept: text/event-stream` they come as server-sent \
+             events, also those that follow, until the run's last record: `id` is `seq`, `event` the type, `data` the record. \
+             `Last-Event-ID` resumes after that record. A comment every 15 s is a sign of life. Permissions are those of the list. What \
+             persons read is audited.",
+        )
+        .path_parameters(&[RUN_ID])
+        .query::<RunHistory>()
+        .headers(&[Parameter {
+            name: "Last-Event-ID",
+            description: "The `id` of the last event that the client has, of a stream.",
+            example: "3",
+        }])
+        .answers(&[
+            Answer::new(
+                200,
+                "A page of records, or a stream.",
+                &[
+                    Content::json::<List<RunRecordView>>(JSON, examples::RUN_EVENTS),
+                    Content::other("text/event-stream"),
+                ],
+            ),
+            Answer::new(204, "The run has ended, and its stream has nothing after `Last-Event-ID`.", &[]),
+        ])
+        .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
+    ListApprovals = Route::new(Get, "/v1/approvals", Runs, "List approvals")
+        .needs(APPROVALS_READ)
+        .describe("Newest first: what waits for a person, or with `status` what was decided. What persons read is audited.")
+        .query::<ListApprovals>()
+        .answers(&[Answer::new(
+            200,
+            "A page of approvals.",
+            &[Content::json::<List<ApprovalView>>(JSON, examples::APPROVALS)],
+        )])
+        .codes(&[&POSTGRES_UNAVAILABLE]);
 
     CreateKey = Route::new(Post, "/v1/keys", Keys, "Make a key")
         .needs(ADMIN)

@@ -14,6 +14,7 @@ pub(crate) struct Setups {
     pub(crate) audit: Setup,
     pub(crate) odoo: Setup,
     pub(crate) odoo_dlq: Setup,
+    pub(crate) runs: Setup,
 }
 
 /// What is rebuilt.
@@ -22,10 +23,11 @@ pub(crate) struct Wanted {
     events: RebuildTables,
     audit: bool,
     odoo: bool,
+    runs: bool,
 }
 
 /// The names of what can be rebuilt.
-const REBUILDABLE: &str = "events, entities, audit, odoo";
+const REBUILDABLE: &str = "events, entities, runs, approvals, audit, odoo";
 
 impl Wanted {
     pub(crate) fn parse(projections: &[String]) -> Result<Self, NotBegun> {
@@ -36,6 +38,7 @@ impl Wanted {
             },
             audit: false,
             odoo: false,
+            runs: false,
         };
         for name in projections {
             match name.as_str() {
@@ -43,6 +46,8 @@ impl Wanted {
                 "entities" => wanted.events.entities = true,
                 "audit" => wanted.audit = true,
                 "odoo" => wanted.odoo = true,
+                // One projection writes them all.
+                "runs" | "approvals" => wanted.runs = true,
                 other => return Err(NotBegun::Unknown(cannot_be_rebuilt(other))),
             }
         }
@@ -69,7 +74,7 @@ impl Wanted {
             dlq: Arc::clone(&setups.odoo_dlq.topic),
             ..setups.odoo.clone()
         };
-        let steps: [(bool, Rebuilding<'_>); 3] = [
+        let steps: [(bool, Rebuilding<'_>); 4] = [
             (events, &|p| {
                 projections::rebuild(&setups.events, self.events, p)
             }),
@@ -77,6 +82,7 @@ impl Wanted {
                 projections::rebuild_audit(&setups.audit, p)
             }),
             (self.odoo, &|p| projections::rebuild_odoo(&odoo, p)),
+            (self.runs, &|p| projections::rebuild_runs(&setups.runs, p)),
         ];
         for (_, rebuild) in steps.into_iter().filter(|(wanted, _)| *wanted) {
             let before = all.records;
@@ -100,6 +106,9 @@ fn cannot_be_rebuilt(name: &str) -> String {
         "audit_log" | "rejections" | "orchestration_requests" => {
             format!("`{name}` is written by the projection `audit`: `omnilink rebuild audit`")
         }
+        "run_steps" | "run_events" => {
+            format!("`{name}` is written by the projection `runs`: `omnilink rebuild runs`")
+        }
         "webhook_events" => {
             "`webhook_events` is written by the projection `odoo`: `omnilink rebuild odoo`".into()
         }
@@ -122,7 +131,8 @@ mod tests {
         assert!(parse("api_keys").contains("follows the topic `controls`"));
         assert!(parse("audit_log").contains("omnilink rebuild audit"));
         assert!(parse("nothing").contains(REBUILDABLE));
-        let all = ["events", "entities", "audit", "odoo"].map(str::to_owned);
+        let all = ["events", "entities", "audit", "odoo", "runs", "approvals"];
+        let all = all.map(str::to_owned);
         assert!(Wanted::parse(&all).is_ok());
         assert!(Wanted::parse(&[]).is_err());
     }

@@ -141,6 +141,8 @@ struct Shared {
     tool_states: ToolStates,
     commands: Arc<str>,
     followers: Followers,
+    /// Requests that wait for runs, and streams of histories.
+    waits: rest::wait::Waits,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
     audit: Audit,
@@ -204,6 +206,7 @@ impl Port {
                 tool_states: parts.tool_states,
                 commands: parts.commands,
                 followers: parts.followers,
+                waits: rest::wait::Waits::default(),
                 controls: parts.controls,
                 jwt: parts.jwt,
                 audit: parts.audit,

@@ -8,14 +8,14 @@
 //! | `key.used` | `last_used_at` of the key in `api_keys` |
 //! | `source.received` | `last_received_at` of the source in `integrations` |
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
 use super::{
-    batches::{Batches, Rows},
+    batches::{Batches, Rows, TIMES},
     column::{Columns, Element},
     lane::{Projector, Setup},
     pipe::Pipe,
@@ -27,9 +27,6 @@ use crate::{
     log::Fetched,
     store::storable_json,
 };
-
-/// The times of entries: the years 1 to 9999, in microseconds since 1970.
-const TIMES: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 
 impl Projector {
     /// Starts the projector of the topic `audit`, which `setup` names, with one lane.
@@ -159,7 +156,7 @@ impl Rows for AuditRows {
     }
 
     async fn write(
-        &self,
+        &mut self,
         transaction: &mut PgConnection,
         batch: &AuditBatch,
     ) -> Result<(), sqlx::Error> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,6 +23,9 @@ use crate::{
     store::StoreError,
     stream::dlq::redriven,
 };
+
+/// The times that rows may have: the years 1 to 9999, in microseconds since 1970.
+pub(super) const TIMES: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 
 /// A batch is full at this many records…
 const MAX_RECORDS: usize = 10_000;
@@ -46,10 +50,13 @@ pub(super) trait Rows: Send + 'static {
 
     /// Writes the rows, in the caller's transaction. The same rows again must change nothing.
     fn write(
-        &self,
+        &mut self,
         transaction: &mut PgConnection,
         batch: &Self::Batch,
     ) -> impl Future<Output = Result<(), sqlx::Error>>;
+
+    /// Drops what it has in memory of rows: a transaction failed, or others may have written meanwhile.
+    fn forget(&mut self) {}
 }
 
 /// Called on each commit with the committed offsets.
@@ -173,7 +180,7 @@ impl<R: Rows> Batches<R> {
         if advances.is_empty() {
             return Ok(());
         }
-        let (link, rows, projection) = (&self.link, &self.rows, self.projection);
+        let (link, rows, projection) = (&self.link, &mut self.rows, self.projection);
         let idle = &mut self.connection;
         let writing = async {
             let mut connection = link.connection(idle).await?;
@@ -185,12 +192,16 @@ impl<R: Rows> Batches<R> {
             *idle = keep.then_some(connection);
             result
         };
-        link.wait("writing a batch", async {
+        let written = link.wait("writing a batch", async {
             let expired = |_| Err(StoreError::Timeout("writing a batch").into());
             tokio::time::timeout(timeout, writing)
                 .await
                 .unwrap_or_else(expired)
-        })?;
+        });
+        if let Err(error) = written {
+            self.rows.forget();
+            return Err(error);
+        }
         for advance in &advances {
             for owned in [&mut self.owned, &mut self.taken] {
                 if let Some(at) = owned.get_mut(&advance.partition) {
@@ -266,7 +277,7 @@ async fn transact<R: Rows>(
     connection: &mut PgConnection,
     projection: &str,
     advances: &[Advance],
-    rows: &R,
+    rows: &mut R,
     batch: &R::Batch,
 ) -> Result<(), ProjectionError> {
     execute(connection, "BEGIN").await?;
@@ -372,5 +383,6 @@ impl<R: Rows> Pipe for Batches<R> {
         self.pending.clear();
         self.bytes = 0;
         self.owned.clear();
+        self.rows.forget();
     }
 }

@@ -16,6 +16,7 @@ pub(super) enum Element {
     Bigint = 20,
     Timestamp = 1184,
     Bytea = 17,
+    Double = 701,
 }
 
 /// One column: a one-dimensional array.
@@ -76,6 +77,7 @@ impl Encode<'_, Postgres> for Column {
             Element::Bigint => <Vec<i64> as Type<Postgres>>::type_info(),
             Element::Timestamp => PgTypeInfo::array_of("timestamptz"),
             Element::Bytea => <Vec<Vec<u8>> as Type<Postgres>>::type_info(),
+            Element::Double => <Vec<f64> as Type<Postgres>>::type_info(),
         })
     }
 }
@@ -100,20 +102,19 @@ impl<const N: usize> Columns<N> {
         &mut self.columns
     }
 
-    /// Executes a statement whose parameters are the columns; nothing if there are no rows.
+    /// Executes a statement whose parameters are the columns; nothing if there are no rows. Returns how many rows it changed.
     pub(super) async fn write(
         &self,
         transaction: &mut PgConnection,
         statement: &str,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<u64, sqlx::Error> {
         if self.rows == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let mut query = sqlx::query(AssertSqlSafe(statement));
         for column in &self.columns {
             query = query.bind(column);
         }
-        query.execute(transaction).await?;
-        Ok(())
+        Ok(query.execute(transaction).await?.rows_affected())
     }
 }

@@ -190,11 +190,12 @@ impl Rows for OdooRows {
     }
 
     async fn write(
-        &self,
+        &mut self,
         transaction: &mut PgConnection,
         batch: &OdooBatch,
     ) -> Result<(), sqlx::Error> {
-        batch.0.write(transaction, &self.statement).await
+        batch.0.write(transaction, &self.statement).await?;
+        Ok(())
     }
 }
 

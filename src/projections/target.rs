@@ -11,6 +11,10 @@ pub(super) const REBUILD: &str = "events.rebuild";
 pub const AUDIT: &str = "audit";
 /// The name of its rebuild.
 pub(super) const AUDIT_REBUILD: &str = "audit.rebuild";
+/// The name of the projection of the topic `runs`.
+pub const RUNS: &str = "runs";
+/// The name of its rebuild.
+pub(super) const RUNS_REBUILD: &str = "runs.rebuild";
 /// The name of the projection of Odoo's admitted deliveries, which reads `events`.
 pub const ODOO: &str = "odoo";
 /// The name of the projection of Odoo's failed deliveries, which reads `dlq`.

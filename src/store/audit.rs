@@ -191,7 +191,7 @@ fn place(row: &PgRow) -> Result<Place, sqlx::Error> {
     })
 }
 
-fn push_time(query: &mut QueryBuilder<Postgres>, micros: i64) {
+pub(super) fn push_time(query: &mut QueryBuilder<Postgres>, micros: i64) {
     query
         .push("'epoch'::timestamptz + ")
         .push_bind(micros)

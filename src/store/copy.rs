@@ -74,6 +74,11 @@ impl CopyRows {
         self.field(&value.to_be_bytes());
     }
 
+    /// Writes `double precision`.
+    pub fn double(&mut self, value: f64) {
+        self.field(&value.to_be_bytes());
+    }
+
     /// Writes `timestamptz`, from microseconds since 1970.
     pub fn timestamp(&mut self, micros: i64) {
         self.bigint(micros.saturating_sub(POSTGRES_EPOCH));

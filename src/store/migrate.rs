@@ -30,6 +30,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(2, "0002_events_and_entities"),
     migration!(3, "0003_topic_ids"),
     migration!(4, "0004_audit_and_controls"),
+    migration!(5, "0005_runs"),
 ];
 
 /// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.

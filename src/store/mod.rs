@@ -1,4 +1,4 @@
-//! Postgres: connections, migrations, monthly partitions, tables that follow `controls`, the audit log, and the binary `COPY` format.
+//! Postgres: connections, migrations, monthly partitions, tables that follow `controls`, the audit log, runs, and the binary `COPY` format.
 
 pub mod audit;
 mod copy;
@@ -11,6 +11,7 @@ pub mod keys;
 mod migrate;
 pub mod months;
 mod nodelay;
+pub mod runs;
 
 use std::{
     str::FromStr,

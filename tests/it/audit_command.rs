@@ -93,7 +93,7 @@ fn from_a_request_to_the_command_line() {
         .unwrap();
     assert!(audit["cleanup"].as_str().unwrap().contains("30"), "{audit}");
     let processors: Vec<Value> = items(&["lag", "--json"]);
-    for name in ["events", "audit", "odoo", "odoo.dlq"] {
+    for name in ["events", "runs", "audit", "odoo", "odoo.dlq"] {
         assert!(
             processors.iter().any(|item| item["processor"] == name),
             "{name}"

@@ -77,6 +77,8 @@ mod replay;
 mod replay_parquet;
 mod rls;
 mod runs_wait;
+mod runs_projection;
+mod runs_read;
 mod sagas;
 mod secrets;
 mod security_page;

@@ -74,8 +74,8 @@ impl Drop for Readers {
     }
 }
 
-/// The tables of migration 0004 that have a tenant, each with the columns that a row needs, and their values after the tenant.
-const TABLES: [(&str, &str, &str); 6] = [
+/// The tables of migrations 0004 and 0005 that have a tenant, each with the columns that a row needs, and their values after the tenant.
+const TABLES: [(&str, &str, &str); 10] = [
     (
         "omnilink.audit_log",
         "at, id, action, outcome, detail",
@@ -105,6 +105,26 @@ const TABLES: [(&str, &str, &str); 6] = [
         "odoo.webhook_events",
         "id, source, event_type, status, retry_count, received_at",
         "'1', '/webhooks/acme/odoo', 't', 'completed', 0, now()",
+    ),
+    (
+        "omnilink.runs",
+        "run_id, seq, status, trigger, created_at, updated_at",
+        "'1', 1, 'running', 'request', now(), now()",
+    ),
+    (
+        "omnilink.run_steps",
+        "run_id, step_id, tool, status, attempts",
+        "'1', 'a', 't', 'running', 1",
+    ),
+    (
+        "omnilink.run_events",
+        "run_id, seq, type, at, record",
+        "'1', 1, 'paused', now(), '{}'",
+    ),
+    (
+        "omnilink.approvals",
+        "approval_id, run_id, kind, status, lane, risk_score, reasons, input, input_hash, requested_at, expires_at",
+        "'1.2', '1', 'step', 'pending', 'RED', 0.8, '[]', '{}', 'x', now(), now()",
     ),
 ];
 

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// How long Postgres may take for a page.
+/// How long Postgres may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before the next attempt, in seconds.
 const RETRY_AFTER_S: u32 = 5;
@@ -93,25 +93,27 @@ fn cut<T>(mut rows: Vec<T>, limit: usize, place: fn(&T) -> &Place) -> (Vec<T>, O
     (rows, next_cursor)
 }
 
-fn store(caller: &Permitted) -> Result<Store, Refused> {
+/// The tables of this node.
+pub(super) fn store(caller: &Permitted) -> Result<Store, Refused> {
     let store = caller.shared.tables.store();
     store.map_err(|why| caller.refuse(unavailable(why)))
 }
 
-async fn read<T>(
+/// Reads from Postgres, within [`TIMEOUT`].
+pub(super) async fn read<T>(
     caller: &Permitted,
     rows: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, Refused> {
     match tokio::time::timeout(TIMEOUT, rows).await {
         Ok(Ok(rows)) => Ok(rows),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the audit log cannot be read from Postgres");
+            tracing::warn!(%error, "a table cannot be read from Postgres");
             Err(caller.refuse(unavailable("Postgres does not answer".to_owned())))
         }
         Err(_) => Err(caller.refuse(unavailable("Postgres does not answer in time".to_owned()))),
     }
 }
 
-fn unavailable(why: String) -> Problem {
+pub(super) fn unavailable(why: String) -> Problem {
     Problem::new(&POSTGRES_UNAVAILABLE, why).retry_after(RETRY_AFTER_S)
 }

@@ -5,6 +5,7 @@
 //! | `routes` | the router: a handler for each line of the table in [`crate::api`] |
 //! | `caller`, `request` | extractors: the key and its permission, bodies, query strings |
 //! | `stream`, `slots` | answers that are sent while they are made, and how many replays run at once |
+//! | `wait` | looking for a run, and waiting for its end |
 //! | the others | handlers |
 
 pub(crate) mod audit;
@@ -20,9 +21,12 @@ pub(crate) mod rebuild;
 pub(crate) mod replay;
 pub(crate) mod request;
 pub(crate) mod routes;
+pub(crate) mod run_events;
+pub(crate) mod runs;
 pub(crate) mod schemas;
 pub(crate) mod slots;
 pub(crate) mod stream;
 pub(crate) mod tasks;
 pub(crate) mod tool_states;
 pub(crate) mod tools;
+pub(crate) mod wait;

@@ -13,7 +13,7 @@ use axum::{
 
 use super::{
     audit, controls, docs, integrations, keys, letters, node, readers, rebuild, replay,
-    request::BODY_BYTES, schemas, tasks, tool_states, tools,
+    request::BODY_BYTES, run_events, runs, schemas, tasks, tool_states, tools,
 };
 use crate::{
     api::{
@@ -70,6 +70,10 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::AgentWorkflow => handler(route, agent::workflow),
         Operation::AgentStatus => handler(route, agent::status),
         Operation::AgentGoal => handler(route, agent::goal),
+        Operation::ListRuns => handler(route, runs::list),
+        Operation::ShowRun => handler(route, runs::show),
+        Operation::ShowRunEvents => handler(route, run_events::events),
+        Operation::ListApprovals => handler(route, runs::approvals),
         Operation::CreateKey => handler(route, keys::create),
         Operation::ListKeys => handler(route, keys::list),
         Operation::RotateKey => handler(route, keys::rotate),

@@ -4,11 +4,11 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
+    Json,
     extract::{Path, Request, State},
     response::Response,
 };
 use serde_json::{Map, Value, value::to_raw_value};
-use uuid::Uuid;
 
 use super::{
     answer,
@@ -23,7 +23,7 @@ use crate::{
     api::{
         events::ItemStatus,
         problem::UNSUPPORTED_KIND,
-        starts::{AGENT_GOAL, AgentGoal},
+        starts::{AGENT_GOAL, AgentGoal, AgentStatus},
     },
     controls::ACT_AS,
     envelope::{
@@ -40,7 +40,11 @@ use crate::{
         },
         limited::Sender,
         problem::{Problem, Refused},
-        rest::caller::{Caller, Permitted},
+        rest::{
+            caller::{Caller, Permitted},
+            runs::unreadable,
+            wait::Sought,
+        },
     },
 };
 
@@ -63,13 +67,17 @@ pub(crate) async fn goal(
     post(&shared, request, true).await
 }
 
-/// `GET /workflows/{id}/status`. Runs are not carried out yet, so there is none.
-pub(crate) async fn status(caller: Permitted, Path(id): Path<String>) -> Refused {
-    let detail = match Uuid::parse_str(&id) {
-        Ok(_) => "there is no such run",
-        Err(_) => "there is no such run: its id would be a UUID",
-    };
-    caller.not_found(detail)
+/// `GET /workflows/{id}/status`.
+pub(crate) async fn status(
+    caller: Permitted,
+    Path(id): Path<String>,
+) -> Result<Json<AgentStatus>, Refused> {
+    let sought = Sought::new(&caller, None, &id)?;
+    let (row, output) = sought.with_output().await?;
+    let of = ("run", &*sought.run_id);
+    caller.audit_read(Some(&sought.tenant), "run.read", of, Map::new());
+    let status = AgentStatus::of(&row, output.as_deref());
+    Ok(Json(status.map_err(|e| unreadable(&caller, &e))?))
 }
 
 async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Response, Refused> {

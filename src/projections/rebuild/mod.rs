@@ -26,7 +26,7 @@ use sqlx::{Connection, PgConnection};
 pub use self::tables::RebuildTables;
 use self::{
     loader::{Loader, link},
-    tables::{AUDIT_TABLES, ENTITIES, EVENTS, NewTables, ODOO_TABLES, SUFFIX},
+    tables::{AUDIT_TABLES, ENTITIES, EVENTS, NewTables, ODOO_TABLES, RUN_TABLES, SUFFIX},
 };
 use super::{
     audit::AuditRows,
@@ -38,9 +38,10 @@ use super::{
     pipe::Pipe,
     pipeline::Pipeline,
     reject::SkipRejected,
+    runs::RunRows,
     target::{
         AUDIT, AUDIT_REBUILD, ODOO, ODOO_DLQ, ODOO_DLQ_REBUILD, ODOO_REBUILD, PROJECTION, REBUILD,
-        Target,
+        RUNS, RUNS_REBUILD, Target,
     },
 };
 use crate::{base::backoff::Backoff, log::LogError, store::Session};
@@ -146,6 +147,23 @@ pub fn rebuild_audit(
     let mut job = Job::new(setup, tables, vec![part], progress);
     let connection = job.prepare()?;
     job.load(AuditRows::of(SUFFIX))?;
+    job.run(connection)
+}
+
+/// As [`rebuild`], for `runs`, `run_steps`, `run_events` and `approvals`; `setup` names the topic `runs`.
+pub fn rebuild_runs(
+    setup: &Setup,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Rebuilt, ProjectionError> {
+    let part = Part {
+        live: RUNS,
+        rebuild: RUNS_REBUILD,
+        topic: Arc::clone(&setup.topic),
+    };
+    let tables = NewTables::Whole(RUN_TABLES);
+    let mut job = Job::new(setup, tables, vec![part], progress);
+    let connection = job.prepare()?;
+    job.load(RunRows::of(SUFFIX))?;
     job.run(connection)
 }
 

@@ -38,6 +38,13 @@ pub(super) const AUDIT_TABLES: &[Whole] = &[
     Whole::of("omnilink", "rejections"),
     Whole::of("omnilink", "orchestration_requests"),
 ];
+/// The tables of the projection `runs`.
+pub(super) const RUN_TABLES: &[Whole] = &[
+    Whole::filled("runs"),
+    Whole::filled("run_steps"),
+    Whole::of("omnilink", "run_events"),
+    Whole::of("omnilink", "approvals"),
+];
 /// The table of the projection `odoo`.
 pub(super) const ODOO_TABLES: &[Whole] = &[Whole::of("odoo", "webhook_events")];
 
@@ -47,6 +54,14 @@ impl Whole {
             schema,
             name,
             with: "",
+        }
+    }
+
+    /// One whose rows change often.
+    const fn filled(name: &'static str) -> Self {
+        Self {
+            with: "WITH (fillfactor = 80)",
+            ..Self::of("omnilink", name)
         }
     }
 

@@ -195,6 +195,8 @@ pub struct Node {
     /// Workflows and tools; none but the builtin ones at the start.
     pub workflows: Current,
     pub tool_states: ToolStates,
+    /// Requests that wait for what becomes of their runs.
+    pub followers: Followers,
     pub dir: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -345,6 +347,7 @@ impl Node {
             dir.path().to_owned(),
             Arc::new(SystemClock),
         );
+        let followers = Followers::default();
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let event_schemas = Arc::<EventSchemas>::default();
         let port = Port::new(
@@ -364,7 +367,7 @@ impl Node {
                 log: shared,
                 ingress: names.ingress.clone(),
                 commands: names.commands.clone(),
-                followers: Followers::default(),
+                followers: followers.clone(),
                 state,
                 appends: 2,
                 controls: controls.clone(),
@@ -400,6 +403,7 @@ impl Node {
             event_schemas,
             workflows,
             tool_states,
+            followers,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
             stop: Some(stop),

@@ -1,0 +1,150 @@
+//! `GET /v1/runs`, `/v1/runs/{id}` and `/v1/approvals`: read from Postgres, of the key's own tenant, by operators of any.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::Path,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::Map;
+
+use super::{
+    audit::{read, store, unavailable},
+    caller::{Caller, Permitted},
+    request::QueryString,
+    wait::{Found, Sought, has_ended, own},
+};
+use crate::{
+    api::{
+        audit::cursor,
+        list::List,
+        run_reads::{
+            BadRow, ListApprovals, ListRuns, RunSummary, ShowRun, WAIT_MAX_S, place_of_approval,
+            place_of_run,
+        },
+        runs::{ApprovalView, RunView},
+    },
+    port::problem::Refused,
+    store::{
+        StoreError,
+        audit::{Page, Place},
+        runs,
+    },
+};
+
+/// `GET /v1/runs`.
+pub(crate) async fn list(
+    caller: Caller,
+    asked: QueryString<ListRuns>,
+) -> Result<Json<List<RunSummary>>, Refused> {
+    let asked = caller.query(asked)?;
+    let caller = caller.permit()?;
+    let tenant = caller.tenant(asked.tenant.as_deref())?;
+    let own = own(&caller);
+    let page = asked.page(tenant.as_str(), own.as_deref());
+    let (page, filter) = page.map_err(|e| caller.invalid(e))?;
+    let store = store(&caller)?;
+    let of = async |page: &Page| runs::runs(&store, page, &filter).await;
+    Ok(Json(listed(&caller, page, of, place_of_run).await?))
+}
+
+/// `GET /v1/approvals`.
+pub(crate) async fn approvals(
+    caller: Caller,
+    asked: QueryString<ListApprovals>,
+) -> Result<Json<List<ApprovalView>>, Refused> {
+    let asked = caller.query(asked)?;
+    let caller = caller.permit()?;
+    let tenant = caller.tenant(asked.tenant.as_deref())?;
+    let page = asked.page(tenant.as_str());
+    let page = page.map_err(|e| caller.invalid(e))?;
+    let store = store(&caller)?;
+    let of = async |page: &Page| runs::approvals(&store, page, asked.status()).await;
+    let list = listed(&caller, page, of, place_of_approval).await?;
+    // They show what steps are given.
+    let of = ("approvals", asked.status());
+    caller.audit_read(Some(&tenant), "approval.listed", of, Map::new());
+    Ok(Json(list))
+}
+
+/// `GET /v1/runs/{id}`.
+pub(crate) async fn show(
+    caller: Caller,
+    Path(id): Path<String>,
+    asked: QueryString<ShowRun>,
+) -> Result<Response, Refused> {
+    let asked = caller.query(asked)?;
+    let wait = asked.wait.unwrap_or_default();
+    if wait > WAIT_MAX_S {
+        return Err(caller.invalid(format!("`wait` is at most {WAIT_MAX_S} seconds")));
+    }
+    let caller = caller.permit()?;
+    let sought = Sought::new(&caller, asked.tenant.as_deref(), &id)?;
+    let found = sought.until(Duration::from_secs(wait)).await?;
+    let of = ("run", &*sought.run_id);
+    caller.audit_read(Some(&sought.tenant), "run.read", of, Map::new());
+    match found {
+        Found::Ended(view) => Ok(Json(&*view).into_response()),
+        Found::Row(row) => {
+            let status = if wait == 0 || has_ended(&row) {
+                StatusCode::OK
+            } else {
+                StatusCode::ACCEPTED
+            };
+            Ok((status, Json(view(&sought).await?)).into_response())
+        }
+    }
+}
+
+/// A run that has a row, with its steps and approvals.
+async fn view(sought: &Sought<'_>) -> Result<RunView, Refused> {
+    let (store, tenant, run_id) = (&sought.store, sought.tenant.as_str(), &sought.run_id);
+    let found = async {
+        let Some(row) = runs::run(store, tenant, run_id).await? else {
+            return Ok(None);
+        };
+        let steps = runs::steps(store, tenant, run_id).await?;
+        let approvals = runs::approvals_of(store, tenant, run_id).await?;
+        Ok(Some((row, steps, approvals)))
+    };
+    let caller = sought.caller;
+    match read(caller, found).await? {
+        Some((row, steps, approvals)) => {
+            RunView::of(row, steps, approvals).map_err(|e| unreadable(caller, &e))
+        }
+        // The tables were replaced by ones without it.
+        None => Err(caller.not_found("there is no such run")),
+    }
+}
+
+/// A page of rows, in the form that readers see.
+async fn listed<R, V: TryFrom<R, Error = BadRow>>(
+    caller: &Permitted,
+    mut page: Page,
+    rows: impl AsyncFnOnce(&Page) -> Result<Vec<R>, StoreError>,
+    place: fn(&R) -> Place,
+) -> Result<List<V>, Refused> {
+    let limit = page.limit;
+    // One row more than the page has tells whether another page follows.
+    page.limit += 1;
+    let mut rows = read(caller, rows(&page)).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| more);
+    let next_cursor = last.map(|row| cursor(&place(row)));
+    let items = rows.into_iter().map(V::try_from);
+    Ok(List {
+        items: items
+            .collect::<Result<_, _>>()
+            .map_err(|e| unreadable(caller, &e))?,
+        next_cursor,
+    })
+}
+
+/// A row is of a later version, or somebody has changed it.
+pub(crate) fn unreadable(caller: &Permitted, error: &BadRow) -> Refused {
+    tracing::warn!(%error, "a row of a run is not as this version writes it");
+    caller.refuse(unavailable(error.to_string()))
+}

@@ -1,0 +1,538 @@
+//! A run as its history makes it: the state that its rows show. The rules are those of `saga::Run`, which the tests compare it with.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::body::{Body, PlanOf, StepOf};
+use crate::runs::{RunStatus, StepStatus};
+
+/// A record of the history.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Happened<'a> {
+    pub(super) seq: i64,
+    pub(super) kind: &'a str,
+    /// Milliseconds since 1970.
+    pub(super) at: i64,
+    /// JSON text of an object.
+    pub(super) body: &'a str,
+}
+
+/// The state of a run. What only rows hold, such as outputs, is here until it was written.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// The number of its last record.
+    pub(super) seq: i64,
+    pub(super) created_at: i64,
+    pub(super) updated_at: i64,
+    pub(super) finished_at: Option<i64>,
+    pub(super) risk_score: Option<f64>,
+    /// Of the first record.
+    pub(super) started: Option<Box<Started>>,
+    /// JSON text.
+    pub(super) plan: Option<String>,
+    /// JSON text.
+    pub(super) output: Option<String>,
+    /// JSON text.
+    pub(super) error: Option<String>,
+    pub(super) steps: Vec<Step>,
+    pub(super) approvals: BTreeMap<i64, Approval>,
+    begun: bool,
+    paused: bool,
+    compensating: bool,
+    end: Option<RunStatus>,
+}
+
+/// What the first record says.
+#[derive(Debug, Default)]
+pub(super) struct Started {
+    pub(super) workflow: Option<(String, String)>,
+    pub(super) goal: Option<String>,
+    /// JSON text.
+    pub(super) params: Option<String>,
+    pub(super) principal: Option<String>,
+    pub(super) on_behalf_of: Option<String>,
+    pub(super) retry_of: Option<String>,
+}
+
+impl Started {
+    /// What started the run.
+    pub(super) fn trigger(&self) -> &'static str {
+        let principal = self.principal.as_deref().unwrap_or_default();
+        if self.retry_of.is_some() {
+            "retry"
+        } else if principal.starts_with("trigger:") {
+            "event"
+        } else if principal.starts_with("cron:") {
+            "cron"
+        } else {
+            "request"
+        }
+    }
+}
+
+/// The state of a step.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    pub(super) stored: bool,
+    /// It differs from its row.
+    pub(super) changed: bool,
+    pub(super) id: Box<str>,
+    pub(super) tool: Box<str>,
+    pub(super) attempts: u32,
+    /// JSON text.
+    pub(super) output: Option<String>,
+    /// JSON text.
+    pub(super) error: Option<String>,
+    pub(super) started_at: Option<i64>,
+    pub(super) finished_at: Option<i64>,
+    phase: Phase,
+    undo: Option<Undo>,
+}
+
+/// Where a step is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Phase {
+    #[default]
+    Pending,
+    Approval(i64),
+    Held,
+    Running,
+    Retry,
+    Incident,
+    Succeeded,
+    Failed,
+    Unknown,
+    Skipped,
+    Cancelled,
+}
+
+/// The compensation of a step.
+#[derive(Debug, Default)]
+struct Undo {
+    phase: UndoPhase,
+    attempts: u32,
+    error: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum UndoPhase {
+    #[default]
+    Pending,
+    Held,
+    Running,
+    Retry,
+    Succeeded,
+    Failed,
+}
+
+impl Step {
+    /// As readers see it.
+    pub(super) fn status(&self) -> StepStatus {
+        match self.undo.as_ref().map(|undo| undo.phase) {
+            Some(UndoPhase::Succeeded) => return StepStatus::Compensated,
+            Some(UndoPhase::Failed) => return StepStatus::CompensationFailed,
+            _ => {}
+        }
+        match self.phase {
+            Phase::Pending | Phase::Held => StepStatus::Pending,
+            Phase::Approval(_) | Phase::Incident => StepStatus::WaitingApproval,
+            Phase::Running | Phase::Retry => StepStatus::Running,
+            Phase::Succeeded => StepStatus::Succeeded,
+            Phase::Failed => StepStatus::Failed,
+            Phase::Unknown => StepStatus::Unknown,
+            Phase::Skipped => StepStatus::Skipped,
+            Phase::Cancelled => StepStatus::Cancelled,
+        }
+    }
+
+    /// JSON text: how it is undone.
+    pub(super) fn compensation(&self) -> Option<String> {
+        let undo = self.undo.as_ref()?;
+        let status = match undo.phase {
+            UndoPhase::Pending => return None,
+            UndoPhase::Held => "pending",
+            UndoPhase::Running | UndoPhase::Retry => "running",
+            UndoPhase::Succeeded => "succeeded",
+            UndoPhase::Failed => "failed",
+        };
+        let mut text = json!({ "status": status, "attempts": undo.attempts }).to_string();
+        if let Some(error) = &undo.error {
+            text.pop();
+            text.push_str(",\"error\":");
+            text.push_str(error);
+            text.push('}');
+        }
+        Some(text)
+    }
+
+    fn end(&mut self, phase: Phase, at: i64) {
+        self.phase = phase;
+        self.finished_at = Some(at);
+    }
+}
+
+/// The state of an approval.
+#[derive(Debug)]
+pub(super) struct Approval {
+    pub(super) stored: bool,
+    pub(super) changed: bool,
+    /// What was asked; only until it was written.
+    pub(super) asked: Option<Box<Asked>>,
+    pub(super) status: String,
+    pub(super) expires_at: i64,
+    pub(super) decided_by: Option<String>,
+    pub(super) decided_at: Option<i64>,
+    pub(super) reason: Option<String>,
+    step: Option<usize>,
+    question: Question,
+    /// The run waits for the decision.
+    open: bool,
+}
+
+/// What a decision is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    /// Whether a step or the run may go on.
+    Permission,
+    /// What to do with a step whose attempts have all failed.
+    Incident,
+}
+
+/// What was asked.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) step_id: Option<String>,
+    pub(super) kind: String,
+    pub(super) lane: String,
+    pub(super) risk_score: f64,
+    /// JSON text.
+    pub(super) reasons: String,
+    /// JSON text.
+    pub(super) input: String,
+    pub(super) input_hash: String,
+    pub(super) message: Option<String>,
+    pub(super) requested_at: i64,
+}
+
+const PENDING: &str = "pending";
+
+impl Approval {
+    fn decide(&mut self, status: &str, by: Option<&str>, at: i64, reason: Option<&str>) {
+        status.clone_into(&mut self.status);
+        self.decided_by = by.map(str::to_owned);
+        self.decided_at = Some(at);
+        self.reason = reason.map(str::to_owned);
+        self.changed = true;
+    }
+
+    /// The run ends before anybody decided.
+    fn expire(&mut self, at: i64) {
+        if self.status == PENDING {
+            self.decide("expired", Some("omnilink"), at, Some("the run ends"));
+        }
+    }
+}
+
+fn owned(text: Option<&str>) -> Option<String> {
+    text.map(str::to_owned)
+}
+
+impl Run {
+    /// Its status: the rules of `saga::Run::status`.
+    pub(super) fn status(&self) -> RunStatus {
+        if let Some(end) = self.end {
+            return end;
+        }
+        if self.paused {
+            return RunStatus::Paused;
+        }
+        if self.compensating {
+            return RunStatus::Compensating;
+        }
+        let works = |step: &Step| matches!(step.phase, Phase::Running | Phase::Retry);
+        if self.steps.iter().any(works) {
+            return RunStatus::Running;
+        }
+        if self.approvals.values().any(|approval| approval.open) {
+            return RunStatus::WaitingApproval;
+        }
+        if self.begun {
+            RunStatus::Running
+        } else {
+            RunStatus::Queued
+        }
+    }
+
+    /// Whether its last record was written.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Applies the next record. One that cannot be read only moves the run on: it is in the history as it is.
+    pub(super) fn apply(&mut self, happened: Happened<'_>) {
+        if self.seq == 0 {
+            self.created_at = happened.at;
+        }
+        self.seq = happened.seq;
+        self.updated_at = self.updated_at.max(happened.at);
+        match serde_json::from_str(happened.body) {
+            Ok(body) => self.evolve(happened, &body),
+            Err(error) => {
+                let kind = happened.kind;
+                tracing::warn!(kind, %error, "a record of a run cannot be read: its row does not show it");
+            }
+        }
+    }
+
+    fn evolve(&mut self, happened: Happened<'_>, body: &Body<'_>) {
+        let at = happened.at;
+        match happened.kind {
+            "run_started" => self.start(body),
+            "plan_ready" => self.plan_is_ready(body),
+            "approval_requested" | "incident_opened" => self.ask(happened, body),
+            "approval_decided" | "incident_decided" => self.decided(at, body),
+            "compensation_started" => self.compensating = true,
+            "cancel_requested" => self.paused = false,
+            "paused" => self.paused = true,
+            "resumed" => self.resume(body.paused_ms.unwrap_or_default()),
+            "run_succeeded" => self.finish(RunStatus::Succeeded, at, body),
+            "run_failed" => self.finish(RunStatus::Failed, at, body),
+            "run_denied" => self.finish(RunStatus::Denied, at, body),
+            "run_cancelled" => self.finish(RunStatus::Cancelled, at, body),
+            _ => self.step_changes(happened, body),
+        }
+    }
+
+    fn start(&mut self, body: &Body<'_>) {
+        if let Some(at) = body.received_at {
+            self.created_at = at.0;
+        }
+        let workflow = body.workflow.as_ref();
+        self.started = Some(Box::new(Started {
+            workflow: workflow.map(|w| (w.name.to_string(), w.version.to_string())),
+            goal: owned(body.goal.as_deref()),
+            params: body.params.map(|params| params.get().to_owned()),
+            principal: owned(body.principal.as_deref()),
+            on_behalf_of: owned(body.on_behalf_of.as_deref()),
+            retry_of: owned(body.retry_of.as_deref()),
+        }));
+    }
+
+    fn plan_is_ready(&mut self, body: &Body<'_>) {
+        let given = body.plan.map_or("null", |plan| plan.get());
+        let plan: PlanOf<'_> = serde_json::from_str::<Option<_>>(given)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        let steps = plan.steps.map_or("[]", |steps| steps.get());
+        let (hash, source) = (body.hash.as_deref(), body.source.as_deref());
+        let mut text =
+            json!({ "hash": hash.unwrap_or_default(), "source": source.unwrap_or_default() })
+                .to_string();
+        text.pop();
+        text.push_str(",\"steps\":");
+        text.push_str(steps);
+        if let Some(output) = plan.output {
+            text.push_str(",\"output\":");
+            text.push_str(output.get());
+        }
+        text.push('}');
+        self.plan = Some(text);
+        let steps: Vec<StepOf<'_>> = serde_json::from_str(steps).unwrap_or_default();
+        self.steps = steps
+            .iter()
+            .map(|step| Step {
+                changed: true,
+                id: (*step.id).into(),
+                tool: (*step.tool).into(),
+                ..Step::default()
+            })
+            .collect();
+    }
+
+    fn index(&self, body: &Body<'_>) -> Option<usize> {
+        let id = body.step_id.as_deref()?;
+        self.steps.iter().position(|step| *step.id == *id)
+    }
+
+    fn ask(&mut self, happened: Happened<'_>, body: &Body<'_>) {
+        let question = match happened.kind {
+            "incident_opened" => Question::Incident,
+            _ => Question::Permission,
+        };
+        let step = self.index(body);
+        if let Some(step) = step.and_then(|index| self.steps.get_mut(index)) {
+            step.phase = match question {
+                Question::Incident => Phase::Incident,
+                Question::Permission => Phase::Approval(happened.seq),
+            };
+            step.changed = true;
+        }
+        let risk_score = body.risk_score.unwrap_or_default();
+        self.risk_score = Some(self.risk_score.unwrap_or_default().max(risk_score));
+        let text = |text: &Option<std::borrow::Cow<'_, str>>| {
+            text.as_deref().unwrap_or_default().to_owned()
+        };
+        let asked = Asked {
+            step_id: owned(body.step_id.as_deref()),
+            kind: text(&body.kind),
+            lane: text(&body.lane),
+            risk_score,
+            reasons: body
+                .reasons
+                .map_or("[]", |reasons| reasons.get())
+                .to_owned(),
+            input: body.input.map_or("null", |input| input.get()).to_owned(),
+            input_hash: text(&body.input_hash),
+            message: owned(body.message.as_deref()),
+            requested_at: body.requested_at.map_or(happened.at, |at| at.0),
+        };
+        let approval = Approval {
+            stored: false,
+            changed: true,
+            asked: Some(Box::new(asked)),
+            status: PENDING.to_owned(),
+            expires_at: body.expires_at.map_or(happened.at, |at| at.0),
+            decided_by: None,
+            decided_at: None,
+            reason: None,
+            step,
+            question,
+            open: true,
+        };
+        self.approvals.insert(happened.seq, approval);
+    }
+
+    fn decided(&mut self, at: i64, body: &Body<'_>) {
+        let number = body.approval.unwrap_or_default() as i64;
+        let open = self.approvals.get_mut(&number).filter(|a| a.open);
+        let Some(approval) = open else {
+            return;
+        };
+        let decision = body.decision.as_deref().unwrap_or_default();
+        approval.open = false;
+        approval.decide(decision, body.by.as_deref(), at, body.reason.as_deref());
+        let question = approval.question;
+        let Some(step) = approval.step.and_then(|index| self.steps.get_mut(index)) else {
+            return;
+        };
+        match decision {
+            "approved" | "retry" => step.phase = Phase::Pending,
+            "denied" => step.end(Phase::Cancelled, at),
+            "expired" if question == Question::Permission => step.end(Phase::Cancelled, at),
+            // The record that ends the step follows.
+            _ => {}
+        }
+        step.changed = true;
+    }
+
+    /// An approval's expiry stands still while the run is paused.
+    fn resume(&mut self, paused_ms: i64) {
+        self.paused = false;
+        for approval in self.approvals.values_mut().filter(|a| a.open) {
+            approval.expires_at = approval.expires_at.saturating_add(paused_ms);
+            approval.changed = true;
+        }
+    }
+
+    fn finish(&mut self, end: RunStatus, at: i64, body: &Body<'_>) {
+        self.end = Some(end);
+        self.finished_at = Some(at);
+        self.output = body.output.map(|output| output.get().to_owned());
+        self.error = body.error.map(|error| error.get().to_owned());
+        for approval in self.approvals.values_mut() {
+            approval.expire(at);
+        }
+    }
+
+    fn step_changes(&mut self, happened: Happened<'_>, body: &Body<'_>) {
+        let at = happened.at;
+        if matches!(happened.kind, "step_scheduled" | "step_skipped") {
+            self.begun = true;
+        }
+        let index = self.index(body);
+        let Some(step) = index.and_then(|index| self.steps.get_mut(index)) else {
+            return;
+        };
+        let attempt = body.attempt.unwrap_or_default();
+        let error = || body.error.map(|error| error.get().to_owned());
+        let output = || body.output.map(|output| output.get().to_owned());
+        let executes = body.kind.as_deref() != Some("compensate");
+        match happened.kind {
+            "step_scheduled" => {
+                step.phase = Phase::Running;
+                step.attempts = attempt;
+                step.started_at.get_or_insert(at);
+            }
+            "step_held" if executes => {
+                // What is held by its worker uses up no attempt.
+                if step.phase == Phase::Running {
+                    step.attempts = step.attempts.saturating_sub(1);
+                }
+                step.phase = Phase::Held;
+            }
+            "step_held" => {
+                let undo = step.undo.get_or_insert_default();
+                if undo.phase == UndoPhase::Running {
+                    undo.attempts = undo.attempts.saturating_sub(1);
+                }
+                undo.phase = UndoPhase::Held;
+            }
+            "step_released" if executes => step.phase = Phase::Pending,
+            "step_released" => step.undo.get_or_insert_default().phase = UndoPhase::Pending,
+            "step_succeeded" => {
+                step.end(Phase::Succeeded, at);
+                step.output = output();
+                step.error = None;
+            }
+            "step_failed" => {
+                step.end(Phase::Failed, at);
+                step.error = error();
+            }
+            "step_unknown" => {
+                step.end(Phase::Unknown, at);
+                step.error = error();
+            }
+            "step_retry_scheduled" if executes => {
+                step.phase = Phase::Retry;
+                step.error = error();
+            }
+            "step_retry_scheduled" => {
+                let undo = step.undo.get_or_insert_default();
+                undo.phase = UndoPhase::Retry;
+                undo.error = error();
+            }
+            "step_skipped" => {
+                step.end(Phase::Skipped, at);
+                step.output = output();
+            }
+            "step_cancelled" => {
+                if let Phase::Approval(number) = step.phase
+                    && let Some(approval) = self.approvals.get_mut(&number)
+                {
+                    approval.expire(at);
+                }
+                step.end(Phase::Cancelled, at);
+            }
+            "compensation_scheduled" => {
+                let undo = step.undo.get_or_insert_default();
+                undo.phase = UndoPhase::Running;
+                undo.attempts = attempt;
+            }
+            "compensation_succeeded" => {
+                let undo = step.undo.get_or_insert_default();
+                undo.phase = UndoPhase::Succeeded;
+                undo.error = None;
+            }
+            "compensation_failed" => {
+                let undo = step.undo.get_or_insert_default();
+                undo.phase = UndoPhase::Failed;
+                undo.error = error();
+            }
+            // Of what came later than this version, or changes nothing that rows show.
+            _ => return,
+        }
+        step.changed = true;
+    }
+}

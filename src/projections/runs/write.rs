@@ -1,0 +1,535 @@
+//! The rows of runs, and the statements that write them: `COPY` for rows that are new, one statement a table for those that change.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::{
+    Stored,
+    fold::{Approval, Happened, Run, Step},
+    happened,
+};
+use crate::{
+    projections::column::{Columns, Element},
+    runs::RunRecord,
+    store::{CopyRows, storable_json},
+};
+
+/// A run, and its records in a batch.
+pub(super) struct Work<'a> {
+    /// Not empty.
+    records: Vec<&'a RunRecord>,
+    /// Those that are not stored yet.
+    fresh: Vec<&'a RunRecord>,
+    run: Run,
+}
+
+impl<'a> Work<'a> {
+    /// The records follow those that made the run.
+    pub(super) fn folded(mut run: Run, records: Vec<&'a RunRecord>) -> Self {
+        for record in &records {
+            run.apply(happened(record));
+        }
+        Self {
+            fresh: records.clone(),
+            records,
+            run,
+        }
+    }
+
+    /// What the run was before is not known.
+    pub(super) fn unread(records: Vec<&'a RunRecord>) -> Self {
+        Self {
+            records,
+            fresh: Vec::new(),
+            run: Run::default(),
+        }
+    }
+
+    /// As [`Self::unread`].
+    pub(super) fn again(self) -> Self {
+        Self::unread(self.records)
+    }
+
+    /// Makes the run from stored records and its own.
+    pub(super) fn fold(&mut self, stored: &[Stored]) {
+        let mut all: BTreeMap<i64, Happened<'_>> = BTreeMap::new();
+        for stored in stored {
+            let happened = Happened {
+                seq: stored.seq,
+                kind: &stored.kind,
+                at: stored.at,
+                body: &stored.record,
+            };
+            all.insert(stored.seq, happened);
+        }
+        self.fresh.clear();
+        for record in &self.records {
+            all.entry(record.seq).or_insert_with(|| {
+                self.fresh.push(*record);
+                happened(record)
+            });
+        }
+        for happened in all.into_values() {
+            self.run.apply(happened);
+        }
+    }
+
+    /// The numbers of the records that are not stored yet.
+    #[cfg(test)]
+    pub(super) fn fresh_numbers(&self) -> Vec<i64> {
+        self.fresh.iter().map(|record| record.seq).collect()
+    }
+
+    /// Tenant and run.
+    pub(super) fn key(&self) -> (&'a str, &'a str) {
+        let first = self.records.first();
+        first.map_or_else(Default::default, |first| (&*first.tenant, &*first.run_id))
+    }
+
+    /// The run, written.
+    pub(super) fn finish(self) -> (&'a str, &'a str, Run) {
+        let (tenant, run_id) = self.key();
+        let mut run = self.run;
+        (run.started, run.plan) = (None, None);
+        for step in &mut run.steps {
+            (step.stored, step.changed, step.output) = (true, false, None);
+        }
+        for approval in run.approvals.values_mut() {
+            (approval.stored, approval.changed, approval.asked) = (true, false, None);
+        }
+        (tenant, run_id, run)
+    }
+}
+
+fn micros(millis: i64) -> i64 {
+    millis.saturating_mul(1000)
+}
+
+fn time(field: &mut CopyRows, millis: Option<i64>) {
+    match millis {
+        Some(at) => field.timestamp(micros(at)),
+        None => field.null(),
+    }
+}
+
+/// JSON as text, for a parameter that the statement casts.
+fn json_text(field: &mut CopyRows, json: Option<&str>) {
+    match json {
+        Some(json) => field.text(&storable_json(json)),
+        None => field.null(),
+    }
+}
+
+/// JSON in a `COPY`.
+fn jsonb(rows: &mut CopyRows, json: Option<&str>) {
+    match json {
+        Some(json) => rows.jsonb(storable_json(json).as_bytes()),
+        None => rows.null(),
+    }
+}
+
+fn double(field: &mut CopyRows, value: Option<f64>) {
+    match value {
+        Some(value) => field.double(value),
+        None => field.null(),
+    }
+}
+
+/// The fields of a record, with its causation.
+pub(super) fn record_text(record: &RunRecord) -> String {
+    let Some(causation) = &record.causation else {
+        return record.body.clone();
+    };
+    let fields = record.body[1..].trim_start();
+    let comma = if fields.starts_with('}') { "" } else { "," };
+    let causation = serde_json::Value::from(causation.as_str());
+    format!("{{\"causation\":{causation}{comma}{fields}")
+}
+
+/// The statements on one set of tables.
+pub(super) struct Statements {
+    /// Reads stored records.
+    pub(super) history: String,
+    insert_runs: String,
+    update_runs: String,
+    delete: [String; 3],
+    copy_events: String,
+    copy_steps: String,
+    update_steps: String,
+    copy_approvals: String,
+    update_approvals: String,
+}
+
+impl Statements {
+    /// For the tables whose names end in `suffix`.
+    pub(super) fn of(suffix: &str) -> Self {
+        let delete = |table: &str| {
+            format!(
+                "DELETE FROM omnilink.{table}{suffix} t USING unnest($1::text[], $2::text[]) k(tenant, run_id) \
+                 WHERE t.tenant = k.tenant AND t.run_id = k.run_id"
+            )
+        };
+        Self {
+            history: format!(
+                "SELECT k.n, e.seq, e.type, (EXTRACT(EPOCH FROM e.at) * 1000)::bigint, e.record::text \
+                 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k(tenant, run_id, n) \
+                 JOIN omnilink.run_events{suffix} e ON e.tenant = k.tenant AND e.run_id = k.run_id ORDER BY k.n, e.seq"
+            ),
+            insert_runs: format!(
+                "INSERT INTO omnilink.runs{suffix} (tenant, run_id, seq, status, workflow_name, workflow_version, goal, params, plan, \
+                   output, error, retry_of, trigger, principal, on_behalf_of, risk_score, created_at, updated_at, finished_at) \
+                 SELECT tenant, run_id, seq, status, workflow_name, workflow_version, goal, params::jsonb, plan::jsonb, output::jsonb, \
+                   error::jsonb, retry_of, trigger, principal, on_behalf_of, risk_score, created_at, updated_at, finished_at \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
+                   $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::float8[], \
+                   $17::timestamptz[], $18::timestamptz[], $19::timestamptz[]) \
+                   k(tenant, run_id, seq, status, workflow_name, workflow_version, goal, params, plan, output, error, retry_of, \
+                     trigger, principal, on_behalf_of, risk_score, created_at, updated_at, finished_at) ON CONFLICT DO NOTHING"
+            ),
+            // What is null here does not change, and is not written again.
+            update_runs: format!(
+                "UPDATE omnilink.runs{suffix} r SET seq = k.seq, status = k.status, plan = COALESCE(k.plan::jsonb, r.plan), \
+                   output = COALESCE(k.output::jsonb, r.output), error = COALESCE(k.error::jsonb, r.error), \
+                   risk_score = k.risk_score, updated_at = k.updated_at, finished_at = k.finished_at \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], \
+                   $9::timestamptz[], $10::timestamptz[]) \
+                   k(tenant, run_id, seq, status, plan, output, error, risk_score, updated_at, finished_at) \
+                 WHERE r.tenant = k.tenant AND r.run_id = k.run_id"
+            ),
+            delete: [
+                delete("runs"),
+                delete("run_steps"),
+                // Their ids begin with the run's, which finds them by the primary key.
+                format!(
+                    "DELETE FROM omnilink.approvals{suffix} t USING unnest($1::text[], $2::text[]) k(tenant, run_id) \
+                     WHERE t.tenant = k.tenant AND t.approval_id > k.run_id || '.' AND t.approval_id < k.run_id || '/'"
+                ),
+            ],
+            copy_events: format!(
+                "COPY omnilink.run_events{suffix} (tenant, run_id, seq, type, at, record) FROM STDIN (FORMAT binary)"
+            ),
+            copy_steps: format!(
+                "COPY omnilink.run_steps{suffix} (tenant, run_id, step_id, tool, status, attempts, output, error, started_at, \
+                   finished_at, compensation) FROM STDIN (FORMAT binary)"
+            ),
+            update_steps: format!(
+                "UPDATE omnilink.run_steps{suffix} s SET status = k.status, attempts = k.attempts, \
+                   output = COALESCE(k.output::jsonb, s.output), error = k.error::jsonb, started_at = k.started_at, \
+                   finished_at = k.finished_at, compensation = k.compensation::jsonb \
+                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::timestamptz[], \
+                   $9::timestamptz[], $10::text[]) \
+                   k(tenant, run_id, step_id, status, attempts, output, error, started_at, finished_at, compensation) \
+                 WHERE s.tenant = k.tenant AND s.run_id = k.run_id AND s.step_id = k.step_id"
+            ),
+            copy_approvals: format!(
+                "COPY omnilink.approvals{suffix} (tenant, approval_id, run_id, step_id, kind, status, lane, risk_score, reasons, input, \
+                   input_hash, message, requested_at, expires_at, decided_by, decided_at, reason) FROM STDIN (FORMAT binary)"
+            ),
+            update_approvals: format!(
+                "UPDATE omnilink.approvals{suffix} a SET status = k.status, expires_at = k.expires_at, decided_by = k.decided_by, \
+                   decided_at = k.decided_at, reason = k.reason \
+                 FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::timestamptz[], $7::text[]) \
+                   k(tenant, approval_id, status, expires_at, decided_by, decided_at, reason) \
+                 WHERE a.tenant = k.tenant AND a.approval_id = k.approval_id"
+            ),
+        }
+    }
+
+    /// Inserts runs that have no row; returns how many had none.
+    pub(super) async fn insert_runs(
+        &self,
+        transaction: &mut PgConnection,
+        works: &[Work<'_>],
+    ) -> Result<u64, sqlx::Error> {
+        use Element::{Bigint, Double, Text, Timestamp};
+        let mut types = [Text; 19];
+        types[2] = Bigint;
+        types[15] = Double;
+        types[16..].fill(Timestamp);
+        let mut columns = Columns::of(types);
+        for work in works {
+            insert_run(&mut columns, work);
+        }
+        columns.write(transaction, &self.insert_runs).await
+    }
+
+    /// Updates runs that have a row.
+    pub(super) async fn update_runs(
+        &self,
+        transaction: &mut PgConnection,
+        works: &[Work<'_>],
+    ) -> Result<(), sqlx::Error> {
+        use Element::{Bigint, Double, Text, Timestamp};
+        let mut columns = Columns::of([
+            Text, Text, Bigint, Text, Text, Text, Text, Double, Timestamp, Timestamp,
+        ]);
+        for work in works {
+            let ((own_tenant, id), run) = (work.key(), &work.run);
+            let [
+                tenant,
+                run_id,
+                seq,
+                status,
+                plan,
+                output,
+                error,
+                risk_score,
+                updated_at,
+                finished_at,
+            ] = columns.row();
+            tenant.next().text(own_tenant);
+            run_id.next().text(id);
+            seq.next().bigint(run.seq);
+            status.next().text(run.status().name());
+            json_text(plan.next(), run.plan.as_deref());
+            json_text(output.next(), run.output.as_deref());
+            json_text(error.next(), run.error.as_deref());
+            double(risk_score.next(), run.risk_score);
+            updated_at.next().timestamp(micros(run.updated_at));
+            time(finished_at.next(), run.finished_at);
+        }
+        columns.write(transaction, &self.update_runs).await?;
+        Ok(())
+    }
+
+    /// Deletes what follows from the history of runs, to be written again.
+    pub(super) async fn delete(
+        &self,
+        transaction: &mut PgConnection,
+        works: &[Work<'_>],
+    ) -> Result<(), sqlx::Error> {
+        let (tenants, run_ids): (Vec<_>, Vec<_>) = works.iter().map(Work::key).unzip();
+        for statement in &self.delete {
+            sqlx::query(AssertSqlSafe(statement.as_str()))
+                .bind(&tenants)
+                .bind(&run_ids)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the records that are not stored yet.
+    pub(super) async fn write_history(
+        &self,
+        transaction: &mut PgConnection,
+        works: &[Work<'_>],
+    ) -> Result<(), sqlx::Error> {
+        let mut rows = CopyRows::default();
+        for record in works.iter().flat_map(|work| &work.fresh) {
+            rows.row(6);
+            rows.text(&record.tenant);
+            rows.text(&record.run_id);
+            rows.bigint(record.seq);
+            rows.text(&record.kind);
+            rows.timestamp(micros(record.at));
+            jsonb(&mut rows, Some(&record_text(record)));
+        }
+        send(&rows, transaction, &self.copy_events).await
+    }
+
+    /// Writes the steps that are new or have changed.
+    pub(super) async fn write_steps(
+        &self,
+        transaction: &mut PgConnection,
+        works: &[Work<'_>],
+    ) -> Result<(), sqlx::Error> {
+        use Element::{Bigint, Text, Timestamp};
+        let mut new = CopyRows::default();
+        let mut changed = Columns::of([
+            Text, Text, Text, Text, Bigint, Text, Text, Timestamp, Timestamp, Text,
+        ]);
+        for work in works {
+            for step in work.run.steps.iter().filter(|step| step.changed) {
+                if step.stored {
+                    change_step(&mut changed, work.key(), step);
+                } else {
+                    new_step(&mut new, work.key(), step);
+                }
+            }
+        }
+        send(&new, transaction, &self.copy_steps).await?;
+        changed.write(transaction, &self.update_steps).await?;
+        Ok(())
+    }
+
+    /// Writes the approvals that are new or have changed.
+    pub(super) async fn write_approvals(
+        &self,
+        transaction: &mut PgConnection,
+        works: &[Work<'_>],
+    ) -> Result<(), sqlx::Error> {
+        use Element::{Text, Timestamp};
+        let mut new = CopyRows::default();
+        let mut changed = Columns::of([Text, Text, Text, Timestamp, Text, Timestamp, Text]);
+        for work in works {
+            let approvals = work.run.approvals.iter();
+            for (number, approval) in approvals.filter(|(_, approval)| approval.changed) {
+                if approval.stored {
+                    change_approval(&mut changed, work.key(), *number, approval);
+                } else {
+                    new_approval(&mut new, work.key(), *number, approval);
+                }
+            }
+        }
+        send(&new, transaction, &self.copy_approvals).await?;
+        changed.write(transaction, &self.update_approvals).await?;
+        Ok(())
+    }
+}
+
+async fn send(
+    rows: &CopyRows,
+    transaction: &mut PgConnection,
+    statement: &str,
+) -> Result<(), sqlx::Error> {
+    if !rows.is_empty() {
+        rows.send(transaction, statement).await?;
+    }
+    Ok(())
+}
+
+fn insert_run(columns: &mut Columns<19>, work: &Work<'_>) {
+    let ((own_tenant, id), run) = (work.key(), &work.run);
+    let none = super::fold::Started::default();
+    let started = run.started.as_deref().unwrap_or(&none);
+    let workflow = started.workflow.as_ref();
+    let [
+        tenant,
+        run_id,
+        seq,
+        status,
+        workflow_name,
+        workflow_version,
+        goal,
+        params,
+        plan,
+        output,
+        error,
+        retry_of,
+        trigger,
+        principal,
+        on_behalf_of,
+        risk_score,
+        created_at,
+        updated_at,
+        finished_at,
+    ] = columns.row();
+    tenant.next().text(own_tenant);
+    run_id.next().text(id);
+    seq.next().bigint(run.seq);
+    status.next().text(run.status().name());
+    workflow_name
+        .next()
+        .optional_text(workflow.map(|(name, _)| name.as_str()));
+    workflow_version
+        .next()
+        .optional_text(workflow.map(|(_, version)| version.as_str()));
+    goal.next().optional_text(started.goal.as_deref());
+    json_text(params.next(), started.params.as_deref());
+    json_text(plan.next(), run.plan.as_deref());
+    json_text(output.next(), run.output.as_deref());
+    json_text(error.next(), run.error.as_deref());
+    retry_of.next().optional_text(started.retry_of.as_deref());
+    trigger.next().text(started.trigger());
+    principal.next().optional_text(started.principal.as_deref());
+    on_behalf_of
+        .next()
+        .optional_text(started.on_behalf_of.as_deref());
+    double(risk_score.next(), run.risk_score);
+    created_at.next().timestamp(micros(run.created_at));
+    updated_at.next().timestamp(micros(run.updated_at));
+    time(finished_at.next(), run.finished_at);
+}
+
+fn new_step(rows: &mut CopyRows, (tenant, run_id): (&str, &str), step: &Step) {
+    rows.row(11);
+    rows.text(tenant);
+    rows.text(run_id);
+    rows.text(&step.id);
+    rows.text(&step.tool);
+    rows.text(step.status().name());
+    rows.bigint(step.attempts.into());
+    jsonb(rows, step.output.as_deref());
+    jsonb(rows, step.error.as_deref());
+    time(rows, step.started_at);
+    time(rows, step.finished_at);
+    jsonb(rows, step.compensation().as_deref());
+}
+
+fn change_step(columns: &mut Columns<10>, key: (&str, &str), step: &Step) {
+    let [
+        tenant,
+        run_id,
+        step_id,
+        status,
+        attempts,
+        output,
+        error,
+        started_at,
+        finished_at,
+        compensation,
+    ] = columns.row();
+    tenant.next().text(key.0);
+    run_id.next().text(key.1);
+    step_id.next().text(&step.id);
+    status.next().text(step.status().name());
+    attempts.next().bigint(step.attempts.into());
+    json_text(output.next(), step.output.as_deref());
+    json_text(error.next(), step.error.as_deref());
+    time(started_at.next(), step.started_at);
+    time(finished_at.next(), step.finished_at);
+    json_text(compensation.next(), step.compensation().as_deref());
+}
+
+fn new_approval(
+    rows: &mut CopyRows,
+    (tenant, run_id): (&str, &str),
+    number: i64,
+    approval: &Approval,
+) {
+    // It is there until the approval was written.
+    let Some(asked) = &approval.asked else {
+        return;
+    };
+    rows.row(17);
+    rows.text(tenant);
+    rows.text(&format!("{run_id}.{number}"));
+    rows.text(run_id);
+    rows.optional_text(asked.step_id.as_deref());
+    rows.text(&asked.kind);
+    rows.text(&approval.status);
+    rows.text(&asked.lane);
+    rows.double(asked.risk_score);
+    jsonb(rows, Some(&asked.reasons));
+    jsonb(rows, Some(&asked.input));
+    rows.text(&asked.input_hash);
+    rows.optional_text(asked.message.as_deref());
+    rows.timestamp(micros(asked.requested_at));
+    rows.timestamp(micros(approval.expires_at));
+    rows.optional_text(approval.decided_by.as_deref());
+    time(rows, approval.decided_at);
+    rows.optional_text(approval.reason.as_deref());
+}
+
+fn change_approval(columns: &mut Columns<7>, key: (&str, &str), number: i64, approval: &Approval) {
+    let [
+        tenant,
+        approval_id,
+        status,
+        expires_at,
+        decided_by,
+        decided_at,
+        reason,
+    ] = columns.row();
+    tenant.next().text(key.0);
+    approval_id.next().text(&format!("{}.{number}", key.1));
+    status.next().text(&approval.status);
+    expires_at.next().timestamp(micros(approval.expires_at));
+    decided_by
+        .next()
+        .optional_text(approval.decided_by.as_deref());
+    time(decided_at.next(), approval.decided_at);
+    reason.next().optional_text(approval.reason.as_deref());
+}

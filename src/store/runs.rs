@@ -1,0 +1,415 @@
+//! The tables `runs`, `run_steps`, `run_events` and `approvals`, read.
+
+use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
+
+use super::{
+    Store, StoreError,
+    audit::{Page, Place, push_time},
+    micros,
+};
+use crate::base::clock::Millis;
+
+/// A run without what may be large.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RunHead {
+    /// Whose run it is.
+    pub tenant: String,
+    /// Its id.
+    pub run_id: String,
+    /// The number of its last record.
+    pub seq: i64,
+    /// Its status.
+    pub status: String,
+    /// The workflow: name and version.
+    pub workflow: Option<(String, String)>,
+    /// The goal.
+    pub goal: Option<String>,
+    /// JSON text: why it did not succeed.
+    pub error: Option<String>,
+    /// The run that it repeats.
+    pub retry_of: Option<String>,
+    /// What started it.
+    pub trigger: String,
+    /// Who asked for it.
+    pub principal: Option<String>,
+    /// The user whom the principal acted for.
+    pub on_behalf_of: Option<String>,
+    /// The highest risk score of its approvals.
+    pub risk_score: Option<f64>,
+    /// When it was asked for.
+    pub created_at: Millis,
+    /// When its last record was written.
+    pub updated_at: Millis,
+    /// When it ended.
+    pub finished_at: Option<Millis>,
+}
+
+/// A run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RunRow {
+    /// What is not large.
+    pub head: RunHead,
+    /// JSON text.
+    pub params: Option<String>,
+    /// JSON text of an object: `hash`, `source`, `steps`, `output`.
+    pub plan: Option<String>,
+    /// JSON text.
+    pub output: Option<String>,
+}
+
+/// A step of a run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StepRow {
+    /// Its id.
+    pub id: String,
+    /// Its tool.
+    pub tool: String,
+    /// Its status.
+    pub status: String,
+    /// How often it was attempted.
+    pub attempts: i64,
+    /// JSON text.
+    pub output: Option<String>,
+    /// JSON text.
+    pub error: Option<String>,
+    /// When its first attempt was scheduled.
+    pub started_at: Option<Millis>,
+    /// When it ended.
+    pub finished_at: Option<Millis>,
+    /// JSON text: how it is undone.
+    pub compensation: Option<String>,
+}
+
+/// A question to people.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ApprovalRow {
+    /// Its id.
+    pub id: String,
+    /// The run.
+    pub run_id: String,
+    /// The step.
+    pub step_id: Option<String>,
+    /// What is asked.
+    pub kind: String,
+    /// What was decided, or `pending`.
+    pub status: String,
+    /// The risk lane.
+    pub lane: String,
+    /// From 0 to 1.
+    pub risk_score: f64,
+    /// JSON text of a list.
+    pub reasons: String,
+    /// JSON text.
+    pub input: String,
+    /// The hash of the input.
+    pub input_hash: String,
+    /// A text for the person who decides.
+    pub message: Option<String>,
+    /// When it was asked.
+    pub requested_at: Millis,
+    /// Until when it can be decided.
+    pub expires_at: Millis,
+    /// Who decided.
+    pub decided_by: Option<String>,
+    /// When.
+    pub decided_at: Option<Millis>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// A record of a run's history.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RecordRow {
+    /// Its number.
+    pub seq: i64,
+    /// What happened.
+    pub kind: String,
+    /// When.
+    pub at: Millis,
+    /// JSON text of an object: the fields of this type.
+    pub record: String,
+}
+
+/// Which runs of a page.
+#[derive(Clone, Default, Debug)]
+pub struct RunFilter {
+    /// Of this status.
+    pub status: Option<String>,
+    /// Of the workflow of this name.
+    pub workflow: Option<String>,
+    /// Asked for by this principal.
+    pub principal: Option<String>,
+    /// Asked for by this one: a second condition, for those who may see their own alone.
+    pub own: Option<String>,
+}
+
+fn ms(column: &str) -> String {
+    format!("(EXTRACT(EPOCH FROM {column}) * 1000)::bigint")
+}
+
+fn head_columns() -> String {
+    let (created, updated, finished) = (ms("created_at"), ms("updated_at"), ms("finished_at"));
+    format!(
+        "tenant, run_id, seq, status, workflow_name, workflow_version, goal, error::text, retry_of, trigger, principal, on_behalf_of, \
+         risk_score, {created}, {updated}, {finished}"
+    )
+}
+
+fn head(row: &PgRow) -> Result<RunHead, sqlx::Error> {
+    let workflow: (Option<String>, Option<String>) = (row.try_get(4)?, row.try_get(5)?);
+    Ok(RunHead {
+        tenant: row.try_get(0)?,
+        run_id: row.try_get(1)?,
+        seq: row.try_get(2)?,
+        status: row.try_get(3)?,
+        workflow: workflow
+            .0
+            .map(|name| (name, workflow.1.unwrap_or_default())),
+        goal: row.try_get(6)?,
+        error: row.try_get(7)?,
+        retry_of: row.try_get(8)?,
+        trigger: row.try_get(9)?,
+        principal: row.try_get(10)?,
+        on_behalf_of: row.try_get(11)?,
+        risk_score: row.try_get(12)?,
+        created_at: Millis(row.try_get(13)?),
+        updated_at: Millis(row.try_get(14)?),
+        finished_at: row.try_get::<Option<i64>, _>(15)?.map(Millis),
+    })
+}
+
+/// A run of a tenant.
+pub async fn run(store: &Store, tenant: &str, run_id: &str) -> Result<Option<RunRow>, StoreError> {
+    let columns = head_columns();
+    let mut query = QueryBuilder::<Postgres>::new(format!(
+        "SELECT {columns}, params::text, plan::text, output::text FROM omnilink.runs WHERE tenant = "
+    ));
+    query
+        .push_bind(tenant)
+        .push(" AND run_id = ")
+        .push_bind(run_id);
+    let found = query.build().fetch_optional(store.pool()).await?;
+    let row = |row: PgRow| -> Result<_, sqlx::Error> {
+        Ok(RunRow {
+            head: head(&row)?,
+            params: row.try_get(16)?,
+            plan: row.try_get(17)?,
+            output: row.try_get(18)?,
+        })
+    };
+    Ok(found.map(row).transpose()?)
+}
+
+/// A run of a tenant, without what may be large.
+pub async fn run_head(
+    store: &Store,
+    tenant: &str,
+    run_id: &str,
+) -> Result<Option<RunHead>, StoreError> {
+    let columns = head_columns();
+    let mut query = QueryBuilder::<Postgres>::new(format!(
+        "SELECT {columns} FROM omnilink.runs WHERE tenant = "
+    ));
+    query
+        .push_bind(tenant)
+        .push(" AND run_id = ")
+        .push_bind(run_id);
+    let found = query.build().fetch_optional(store.pool()).await?;
+    Ok(found.as_ref().map(head).transpose()?)
+}
+
+/// JSON text: the output of a run that succeeded.
+pub async fn output(
+    store: &Store,
+    tenant: &str,
+    run_id: &str,
+) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT output::text FROM omnilink.runs WHERE tenant = $1 AND run_id = $2";
+    let found = sqlx::query_scalar::<_, Option<String>>(sql)
+        .bind(tenant)
+        .bind(run_id);
+    Ok(found.fetch_optional(store.pool()).await?.flatten())
+}
+
+/// Runs of a tenant, the newest first.
+pub async fn runs(
+    store: &Store,
+    page: &Page,
+    filter: &RunFilter,
+) -> Result<Vec<RunHead>, StoreError> {
+    let columns = head_columns();
+    let mut query = QueryBuilder::<Postgres>::new(format!(
+        "SELECT {columns} FROM omnilink.runs WHERE tenant = "
+    ));
+    query.push_bind(&page.tenant);
+    for (column, wanted) in [
+        ("status", &filter.status),
+        ("workflow_name", &filter.workflow),
+        ("principal", &filter.principal),
+        ("principal", &filter.own),
+    ] {
+        if let Some(wanted) = wanted {
+            query.push(format!(" AND {column} = ")).push_bind(wanted);
+        }
+    }
+    // The planner sees that the partial index serves.
+    if filter.status.as_deref().is_some_and(|s| s != "succeeded") {
+        query.push(" AND status <> 'succeeded'");
+    }
+    newest_first(&mut query, page, "created_at", "run_id");
+    let rows = query.build().fetch_all(store.pool()).await?;
+    Ok(rows.iter().map(head).collect::<Result<_, _>>()?)
+}
+
+/// The range of a page, its order and its limit.
+fn newest_first(query: &mut QueryBuilder<Postgres>, page: &Page, at: &str, id: &str) {
+    if let Some(since) = page.since {
+        query.push(format!(" AND {at} >= "));
+        push_time(query, micros(since));
+    }
+    if let Some(until) = page.until {
+        query.push(format!(" AND {at} < "));
+        push_time(query, micros(until));
+    }
+    if let Some(Place {
+        at: last,
+        id: after,
+    }) = &page.after
+    {
+        query.push(format!(" AND ({at}, {id}) < ("));
+        push_time(query, *last);
+        query.push(", ").push_bind(after.clone()).push(")");
+    }
+    query
+        .push(format!(" ORDER BY {at} DESC, {id} DESC LIMIT "))
+        .push_bind(page.limit as i64);
+}
+
+/// The steps of a run, in no order.
+pub async fn steps(store: &Store, tenant: &str, run_id: &str) -> Result<Vec<StepRow>, StoreError> {
+    let (started, finished) = (ms("started_at"), ms("finished_at"));
+    let mut query = QueryBuilder::<Postgres>::new(format!(
+        "SELECT step_id, tool, status, attempts, output::text, error::text, {started}, {finished}, compensation::text \
+         FROM omnilink.run_steps WHERE tenant = "
+    ));
+    query
+        .push_bind(tenant)
+        .push(" AND run_id = ")
+        .push_bind(run_id);
+    let rows = query.build().fetch_all(store.pool()).await?;
+    let row = |row: &PgRow| {
+        Ok(StepRow {
+            id: row.try_get(0)?,
+            tool: row.try_get(1)?,
+            status: row.try_get(2)?,
+            attempts: row.try_get(3)?,
+            output: row.try_get(4)?,
+            error: row.try_get(5)?,
+            started_at: row.try_get::<Option<i64>, _>(6)?.map(Millis),
+            finished_at: row.try_get::<Option<i64>, _>(7)?.map(Millis),
+            compensation: row.try_get(8)?,
+        })
+    };
+    Ok(rows.iter().map(row).collect::<Result<_, sqlx::Error>>()?)
+}
+
+fn approval_columns() -> String {
+    let (requested, expires, decided) = (ms("requested_at"), ms("expires_at"), ms("decided_at"));
+    format!(
+        "approval_id, run_id, step_id, kind, status, lane, risk_score, reasons::text, input::text, input_hash, message, {requested}, \
+         {expires}, decided_by, {decided}, reason"
+    )
+}
+
+fn approval(row: &PgRow) -> Result<ApprovalRow, sqlx::Error> {
+    Ok(ApprovalRow {
+        id: row.try_get(0)?,
+        run_id: row.try_get(1)?,
+        step_id: row.try_get(2)?,
+        kind: row.try_get(3)?,
+        status: row.try_get(4)?,
+        lane: row.try_get(5)?,
+        risk_score: row.try_get(6)?,
+        reasons: row.try_get(7)?,
+        input: row.try_get(8)?,
+        input_hash: row.try_get(9)?,
+        message: row.try_get(10)?,
+        requested_at: Millis(row.try_get(11)?),
+        expires_at: Millis(row.try_get(12)?),
+        decided_by: row.try_get(13)?,
+        decided_at: row.try_get::<Option<i64>, _>(14)?.map(Millis),
+        reason: row.try_get(15)?,
+    })
+}
+
+/// What people were asked about a run, in the order in which they were asked.
+pub async fn approvals_of(
+    store: &Store,
+    tenant: &str,
+    run_id: &str,
+) -> Result<Vec<ApprovalRow>, StoreError> {
+    let columns = approval_columns();
+    let mut query = QueryBuilder::<Postgres>::new(format!(
+        "SELECT {columns} FROM omnilink.approvals WHERE tenant = "
+    ));
+    // Ids begin with the run's: a range of the primary key.
+    query
+        .push_bind(tenant)
+        .push(" AND approval_id > ")
+        .push_bind(format!("{run_id}."))
+        .push(" AND approval_id < ")
+        .push_bind(format!("{run_id}/"))
+        .push(" ORDER BY split_part(approval_id, '.', 2)::bigint");
+    let rows = query.build().fetch_all(store.pool()).await?;
+    Ok(rows.iter().map(approval).collect::<Result<_, _>>()?)
+}
+
+/// What people are or were asked, the newest first.
+pub async fn approvals(
+    store: &Store,
+    page: &Page,
+    status: &str,
+) -> Result<Vec<ApprovalRow>, StoreError> {
+    let columns = approval_columns();
+    let mut query = QueryBuilder::<Postgres>::new(format!(
+        "SELECT {columns} FROM omnilink.approvals WHERE tenant = "
+    ));
+    query
+        .push_bind(&page.tenant)
+        .push(" AND status = ")
+        .push_bind(status);
+    newest_first(&mut query, page, "requested_at", "approval_id");
+    let rows = query.build().fetch_all(store.pool()).await?;
+    Ok(rows.iter().map(approval).collect::<Result<_, _>>()?)
+}
+
+/// Records of a run's history after a number, in order.
+pub async fn history(
+    store: &Store,
+    (tenant, run_id): (&str, &str),
+    after: i64,
+    limit: usize,
+) -> Result<Vec<RecordRow>, StoreError> {
+    let at = ms("at");
+    let mut query = QueryBuilder::<Postgres>::new(format!(
+        "SELECT seq, type, {at}, record::text FROM omnilink.run_events WHERE tenant = "
+    ));
+    query
+        .push_bind(tenant)
+        .push(" AND run_id = ")
+        .push_bind(run_id)
+        .push(" AND seq > ")
+        .push_bind(after)
+        .push(" ORDER BY seq LIMIT ")
+        .push_bind(limit as i64);
+    let rows = query.build().fetch_all(store.pool()).await?;
+    let row = |row: &PgRow| {
+        Ok(RecordRow {
+            seq: row.try_get(0)?,
+            kind: row.try_get(1)?,
+            at: Millis(row.try_get(2)?),
+            record: row.try_get(3)?,
+        })
+    };
+    Ok(rows.iter().map(row).collect::<Result<_, sqlx::Error>>()?)
+}
