@@ -6,11 +6,13 @@
 //! | `compiled` | a plan that is ready to run |
 //! | `run`, `evolve` | the state, and how events change it |
 //! | `decide/` | what a run does about an input |
+//! | `decisions` | what was decided, so that a decision sent again is known |
 //! | `risk` | the risk lanes |
 //! | `followers` | requests that wait for what happens to a run |
 
 mod compiled;
 mod decide;
+mod decisions;
 mod evolve;
 mod followers;
 mod risk;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::compiled::CompiledPlan;
+use super::{compiled::CompiledPlan, decisions::Decisions};
 use crate::base::clock::Millis;
 use crate::runs::{ApprovalRequest, Json, RunError, RunStatus, Started, StepError};
 
@@ -29,6 +29,8 @@ pub struct Run {
     pub(super) signals: BTreeMap<String, VecDeque<Json>>,
     /// Questions that are open, by the number of the record that asked.
     pub(super) approvals: BTreeMap<u64, ApprovalRequest>,
+    /// What was decided.
+    pub(super) decisions: Decisions,
     pub(super) paused_at: Option<Millis>,
     /// A person has approved the run as a whole.
     pub(super) approved: bool,
@@ -170,6 +172,7 @@ impl Run {
             effective: Vec::new(),
             signals: BTreeMap::new(),
             approvals: BTreeMap::new(),
+            decisions: Decisions::default(),
             paused_at: None,
             approved: false,
             ending: None,

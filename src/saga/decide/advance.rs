@@ -78,6 +78,7 @@ impl Turn<'_> {
                 approval,
                 decision: Decision::Expired,
                 by: "omnilink".into(),
+                on_behalf_of: None,
                 reason: None,
                 value: None,
             });
