@@ -73,6 +73,8 @@ codes! {
         "The timestamp of the webhook is too far from the time of this node.";
     PERMISSION_DENIED = 403 "permission_denied",
         "The key lacks the permission that the route needs, or names a tenant or grants scopes that are not its own.";
+    SELF_APPROVAL = 403 "self_approval",
+        "Whoever asked for the run, or was asked for, does not decide about its approvals.";
     ENV_NOT_ALLOWED = 403 "env_not_allowed",
         "The key's `env_allowlist` does not hold the last segment of `source`.";
     ADAPTER_NOT_ALLOWED = 403 "adapter_not_allowed",
@@ -107,6 +109,24 @@ codes! {
         "The tenant has an integration of that name.";
     PARTITION_COUNT = 409 "partition_count",
         "A topic has another number of partitions than it should.";
+    RUN_ENDED = 409 "run_ended",
+        "The run has ended.";
+    RUN_COMPENSATING = 409 "run_compensating",
+        "The run is being undone, and ends without success in any case.";
+    ALREADY_CANCELLED = 409 "already_cancelled",
+        "The run is being cancelled, or ends without success in any case.";
+    ALREADY_PAUSED = 409 "already_paused",
+        "The run is paused.";
+    NOT_PAUSED = 409 "not_paused",
+        "The run is not paused.";
+    APPROVAL_NOT_OPEN = 409 "approval_not_open",
+        "The run has no such approval, or it was decided otherwise, by somebody else, or by the time.";
+    INVALID_DECISION = 409 "invalid_decision",
+        "An approval is `approved` or `denied`; an incident is decided with `retry`, `skip` or `fail`.";
+    INPUT_CHANGED = 409 "input_changed",
+        "The approval is about another input than the one of `input_hash`: look at it again.";
+    TOO_MANY_SIGNALS = 409 "too_many_signals",
+        "The run keeps as many signals as it can until its steps take them.";
     REBUILD_RUNNING = 409 "rebuild_running",
         "A rebuild is running already.";
     REDRIVE_RUNNING = 409 "redrive_running",

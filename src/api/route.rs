@@ -75,6 +75,8 @@ pub enum Tag {
     Events,
     /// Commands, workflows, goals and tasks come in.
     Starts,
+    /// Runs: how they are, what controls them, and what people decide.
+    Runs,
     /// Keys.
     Keys,
     /// Sources of webhooks, and what they send.
@@ -99,9 +101,10 @@ pub enum Tag {
 
 impl Tag {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Events,
         Self::Starts,
+        Self::Runs,
         Self::Keys,
         Self::Webhooks,
         Self::Readers,
@@ -119,6 +122,7 @@ impl Tag {
         match self {
             Self::Events => "Events",
             Self::Starts => "Starts",
+            Self::Runs => "Runs",
             Self::Keys => "Keys",
             Self::Webhooks => "Webhooks",
             Self::Readers => "Readers",
@@ -140,6 +144,7 @@ impl Tag {
                 "Commands, workflows, goals and tasks: what starts runs. This version checks them and does not carry out runs yet, \
                  so each that passes all checks is answered with 503 `feature_disabled`."
             }
+            Self::Runs => "Runs: how they are, what controls them, and what people decide.",
             Self::Keys => "API keys of a tenant.",
             Self::Webhooks => "Sources of webhooks, and the routes that their senders call.",
             Self::Readers => "Which login of Postgres sees which tenant.",

@@ -28,6 +28,7 @@ use crate::{
     limits::{Limiter, RedisOptions},
     port::{self, Nodes, Port, Tls, Tools},
     registry::Registry,
+    saga::Followers,
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
     workflows::Current,
@@ -130,6 +131,7 @@ pub async fn run(
     let (nodes, limiter) = connect_nodes(&config, &readiness)?;
     let jwt = start_jwt(&config, &readiness)?;
     let reloading = Reloading::start(&config, workflows.clone())?;
+    let followers = Followers::default();
     let port = Port::new(
         listener,
         port::Parts {
@@ -166,6 +168,7 @@ pub async fn run(
             nodes,
             limiter,
             workflows,
+            followers,
         },
     )?;
     let address = port.address().context("the port has no address")?;

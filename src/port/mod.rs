@@ -7,6 +7,7 @@ mod addresses;
 mod auth;
 mod certificate;
 mod connection;
+mod control;
 mod cors;
 mod denials;
 mod gate;
@@ -61,6 +62,7 @@ use crate::{
     jwt::Jwt,
     limits::Limiter,
     log::Log,
+    saga::Followers,
     state::{StateError, StateStore},
     telemetry::Readiness,
     workflows,
@@ -114,6 +116,8 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
+    /// Requests that wait for what becomes of their runs.
+    pub followers: Followers,
 }
 
 /// The port, bound and ready to serve.
@@ -130,6 +134,8 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    followers: Followers,
+    controlling: control::Controlling,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
     audit: Audit,
@@ -190,6 +196,8 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                followers: parts.followers,
+                controlling: control::Controlling::default(),
                 controls: parts.controls,
                 jwt: parts.jwt,
                 audit: parts.audit,

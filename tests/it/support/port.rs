@@ -34,6 +34,7 @@ use omnilink::{
         topics::Names,
     },
     port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, Tls, Tools},
+    saga::Followers,
     state::Changes,
     store::Store,
     telemetry::{Need, PartStatus, Readiness},
@@ -187,6 +188,8 @@ pub struct Node {
     pub event_schemas: Arc<EventSchemas>,
     /// Workflows and tools; none but the builtin ones at the start.
     pub workflows: Current,
+    /// Requests that wait for what becomes of their runs.
+    pub followers: Followers,
     pub dir: TempDir,
     http: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -332,6 +335,7 @@ impl Node {
         config.limits.policies = more.policies;
         let (audit, audit_writer) = Audit::start(shared.clone(), names.audit.clone());
         let workflows = Current::default();
+        let followers = Followers::default();
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let event_schemas = Arc::<EventSchemas>::default();
         let port = Port::new(
@@ -366,6 +370,7 @@ impl Node {
                 nodes: more.nodes,
                 limiter: more.limiter,
                 workflows: workflows.clone(),
+                followers: followers.clone(),
             },
         )
         .unwrap();
@@ -383,6 +388,7 @@ impl Node {
             readiness,
             event_schemas,
             workflows,
+            followers,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
             stop: Some(stop),
