@@ -76,6 +76,7 @@ mod registry_routes;
 mod replay;
 mod replay_parquet;
 mod rls;
+mod run_controls;
 mod secrets;
 mod security_page;
 mod shop_example;

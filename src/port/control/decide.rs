@@ -6,12 +6,17 @@ use axum::{
     extract::{Path, Request, State},
     response::Response,
 };
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
-use super::{sent::Sent, tell::Message};
+use super::{
+    decided::Mark,
+    sent::Sent,
+    tell::{Deciding, Message},
+};
 use crate::{
     api::run_controls::{DecideApproval, DecisionMade},
     commands::control::{self, Decide},
+    envelope::canonical_hash,
     port::{Shared, problem::Refused},
     runs::Decision,
 };
@@ -51,6 +56,15 @@ pub(crate) async fn decide(
     if changes_input {
         detail.insert("input_changed".into(), true.into());
     }
+    let value = input.or(output);
+    let caller = &controller.caller;
+    let mark = mark(&json!([
+        controller.tenant.as_str(),
+        caller.key.principal,
+        caller.on_behalf_of,
+        made,
+        value
+    ]));
     let message = Message {
         kind: control::DECISION,
         body: Decide {
@@ -58,13 +72,22 @@ pub(crate) async fn decide(
             decision: decision(made),
             reason: fields.reason,
             input_hash: fields.input_hash,
-            value: input.or(output),
+            value,
         },
         action: "approval.decided",
         detail,
-        approval_id: Some(&approval_id),
+        decision: Some(Deciding {
+            approval_id: &approval_id,
+            mark,
+        }),
     };
     controller.tell(run, message).await
+}
+
+/// Of all that makes a decision the same.
+fn mark(decided: &Value) -> Mark {
+    // Cannot fail: the value is no deeper than it was in the body, which was checked.
+    canonical_hash(decided.to_string().as_bytes()).unwrap_or_default()
 }
 
 /// As the run takes it.

@@ -44,7 +44,7 @@ pub(crate) async fn cancel(
         body: Cancel { reason, compensate },
         action: "run.cancelled",
         detail,
-        approval_id: None,
+        decision: None,
     };
     controller.tell(run, message).await
 }
@@ -83,7 +83,7 @@ async fn plain(
         body,
         action,
         detail: Map::new(),
-        approval_id: None,
+        decision: None,
     };
     controller.tell(run, message).await
 }
@@ -109,7 +109,7 @@ pub(crate) async fn signal(
         body: Signal { signal, data },
         action: "run.signalled",
         detail,
-        approval_id: None,
+        decision: None,
     };
     controller.tell(run, message).await
 }

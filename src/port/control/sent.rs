@@ -109,6 +109,10 @@ impl Sent {
     /// The body, which must be there.
     pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T, Refused> {
         let text = without_mark(&self.body);
+        // Serde would take an array of the fields, too.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(self.caller.invalid("the body must be a JSON object"));
+        }
         // Depth, duplicate names and numbers, as in events.
         canonical_hash(text).map_err(|error| self.caller.invalid(error))?;
         serde_json::from_slice(text).map_err(|error| self.caller.invalid(error))

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::sent::Controller;
+use super::{decided::Mark, sent::Controller};
 use crate::{
     api::{
         problem::{Code, NOT_FOUND, OVERLOADED, RUN_ENDED},
@@ -42,8 +42,16 @@ pub(super) struct Message<'a, B> {
     pub(super) action: &'static str,
     /// What the audit log says of it.
     pub(super) detail: Map<String, Value>,
-    /// The approval that it decides.
-    pub(super) approval_id: Option<&'a str>,
+    /// What it decides.
+    pub(super) decision: Option<Deciding<'a>>,
+}
+
+/// A decision.
+pub(super) struct Deciding<'a> {
+    /// The approval's id.
+    pub(super) approval_id: &'a str,
+    /// The same for the same decision by the same person.
+    pub(super) mark: Mark,
 }
 
 impl Controller {
@@ -55,12 +63,23 @@ impl Controller {
     ) -> Result<Response, Refused> {
         let run_id = run.to_string();
         let told = self.exchange(run, &run_id, &message).await;
+        let decided = &self.caller.shared.controlling.decided;
         let told = told.and_then(|answer| match answer {
             None => Ok(ControlStatus::Accepted),
             Some(Answer::Done | Answer::Ignored | Answer::Duplicate { .. }) => {
+                if let Some(Deciding { approval_id, mark }) = &message.decision {
+                    decided.remember(approval_id, *mark);
+                }
                 Ok(ControlStatus::Done)
             }
-            Some(Answer::Refused { code, message }) => Err(refused(code, message)),
+            Some(Answer::Refused { code, message: why }) => match &message.decision {
+                Some(Deciding { approval_id, mark })
+                    if code == RUN_ENDED.code && decided.has(approval_id, *mark) =>
+                {
+                    Ok(ControlStatus::Done)
+                }
+                _ => Err(refused(code, why)),
+            },
             Some(Answer::UnknownRun) => {
                 let detail = "there is no such run, or it ended too long ago";
                 Err(Problem::new(&NOT_FOUND, detail))
@@ -76,7 +95,7 @@ impl Controller {
         let poll_url = format!("/v1/runs/{run_id}");
         let controlled = RunControlled {
             run_id,
-            approval_id: message.approval_id.map(str::to_owned),
+            approval_id: message.decision.map(|of| of.approval_id.to_owned()),
             status,
             poll_url,
         };
@@ -157,8 +176,8 @@ impl Controller {
                 }
             }
         };
-        let (kind, id) = match message.approval_id {
-            Some(id) => ("approval", id),
+        let (kind, id) = match &message.decision {
+            Some(decision) => ("approval", decision.approval_id),
             None => ("run", run_id),
         };
         let entry = self
