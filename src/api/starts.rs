@@ -198,6 +198,17 @@ pub struct AgentGoal {
     pub idempotency_key: Option<String>,
 }
 
+impl AgentAccepted {
+    /// For a run.
+    pub fn new(run_id: &str) -> Self {
+        Self {
+            workflow_id: run_id.to_owned(),
+            status: "accepted",
+            poll_url: format!("/workflows/{run_id}/status"),
+        }
+    }
+}
+
 /// The answer to an agent's goal.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AgentAccepted {

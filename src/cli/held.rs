@@ -8,7 +8,6 @@ use crate::{
     controls::{Controls, Emergency, seal},
     log::{Log, LogError, topics::Names},
     node::storage,
-    projections::PROJECTION,
 };
 
 /// The emergency controls on the topic `controls`; changes nothing. `None`: there is no such topic yet.
@@ -30,7 +29,8 @@ pub(super) fn read(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<Option
 pub(super) fn holds(emergency: &Emergency, processor: &str) -> Option<String> {
     match processor {
         admission::NAME => emergency.admission_held(),
-        PROJECTION => None,
-        _ => emergency.processing_held(),
+        topology if topology.starts_with("topology.") => emergency.processing_held(),
+        // Projections go on, and runs hold single calls.
+        _ => None,
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     log::{Log, LogError, topics::Names},
     node::{postgres, topologies},
     projections::{self, PROJECTION},
+    saga,
     store::Store,
     stream::lag::{self, Item},
 };
@@ -64,7 +65,11 @@ pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::R
     let mut known = false;
     let mut first_error = None;
     for (part, found) in [
-        (admission::NAME, of_admission(log, names)),
+        (
+            admission::NAME,
+            of_lanes(log, admission::NAME, &names.ingress),
+        ),
+        (saga::NAME, of_lanes(log, saga::NAME, &names.commands)),
         (PROJECTION, of_projections(config, log, names)),
         ("topologies", of_topologies(config, log)),
     ] {
@@ -130,11 +135,11 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn of_admission(log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
-    let positions = log.positions(admission::NAME, &names.ingress)?;
-    let processor = (admission::NAME, &*names.ingress);
-    let positions = lag::from_start(&positions);
-    Ok(lag::items(log, processor, &positions, SystemClock.now())?)
+/// The lag of a processor whose positions are in the log.
+fn of_lanes(log: &dyn Log, name: &str, topic: &str) -> anyhow::Result<Vec<Item>> {
+    let positions = lag::from_start(&log.positions(name, topic)?);
+    let now = SystemClock.now();
+    Ok(lag::items(log, (name, topic), &positions, now)?)
 }
 
 /// The position of a projection in each partition of its topic.

@@ -21,7 +21,7 @@ use crate::{
     controls::Emergency,
     log::{Cleanup, Log, LogError, OpenTransaction, topics::Names},
     node::storage,
-    projections,
+    projections, saga,
     stream::{
         lag::{self, First, first_records, from_start},
         progress::STALLED_AFTER,
@@ -165,7 +165,10 @@ pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Processor>, Opt
         name: name.to_owned(),
         topic: topic.into(),
     };
-    let mut all = vec![reads(admission::NAME, &names.ingress)];
+    let mut all = vec![
+        reads(admission::NAME, &names.ingress),
+        reads(saga::NAME, &names.commands),
+    ];
     all.extend(projections::topics(names).map(|(name, topic)| reads(name, &topic)));
     let trouble =
         match crate::node::topologies::read_files(config, &[]).map(|(_, checked)| checked.set) {

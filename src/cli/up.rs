@@ -38,6 +38,8 @@ pub struct Args {
 pub enum Part {
     /// From `ingress` to `events`.
     Admission,
+    /// Runs: from `commands` to `runs` and `steps`.
+    Sagas,
     /// From `events` to Postgres.
     Projections,
     /// The topologies of topologies_dir.
@@ -64,6 +66,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
     let runs = |part| !args.without.contains(&part);
     let parts = Parts {
         admission: runs(Part::Admission),
+        sagas: runs(Part::Sagas),
         projections: runs(Part::Projections),
         topologies: runs(Part::Topologies),
     };

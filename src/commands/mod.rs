@@ -50,11 +50,16 @@ pub struct Command {
 }
 
 impl Command {
+    /// The bytes of the record's value.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, apache_avro::Error> {
+        RECORD.encode(self)
+    }
+
     /// The record; its key is the run, so a record for all runs must name its partition.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
         Ok(Record {
             key: (!self.run_id.is_empty()).then(|| self.run_id.clone().into()),
-            value: Some(RECORD.encode(self)?.into()),
+            value: Some(self.to_bytes()?.into()),
             headers: Vec::new(),
         })
     }

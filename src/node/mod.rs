@@ -6,6 +6,7 @@ mod lags;
 pub(crate) mod postgres;
 mod rebuild;
 mod run;
+mod sagas;
 pub mod storage;
 pub(crate) mod topologies;
 pub(crate) mod watch;

@@ -11,6 +11,7 @@ use super::{
     event_schemas,
     lags::NodeLags,
     postgres::{self, Postgres},
+    sagas,
     storage::{self, Storage},
     topologies::{self, Topologies},
     watch::Watch,
@@ -39,9 +40,15 @@ const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The parts that a node runs; other nodes run the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each part is either run or left to other nodes"
+)]
 pub struct Parts {
     /// From `ingress` to `events`.
     pub admission: bool,
+    /// From `commands` to `runs`, `steps` and `ingress`.
+    pub sagas: bool,
     /// From `events` to Postgres.
     pub projections: bool,
     /// The topologies of topologies_dir.
@@ -101,6 +108,14 @@ pub async fn run(
     } else {
         None
     };
+    let followers = Followers::default();
+    let sagas = if parts.sagas {
+        Some(sagas::start(
+            &config, &storage, &followers, &readiness, &mut watch,
+        )?)
+    } else {
+        None
+    };
     let projections = parts.projections.then(|| {
         Postgres::start(
             &config, &storage, &controls, &readiness, &mut watch, provision,
@@ -131,7 +146,6 @@ pub async fn run(
     let (nodes, limiter) = connect_nodes(&config, &readiness)?;
     let jwt = start_jwt(&config, &readiness)?;
     let reloading = Reloading::start(&config, workflows.clone())?;
-    let followers = Followers::default();
     let port = Port::new(
         listener,
         port::Parts {
@@ -152,6 +166,8 @@ pub async fn run(
             },
             log: Arc::clone(&storage.log),
             ingress: Arc::clone(&storage.names.ingress),
+            commands: Arc::clone(&storage.names.commands),
+            followers,
             state: storage.state.clone(),
             appends: storage.appends,
             controls,
@@ -168,7 +184,6 @@ pub async fn run(
             nodes,
             limiter,
             workflows,
-            followers,
         },
     )?;
     let address = port.address().context("the port has no address")?;
@@ -188,6 +203,7 @@ pub async fn run(
     if let Some(topologies) = topologies {
         topologies.stop().await;
     }
+    drop(sagas);
     drop(admission);
     if let Some(projections) = projections {
         tokio::task::spawn_blocking(|| projections.stop()).await?;

@@ -83,6 +83,10 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     /// The whole name of the topic `ingress`.
     pub ingress: Arc<str>,
+    /// The whole name of the topic `commands`.
+    pub commands: Arc<str>,
+    /// Who waits for what happens to a run.
+    pub followers: Followers,
     /// Where the window of identities is kept: on the embedded log the log's own store, so that both are
     /// one commit.
     pub state: StateStore,
@@ -116,8 +120,6 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
-    /// Requests that wait for what becomes of their runs.
-    pub followers: Followers,
 }
 
 /// The port, bound and ready to serve.
@@ -134,6 +136,7 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    commands: Arc<str>,
     followers: Followers,
     controlling: control::Controlling,
     controls: Arc<Controls>,
@@ -196,6 +199,7 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                commands: parts.commands,
                 followers: parts.followers,
                 controlling: control::Controlling::default(),
                 controls: parts.controls,

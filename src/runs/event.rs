@@ -93,6 +93,8 @@ pub struct ApprovalRequest {
     /// A text for the person who decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// When it was asked.
+    pub requested_at: Millis,
     /// Until when it can be decided.
     pub expires_at: Millis,
 }

@@ -22,6 +22,16 @@ impl Json {
         RawValue::from_string(text).map(|raw| Self(raw.into()))
     }
 
+    /// Of JSON that was checked and is carried without being parsed.
+    pub fn of_raw(raw: Box<RawValue>) -> Self {
+        Self(raw.into())
+    }
+
+    /// `{}`.
+    pub fn empty_object() -> Self {
+        Self::of(&Value::Object(serde_json::Map::new()))
+    }
+
     /// `null`.
     pub fn null() -> Self {
         Self(null().into())

@@ -87,6 +87,13 @@ pub struct RetryPolicy {
     pub max_ms: u64,
 }
 
+/// What a workflow says for all steps of its plan, unless a step says otherwise. It wins over what tools say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defaults {
+    /// What happens when all attempts of a step have failed.
+    pub on_exhausted: Option<OnExhausted>,
+}
+
 /// The plan calls a tool that does not exist.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("step `{step}`: there is no tool `{tool}`")]
@@ -134,7 +141,11 @@ impl Input {
 
 impl CompiledPlan {
     /// Resolves the tools of a valid plan.
-    pub fn new(plan: &Plan, tool: impl Fn(&str) -> Option<Arc<Tool>>) -> Result<Self, UnknownTool> {
+    pub fn new(
+        plan: &Plan,
+        defaults: Defaults,
+        tool: impl Fn(&str) -> Option<Arc<Tool>>,
+    ) -> Result<Self, UnknownTool> {
         let index: HashMap<&str, usize> = plan
             .steps
             .iter()
@@ -179,6 +190,7 @@ impl CompiledPlan {
                 deadline_ms: step.deadline_ms,
                 on_exhausted: step
                     .on_exhausted
+                    .or(defaults.on_exhausted)
                     .or(own.on_exhausted)
                     .unwrap_or(OnExhausted::Fail),
                 irreversible: step.irreversible || own.irreversible,

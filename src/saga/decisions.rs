@@ -28,6 +28,11 @@ struct Made {
 }
 
 impl Decisions {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Remembers a decision.
     pub(super) fn remember(&mut self, decided: &Decided) {
         let made = Made {

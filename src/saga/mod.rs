@@ -8,6 +8,9 @@
 //! | `decide/` | what a run does about an input |
 //! | `decisions` | what was decided, so that a decision sent again is known |
 //! | `risk` | the risk lanes |
+//! | `inspect` | what others see of a run |
+//! | `snapshot` | a run as it is stored |
+//! | `process/` | the processor, which runs the core on the engine |
 //! | `followers` | requests that wait for what happens to a run |
 
 mod compiled;
@@ -15,13 +18,19 @@ mod decide;
 mod decisions;
 mod evolve;
 mod followers;
+mod inspect;
+mod process;
 mod risk;
 mod run;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use compiled::{Compensation, CompiledPlan, CompiledStep, RetryPolicy, UnknownTool};
+pub use compiled::{Compensation, CompiledPlan, CompiledStep, Defaults, RetryPolicy, UnknownTool};
 pub use decide::{CallResult, Effects, Env, Hold, Input, Outcome, Refusal, decide, start};
 pub use followers::{Answer, Follower, Followers, Notice};
+pub use inspect::{Execution, Undoing};
+pub use process::{IDENTITY_MS, NAME, Sagas, Settings};
 pub use risk::{Risk, judge};
 pub use run::Run;
+pub use snapshot::Snapshot;

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{compiled::CompiledPlan, decisions::Decisions};
 use crate::base::clock::Millis;
 use crate::runs::{ApprovalRequest, Json, RunError, RunStatus, Started, StepError};
@@ -51,7 +53,7 @@ impl PartialEq for PlanOf {
 }
 
 /// Why and how a run ends without success.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Ending {
     pub(super) kind: EndKind,
     pub(super) step: Option<usize>,
@@ -60,7 +62,7 @@ pub(super) struct Ending {
 }
 
 /// How a run ends without success.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum EndKind {
     Failed,
     Denied,
@@ -68,7 +70,7 @@ pub(super) enum EndKind {
 }
 
 /// How a run has ended.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) enum End {
     Succeeded(Json),
     Failed(RunError),
@@ -77,7 +79,7 @@ pub(super) enum End {
 }
 
 /// A step of a run.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct StepState {
     pub(super) phase: Phase,
     /// The number of the last attempt.
@@ -102,7 +104,7 @@ pub(super) struct StepState {
 }
 
 /// Where a step is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) enum Phase {
     /// Not begun: it waits for other steps.
     #[default]
@@ -132,7 +134,7 @@ impl Phase {
 }
 
 /// The compensation of a step.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Undo {
     pub(super) phase: UndoPhase,
     pub(super) attempt: u32,
@@ -142,7 +144,7 @@ pub(super) struct Undo {
 }
 
 /// Where a compensation is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) enum UndoPhase {
     #[default]
     Pending,

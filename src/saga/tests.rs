@@ -30,7 +30,7 @@ fn compile(plan: &Value, tools: &[Arc<Tool>]) -> Arc<CompiledPlan> {
         let own = tools.iter().find(|tool| tool.name == name).cloned();
         own.or_else(|| crate::plans::BUILTINS.get(name).cloned().map(Arc::new))
     };
-    Arc::new(CompiledPlan::new(&plan, find).unwrap())
+    Arc::new(CompiledPlan::new(&plan, Defaults::default(), find).unwrap())
 }
 
 /// A run and its history, driven by hand.
@@ -121,6 +121,7 @@ fn env(now: i64, hold: &dyn Fn(&Tool) -> Option<Hold>) -> Env<'_> {
         hold,
         approval_expiry_ms: 86_400_000,
         approve_above: 0.7,
+        check_event: &|_, _| Ok(()),
         seed: 7,
     }
 }

@@ -203,6 +203,16 @@ registry! {
     ADMISSION_RECORDS = "omnilink_admission_records_total", Kind::Counter, Count,
         "Events that admission read from ingress, by outcome (rejected ones: omnilink_dlq_records_total)",
         [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (forwarded to the partition of its key)" }];
+    /// Of sagas.
+    RUNS_STARTED = "omnilink_runs_started_total", Kind::Counter, Count,
+        "Runs that were started", [];
+    /// Of sagas.
+    RUNS_ENDED = "omnilink_runs_ended_total", Kind::Counter, Count,
+        "Runs that have ended, by status",
+        [Label { name: "status", values: "`succeeded`, `failed`, `denied`, `cancelled`" }];
+    /// Of sagas.
+    SAGA_IGNORED = "omnilink_saga_ignored_total", Kind::Counter, Count,
+        "Records about attempts or runs that are over, such as late and repeated results", [];
     /// Of any processor.
     PROCESSOR_LAG_RECORDS = "omnilink_processor_lag_records", Kind::Gauge, Count,
         "Records waiting in the partitions assigned to this node, including those of open transactions; measured every 5 s",

@@ -77,6 +77,7 @@ mod replay;
 mod replay_parquet;
 mod rls;
 mod run_controls;
+mod sagas;
 mod secrets;
 mod security_page;
 mod shop_example;

@@ -131,7 +131,7 @@ impl Controller {
         };
         let follower = shared.followers.follow(run);
         let append = Append {
-            topic: shared.tools.names.commands.clone(),
+            topic: std::sync::Arc::clone(&shared.commands),
             record,
         };
         let acknowledged = shared.tools.log.append(vec![append], None);

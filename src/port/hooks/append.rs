@@ -40,7 +40,12 @@ pub(super) async fn append(shared: &Arc<Shared>, received: &Received, now: Milli
     }
     let mut unsent = shared.intake.unsent();
     let record = record(event);
-    if let Err(limit) = unsent.push(Reserved { id, body, record }) {
+    if let Err(limit) = unsent.push(Reserved {
+        id,
+        body,
+        topic: None,
+        record,
+    }) {
         return Outcome::Refused(Refusal::too_large(limit));
     }
     let submitted = match first {

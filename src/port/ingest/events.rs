@@ -426,6 +426,7 @@ impl Taking<'_> {
         let pushed = self.unsent.push(Reserved {
             id,
             body: parsed.body_hash,
+            topic: None,
             record: Record {
                 key: Some(event.record_key().into()),
                 value: Some(value.into()),

@@ -56,6 +56,8 @@ pub(crate) struct Options {
 pub(crate) struct Reserved {
     pub(crate) id: Identity,
     pub(crate) body: BodyHash,
+    /// `None`: the topic of events.
+    pub(crate) topic: Option<Arc<str>>,
     pub(crate) record: Record,
 }
 
@@ -242,7 +244,7 @@ impl Intake {
                     bytes += item.record.value.as_ref().map_or(0, bytes::Bytes::len);
                     group.ids.push((item.id, item.body));
                     group.records.push(Append {
-                        topic: Arc::clone(&self.shared.topic),
+                        topic: item.topic.unwrap_or_else(|| Arc::clone(&self.shared.topic)),
                         record: item.record,
                     });
                 }

@@ -11,6 +11,8 @@ use serde_json::{Map, Value, value::to_raw_value};
 use uuid::Uuid;
 
 use super::{
+    answer,
+    append::{Ready, append},
     fields::{Asked, What, user_of},
     judge::{Candidate, Judge},
     post::identify,
@@ -73,9 +75,10 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
     let limit = shared.limits.single_bytes;
     let (caller, headers, mut body) = identify(shared, request, limit).await?;
     let judge = Judge::of(&caller, envelope::StartKind::Goal);
+    let mut in_flight = None;
     let read = async {
         let form = media::form(&headers)?;
-        let _in_flight = shared.limiting.enter(Sender::of(&caller.key)).await?;
+        in_flight = shared.limiting.enter(Sender::of(&caller.key)).await?;
         let bytes = body::read(&mut body, limit, &shared.bodies).await;
         let bytes = bytes.map_err(|error| refuse_body(error, Form::Structured, limit))?;
         if form != Form::Json {
@@ -83,7 +86,7 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
                 "send application/json, without `ce-` headers",
             ));
         }
-        let refusal = take(
+        let start = take(
             &judge,
             idempotency_key(&headers)?,
             trace(&headers).as_ref(),
@@ -91,17 +94,19 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
             plain,
         )
         .await;
-        Ok(refusal)
+        Ok(start)
     };
-    let problem = match read.await {
-        Ok(refusal) => refusal.into_problem(),
+    let start = match read.await {
+        Ok(start) => start,
         Err(problem) => {
             body::discard(body);
             judge.record_problem(&problem);
-            problem
+            return Err(caller.refuse(problem));
         }
     };
-    Err(caller.refuse(problem))
+    let taken = append(&judge, vec![start]).await;
+    drop(in_flight);
+    answer::agent(taken).map_err(|problem| caller.refuse(problem))
 }
 
 async fn take(
@@ -110,7 +115,7 @@ async fn take(
     trace: Option<&envelope::TraceContext<'_>>,
     body: &[u8],
     plain: bool,
-) -> Refusal {
+) -> Result<Ready, Refusal> {
     let limit = judge.size_limit();
     let read = if body.len() > limit {
         Err(Refusal::too_large("an item", limit))
@@ -121,7 +126,7 @@ async fn take(
         Ok(goal) => goal,
         Err(refusal) => {
             judge.record_refusal(None, None, None, &refusal);
-            return refusal;
+            return Err(refusal);
         }
     };
     if let Some(trace) = trace {
@@ -142,7 +147,7 @@ async fn take(
         (asked, _) => {
             let refusal = asked.err().unwrap_or_else(Refusal::no_idempotency_key);
             judge.record_refusal(Some(&goal.event), None, None, &refusal);
-            refusal
+            Err(refusal)
         }
     }
 }

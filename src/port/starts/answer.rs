@@ -2,44 +2,109 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderName, HeaderValue, StatusCode, header::LOCATION},
     response::{IntoResponse, Response},
 };
 
-use super::refusal::Refusal;
+use super::append::Taken;
 use crate::{
-    api::events::{Accepted, ItemError, ItemResult},
+    api::{
+        events::{Accepted, ItemError, ItemResult, ItemStatus},
+        runs::RunView,
+        starts::AgentAccepted,
+    },
     port::{RequestId, problem::Problem},
 };
 
-/// A problem with the code of the first start and the results of all; 202 for an empty batch.
-pub(super) fn respond(id: RequestId, refusals: Vec<Refusal>) -> Result<Response, Problem> {
-    let results: Vec<_> = refusals
-        .iter()
-        .enumerate()
-        .map(|(index, refusal)| ItemResult {
-            status: refusal.status,
-            index,
-            record_id: None,
-            run_id: None,
-            poll_url: None,
-            duplicate: None,
-            error: Some(ItemError {
-                code: refusal.name.to_string(),
-                message: refusal.message.to_string(),
-            }),
-            retry_after_seconds: refusal.retry_after,
-        })
-        .collect();
-    if let Some(first) = refusals.into_iter().next() {
-        // Texts and numbers always have a JSON form.
-        let results = serde_json::to_vec(&results).unwrap_or_default();
-        return Err(first.into_problem().results(&results));
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// 202 if a start was accepted or a duplicate, or the batch is empty; else a problem with the code of the first start, and the results
+/// of all.
+pub(super) fn respond(
+    id: RequestId,
+    is_batch: bool,
+    taken: Vec<Taken>,
+) -> Result<Response, Problem> {
+    let results: Vec<_> = taken.iter().enumerate().map(result).collect();
+    if !taken.is_empty() && taken.iter().all(Result::is_err) {
+        let first = taken.into_iter().find_map(Result::err);
+        if let Some(first) = first {
+            // Texts and numbers always have a JSON form.
+            let results = serde_json::to_vec(&results).unwrap_or_default();
+            return Err(first.into_problem().results(&results));
+        }
+        return Err(Problem::log_unavailable());
     }
-    let request_id = id.to_string();
+    let location = results.first().and_then(|first| first.poll_url.clone());
+    let location = location.filter(|_| !is_batch);
     let accepted = Accepted {
-        request_id,
+        request_id: id.to_string(),
         results,
     };
-    Ok((StatusCode::ACCEPTED, Json(accepted)).into_response())
+    let mut response = (StatusCode::ACCEPTED, Json(accepted)).into_response();
+    if let Some(location) = location.and_then(|url| HeaderValue::try_from(url).ok()) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn result((index, taken): (usize, &Taken)) -> ItemResult {
+    let mut result = ItemResult {
+        status: ItemStatus::Queued,
+        index,
+        record_id: None,
+        run_id: None,
+        poll_url: None,
+        duplicate: None,
+        error: None,
+        retry_after_seconds: None,
+    };
+    match taken {
+        Ok(started) => {
+            let run_id = started.run.to_string();
+            result.poll_url = Some(poll_url(&run_id));
+            result.run_id = Some(run_id);
+            if started.duplicate {
+                result.status = ItemStatus::Duplicate;
+                result.duplicate = Some(true);
+            }
+        }
+        Err(refusal) => {
+            result.status = refusal.status;
+            result.error = Some(ItemError {
+                code: refusal.name.to_string(),
+                message: refusal.message.to_string(),
+            });
+            result.retry_after_seconds = refusal.retry_after;
+        }
+    }
+    result
+}
+
+/// Where a run is to be found.
+fn poll_url(run_id: &str) -> String {
+    format!("/v1/runs/{run_id}")
+}
+
+/// 202 in the agents' form.
+pub(super) fn agent(taken: Vec<Taken>) -> Result<Response, Problem> {
+    match taken.into_iter().next() {
+        Some(Ok(started)) => {
+            let accepted = AgentAccepted::new(&started.run.to_string());
+            Ok((StatusCode::ACCEPTED, Json(accepted)).into_response())
+        }
+        Some(Err(refusal)) => Err(refusal.into_problem()),
+        None => Err(Problem::log_unavailable()),
+    }
+}
+
+/// 200 with a run that has ended while the client waited.
+pub(super) fn ended(run: &RunView) -> Response {
+    let mut response = Json(run).into_response();
+    let headers = response.headers_mut();
+    headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("wait"));
+    if let Ok(location) = HeaderValue::try_from(poll_url(&run.run_id)) {
+        headers.insert(LOCATION, location);
+    }
+    response
 }

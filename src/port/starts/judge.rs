@@ -1,13 +1,20 @@
-//! One start through all checks, in the order of the contract, up to its record; and the last step.
+//! One start through all checks, in the order of the contract, up to its record.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{fields::Asked, permit, record::Checked, refusal::Refusal, resolve};
+use super::{
+    append::{Noted, Ready, Taken},
+    fields::{Asked, What},
+    permit,
+    record::Checked,
+    refusal::Refusal,
+    resolve,
+};
 use crate::{
     api::events::ItemStatus,
-    audit::Outcome,
+    audit::{Outcome, START},
     base::clock::Millis,
     commands::{Command, start},
     envelope::{BodyHash, Event, StartKind},
@@ -55,21 +62,38 @@ impl<'a> Judge<'a> {
             .min(self.caller.shared.limits.single_bytes)
     }
 
-    /// Judges one start, and starts it if it may be; the refusal is recorded.
-    pub(super) async fn start(&self, mut candidate: Candidate<'_>) -> Refusal {
+    /// Judges one start; a refusal is recorded.
+    pub(super) async fn start(&self, mut candidate: Candidate<'_>) -> Result<Ready, Refusal> {
         let asked = &mut candidate.asked;
         asked.on_behalf_of = asked
             .on_behalf_of
             .take()
             .or_else(|| self.caller.on_behalf_of.clone());
         let (event, user) = (candidate.event, candidate.asked.on_behalf_of.clone());
-        let run_id = start::run_id(&candidate.identity).to_string();
-        let refusal = match self.check(candidate).await {
-            Ok(record) => append(&record),
-            Err(refusal) => refusal,
-        };
-        self.record_refusal(Some(event), Some(&run_id), user.as_deref(), &refusal);
-        refusal
+        let (run, body) = (start::run_id(&candidate.identity), candidate.body_hash);
+        let checked = self.check(candidate).await;
+        let record = checked.and_then(|command| {
+            command
+                .encode()
+                .map_err(|e| Refusal::invalid(e.to_string()))
+        });
+        match record {
+            Ok(record) => Ok(Ready {
+                run,
+                body,
+                record,
+                noted: Noted {
+                    kind: event.kind.to_string(),
+                    source: event.source.to_string(),
+                    on_behalf_of: user,
+                },
+            }),
+            Err(refusal) => {
+                let run_id = run.to_string();
+                self.record_refusal(Some(event), Some(&run_id), user.as_deref(), &refusal);
+                Err(refusal)
+            }
+        }
     }
 
     async fn check(&self, candidate: Candidate<'_>) -> Result<Command, Refusal> {
@@ -83,6 +107,9 @@ impl<'a> Judge<'a> {
         permit::permissions(key, event, &asked)?;
         self.check_disabled(self.feature())?;
         permit::allowlists(key, event, &asked)?;
+        if matches!(asked.what, What::Goal(_)) {
+            return Err(Refusal::disabled("planner", "this version has no planner"));
+        }
         let resolved = resolve::resolve(&self.catalog, key, event, &asked)?;
         if let Some(workflow) = &resolved.workflow {
             self.check_disabled(&format!("workflow:{}", workflow.name))?;
@@ -149,60 +176,104 @@ impl<'a> Judge<'a> {
         on_behalf_of: Option<&str>,
         refusal: &Refusal,
     ) {
-        let outcome = match refusal.status {
-            ItemStatus::Denied => Outcome::Denied,
-            _ => Outcome::Failed,
-        };
-        self.entry(event, run_id, on_behalf_of, &refusal.name, outcome);
+        self.entry(&Entry {
+            kind: event.map(|event| &*event.kind),
+            source: event.map(|event| &*event.source),
+            run_id,
+            on_behalf_of,
+            status: REFUSED,
+            code: Some(&refusal.name),
+            outcome: outcome(refusal),
+        });
     }
 
     /// An entry of the audit log for a request that was refused before its starts were known.
     pub(super) fn record_problem(&self, problem: &Problem) {
-        self.entry(None, None, None, problem.summary().1, Outcome::Failed);
+        self.entry(&Entry {
+            status: REFUSED,
+            code: Some(problem.summary().1),
+            outcome: Outcome::Failed,
+            ..Entry::default()
+        });
     }
 
-    fn entry(
-        &self,
-        event: Option<&Event<'_>>,
-        run_id: Option<&str>,
-        on_behalf_of: Option<&str>,
-        code: &str,
-        outcome: Outcome,
-    ) {
+    /// An entry of the audit log for a start that was complete.
+    pub(super) fn record_taken(&self, taken: &Taken, noted: &Noted) {
+        let run_id = taken.as_ref().ok().map(|started| started.run.to_string());
+        let (status, code, outcome) = match taken {
+            Ok(started) if started.duplicate => ("duplicate", None, Outcome::Ok),
+            Ok(_) => ("accepted", None, Outcome::Ok),
+            Err(refusal) => (REFUSED, Some(&*refusal.name), outcome(refusal)),
+        };
+        self.entry(&Entry {
+            kind: Some(&noted.kind),
+            source: Some(&noted.source),
+            run_id: run_id.as_deref(),
+            on_behalf_of: noted.on_behalf_of.as_deref(),
+            status,
+            code,
+            outcome,
+        });
+    }
+
+    fn entry(&self, about: &Entry<'_>) {
         let caller = self.caller;
+        let text = |text: Option<&str>| text.map(str::to_owned);
         let fields = [
             ("request_id", Some(caller.request_id().to_string())),
-            ("run_id", run_id.map(str::to_owned)),
-            ("kind", Some(self.kind.name().to_owned())),
-            ("type", event.map(|event| event.kind.to_string())),
-            ("source", event.map(|event| event.source.to_string())),
-            ("status", Some("refused".to_owned())),
-            ("code", Some(code.to_owned())),
+            ("run_id", text(about.run_id)),
+            ("kind", text(Some(self.kind.name()))),
+            ("type", text(about.kind)),
+            ("source", text(about.source)),
+            ("status", text(Some(about.status))),
+            ("code", text(about.code)),
         ];
         let fields = fields.into_iter();
         let detail: Map<String, Value> = fields
             .filter_map(|(name, text)| Some((name.to_owned(), text?.into())))
             .collect();
         let mut entry = caller
-            .audit_entry(&caller.key.tenant, "start", outcome)
-            .by(&caller.key.principal, on_behalf_of)
+            .audit_entry(&caller.key.tenant, START, about.outcome)
+            .by(&caller.key.principal, about.on_behalf_of)
             .detail(detail);
-        if let Some(run_id) = run_id {
+        if let Some(run_id) = about.run_id {
             entry = entry.resource("run", run_id);
         }
         caller.shared.audit.record(entry);
     }
 }
 
-/// The last step of a start whose record is complete. Runs are not carried out yet, and a start that waited in the log until they are
-/// would come as a surprise: nothing is appended.
-fn append(start: &Command) -> Refusal {
-    tracing::debug!(
-        run_id = start.run_id,
-        "a start is complete; runs are not carried out yet"
-    );
-    Refusal::disabled(
-        "runs",
-        "this version checks starts, and does not carry out runs yet",
-    )
+/// The status of starts that were refused, in `orchestration_requests`.
+const REFUSED: &str = "refused";
+
+/// What the audit log says of a start.
+struct Entry<'a> {
+    kind: Option<&'a str>,
+    source: Option<&'a str>,
+    run_id: Option<&'a str>,
+    on_behalf_of: Option<&'a str>,
+    status: &'a str,
+    code: Option<&'a str>,
+    outcome: Outcome,
+}
+
+impl Default for Entry<'_> {
+    fn default() -> Self {
+        Self {
+            kind: None,
+            source: None,
+            run_id: None,
+            on_behalf_of: None,
+            status: REFUSED,
+            code: None,
+            outcome: Outcome::Failed,
+        }
+    }
+}
+
+fn outcome(refusal: &Refusal) -> Outcome {
+    match refusal.status {
+        ItemStatus::Denied => Outcome::Denied,
+        _ => Outcome::Failed,
+    }
 }

@@ -8,7 +8,9 @@
 //! | `permit` | what the key may do |
 //! | `resolve` | workflow, plan and tools; params against schemas |
 //! | `record` | the start record |
-//! | `judge` | all of these in the order of the contract, and the last step |
+//! | `judge` | all of these in the order of the contract |
+//! | `append` | the last step |
+//! | `wait` | `Prefer: wait` |
 //! | `refusal`, `answer` | why a start is refused, and how that is said |
 //!
 //! Checks in this order: length, controls, key, media type, concurrency, body, fields (the idempotency key among them), permissions,
@@ -16,6 +18,7 @@
 
 pub(crate) mod agent;
 mod answer;
+mod append;
 mod fields;
 mod judge;
 mod permit;
@@ -23,3 +26,4 @@ pub(crate) mod post;
 mod record;
 mod refusal;
 mod resolve;
+mod wait;

@@ -10,9 +10,11 @@ use axum::{
 
 use super::{
     answer,
+    append::{Ready, append},
     fields::Asked,
     judge::{Candidate, Judge},
     refusal::Refusal,
+    wait::{Waiting, preferred},
 };
 use crate::{
     api::{
@@ -24,6 +26,7 @@ use crate::{
         self, BodyHash, ParsedStart, StartItem, StartKind, StartReceipt, TraceContext,
         parse_start_binary, parse_starts,
     },
+    limits::Lease,
     port::{
         Shared,
         ingest::{
@@ -76,14 +79,25 @@ async fn post(
 ) -> Result<Response, Refused> {
     let (caller, headers, body) = identify(shared, request, shared.limits.batch_bytes).await?;
     let judge = Judge::of(&caller, kind);
-    let refusals = match take(&judge, &headers, body).await {
-        Ok(refusals) => refusals,
+    let batch = match take(&judge, &headers, body).await {
+        Ok(batch) => batch,
         Err(problem) => {
             judge.record_problem(&problem);
             return Err(caller.refuse(problem));
         }
     };
-    answer::respond(caller.request_id(), refusals).map_err(|problem| caller.refuse(problem))
+    let waiting = batch.waiting(shared, &headers);
+    let taken = append(&judge, batch.starts).await;
+    // The place among the requests in flight is free while it only waits.
+    drop(batch.in_flight);
+    if let Some(waiting) = waiting
+        && matches!(&taken[..], [Ok(_)])
+        && let Some(run) = waiting.end().await
+    {
+        return Ok(answer::ended(&run));
+    }
+    answer::respond(caller.request_id(), batch.many, taken)
+        .map_err(|problem| caller.refuse(problem))
 }
 
 /// Judges the announced length, then the key.
@@ -112,7 +126,7 @@ async fn take(
     judge: &Judge<'_>,
     headers: &HeaderMap,
     mut body: axum::body::Body,
-) -> Result<Vec<Refusal>, Problem> {
+) -> Result<Batch, Problem> {
     let shared = &judge.caller.shared;
     let form = match media::form(headers) {
         Ok(form) => form,
@@ -121,8 +135,7 @@ async fn take(
             return Err(problem);
         }
     };
-    // Held until the starts have their answer.
-    let _in_flight = match shared.limiting.enter(Sender::of(&judge.caller.key)).await {
+    let in_flight = match shared.limiting.enter(Sender::of(&judge.caller.key)).await {
         Ok(lease) => lease,
         Err(problem) => {
             body::discard(body);
@@ -153,7 +166,11 @@ async fn take(
         Err(invalid) => {
             let refusal = Refusal::of_envelope(invalid);
             judge.record_refusal(None, None, None, &refusal);
-            return Ok(vec![refusal]);
+            return Ok(Batch {
+                starts: vec![Err(refusal)],
+                many: false,
+                in_flight,
+            });
         }
     };
     if !is_batch && bytes.len() > shared.limits.single_bytes {
@@ -174,11 +191,35 @@ async fn take(
     }
     // If an identity occurs twice in a batch, the first one counts.
     let mut mine = HashMap::new();
-    let mut refusals = Vec::with_capacity(items.len());
+    let mut starts = Vec::with_capacity(items.len());
     for item in items {
-        refusals.push(taking.item(item, is_batch, &mut mine).await);
+        starts.push(taking.item(item, is_batch, &mut mine).await);
     }
-    Ok(refusals)
+    Ok(Batch {
+        starts,
+        many: is_batch,
+        in_flight,
+    })
+}
+
+/// The starts of one request, judged.
+struct Batch {
+    starts: Vec<Result<Ready, Refusal>>,
+    /// Whether it is an array, with whatever number of starts.
+    many: bool,
+    /// Its place among the requests in flight.
+    in_flight: Option<Lease>,
+}
+
+impl Batch {
+    /// Follows the run of a single start, if the client wants to wait for its end.
+    fn waiting(&self, shared: &Shared, headers: &HeaderMap) -> Option<Waiting> {
+        let [Ok(ready)] = &self.starts[..] else {
+            return None;
+        };
+        let timeout = preferred(headers).filter(|_| !self.many)?;
+        Some(Waiting::new(shared, ready.run, timeout))
+    }
 }
 
 fn parse<'a>(
@@ -229,7 +270,7 @@ impl Taking<'_> {
         item: StartItem<'_>,
         is_batch: bool,
         mine: &mut HashMap<Vec<String>, BodyHash>,
-    ) -> Refusal {
+    ) -> Result<Ready, Refusal> {
         let limit = self.judge.size_limit();
         let parsed = if item.raw.len() > limit {
             Err(Refusal::too_large("an item", limit))
@@ -240,7 +281,7 @@ impl Taking<'_> {
             Ok(parsed) => parsed,
             Err(refusal) => {
                 self.judge.record_refusal(None, None, None, &refusal);
-                return refusal;
+                return Err(refusal);
             }
         };
         if let Some(trace) = &self.trace {
@@ -251,7 +292,7 @@ impl Taking<'_> {
             Err(refusal) => {
                 let event = Some(&parsed.event);
                 self.judge.record_refusal(event, None, None, &refusal);
-                return refusal;
+                return Err(refusal);
             }
         };
         if let Some(first) = mine.get(&identity)
@@ -261,7 +302,7 @@ impl Taking<'_> {
             let refusal = Refusal::new(ItemStatus::Error, &IDEMPOTENCY_MISMATCH, message);
             let event = Some(&parsed.event);
             self.judge.record_refusal(event, None, None, &refusal);
-            return refusal;
+            return Err(refusal);
         }
         mine.entry(identity.clone()).or_insert(parsed.body_hash);
         let candidate = Candidate {

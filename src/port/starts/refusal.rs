@@ -6,13 +6,17 @@ use crate::{
     api::{
         events::ItemStatus,
         problem::{
-            Code, FEATURE_DISABLED, INVALID_PAYLOAD, INVALID_PLAN, LIMITER_UNAVAILABLE,
-            MISSING_FIELD, PAYLOAD_TOO_LARGE, PERMISSION_DENIED, RATE_LIMIT_EXCEEDED, missing,
+            Code, FEATURE_DISABLED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_PAYLOAD,
+            INVALID_PLAN, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE, MISSING_FIELD, PAYLOAD_TOO_LARGE,
+            PERMISSION_DENIED, RATE_LIMIT_EXCEEDED, missing,
         },
     },
     envelope::Invalid,
     limits::{self, Standing},
-    port::{ingest::answer::LIMITER_RETRY_AFTER_S, problem::Problem},
+    port::{
+        ingest::answer::LIMITER_RETRY_AFTER_S,
+        problem::{LOG_RETRY_AFTER_S, Problem},
+    },
 };
 
 /// How long to wait while something is switched off, in seconds.
@@ -104,6 +108,29 @@ impl Refusal {
         let mut refusal = Self::new(ItemStatus::Error, &FEATURE_DISABLED, message);
         refusal.retry_after = Some(DISABLED_RETRY_AFTER_S);
         refusal.disabled = Some(Box::new((feature.to_owned(), reason.to_owned())));
+        refusal
+    }
+
+    /// The same identity came with another body.
+    pub(super) fn mismatch() -> Self {
+        let message = "the same idempotency key was sent before with another body";
+        Self::new(ItemStatus::Error, &IDEMPOTENCY_MISMATCH, message)
+    }
+
+    /// The same start is being appended.
+    pub(super) fn in_flight() -> Self {
+        let message = "the same start is being appended; send it again for its answer";
+        let mut refusal = Self::new(ItemStatus::Error, &IDEMPOTENCY_IN_FLIGHT, message);
+        refusal.retry_after = Some(1);
+        refusal
+    }
+
+    /// It was not appended in time, or the log takes nothing.
+    pub(super) fn unavailable() -> Self {
+        let message =
+            "not durable within 5 s; the outcome may be unknown: send the same start again";
+        let mut refusal = Self::new(ItemStatus::Error, &LOG_UNAVAILABLE, message);
+        refusal.retry_after = Some(LOG_RETRY_AFTER_S);
         refusal
     }
 

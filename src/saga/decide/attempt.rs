@@ -1,5 +1,6 @@
 //! One attempt of a call: rendering its input, risk, holds, results, retries.
 
+use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{CallResult, Hold, Outcome, Turn};
@@ -79,6 +80,7 @@ impl Turn<'_> {
             input_hash: jcs::hash(&value),
             input: input.clone(),
             message: message.filter(|_| approve).map(str::to_owned),
+            requested_at: self.env.now,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
         self.emit(Event::ApprovalRequested(Box::new(request)));
@@ -101,6 +103,7 @@ impl Turn<'_> {
             input_hash: jcs::hash(&input.value()),
             input,
             message: None,
+            requested_at: self.env.now,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
         self.emit(Event::ApprovalRequested(Box::new(request)));
@@ -168,7 +171,15 @@ impl Turn<'_> {
             deadline,
         });
         match builtin {
-            Some(Builtin::Noop | Builtin::Emit) => self.succeeded(step, attempt, input, None),
+            Some(Builtin::Noop) => self.succeeded(step, attempt, input, None),
+            Some(Builtin::Emit) => {
+                let checked =
+                    (self.env.check_event)(&step.id, value.as_ref().unwrap_or(&Value::Null));
+                match checked {
+                    Ok(()) => self.succeeded(step, attempt, input, None),
+                    Err(error) => self.fail_step(index, step, error, false),
+                }
+            }
             Some(Builtin::Approve) => {
                 self.succeeded(
                     step,
@@ -463,6 +474,7 @@ impl Turn<'_> {
             input_hash: jcs::hash(&input.value()),
             input,
             message: Some(error.message),
+            requested_at: self.env.now,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
         self.emit(Event::IncidentOpened(Box::new(request)));
@@ -523,7 +535,7 @@ impl Turn<'_> {
 const RETRY_AFTER_MAX_MS: u64 = 3_600_000;
 
 /// How long a `wait` waits.
-fn wait_ms(input: &serde_json::Value) -> Option<u64> {
+fn wait_ms(input: &Value) -> Option<u64> {
     let seconds = input.get("for_s").or_else(|| input.get("timeout_s"))?;
     let ms = seconds.as_f64()? * 1000.0;
     (ms >= 0.0).then_some(ms as u64)

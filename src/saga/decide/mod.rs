@@ -17,6 +17,8 @@ mod unwind;
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{compiled::CompiledPlan, run::Run};
 use crate::runs::{CallKind, Decision, Event, Json, PlanReady, Started, StepError};
 use crate::{base::clock::Millis, plans::Tool};
@@ -31,6 +33,8 @@ pub struct Env<'a> {
     pub approval_expiry_ms: u64,
     /// From this risk score on a step waits for a person, whatever its lane (`risk.approve_above`).
     pub approve_above: f64,
+    /// Checks the event of a step of the tool `emit`, by the step's id and its input.
+    pub check_event: &'a dyn Fn(&str, &Value) -> Result<(), StepError>,
     /// Selects the jitter of pauses; the same for the same run.
     pub seed: u64,
 }

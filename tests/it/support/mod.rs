@@ -10,6 +10,7 @@ pub mod pages;
 pub mod port;
 pub mod projections;
 pub mod redis;
+pub mod sagas;
 pub mod schema_registry;
 pub mod tls;
 pub mod topology;

@@ -354,6 +354,8 @@ impl Node {
                 },
                 log: shared,
                 ingress: names.ingress.clone(),
+                commands: names.commands.clone(),
+                followers: followers.clone(),
                 state,
                 appends: 2,
                 controls: controls.clone(),
@@ -370,7 +372,6 @@ impl Node {
                 nodes: more.nodes,
                 limiter: more.limiter,
                 workflows: workflows.clone(),
-                followers: followers.clone(),
             },
         )
         .unwrap();

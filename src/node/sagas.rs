@@ -1,0 +1,45 @@
+//! Starts the saga processor, from `commands` to `runs`, `steps` and `ingress`.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::{storage::Storage, watch::Watch};
+use crate::{
+    base::clock::SystemClock,
+    config::Config,
+    saga::{Followers, NAME, Sagas, Settings},
+    stream::{lane, progress::Progress},
+    telemetry::{Need, PartStatus, Readiness},
+};
+
+/// Starts it.
+pub(super) fn start(
+    config: &Config,
+    storage: &Storage,
+    followers: &Followers,
+    readiness: &Readiness,
+    watch: &mut Watch,
+) -> anyhow::Result<lane::Running> {
+    let partitions = config.topics.partitions;
+    let sagas = Sagas::new(
+        &storage.names,
+        partitions,
+        Settings::default(),
+        followers.clone(),
+    );
+    let progress = Arc::<Progress>::default();
+    watch.processor(NAME, &progress);
+    let setup = lane::Setup {
+        log: Arc::clone(&storage.log),
+        dlq: Arc::clone(&storage.names.dlq),
+        clock: Arc::new(SystemClock),
+        progress: Arc::clone(&progress),
+    };
+    readiness.part(NAME, Need::Optional, move || {
+        progress
+            .trouble()
+            .map_or(PartStatus::ok(""), PartStatus::degraded)
+    });
+    lane::start(Arc::new(sagas), setup).context("the sagas cannot be started")
+}

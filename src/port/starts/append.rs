@@ -1,0 +1,147 @@
+//! The last step: starts whose records are complete are reserved, appended together, and known to the other nodes.
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{judge::Judge, refusal::Refusal};
+use crate::{
+    base::id::Identity,
+    envelope::BodyHash,
+    log::Record,
+    port::{
+        Shared,
+        ingest::{
+            idempotency::Verdict,
+            intake::{Reserved, Unsent},
+        },
+    },
+};
+
+/// A start that may be appended.
+pub(super) struct Ready {
+    pub(super) run: Uuid,
+    pub(super) body: BodyHash,
+    pub(super) record: Record,
+    pub(super) noted: Noted,
+}
+
+/// What the audit log says of a start.
+pub(super) struct Noted {
+    pub(super) kind: String,
+    pub(super) source: String,
+    pub(super) on_behalf_of: Option<String>,
+}
+
+/// A start that is in the log.
+pub(super) struct Started {
+    pub(super) run: Uuid,
+    /// Whether it was there before.
+    pub(super) duplicate: bool,
+}
+
+/// What became of one start.
+pub(super) type Taken = Result<Started, Refusal>;
+
+/// Appends what is new; returns when it is durable.
+pub(super) async fn append(judge: &Judge<'_>, starts: Vec<Result<Ready, Refusal>>) -> Vec<Taken> {
+    let shared = &*judge.caller.shared;
+    let mut unsent = shared.intake.unsent();
+    let mut noted = Vec::with_capacity(starts.len());
+    let mut taken: Vec<Taken> = Vec::with_capacity(starts.len());
+    for start in starts {
+        let ready = match start {
+            Ok(ready) => ready,
+            Err(refusal) => {
+                noted.push(None);
+                taken.push(Err(refusal));
+                continue;
+            }
+        };
+        let id = Identity(*ready.run.as_bytes());
+        let verdict = shared.intake.reserve(id, ready.body, judge.now);
+        taken.push(match outcome(ready.run, verdict) {
+            Some(instead) => instead,
+            None => reserve(shared, &mut unsent, &ready),
+        });
+        noted.push(Some(ready.noted));
+    }
+    submit(judge, unsent, &mut taken).await;
+    for (taken, noted) in taken.iter().zip(noted) {
+        if let Some(noted) = noted {
+            judge.record_taken(taken, &noted);
+        }
+    }
+    taken
+}
+
+fn reserve(shared: &Shared, unsent: &mut Unsent<'_>, ready: &Ready) -> Taken {
+    let pushed = unsent.push(Reserved {
+        id: Identity(*ready.run.as_bytes()),
+        body: ready.body,
+        topic: Some(std::sync::Arc::clone(&shared.commands)),
+        record: ready.record.clone(),
+    });
+    match pushed {
+        Ok(()) => Ok(Started {
+            run: ready.run,
+            duplicate: false,
+        }),
+        Err(limit) => Err(Refusal::too_large("a start with its plan and tools", limit)),
+    }
+}
+
+/// Submits what was reserved, unless another node has it, and waits until it is durable.
+async fn submit(judge: &Judge<'_>, mut unsent: Unsent<'_>, taken: &mut [Taken]) {
+    if unsent.is_empty() {
+        return;
+    }
+    let mut on_end = None;
+    if let Some(nodes) = &judge.caller.shared.nodes {
+        let ids = unsent.ids();
+        let (reservation, verdicts) = nodes.reserve(ids.clone(), judge.now).await;
+        unsent.retain(|index| verdicts[index] == Verdict::New);
+        for ((id, _), verdict) in ids.iter().zip(verdicts) {
+            let run = Uuid::from_bytes(id.0);
+            if verdict == Verdict::New {
+                continue;
+            }
+            for one in taken.iter_mut() {
+                if matches!(one, Ok(started) if started.run == run)
+                    && let Some(instead) = outcome(run, verdict)
+                {
+                    *one = instead;
+                }
+            }
+        }
+        let (sender, ended) = oneshot::channel();
+        reservation.settle(ended);
+        on_end = Some(sender);
+        if unsent.is_empty() {
+            return;
+        }
+    }
+    let sent = unsent.ids();
+    if unsent.submit(on_end).await.unwrap_or(false) {
+        return;
+    }
+    let lost = |run: Uuid| sent.iter().any(|(id, _)| id.0 == *run.as_bytes());
+    for one in taken {
+        if matches!(one, Ok(started) if lost(started.run)) {
+            *one = Err(Refusal::unavailable());
+        }
+    }
+}
+
+/// The outcome of a start that is not to be appended.
+fn outcome(run: Uuid, verdict: Verdict) -> Option<Taken> {
+    Some(match verdict {
+        Verdict::New => return None,
+        Verdict::Duplicate => Ok(Started {
+            run,
+            duplicate: true,
+        }),
+        Verdict::Mismatch => Err(Refusal::mismatch()),
+        Verdict::InFlight => Err(Refusal::in_flight()),
+        Verdict::Full => Err(Refusal::unavailable()),
+    })
+}

@@ -1,0 +1,120 @@
+//! What others see of a run: its steps, and how it ended.
+
+use super::run::{End, Phase, Run, StepState, UndoPhase};
+use crate::{
+    base::clock::Millis,
+    runs::{ApprovalRequest, Json, RunError, Started, StepError, StepStatus},
+};
+
+/// A step of a run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Execution {
+    /// Where it is.
+    pub status: StepStatus,
+    /// How often it was attempted.
+    pub attempts: u32,
+    /// Its rendered input, once it was scheduled.
+    pub input: Option<Json>,
+    /// Its output.
+    pub output: Option<Json>,
+    /// Why it, or its last attempt, failed.
+    pub error: Option<StepError>,
+    /// When its first attempt was scheduled.
+    pub started_at: Option<Millis>,
+    /// When it ended.
+    pub finished_at: Option<Millis>,
+    /// How it is undone, once that has begun.
+    pub compensation: Option<Undoing>,
+}
+
+/// How a step is undone.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Undoing {
+    /// `pending`, `running`, `succeeded` or `failed`.
+    pub status: &'static str,
+    /// How often it was attempted.
+    pub attempts: u32,
+    /// Why it failed.
+    pub error: Option<StepError>,
+}
+
+impl Run {
+    /// How it was started.
+    pub fn started(&self) -> &Started {
+        &self.started
+    }
+
+    /// The output of a run that succeeded, or the error of one that did not; `None` before the end.
+    pub fn end(&self) -> Option<(Option<&Json>, Option<&RunError>)> {
+        Some(match self.end.as_ref()? {
+            End::Succeeded(output) => (Some(output), None),
+            End::Failed(error) | End::Denied(error) | End::Cancelled(error) => (None, Some(error)),
+        })
+    }
+
+    /// Why it ends without success, once that is certain.
+    pub fn ending_error(&self) -> Option<&StepError> {
+        self.ending.as_ref().map(|ending| &ending.error)
+    }
+
+    /// The questions to people that are open, by the number of the record that asked.
+    pub fn open_approvals(&self) -> impl Iterator<Item = (u64, &ApprovalRequest)> {
+        self.approvals.iter().map(|(seq, request)| (*seq, request))
+    }
+
+    /// Whether a control holds a call, so that the run goes on only when the controls change.
+    pub fn waits_for_controls(&self) -> bool {
+        self.end.is_none()
+            && self.steps.iter().any(|step| {
+                (step.phase == Phase::Held && step.due.is_none())
+                    || (step.undo.phase == UndoPhase::Held && step.undo.due.is_none())
+            })
+    }
+
+    /// A step; one that the plan does not have is pending.
+    pub fn execution(&self, id: &str) -> Execution {
+        let index = self.plan().index(id);
+        let none = StepState::default();
+        let step = index.map_or(&none, |index| &self.steps[index]);
+        let undo = &step.undo;
+        let undoing = match undo.phase {
+            UndoPhase::Pending => None,
+            UndoPhase::Held => Some("pending"),
+            UndoPhase::Running | UndoPhase::Retry => Some("running"),
+            UndoPhase::Succeeded => Some("succeeded"),
+            UndoPhase::Failed => Some("failed"),
+        };
+        Execution {
+            status: status(step),
+            attempts: step.attempt,
+            input: step.input.clone(),
+            output: step.output.clone(),
+            error: step.error.clone(),
+            started_at: step.started_at,
+            finished_at: step.finished_at,
+            compensation: undoing.map(|status| Undoing {
+                status,
+                attempts: undo.attempt,
+                error: undo.error.clone(),
+            }),
+        }
+    }
+}
+
+fn status(step: &StepState) -> StepStatus {
+    match step.undo.phase {
+        UndoPhase::Succeeded => return StepStatus::Compensated,
+        UndoPhase::Failed => return StepStatus::CompensationFailed,
+        _ => {}
+    }
+    match step.phase {
+        Phase::Pending | Phase::Held => StepStatus::Pending,
+        Phase::Approval(_) | Phase::Incident(_) => StepStatus::WaitingApproval,
+        Phase::Running | Phase::Retry => StepStatus::Running,
+        Phase::Succeeded => StepStatus::Succeeded,
+        Phase::Failed => StepStatus::Failed,
+        Phase::Unknown => StepStatus::Unknown,
+        Phase::Skipped => StepStatus::Skipped,
+        Phase::Cancelled => StepStatus::Cancelled,
+    }
+}

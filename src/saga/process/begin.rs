@@ -1,0 +1,98 @@
+//! A start record as a run that may begin.
+
+use std::sync::Arc;
+
+use super::{
+    compile::{Plans, Ready},
+    live::About,
+};
+use crate::{
+    base::{clock::Millis, id::Tenant},
+    commands::{Command, start::Start},
+    runs::{Json, PlanReady, Started, WorkflowVersion},
+    stream::Rejected,
+};
+
+/// The reason of an approval that the request asks for.
+const REQUIRED_BY_REQUEST: &str = "required_by_request";
+/// The reason of an approval that the key of the request demands.
+const REQUIRED_BY_KEY: &str = "required_by_key";
+
+/// What a start record holds.
+pub(super) struct Begun {
+    pub(super) about: Arc<About>,
+    pub(super) started: Started,
+    pub(super) body_hash: [u8; 16],
+}
+
+/// Reads a start record.
+pub(super) fn read(command: &Command, plans: &Plans) -> Result<Begun, Rejected> {
+    let start = Start::decode(command)
+        .ok_or_else(|| Rejected::new("invalid_command", "it is no start of a run"))?;
+    let ready = plans.of(&start)?;
+    let tenant = Tenant::new(&command.tenant)
+        .map_err(|e| Rejected::new("invalid_command", e.to_string()))?;
+    let about = Arc::new(About {
+        run_id: command.run_id.as_str().into(),
+        tenant,
+        workflow: start.workflow.as_ref().map(|workflow| WorkflowVersion {
+            name: workflow.name.clone(),
+            version: workflow.version.clone(),
+        }),
+        traceparent: command.traceparent.clone(),
+        tracestate: command.tracestate.clone(),
+        ready,
+    });
+    let body_hash = hash(&start.body_hash);
+    let started = started(command, start);
+    Ok(Begun {
+        about,
+        started,
+        body_hash,
+    })
+}
+
+fn started(command: &Command, start: Start) -> Started {
+    let params = start.params.map_or_else(Json::empty_object, Json::of_raw);
+    let required = &start.constraints.approvals_required_for;
+    let workflow = start.workflow.as_ref().map(|workflow| &workflow.name);
+    let mut approve_run = Vec::new();
+    if start.approval_required {
+        approve_run.push(REQUIRED_BY_REQUEST.to_owned());
+    }
+    if required.contains(&start.kind) || workflow.is_some_and(|name| required.contains(name)) {
+        approve_run.push(REQUIRED_BY_KEY.to_owned());
+    }
+    Started {
+        workflow: start.workflow.map(|workflow| WorkflowVersion {
+            name: workflow.name,
+            version: workflow.version,
+        }),
+        kind: Some(start.kind),
+        goal: start.goal,
+        params,
+        principal: command.principal.clone(),
+        on_behalf_of: command.on_behalf_of.clone(),
+        received_at: Millis(start.received_at / 1000),
+        run_at: start.run_at.map(|micros| Millis(micros / 1000)),
+        retry_of: None,
+        approve_run,
+        approve_tools: start.constraints.approvals_required_for,
+    }
+}
+
+/// The plan, as its record in the history.
+pub(super) fn plan_ready(ready: &Ready) -> PlanReady {
+    PlanReady {
+        source: ready.source.to_owned(),
+        hash: ready.hash.clone(),
+        plan: ready.plan.clone(),
+    }
+}
+
+/// 16 bytes of 32 hexadecimal digits; zeros for anything else.
+fn hash(hex: &str) -> [u8; 16] {
+    u128::from_str_radix(hex, 16)
+        .unwrap_or_default()
+        .to_be_bytes()
+}

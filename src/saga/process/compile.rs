@@ -1,0 +1,130 @@
+//! Compiled plans, shared by all runs of the same plan with the same tools.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::{Value, value::RawValue};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::{
+    commands::start::{Planned, Start},
+    plans::{BUILTINS, OnExhausted, Plan, Tool},
+    runs::Json,
+    saga::{CompiledPlan, compiled::Defaults},
+    stream::Rejected,
+};
+
+/// Plans kept. Others are compiled again when they are needed.
+const PLANS: usize = 512;
+
+/// A plan that is ready to run, with what readers see of it.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) compiled: Arc<CompiledPlan>,
+    pub(super) source: &'static str,
+    pub(super) hash: String,
+    /// The plan, as given.
+    pub(super) plan: Json,
+    /// Its steps, as given.
+    pub(super) steps: Json,
+    /// The `worker` of each tool, as JSON text without secrets, by tool.
+    pub(super) workers: HashMap<String, String>,
+}
+
+/// The plans compiled lately, for all partitions.
+#[derive(Default)]
+pub(super) struct Plans(Mutex<HashMap<u128, Arc<Ready>>>);
+
+impl Plans {
+    /// The plan of a start. Rejected: it is not valid, which the port checks before it accepts a start.
+    pub(super) fn of(&self, start: &Start) -> Result<Arc<Ready>, Rejected> {
+        let Some(planned) = &start.plan else {
+            return Err(Rejected::new("no_plan", "the start has no plan"));
+        };
+        let hold = start.workflow.as_ref().is_some_and(|w| w.hold);
+        let key = key(planned, &start.tools, hold);
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = lock().get(&key) {
+            return Ok(Arc::clone(ready));
+        }
+        let ready = Arc::new(compile(planned, &start.tools, hold)?);
+        let mut plans = lock();
+        if plans.len() >= PLANS {
+            plans.clear();
+        }
+        plans.insert(key, Arc::clone(&ready));
+        Ok(ready)
+    }
+}
+
+/// By the texts, not by the plan's hash alone: a record could name the hash of another plan.
+fn key(planned: &Planned, tools: &BTreeMap<String, Box<RawValue>>, hold: bool) -> u128 {
+    let mut hasher = Xxh3::new();
+    let mut add = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    add(source(planned));
+    add(&planned.hash);
+    add(planned.steps.get());
+    for (name, definition) in tools {
+        add(name);
+        add(definition.get());
+    }
+    hasher.update(&[u8::from(hold)]);
+    hasher.digest128()
+}
+
+fn source(planned: &Planned) -> &'static str {
+    use crate::commands::start::PlanSource;
+    match planned.source {
+        PlanSource::Workflow => "workflow",
+        PlanSource::Inline => "inline",
+    }
+}
+
+fn compile(
+    planned: &Planned,
+    tools: &BTreeMap<String, Box<RawValue>>,
+    hold: bool,
+) -> Result<Ready, Rejected> {
+    let invalid = |message: String| Rejected::new("invalid_plan", message);
+    let value: Value =
+        serde_json::from_str(planned.steps.get()).map_err(|e| invalid(e.to_string()))?;
+    let plan = Plan::read(&value).map_err(|faults| {
+        let first = faults.first().map(ToString::to_string);
+        invalid(first.unwrap_or_default())
+    })?;
+    let mut known: HashMap<String, Arc<Tool>> = HashMap::new();
+    let mut workers = HashMap::new();
+    for (name, definition) in tools {
+        let value: Value =
+            serde_json::from_str(definition.get()).map_err(|e| invalid(e.to_string()))?;
+        let tool = Tool::read(&value).map_err(|faults| {
+            let first = faults.first().map(ToString::to_string);
+            invalid(format!("tool `{name}`: {}", first.unwrap_or_default()))
+        })?;
+        workers.insert(name.clone(), value["worker"].to_string());
+        known.insert(name.clone(), Arc::new(tool));
+    }
+    for (name, tool) in BUILTINS.iter() {
+        let worker = serde_json::json!({ "builtin": name });
+        workers.insert((*name).to_owned(), worker.to_string());
+        known.insert((*name).to_owned(), Arc::new(tool.clone()));
+    }
+    let defaults = Defaults {
+        on_exhausted: hold.then_some(OnExhausted::Hold),
+    };
+    let compiled = CompiledPlan::new(&plan, defaults, |name| known.get(name).cloned())
+        .map_err(|e| invalid(e.to_string()))?;
+    Ok(Ready {
+        compiled: Arc::new(compiled),
+        source: source(planned),
+        hash: planned.hash.clone(),
+        steps: Json::of(&value["steps"]),
+        plan: Json::of(&value),
+        workers,
+    })
+}

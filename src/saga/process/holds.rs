@@ -1,0 +1,56 @@
+//! Which calls the emergency controls hold (contract, section 4; docs/controls.md).
+
+use crate::{
+    controls::{Emergency, EmergencyState},
+    plans::{Builtin, Kind, Tool, Worker},
+    saga::Hold,
+};
+
+/// Why a call of a tool may not go now; `None`: it may.
+pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
+    let reason = if controls.kill_switch() {
+        "kill_switch".to_owned()
+    } else if controls.disabled(&format!("tool:{}", tool.name)).is_some() {
+        format!("tool:{}", tool.name)
+    } else if works_outside(tool) && controls.disabled("workers").is_some() {
+        "workers".to_owned()
+    } else if controls.safe_mode() && changes_something(tool) && !controls.allows(&tool.name) {
+        "safe_mode".to_owned()
+    } else {
+        return None;
+    };
+    Some(Hold {
+        reason,
+        until: None,
+    })
+}
+
+/// Whether a worker does it: builtin tools but `http` are part of the run.
+fn works_outside(tool: &Tool) -> bool {
+    match tool.worker {
+        Worker::Builtin(builtin) => builtin == Builtin::Http,
+        _ => true,
+    }
+}
+
+/// Whether a call may change something outside: every tool of a worker that does not say that it only reads, and events.
+fn changes_something(tool: &Tool) -> bool {
+    match tool.worker {
+        Worker::Builtin(Builtin::Noop | Builtin::Wait | Builtin::Approve) => false,
+        Worker::Builtin(Builtin::Emit) => true,
+        _ => tool.kind != Some(Kind::Read),
+    }
+}
+
+/// The controls of a record.
+pub(super) fn controls(state: EmergencyState) -> Emergency {
+    Emergency {
+        state,
+        ..Emergency::default()
+    }
+}
+
+/// Whether these controls hold no call at all, so that tools need not be asked about.
+pub(super) fn hold_nothing(controls: &Emergency) -> bool {
+    !controls.kill_switch() && !controls.safe_mode() && controls.state.disabled.is_empty()
+}

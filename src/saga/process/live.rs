@@ -1,0 +1,75 @@
+//! Runs in memory.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{compile::Ready, rows::RunKey};
+use crate::{
+    base::{clock::Millis, id::Tenant},
+    commands::Command,
+    runs::WorkflowVersion,
+    saga::Run,
+};
+
+/// Runs of one generation. Two generations are in memory.
+const GENERATION: usize = 2000;
+
+/// What never changes about a run.
+#[derive(Debug)]
+pub(super) struct About {
+    pub(super) run_id: Arc<str>,
+    pub(super) tenant: Tenant,
+    pub(super) workflow: Option<WorkflowVersion>,
+    pub(super) traceparent: Option<String>,
+    pub(super) tracestate: Option<String>,
+    pub(super) ready: Arc<Ready>,
+}
+
+/// A run in memory.
+pub(super) struct Live {
+    pub(super) about: Arc<About>,
+    pub(super) run: Run,
+    /// Of the request that started it.
+    pub(super) body_hash: [u8; 16],
+    /// When its last record was written.
+    pub(super) updated_at: Millis,
+    /// When its timer fires.
+    pub(super) timer: Option<Millis>,
+    /// The start record, until it is stored.
+    pub(super) unstored: Option<Box<Command>>,
+    /// Whether it is among the held ones.
+    pub(super) held: bool,
+    /// Whether the open transaction has changed it.
+    pub(super) changed: bool,
+}
+
+/// The runs that were active lately. A run that is not here is read from its rows.
+#[derive(Default)]
+pub(super) struct Hot {
+    recent: HashMap<RunKey, Live>,
+    /// The generation before. Whatever is used of it moves to `recent`.
+    older: HashMap<RunKey, Live>,
+}
+
+impl Hot {
+    pub(super) fn get(&mut self, key: &RunKey) -> Option<&mut Live> {
+        if let Some(live) = self.older.remove(key) {
+            self.recent.insert(*key, live);
+        }
+        self.recent.get_mut(key)
+    }
+
+    pub(super) fn insert(&mut self, key: RunKey, live: Live) {
+        self.recent.insert(key, live);
+    }
+
+    pub(super) fn remove(&mut self, key: &RunKey) -> Option<Live> {
+        self.recent.remove(key).or_else(|| self.older.remove(key))
+    }
+
+    /// Forgets runs that were not used lately. Called when all rows are written.
+    pub(super) fn rotate(&mut self) {
+        if self.recent.len() > GENERATION {
+            self.older = std::mem::take(&mut self.recent);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What happened to a run, as records: its history, calls for workers, and events of the tool `emit`.
+
+use serde_json::{Value, json};
+
+use super::{emitted, live::About};
+use crate::{
+    base::clock::Millis,
+    log::topics::Names,
+    plans::{Builtin, Worker},
+    runs::{CallKind, CallKindName, Event, Json, RunRecord, StepCommand, idempotency_key},
+    saga::{CompiledStep, Run},
+    stream::{Context, Failure, Rejected},
+};
+
+/// Writes the records of events that were just applied to a run.
+pub(super) fn write(
+    names: &Names,
+    about: &About,
+    run: &Run,
+    events: &[Event],
+    causation: &str,
+    cx: &mut Context<'_>,
+) -> Result<(), Failure> {
+    let now = cx.now();
+    let before = run.seq() - events.len() as u64;
+    let id = (about.tenant.as_str(), &*about.run_id);
+    for (event, seq) in events.iter().zip(before + 1..) {
+        let record = RunRecord::new(id, seq, event, now, Some(causation));
+        let record = record.encode().map_err(unwritable)?;
+        cx.emit_here(&names.runs, record);
+        match event {
+            Event::StepScheduled {
+                step_id,
+                attempt,
+                input,
+                deadline,
+            } => {
+                let call = Call {
+                    kind: CallKind::Execute,
+                    attempt: *attempt,
+                    input,
+                    deadline: *deadline,
+                };
+                if let Some(step) = step(run, step_id) {
+                    call.write(names, about, (run, step), now, cx)?;
+                }
+            }
+            Event::CompensationScheduled {
+                step_id,
+                attempt,
+                input,
+                deadline,
+            } => {
+                let call = Call {
+                    kind: CallKind::Compensate,
+                    attempt: *attempt,
+                    input,
+                    deadline: *deadline,
+                };
+                if let Some(step) = step(run, step_id) {
+                    call.write(names, about, (run, step), now, cx)?;
+                }
+            }
+            // The output of `emit` is its input.
+            Event::StepSucceeded {
+                step_id, output, ..
+            } if step(run, step_id)
+                .is_some_and(|step| step.tool.worker == Worker::Builtin(Builtin::Emit)) =>
+            {
+                let (tenant, run_id) = (&about.tenant, &about.run_id);
+                let record = emitted::record(tenant, run_id, step_id, &output.value(), now)
+                    .map_err(|e| Rejected::new("invalid_event", e.message))?;
+                cx.emit(&names.ingress, record);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn unwritable(error: impl std::fmt::Display) -> Rejected {
+    Rejected::new(
+        "invalid_state",
+        format!("a record cannot be written: {error}"),
+    )
+}
+
+fn step<'r>(run: &'r Run, id: &str) -> Option<&'r CompiledStep> {
+    let plan = run.plan();
+    plan.index(id).map(|index| &plan.steps[index])
+}
+
+/// A call for a worker.
+struct Call<'a> {
+    kind: CallKind,
+    attempt: u32,
+    input: &'a Json,
+    deadline: Millis,
+}
+
+impl Call<'_> {
+    fn write(
+        &self,
+        names: &Names,
+        about: &About,
+        (run, step): (&Run, &CompiledStep),
+        now: Millis,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let tool = match self.kind {
+            CallKind::Execute => Some(&step.tool),
+            CallKind::Compensate => step.compensation.as_ref().map(|call| &call.tool),
+        };
+        let Some(tool) = tool.filter(|tool| is_for_workers(&tool.worker)) else {
+            return Ok(());
+        };
+        let undone = (self.kind == CallKind::Compensate).then(|| Undone::of(about, run, step));
+        let worker = about.ready.workers.get(&tool.name);
+        let command = StepCommand {
+            tenant: about.tenant.as_str().to_owned(),
+            run_id: about.run_id.to_string(),
+            workflow: about
+                .workflow
+                .as_ref()
+                .map(|workflow| workflow.name.clone()),
+            step_id: step.id.to_string(),
+            attempt: self.attempt.try_into().unwrap_or(i32::MAX),
+            kind: CallKindName(self.kind),
+            tool: tool.name.clone(),
+            worker: worker.cloned().unwrap_or_default(),
+            input: self.input.text().to_owned(),
+            idempotency_key: idempotency_key(&about.run_id, &step.id, self.kind),
+            deadline: self.deadline.0,
+            at: now.0,
+            task_id: format!(
+                "{}:{}:{}:{}",
+                about.run_id,
+                step.id,
+                self.kind.name(),
+                self.attempt
+            ),
+            lease: None,
+            execute: undone.as_ref().map(|undone| undone.execute.to_string()),
+            error: undone
+                .and_then(|undone| undone.error)
+                .map(|e| e.to_string()),
+            traceparent: about.traceparent.clone(),
+            tracestate: about.tracestate.clone(),
+        };
+        cx.emit_here(&names.steps, command.encode().map_err(unwritable)?);
+        Ok(())
+    }
+}
+
+/// Whether a worker makes the call. The builtin tools but `http` are part of the run.
+fn is_for_workers(worker: &Worker) -> bool {
+    match worker {
+        Worker::Builtin(builtin) => *builtin == Builtin::Http,
+        _ => true,
+    }
+}
+
+/// What a compensation undoes, and why.
+struct Undone {
+    execute: Value,
+    error: Option<Value>,
+}
+
+impl Undone {
+    fn of(about: &About, run: &Run, step: &CompiledStep) -> Self {
+        let done = run.execution(&step.id);
+        let mut execute = json!({
+            "idempotency_key": idempotency_key(&about.run_id, &step.id, CallKind::Execute),
+            "outcome": done.status.name(),
+        });
+        let value = |json: Option<Json>| json.map(|json| json.value());
+        execute["input"] = value(done.input).unwrap_or_default();
+        if let Some(output) = value(done.output) {
+            execute["output"] = output;
+        }
+        let error = run.ending_error();
+        Self {
+            execute,
+            error: error.map(|error| json!({ "code": error.code, "message": error.message })),
+        }
+    }
+}
+
+/// What led to records: `KIND:PARTITION:OFFSET`.
+pub(super) fn causation(kind: &str, partition: u32, offset: u64) -> String {
+    format!("{kind}:{partition}:{offset}")
+}
+
+/// What a timer led to.
+pub(super) const TIMER: &str = "timer";

@@ -1,0 +1,526 @@
+//! Records and timers in; decisions, rows and outputs out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use uuid::Uuid;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::{
+    Settings, begin,
+    compile::Plans,
+    counts::{Counts, Meters},
+    emitted, holds,
+    inbox::{self, ForRun, Told},
+    live::{Hot, Live},
+    outputs,
+    rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow},
+    view,
+};
+use crate::{
+    base::{clock::Millis, id::Identity},
+    commands::{Command, start},
+    controls::{Emergency, EmergencyState},
+    log::{Fetched, Record, partition_for, topics::Names},
+    plans::Tool,
+    runs::{Event, RunStatus},
+    saga::{self, Answer, Effects, Env, Followers, Hold, Input, Notice, Refusal, Snapshot, decide},
+    state::Window,
+    stream::{Context, Failure, Rejected, Timer, Transform},
+};
+
+/// The key of the timer that wakes runs whose calls were held. Timers of runs have 16 bytes.
+const WAKE: &[u8] = b"wake";
+/// How many of them are woken in one go.
+const WOKEN: usize = 500;
+
+/// The runs of one partition of `commands`.
+pub(super) struct Runs {
+    names: Names,
+    partitions: u32,
+    settings: Settings,
+    followers: Followers,
+    plans: Arc<Plans>,
+    /// The runs that have ended, for as long as their identities name them.
+    ended: Window,
+    hot: Hot,
+    /// `None` until the row was read.
+    controls: Option<Emergency>,
+    /// What the open transaction has changed.
+    changed: Vec<RunKey>,
+    notices: Vec<(Uuid, Notice)>,
+    counts: Counts,
+    meters: Arc<Meters>,
+}
+
+/// Where a record is, and what it is.
+struct Source<'a> {
+    kind: &'a str,
+    partition: u32,
+    offset: u64,
+}
+
+impl Source<'_> {
+    fn causation(&self) -> String {
+        outputs::causation(self.kind, self.partition, self.offset)
+    }
+}
+
+impl Runs {
+    pub(super) fn new(
+        names: Names,
+        partitions: u32,
+        settings: Settings,
+        followers: Followers,
+        (plans, meters): (Arc<Plans>, Arc<Meters>),
+        ended: Window,
+    ) -> Self {
+        Self {
+            names,
+            partitions,
+            settings,
+            followers,
+            plans,
+            ended,
+            hot: Hot::default(),
+            controls: None,
+            changed: Vec::new(),
+            notices: Vec::new(),
+            counts: Counts::default(),
+            meters,
+        }
+    }
+
+    /// Sends a record to the partition of its run, if it is on another one: workers on Kafka may write it anywhere.
+    fn passed_on(&self, run: Uuid, input: &Fetched, cx: &mut Context<'_>) -> Result<bool, Failure> {
+        let mut buffer = Uuid::encode_buffer();
+        let key = run.hyphenated().encode_lower(&mut buffer).as_bytes();
+        if partition_for(key, self.partitions) == cx.partition() {
+            return Ok(false);
+        }
+        let record = Record {
+            key: Some(Bytes::copy_from_slice(key)),
+            ..input.record.clone()
+        };
+        cx.try_emit(&self.names.commands, record)?;
+        Ok(true)
+    }
+
+    fn load_controls(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if self.controls.is_none() {
+            let row = cx.get(&CONTROLS, &0)?;
+            let state = row.map_or_else(EmergencyState::default, |row| row.0);
+            self.controls = Some(holds::controls(state));
+        }
+        Ok(())
+    }
+
+    /// The run, if it has not ended before the open transaction.
+    fn load(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<bool, Failure> {
+        if self.hot.get(&key).is_some() {
+            return Ok(true);
+        }
+        let Some(snapshot) = cx.get(&RUNS, &key)? else {
+            return Ok(false);
+        };
+        let damaged = |what: &str| Rejected::new("invalid_state", format!("the run's {what}"));
+        let start = cx.get(&STARTS, &key)?;
+        let start = start.ok_or_else(|| damaged("start record is missing"))?;
+        let begun = begin::read(&start.0, &self.plans)?;
+        let (updated_at, timer) = (snapshot.updated_at(), snapshot.timer());
+        let compiled = Arc::clone(&begun.about.ready.compiled);
+        let run = snapshot
+            .restore(compiled, Arc::new(begun.started))
+            .ok_or_else(|| damaged("plan has another number of steps"))?;
+        let live = Live {
+            held: run.waits_for_controls(),
+            about: begun.about,
+            run,
+            body_hash: begun.body_hash,
+            updated_at,
+            timer,
+            unstored: None,
+            changed: false,
+        };
+        self.hot.insert(key, live);
+        Ok(true)
+    }
+
+    fn start(
+        &mut self,
+        command: Box<Command>,
+        source: &Source<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let run = inbox::run_id(&command.run_id)?;
+        let key = *run.as_bytes();
+        let now = cx.now();
+        let known = if self.load(key, cx)? {
+            let live = self.hot.get(&key);
+            live.map(|live| stub(live.about.tenant.as_str(), &live.body_hash))
+        } else {
+            self.ended.get(&Identity(key), now)?
+        };
+        let begun = begin::read(&command, &self.plans)?;
+        if let Some(known) = known {
+            let same = known == stub(begun.about.tenant.as_str(), &begun.body_hash);
+            self.answer(run, source, Answer::Duplicate { same });
+            return Ok(());
+        }
+        let about = begun.about;
+        let (run_state, effects) = {
+            let controls = self.controls.as_ref();
+            let hold = |tool: &Tool| held_by(controls, tool);
+            let check = |step: &str, input: &serde_json::Value| {
+                emitted::record(&about.tenant, &about.run_id, step, input, now).map(|_| ())
+            };
+            let env = env(&self.settings, now, &about.run_id, &hold, &check);
+            let compiled = Arc::clone(&about.ready.compiled);
+            saga::start(
+                compiled,
+                begun.started,
+                begin::plan_ready(&about.ready),
+                &env,
+            )
+        };
+        outputs::write(
+            &self.names,
+            &about,
+            &run_state,
+            &effects.events,
+            &source.causation(),
+            cx,
+        )?;
+        self.counts.started += 1;
+        let live = Live {
+            about,
+            run: run_state,
+            body_hash: begun.body_hash,
+            updated_at: now,
+            timer: None,
+            unstored: Some(command),
+            held: false,
+            changed: true,
+        };
+        self.hot.insert(key, live);
+        self.changed.push(key);
+        self.answer(run, source, Answer::Done);
+        self.after(run, &effects);
+        Ok(())
+    }
+
+    fn tell(
+        &mut self,
+        told: ForRun,
+        source: &Source<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let run = told.run;
+        let key = *run.as_bytes();
+        if !self.load(key, cx)? {
+            let answer = match self.ended.get(&Identity(key), cx.now())? {
+                Some(stub) if is_of(&stub, told.tenant.as_deref()) => refused(Refusal::Ended),
+                _ => Answer::UnknownRun,
+            };
+            self.counts.ignored += 1;
+            self.answer(run, source, answer);
+            return Ok(());
+        }
+        let Some(live) = self.hot.get(&key) else {
+            return Ok(());
+        };
+        let tenant = told.tenant.as_deref();
+        if tenant.is_some_and(|tenant| tenant != live.about.tenant.as_str()) {
+            self.answer(run, source, Answer::UnknownRun);
+            return Ok(());
+        }
+        let effects = self.decide(key, told.input, &source.causation(), cx)?;
+        let answer = match effects.refused {
+            Some(refusal) => refused(refusal),
+            None if effects.ignored => Answer::Ignored,
+            None => Answer::Done,
+        };
+        self.answer(run, source, answer);
+        self.after(run, &effects);
+        Ok(())
+    }
+
+    /// Tells a run that is in memory.
+    fn decide(
+        &mut self,
+        key: RunKey,
+        input: Input,
+        causation: &str,
+        cx: &mut Context<'_>,
+    ) -> Result<Effects, Failure> {
+        let now = cx.now();
+        let Some(live) = self.hot.get(&key) else {
+            return Ok(Effects::default());
+        };
+        let about = Arc::clone(&live.about);
+        let controls = self.controls.as_ref();
+        let hold = |tool: &Tool| held_by(controls, tool);
+        let check = |step: &str, input: &serde_json::Value| {
+            emitted::record(&about.tenant, &about.run_id, step, input, now).map(|_| ())
+        };
+        let env = env(&self.settings, now, &about.run_id, &hold, &check);
+        let effects = decide(&mut live.run, input, &env);
+        if effects.ignored {
+            self.counts.ignored += 1;
+        }
+        if effects.events.is_empty() {
+            return Ok(effects);
+        }
+        live.updated_at = now;
+        if !live.changed {
+            live.changed = true;
+            self.changed.push(key);
+        }
+        outputs::write(
+            &self.names,
+            &about,
+            &live.run,
+            &effects.events,
+            causation,
+            cx,
+        )?;
+        Ok(effects)
+    }
+
+    /// Keeps an answer for whoever follows the run.
+    fn answer(&mut self, run: Uuid, source: &Source<'_>, answer: Answer) {
+        if !self.followers.follows(&run) {
+            return;
+        }
+        let notice = Notice::Answered {
+            partition: source.partition,
+            offset: source.offset,
+            answer,
+        };
+        self.notices.push((run, notice));
+    }
+
+    /// Counts an end, and keeps it for whoever follows the run.
+    fn after(&mut self, run: Uuid, effects: &Effects) {
+        let Some(last) = effects.events.last() else {
+            return;
+        };
+        let status = match last {
+            Event::RunSucceeded { .. } => RunStatus::Succeeded,
+            Event::RunFailed { .. } => RunStatus::Failed,
+            Event::RunDenied { .. } => RunStatus::Denied,
+            Event::RunCancelled { .. } => RunStatus::Cancelled,
+            _ => return,
+        };
+        self.counts.end(status);
+        if self.followers.follows(&run)
+            && let Some(live) = self.hot.get(run.as_bytes())
+        {
+            let view = view::view(&live.about, &live.run, live.updated_at);
+            self.notices.push((run, Notice::Ended(Arc::new(view))));
+        }
+    }
+
+    fn controls_changed(
+        &mut self,
+        state: EmergencyState,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let known = self.controls.as_ref().map_or(0, |c| c.state.version);
+        // Every node appends each change.
+        if state.version <= known {
+            return Ok(());
+        }
+        let row = ControlsRow(state);
+        cx.try_put(&CONTROLS, &0, &row)?;
+        self.controls = Some(holds::controls(row.0));
+        cx.set_timer(WAKE, cx.now());
+        Ok(())
+    }
+
+    /// Lets runs go on whose calls were held, a part of them; the timer is set again for the rest. The part begins after the run that
+    /// the timer's key names.
+    fn wake_held(&mut self, timer: &[u8], cx: &mut Context<'_>) -> Result<(), Failure> {
+        let after = timer.strip_prefix(WAKE).unwrap_or_default();
+        let held = cx.scan(&HELD)?;
+        let mut held = held.into_iter().map(|(key, _)| key);
+        let mut last = None;
+        for key in held.by_ref().filter(|key| &key[..] > after).take(WOKEN) {
+            self.wake(key, cx)?;
+            last = Some(key);
+        }
+        if let Some(last) = last
+            && held.next().is_some()
+        {
+            cx.set_timer([WAKE, &last].concat(), cx.now());
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if self.load(key, cx)? {
+            let effects = self.decide(key, Input::Wake, outputs::TIMER, cx)?;
+            self.after(Uuid::from_bytes(key), &effects);
+        }
+        Ok(())
+    }
+
+    /// Writes the row of a run that the transaction has changed, and sets its timer.
+    fn store(&mut self, key: RunKey, cx: &mut Context<'_>) {
+        let Some(live) = self.hot.get(&key) else {
+            return;
+        };
+        live.changed = false;
+        let timer_key = || Bytes::copy_from_slice(&key);
+        if live.run.has_ended() {
+            let stored = live.unstored.is_none();
+            if let Some(due) = live.timer {
+                cx.cancel_timer(timer_key(), due);
+            }
+            if live.held {
+                cx.delete(&HELD, &key);
+            }
+            if stored {
+                cx.delete(&RUNS, &key);
+                cx.delete(&STARTS, &key);
+            }
+            let stub = stub(live.about.tenant.as_str(), &live.body_hash);
+            self.ended.insert(Identity(key), stub, cx.now());
+            self.hot.remove(&key);
+            return;
+        }
+        let held = live.run.waits_for_controls();
+        if held != live.held {
+            live.held = held;
+            if held {
+                cx.put(&HELD, &key, &Mark);
+            } else {
+                cx.delete(&HELD, &key);
+            }
+        }
+        // A timer that fires too early is set again then; only an earlier one has to be moved.
+        if let Some(due) = live.run.next_due()
+            && live.timer.is_none_or(|timer| due < timer)
+        {
+            if let Some(before) = live.timer {
+                cx.cancel_timer(timer_key(), before);
+            }
+            cx.set_timer(timer_key(), due);
+            live.timer = Some(due);
+        }
+        if let Some(command) = live.unstored.take() {
+            cx.put(&STARTS, &key, &StartRow(*command));
+        }
+        cx.put(
+            &RUNS,
+            &key,
+            &Snapshot::of(&live.run, live.updated_at, live.timer),
+        );
+    }
+}
+
+impl Transform for Runs {
+    fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        self.load_controls(cx)?;
+        let value = input.record.value.as_deref().unwrap_or_default();
+        let source = |kind| Source {
+            kind,
+            partition: input.partition,
+            offset: input.offset,
+        };
+        match inbox::read(value)? {
+            Told::Unknown => Ok(()),
+            Told::Controls(state) => self.controls_changed(*state, cx),
+            Told::Start(command) => {
+                if self.passed_on(inbox::run_id(&command.run_id)?, input, cx)? {
+                    return Ok(());
+                }
+                self.start(command, &source(start::KIND), cx)
+            }
+            Told::Run(told) => {
+                if self.passed_on(told.run, input, cx)? {
+                    return Ok(());
+                }
+                let source = source(told.kind);
+                self.tell(told, &source, cx)
+            }
+        }
+    }
+
+    fn fire(&mut self, timer: Timer<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
+        self.load_controls(cx)?;
+        let Ok(key) = RunKey::try_from(timer.key) else {
+            return self.wake_held(timer.key, cx);
+        };
+        if !self.load(key, cx)? {
+            return Ok(());
+        }
+        if let Some(live) = self.hot.get(&key) {
+            live.timer = None;
+            if !live.changed {
+                live.changed = true;
+                self.changed.push(key);
+            }
+        }
+        self.wake(key, cx)
+    }
+
+    fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        for key in std::mem::take(&mut self.changed) {
+            self.store(key, cx);
+        }
+        cx.add_changes(self.ended.take_changes());
+        self.hot.rotate();
+        self.meters.add(&std::mem::take(&mut self.counts));
+        Ok(())
+    }
+
+    fn committed(&mut self, _now: Millis) {
+        for (run, notice) in self.notices.drain(..) {
+            self.followers.publish(&run, &notice);
+        }
+    }
+}
+
+fn env<'a>(
+    settings: &Settings,
+    now: Millis,
+    run_id: &str,
+    hold: &'a dyn Fn(&Tool) -> Option<Hold>,
+    check_event: &'a dyn Fn(&str, &serde_json::Value) -> Result<(), crate::runs::StepError>,
+) -> Env<'a> {
+    Env {
+        now,
+        hold,
+        approval_expiry_ms: settings.approval_expiry.as_millis() as u64,
+        approve_above: settings.approve_above,
+        check_event,
+        seed: xxh3_64(run_id.as_bytes()),
+    }
+}
+
+fn held_by(controls: Option<&Emergency>, tool: &Tool) -> Option<Hold> {
+    let controls = controls.filter(|controls| !holds::hold_nothing(controls))?;
+    holds::hold(controls, tool)
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    Answer::Refused {
+        code: refusal.code(),
+        message: refusal.to_string(),
+    }
+}
+
+/// What is kept of a run that has ended: whose it was, and half of the hash of what was sent.
+fn stub(tenant: &str, body_hash: &[u8; 16]) -> [u8; 16] {
+    let body = xxh3_64_with_seed(body_hash, 0);
+    let mut stub = [0; 16];
+    stub[..8].copy_from_slice(&xxh3_64(tenant.as_bytes()).to_be_bytes());
+    stub[8..].copy_from_slice(&body.to_be_bytes());
+    stub
+}
+
+/// Whether a stub is of this tenant's run.
+fn is_of(stub: &[u8; 16], tenant: Option<&str>) -> bool {
+    tenant.is_none_or(|tenant| stub[..8] == xxh3_64(tenant.as_bytes()).to_be_bytes())
+}

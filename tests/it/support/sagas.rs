@@ -1,0 +1,215 @@
+//! Runs of the saga processor: starts and results by hand, histories read back.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use omnilink::{
+    commands::{
+        Command,
+        result::{RESULT, ResultError, StepOutcome, StepResult},
+        start::{self, Constraints, PlanSource, Planned, Request, Start},
+    },
+    log::{Log, Output, topics::Names},
+    plans::jcs,
+    runs::{CallKind, Json, RunRecord, StepCommand},
+    saga::{Followers, Sagas, Settings},
+    stream::{lane::Running, progress::Progress},
+};
+use serde_json::{Value, json, value::to_raw_value};
+
+use super::{TestLog, append, read_all};
+
+pub const PARTITIONS: u32 = 4;
+pub const TENANT: &str = "acme";
+
+/// The processor on a log, and what it works with.
+pub struct Processor {
+    pub log: Arc<dyn Log>,
+    pub names: Names,
+    pub followers: Followers,
+    pub progress: Arc<Progress>,
+    running: Option<Running>,
+}
+
+impl Processor {
+    /// Makes the topics and starts the processor.
+    pub fn start(test_log: &TestLog) -> Self {
+        let log = test_log.open("a");
+        let names = Names::new(&test_log.prefix);
+        log.provision(&names.specs(PARTITIONS), true).unwrap();
+        let mut started = Self {
+            log,
+            names,
+            followers: Followers::default(),
+            progress: Arc::default(),
+            running: None,
+        };
+        started.go_on(test_log);
+        started
+    }
+
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    pub fn go_on(&mut self, test_log: &TestLog) {
+        let sagas = Sagas::new(
+            &self.names,
+            PARTITIONS,
+            Settings::default(),
+            self.followers.clone(),
+        );
+        self.running = Some(test_log.start_lane(&self.log, sagas, &self.progress));
+    }
+
+    /// Appends a command to the partition of its run.
+    pub fn send(&self, command: &Command) -> (u32, u64) {
+        let record = command.encode().unwrap();
+        let position = append(&*self.log, &self.names.commands, vec![record]).unwrap()[0];
+        (position.partition, position.offset)
+    }
+
+    /// Appends a command to all partitions.
+    pub fn send_to_all(&self, command: &Command) {
+        let outputs = (0..PARTITIONS).map(|partition| Output {
+            topic: self.names.commands.clone(),
+            partition: Some(partition),
+            record: command.encode().unwrap(),
+        });
+        self.log
+            .append_to(outputs.collect(), None)
+            .blocking_recv()
+            .unwrap()
+            .unwrap();
+    }
+
+    /// The histories of all runs, once there are so many records; each is complete and in order.
+    pub fn histories(&self, at_least: usize) -> BTreeMap<String, Vec<RunRecord>> {
+        let mut histories: BTreeMap<String, Vec<RunRecord>> = BTreeMap::new();
+        for fetched in read_all(&*self.log, &self.names.runs, at_least) {
+            let record = RunRecord::decode(fetched.record.value.as_deref().unwrap()).unwrap();
+            let history = histories.entry(record.run_id.clone()).or_default();
+            assert_eq!(record.seq as usize, history.len() + 1, "{record:?}");
+            assert!(record.event().is_some(), "{record:?}");
+            history.push(record);
+        }
+        histories
+    }
+
+    /// The history of a run, once its last record is of this type.
+    pub fn history_until(&self, run: &str, last: &str) -> Vec<RunRecord> {
+        for _ in 0..100 {
+            let mut histories = self.histories(0);
+            let history = histories.remove(run).unwrap_or_default();
+            if history.last().is_some_and(|record| record.kind == last) {
+                return history;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("no {last}: {:?}", types(&self.histories(0)[run]));
+    }
+
+    /// The calls for workers, in the order of their partitions, once there are so many.
+    pub fn calls(&self, at_least: usize) -> Vec<StepCommand> {
+        let records = read_all(&*self.log, &self.names.steps, at_least);
+        let records = records.iter();
+        let calls = records
+            .map(|fetched| StepCommand::decode(fetched.record.value.as_deref().unwrap()).unwrap());
+        calls.collect()
+    }
+}
+
+/// The types of a history.
+pub fn types(history: &[RunRecord]) -> Vec<&str> {
+    history.iter().map(|record| record.kind.as_str()).collect()
+}
+
+/// A command for a run.
+pub fn command(run: &str, kind: &str, body: &Value) -> Command {
+    Command {
+        tenant: TENANT.into(),
+        run_id: run.into(),
+        kind: kind.into(),
+        at: 1_000_000,
+        principal: "ann".into(),
+        on_behalf_of: None,
+        traceparent: None,
+        tracestate: None,
+        body: body.to_string(),
+    }
+}
+
+/// The start of a run with the plan of the sender; the id names it. Returns the run's id too.
+pub fn start(id: &str, plan: &Value, tools: &[Value], params: &Value) -> (String, Command) {
+    let identity: Vec<String> = ["run", TENANT, id].map(str::to_owned).to_vec();
+    let run = start::run_id(&identity).to_string();
+    let tools = tools.iter().map(|tool| {
+        let name = tool["name"].as_str().unwrap().to_owned();
+        (name, to_raw_value(tool).unwrap())
+    });
+    let start = Start {
+        version: start::VERSION,
+        identity,
+        body_hash: jcs::hash(&json!([plan, params]))[..32].to_owned(),
+        request: Request::Workflow,
+        kind: "test".into(),
+        id: id.into(),
+        source: "/test".into(),
+        received_at: 1_000_000,
+        run_at: None,
+        params: Some(to_raw_value(params).unwrap()),
+        workflow: None,
+        plan: Some(Planned {
+            source: PlanSource::Inline,
+            hash: jcs::hash(plan),
+            steps: to_raw_value(plan).unwrap(),
+        }),
+        tools: tools.collect(),
+        goal: None,
+        context: None,
+        adapter: None,
+        entity: None,
+        correlation_id: None,
+        causation_id: None,
+        approval_required: false,
+        constraints: Constraints::default(),
+    };
+    let body: Value = serde_json::from_str(&start.encode().unwrap()).unwrap();
+    let started = command(&run, start::KIND, &body);
+    (run, started)
+}
+
+/// A tool whose calls workers claim; harmless.
+pub fn claimed(name: &str) -> Value {
+    json!({
+        "name": name, "description": "a tool", "worker": { "claim": {} }, "kind": "write", "risk": { "lane": "safe" }
+    })
+}
+
+/// The result of a call.
+pub fn result(call: &StepCommand, output: Result<Value, (&str, bool)>) -> Command {
+    let error = output.as_ref().err().map(|(code, retryable)| ResultError {
+        code: (*code).to_owned(),
+        message: "it failed".into(),
+        retryable: *retryable,
+    });
+    let result = StepResult {
+        step_id: call.step_id.clone(),
+        attempt: call.attempt as u32,
+        kind: call.kind(),
+        outcome: if error.is_some() {
+            StepOutcome::Failed
+        } else {
+            StepOutcome::Succeeded
+        },
+        output: output.ok().map(|output| Json::of(&output)),
+        error,
+        retry_after_ms: None,
+        answered: true,
+    };
+    command(&call.run_id, RESULT, &serde_json::to_value(result).unwrap())
+}
+
+/// Whether a call undoes a step.
+pub fn undoes(call: &StepCommand) -> bool {
+    call.kind() == CallKind::Compensate
+}
