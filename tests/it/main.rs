@@ -77,6 +77,8 @@ mod replay;
 mod replay_parquet;
 mod rls;
 mod run_controls;
+mod run_controls_sagas;
+mod runs_command;
 mod sagas;
 mod secrets;
 mod security_page;

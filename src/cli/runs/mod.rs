@@ -128,7 +128,7 @@ pub(super) struct Signal {
     run: Named,
     /// The signal's name
     #[arg(value_name = "SIGNAL")]
-    signal: String,
+    name: String,
     /// Its data, the output of the step: JSON [default: null]
     #[arg(long, value_name = "JSON", value_parser = json_text, conflicts_with = "data_file")]
     data: Option<Text>,
@@ -213,7 +213,7 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
                     (None, None) => None,
                 };
                 let path = args.run.path("/signal");
-                let signal = Some(args.signal);
+                let signal = Some(args.name);
                 control(global, &client, &path, &SignalRun { signal, data }).await
             }
         }

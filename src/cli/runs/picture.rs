@@ -1,6 +1,9 @@
 //! A run as a picture of its plan, made of the records of its history. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+};
 
 use serde_json::Value;
 
@@ -129,7 +132,8 @@ impl Picture {
         let step = record["step_id"].as_str();
         match record["type"].as_str().unwrap_or_default() {
             "run_started" => {
-                self.run_id = record["run_id"].as_str().unwrap_or_default().to_owned();
+                let id = record["run_id"].as_str().unwrap_or_default();
+                id.clone_into(&mut self.run_id);
                 self.what = match what(record) {
                     none if none == "-" => record["kind"].as_str().unwrap_or("a run").to_owned(),
                     what => what,
@@ -154,7 +158,8 @@ impl Picture {
             }),
             "step_held" => self.step(step, |step| {
                 step.state = State::Held;
-                step.note = record["reason"].as_str().unwrap_or_default().to_owned();
+                let reason = record["reason"].as_str().unwrap_or_default();
+                reason.clone_into(&mut step.note);
             }),
             "step_released" => self.step(step, |step| {
                 step.state = State::Pending;
@@ -250,18 +255,19 @@ impl Picture {
         for step in &self.steps {
             let (symbol, state, colour) = step.state.look();
             let name = format!("{:indent$}{}", "", step.id, indent = 2 * step.depth);
+            // Writing to a `String` cannot fail.
             let mut line = format!("{symbol} {name:<names$}  {:<tools$}  {state}", step.tool);
             if step.attempts > 1 {
-                line.push_str(&format!(", attempt {}", step.attempts));
+                let _ = write!(line, ", attempt {}", step.attempts);
             }
             let end = step.ended.or((step.state == State::Running).then_some(now));
             if let (Some(began), Some(end)) = (step.began, end) {
-                line.push_str(&format!(", {}", duration(end - began)));
+                let _ = write!(line, ", {}", duration(end - began));
             }
             if !step.note.is_empty() {
-                line.push_str(&format!(": {}", step.note));
+                let _ = write!(line, ": {}", step.note);
             } else if step.state == State::Pending && !step.after.is_empty() {
-                line.push_str(&format!(" (after {})", step.after.join(", ")));
+                let _ = write!(line, " (after {})", step.after.join(", "));
             }
             lines.push(paint(line, colour));
         }

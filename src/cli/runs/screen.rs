@@ -16,7 +16,7 @@ impl Screen {
         let mut out = String::new();
         if self.drawn > 0 {
             // Up to the first line, and clear to the end of the screen.
-            out.push_str(&format!("\x1b[{}A\x1b[J", self.drawn));
+            out = format!("\x1b[{}A\x1b[J", self.drawn);
         }
         let shown = fitting(lines, room);
         for line in &shown {
