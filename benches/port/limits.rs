@@ -10,7 +10,7 @@ use std::{
 use crate::{
     disk,
     kafka::{BYTES, Scratch},
-    load::{self, Plan, Until},
+    load::{self, Plan, Until, What},
     report::Row,
     server::{self, CONNECTIONS, Log},
 };
@@ -70,8 +70,10 @@ impl Bare {
                 address: self.address,
                 key: "omni.none.none".into(),
                 connections: CONNECTIONS,
-                batch,
-                entities: 1000,
+                what: What::Events {
+                    batch,
+                    entities: 1000,
+                },
                 until: Until::Seconds(seconds),
                 accepted: Arc::default(),
             })

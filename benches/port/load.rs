@@ -25,16 +25,44 @@ pub enum Until {
     Requests(u64),
 }
 
+/// What is sent.
+#[derive(Clone, Copy)]
+pub enum What {
+    Events {
+        /// Events per request.
+        batch: usize,
+        /// The number of entities, used round robin.
+        entities: u64,
+    },
+    /// Starts of this workflow, answered when the run has ended.
+    Runs(&'static str),
+}
+
+impl What {
+    /// Items per request.
+    fn items(self) -> usize {
+        match self {
+            Self::Events { batch, .. } => batch,
+            Self::Runs(_) => 1,
+        }
+    }
+
+    /// The status of an accepted request.
+    fn status(self) -> &'static [u8] {
+        match self {
+            Self::Events { .. } => b"202",
+            Self::Runs(_) => b"200",
+        }
+    }
+}
+
 pub struct Plan {
     pub address: SocketAddr,
     pub key: String,
     pub connections: usize,
-    /// Events per request.
-    pub batch: usize,
-    /// The number of entities, used round robin.
-    pub entities: u64,
+    pub what: What,
     pub until: Until,
-    /// Counts accepted events while it runs.
+    /// Counts accepted items while it runs.
     pub accepted: Arc<AtomicU64>,
 }
 
@@ -89,8 +117,8 @@ impl Responses {
         }
     }
 
-    /// Reads one; true for 202.
-    async fn next(&mut self, stream: &mut TcpStream) -> std::io::Result<bool> {
+    /// Reads one; whether it has this status.
+    async fn next(&mut self, stream: &mut TcpStream, status: &[u8]) -> std::io::Result<bool> {
         self.buffer.clear();
         let mut whole = None;
         loop {
@@ -101,7 +129,7 @@ impl Responses {
                 whole = self.whole();
             }
             if whole.is_some_and(|whole| self.buffer.len() >= whole) {
-                return Ok(self.buffer.get(9..12) == Some(b"202"));
+                return Ok(self.buffer.get(9..12) == Some(status));
             }
         }
     }
@@ -170,7 +198,8 @@ async fn drive(
 ) -> Outcome {
     let mut stream = TcpStream::connect(plan.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut request = Request::new(&plan.key, run, plan.batch);
+    let mut request = Request::new(&plan.key, run, plan.what);
+    let items = plan.what.items() as u64;
     let mut answers = Responses::new();
     let mut mine = Outcome::default();
     let last = match plan.until {
@@ -182,13 +211,12 @@ async fn drive(
         if n >= last {
             break;
         }
-        let text = request.number(n, plan.entities);
+        let text = request.number(n);
         let sent = Instant::now();
         stream.write_all(text).await.unwrap();
-        if answers.next(&mut stream).await.unwrap() {
-            mine.accepted += plan.batch as u64;
-            plan.accepted
-                .fetch_add(plan.batch as u64, Ordering::Relaxed);
+        if answers.next(&mut stream, plan.what.status()).await.unwrap() {
+            mine.accepted += items;
+            plan.accepted.fetch_add(items, Ordering::Relaxed);
         } else {
             if !said.swap(true, Ordering::Relaxed) {
                 let answer = &answers.buffer[..answers.buffer.len().min(600)];

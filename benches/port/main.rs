@@ -15,6 +15,7 @@ mod limits;
 mod load;
 mod request;
 mod rows;
+mod runs;
 mod server;
 mod sustained;
 mod webhooks;
@@ -50,7 +51,7 @@ fn main() {
     }
 }
 
-const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | full]…; all but `full` where none is named
+const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | full]…; all but the last two where none is named
 drive ADDRESS KEY BATCH SECONDS";
 
 fn run(log: Log, parts: &[&str]) {
@@ -61,13 +62,15 @@ fn run(log: Log, parts: &[&str]) {
         "latency",
         "limited",
         "webhooks",
+        "runs",
         "full",
     ];
     if let Some(part) = parts.iter().find(|part| !known.contains(part)) {
         eprintln!("there is no part `{part}`: {USAGE}");
         std::process::exit(2);
     }
-    let wants = |part: &str| parts.contains(&part) || parts.is_empty() && part != "full";
+    let apart = ["full", "runs"];
+    let wants = |part: &str| parts.contains(&part) || parts.is_empty() && !apart.contains(&part);
     if measure(log, &wants).is_none() {
         std::process::exit(1);
     }
@@ -105,6 +108,9 @@ fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
     if wants("webhooks") {
         webhooks::measure(log)?;
     }
+    if wants("runs") {
+        runs::measure(log, &limits)?;
+    }
     if wants("full") {
         full::measure(log, &limits)?;
     }
@@ -116,8 +122,10 @@ fn drive(address: &str, key: &str, batch: &str, seconds: &str) {
         address: address.parse().unwrap(),
         key: key.to_owned(),
         connections: server::CONNECTIONS,
-        batch: batch.parse().unwrap(),
-        entities: server::ENTITIES,
+        what: load::What::Events {
+            batch: batch.parse().unwrap(),
+            entities: server::ENTITIES,
+        },
         until: load::Until::Seconds(seconds.parse().unwrap()),
         accepted: std::sync::Arc::default(),
     });

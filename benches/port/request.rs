@@ -1,18 +1,29 @@
 //! Prepared requests: numbers have a fixed width and are patched in place, so that a request costs only a few divisions.
 
+use crate::load::What;
+
 /// Digits of each number.
 const WIDTH: usize = 10;
 
-/// A request for a batch of events of about 500 bytes each.
+/// A request whose numbers are patched.
 pub struct Request {
     bytes: Vec<u8>,
-    /// For each event the offsets of its digits: twice the event's number, twice the entity's.
-    events: Vec<[usize; 4]>,
+    /// The offsets of digits: for each item those of its own number, then those of its entity's.
+    items: Vec<([usize; 2], [usize; 2])>,
+    entities: u64,
 }
 
 impl Request {
-    /// `run` is a prefix of ids, so that runs do not repeat events.
-    pub fn new(key: &str, run: &str, batch: usize) -> Self {
+    /// `run` is a prefix of ids, so that runs do not repeat them.
+    pub fn new(key: &str, run: &str, what: What) -> Self {
+        match what {
+            What::Events { batch, entities } => Self::of_events(key, run, batch, entities),
+            What::Runs(workflow) => Self::of_run(key, run, workflow),
+        }
+    }
+
+    /// A batch of events of about 500 bytes each.
+    fn of_events(key: &str, run: &str, batch: usize, entities: u64) -> Self {
         let mut body = Vec::new();
         let mut events = Vec::with_capacity(batch);
         let single = batch == 1;
@@ -32,26 +43,52 @@ impl Request {
             body.len()
         )
         .into_bytes();
-        for at in events.iter_mut().flatten() {
-            *at += bytes.len();
-        }
+        let offset = bytes.len();
+        let items = events.into_iter().map(|at| {
+            let [id, sequence, external_id, order] = at.map(|at| at + offset);
+            ([id, sequence], [external_id, order])
+        });
+        let items = items.collect();
         bytes.append(&mut body);
-        Self { bytes, events }
+        Self {
+            bytes,
+            items,
+            entities,
+        }
     }
 
-    /// Request number `n`: its events are numbered from `n` × batch, with this many entities round robin.
-    pub fn number(&mut self, n: u64, entities: u64) -> &[u8] {
-        let first = n * self.events.len() as u64;
-        for (number, [id, sequence, external_id, order]) in (first..).zip(&self.events) {
-            let own = digits(number);
-            let entity = digits(number % entities);
-            for (at, digits) in [
-                (id, own),
-                (sequence, own),
-                (external_id, entity),
-                (order, entity),
-            ] {
-                self.bytes[*at..*at + WIDTH].copy_from_slice(&digits);
+    /// The start of a run with params of 64 bytes, answered when it has ended.
+    fn of_run(key: &str, run: &str, workflow: &str) -> Self {
+        let zeros = "0".repeat(WIDTH);
+        let params = format!(
+            r#"{{"amount":125,"customer":"Jane Q. Public","city":"Lyon","n":{}}}"#,
+            100
+        );
+        let body = format!(
+            r#"{{"id":"1","source":"/bench/shop","type":"bench","workflow":{{"name":"{workflow}"}},"input":{params}}}"#
+        );
+        let head = format!(
+            "POST /v1/workflows HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nPrefer: wait=30\r\nContent-Length: {}\r\nIdempotency-Key: {run}-",
+            body.len()
+        );
+        let at = head.len();
+        Self {
+            bytes: format!("{head}{zeros}\r\n\r\n{body}").into_bytes(),
+            items: vec![([at, at], [at, at])],
+            entities: u64::MAX,
+        }
+    }
+
+    /// Request number `n`: its items are numbered from `n` × batch, with their entities round robin.
+    pub fn number(&mut self, n: u64) -> &[u8] {
+        let first = n * self.items.len() as u64;
+        for (number, (own, entity)) in (first..).zip(&self.items) {
+            let (own_digits, entity_digits) = (digits(number), digits(number % self.entities));
+            for at in own {
+                self.bytes[*at..*at + WIDTH].copy_from_slice(&own_digits);
+            }
+            for at in entity {
+                self.bytes[*at..*at + WIDTH].copy_from_slice(&entity_digits);
             }
         }
         &self.bytes

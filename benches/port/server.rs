@@ -15,7 +15,7 @@ use std::{
 use crate::{
     disk,
     kafka::Scratch,
-    load::{self, Outcome, Plan, Until},
+    load::{self, Outcome, Plan, Until, What},
     machine::{self, Cpu},
     postgres::Database,
     rows::Rows,
@@ -195,14 +195,22 @@ impl Server {
         load::run(self.plan(batch, entities, until))
     }
 
+    /// Starts runs of a workflow with this many connections, each of which waits for its run.
+    pub fn drive_runs(&self, workflow: &'static str, connections: usize, until: Until) -> Outcome {
+        load::run(Plan {
+            connections,
+            what: What::Runs(workflow),
+            ..self.plan(1, ENTITIES, until)
+        })
+    }
+
     /// The plan of the load.
     pub fn plan(&self, batch: usize, entities: u64, until: Until) -> Plan {
         Plan {
             address: self.address,
             key: self.key.clone(),
             connections: CONNECTIONS,
-            batch,
-            entities,
+            what: What::Events { batch, entities },
             until,
             accepted: Arc::clone(&self.accepted),
         }
@@ -318,6 +326,7 @@ fn part(thread: &str) -> &'static str {
     match thread {
         "log-commit" => "log: commit",
         t if t.starts_with("lane-admissi") => "admission",
+        t if t.starts_with("lane-saga") => "saga",
         t if t.starts_with("project") => "projector",
         t if t.starts_with("fjall") || t.starts_with("log-upkeep") => "log: upkeep",
         t if t.starts_with("rdk") => "librdkafka",

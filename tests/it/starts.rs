@@ -1,9 +1,12 @@
-//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`: all checks up to the last step, which refuses every start so far.
+//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`: all checks, and the start record on `commands`.
 
 use hyper::{Method, StatusCode};
 use omnilink::{
     audit::Entry,
-    commands::start::run_id,
+    commands::{
+        Command,
+        start::{Start, run_id},
+    },
     controls::{AllowedWorkflow, Scopes},
     workflows::check_texts,
 };
@@ -62,8 +65,6 @@ fn good(route: &str) -> Value {
     start
 }
 
-const ROUTES: [&str; 4] = ["/v1/commands", "/v1/workflows", "/v1/goals", "/v1/tasks"];
-
 pub async fn send(
     node: &Node,
     route: &str,
@@ -80,9 +81,24 @@ pub async fn send(
     node.call(Method::POST, route, &all, body.to_owned()).await
 }
 
+/// With an idempotency key of its own.
 async fn post(node: &Node, route: &str, body: &Value) -> Response {
-    let headers = [("idempotency-key", "k1")];
+    let key = uuid::Uuid::now_v7().to_string();
+    post_as(node, route, &key, body).await
+}
+
+async fn post_as(node: &Node, route: &str, key: &str, body: &Value) -> Response {
+    let headers = [("idempotency-key", key)];
     send(node, route, &node.admin, &headers, &body.to_string()).await
+}
+
+/// `accepted`, or the code of the problem.
+fn outcome(answer: &Response) -> String {
+    if answer.status == StatusCode::ACCEPTED {
+        "accepted".into()
+    } else {
+        answer.code()
+    }
 }
 
 pub async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
@@ -90,54 +106,84 @@ pub async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_start_is_refused_at_the_last_step_and_leaves_nothing() {
+async fn a_good_start_is_appended_once() {
     let node = node().await;
-    for route in ROUTES {
-        let answer = post(&node, route, &good(route)).await;
+    let routes = ["/v1/commands", "/v1/workflows", "/v1/tasks"];
+    for (number, route) in routes.into_iter().enumerate() {
+        let key = format!("k{number}");
+        let id = run_id(&["run", "acme", &key]).to_string();
+        for duplicate in [false, true] {
+            let answer = post_as(&node, route, &key, &good(route)).await;
+            assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
+            let result = answer.result(0);
+            assert_eq!(result["run_id"], id);
+            assert_eq!(result["poll_url"], format!("/v1/runs/{id}"));
+            assert_eq!(answer.headers["location"], format!("/v1/runs/{id}"));
+            let status = if duplicate { "duplicate" } else { "queued" };
+            assert_eq!(result["status"], status);
+            assert_eq!(result["duplicate"] == true, duplicate);
+        }
+        let mut other = good(route);
+        let given = if route == "/v1/workflows" {
+            "input"
+        } else {
+            "params"
+        };
+        other[given]["amount"] = 9.into();
+        let answer = post_as(&node, route, &key, &other).await;
         assert_eq!(
-            answer.status,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "{route}: {}",
+            (answer.status.as_u16(), &*answer.code()),
+            (422, "idempotency_mismatch"),
+            "{}",
             answer.text
         );
-        assert_eq!(answer.code(), "feature_disabled");
-        assert_eq!(answer.headers["retry-after"], "60");
-        let body = answer.json();
-        assert_eq!(body["feature"], "runs");
-        assert!(
-            body["reason"]
-                .as_str()
-                .unwrap()
-                .contains("does not carry out runs")
-        );
-        let result = answer.result(0);
-        assert_eq!(result["status"], "error");
-        assert_eq!(result["error"]["code"], "feature_disabled");
-        assert_eq!(result["retry_after_seconds"], 60);
-        // The same again is the same answer: a refusal uses up no idempotency key.
-        let again = post(&node, route, &good(route)).await;
-        assert_eq!(again.code(), "feature_disabled");
     }
     let (log, topic) = (node.log.clone(), node.names.commands.to_string());
-    let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 0));
-    assert_eq!(records.await.unwrap().len(), 0);
+    let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 3));
+    let records = records.await.unwrap();
+    assert_eq!(records.len(), 3);
+    for fetched in &records {
+        let command = Command::decode(fetched.record.value.as_deref().unwrap()).unwrap();
+        assert!(Start::decode(&command).is_some());
+        assert_eq!(
+            fetched.record.key.as_deref(),
+            Some(command.run_id.as_bytes())
+        );
+    }
 
-    let entries = entries(&node, 8).await;
-    assert_eq!(entries.len(), 8);
-    for (entry, route) in entries.iter().step_by(2).zip(ROUTES) {
-        let kind = &route[4..route.len() - 1];
+    let entries = entries(&node, 9).await;
+    assert_eq!(entries.len(), 9);
+    for (number, entry) in entries.iter().enumerate() {
+        let (route, key) = (routes[number / 3], format!("k{}", number / 3));
+        let status = ["accepted", "duplicate", "refused"][number % 3];
         assert_eq!(entry.action, "start");
-        assert_eq!(entry.outcome, "failed");
+        assert_eq!(entry.outcome, if number % 3 == 2 { "failed" } else { "ok" });
         assert_eq!(entry.principal.as_deref(), Some("tester"));
-        let id = run_id(&["run", "acme", "k1"]).to_string();
-        assert_eq!(entry.resource_id.as_deref(), Some(&*id));
         let detail: Value = serde_json::from_str(&entry.detail).unwrap();
         assert_eq!(detail["request_id"].as_str().unwrap().len(), 32);
-        assert_eq!(detail["run_id"], id);
-        assert_eq!(detail["kind"], kind);
+        assert_eq!(detail["kind"], route[4..route.len() - 1]);
         assert_eq!(detail["source"], "/erp/prod");
-        assert_eq!(detail["status"], "refused");
-        assert_eq!(detail["code"], "feature_disabled");
+        assert_eq!(detail["status"], status);
+        if status == "refused" {
+            assert_eq!(detail["code"], "idempotency_mismatch");
+        } else {
+            let id = run_id(&["run", "acme", &key]).to_string();
+            assert_eq!(entry.resource_id.as_deref(), Some(&*id));
+            assert_eq!(detail["run_id"], id);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goals_are_refused_while_there_is_no_planner() {
+    let node = node().await;
+    for _ in 0..2 {
+        let answer = post_as(&node, "/v1/goals", "k", &good("/v1/goals")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.code(), "feature_disabled");
+        assert_eq!(answer.headers["retry-after"], "60");
+        assert_eq!(answer.json()["feature"], "planner");
+        assert_eq!(answer.result(0)["retry_after_seconds"], 60);
     }
 }
 
@@ -159,7 +205,7 @@ async fn checks_come_in_the_order_of_the_contract() {
         "target": { "system": "sap" }, "x": "y".repeat(2000) });
 
     let headers = [("content-type", "text/plain")];
-    let told = |answer: Response| (answer.status.as_u16(), answer.code());
+    let told = |answer: Response| (answer.status.as_u16(), outcome(&answer));
     let route = "/v1/commands";
     let large = format!("[{}]", "1,".repeat(600_000));
     let answer = send(&node, route, "omni.wrong", &headers, &large).await;
@@ -215,7 +261,7 @@ async fn checks_come_in_the_order_of_the_contract() {
     assert_eq!(told(answer), (400, "invalid_payload".into()));
     body["params"]["amount"] = 7.into();
     let answer = send(&node, route, &key, &headers, &body.to_string()).await;
-    assert_eq!(told(answer), (503, "feature_disabled".into()));
+    assert_eq!(told(answer), (202, "accepted".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +286,7 @@ async fn fields_are_checked_one_by_one() {
         (
             "/v1/commands",
             json!({ "omnilinkkind": "command" }),
-            "feature_disabled",
+            "accepted",
         ),
         (
             "/v1/commands",
@@ -255,7 +301,7 @@ async fn fields_are_checked_one_by_one() {
         (
             "/v1/commands",
             json!({ "policy": { "approval": "required" } }),
-            "feature_disabled",
+            "accepted",
         ),
         (
             "/v1/commands",
@@ -276,18 +322,14 @@ async fn fields_are_checked_one_by_one() {
         (
             "/v1/commands",
             json!({ "run_at": "2020-01-01T00:00:00Z" }),
-            "feature_disabled",
+            "accepted",
         ),
         (
             "/v1/commands",
             json!({ "on_behalf_of": "" }),
             "invalid_payload",
         ),
-        (
-            "/v1/commands",
-            json!({ "on_behalf_of": "ann" }),
-            "feature_disabled",
-        ),
+        ("/v1/commands", json!({ "on_behalf_of": "ann" }), "accepted"),
         (
             "/v1/commands",
             json!({ "unknown": { "a": 1 } }),
@@ -301,7 +343,7 @@ async fn fields_are_checked_one_by_one() {
         (
             "/v1/commands",
             json!({ "params": null, "data": { "params": { "amount": 1 } } }),
-            "feature_disabled",
+            "accepted",
         ),
         (
             "/v1/commands",
@@ -357,7 +399,7 @@ async fn fields_are_checked_one_by_one() {
         (
             "/v1/workflows",
             json!({ "workflow": { "name": "expense", "version": "2.0.0-rc.1" } }),
-            "feature_disabled",
+            "accepted",
         ),
         ("/v1/goals", json!({ "goal": "  " }), "missing_goal"),
         ("/v1/goals", json!({ "goal": 7 }), "invalid_payload"),
@@ -377,7 +419,7 @@ async fn fields_are_checked_one_by_one() {
         (
             "/v1/tasks",
             json!({ "type": "noop", "params": "{{ anything" }),
-            "feature_disabled",
+            "accepted",
         ),
     ];
     for (route, change, code) in cases {
@@ -387,7 +429,7 @@ async fn fields_are_checked_one_by_one() {
         }
         let answer = post(&node, route, &body).await;
         let about: String = change.to_string().chars().take(100).collect();
-        assert_eq!(answer.code(), code, "{route} {about}: {}", answer.text);
+        assert_eq!(outcome(&answer), code, "{route} {about}: {}", answer.text);
     }
     let twice = r#"{"id":"1","source":"/s","type":"expense.pay","params":{"amount":1,"amount":2}}"#;
     let answer = send(
@@ -402,7 +444,7 @@ async fn fields_are_checked_one_by_one() {
     let mut body = good("/v1/commands");
     body["idempotencykey"] = "k".into();
     let answer = send(&node, "/v1/commands", &node.admin, &[], &body.to_string()).await;
-    assert_eq!(answer.code(), "feature_disabled");
+    assert_eq!(outcome(&answer), "accepted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,25 +458,27 @@ async fn a_batch_reports_each_item() {
     second["id"] = "2".into();
     let batch = json!([bad, good("/v1/commands"), other, 7, second]);
     for body in [batch.clone(), json!({ "events": batch })] {
-        let answer = post(&node, "/v1/commands", &body).await;
-        assert_eq!(
-            (answer.status.as_u16(), &*answer.code()),
-            (400, "missing_params")
-        );
+        let answer = post_as(&node, "/v1/commands", "k1", &body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED);
+        assert!(!answer.headers.contains_key("location"));
         let codes: Vec<_> = (0..5)
             .map(|n| {
-                answer.result(n)["error"]["code"]
-                    .as_str()
-                    .unwrap()
-                    .to_owned()
+                let result = answer.result(n);
+                let code = result["error"]["code"].as_str();
+                let code = code.unwrap_or(if result["run_id"].is_string() {
+                    "accepted"
+                } else {
+                    "?"
+                });
+                code.to_owned()
             })
             .collect();
         let expected = [
             "missing_params",
-            "feature_disabled",
+            "accepted",
             "idempotency_mismatch",
             "invalid_payload",
-            "feature_disabled",
+            "accepted",
         ];
         assert_eq!(codes, expected, "{}", answer.text);
     }
@@ -466,7 +510,7 @@ async fn plans_of_the_sender_are_checked_whole() {
     let start = |plan: Value| json!({ "id": "1", "source": "/s/prod", "type": "t", "plan": plan, "input": { "amount": 5 } });
     let good = json!({ "steps": [{ "id": "a", "tool": "pay", "input": { "amount": "{{ params.amount }}" } }] });
     let answer = post(&node, "/v1/workflows", &start(good.clone())).await;
-    assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
+    assert_eq!(outcome(&answer), "accepted", "{}", answer.text);
     for (plan, told) in [
         (
             json!({ "steps": [{ "id": "a", "tool": "pays" }] }),
@@ -562,9 +606,9 @@ async fn cloudevents_forms_have_the_members_in_data() {
         .await
     };
     let answer = send(&[key, structured], event.clone()).await;
-    assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
+    assert_eq!(outcome(&answer), "accepted", "{}", answer.text);
     let answer = send(&[key, batched], json!([event, { "specversion": "1.0" }])).await;
-    assert_eq!(answer.result(0)["error"]["code"], "feature_disabled");
+    assert_eq!(answer.result(0)["status"], "queued");
     assert_eq!(answer.result(1)["error"]["code"], "missing_id");
     assert_eq!(
         send(&[key, batched], event.clone()).await.code(),
@@ -587,8 +631,10 @@ async fn cloudevents_forms_have_the_members_in_data() {
         ("ce-source", "/erp/prod"),
         ("ce-type", "expense.pay"),
     ];
+    let mut binary = binary.to_vec();
+    binary[0] = ("idempotency-key", "k2");
     let answer = send(&binary, event["data"].clone()).await;
-    assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
+    assert_eq!(outcome(&answer), "accepted", "{}", answer.text);
     let answer = send(&binary, json!([1])).await;
     assert_eq!(answer.code(), "invalid_payload");
 }

@@ -33,7 +33,7 @@ async fn agents_have_routes_of_their_own() {
     ] {
         let answer = send(route, admin, body).await;
         assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
-        assert_eq!(answer.json()["feature"], "runs");
+        assert_eq!(answer.json()["feature"], "planner");
     }
     let mut no_key = envelope(goal.clone());
     no_key["idempotencyKey"] = Value::Null;

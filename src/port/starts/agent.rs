@@ -12,11 +12,12 @@ use uuid::Uuid;
 
 use super::{
     answer,
-    append::{Ready, append},
+    append::append,
     fields::{Asked, What, user_of},
     judge::{Candidate, Judge},
     post::identify,
     refusal::Refusal,
+    taken::Ready,
 };
 use crate::{
     api::{

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::append::Taken;
+use super::taken::Taken;
 use crate::{
     api::{
         events::{Accepted, ItemError, ItemResult, ItemStatus},

@@ -3,11 +3,13 @@
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{judge::Judge, refusal::Refusal};
+use super::{
+    judge::Judge,
+    refusal::Refusal,
+    taken::{Ready, Started, Taken},
+};
 use crate::{
     base::id::Identity,
-    envelope::BodyHash,
-    log::Record,
     port::{
         Shared,
         ingest::{
@@ -16,31 +18,6 @@ use crate::{
         },
     },
 };
-
-/// A start that may be appended.
-pub(super) struct Ready {
-    pub(super) run: Uuid,
-    pub(super) body: BodyHash,
-    pub(super) record: Record,
-    pub(super) noted: Noted,
-}
-
-/// What the audit log says of a start.
-pub(super) struct Noted {
-    pub(super) kind: String,
-    pub(super) source: String,
-    pub(super) on_behalf_of: Option<String>,
-}
-
-/// A start that is in the log.
-pub(super) struct Started {
-    pub(super) run: Uuid,
-    /// Whether it was there before.
-    pub(super) duplicate: bool,
-}
-
-/// What became of one start.
-pub(super) type Taken = Result<Started, Refusal>;
 
 /// Appends what is new; returns when it is durable.
 pub(super) async fn append(judge: &Judge<'_>, starts: Vec<Result<Ready, Refusal>>) -> Vec<Taken> {

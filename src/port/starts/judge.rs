@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{
-    append::{Noted, Ready, Taken},
     fields::{Asked, What},
     permit,
     record::Checked,
     refusal::Refusal,
     resolve,
+    taken::{Noted, Ready, Taken},
 };
 use crate::{
     api::events::ItemStatus,

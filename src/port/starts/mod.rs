@@ -9,7 +9,7 @@
 //! | `resolve` | workflow, plan and tools; params against schemas |
 //! | `record` | the start record |
 //! | `judge` | all of these in the order of the contract |
-//! | `append` | the last step |
+//! | `append`, `taken` | the last step, and what becomes of a start |
 //! | `wait` | `Prefer: wait` |
 //! | `refusal`, `answer` | why a start is refused, and how that is said |
 //!
@@ -26,4 +26,5 @@ pub(crate) mod post;
 mod record;
 mod refusal;
 mod resolve;
+mod taken;
 mod wait;

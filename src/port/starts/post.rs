@@ -10,10 +10,11 @@ use axum::{
 
 use super::{
     answer,
-    append::{Ready, append},
+    append::append,
     fields::Asked,
     judge::{Candidate, Judge},
     refusal::Refusal,
+    taken::Ready,
     wait::{Waiting, preferred},
 };
 use crate::{
