@@ -57,6 +57,8 @@ codes! {
         "`Idempotency-Key` is not UTF-8, or has more than 512 bytes.";
     INVALID_PLAN = 400 "invalid_plan",
         "The plan is not valid; `detail` says what is wrong, with the step.";
+    INVALID_INPUT = 400 "invalid_input",
+        "The input of a decision is not what the tool's `input_schema` allows, or it is too large.";
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",
@@ -113,8 +115,10 @@ codes! {
         "The run has ended.";
     RUN_COMPENSATING = 409 "run_compensating",
         "The run is being undone, and ends without success in any case.";
+    RUN_ENDING = 409 "run_ending",
+        "The run has failed or was denied, and ends without success in any case.";
     ALREADY_CANCELLED = 409 "already_cancelled",
-        "The run is being cancelled, or ends without success in any case.";
+        "The run is being cancelled.";
     ALREADY_PAUSED = 409 "already_paused",
         "The run is paused.";
     NOT_PAUSED = 409 "not_paused",
@@ -135,6 +139,8 @@ codes! {
         "The body or an item is larger than the limit in `detail`.";
     BATCH_TOO_LARGE = 413 "batch_too_large",
         "The batch has more bytes or items than the limit in `detail`.";
+    OUTPUT_TOO_LARGE = 413 "output_too_large",
+        "The output of a skipped step is larger than the run keeps.";
     UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type",
         "The route does not take this `Content-Type`.";
     UNSUPPORTED_CONTENT_ENCODING = 415 "unsupported_content_encoding",

@@ -126,9 +126,6 @@ pub struct Decided {
     pub decision: Decision,
     /// Who decided; `omnilink` for an expiry.
     pub by: String,
-    /// The user whom the decider acted for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_behalf_of: Option<String>,
     /// Why, in the decider's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -267,7 +267,6 @@ impl Run {
         let Some(request) = self.approvals.remove(&decided.approval) else {
             return;
         };
-        self.decisions.remember(decided);
         let index = request
             .step_id
             .as_deref()

@@ -6,7 +6,6 @@
 //! | `compiled` | a plan that is ready to run |
 //! | `run`, `evolve` | the state, and how events change it |
 //! | `decide/` | what a run does about an input |
-//! | `decisions` | what was decided, so that a decision sent again is known |
 //! | `risk` | the risk lanes |
 //! | `inspect` | what others see of a run |
 //! | `snapshot` | a run as it is stored |
@@ -15,7 +14,6 @@
 
 mod compiled;
 mod decide;
-mod decisions;
 mod evolve;
 mod followers;
 mod inspect;

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{compiled::CompiledPlan, decisions::Decisions};
+use super::compiled::CompiledPlan;
 use crate::base::clock::Millis;
 use crate::runs::{ApprovalRequest, Json, RunError, RunStatus, Started, StepError};
 
@@ -31,8 +31,6 @@ pub struct Run {
     pub(super) signals: BTreeMap<String, VecDeque<Json>>,
     /// Questions that are open, by the number of the record that asked.
     pub(super) approvals: BTreeMap<u64, ApprovalRequest>,
-    /// What was decided.
-    pub(super) decisions: Decisions,
     pub(super) paused_at: Option<Millis>,
     /// A person has approved the run as a whole.
     pub(super) approved: bool,
@@ -174,7 +172,6 @@ impl Run {
             effective: Vec::new(),
             signals: BTreeMap::new(),
             approvals: BTreeMap::new(),
-            decisions: Decisions::default(),
             paused_at: None,
             approved: false,
             ending: None,

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     compiled::CompiledPlan,
-    decisions::Decisions,
     run::{End, Ending, PlanOf, Run, StepState},
 };
 use crate::{
@@ -38,8 +37,6 @@ pub struct Snapshot {
     signals: BTreeMap<String, VecDeque<Json>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     approvals: BTreeMap<u64, ApprovalRequest>,
-    #[serde(default, skip_serializing_if = "Decisions::is_empty")]
-    decisions: Decisions,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused_at: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -66,7 +63,6 @@ impl Snapshot {
             effective: run.effective.clone(),
             signals: run.signals.clone(),
             approvals: run.approvals.clone(),
-            decisions: run.decisions.clone(),
             paused_at: ms(run.paused_at),
             approved: run.approved,
             ending: run.ending.clone(),
@@ -98,7 +94,6 @@ impl Snapshot {
             effective: self.effective,
             signals: self.signals,
             approvals: self.approvals,
-            decisions: self.decisions,
             paused_at: ms(self.paused_at),
             approved: self.approved,
             ending: self.ending,

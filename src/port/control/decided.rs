@@ -1,5 +1,5 @@
-//! The decisions that runs have lately taken in through this node. A run knows what was decided only until it has ended; a client that
-//! lost the answer may send its decision again after that.
+//! The decisions that runs have lately taken in through this node. A client that lost the answer sends its decision again; by then the
+//! run may have ended, and know nothing of it.
 
 use std::{collections::HashMap, mem};
 

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{decided::Mark, sent::Controller};
 use crate::{
     api::{
-        problem::{Code, NOT_FOUND, OVERLOADED, RUN_ENDED},
+        problem::{APPROVAL_NOT_OPEN, Code, NOT_FOUND, OVERLOADED, RUN_ENDED},
         run_controls::{ControlStatus, RunControlled},
     },
     audit::Outcome,
@@ -74,7 +74,7 @@ impl Controller {
             }
             Some(Answer::Refused { code, message: why }) => match &message.decision {
                 Some(Deciding { approval_id, mark })
-                    if code == RUN_ENDED.code && decided.has(approval_id, *mark) =>
+                    if is_over(code) && decided.has(approval_id, *mark) =>
                 {
                     Ok(ControlStatus::Done)
                 }
@@ -204,6 +204,13 @@ async fn answer_to(position: Position, mut follower: Follower) -> Option<Answer>
     }
 }
 
+/// Whether a refusal says that there is nothing to decide any more.
+fn is_over(code: &str) -> bool {
+    [&APPROVAL_NOT_OPEN, &RUN_ENDED]
+        .iter()
+        .any(|of| of.code == code)
+}
+
 /// A refusal of the run's.
 fn refused(code: &'static str, message: String) -> Problem {
     match Code::of(code) {
@@ -220,7 +227,7 @@ mod tests {
 
     #[test]
     fn every_refusal_of_a_run_is_in_the_table_of_codes() {
-        let all = [
+        for refusal in [
             Refusal::Ended,
             Refusal::Compensating,
             Refusal::Cancelling,
@@ -231,24 +238,20 @@ mod tests {
             Refusal::InputChanged,
             Refusal::SelfApproval,
             Refusal::SignalsFull,
-        ];
-        for refusal in all {
-            let (code, status) = (refusal.code(), Code::of(refusal.code()).map(|c| c.status));
-            let expected = match refusal {
-                Refusal::SelfApproval => 403,
-                Refusal::Ended
-                | Refusal::Compensating
-                | Refusal::Cancelling
-                | Refusal::Paused
-                | Refusal::NotPaused
-                | Refusal::NotOpen
-                | Refusal::NoSuchDecision
-                | Refusal::InputChanged
-                | Refusal::SignalsFull => 409,
+        ] {
+            let (code, why) = (refusal.code(), refusal.to_string());
+            let known = Code::of(code).unwrap_or_else(|| panic!("{code}"));
+            let expected = if refusal == Refusal::SelfApproval {
+                403
+            } else {
+                409
             };
-            assert_eq!(status, Some(expected), "{code}");
-            let problem = refused(code, refusal.to_string());
-            assert_eq!(problem.summary(), (expected, code, &*refusal.to_string()));
+            assert_eq!((known.code, known.status), (code, expected));
+            let problem = refused(code, why.clone());
+            assert_eq!(problem.summary(), (expected, code, &*why));
         }
+        // A code that the table lacks is a conflict.
+        let problem = refused("of_a_later_version", "no".into());
+        assert_eq!(problem.summary(), (409, "of_a_later_version", "no"));
     }
 }

@@ -78,7 +78,6 @@ impl Turn<'_> {
                 approval,
                 decision: Decision::Expired,
                 by: "omnilink".into(),
-                on_behalf_of: None,
                 reason: None,
                 value: None,
             });

@@ -37,9 +37,6 @@ impl Turn<'_> {
     }
 
     fn obey(&mut self, input: Input) -> Result<(), Refusal> {
-        if self.was_decided_so(&input) {
-            return Ok(());
-        }
         if self.run.end.is_some() {
             return Err(Refusal::Ended);
         }
@@ -107,24 +104,6 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// The same decision by the same person again: nothing more happens, even if the run has ended since.
-    fn was_decided_so(&self, input: &Input) -> bool {
-        let Input::Decision {
-            approval,
-            decision,
-            by,
-            on_behalf_of,
-            value,
-            ..
-        } = input
-        else {
-            return false;
-        };
-        let who = (&**by, on_behalf_of.as_deref());
-        let decisions = &self.run.decisions;
-        decisions.has(*approval, *decision, who, value.as_ref())
-    }
-
     fn decision(&mut self, input: Input) -> Result<(), Refusal> {
         let Input::Decision {
             approval,
@@ -165,7 +144,6 @@ impl Turn<'_> {
             approval,
             decision,
             by,
-            on_behalf_of,
             reason,
             value,
         });
@@ -203,7 +181,6 @@ impl Turn<'_> {
             approval,
             decision: Decision::Fail,
             by: "omnilink".into(),
-            on_behalf_of: None,
             reason: Some("the run ends".into()),
             value: None,
         })));
