@@ -176,6 +176,27 @@ pub(super) const STARTED: &str = r#"{
   ]
 }"#;
 
+pub(super) const CONTROLLED: &str = r#"{
+  "run_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+  "status": "done",
+  "poll_url": "/v1/runs/7dbd6d41-6f85-5f7b-98af-6637f5372c2e"
+}"#;
+
+pub(super) const CONTROL_ACCEPTED: &str = r#"{
+  "run_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+  "status": "accepted",
+  "poll_url": "/v1/runs/7dbd6d41-6f85-5f7b-98af-6637f5372c2e"
+}"#;
+
+pub(super) const SIGNAL_RUN: &str =
+    r#"{ "signal": "delivered", "data": { "parcel": "JD014600003" } }"#;
+
+pub(super) const DECIDE_APPROVAL: &str = r#"{
+  "decision": "approved",
+  "reason": "within the budget",
+  "input_hash": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+}"#;
+
 pub(super) const AGENT_ENVELOPE: &str = r#"{
   "eventId": "1f0d9f5e",
   "eventType": "omnilink:agent.goal_received",

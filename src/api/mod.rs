@@ -35,6 +35,7 @@ pub mod registry;
 pub mod replay;
 pub mod route;
 mod routes;
+pub mod run_controls;
 pub mod run_reads;
 pub mod runs;
 pub mod starts;

@@ -57,6 +57,8 @@ codes! {
         "`Idempotency-Key` is not UTF-8, or has more than 512 bytes.";
     INVALID_PLAN = 400 "invalid_plan",
         "The plan is not valid; `detail` says what is wrong, with the step.";
+    INVALID_INPUT = 400 "invalid_input",
+        "The input of a decision is not what the tool's `input_schema` allows, or it is too large.";
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",
@@ -73,6 +75,8 @@ codes! {
         "The timestamp of the webhook is too far from the time of this node.";
     PERMISSION_DENIED = 403 "permission_denied",
         "The key lacks the permission that the route needs, or names a tenant or grants scopes that are not its own.";
+    SELF_APPROVAL = 403 "self_approval",
+        "Whoever asked for the run, or was asked for, does not decide about its approvals.";
     ENV_NOT_ALLOWED = 403 "env_not_allowed",
         "The key's `env_allowlist` does not hold the last segment of `source`.";
     ADAPTER_NOT_ALLOWED = 403 "adapter_not_allowed",
@@ -107,6 +111,26 @@ codes! {
         "The tenant has an integration of that name.";
     PARTITION_COUNT = 409 "partition_count",
         "A topic has another number of partitions than it should.";
+    RUN_ENDED = 409 "run_ended",
+        "The run has ended.";
+    RUN_COMPENSATING = 409 "run_compensating",
+        "The run is being undone, and ends without success in any case.";
+    RUN_ENDING = 409 "run_ending",
+        "The run has failed or was denied, and ends without success in any case.";
+    ALREADY_CANCELLED = 409 "already_cancelled",
+        "The run is being cancelled.";
+    ALREADY_PAUSED = 409 "already_paused",
+        "The run is paused.";
+    NOT_PAUSED = 409 "not_paused",
+        "The run is not paused.";
+    APPROVAL_NOT_OPEN = 409 "approval_not_open",
+        "The run has no such approval, or it was decided otherwise, by somebody else, or by the time.";
+    INVALID_DECISION = 409 "invalid_decision",
+        "An approval is `approved` or `denied`; an incident is decided with `retry`, `skip` or `fail`.";
+    INPUT_CHANGED = 409 "input_changed",
+        "The approval is about another input than the one of `input_hash`: look at it again.";
+    TOO_MANY_SIGNALS = 409 "too_many_signals",
+        "The run keeps as many signals as it can until its steps take them.";
     REBUILD_RUNNING = 409 "rebuild_running",
         "A rebuild is running already.";
     STALE_LEASE = 409 "stale_lease",
@@ -117,6 +141,8 @@ codes! {
         "The body or an item is larger than the limit in `detail`.";
     BATCH_TOO_LARGE = 413 "batch_too_large",
         "The batch has more bytes or items than the limit in `detail`.";
+    OUTPUT_TOO_LARGE = 413 "output_too_large",
+        "The output of a skipped step is larger than the run keeps.";
     UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type",
         "The route does not take this `Content-Type`.";
     UNSUPPORTED_CONTENT_ENCODING = 415 "unsupported_content_encoding",

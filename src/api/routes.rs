@@ -12,15 +12,17 @@ use super::{
     letters::{ListLetters, RedriveLetters, RedriveProgress},
     list::{List, Page},
     problem::{
-        ADAPTER_NOT_ALLOWED, BATCH_TOO_LARGE, CONCURRENCY_LIMIT_EXCEEDED, Code, ENV_NOT_ALLOWED,
-        FEATURE_DISABLED, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_MISMATCH, INVALID_HEADER,
-        INVALID_IDEMPOTENCY_KEY, INVALID_PAYLOAD, INVALID_PLAN, INVALID_SIGNATURE,
+        ADAPTER_NOT_ALLOWED, ALREADY_CANCELLED, ALREADY_PAUSED, APPROVAL_NOT_OPEN, BATCH_TOO_LARGE,
+        CONCURRENCY_LIMIT_EXCEEDED, Code, ENV_NOT_ALLOWED, FEATURE_DISABLED, IDEMPOTENCY_IN_FLIGHT,
+        IDEMPOTENCY_MISMATCH, INPUT_CHANGED, INVALID_DECISION, INVALID_HEADER,
+        INVALID_IDEMPOTENCY_KEY, INVALID_INPUT, INVALID_PAYLOAD, INVALID_PLAN, INVALID_SIGNATURE,
         INVALID_TIMESTAMP, INVALID_UTF8, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE, MISSING_FIELD,
-        MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_FOUND, OVERLOADED,
-        PARTITION_COUNT, POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED, REBUILD_RUNNING,
-        REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, STALE_LEASE, STALE_TIMESTAMP,
-        UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL,
-        UNKNOWN_TOPIC, UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
+        MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_FOUND, NOT_PAUSED,
+        OUTPUT_TOO_LARGE, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED,
+        REBUILD_RUNNING, REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, RUN_COMPENSATING,
+        RUN_ENDED, RUN_ENDING, SELF_APPROVAL, STALE_LEASE, STALE_TIMESTAMP, TOO_MANY_SIGNALS, UNKNOWN_ENTITY,
+        UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL, UNKNOWN_TOPIC,
+        UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
         VRL_OUT_OF_MEMORY, WORKFLOW_NOT_ALLOWED,
     },
     readers::{GrantReader, Reader, RevokeReader},
@@ -45,6 +47,10 @@ use super::{
         RunSummary, ShowRun,
     },
     runs::{ApprovalView, RunView},
+    run_controls::{
+        APPROVALS_DECIDE, CancelRun, DecideApproval, OfTenant, PauseRun, RUNS_WRITE, RunControlled,
+        SignalRun,
+    },
     starts::{
         AgentAccepted, AgentEnvelope, AgentGoals, AgentStatus as AgentStatusBody, Command, Goal,
         ORCHESTRATIONS_REQUEST, StartWorkflow, Starts, TASKS_CREATE, Task,
@@ -99,6 +105,29 @@ const KEY_ID: Parameter = Parameter {
     description: "The key's id.",
     example: "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
 };
+
+const RUN_ID: Parameter = Parameter {
+    name: "id",
+    description: "The run's id.",
+    example: "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+};
+
+/// The answers to what controls a run.
+const CONTROLLED: &[Answer] = &[
+    Answer::new(
+        200,
+        "The run has taken it in.",
+        &[Content::json::<RunControlled>(JSON, examples::CONTROLLED)],
+    ),
+    Answer::new(
+        202,
+        "It is in the log; the run has not answered within 2 s.",
+        &[Content::json::<RunControlled>(
+            JSON,
+            examples::CONTROL_ACCEPTED,
+        )],
+    ),
+];
 
 /// The answer of the registry: JSON in its media type.
 macro_rules! registry_answer {
@@ -479,6 +508,80 @@ routes! {
             &[Content::json::<List<ApprovalView>>(JSON, examples::APPROVALS)],
         )])
         .codes(&[&POSTGRES_UNAVAILABLE]);
+    CancelRun = Route::new(Post, "/v1/runs/{id}/cancel", Runs, "Cancel a run")
+        .needs(RUNS_WRITE)
+        .closed_by(Gate::Takeover)
+        .describe(
+            "Ends the run: steps in flight are awaited, those that have not begun are cancelled, and what was done is undone, last first. \
+             With `compensate: false` nothing is undone; that needs the permission `runs:abandon` as well. A pause ends. The body may be \
+             absent. The kill switch does not close this route.",
+        )
+        .path_parameters(&[RUN_ID])
+        .query::<OfTenant>()
+        .body::<CancelRun>(&[Content::json::<CancelRun>(JSON, r#"{ "reason": "ordered twice" }"#)])
+        .answers(CONTROLLED)
+        .codes(&[
+            &NOT_FOUND, &RUN_ENDED, &RUN_ENDING, &RUN_COMPENSATING, &ALREADY_CANCELLED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+        ]);
+    PauseRun = Route::new(Post, "/v1/runs/{id}/pause", Runs, "Pause a run")
+        .needs(RUNS_WRITE)
+        .closed_by(Gate::Starts)
+        .describe(
+            "Nothing more is scheduled, and deadlines stand still; results, signals and decisions are taken in and take effect when the run \
+             is resumed. The body may be absent.",
+        )
+        .path_parameters(&[RUN_ID])
+        .query::<OfTenant>()
+        .body::<PauseRun>(&[Content::json::<PauseRun>(JSON, "{}")])
+        .answers(CONTROLLED)
+        .codes(&[
+            &NOT_FOUND, &RUN_ENDED, &ALREADY_PAUSED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+        ]);
+    ResumeRun = Route::new(Post, "/v1/runs/{id}/resume", Runs, "Resume a run")
+        .needs(RUNS_WRITE)
+        .closed_by(Gate::Starts)
+        .describe("A paused run goes on; its deadlines are as much later as the pause was long. The body may be absent.")
+        .path_parameters(&[RUN_ID])
+        .query::<OfTenant>()
+        .body::<PauseRun>(&[Content::json::<PauseRun>(JSON, "{}")])
+        .answers(CONTROLLED)
+        .codes(&[
+            &NOT_FOUND, &RUN_ENDED, &NOT_PAUSED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+        ]);
+    SignalRun = Route::new(Post, "/v1/runs/{id}/signal", Runs, "Send a run a signal")
+        .needs(RUNS_WRITE)
+        .closed_by(Gate::Starts)
+        .describe(
+            "For a step with the tool `wait` that waits for this signal: `data` is its output. A signal that no step waits for yet is kept, \
+             up to 100 of a run, in the order in which they came. The same signal sent again is another one.",
+        )
+        .path_parameters(&[RUN_ID])
+        .query::<OfTenant>()
+        .body::<SignalRun>(&[Content::json::<SignalRun>(JSON, examples::SIGNAL_RUN)])
+        .answers(CONTROLLED)
+        .codes(&[
+            &MISSING_FIELD, &NOT_FOUND, &RUN_ENDED, &TOO_MANY_SIGNALS, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+        ]);
+    DecideApproval = Route::new(Post, "/v1/approvals/{id}", Runs, "Decide an approval or an incident")
+        .needs(APPROVALS_DECIDE)
+        .closed_by(Gate::Starts)
+        .describe(
+            "An approval is `approved` or `denied`; an incident is decided with `retry`, `skip` or `fail`. Whoever asked for the run, or was \
+             asked for, decides no approval of it. With `input_hash` the decision holds only for the input that was shown. The same decision \
+             again by the same person is 200, and nothing more happens.",
+        )
+        .path_parameters(&[Parameter {
+            name: "id",
+            description: "The approval's id: the run's id, a dot, and the number of the record that asked.",
+            example: "7dbd6d41-6f85-5f7b-98af-6637f5372c2e.4",
+        }])
+        .query::<OfTenant>()
+        .body::<DecideApproval>(&[Content::json::<DecideApproval>(JSON, examples::DECIDE_APPROVAL)])
+        .answers(CONTROLLED)
+        .codes(&[
+            &MISSING_FIELD, &INVALID_INPUT, &OUTPUT_TOO_LARGE, &SELF_APPROVAL, &NOT_FOUND, &RUN_ENDED, &APPROVAL_NOT_OPEN, &INVALID_DECISION, &INPUT_CHANGED,
+            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+        ]);
 
     CreateKey = Route::new(Post, "/v1/keys", Keys, "Make a key")
         .needs(ADMIN)
@@ -1033,8 +1136,6 @@ mod tests {
             .collect();
         // Not of a route: of no path, of the wrong method, of a webhook sender's handshake.
         used.extend([&NOT_FOUND, &METHOD_NOT_ALLOWED, &ORIGIN_NOT_ALLOWED].map(|code| code.code));
-        // Of routes that start and control runs.
-        used.insert(problem::OPERATOR_TAKEOVER.code);
         let all: BTreeSet<_> = problem::ALL.iter().map(|code| code.code).collect();
         assert_eq!(used, all);
     }

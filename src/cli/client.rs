@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     HeaderMap, Method, Request, StatusCode, Uri,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -156,7 +156,23 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
     ) -> anyhow::Result<Stream> {
-        let sent = self.http.request(self.request(method, path, body)?);
+        self.open_stream(self.request(method, path, body)?).await
+    }
+
+    /// Opens a stream of server-sent events, after the event with the id `last`; as [`Client::stream`].
+    pub(super) async fn events(&self, path: &str, last: Option<&str>) -> anyhow::Result<Stream> {
+        let mut request = self.request(Method::GET, path, None)?;
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if let Some(last) = last {
+            let last = HeaderValue::from_str(last).context("the id of an event is not valid")?;
+            headers.insert("last-event-id", last);
+        }
+        self.open_stream(request).await
+    }
+
+    async fn open_stream(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Stream> {
+        let sent = self.http.request(request);
         let response = tokio::time::timeout(TIMEOUT, sent)
             .await
             .with_context(|| self.timed_out(TIMEOUT))?

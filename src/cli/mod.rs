@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage.
 
 mod access;
+mod approvals;
 mod audit;
 mod check;
 mod client;
@@ -24,10 +25,13 @@ mod output;
 mod readers;
 mod rebuild;
 mod replay;
+mod runs;
 mod send;
 mod shapes;
+mod sse;
 mod stalls;
 mod test;
+mod tools;
 mod topics;
 mod trust;
 pub mod up;
@@ -101,6 +105,15 @@ enum Command {
     Controls(controls::Command),
     /// List who did what
     Audit(audit::Args),
+    /// List, show, watch and control runs
+    #[command(subcommand)]
+    Runs(runs::Command),
+    /// List and decide what people are asked
+    #[command(subcommand)]
+    Approvals(approvals::Command),
+    /// List the tools that steps call
+    #[command(subcommand)]
+    Tools(tools::Command),
     /// Send events from a file of JSON lines
     Send(send::Args),
     /// Read the history: by time, tenant, type and entity
@@ -151,6 +164,9 @@ pub fn main() -> ExitCode {
         Command::Readers(command) => readers::main(&cli.global, command),
         Command::Controls(command) => controls::main(&cli.global, command),
         Command::Audit(args) => audit::main(&cli.global, &args),
+        Command::Runs(command) => runs::main(&cli.global, command),
+        Command::Approvals(command) => approvals::main(&cli.global, command),
+        Command::Tools(command) => tools::main(&cli.global, &command),
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Replay(args) => replay::main(&cli.global, &args),
         Command::Dlq(command) => dlq::main(&cli.global, command),

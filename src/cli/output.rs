@@ -21,9 +21,14 @@ pub(super) fn coloured_line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", printable_coloured(text));
 }
 
+/// Whether standard output is a terminal.
+pub(super) fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// Whether standard output shows colours.
 pub(super) fn colours() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Prints a note on standard error.
@@ -107,12 +112,18 @@ pub(super) fn fit(text: &str) -> String {
 
 /// The width of the terminal in columns, if standard output is one.
 fn terminal_width() -> Option<usize> {
+    terminal_size().map(|(columns, _)| columns)
+}
+
+/// The columns and rows of the terminal, if standard output is one.
+pub(super) fn terminal_size() -> Option<(usize, usize)> {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {
         return None;
     }
     let size = rustix::termios::tcgetwinsize(stdout).ok()?;
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    let size = (usize::from(size.ws_col), usize::from(size.ws_row));
+    Some(size).filter(|(columns, _)| *columns > 0)
 }
 
 /// The lines of a table; `max_width` in columns.

@@ -359,7 +359,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: POLICIES,
-        doc: "map of rate limits by name: {limit, window_s, per: key|tenant|ip|type, on_backend_down: open|closed|local (local), on: [events, commands, workflows, goals, tasks, webhooks] (all)} (none)",
+        doc: "map of rate limits by name: {limit, window_s, per: key|tenant|ip|type, on_backend_down: open|closed|local (local), on: [events, commands, workflows, goals, tasks, webhooks, runs] (all)} (none)",
         // Its fields are gathered first ([`Drafts`]).
         set: |_, _, _| Ok(()),
         show: |c| {

@@ -93,17 +93,20 @@ pub enum Kind {
     Tasks,
     /// `POST /v1/webhooks/…`.
     Webhooks,
+    /// What controls runs: `POST /v1/runs/…`, and decisions.
+    Runs,
 }
 
 impl Kind {
     /// All of them, with their names in `on`.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("events", Self::Events),
         ("commands", Self::Commands),
         ("workflows", Self::Workflows),
         ("goals", Self::Goals),
         ("tasks", Self::Tasks),
         ("webhooks", Self::Webhooks),
+        ("runs", Self::Runs),
     ];
 }
 

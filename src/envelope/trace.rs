@@ -38,6 +38,18 @@ impl<'a> TraceContext<'a> {
     }
 }
 
+impl TraceContext<'_> {
+    /// The value of `traceparent`.
+    pub fn parent(&self) -> &str {
+        self.parent
+    }
+
+    /// The value of `tracestate`.
+    pub fn state(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+}
+
 impl Event<'_> {
     /// Adds the trace context of the event's request to the extensions, unless the event has one of its own.
     pub fn keep_trace(&mut self, trace: &TraceContext<'_>) {

@@ -7,6 +7,7 @@ mod addresses;
 mod auth;
 mod certificate;
 mod connection;
+mod control;
 mod cors;
 mod denials;
 mod gate;
@@ -143,6 +144,7 @@ struct Shared {
     followers: Followers,
     /// Requests that wait for runs, and streams of histories.
     waits: rest::wait::Waits,
+    controlling: control::Controlling,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
     audit: Audit,
@@ -207,6 +209,7 @@ impl Port {
                 commands: parts.commands,
                 followers: parts.followers,
                 waits: rest::wait::Waits::default(),
+                controlling: control::Controlling::default(),
                 controls: parts.controls,
                 jwt: parts.jwt,
                 audit: parts.audit,

@@ -196,7 +196,7 @@ impl Draft {
                     named(&Value::Text(name.clone()), &Kind::ALL, "").map_err(|_| {
                         ValueError::Item {
                             item: name,
-                            what: "one of events, commands, workflows, goals, tasks, webhooks",
+                            what: "one of events, commands, workflows, goals, tasks, webhooks, runs",
                         }
                     })
                 };

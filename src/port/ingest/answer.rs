@@ -162,7 +162,7 @@ impl Refusal {
     }
 
     /// As the problem of a whole request.
-    fn into_problem(self) -> Problem {
+    pub(crate) fn into_problem(self) -> Problem {
         let mut problem = Problem::named(self.code, self.name, self.message);
         if let Some(disabled) = self.disabled {
             let (feature, reason) = *disabled;

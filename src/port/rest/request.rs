@@ -85,7 +85,7 @@ fn is_slow(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Whether it is JSON that is not compressed.
-fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
     media::plain(headers)?;
     let content_type = headers
         .get(header::CONTENT_TYPE)

@@ -1,0 +1,102 @@
+//! `POST /v1/approvals/{id}`: a person decides about an approval or an incident.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Request, State},
+    response::Response,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    decided::Mark,
+    sent::Sent,
+    tell::{Deciding, Message},
+};
+use crate::{
+    api::run_controls::{DecideApproval, DecisionMade},
+    commands::control::{self, Decide},
+    envelope::canonical_hash,
+    port::{Shared, problem::Refused},
+    runs::Decision,
+};
+
+/// `POST /v1/approvals/{id}`.
+pub(crate) async fn decide(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let sent = Sent::read(&shared, request).await?;
+    let fields: DecideApproval = sent.fields()?;
+    let made = fields.decision.ok_or_else(|| sent.missing("decision"))?;
+    sent.check_reason(fields.reason.as_ref())?;
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    let is_hash = |hash: &String| hash.len() == 64 && hash.bytes().all(is_digit);
+    if !fields.input_hash.as_ref().is_none_or(is_hash) {
+        return Err(sent.invalid("`input_hash` must be 64 hexadecimal digits in lower case"));
+    }
+    if fields.input.is_some() && made != DecisionMade::Approved {
+        return Err(sent.invalid("`input` goes with the decision `approved` alone"));
+    }
+    if fields.output.is_some() && made != DecisionMade::Skip {
+        return Err(sent.invalid("`output` goes with the decision `skip` alone"));
+    }
+    let changes_input = fields.input.is_some();
+    let input = sent.check_value("input", fields.input)?;
+    let output = sent.check_value("output", fields.output)?;
+    let controller = sent.permit(control::DECISION).await?;
+    let (run, approval) = controller.approval(&id)?;
+    let approval_id = format!("{run}.{approval}");
+    let mut detail = Map::new();
+    detail.insert("decision".into(), made.name().into());
+    if let Some(reason) = &fields.reason {
+        detail.insert("reason".into(), reason.clone().into());
+    }
+    if changes_input {
+        detail.insert("input_changed".into(), true.into());
+    }
+    let value = input.or(output);
+    let caller = &controller.caller;
+    let mark = mark(&json!([
+        controller.tenant.as_str(),
+        caller.key.principal,
+        caller.on_behalf_of,
+        made,
+        value
+    ]));
+    let message = Message {
+        kind: control::DECISION,
+        body: Decide {
+            approval,
+            decision: decision(made),
+            reason: fields.reason,
+            input_hash: fields.input_hash,
+            value,
+        },
+        action: "approval.decided",
+        detail,
+        decision: Some(Deciding {
+            approval_id: &approval_id,
+            mark,
+        }),
+    };
+    controller.tell(run, message).await
+}
+
+/// Of all that makes a decision the same.
+fn mark(decided: &Value) -> Mark {
+    // Cannot fail: the value is no deeper than it was in the body, which was checked.
+    canonical_hash(decided.to_string().as_bytes()).unwrap_or_default()
+}
+
+/// As the run takes it.
+const fn decision(made: DecisionMade) -> Decision {
+    match made {
+        DecisionMade::Approved => Decision::Approved,
+        DecisionMade::Denied => Decision::Denied,
+        DecisionMade::Retry => Decision::Retry,
+        DecisionMade::Skip => Decision::Skip,
+        DecisionMade::Fail => Decision::Fail,
+    }
+}

@@ -1,0 +1,63 @@
+//! The decisions that runs have lately taken in through this node. A client that lost the answer sends its decision again; by then the
+//! run may have ended, and know nothing of it.
+
+use std::{collections::HashMap, mem};
+
+use parking_lot::Mutex;
+
+/// Decisions of one generation. Two generations are in memory.
+const GENERATION: usize = 4096;
+
+/// What makes two decisions the same: a hash of who decided what.
+pub(super) type Mark = [u8; 16];
+
+/// Decisions by the id of their approval.
+#[derive(Default)]
+pub(crate) struct Decided(Mutex<Generations>);
+
+#[derive(Default)]
+struct Generations {
+    recent: HashMap<Box<str>, Mark>,
+    older: HashMap<Box<str>, Mark>,
+}
+
+impl Decided {
+    /// Remembers a decision that was taken in.
+    pub(super) fn remember(&self, approval_id: &str, mark: Mark) {
+        let mut generations = self.0.lock();
+        if generations.recent.len() >= GENERATION {
+            generations.older = mem::take(&mut generations.recent);
+        }
+        generations.recent.insert(approval_id.into(), mark);
+    }
+
+    /// Whether this very decision was taken in.
+    pub(super) fn has(&self, approval_id: &str, mark: Mark) -> bool {
+        let generations = self.0.lock();
+        let known = generations.recent.get(approval_id);
+        let known = known.or_else(|| generations.older.get(approval_id));
+        known == Some(&mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_are_remembered_for_a_while() {
+        let decided = Decided::default();
+        decided.remember("first", [1; 16]);
+        assert!(decided.has("first", [1; 16]) && !decided.has("first", [2; 16]));
+        for n in 0..GENERATION {
+            decided.remember(&n.to_string(), [0; 16]);
+        }
+        assert!(decided.has("first", [1; 16]));
+        for n in 0..GENERATION {
+            decided.remember(&format!("later {n}"), [0; 16]);
+        }
+        assert!(!decided.has("first", [1; 16]));
+        let generations = decided.0.lock();
+        assert!(generations.recent.len() + generations.older.len() <= 2 * GENERATION);
+    }
+}

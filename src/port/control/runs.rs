@@ -1,0 +1,115 @@
+//! `POST /v1/runs/{id}/cancel`, `pause`, `resume` and `signal`.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Request, State},
+    response::Response,
+};
+use serde_json::{Map, json};
+
+use super::{sent::Sent, tell::Message};
+use crate::{
+    api::run_controls::{CancelRun, PauseRun, RUNS_ABANDON, SignalRun},
+    commands::control::{self, Cancel, Signal},
+    port::{
+        Shared,
+        problem::{Problem, Refused},
+    },
+    runs::Json,
+};
+
+/// `POST /v1/runs/{id}/cancel`.
+pub(crate) async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let sent = Sent::read(&shared, request).await?;
+    let CancelRun { reason, compensate } = sent.fields_or_default()?;
+    sent.check_reason(reason.as_ref())?;
+    let controller = sent.permit(control::CANCEL).await?;
+    let caller = &controller.caller;
+    if !compensate && !caller.key.scopes.permits(RUNS_ABANDON) && !caller.is_operator() {
+        return Err(caller.refuse(Problem::lacks(RUNS_ABANDON)));
+    }
+    let run = controller.run(&id)?;
+    let mut detail = Map::new();
+    detail.insert("compensate".into(), compensate.into());
+    if let Some(reason) = &reason {
+        detail.insert("reason".into(), reason.clone().into());
+    }
+    let message = Message {
+        kind: control::CANCEL,
+        body: Cancel { reason, compensate },
+        action: "run.cancelled",
+        detail,
+        decision: None,
+    };
+    controller.tell(run, message).await
+}
+
+/// `POST /v1/runs/{id}/pause`.
+pub(crate) async fn pause(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refused> {
+    plain((control::PAUSE, "run.paused"), &shared, &id, request).await
+}
+
+/// `POST /v1/runs/{id}/resume`.
+pub(crate) async fn resume(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refused> {
+    plain((control::RESUME, "run.resumed"), &shared, &id, request).await
+}
+
+/// A record with an empty body.
+async fn plain(
+    (kind, action): (&'static str, &'static str),
+    shared: &Arc<Shared>,
+    id: &str,
+    request: Request,
+) -> Result<Response, Refused> {
+    let sent = Sent::read(shared, request).await?;
+    let body: PauseRun = sent.fields_or_default()?;
+    let controller = sent.permit(kind).await?;
+    let run = controller.run(id)?;
+    let message = Message {
+        kind,
+        body,
+        action,
+        detail: Map::new(),
+        decision: None,
+    };
+    controller.tell(run, message).await
+}
+
+/// `POST /v1/runs/{id}/signal`.
+pub(crate) async fn signal(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let sent = Sent::read(&shared, request).await?;
+    let SignalRun { signal, data } = sent.fields()?;
+    let signal = sent.check_name("signal", signal)?;
+    let data = sent.check_value("data", data)?.unwrap_or_else(Json::null);
+    let controller = sent.permit(control::SIGNAL).await?;
+    let run = controller.run(&id)?;
+    // The data may be personal: the audit log has its size.
+    let mut detail = Map::new();
+    detail.insert("signal".into(), signal.clone().into());
+    detail.insert("data_bytes".into(), json!(data.text().len()));
+    let message = Message {
+        kind: control::SIGNAL,
+        body: Signal { signal, data },
+        action: "run.signalled",
+        detail,
+        decision: None,
+    };
+    controller.tell(run, message).await
+}

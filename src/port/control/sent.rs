@@ -1,0 +1,253 @@
+//! A request that controls a run, up to its checked body: length, kill switch, key, take-over, media type, requests in flight, body.
+//! Fields, permission and rate follow.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, Request},
+    http::HeaderMap,
+};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{
+    api::{
+        problem::{NOT_FOUND, PAYLOAD_TOO_LARGE},
+        run_controls::{OfTenant, VALUE_MAX},
+    },
+    base::id::Tenant,
+    controls::{REASON_MAX, TEXT_MAX, reason_is_good, text_is_good},
+    envelope::{canonical_hash, json::without_mark},
+    limits::{Kind, Lease},
+    port::{
+        Shared,
+        ingest::{
+            body,
+            events::{refuse_body, trace},
+            media::Form,
+        },
+        limited::Sender,
+        problem::{Problem, Refused},
+        rest::{
+            caller::{Caller, Permitted},
+            request::{QueryString, check_media},
+        },
+    },
+    runs::Json,
+};
+
+/// Values of the headers `traceparent` and `tracestate`.
+#[derive(Default)]
+pub(super) struct Trace {
+    pub(super) parent: Option<String>,
+    pub(super) state: Option<String>,
+}
+
+/// A caller with its body, before its fields are checked.
+pub(super) struct Sent {
+    caller: Caller,
+    body: Bytes,
+    tenant: Result<OfTenant, Problem>,
+    trace: Trace,
+    /// Its place among the key's requests in flight.
+    in_flight: Option<Lease>,
+}
+
+/// A caller that may control runs.
+pub(super) struct Controller {
+    pub(super) caller: Permitted,
+    /// Whose runs it controls.
+    pub(super) tenant: Tenant,
+    pub(super) trace: Trace,
+    /// Given back when the record is in the log: waiting for the run's answer does not count.
+    pub(super) in_flight: Option<Lease>,
+}
+
+impl Sent {
+    /// Judges and reads a request.
+    pub(super) async fn read(shared: &Arc<Shared>, request: Request) -> Result<Self, Refused> {
+        let (mut parts, mut body) = request.into_parts();
+        let limit = shared.limits.single_bytes;
+        if body::announced(&body).unwrap_or(0) > limit as u64 {
+            body::discard(body);
+            let problem = refuse_body(body::BodyError::TooLarge, Form::Structured, limit);
+            return Err(Refused::new(problem, shared.ids.next()));
+        }
+        let caller = match Caller::from_request_parts(&mut parts, shared).await {
+            Ok(caller) => caller,
+            Err(refused) => {
+                body::discard(body);
+                return Err(refused);
+            }
+        };
+        // Never fails: what is wrong is kept.
+        let Ok(QueryString(tenant)) = QueryString::from_request_parts(&mut parts, &()).await;
+        let read = take(shared, &caller, &parts.headers, &mut body, limit).await;
+        let (bytes, in_flight) = match read {
+            Ok(read) => read,
+            Err(problem) => {
+                body::discard(body);
+                return Err(caller.refuse(problem));
+            }
+        };
+        let trace = trace(&parts.headers);
+        Ok(Self {
+            caller,
+            body: bytes,
+            tenant,
+            trace: trace.map_or_else(Trace::default, |trace| Trace {
+                parent: Some(trace.parent().to_owned()),
+                state: trace.state().map(str::to_owned),
+            }),
+            in_flight,
+        })
+    }
+
+    /// The body, which must be there.
+    pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T, Refused> {
+        let text = without_mark(&self.body);
+        // Serde would take an array of the fields, too.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(self.caller.invalid("the body must be a JSON object"));
+        }
+        // Depth, duplicate names and numbers, as in events.
+        canonical_hash(text).map_err(|error| self.caller.invalid(error))?;
+        serde_json::from_slice(text).map_err(|error| self.caller.invalid(error))
+    }
+
+    /// The body, or the default without one.
+    pub(super) fn fields_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Refused> {
+        if self.body.is_empty() {
+            return Ok(T::default());
+        }
+        self.fields()
+    }
+
+    pub(super) fn missing(&self, field: &str) -> Refused {
+        self.caller.missing(field)
+    }
+
+    pub(super) fn invalid(&self, why: impl std::fmt::Display) -> Refused {
+        self.caller.invalid(why)
+    }
+
+    /// Checks a reason.
+    pub(super) fn check_reason(&self, reason: Option<&String>) -> Result<(), Refused> {
+        if reason.is_none_or(|reason| reason_is_good(reason)) {
+            return Ok(());
+        }
+        Err(self.invalid(format!(
+            "`reason` must have 1 to {REASON_MAX} bytes, not only spaces, and no control characters"
+        )))
+    }
+
+    /// A name of a signal.
+    pub(super) fn check_name(&self, field: &str, name: Option<String>) -> Result<String, Refused> {
+        let name = name.filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| self.missing(field))?;
+        if text_is_good(&name) {
+            return Ok(name);
+        }
+        Err(self.invalid(format!(
+            "`{field}` must have 1 to {TEXT_MAX} bytes, and no control characters"
+        )))
+    }
+
+    /// Any JSON, with its text as it is.
+    pub(super) fn check_value(
+        &self,
+        field: &str,
+        value: Option<Box<RawValue>>,
+    ) -> Result<Option<Json>, Refused> {
+        let Some(value) = value else {
+            return Ok(None);
+        };
+        if value.get().len() > VALUE_MAX {
+            let detail = format!("`{field}` may have {VALUE_MAX} bytes");
+            return Err(self.caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
+        }
+        let value = Json::parse(value.get().to_owned());
+        value.map(Some).map_err(|error| self.invalid(error))
+    }
+
+    /// Checks the permission of the route, then the rate. `what`: what the policies that count by type see.
+    pub(super) async fn permit(self, what: &str) -> Result<Controller, Refused> {
+        let Self {
+            caller,
+            tenant,
+            trace,
+            in_flight,
+            ..
+        } = self;
+        let OfTenant { tenant } = tenant.map_err(|problem| caller.refuse(problem))?;
+        let caller = caller.permit()?;
+        let tenant = caller.tenant(tenant.as_deref())?;
+        let rated = caller
+            .shared
+            .limiting
+            .take(
+                Sender::of(&caller.key),
+                Kind::Runs,
+                || caller.address(),
+                std::iter::once(what),
+            )
+            .await;
+        if let Some(refusal) = rated.refusals().next().flatten() {
+            return Err(caller.refuse(refusal.into_problem()));
+        }
+        Ok(Controller {
+            caller,
+            tenant,
+            trace,
+            in_flight,
+        })
+    }
+}
+
+/// Takes a place among the key's requests in flight, and reads the body.
+async fn take(
+    shared: &Shared,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &mut Body,
+    limit: usize,
+) -> Result<(Bytes, Option<Lease>), Problem> {
+    let empty = body::announced(body) == Some(0);
+    if !empty {
+        check_media(headers)?;
+    }
+    let in_flight = shared.limiting.enter(Sender::of(&caller.key)).await?;
+    let bytes = body::read(body, limit, &shared.bodies).await;
+    let bytes = bytes.map_err(|error| refuse_body(error, Form::Structured, limit))?;
+    Ok((bytes, in_flight))
+}
+
+impl Controller {
+    /// The run that a path names.
+    pub(super) fn run(&self, id: &str) -> Result<Uuid, Refused> {
+        let run = uuid(id);
+        run.ok_or_else(|| self.no_such("run: its id would be a UUID"))
+    }
+
+    /// The run and the number of the approval that a path names.
+    pub(super) fn approval(&self, id: &str) -> Result<(Uuid, u64), Refused> {
+        let parts = id.split_once('.').and_then(|(run, seq)| {
+            let digits = seq.bytes().all(|b| b.is_ascii_digit()) && !seq.starts_with('0');
+            Some((uuid(run)?, seq.parse().ok().filter(|_| digits)?))
+        });
+        parts.ok_or_else(|| self.no_such("approval: its id would be `RUN_ID.NUMBER`"))
+    }
+
+    fn no_such(&self, what: &str) -> Refused {
+        let detail = format!("there is no such {what}");
+        self.caller.refuse(Problem::new(&NOT_FOUND, detail))
+    }
+}
+
+/// A UUID in its usual form, in either case.
+fn uuid(text: &str) -> Option<Uuid> {
+    Uuid::parse_str(text).ok().filter(|_| text.len() == 36)
+}

@@ -1,0 +1,257 @@
+//! Tells a run something: one record on `commands`, then what the run says to it.
+//!
+//! The request follows its run before it appends, so it misses no answer. Records of many requests are one commit of the log.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{decided::Mark, sent::Controller};
+use crate::{
+    api::{
+        problem::{APPROVAL_NOT_OPEN, Code, NOT_FOUND, OVERLOADED, RUN_ENDED},
+        run_controls::{ControlStatus, RunControlled},
+    },
+    audit::Outcome,
+    commands::Command,
+    log::{Append, Position},
+    port::problem::{Problem, Refused},
+    saga::{Answer, Follower, Notice},
+};
+
+/// How long a request waits for its append.
+const APPEND_DEADLINE: Duration = Duration::from_secs(5);
+/// How long it waits for the run's answer then.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Something for a run.
+pub(super) struct Message<'a, B> {
+    /// The kind of its record.
+    pub(super) kind: &'static str,
+    /// The body of its record.
+    pub(super) body: B,
+    /// The action of the audit log.
+    pub(super) action: &'static str,
+    /// What the audit log says of it.
+    pub(super) detail: Map<String, Value>,
+    /// What it decides.
+    pub(super) decision: Option<Deciding<'a>>,
+}
+
+/// A decision.
+pub(super) struct Deciding<'a> {
+    /// The approval's id.
+    pub(super) approval_id: &'a str,
+    /// The same for the same decision by the same person.
+    pub(super) mark: Mark,
+}
+
+impl Controller {
+    /// Appends the message, waits for the run's answer, and records both.
+    pub(super) async fn tell<B: Serialize>(
+        mut self,
+        run: Uuid,
+        message: Message<'_, B>,
+    ) -> Result<Response, Refused> {
+        let run_id = run.to_string();
+        let told = self.exchange(run, &run_id, &message).await;
+        let decided = &self.caller.shared.controlling.decided;
+        let told = told.and_then(|answer| match answer {
+            None => Ok(ControlStatus::Accepted),
+            Some(Answer::Done | Answer::Ignored | Answer::Duplicate { .. }) => {
+                if let Some(Deciding { approval_id, mark }) = &message.decision {
+                    decided.remember(approval_id, *mark);
+                }
+                Ok(ControlStatus::Done)
+            }
+            Some(Answer::Refused { code, message: why }) => match &message.decision {
+                Some(Deciding { approval_id, mark })
+                    if is_over(code) && decided.has(approval_id, *mark) =>
+                {
+                    Ok(ControlStatus::Done)
+                }
+                _ => Err(refused(code, why)),
+            },
+            Some(Answer::UnknownRun) => {
+                let detail = "there is no such run, or it ended too long ago";
+                Err(Problem::new(&NOT_FOUND, detail))
+            }
+        });
+        self.record(&run_id, &message, told.as_ref()).await;
+        // Not by way of `refuse`: the refusal is recorded.
+        let status = told.map_err(|problem| Refused::new(problem, self.caller.request_id()))?;
+        let code = match status {
+            ControlStatus::Done => StatusCode::OK,
+            ControlStatus::Accepted => StatusCode::ACCEPTED,
+        };
+        let poll_url = format!("/v1/runs/{run_id}");
+        let controlled = RunControlled {
+            run_id,
+            approval_id: message.decision.map(|of| of.approval_id.to_owned()),
+            status,
+            poll_url,
+        };
+        Ok((code, Json(controlled)).into_response())
+    }
+
+    /// `None`: the run has not answered in time.
+    async fn exchange<B: Serialize>(
+        &mut self,
+        run: Uuid,
+        run_id: &str,
+        message: &Message<'_, B>,
+    ) -> Result<Option<Answer>, Problem> {
+        let shared = &self.caller.shared;
+        let Ok(permit) = shared.controlling.appends.try_acquire() else {
+            let detail = "too many requests that control runs at once; send it again";
+            return Err(Problem::new(&OVERLOADED, detail).retry_after(1));
+        };
+        let command = Command {
+            tenant: self.tenant.to_string(),
+            run_id: run_id.to_owned(),
+            kind: message.kind.to_owned(),
+            at: shared.clock.now().0.saturating_mul(1000),
+            principal: self.caller.key.principal.clone(),
+            on_behalf_of: self.caller.on_behalf_of.clone(),
+            traceparent: self.trace.parent.take(),
+            tracestate: self.trace.state.take(),
+            // All of it is text, numbers and JSON that was checked.
+            body: serde_json::to_string(&message.body).unwrap_or_default(),
+        };
+        let Ok(record) = command.encode() else {
+            return Err(Problem::invalid("it cannot be written as a record"));
+        };
+        let follower = shared.followers.follow(run);
+        let append = Append {
+            topic: std::sync::Arc::clone(&shared.commands),
+            record,
+        };
+        let acknowledged = shared.tools.log.append(vec![append], None);
+        let positions = match timeout(APPEND_DEADLINE, acknowledged).await {
+            Ok(Ok(Ok(positions))) => positions,
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "what controls a run could not be appended");
+                return Err(Problem::log_unavailable());
+            }
+            // The log is closing, or late.
+            Ok(Err(_)) | Err(_) => return Err(Problem::log_unavailable()),
+        };
+        drop(permit);
+        self.in_flight = None;
+        let Some(position) = positions.first().copied() else {
+            return Ok(None);
+        };
+        let answer = timeout(ANSWER_DEADLINE, answer_to(position, follower)).await;
+        Ok(answer.ok().flatten())
+    }
+
+    async fn record<B>(
+        &self,
+        run_id: &str,
+        message: &Message<'_, B>,
+        told: Result<&ControlStatus, &Problem>,
+    ) {
+        let mut detail = message.detail.clone();
+        let outcome = match told {
+            Ok(ControlStatus::Done) => Outcome::Ok,
+            Ok(ControlStatus::Accepted) => {
+                detail.insert("status".into(), "accepted".into());
+                Outcome::Ok
+            }
+            Err(problem) => {
+                let (status, code, _) = problem.summary();
+                detail.insert("code".into(), code.into());
+                if status == StatusCode::FORBIDDEN.as_u16() {
+                    Outcome::Denied
+                } else {
+                    Outcome::Failed
+                }
+            }
+        };
+        let (kind, id) = match &message.decision {
+            Some(decision) => ("approval", decision.approval_id),
+            None => ("run", run_id),
+        };
+        let entry = self
+            .caller
+            .audit_entry(&self.tenant, message.action, outcome)
+            .resource(kind, id)
+            .detail(detail);
+        self.caller.shared.audit.record_durably(entry).await;
+    }
+}
+
+/// The run's answer to the record at this position.
+async fn answer_to(position: Position, mut follower: Follower) -> Option<Answer> {
+    loop {
+        if let Notice::Answered {
+            partition,
+            offset,
+            answer,
+        } = follower.next().await?
+            && (partition, offset) == (position.partition, position.offset)
+        {
+            return Some(answer);
+        }
+    }
+}
+
+/// Whether a refusal says that there is nothing to decide any more.
+fn is_over(code: &str) -> bool {
+    [&APPROVAL_NOT_OPEN, &RUN_ENDED]
+        .iter()
+        .any(|of| of.code == code)
+}
+
+/// A refusal of the run's.
+fn refused(code: &'static str, message: String) -> Problem {
+    match Code::of(code) {
+        Some(known) => Problem::named(known, code, message),
+        // A refusal that the table lacks is a conflict all the same.
+        None => Problem::named(&RUN_ENDED, code, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::saga::Refusal;
+
+    #[test]
+    fn every_refusal_of_a_run_is_in_the_table_of_codes() {
+        for refusal in [
+            Refusal::Ended,
+            Refusal::Compensating,
+            Refusal::Cancelling,
+            Refusal::Paused,
+            Refusal::NotPaused,
+            Refusal::NotOpen,
+            Refusal::NoSuchDecision,
+            Refusal::InputChanged,
+            Refusal::SelfApproval,
+            Refusal::SignalsFull,
+        ] {
+            let (code, why) = (refusal.code(), refusal.to_string());
+            let known = Code::of(code).unwrap_or_else(|| panic!("{code}"));
+            let expected = if refusal == Refusal::SelfApproval {
+                403
+            } else {
+                409
+            };
+            assert_eq!((known.code, known.status), (code, expected));
+            let problem = refused(code, why.clone());
+            assert_eq!(problem.summary(), (expected, code, &*why));
+        }
+        // A code that the table lacks is a conflict.
+        let problem = refused("of_a_later_version", "no".into());
+        assert_eq!(problem.summary(), (409, "of_a_later_version", "no"));
+    }
+}
