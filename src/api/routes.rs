@@ -20,9 +20,9 @@ use super::{
         MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_FOUND, NOT_PAUSED,
         OUTPUT_TOO_LARGE, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED,
         REBUILD_RUNNING, REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, RUN_COMPENSATING,
-        RUN_ENDED, RUN_ENDING, SELF_APPROVAL, STALE_LEASE, STALE_TIMESTAMP, TOO_MANY_SIGNALS, UNKNOWN_ENTITY,
-        UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL, UNKNOWN_TOPIC,
-        UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
+        RUN_ENDED, RUN_ENDING, SELF_APPROVAL, STALE_LEASE, STALE_TIMESTAMP, TOO_MANY_SIGNALS,
+        UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL,
+        UNKNOWN_TOPIC, UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
         VRL_OUT_OF_MEMORY, WORKFLOW_NOT_ALLOWED,
     },
     readers::{GrantReader, Reader, RevokeReader},
@@ -42,15 +42,15 @@ use super::{
             Operations, Readers, Replay, Runs, SchemaRegistry, Starts as StartsTag, Webhooks,
         },
     },
+    run_controls::{
+        APPROVALS_DECIDE, CancelRun, DecideApproval, OfTenant, PauseRun, RUNS_WRITE, RunControlled,
+        SignalRun,
+    },
     run_reads::{
         APPROVALS_READ, ListApprovals, ListRuns, RUNS_READ_OWN, RunHistory, RunRecordView,
         RunSummary, ShowRun,
     },
     runs::{ApprovalView, RunView},
-    run_controls::{
-        APPROVALS_DECIDE, CancelRun, DecideApproval, OfTenant, PauseRun, RUNS_WRITE, RunControlled,
-        SignalRun,
-    },
     starts::{
         AgentAccepted, AgentEnvelope, AgentGoals, AgentStatus as AgentStatusBody, Command, Goal,
         ORCHESTRATIONS_REQUEST, StartWorkflow, Starts, TASKS_CREATE, Task,
@@ -104,12 +104,6 @@ const KEY_ID: Parameter = Parameter {
     name: "id",
     description: "The key's id.",
     example: "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
-};
-
-const RUN_ID: Parameter = Parameter {
-    name: "id",
-    description: "The run's id.",
-    example: "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
 };
 
 /// The answers to what controls a run.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     base::clock::Millis,
-    runs::{ApprovalRequest, Decision, Started},
+    runs::{ApprovalRequest, Decision, Json, Started},
     state::{CodecError, Versioned},
 };
 

@@ -106,8 +106,8 @@ impl Turn<'_> {
         let waiting = plan.steps.iter().enumerate().find(waits);
         let kept = self.run.signals.iter();
         let bytes: usize = kept.map(|signal| signal.data.text().len()).sum();
-        let full = self.run.signals.len() >= SIGNALS_MAX
-            || bytes + data.text().len() > SIGNAL_BYTES_MAX;
+        let full =
+            self.run.signals.len() >= SIGNALS_MAX || bytes + data.text().len() > SIGNAL_BYTES_MAX;
         if waiting.is_none() && full {
             return Err(Refusal::SignalsFull);
         }
