@@ -68,7 +68,7 @@ async fn a_worker_that_is_called_checks_signatures_and_keeps_keys() {
     );
     let _running = start(&node, &[]);
     let pay = step("a", "pay", &http(&url), &json!({ "amount": 5 }));
-    send(&node, &[pay.clone()]).await;
+    send(&node, std::slice::from_ref(&pay)).await;
     told(&node, 1).await;
     let mut again = pay;
     again.step_id = "b".into();
