@@ -25,6 +25,23 @@ pub(super) enum Bug {
     EndsBeforeAttempt,
 }
 
+#[cfg(test)]
+impl Bug {
+    /// All bugs.
+    pub(super) const ALL: [Self; 10] = [
+        Self::CompensatesForward,
+        Self::ForgetsUnknown,
+        Self::AcceptsSecondResult,
+        Self::SchedulesWhilePaused,
+        Self::RetriesBeyondMax,
+        Self::CompensatesTwice,
+        Self::ForgetsDeadline,
+        Self::DispatchesWhileHeld,
+        Self::DropsLateSuccess,
+        Self::EndsBeforeAttempt,
+    ];
+}
+
 /// Whether this bug is planted; never outside tests.
 #[cfg(not(test))]
 pub(super) const fn planted(_: Bug) -> bool {
@@ -53,21 +70,4 @@ mod in_tests {
     pub(in crate::saga) fn planted(bug: Bug) -> bool {
         PLANTED.get() == Some(bug)
     }
-}
-
-#[cfg(test)]
-impl Bug {
-    /// All bugs.
-    pub(super) const ALL: [Self; 10] = [
-        Self::CompensatesForward,
-        Self::ForgetsUnknown,
-        Self::AcceptsSecondResult,
-        Self::SchedulesWhilePaused,
-        Self::RetriesBeyondMax,
-        Self::CompensatesTwice,
-        Self::ForgetsDeadline,
-        Self::DispatchesWhileHeld,
-        Self::DropsLateSuccess,
-        Self::EndsBeforeAttempt,
-    ];
 }

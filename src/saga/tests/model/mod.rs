@@ -99,6 +99,10 @@ pub(super) enum Decides {
     Fail,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a word of the contract, and all of them can hold at once"
+)]
 pub(super) struct Model {
     plan: Plan,
     now: i64,
