@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `problem` | every error code with its status and meaning; problem details |
 //! | `route` | what a line of the table consists of |
-//! | `routes`, `examples` | the table |
+//! | `routes`, `examples`, `run_examples` | the table |
 //! | `openapi`, `reference` | the OpenAPI document and `docs/api.md`, made from the table |
 //! | the others | the types of some routes |
 
@@ -36,6 +36,7 @@ pub mod replay;
 pub mod route;
 mod routes;
 pub mod run_controls;
+mod run_examples;
 pub mod run_reads;
 pub mod runs;
 pub mod starts;

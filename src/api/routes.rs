@@ -46,6 +46,7 @@ use super::{
         APPROVALS_DECIDE, CancelRun, DecideApproval, OfTenant, PauseRun, RUNS_WRITE, RunControlled,
         SignalRun,
     },
+    run_examples,
     run_reads::{
         APPROVALS_READ, ListApprovals, ListRuns, RUNS_READ_OWN, RunHistory, RunRecordView,
         RunSummary, ShowRun,
@@ -212,7 +213,7 @@ const STARTED: &[Answer] = &[
     Answer::new(
         200,
         "With `Prefer: wait`, for a single start whose run has ended in time.",
-        &[Content::json::<RunView>(JSON, examples::RUN)],
+        &[Content::json::<RunView>(JSON, run_examples::RUN)],
     ),
 ];
 
@@ -441,7 +442,7 @@ routes! {
         .answers(&[Answer::new(
             200,
             "A page of runs.",
-            &[Content::json::<List<RunSummary>>(JSON, examples::RUNS)],
+            &[Content::json::<List<RunSummary>>(JSON, run_examples::RUNS)],
         )])
         .codes(&[&POSTGRES_UNAVAILABLE]);
     ShowRun = Route::new(Get, "/v1/runs/{id}", Runs, "Show a run")
@@ -456,12 +457,12 @@ routes! {
             Answer::new(
                 200,
                 "The run; with `wait`, it has ended.",
-                &[Content::json::<RunView>(JSON, examples::RUN)],
+                &[Content::json::<RunView>(JSON, run_examples::RUN)],
             ),
             Answer::new(
                 202,
                 "The run has not ended within `wait` seconds.",
-                &[Content::json::<RunView>(JSON, examples::RUNNING_RUN)],
+                &[Content::json::<RunView>(JSON, run_examples::RUNNING_RUN)],
             ),
         ])
         .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
@@ -485,7 +486,7 @@ routes! {
                 200,
                 "A page of records, or a stream.",
                 &[
-                    Content::json::<List<RunRecordView>>(JSON, examples::RUN_EVENTS),
+                    Content::json::<List<RunRecordView>>(JSON, run_examples::RUN_EVENTS),
                     Content::other("text/event-stream"),
                 ],
             ),
@@ -499,7 +500,7 @@ routes! {
         .answers(&[Answer::new(
             200,
             "A page of approvals.",
-            &[Content::json::<List<ApprovalView>>(JSON, examples::APPROVALS)],
+            &[Content::json::<List<ApprovalView>>(JSON, run_examples::APPROVALS)],
         )])
         .codes(&[&POSTGRES_UNAVAILABLE]);
     CancelRun = Route::new(Post, "/v1/runs/{id}/cancel", Runs, "Cancel a run")

@@ -10,8 +10,8 @@ use omnilink::{
     log::{Append, Log},
     projections::{Projector, Setup},
     runs::{CallKind, RunRecord, WorkflowVersion},
-    saga::Notice,
-    stream::progress::Progress,
+    saga::{Notice, Sagas, Settings},
+    stream::{lane, progress::Progress},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -231,7 +231,7 @@ fn a_request_waits_for_the_end_of_a_run() {
         };
         let (ended, ()) = tokio::join!(runs.get(&path), publish);
         assert_eq!(ended.status, StatusCode::OK, "{}", ended.text);
-        assert_eq!(ended.json()["run_id"], run.to_string());
+        assert_eq!(ended.json(), serde_json::to_value(&view).unwrap());
         assert!(!runs.node.followers.any());
     });
 }
@@ -471,6 +471,56 @@ fn agents_see_how_their_goals_get_on_and_persons_are_audited() {
             ]
         );
     });
+}
+
+/// From the start over HTTP to what is read, with the processor of runs between.
+#[test]
+fn what_was_started_is_read() {
+    let Some(runs) = Runs::start() else {
+        return;
+    };
+    let (node, log) = (&runs.node, runs.node.log.clone());
+    let sagas = Sagas::new(&node.names, 4, Settings::default(), node.followers.clone());
+    let setup = lane::Setup {
+        log,
+        dlq: node.names.dlq.clone(),
+        clock: Arc::new(SystemClock),
+        progress: Arc::new(Progress::default()),
+    };
+    let processor = lane::start(Arc::new(sagas), setup).unwrap();
+    runs.database.runtime.block_on(async {
+        let post = async |id: &str, steps: Value| {
+            let body = json!({ "id": id, "source": "/erp/prod", "type": "ask", "plan": { "steps": steps }, "input": { "n": 1 } });
+            let bearer = node.bearer();
+            let headers = [
+                ("authorization", &*bearer),
+                ("content-type", "application/json"),
+                ("idempotency-key", id),
+            ];
+            let answer = node.call(Method::POST, "/v1/workflows", &headers, body.to_string());
+            let answer = answer.await;
+            assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
+            answer.json()["results"][0]["poll_url"].as_str().unwrap().to_owned()
+        };
+        let echo = json!([{ "id": "echo", "tool": "noop", "input": "{{ params.n }}" }]);
+        let path = post("1", echo).await;
+        let run = runs.get(&format!("{path}?wait=20")).await;
+        assert_eq!(run.status, StatusCode::OK, "{}", run.text);
+        let run = run.json();
+        assert_eq!((&run["status"], &run["steps"][0]["output"]), (&json!("succeeded"), &json!(1)));
+        let events = runs.stream(&format!("{path}/events"), None).await;
+        assert!(events.text.contains("event: run_started") && events.text.contains("event: run_succeeded"));
+
+        let ask = json!([{ "id": "ask", "tool": "approve", "input": { "message": "Pay?" } }]);
+        let path = post("2", ask).await;
+        let run = runs.get(&path).await.json();
+        assert_eq!((&run["status"], run["approvals"].as_array().unwrap().len()), (&json!("waiting_approval"), 1));
+        let asked = items(&runs.get("/v1/approvals").await);
+        assert_eq!(asked, *run["approvals"].as_array().unwrap());
+        assert_eq!((&asked[0]["message"], &asked[0]["step_id"]), (&json!("Pay?"), &json!("ask")));
+        assert_eq!(items(&runs.get("/v1/runs").await).len(), 2);
+    });
+    drop(processor);
 }
 
 /// Without Postgres runs cannot be read, which the answer says.

@@ -207,7 +207,10 @@ fn timers_fire_after_a_restart(test_log: TestLog) {
         { "id": "pause", "tool": "wait", "input": { "for_s": 1.5 } },
         { "id": "slow", "tool": "work", "timeout_s": 2, "retry": { "max_attempts": 1 } }
     ] });
-    let (run, start) = start("1", &plan, &[claimed("work")], &json!({}));
+    // Work that nobody claims would not have started.
+    let mut tool = claimed("work");
+    tool["worker"] = json!({ "kafka": {} });
+    let (run, start) = start("1", &plan, &[tool], &json!({}));
     let began = Instant::now();
     sagas.send(&start);
     assert_eq!(sagas.calls(1).len(), 1);

@@ -7,15 +7,18 @@
 //! | file | holds |
 //! |---|---|
 //! | `body` | what is read of a record |
-//! | `fold` | the state of a run, and how records change it |
+//! | `fold`, `state` | the state of a run, and how records change it |
 //! | `recent` | runs in memory |
+//! | `work` | a run of a batch |
 //! | `write` | the rows, and the statements that write them |
 
 mod body;
 mod fold;
 mod recent;
+mod state;
 #[cfg(test)]
 mod tests;
+mod work;
 mod write;
 
 use std::{collections::HashMap, sync::Arc};
@@ -26,7 +29,8 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use self::{
     fold::{Happened, Run},
     recent::RecentRuns,
-    write::{Statements, Work},
+    work::Work,
+    write::Statements,
 };
 use super::{
     batches::{Batches, Rows, TIMES},

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     fold::{Happened, Run},
-    write::Work,
+    state::Step,
+    work::Work,
 };
 use crate::{
     base::clock::Millis,
@@ -103,7 +104,7 @@ impl Pair {
     }
 
     /// A step is as the core has it; of one that succeeded the error of an earlier attempt is not shown.
-    fn compare(&self, step: &super::fold::Step) {
+    fn compare(&self, step: &Step) {
         let core = self.run.execution(&step.id);
         assert_eq!(step.status(), core.status, "{step:?}");
         assert_eq!(step.attempts, core.attempts, "{step:?}");
@@ -157,7 +158,7 @@ impl Pair {
         }));
     }
 
-    fn step(&self, id: &str) -> &super::fold::Step {
+    fn step(&self, id: &str) -> &Step {
         self.fold.steps.iter().find(|step| *step.id == *id).unwrap()
     }
 
