@@ -169,6 +169,7 @@ impl Run {
     }
 
     fn ask(&mut self, happened: Happened<'_>, body: &Body<'_>) {
+        self.begun = true;
         let question = match happened.kind {
             "incident_opened" => Question::Incident,
             _ => Question::Permission,
