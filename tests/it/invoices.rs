@@ -391,11 +391,13 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         "odoo",
         "odoo.dlq",
         "runs",
+        "saga",
         "topology.customers",
         "topology.lines",
         "topology.lines.2",
         "topology.posted",
         "topology.products",
+        "workers",
     ];
     assert_eq!(processors, all);
     drop(up);

@@ -46,7 +46,9 @@ async fn schemas_and_subjects() {
             "t.controls-value",
             "t.rekey-value",
             "t.audit-value",
-            "t.commands-value"
+            "t.commands-value",
+            "t.runs-value",
+            "t.steps-value"
         ])
     );
     assert_eq!(good("/subjects/t.events-value/versions").await, json!([1]));

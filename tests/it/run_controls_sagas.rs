@@ -211,7 +211,8 @@ async fn signals_pauses_and_cancellations_reach_their_run() {
                 .await,
         );
     }
-    let full = case.control(&run, "signal", &paid).await;
+    let other = json!({ "signal": "other", "data": 100 });
+    let full = case.control(&run, "signal", &other).await;
     assert_eq!(given(&full), (409, "too_many_signals".to_owned()));
     let why = json!({ "reason": "ordered twice" });
     done(&case.control(&run, "cancel", &why).await);

@@ -95,6 +95,6 @@ async fn agents_have_routes_of_their_own() {
     let answer = node.request(Method::GET, &path, admin, &Value::Null).await;
     assert_eq!(
         (answer.status.as_u16(), &*answer.code()),
-        (404, "not_found")
+        (503, "postgres_unavailable")
     );
 }
