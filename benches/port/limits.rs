@@ -25,15 +25,18 @@ pub struct Limits {
     pub single: f64,
     /// Bare axum responses to batches, in events per second.
     pub batches: f64,
+    /// The median time to write 16 KiB and sync them, in milliseconds.
+    pub sync_ms: f64,
 }
 
 /// `None` without Kafka.
 pub fn measure(log: Log) -> Option<Limits> {
-    disk::measure();
+    let sync_ms = disk::measure().sync_ms.0;
     let bare = Bare::start();
     let limits = Limits {
         single: bare.answers("limit: bare axum answer, single, c=64", 1),
         batches: bare.answers("limit: bare axum answer, batches of 50, c=64", BATCH),
+        sync_ms,
     };
     drop(bare);
     if log == Log::Kafka {
@@ -75,6 +78,7 @@ impl Bare {
                     entities: 1000,
                 },
                 until: Until::Seconds(seconds),
+                rate: None,
                 accepted: Arc::default(),
             })
         };

@@ -62,6 +62,8 @@ pub struct Plan {
     pub connections: usize,
     pub what: What,
     pub until: Until,
+    /// Requests per second of all connections together; as fast as they are answered without it.
+    pub rate: Option<f64>,
     /// Counts accepted items while it runs.
     pub accepted: Arc<AtomicU64>,
 }
@@ -206,10 +208,14 @@ async fn drive(
         Until::Seconds(_) => u64::MAX,
         Until::Requests(count) => count,
     };
+    let began = tokio::time::Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let n = next.fetch_add(1, Ordering::Relaxed);
         if n >= last {
             break;
+        }
+        if let Some(rate) = plan.rate {
+            tokio::time::sleep_until(began + Duration::from_secs_f64(n as f64 / rate)).await;
         }
         let text = request.number(n);
         let sent = Instant::now();

@@ -19,6 +19,7 @@ mod runs;
 mod server;
 mod sustained;
 mod webhooks;
+mod worker;
 
 #[path = "../common/disk.rs"]
 mod disk;
@@ -47,11 +48,12 @@ fn main() {
         ["drive", address, key, batch, seconds] => drive(address, key, batch, seconds),
         // The bare handler with which the port is compared, in its own process.
         ["bare", address] => limits::serve(address),
+        ["worker", address] => worker::serve(address),
         _ => println!("{USAGE}"),
     }
 }
 
-const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | full]…; all but the last two where none is named
+const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | runs-sustained | full]…; all but the last three where none is named
 drive ADDRESS KEY BATCH SECONDS";
 
 fn run(log: Log, parts: &[&str]) {
@@ -63,13 +65,14 @@ fn run(log: Log, parts: &[&str]) {
         "limited",
         "webhooks",
         "runs",
+        "runs-sustained",
         "full",
     ];
     if let Some(part) = parts.iter().find(|part| !known.contains(part)) {
         eprintln!("there is no part `{part}`: {USAGE}");
         std::process::exit(2);
     }
-    let apart = ["full", "runs"];
+    let apart = ["full", "runs", "runs-sustained"];
     let wants = |part: &str| parts.contains(&part) || parts.is_empty() && !apart.contains(&part);
     if measure(log, &wants).is_none() {
         std::process::exit(1);
@@ -109,7 +112,10 @@ fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
         webhooks::measure(log)?;
     }
     if wants("runs") {
-        runs::measure(log, &limits)?;
+        runs::accepted(log, &limits)?;
+    }
+    if wants("runs-sustained") {
+        runs::sustained(log, &limits)?;
     }
     if wants("full") {
         full::measure(log, &limits)?;
@@ -127,6 +133,7 @@ fn drive(address: &str, key: &str, batch: &str, seconds: &str) {
             entities: server::ENTITIES,
         },
         until: load::Until::Seconds(seconds.parse().unwrap()),
+        rate: None,
         accepted: std::sync::Arc::default(),
     });
     println!("{:.0} events/s; {}", outcome.per_second(), outcome.note());

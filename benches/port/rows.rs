@@ -69,9 +69,18 @@ impl Rows {
 
     /// Counts the rows of `omnilink.events`.
     pub fn events(&mut self) -> u64 {
-        let query = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM omnilink.events");
+        self.count("SELECT count(*) FROM omnilink.events")
+    }
+
+    fn count(&mut self, query: &'static str) -> u64 {
+        let query = sqlx::query_scalar::<_, i64>(query);
         let count = query.fetch_one(&mut self.connection);
         self.runtime.block_on(count).unwrap() as u64
+    }
+
+    /// Counts the runs that have ended.
+    pub fn ended_runs(&mut self) -> u64 {
+        self.count("SELECT count(*) FROM omnilink.runs WHERE finished_at IS NOT NULL")
     }
 
     /// The entities of type `probe` among these that have a row.

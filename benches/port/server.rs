@@ -197,11 +197,16 @@ impl Server {
 
     /// Starts runs of a workflow with this many connections, each of which waits for its run.
     pub fn drive_runs(&self, workflow: &'static str, connections: usize, until: Until) -> Outcome {
-        load::run(Plan {
+        load::run(self.runs_plan(workflow, connections, until))
+    }
+
+    /// The plan of such a load.
+    pub fn runs_plan(&self, workflow: &'static str, connections: usize, until: Until) -> Plan {
+        Plan {
             connections,
             what: What::Runs(workflow),
             ..self.plan(1, ENTITIES, until)
-        })
+        }
     }
 
     /// The plan of the load.
@@ -212,6 +217,7 @@ impl Server {
             connections: CONNECTIONS,
             what: What::Events { batch, entities },
             until,
+            rate: None,
             accepted: Arc::clone(&self.accepted),
         }
     }
@@ -327,6 +333,7 @@ fn part(thread: &str) -> &'static str {
         "log-commit" => "log: commit",
         t if t.starts_with("lane-admissi") => "admission",
         t if t.starts_with("lane-saga") => "saga",
+        t if t.starts_with("effect-worker") => "workers: records",
         t if t.starts_with("project") => "projector",
         t if t.starts_with("fjall") || t.starts_with("log-upkeep") => "log: upkeep",
         t if t.starts_with("rdk") => "librdkafka",

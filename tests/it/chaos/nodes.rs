@@ -293,6 +293,26 @@ impl Nodes {
     }
 }
 
+impl Nodes {
+    /// The last warnings and errors in the logs of the nodes, for a run that found something.
+    pub fn errors(&self) -> String {
+        let mut all = String::new();
+        for index in 0..self.len() {
+            let file = self.dir.join(format!("node-{index}")).join("stderr.log");
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let bad = |line: &&str| {
+                (line.contains("ERROR") || line.contains("WARN"))
+                    && !line.contains("AllBrokersDown")
+                    && !line.contains("Connection refused")
+            };
+            let lines: Vec<_> = text.lines().filter(bad).collect();
+            let last = &lines[lines.len().saturating_sub(60)..];
+            all.push_str(&format!("node {index}:\n{}\n", last.join("\n")));
+        }
+        all
+    }
+}
+
 impl Node {
     /// The end of its log.
     fn log_tail(&self) -> String {

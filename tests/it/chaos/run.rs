@@ -181,6 +181,9 @@ pub fn run(plan: Plan) -> Findings {
     }
     report(&run, &met, &totals, &findings);
     drop(runtime);
+    if plan.bug.is_none() && !findings.are(&[]) {
+        eprintln!("{}", run.nodes.errors());
+    }
     if std::env::var_os("OMNILINK_CHAOS_KEEP").is_some() {
         run.say(&format!("kept: {}", dir.keep().display()));
     }
