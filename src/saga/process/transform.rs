@@ -397,6 +397,8 @@ impl Runs {
     /// the timer's key names.
     fn wake_held(&mut self, timer: &[u8], cx: &mut Context<'_>) -> Result<(), Failure> {
         let after = timer.strip_prefix(WAKE).unwrap_or_default();
+        // Those that this transaction has begun to hold are among them only once they are stored.
+        self.store_changed(cx);
         let held = cx.scan(&HELD)?;
         let mut held = held.into_iter().map(|(key, _)| key);
         let mut last = None;
@@ -418,6 +420,12 @@ impl Runs {
             self.after(Uuid::from_bytes(key), &effects);
         }
         Ok(())
+    }
+
+    fn store_changed(&mut self, cx: &mut Context<'_>) {
+        for key in std::mem::take(&mut self.changed) {
+            self.store(key, cx);
+        }
     }
 
     /// Writes the row of a run that the transaction has changed, and sets its timer.
@@ -529,9 +537,7 @@ impl Transform for Runs {
     }
 
     fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        for key in std::mem::take(&mut self.changed) {
-            self.store(key, cx);
-        }
+        self.store_changed(cx);
         cx.add_changes(self.ended.take_changes());
         self.hot.rotate();
         self.meters.add(&std::mem::take(&mut self.counts));
