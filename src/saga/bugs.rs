@@ -1,8 +1,9 @@
-//! Bugs planted in the core on purpose: the tests show that each of them is found. They are compiled for tests alone.
+//! Bugs planted in the core on purpose, at run time: the tests show that each of them is found. They are compiled for tests, and with the
+//! feature `chaos`.
 
 /// A bug that breaks a promise of the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Bug {
+pub enum Bug {
     /// What was done first is undone first.
     CompensatesForward,
     /// A step without an answer is not undone.
@@ -25,10 +26,10 @@ pub(super) enum Bug {
     EndsBeforeAttempt,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "chaos"))]
 impl Bug {
     /// All bugs.
-    pub(super) const ALL: [Self; 10] = [
+    pub const ALL: [Self; 10] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -43,15 +44,17 @@ impl Bug {
 }
 
 /// Whether this bug is planted; never outside tests.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "chaos")))]
 pub(super) const fn planted(_: Bug) -> bool {
     false
 }
 
-#[cfg(test)]
-pub(super) use in_tests::{plant, planted};
+#[cfg(any(test, feature = "chaos"))]
+pub use in_tests::plant;
+#[cfg(any(test, feature = "chaos"))]
+pub(super) use in_tests::planted;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "chaos"))]
 mod in_tests {
     use std::cell::Cell;
 
@@ -62,7 +65,7 @@ mod in_tests {
     }
 
     /// Plants a bug in the core, or none, for the runs of this thread.
-    pub(in crate::saga) fn plant(bug: Option<Bug>) {
+    pub fn plant(bug: Option<Bug>) {
         PLANTED.set(bug);
     }
 

@@ -26,6 +26,8 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "chaos")]
+pub use bugs::{Bug, plant};
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, Defaults, RetryPolicy, UnknownTool};
 pub use decide::{CallResult, Effects, Env, Hold, Input, Outcome, Refusal, decide, start};
 pub use followers::{Answer, Follower, Followers, Notice};

@@ -3,8 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
+    num::NonZero,
+    panic::catch_unwind,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use omnilink::{
@@ -17,7 +22,7 @@ use omnilink::{
         topics::Names,
     },
     runs::{ApprovalKind, Decision, Event, RunRecord, StepCommand},
-    saga::{Followers, NAME, Sagas, Settings},
+    saga::{Bug, Followers, NAME, Sagas, Settings, plant},
     stream::{
         lane::{Driver, Setup, Step},
         progress::Progress,
@@ -29,7 +34,7 @@ use serde_json::json;
 use crate::support::sagas::{PARTITIONS, command, result, start};
 
 const ACTIONS: usize = 120;
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 10_000;
 
 /// A lane that may be there, and its place in the group.
 struct Seat {
@@ -64,6 +69,8 @@ struct World {
     killed: bool,
     /// For each partition, from which record of `commands` the kill switch is on or off.
     switched: BTreeMap<u32, Vec<(u64, bool)>>,
+    /// Whether what happens is printed.
+    traced: bool,
 }
 
 impl World {
@@ -96,12 +103,19 @@ impl World {
             version: 0,
             killed: false,
             switched: BTreeMap::new(),
+            traced: false,
         };
         for _ in 0..2 {
             let seat = world.seat();
             world.seats.push(seat);
         }
         world
+    }
+
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if self.traced {
+            eprintln!("{} {}", self.clock.now().0, what());
+        }
     }
 
     fn seat(&mut self) -> Seat {
@@ -122,6 +136,7 @@ impl World {
 
     /// Appends a command; at times to a wrong partition, which passes it on.
     fn send(&mut self, command: &Command) {
+        self.trace(|| format!("sent: {} {} {}", command.kind, command.run_id, command.body));
         let lost = self.rng.random_ratio(1, 20);
         let partition = lost.then(|| self.rng.random_range(0..PARTITIONS));
         drop(
@@ -189,6 +204,10 @@ impl World {
         for fetched in records {
             let record = RunRecord::decode(fetched.record.value.as_deref().unwrap()).unwrap();
             let event = record.event().unwrap();
+            self.trace(|| {
+                let (run, kind, seq) = (&record.run_id, &record.kind, record.seq);
+                format!("history: {run} {seq} {kind} ({:?})", record.causation)
+            });
             let history = self.histories.entry(record.run_id.clone()).or_default();
             assert_eq!(record.seq as usize, history.records.len() + 1, "{record:?}");
             assert!(!history.ended, "after the last record: {record:?}");
@@ -316,6 +335,7 @@ impl World {
             seat.member = members.last().copied();
         }
         seat.member = seat.member.filter(|member| members.contains(member));
+        self.trace(|| format!("seat {at}: {step:?}"));
         step
     }
 
@@ -327,6 +347,7 @@ impl World {
             if self.log.owner(NAME, at).is_none()
                 && let Some(member) = members.choose(&mut self.rng)
             {
+                self.trace(|| format!("{partition} is assigned to member {member:?}"));
                 self.log.assign(NAME, *member, &[at]);
             }
         }
@@ -364,9 +385,18 @@ impl World {
             35..43 => self.clock.advance(self.rng.random_range(0..4_000)),
             43..48 => self.assign(),
             // A crash.
-            48..51 => self.seats[at] = self.seat(),
-            51..53 => self.log.revoke(NAME, &[partition]),
-            53..55 => self.log.lose(NAME, &[partition]),
+            48..51 => {
+                self.trace(|| format!("seat {at} crashes"));
+                self.seats[at] = self.seat();
+            }
+            51..53 => {
+                self.trace(|| format!("{partition:?} is revoked"));
+                self.log.revoke(NAME, &[partition]);
+            }
+            53..55 => {
+                self.trace(|| format!("{partition:?} is lost"));
+                self.log.lose(NAME, &[partition]);
+            }
             55..60 => {
                 let faults = [
                     Fault::Poll(unavailable()),
@@ -377,6 +407,7 @@ impl World {
                     Fault::CommitAnswer(LogError::Stateless),
                 ];
                 let fault = faults.choose(&mut self.rng).unwrap().clone();
+                self.trace(|| format!("next fault: {fault:?}"));
                 self.log.fail(NAME, fault);
             }
             _ => drop(self.step(at)),
@@ -545,18 +576,74 @@ fn check_history(run: &str, records: &[(Event, String)]) {
     assert_eq!(undone, expected, "{run}: {types:?}");
 }
 
+/// What a seed does, in the first `actions` of its actions and until all runs have ended; what went wrong.
+fn live(seed: u64, actions: usize, traced: bool) -> Result<(), String> {
+    let lived = catch_unwind(|| {
+        let mut world = World::new(seed);
+        world.traced = traced;
+        for _ in 0..actions {
+            world.act();
+        }
+        world.check();
+    });
+    lived.map_err(|why| {
+        let text = why.downcast_ref::<String>().cloned();
+        text.or_else(|| why.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_default()
+    })
+}
+
+/// The first of these seeds that fails, tried on every core; each with a bug, or none.
+fn failing(seeds: u64, bug: Option<Bug>) -> Option<u64> {
+    let (next, found) = (AtomicU64::new(0), Mutex::new(None));
+    let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                plant(bug);
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds || found.lock().unwrap().is_some() {
+                        return;
+                    }
+                    if live(seed, ACTIONS, false).is_err() {
+                        *found.lock().unwrap() = Some(seed);
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
+}
+
+/// The smallest number of actions with which a seed fails, and why it does. What happens then is printed.
+fn shrunk(seed: u64) -> (usize, String) {
+    let fails = |actions: &usize| live(seed, *actions, false).is_err();
+    let actions = (0..=ACTIONS).find(fails).expect("the seed fails");
+    let why = live(seed, actions, true).expect_err("it fails again");
+    (actions, why)
+}
+
 #[test]
 fn runs_keep_their_promises_whatever_happens() {
-    let began = std::time::Instant::now();
-    for seed in 0..SEEDS {
-        let lived = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            for _ in 0..ACTIONS {
-                world.act();
-            }
-            world.check();
-        });
-        assert!(lived.is_ok(), "seed {seed} fails");
+    let seeds = std::env::var("OMNILINK_TEST_SEEDS").ok();
+    let seeds = seeds.and_then(|n| n.parse().ok()).unwrap_or(SEEDS);
+    let began = Instant::now();
+    if let Some(seed) = failing(seeds, None) {
+        let (actions, why) = shrunk(seed);
+        panic!("seed {seed} fails after {actions} actions: {why}");
     }
-    eprintln!("{:?} a seed", began.elapsed() / SEEDS as u32);
+    eprintln!("{seeds} seeds in {:?}", began.elapsed());
+}
+
+#[test]
+fn each_planted_bug_is_found_within_a_thousand_seeds() {
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        match failing(1000, Some(bug)) {
+            Some(seed) => eprintln!("{bug:?}: found by seed {seed}"),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }

@@ -82,9 +82,20 @@ impl Group {
         }
     }
 
+    /// A member has let go of partitions, except those that it was given again and has not been told of yet.
     fn release(&mut self, member: MemberId, partitions: &[(usize, u32)]) {
-        self.owners
-            .retain(|at, owner| *owner != member || !partitions.contains(at));
+        let told = self.events.get(&member).into_iter().flatten();
+        let again: BTreeSet<_> = told
+            .filter_map(|event| match event {
+                Polled::Assigned(partitions) => Some(partitions),
+                _ => None,
+            })
+            .flatten()
+            .copied()
+            .collect();
+        self.owners.retain(|at, owner| {
+            *owner != member || !partitions.contains(at) || again.contains(at)
+        });
     }
 
     /// The first fault of a kind.
