@@ -33,6 +33,7 @@ mod emergency;
 mod emergency_held;
 mod envelope_corpus;
 mod event_schemas;
+mod expenses_example;
 mod first_key;
 mod formats;
 mod how_to;
