@@ -111,6 +111,7 @@ fn one(plan: &Arc<CompiledPlan>, params: &Json, given: &Json, output: &Json) -> 
         approval_expiry_ms: 86_400_000,
         approve_above: 0.7,
         check_event: &|_, _| Ok(()),
+        hold_start: false,
         seed: 7,
     };
     let started = Started::new(params.clone(), "bench", Millis(0));

@@ -3,13 +3,20 @@
 //! It reads whatever producers send, forwards records that are on another partition than that of their key, drops those whose identity it
 //! has seen within the dedupe window, and appends the rest to `events`. The same identity always has the same key, hence the same partition
 //! and the same window.
+//!
+//! An admitted event starts the workflows whose triggers name its type ([`triggers`]).
+
+mod triggers;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::triggers::{Cause, Firing};
 use crate::{
+    base::id::Identity,
     chaos::{Bug, planted},
+    commands::depth,
     controls::{Controls, SecretKeys},
     envelope::{
         Event, Invalid, avro,
@@ -21,6 +28,7 @@ use crate::{
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Context, Failure, Processor, Rejected, Transform, dlq::redriven},
     telemetry::metrics::ADMISSION_RECORDS,
+    workflows::Current,
 };
 
 /// The processor's name.
@@ -39,7 +47,9 @@ pub struct Admission {
     controls: Option<Arc<Controls>>,
     schemas: Arc<dyn Schemas>,
     event_schemas: Arc<EventSchemas>,
+    workflows: Current,
     counters: Arc<Counters>,
+    triggered: Arc<triggers::Counters>,
 }
 
 /// Counters of what became of records.
@@ -67,6 +77,8 @@ impl Admission {
             controls: None,
             schemas: Arc::new(NoRegistry),
             event_schemas: Arc::default(),
+            workflows: Current::default(),
+            triggered: Arc::default(),
             counters: Arc::new(Counters {
                 admitted: outcome("admitted"),
                 duplicates: outcome("duplicate"),
@@ -103,6 +115,13 @@ impl Admission {
         self.event_schemas = event_schemas;
         self
     }
+
+    /// With the workflows that events start.
+    #[must_use]
+    pub fn with_workflows(mut self, workflows: Current) -> Self {
+        self.workflows = workflows;
+        self
+    }
 }
 
 impl Processor for Admission {
@@ -132,6 +151,11 @@ impl Processor for Admission {
             schemas: Arc::clone(&self.schemas),
             event_schemas: Arc::clone(&self.event_schemas),
             counters: Arc::clone(&self.counters),
+            firing: Firing::new(
+                self.workflows.clone(),
+                Arc::clone(&self.names.commands),
+                Arc::clone(&self.triggered),
+            ),
             outcomes: Outcomes::default(),
         }))
     }
@@ -146,6 +170,7 @@ struct Admit {
     schemas: Arc<dyn Schemas>,
     event_schemas: Arc<EventSchemas>,
     counters: Arc<Counters>,
+    firing: Firing,
     /// What became of the records of the open transaction.
     outcomes: Outcomes,
 }
@@ -160,12 +185,13 @@ struct Outcomes {
 
 impl Transform for Admit {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
+        self.firing.next_record();
         if self.trusted
             && let Some(value) = input.record.value.as_deref()
         {
             let event = avro::decode_ingress(value)?;
             let write = |out: &mut Vec<u8>| avro::events_from_ingress(value, input.timestamp, out);
-            return self.admit(&event, input, cx, write);
+            return self.admit((&event, None), input, cx, write);
         }
         let again = self.redriven(&input.record).map(|_| ForRedriven {
             schemas: &*self.schemas,
@@ -175,15 +201,15 @@ impl Transform for Admit {
         match read(&input.record, input.timestamp, schemas)? {
             Inbound::Own(own) => {
                 let write = |out: &mut Vec<u8>| own.events_record(input.timestamp, out);
-                self.admit(&own.event, input, cx, write)
+                self.admit((&own.event, None), input, cx, write)
             }
-            Inbound::One(event) => self.admit_parsed(&event, input, cx),
+            Inbound::One(event) => self.admit_parsed((&event, None), input, cx),
             Inbound::Foreign(_) => Err(unrecognised_avro().into()),
             Inbound::Batch(items) => {
                 for (raw, item) in items {
                     let done = item
                         .map_err(Failure::from)
-                        .and_then(|event| self.admit_parsed(&event, input, cx));
+                        .and_then(|event| self.admit_parsed((&event, Some(raw)), input, cx));
                     match done {
                         Ok(()) => {}
                         Err(Failure::Rejected(rejected)) => cx.reject(Rejected {
@@ -200,6 +226,7 @@ impl Transform for Admit {
 
     fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         cx.add_changes(self.window.take_changes());
+        self.firing.close();
         // A transaction that is made again begins with a new transform, so nothing counts twice.
         let outcomes = std::mem::take(&mut self.outcomes);
         self.counters.admitted.increment(outcomes.admitted);
@@ -219,58 +246,70 @@ impl Admit {
 
     fn admit_parsed(
         &mut self,
-        event: &Event<'_>,
+        (event, item): (&Event<'_>, Option<&[u8]>),
         input: &Fetched,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        self.admit(event, input, cx, |out| {
+        self.admit((event, item), input, cx, |out| {
             avro::encode_event(event, input.timestamp, out);
             Ok(())
         })
     }
 
+    /// Admits an event; `item` is its own text if it is one of a batch.
     fn admit(
         &mut self,
-        event: &Event<'_>,
+        (event, item): (&Event<'_>, Option<&[u8]>),
         input: &Fetched,
         cx: &mut Context<'_>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Invalid>,
     ) -> Result<(), Failure> {
-        // Before it is passed on: a dead letter is the record as it came.
-        self.event_schemas.check(event)?;
-        let key = Bytes::from(event.record_key());
         let redriven = self.redriven(&input.record);
+        // Its event was admitted before, and only this trigger failed.
+        let trigger = redriven.and_then(|_| redriven::trigger(&input.record));
+        if trigger.is_none() {
+            // Before it is passed on: a dead letter is the record as it came.
+            self.event_schemas.check(event)?;
+        }
+        let key = Bytes::from(event.record_key());
         if partition_for(&key, self.partitions) != cx.partition() {
-            let mut value = Vec::with_capacity(512);
-            avro::encode_ingress(event, &mut value);
-            let mut record = Record {
-                key: Some(key),
-                value: Some(value.into()),
-                headers: Vec::new(),
-            };
-            if let (Some(count), Some(secrets)) = (redriven, &self.secrets) {
-                redriven::mark(secrets, &self.names.ingress, &mut record, count);
-            }
-            cx.try_emit(&self.names.ingress, record)?;
-            self.outcomes.passed_on += 1;
-            return Ok(());
+            return self.pass_on(event, key, redriven, input, cx);
         }
         let identity = event.identity();
         // A redriven record passes once each time, whether its event was seen before or not.
-        let known_by = redriven.map_or(identity, |count| redriven::identity(&identity, count));
+        let known_by = match (redriven, trigger) {
+            (None, _) => identity,
+            (Some(count), None) => redriven::identity(&identity, count),
+            (Some(count), Some(workflow)) => {
+                let of = Identity::of("trigger", &[&identity.to_string(), workflow]);
+                redriven::identity(&of, count)
+            }
+        };
         let seen = self.window.get(&known_by, input.timestamp)?.is_some();
         if seen && !planted(Bug::NoDedupe) {
             self.outcomes.duplicates += 1;
             return Ok(());
         }
-        let size = input.record.value.as_ref().map_or(0, Bytes::len);
+        let empty = Bytes::new();
+        let cause = Cause {
+            event,
+            record: input.record.value.as_ref().unwrap_or(&empty),
+            item,
+            depth: depth::of(&input.record.headers),
+            received: input.timestamp,
+        };
+        if trigger.is_some() {
+            self.window.insert(known_by, [0; 16], input.timestamp);
+            self.firing.fire(&cause, trigger, cx);
+            return Ok(());
+        }
         // An event has a field or two more than its record.
-        let mut value = Vec::with_capacity(size + 64);
+        let mut value = Vec::with_capacity(cause.record.len() + 64);
         write(&mut value)?;
         let record = Record {
             key: Some(key),
             value: Some(value.into()),
-            headers: Vec::new(),
+            headers: depth::carried(&input.record.headers),
         };
         // Before it is remembered: a record that `events` does not take may come again, smaller.
         cx.try_emit_here(&self.names.events, record)?;
@@ -278,7 +317,35 @@ impl Admit {
         if known_by != identity {
             self.window.insert(known_by, [0; 16], input.timestamp);
         }
+        self.firing.fire(&cause, None, cx);
         self.counters.admitted.increment(1);
+        Ok(())
+    }
+
+    /// Sends an event to the partition of its key.
+    fn pass_on(
+        &mut self,
+        event: &Event<'_>,
+        key: Bytes,
+        redriven: Option<u32>,
+        input: &Fetched,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let mut value = Vec::with_capacity(512);
+        avro::encode_ingress(event, &mut value);
+        let mut record = Record {
+            key: Some(key),
+            value: Some(value.into()),
+            headers: depth::carried(&input.record.headers),
+        };
+        if let (Some(count), Some(secrets)) = (redriven, &self.secrets) {
+            if let Some(workflow) = redriven::trigger(&input.record) {
+                redriven::address(&mut record, &format!("{}{workflow}", redriven::TRIGGER));
+            }
+            redriven::mark(secrets, &self.names.ingress, &mut record, count);
+        }
+        cx.try_emit(&self.names.ingress, record)?;
+        self.outcomes.passed_on += 1;
         Ok(())
     }
 }

@@ -11,6 +11,7 @@
 //! | `controls` | [`crate::controls::EmergencyState`], one record for each partition |
 
 pub mod control;
+pub mod depth;
 pub mod result;
 pub mod start;
 

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::Command;
+use crate::envelope::Event;
 
 /// The most bytes of the body.
 pub const RECORD_MAX: usize = 512 * 1024;
@@ -76,6 +77,9 @@ pub struct Start {
     /// What of the key's constraints holds while the run goes on.
     #[serde(default, skip_serializing_if = "Constraints::is_empty")]
     pub constraints: Constraints,
+    /// How many triggers in a row led to it ([`super::depth`]); 0 for a request.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
 }
 
 /// What was asked for.
@@ -163,6 +167,41 @@ impl Constraints {
     }
 }
 
+/// serde hands over a reference.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
+const fn is_zero(depth: &u32) -> bool {
+    *depth == 0
+}
+
+impl AboutEntity {
+    /// The entity of an event.
+    pub fn of(event: &Event<'_>) -> Option<Self> {
+        event.entity.as_ref().map(|entity| Self {
+            kind: entity.kind.to_string(),
+            external_id: entity.external_id.to_string(),
+        })
+    }
+}
+
+/// The trace context among the extensions of an event.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Trace {
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// W3C trace context.
+    pub tracestate: Option<String>,
+}
+
+impl Trace {
+    /// That of an event; empty if it has none.
+    pub fn of(event: &Event<'_>) -> Self {
+        serde_json::from_str(&event.extensions).unwrap_or_default()
+    }
+}
+
 impl Start {
     /// The body as JSON text. `Err`: it is larger than [`RECORD_MAX`], this many bytes.
     pub fn encode(&self) -> Result<String, usize> {
@@ -242,6 +281,7 @@ mod tests {
                 approvals_required_for: vec!["pay".into()],
                 allowed_workflows: Vec::new(),
             },
+            depth: 0,
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Names {
     pub dlq: Arc<str>,
     /// Which of these went back to their topics.
     pub redriven: Arc<str>,
+    /// Which times have started workflows.
+    pub cron: Arc<str>,
     /// How long records of `audit` are kept, in days.
     audit_days: u32,
 }
@@ -81,6 +83,7 @@ impl Names {
             throttled: name("throttled"),
             dlq: name("dlq"),
             redriven: name("state.dlq"),
+            cron: name("state.cron"),
             audit_days: AUDIT_DAYS,
         }
     }
@@ -138,6 +141,7 @@ impl Names {
             spec(&self.dlq, partitions, delete(30)),
             // Outlives what it is about.
             spec(&self.redriven, 1, delete(31)),
+            spec(&self.cron, 1, Cleanup::Compact),
             spec(
                 &self.state("admission"),
                 partitions,

@@ -1,6 +1,7 @@
 //! A running node: opens storage, starts and stops its parts in order, and reports readiness.
 
 mod control_records;
+mod cron;
 pub(crate) mod event_schemas;
 mod lags;
 pub(crate) mod postgres;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     control_records::ControlRecords,
-    event_schemas,
+    cron, event_schemas,
     lags::NodeLags,
     postgres::{self, Postgres},
     sagas,
@@ -46,7 +46,7 @@ const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
     reason = "each part is either run or left to other nodes"
 )]
 pub struct Parts {
-    /// From `ingress` to `events`.
+    /// From `ingress` to `events`, and starts of workflows by events and times.
     pub admission: bool,
     /// From `commands` to `runs`, `steps` and `ingress`.
     pub sagas: bool,
@@ -104,10 +104,15 @@ pub async fn run(
             window_ms,
             &storage,
             &controls,
-            (&schemas, &event_schemas),
+            (&schemas, &event_schemas, &workflows),
             &readiness,
             &mut watch,
         )?)
+    } else {
+        None
+    };
+    let cron = if parts.admission {
+        Some(cron::start(&storage, &controls, &workflows, &readiness)?)
     } else {
         None
     };
@@ -217,6 +222,7 @@ pub async fn run(
     drop(reloading);
     drop(watching);
     drop(control_records);
+    tokio::task::spawn_blocking(|| drop(cron)).await?;
     tokio::task::spawn_blocking(|| drop(calls)).await?;
     if let Some(topologies) = topologies {
         topologies.stop().await;
@@ -297,7 +303,7 @@ fn start_admission(
     tuned_window_ms: Option<i64>,
     storage: &Storage,
     controls: &Arc<Controls>,
-    (schemas, event_schemas): (&Arc<dyn Schemas>, &Arc<EventSchemas>),
+    (schemas, event_schemas, workflows): (&Arc<dyn Schemas>, &Arc<EventSchemas>, &Current),
     readiness: &Readiness,
     watch: &mut Watch,
 ) -> anyhow::Result<lane::Running> {
@@ -310,7 +316,8 @@ fn start_admission(
         .with_secrets(Arc::new(storage::secret_keys(config)?))
         .with_controls(Arc::clone(controls))
         .with_schemas(Arc::clone(schemas))
-        .with_event_schemas(Arc::clone(event_schemas));
+        .with_event_schemas(Arc::clone(event_schemas))
+        .with_workflows(workflows.clone());
     let progress = Arc::<Progress>::default();
     watch.processor(admission::NAME, &progress);
     let setup = lane::Setup {

@@ -15,6 +15,8 @@ pub struct Rejected {
     pub message: String,
     /// For one item of a batch: its bytes, which replace the record's value in the dead letter.
     pub value: Option<Bytes>,
+    /// For one part of the processing: its name, which the dead letter has instead of the processor's.
+    pub stage: Option<Box<str>>,
 }
 
 impl Rejected {
@@ -24,6 +26,7 @@ impl Rejected {
             code: code.into(),
             message: message.into(),
             value: None,
+            stage: None,
         }
     }
 }
@@ -73,6 +76,7 @@ impl From<crate::envelope::Invalid> for Rejected {
             code: invalid.code,
             message: invalid.message,
             value: None,
+            stage: None,
         }
     }
 }

@@ -215,6 +215,11 @@ registry! {
     ADMISSION_RECORDS = "omnilink_admission_records_total", Kind::Counter, Count,
         "Events that admission read from ingress, by outcome (rejected ones: omnilink_dlq_records_total)",
         [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (forwarded to the partition of its key)" }];
+    /// Of admission, and of times.
+    TRIGGERS = "omnilink_triggers_total", Kind::Counter, Count,
+        "Triggers of workflows that fired, by what they wait for and outcome",
+        [Label { name: "kind", values: "`event`, `cron`" },
+         Label { name: "outcome", values: "`started`, `failed` (a dead letter of the stage `trigger.{workflow}`)" }];
     /// Of sagas.
     RUNS_STARTED = "omnilink_runs_started_total", Kind::Counter, Count,
         "Runs that were started", [];

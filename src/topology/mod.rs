@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use graph::mermaid;
-pub(crate) use program::Program;
+pub(crate) use program::{OverEvent, Program};
 pub use rehearsal::{Outcome, render, run as rehearse};
 #[doc(hidden)]
 pub use run::codec::read_csv;
@@ -33,7 +33,7 @@ pub(crate) use syntax::{
     problem::{Problems, sort},
     yaml,
 };
-pub(crate) use vrl::{Use, compile};
+pub(crate) use vrl::{BOUNDS, Machine, Use};
 
 use plan::Plan;
 use syntax::{file, system};

@@ -1,40 +1,50 @@
 //! What starts a workflow without a request: an event, or a time.
 
-use croner::parser::{CronParser, Seconds};
-use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use super::source::Source;
+use super::{schedule::Schedule, source::Source};
 use crate::{
+    base::id::Tenant,
     envelope::IDENTIFIER_MAX,
     plans::{
         Pointer,
         read::{Faults, Object},
     },
-    topology::{Use, compile},
+    topology::{Program, Use},
 };
 
+/// The tenant of runs that a time starts, unless the trigger names another: that of the first key.
+const DEFAULT_TENANT: &str = "default";
+
 /// What starts a workflow.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Trigger {
     /// An event that is admitted.
-    Event {
-        /// Its type, or the beginning of its type and `.*`.
-        pattern: String,
-        /// VRL over the envelope: whether it starts the workflow. Compiled once already.
-        when: Option<String>,
-        /// VRL over the envelope: what `.` is then are the params; `.data` without it. Compiled once already.
-        params: Option<String>,
-    },
+    Event(EventTrigger),
     /// A time.
-    Cron {
-        /// Five fields: minute, hour, day, month, day of the week.
-        pattern: String,
-        /// The name of a time zone.
-        zone: String,
-        /// What happens with times that passed while nothing ran.
-        catch_up: CatchUp,
-    },
+    Cron(Box<CronTrigger>),
+}
+
+/// Events that start a workflow.
+#[derive(Clone, Debug)]
+pub struct EventTrigger {
+    /// Their type, or the beginning of their type and `.*`.
+    pub pattern: String,
+    /// Over the envelope: whether it starts the workflow.
+    pub(crate) when: Option<Program>,
+    /// Over the envelope: what `.` is then are the params; `.data` without it.
+    pub(crate) params: Option<Program>,
+}
+
+/// Times that start a workflow.
+#[derive(Clone, Debug)]
+pub struct CronTrigger {
+    /// Whose runs they are.
+    pub tenant: Tenant,
+    /// The times.
+    pub schedule: Schedule,
+    /// What happens with times that passed while nothing ran.
+    pub catch_up: CatchUp,
 }
 
 /// What happens with times that passed while nothing ran.
@@ -82,8 +92,8 @@ fn one(value: &Value, at: &Pointer, faults: &mut Faults, source: &mut Source) ->
             event(&trigger, faults, source)
         }
         (false, true) => {
-            let trigger =
-                faults.object(value, at, "a trigger of times", &["cron", "tz", "catch_up"])?;
+            let fields = ["cron", "tz", "catch_up", "tenant"];
+            let trigger = faults.object(value, at, "a trigger of times", &fields)?;
             cron(&trigger, faults)
         }
         _ => {
@@ -107,11 +117,11 @@ fn event(trigger: &Object<'_>, faults: &mut Faults, source: &mut Source) -> Opti
     }
     let when = program(trigger, "when", Use::Condition, faults, source);
     let params = program(trigger, "params", Use::Map, faults, source);
-    Some(Trigger::Event {
+    Some(Trigger::Event(EventTrigger {
         pattern: pattern?.to_owned(),
         when,
         params,
-    })
+    }))
 }
 
 /// Compiles a program where it stands in the file.
@@ -121,43 +131,36 @@ fn program(
     usage: Use,
     faults: &mut Faults,
     source: &mut Source,
-) -> Option<String> {
-    let given = trigger.text(name, faults)?;
+) -> Option<Program> {
+    trigger.text(name, faults)?;
     let text = source.text(&trigger.at.at(name)).cloned()?;
-    let compiled = compile(&text, usage, &mut source.problems);
-    if compiled.is_some_and(|vrl| vrl.reads_metadata) {
+    let compiled = Program::in_file(&text, usage, &mut source.problems)?;
+    if compiled.reads_metadata() {
         let fault = faults.add(&trigger.at.at(name), "there are no metadata (`%…`) here");
         fault.note = Some("`.` is the event: `.type`, `.data`, `.entity` …".into());
     }
-    Some(given.to_owned())
+    Some(compiled)
 }
 
 fn cron(trigger: &Object<'_>, faults: &mut Faults) -> Option<Trigger> {
     let pattern = trigger.required_text("cron", faults);
-    if let Some(pattern) = pattern {
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
-        if let Err(error) = parser.parse(pattern) {
-            let fault = faults.add(
-                &trigger.at.at("cron"),
-                format!("not a cron expression: {error}"),
-            );
-            fault.note =
-                Some("five fields: minute, hour, day of the month, month, day of the week".into());
-        }
-    }
     let zone = trigger.text("tz", faults).unwrap_or("UTC");
-    if TimeZone::get(zone).is_err() {
-        let fault = faults.add(
-            &trigger.at.at("tz"),
-            format!("there is no time zone `{zone}`"),
-        );
-        fault.note = Some("such as `UTC` or `Europe/Berlin`".into());
+    let schedule = Schedule::new(pattern.unwrap_or("* * * * *"), zone);
+    for wrong in schedule.as_ref().err().into_iter().flatten() {
+        let member = if wrong.of_zone { "tz" } else { "cron" };
+        let fault = faults.add(&trigger.at.at(member), wrong.message.clone());
+        fault.note = Some(wrong.note.into());
     }
     let catch_up = trigger.one_of("catch_up", &["last", "all", "none"], faults);
     let catch_up = [CatchUp::Last, CatchUp::All, CatchUp::None][catch_up.unwrap_or(0)];
-    Some(Trigger::Cron {
-        pattern: pattern?.to_owned(),
-        zone: zone.to_owned(),
+    let tenant = Tenant::new(trigger.text("tenant", faults).unwrap_or(DEFAULT_TENANT));
+    if let Err(wrong) = &tenant {
+        faults.add(&trigger.at.at("tenant"), wrong.to_string());
+    }
+    pattern?;
+    Some(Trigger::Cron(Box::new(CronTrigger {
+        tenant: tenant.ok()?,
+        schedule: schedule.ok()?,
         catch_up,
-    })
+    })))
 }

@@ -223,7 +223,7 @@ fn check_times(triggers: &[Trigger], params: &Schema, source: &mut Source) {
         return;
     };
     for (n, trigger) in triggers.iter().enumerate() {
-        if let Trigger::Cron { .. } = trigger {
+        if let Trigger::Cron(_) = trigger {
             let at = Pointer::root().at("on").at(n);
             let mut fault = Fault::new(
                 &at,

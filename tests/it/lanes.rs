@@ -142,6 +142,7 @@ fn bad(message: &str) -> Failure {
         code: "bad".into(),
         message: message.into(),
         value: None,
+        stage: None,
     }
     .into()
 }

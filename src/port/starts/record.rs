@@ -1,20 +1,20 @@
 //! The start record of a request that was checked.
 
-use serde::Deserialize;
-
 use super::{
     fields::{Asked, What},
     refusal::Refusal,
-    resolve::Resolved,
 };
 use crate::{
     base::{clock::Millis, hex::hex},
     commands::{
         Command,
-        start::{self, AboutEntity, AllowedWorkflow, Constraints, RECORD_MAX, Request, Start},
+        start::{
+            self, AboutEntity, AllowedWorkflow, Constraints, RECORD_MAX, Request, Start, Trace,
+        },
     },
     controls::Key,
     envelope::{BodyHash, Event, StartKind},
+    workflows::Resolved,
 };
 
 /// What a start record is made of.
@@ -27,13 +27,6 @@ pub(super) struct Checked<'a> {
     pub(super) asked: Asked,
     pub(super) resolved: Resolved,
     pub(super) now: Millis,
-}
-
-/// The context of the trace, among the extensions.
-#[derive(Deserialize, Default)]
-struct Trace {
-    traceparent: Option<String>,
-    tracestate: Option<String>,
 }
 
 impl Checked<'_> {
@@ -89,10 +82,7 @@ impl Checked<'_> {
             goal,
             context: asked.context,
             adapter: asked.adapter,
-            entity: event.entity.as_ref().map(|entity| AboutEntity {
-                kind: entity.kind.to_string(),
-                external_id: entity.external_id.to_string(),
-            }),
+            entity: AboutEntity::of(event),
             correlation_id: text(&event.correlation_id),
             causation_id: text(&event.causation_id),
             approval_required: asked.approval_required,
@@ -100,11 +90,12 @@ impl Checked<'_> {
                 approvals_required_for: constraints.approvals_required_for.clone(),
                 allowed_workflows: allowed.collect(),
             },
+            depth: 0,
         };
         let body = start
             .encode()
             .map_err(|_| Refusal::too_large("a start with its plan and tools", RECORD_MAX))?;
-        let trace: Trace = serde_json::from_str(&event.extensions).unwrap_or_default();
+        let trace = Trace::of(event);
         Ok(Command {
             tenant: key.tenant.to_string(),
             run_id,

@@ -1,6 +1,6 @@
 //! What is to run: the workflow and its plan, or the plan of the request, with the tools; and whether the params fit.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -14,23 +14,15 @@ use crate::{
         events::ItemStatus,
         problem::{UNKNOWN_TOOL, UNKNOWN_WORKFLOW},
     },
-    commands::start::{PARAMS_MAX, PlanSource, Planned, WorkflowVersion},
+    commands::start::{PARAMS_MAX, PlanSource, Planned},
     controls::Key,
     envelope::Event,
-    plans::{OnExhausted, PLAN_MAX, Plan, jcs},
-    workflows::{Catalog, Schema, Workflow},
+    plans::{PLAN_MAX, Plan, jcs},
+    workflows::{Catalog, Resolved, Schema, Workflow},
 };
 
 /// The most faults that a message names.
 const FAULTS_MAX: usize = 5;
-
-/// What runs.
-#[derive(Debug, Default)]
-pub(super) struct Resolved {
-    pub(super) workflow: Option<WorkflowVersion>,
-    pub(super) plan: Option<Planned>,
-    pub(super) tools: BTreeMap<String, Box<RawValue>>,
-}
 
 /// Finds workflow, plan and tools; checks the key's list of workflows and the params.
 pub(super) fn resolve(
@@ -98,19 +90,7 @@ fn of_workflow(
     member: &str,
 ) -> Result<Resolved, Refusal> {
     check(&workflow.params, asked, member)?;
-    Ok(Resolved {
-        workflow: Some(WorkflowVersion {
-            name: workflow.name.clone(),
-            version: workflow.version.to_string(),
-            hold: workflow.on_exhausted == Some(OnExhausted::Hold),
-        }),
-        plan: Some(Planned {
-            source: PlanSource::Workflow,
-            hash: workflow.hash.clone(),
-            steps: to_raw(&workflow.plan)?,
-        }),
-        tools: definitions(catalog, &workflow.steps)?,
-    })
+    catalog.to_run(workflow).map_err(unwritable)
 }
 
 fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
@@ -142,7 +122,7 @@ fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
             hash: jcs::hash(&given),
             steps: plan.to_owned(),
         }),
-        tools: definitions(catalog, &read)?,
+        tools: catalog.definitions(&read).map_err(unwritable)?,
     })
 }
 
@@ -165,7 +145,7 @@ fn task(catalog: &Catalog, event: &Event<'_>, asked: &Asked) -> Result<Resolved,
             hash: jcs::hash(&plan),
             steps: to_raw(&plan)?,
         }),
-        tools: definitions(catalog, &read)?,
+        tools: catalog.definitions(&read).map_err(unwritable)?,
     })
 }
 
@@ -178,14 +158,11 @@ fn check(schema: &Schema, asked: &Asked, member: &str) -> Result<(), Refusal> {
         .map_err(|wrong| Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message)))
 }
 
-fn definitions(catalog: &Catalog, plan: &Plan) -> Result<BTreeMap<String, Box<RawValue>>, Refusal> {
-    let called = catalog.called(plan);
-    called
-        .filter_map(|tool| Some((tool.tool.name.clone(), tool.kept.as_ref()?)))
-        .map(|(name, kept)| Ok((name, to_raw(kept)?)))
-        .collect()
+fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
+    to_raw_value(value).map_err(unwritable)
 }
 
-fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
-    to_raw_value(value).map_err(|e| Refusal::invalid(e.to_string()))
+#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
+fn unwritable(error: serde_json::Error) -> Refusal {
+    Refusal::invalid(error.to_string())
 }

@@ -228,6 +228,7 @@ fn env(now: i64, hold: &dyn Fn(&Tool) -> Option<Hold>) -> Env<'_> {
         approval_expiry_ms: 60_000,
         approve_above: 0.7,
         check_event: &|_, _| Ok(()),
+        hold_start: false,
         seed: 7,
     }
 }

@@ -92,9 +92,8 @@ impl Turn<'_> {
 
     /// Starts what may begin; the run has succeeded when there is nothing left.
     fn begin_steps(&mut self, plan: &CompiledPlan) {
-        if self.run.begun_at.is_none()
-            && self.run.started.run_at.is_some_and(|at| at > self.env.now)
-        {
+        let early = self.run.started.run_at.is_some_and(|at| at > self.env.now);
+        if self.run.begun_at.is_none() && (early || self.env.hold_start) {
             return;
         }
         if !self.run.approved && !self.run.started.approve_run.is_empty() {

@@ -39,6 +39,8 @@ pub struct Env<'a> {
     pub approve_above: f64,
     /// Checks the event of a step of the tool `emit`, by the step's id and its input.
     pub check_event: &'a dyn Fn(&str, &Value) -> Result<(), StepError>,
+    /// A control keeps the run from beginning: it stays queued.
+    pub hold_start: bool,
     /// Selects the jitter of pauses; the same for the same run.
     pub seed: u64,
 }

@@ -42,6 +42,8 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<Begun, Rejected> 
         traceparent: command.traceparent.clone(),
         tracestate: command.tracestate.clone(),
         ready,
+        depth: start.depth,
+        triggered: is_triggered(&start),
     });
     let body_hash = hash(&start.body_hash);
     let started = started(command, start);
@@ -79,6 +81,12 @@ fn started(command: &Command, start: Start) -> Started {
         approve_run,
         approve_tools: start.constraints.approvals_required_for,
     }
+}
+
+/// Whether an event or a time started it: the first part of its identity says so, which nobody else can choose.
+fn is_triggered(start: &Start) -> bool {
+    let kind = start.identity.first().map(String::as_str);
+    matches!(kind, Some("trigger" | "cron"))
 }
 
 /// The plan, as its record in the history.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     base::{clock::Millis, id::Tenant},
+    commands::depth,
     envelope::{Form, Invalid, avro::encode_ingress, parse_structured},
     log::Record,
     runs::{CallKind, StepError, idempotency_key},
@@ -13,10 +14,10 @@ use crate::{
 /// The source of events that name none.
 const SOURCE: &str = "/omnilink/runs";
 
-/// The record on `ingress`. Its event has the idempotency key of the call as its id, so that it is admitted once.
+/// The record on `ingress`. Its event has the idempotency key of the call as its id, so that it is admitted once. `depth` is the run's.
 pub(super) fn record(
-    tenant: &Tenant,
-    run_id: &str,
+    (tenant, run_id): (&Tenant, &str),
+    depth: u32,
     (step_id, kind): (&str, CallKind),
     input: &Value,
     now: Millis,
@@ -29,7 +30,7 @@ pub(super) fn record(
     Ok(Record {
         key: Some(Bytes::from(parsed.event.record_key())),
         value: Some(value.into()),
-        headers: Vec::new(),
+        headers: depth::headers(depth),
     })
 }
 
@@ -60,13 +61,14 @@ mod tests {
         let tenant = Tenant::new("acme").unwrap();
         let input = json!({ "type": "order.paid", "data": { "total": 5 } });
         let call = ("s", CallKind::Execute);
-        let record = record(&tenant, "r", call, &input, Millis(5)).unwrap();
+        let record = record((&tenant, "r"), 3, call, &input, Millis(5)).unwrap();
+        assert_eq!(depth::of(&record.headers), 3);
         let value = record.value.unwrap();
         let event = decode_ingress(&value).unwrap();
         assert_eq!(&*event.id, "r:s:execute");
         assert_eq!(&*event.source, "/omnilink/runs");
         assert_eq!(&*event.kind, "order.paid");
-        let broken = super::record(&tenant, "r", call, &json!({ "data": 1 }), Millis(5));
+        let broken = super::record((&tenant, "r"), 0, call, &json!({ "data": 1 }), Millis(5));
         assert_eq!(broken.unwrap_err().code, "missing_type");
     }
 }

@@ -1,5 +1,6 @@
 //! Which calls the emergency controls hold (contract, section 4; docs/controls.md).
 
+use super::live::About;
 use crate::{
     controls::{Emergency, EmergencyState},
     plans::{Builtin, Kind, Tool, Worker},
@@ -23,6 +24,20 @@ pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
         reason,
         until: None,
     })
+}
+
+/// Whether a run stays queued that an event or a time has started: nobody refuses such a start while it is not allowed. Runs that were
+/// requested are refused at the port instead.
+pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
+    let Some(controls) = controls.filter(|_| about.triggered) else {
+        return false;
+    };
+    let disabled = |feature: &str| controls.disabled(feature).is_some();
+    let workflow = about.workflow.as_ref();
+    controls.kill_switch()
+        || controls.operator_takeover()
+        || disabled("workflows")
+        || workflow.is_some_and(|workflow| disabled(&format!("workflow:{}", workflow.name)))
 }
 
 /// Whether a worker does it: builtin tools but `http` are part of the run.

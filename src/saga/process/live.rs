@@ -25,6 +25,10 @@ pub(super) struct About {
     pub(super) traceparent: Option<String>,
     pub(super) tracestate: Option<String>,
     pub(super) ready: Arc<Ready>,
+    /// How many triggers in a row led to it.
+    pub(super) depth: u32,
+    /// An event or a time started it, not a request.
+    pub(super) triggered: bool,
 }
 
 /// A run in memory.

@@ -6,6 +6,7 @@ use super::live::About;
 use crate::{
     audit::{Entry, Outcome},
     base::{clock::Millis, id::Tenant},
+    commands::depth,
     envelope::{Form, avro::encode_ingress, parse_structured},
     log::Record,
     runs::{ApprovalRequest, Event},
@@ -93,6 +94,6 @@ fn event(about: &About, number: &str, kind: &str, data: &Value, now: Millis) -> 
     Some(Record {
         key: Some(parsed.event.record_key().into()),
         value: Some(value.into()),
-        headers: Vec::new(),
+        headers: depth::headers(about.depth),
     })
 }

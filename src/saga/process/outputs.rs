@@ -101,7 +101,8 @@ fn emit(
     cx: &mut Context<'_>,
 ) -> Result<(), Failure> {
     let value = input.value();
-    let record = emitted::record(&about.tenant, &about.run_id, call, &value, cx.now())
+    let run = (&about.tenant, &*about.run_id);
+    let record = emitted::record(run, about.depth, call, &value, cx.now())
         .map_err(|e| Rejected::new("invalid_event", e.message))?;
     cx.emit(&names.ingress, record);
     Ok(())

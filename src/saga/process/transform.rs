@@ -12,7 +12,7 @@ use super::{
     counts::{Counts, Meters},
     emitted, holds,
     inbox::{self, ForRun, Told},
-    live::{Hot, Live},
+    live::{About, Hot, Live},
     notices, outputs,
     rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
     view,
@@ -144,7 +144,7 @@ impl Runs {
             .restore(compiled, Arc::new(begun.started))
             .ok_or_else(|| damaged("plan has another number of steps"))?;
         let live = Live {
-            held: run.waits_for_controls(),
+            held: waits_for_controls(&run, &begun.about),
             about: begun.about,
             run,
             body_hash: begun.body_hash,
@@ -191,9 +191,23 @@ impl Runs {
             let hold = |tool: &Tool| held_by(controls, tool);
             let check = |step: &str, input: &serde_json::Value| {
                 let call = (step, CallKind::Execute);
-                emitted::record(&about.tenant, &about.run_id, call, input, now).map(|_| ())
+                emitted::record(
+                    (&about.tenant, &*about.run_id),
+                    about.depth,
+                    call,
+                    input,
+                    now,
+                )
+                .map(|_| ())
             };
-            let env = env(&self.settings, now, &about.run_id, &hold, &check);
+            let hold_start = holds::start(controls, &about);
+            let env = env(
+                &self.settings,
+                now,
+                (&*about.run_id, hold_start),
+                &hold,
+                &check,
+            );
             let compiled = Arc::clone(&about.ready.compiled);
             saga::start(
                 compiled,
@@ -289,9 +303,23 @@ impl Runs {
         let hold = |tool: &Tool| held_by(controls, tool);
         let check = |step: &str, input: &serde_json::Value| {
             let call = (step, CallKind::Execute);
-            emitted::record(&about.tenant, &about.run_id, call, input, now).map(|_| ())
+            emitted::record(
+                (&about.tenant, &*about.run_id),
+                about.depth,
+                call,
+                input,
+                now,
+            )
+            .map(|_| ())
         };
-        let env = env(&self.settings, now, &about.run_id, &hold, &check);
+        let hold_start = holds::start(controls, &about);
+        let env = env(
+            &self.settings,
+            now,
+            (&*about.run_id, hold_start),
+            &hold,
+            &check,
+        );
         let effects = decide(&mut live.run, input, &env);
         if effects.ignored {
             self.counts.ignored += 1;
@@ -455,7 +483,7 @@ impl Runs {
             self.hot.remove(&key);
             return;
         }
-        let held = live.run.waits_for_controls();
+        let held = waits_for_controls(&live.run, &live.about);
         if held != live.held {
             live.held = held;
             if held {
@@ -554,7 +582,7 @@ impl Transform for Runs {
 fn env<'a>(
     settings: &Settings,
     now: Millis,
-    run_id: &str,
+    (run_id, hold_start): (&str, bool),
     hold: &'a dyn Fn(&Tool) -> Option<Hold>,
     check_event: &'a dyn Fn(&str, &serde_json::Value) -> Result<(), crate::runs::StepError>,
 ) -> Env<'a> {
@@ -564,6 +592,7 @@ fn env<'a>(
         approval_expiry_ms: settings.approval_expiry.as_millis() as u64,
         approve_above: settings.approve_above,
         check_event,
+        hold_start,
         seed: xxh3_64(run_id.as_bytes()),
     }
 }
@@ -571,6 +600,11 @@ fn env<'a>(
 fn held_by(controls: Option<&Emergency>, tool: &Tool) -> Option<Hold> {
     let controls = controls.filter(|controls| !holds::hold_nothing(controls))?;
     holds::hold(controls, tool)
+}
+
+/// Whether a change of the controls may let the run go on: calls are held, or it has not begun.
+fn waits_for_controls(run: &saga::Run, about: &About) -> bool {
+    run.waits_for_controls() || about.triggered && run.status() == RunStatus::Queued
 }
 
 fn refused(refusal: Refusal) -> Answer {

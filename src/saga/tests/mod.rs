@@ -167,6 +167,7 @@ fn env(now: i64, hold: &dyn Fn(&Tool) -> Option<Hold>) -> Env<'_> {
             Some(_) => Ok(()),
             None => Err(StepError::new("missing_type", "it has no type")),
         },
+        hold_start: false,
         seed: 7,
     }
 }

@@ -190,6 +190,11 @@ impl Redrive<'_> {
                 return Back::Homeless;
             };
             redriven::address(&mut record, &stage);
+        } else if *topic == *names.ingress
+            && let Some(stage) = stage.filter(|stage| stage.starts_with(redriven::TRIGGER))
+        {
+            // The event was admitted: only its trigger failed.
+            redriven::address(&mut record, &stage);
         }
         let count = before.unwrap_or(0).saturating_add(times).saturating_add(1);
         redriven::mark(self.secrets, &topic, &mut record, count);

@@ -15,8 +15,12 @@ pub const COUNT: &str = "omnilink.dlq.redriven";
 /// Header: the signature in hexadecimal digits.
 pub const SIGNATURE: &str = "omnilink.dlq.redriven.hmac";
 
-/// Header on `events`, which many processors read: the processor that rejected the record, and is the only one to process it again.
+/// Header: the stage that rejected the record, and is the only one to process it again. On `events`, which many processors read, and on
+/// `ingress` for a trigger of a workflow.
 pub const STAGE: &str = "omnilink.dlq.redriven.stage";
+
+/// What the stages of triggers begin with; the workflow's name follows.
+pub const TRIGGER: &str = "trigger.";
 
 const PURPOSE: &str = "redriven";
 
@@ -54,11 +58,17 @@ pub fn claimed(record: &Record) -> Option<u32> {
         .ok()
 }
 
-/// Sets the processor that a redriven record of `events` is for.
+/// Sets the stage that a redriven record is for.
 pub fn address(record: &mut Record, stage: &str) {
     record.headers.retain(|(name, _)| name != STAGE);
     let stage = stage.to_owned().into();
     record.headers.push((STAGE.into(), Some(stage)));
+}
+
+/// The workflow whose trigger alone a redriven record of `ingress` is for. Only a record whose mark is valid says so.
+pub fn trigger(record: &Record) -> Option<&str> {
+    let stage = std::str::from_utf8(header(&record.headers, STAGE)?).ok()?;
+    stage.strip_prefix(TRIGGER)
 }
 
 /// Whether a record of `events` is a redriven copy for a processor that rejected the first one.

@@ -188,6 +188,7 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> Rejected {
         code: "panic".into(),
         message: panic_message(panic),
         value: None,
+        stage: None,
     }
 }
 

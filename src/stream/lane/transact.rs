@@ -315,7 +315,7 @@ impl Transforms {
     fn reason<'a>(&'a self, topic: &'a str, rejected: &'a Rejected) -> dlq::Reason<'a> {
         dlq::Reason {
             topic,
-            stage: self.processor.name(),
+            stage: rejected.stage.as_deref().unwrap_or(self.processor.name()),
             code: &rejected.code,
             message: &rejected.message,
             failed_at: self.setup.clock.now(),

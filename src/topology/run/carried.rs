@@ -158,6 +158,7 @@ fn damaged(what: impl std::fmt::Display) -> Rejected {
         code: "invalid_payload".into(),
         message: format!("a record within a topology {what}"),
         value: None,
+        stage: None,
     }
 }
 

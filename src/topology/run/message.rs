@@ -22,6 +22,7 @@ use crate::{
         clock::Millis,
         id::{Identity, Tenant},
     },
+    commands::depth,
     envelope::{
         Data, Event, Form, Invalid, avro,
         foreign::Schemas,
@@ -366,7 +367,8 @@ impl Message {
         Ok(Record {
             key: Some(event.record_key().into()),
             value: Some(value.into()),
-            headers: Vec::new(),
+            // A topology between two workflows does not hide that they cause each other.
+            headers: depth::carried(&self.origin.record.record.headers),
         })
     }
 

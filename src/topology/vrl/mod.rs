@@ -325,6 +325,7 @@ impl Machine {
             code: code.into(),
             message,
             value: None,
+            stage: None,
         })
     }
 }

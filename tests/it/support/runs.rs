@@ -234,6 +234,7 @@ fn env(now: Millis) -> Env<'static> {
         approval_expiry_ms: 86_400_000,
         approve_above: 0.7,
         check_event: &|_, _| Ok(()),
+        hold_start: false,
         seed: 7,
     }
 }

@@ -1,0 +1,53 @@
+//! What a start takes along: the workflow, its plan and the definitions of its tools.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{catalog::Catalog, workflow::Workflow};
+use crate::{
+    commands::start::{PlanSource, Planned, WorkflowVersion},
+    plans::{OnExhausted, Plan},
+};
+
+/// The part of a start record that says what runs.
+#[derive(Clone, Debug, Default)]
+pub struct Resolved {
+    /// The workflow, if it is one.
+    pub workflow: Option<WorkflowVersion>,
+    /// The plan; a goal has none yet.
+    pub plan: Option<Planned>,
+    /// The definitions of the tools that the plan calls, without secrets.
+    pub tools: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Catalog {
+    /// What a run of a workflow takes along.
+    pub fn to_run(&self, workflow: &Workflow) -> Result<Resolved, serde_json::Error> {
+        Ok(Resolved {
+            workflow: Some(WorkflowVersion {
+                name: workflow.name.clone(),
+                version: workflow.version.to_string(),
+                hold: workflow.on_exhausted == Some(OnExhausted::Hold),
+            }),
+            plan: Some(Planned {
+                source: PlanSource::Workflow,
+                hash: workflow.hash.clone(),
+                steps: to_raw_value(&workflow.plan)?,
+            }),
+            tools: self.definitions(&workflow.steps)?,
+        })
+    }
+
+    /// The definitions of the tools that a plan calls. Builtin tools have none.
+    pub fn definitions(
+        &self,
+        plan: &Plan,
+    ) -> Result<BTreeMap<String, Box<RawValue>>, serde_json::Error> {
+        let called = self.called(plan);
+        called
+            .filter_map(|tool| Some((tool.tool.name.clone(), tool.kept.as_ref()?)))
+            .map(|(name, kept)| Ok((name, to_raw_value(kept)?)))
+            .collect()
+    }
+}

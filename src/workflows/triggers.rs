@@ -1,0 +1,111 @@
+//! Which workflows events and times start.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    catalog::Catalog,
+    resolved::Resolved,
+    trigger::{CronTrigger, EventTrigger, Trigger},
+    workflow::Workflow,
+};
+
+/// A workflow that events or times start.
+#[derive(Debug)]
+pub struct ToStart {
+    /// The workflow: of its versions the highest.
+    pub workflow: Arc<Workflow>,
+    /// What its runs take along.
+    pub resolved: Resolved,
+}
+
+/// The place of a trigger: that of its workflow in [`Triggers::workflows`], and its own in the workflow.
+type Place = (usize, usize);
+
+/// The triggers of all workflows, by what they wait for.
+#[derive(Debug, Default)]
+pub struct Triggers {
+    workflows: Vec<ToStart>,
+    exact: HashMap<String, Vec<Place>>,
+    /// By what the type begins with.
+    prefixes: HashMap<String, Vec<Place>>,
+    /// The different lengths of the prefixes.
+    lengths: Vec<usize>,
+}
+
+impl Triggers {
+    /// Those of a catalog: only the version of a workflow counts that a request without a version starts.
+    pub(super) fn of(catalog: &Catalog) -> Self {
+        let mut names: Vec<_> = catalog.workflows().map(|w| w.name.as_str()).collect();
+        names.dedup();
+        let mut triggers = Self::default();
+        for name in names {
+            let Some(workflow) = catalog.workflow(name, None) else {
+                continue;
+            };
+            if workflow.triggers.is_empty() {
+                continue;
+            }
+            // JSON values always have a JSON text.
+            let Ok(resolved) = catalog.to_run(workflow) else {
+                continue;
+            };
+            let at = triggers.workflows.len();
+            for (n, trigger) in workflow.triggers.iter().enumerate() {
+                if let Trigger::Event(trigger) = trigger {
+                    let (map, key) = match trigger.pattern.strip_suffix('*') {
+                        Some(prefix) => (&mut triggers.prefixes, prefix),
+                        None => (&mut triggers.exact, &*trigger.pattern),
+                    };
+                    map.entry(key.to_owned()).or_default().push((at, n));
+                }
+            }
+            triggers.workflows.push(ToStart {
+                workflow: Arc::clone(workflow),
+                resolved,
+            });
+        }
+        triggers.lengths = triggers.prefixes.keys().map(String::len).collect();
+        triggers.lengths.sort_unstable();
+        triggers.lengths.dedup();
+        triggers
+    }
+
+    /// Whether no event starts anything.
+    pub fn ignores_events(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// The workflows that name this type of events, in order of their names, each with its triggers in the order of its file.
+    pub fn of_event(&self, kind: &str) -> BTreeMap<&str, (&ToStart, Vec<&EventTrigger>)> {
+        let exact = self.exact.get(kind).into_iter();
+        let prefixes = self.lengths.iter().filter_map(|length| kind.get(..*length));
+        let prefixes = prefixes.filter_map(|prefix| self.prefixes.get(prefix));
+        let mut places: Vec<Place> = exact.chain(prefixes).flatten().copied().collect();
+        places.sort_unstable();
+        let mut found = BTreeMap::new();
+        for (at, n) in places {
+            let to_start = &self.workflows[at];
+            if let Trigger::Event(trigger) = &to_start.workflow.triggers[n] {
+                let (_, triggers) = found
+                    .entry(to_start.workflow.name.as_str())
+                    .or_insert_with(|| (to_start, Vec::new()));
+                triggers.push(trigger);
+            }
+        }
+        found
+    }
+
+    /// The workflows that times start, with these triggers.
+    pub fn of_times(&self) -> impl Iterator<Item = (&ToStart, &CronTrigger)> {
+        self.workflows.iter().flat_map(|to_start| {
+            let triggers = to_start.workflow.triggers.iter();
+            triggers.filter_map(move |trigger| match trigger {
+                Trigger::Cron(trigger) => Some((to_start, &**trigger)),
+                Trigger::Event(_) => None,
+            })
+        })
+    }
+}
