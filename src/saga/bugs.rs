@@ -23,12 +23,16 @@ pub(super) enum Bug {
     DropsLateSuccess,
     /// The attempts in flight are not awaited.
     EndsBeforeAttempt,
+    /// What an earlier run has carried out is carried out again.
+    RepeatsReused,
+    /// What an earlier run has carried out is not undone.
+    ForgetsReused,
 }
 
 #[cfg(test)]
 impl Bug {
     /// All bugs.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -39,6 +43,8 @@ impl Bug {
         Self::DispatchesWhileHeld,
         Self::DropsLateSuccess,
         Self::EndsBeforeAttempt,
+        Self::RepeatsReused,
+        Self::ForgetsReused,
     ];
 }
 

@@ -100,6 +100,7 @@ impl Checked<'_> {
                 approvals_required_for: constraints.approvals_required_for.clone(),
                 allowed_workflows: allowed.collect(),
             },
+            retry: None,
         };
         let body = start
             .encode()

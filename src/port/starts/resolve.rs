@@ -113,7 +113,7 @@ fn of_workflow(
     })
 }
 
-fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
+pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
     if plan.get().len() > PLAN_MAX {
         return Err(Refusal::too_large("a plan", PLAN_MAX));
     }
@@ -178,7 +178,10 @@ fn check(schema: &Schema, asked: &Asked, member: &str) -> Result<(), Refusal> {
         .map_err(|wrong| Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message)))
 }
 
-fn definitions(catalog: &Catalog, plan: &Plan) -> Result<BTreeMap<String, Box<RawValue>>, Refusal> {
+pub(super) fn definitions(
+    catalog: &Catalog,
+    plan: &Plan,
+) -> Result<BTreeMap<String, Box<RawValue>>, Refusal> {
     let called = catalog.called(plan);
     called
         .filter_map(|tool| Some((tool.tool.name.clone(), tool.kept.as_ref()?)))
@@ -186,6 +189,6 @@ fn definitions(catalog: &Catalog, plan: &Plan) -> Result<BTreeMap<String, Box<Ra
         .collect()
 }
 
-fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
+pub(super) fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
     to_raw_value(value).map_err(|e| Refusal::invalid(e.to_string()))
 }

@@ -27,7 +27,7 @@ use crate::{
     controls::{Emergency, EmergencyState},
     log::{Fetched, Record, partition_for, topics::Names},
     plans::Tool,
-    runs::{CallKind, Event, RunStatus},
+    runs::{CallKind, Event, RunStatus, idempotency_key},
     saga::{self, Answer, Effects, Env, Followers, Hold, Input, Notice, Refusal, Snapshot, decide},
     state::Window,
     stream::{Context, Failure, Rejected, Timer, Transform},
@@ -190,8 +190,8 @@ impl Runs {
             let controls = self.controls.as_ref();
             let hold = |tool: &Tool| held_by(controls, tool);
             let check = |step: &str, input: &serde_json::Value| {
-                let call = (step, CallKind::Execute);
-                emitted::record(&about.tenant, &about.run_id, call, input, now).map(|_| ())
+                let key = idempotency_key(&about.run_id, step, CallKind::Execute);
+                emitted::record(&about.tenant, &about.run_id, &key, input, now).map(|_| ())
             };
             let env = env(&self.settings, now, &about.run_id, &hold, &check);
             let compiled = Arc::clone(&about.ready.compiled);
@@ -288,8 +288,8 @@ impl Runs {
         let controls = self.controls.as_ref();
         let hold = |tool: &Tool| held_by(controls, tool);
         let check = |step: &str, input: &serde_json::Value| {
-            let call = (step, CallKind::Execute);
-            emitted::record(&about.tenant, &about.run_id, call, input, now).map(|_| ())
+            let key = idempotency_key(&about.run_id, step, CallKind::Execute);
+            emitted::record(&about.tenant, &about.run_id, &key, input, now).map(|_| ())
         };
         let env = env(&self.settings, now, &about.run_id, &hold, &check);
         let effects = decide(&mut live.run, input, &env);

@@ -175,6 +175,7 @@ pub fn start(id: &str, plan: &Value, tools: &[Value], params: &Value) -> (String
         causation_id: None,
         approval_required: false,
         constraints: Constraints::default(),
+        retry: None,
     };
     let body: Value = serde_json::from_str(&start.encode().unwrap()).unwrap();
     let started = command(&run, start::KIND, &body);
