@@ -14,6 +14,7 @@ pub mod port;
 // Floor 3: the processors.
 pub mod admission;
 pub mod bridges;
+pub mod notify;
 pub mod projections;
 pub mod saga;
 pub mod workers;

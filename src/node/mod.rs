@@ -3,6 +3,7 @@
 mod control_records;
 pub(crate) mod event_schemas;
 mod lags;
+mod notify;
 pub(crate) mod postgres;
 mod rebuild;
 mod run;
