@@ -15,6 +15,7 @@ pub mod port;
 pub mod admission;
 pub mod bridges;
 pub mod cron;
+pub mod notify;
 pub mod projections;
 pub mod saga;
 pub mod workers;

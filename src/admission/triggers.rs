@@ -249,6 +249,7 @@ fn command(
         approval_required: false,
         constraints: Constraints::default(),
         depth: cause.depth + 1,
+        retry: None,
     };
     let body = start.encode().map_err(|_| {
         let message = format!("a start with its plan and tools may have {RECORD_MAX} bytes");

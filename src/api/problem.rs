@@ -121,6 +121,10 @@ codes! {
         "The run is being cancelled.";
     ALREADY_PAUSED = 409 "already_paused",
         "The run is paused.";
+    NOT_ENDED = 409 "not_ended",
+        "The run has not ended: only a run that has ended is repeated.";
+    INVALID_RETRY = 409 "invalid_retry",
+        "The run cannot be repeated so: none of its compensations has failed, or it only undoes another run.";
     NOT_PAUSED = 409 "not_paused",
         "The run is not paused.";
     APPROVAL_NOT_OPEN = 409 "approval_not_open",

@@ -15,15 +15,15 @@ use super::{
         ADAPTER_NOT_ALLOWED, ALREADY_CANCELLED, ALREADY_PAUSED, APPROVAL_NOT_OPEN, BATCH_TOO_LARGE,
         CONCURRENCY_LIMIT_EXCEEDED, Code, ENV_NOT_ALLOWED, FEATURE_DISABLED, IDEMPOTENCY_IN_FLIGHT,
         IDEMPOTENCY_MISMATCH, INPUT_CHANGED, INVALID_DECISION, INVALID_HEADER,
-        INVALID_IDEMPOTENCY_KEY, INVALID_INPUT, INVALID_PAYLOAD, INVALID_PLAN, INVALID_SIGNATURE,
-        INVALID_TIMESTAMP, INVALID_UTF8, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE, MISSING_FIELD,
-        MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_FOUND, NOT_PAUSED,
-        OUTPUT_TOO_LARGE, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED,
-        REBUILD_RUNNING, REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, RUN_COMPENSATING,
-        RUN_ENDED, RUN_ENDING, SELF_APPROVAL, STALE_LEASE, STALE_TIMESTAMP, TOO_MANY_SIGNALS,
-        UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL,
-        UNKNOWN_TOPIC, UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
-        VRL_OUT_OF_MEMORY, WORKFLOW_NOT_ALLOWED,
+        INVALID_IDEMPOTENCY_KEY, INVALID_INPUT, INVALID_PAYLOAD, INVALID_PLAN, INVALID_RETRY,
+        INVALID_SIGNATURE, INVALID_TIMESTAMP, INVALID_UTF8, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE,
+        MISSING_FIELD, MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_ENDED,
+        NOT_FOUND, NOT_PAUSED, OUTPUT_TOO_LARGE, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE,
+        RATE_LIMIT_EXCEEDED, REBUILD_RUNNING, REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED,
+        REQUEST_TIMEOUT, RUN_COMPENSATING, RUN_ENDED, RUN_ENDING, SELF_APPROVAL, STALE_LEASE,
+        STALE_TIMESTAMP, TOO_MANY_SIGNALS, UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION,
+        UNKNOWN_SOURCE, UNKNOWN_TOOL, UNKNOWN_TOPIC, UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT,
+        VRL_ERROR, VRL_OUT_OF_FUEL, VRL_OUT_OF_MEMORY, WORKFLOW_NOT_ALLOWED,
     },
     readers::{GrantReader, Reader, RevokeReader},
     rebuild::{Rebuild, StartRebuild},
@@ -43,8 +43,8 @@ use super::{
         },
     },
     run_controls::{
-        APPROVALS_DECIDE, CancelRun, DecideApproval, OfTenant, PauseRun, RUNS_WRITE, RunControlled,
-        SignalRun,
+        APPROVALS_DECIDE, CancelRun, DecideApproval, OfTenant, PauseRun, RUNS_WRITE, RetryRun,
+        RunControlled, SignalRun,
     },
     run_examples,
     run_reads::{
@@ -201,6 +201,18 @@ const AWAITED_START_HEADERS: &[Parameter] = &[
             and is 200 with the run; without an end in time it is 202.",
         example: "wait=10",
     },
+];
+
+/// Headers of a run that repeats another one.
+const AWAITED_RETRY_HEADERS: &[Parameter] = &[
+    Parameter {
+        name: "Idempotency-Key",
+        description: "Names the new run, with the id of the old one, and is required: the same key and body again starts nothing twice. \
+            At most 512 bytes. `X-Idempotency-Key` means the same.",
+        example: "again-1",
+    },
+    START_HEADERS[1],
+    AWAITED_START_HEADERS[2],
 ];
 
 /// The answer to starts.
@@ -542,6 +554,27 @@ routes! {
         .answers(CONTROLLED)
         .codes(&[
             &NOT_FOUND, &RUN_ENDED, &NOT_PAUSED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+        ]);
+    RetryRun = Route::new(Post, "/v1/runs/{id}/retry", Runs, "Repeat a run")
+        .needs(RUNS_WRITE)
+        .closed_by(Gate::Starts)
+        .describe(
+            "Starts a new run with the params and the plan of one that has ended; its `retry_of` is that run. The answer is the one to a start, \
+             and the idempotency key names the new run together with the old one. With `reuse` the steps that have succeeded and were not \
+             undone keep their outputs and are not carried out again; if the new run fails, it undoes them too. With `compensations` it calls \
+             the compensations again that have failed, with the inputs and the idempotency keys that they had, and nothing else. With `plan` \
+             it follows another plan, which needs the permission `plans:inline`; steps whose tool or input differs are carried out again. \
+             Tools are as they are now. A run that ended a moment ago is waited for, up to 2 s. The body may be absent.",
+        )
+        .path_parameters(&[RUN_ID])
+        .query::<OfTenant>()
+        .headers(AWAITED_RETRY_HEADERS)
+        .body::<RetryRun>(&[Content::json::<RetryRun>(JSON, r#"{ "reuse": true }"#)])
+        .answers(STARTED)
+        .codes(&[
+            &MISSING_FIELD, &INVALID_IDEMPOTENCY_KEY, &INVALID_PLAN, &WORKFLOW_NOT_ALLOWED, &NOT_FOUND, &NOT_ENDED, &INVALID_RETRY,
+            &IDEMPOTENCY_IN_FLIGHT, &IDEMPOTENCY_MISMATCH, &FEATURE_DISABLED, &POSTGRES_UNAVAILABLE, &CONCURRENCY_LIMIT_EXCEEDED,
+            &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
     SignalRun = Route::new(Post, "/v1/runs/{id}/signal", Runs, "Send a run a signal")
         .needs(RUNS_WRITE)

@@ -1,4 +1,4 @@
-//! What people and programs send to a run: `/v1/runs/{id}/cancel`, `pause`, `resume`, `signal`, and decisions at `/v1/approvals/{id}`.
+//! What people and programs send to a run: `/v1/runs/{id}/cancel`, `pause`, `resume`, `retry`, `signal`, and decisions at `/v1/approvals/{id}`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,22 @@ pub struct SignalRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub data: Option<Box<RawValue>>,
+}
+
+/// A new run that repeats one that has ended.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryRun {
+    /// Whether steps that have succeeded, and were not undone, keep their outputs and are not carried out again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reuse: bool,
+    /// Whether the new run calls the compensations again that have failed, and does nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compensations: bool,
+    /// Another plan; needs the permission `plans:inline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Value>")]
+    pub plan: Option<Box<RawValue>>,
 }
 
 /// A decision about an approval or an incident.

@@ -107,7 +107,23 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
     ) -> anyhow::Result<Response> {
-        let request = self.request(method, path, body)?;
+        self.exchange(self.request(method, path, body)?).await
+    }
+
+    /// As [`Client::call`], with `Idempotency-Key`.
+    pub(super) async fn post_once(
+        &self,
+        path: &str,
+        key: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Response> {
+        let mut request = self.request(Method::POST, path, Some(body))?;
+        let key = HeaderValue::from_str(key).context("an HTTP header cannot hold this key")?;
+        request.headers_mut().insert("idempotency-key", key);
+        self.exchange(request).await
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response> {
         let exchange = async {
             let response = self
                 .http

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Command;
 use crate::envelope::Event;
+use crate::runs::{Reused, Undo};
 
 /// The most bytes of the body.
 pub const RECORD_MAX: usize = 512 * 1024;
@@ -23,7 +24,8 @@ pub const VERSION: u32 = 1;
 pub struct Start {
     /// The version of this form.
     pub version: u32,
-    /// What makes the request unique: `["run", tenant, key]`, in a batch `["run", tenant, key, id]`.
+    /// What makes the request unique: `["run", tenant, key]`, in a batch `["run", tenant, key, id]`, of a run that repeats another one
+    /// `["retry", tenant, other run, key]`.
     pub identity: Vec<String>,
     /// The hash of what was sent, in hexadecimal digits: the same identity with another one is another request.
     pub body_hash: String,
@@ -80,6 +82,22 @@ pub struct Start {
     /// How many triggers in a row led to it ([`super::depth`]); 0 for a request.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
+    /// What it takes over from the run that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Box<Retry>>,
+}
+
+/// A run that repeats another one.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Retry {
+    /// The other run.
+    pub of: String,
+    /// Steps that are not carried out again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reused: Vec<Reused>,
+    /// Compensations, in the order in which they run. A run that has any does nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<Undo>,
 }
 
 /// What was asked for.
@@ -282,6 +300,7 @@ mod tests {
                 allowed_workflows: Vec::new(),
             },
             depth: 0,
+            retry: None,
         }
     }
 

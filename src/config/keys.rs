@@ -14,6 +14,7 @@ use super::{
     Alias, AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
     given::{self, Given, PROPERTIES, Value},
     jwt::{self, BadIssuers},
+    notify::{self, BadNotify},
     secret::{MASK, SecretError},
 };
 
@@ -77,6 +78,8 @@ enum ValueError {
     Secret(#[from] SecretError),
     #[error(transparent)]
     Issuers(#[from] BadIssuers),
+    #[error(transparent)]
+    Notify(#[from] BadNotify),
 }
 
 /// What parsing a value may need: the folder for relative paths, and the environment for `env:NAME`.
@@ -500,6 +503,40 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| json!(c.http_tool_allow),
+    },
+    Key {
+        name: "notify",
+        doc: "list of who is told what happens: {on: [approval.requested, incident, run.failed, run.denied, dlq, stalled, control.changed], tenant, to: {webhook: {url, secret}} or {smtp: {url, from, to}}}; values may be references; JSON in a variable (none); docs/notifications.md",
+        set: |c, v, ctx| {
+            let items = v.json().map_err(ValueError::MustBe)?;
+            c.notify = notify::parse(items, &|text| Secret::resolve(text, ctx.base, ctx.env))?;
+            Ok(())
+        },
+        show: |c| {
+            json!(
+                c.notify
+                    .iter()
+                    .map(notify::Notify::show)
+                    .collect::<Vec<_>>()
+            )
+        },
+    },
+    Key {
+        name: "public_url",
+        doc: "http://… or https://… under which people reach the port, for links in notifications (that of `listen`)",
+        set: |c, v, _| {
+            let url = text(v)?;
+            let rest = url.strip_prefix("https://").or(url.strip_prefix("http://"));
+            let good = |rest: &str| !rest.is_empty() && !rest.contains(['?', '#', '@', ' ']);
+            if !rest.is_some_and(good) {
+                return Err(ValueError::MustBe(
+                    "a URL such as https://omnilink.example.com",
+                ));
+            }
+            c.public_url = Some(url.trim_end_matches('/').to_owned());
+            Ok(())
+        },
+        show: |c| json!(c.public_url),
     },
     Key {
         name: "log.format",

@@ -8,6 +8,7 @@ mod error;
 mod given;
 mod jwt;
 pub mod keys;
+mod notify;
 mod origin;
 mod policy;
 mod secret;
@@ -23,6 +24,7 @@ use std::{
 pub use aliases::Alias;
 pub use error::{ConfigError, Problem};
 pub use jwt::{Claim, FromToken, Jwks, JwtIssuer, Texts};
+pub use notify::{Notify, NotifyOn, NotifyTarget};
 pub use origin::AllowedOrigin;
 pub use policy::{AUTHENTICATION, Kind, MAX_CONCURRENCY, MAX_RPM, OnBackendDown, Per, Policy};
 pub use secret::{Secret, SecretUrl};
@@ -97,6 +99,10 @@ pub struct Config {
     pub tools_dir: PathBuf,
     /// `http_tool.allow`: the hosts that the builtin tool `http` reaches, in lower case.
     pub http_tool_allow: Vec<String>,
+    /// `notify`: who is told what happens.
+    pub notify: Vec<Notify>,
+    /// `public_url`: where people reach the port; without a trailing `/`.
+    pub public_url: Option<String>,
     /// `log.format`.
     pub log_format: LogFormat,
 }
@@ -302,6 +308,8 @@ impl Config {
             workflows_dir: base.join("workflows"),
             tools_dir: base.join("tools"),
             http_tool_allow: Vec::new(),
+            notify: Vec::new(),
+            public_url: None,
             log_format: LogFormat::Text,
         }
     }

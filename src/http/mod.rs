@@ -1,11 +1,14 @@
 //! Outgoing HTTP requests: one client with TLS, timeouts, bounded response bodies, and a guard over the addresses it may reach.
 //!
-//! All outgoing calls use it: the schema registry, key sets of issuers, workers of steps.
+//! All outgoing calls use it: the schema registry, key sets of issuers, workers of steps, notifications. What is sent is signed as
+//! Standard Webhooks say ([`SigningKey`]).
 
 mod client;
 mod endpoint;
 mod reach;
+mod signature;
 
 pub use client::{Client, NoRoots, Options, RequestError};
 pub use endpoint::{Endpoint, EndpointError};
 pub use reach::{Forbidden, Reach};
+pub use signature::{NoSecret, SIGNATURE_HEADERS, SigningKey};

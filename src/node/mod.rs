@@ -4,6 +4,7 @@ mod control_records;
 mod cron;
 pub(crate) mod event_schemas;
 mod lags;
+mod notify;
 pub(crate) mod postgres;
 mod rebuild;
 mod run;

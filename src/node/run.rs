@@ -10,6 +10,7 @@ use super::{
     control_records::ControlRecords,
     cron, event_schemas,
     lags::NodeLags,
+    notify,
     postgres::{self, Postgres},
     sagas,
     storage::{self, Storage},
@@ -54,7 +55,7 @@ pub struct Parts {
     pub projections: bool,
     /// The topologies of topologies_dir.
     pub topologies: bool,
-    /// Calls of HTTP workers, from `steps` to `commands`.
+    /// Calls of HTTP workers, from `steps` to `commands`; and notifications.
     pub workers: bool,
 }
 
@@ -96,7 +97,7 @@ pub async fn run(
     };
 
     let schemas = connect_registry(&config, &readiness)?;
-    let mut watch = Watch::new(&storage.log);
+    let mut watch = Watch::new(&storage.log, audit.clone());
     let admission = if parts.admission {
         let window_ms = set.admission_window_ms();
         Some(start_admission(
@@ -153,6 +154,11 @@ pub async fn run(
             &readiness,
             &mut watch,
         )?)
+    } else {
+        None
+    };
+    let notifications = if parts.workers {
+        notify::start(&config, &storage, &readiness, &mut watch)?
     } else {
         None
     };
@@ -222,8 +228,12 @@ pub async fn run(
     drop(reloading);
     drop(watching);
     drop(control_records);
-    tokio::task::spawn_blocking(|| drop(cron)).await?;
-    tokio::task::spawn_blocking(|| drop(calls)).await?;
+    tokio::task::spawn_blocking(|| {
+        drop(cron);
+        drop(notifications);
+        drop(calls);
+    })
+    .await?;
     if let Some(topologies) = topologies {
         topologies.stop().await;
     }

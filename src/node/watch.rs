@@ -12,13 +12,16 @@ use std::{
 
 use metrics::Gauge;
 use parking_lot::Mutex;
+use serde_json::Map;
 
 use crate::{
+    audit::{Audit, Entry, Outcome},
     base::{
         clock::{Clock, Millis, SystemClock},
         threads,
     },
     log::{Log, LogError},
+    notify::STALLED,
     stream::{
         lag::{self, Item, Lag},
         progress::{ProcessorStatus, Progress},
@@ -34,10 +37,15 @@ const STALL_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between measurements of the lag, which read the oldest waiting record of each partition.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long a stall of a processor is not recorded again.
+const RECORD_INTERVAL: Duration = Duration::from_mins(10);
+
 /// A watched processor and its gauges.
 struct Processor {
     name: String,
     progress: Arc<Progress>,
+    /// When a stall was recorded last.
+    recorded: Mutex<Option<Instant>>,
     records: Gauge,
     age: Gauge,
     stalled: Gauge,
@@ -46,6 +54,7 @@ struct Processor {
 /// Collects the processors to watch, then starts watching.
 pub(crate) struct Watch {
     log: Arc<dyn Log>,
+    audit: Audit,
     watched: Watched,
 }
 
@@ -109,7 +118,7 @@ impl Watched {
         Ok(items)
     }
 
-    fn check(&self, log: &dyn Log) {
+    fn check(&self, log: &dyn Log, audit: &Audit) {
         let all = self.all();
         let progress: Vec<_> = all.iter().map(|one| Arc::clone(&one.progress)).collect();
         if let Err(error) = stall::check(log, &progress) {
@@ -117,8 +126,12 @@ impl Watched {
             tracing::debug!(%error, "the ends of the log cannot be read");
         }
         for one in all {
-            let stalled = matches!(one.progress.status(), ProcessorStatus::Stalled(_));
+            let status = one.progress.status();
+            let stalled = matches!(status, ProcessorStatus::Stalled(_));
             one.stalled.set(f64::from(u8::from(stalled)));
+            if let ProcessorStatus::Stalled(why) = status {
+                one.record(&why, audit);
+            }
         }
     }
 
@@ -140,11 +153,24 @@ impl Processor {
     fn new(name: String, progress: &Arc<Progress>) -> Self {
         Self {
             progress: Arc::clone(progress),
+            recorded: Mutex::default(),
             records: PROCESSOR_LAG_RECORDS.gauge(&[&name]),
             age: PROCESSOR_LAG_SECONDS.gauge(&[&name]),
             stalled: PROCESSOR_STALLED.gauge(&[&name]),
             name,
         }
+    }
+
+    /// Records that it is stalled, once in a while.
+    fn record(&self, why: &str, audit: &Audit) {
+        let mut recorded = self.recorded.lock();
+        if recorded.is_some_and(|at| at.elapsed() < RECORD_INTERVAL) {
+            return;
+        }
+        *recorded = Some(Instant::now());
+        let detail = Map::from_iter([("detail".to_owned(), why.into())]);
+        let entry = Entry::new(None, STALLED, Outcome::Failed, SystemClock.now());
+        audit.record(entry.resource("processor", &self.name).detail(detail));
     }
 
     fn positions(&self) -> BTreeMap<Arc<str>, Vec<(u32, u64)>> {
@@ -175,14 +201,16 @@ pub(crate) struct Watching {
 }
 
 impl Watch {
-    pub(crate) fn new(log: &Arc<dyn Log>) -> Self {
+    /// Stalls are recorded in the audit log, from which people are notified.
+    pub(crate) fn new(log: &Arc<dyn Log>, audit: Audit) -> Self {
         Self {
             log: Arc::clone(log),
+            audit,
             watched: Watched::default(),
         }
     }
 
-    pub(crate) fn processor(&mut self, name: &'static str, progress: &Arc<Progress>) {
+    pub(crate) fn processor(&mut self, name: &str, progress: &Arc<Progress>) {
         let one = Arc::new(Processor::new(name.to_owned(), progress));
         self.watched.0.lock().fixed.push(one);
     }
@@ -217,7 +245,7 @@ impl Watch {
             std::thread::sleep(FAILURE_INTERVAL);
             if checked.elapsed() >= STALL_INTERVAL {
                 checked = Instant::now();
-                self.watched.check(&*self.log);
+                self.watched.check(&*self.log, &self.audit);
             }
             if measured.elapsed() >= LAG_INTERVAL {
                 measured = Instant::now();

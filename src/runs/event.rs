@@ -4,27 +4,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{Json, present};
+use super::{
+    error::StepError,
+    json::{Json, present},
+    retry::{Reused, Undo},
+};
 use crate::base::clock::Millis;
-
-/// Why a call or a run failed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct StepError {
-    /// A stable code, of the worker or of OmniLink.
-    pub code: String,
-    /// Human-readable text.
-    pub message: String,
-}
-
-impl StepError {
-    /// An error with a code and a text.
-    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            code: code.into(),
-            message: message.into(),
-        }
-    }
-}
 
 /// Which of a step's two calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -197,6 +182,12 @@ pub struct Started {
     /// Tools whose steps a person approves, whatever their lane.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approve_tools: Vec<String>,
+    /// Steps that the run that it repeats has carried out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reused: Vec<Reused>,
+    /// Compensations, in the order in which they run. A run that has any does nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<Undo>,
 }
 
 impl Started {
@@ -214,7 +205,19 @@ impl Started {
             retry_of: None,
             approve_run: Vec::new(),
             approve_tools: Vec::new(),
+            reused: Vec::new(),
+            undo: Vec::new(),
         }
+    }
+
+    /// What it takes over of a step.
+    pub fn reused(&self, step_id: &str) -> Option<&Reused> {
+        self.reused.iter().find(|step| *step.step_id == *step_id)
+    }
+
+    /// The compensation of a step that it calls again.
+    pub fn undo(&self, step_id: &str) -> Option<&Undo> {
+        self.undo.iter().find(|undo| *undo.step_id == *step_id)
     }
 }
 
@@ -281,7 +284,8 @@ pub enum Event {
     },
     /// It may go.
     StepReleased { step_id: Arc<str>, kind: CallKind },
-    /// The step succeeded. `late`: after it had counted as failed or unknown. `signal`: the one that it used up.
+    /// The step succeeded. `late`: after it had counted as failed or unknown. `signal`: the one that it used up. `reused`: in the run
+    /// that this one repeats.
     StepSucceeded {
         step_id: Arc<str>,
         attempt: u32,
@@ -290,6 +294,8 @@ pub enum Event {
         late: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<String>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reused: bool,
     },
     /// All attempts failed, each with an answer. `compensate`: it may have had an effect all the same, for its output cannot be kept.
     StepFailed {

@@ -3,25 +3,31 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `error` | why a call failed |
 //! | `event` | what happens to a run, one type for each kind of record |
 //! | `history` | a record of `runs` |
 //! | `step` | a record of `steps` |
 //! | `status` | the statuses that readers see |
+//! | `retry` | what a run takes over from the run that it repeats |
 //! | `json` | JSON that is carried as text |
 
+mod error;
 mod event;
 mod history;
 mod json;
+mod retry;
 mod status;
 mod step;
 
 pub use self::{
+    error::StepError,
     event::{
         ApprovalKind, ApprovalRequest, CallKind, CompensationResult, Decided, Decision, Event,
-        PlanReady, RiskLane, RunError, Started, StepError, WorkflowVersion,
+        PlanReady, RiskLane, RunError, Started, WorkflowVersion,
     },
     history::RunRecord,
     json::{Json, present},
+    retry::{Reused, Undo},
     status::{RunStatus, StepStatus},
     step::{CallKindName, StepCommand, idempotency_key},
 };

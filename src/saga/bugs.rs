@@ -24,12 +24,16 @@ pub enum Bug {
     DropsLateSuccess,
     /// The attempts in flight are not awaited.
     EndsBeforeAttempt,
+    /// What an earlier run has carried out is carried out again.
+    RepeatsReused,
+    /// What an earlier run has carried out is not undone.
+    ForgetsReused,
 }
 
 #[cfg(any(test, feature = "chaos"))]
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -40,6 +44,8 @@ impl Bug {
         Self::DispatchesWhileHeld,
         Self::DropsLateSuccess,
         Self::EndsBeforeAttempt,
+        Self::RepeatsReused,
+        Self::ForgetsReused,
     ];
 }
 

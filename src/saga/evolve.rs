@@ -112,6 +112,7 @@ impl Run {
                 step_id,
                 output,
                 signal,
+                reused,
                 ..
             } => {
                 if let Some(name) = signal
@@ -124,7 +125,9 @@ impl Run {
                     step.output = Some(output.clone());
                     step.error = None;
                 });
-                self.effective.extend(ended);
+                if !(*reused && planted(Bug::ForgetsReused)) {
+                    self.effective.extend(ended);
+                }
             }
             Event::StepFailed {
                 step_id,

@@ -163,6 +163,17 @@ pub(super) enum Phase {
     Cancelled,
 }
 
+impl StepState {
+    /// Whether nothing was done about it: it waits, or an earlier run has carried it out.
+    fn is_untouched(&self) -> bool {
+        match self.phase {
+            Phase::Pending => true,
+            Phase::Succeeded => self.attempt == 0,
+            _ => false,
+        }
+    }
+}
+
 impl Phase {
     /// Whether steps that depend on it may begin.
     pub(super) fn lets_go_on(self) -> bool {
@@ -206,14 +217,28 @@ impl UndoPhase {
 impl Run {
     /// A run before its first record.
     pub(super) fn new(plan: Arc<CompiledPlan>, started: Arc<Started>) -> Self {
+        let mut steps = vec![StepState::default(); plan.steps.len()];
+        for step in &started.reused {
+            if let Some(index) = plan.index(&step.step_id) {
+                steps[index].input.clone_from(&step.input);
+            }
+        }
+        let mut effective = Vec::new();
+        // The last one is undone first.
+        for undo in started.undo.iter().rev() {
+            if let Some(index) = plan.index(&undo.step_id) {
+                steps[index].undo.input.clone_from(&undo.input);
+                effective.push(index);
+            }
+        }
         Self {
-            steps: vec![StepState::default(); plan.steps.len()],
+            steps,
             plan: PlanOf(plan),
             started,
             seq: 0,
             begun_at: None,
             deadline: None,
-            effective: Vec::new(),
+            effective,
             undone: Vec::new(),
             outputs: 0,
             signals: VecDeque::new(),
@@ -235,6 +260,11 @@ impl Run {
     /// The number of its last record.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// Whether it calls compensations of an earlier run again, and does nothing else.
+    pub(super) fn only_undoes(&self) -> bool {
+        !self.started.undo.is_empty()
     }
 
     /// Whether it has ended.
@@ -291,9 +321,10 @@ impl Run {
         };
         // Once something was done about the first steps, its time has come.
         let untouched = self.begun_at.is_none()
+            && self.ending.is_none()
             && self.approvals.is_empty()
             && !self.approved
-            && self.steps.iter().all(|step| step.phase == Phase::Pending);
+            && self.steps.iter().all(StepState::is_untouched);
         let begin = self.started.run_at.filter(|_| untouched);
         steps.chain(approvals).chain(run).chain(begin).min()
     }

@@ -179,6 +179,14 @@ registry! {
     WORKER_RESULT_APPENDS = "omnilink_worker_result_appends_total", Kind::Counter, Count,
         "Appends of results to `commands`: results that are there together go in one",
         [];
+    /// Of notifications.
+    NOTIFICATIONS = "omnilink_notifications_total", Kind::Counter, Count,
+        "Attempts to send a notification, by what became of them",
+        [
+            Label { name: "on", values: "as in `notify`: `approval.requested`, `incident`, `run.failed`, `run.denied`, `dlq`, `stalled`, `control.changed`" },
+            Label { name: "to", values: "`webhook`, `smtp`" },
+            Label { name: "outcome", values: "`sent`; `failed`: it is sent again; `given_up`: for a day it was not taken" }
+        ];
     /// At the port.
     PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
         "Requests with a key that is not valid",

@@ -4,7 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `dispatch` | one step command, from the record to the result |
-//! | `request`, `signature`, `lease` | the request to a worker, its signature, what completes it later |
+//! | `request`, `lease` | the request to a worker, what completes it later |
 //! | `http_tool` | the builtin tool `http` |
 //! | `answer`, `retry_after` | what an answer means, pure |
 //! | `states`, `settings`, `seats`, `turns`, `breaker` | which calls of a tool go, wait, or are held back |
@@ -22,7 +22,6 @@ mod results;
 mod retry_after;
 mod seats;
 mod settings;
-mod signature;
 mod states;
 mod turns;
 

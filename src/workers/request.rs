@@ -9,15 +9,15 @@ use hyper::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::signature::SigningKey;
-use crate::{base::clock::Millis, runs::StepCommand};
+use crate::{
+    base::clock::Millis,
+    http::{SIGNATURE_HEADERS, SigningKey},
+    runs::StepCommand,
+};
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 pub(super) const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("OmniLink/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -83,10 +83,11 @@ pub(super) fn request(
     if let Some(key) = key {
         let timestamp = now.0.div_euclid(1000).to_string();
         let signature = key.sign(&command.idempotency_key, &timestamp, &body);
+        let [id, at, signed] = SIGNATURE_HEADERS;
         request = request
-            .header(WEBHOOK_ID, &command.idempotency_key)
-            .header(WEBHOOK_TIMESTAMP, timestamp)
-            .header(WEBHOOK_SIGNATURE, signature);
+            .header(id, &command.idempotency_key)
+            .header(at, timestamp)
+            .header(signed, signature);
     }
     let mut request = request.body(body)?;
     trace(&mut request, command);

@@ -4,9 +4,9 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
 
-use super::signature::{NoSecret, SigningKey};
 use crate::{
     base::id::Tenant,
+    http::{NoSecret, SigningKey},
     limits::{Ask, Kind as RequestKind, OnBackendDown, Per, Policy, Subject},
     plans::{Context, Kind, Limit, Rate, Template, Worker},
     workflows::Definition,

@@ -31,6 +31,7 @@ const FLOORS: &[&[&str]] = &[
         "admission",
         "bridges",
         "cron",
+        "notify",
         "projections",
         "saga",
         "workers",

@@ -369,3 +369,131 @@ fn a_run_is_watched_until_it_ends() {
         "{error}"
     );
 }
+
+#[test]
+fn a_run_is_repeated_under_a_key() {
+    let commands = Commands::new();
+    let started = json!({ "results": [{ "status": "queued", "index": 0, "run_id": "new", "poll_url": "/" }] });
+    for (args, body, said) in [
+        (vec!["--reuse"], json!({ "reuse": true }), "started new\n"),
+        (
+            vec!["--compensations"],
+            json!({ "compensations": true }),
+            "started new\n",
+        ),
+    ] {
+        let args = [vec!["runs", "retry", RUN], args].concat();
+        let (line, sent, out) = commands.ask(&args, Canned::json(202, &started));
+        assert_eq!(
+            (line, sent),
+            (format!("POST /v1/runs/{RUN}/retry"), body),
+            "{args:?}"
+        );
+        assert_eq!(out, said);
+    }
+    let plan = commands.folder.path().join("plan.json");
+    std::fs::write(&plan, r#"{ "steps": [] }"#).unwrap();
+    let plan = plan.to_str().unwrap();
+    commands.server.answer(Canned::json(202, &started));
+    let (code, _, error) = commands.run(&[
+        "runs",
+        "retry",
+        RUN,
+        "--plan",
+        plan,
+        "--idempotency-key",
+        "k",
+    ]);
+    assert_eq!(code, 0, "{error}");
+    let asked = commands.server.asked().remove(0);
+    assert_eq!(asked.header("idempotency-key"), Some("k"));
+    assert_eq!(asked.body, r#"{"plan":{ "steps": [] }}"#);
+    for args in [
+        &["runs", "retry"][..],
+        &["runs", "retry", RUN, "--status", "failed"],
+        &["runs", "retry", RUN, "--compensations", "--reuse"],
+        &["runs", "cancel", "--older-than", "soon"],
+        &["runs", "pause", RUN, "--dry-run"],
+    ] {
+        let (code, _, error) = commands.run(args);
+        assert_eq!(code, 2, "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn many_runs_are_controlled_by_a_filter() {
+    let commands = Commands::new();
+    let row = |id: &str, status: &str| json!({ "run_id": id, "status": status });
+    let pages = [
+        json!({ "items": [row("a", "running"), row("b", "succeeded")], "next_cursor": "c" }),
+        json!({ "items": [row("c", "paused"), row("d", "queued"), row("e", "running")] }),
+    ];
+    let filter = [
+        "runs",
+        "cancel",
+        "--workflow",
+        "expense",
+        "--older-than",
+        "2026-01-31",
+        "--tenant",
+        "acme",
+    ];
+    let list = || {
+        for page in &pages {
+            commands.server.answer(Canned::json(200, page));
+        }
+    };
+    list();
+    let (code, out, error) = commands.run(&[&filter[..], &["--dry-run"]].concat());
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(
+        out,
+        "cancel would be sent to 4 runs: 1 paused, 1 queued, 2 running\n"
+    );
+    let asked = commands.server.asked();
+    let path =
+        "GET /v1/runs?limit=1000&workflow=expense&until=2026%2D01%2D31T00%3A00%3A00Z&tenant=acme";
+    assert_eq!(asked[0].line, path);
+    assert_eq!(asked[1].line, format!("{path}&cursor=c"));
+    assert_eq!(asked.len(), 2);
+
+    // Requests go out at the same time: any of them gets any of the answers.
+    list();
+    let problem = |status, code: &str| Canned::json(status, &json!({ "code": code }));
+    commands.server.answer(done());
+    commands.server.answer(problem(409, "run_ended"));
+    commands.server.answer(problem(429, "rate_limit_exceeded"));
+    commands.server.answer(problem(403, "permission_denied"));
+    commands.server.answer(done());
+    let (code, out, error) = commands.run(&[&filter[..], &["--reason", "old", "--json"]].concat());
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("it failed for 1 of 4 runs"), "{error}");
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    let expected = json!({
+        "matched": 4, "done": 2, "accepted": 0, "skipped": 1, "failed": 1,
+        "codes": { "run_ended": 1, "permission_denied": 1 }
+    });
+    assert_eq!(summary, expected);
+    let asked = commands.server.asked();
+    let mut lines: Vec<_> = asked[2..].iter().map(|asked| &*asked.line).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    let paths = ["a", "c", "d", "e"].map(|id| format!("POST /v1/runs/{id}/cancel?tenant=acme"));
+    assert_eq!(lines, paths);
+    assert!(
+        asked[2..].iter().all(|a| a.body.contains("\"old\"")),
+        "{asked:?}"
+    );
+
+    // A retry has a key of its own for each round.
+    let failed = json!({ "items": [row("a", "failed"), row("b", "running")] });
+    commands.server.answer(Canned::json(200, &failed));
+    let again = json!({ "results": [{ "run_id": "new", "duplicate": true }] });
+    commands.server.answer(Canned::json(202, &again));
+    let (code, out, error) = commands.run(&["runs", "retry", "--status", "failed"]);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(out, "1 run: 0 done, 1 skipped\n  1 duplicate\n");
+    let asked = commands.server.asked();
+    assert_eq!(asked[0].line, "GET /v1/runs?limit=1000&status=failed");
+    assert_eq!(asked[1].header("idempotency-key"), Some("bulk"));
+}

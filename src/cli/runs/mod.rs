@@ -1,8 +1,11 @@
 //! `omnilink runs`: runs, and what controls them.
 
+mod act;
 mod history;
+mod many;
 mod picture;
 mod screen;
+mod selected;
 mod show;
 mod watch;
 
@@ -20,10 +23,7 @@ use super::{
     client::{Client, Response, encoded},
     output,
 };
-use crate::{
-    api::run_controls::{CancelRun, PauseRun, SignalRun},
-    runs::RunStatus,
-};
+use crate::{api::run_controls::SignalRun, runs::RunStatus};
 
 /// The path of runs on the port.
 const PATH: &str = "/v1/runs";
@@ -38,12 +38,14 @@ pub(super) enum Command {
     History(Show),
     /// Watch a run until it ends: its plan, live
     Watch(watch::Args),
-    /// End a run; what it did is undone
-    Cancel(Cancel),
-    /// Pause a run: nothing more is scheduled, and deadlines stand still
-    Pause(Pause),
-    /// Let a paused run go on
-    Resume(Pause),
+    /// End runs; what they did is undone
+    Cancel(act::Cancel),
+    /// Pause runs: nothing more is scheduled, and deadlines stand still
+    Pause(act::Pause),
+    /// Let paused runs go on
+    Resume(act::Resume),
+    /// Repeat runs that have ended
+    Retry(act::Retry),
     /// Send a run a signal that one of its steps waits for
     Signal(Signal),
 }
@@ -84,34 +86,6 @@ pub(super) struct List {
 
 The key needs the permission `runs:read`.")]
 pub(super) struct Show {
-    #[command(flatten)]
-    run: Named,
-}
-
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
-  omnilink runs cancel 7dbd6d41-6f85-5f7b-98af-6637f5372c2e --reason 'ordered twice'
-  omnilink runs cancel 7dbd6d41-6f85-5f7b-98af-6637f5372c2e --abandon --reason 'undone by hand'
-
-Steps in flight are awaited. The key needs the permission `runs:write`, with --abandon also `runs:abandon`.")]
-pub(super) struct Cancel {
-    #[command(flatten)]
-    run: Named,
-    /// Why, for the history and the audit log
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-    /// Undo nothing
-    #[arg(long)]
-    abandon: bool,
-}
-
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
-  omnilink runs pause 7dbd6d41-6f85-5f7b-98af-6637f5372c2e
-  omnilink runs resume 7dbd6d41-6f85-5f7b-98af-6637f5372c2e
-
-The key needs the permission `runs:write`.")]
-pub(super) struct Pause {
     #[command(flatten)]
     run: Named,
 }
@@ -193,19 +167,10 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
             }
             Command::History(args) => history::print(global, &client, &args.run).await,
             Command::Watch(args) => watch::watch(global, &client, &args).await,
-            Command::Cancel(args) => {
-                let body = CancelRun {
-                    reason: args.reason,
-                    compensate: !args.abandon,
-                };
-                control(global, &client, &args.run.path("/cancel"), &body).await
-            }
-            Command::Pause(args) => {
-                control(global, &client, &args.run.path("/pause"), &PauseRun {}).await
-            }
-            Command::Resume(args) => {
-                control(global, &client, &args.run.path("/resume"), &PauseRun {}).await
-            }
+            Command::Cancel(args) => act::cancel(global, &client, args).await,
+            Command::Pause(args) => act::pause(global, &client, &args).await,
+            Command::Resume(args) => act::resume(global, &client, &args).await,
+            Command::Retry(args) => act::retry(global, &client, args).await,
             Command::Signal(args) => {
                 let data = match (args.data, args.data_file) {
                     (Some(text), _) => Some(text.into_raw()),

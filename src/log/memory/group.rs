@@ -93,9 +93,8 @@ impl Group {
             .flatten()
             .copied()
             .collect();
-        self.owners.retain(|at, owner| {
-            *owner != member || !partitions.contains(at) || again.contains(at)
-        });
+        self.owners
+            .retain(|at, owner| *owner != member || !partitions.contains(at) || again.contains(at));
     }
 
     /// The first fault of a kind.

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `runs` | the handlers of `/v1/runs/{id}/…` |
+//! | `retry` | the handler of `/v1/runs/{id}/retry` |
 //! | `decide` | the handler of `/v1/approvals/{id}` |
 //! | `decided` | the decisions lately taken in, for those that are sent again |
 //! | `sent` | a request up to its checked body, in the contract's order of checks |
@@ -10,6 +11,7 @@
 
 pub(crate) mod decide;
 mod decided;
+pub(crate) mod retry;
 pub(crate) mod runs;
 mod sent;
 mod tell;

@@ -48,8 +48,8 @@ pub(super) struct Trace {
 
 /// A caller with its body, before its fields are checked.
 pub(super) struct Sent {
-    caller: Caller,
-    body: Bytes,
+    pub(super) caller: Caller,
+    pub(super) body: Bytes,
     tenant: Result<OfTenant, Problem>,
     trace: Trace,
     /// Its place among the key's requests in flight.

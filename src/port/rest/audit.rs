@@ -100,7 +100,7 @@ pub(super) fn store(caller: &Permitted) -> Result<Store, Refused> {
 }
 
 /// Reads from Postgres, within [`TIMEOUT`].
-pub(super) async fn read<T>(
+pub(crate) async fn read<T>(
     caller: &Permitted,
     rows: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, Refused> {
@@ -114,6 +114,6 @@ pub(super) async fn read<T>(
     }
 }
 
-pub(super) fn unavailable(why: String) -> Problem {
+pub(crate) fn unavailable(why: String) -> Problem {
     Problem::new(&POSTGRES_UNAVAILABLE, why).retry_after(RETRY_AFTER_S)
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::events::ItemStatus,
     audit::{Outcome, START},
-    base::clock::Millis,
+    base::{clock::Millis, id::Tenant},
     commands::{Command, start},
     envelope::{BodyHash, Event, StartKind},
     limits::Kind,
@@ -34,6 +34,8 @@ pub(super) struct Judge<'a> {
     /// Workflows and tools as they are now: the same for all starts of the request.
     pub(super) catalog: Arc<Catalog>,
     pub(super) now: Millis,
+    /// Whose runs they are.
+    pub(super) tenant: Tenant,
 }
 
 /// A start whose fields are good.
@@ -52,6 +54,7 @@ impl<'a> Judge<'a> {
             kind,
             catalog: caller.shared.workflows.get(),
             now: caller.shared.clock.now(),
+            tenant: caller.key.tenant.clone(),
         }
     }
 
@@ -138,7 +141,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn check_disabled(&self, feature: &str) -> Result<(), Refusal> {
+    pub(super) fn check_disabled(&self, feature: &str) -> Result<(), Refusal> {
         match self.caller.shared.controls.disabled(feature) {
             None => Ok(()),
             Some(reason) => Err(Refusal::disabled(feature, &reason)),
@@ -233,7 +236,7 @@ impl<'a> Judge<'a> {
             .filter_map(|(name, text)| Some((name.to_owned(), text?.into())))
             .collect();
         let mut entry = caller
-            .audit_entry(&caller.key.tenant, START, about.outcome)
+            .audit_entry(&self.tenant, START, about.outcome)
             .by(&caller.key.principal, about.on_behalf_of)
             .detail(detail);
         if let Some(run_id) = about.run_id {

@@ -9,6 +9,7 @@
 //! | `resolve` | workflow, plan and tools; params against schemas |
 //! | `record` | the start record |
 //! | `judge` | all of these in the order of the contract |
+//! | `past`, `again` | a run that repeats another one: what that one has done, and the start record that follows from it |
 //! | `append`, `taken` | the last step, and what becomes of a start |
 //! | `wait` | `Prefer: wait` |
 //! | `refusal`, `answer` | why a start is refused, and how that is said |
@@ -16,15 +17,17 @@
 //! Checks in this order: length, controls, key, media type, concurrency, body, fields (the idempotency key among them), permissions,
 //! `act_as`, disabled features, allowlists, unknown workflow, schema, rate, append.
 
+pub(crate) mod again;
 pub(crate) mod agent;
 mod answer;
 mod append;
 mod fields;
 mod judge;
+pub(crate) mod past;
 mod permit;
 pub(crate) mod post;
 mod record;
 mod refusal;
 mod resolve;
 mod taken;
-mod wait;
+pub(crate) mod wait;

@@ -91,6 +91,7 @@ impl Checked<'_> {
                 allowed_workflows: allowed.collect(),
             },
             depth: 0,
+            retry: None,
         };
         let body = start
             .encode()

@@ -93,7 +93,7 @@ fn of_workflow(
     catalog.to_run(workflow).map_err(unwritable)
 }
 
-fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
+pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
     if plan.get().len() > PLAN_MAX {
         return Err(Refusal::too_large("a plan", PLAN_MAX));
     }
@@ -158,11 +158,11 @@ fn check(schema: &Schema, asked: &Asked, member: &str) -> Result<(), Refusal> {
         .map_err(|wrong| Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message)))
 }
 
-fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
+pub(super) fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
     to_raw_value(value).map_err(unwritable)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-fn unwritable(error: serde_json::Error) -> Refusal {
+pub(super) fn unwritable(error: serde_json::Error) -> Refusal {
     Refusal::invalid(error.to_string())
 }

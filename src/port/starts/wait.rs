@@ -17,7 +17,7 @@ pub(super) const WAIT_MAX_S: u64 = 60;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// How long the client wants to wait for the end of its run (RFC 7240); a longer time than [`WAIT_MAX_S`] is that.
-pub(super) fn preferred(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn preferred(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(PREFER).into_iter();
     let texts = values.filter_map(|value| value.to_str().ok());
     let mut preferences = texts.flat_map(|text| text.split([',', ';']));

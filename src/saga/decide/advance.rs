@@ -30,6 +30,8 @@ impl Turn<'_> {
             self.release(&plan);
             if self.run.ending.is_some() {
                 self.unwind(&plan);
+            } else if self.run.only_undoes() {
+                self.undo_again(&plan);
             } else {
                 self.begin_steps(&plan);
             }
@@ -38,6 +40,10 @@ impl Turn<'_> {
 
     /// A blocked tool denies the run before anything runs.
     pub(super) fn refuse_blocked_tools(&mut self) {
+        // Compensations are not judged.
+        if self.run.only_undoes() {
+            return;
+        }
         let plan = self.plan();
         let mut steps = plan.steps.iter();
         let Some(step) = steps.find(|step| step.tool.risk.lane == Some(Lane::Blocked)) else {

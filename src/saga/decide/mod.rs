@@ -23,7 +23,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{compiled::CompiledPlan, run::Run};
+use super::{
+    bugs::{Bug, planted},
+    compiled::CompiledPlan,
+    run::Run,
+};
 use crate::runs::{CallKind, Decision, Event, Json, PlanReady, Started, StepError};
 use crate::{base::clock::Millis, plans::Tool};
 
@@ -247,6 +251,7 @@ pub fn start(
     turn.emit(Event::RunStarted(Box::new(started)));
     turn.emit(Event::PlanReady(Box::new(ready)));
     turn.refuse_blocked_tools();
+    turn.take_over();
     turn.advance();
     let effects = turn.effects;
     (run, effects)
@@ -280,6 +285,32 @@ impl<'a> Turn<'a> {
     fn emit(&mut self, event: Event) {
         self.run.evolve(&event, self.env.now);
         self.effects.events.push(event);
+    }
+
+    /// What an earlier run has carried out is as it was.
+    fn take_over(&mut self) {
+        if self.run.end.is_some() || planted(Bug::RepeatsReused) {
+            return;
+        }
+        let started = Arc::clone(&self.run.started);
+        for step in &started.reused {
+            let (step_id, output) = (step.step_id.clone(), step.output.clone());
+            self.emit(if step.skipped {
+                Event::StepSkipped {
+                    step_id,
+                    output: Some(output),
+                }
+            } else {
+                Event::StepSucceeded {
+                    step_id,
+                    attempt: 0,
+                    output,
+                    late: false,
+                    signal: None,
+                    reused: true,
+                }
+            });
+        }
     }
 
     fn take(&mut self, input: Input) {

@@ -145,6 +145,7 @@ impl Turn<'_> {
             output,
             late,
             signal,
+            reused: false,
         });
     }
 

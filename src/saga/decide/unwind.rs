@@ -26,6 +26,33 @@ impl Turn<'_> {
         }
     }
 
+    /// Goes on with the compensations of an earlier run.
+    pub(super) fn undo_again(&mut self, plan: &CompiledPlan) {
+        match self.next_undo(plan) {
+            Some(index) => self.undo(index, &plan.steps[index]),
+            None => self.finish_again(plan),
+        }
+    }
+
+    /// The last record of a run that only undoes.
+    fn finish_again(&mut self, plan: &CompiledPlan) {
+        let compensation_results = self.compensation_results(plan);
+        let failed = compensation_results.iter().find(|result| !result.success);
+        let Some(failed) = failed.map(|result| result.step_id.clone()) else {
+            return self.emit(Event::RunSucceeded {
+                output: Json::null(),
+            });
+        };
+        self.emit(Event::RunFailed {
+            error: Box::new(RunError {
+                message: format!("step `{failed}` could not be undone"),
+                failed_step_id: Some(failed),
+                code: "compensation_failed".into(),
+                compensation_results,
+            }),
+        });
+    }
+
     /// Ends what has not begun, and what will not be attempted again; true: attempts are in flight, and awaited.
     fn close_steps(&mut self, plan: &CompiledPlan) -> bool {
         let mut in_flight = false;
@@ -81,10 +108,10 @@ impl Turn<'_> {
 
     /// The step to undo now: one whose compensation has begun, else the last one that has had an effect.
     fn next_undo(&self, plan: &CompiledPlan) -> Option<usize> {
-        self.run
-            .ending
-            .as_ref()
-            .filter(|ending| ending.compensate)?;
+        let compensates = self.run.ending.as_ref().map(|ending| ending.compensate);
+        if !compensates.unwrap_or_else(|| self.run.only_undoes()) {
+            return None;
+        }
         let phase = |index: usize| self.run.steps[index].undo.phase;
         let effective = self.run.effective.iter().copied();
         let mut open = effective.filter(|index| {
@@ -164,6 +191,10 @@ impl Turn<'_> {
         if let Some(input) = &self.run.steps[index].undo.input {
             return Ok(input.clone());
         }
+        if self.run.only_undoes() {
+            let message = "its input could not be rendered in the run that is undone";
+            return Err(StepError::new("invalid_expression", message));
+        }
         let template = match &compensation.input {
             Input::Fixed(input) => return Ok(input.clone()),
             Input::Template(template) => template,
@@ -196,6 +227,21 @@ impl Turn<'_> {
         let Some(ending) = self.run.ending.clone() else {
             return;
         };
+        let error = Box::new(RunError {
+            failed_step_id: ending.step.map(|index| plan.steps[index].id.clone()),
+            code: ending.error.code,
+            message: ending.error.message,
+            compensation_results: self.compensation_results(plan),
+        });
+        self.emit(match ending.kind {
+            EndKind::Failed => Event::RunFailed { error },
+            EndKind::Denied => Event::RunDenied { error },
+            EndKind::Cancelled => Event::RunCancelled { error },
+        });
+    }
+
+    /// The compensations, in the order in which they ended.
+    fn compensation_results(&self, plan: &CompiledPlan) -> Vec<CompensationResult> {
         let undone = self.run.undone.iter().map(|index| {
             let undo = &self.run.steps[*index].undo;
             CompensationResult {
@@ -204,16 +250,6 @@ impl Turn<'_> {
                 error: undo.error.clone(),
             }
         });
-        let error = Box::new(RunError {
-            failed_step_id: ending.step.map(|index| plan.steps[index].id.clone()),
-            code: ending.error.code,
-            message: ending.error.message,
-            compensation_results: undone.collect(),
-        });
-        self.emit(match ending.kind {
-            EndKind::Failed => Event::RunFailed { error },
-            EndKind::Denied => Event::RunDenied { error },
-            EndKind::Cancelled => Event::RunCancelled { error },
-        });
+        undone.collect()
     }
 }

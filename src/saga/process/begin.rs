@@ -30,6 +30,7 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<Begun, Rejected> 
     let start = Start::decode(command)
         .ok_or_else(|| Rejected::new("invalid_command", "it is no start of a run"))?;
     let ready = plans.of(&start)?;
+    check_undo(&start, &ready)?;
     let tenant = Tenant::new(&command.tenant)
         .map_err(|e| Rejected::new("invalid_command", e.to_string()))?;
     let about = Arc::new(About {
@@ -54,7 +55,26 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<Begun, Rejected> 
     })
 }
 
+/// A run that only undoes calls compensations of its plan.
+fn check_undo(start: &Start, ready: &Ready) -> Result<(), Rejected> {
+    let plan = &ready.compiled;
+    let undo = start.retry.iter().flat_map(|retry| &retry.undo);
+    for undo in undo {
+        let index = plan.index(&undo.step_id);
+        if index.is_none_or(|index| plan.steps[index].compensation.is_none()) {
+            let message = format!("step `{}` has no compensation", undo.step_id);
+            return Err(Rejected::new("invalid_plan", message));
+        }
+    }
+    Ok(())
+}
+
 fn started(command: &Command, start: Start) -> Started {
+    let retry = start.retry.map(|retry| *retry);
+    let (retry_of, reused, undo) = match retry {
+        Some(retry) => (Some(retry.of), retry.reused, retry.undo),
+        None => (None, Vec::new(), Vec::new()),
+    };
     let params = start.params.map_or_else(Json::empty_object, Json::of_raw);
     let required = &start.constraints.approvals_required_for;
     let workflow = start.workflow.as_ref().map(|workflow| &workflow.name);
@@ -77,9 +97,11 @@ fn started(command: &Command, start: Start) -> Started {
         on_behalf_of: command.on_behalf_of.clone(),
         received_at: Millis(start.received_at / 1000),
         run_at: start.run_at.map(|micros| Millis(micros / 1000)),
-        retry_of: None,
+        retry_of,
         approve_run,
         approve_tools: start.constraints.approvals_required_for,
+        reused,
+        undo,
     }
 }
 

@@ -8,21 +8,22 @@ use crate::{
     commands::depth,
     envelope::{Form, Invalid, avro::encode_ingress, parse_structured},
     log::Record,
-    runs::{CallKind, StepError, idempotency_key},
+    runs::StepError,
 };
 
 /// The source of events that name none.
 const SOURCE: &str = "/omnilink/runs";
 
-/// The record on `ingress`. Its event has the idempotency key of the call as its id, so that it is admitted once. `depth` is the run's.
+/// The record on `ingress`. Its event has `key`, the idempotency key of the call, as its id, so that it is admitted once. `depth` is the
+/// run's.
 pub(super) fn record(
     (tenant, run_id): (&Tenant, &str),
     depth: u32,
-    (step_id, kind): (&str, CallKind),
+    key: &str,
     input: &Value,
     now: Millis,
 ) -> Result<Record, StepError> {
-    let body = body(run_id, &idempotency_key(run_id, step_id, kind), input);
+    let body = body(run_id, key, input);
     let invalid = |e: Invalid| StepError::new(e.code, e.message);
     let parsed = parse_structured(&body, Form::OmniLink, tenant, now).map_err(invalid)?;
     let mut value = Vec::with_capacity(512);
@@ -60,7 +61,7 @@ mod tests {
     fn an_event_has_the_id_of_its_step() {
         let tenant = Tenant::new("acme").unwrap();
         let input = json!({ "type": "order.paid", "data": { "total": 5 } });
-        let call = ("s", CallKind::Execute);
+        let call = "r:s:execute";
         let record = record((&tenant, "r"), 3, call, &input, Millis(5)).unwrap();
         assert_eq!(depth::of(&record.headers), 3);
         let value = record.value.unwrap();

@@ -7,7 +7,9 @@ use crate::{
     base::clock::Millis,
     log::topics::Names,
     plans::{Builtin, Worker},
-    runs::{CallKind, CallKindName, Event, Json, RunRecord, StepCommand, idempotency_key},
+    runs::{
+        CallKind, CallKindName, Event, Json, RunRecord, StepCommand, StepError, idempotency_key,
+    },
     saga::{CompiledStep, Run},
     stream::{Context, Failure, Rejected},
 };
@@ -62,16 +64,20 @@ pub(super) fn write(
                 }
                 let undo = step(run, step_id).and_then(|step| step.compensation.as_ref());
                 if undo.is_some_and(|undo| undo.tool.worker == EMIT) {
-                    let call = (&**step_id, CallKind::Compensate);
-                    emit(names, about, call, input, cx)?;
+                    let by = undone_in(run, step_id).unwrap_or(&about.run_id);
+                    let key = idempotency_key(by, step_id, CallKind::Compensate);
+                    emit(names, about, &key, input, cx)?;
                 }
             }
             // The output of `emit` is its input.
             Event::StepSucceeded {
-                step_id, output, ..
+                step_id,
+                output,
+                reused: false,
+                ..
             } if step(run, step_id).is_some_and(|step| step.tool.worker == EMIT) => {
-                let call = (&**step_id, CallKind::Execute);
-                emit(names, about, call, output, cx)?;
+                let key = idempotency_key(&about.run_id, step_id, CallKind::Execute);
+                emit(names, about, &key, output, cx)?;
             }
             Event::ApprovalRequested(request) | Event::IncidentOpened(request) => {
                 let record = notices::approval_requested(about, seq, request, now);
@@ -92,17 +98,22 @@ pub(super) fn write(
 
 const EMIT: Worker = Worker::Builtin(Builtin::Emit);
 
-/// Writes the event of a call of `emit`, which the core has checked.
+/// The run whose compensation of a step is called again.
+fn undone_in<'r>(run: &'r Run, step_id: &str) -> Option<&'r str> {
+    run.started().undo(step_id).map(|undo| &*undo.run_id)
+}
+
+/// Writes the event of a call of `emit`, which the core has checked. Its id is the call's idempotency key.
 fn emit(
     names: &Names,
     about: &About,
-    call: (&str, CallKind),
+    key: &str,
     input: &Json,
     cx: &mut Context<'_>,
 ) -> Result<(), Failure> {
     let value = input.value();
     let run = (&about.tenant, &*about.run_id);
-    let record = emitted::record(run, about.depth, call, &value, cx.now())
+    let record = emitted::record(run, about.depth, key, &value, cx.now())
         .map_err(|e| Rejected::new("invalid_event", e.message))?;
     cx.emit(&names.ingress, record);
     Ok(())
@@ -145,6 +156,8 @@ impl Call<'_> {
             return Ok(());
         };
         let undone = (self.kind == CallKind::Compensate).then(|| Undone::of(about, run, step));
+        let by = undone.as_ref().and_then(|_| undone_in(run, &step.id));
+        let by = by.unwrap_or(&about.run_id);
         let worker = about.ready.workers.get(&tool.name);
         let command = StepCommand {
             tenant: about.tenant.as_str().to_owned(),
@@ -159,7 +172,7 @@ impl Call<'_> {
             tool: tool.name.clone(),
             worker: worker.cloned().unwrap_or_default(),
             input: self.input.text().to_owned(),
-            idempotency_key: idempotency_key(&about.run_id, &step.id, self.kind),
+            idempotency_key: idempotency_key(by, &step.id, self.kind),
             deadline: self.deadline.0,
             at: now.0,
             task_id: format!(
@@ -198,9 +211,18 @@ struct Undone {
 
 impl Undone {
     fn of(about: &About, run: &Run, step: &CompiledStep) -> Self {
+        let started = run.started();
+        if let Some(undo) = started.undo(&step.id) {
+            return Self {
+                execute: undo.execute.value(),
+                error: undo.error.as_ref().map(error_of),
+            };
+        }
         let done = run.execution(&step.id);
+        let by = started.reused(&step.id).map(|reused| &*reused.run_id);
+        let by = by.unwrap_or(&about.run_id);
         let mut execute = json!({
-            "idempotency_key": idempotency_key(&about.run_id, &step.id, CallKind::Execute),
+            "idempotency_key": idempotency_key(by, &step.id, CallKind::Execute),
             "outcome": done.status.name(),
         });
         let value = |json: Option<Json>| json.map(|json| json.value());
@@ -211,9 +233,13 @@ impl Undone {
         let error = run.ending_error();
         Self {
             execute,
-            error: error.map(|error| json!({ "code": error.code, "message": error.message })),
+            error: error.map(error_of),
         }
     }
+}
+
+fn error_of(error: &StepError) -> Value {
+    json!({ "code": error.code, "message": error.message })
 }
 
 /// What led to records: `KIND:PARTITION:OFFSET`.

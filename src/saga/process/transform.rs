@@ -27,7 +27,7 @@ use crate::{
     controls::{Emergency, EmergencyState},
     log::{Fetched, Record, partition_for, topics::Names},
     plans::Tool,
-    runs::{CallKind, Event, RunStatus},
+    runs::{CallKind, Event, RunStatus, idempotency_key},
     saga::{self, Answer, Effects, Env, Followers, Hold, Input, Notice, Refusal, Snapshot, decide},
     state::Window,
     stream::{Context, Failure, Rejected, Timer, Transform},
@@ -190,15 +190,9 @@ impl Runs {
             let controls = self.controls.as_ref();
             let hold = |tool: &Tool| held_by(controls, tool);
             let check = |step: &str, input: &serde_json::Value| {
-                let call = (step, CallKind::Execute);
-                emitted::record(
-                    (&about.tenant, &*about.run_id),
-                    about.depth,
-                    call,
-                    input,
-                    now,
-                )
-                .map(|_| ())
+                let key = idempotency_key(&about.run_id, step, CallKind::Execute);
+                let run = (&about.tenant, &*about.run_id);
+                emitted::record(run, about.depth, &key, input, now).map(|_| ())
             };
             let hold_start = holds::start(controls, &about);
             let env = env(
@@ -302,15 +296,9 @@ impl Runs {
         let controls = self.controls.as_ref();
         let hold = |tool: &Tool| held_by(controls, tool);
         let check = |step: &str, input: &serde_json::Value| {
-            let call = (step, CallKind::Execute);
-            emitted::record(
-                (&about.tenant, &*about.run_id),
-                about.depth,
-                call,
-                input,
-                now,
-            )
-            .map(|_| ())
+            let key = idempotency_key(&about.run_id, step, CallKind::Execute);
+            let run = (&about.tenant, &*about.run_id);
+            emitted::record(run, about.depth, &key, input, now).map(|_| ())
         };
         let hold_start = holds::start(controls, &about);
         let env = env(

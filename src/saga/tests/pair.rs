@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{
-    model::{At, Decides, Does, EXPIRY, If, Model, Now, Plan, Says, Status, TIMEOUT, Undo},
+    model::{At, Decides, Does, EXPIRY, If, Model, Now, Plan, Reused, Says, Status, TIMEOUT, Undo},
     stories::Happening,
     *,
 };
@@ -92,6 +92,7 @@ impl Pair {
         let mut started = Started::new(Json::of(&Value::Null), "asker", Millis(0));
         started.run_at = plan.run_at.map(|at| Millis(at * 1000));
         started.approve_tools.push("listed".into());
+        take_over(&mut started, plan);
         if plan.approve {
             started.approve_run.push("required_by_request".into());
         }
@@ -393,6 +394,10 @@ impl Pair {
         | Event::RunDenied { error }
         | Event::RunCancelled { error }) = last
         else {
+            let undone = |index: &usize| self.model.steps[*index].undo == Undo::Succeeded;
+            if self.model.only_undoes() {
+                return agree("undone", &self.model.undone.iter().all(undone), &true);
+            }
             return agree("undone", &self.model.undone, &Vec::new());
         };
         let results = error.compensation_results.iter();
@@ -404,6 +409,34 @@ impl Pair {
             (format!("s{index}"), success)
         });
         agree("compensation results", &core, &model.collect())
+    }
+}
+
+/// What the run takes over from an earlier one.
+fn take_over(started: &mut Started, plan: &Plan) {
+    for (n, step) in plan.steps.iter().enumerate() {
+        let (output, skipped) = match step.reused {
+            None => continue,
+            Some(Reused::Succeeded(output)) => (output, false),
+            Some(Reused::Skipped(output)) => (output, true),
+        };
+        started.reused.push(crate::runs::Reused {
+            step_id: format!("s{n}").into(),
+            run_id: "before".into(),
+            input: Some(Json::of(&json!(n))),
+            output: Json::of(&json!(output)),
+            skipped,
+        });
+    }
+    // The last one is undone first.
+    for n in plan.undone().into_iter().rev() {
+        started.undo.push(crate::runs::Undo {
+            step_id: format!("s{n}").into(),
+            run_id: "before".into(),
+            input: Some(Json::of(&json!(n))),
+            execute: Json::of(&json!({ "outcome": "succeeded" })),
+            error: None,
+        });
     }
 }
 

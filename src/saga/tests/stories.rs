@@ -6,7 +6,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use super::model::{Decides, Does, EXPIRY, If, Plan, Says, Step};
+use super::model::{Decides, Does, EXPIRY, If, Plan, Reused, Says, Step};
 
 /// What happens next to a run.
 #[derive(Clone, Debug)]
@@ -38,16 +38,22 @@ fn plan() -> impl Strategy<Value = Plan> {
         timeout,
         prop::option::weighted(0.1, 1_i64..30),
         prop::bool::weighted(0.1),
+        prop_oneof![8 => Just(0_u8), 2 => Just(1), 1 => Just(2)],
     )
-        .prop_map(|(steps, timeout, run_at, approve)| Plan {
-            steps: steps
-                .iter()
-                .enumerate()
-                .map(|(n, step)| step.at(n, &steps))
-                .collect(),
-            timeout,
-            run_at,
-            approve,
+        .prop_map(|(steps, timeout, run_at, approve, repeats)| {
+            let steps = steps.iter().enumerate().map(|(n, step)| {
+                let mut step = step.at(n, &steps);
+                // Only a run that repeats another one reuses what that has done.
+                step.reused = step.reused.filter(|_| repeats == 1);
+                step
+            });
+            Plan {
+                steps: steps.collect(),
+                timeout,
+                run_at: run_at.filter(|_| repeats != 2),
+                approve,
+                undoes: repeats == 2,
+            }
         })
 }
 
@@ -101,9 +107,14 @@ fn step() -> impl Strategy<Value = Drawn> {
         prop::bool::weighted(0.2),
         1_u32..4,
         prop::option::weighted(0.2, 5_i64..60),
+        prop_oneof![
+            3 => Just(None),
+            4 => (0_i64..5).prop_map(|output| Some(Reused::Succeeded(output))),
+            1 => (0_i64..5).prop_map(|output| Some(Reused::Skipped(output))),
+        ],
     )
         .prop_map(
-            |(does, on, when, compensated, incident, attempts, deadline)| Drawn {
+            |(does, on, when, compensated, incident, attempts, deadline, reused)| Drawn {
                 does,
                 on,
                 when,
@@ -115,6 +126,7 @@ fn step() -> impl Strategy<Value = Drawn> {
                     incident,
                     attempts,
                     deadline,
+                    reused,
                 },
             },
         )

@@ -42,8 +42,8 @@ pub struct Letter {
     pub truncated: Option<u64>,
 }
 
-/// A header of the queue as text.
-pub(super) fn field(letter: &Fetched, name: &str) -> Option<String> {
+/// A header of the queue as text: `topic`, `partition`, `offset`, `timestamp`, `stage`, `code`, `message`, `failed_at`.
+pub fn field(letter: &Fetched, name: &str) -> Option<String> {
     let value = header(&letter.record.headers, &format!("{}{name}", dlq::PREFIX))?;
     Some(String::from_utf8_lossy(value).into_owned())
 }

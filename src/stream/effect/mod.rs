@@ -87,8 +87,30 @@ impl Drop for Running {
     }
 }
 
-/// Starts an effect on its own thread; its calls run on the runtime.
+/// Starts an effect on its own thread; its calls run on the runtime. One that has never run reads its topic from the first record on.
 pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> {
+    start_from(effect, setup, None)
+}
+
+/// As [`start`], but one that has never run reads what is appended after this call.
+pub fn start_at_end(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> {
+    let partitions = setup.log.partitions(&setup.topic).unwrap_or(0);
+    let end = |partition| {
+        let range = setup.log.offset_range(&setup.topic, partition).ok()?;
+        Some((partition, range.end))
+    };
+    let ends: Ends = (0..partitions).filter_map(end).collect();
+    start_from(effect, setup, Some(Arc::new(ends)))
+}
+
+/// Where an effect begins in partitions in which it has no position yet.
+type Ends = BTreeMap<u32, u64>;
+
+fn start_from(
+    effect: Arc<dyn Effect>,
+    setup: Setup,
+    begin: Option<Arc<Ends>>,
+) -> std::io::Result<Running> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopping = Arc::clone(&stop);
     let progress = Arc::new(setup.progress.lane());
@@ -98,7 +120,7 @@ pub fn start(effect: Arc<dyn Effect>, setup: Setup) -> std::io::Result<Running> 
         progress: Arc::clone(&progress),
     };
     let name = format!("effect-{}", setup.name);
-    let calls = Calls::new(effect, setup, progress, Arc::clone(&stop));
+    let calls = Calls::new(effect, setup, begin, progress, Arc::clone(&stop));
     let consumer = Consumer::new(of, calls, rand::random());
     let thread = std::thread::Builder::new()
         .name(name)
@@ -130,6 +152,8 @@ struct PartitionCalls {
 struct Calls {
     effect: Arc<dyn Effect>,
     setup: Setup,
+    /// `None`: at the first record.
+    begin_at: Option<Arc<Ends>>,
     progress: Arc<LaneProgress>,
     stop: Arc<AtomicBool>,
     /// Permits for concurrent calls.
@@ -146,6 +170,7 @@ impl Calls {
     fn new(
         effect: Arc<dyn Effect>,
         setup: Setup,
+        begin_at: Option<Arc<Ends>>,
         progress: Arc<LaneProgress>,
         stop: Arc<AtomicBool>,
     ) -> Self {
@@ -157,6 +182,7 @@ impl Calls {
             taken: BTreeMap::new(),
             effect,
             setup,
+            begin_at,
             progress,
             stop,
             tell,
@@ -237,6 +263,24 @@ impl Calls {
         }
     }
 
+    /// Keeps the end of a partition as its position, if it is to begin there and has none. It is kept before anything is read: what comes
+    /// from then on is not missed, whoever reads it.
+    fn begin_at_end(&self, work: &mut dyn Work, partition: u32) -> Result<(), LogError> {
+        let (log, of) = (&self.setup.log, &self.setup);
+        let Some(ends) = &self.begin_at else {
+            return Ok(());
+        };
+        if log.committed(&of.name, &of.topic, partition)?.is_none() {
+            let end = match ends.get(&partition) {
+                Some(end) => *end,
+                // The log did not answer at the start.
+                None => log.offset_range(&of.topic, partition)?.end,
+            };
+            work.commit(partition, &Finished::from(end))?;
+        }
+        Ok(())
+    }
+
     fn begin(&self, input: Fetched, slot: OwnedSemaphorePermit) {
         let (attempts, tell) = (Arc::clone(&self.attempts), self.tell.clone());
         let call = self.progress.calls().begin(CALL);
@@ -303,6 +347,7 @@ impl Handler for Calls {
         partitions: &[(usize, u32)],
     ) -> Result<(), Fault> {
         for (_, partition) in partitions {
+            self.begin_at_end(work, *partition)?;
             let finished = work.open(*partition)?;
             let read_to = finished.next();
             self.progress
@@ -339,6 +384,7 @@ impl Handler for Calls {
         *self = Self::new(
             effect,
             setup,
+            self.begin_at.clone(),
             Arc::clone(&self.progress),
             Arc::clone(&self.stop),
         );

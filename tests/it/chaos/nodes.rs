@@ -296,7 +296,7 @@ impl Nodes {
 impl Nodes {
     /// The last warnings and errors in the logs of the nodes, for a run that found something.
     pub fn errors(&self) -> String {
-        let mut all = String::new();
+        let mut all = Vec::new();
         for index in 0..self.len() {
             let file = self.dir.join(format!("node-{index}")).join("stderr.log");
             let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -307,9 +307,9 @@ impl Nodes {
             };
             let lines: Vec<_> = text.lines().filter(bad).collect();
             let last = &lines[lines.len().saturating_sub(60)..];
-            all.push_str(&format!("node {index}:\n{}\n", last.join("\n")));
+            all.push(format!("node {index}:\n{}", last.join("\n")));
         }
-        all
+        all.join("\n")
     }
 }
 

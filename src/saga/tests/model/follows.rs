@@ -1,12 +1,33 @@
 //! What follows from what the model is told.
 
 use super::{
-    At, Does, EXPIRY, If, Model, Question, Status, TIMEOUT, UNDO_ATTEMPTS, UNDO_TIMEOUT, Undo,
+    At, Does, EXPIRY, If, Model, Question, Reused, Status, TIMEOUT, UNDO_ATTEMPTS, UNDO_TIMEOUT,
+    Undo,
 };
 
 impl Model {
     pub(super) fn ended(&self) -> Option<&'static str> {
         self.end.map(|_| "run_ended")
+    }
+
+    /// What an earlier run has done.
+    pub(super) fn take_over(&mut self) {
+        self.effects = self.plan.undone();
+        for index in 0..self.steps.len() {
+            match self.plan.steps[index].reused {
+                None => {}
+                Some(Reused::Succeeded(output)) => self.succeeded(index, output),
+                Some(Reused::Skipped(output)) => {
+                    self.steps[index].at = At::Skipped;
+                    self.steps[index].output = Some(output);
+                    self.begun.get_or_insert(self.clock);
+                }
+            }
+        }
+    }
+
+    pub(in crate::saga::tests) fn only_undoes(&self) -> bool {
+        !self.plan.undone().is_empty()
     }
 
     /// All that happens by itself now.
@@ -78,6 +99,9 @@ impl Model {
                     return true;
                 }
             }
+        }
+        if self.only_undoes() {
+            return self.undo_next(true);
         }
         if self.ending.is_some() {
             return self.unwind();
@@ -285,7 +309,12 @@ impl Model {
         if in_flight {
             return false;
         }
-        let (status, compensate) = self.ending.unwrap_or((Status::Failed, true));
+        let compensate = self.ending.is_none_or(|(_, compensate)| compensate);
+        self.undo_next(compensate)
+    }
+
+    /// One step of undoing; false: there is nothing to do now.
+    fn undo_next(&mut self, compensate: bool) -> bool {
         let open = |index: &&usize| {
             self.plan.steps[**index].compensated && !self.undone.contains(index) && compensate
         };
@@ -293,7 +322,12 @@ impl Model {
         let mut effects = self.effects.iter().filter(open);
         let next = effects.clone().find(begun).or_else(|| effects.next_back());
         let Some(index) = next.copied() else {
-            self.end = Some(status);
+            let good = |index: &usize| self.steps[*index].undo == Undo::Succeeded;
+            self.end = Some(match self.ending {
+                Some((status, _)) => status,
+                None if self.undone.iter().all(good) => Status::Succeeded,
+                None => Status::Failed,
+            });
             return false;
         };
         self.compensating = true;

@@ -13,7 +13,7 @@ pub(super) const EXPIRY: i64 = 120;
 mod follows;
 mod plan;
 
-pub(super) use plan::{Does, If, Plan, Step};
+pub(super) use plan::{Does, If, Plan, Reused, Step};
 
 /// Where a step is.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -158,6 +158,7 @@ impl Model {
             end: None,
             held: false,
         };
+        model.take_over();
         model.settle();
         model
     }
@@ -198,10 +199,9 @@ impl Model {
         let asked = self.questions.iter().map(|question| question.until);
         let due = steps.flatten().chain(run).chain(asked).min();
         let due = due.map(|due| due - self.clock + self.now);
-        let begin = self
-            .plan
-            .run_at
-            .filter(|at| *at > self.now && self.ending.is_none());
+        let begin = self.plan.run_at.filter(|at| {
+            *at > self.now && self.ending.is_none() && self.begun.is_none() && !self.only_undoes()
+        });
         due.into_iter().chain(begin).min()
     }
 

@@ -44,6 +44,17 @@ pub(in crate::saga::tests) struct Step {
     pub(in crate::saga::tests) incident: bool,
     pub(in crate::saga::tests) attempts: u32,
     pub(in crate::saga::tests) deadline: Option<i64>,
+    /// An earlier run has carried it out.
+    pub(in crate::saga::tests) reused: Option<Reused>,
+}
+
+/// What an earlier run has done about a step.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(in crate::saga::tests) enum Reused {
+    /// It has succeeded, with this output.
+    Succeeded(i64),
+    /// A person has skipped it, with this output.
+    Skipped(i64),
 }
 
 /// A run that is asked for.
@@ -53,4 +64,15 @@ pub(in crate::saga::tests) struct Plan {
     pub(in crate::saga::tests) timeout: i64,
     pub(in crate::saga::tests) run_at: Option<i64>,
     pub(in crate::saga::tests) approve: bool,
+    /// Its compensations have failed in an earlier run, and that is all there is to do.
+    pub(in crate::saga::tests) undoes: bool,
+}
+
+impl Plan {
+    /// The steps that a run undoes that does nothing else, the first one that ended first.
+    pub(in crate::saga::tests) fn undone(&self) -> Vec<usize> {
+        let all = 0..self.steps.len();
+        all.filter(|index| self.undoes && self.steps[*index].compensated)
+            .collect()
+    }
 }

@@ -1,28 +1,41 @@
-//! Signatures of requests to workers, as Standard Webhooks have them (github.com/standard-webhooks/standard-webhooks,
+//! Signatures of requests to workers and receivers of notifications, as Standard Webhooks have them (github.com/standard-webhooks/standard-webhooks,
 //! `spec/standard-webhooks.md`, `v1`).
 
 use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
+use hyper::header::HeaderName;
 use sha2::Sha256;
 
 use crate::config::Secret;
 
-/// The secret of a tool, ready to sign with. Never displayed.
-#[derive(Clone)]
-pub(super) struct SigningKey(Hmac<Sha256>);
+/// The names of the headers with the id, the time and the signature, in this order.
+pub const SIGNATURE_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("webhook-id"),
+    HeaderName::from_static("webhook-timestamp"),
+    HeaderName::from_static("webhook-signature"),
+];
 
-/// The secret of a tool cannot be used. Never holds the secret.
+/// A secret, ready to sign with. Never displayed.
+#[derive(Clone)]
+pub struct SigningKey(Hmac<Sha256>);
+
+/// A secret cannot be used. Never holds the secret.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the secret of the tool cannot be used: {0}")]
-pub(super) struct NoSecret(String);
+#[error("the secret cannot be used: {0}")]
+pub struct NoSecret(String);
 
 impl SigningKey {
     /// Reads `whsec_` and base64, or a reference to it (`env:NAME`, `file:PATH`, relative to `base`).
-    pub(super) fn read(text: &str, base: &Path) -> Result<Self, NoSecret> {
+    pub fn read(text: &str, base: &Path) -> Result<Self, NoSecret> {
         let env = |name: &str| std::env::var(name).ok();
         let secret = Secret::resolve(text, base, &env).map_err(|e| NoSecret(e.to_string()))?;
+        Self::of(&secret)
+    }
+
+    /// Of a secret that was resolved: `whsec_` and base64.
+    pub fn of(secret: &Secret) -> Result<Self, NoSecret> {
         let bytes = secret.expose().trim().strip_prefix("whsec_");
         let bytes = bytes.and_then(|encoded| STANDARD.decode(encoded).ok());
         let bytes = bytes.filter(|bytes| !bytes.is_empty());
@@ -34,7 +47,7 @@ impl SigningKey {
     }
 
     /// The value of `webhook-signature`. `timestamp`: seconds since the Unix epoch, as in `webhook-timestamp`.
-    pub(super) fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
+    pub fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
         let mut mac = self.0.clone();
         for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
             mac.update(part);

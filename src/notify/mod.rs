@@ -1,0 +1,177 @@
+//! Notifications: tells people and programs what they have to know, by signed webhooks and by mail (`docs/notifications.md`).
+//!
+//! Each target has an effect over each of the topics where what it wants to know is recorded, so that one that does not answer holds
+//! up no other. A group of consumers does the work of all nodes, so one of them sends.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `notice` | what is told, made of a record |
+//! | `wanted` | who wants to know it, and what need not be said again |
+//! | `deliver` | the effect: sends until it is taken, for a day, else writes a dead letter |
+//! | `webhook`, `mail` | the two ways to send |
+
+mod deliver;
+mod mail;
+mod notice;
+mod wanted;
+mod webhook;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
+
+pub use self::{deliver::Failing, notice::STALLED};
+use self::{
+    deliver::{Deliver, Sender},
+    mail::{Mail, MailError},
+    notice::Source,
+    wanted::Wanted,
+    webhook::Webhook,
+};
+use crate::{
+    base::clock::Clock,
+    config::{Notify, NotifyTarget},
+    http::NoSecret,
+    log::{Log, topics::Names},
+    stream::{effect, progress::Progress},
+};
+
+/// The beginning of the names of these effects.
+pub const PREFIX: &str = "notify.";
+/// Notifications to a target that are under way at once, from one topic.
+const AT_ONCE: usize = 64;
+/// Longer than a notification is tried.
+const CALL_MAX: Duration = Duration::from_hours(26);
+/// How long a stop waits for a request in flight; it is sent again then.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// What notifications need.
+pub struct Parts {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// Its topics.
+    pub names: Names,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where people reach the port; without a trailing `/`.
+    pub public_url: String,
+}
+
+/// A target cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    /// Its secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] NoSecret),
+    /// Its mail server cannot be used.
+    #[error(transparent)]
+    Mail(#[from] MailError),
+    /// A thread cannot be started.
+    #[error(transparent)]
+    Thread(#[from] io::Error),
+}
+
+/// Notifications that are being sent. Dropping it stops them: what is not taken yet is sent again by the next owner.
+pub struct Running {
+    stop: CancellationToken,
+    effects: Vec<effect::Running>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let effects = self.effects.drain(..);
+        // Each waits for its own requests.
+        let stops: Vec<_> = effects
+            .map(|one| std::thread::spawn(move || drop(one)))
+            .collect();
+        for stop in stops {
+            crate::base::threads::join(stop);
+        }
+    }
+}
+
+/// Starts to send, on the runtime that this is called in. `watch` is called for each effect with its name and what it reports, and
+/// `failing` says which targets do not take what they are sent.
+pub fn start(
+    items: &[Notify],
+    parts: &Parts,
+    failing: &Failing,
+    mut watch: impl FnMut(&str, &Arc<Progress>),
+) -> Result<Running, NotifyError> {
+    let mut running = Running {
+        stop: CancellationToken::new(),
+        effects: Vec::new(),
+    };
+    for (id, items) in targets(items) {
+        let Some(first) = items.first() else {
+            continue;
+        };
+        let sender = Arc::new(sender(&first.to)?);
+        let sources: BTreeSet<Source> = items
+            .iter()
+            .flat_map(|item| item.on.iter().map(|on| Source::of(*on)))
+            .collect();
+        for source in sources {
+            let name = format!("{PREFIX}{}.{id}", source.name());
+            let deliver = Deliver::new(
+                name.clone(),
+                source,
+                Wanted::new(&items),
+                (Arc::clone(&sender), first.to.to_string()),
+                parts,
+                (failing.clone(), running.stop.clone()),
+            );
+            let progress = Arc::<Progress>::default();
+            watch(&name, &progress);
+            let setup = effect::Setup {
+                log: Arc::clone(&parts.log),
+                name,
+                topic: source.topic(&parts.names).to_string(),
+                dlq: Arc::clone(&parts.names.dlq),
+                concurrency: AT_ONCE,
+                deadline: CALL_MAX,
+                drain: DRAIN,
+                clock: Arc::clone(&parts.clock),
+                runtime: tokio::runtime::Handle::current(),
+                progress,
+            };
+            running
+                .effects
+                .push(effect::start_at_end(Arc::new(deliver), setup)?);
+        }
+    }
+    Ok(running)
+}
+
+/// The items of each target, by an id that stays when the list is changed otherwise.
+fn targets(items: &[Notify]) -> BTreeMap<String, Vec<&Notify>> {
+    let mut targets: BTreeMap<String, Vec<&Notify>> = BTreeMap::new();
+    for item in items {
+        let named = match &item.to {
+            NotifyTarget::Webhook { url, .. } => format!("webhook {}", url.expose()),
+            NotifyTarget::Smtp { to, .. } => {
+                let to: Vec<_> = to.iter().map(|one| one.email.to_string()).collect();
+                format!("smtp {}", to.join(" "))
+            }
+        };
+        let id = format!("{:016x}", xxh3_64(named.as_bytes()));
+        targets.entry(id).or_default().push(item);
+    }
+    targets
+}
+
+fn sender(to: &NotifyTarget) -> Result<Sender, NotifyError> {
+    Ok(match to {
+        NotifyTarget::Webhook { url, secret } => {
+            Sender::Webhook(Box::new(Webhook::new(url, secret)?))
+        }
+        NotifyTarget::Smtp { url, from, to } => Sender::Mail(Box::new(Mail::new(url, from, to)?)),
+    })
+}

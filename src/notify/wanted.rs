@@ -1,0 +1,129 @@
+//! Who wants to know something, and what need not be said again.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use super::notice::Notice;
+use crate::{
+    base::{clock::Millis, id::Tenant},
+    config::{Notify, NotifyOn},
+};
+
+/// For how long others of the same are not sent: 10 minutes, on the clock of the records.
+const QUIET_MS: i64 = 10 * 60 * 1000;
+/// Kinds of the same that are remembered.
+const KINDS_MAX: usize = 1000;
+
+/// What the items of one target want to know.
+pub(super) struct Wanted {
+    items: Vec<(BTreeSet<NotifyOn>, Option<Tenant>)>,
+    /// When one of a kind was sent last.
+    said: Mutex<HashMap<String, Millis>>,
+}
+
+impl Wanted {
+    pub(super) fn new(items: &[&Notify]) -> Self {
+        Self {
+            items: items
+                .iter()
+                .map(|item| (item.on.clone(), item.tenant.clone()))
+                .collect(),
+            said: Mutex::default(),
+        }
+    }
+
+    /// Whether it is to be sent.
+    pub(super) fn wants(&self, notice: &Notice) -> bool {
+        let mut items = self.items.iter();
+        let asked = items.any(|(on, tenant)| {
+            let concerns = match tenant {
+                None => true,
+                Some(tenant) => notice.tenant.as_deref() == Some(tenant.as_str()),
+            };
+            concerns && on.contains(&notice.on)
+        });
+        asked && self.is_new(notice)
+    }
+
+    /// Whether nothing alike was sent shortly before.
+    fn is_new(&self, notice: &Notice) -> bool {
+        let Some(alike) = &notice.alike else {
+            return true;
+        };
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said
+            .get(alike)
+            .is_some_and(|at| notice.at.0 - at.0 < QUIET_MS)
+        {
+            return false;
+        }
+        if said.len() >= KINDS_MAX {
+            said.retain(|_, at| notice.at.0 - at.0 < QUIET_MS);
+        }
+        if said.len() >= KINDS_MAX {
+            said.clear();
+        }
+        said.insert(alike.clone(), notice.at);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::config::{Config, Sources};
+
+    fn notice(on: NotifyOn, tenant: Option<&str>, at: i64, alike: Option<&str>) -> Notice {
+        Notice {
+            on,
+            id: "1".into(),
+            tenant: tenant.map(str::to_owned),
+            at: Millis(at),
+            subject: String::new(),
+            path: String::new(),
+            command: String::new(),
+            data: Map::new(),
+            alike: alike.map(str::to_owned),
+        }
+    }
+
+    fn items() -> Vec<Notify> {
+        let to = json!({ "webhook": { "url": "http://h", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" } });
+        let items = json!([
+            { "on": ["run.failed"], "tenant": "acme", "to": to },
+            { "on": ["dlq", "run.denied"], "to": to }
+        ]);
+        let sources = Sources {
+            env: vec![("OMNILINK__NOTIFY".into(), items.to_string())],
+            ..Sources::default()
+        };
+        Config::load(&sources).unwrap().notify
+    }
+
+    #[test]
+    fn a_tenant_is_told_what_concerns_it() {
+        let items = items();
+        let wanted = Wanted::new(&items.iter().collect::<Vec<_>>());
+        let wants = |on, tenant| wanted.wants(&notice(on, tenant, 0, None));
+        assert!(wants(NotifyOn::RunFailed, Some("acme")));
+        assert!(!wants(NotifyOn::RunFailed, Some("globex")));
+        assert!(wants(NotifyOn::RunDenied, Some("globex")));
+        assert!(!wants(NotifyOn::Stalled, None));
+    }
+
+    #[test]
+    fn the_same_is_not_said_again_for_ten_minutes() {
+        let items = items();
+        let wanted = Wanted::new(&items.iter().collect::<Vec<_>>());
+        let wants = |at, alike| wanted.wants(&notice(NotifyOn::Dlq, None, at, Some(alike)));
+        assert!(wants(0, "a"));
+        assert!(!wants(QUIET_MS - 1, "a"));
+        assert!(wants(5, "b"));
+        assert!(wants(QUIET_MS, "a"));
+        assert!(!wants(QUIET_MS + 1, "a"));
+    }
+}

@@ -1,0 +1,157 @@
+//! `POST /v1/runs/{id}/retry`: a new run that repeats one that has ended.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Path, Request, State},
+    response::Response,
+};
+use serde_json::{Map, Value};
+use tokio::time::{Instant, sleep};
+
+use super::sent::{Controller, Sent};
+use crate::{
+    api::{problem::NOT_ENDED, run_controls::RetryRun, starts::PLANS_INLINE},
+    audit::Outcome,
+    envelope::BodyHash,
+    port::{
+        Shared,
+        ingest::events::idempotency_key,
+        problem::{Problem, Refused},
+        rest::{
+            audit::{read, unavailable},
+            wait::{Sought, has_ended},
+        },
+        starts::{
+            again::Again,
+            past::{Past, PastReader},
+            wait::preferred,
+        },
+    },
+    runs::Event,
+    store::runs,
+};
+
+/// How long the row of the run may take to say that it has ended.
+const ROW_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is looked at.
+const ROW_EVERY: Duration = Duration::from_millis(50);
+/// Records that are read at a time.
+const PAGE: usize = 100;
+
+/// `POST /v1/runs/{id}/retry`.
+pub(crate) async fn retry(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let key = idempotency_key(request.headers()).map(|key| key.map(str::to_owned));
+    let wait = preferred(request.headers());
+    let sent = Sent::read(&shared, request).await?;
+    let asked: RetryRun = sent.fields_or_default()?;
+    if asked.compensations && (asked.reuse || asked.plan.is_some()) {
+        return Err(sent.invalid("`compensations` goes with neither `reuse` nor `plan`"));
+    }
+    let key = key.map_err(|problem| sent.caller.refuse(problem))?;
+    let key = key.ok_or_else(|| sent.missing("idempotency_key"))?;
+    let body = if sent.body.is_empty() {
+        b"{}"
+    } else {
+        &sent.body[..]
+    };
+    let body_hash = BodyHash::of_text(body).map_err(|error| sent.invalid(error))?;
+    let controller = sent.permit("retry").await?;
+    let caller = &controller.caller;
+    if asked.plan.is_some() && !caller.key.scopes.permits(PLANS_INLINE) {
+        return Err(caller.refuse(Problem::lacks(PLANS_INLINE)));
+    }
+    let past = past(&controller, &id).await?;
+    let again = Again {
+        tenant: controller.tenant.clone(),
+        past: &past,
+        retry: &asked,
+        key: &key,
+        body_hash,
+        traceparent: controller.trace.parent.clone(),
+        tracestate: controller.trace.state.clone(),
+        wait,
+    };
+    let answer = again.start(caller).await;
+    record(&controller, &id, &asked, answer.as_ref().err()).await;
+    answer.map_err(|problem| Refused::new(problem, caller.request_id()))
+}
+
+/// What the run has done, once its row says that it has ended.
+async fn past(controller: &Controller, id: &str) -> Result<Past, Refused> {
+    let caller = &controller.caller;
+    let sought = Sought::new(caller, Some(controller.tenant.as_str()), id)?;
+    let until = Instant::now() + ROW_TIMEOUT;
+    while !has_ended(&sought.found().await?) {
+        if Instant::now() >= until {
+            let detail = "the run has not ended: cancel it, or wait for its end";
+            return Err(caller.refuse(Problem::new(&NOT_ENDED, detail)));
+        }
+        sleep(ROW_EVERY).await;
+    }
+    let mut reader = PastReader::default();
+    let mut last = 0;
+    loop {
+        let of = (sought.tenant.as_str(), &*sought.run_id);
+        let rows = read(caller, runs::history(&sought.store, of, last, PAGE)).await?;
+        let full = rows.len() == PAGE;
+        for row in rows {
+            last = row.seq;
+            if let Some(event) = event(&row) {
+                reader.take(event);
+            }
+        }
+        if !full {
+            break;
+        }
+    }
+    let past = reader.finish(sought.run_id.clone());
+    past.ok_or_else(|| {
+        caller.refuse(unavailable(
+            "the history of the run has no start or no plan".into(),
+        ))
+    })
+}
+
+/// A record; `None`: of a type that this version does not know.
+fn event(row: &runs::RecordRow) -> Option<Event> {
+    let mut record: Value = serde_json::from_str(&row.record).ok()?;
+    record["type"] = row.kind.clone().into();
+    serde_json::from_value(record).ok()
+}
+
+/// The entry of the audit log about the run that is repeated.
+async fn record(controller: &Controller, id: &str, asked: &RetryRun, refused: Option<&Problem>) {
+    let caller = &controller.caller;
+    let mut detail = Map::new();
+    for (name, set) in [
+        ("reuse", asked.reuse),
+        ("compensations", asked.compensations),
+        ("plan", asked.plan.is_some()),
+    ] {
+        if set {
+            detail.insert(name.into(), true.into());
+        }
+    }
+    let outcome = match refused {
+        None => Outcome::Ok,
+        Some(problem) => {
+            let (status, code, _) = problem.summary();
+            detail.insert("code".into(), code.into());
+            if status == 403 {
+                Outcome::Denied
+            } else {
+                Outcome::Failed
+            }
+        }
+    };
+    let entry = caller
+        .audit_entry(&controller.tenant, "run.retried", outcome)
+        .resource("run", id)
+        .detail(detail);
+    caller.shared.audit.record_durably(entry).await;
+}

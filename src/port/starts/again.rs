@@ -1,0 +1,343 @@
+//! A run that repeats another one: from what that one has done to a start record.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::response::Response;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    answer,
+    append::append,
+    fields::value,
+    judge::Judge,
+    past::Past,
+    permit,
+    refusal::Refusal,
+    resolve::{inline, to_raw, unwritable},
+    taken::{Noted, Ready},
+    wait::Waiting,
+};
+use crate::{
+    api::{
+        events::ItemStatus,
+        problem::{INVALID_RETRY, WORKFLOW_NOT_ALLOWED},
+        run_controls::RetryRun,
+    },
+    base::{hex::hex, id::Tenant},
+    commands::{
+        Command,
+        start::{
+            self, Constraints, PlanSource, Planned, RECORD_MAX, Request, Retry, Start,
+            WorkflowVersion,
+        },
+    },
+    envelope::{BodyHash, StartKind},
+    plans::{OnExhausted, Plan, jcs},
+    port::{problem::Problem, rest::caller::Permitted},
+    runs::{Reused, Undo},
+    workflows::{Catalog, Resolved},
+};
+
+/// The source of these starts.
+const SOURCE: &str = "/omnilink/retry";
+/// The reason of an approval that the first request has asked for.
+const REQUIRED_BY_REQUEST: &str = "required_by_request";
+
+/// What is asked for.
+pub(crate) struct Again<'a> {
+    pub(crate) tenant: Tenant,
+    pub(crate) past: &'a Past,
+    pub(crate) retry: &'a RetryRun,
+    /// `Idempotency-Key`.
+    pub(crate) key: &'a str,
+    pub(crate) body_hash: BodyHash,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) tracestate: Option<String>,
+    /// `Prefer: wait`.
+    pub(crate) wait: Option<Duration>,
+}
+
+/// What it takes over, and what it does.
+struct Made {
+    resolved: Resolved,
+    reused: Vec<Reused>,
+    undo: Vec<Undo>,
+}
+
+impl Again<'_> {
+    /// The id of the run that it starts.
+    fn identity(&self) -> Vec<String> {
+        let parts = ["retry", self.tenant.as_str(), self.past.run_id(), self.key];
+        parts.map(str::to_owned).to_vec()
+    }
+
+    /// Starts the run; the answer is that to a start.
+    pub(crate) async fn start(self, caller: &Permitted) -> Result<Response, Problem> {
+        let mut judge = Judge::of(caller, StartKind::Workflow);
+        judge.tenant = self.tenant.clone();
+        let run = start::run_id(&self.identity());
+        let noted = Noted {
+            kind: self.past.started.kind.clone().unwrap_or_default(),
+            source: SOURCE.to_owned(),
+            on_behalf_of: caller.on_behalf_of.clone(),
+        };
+        let command = self.command(&judge)?;
+        let record = command
+            .encode()
+            .map_err(|e| Problem::invalid(e.to_string()))?;
+        let waiting = self
+            .wait
+            .map(|wait| Waiting::new(&caller.shared, run, wait));
+        let ready = Ready {
+            run,
+            body: self.body_hash,
+            record,
+            noted,
+        };
+        let taken = append(&judge, vec![Ok(ready)]).await;
+        if let Some(waiting) = waiting
+            && matches!(&taken[..], [Ok(_)])
+            && let Some(run) = waiting.end().await
+        {
+            return Ok(answer::ended(&run));
+        }
+        answer::respond(caller.request_id(), false, taken)
+    }
+
+    fn command(&self, judge: &Judge<'_>) -> Result<Command, Problem> {
+        let made = self.make(judge).map_err(Refusal::into_problem)?;
+        let (caller, started) = (judge.caller, &self.past.started);
+        let micros = judge.now.0.saturating_mul(1000);
+        let identity = self.identity();
+        let run_id = start::run_id(&identity).to_string();
+        let required = &caller.key.scopes.constraints.approvals_required_for;
+        let start = Start {
+            version: start::VERSION,
+            identity,
+            body_hash: hex(&self.body_hash.stored()),
+            request: Request::Workflow,
+            kind: started.kind.clone().unwrap_or_default(),
+            id: self.past.run_id().to_owned(),
+            source: SOURCE.to_owned(),
+            received_at: micros,
+            run_at: None,
+            params: Some(to_raw(&started.params.value()).map_err(Refusal::into_problem)?),
+            workflow: made.resolved.workflow,
+            plan: made.resolved.plan,
+            tools: made.resolved.tools,
+            goal: started.goal.clone(),
+            context: None,
+            adapter: None,
+            entity: None,
+            correlation_id: None,
+            causation_id: Some(self.past.run_id().to_owned()),
+            approval_required: started
+                .approve_run
+                .iter()
+                .any(|why| why == REQUIRED_BY_REQUEST),
+            constraints: Constraints {
+                approvals_required_for: required.clone(),
+                allowed_workflows: Vec::new(),
+            },
+            depth: 0,
+            retry: Some(Box::new(Retry {
+                of: self.past.run_id().to_owned(),
+                reused: made.reused,
+                undo: made.undo,
+            })),
+        };
+        let body = start.encode().map_err(|_| {
+            let what = "a start with its plan, its tools and what it takes over";
+            Refusal::too_large(what, RECORD_MAX).into_problem()
+        })?;
+        Ok(Command {
+            tenant: self.tenant.to_string(),
+            run_id,
+            kind: start::KIND.to_owned(),
+            at: micros,
+            principal: caller.key.principal.clone(),
+            on_behalf_of: caller.on_behalf_of.clone(),
+            traceparent: self.traceparent.clone(),
+            tracestate: self.tracestate.clone(),
+            body,
+        })
+    }
+
+    fn make(&self, judge: &Judge<'_>) -> Result<Made, Refusal> {
+        if self.retry.compensations {
+            return self.compensations(judge);
+        }
+        if self.past.only_undid() {
+            let message = "the run only undoes another one: repeat it with `compensations: true`";
+            return Err(conflict(message));
+        }
+        let (resolved, read) = match &self.retry.plan {
+            Some(plan) => Self::edited(judge, plan)?,
+            None => self.same(judge)?,
+        };
+        let reused = if self.retry.reuse {
+            self.reused(judge, &resolved, &read)?
+        } else {
+            Vec::new()
+        };
+        Ok(Made {
+            resolved,
+            reused,
+            undo: Vec::new(),
+        })
+    }
+
+    /// The plan of the request.
+    fn edited(judge: &Judge<'_>, plan: &RawValue) -> Result<(Resolved, Arc<Plan>), Refusal> {
+        permit::workflow(&judge.caller.key, None, None)?;
+        let resolved = inline(&judge.catalog, plan)?;
+        let read = Plan::read(&value(plan)?).map_err(|_| Refusal::invalid_plan("it is no plan"))?;
+        Ok((resolved, Arc::new(read)))
+    }
+
+    /// The plan of the run that is repeated, with the tools as they are now.
+    fn same(&self, judge: &Judge<'_>) -> Result<(Resolved, Arc<Plan>), Refusal> {
+        let (catalog, workflow) = (&*judge.catalog, self.workflow(&judge.catalog));
+        let named = workflow.as_ref().map(|w| (&*w.name, &*w.version));
+        permit::workflow(
+            &judge.caller.key,
+            named.map(|(name, _)| name),
+            named.map(|(_, version)| version),
+        )?;
+        if let Some((name, _)) = named {
+            judge.check_disabled(&format!("workflow:{name}"))?;
+        }
+        let given = self.past.plan.plan.value();
+        let read = catalog.plan(&given).map_err(|faults| {
+            let faults: Vec<_> = faults.iter().take(5).map(ToString::to_string).collect();
+            Refusal::invalid_plan(faults.join("; "))
+        })?;
+        let resolved = Resolved {
+            workflow,
+            plan: Some(Planned {
+                source: source(&self.past.plan.source),
+                hash: self.past.plan.hash.clone(),
+                steps: to_raw(&given)?,
+            }),
+            tools: catalog.definitions(&read).map_err(unwritable)?,
+        };
+        Ok((resolved, Arc::new(read)))
+    }
+
+    fn workflow(&self, catalog: &Catalog) -> Option<WorkflowVersion> {
+        let workflow = self.past.started.workflow.as_ref()?;
+        let known = catalog.workflow(&workflow.name, Some(&workflow.version));
+        Some(WorkflowVersion {
+            name: workflow.name.clone(),
+            version: workflow.version.clone(),
+            hold: known.is_some_and(|known| known.on_exhausted == Some(OnExhausted::Hold)),
+        })
+    }
+
+    /// What the new run need not do again: steps whose tool and input are as they were.
+    fn reused(
+        &self,
+        judge: &Judge<'_>,
+        resolved: &Resolved,
+        read: &Plan,
+    ) -> Result<Vec<Reused>, Refusal> {
+        let Some(plan) = &resolved.plan else {
+            return Ok(Vec::new());
+        };
+        let (before, now) = (self.past.plan.plan.value(), value(&plan.steps)?);
+        let (before, now) = (by_id(&before), by_id(&now));
+        let same = |id: &str| {
+            let (Some(before), Some(now)) = (before.get(id), now.get(id)) else {
+                return false;
+            };
+            ["tool", "input"]
+                .into_iter()
+                .all(|name| before.get(name) == now.get(name))
+        };
+        let steps = read.steps.iter().filter(|step| same(&step.id));
+        let reused = steps.filter_map(|step| {
+            let mut reused = self.past.reused(&step.id)?;
+            let tool = judge.catalog.tool(&step.tool);
+            let undone = step.compensate.is_some()
+                || tool.is_some_and(|tool| tool.tool.compensate.is_some());
+            if !undone {
+                reused.input = None;
+            }
+            Some(reused)
+        });
+        Ok(reused.collect())
+    }
+
+    /// Only the compensations that have failed: a plan of their steps, whose own inputs nobody needs.
+    fn compensations(&self, judge: &Judge<'_>) -> Result<Made, Refusal> {
+        let undo = self.past.failed_compensations();
+        if undo.is_empty() {
+            return Err(conflict("no compensation of the run has failed"));
+        }
+        let workflow = self.workflow(&judge.catalog);
+        let allowed = &judge.caller.key.scopes.constraints.allowed_workflows;
+        let name = workflow.as_ref().map(|workflow| &workflow.name);
+        if !allowed.is_empty() && !allowed.iter().any(|one| Some(&one.name) == name) {
+            let message = "the key's `allowed_workflows` do not hold the workflow of the run";
+            return Err(Refusal::denied(&WORKFLOW_NOT_ALLOWED, message));
+        }
+        let given = self.past.plan.plan.value();
+        let given = by_id(&given);
+        let steps = undo.iter().map(|undo| {
+            let tool = given.get(&*undo.step_id).map_or(&Value::Null, |step| &step["tool"]);
+            let own = given.get(&*undo.step_id).and_then(|step| step["compensate"]["tool"].as_str());
+            let of_tool = || {
+                let tool = judge.catalog.tool(tool.as_str()?)?;
+                tool.tool.compensate.as_ref().map(|call| &*call.tool)
+            };
+            let Some(compensation) = own.or_else(of_tool) else {
+                let message = format!("the tool of step `{}` has no compensation any more", undo.step_id);
+                return Err(Refusal::invalid_plan(message));
+            };
+            Ok(json!({ "id": &*undo.step_id, "tool": tool, "compensate": { "tool": compensation } }))
+        });
+        let plan = json!({ "steps": steps.collect::<Result<Vec<_>, _>>()? });
+        let catalog = &*judge.catalog;
+        let read = Plan::read(&plan).map_err(|faults| {
+            let first = faults.first().map(ToString::to_string);
+            Refusal::invalid_plan(first.unwrap_or_default())
+        })?;
+        if let Some(fault) = read
+            .check_tools(catalog.tools().map(|tool| &tool.tool))
+            .first()
+        {
+            return Err(Refusal::invalid_plan(fault.to_string()));
+        }
+        let resolved = Resolved {
+            workflow,
+            plan: Some(Planned {
+                source: source(&self.past.plan.source),
+                hash: jcs::hash(&plan),
+                steps: to_raw(&plan)?,
+            }),
+            tools: catalog.definitions(&read).map_err(unwritable)?,
+        };
+        Ok(Made {
+            resolved,
+            reused: Vec::new(),
+            undo,
+        })
+    }
+}
+
+fn conflict(message: &'static str) -> Refusal {
+    Refusal::new(ItemStatus::Error, &INVALID_RETRY, message)
+}
+
+/// Where a plan is from; one that a later version names is one of the request.
+fn source(name: &str) -> PlanSource {
+    serde_json::from_value(name.into()).unwrap_or(PlanSource::Inline)
+}
+
+/// The steps of a plan as given, by their ids.
+fn by_id(plan: &Value) -> BTreeMap<&str, &Value> {
+    let steps = plan["steps"].as_array().into_iter().flatten();
+    steps
+        .filter_map(|step| Some((step["id"].as_str()?, step)))
+        .collect()
+}

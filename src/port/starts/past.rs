@@ -1,0 +1,331 @@
+//! What an earlier run has done, from its history: what a run that repeats it takes over.
+
+use std::collections::BTreeMap;
+
+use crate::runs::{
+    CallKind, Event, Json, PlanReady, Reused, Started, StepError, Undo, idempotency_key,
+};
+
+/// A run that has ended.
+pub(crate) struct Past {
+    run_id: String,
+    pub(super) started: Box<Started>,
+    pub(super) plan: Box<PlanReady>,
+    steps: BTreeMap<String, Step>,
+    /// Steps whose compensations have failed, in the order in which they did.
+    not_undone: Vec<String>,
+    /// Why it was undone.
+    error: Option<StepError>,
+}
+
+/// The events of a run, read one after another.
+#[derive(Default)]
+pub(crate) struct PastReader {
+    started: Option<Box<Started>>,
+    plan: Option<Box<PlanReady>>,
+    steps: BTreeMap<String, Step>,
+    not_undone: Vec<String>,
+    error: Option<StepError>,
+}
+
+/// A step of it.
+#[derive(Default)]
+struct Step {
+    /// It was carried out by a run before this one.
+    reused: bool,
+    input: Option<Json>,
+    end: Option<End>,
+    /// The input of the call that undoes it.
+    undo: Option<Json>,
+    undone: bool,
+}
+
+/// How a step has ended.
+enum End {
+    Succeeded(Json),
+    /// A person has skipped it, with this output.
+    Skipped(Json),
+    Failed,
+    Unknown,
+}
+
+impl PastReader {
+    /// Takes the next record.
+    pub(crate) fn take(&mut self, event: Event) {
+        match event {
+            Event::RunStarted(started) => self.started = Some(started),
+            Event::PlanReady(plan) => self.plan = Some(plan),
+            Event::StepScheduled { step_id, input, .. } => {
+                self.step(&step_id).input = Some(input);
+            }
+            Event::StepSucceeded {
+                step_id,
+                output,
+                reused,
+                ..
+            } => {
+                let step = self.step(&step_id);
+                step.end = Some(End::Succeeded(output));
+                step.reused = reused;
+            }
+            Event::StepSkipped {
+                step_id,
+                output: Some(output),
+            } => self.step(&step_id).end = Some(End::Skipped(output)),
+            Event::StepFailed { step_id, .. } => self.step(&step_id).end = Some(End::Failed),
+            Event::StepUnknown { step_id, .. } => self.step(&step_id).end = Some(End::Unknown),
+            Event::CompensationScheduled { step_id, input, .. } => {
+                let step = self.step(&step_id);
+                step.undo = Some(input);
+                step.undone = true;
+            }
+            Event::CompensationFailed { step_id, .. } => {
+                self.step(&step_id).undone = true;
+                self.not_undone.push(step_id.to_string());
+            }
+            Event::RunFailed { error }
+            | Event::RunDenied { error }
+            | Event::RunCancelled { error } => {
+                self.error = Some(StepError::new(error.code, error.message));
+            }
+            _ => {}
+        }
+    }
+
+    fn step(&mut self, id: &str) -> &mut Step {
+        self.steps.entry(id.to_owned()).or_default()
+    }
+
+    /// The run of this id; `None`: its history has no start or no plan.
+    pub(crate) fn finish(self, run_id: String) -> Option<Past> {
+        Some(Past {
+            run_id,
+            started: self.started?,
+            plan: self.plan?,
+            steps: self.steps,
+            not_undone: self.not_undone,
+            error: self.error,
+        })
+    }
+}
+
+impl Past {
+    /// Its id.
+    pub(super) fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Whether it has called compensations of another run again, and nothing else.
+    pub(super) fn only_undid(&self) -> bool {
+        !self.started.undo.is_empty()
+    }
+
+    /// What of a step need not be done again: it has succeeded, or a person has skipped it with an output, and nothing was done to undo
+    /// it.
+    pub(super) fn reused(&self, id: &str) -> Option<Reused> {
+        let step = self.steps.get(id).filter(|step| !step.undone)?;
+        let before = self.started.reused(id);
+        let (output, skipped) = match step.end.as_ref()? {
+            End::Succeeded(output) => (output, false),
+            End::Skipped(output) => (output, true),
+            End::Failed | End::Unknown => return None,
+        };
+        let (run_id, input) = match before.filter(|_| step.reused) {
+            Some(before) => (&before.run_id, &before.input),
+            None => (&self.run_id, &step.input),
+        };
+        Some(Reused {
+            step_id: id.into(),
+            run_id: run_id.clone(),
+            input: input.clone(),
+            output: output.clone(),
+            skipped,
+        })
+    }
+
+    /// Its compensations that have failed, in the order in which they ran.
+    pub(super) fn failed_compensations(&self) -> Vec<Undo> {
+        let ids = self.not_undone.iter();
+        ids.map(|id| {
+            self.started
+                .undo(id)
+                .map_or_else(|| self.undo(id), Undo::clone)
+        })
+        .collect()
+    }
+
+    fn undo(&self, id: &str) -> Undo {
+        let none = Step::default();
+        let step = self.steps.get(id).unwrap_or(&none);
+        let before = self.started.reused(id).filter(|_| step.reused);
+        let (by, input) = match before {
+            Some(before) => (&before.run_id, &before.input),
+            None => (&self.run_id, &step.input),
+        };
+        let (outcome, output) = match &step.end {
+            Some(End::Succeeded(output)) => ("succeeded", Some(output)),
+            Some(End::Skipped(output)) => ("skipped", Some(output)),
+            Some(End::Failed) => ("failed", None),
+            Some(End::Unknown) | None => ("unknown", None),
+        };
+        let value = |json: &Json| json.value();
+        let mut execute = serde_json::json!({
+            "idempotency_key": idempotency_key(by, id, CallKind::Execute),
+            "outcome": outcome,
+            "input": input.as_ref().map(value),
+        });
+        if let Some(output) = output {
+            execute["output"] = output.value();
+        }
+        Undo {
+            step_id: id.into(),
+            run_id: self.run_id.clone(),
+            input: step.undo.clone(),
+            execute: Json::of(&execute),
+            error: self.error.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{base::clock::Millis, runs::RunError};
+
+    fn past(started: Started, events: Vec<Event>) -> Past {
+        let mut reader = PastReader::default();
+        reader.take(Event::RunStarted(Box::new(started)));
+        reader.take(Event::PlanReady(Box::new(PlanReady {
+            source: "workflow".into(),
+            hash: "00".into(),
+            plan: Json::of(&json!({ "steps": [] })),
+        })));
+        for event in events {
+            reader.take(event);
+        }
+        reader.finish("old".into()).unwrap()
+    }
+
+    fn started() -> Started {
+        Started::new(Json::empty_object(), "ann", Millis(0))
+    }
+
+    fn ran(id: &str, output: i64) -> [Event; 2] {
+        [
+            Event::StepScheduled {
+                step_id: id.into(),
+                attempt: 1,
+                input: Json::of(&json!({ "of": id })),
+                deadline: Millis(1),
+            },
+            Event::StepSucceeded {
+                step_id: id.into(),
+                attempt: 1,
+                output: Json::of(&json!(output)),
+                late: false,
+                signal: None,
+                reused: false,
+            },
+        ]
+    }
+
+    fn undoing(id: &str) -> Event {
+        Event::CompensationScheduled {
+            step_id: id.into(),
+            attempt: 1,
+            input: Json::of(&json!({ "undo": id })),
+            deadline: Millis(1),
+        }
+    }
+
+    #[test]
+    fn what_was_undone_or_nearly_so_is_not_reused() {
+        let mut events = [ran("a", 1), ran("b", 2), ran("c", 3)].concat();
+        events.push(Event::StepSkipped {
+            step_id: "byhand".into(),
+            output: Some(Json::of(&json!(4))),
+        });
+        events.push(Event::StepSkipped {
+            step_id: "when".into(),
+            output: None,
+        });
+        events.push(undoing("c"));
+        events.push(Event::CompensationSucceeded {
+            step_id: "c".into(),
+            attempt: 1,
+        });
+        events.push(undoing("b"));
+        events.push(Event::CompensationFailed {
+            step_id: "b".into(),
+            attempt: 1,
+            error: StepError::new("http_500", "no"),
+        });
+        events.push(Event::RunFailed {
+            error: Box::new(RunError {
+                failed_step_id: None,
+                code: "late".into(),
+                message: "too late".into(),
+                compensation_results: Vec::new(),
+            }),
+        });
+        let past = past(started(), events);
+        let a = past.reused("a").unwrap();
+        assert_eq!(
+            (&*a.run_id, a.output.text(), a.skipped),
+            ("old", "1", false)
+        );
+        assert_eq!(a.input.unwrap().text(), r#"{"of":"a"}"#);
+        assert!(past.reused("byhand").unwrap().skipped);
+        for id in ["b", "c", "when", "unknown"] {
+            assert_eq!(past.reused(id), None, "{id}");
+        }
+        let [undo] = &past.failed_compensations()[..] else {
+            panic!("one has failed");
+        };
+        assert_eq!((&*undo.step_id, &*undo.run_id), ("b", "old"));
+        assert_eq!(undo.input.as_ref().unwrap().text(), r#"{"undo":"b"}"#);
+        let execute = json!({ "idempotency_key": "old:b:execute", "outcome": "succeeded", "input": { "of": "b" }, "output": 2 });
+        assert_eq!(undo.execute.value(), execute);
+        assert_eq!(undo.error, Some(StepError::new("late", "too late")));
+    }
+
+    #[test]
+    fn what_is_taken_over_twice_names_the_run_that_did_it() {
+        let mut started = started();
+        started.reused.push(Reused {
+            step_id: "a".into(),
+            run_id: "first".into(),
+            input: Some(Json::null()),
+            output: Json::of(&json!(1)),
+            skipped: false,
+        });
+        let reused = Event::StepSucceeded {
+            step_id: "a".into(),
+            attempt: 0,
+            output: Json::of(&json!(1)),
+            late: false,
+            signal: None,
+            reused: true,
+        };
+        let past = past(started.clone(), vec![reused]);
+        assert_eq!(past.reused("a").unwrap().run_id, "first");
+        let undo = Undo {
+            step_id: "a".into(),
+            run_id: "first".into(),
+            input: None,
+            execute: Json::null(),
+            error: None,
+        };
+        started.undo.push(undo.clone());
+        let failed = Event::CompensationFailed {
+            step_id: "a".into(),
+            attempt: 1,
+            error: StepError::new("http_500", "no"),
+        };
+        let past = self::past(started, vec![failed]);
+        assert!(past.only_undid());
+        assert_eq!(past.failed_compensations(), [undo]);
+    }
+}
