@@ -28,6 +28,8 @@ mod controlled_tables;
 mod controls;
 mod disk_full;
 mod dlq;
+#[cfg(feature = "embed")]
+mod embed;
 mod emergency;
 mod emergency_held;
 mod envelope_corpus;
@@ -53,6 +55,8 @@ mod limits_cluster;
 mod limits_port;
 mod log_conformance;
 mod log_kill;
+#[cfg(feature = "embed")]
+mod model_fetch;
 mod odoo_projection;
 mod odoo_rows;
 mod port_clients;
