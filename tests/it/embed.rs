@@ -5,11 +5,15 @@
 use std::{
     env,
     fs::{self, OpenOptions},
+    future::{Future, poll_fn},
     io::{Seek, SeekFrom, Write},
     num::NonZeroUsize,
     os::unix::fs::symlink,
     path::PathBuf,
     sync::OnceLock,
+    task::Poll,
+    thread,
+    time::{Duration, Instant},
 };
 
 use omnilink::embed::{
@@ -85,48 +89,47 @@ fn vectors_are_those_of_the_reference_on_every_backend_alone_and_in_a_batch() {
     let Some(folder) = model_dir() else { return };
     let sentences = reference();
     assert!(sentences.len() >= 20);
-    for backend in [
-        Backend::Best,
-        Backend::Avx512,
-        Backend::Avx2,
-        Backend::Candle,
-    ] {
-        for threads in [1, 3] {
-            let threads = NonZeroUsize::new(threads);
-            let model = match Model::load(&folder, Settings { backend, threads }) {
-                Ok(model) => model,
-                Err(error) if error.to_string().contains("this processor has no") => {
-                    eprintln!("SKIPPED: {error}");
-                    continue;
-                }
-                Err(error) => panic!("{error}"),
-            };
-            let of_text = |sentence: &Sentence| model.tokens(&sentence.text).unwrap();
-            let tokens: Vec<Tokens> = sentences.iter().map(of_text).collect();
-            let together = model.vectors(&tokens).unwrap();
-            for ((sentence, tokens), together) in sentences.iter().zip(&tokens).zip(&together) {
-                let text = &sentence.text;
-                assert_eq!(tokens.ids().len(), sentence.tokens, "{text}");
-                let off = distance(together, &sentence.vector);
-                assert!(
-                    off < TOLERANCE,
-                    "{backend:?} is off by {off} in a batch: {text}"
-                );
-                let off = distance(&alone(&model, tokens), &sentence.vector);
-                assert!(off < TOLERANCE, "{backend:?} is off by {off}: {text}");
-                let length: f32 = together.iter().map(|x| x * x).sum();
-                assert!((length - 1.0).abs() < 1e-5);
+    let backends = [
+        (Backend::Best, 3),
+        (Backend::Avx512, 1),
+        (Backend::Avx2, 2),
+        (Backend::Candle, 2),
+    ];
+    for (backend, threads) in backends {
+        let threads = NonZeroUsize::new(threads);
+        let model = match Model::load(&folder, Settings { backend, threads }) {
+            Ok(model) => model,
+            Err(error) if error.to_string().contains("this processor has no") => {
+                eprintln!("SKIPPED: {error}");
+                continue;
             }
+            Err(error) => panic!("{error}"),
+        };
+        let of_text = |sentence: &Sentence| model.tokens(&sentence.text).unwrap();
+        let tokens: Vec<Tokens> = sentences.iter().map(of_text).collect();
+        let together = model.vectors(&tokens).unwrap();
+        for ((sentence, tokens), together) in sentences.iter().zip(&tokens).zip(&together) {
+            let text = &sentence.text;
+            assert_eq!(tokens.ids().len(), sentence.tokens, "{text}");
+            let off = distance(together, &sentence.vector);
+            assert!(
+                off < TOLERANCE,
+                "{backend:?} is off by {off} in a batch: {text}"
+            );
+            let off = distance(&alone(&model, tokens), &sentence.vector);
+            assert!(off < TOLERANCE, "{backend:?} is off by {off}: {text}");
+            let length: f32 = together.iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-5);
         }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn the_vector_of_a_text_depends_on_neither_its_neighbours_nor_their_order(
-        texts in prop::collection::vec("[a-zA-Z0-9 äßç,.世界\u{301}]{0,90}", 1..24),
+        texts in prop::collection::vec("[a-zA-Z0-9 äßç,.世界\u{301}]{0,90}", 1..16),
         turn: prop::sample::Index,
     ) {
         if let Some(model) = shared() {
@@ -218,29 +221,26 @@ async fn overload_is_an_error_at_once_and_the_embedder_recovers() {
     );
     assert_eq!(error.class(), Class::Rejected);
 
-    let full = tokio::spawn({
-        let (embedder, texts) = (embedder.clone(), texts.clone());
-        async move { embedder.embed(&texts).await }
-    });
-    // The queue is full until its first batches are taken from it.
-    let mut refused = None;
-    while refused.is_none() && !full.is_finished() {
-        tokio::task::yield_now().await;
-        refused = embedder.embed(&texts[..QUEUE_TEXTS - 64]).await.err();
-    }
-    let refused = refused.expect("no call was refused");
+    let mut full = Box::pin(embedder.embed(&texts));
+    let first = poll_fn(|context| Poll::Ready(full.as_mut().poll(context))).await;
+    assert!(first.is_pending());
+    // The queue is full but for the first batch at most.
+    let refused = embedder
+        .embed(&texts[..QUEUE_TEXTS - 64])
+        .await
+        .unwrap_err();
     assert!(
         matches!(refused, EmbedError::Overloaded { .. }),
         "{refused}"
     );
     assert_eq!(refused.class(), Class::Retriable);
     // What is given up is not computed.
-    full.abort();
+    drop(full);
     assert_eq!(embedder.embed(&["again"]).await.unwrap().len(), 1);
 }
 
 #[test]
-fn its_threads_have_a_lower_priority_and_end_with_it() {
+fn its_threads_have_a_lower_priority() {
     let Some(folder) = model_dir() else { return };
     let threads = || {
         let of_task = |task: fs::DirEntry| {
@@ -253,12 +253,17 @@ fn its_threads_have_a_lower_priority_and_end_with_it() {
         let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
         tasks.filter_map(of_task).collect::<Vec<_>>()
     };
-    // Other tests have embedders of their own, at the same priority.
-    let embedder = Embedder::load(&folder).unwrap();
-    let found = threads();
-    assert!(found.len() >= 2, "{found:?}");
-    assert!(found.iter().all(|nice| *nice >= 10), "{found:?}");
-    drop(embedder);
+    // Those of other tests' embedders are among them. A thread lowers its priority once it runs.
+    let _embedder = Embedder::load(&folder).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = threads();
+        if found.len() >= 2 && found.iter().all(|nice| *nice >= 10) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
