@@ -53,6 +53,14 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// Makes room: nobody waits any more for the answers of these requests.
+    fn forget_abandoned(&mut self) {
+        self.requests.retain(|request| !request.answer.is_closed());
+        self.waiting = self.requests.iter().map(|r| r.texts.len()).sum();
+    }
+}
+
 /// Closes the queue when it is dropped.
 struct Open(Arc<Queue>);
 
@@ -121,6 +129,9 @@ impl Queue {
         let requests = texts.chunks(BATCH_TEXTS).map(of_batch);
         let (requests, answers): (Vec<_>, Vec<_>) = requests.unzip();
         let mut state = self.state.lock();
+        if state.waiting + texts.len() > most {
+            state.forget_abandoned();
+        }
         let waiting = state.waiting;
         if waiting + texts.len() > most {
             return Err(EmbedError::Overloaded { waiting, most });
