@@ -32,6 +32,8 @@ pub mod workflows;
 pub mod audit;
 pub mod commands;
 pub mod controls;
+#[cfg(feature = "embed")]
+pub mod embed;
 pub mod embedded_postgres;
 pub mod http;
 pub mod limits;

@@ -20,6 +20,8 @@ mod integrations;
 mod keys;
 mod lag;
 mod migrate;
+#[cfg(feature = "embed")]
+mod model;
 mod moment;
 mod output;
 mod readers;
@@ -132,6 +134,10 @@ enum Command {
     Rebuild(rebuild::Args),
     /// Run the migrations of the schema in Postgres
     Migrate(migrate::Args),
+    /// Get the model of the embeddings
+    #[cfg(feature = "embed")]
+    #[command(subcommand)]
+    Model(model::Command),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -175,6 +181,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::main(&cli.global, &args),
         Command::Rebuild(args) => rebuild::main(&cli.global, &args),
         Command::Migrate(args) => migrate::main(&cli.global, &args),
+        #[cfg(feature = "embed")]
+        Command::Model(command) => model::main(&cli.global, &command),
         Command::Completions(args) => {
             completions::main(&args);
             Ok(())

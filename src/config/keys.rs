@@ -489,6 +489,15 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.tools_dir.display().to_string()),
     },
     Key {
+        name: "embed.model_dir",
+        doc: "folder of the model of the embeddings, which `omnilink model fetch` fills ({data_dir}/models/all-MiniLM-L6-v2)",
+        set: |c, v, ctx| {
+            c.embed_model_dir = Some(path(v, ctx)?);
+            Ok(())
+        },
+        show: |c| json!(c.model_dir().display().to_string()),
+    },
+    Key {
         name: "http_tool.allow",
         doc: "list of hosts that the builtin tool `http` may reach: api.example.com, or *.example.com for all below it; a private address only if the host itself is named (none)",
         set: |c, v, _| {

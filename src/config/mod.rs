@@ -97,6 +97,8 @@ pub struct Config {
     pub workflows_dir: PathBuf,
     /// `tools_dir`: the tool files.
     pub tools_dir: PathBuf,
+    /// `embed.model_dir`; see [`Config::model_dir`].
+    pub embed_model_dir: Option<PathBuf>,
     /// `http_tool.allow`: the hosts that the builtin tool `http` reaches, in lower case.
     pub http_tool_allow: Vec<String>,
     /// `notify`: who is told what happens.
@@ -307,11 +309,18 @@ impl Config {
             event_schemas_dir: base.join("event-schemas"),
             workflows_dir: base.join("workflows"),
             tools_dir: base.join("tools"),
+            embed_model_dir: None,
             http_tool_allow: Vec::new(),
             notify: Vec::new(),
             public_url: None,
             log_format: LogFormat::Text,
         }
+    }
+
+    /// The folder of the model of the embeddings: `embed.model_dir`, by default in `data_dir`.
+    pub fn model_dir(&self) -> PathBuf {
+        let of_data = || self.data_dir.join("models/all-MiniLM-L6-v2");
+        self.embed_model_dir.clone().unwrap_or_else(of_data)
     }
 
     /// Whether the log is Kafka.

@@ -14,7 +14,9 @@ const FLOORS: &[&[&str]] = &[
     &["base", "chaos"],
     &["config"],
     &["redis_connection", "telemetry"],
-    &["envelope", "http", "limits", "plans", "state", "store"],
+    &[
+        "embed", "envelope", "http", "limits", "plans", "state", "store",
+    ],
     &["entity", "event_schemas", "log"],
     &["runs"],
     &[

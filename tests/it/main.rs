@@ -29,6 +29,8 @@ mod controls;
 mod cron;
 mod disk_full;
 mod dlq;
+#[cfg(feature = "embed")]
+mod embed;
 mod emergency;
 mod emergency_held;
 mod envelope_corpus;
@@ -56,6 +58,8 @@ mod limits_port;
 mod log_conformance;
 mod log_kill;
 mod notifications;
+#[cfg(feature = "embed")]
+mod model_fetch;
 mod odoo_projection;
 mod odoo_rows;
 mod port_clients;

@@ -1,0 +1,15 @@
+//! The vector kernels of OmniLink's embeddings, for x86-64 with AVX2 or AVX-512.
+//!
+//! A crate of its own, because dev builds optimise it (`profile.dev.package` in the root's Cargo.toml): without that a text takes
+//! seconds instead of milliseconds.
+//!
+//! Activations lie in panels of 16 columns: `x[panel * rows + row]` is a [`Lane`]. So a block of rows of one panel is contiguous, and
+//! weights are packed once, at the start, into [`Block`]s of 16 × 16: one kernel, [`Isa::panel`], reads both from first to last and
+//! serves dense layers and attention alike.
+#![cfg(target_arch = "x86_64")]
+
+mod isa;
+mod lane;
+
+pub use isa::Isa;
+pub use lane::{Block, Lane, WIDTH};
