@@ -178,7 +178,7 @@ impl Kernels {
                 let (batch, after) = rest.split_at(rest.iter().take_while(fits).count().max(1));
                 let tokens: Vec<&[u32]> = batch.iter().map(|&n| texts[n]).collect();
                 self.pass(&tokens, Threads::Apart, |n, vector| {
-                    found.push((batch[n], vector))
+                    found.push((batch[n], vector));
                 });
                 rest = after;
             }
