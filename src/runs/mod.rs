@@ -23,5 +23,5 @@ pub use self::{
     history::RunRecord,
     json::{Json, present},
     status::{RunStatus, StepStatus},
-    step::{CallKindName, StepCommand, idempotency_key},
+    step::{CallKindName, StepCommand, TaskState, TaskStateName, idempotency_key, task_id},
 };
