@@ -4,6 +4,7 @@ import json, os, sys, time
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
 
 brokers, *tools = sys.argv[1:]
 prefix = os.environ.get("PREFIX", "omnilink.")
@@ -24,7 +25,7 @@ while True:
     message = consumer.poll(1)
     if message is None or message.error():
         continue
-    call = decode(message.value(), None)
+    call = decode(message.value(), SerializationContext(message.topic(), MessageField.VALUE))
     mine = "kafka" in json.loads(call["worker"]) and call["tool"] in tools
     if mine and call["deadline"].timestamp() > time.time():
         result = work(call, json.loads(call["input"]))

@@ -20,6 +20,10 @@ pub(crate) struct Setups {
 
 /// What is rebuilt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a projection, wanted or not"
+)]
 pub(crate) struct Wanted {
     events: RebuildTables,
     audit: bool,

@@ -57,7 +57,7 @@ fn a_task_is_claimed_extended_and_completed() {
     };
     queue.database.runtime.block_on(async {
         // The claim waits for it.
-        let (claimed, run) = tokio::join!(queue.claim(&json!({})), async {
+        let (claimed, run) = tokio::join!(async { queue.claim(&json!({})).await }, async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             queue.run("1", &one()).await
         });
@@ -166,7 +166,7 @@ fn many_workers_share_a_queue_and_each_task_goes_once() {
     queue.database.runtime.block_on(async {
         let steps = |n: usize| -> Value {
             (0..n)
-                .map(|n| json!({ "id": format!("s{n}"), "tool": ["pay", "refund"][n % 2] }))
+                .map(|n| json!({ "id": format!("s{n}"), "tool": (if n % 2 == 0 { "pay" } else { "refund" }) }))
                 .collect()
         };
         let workers = (0..6).map(|_| async {
@@ -281,8 +281,10 @@ fn a_compensation_is_claimed_with_what_it_undoes() {
         assert_eq!(task["error"], json!({ "code": "no_funds", "message": "empty" }));
         assert_eq!(queue.complete(task, &json!({ "outcome": "succeeded" })).await.status, StatusCode::OK);
         let history = queue.until(&run, "run_failed").await;
-        let started = history.iter().filter(|record| record.kind == "step_started");
-        let started: Value = serde_json::from_str(&started.last().unwrap().body).unwrap();
+        let mut started = history
+            .iter()
+            .filter(|record| record.kind == "step_started");
+        let started: Value = serde_json::from_str(&started.next_back().unwrap().body).unwrap();
         assert_eq!((&started["kind"], &started["step_id"]), (&json!("compensate"), &json!("a")));
     });
 }
@@ -323,7 +325,7 @@ fn limits_hold_over_all_workers() {
             .iter()
             .find(|task| task["input"]["account"] == "a")
             .unwrap();
-        let (next, _) = tokio::join!(queue.claim(&json!({})), async {
+        let (next, _) = tokio::join!(async { queue.claim(&json!({})).await }, async {
             tokio::time::sleep(Duration::from_millis(400)).await;
             queue.complete(of_a, &done()).await
         });
@@ -369,7 +371,7 @@ fn controls_stop_claims_and_not_what_ends_work() {
         };
         assert_eq!(held, json!([{ "tool": "pay", "reason": "safe_mode" }]));
         // A claim that waits goes on once the control is lifted.
-        let (second, ()) = tokio::join!(queue.claim(&json!({})), async {
+        let (second, ()) = tokio::join!(async { queue.claim(&json!({})).await }, async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             set(&json!({ "safe_mode": false, "disabled": { "tool:look": "broken" }, "reason": "test" })).await;
         });

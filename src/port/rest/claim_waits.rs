@@ -164,7 +164,7 @@ mod tests {
         waiting.woken.try_recv().is_ok()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn as_many_are_woken_as_there_are_tasks() {
         let waits = ClaimWaits::default();
         let tables: Arc<dyn Tables> = Arc::new(NoTables);

@@ -328,10 +328,9 @@ async fn tell(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result
         return Ok(());
     }
     let appended = shared.tools.log.append(appends, None);
-    let positions = match timeout(APPEND_DEADLINE, appended).await {
-        Ok(Ok(Ok(positions))) => positions,
+    let Ok(Ok(Ok(positions))) = timeout(APPEND_DEADLINE, appended).await else {
         // The leases lapse.
-        Ok(Ok(Err(_)) | Err(_)) | Err(_) => return Err(caller.refuse(Problem::log_unavailable())),
+        return Err(caller.refuse(Problem::log_unavailable()));
     };
     let mut answers: FuturesUnordered<_> = places
         .iter()

@@ -65,14 +65,12 @@ const FOREIGN_KINDS: [&str; 6] = [CANCEL, PAUSE, RESUME, SIGNAL, DECISION, HELD]
 /// Who says it, unless the JSON names somebody.
 const FOREIGN_PRINCIPAL: &str = "kafka";
 
-/// A result as workers on Kafka write it.
+/// Whose run it is, in JSON of producers on Kafka.
 #[derive(Deserialize)]
-struct Foreign {
+struct OfRun {
     run_id: String,
     #[serde(default)]
     tenant: Option<String>,
-    #[serde(flatten)]
-    result: StepResult,
 }
 
 fn invalid(what: impl std::fmt::Display) -> Rejected {
@@ -181,13 +179,14 @@ fn body<T: DeserializeOwned>(command: &Command) -> Result<T, Rejected> {
 fn foreign(value: &[u8]) -> Result<Told, Rejected> {
     let mut json: Map<String, Value> = serde_json::from_slice(value).map_err(invalid)?;
     if json.contains_key("outcome") {
-        // Read again: numbers of the output keep all their digits.
-        let foreign: Foreign = serde_json::from_slice(value).map_err(invalid)?;
+        // Read again, each by itself: so the output keeps its text, and numbers all their digits.
+        let of: OfRun = serde_json::from_slice(value).map_err(invalid)?;
+        let outcome: StepResult = serde_json::from_slice(value).map_err(invalid)?;
         return Ok(Told::Run(ForRun {
-            run: run_id(&foreign.run_id)?,
-            tenant: foreign.tenant,
+            run: run_id(&of.run_id)?,
+            tenant: of.tenant,
             kind: RESULT,
-            input: result(foreign.result),
+            input: result(outcome),
             by: None,
         }));
     }

@@ -2,7 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{emitted, live::About, notices, tasks};
+use super::{
+    emitted,
+    live::About,
+    notices,
+    tasks::{self, unwritable},
+};
 use crate::{
     base::clock::Millis,
     log::topics::Names,
@@ -109,13 +114,6 @@ fn emit(
         .map_err(|e| Rejected::new("invalid_event", e.message))?;
     cx.emit(&names.ingress, record);
     Ok(())
-}
-
-pub(super) fn unwritable(error: impl std::fmt::Display) -> Rejected {
-    Rejected::new(
-        "invalid_state",
-        format!("a record cannot be written: {error}"),
-    )
 }
 
 fn step<'r>(run: &'r Run, id: &str) -> Option<&'r CompiledStep> {

@@ -1,6 +1,6 @@
 //! Work that is claimed: what the topic `steps` says of a task after it was scheduled, for the queue that follows it.
 
-use super::{live::About, outputs::unwritable};
+use super::live::About;
 use crate::{
     base::clock::Millis,
     log::topics::Names,
@@ -10,7 +10,7 @@ use crate::{
         idempotency_key, task_id,
     },
     saga::{CompiledStep, Run},
-    stream::{Context as Transaction, Failure},
+    stream::{Context as Transaction, Failure, Rejected},
 };
 
 /// The most bytes of what a limit is counted by.
@@ -170,6 +170,14 @@ fn command(
         traceparent: None,
         tracestate: None,
     })
+}
+
+/// A record that cannot be encoded.
+pub(super) fn unwritable(error: impl std::fmt::Display) -> Rejected {
+    Rejected::new(
+        "invalid_state",
+        format!("a record cannot be written: {error}"),
+    )
 }
 
 /// What the limit of a tool counts a call by; `None`: all calls together. So is a call whose key cannot be made.
