@@ -179,7 +179,7 @@ fn body<T: DeserializeOwned>(command: &Command) -> Result<T, Rejected> {
 fn foreign(value: &[u8]) -> Result<Told, Rejected> {
     let mut json: Map<String, Value> = serde_json::from_slice(value).map_err(invalid)?;
     if json.contains_key("outcome") {
-        // Read again, each by itself: so the output keeps its text, and numbers all their digits.
+        // Read again, each by itself.
         let of: OfRun = serde_json::from_slice(value).map_err(invalid)?;
         let outcome: StepResult = serde_json::from_slice(value).map_err(invalid)?;
         return Ok(Told::Run(ForRun {
