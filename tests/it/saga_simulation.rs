@@ -16,7 +16,7 @@ use omnilink::{
         memory::{Fault, MemberId, MemoryLog},
         topics::Names,
     },
-    runs::{ApprovalKind, Decision, Event, RunRecord, StepCommand},
+    runs::{ApprovalKind, Decision, Event, RunRecord, StepCommand, TaskStateName},
     saga::{Followers, NAME, Sagas, Settings},
     stream::{
         lane::{Driver, Setup, Step},
@@ -174,6 +174,10 @@ impl World {
         self.steps.poll(Duration::ZERO, &mut records).unwrap();
         for fetched in records.drain(..) {
             let call = StepCommand::decode(fetched.record.value.as_deref().unwrap()).unwrap();
+            // Not what has become of tasks.
+            if call.state != TaskStateName::default() {
+                continue;
+            }
             self.unanswered.insert(self.calls.len());
             self.calls.push(call);
         }
