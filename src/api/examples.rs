@@ -465,6 +465,38 @@ pub(super) const REJECTIONS: &str = r#"{
   }]
 }"#;
 
+pub(super) const CLAIM_TASKS: &str =
+    r#"{ "tools": ["pay"], "max": 10, "wait_s": 20, "lease_s": 60 }"#;
+
+pub(super) const CLAIMED_TASKS: &str = r#"{
+  "tasks": [{
+    "task_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e:pay:execute:1",
+    "lease": "f0e4c2f76c58916ec258f246851bea091d14d4247a2fc3e1",
+    "lease_expires_at": "2026-01-31T12:01:00Z",
+    "tenant": "acme",
+    "run_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+    "workflow": "expense",
+    "step_id": "pay",
+    "attempt": 1,
+    "kind": "execute",
+    "tool": "pay",
+    "input": { "amount": 99.5 },
+    "idempotency_key": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e:pay:execute",
+    "deadline": "2026-01-31T12:05:00Z"
+  }]
+}"#;
+
+pub(super) const HEARTBEAT: &str = r#"{
+  "task_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e:pay:execute:1",
+  "lease": "f0e4c2f76c58916ec258f246851bea091d14d4247a2fc3e1"
+}"#;
+
+pub(super) const EXTENDED_LEASE: &str = r#"{
+  "task_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e:pay:execute:1",
+  "lease_expires_at": "2026-01-31T12:02:00Z",
+  "deadline": "2026-01-31T12:05:00Z"
+}"#;
+
 pub(super) const COMPLETE_TASK: &str = r#"{
   "task_id": "7dbd6d41-6f85-5f7b-98af-6637f5372c2e:pay:execute:1",
   "lease": "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c",

@@ -138,7 +138,7 @@ codes! {
     REBUILD_RUNNING = 409 "rebuild_running",
         "A rebuild is running already.";
     STALE_LEASE = 409 "stale_lease",
-        "The lease is not that of the task: another tenant's, an old one, or mistyped.";
+        "The lease is not the last one of the task, the task is over or was completed with another outcome, or it is another tenant's.";
     REDRIVE_RUNNING = 409 "redrive_running",
         "A redrive is running already.";
     PAYLOAD_TOO_LARGE = 413 "payload_too_large",

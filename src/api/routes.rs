@@ -56,7 +56,10 @@ use super::{
         AgentAccepted, AgentEnvelope, AgentGoals, AgentStatus as AgentStatusBody, Command, Goal,
         ORCHESTRATIONS_REQUEST, StartWorkflow, Starts, TASKS_CREATE, Task,
     },
-    tasks::{CompleteTask, CompletedTask, TASKS_COMPLETE},
+    tasks::{
+        ClaimTasks, ClaimedTasks, CompleteTask, CompletedTask, ExtendedLease, Heartbeat,
+        TASKS_CLAIM, TASKS_COMPLETE,
+    },
     tools::{RUNS_READ, Tool},
     topics::CreateTopics,
 };
@@ -383,11 +386,38 @@ routes! {
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED, &UNKNOWN_TOOL,
             &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &OVERLOADED,
         ]);
+    ClaimTasks = Route::new(Post, "/v1/tasks/claim", StartsTag, "Claim tasks")
+        .needs(TASKS_CLAIM)
+        .closed_by(Gate::Intake)
+        .describe(
+            "For workers that fetch their work: hands out tasks of the key's tenant, of tools with `worker: {claim: {}}`. A task that is \
+             neither completed nor extended before its lease lapses is handed out again, as the same attempt.",
+        )
+        .body_in(&[Content::json::<ClaimTasks>(JSON, examples::CLAIM_TASKS)])
+        .answers(&[Answer::new(
+            200,
+            "The tasks; none if none came in time.",
+            &[Content::json::<ClaimedTasks>(JSON, examples::CLAIMED_TASKS)],
+        )])
+        .codes(&[&MISSING_FIELD, &OVERLOADED, &POSTGRES_UNAVAILABLE]);
+    ExtendLease = Route::new(Post, "/v1/tasks/heartbeat", StartsTag, "Extend a lease")
+        .needs(TASKS_CLAIM)
+        .describe(
+            "The worker still works on the task. 409 `stale_lease` says that it should stop: somebody else has the task, or it is over.",
+        )
+        .body_in(&[Content::json::<Heartbeat>(JSON, examples::HEARTBEAT)])
+        .answers(&[Answer::new(
+            200,
+            "The lease lasts longer.",
+            &[Content::json::<ExtendedLease<'static>>(JSON, examples::EXTENDED_LEASE)],
+        )])
+        .codes(&[&MISSING_FIELD, &STALE_LEASE, &POSTGRES_UNAVAILABLE]);
     CompleteTask = Route::new(Post, "/v1/tasks/complete", StartsTag, "Complete a task")
         .needs(TASKS_COMPLETE)
         .describe(
-            "Ends a call of a step that its worker answered with 202: `task_id` and `lease` are those of the call. The same again is \
-             the same answer; of different outcomes the first one counts. An outcome for an attempt that is over changes nothing.",
+            "Ends a task that was claimed, or a call of a step that its worker answered with 202: `task_id` and `lease` are those of the \
+             task. The same again is the same answer; of different outcomes the first one counts (of a task that was claimed, another \
+             one is 409). An outcome for an attempt that is over changes nothing, but a success of a step that counts as failed is undone.",
         )
         .body_in(&[Content::json::<CompleteTask>(JSON, examples::COMPLETE_TASK)])
         .answers(&[Answer::new(
@@ -395,7 +425,7 @@ routes! {
             "The outcome is in the log.",
             &[Content::json::<CompletedTask<'static>>(JSON, examples::COMPLETED_TASK)],
         )])
-        .codes(&[&MISSING_FIELD, &STALE_LEASE]);
+        .codes(&[&MISSING_FIELD, &STALE_LEASE, &POSTGRES_UNAVAILABLE]);
     ListTools = Route::new(Get, "/v1/tools", Operations, "List tools")
         .needs(RUNS_READ)
         .describe("The tools that are in force, by name, and what calls of them are like on the node that answers.")

@@ -21,7 +21,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 The new tables are filled beside the old ones and swapped in one transaction: readers see no gap, and grants are kept. The
 key needs the permission `operator`.")]
 pub(super) struct Args {
-    /// The projections to rebuild: events, entities, runs, approvals, audit, odoo
+    /// The projections to rebuild: events, entities, runs, approvals, tasks, audit, odoo
     #[arg(required = true, value_name = "PROJECTION")]
     projections: Vec<String>,
 }

@@ -22,7 +22,7 @@ pub struct StepResult {
     /// The attempt.
     pub attempt: u32,
     /// Which of the step's two calls.
-    #[serde(default = "execute")]
+    #[serde(default)]
     pub kind: CallKind,
     /// The outcome.
     pub outcome: StepOutcome,
@@ -71,6 +71,7 @@ pub struct StepHeld {
     /// The attempt.
     pub attempt: u32,
     /// Which of the step's two calls.
+    #[serde(default)]
     pub kind: CallKind,
     /// Why, such as `rate_limited`.
     pub reason: String,
@@ -86,12 +87,11 @@ pub struct StepClaimed {
     pub step_id: String,
     /// The attempt.
     pub attempt: u32,
+    /// Which of the step's two calls.
+    #[serde(default)]
+    pub kind: CallKind,
     /// When the attempt is given up.
     pub deadline: Millis,
-}
-
-const fn execute() -> CallKind {
-    CallKind::Execute
 }
 
 const fn yes() -> bool {

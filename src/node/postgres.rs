@@ -71,7 +71,7 @@ struct Start {
     log: Arc<dyn crate::log::Log>,
     names: Names,
     /// The progress of each projection, in the order of [`projections::topics`].
-    progress: [Arc<Progress>; 5],
+    progress: [Arc<Progress>; 6],
     controls: Arc<Controls>,
     /// The progress of each table that follows `controls`, in the order of [`controlled`].
     tables: Vec<Arc<Progress>>,
@@ -239,6 +239,7 @@ impl Start {
             Projector::start_odoo(&setups.odoo).map_err(io)?,
             Projector::start_odoo_dlq(&setups.odoo_dlq).map_err(io)?,
             Projector::start_runs(&setups.runs, self.lanes).map_err(io)?,
+            Projector::start_tasks(&setups.tasks).map_err(io)?,
         ];
         if let Some(embedded) = &embedded {
             let file = url_file(&self.data_dir);
@@ -275,6 +276,7 @@ impl Start {
             odoo: setup(2),
             odoo_dlq: setup(3),
             runs: setup(4),
+            tasks: setup(5),
         }
     }
 }

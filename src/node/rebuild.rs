@@ -15,19 +15,25 @@ pub(crate) struct Setups {
     pub(crate) odoo: Setup,
     pub(crate) odoo_dlq: Setup,
     pub(crate) runs: Setup,
+    pub(crate) tasks: Setup,
 }
 
 /// What is rebuilt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a projection, wanted or not"
+)]
 pub(crate) struct Wanted {
     events: RebuildTables,
     audit: bool,
     odoo: bool,
     runs: bool,
+    tasks: bool,
 }
 
 /// The names of what can be rebuilt.
-const REBUILDABLE: &str = "events, entities, runs, approvals, audit, odoo";
+const REBUILDABLE: &str = "events, entities, runs, approvals, tasks, audit, odoo";
 
 impl Wanted {
     pub(crate) fn parse(projections: &[String]) -> Result<Self, NotBegun> {
@@ -39,6 +45,7 @@ impl Wanted {
             audit: false,
             odoo: false,
             runs: false,
+            tasks: false,
         };
         for name in projections {
             match name.as_str() {
@@ -48,6 +55,7 @@ impl Wanted {
                 "odoo" => wanted.odoo = true,
                 // One projection writes them all.
                 "runs" | "approvals" => wanted.runs = true,
+                "tasks" => wanted.tasks = true,
                 other => return Err(NotBegun::Unknown(cannot_be_rebuilt(other))),
             }
         }
@@ -74,7 +82,7 @@ impl Wanted {
             dlq: Arc::clone(&setups.odoo_dlq.topic),
             ..setups.odoo.clone()
         };
-        let steps: [(bool, Rebuilding<'_>); 4] = [
+        let steps: [(bool, Rebuilding<'_>); 5] = [
             (events, &|p| {
                 projections::rebuild(&setups.events, self.events, p)
             }),
@@ -83,6 +91,9 @@ impl Wanted {
             }),
             (self.odoo, &|p| projections::rebuild_odoo(&odoo, p)),
             (self.runs, &|p| projections::rebuild_runs(&setups.runs, p)),
+            (self.tasks, &|p| {
+                projections::rebuild_tasks(&setups.tasks, p)
+            }),
         ];
         for (_, rebuild) in steps.into_iter().filter(|(wanted, _)| *wanted) {
             let before = all.records;
@@ -131,7 +142,15 @@ mod tests {
         assert!(parse("api_keys").contains("follows the topic `controls`"));
         assert!(parse("audit_log").contains("omnilink rebuild audit"));
         assert!(parse("nothing").contains(REBUILDABLE));
-        let all = ["events", "entities", "audit", "odoo", "runs", "approvals"];
+        let all = [
+            "events",
+            "entities",
+            "audit",
+            "odoo",
+            "runs",
+            "approvals",
+            "tasks",
+        ];
         let all = all.map(str::to_owned);
         assert!(Wanted::parse(&all).is_ok());
         assert!(Wanted::parse(&[]).is_err());

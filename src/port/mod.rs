@@ -144,6 +144,8 @@ struct Shared {
     followers: Followers,
     /// Requests that wait for runs, and streams of histories.
     waits: rest::wait::Waits,
+    /// Claims that wait for tasks.
+    claim_waits: rest::claim_waits::ClaimWaits,
     controlling: control::Controlling,
     controls: Arc<Controls>,
     jwt: Option<Arc<Jwt>>,
@@ -209,6 +211,7 @@ impl Port {
                 commands: parts.commands,
                 followers: parts.followers,
                 waits: rest::wait::Waits::default(),
+                claim_waits: rest::claim_waits::ClaimWaits::default(),
                 controlling: control::Controlling::default(),
                 controls: parts.controls,
                 jwt: parts.jwt,

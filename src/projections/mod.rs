@@ -1,6 +1,6 @@
 //! Projections: tables follow topics, exactly once. `omnilink.events` and `omnilink.entities` follow the topic `events`; `audit_log`,
 //! `rejections` and `orchestration_requests` the topic `audit`; `odoo.webhook_events` follows `events` and `dlq`; `runs`, `run_steps`,
-//! `run_events` and `approvals` the topic `runs`. Small tables follow the topic `controls` as whole sets (`controlled`).
+//! `run_events` and `approvals` the topic `runs`, `tasks` the topic `steps`. Small tables follow the topic `controls` as whole sets (`controlled`).
 //!
 //! Rows and offset change in one Postgres transaction, and the offset is advanced by compare-and-set. A stale owner of a partition
 //! cannot advance the offset, so its rows are rolled back too. A record passes through these files:
@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `lane` | polls the assigned partitions; retries after errors; reacts to rebalances |
 //! | `pipe` | what a lane drives: `pipeline` for events and entities, `batches` for the others |
-//! | `events`, `audit`, `odoo`, `runs` | one projector each |
+//! | `events`, `audit`, `odoo`, `runs`, `tasks` | one projector each |
 //! | `assemble`, `rows`, `changed`, `column` | turns records into the rows of one batch |
 //! | `cache` | entities in memory |
 //! | `partitions` | creates the monthly partitions of `events` |
@@ -40,6 +40,7 @@ mod retention;
 mod rows;
 mod runs;
 mod target;
+mod tasks;
 mod write;
 mod writer;
 
@@ -49,20 +50,23 @@ pub use controlled::{ControlledTable, ControlledTables, NotWritten};
 pub use error::ProjectionError;
 pub use lane::{Projector, Setup};
 pub use offsets::projected;
-pub use rebuild::{RebuildTables, Rebuilt, rebuild, rebuild_audit, rebuild_odoo, rebuild_runs};
+pub use rebuild::{
+    RebuildTables, Rebuilt, rebuild, rebuild_audit, rebuild_odoo, rebuild_runs, rebuild_tasks,
+};
 pub use reject::{DeadLetters, Reject, Rejection};
 pub use retention::Retention;
-pub use target::{AUDIT, ODOO, ODOO_DLQ, PROJECTION, RUNS};
+pub use target::{AUDIT, ODOO, ODOO_DLQ, PROJECTION, RUNS, TASKS};
 
 use crate::log::topics::Names;
 
 /// All projections whose position is stored in Postgres, with the topic that each reads.
-pub fn topics(names: &Names) -> [(&'static str, Arc<str>); 5] {
+pub fn topics(names: &Names) -> [(&'static str, Arc<str>); 6] {
     [
         (PROJECTION, Arc::clone(&names.events)),
         (AUDIT, Arc::clone(&names.audit)),
         (ODOO, Arc::clone(&names.events)),
         (ODOO_DLQ, Arc::clone(&names.dlq)),
         (RUNS, Arc::clone(&names.runs)),
+        (TASKS, Arc::clone(&names.steps)),
     ]
 }

@@ -1,4 +1,5 @@
-//! Bounds the tables of the audit log: rows older than `audit.retention_days` are deleted, in small steps.
+//! Bounds tables: rows of the audit log older than `audit.retention_days`, and tasks that have been over for a week, are deleted in
+//! small steps.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     base::backoff::Backoff,
-    store::{Store, audit},
+    store::{Store, StoreError, audit, tasks},
 };
 
 /// The pause between two runs. With jitter, so that nodes do not run at the same moment.
@@ -29,14 +30,19 @@ impl Retention {
         let store = store.clone();
         Self(runtime.spawn(async move {
             loop {
-                let pause = match audit::expire(&store, days).await {
+                let expired = async {
+                    let entries = audit::expire(&store, days).await?;
+                    tasks::expire(&store).await?;
+                    Ok::<_, StoreError>(entries)
+                };
+                let pause = match expired.await {
                     Ok(0) => EVERY,
                     Ok(deleted) => {
                         tracing::info!(deleted, days, "old rows of the audit log were deleted");
                         EVERY
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "old rows of the audit log cannot be deleted; retrying");
+                        tracing::warn!(%error, "old rows cannot be deleted; retrying");
                         RETRY
                     }
                 };

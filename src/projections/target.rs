@@ -15,6 +15,10 @@ pub(super) const AUDIT_REBUILD: &str = "audit.rebuild";
 pub const RUNS: &str = "runs";
 /// The name of its rebuild.
 pub(super) const RUNS_REBUILD: &str = "runs.rebuild";
+/// The name of the projection of the topic `steps`.
+pub const TASKS: &str = "tasks";
+/// The name of its rebuild.
+pub(super) const TASKS_REBUILD: &str = "tasks.rebuild";
 /// The name of the projection of Odoo's admitted deliveries, which reads `events`.
 pub const ODOO: &str = "odoo";
 /// The name of the projection of Odoo's failed deliveries, which reads `dlq`.

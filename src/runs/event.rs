@@ -12,10 +12,11 @@ use super::{
 use crate::base::clock::Millis;
 
 /// Which of a step's two calls.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallKind {
     /// The step's own call.
+    #[default]
     Execute,
     /// The call that undoes it.
     Compensate,
@@ -271,6 +272,8 @@ pub enum Event {
     /// A worker has claimed the call: its time runs from here.
     StepStarted {
         step_id: Arc<str>,
+        #[serde(default)]
+        kind: CallKind,
         attempt: u32,
         deadline: Millis,
     },

@@ -29,5 +29,5 @@ pub use self::{
     json::{Json, present},
     retry::{Reused, Undo},
     status::{RunStatus, StepStatus},
-    step::{CallKindName, StepCommand, idempotency_key},
+    step::{CallKindName, StepCommand, TaskState, TaskStateName, idempotency_key, task_id},
 };

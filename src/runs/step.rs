@@ -46,10 +46,65 @@ pub struct StepCommand {
     pub execute: Option<String>,
     /// JSON text, of a compensation: why.
     pub error: Option<String>,
+    /// Of work that is claimed: how long the attempt may take from its first claim, in milliseconds.
+    pub timeout_ms: Option<i64>,
+    /// Of work that is claimed: what the tool's limit is counted by; `None`: all calls together.
+    pub limit_key: Option<String>,
+    /// What has become of the task; [`TaskState::Scheduled`] for all workers but those that claim.
+    pub state: TaskStateName,
     /// W3C trace context.
     pub traceparent: Option<String>,
     /// W3C trace context.
     pub tracestate: Option<String>,
+}
+
+/// What a record says of a task that workers claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TaskState {
+    /// The call goes to its worker: a task begins.
+    #[default]
+    Scheduled,
+    /// The run has heard of the first claim. The deadline runs from there.
+    Started,
+    /// The run is paused: the task is not handed out.
+    Paused,
+    /// The run goes on, with a later deadline.
+    Resumed,
+    /// The attempt is over.
+    Over,
+}
+
+impl TaskState {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Scheduled, "scheduled"),
+        (Self::Started, "started"),
+        (Self::Paused, "paused"),
+        (Self::Resumed, "resumed"),
+        (Self::Over, "over"),
+    ];
+}
+
+/// A [`TaskState`] as a text, which is what the schema has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TaskStateName(pub TaskState);
+
+impl From<TaskStateName> for String {
+    fn from(name: TaskStateName) -> Self {
+        let mut all = TaskState::ALL.into_iter();
+        let known = all.find(|(state, _)| *state == name.0);
+        known.map_or_else(Self::new, |(_, text)| text.to_owned())
+    }
+}
+
+impl TryFrom<String> for TaskStateName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let mut all = TaskState::ALL.into_iter();
+        let known = all.find(|(_, text)| *text == name);
+        known.map(|(state, _)| Self(state)).ok_or(name)
+    }
 }
 
 /// A [`CallKind`] as a text, which is what the schema has.
@@ -76,6 +131,11 @@ impl TryFrom<String> for CallKindName {
 /// The key that is the same for all attempts of a call: `run_id:step_id:kind`.
 pub fn idempotency_key(run_id: &str, step_id: &str, kind: CallKind) -> String {
     format!("{run_id}:{step_id}:{}", kind.name())
+}
+
+/// The id of an attempt: `run_id:step_id:kind:attempt`.
+pub fn task_id(run_id: &str, step_id: &str, kind: CallKind, attempt: u32) -> String {
+    format!("{run_id}:{step_id}:{}:{attempt}", kind.name())
 }
 
 impl StepCommand {
@@ -127,6 +187,9 @@ mod tests {
             lease: None,
             execute: Some("{}".into()),
             error: None,
+            timeout_ms: Some(60_000),
+            limit_key: Some("DE02".into()),
+            state: TaskStateName(TaskState::Over),
             traceparent: None,
             tracestate: None,
         };

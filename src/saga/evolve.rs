@@ -50,12 +50,19 @@ impl Run {
                 }
             }
             Event::StepStarted {
-                step_id, deadline, ..
+                step_id,
+                kind,
+                deadline,
+                ..
             } => {
                 let due = self.standing(*deadline, at);
                 if let Some(step) = self.step_mut(Some(step_id)) {
-                    step.due = Some(due);
-                    step.claimed = true;
+                    let (step_due, claimed) = match kind {
+                        CallKind::Execute => (&mut step.due, &mut step.claimed),
+                        CallKind::Compensate => (&mut step.undo.due, &mut step.undo.claimed),
+                    };
+                    *step_due = Some(due);
+                    *claimed = true;
                 }
             }
             Event::StepHeld {
@@ -205,6 +212,7 @@ impl Run {
                     step.undo.attempt = *attempt;
                     step.undo.input = Some(input.clone());
                     step.undo.due = Some(*deadline);
+                    step.undo.claimed = false;
                 }
             }
             Event::CompensationSucceeded { step_id, .. } => {

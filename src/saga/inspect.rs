@@ -1,9 +1,13 @@
 //! What others see of a run: its steps, and how it ended.
 
-use super::run::{End, Phase, Run, StepState, UndoPhase};
+use super::{
+    compiled::CompiledStep,
+    run::{End, Phase, Run, StepState, UndoPhase},
+};
 use crate::{
     base::clock::Millis,
-    runs::{ApprovalRequest, Json, RunError, Started, StepError, StepStatus},
+    plans::{Tool, Worker},
+    runs::{ApprovalRequest, CallKind, Json, RunError, Started, StepError, StepStatus},
 };
 
 /// A step of a run.
@@ -38,6 +42,19 @@ pub struct Undoing {
     pub error: Option<StepError>,
 }
 
+/// An attempt in flight that workers claim.
+#[derive(Debug)]
+pub struct Claimable<'r> {
+    /// The step.
+    pub step: &'r CompiledStep,
+    /// Which of its calls.
+    pub kind: CallKind,
+    /// The attempt.
+    pub attempt: u32,
+    /// When it is given up.
+    pub deadline: Option<Millis>,
+}
+
 impl Run {
     /// How it was started.
     pub fn started(&self) -> &Started {
@@ -69,6 +86,44 @@ impl Run {
                 (step.phase == Phase::Held && step.due.is_none())
                     || (step.undo.phase == UndoPhase::Held && step.undo.due.is_none())
             })
+    }
+
+    /// The attempts in flight of work that workers claim.
+    pub fn claimable(&self) -> Vec<Claimable<'_>> {
+        let claims = |tool: &Tool| tool.worker == Worker::Claim;
+        let mut all = Vec::new();
+        for (step, state) in self.plan().steps.iter().zip(&self.steps) {
+            if state.phase == Phase::Running && claims(&step.tool) {
+                all.push(Claimable {
+                    step,
+                    kind: CallKind::Execute,
+                    attempt: state.attempt,
+                    deadline: state.due,
+                });
+            }
+            let undo = &state.undo;
+            let compensation = step.compensation.as_ref();
+            if undo.phase == UndoPhase::Running
+                && compensation.is_some_and(|compensation| claims(&compensation.tool))
+            {
+                all.push(Claimable {
+                    step,
+                    kind: CallKind::Compensate,
+                    attempt: undo.attempt,
+                    deadline: undo.due,
+                });
+            }
+        }
+        all
+    }
+
+    /// The number of the last attempt of one of a step's calls; 0 before the first.
+    pub fn attempts(&self, id: &str, kind: CallKind) -> u32 {
+        let index = self.plan().index(id);
+        index.map_or(0, |index| match kind {
+            CallKind::Execute => self.steps[index].attempt,
+            CallKind::Compensate => self.steps[index].undo.attempt,
+        })
     }
 
     /// A step; one that the plan does not have is pending.

@@ -31,7 +31,7 @@ pub use bugs::{Bug, plant};
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, Defaults, RetryPolicy, UnknownTool};
 pub use decide::{CallResult, Effects, Env, Hold, Input, Outcome, Refusal, decide, start};
 pub use followers::{Answer, Follower, Followers, Notice};
-pub use inspect::{Execution, Undoing};
+pub use inspect::{Claimable, Execution, Undoing};
 pub use process::{IDENTITY_MS, NAME, Sagas, Settings};
 pub use risk::{Risk, judge};
 pub use run::Run;

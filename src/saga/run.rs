@@ -194,6 +194,9 @@ pub(super) struct Undo {
     pub(super) input: Option<Json>,
     pub(super) due: Option<Millis>,
     pub(super) error: Option<StepError>,
+    /// A worker has claimed the attempt in flight.
+    #[serde(default)]
+    pub(super) claimed: bool,
 }
 
 /// Where a compensation is.

@@ -31,6 +31,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(3, "0003_topic_ids"),
     migration!(4, "0004_audit_and_controls"),
     migration!(5, "0005_runs"),
+    migration!(6, "0006_tasks"),
 ];
 
 /// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.

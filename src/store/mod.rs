@@ -1,4 +1,4 @@
-//! Postgres: connections, migrations, monthly partitions, tables that follow `controls`, the audit log, runs, and the binary `COPY` format.
+//! Postgres: connections, migrations, monthly partitions, tables that follow `controls`, the audit log, runs, tasks, and the binary `COPY` format.
 
 pub mod audit;
 mod copy;
@@ -12,6 +12,7 @@ mod migrate;
 pub mod months;
 mod nodelay;
 pub mod runs;
+pub mod tasks;
 
 use std::{
     str::FromStr,

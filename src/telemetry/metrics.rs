@@ -188,6 +188,10 @@ registry! {
             Label { name: "outcome", values: "`sent`; `failed`: it is sent again; `given_up`: for a day it was not taken" }
         ];
     /// At the port.
+    TASK_CLAIMS = "omnilink_task_claims_total", Kind::Counter, Count,
+        "Tasks that workers claimed over HTTP, by what came of it",
+        [Label { name: "result", values: "`granted`, `refused` (its run had gone on)" }];
+    /// At the port.
     PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
         "Requests with a key that is not valid",
         [];

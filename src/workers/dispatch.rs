@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     answer::{self, Answer, Ended, Failed, OUTPUT_MAX},
-    http_tool,
+    holds, http_tool,
     lease::lease,
     meters::Meters,
     request,
@@ -24,7 +24,6 @@ use crate::{
     http::{Client, Options, Reach, RequestError},
     limits::{Lease, Limiter, Outcome},
     log::Fetched,
-    plans::Kind,
     runs::StepCommand,
     stream::effect::Effect,
 };
@@ -248,26 +247,7 @@ impl Dispatch {
         settings: &Settings,
     ) -> Result<(), Hold> {
         let emergency = self.parts.controls.emergency();
-        let disabled = || {
-            if emergency.state.disabled.is_empty() {
-                return None;
-            }
-            let tool = format!("tool:{}", command.tool);
-            let of_tool = emergency.disabled(&tool).map(|_| Cow::Owned(tool));
-            let workers = || emergency.disabled("workers");
-            of_tool.or_else(|| workers().map(|_| Cow::Borrowed("workers")))
-        };
-        // As the saga says, which holds them as soon as it has heard of the control.
-        let reason = if emergency.kill_switch() {
-            Cow::Borrowed("kill_switch")
-        } else if let Some(feature) = disabled() {
-            feature
-        } else if emergency.safe_mode()
-            && settings.kind() != Some(Kind::Read)
-            && !emergency.allows(&command.tool)
-        {
-            Cow::Borrowed("safe_mode")
-        } else {
+        let Some(reason) = holds::reason(&emergency, &command.tool, settings.kind()) else {
             return Ok(());
         };
         Err(tool.hold(reason, CONTROL_MS, CONTROL_SPACING_MS))

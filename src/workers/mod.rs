@@ -6,6 +6,7 @@
 //! | `dispatch` | one step command, from the record to the result |
 //! | `request`, `lease` | the request to a worker, what completes it later |
 //! | `http_tool` | the builtin tool `http` |
+//! | `holds` | what the emergency controls hold |
 //! | `answer`, `retry_after` | what an answer means, pure |
 //! | `states`, `settings`, `seats`, `turns`, `breaker` | which calls of a tool go, wait, or are held back |
 //! | `results` | appends results, many at a time |
@@ -14,6 +15,7 @@
 mod answer;
 mod breaker;
 mod dispatch;
+mod holds;
 mod http_tool;
 mod lease;
 mod meters;
@@ -31,6 +33,7 @@ pub use self::{
     answer::{OUTPUT_MAX, read_output},
     breaker::State as BreakerState,
     dispatch::Parts,
+    holds::reason as held_by,
     lease::{TaskId, is_lease, lease},
     results::{NotKept, Results},
     seats::Activity,

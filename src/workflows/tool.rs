@@ -68,6 +68,14 @@ impl Definition {
                 faults.push(fault);
             }
         }
+        if tool.worker == Worker::Kafka && tool.limit.is_some() {
+            let mut fault = Fault::new(
+                &root.at("limit"),
+                "a tool with `worker: {kafka: {}}` has no `limit`: its workers take calls from the topic by themselves",
+            );
+            fault.note = Some("with `worker: {claim: {}}` limits hold over all workers".into());
+            faults.push(fault);
+        }
         let schema = match Schema::compile(&tool.input_schema) {
             Ok(schema) => Some(schema),
             Err(wrong) => {

@@ -21,7 +21,7 @@ use omnilink::{
         memory::{Fault, MemberId, MemoryLog},
         topics::Names,
     },
-    runs::{ApprovalKind, Decision, Event, RunRecord, StepCommand},
+    runs::{ApprovalKind, Decision, Event, RunRecord, StepCommand, TaskStateName},
     saga::{Bug, Followers, NAME, Sagas, Settings, plant},
     stream::{
         lane::{Driver, Setup, Step},
@@ -197,6 +197,10 @@ impl World {
         self.steps.poll(Duration::ZERO, &mut records).unwrap();
         for fetched in records.drain(..) {
             let call = StepCommand::decode(fetched.record.value.as_deref().unwrap()).unwrap();
+            // Not what has become of tasks.
+            if call.state != TaskStateName::default() {
+                continue;
+            }
             self.unanswered.insert(self.calls.len());
             self.calls.push(call);
         }

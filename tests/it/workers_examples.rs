@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::{
     env_or_skip,
     port::{Node, scopes},
+    tasks::Queue,
     worker::{put_tools, send, start, step, told},
 };
 
@@ -86,6 +87,36 @@ async fn a_worker_that_is_called_checks_signatures_and_keeps_keys() {
         (told[2].code(), told[3].code()),
         ("no_funds", "invalid_signature")
     );
+}
+
+#[test]
+fn a_worker_that_fetches_its_work_keeps_its_lease() {
+    let Some(python) = env_or_skip("OMNILINK_TEST_PYTHON") else {
+        return;
+    };
+    let tool = "name: export\nkind: read\nrisk: { lane: safe }\nworker: { claim: {} }";
+    let Some(queue) = Queue::start(&[tool]) else {
+        return;
+    };
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/examples/workers/pull_worker.py"
+    );
+    let mut worker = Command::new(python);
+    worker.args([script, "export"]).env("LEASE_S", "1");
+    worker.env("OMNILINK_URL", format!("http://{}", queue.node.address));
+    worker.env("OMNILINK_KEY", &queue.worker);
+    let _worker = Example(worker.spawn().unwrap());
+    queue.database.runtime.block_on(async {
+        // Longer than a lease.
+        let steps = json!([{ "id": "a", "tool": "export", "input": { "seconds": 2.5 } }, { "id": "b", "tool": "export" }]);
+        let run = queue.run("1", &steps).await;
+        let history = queue.until(&run, "run_succeeded").await;
+        let of = |kind: &str| history.iter().filter(|record| record.kind == kind).count();
+        assert_eq!((of("step_started"), of("step_succeeded")), (2, 2));
+        let done = history.iter().any(|record| record.body.contains(r#"{"done":{"seconds":2.5}}"#));
+        assert!(done, "{history:?}");
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

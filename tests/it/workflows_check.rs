@@ -167,6 +167,13 @@ limit: { key: "{{ steps.a.output }}" }
         found[3].starts_with("t0.yaml:3:23: error: not a JSON Schema: "),
         "{found:#?}"
     );
+    let tool = "name: a\nworker: { kafka: {} }\nlimit: { concurrency: 1 }\n";
+    let found = problems(&[tool], &[]);
+    let expected = "t0.yaml:3:8: error: a tool with `worker: {kafka: {}}` has no `limit`";
+    assert!(
+        found.len() == 1 && found[0].starts_with(expected),
+        "{found:#?}"
+    );
     for worker in ["{}", "{ http: {}, claim: {} }", "{ builtin: sql }", "http"] {
         assert_eq!(
             problems(&[&format!("name: a\nworker: {worker}\n")], &[]).len(),

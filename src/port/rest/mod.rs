@@ -6,10 +6,13 @@
 //! | `caller`, `request` | extractors: the key and its permission, bodies, query strings |
 //! | `stream`, `slots` | answers that are sent while they are made, and how many replays run at once |
 //! | `wait` | looking for a run, and waiting for its end |
+//! | `claims`, `claim_waits` | handing out tasks, and claims that wait for them |
 //! | the others | handlers |
 
 pub(crate) mod audit;
 pub(crate) mod caller;
+pub(crate) mod claim_waits;
+mod claims;
 pub(crate) mod controls;
 pub(crate) mod docs;
 pub(crate) mod integrations;

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    audit, controls, docs, integrations, keys, letters, node, readers, rebuild, replay,
+    audit, claims, controls, docs, integrations, keys, letters, node, readers, rebuild, replay,
     request::BODY_BYTES, run_events, runs, schemas, tasks, tool_states, tools,
 };
 use crate::{
@@ -65,6 +65,8 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::PostWorkflows => handler(route, post::workflows),
         Operation::PostGoals => handler(route, post::goals),
         Operation::PostTasks => handler(route, post::tasks),
+        Operation::ClaimTasks => handler(route, claims::claim),
+        Operation::ExtendLease => handler(route, claims::extend),
         Operation::CompleteTask => handler(route, tasks::complete),
         Operation::ListTools => handler(route, tool_states::list),
         Operation::AgentWorkflow => handler(route, agent::workflow),

@@ -1,14 +1,19 @@
-//! `/v1/tasks/complete`: ends a call that its worker answered with 202. It needs no table: the lease is a signature.
+//! `/v1/tasks/complete`: ends a task that was claimed, or a call that its worker answered with 202. The lease of the latter is a signature,
+//! so it needs no table.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 
-use super::caller::{Caller, Permitted, SentUpTo};
+use super::{
+    audit::{read, store},
+    caller::{Caller, Permitted, SentUpTo},
+    claims,
+};
 use crate::{
     api::{
-        problem::{PAYLOAD_TOO_LARGE, STALE_LEASE},
+        problem::PAYLOAD_TOO_LARGE,
         tasks::{CompleteTask, CompletedTask, TaskOutcome},
     },
     commands::{
@@ -18,6 +23,7 @@ use crate::{
     log::Append,
     port::problem::{Problem, Refused},
     runs::Json as Raw,
+    store::tasks,
     workers::{OUTPUT_MAX, TaskId, is_lease, read_output},
 };
 
@@ -44,8 +50,12 @@ pub(crate) async fn complete(
     let caller = caller.permit()?;
     let (tenant, secrets) = (&caller.key.tenant, &caller.shared.tools.secrets);
     if !is_lease(secrets, tenant.as_str(), task_id, lease) {
-        let problem = Problem::new(&STALE_LEASE, "`lease` is not that of the task");
-        return Err(caller.refuse(problem));
+        let hash = claims::hash(lease).ok_or_else(|| caller.refuse(claims::stale()))?;
+        let store = store(&caller)?;
+        let (of, outcome) = ((tenant.as_str(), task_id), outcome.name());
+        if !read(&caller, tasks::complete(&store, of, &hash, outcome)).await? {
+            return Err(caller.refuse(claims::stale()));
+        }
     }
     append(&caller, id, &result).await?;
     let status = "recorded";

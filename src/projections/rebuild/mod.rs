@@ -26,7 +26,9 @@ use sqlx::{Connection, PgConnection};
 pub use self::tables::RebuildTables;
 use self::{
     loader::{Loader, link},
-    tables::{AUDIT_TABLES, ENTITIES, EVENTS, NewTables, ODOO_TABLES, RUN_TABLES, SUFFIX},
+    tables::{
+        AUDIT_TABLES, ENTITIES, EVENTS, NewTables, ODOO_TABLES, RUN_TABLES, SUFFIX, TASK_TABLES,
+    },
 };
 use super::{
     audit::AuditRows,
@@ -41,8 +43,9 @@ use super::{
     runs::RunRows,
     target::{
         AUDIT, AUDIT_REBUILD, ODOO, ODOO_DLQ, ODOO_DLQ_REBUILD, ODOO_REBUILD, PROJECTION, REBUILD,
-        RUNS, RUNS_REBUILD, Target,
+        RUNS, RUNS_REBUILD, TASKS, TASKS_REBUILD, Target,
     },
+    tasks::TaskRows,
 };
 use crate::{base::backoff::Backoff, log::LogError, store::Session};
 
@@ -164,6 +167,23 @@ pub fn rebuild_runs(
     let mut job = Job::new(setup, tables, vec![part], progress);
     let connection = job.prepare()?;
     job.load(RunRows::of(SUFFIX))?;
+    job.run(connection)
+}
+
+/// As [`rebuild`], for `tasks`; `setup` names the topic `steps`. The new table has no leases: they have lapsed.
+pub fn rebuild_tasks(
+    setup: &Setup,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Rebuilt, ProjectionError> {
+    let part = Part {
+        live: TASKS,
+        rebuild: TASKS_REBUILD,
+        topic: Arc::clone(&setup.topic),
+    };
+    let tables = NewTables::Whole(TASK_TABLES);
+    let mut job = Job::new(setup, tables, vec![part], progress);
+    let connection = job.prepare()?;
+    job.load(TaskRows::of(SUFFIX))?;
     job.run(connection)
 }
 

@@ -45,6 +45,8 @@ pub(super) const RUN_TABLES: &[Whole] = &[
     Whole::of("omnilink", "run_events"),
     Whole::of("omnilink", "approvals"),
 ];
+/// The table of the projection `tasks`.
+pub(super) const TASK_TABLES: &[Whole] = &[Whole::filled("tasks")];
 /// The table of the projection `odoo`.
 pub(super) const ODOO_TABLES: &[Whole] = &[Whole::of("odoo", "webhook_events")];
 

@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use super::Turn;
-use crate::runs::{ApprovalKind, ApprovalRequest, Event, Json, RiskLane, StepError};
+use crate::runs::{ApprovalKind, ApprovalRequest, CallKind, Event, Json, RiskLane, StepError};
 use crate::{
     base::clock::Millis,
-    plans::{Builtin, Context, RENDERED_MAX, Worker, jcs},
+    plans::{Builtin, Context, RENDERED_MAX, Tool, Worker, jcs},
     saga::{
         compiled::{CompiledStep, Input},
         risk,
-        run::{Phase, StepState},
+        run::{Phase, StepState, UndoPhase},
     },
 };
 
@@ -124,7 +124,7 @@ impl Turn<'_> {
         let limit_ms = match (builtin, &step.tool.worker) {
             (Some(Builtin::Wait), _) => wait_ms(&input).unwrap_or(step.timeout_ms),
             // Until a worker claims it.
-            (_, Worker::Claim) => step.tool.queue_timeout_ms.unwrap_or(QUEUE_MS),
+            (_, Worker::Claim) => queue_ms(&step.tool),
             _ => step.timeout_ms,
         };
         let mut deadline = self.after(limit_ms);
@@ -163,23 +163,43 @@ impl Turn<'_> {
         Some(Millis(first.0.saturating_add_unsigned(limit)))
     }
 
-    /// A worker has claimed an attempt: its time runs from here.
-    pub(super) fn claimed(&mut self, id: &str, attempt: u32, deadline: Millis) {
+    /// A worker has claimed an attempt: its time runs from here. Only the first claim counts: a lease that lapses gives no more time.
+    pub(super) fn claimed(&mut self, (id, kind, attempt): (&str, CallKind, u32), deadline: Millis) {
         let plan = self.plan();
         let index = plan.index(id).filter(|_| self.run.end.is_none());
-        let current = index.filter(|index| {
-            let state = &self.run.steps[*index];
-            state.phase == Phase::Running
-                && state.attempt == attempt
-                && plan.steps[*index].tool.worker == Worker::Claim
+        let claimed = index.and_then(|index| {
+            let (step, state) = (&plan.steps[index], &self.run.steps[index]);
+            let (in_flight, worker, claimed) = match kind {
+                CallKind::Execute => (
+                    state.phase == Phase::Running && state.attempt == attempt,
+                    Some(&step.tool.worker),
+                    state.claimed,
+                ),
+                CallKind::Compensate => (
+                    state.undo.phase == UndoPhase::Running && state.undo.attempt == attempt,
+                    step.compensation.as_ref().map(|undo| &undo.tool.worker),
+                    state.undo.claimed,
+                ),
+            };
+            (in_flight && worker == Some(&Worker::Claim)).then_some((index, claimed))
         });
-        let Some(index) = current else {
-            self.effects.ignored = true;
-            return;
+        let index = match claimed {
+            Some((index, false)) => index,
+            Some((_, true)) => return,
+            None => {
+                self.effects.ignored = true;
+                return;
+            }
         };
-        let all = self.all_attempts_until(&self.run.steps[index], &plan.steps[index]);
+        let all = match kind {
+            CallKind::Execute => {
+                self.all_attempts_until(&self.run.steps[index], &plan.steps[index])
+            }
+            CallKind::Compensate => None,
+        };
         self.emit(Event::StepStarted {
             step_id: id.into(),
+            kind,
             attempt,
             deadline: all.map_or(deadline, |all| deadline.min(all)),
         });
@@ -212,6 +232,11 @@ impl Turn<'_> {
         let error = StepError::new("wait_timeout", "what it waits for did not come in time");
         self.fail_step(index, step, error, false);
     }
+}
+
+/// How long work of a tool waits for a worker that claims it, in milliseconds.
+pub(super) fn queue_ms(tool: &Tool) -> u64 {
+    tool.queue_timeout_ms.unwrap_or(QUEUE_MS)
 }
 
 /// The signals that a `wait` with this input waits for.

@@ -65,6 +65,8 @@ pub enum Input {
     Claimed {
         /// The step.
         step: Arc<str>,
+        /// Which of its calls.
+        kind: CallKind,
         /// The attempt.
         attempt: u32,
         /// When it is given up.
@@ -317,9 +319,10 @@ impl<'a> Turn<'a> {
         match input {
             Input::Claimed {
                 step,
+                kind,
                 attempt,
                 deadline,
-            } => self.claimed(&step, attempt, deadline),
+            } => self.claimed((&step, kind, attempt), deadline),
             Input::Result(result) => self.result(result),
             Input::Held {
                 step,

@@ -169,14 +169,23 @@ impl Turn<'_> {
             return self.wait_timed_out(index, step);
         }
         if self.is_unclaimed(index, step) {
-            let error = StepError::new("not_started", "no worker claimed it in time");
             let unanswered = self.run.steps[index].unanswered;
-            return self.give_up(index, step, error, unanswered, true);
+            return self.give_up(index, step, not_started(), unanswered, true);
         }
         self.attempt_failed(index, step, Failure::no_answer());
     }
 
     pub(super) fn compensation_timed_out(&mut self, index: usize, step: &CompiledStep) {
+        let undo = step.compensation.as_ref();
+        if undo.is_some_and(|undo| undo.tool.worker == Worker::Claim)
+            && !self.run.steps[index].undo.claimed
+        {
+            return self.emit(Event::CompensationFailed {
+                step_id: step.id.clone(),
+                attempt: self.run.steps[index].undo.attempt,
+                error: not_started(),
+            });
+        }
         self.compensation_failed(index, step, Failure::no_answer());
     }
 
@@ -352,6 +361,10 @@ impl Turn<'_> {
         let pause = retry.pause_ms(used, random);
         pause.max(retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MAX_MS))
     }
+}
+
+fn not_started() -> StepError {
+    StepError::new("not_started", "no worker claimed it in time")
 }
 
 /// Whether a success of this attempt says that the step had an effect though it counts as ended without one. Not once it is undone:

@@ -1,7 +1,7 @@
 //! The end of a run that does not succeed: what is in flight is awaited, what has not begun is cancelled, and what may have had an
 //! effect is undone, the last first.
 
-use super::Turn;
+use super::{Turn, attempt::queue_ms};
 use crate::runs::{
     CallKind, CompensationResult, Decided, Decision, Event, Json, RunError, StepError,
 };
@@ -166,11 +166,16 @@ impl Turn<'_> {
                 error,
             });
         }
+        let limit_ms = match compensation.tool.worker {
+            // Until a worker claims it.
+            Worker::Claim => queue_ms(&compensation.tool),
+            _ => compensation.timeout_ms,
+        };
         self.emit(Event::CompensationScheduled {
             step_id: step.id.clone(),
             attempt,
             input,
-            deadline: self.after(compensation.timeout_ms),
+            deadline: self.after(limit_ms),
         });
         if let Worker::Builtin(builtin) = compensation.tool.worker
             && builtin != Builtin::Http

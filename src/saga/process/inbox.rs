@@ -1,6 +1,7 @@
 //! A record of `commands` as what the core is told.
 
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
@@ -59,12 +60,17 @@ pub(super) struct By {
     pub(super) on_behalf_of: Option<String>,
 }
 
-/// A result as workers on Kafka write it.
+/// What JSON of producers on Kafka may tell a run, beside results. Starts need what only the port can check.
+const FOREIGN_KINDS: [&str; 6] = [CANCEL, PAUSE, RESUME, SIGNAL, DECISION, HELD];
+/// Who says it, unless the JSON names somebody.
+const FOREIGN_PRINCIPAL: &str = "kafka";
+
+/// Whose run it is, in JSON of producers on Kafka.
 #[derive(Deserialize)]
-struct Foreign {
+struct OfRun {
     run_id: String,
-    #[serde(flatten)]
-    result: StepResult,
+    #[serde(default)]
+    tenant: Option<String>,
 }
 
 fn invalid(what: impl std::fmt::Display) -> Rejected {
@@ -83,33 +89,41 @@ pub(super) fn read(value: &[u8]) -> Result<Told, Rejected> {
     if command.kind == start::KIND {
         return Ok(Told::Start(Box::new(command)));
     }
+    let told = for_run(&command, true)?;
+    Ok(told.map_or(Told::Unknown, Told::Run))
+}
+
+/// What a command tells a run; `None`: it is of a kind of a later version. `ours`: OmniLink has written it, so the tenant is that of the
+/// key that asked.
+fn for_run(command: &Command, ours: bool) -> Result<Option<ForRun>, Rejected> {
     let by = command.principal.clone();
     let (kind, input) = match command.kind.as_str() {
-        RESULT => (RESULT, result(body(&command)?)),
+        RESULT => (RESULT, result(body(command)?)),
         HELD => {
-            let held: StepHeld = body(&command)?;
+            let held: StepHeld = body(command)?;
             let input = Input::Held {
                 step: held.step_id.into(),
                 kind: held.kind,
                 attempt: held.attempt,
                 hold: Hold {
-                    reason: held.reason,
+                    reason: cut(held.reason, CODE_MAX),
                     until: held.until,
                 },
             };
             (HELD, input)
         }
         CLAIMED => {
-            let claimed: StepClaimed = body(&command)?;
+            let claimed: StepClaimed = body(command)?;
             let input = Input::Claimed {
                 step: claimed.step_id.into(),
+                kind: claimed.kind,
                 attempt: claimed.attempt,
                 deadline: claimed.deadline,
             };
             (CLAIMED, input)
         }
         CANCEL => {
-            let Cancel { reason, compensate } = body(&command)?;
+            let Cancel { reason, compensate } = body(command)?;
             let input = Input::Cancel {
                 by,
                 reason,
@@ -120,11 +134,11 @@ pub(super) fn read(value: &[u8]) -> Result<Told, Rejected> {
         PAUSE => (PAUSE, Input::Pause { by }),
         RESUME => (RESUME, Input::Resume { by }),
         SIGNAL => {
-            let Signal { signal: name, data } = body(&command)?;
+            let Signal { signal: name, data } = body(command)?;
             (SIGNAL, Input::Signal { by, name, data })
         }
         DECISION => {
-            let decide: Decide = body(&command)?;
+            let decide: Decide = body(command)?;
             let input = Input::Decision {
                 approval: decide.approval,
                 decision: decide.decision,
@@ -136,16 +150,17 @@ pub(super) fn read(value: &[u8]) -> Result<Told, Rejected> {
             };
             (DECISION, input)
         }
-        _ => return Ok(Told::Unknown),
+        _ => return Ok(None),
     };
-    Ok(Told::Run(ForRun {
+    let tenant = (ours || !command.tenant.is_empty()).then(|| command.tenant.clone());
+    Ok(Some(ForRun {
         run: run_id(&command.run_id)?,
-        tenant: Some(command.tenant),
+        tenant,
         kind,
         input,
-        by: (![RESULT, HELD, CLAIMED].contains(&kind)).then_some(By {
-            principal: command.principal,
-            on_behalf_of: command.on_behalf_of,
+        by: (![RESULT, HELD, CLAIMED].contains(&kind)).then(|| By {
+            principal: command.principal.clone(),
+            on_behalf_of: command.on_behalf_of.clone(),
         }),
     }))
 }
@@ -160,16 +175,46 @@ fn body<T: DeserializeOwned>(command: &Command) -> Result<T, Rejected> {
         .map_err(|e| invalid(format_args!("the body of kind `{}`: {e}", command.kind)))
 }
 
-/// JSON of a worker on Kafka.
+/// JSON of a producer on Kafka: a result, if it has an `outcome`; else what `kind` names, with the fields of that kind beside it.
 fn foreign(value: &[u8]) -> Result<Told, Rejected> {
-    let foreign: Foreign = serde_json::from_slice(value).map_err(invalid)?;
-    Ok(Told::Run(ForRun {
-        run: run_id(&foreign.run_id)?,
-        tenant: None,
-        kind: RESULT,
-        input: result(foreign.result),
-        by: None,
-    }))
+    let mut json: Map<String, Value> = serde_json::from_slice(value).map_err(invalid)?;
+    if json.contains_key("outcome") {
+        // Read again, each by itself.
+        let of: OfRun = serde_json::from_slice(value).map_err(invalid)?;
+        let outcome: StepResult = serde_json::from_slice(value).map_err(invalid)?;
+        return Ok(Told::Run(ForRun {
+            run: run_id(&of.run_id)?,
+            tenant: of.tenant,
+            kind: RESULT,
+            input: result(outcome),
+            by: None,
+        }));
+    }
+    let mut text = |name: &str| match json.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(invalid(format_args!("`{name}` is no text"))),
+    };
+    let kind = text("kind")?.ok_or_else(|| invalid("it has neither `outcome` nor `kind`"))?;
+    if !FOREIGN_KINDS.contains(&&*kind) {
+        let known = FOREIGN_KINDS.join(", ");
+        return Err(invalid(format_args!(
+            "in JSON `kind` is one of {known}; a result has an `outcome`"
+        )));
+    }
+    let command = Command {
+        tenant: text("tenant")?.unwrap_or_default(),
+        run_id: text("run_id")?.ok_or_else(|| invalid("`run_id` is missing"))?,
+        principal: text("principal")?.unwrap_or_else(|| FOREIGN_PRINCIPAL.into()),
+        on_behalf_of: text("on_behalf_of")?,
+        at: 0,
+        traceparent: None,
+        tracestate: None,
+        body: Value::Object(json).to_string(),
+        kind,
+    };
+    let told = for_run(&command, false)?;
+    Ok(told.map_or(Told::Unknown, Told::Run))
 }
 
 fn result(result: StepResult) -> Input {
@@ -211,6 +256,32 @@ mod tests {
     use crate::runs::CallKind;
 
     #[test]
+    fn json_without_an_outcome_needs_a_kind() {
+        let id = "0198c1d2-0000-7000-8000-000000000001";
+        let told = |mut value: Value| {
+            value["run_id"] = id.into();
+            match read(value.to_string().as_bytes()) {
+                Ok(Told::Run(told)) => told,
+                _ => panic!("{value}"),
+            }
+        };
+        let signal = told(json!({ "kind": "signal", "signal": "paid", "data": [1] }));
+        assert_eq!(
+            signal.input,
+            Input::Signal {
+                by: "kafka".into(),
+                name: "paid".into(),
+                data: Json::of(&json!([1])),
+            }
+        );
+        assert_eq!(signal.tenant, None);
+        let pause = told(json!({ "kind": "pause", "tenant": "acme", "principal": "ann" }));
+        assert_eq!(pause.input, Input::Pause { by: "ann".into() });
+        assert_eq!(pause.tenant.as_deref(), Some("acme"));
+        assert_eq!(pause.by.unwrap().principal, "ann");
+    }
+
+    #[test]
     fn json_with_an_outcome_is_a_result() {
         let id = "0198c1d2-0000-7000-8000-000000000001";
         let value = json!({ "run_id": id, "step_id": "pay", "attempt": 2, "outcome": "succeeded", "output": { "n": 1 } });
@@ -229,6 +300,11 @@ mod tests {
         for broken in [
             "",
             "{}",
+            "[]",
+            r#"{"kind":"start","run_id":"0198c1d2-0000-7000-8000-000000000001"}"#,
+            r#"{"kind":5,"run_id":"0198c1d2-0000-7000-8000-000000000001"}"#,
+            r#"{"kind":"signal","run_id":"0198c1d2-0000-7000-8000-000000000001"}"#,
+            r#"{"kind":"pause"}"#,
             r#"{"run_id":"x","step_id":"a","attempt":1,"outcome":"succeeded"}"#,
         ] {
             assert!(read(broken.as_bytes()).is_err(), "{broken}");

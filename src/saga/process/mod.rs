@@ -14,6 +14,7 @@
 //! | `rows` | the tables of keyed state |
 //! | `notices` | audit entries, and events about runs |
 //! | `outputs` | what happened, as records |
+//! | `tasks` | what becomes of work that is claimed |
 //! | `emitted` | the events of `emit` |
 //! | `holds` | which calls the emergency controls hold |
 //! | `view` | a run as readers see it |
@@ -28,6 +29,7 @@ mod live;
 mod notices;
 mod outputs;
 mod rows;
+mod tasks;
 mod transform;
 mod view;
 

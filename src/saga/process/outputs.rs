@@ -2,13 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::{emitted, live::About, notices};
+use super::{
+    emitted,
+    live::About,
+    notices,
+    tasks::{self, unwritable},
+};
 use crate::{
     base::clock::Millis,
     log::topics::Names,
     plans::{Builtin, Worker},
     runs::{
-        CallKind, CallKindName, Event, Json, RunRecord, StepCommand, StepError, idempotency_key,
+        CallKind, CallKindName, Event, Json, RunRecord, StepCommand, StepError, TaskStateName,
+        idempotency_key, task_id,
     },
     saga::{CompiledStep, Run},
     stream::{Context, Failure, Rejected},
@@ -30,6 +36,7 @@ pub(super) fn write(
         let record = RunRecord::new(id, seq, event, now, Some(causation));
         let record = record.encode().map_err(unwritable)?;
         cx.emit_here(&names.runs, record);
+        tasks::follow(names, about, run, event, cx)?;
         match event {
             Event::StepScheduled {
                 step_id,
@@ -119,13 +126,6 @@ fn emit(
     Ok(())
 }
 
-fn unwritable(error: impl std::fmt::Display) -> Rejected {
-    Rejected::new(
-        "invalid_state",
-        format!("a record cannot be written: {error}"),
-    )
-}
-
 fn step<'r>(run: &'r Run, id: &str) -> Option<&'r CompiledStep> {
     let plan = run.plan();
     plan.index(id).map(|index| &plan.steps[index])
@@ -148,13 +148,17 @@ impl Call<'_> {
         now: Millis,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let tool = match self.kind {
-            CallKind::Execute => Some(&step.tool),
-            CallKind::Compensate => step.compensation.as_ref().map(|call| &call.tool),
+        let call = match self.kind {
+            CallKind::Execute => Some((&step.tool, step.timeout_ms)),
+            CallKind::Compensate => step
+                .compensation
+                .as_ref()
+                .map(|call| (&call.tool, call.timeout_ms)),
         };
-        let Some(tool) = tool.filter(|tool| is_for_workers(&tool.worker)) else {
+        let Some((tool, timeout_ms)) = call.filter(|(tool, _)| is_for_workers(&tool.worker)) else {
             return Ok(());
         };
+        let claims = tool.worker == Worker::Claim;
         let undone = (self.kind == CallKind::Compensate).then(|| Undone::of(about, run, step));
         let by = undone.as_ref().and_then(|_| undone_in(run, &step.id));
         let by = by.unwrap_or(&about.run_id);
@@ -175,18 +179,17 @@ impl Call<'_> {
             idempotency_key: idempotency_key(by, &step.id, self.kind),
             deadline: self.deadline.0,
             at: now.0,
-            task_id: format!(
-                "{}:{}:{}:{}",
-                about.run_id,
-                step.id,
-                self.kind.name(),
-                self.attempt
-            ),
+            task_id: task_id(&about.run_id, &step.id, self.kind, self.attempt),
             lease: None,
             execute: undone.as_ref().map(|undone| undone.execute.to_string()),
             error: undone
                 .and_then(|undone| undone.error)
                 .map(|e| e.to_string()),
+            timeout_ms: claims.then(|| timeout_ms.try_into().unwrap_or(i64::MAX)),
+            limit_key: claims
+                .then(|| tasks::limit_key(tool, &run.started().params, self.input))
+                .flatten(),
+            state: TaskStateName::default(),
             traceparent: about.traceparent.clone(),
             tracestate: about.tracestate.clone(),
         };

@@ -323,11 +323,15 @@ fn unclaimed_work_has_not_started() {
     case.wait(50_000);
     let claim = |attempt, deadline| Input::Claimed {
         step: "a".into(),
+        kind: CallKind::Execute,
         attempt,
         deadline: Millis(deadline),
     };
     assert!(case.tell(claim(2, 60_000)).ignored);
     case.tell(claim(1, 60_000));
+    // The lease has lapsed, and somebody else has claimed it: that gives no more time.
+    let again = case.tell(claim(1, 90_000));
+    assert!(!again.ignored && again.events.is_empty());
     case.tell(cancel());
     assert_eq!(case.run.status(), RunStatus::Running);
     case.wait(10_000);
@@ -351,6 +355,47 @@ fn unclaimed_work_has_not_started() {
     );
     case.undone("a", 1, good(&Value::Null));
     assert!(case.types().ends_with("compensation_scheduled b"));
+}
+
+#[test]
+fn a_compensation_waits_to_be_claimed() {
+    let undo_tool = tool(
+        "undo",
+        &json!({ "worker": { "claim": {} }, "queue_timeout_s": 60, "retry": { "max_attempts": 1 } }),
+    );
+    let tools = [tool("t", &json!({})), undo_tool];
+    let plan = json!({ "steps": [{ "id": "a", "tool": "t", "compensate": undo() }, { "id": "b", "tool": "t" }] });
+    let begun = || {
+        let mut case = Case::start(&plan, &tools, &Value::Null);
+        case.answer("a", 1, good(&json!(1)));
+        case.answer("b", 1, bad(false, true));
+        case
+    };
+    let failed_as = |case: &Case| match &case.history.last().unwrap().0 {
+        Event::RunFailed { error } => {
+            let error = error.compensation_results[0].error.clone();
+            error.map(|error| error.code)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut case = begun();
+    case.wait(59_000);
+    assert!(case.types().ends_with("compensation_scheduled a"));
+    case.wait(1_000);
+    assert_eq!(failed_as(&case).as_deref(), Some("not_started"));
+    // From the claim on its time runs.
+    let mut case = begun();
+    case.wait(50_000);
+    case.tell(Input::Claimed {
+        step: "a".into(),
+        kind: CallKind::Compensate,
+        attempt: 1,
+        deadline: Millis(65_000),
+    });
+    case.wait(14_000);
+    assert!(case.types().ends_with("step_started a"));
+    case.undone("a", 1, good(&Value::Null));
+    assert_eq!(failed_as(&case), None);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod redis;
 pub mod runs;
 pub mod sagas;
 pub mod schema_registry;
+pub mod tasks;
 pub mod tls;
 pub mod topology;
 pub mod worker;

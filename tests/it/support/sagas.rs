@@ -10,7 +10,7 @@ use omnilink::{
     },
     log::{Log, Output, topics::Names},
     plans::jcs,
-    runs::{CallKind, Json, RunRecord, StepCommand},
+    runs::{CallKind, Json, RunRecord, StepCommand, TaskState},
     saga::{Followers, Sagas, Settings},
     stream::{lane::Running, progress::Progress},
 };
@@ -113,11 +113,20 @@ impl Processor {
 
     /// The calls for workers, in the order of their partitions, once there are so many.
     pub fn calls(&self, at_least: usize) -> Vec<StepCommand> {
-        let records = read_all(&*self.log, &self.names.steps, at_least);
-        let records = records.iter();
-        let calls = records
-            .map(|fetched| StepCommand::decode(fetched.record.value.as_deref().unwrap()).unwrap());
-        calls.collect()
+        for _ in 0..100 {
+            let records = read_all(&*self.log, &self.names.steps, at_least);
+            let decoded = |value: Option<&[u8]>| StepCommand::decode(value.unwrap()).unwrap();
+            let records = records.iter();
+            let calls = records.map(|fetched| decoded(fetched.record.value.as_deref()));
+            // Not what has become of tasks.
+            let calls = calls.filter(|call| call.state.0 == TaskState::Scheduled);
+            let calls: Vec<_> = calls.collect();
+            if calls.len() >= at_least {
+                return calls;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("fewer than {at_least} calls");
     }
 }
 

@@ -1,0 +1,460 @@
+//! `POST /v1/tasks/claim` and `/v1/tasks/heartbeat`: for workers that fetch their work. The queue and the leases are a table.
+//!
+//! ```text
+//!   claim ─► leases, in one transaction ─► the runs are told of first claims ─► what they refuse is left out ─► answer
+//! ```
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::Json;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{
+    audit::{read, store},
+    caller::{Caller, Permitted, Sent},
+};
+use crate::{
+    api::{
+        problem::STALE_LEASE,
+        tasks::{
+            CLAIM_MAX, ClaimTasks, ClaimedTask, ClaimedTasks, ExtendedLease, Heartbeat, HeldTool,
+            LEASE_MAX_S, LEASE_S, TOOLS_MAX, WAIT_MAX_S,
+        },
+    },
+    base::{clock::Millis, hex::hex},
+    commands::{
+        Command,
+        result::{CLAIMED, StepClaimed},
+    },
+    log::{Append, Position},
+    port::{
+        gate,
+        problem::{Problem, Refused},
+    },
+    runs::{CallKind, idempotency_key},
+    saga::{Answer, Follower, Notice},
+    store::{
+        Store,
+        tasks::{self, Allowed, ClaimedRow, Claimer, LeaseHash, Standing, Wanted},
+    },
+    telemetry::metrics::TASK_CLAIMS,
+    workers::{TaskId, held_by},
+};
+
+/// The bytes of a lease: half as many as it has digits, and not as many as the lease of a 202 has.
+const LEASE_BYTES: usize = 24;
+/// How long the log has to confirm.
+const APPEND_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a run has to say that it knows the task. Without an answer the task is handed out: what comes of it too late is undone.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
+/// How often the answers of runs of other nodes are looked for.
+const ANSWER_EVERY: Duration = Duration::from_millis(50);
+/// How often a claim that waits looks at the controls.
+const CONTROLS_EVERY: Duration = Duration::from_millis(500);
+/// The pause of a claim that was woken for nothing: a limit holds the tasks back, or others were faster.
+const IN_VAIN: Duration = Duration::from_millis(250);
+
+/// What a claim asks for.
+struct Wish {
+    tools: Vec<String>,
+    max: usize,
+    wait: Duration,
+    lease: Duration,
+}
+
+/// `POST /v1/tasks/claim`.
+pub(crate) async fn claim(Sent(caller, body): Sent<Caller>) -> Result<Json<ClaimedTasks>, Refused> {
+    let asked: ClaimTasks = caller.body(body)?;
+    let wish = Wish::of(&caller, asked)?;
+    let caller = caller.permit()?;
+    let shared = &caller.shared;
+    let until = Instant::now() + wish.wait;
+    let mut slot = None;
+    loop {
+        // Here too: an operator may have closed them while it waited.
+        let open = gate::kill_switch(shared).and_then(|()| gate::feature(shared, "workers"));
+        open.map_err(|problem| caller.refuse(problem))?;
+        let (wanted, held) = wish.wanted(&caller);
+        if !wanted.is_empty() {
+            let store = store(&caller)?;
+            let tasks = take(&caller, &store, &wish, &wanted).await?;
+            if !tasks.is_empty() {
+                return Ok(Json(ClaimedTasks { tasks, held }));
+            }
+        }
+        if Instant::now() >= until || shared.stopping.is_cancelled() {
+            let tasks = Vec::new();
+            return Ok(Json(ClaimedTasks { tasks, held }));
+        }
+        if slot.is_none() {
+            let entered = shared.waits.enter();
+            slot = Some(entered.map_err(|problem| caller.refuse(problem))?);
+        } else if held.is_empty() {
+            pause(&caller, until, IN_VAIN).await;
+        }
+        let tools = wanted.into_iter().map(|wanted| wanted.tool).collect();
+        wait(&caller, tools, until, &wish).await;
+    }
+}
+
+/// Waits until there is a task, a control changes, or the time is over.
+async fn wait(caller: &Permitted, tools: Vec<String>, until: Instant, wish: &Wish) {
+    let shared = &caller.shared;
+    let known = tools.len();
+    let tenant = caller.key.tenant.as_str();
+    let mut waiting = shared.claim_waits.wait(&shared.tables, tenant, tools);
+    while Instant::now() < until && !shared.stopping.is_cancelled() {
+        tokio::select! {
+            () = waiting.woken() => return,
+            () = pause(caller, until, CONTROLS_EVERY) => {}
+        }
+        let closed =
+            gate::kill_switch(shared).is_err() || shared.controls.disabled("workers").is_some();
+        if closed || wish.wanted(caller).0.len() != known {
+            return;
+        }
+    }
+}
+
+/// Waits so long, but not beyond `until`, nor after the node begins to stop.
+async fn pause(caller: &Permitted, until: Instant, most: Duration) {
+    let left = until.saturating_duration_since(Instant::now());
+    tokio::select! {
+        () = tokio::time::sleep(left.min(most)) => {}
+        () = caller.shared.stopping.cancelled() => {}
+    }
+}
+
+impl Wish {
+    fn of(caller: &Caller, asked: ClaimTasks) -> Result<Self, Refused> {
+        let mut tools = asked.tools.ok_or_else(|| caller.missing("tools"))?;
+        tools.sort_unstable();
+        tools.dedup();
+        if tools.is_empty() || tools.len() > TOOLS_MAX || tools.iter().any(String::is_empty) {
+            let wrong = format!("`tools` has 1 to {TOOLS_MAX} names");
+            return Err(caller.invalid(wrong));
+        }
+        let max = asked.max.unwrap_or(1);
+        if !(1..=CLAIM_MAX).contains(&max) {
+            return Err(caller.invalid(format!("`max` is 1 to {CLAIM_MAX}")));
+        }
+        let wait_s = asked.wait_s.unwrap_or(0);
+        if wait_s > WAIT_MAX_S {
+            return Err(caller.invalid(format!("`wait_s` is at most {WAIT_MAX_S}")));
+        }
+        let lease = lease_time(caller, asked.lease_s)?;
+        Ok(Self {
+            tools,
+            max,
+            wait: Duration::from_secs(wait_s),
+            lease: lease.unwrap_or(Duration::from_secs(LEASE_S)),
+        })
+    }
+
+    /// The tools whose tasks may go now, with their limits as they are in force, and those that a control holds.
+    fn wanted(&self, caller: &Permitted) -> (Vec<Wanted>, Vec<HeldTool>) {
+        let emergency = caller.shared.controls.emergency();
+        let catalog = caller.shared.workflows.get();
+        let (mut wanted, mut held) = (Vec::new(), Vec::new());
+        for tool in &self.tools {
+            let definition = catalog.tool(tool).map(|definition| &definition.tool);
+            let kind = definition.and_then(|tool| tool.kind);
+            if let Some(reason) = held_by(&emergency, tool, kind) {
+                held.push(HeldTool {
+                    tool: tool.clone(),
+                    reason: reason.into_owned(),
+                });
+                continue;
+            }
+            let limit = definition.and_then(|tool| tool.limit.as_ref());
+            wanted.push(Wanted {
+                tool: tool.clone(),
+                limit: limit.map(|limit| Allowed {
+                    concurrency: limit.concurrency,
+                    rate: limit.rate.map(|rate| (rate.limit, rate.window_s)),
+                    keyed: limit.key.is_some(),
+                }),
+            });
+        }
+        (wanted, held)
+    }
+}
+
+fn lease_time(caller: &Caller, seconds: Option<u64>) -> Result<Option<Duration>, Refused> {
+    match seconds {
+        Some(0 | LEASE_TOO_LONG_S..) => {
+            Err(caller.invalid(format!("`lease_s` is 1 to {LEASE_MAX_S}")))
+        }
+        seconds => Ok(seconds.map(Duration::from_secs)),
+    }
+}
+
+const LEASE_TOO_LONG_S: u64 = LEASE_MAX_S + 1;
+
+/// The hash of a lease that was made by [`take`]; `None`: it is another text.
+pub(super) fn hash(lease: &str) -> Option<LeaseHash> {
+    let digits = lease.len() == 2 * LEASE_BYTES && lease.bytes().all(|b| b.is_ascii_hexdigit());
+    digits.then(|| Sha256::digest(lease.as_bytes()).into())
+}
+
+/// Claims tasks that are there, and tells their runs.
+async fn take(
+    caller: &Permitted,
+    store: &Store,
+    wish: &Wish,
+    wanted: &[Wanted],
+) -> Result<Vec<ClaimedTask>, Refused> {
+    let random = std::iter::repeat_with(|| hex(&rand::random::<[u8; LEASE_BYTES]>()));
+    let leases: Vec<String> = random.take(wish.max).collect();
+    let hashes: Vec<LeaseHash> = leases.iter().filter_map(|lease| hash(lease)).collect();
+    let claimer = Claimer {
+        tenant: caller.key.tenant.as_str(),
+        principal: &caller.key.principal,
+        lease: wish.lease,
+    };
+    let claimed = read(caller, tasks::claim(store, wanted, claimer, &hashes)).await?;
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut grants = Vec::with_capacity(claimed.len());
+    for (place, row) in claimed {
+        grants.push(Grant {
+            first: FirstClaim::of(caller, &row),
+            lease: leases[place].clone(),
+            hash: hashes[place],
+            row,
+        });
+    }
+    tell(caller, store, &mut grants).await?;
+    let mut tasks = Vec::with_capacity(grants.len());
+    for grant in grants {
+        if grant.first.as_ref().is_some_and(|first| first.refused) {
+            TASK_CLAIMS.counter(&["refused"]).increment(1);
+            // Its run has gone on, and the queue has not heard of that.
+            read(
+                caller,
+                tasks::forget(store, claimer.tenant, &grant.row.task_id, &grant.hash),
+            )
+            .await?;
+            continue;
+        }
+        TASK_CLAIMS.counter(&["granted"]).increment(1);
+        tasks.push(grant.shown(caller)?);
+    }
+    Ok(tasks)
+}
+
+/// A task with its lease.
+struct Grant {
+    row: ClaimedRow,
+    lease: String,
+    hash: LeaseHash,
+    /// `None`: the run has heard of an earlier claim.
+    first: Option<FirstClaim>,
+}
+
+/// A claim of which the run has not heard.
+struct FirstClaim {
+    run: Uuid,
+    claimed: StepClaimed,
+    known: bool,
+    refused: bool,
+}
+
+impl FirstClaim {
+    fn of(caller: &Permitted, row: &ClaimedRow) -> Option<Self> {
+        if row.deadline.is_some() {
+            return None;
+        }
+        let id = TaskId::parse(&row.task_id)?;
+        let now = caller.shared.clock.now().0;
+        Some(Self {
+            run: Uuid::parse_str(id.run_id).ok()?,
+            claimed: StepClaimed {
+                step_id: id.step_id.to_owned(),
+                attempt: id.attempt,
+                kind: id.kind,
+                deadline: Millis(now.saturating_add(row.timeout_ms)),
+            },
+            known: false,
+            refused: false,
+        })
+    }
+
+    fn hear(&mut self, answer: &Answer) {
+        self.known = true;
+        self.refused = matches!(
+            answer,
+            Answer::Ignored | Answer::UnknownRun | Answer::Refused { .. }
+        );
+    }
+}
+
+/// Tells runs of first claims, and waits for what they say.
+async fn tell(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result<(), Refused> {
+    let shared = &caller.shared;
+    let (mut appends, mut followers, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, grant) in grants.iter().enumerate() {
+        let Some(first) = &grant.first else {
+            continue;
+        };
+        let command = Command {
+            tenant: caller.key.tenant.to_string(),
+            run_id: grant.row.run_id.clone(),
+            kind: CLAIMED.to_owned(),
+            at: shared.clock.now().0.saturating_mul(1000),
+            principal: caller.key.principal.clone(),
+            on_behalf_of: caller.on_behalf_of.clone(),
+            traceparent: grant.row.traceparent.clone(),
+            tracestate: grant.row.tracestate.clone(),
+            body: serde_json::to_string(&first.claimed).map_err(|e| caller.invalid(e))?,
+        };
+        appends.push(Append {
+            topic: Arc::clone(&shared.tools.names.commands),
+            record: command.encode().map_err(|e| caller.invalid(e))?,
+        });
+        // Before the record is there, so that no answer is missed.
+        followers.push(shared.followers.follow(first.run));
+        places.push(place);
+    }
+    if appends.is_empty() {
+        return Ok(());
+    }
+    let appended = shared.tools.log.append(appends, None);
+    let Ok(Ok(Ok(positions))) = timeout(APPEND_DEADLINE, appended).await else {
+        // The leases lapse.
+        return Err(caller.refuse(Problem::log_unavailable()));
+    };
+    let mut answers: FuturesUnordered<_> = places
+        .iter()
+        .zip(positions)
+        .zip(followers)
+        .map(|((place, position), follower)| answer(*place, position, follower))
+        .collect();
+    let until = Instant::now() + ANSWER_DEADLINE;
+    while places.iter().any(|place| is_open(&grants[*place])) && Instant::now() < until {
+        let next = timeout(ANSWER_EVERY, answers.next()).await;
+        if let Ok(Some((place, Some(answer)))) = next {
+            if let Some(first) = &mut grants[place].first {
+                first.hear(&answer);
+            }
+            continue;
+        }
+        if let Ok(None) = next {
+            tokio::time::sleep(ANSWER_EVERY).await;
+        }
+        look(caller, store, grants).await?;
+    }
+    Ok(())
+}
+
+fn is_open(grant: &Grant) -> bool {
+    grant.first.as_ref().is_some_and(|first| !first.known)
+}
+
+/// Looks in the queue for what runs of other nodes have said.
+async fn look(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result<(), Refused> {
+    let open: Vec<usize> = (0..grants.len()).filter(|n| is_open(&grants[*n])).collect();
+    let ids: Vec<&str> = open.iter().map(|n| &*grants[*n].row.task_id).collect();
+    let standings = tasks::standings(store, caller.key.tenant.as_str(), &ids);
+    let standings = read(caller, standings).await?;
+    for (place, standing) in open.into_iter().zip(standings) {
+        if let Some(first) = &mut grants[place].first {
+            first.known = standing != Standing::Unconfirmed;
+            first.refused = standing == Standing::Over;
+        }
+    }
+    Ok(())
+}
+
+/// The run's answer to the record at this position.
+async fn answer(
+    place: usize,
+    position: Position,
+    mut follower: Follower,
+) -> (usize, Option<Answer>) {
+    while let Some(notice) = follower.next().await {
+        if let Notice::Answered {
+            partition,
+            offset,
+            answer,
+        } = notice
+            && (partition, offset) == (position.partition, position.offset)
+        {
+            return (place, Some(answer));
+        }
+    }
+    (place, None)
+}
+
+impl Grant {
+    fn shown(self, caller: &Permitted) -> Result<ClaimedTask, Refused> {
+        let raw = |text: String| RawValue::from_string(text).map_err(|e| caller.invalid(e));
+        let row = self.row;
+        let deadline = match (row.deadline, &self.first) {
+            (Some(deadline), _) => deadline,
+            (None, Some(first)) => first.claimed.deadline,
+            (None, None) => row.lease_expires_at,
+        };
+        let kind = match row.kind.as_str() {
+            "compensate" => CallKind::Compensate,
+            _ => CallKind::Execute,
+        };
+        Ok(ClaimedTask {
+            idempotency_key: idempotency_key(&row.run_id, &row.step_id, kind),
+            task_id: row.task_id,
+            lease: self.lease,
+            lease_expires_at: row.lease_expires_at,
+            tenant: caller.key.tenant.to_string(),
+            run_id: row.run_id,
+            workflow: row.workflow,
+            step_id: row.step_id,
+            attempt: row.attempt,
+            kind: row.kind,
+            tool: row.tool,
+            input: raw(row.input)?,
+            deadline,
+            execute: row.execute.map(raw).transpose()?,
+            error: row.error.map(raw).transpose()?,
+            traceparent: row.traceparent,
+            tracestate: row.tracestate,
+        })
+    }
+}
+
+/// `POST /v1/tasks/heartbeat`.
+pub(crate) async fn extend(
+    Sent(caller, body): Sent<Caller>,
+) -> Result<axum::response::Response, Refused> {
+    use axum::response::IntoResponse;
+    let asked: Heartbeat = caller.body(body)?;
+    let missing = |field: &str| caller.missing(field);
+    let task_id = asked.task_id.as_deref().ok_or_else(|| missing("task_id"))?;
+    let lease = asked.lease.as_deref().ok_or_else(|| missing("lease"))?;
+    let time = lease_time(&caller, asked.lease_s)?;
+    let caller = caller.permit()?;
+    let hash = hash(lease).ok_or_else(|| caller.refuse(stale()))?;
+    let store = store(&caller)?;
+    let of = (caller.key.tenant.as_str(), task_id);
+    let extended = read(&caller, tasks::extend(&store, of, &hash, time)).await?;
+    let extended = extended.ok_or_else(|| caller.refuse(stale()))?;
+    let answer = ExtendedLease {
+        task_id,
+        lease_expires_at: extended.lease_expires_at,
+        deadline: extended.deadline,
+    };
+    Ok(Json(answer).into_response())
+}
+
+/// The lease is not the last one of a task that goes on.
+pub(super) fn stale() -> Problem {
+    let detail = "`lease` is not the last one of the task, or the task is over";
+    Problem::new(&STALE_LEASE, detail)
+}
