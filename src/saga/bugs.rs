@@ -3,6 +3,7 @@
 
 /// A bug that breaks a promise of the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(unreachable_pub, reason = "public with the feature `chaos` alone")]
 pub enum Bug {
     /// What was done first is undone first.
     CompensatesForward,
