@@ -415,7 +415,10 @@ async fn every_json_body_is_read_the_same_way() {
         routes += 1;
         let example = body.example.unwrap();
         let send = async |headers: &[(&str, &str)], body: &str| {
-            let mut all = vec![("authorization", bearer.as_str())];
+            let mut all = vec![
+                ("authorization", bearer.as_str()),
+                ("idempotency-key", "k"),
+            ];
             all.extend(headers);
             let path = route.example_path();
             node.call(method(route), &path, &all, body.to_owned()).await

@@ -248,7 +248,8 @@ fn its_threads_have_a_lower_priority() {
             let (head, rest) = stat.rsplit_once(") ")?;
             // After the name: state, then the 17th field is the nice value.
             let nice: i32 = rest.split(' ').nth(16)?.parse().ok()?;
-            head.contains("(embed").then_some(nice)
+            let ours = head.ends_with("(embed") || head.contains("(embed-");
+            ours.then_some(nice)
         };
         let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
         tasks.filter_map(of_task).collect::<Vec<_>>()

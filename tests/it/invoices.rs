@@ -392,6 +392,7 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         "odoo.dlq",
         "runs",
         "saga",
+        "tasks",
         "topology.customers",
         "topology.lines",
         "topology.lines.2",

@@ -15,6 +15,7 @@ mod producers;
 mod recovery;
 mod rows;
 mod run;
+mod runs;
 
 use std::time::Duration;
 

@@ -61,6 +61,11 @@ impl Nodes {
         }
     }
 
+    /// A setting of all nodes that start from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     fn command(&self, data: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         // Without the settings of the environment.
