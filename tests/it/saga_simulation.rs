@@ -643,7 +643,12 @@ fn runs_keep_their_promises_whatever_happens() {
 #[test]
 fn each_planted_bug_is_found_within_a_thousand_seeds() {
     let mut missed = Vec::new();
+    // No run here repeats an earlier one: `saga::tests::random` finds what goes wrong then.
+    let of_retries = [Bug::RepeatsReused, Bug::ForgetsReused];
     for bug in Bug::ALL {
+        if of_retries.contains(&bug) {
+            continue;
+        }
         match failing(1000, Some(bug)) {
             Some(seed) => eprintln!("{bug:?}: found by seed {seed}"),
             None => missed.push(bug),

@@ -2,7 +2,8 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -299,6 +300,26 @@ impl Nodes {
 }
 
 impl Nodes {
+    /// What the nodes say about their readiness.
+    pub fn readiness(&self) -> String {
+        let ask = |index| -> std::io::Result<String> {
+            let address = self.address(index).unwrap_or_default();
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            write!(
+                stream,
+                "GET /readyz HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n"
+            )?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let all: Vec<_> = (0..self.len())
+            .map(|index| format!("{:?}", ask(index)))
+            .collect();
+        all.join("\n")
+    }
+
     /// The last warnings and errors in the logs of the nodes, for a run that found something.
     pub fn errors(&self) -> String {
         let mut all = Vec::new();

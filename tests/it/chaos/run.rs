@@ -352,6 +352,9 @@ fn settle(run: &Run, findings: &mut Findings) {
         let there = (!run.kafka() || now.0 >= expected) && now.1 >= expected;
         let patience = if there { SETTLED } else { run.plan.quiet };
         if moved.elapsed() > patience {
+            if !there {
+                run.say(&format!("nothing moves: {}", run.nodes.readiness()));
+            }
             return;
         }
     }
