@@ -13,7 +13,7 @@ use super::sent::{Controller, Sent};
 use crate::{
     api::{problem::NOT_ENDED, run_controls::RetryRun, starts::PLANS_INLINE},
     audit::Outcome,
-    envelope::BodyHash,
+    envelope::{BodyHash, json::without_mark},
     port::{
         Shared,
         ingest::events::idempotency_key,
@@ -54,10 +54,9 @@ pub(crate) async fn retry(
     }
     let key = key.map_err(|problem| sent.caller.refuse(problem))?;
     let key = key.ok_or_else(|| sent.missing("idempotency_key"))?;
-    let body = if sent.body.is_empty() {
-        b"{}"
-    } else {
-        &sent.body[..]
+    let body = match without_mark(&sent.body) {
+        b"" => b"{}",
+        body => body,
     };
     let body_hash = BodyHash::of_text(body).map_err(|error| sent.invalid(error))?;
     let controller = sent.permit("retry").await?;

@@ -314,7 +314,7 @@ fn drive(
     let mut brokers = load.broker_kills;
     for kill in 0..kills {
         let due = began + Duration::from_secs_f64(apart * f64::from(kill + 1));
-        runtime.block_on(tokio::time::sleep_until(due));
+        runtime.block_on(async { tokio::time::sleep_until(due).await });
         if brokers > 0 && dice.between(1, u64::from(kills - kill)) <= u64::from(brokers) {
             brokers -= 1;
             parts.kill("kafka");
