@@ -354,7 +354,7 @@ fn without_null(mut schema: Value) -> Value {
 /// A code, or the pattern of those that name a field.
 fn code_schema(code: &Code) -> Value {
     match code.code.split_once("{field}") {
-        Some((before, after)) => json!({ "pattern": format!("^{before}[a-z_]+{after}$") }),
+        Some((before, after)) => json!({ "pattern": format!("^{before}[A-Za-z_]+{after}$") }),
         None => json!({ "const": code.code }),
     }
 }

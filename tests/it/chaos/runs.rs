@@ -61,16 +61,15 @@ enum Mood {
 impl Mood {
     fn of(key: &str) -> Self {
         let number = omnilink::log::murmur2(key.as_bytes()) % 100;
-        match (key.ends_with(":compensate"), number) {
-            (true, 0..15) => Self::Busy,
-            (true, 15..25) => Self::Broken,
-            (true, _) => Self::Good,
-            (false, 0..10) => Self::Busy,
-            (false, 10..14) => Self::Slow,
-            (false, 14..17) => Self::Silent,
-            (false, 17..25) => Self::Broken,
-            (false, 25..35) => Self::Twice,
-            (false, _) => Self::Good,
+        let undoes = key.ends_with(":compensate");
+        match number {
+            0..10 => Self::Busy,
+            10..18 => Self::Broken,
+            // Compensations are answered at once.
+            18..22 if !undoes => Self::Slow,
+            22..25 if !undoes => Self::Silent,
+            25..35 if !undoes => Self::Twice,
+            _ => Self::Good,
         }
     }
 }
