@@ -16,6 +16,7 @@
 //! | `outputs` | what happened, as records |
 //! | `tasks` | what becomes of work that is claimed |
 //! | `emitted` | the events of `emit` |
+//! | `surroundings` | what the core is told beside the input |
 //! | `holds` | which calls the emergency controls hold |
 //! | `view` | a run as readers see it |
 
@@ -29,6 +30,7 @@ mod live;
 mod notices;
 mod outputs;
 mod rows;
+mod surroundings;
 mod tasks;
 mod transform;
 mod view;

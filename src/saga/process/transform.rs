@@ -10,11 +10,12 @@ use super::{
     Settings, begin,
     compile::Plans,
     counts::{Counts, Meters},
-    emitted, holds,
+    holds,
     inbox::{self, ForRun, Told},
     live::{About, Hot, Live},
     notices, outputs,
     rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
+    surroundings::Surroundings,
     view,
 };
 use crate::{
@@ -26,9 +27,8 @@ use crate::{
     commands::{Command, start},
     controls::{Emergency, EmergencyState},
     log::{Fetched, Record, partition_for, topics::Names},
-    plans::Tool,
-    runs::{CallKind, Event, RunStatus, idempotency_key},
-    saga::{self, Answer, Effects, Env, Followers, Hold, Input, Notice, Refusal, Snapshot, decide},
+    runs::{Event, RunStatus},
+    saga::{self, Answer, Effects, Followers, Input, Notice, Refusal, Snapshot, decide},
     state::Window,
     stream::{Context, Failure, Rejected, Timer, Transform},
 };
@@ -186,30 +186,16 @@ impl Runs {
             return Ok(());
         }
         let about = begun.about;
-        let (run_state, effects) = {
-            let controls = self.controls.as_ref();
-            let hold = |tool: &Tool| held_by(controls, tool);
-            let check = |step: &str, input: &serde_json::Value| {
-                let key = idempotency_key(&about.run_id, step, CallKind::Execute);
-                let run = (&about.tenant, &*about.run_id);
-                emitted::record(run, about.depth, &key, input, now).map(|_| ())
-            };
-            let hold_start = holds::start(controls, &about);
-            let env = env(
-                &self.settings,
-                now,
-                (&*about.run_id, hold_start),
-                &hold,
-                &check,
-            );
-            let compiled = Arc::clone(&about.ready.compiled);
-            saga::start(
-                compiled,
-                begun.started,
-                begin::plan_ready(&about.ready),
-                &env,
-            )
+        let compiled = Arc::clone(&about.ready.compiled);
+        let plan_ready = begin::plan_ready(&about.ready);
+        let around = Surroundings {
+            settings: &self.settings,
+            controls: self.controls.as_ref(),
+            about: &about,
+            now,
         };
+        let (run_state, effects) =
+            around.with(|env| saga::start(compiled, begun.started, plan_ready, env));
         outputs::write(
             (&self.names, self.settings.events),
             &about,
@@ -293,22 +279,13 @@ impl Runs {
             return Ok(Effects::default());
         };
         let about = Arc::clone(&live.about);
-        let controls = self.controls.as_ref();
-        let hold = |tool: &Tool| held_by(controls, tool);
-        let check = |step: &str, input: &serde_json::Value| {
-            let key = idempotency_key(&about.run_id, step, CallKind::Execute);
-            let run = (&about.tenant, &*about.run_id);
-            emitted::record(run, about.depth, &key, input, now).map(|_| ())
-        };
-        let hold_start = holds::start(controls, &about);
-        let env = env(
-            &self.settings,
+        let around = Surroundings {
+            settings: &self.settings,
+            controls: self.controls.as_ref(),
+            about: &about,
             now,
-            (&*about.run_id, hold_start),
-            &hold,
-            &check,
-        );
-        let effects = decide(&mut live.run, input, &env);
+        };
+        let effects = around.with(|env| decide(&mut live.run, input, env));
         if effects.ignored {
             self.counts.ignored += 1;
         }
@@ -565,29 +542,6 @@ impl Transform for Runs {
             self.followers.publish(&run, &notice);
         }
     }
-}
-
-fn env<'a>(
-    settings: &Settings,
-    now: Millis,
-    (run_id, hold_start): (&str, bool),
-    hold: &'a dyn Fn(&Tool) -> Option<Hold>,
-    check_event: &'a dyn Fn(&str, &serde_json::Value) -> Result<(), crate::runs::StepError>,
-) -> Env<'a> {
-    Env {
-        now,
-        hold,
-        approval_expiry_ms: settings.approval_expiry.as_millis() as u64,
-        approve_above: settings.approve_above,
-        check_event,
-        hold_start,
-        seed: xxh3_64(run_id.as_bytes()),
-    }
-}
-
-fn held_by(controls: Option<&Emergency>, tool: &Tool) -> Option<Hold> {
-    let controls = controls.filter(|controls| !holds::hold_nothing(controls))?;
-    holds::hold(controls, tool)
 }
 
 /// Whether a change of the controls may let the run go on: calls are held, or it has not begun.

@@ -1,0 +1,50 @@
+//! What the core is told about a run's surroundings.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Settings, emitted, holds, live::About};
+use crate::{
+    base::clock::Millis,
+    controls::Emergency,
+    plans::Tool,
+    runs::{CallKind, idempotency_key},
+    saga::Env,
+};
+
+/// Where a run is decided about.
+pub(super) struct Surroundings<'a> {
+    pub(super) settings: &'a Settings,
+    /// `None` as long as they were never read.
+    pub(super) controls: Option<&'a Emergency>,
+    pub(super) about: &'a About,
+    /// The time of the transaction.
+    pub(super) now: Millis,
+}
+
+impl Surroundings<'_> {
+    /// Calls the core with them.
+    pub(super) fn with<T>(&self, core: impl FnOnce(&Env<'_>) -> T) -> T {
+        let Self {
+            settings,
+            controls,
+            about,
+            now,
+        } = *self;
+        let holding = controls.filter(|controls| !holds::hold_nothing(controls));
+        let hold = |tool: &Tool| holds::hold(holding?, tool);
+        let check_event = |step: &str, input: &serde_json::Value| {
+            let key = idempotency_key(&about.run_id, step, CallKind::Execute);
+            let run = (&about.tenant, &*about.run_id);
+            emitted::record(run, about.depth, &key, input, now).map(|_| ())
+        };
+        core(&Env {
+            now,
+            hold: &hold,
+            approval_expiry_ms: settings.approval_expiry.as_millis() as u64,
+            approve_above: settings.approve_above,
+            check_event: &check_event,
+            hold_start: holds::start(controls, about),
+            seed: xxh3_64(about.run_id.as_bytes()),
+        })
+    }
+}
