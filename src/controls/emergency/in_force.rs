@@ -1,5 +1,7 @@
 //! What is in force on a node: the state of the topic, and what the node holds by itself.
 
+use std::borrow::Cow;
+
 use super::state::{EVENTS, EmergencyState, is_feature};
 use crate::{
     base::clock::Millis,
@@ -72,6 +74,24 @@ impl Emergency {
                     .is_some_and(|rest| rest.starts_with(':')),
                 None => allowed == tool,
             })
+    }
+
+    /// Why a call of a tool may not go now; `None`: it may. `outside`: a worker does it. `changes`: it may change something outside.
+    pub fn holds(&self, tool: &str, outside: bool, changes: bool) -> Option<Cow<'static, str>> {
+        if self.kill_switch() {
+            return Some(Cow::Borrowed(KILL_SWITCH));
+        }
+        if !self.state.disabled.is_empty() {
+            let feature = format!("tool:{tool}");
+            if self.disabled(&feature).is_some() {
+                return Some(Cow::Owned(feature));
+            }
+            if outside && self.disabled("workers").is_some() {
+                return Some(Cow::Borrowed("workers"));
+            }
+        }
+        let held = changes && self.safe_mode() && !self.allows(tool);
+        held.then_some(Cow::Borrowed(SAFE_MODE))
     }
 
     /// Why a feature is disabled, such as `goals` or `tool:send_mail`; `None`: it is not.

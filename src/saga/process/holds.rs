@@ -9,19 +9,9 @@ use crate::{
 
 /// Why a call of a tool may not go now; `None`: it may.
 pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
-    let reason = if controls.kill_switch() {
-        "kill_switch".to_owned()
-    } else if controls.disabled(&format!("tool:{}", tool.name)).is_some() {
-        format!("tool:{}", tool.name)
-    } else if works_outside(tool) && controls.disabled("workers").is_some() {
-        "workers".to_owned()
-    } else if controls.safe_mode() && changes_something(tool) && !controls.allows(&tool.name) {
-        "safe_mode".to_owned()
-    } else {
-        return None;
-    };
+    let reason = controls.holds(&tool.name, works_outside(tool), changes_something(tool))?;
     Some(Hold {
-        reason,
+        reason: reason.into_owned(),
         until: None,
     })
 }
