@@ -78,11 +78,11 @@ codes! {
     SELF_APPROVAL = 403 "self_approval",
         "Whoever asked for the run, or was asked for, does not decide about its approvals.";
     ENV_NOT_ALLOWED = 403 "env_not_allowed",
-        "The key's `env_allowlist` does not hold the last segment of `source`.";
+        "The key's `env_allowlist` does not contain the last segment of `source`.";
     ADAPTER_NOT_ALLOWED = 403 "adapter_not_allowed",
-        "The key's `allowed_adapters` do not hold `target.system`.";
+        "The key's `allowed_adapters` do not contain `target.system`.";
     WORKFLOW_NOT_ALLOWED = 403 "workflow_not_allowed",
-        "The key's `allowed_workflows` do not hold the workflow, in this version.";
+        "The key's `allowed_workflows` do not contain the workflow, in this version.";
     ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed",
         "The setting `cors` does not list the origin of this webhook sender.";
     NOT_FOUND = 404 "not_found",

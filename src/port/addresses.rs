@@ -1,4 +1,4 @@
-//! How many of something each address has: none may take all of what is there for everybody.
+//! Counts what each client address holds (connections, handshakes), so that one address cannot take all of it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,19 +11,19 @@ use parking_lot::Mutex;
 use super::auth::network;
 use crate::config::Network;
 
-/// What the addresses hold; a network of IPv6 (/64) counts as one.
+/// Counts by address; an IPv6 network (/64) counts as one address.
 pub(super) struct Addresses {
     held: Mutex<HashMap<IpAddr, usize>>,
     most: usize,
-    /// They speak for many clients, so they have no limit.
+    /// Proxies speak for many clients, so they have no limit.
     exempt: Vec<Network>,
 }
 
-/// One that an address holds, until it is dropped.
+/// One unit that an address holds until this is dropped.
 pub(super) struct Share(Option<(Arc<Addresses>, IpAddr)>);
 
 impl Addresses {
-    /// Each may hold `most`, but those in `exempt` any number.
+    /// Each address may hold up to `most`; those in `exempt` have no limit.
     pub(super) fn new(most: usize, exempt: Vec<Network>) -> Arc<Self> {
         Arc::new(Self {
             held: Mutex::default(),
@@ -32,7 +32,7 @@ impl Addresses {
         })
     }
 
-    /// One more for this address; `None`: it has as many as it may have.
+    /// Takes one unit for this address; `None` if the address is at its limit.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
         let address = address.to_canonical();
         if self.exempt.iter().any(|exempt| exempt.contains(address)) {

@@ -1,4 +1,4 @@
-//! Authentication: the bearer key or token, and a limit on wrong ones.
+//! Authentication by API key or token, and a limit on wrong ones.
 
 use std::{
     collections::HashMap,
@@ -24,16 +24,16 @@ use crate::{
     jwt::Refusal,
 };
 
-/// Names the user for whom a request is made.
+/// Names the user on whose behalf a request is made.
 const ON_BEHALF_OF: &str = "omnilink-on-behalf-of";
-/// Wrong keys that an address may send in a window.
+/// The number of wrong keys that an address may send in a window.
 const LIMIT: usize = 30;
 /// The window, in seconds.
 const WINDOW_S: u32 = 60;
-/// Addresses remembered at once: about 2 MiB.
+/// The number of addresses remembered at once; about 2 MiB.
 const ADDRESSES: usize = 16_384;
 
-/// Whose request this is. A good key or token passes whatever its address did before.
+/// Returns the key that a request is made with. A valid key or token passes whatever its address did before.
 pub(super) async fn authenticate(
     shared: &Shared,
     headers: &HeaderMap,
@@ -64,12 +64,12 @@ pub(super) async fn authenticate(
     shared
         .uses
         .failed(&shared.audit, reason, address, headers, now);
-    // The same answer whatever is wrong with it.
+    // The answer does not reveal what is wrong with the key.
     let challenge = HeaderValue::from_static("Bearer realm=\"omnilink\", error=\"invalid_token\"");
     Err(Problem::new(&INVALID_KEY, "the key is not valid").header(WWW_AUTHENTICATE, challenge))
 }
 
-/// The holder of an API key or of an issuer's token; the error says why there is none, for the audit log.
+/// Finds the holder of an API key or of an issuer's token. The error is the reason for the audit log.
 async fn holder(shared: &Shared, token: &[u8], now: Millis) -> Result<Arc<Key>, &'static str> {
     let token = std::str::from_utf8(token).map_err(|_| "malformed")?;
     if let Some(key) = shared.controls.authenticate(token, now) {
@@ -84,8 +84,8 @@ async fn holder(shared: &Shared, token: &[u8], now: Millis) -> Result<Arc<Key>, 
     }
 }
 
-/// The user for whom a request is made: `Omnilink-On-Behalf-Of`. Whether the key may name one is to be checked after its
-/// permission for the request.
+/// The user on whose behalf a request is made: `Omnilink-On-Behalf-Of`. The caller must check separately, after the permission for the
+/// request, whether the key may name a user.
 pub(super) fn on_behalf_of(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(ON_BEHALF_OF).iter();
     let Some(value) = values.next() else {
@@ -108,7 +108,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-/// The address that counts: the peer's, or what trusted proxies say, read from the right until one is not trusted.
+/// The client's address: the peer's, or if that is a trusted proxy, the rightmost address in its headers that is not trusted.
 pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
     let trusts = |address: IpAddr| trusted.iter().any(|n| n.contains(address));
     let mut address = peer.to_canonical();
@@ -146,25 +146,25 @@ fn limited(wait: u32) -> Problem {
     )
 }
 
-/// Wrong keys of the last minute, by address.
+/// The wrong keys of the last minute, by address.
 #[derive(Default)]
 pub(super) struct Attempts(Mutex<HashMap<IpAddr, Failures>>);
 
-/// When the last failures were, as a ring: the window slides exactly.
+/// The times of the last failures in a ring buffer, which makes the window slide exactly.
 struct Failures {
     at: [i64; LIMIT],
     next: usize,
 }
 
 impl Attempts {
-    /// Counts one; beyond the limit the error is the seconds until one is allowed again.
+    /// Counts a failure; beyond the limit, the error is the number of seconds until another one is allowed.
     fn failed(&self, address: IpAddr, now: Millis) -> Result<(), u32> {
         let window = i64::from(WINDOW_S) * 1000;
         let mut all = self.0.lock();
         if all.len() >= ADDRESSES {
             all.retain(|_, f| f.latest() > now.0 - window);
             if all.len() >= ADDRESSES {
-                // An attack from very many addresses: memory stays bounded.
+                // An attack from very many addresses; clearing keeps memory bounded.
                 all.clear();
             }
         }
@@ -189,7 +189,7 @@ impl Failures {
     }
 }
 
-/// One customer has a whole /64 of IPv6.
+/// A single customer usually has a whole /64 of IPv6.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),

@@ -21,21 +21,21 @@ use x509_cert::{Certificate as X509, der::Decode};
 
 use crate::{base::clock::Millis, telemetry::PartStatus};
 
-/// From this long before its end a certificate is reported.
+/// A certificate is reported as expiring from this long before its end.
 const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
-/// The most bytes of a file: chains have some kilobytes.
+/// The size limit of a file, in bytes; chains have a few kilobytes.
 const FILE_BYTES: u64 = 1 << 20;
 
-/// The two files.
+/// The paths of the certificate and its key.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// The certificate, then its intermediates.
+    /// The certificate, followed by its intermediates.
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
 }
 
-/// Why a certificate cannot be used. Names the file; never holds a byte of a key.
+/// Why a certificate cannot be used. It names the file and never contains any part of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// A file cannot be read.
@@ -43,10 +43,10 @@ pub enum CertificateError {
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// A file is no PEM.
+    /// A file is not PEM.
     #[error("{}: is not a PEM file: {reason}", file.display())]
     Pem {
         /// The file.
@@ -54,46 +54,46 @@ pub enum CertificateError {
         /// What is wrong.
         reason: &'static str,
     },
-    /// The file of the certificate has none.
+    /// The certificate file contains no certificate.
     #[error("{}: holds no certificate (a block `BEGIN CERTIFICATE`)", .0.display())]
     NoCertificate(PathBuf),
-    /// A certificate of the file is no X.509.
+    /// A certificate in the file is not valid X.509.
     #[error("{}: certificate {position} is not a valid X.509 certificate", file.display())]
     NotX509 {
         /// The file.
         file: PathBuf,
-        /// Which one, from 1.
+        /// The number of the certificate in the file, from 1.
         position: usize,
     },
-    /// The file of the key has none that can be used.
+    /// The key file contains no usable key.
     #[error(
         "{}: holds no private key in PKCS#8, PKCS#1 or SEC1 form; an encrypted key must be decrypted first",
         .0.display()
     )]
     NoKey(PathBuf),
-    /// The key is of a kind that TLS cannot use, or is damaged.
+    /// TLS does not support this kind of key, or the key is damaged.
     #[error("{}: the private key cannot be used: RSA (2048 to 8192 bits), ECDSA (P-256, P-384) and Ed25519 can", .0.display())]
     UnusableKey(PathBuf),
-    /// The two do not belong together.
+    /// The key does not belong to the certificate.
     #[error(
         "{}: the private key is not that of the first certificate in {}; the server's own certificate comes first",
         key.display(), cert.display()
     )]
     Mismatch {
-        /// The key's file.
+        /// The key file.
         key: PathBuf,
-        /// The certificate's file.
+        /// The certificate file.
         cert: PathBuf,
     },
 }
 
-/// What the files hold, not parsed yet. It has no `Debug`: it holds a key.
+/// The content of both files, not parsed yet. It has no `Debug` because it contains a key.
 pub(super) struct Contents {
     cert: Vec<u8>,
     key: Vec<u8>,
 }
 
-/// The hash of both files, by which a change is seen.
+/// The hash of both files, which detects a change.
 pub(super) type Fingerprint = [u8; 32];
 
 /// A certificate that can be served.
@@ -121,7 +121,7 @@ impl Contents {
         hash.finalize().into()
     }
 
-    /// Parses them; `files` are named in errors.
+    /// Parses both; `files` is only used in errors.
     pub(super) fn parse(
         &self,
         files: &Files,
@@ -174,7 +174,7 @@ impl Certificate {
         Contents::read(files)?.parse(files, &rustls::crypto::ring::default_provider())
     }
 
-    /// Whether its time is not over yet, nor nearly so.
+    /// Degraded if the certificate is not valid yet, has expired, or will expire soon.
     pub fn status(&self, now: Millis) -> PartStatus {
         if now < self.not_before {
             let from = Time(self.not_before);
@@ -192,7 +192,7 @@ impl Certificate {
     }
 }
 
-/// A moment as RFC 3339.
+/// A timestamp that is displayed as RFC 3339.
 struct Time(Millis);
 
 impl fmt::Display for Time {
@@ -217,7 +217,7 @@ fn read(file: &Path) -> Result<Vec<u8>, CertificateError> {
     })
 }
 
-/// Without the error's own text, which quotes the file.
+/// Leaves out the parser's error text, which quotes the file.
 fn not_pem(file: &Path, error: &pem::Error) -> CertificateError {
     let reason = match error {
         pem::Error::MissingSectionEnd { .. } => "a block has no end",

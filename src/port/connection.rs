@@ -1,5 +1,5 @@
-//! One connection: HTTP/1.1, or HTTP/2 over TLS. Answers its requests and ends when the port stops, when it is idle, or when
-//! the client ends it.
+//! One connection, HTTP/1.1 or HTTP/2 over TLS. It answers requests until the port stops, the connection is idle, or the client closes
+//! it.
 
 use std::{
     convert::Infallible,
@@ -41,42 +41,42 @@ use super::{
 };
 use crate::api::{Operation, problem::OVERLOADED};
 
-/// The whole head of a request must arrive within this time; a connection without a request is closed after it.
+/// The time limit for the head of a request; a connection without a request is closed after it.
 const IDLE: Duration = Duration::from_mins(1);
-/// The most headers of a request in HTTP/1.1, and the most bytes of its head.
+/// The limits of a request head in HTTP/1.1: number of headers, and bytes.
 const HEADERS: usize = 100;
 const HEAD_BYTES: usize = 32 * 1024;
-/// Requests that a client may have under way on one connection in HTTP/2.
+/// The number of concurrent requests on one HTTP/2 connection.
 const STREAMS: u32 = 64;
-/// Requests under way in HTTP/2 on all connections together: each may have read a body of 64 KiB.
+/// The number of concurrent HTTP/2 requests on all connections; each may have buffered 64 KiB of its body.
 const ALL_STREAMS: usize = 4096;
-/// How much a client may send in HTTP/2 before it is read: for one request, and for all of its connection.
+/// The flow-control windows of HTTP/2: how much a client may send before it is read, for each request and for the connection.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * 1024;
-/// How much of a response waits for the client in HTTP/2.
+/// How much of a response is buffered for the client in HTTP/2.
 const SEND_BYTES: usize = 64 * 1024;
-/// Requests that the client reset before they were accepted, and frames that broke the protocol, until the connection is closed
-/// (CVE-2023-44487, "rapid reset").
+/// The connection is closed after so many requests that the client reset before they were accepted (CVE-2023-44487, "rapid reset"), or so
+/// many frames that violated the protocol.
 const PENDING_RESETS: usize = 20;
 const ERROR_RESETS: usize = 128;
-/// A connection in HTTP/2 without traffic is pinged, and closed if no answer comes.
+/// An HTTP/2 connection without traffic is pinged, and closed if it does not answer.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Body = Either<Full<Bytes>, axum::body::Body>;
 
-/// How connections are served.
+/// What is needed to serve connections.
 pub(super) struct Server {
     shared: Arc<Shared>,
     router: Router,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     streams: Semaphore,
-    /// Cancelled when the time for a drain is over.
+    /// Cancelled when the drain timeout is over.
     cut: CancellationToken,
 }
 
-/// The requests of a connection in HTTP/2.
+/// The concurrent requests of an HTTP/2 connection.
 #[derive(Default)]
 struct Activity {
     begun: AtomicU64,
@@ -84,7 +84,7 @@ struct Activity {
 }
 
 impl Server {
-    /// `cut` ends all connections at once.
+    /// Cancelling `cut` closes all connections at once.
     pub(super) fn new(shared: Arc<Shared>, cut: CancellationToken) -> Arc<Self> {
         let mut http1 = http1::Builder::new();
         http1
@@ -115,7 +115,7 @@ impl Server {
         })
     }
 
-    /// Serves a connection in HTTP/1.1 until it ends.
+    /// Serves an HTTP/1.1 connection until it ends.
     pub(super) async fn http1(
         self: &Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -123,13 +123,13 @@ impl Server {
     ) {
         let service = service_fn(move |request| Arc::clone(self).answer(request, peer));
         let connection = self.http1.serve_connection(TokioIo::new(stream), service);
-        // An idle one is closed by `header_read_timeout`.
+        // `header_read_timeout` closes idle connections.
         let never = std::future::pending();
         self.drive(connection, http1::Connection::graceful_shutdown, never)
             .await;
     }
 
-    /// Serves a connection in HTTP/2 until it ends.
+    /// Serves an HTTP/2 connection until it ends.
     pub(super) async fn http2(
         self: &Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -154,8 +154,8 @@ impl Server {
         .await;
     }
 
-    /// Runs a connection to its end. When the port stops, or the connection is idle, the client is told, and what is under way is
-    /// finished.
+    /// Runs a connection to its end. When the port stops or the connection is idle, the client is told to close, and requests in progress
+    /// are finished.
     async fn drive<C: Future>(
         &self,
         connection: C,
@@ -163,14 +163,14 @@ impl Server {
         idle: impl Future<Output = ()>,
     ) {
         let mut connection = pin!(connection);
-        // Of its own waker: so that a request polls the connection alone, and takes no lock that all connections share.
+        // It has its own waker, so that a request polls only the connection and does not take a lock that all connections share.
         let mut end = FuturesUnordered::from_iter([async {
             tokio::select! {
                 () = self.shared.stopping.cancelled() => {}
                 () = idle => {}
             }
         }]);
-        // Whatever ends a connection is the client's business: it has its answer, or asks again.
+        // A connection error needs no handling here: the client either has its answer or will send the request again.
         tokio::select! {
             biased;
             _ = &mut connection => return,
@@ -183,7 +183,7 @@ impl Server {
         }
     }
 
-    /// In HTTP/2 the number of connections does not bound that of requests.
+    /// In HTTP/2, the limit on connections does not limit the number of requests.
     async fn answer_within_limit(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -237,7 +237,7 @@ impl Server {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 struct Open<'a>(&'a Activity);
 
 impl Activity {
@@ -247,7 +247,7 @@ impl Activity {
         Open(self)
     }
 
-    /// Resolves after [`IDLE`] without a request, and at the latest after twice that time.
+    /// Resolves when there was no request for [`IDLE`], at the latest after twice that time.
     async fn idle(&self) {
         loop {
             let before = self.begun.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The setting `cors`: pages of other origins that are allowed (Fetch standard, "HTTP CORS protocol"), and the senders of webhooks
-//! that ask before they deliver (`CloudEvents` HTTP Webhooks 1.0.2, section 4).
+//! The setting `cors`: origins whose pages are allowed (Fetch standard, "HTTP CORS protocol"), and webhook senders that ask for
+//! permission before they deliver (`CloudEvents` HTTP Webhooks 1.0.2, section 4).
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,11 +19,11 @@ use crate::{
 };
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
-/// What a page may read of an answer beside the media type.
+/// Response headers that a page may read, besides the safelisted ones.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "location, retry-after, ratelimit, ratelimit-policy, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset",
 );
-/// Seconds for which a browser may keep the answer to a preflight.
+/// For how many seconds a browser may cache the answer to a preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 const SENDER: HeaderName = HeaderName::from_static("webhook-request-origin");
@@ -45,7 +45,7 @@ impl Cors {
         Self { allowed, any }
     }
 
-    /// The origin of a request; `None`: the answer says nothing of origins, for none is allowed.
+    /// The origin of a request; `None` if no origins are configured, and then the answer has no CORS headers.
     pub(super) fn origin(&self, headers: &HeaderMap) -> Option<RequestOrigin> {
         if self.allowed.is_empty() {
             return None;
@@ -61,7 +61,7 @@ impl Cors {
         self.allowed.iter().any(|allowed| allowed.allows(origin))
     }
 
-    /// Adds the headers for this origin to the answer.
+    /// Adds the CORS headers for this origin to the answer.
     pub(super) fn add_headers<B>(
         &self,
         RequestOrigin(origin): RequestOrigin,
@@ -82,8 +82,8 @@ impl Cors {
         }
     }
 
-    /// The answer to a browser's preflight, or to a webhook sender's handshake at `/v1/events`. `None`: the request is neither, or
-    /// its origin is not allowed.
+    /// Answers a browser's preflight, or a webhook sender's handshake at `/v1/events`. `None` if the request is neither, or its origin is
+    /// not allowed.
     pub(super) fn preflight(
         &self,
         method: &Method,
@@ -110,7 +110,7 @@ impl Cors {
         *response.status_mut() = StatusCode::NO_CONTENT;
         let answer = response.headers_mut();
         answer.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-        // Attributes of events in binary mode have any name, so whatever is asked for is allowed: headers give no right.
+        // Event attributes in binary mode can have any name, so all requested headers are allowed: a header alone grants nothing.
         if let Some(asked) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
             answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
         }
@@ -127,7 +127,7 @@ impl Cors {
         let mut response = Response::new(Full::default());
         let answer = response.headers_mut();
         answer.insert(ALLOWED_SENDER, sender.clone());
-        // A sender that is over the limits of its key gets 429.
+        // There is no fixed rate: a sender that exceeds the limits of its key gets 429.
         answer.insert(ALLOWED_RATE, HeaderValue::from_static("*"));
         answer.insert(ALLOW, HeaderValue::from_static("POST"));
         Some(response)

@@ -1,4 +1,4 @@
-//! Which refusals of a key are entries of the audit log: a few a minute, so that a client that tries again and again fills neither the
+//! Limits the audit entries about denied requests to a few a minute for each key, so that a client that keeps trying fills neither the
 //! log nor the table.
 
 use std::{collections::HashMap, net::IpAddr};
@@ -13,11 +13,11 @@ use crate::{
     controls::Key,
 };
 
-/// Entries of a key in a window.
+/// The number of entries of a key in a window.
 const MOST: u32 = 10;
 /// The window, in milliseconds.
 const WINDOW_MS: i64 = 60_000;
-/// Keys remembered at once.
+/// The number of keys remembered at once.
 const KEYS: usize = 4_096;
 
 /// A request that was answered with 403.
@@ -25,16 +25,16 @@ pub(super) struct Denied<'a> {
     pub(super) key: &'a Key,
     /// Method and path, as in the table of routes.
     pub(super) route: &'a str,
-    /// What the route needs.
+    /// The permission that the route requires.
     pub(super) permission: &'a str,
     /// The code of the answer.
     pub(super) code: &'a str,
-    /// The client's address and `User-Agent`, if they are known here.
+    /// The client's address and `User-Agent`, where they are known.
     pub(super) client: Option<(IpAddr, Option<&'a [u8]>)>,
 }
 
 impl Shared {
-    /// Records a refusal, unless its key has had many.
+    /// Records a denied request, unless its key already has many entries.
     pub(super) fn audit_denied(&self, denied: &Denied<'_>) {
         let (key, now) = (denied.key, self.clock.now());
         let Some(omitted) = self.denials.admit(&key.id, now) else {
@@ -59,25 +59,25 @@ impl Shared {
     }
 }
 
-/// The refusals of the last minute, by key.
+/// The denied requests of the last minute, by key.
 #[derive(Default)]
 pub(super) struct Denials(Mutex<HashMap<Box<str>, Window>>);
 
 struct Window {
     began: i64,
     recorded: u32,
-    /// Refusals since the last entry that are none themselves.
+    /// The denied requests since the last entry that got no entry.
     omitted: u64,
 }
 
 impl Denials {
-    /// Whether a refusal of this key is to be an entry, and how many before it were none. `None`: it is none.
+    /// Decides whether a denied request of this key gets an entry. If so, returns how many before it got none.
     pub(super) fn admit(&self, key: &str, now: Millis) -> Option<u64> {
         let mut all = self.0.lock();
         if all.len() >= KEYS && !all.contains_key(key) {
             all.retain(|_, window| now.0 - window.began < WINDOW_MS);
             if all.len() >= KEYS {
-                // Very many keys are refused at once: memory stays bounded.
+                // Very many keys were denied; clearing keeps memory bounded.
                 all.clear();
             }
         }
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(denials.admit("a", Millis(100)), None);
         assert_eq!(denials.admit("a", Millis(WINDOW_MS - 1)), None);
         assert_eq!(denials.admit("b", Millis(200)), Some(0));
-        // The next entry says how many were left out.
+        // The next entry reports how many were left out.
         assert_eq!(denials.admit("a", Millis(WINDOW_MS)), Some(2));
         assert_eq!(denials.admit("a", Millis(WINDOW_MS + 1)), Some(0));
     }

@@ -6,8 +6,8 @@
 //! | [`starts`]: operator take-over | the media type | the key |
 //! | [`feature`]: a feature is disabled | allowlists | scope and `act_as` |
 //!
-//! Routes of the table say with [`crate::api::route::Gate`] which of the first two concern them; the extractors of `rest/caller.rs` then make
-//! the calls. A feature is checked by the handler, which knows the name.
+//! [`crate::api::route::Gate`] says for each route which of the first two apply to it; the extractors of `rest/caller.rs` make the calls.
+//! Features are checked by the handlers, which know the name.
 
 use super::{Shared, problem::Problem};
 use crate::{
@@ -15,10 +15,10 @@ use crate::{
     controls::{Controls, KILL_SWITCH, Key, KeyKind, OPERATOR_TAKEOVER},
 };
 
-/// `Retry-After` of what is switched off, in seconds.
+/// `Retry-After` while something is switched off, in seconds.
 pub(super) const RETRY_AFTER_S: u32 = 60;
 
-/// Nothing comes in while the controls cannot be read.
+/// Refuses all intake while the controls cannot be read.
 pub(super) fn readable(shared: &Shared) -> Result<(), Problem> {
     if shared.controls.readable() {
         return Ok(());
@@ -26,13 +26,14 @@ pub(super) fn readable(shared: &Shared) -> Result<(), Problem> {
     Err(Problem::log_unavailable())
 }
 
-/// The kill switch: no intake, no start, no decision. Reads, controls, and what ends or finishes work do not call this.
+/// The kill switch: no intake, no starts, no decisions. Reads, the emergency controls themselves, and calls that end or finish work do not
+/// call this.
 pub(super) fn intake(shared: &Shared) -> Result<(), Problem> {
     readable(shared)?;
     kill_switch(shared)
 }
 
-/// [`intake`] for a route that has checked before whether the controls are readable.
+/// Like [`intake`], for routes that have already checked that the controls are readable.
 pub(super) fn kill_switch(shared: &Shared) -> Result<(), Problem> {
     if !shared.controls.kill_switch() {
         return Ok(());
@@ -43,7 +44,7 @@ pub(super) fn kill_switch(shared: &Shared) -> Result<(), Problem> {
         .field("control", KILL_SWITCH))
 }
 
-/// Take-over: starts, decisions and run controls by persons only. Events do not call this.
+/// Take-over: only persons may start runs, decide and control runs. Events are not affected.
 pub(super) fn starts(shared: &Shared, key: &Key) -> Result<(), Problem> {
     person_or_free(&shared.controls, key)
 }
@@ -58,7 +59,7 @@ fn person_or_free(controls: &Controls, key: &Key) -> Result<(), Problem> {
         .field("control", OPERATOR_TAKEOVER))
 }
 
-/// A feature that may be disabled: `goals`, `workflow:NAME`.
+/// Checks whether a feature such as `goals` or `workflow:NAME` is disabled.
 pub(super) fn feature(shared: &Shared, feature: &str) -> Result<(), Problem> {
     let Some(reason) = shared.controls.disabled(feature) else {
         return Ok(());
@@ -71,7 +72,7 @@ pub(super) fn feature(shared: &Shared, feature: &str) -> Result<(), Problem> {
     )
 }
 
-/// What is said of a disabled feature.
+/// The text about a disabled feature.
 pub(super) fn disabled_detail(feature: &str, reason: &str) -> String {
     format!("an operator has disabled `{feature}`: {reason}")
 }

@@ -1,8 +1,8 @@
-//! Limits of intake: the key's own, and the policies of the configuration.
+//! The limits of intake: those of the key, and the policies of the configuration.
 //!
-//! A request first takes a place among its sender's requests in flight ([`Limiting::enter`]), before its body is read, and holds
-//! it until it has its answer, but not while it only waits. Its items are counted once they are valid and allowed
-//! ([`Limiting::take`]). A sender that nothing limits costs two comparisons.
+//! A request first counts as one of its sender's requests in flight ([`Limiting::enter`]), before its body is read and until it has its
+//! answer, except while it only waits. Its items are counted once they are valid and allowed ([`Limiting::take`]). A sender without
+//! limits costs two comparisons.
 
 use std::{
     collections::HashMap,
@@ -37,24 +37,24 @@ use crate::{
     telemetry::metrics::{LIMITS_DEGRADED, PORT_LIMIT_WARNINGS, PORT_LIMITED},
 };
 
-/// Senders whose windows are remembered. Beyond it all are forgotten; they are made again at the next request.
+/// The number of senders whose windows are remembered. Beyond it all are forgotten and created again at the next request.
 const SENDERS: usize = 16_384;
-/// A sender that is over its limits and let in is logged once in this time.
+/// How often a sender that exceeds its limits but is admitted is logged.
 const WARN_EVERY_MS: i64 = 3_600_000;
-/// Decisions without Redis are recorded once in this time, for each policy.
+/// How often decisions without Redis are recorded, for each policy.
 const RECORD_EVERY_MS: i64 = 60_000;
 
-/// Whose request is limited.
+/// The sender of a request that is limited.
 #[derive(Clone, Copy)]
 pub(crate) struct Sender<'a> {
     pub(crate) tenant: &'a Tenant,
-    /// The id of a key, or of what else sends; no two senders have the same.
+    /// The id of the key or other sender; it is unique among senders.
     pub(crate) id: &'a str,
-    /// Items in 60 s; 0: no limit.
+    /// The maximum number of items in 60 s; 0 means no limit.
     pub(crate) max_rpm: u32,
-    /// Requests in flight; 0: no limit.
+    /// The maximum number of requests in flight; 0 means no limit.
     pub(crate) max_concurrency: u32,
-    /// Whether these two refuse. Otherwise what is over them is let in, with a warning.
+    /// Whether these two limits are enforced. Otherwise requests beyond them are admitted with a warning.
     pub(crate) enforced: bool,
 }
 
@@ -71,45 +71,45 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Whether the key's own limits refuse.
+/// Whether the key's own limits are enforced.
 fn enforces_limits(key: &Key) -> bool {
     key.enforces_limits
 }
 
-/// What limits requests.
+/// Applies the limits to requests.
 pub(super) struct Limiting {
     limiter: Limiter,
     policies: Vec<Arc<Policy>>,
     clock: Arc<dyn Clock>,
     audit: Audit,
     senders: RwLock<HashMap<Box<str>, Arc<Known>>>,
-    /// Of each policy that is decided without Redis.
+    /// One entry for each policy that is decided without Redis.
     degraded: Mutex<HashMap<Arc<str>, Recorded>>,
     meters: Meters,
 }
 
-/// A sender's windows.
+/// The windows of a sender.
 struct Known {
     tenant: Tenant,
     max_rpm: u32,
     enforced: bool,
     in_flight: Subject,
     by_kind: [OnceLock<Windows>; Kind::ALL.len()],
-    /// When it was last warned of.
+    /// When the last warning was logged.
     warned_at: AtomicI64,
 }
 
-/// What counts the items of a sender's requests of one kind.
+/// The counters for the items of a sender, for one kind of request.
 struct Windows {
     refuse: Subject,
-    /// What only warns.
+    /// Exceeding this one only causes a warning.
     warn: Option<Subject>,
 }
 
 /// When it was last recorded that a policy is decided without Redis.
 struct Recorded {
     at: Millis,
-    /// Decisions since then.
+    /// The number of decisions since then.
     decisions: u64,
 }
 
@@ -140,19 +140,19 @@ impl Meters {
     }
 }
 
-/// Which of a request's items pass.
+/// Which items of a request are admitted.
 #[derive(Debug)]
 pub(crate) enum Rated {
-    /// All, and no limit is told.
+    /// All of them, and no limit is reported.
     All,
-    /// The first ones, or all of them; how the tightest limit stands after them.
+    /// The first ones or all of them, and the tightest limit afterwards.
     Counted(Grants, Arc<Standing>),
-    /// None: Redis is down, and this policy says that nothing is let in then.
+    /// None: Redis is unavailable, and this policy admits nothing without it.
     Unavailable(Arc<str>),
 }
 
 impl Rated {
-    /// For each item, in order, why it does not pass; `None`: it passes.
+    /// For each item, in order, the reason for its refusal; `None` if it is admitted.
     pub(crate) fn refusals(&self) -> impl Iterator<Item = Option<Refusal>> + '_ {
         let mut passes = match self {
             Self::Counted(grants, _) => Some(grants.each()),
@@ -170,7 +170,7 @@ impl Rated {
         })
     }
 
-    /// How the tightest limit stands: `RateLimit-Policy` and `RateLimit` of an answer that accepts.
+    /// Adds the tightest limit to an answer that accepts items: `RateLimit-Policy` and `RateLimit`.
     pub(crate) fn headers(&self, headers: &mut HeaderMap) {
         let Self::Counted(_, standing) = self else {
             return;
@@ -201,7 +201,7 @@ impl Limiting {
         }
     }
 
-    /// Takes a place among the sender's requests in flight, which is given back when the lease is dropped. The error is a 429.
+    /// Counts a request of the sender as in flight until the lease is dropped. The error is a 429.
     pub(crate) async fn enter(&self, sender: Sender<'_>) -> Result<Option<Lease>, Problem> {
         if sender.max_concurrency == 0 {
             return Ok(None);
@@ -232,7 +232,7 @@ impl Limiting {
         }
     }
 
-    /// Takes items, in order, each of a type. `address`: the client's, which is read only where a policy counts by it.
+    /// Counts items, in order, by their types. `address` returns the client's address and is only called if a policy counts by it.
     pub(crate) async fn take<'t>(
         &self,
         sender: Sender<'_>,
@@ -278,7 +278,7 @@ impl Limiting {
                 Rated::Counted(grants, Arc::new(standing))
             }
             (Outcome::Unavailable(policy), _) => Rated::Unavailable(policy),
-            // Nothing limits now, or nothing was asked for that can be busy.
+            // Nothing is limited now. Nothing here can be busy, because no concurrency was requested.
             (Outcome::Taken { .. } | Outcome::Busy, _) => Rated::All,
         }
     }
@@ -328,7 +328,7 @@ impl Limiting {
         })
     }
 
-    /// A sender whose limits are not enforced is over one of them.
+    /// Warns about a sender that exceeds one of its limits, which are not enforced.
     fn warn(&self, sender: Sender<'_>, known: &Known, limit: &'static str) {
         let now = self.clock.now().0;
         let before = known.warned_at.load(Ordering::Relaxed);
@@ -349,7 +349,7 @@ impl Limiting {
         }
     }
 
-    /// Counts what was decided without Redis, and records it in the audit log.
+    /// Counts a decision made without Redis, and records it in the audit log.
     fn record_degraded(&self, decision: &Decision) {
         if decision.degraded.is_empty() {
             return;
@@ -388,7 +388,7 @@ impl Limiting {
     }
 }
 
-/// How many items a decision refuses.
+/// The number of items that a decision refuses.
 fn refused(outcome: &Outcome) -> u64 {
     match outcome {
         Outcome::Taken { grants, .. } => u64::from(grants.asked() - grants.count()),
@@ -409,7 +409,7 @@ mod tests {
         refusals.filter(Option::is_none).count()
     }
 
-    /// What is over the limits of a key that only warns is let in; policies hold for it all the same.
+    /// Requests beyond the limits of a key that only warns are admitted; policies still apply to it.
     #[tokio::test]
     async fn a_key_that_is_older_than_limits_is_warned_of() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -441,14 +441,14 @@ mod tests {
         let at = warned(&limiting);
         assert!(at > 0);
         assert_eq!(passed(&limiting, old, 9).await, 3);
-        // Once an hour.
+        // There is one warning an hour.
         assert_eq!(warned(&limiting), at);
         let first = limiting.enter(old).await.unwrap();
         assert!(first.is_some());
         assert!(limiting.enter(old).await.unwrap().is_none());
         drop(first);
 
-        // Once it is changed its limits hold.
+        // After a change of the key its limits are enforced.
         let changed = Sender {
             id: "k2",
             enforced: true,

@@ -1,4 +1,4 @@
-//! The port's metrics. Handles are made once: a request looks nothing up.
+//! The port's metrics. The handles are created once, so that a request does no lookup.
 
 use metrics::{Counter, Gauge, Histogram};
 
@@ -14,15 +14,15 @@ pub(super) struct Meters {
     refused: Counter,
     /// Answers of `/v1/events` by the first digit of their status.
     by_class: [Counter; 3],
-    /// Wrong keys, from anyone.
+    /// Wrong keys from any address.
     pub(super) wrong_keys: Counter,
-    /// Open connections.
+    /// The number of open connections.
     pub(super) connections: Gauge,
-    /// Connections of an address that has too many.
+    /// Connections refused because their address has too many.
     pub(super) refused_by_address: Counter,
     /// TLS handshakes that failed.
     pub(super) failed_handshakes: Counter,
-    /// From the request to its answer.
+    /// The time from the request to its answer.
     pub(super) seconds: Histogram,
 }
 

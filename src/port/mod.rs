@@ -1,7 +1,7 @@
-//! The HTTP port: the handlers of the routes in [`crate::api`], keys, idempotency.
+//! The HTTP port: the handlers of the routes in [`crate::api`], authentication, idempotency.
 //!
-//! [`Port`] listens. `POST /v1/events` goes straight from hyper to [`ingest`], for it carries the load, and webhooks to
-//! [`hooks`]; every other route goes through axum's router ([`rest`]).
+//! [`Port`] listens. `POST /v1/events` carries the main load, so it goes directly from hyper to [`ingest`], and webhooks go to [`hooks`];
+//! every other route goes through axum's router ([`rest`]).
 
 mod addresses;
 mod auth;
@@ -69,59 +69,59 @@ use crate::{
     workflows,
 };
 
-/// How long a drain may take before connections are cut.
+/// The time limit of a drain; after it, connections are closed.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// What the port works with.
+/// What the port needs.
 pub struct Parts {
-    /// What makes projections anew.
+    /// Rebuilds projections.
     pub rebuilds: Arc<dyn Rebuilds>,
     /// The tables of the projections.
     pub tables: Arc<dyn Tables>,
-    /// What the operator's tools work on.
+    /// What the operator tools need.
     pub tools: Tools,
-    /// Where events are appended.
+    /// The log to which events are appended.
     pub log: Arc<dyn Log>,
-    /// The whole name of the topic `ingress`.
+    /// The full name of the topic `ingress`.
     pub ingress: Arc<str>,
-    /// The whole name of the topic `commands`.
+    /// The full name of the topic `commands`.
     pub commands: Arc<str>,
-    /// Who waits for what happens to a run.
+    /// Those who wait for notices of a run.
     pub followers: Followers,
-    /// Where the window of identities is kept: on the embedded log the log's own store, so that both are
-    /// one commit.
+    /// The store of the window of identities. On the embedded log it is the log's own store, so that a record and its identity are
+    /// committed together.
     pub state: StateStore,
-    /// How many appends may be under way at once: a few on the embedded log, where each is a commit.
+    /// The maximum number of concurrent appends; small on the embedded log, where each is a commit.
     pub appends: usize,
     /// Keys and reader grants.
     pub controls: Arc<Controls>,
     /// The issuers whose tokens are accepted beside keys.
     pub jwt: Option<Arc<Jwt>>,
-    /// Who did what.
+    /// The audit log.
     pub audit: Audit,
-    /// What `/readyz` reports.
+    /// The source of `/readyz`.
     pub readiness: Readiness,
-    /// What the data of events must fit.
+    /// The schemas of event data.
     pub event_schemas: Arc<EventSchemas>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Sizes and the window.
+    /// Size limits and the length of the window.
     pub limits: Limits,
-    /// The certificate; `None`: plain HTTP.
+    /// The certificate; `None` for plain HTTP.
     pub tls: Option<Tls>,
-    /// Whose `X-Forwarded-For` is believed; they may also have any number of connections.
+    /// The proxies whose `X-Forwarded-For` is trusted; they may also open any number of connections.
     pub trusted_proxies: Vec<Network>,
-    /// Whose pages may use the port, and which webhook senders may deliver to it.
+    /// Origins whose pages may use the port, and webhook senders that may deliver to it.
     pub cors: Vec<AllowedOrigin>,
-    /// More paths of webhook sources.
+    /// Additional paths of webhook sources.
     pub aliases: Vec<Alias>,
-    /// What the other nodes have in flight, and have seen.
+    /// What the other nodes have in flight and have seen.
     pub nodes: Option<Nodes>,
-    /// Decides about rates and requests in flight.
+    /// Decides about rates and concurrency.
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
-    /// What calls of tools are like on this node.
+    /// The state of tool calls on this node.
     pub tool_states: ToolStates,
 }
 
@@ -131,7 +131,7 @@ pub struct Port {
     shared: Arc<Shared>,
 }
 
-/// What all requests share.
+/// The state that all requests share.
 struct Shared {
     rebuilds: Arc<dyn Rebuilds>,
     tables: Arc<dyn Tables>,
@@ -142,9 +142,9 @@ struct Shared {
     tool_states: ToolStates,
     commands: Arc<str>,
     followers: Followers,
-    /// Requests that wait for runs, and streams of histories.
+    /// The requests that wait for runs, and streams of histories.
     waits: rest::wait::Waits,
-    /// Claims that wait for tasks.
+    /// The claims that wait for tasks.
     claim_waits: rest::claim_waits::ClaimWaits,
     controlling: control::Controlling,
     controls: Arc<Controls>,
@@ -165,20 +165,20 @@ struct Shared {
     bodies: body::Budget,
     meters: Meters,
     ids: RequestIds,
-    /// Replays that run.
+    /// The running replays.
     replays: ReplaySlots,
-    /// Cancelled when the port stops: what follows for ever ends then.
+    /// Cancelled when the port stops; this ends answers that would otherwise continue forever.
     stopping: CancellationToken,
 }
 
 impl Port {
-    /// Takes the address. Who connects now waits for [`Port::serve`].
+    /// Binds the address. Connections made from now on wait for [`Port::serve`].
     pub async fn listen(listen: SocketAddr) -> Result<TcpListener, ListenError> {
         let listener = TcpListener::bind(listen).await;
         listener.map_err(|error| ListenError { listen, error })
     }
 
-    /// Reads the window of identities back.
+    /// Restores the window of identities.
     pub fn new(listener: TcpListener, parts: Parts) -> Result<Self, StateError> {
         let window = parts.limits.dedupe_window;
         let limiting = limited::Limiting::new(
@@ -237,18 +237,18 @@ impl Port {
         })
     }
 
-    /// Where it listens: the port number is chosen by the system if it was given as 0.
+    /// The address it listens on; if the port number was given as 0, the system has chosen one.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown` resolves, then finishes what is under way, for [`DRAIN`] at most.
+    /// Serves until `shutdown` resolves, then finishes requests in progress, for at most [`DRAIN`].
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         serve::serve(self.listener, self.shared, shutdown).await;
     }
 }
 
-/// The address cannot be had.
+/// The address cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot listen on {listen}: {error}; is another OmniLink running? `listen` (or --listen) chooses another address"
@@ -258,7 +258,7 @@ pub struct ListenError {
     error: io::Error,
 }
 
-/// Makes ids of requests: a random number for the process, and a counter.
+/// Generates request ids from a random number of the process and a counter.
 struct RequestIds {
     process: u64,
     next: AtomicU64,

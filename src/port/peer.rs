@@ -2,6 +2,6 @@
 
 use std::net::IpAddr;
 
-/// The address at the other end of the connection; an extension of requests.
+/// The address at the other end of the connection, as an extension of requests.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);

@@ -1,4 +1,4 @@
-//! Refusals as HTTP answers: problem details with what is particular to one request. The codes are in [`crate::api::problem`].
+//! Refusals as HTTP answers: problem details with the members of one request. The codes are in [`crate::api::problem`].
 
 use std::borrow::Cow;
 
@@ -18,35 +18,35 @@ use crate::{
     limits::{self, Standing},
 };
 
-/// What is said where the log does not answer.
+/// The detail when the log does not answer.
 pub(super) const LOG_UNAVAILABLE_DETAIL: &str =
     "the log does not answer; send the same again, with the same id, in a few seconds";
-/// How long to wait then, in seconds.
+/// The `Retry-After` for it, in seconds.
 pub(super) const LOG_RETRY_AFTER_S: u32 = 5;
 
 /// Why a request as a whole is refused.
 #[derive(Debug)]
 pub(super) struct Problem {
     code: &'static Code,
-    /// The code as it is sent: with the field's name where the table has `{field}`.
+    /// The code as it is sent; the field's name replaces `{field}` of the table.
     name: Cow<'static, str>,
     detail: Cow<'static, str>,
     /// `Retry-After`, in seconds.
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Members that only some problems have, as they are sent: `,"name":value`.
+    /// Members that only some problems have, already encoded: `,"name":value`.
     members: Vec<u8>,
 }
 
-/// A limit that a request is over.
+/// A limit that a request exceeds.
 pub(super) struct Limit<'a> {
     /// The limit's name.
     pub(super) policy: &'a str,
-    /// How many it allows.
+    /// The number that it allows.
     pub(super) quota: u32,
-    /// In how many seconds; `None`: at one time.
+    /// The window in seconds; `None` if it limits concurrency.
     pub(super) window_s: Option<u32>,
-    /// Seconds until it is worth asking again.
+    /// Seconds until a retry is worthwhile.
     pub(super) wait_s: u32,
 }
 
@@ -55,7 +55,7 @@ impl Problem {
         Self::named(code, code.code, detail)
     }
 
-    /// A code that is sent under a name of its own.
+    /// Creates a problem whose code is sent as `name`.
     pub(super) fn named(
         code: &'static Code,
         name: impl Into<Cow<'static, str>>,
@@ -75,7 +75,7 @@ impl Problem {
         Self::new(&INVALID_PAYLOAD, detail)
     }
 
-    /// A required field is not there.
+    /// A required field is missing.
     pub(super) fn missing(field: &str) -> Self {
         let detail = format!("`{field}` is required and must not be empty");
         Self::named(&MISSING_FIELD, missing(field), detail)
@@ -90,12 +90,12 @@ impl Problem {
         Self::denied(format!("the key lacks the permission `{permission}`"))
     }
 
-    /// The log did not confirm, or the controls cannot be read: the outcome may be unknown.
+    /// The log did not confirm, or the controls cannot be read; the outcome may be unknown.
     pub(super) fn log_unavailable() -> Self {
         Self::new(&LOG_UNAVAILABLE, LOG_UNAVAILABLE_DETAIL).retry_after(LOG_RETRY_AFTER_S)
     }
 
-    /// 429, with all headers that say so.
+    /// 429 with its headers.
     pub(super) fn limited(
         code: &'static Code,
         detail: impl Into<Cow<'static, str>>,
@@ -112,7 +112,7 @@ impl Problem {
         Self::over(code, detail, &standing)
     }
 
-    /// 429, with all headers that say how the limit stands.
+    /// 429 with all headers that describe the limit.
     pub(super) fn over(
         code: &'static Code,
         detail: impl Into<Cow<'static, str>>,
@@ -121,12 +121,12 @@ impl Problem {
         Self::new(code, detail).limit(standing)
     }
 
-    /// With the headers of a limit that is used up.
+    /// Adds the headers of a limit that is exceeded.
     pub(super) fn limit(self, standing: &Standing) -> Self {
         let wait = u32::try_from(limits::retry_after(standing)).unwrap_or(u32::MAX);
         let mut problem = self.retry_after(wait);
         for (name, value) in limits::headers(standing) {
-            // They are ASCII without control characters.
+            // The values are ASCII without control characters.
             let value = HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
             problem.headers.push((HeaderName::from_static(name), value));
         }
@@ -143,14 +143,14 @@ impl Problem {
         self
     }
 
-    /// With a member of its own, such as `control`.
+    /// Adds a member, such as `control`.
     pub(super) fn field(mut self, name: &'static str, value: &str) -> Self {
         self.begin_member(name);
         write_text(&mut self.members, value);
         self
     }
 
-    /// With the results of a batch, a JSON array.
+    /// Adds the results of a batch, a JSON array.
     pub(super) fn results(mut self, results: &[u8]) -> Self {
         self.begin_member("results");
         self.members.extend_from_slice(results);
@@ -163,7 +163,7 @@ impl Problem {
         self.members.extend_from_slice(b"\":");
     }
 
-    /// Its status, its code as it is sent, and its text.
+    /// The status, the code as it is sent, and the message.
     pub(super) fn summary(&self) -> (u16, &str, &str) {
         (self.code.status, &self.name, &self.detail)
     }
@@ -205,12 +205,12 @@ impl Problem {
     }
 }
 
-/// A code's status; all of the table are valid.
+/// A code's status; all codes in the table have a valid one.
 fn status(code: &Code) -> StatusCode {
     StatusCode::from_u16(code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// A problem with the id of its request, for axum's handlers.
+/// A problem with its request id, as a rejection of axum's handlers.
 pub(super) struct Refused(Box<Problem>, RequestId);
 
 impl Refused {
@@ -225,9 +225,9 @@ impl IntoResponse for Refused {
     }
 }
 
-/// A JSON string.
+/// Writes a JSON string.
 pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
-    // A `&str` always has a JSON form, and a `Vec` never refuses bytes.
+    // A `&str` always has a JSON form, and writing to a `Vec` cannot fail.
     let _ = serde_json::to_writer(out, text);
 }
 

@@ -1,4 +1,4 @@
-//! Accepts connections, up to a number and for each address up to half of it; does the handshake of TLS; drains at the end.
+//! Accepts connections, up to a limit in total and half of it per address; performs TLS handshakes; drains at the end.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -15,17 +15,17 @@ use super::{
     tls::Tls,
 };
 
-/// Connections at once. Beyond it they wait in the system's queue.
+/// The number of open connections. Beyond it, connections wait in the operating system's queue.
 const CONNECTIONS: usize = 8192;
-/// Connections of one address.
+/// The number of connections per address.
 const PER_ADDRESS: usize = CONNECTIONS / 2;
-/// Handshakes of TLS at once; of one address half of them.
+/// The number of concurrent TLS handshakes; half of it per address.
 const HANDSHAKES: usize = 512;
-/// A handshake ends within this time, the wait for its turn included.
+/// The time limit of a handshake, including the wait for a permit.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// A client that takes nothing of a response for this long is gone.
+/// If a client accepts no bytes of a response for this long, the connection is closed.
 const UNREAD_DEADLINE: Duration = Duration::from_mins(1);
-/// Pause after the system refused to accept: it has no file descriptors left.
+/// The pause after accepting failed because there were no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn serve(
@@ -59,7 +59,7 @@ pub(super) async fn serve(
         };
         connections.spawn(Arc::clone(&acceptor).connection(stream, peer, (permit, share)));
     }
-    // From here on a connection is refused by the system.
+    // From now on the operating system refuses connections.
     drop(listener);
     shared.stopping.cancel();
     connections.close();
@@ -80,12 +80,12 @@ async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
-    // Never closed.
+    // The semaphore is never closed.
     let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => {
-            // A socket that cannot have these is only slower, or is held for longer. Without the first, a response waits for the
-            // client's acknowledgement of the one before.
+            // If these options cannot be set, the socket is only slower, or is held for longer. Without `TCP_NODELAY`, a response waits
+            // for the client to acknowledge the one before.
             let _ = stream.set_nodelay(true);
             let unread = UNREAD_DEADLINE.as_millis() as u32;
             let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, unread);

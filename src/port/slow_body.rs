@@ -1,4 +1,4 @@
-//! A deadline for the body of a request: a client that sends a byte a second holds nothing for longer.
+//! A deadline for the body of a request, so that a client that sends a byte a second does not hold resources.
 
 use std::{
     pin::Pin,
@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ingest::body::DEADLINE;
 
-/// A body that fails with [`BodyTooSlow`] if it has not ended in time.
+/// A body that fails with [`SlowBodyError::TooSlow`] if it has not ended in time.
 pub(super) struct Punctual {
     body: Incoming,
     deadline: Pin<Box<Sleep>>,
@@ -23,13 +23,13 @@ pub(super) enum SlowBodyError {
     /// It did not arrive in time.
     #[error("the body did not arrive within {} seconds", DEADLINE.as_secs())]
     TooSlow,
-    /// The client went away, or broke the framing.
+    /// The client disconnected, or violated the framing.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
 }
 
 impl Punctual {
-    /// The time begins now.
+    /// Starts the deadline.
     pub(super) fn new(body: Incoming) -> Self {
         Self {
             body,

@@ -25,7 +25,7 @@ use crate::{
     telemetry::{PartStatus, Status},
 };
 
-/// How often the files are compared with what is served.
+/// How often the files are compared with the served certificate.
 const POLL: Duration = Duration::from_secs(5);
 
 /// The certificate of the port. Cheap to clone.
@@ -36,10 +36,10 @@ pub struct Tls {
     acceptor: TlsAcceptor,
 }
 
-/// Reads the certificate again when its files change, until it is dropped.
+/// Reloads the certificate when its files change, until this is dropped.
 pub struct Reloads(JoinHandle<()>);
 
-/// The certificate that new handshakes get, and what is wrong with the files since.
+/// The certificate for new handshakes, and the error of a later version of the files.
 struct Served {
     provider: Arc<CryptoProvider>,
     state: RwLock<State>,
@@ -47,9 +47,9 @@ struct Served {
 
 struct State {
     certificate: Certificate,
-    /// Of the files that `certificate` was read from.
+    /// The fingerprint of the files from which `certificate` was read.
     fingerprint: Fingerprint,
-    /// Why the files as they are now are not served.
+    /// Why the current files are not served.
     fault: Option<String>,
 }
 
@@ -82,7 +82,7 @@ impl Tls {
             }),
             provider: Arc::clone(&provider),
         });
-        // The versions of rustls that are safe: TLS 1.2 and 1.3.
+        // The versions that rustls considers safe: TLS 1.2 and 1.3.
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Provider)?
@@ -96,13 +96,14 @@ impl Tls {
         })
     }
 
-    /// Looks at the files every five seconds and on SIGHUP. A pair that cannot be used is reported, and the one before stays.
+    /// Checks the files every five seconds and on SIGHUP. If a new pair cannot be used, this is reported, and the previous one stays in
+    /// use.
     pub fn watch(&self) -> io::Result<Reloads> {
         let tls = self.clone();
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(Reloads(tokio::spawn(async move {
             let mut poll = tokio::time::interval(POLL);
-            // What could not be used the last time: a pair that is half written is only reported when it stays so.
+            // The error of the last check: a pair that is still being written is only reported if the error persists.
             let mut refused = None;
             loop {
                 let at_once = tokio::select! {
@@ -117,8 +118,8 @@ impl Tls {
         })))
     }
 
-    /// Serves what the files hold now. Returns what it could not use: the error's text. `before` is what the look before
-    /// returned; it is reported if it is the same now, or at once.
+    /// Loads the current files. Returns the error if they cannot be used. `before` is the result of the last check; an error is reported
+    /// if it is the same again, or if `at_once` is set.
     fn reload(&self, before: Option<&str>, at_once: bool) -> Option<String> {
         let fault = match Contents::read(&self.files) {
             Ok(contents) => {
@@ -134,7 +135,7 @@ impl Tls {
                             fingerprint,
                             fault: None,
                         };
-                        tracing::info!("the certificate of the port was read again");
+                        tracing::info!("the certificate of the port was reloaded");
                         return None;
                     }
                     Err(error) => error.to_string(),
@@ -145,13 +146,13 @@ impl Tls {
         let mut state = self.served.state.write();
         let reported = state.fault.as_ref() == Some(&fault);
         if !reported && (at_once || before == Some(&*fault)) {
-            tracing::warn!(error = %fault, "the new certificate of the port cannot be used; the one before is served");
+            tracing::warn!(error = %fault, "the new certificate of the port cannot be used; the previous one is still served");
             state.fault = Some(fault.clone());
         }
         Some(fault)
     }
 
-    /// For `/readyz`: degraded while the files cannot be used, and from 14 days before the certificate's end.
+    /// The status for `/readyz`: degraded while the files cannot be used, and from 14 days before the certificate expires.
     pub fn probe(
         &self,
         clock: Arc<dyn Clock>,
@@ -164,13 +165,13 @@ impl Tls {
                 None if status.status == Status::Ok => PartStatus::ok(""),
                 None => status,
                 Some(fault) => PartStatus::degraded(format!(
-                    "the certificate before is served, because the new one cannot be used: {fault}"
+                    "the previous certificate is still served, because the new one cannot be used: {fault}"
                 )),
             }
         }
     }
 
-    /// The handshake of a connection.
+    /// Performs the TLS handshake of a connection.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.acceptor.accept(stream).await
     }
@@ -185,10 +186,10 @@ impl Drop for Reloads {
 /// Why the port cannot use TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// One of the files.
+    /// A file cannot be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// The cryptography that was compiled in.
+    /// The cryptography provider does not support the TLS versions.
     #[error("no version of TLS can be used: {0}")]
     Provider(tokio_rustls::rustls::Error),
 }

@@ -1,6 +1,6 @@
-//! Authentications in the audit log: good ones once an hour for each key and client address, and failed ones.
+//! Records authentications in the audit log: successful ones once an hour for each key and client address, and failed ones.
 //!
-//! A request whose use is recorded already reads one cache line, and writes nothing.
+//! If a use is already recorded, a request only reads one cache line and writes nothing.
 
 use std::{
     net::IpAddr,
@@ -21,16 +21,16 @@ use crate::{
     controls::Key,
 };
 
-/// Uses remembered at once, over all keys: 512 KiB. Beyond it some are recorded more than once an hour.
+/// The number of uses remembered, over all keys; 512 KiB. Beyond it some are recorded more than once an hour.
 const BUCKETS: usize = 8192;
 const WAYS: usize = 8;
-/// The most entries a second of each kind.
+/// The maximum number of entries of each kind in a second.
 const PER_SECOND: u32 = 100;
-/// The bits of a slot that hold the hour; the others tell keys and addresses apart.
+/// The bits of a slot that hold the hour; the others hold a hash of key and address.
 const HOUR_BITS: u32 = 20;
 const HOUR_MS: i64 = 3_600_000;
 
-/// Which uses were recorded in which hour.
+/// Remembers which uses were recorded in which hour.
 pub(super) struct Uses {
     buckets: Box<[Bucket]>,
     seed: u64,
@@ -46,7 +46,7 @@ impl Default for Uses {
     fn default() -> Self {
         Self {
             buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(),
-            // Clients cannot choose addresses that share a bucket.
+            // The random seed keeps clients from choosing addresses that share a bucket.
             seed: rand::random(),
             used: PerSecond::default(),
             failed: PerSecond::default(),
@@ -55,7 +55,7 @@ impl Default for Uses {
 }
 
 impl Uses {
-    /// Records a good authentication, if it is the first of this key from this address in this hour.
+    /// Records a successful authentication, if it is the first of this key from this address in this hour.
     pub(super) fn used(
         &self,
         audit: &Audit,
@@ -104,7 +104,7 @@ impl Uses {
         let hour = (now.0 / HOUR_MS) as u64 & hours;
         let slot_now = hash & !hours | hour;
         let Bucket(slots) = &self.buckets[hash as usize % BUCKETS];
-        // The slot of an earlier hour, or, if all are of this one, any.
+        // Replaces the slot of an earlier hour, or if all are of this hour, any slot.
         let mut victim = (hash >> HOUR_BITS) as usize % WAYS;
         for (index, slot) in slots.iter().enumerate() {
             let held = slot.load(Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl Uses {
             }
         }
         let held = slots[victim].load(Ordering::Relaxed);
-        // The next request tries again where the budget is spent, or another thread was faster.
+        // If the budget is exhausted or another thread was faster, the next request tries again.
         held != slot_now
             && self.used.take(now)
             && slots[victim]
@@ -130,7 +130,7 @@ fn client(entry: Entry, address: IpAddr, headers: &HeaderMap) -> Entry {
     entry.client(address, agent)
 }
 
-/// A number of entries in each second of the clock.
+/// Limits entries to a number per second.
 #[derive(Default)]
 struct PerSecond(AtomicU64);
 
@@ -155,7 +155,7 @@ impl PerSecond {
 mod tests {
     use super::*;
 
-    /// The beginning of an hour.
+    /// The start of an hour.
     const THEN: i64 = 500_000 * HOUR_MS;
 
     fn ip(text: &str) -> IpAddr {
@@ -195,7 +195,7 @@ mod tests {
             900
         );
         assert_eq!(firsts(20_000), 0);
-        // Memory is full: what is recorded stays bounded.
+        // When memory is full, the number of recorded uses stays bounded.
         let many = (0..200_000u32).map(|n| IpAddr::from(n.to_be_bytes()));
         let recorded = many.filter(|address| uses.is_first("b", *address, Millis(THEN + 30_000)));
         assert_eq!(recorded.count(), PER_SECOND as usize);

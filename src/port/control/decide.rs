@@ -84,13 +84,13 @@ pub(crate) async fn decide(
     controller.tell(run, message).await
 }
 
-/// Of all that makes a decision the same.
+/// A hash of everything that makes two decisions the same.
 fn mark(decided: &Value) -> Mark {
-    // Cannot fail: the value is no deeper than it was in the body, which was checked.
+    // This cannot fail: the value is not nested deeper than the body, which was checked.
     canonical_hash(decided.to_string().as_bytes()).unwrap_or_default()
 }
 
-/// As the run takes it.
+/// The decision in the form that the run expects.
 const fn decision(made: DecisionMade) -> Decision {
     match made {
         DecisionMade::Approved => Decision::Approved,

@@ -1,17 +1,17 @@
-//! The decisions that runs have lately taken in through this node. A client that lost the answer sends its decision again; by then the
-//! run may have ended, and know nothing of it.
+//! The decisions that runs recently accepted through this node. A client that lost the answer sends its decision again, and by then the
+//! run may have ended and no longer know the decision.
 
 use std::{collections::HashMap, mem};
 
 use parking_lot::Mutex;
 
-/// Decisions of one generation. Two generations are in memory.
+/// The number of decisions in a generation. Two generations are kept in memory.
 const GENERATION: usize = 4096;
 
-/// What makes two decisions the same: a hash of who decided what.
+/// A hash of who decided what; the same decision by the same person has the same hash.
 pub(super) type Mark = [u8; 16];
 
-/// Decisions by the id of their approval.
+/// Recent decisions by the id of their approval.
 #[derive(Default)]
 pub(crate) struct Decided(Mutex<Generations>);
 
@@ -22,7 +22,7 @@ struct Generations {
 }
 
 impl Decided {
-    /// Remembers a decision that was taken in.
+    /// Remembers a decision that the run accepted.
     pub(super) fn remember(&self, approval_id: &str, mark: Mark) {
         let mut generations = self.0.lock();
         if generations.recent.len() >= GENERATION {
@@ -31,7 +31,7 @@ impl Decided {
         generations.recent.insert(approval_id.into(), mark);
     }
 
-    /// Whether this very decision was taken in.
+    /// Whether exactly this decision was accepted.
     pub(super) fn has(&self, approval_id: &str, mark: Mark) -> bool {
         let generations = self.0.lock();
         let known = generations.recent.get(approval_id);

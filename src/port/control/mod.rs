@@ -1,13 +1,13 @@
-//! What controls runs: cancel, pause, resume, signals, and decisions about approvals and incidents.
+//! Run controls: cancel, pause, resume, retry, signals, and decisions about approvals and incidents.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `runs` | the handlers of `/v1/runs/{id}/…` |
 //! | `retry` | the handler of `/v1/runs/{id}/retry` |
 //! | `decide` | the handler of `/v1/approvals/{id}` |
-//! | `decided` | the decisions lately taken in, for those that are sent again |
+//! | `decided` | the decisions that were recently accepted, for clients that send them again |
 //! | `sent` | a request up to its checked body, in the contract's order of checks |
-//! | `tell` | the record on `commands`, the run's answer, and the entry of the audit log |
+//! | `tell` | appending the record to `commands`, waiting for the run's answer, and the audit log |
 
 pub(crate) mod decide;
 mod decided;
@@ -19,10 +19,10 @@ mod tell;
 use decided::Decided;
 use tokio::sync::Semaphore;
 
-/// Records that are being appended at once; beyond it requests are refused.
+/// The number of records appended at the same time; beyond it, requests are refused.
 const APPENDS_MAX: usize = 1024;
 
-/// What all requests that control runs share.
+/// The state that all run controls share.
 pub(crate) struct Controlling {
     appends: Semaphore,
     decided: Decided,

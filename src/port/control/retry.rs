@@ -32,11 +32,11 @@ use crate::{
     store::runs,
 };
 
-/// How long the row of the run may take to say that it has ended.
+/// How long to wait for the row of the run to show that the run has ended.
 const ROW_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often it is looked at.
+/// The poll interval of that row.
 const ROW_EVERY: Duration = Duration::from_millis(50);
-/// Records that are read at a time.
+/// The number of records read at a time.
 const PAGE: usize = 100;
 
 /// `POST /v1/runs/{id}/retry`.
@@ -80,7 +80,7 @@ pub(crate) async fn retry(
     answer.map_err(|problem| Refused::new(problem, caller.request_id()))
 }
 
-/// What the run has done, once its row says that it has ended.
+/// Reads what the run has done, once its row shows that it has ended.
 async fn past(controller: &Controller, id: &str) -> Result<Past, Refused> {
     let caller = &controller.caller;
     let sought = Sought::new(caller, Some(controller.tenant.as_str()), id)?;
@@ -116,14 +116,14 @@ async fn past(controller: &Controller, id: &str) -> Result<Past, Refused> {
     })
 }
 
-/// A record; `None`: of a type that this version does not know.
+/// Decodes a record; `None` if its type is unknown to this version.
 fn event(row: &runs::RecordRow) -> Option<Event> {
     let mut record: Value = serde_json::from_str(&row.record).ok()?;
     record["type"] = row.kind.clone().into();
     serde_json::from_value(record).ok()
 }
 
-/// The entry of the audit log about the run that is repeated.
+/// Adds an entry to the audit log about the run that is repeated.
 async fn record(controller: &Controller, id: &str, asked: &RetryRun, refused: Option<&Problem>) {
     let caller = &controller.caller;
     let mut detail = Map::new();

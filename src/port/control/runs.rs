@@ -67,7 +67,7 @@ pub(crate) async fn resume(
     plain((control::RESUME, "run.resumed"), &shared, &id, request).await
 }
 
-/// A record with an empty body.
+/// Sends a record with an empty body.
 async fn plain(
     (kind, action): (&'static str, &'static str),
     shared: &Arc<Shared>,
@@ -100,7 +100,7 @@ pub(crate) async fn signal(
     let data = sent.check_value("data", data)?.unwrap_or_else(Json::null);
     let controller = sent.permit(control::SIGNAL).await?;
     let run = controller.run(&id)?;
-    // The data may be personal: the audit log has its size.
+    // The data may be personal, so the audit log only has its size.
     let mut detail = Map::new();
     detail.insert("signal".into(), signal.clone().into());
     detail.insert("data_bytes".into(), json!(data.text().len()));

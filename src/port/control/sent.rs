@@ -1,5 +1,5 @@
-//! A request that controls a run, up to its checked body: length, kill switch, key, take-over, media type, requests in flight, body.
-//! Fields, permission and rate follow.
+//! A run control request up to its checked body. The order of checks: length, kill switch, key, take-over, media type, requests in
+//! flight, body. Fields, permission and rate follow.
 
 use std::sync::Arc;
 
@@ -46,28 +46,28 @@ pub(super) struct Trace {
     pub(super) state: Option<String>,
 }
 
-/// A caller with its body, before its fields are checked.
+/// A caller and its body; the fields are not checked yet.
 pub(super) struct Sent {
     pub(super) caller: Caller,
     pub(super) body: Bytes,
     tenant: Result<OfTenant, Problem>,
     trace: Trace,
-    /// Its place among the key's requests in flight.
+    /// Counts as one of the key's requests in flight.
     in_flight: Option<Lease>,
 }
 
-/// A caller that may control runs.
+/// A caller that is allowed to control runs.
 pub(super) struct Controller {
     pub(super) caller: Permitted,
-    /// Whose runs it controls.
+    /// The tenant of the runs.
     pub(super) tenant: Tenant,
     pub(super) trace: Trace,
-    /// Given back when the record is in the log: waiting for the run's answer does not count.
+    /// Released when the record is in the log; waiting for the run's answer does not count as in flight.
     pub(super) in_flight: Option<Lease>,
 }
 
 impl Sent {
-    /// Judges and reads a request.
+    /// Checks and reads a request.
     pub(super) async fn read(shared: &Arc<Shared>, request: Request) -> Result<Self, Refused> {
         let (mut parts, mut body) = request.into_parts();
         let limit = shared.limits.single_bytes;
@@ -83,7 +83,7 @@ impl Sent {
                 return Err(refused);
             }
         };
-        // Never fails: what is wrong is kept.
+        // This never fails; an invalid query is reported later.
         let Ok(QueryString(tenant)) = QueryString::from_request_parts(&mut parts, &()).await;
         let read = take(shared, &caller, &parts.headers, &mut body, limit).await;
         let (bytes, in_flight) = match read {
@@ -106,19 +106,19 @@ impl Sent {
         })
     }
 
-    /// The body, which must be there.
+    /// Parses the body, which is required.
     pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T, Refused> {
         let text = without_mark(&self.body);
-        // Serde would take an array of the fields, too.
+        // Serde would also accept an array of the fields.
         if text.trim_ascii_start().first() != Some(&b'{') {
             return Err(self.caller.invalid("the body must be a JSON object"));
         }
-        // Depth, duplicate names and numbers, as in events.
+        // Checks depth, duplicate names and numbers, as for events.
         canonical_hash(text).map_err(|error| self.caller.invalid(error))?;
         serde_json::from_slice(text).map_err(|error| self.caller.invalid(error))
     }
 
-    /// The body, or the default without one.
+    /// Parses the body, or returns the default if it is empty.
     pub(super) fn fields_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Refused> {
         if self.body.is_empty() {
             return Ok(T::default());
@@ -144,7 +144,7 @@ impl Sent {
         )))
     }
 
-    /// A name of a signal.
+    /// Checks the name of a signal.
     pub(super) fn check_name(&self, field: &str, name: Option<String>) -> Result<String, Refused> {
         let name = name.filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| self.missing(field))?;
@@ -156,7 +156,7 @@ impl Sent {
         )))
     }
 
-    /// Any JSON, with its text as it is.
+    /// Checks the size of a JSON value and keeps its text unchanged.
     pub(super) fn check_value(
         &self,
         field: &str,
@@ -173,7 +173,7 @@ impl Sent {
         value.map(Some).map_err(|error| self.invalid(error))
     }
 
-    /// Checks the permission of the route, then the rate. `what`: what the policies that count by type see.
+    /// Checks the permission of the route, then the rate limits. `what` is the type that policies with a type filter see.
     pub(super) async fn permit(self, what: &str) -> Result<Controller, Refused> {
         let Self {
             caller,
@@ -207,7 +207,7 @@ impl Sent {
     }
 }
 
-/// Takes a place among the key's requests in flight, and reads the body.
+/// Counts the request as in flight, and reads the body.
 async fn take(
     shared: &Shared,
     caller: &Caller,
@@ -226,13 +226,13 @@ async fn take(
 }
 
 impl Controller {
-    /// The run that a path names.
+    /// Parses the run id in the path.
     pub(super) fn run(&self, id: &str) -> Result<Uuid, Refused> {
         let run = uuid(id);
         run.ok_or_else(|| self.no_such("run: its id would be a UUID"))
     }
 
-    /// The run and the number of the approval that a path names.
+    /// Parses the approval id in the path into run and number.
     pub(super) fn approval(&self, id: &str) -> Result<(Uuid, u64), Refused> {
         let parts = id.split_once('.').and_then(|(run, seq)| {
             let digits = seq.bytes().all(|b| b.is_ascii_digit()) && !seq.starts_with('0');
@@ -247,7 +247,7 @@ impl Controller {
     }
 }
 
-/// A UUID in its usual form, in either case.
+/// Parses a UUID with hyphens, in upper or lower case.
 fn uuid(text: &str) -> Option<Uuid> {
     Uuid::parse_str(text).ok().filter(|_| text.len() == 36)
 }

@@ -1,6 +1,7 @@
-//! Tells a run something: one record on `commands`, then what the run says to it.
+//! Sends a message to a run: appends one record to `commands`, then waits for the run's answer.
 //!
-//! The request follows its run before it appends, so it misses no answer. Records of many requests are one commit of the log.
+//! The request follows its run before it appends, so that it does not miss the answer. The log commits the records of many requests
+//! together.
 
 use std::time::Duration;
 
@@ -27,35 +28,35 @@ use crate::{
     saga::{Answer, Follower, Notice},
 };
 
-/// How long a request waits for its append.
+/// The time limit for the append.
 const APPEND_DEADLINE: Duration = Duration::from_secs(5);
-/// How long it waits for the run's answer then.
+/// The time limit for the run's answer, after the append.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Something for a run.
+/// A message for a run.
 pub(super) struct Message<'a, B> {
-    /// The kind of its record.
+    /// The kind of the command record.
     pub(super) kind: &'static str,
-    /// The body of its record.
+    /// The body of the command record.
     pub(super) body: B,
-    /// The action of the audit log.
+    /// The action in the audit log.
     pub(super) action: &'static str,
-    /// What the audit log says of it.
+    /// The details in the audit log.
     pub(super) detail: Map<String, Value>,
-    /// What it decides.
+    /// Set if the message is a decision about an approval.
     pub(super) decision: Option<Deciding<'a>>,
 }
 
-/// A decision.
+/// The decision about an approval.
 pub(super) struct Deciding<'a> {
     /// The approval's id.
     pub(super) approval_id: &'a str,
-    /// The same for the same decision by the same person.
+    /// Equal for the same decision by the same person.
     pub(super) mark: Mark,
 }
 
 impl Controller {
-    /// Appends the message, waits for the run's answer, and records both.
+    /// Appends the message, waits for the run's answer, and records both in the audit log.
     pub(super) async fn tell<B: Serialize>(
         mut self,
         run: Uuid,
@@ -86,7 +87,7 @@ impl Controller {
             }
         });
         self.record(&run_id, &message, told.as_ref()).await;
-        // Not by way of `refuse`: the refusal is recorded.
+        // Does not use `refuse`, because the refusal is already in the audit log.
         let status = told.map_err(|problem| Refused::new(problem, self.caller.request_id()))?;
         let code = match status {
             ControlStatus::Done => StatusCode::OK,
@@ -102,7 +103,7 @@ impl Controller {
         Ok((code, Json(controlled)).into_response())
     }
 
-    /// `None`: the run has not answered in time.
+    /// Returns `None` if the run did not answer in time.
     async fn exchange<B: Serialize>(
         &mut self,
         run: Uuid,
@@ -123,7 +124,7 @@ impl Controller {
             on_behalf_of: self.caller.on_behalf_of.clone(),
             traceparent: self.trace.parent.take(),
             tracestate: self.trace.state.take(),
-            // All of it is text, numbers and JSON that was checked.
+            // Serializing cannot fail: the body consists of text, numbers and JSON that were checked.
             body: serde_json::to_string(&message.body).unwrap_or_default(),
         };
         let Ok(record) = command.encode() else {
@@ -138,10 +139,10 @@ impl Controller {
         let positions = match timeout(APPEND_DEADLINE, acknowledged).await {
             Ok(Ok(Ok(positions))) => positions,
             Ok(Ok(Err(error))) => {
-                tracing::warn!(%error, "what controls a run could not be appended");
+                tracing::warn!(%error, "a run control could not be appended");
                 return Err(Problem::log_unavailable());
             }
-            // The log is closing, or late.
+            // The log is closing or slow.
             Ok(Err(_)) | Err(_) => return Err(Problem::log_unavailable()),
         };
         drop(permit);
@@ -189,7 +190,7 @@ impl Controller {
     }
 }
 
-/// The run's answer to the record at this position.
+/// Waits for the run's answer to the record at this position.
 async fn answer_to(position: Position, mut follower: Follower) -> Option<Answer> {
     loop {
         if let Notice::Answered {
@@ -204,18 +205,18 @@ async fn answer_to(position: Position, mut follower: Follower) -> Option<Answer>
     }
 }
 
-/// Whether a refusal says that there is nothing to decide any more.
+/// Whether a refusal means that the approval is no longer open.
 fn is_over(code: &str) -> bool {
     [&APPROVAL_NOT_OPEN, &RUN_ENDED]
         .iter()
         .any(|of| of.code == code)
 }
 
-/// A refusal of the run's.
+/// Converts a run's refusal.
 fn refused(code: &'static str, message: String) -> Problem {
     match Code::of(code) {
         Some(known) => Problem::named(known, code, message),
-        // A refusal that the table lacks is a conflict all the same.
+        // A code that is not in the table is treated as a conflict.
         None => Problem::named(&RUN_ENDED, code, message),
     }
 }
@@ -250,7 +251,7 @@ mod tests {
             let problem = refused(code, why.clone());
             assert_eq!(problem.summary(), (expected, code, &*why));
         }
-        // A code that the table lacks is a conflict.
+        // A code that is not in the table is treated as a conflict.
         let problem = refused("of_a_later_version", "no".into());
         assert_eq!(problem.summary(), (409, "of_a_later_version", "no"));
     }

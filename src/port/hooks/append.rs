@@ -1,4 +1,4 @@
-//! An event's way into the log, as of any event of `POST /v1/events`: reserved, appended, known to the other nodes.
+//! Appends the event of a webhook, like any event of `POST /v1/events`: it is reserved, appended, and reported to the other nodes.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub(super) async fn append(shared: &Arc<Shared>, received: &Received, now: Milli
         return Outcome::Refused(Refusal::unavailable());
     }
     if let Window::Short(_) = received.window {
-        // The task of `submit_first` may come later than the next request.
+        // The task of `submit_first` may run after the next request.
         shared.hooks.recent.settle(received.identity, id, true);
     }
     Outcome::Ingested(id)
@@ -75,7 +75,7 @@ fn record(event: &Event<'_>) -> Record {
     }
 }
 
-/// What is new here may be known to another node: then the outcome is that node's.
+/// Submits the event, unless another node already knows it; then that node's outcome is returned.
 async fn submit(
     shared: &Shared,
     unsent: Unsent<'_>,
@@ -90,13 +90,13 @@ async fn submit(
     if let Some(outcome) = not_new(id, verdict) {
         return Err(outcome);
     }
-    // The other nodes learn how the append ended, which may be long after the answer.
+    // The append may end long after the answer, and the other nodes are told then.
     let (on_end, ended) = oneshot::channel();
     reservation.settle(ended);
     Ok(unsent.submit(Some(on_end)))
 }
 
-/// Reserves a body without an id of its own, here and on the other nodes.
+/// Reserves a body without its own id, on this node and on the others.
 async fn first(
     shared: &Shared,
     body: Identity,
@@ -124,7 +124,7 @@ fn submit_first(
     first.submitted();
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        // Without an answer the process ends, and the body is in flight until its window ends.
+        // If no result arrives, the process is ending; the body stays in flight until its window ends.
         let Ok(durable) = ended.await else { return };
         shared.hooks.recent.settle(body, id, durable);
         if let Some(nodes) = &shared.nodes {

@@ -1,4 +1,4 @@
-//! How often something happened in a sliding window, by source and address.
+//! Counts by source and address in a sliding window.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -10,7 +10,7 @@ use crate::{
     port::auth,
 };
 
-/// Pairs of source and address remembered at once: some MiB.
+/// The number of pairs of source and address remembered at once; a few MiB.
 const PAIRS: usize = 16_384;
 
 pub(super) struct Counts {
@@ -29,14 +29,14 @@ impl Counts {
         }
     }
 
-    /// Counts one; beyond the limit the error is the seconds until one is admitted again.
+    /// Counts one; beyond the limit, the error is the number of seconds until another one is admitted.
     pub(super) fn admit(&self, source: &str, address: IpAddr, now: Millis) -> Result<(), u32> {
         let mut pairs = self.pairs.lock();
         if pairs.len() >= PAIRS {
             let counts = |times: &Times| times.empty_at(self.limit).is_some_and(|at| at > now);
             pairs.retain(|_, times| counts(times));
             if pairs.len() >= PAIRS {
-                // An attack from very many addresses: memory stays bounded.
+                // An attack from very many addresses; clearing keeps memory bounded.
                 pairs.clear();
             }
         }

@@ -1,4 +1,4 @@
-//! Metrics of webhooks. Handles are made once: a request looks nothing up.
+//! Metrics of webhooks. The handles are created once, so that a request does no lookup.
 
 use metrics::{Counter, Histogram};
 
@@ -7,7 +7,7 @@ use crate::{
     telemetry::metrics::{PORT_WEBHOOK_DURATION, PORT_WEBHOOKS},
 };
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Copy)]
 pub(super) enum Result {
     Accepted,
@@ -20,7 +20,7 @@ pub(super) enum Result {
 const RESULTS: [&str; 5] = ["accepted", "duplicate", "challenge", "refused", "failed"];
 
 pub(super) struct Meters {
-    /// By dialect, the last of no known source.
+    /// By dialect; the last entry is for unknown sources.
     requests: Vec<[Counter; RESULTS.len()]>,
     pub(super) seconds: Histogram,
 }

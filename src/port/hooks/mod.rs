@@ -1,14 +1,14 @@
-//! Webhooks: `POST /v1/webhooks/{tenant}/{source}`, `POST /v1/hooks/{token}` and the paths of `webhooks.aliases`, straight from
-//! hyper to an append. Nothing but memory and the log is used before the answer, and Redis where several nodes share it.
+//! Webhooks: `POST /v1/webhooks/{tenant}/{source}`, `POST /v1/hooks/{token}` and the paths of `webhooks.aliases`. Requests go directly
+//! from hyper to an append. Before the answer they use only memory and the log, and Redis where several nodes share it.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `target` | which source a path names |
-//! | `sources` | sources that are ready for use, made of the integrations on `controls` |
+//! | `sources` | sources ready for use, built from the integrations on `controls` |
 //! | `take` | the checks of a request, in order |
-//! | `append` | an event's way into the log |
-//! | `recent` | bodies without an id of their own, which are duplicates for some seconds |
-//! | `counts`, `rejections` | what is refused: how often, and its entries in the audit log |
+//! | `append` | appending the event to the log |
+//! | `recent` | bodies without their own id, which are duplicates for a few seconds |
+//! | `counts`, `rejections` | limits on refused requests, and their entries in the audit log |
 
 mod append;
 mod counts;
@@ -28,12 +28,12 @@ use self::{
 };
 use crate::config::Alias;
 
-/// Requests without a valid signature, or of no known source, that a source and address may send in a minute.
+/// Requests without a valid signature, or for an unknown source, that are allowed per source and address in a minute.
 const FAILURES: u32 = 30;
-/// Their window, in seconds.
+/// The window of that limit, in seconds.
 const FAILURES_WINDOW_S: u32 = 60;
 
-/// What requests of webhooks share.
+/// The state that all webhook requests share.
 pub(super) struct Hooks {
     pub(super) aliases: Aliases,
     pub(super) sources: Sources,

@@ -1,5 +1,5 @@
-//! Bodies that have no id and no time of their own, as Odoo's webhook action sends them without `write_date`: the same one again
-//! within some seconds is a duplicate, and later on another event. A restart forgets them.
+//! Bodies that have neither an id nor a time, such as those of Odoo's webhook action without `write_date`. The same body again within a
+//! few seconds is a duplicate; later it is a new event. A restart forgets them.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use crate::base::{
     id::{Identity, IdentityMap},
 };
 
-/// Bodies remembered at once; with more of them the oldest is forgotten.
+/// The number of bodies remembered at once; beyond it, the oldest is forgotten.
 const BODIES: usize = 65_536;
 
 #[derive(Default)]
@@ -19,11 +19,11 @@ pub(super) struct Recent(Mutex<Bodies>);
 #[derive(Default)]
 struct Bodies {
     by_body: IdentityMap<First>,
-    /// Bodies with the ids of their events, the oldest first.
+    /// Bodies with the ids of their events, oldest first.
     order: VecDeque<(Identity, Identity)>,
 }
 
-/// The event that a body became when it came first.
+/// The event that a body became when it was first received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct First {
     id: Identity,
@@ -31,16 +31,16 @@ struct First {
     durable: bool,
 }
 
-/// A body that came before.
+/// A body that was received before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Known {
     /// The identity of its event.
     pub(super) id: Identity,
-    /// Whether that is in the log.
+    /// Whether the event is in the log.
     pub(super) durable: bool,
 }
 
-/// A body whose event is not submitted yet. Dropped, because the client hung up, the body is new again.
+/// A body whose event is not submitted yet. If it is dropped because the client hung up, the body is new again.
 pub(super) struct Reserved<'r> {
     recent: &'r Recent,
     pub(super) body: Identity,
@@ -49,7 +49,7 @@ pub(super) struct Reserved<'r> {
 }
 
 impl Reserved<'_> {
-    /// From now on [`Recent::settle`] says what became of it.
+    /// From now on, [`Recent::settle`] must be called with the outcome.
     pub(super) fn submitted(mut self) {
         self.submitted = true;
     }
@@ -64,7 +64,7 @@ impl Drop for Reserved<'_> {
 }
 
 impl Recent {
-    /// A body that would become the event `id`. `Err`: it came before, less than `for_ms` ago.
+    /// Reserves a body that would become the event `id`. The error: it was received before, less than `for_ms` ago.
     pub(super) fn reserve(
         &self,
         body: Identity,
@@ -97,7 +97,7 @@ impl Recent {
         })
     }
 
-    /// The event is in the log, or it is not and the body is new again.
+    /// Ends the reservation: the event is durable, or the append failed and the body is new again.
     pub(super) fn settle(&self, body: Identity, id: Identity, durable: bool) {
         let mut bodies = self.0.lock();
         let Some(first) = bodies.by_body.get_mut(&body).filter(|first| first.id == id) else {
@@ -148,10 +148,10 @@ mod tests {
         assert_eq!(again(second, 1), known(first, false));
         recent.settle(body, first, true);
         assert_eq!(again(second, 9_999), known(first, true));
-        // Dropped before it was submitted, so the next one is the first.
+        // This one was dropped before it was submitted, so the next one is the first.
         assert_eq!(again(second, 10_000), Ok(()));
         assert_eq!(again(first, 10_000), Ok(()));
-        // An append that failed long ago changes nothing of a later one.
+        // A late result of an earlier append does not change a later one.
         let later = recent.reserve(body, second, Millis(10_000), 10_000);
         recent.settle(body, first, false);
         assert_eq!(again(first, 10_001), known(second, false));

@@ -1,4 +1,4 @@
-//! Entries `webhook.rejected` of the audit log, capped: by source and address, and in all.
+//! Entries `webhook.rejected` in the audit log, limited by source and address, and in total.
 
 use std::net::IpAddr;
 
@@ -14,16 +14,16 @@ use crate::{
     limits::{Limit, Times},
 };
 
-/// Entries of one source and address in a minute.
+/// The number of entries per source and address in a minute.
 const OF_ONE: u32 = 30;
-/// Entries in a second.
+/// The number of entries in a second.
 const OF_ALL: Limit = Limit {
     limit: 100,
     window_ms: 1000,
 };
-/// How much of a source's name is kept, in bytes: an unknown one may be long.
+/// How much of a source's name is recorded, in bytes; the name of an unknown source may be long.
 const NAME: usize = 256;
-/// How much of a body is kept, in bytes.
+/// How much of a body is recorded, in bytes.
 const HEAD: usize = 4096;
 
 pub(super) struct Rejections {
@@ -33,15 +33,15 @@ pub(super) struct Rejections {
 
 /// A request that was refused.
 pub(super) struct Rejected<'a> {
-    /// The source's tenant; `None`: there is no such source.
+    /// The source's tenant; `None` if there is no such source.
     pub(super) tenant: Option<&'a Tenant>,
-    /// The source's name; of an unknown one what the request said, but never a token.
+    /// The source's name; for an unknown source, what the request says, but never a token.
     pub(super) source: &'a str,
     pub(super) address: IpAddr,
     pub(super) user_agent: Option<&'a [u8]>,
     pub(super) code: &'a str,
     pub(super) message: &'a str,
-    /// `None`: it was not read.
+    /// `None` if the body was not read.
     pub(super) body: Option<&'a [u8]>,
 }
 
@@ -55,7 +55,7 @@ impl Default for Rejections {
 }
 
 impl Rejections {
-    /// Records one, unless there were too many. `counted_as` names the source in the counts.
+    /// Records a rejection, unless there were too many. `counted_as` is the source in the counts.
     pub(super) fn record(
         &self,
         audit: &Audit,

@@ -1,5 +1,5 @@
-//! Sources that are ready for use: the mapping compiled, secrets with their ends. They are made of integrations when they are
-//! first used, and made anew after each change of one.
+//! Sources ready for use: the mapping is compiled, and secrets have their expiry. They are built from integrations at first use, and
+//! again after each change of the integration.
 
 use std::{
     collections::HashMap,
@@ -17,19 +17,19 @@ use crate::{
     controls::{Controls, Integration},
 };
 
-/// How often the audit log says that a source is in use.
+/// How often the audit log records that a source is in use.
 const RECEIVED_EVERY_MS: i64 = 3_600_000;
 
-/// A source, and the integration that it was made of.
+/// A source, and the integration from which it was built.
 pub(crate) struct Ready {
     pub(crate) integration: Arc<Integration>,
     pub(crate) source: Source,
-    /// When an accepted webhook was last recorded in the audit log; 0: never.
+    /// When an accepted webhook was last recorded in the audit log; 0 if never.
     received: AtomicI64,
 }
 
 impl Ready {
-    /// Whether an accepted webhook is to be recorded in the audit log; if so, the next one is due an hour later.
+    /// Whether an accepted webhook must be recorded in the audit log now. If so, the next one is due an hour later.
     pub(super) fn is_received_due(&self, now: Millis) -> bool {
         let last = self.received.load(Ordering::Relaxed);
         let due = now.0.saturating_sub(last) >= RECEIVED_EVERY_MS;
@@ -45,16 +45,16 @@ impl Ready {
 #[derive(Default)]
 pub(crate) struct Sources(RwLock<HashMap<Box<str>, Made>>);
 
-/// What was made of an integration.
+/// A source built from an integration.
 struct Made {
-    /// Of the record that it was made of.
+    /// The offset of the integration's record.
     offset: u64,
-    /// `None`: this release does not understand the definition.
+    /// `None` if this release does not understand the definition.
     ready: Option<Arc<Ready>>,
 }
 
 impl Sources {
-    /// The source of an integration. `None`: a later release wrote a definition that this one does not understand.
+    /// Returns the source of an integration; `None` if a later release wrote a definition that this one does not understand.
     pub(super) fn get(
         &self,
         integration: &Arc<Integration>,
@@ -73,7 +73,7 @@ impl Sources {
         self.put(integration, source.ok())
     }
 
-    /// Keeps a source for its integration.
+    /// Caches the source of an integration.
     pub(crate) fn put(
         &self,
         integration: &Arc<Integration>,

@@ -1,5 +1,5 @@
-//! The checks of a request, in this order: length, controls, source, content encoding, body, signature and what else the dialect
-//! says, the limit of failures (a good signature passes), event schema, policies, identity, append.
+//! The checks of a request, in this order: length, controls, source, content encoding, body, signature and other rules of the dialect,
+//! the limit on failures (a valid signature passes), event schema, policies, identity, append.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -38,10 +38,10 @@ use crate::{
     },
 };
 
-/// What requests of unknown sources are counted as: no source has an empty name.
+/// The name under which requests for unknown sources are counted; no source has an empty name.
 const UNKNOWN: &str = "";
 
-/// What became of a good request.
+/// The result of a valid request.
 enum Taken {
     Event(Outcome),
     Challenge(String),
@@ -61,7 +61,7 @@ pub(crate) async fn post(
     response
 }
 
-/// One request on its way in.
+/// The state of one request.
 struct Taking<'a> {
     shared: &'a Arc<Shared>,
     headers: &'a HeaderMap,
@@ -69,7 +69,7 @@ struct Taking<'a> {
     ready: Option<Arc<Ready>>,
     address: IpAddr,
     now: Millis,
-    /// `None`: it was not read.
+    /// `None` if it was not read.
     body: Option<Bytes>,
 }
 
@@ -134,7 +134,7 @@ impl<'a> Taking<'a> {
             }
         };
         self.body = Some(bytes.clone());
-        // Also of an unknown source the body is read, for the record of what was refused.
+        // The body is read even if the source is unknown, for the audit log.
         let Some(ready) = self.ready.clone() else {
             let detail = "there is no such source";
             return Err(self.failed(Problem::new(&UNKNOWN_SOURCE, detail)));
@@ -177,7 +177,7 @@ impl<'a> Taking<'a> {
         let limit = self.shared.limits.single_bytes;
         let is_too_long = body::announced(body).is_some_and(|length| length > limit as u64);
         if is_too_long {
-            // For the record of what was refused.
+            // The audit log needs the source.
             self.find();
             return Err(refuse_body(BodyError::TooLarge, limit));
         }
@@ -203,7 +203,7 @@ impl<'a> Taking<'a> {
         self.ready = integration.and_then(|found| sources.get(&found, controls));
     }
 
-    /// Takes the event from the policies that apply to webhooks; a refusal if one of them is used up.
+    /// Counts the event against the policies for webhooks; returns a refusal if a limit is exceeded.
     async fn over_limit(&self, ready: &Ready, kind: &str) -> Option<Refusal> {
         let sender = Sender {
             tenant: &ready.integration.tenant,
@@ -220,13 +220,13 @@ impl<'a> Taking<'a> {
         rated.refusals().next().flatten()
     }
 
-    /// What the source is counted as.
+    /// The name under which the source is counted.
     fn counted_as(&self) -> &str {
         let ready = self.ready.as_ref();
         ready.map_or(UNKNOWN, |ready| &ready.integration.id)
     }
 
-    /// Counts a request that nothing lets in. Beyond the limit the answer is 429.
+    /// Counts an unauthenticated request. Beyond the limit the answer is 429.
     fn failed(&self, problem: Problem) -> Problem {
         let failures = &self.shared.hooks.failures;
         match failures.admit(self.counted_as(), self.address, self.now) {
@@ -244,7 +244,7 @@ impl<'a> Taking<'a> {
         }
     }
 
-    /// Records in the audit log, once an hour, that a source is in use.
+    /// Records in the audit log, at most once an hour, that a source is in use.
     fn accepted(&self) {
         let Some(ready) = self.ready.as_ref().filter(|r| r.is_received_due(self.now)) else {
             return;
@@ -264,7 +264,7 @@ impl<'a> Taking<'a> {
         self.shared.audit.record(entry);
     }
 
-    /// Records a refusal that is about the request, not about this side or the moment.
+    /// Records a refusal that the request caused, not one that the server or the current load caused.
     fn refused(&self, status: u16, code: &str, message: &str) -> Became {
         match status {
             500.. => return Became::Failed,
@@ -281,7 +281,7 @@ impl<'a> Taking<'a> {
                 named = format!("{tenant}/{name}");
                 (None, named.as_str())
             }
-            // An unknown token may be a known one with a typing error.
+            // An unknown token may be a valid one with a typing error, so it is not recorded.
             (None, _) => (None, "token"),
         };
         let rejected = Rejected {
@@ -306,8 +306,7 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// The emergency controls that hold webhooks back: the kill switch before the source is looked up, then what is disabled by feature
-/// and by source.
+/// The emergency controls for webhooks: the kill switch before the source is looked up, then the disabled features and sources.
 fn gated(shared: &Shared, source: Option<&str>) -> Result<(), Problem> {
     match source {
         None => {
@@ -329,10 +328,11 @@ fn refuse_body(error: BodyError, limit: usize) -> Problem {
             &PAYLOAD_TOO_LARGE,
             format!("a webhook may have {limit} bytes"),
         ),
-        BodyError::Slow => {
-            Problem::new(&REQUEST_TIMEOUT, "the body did not come within 10 seconds")
-        }
-        BodyError::Broken => Problem::invalid("the body broke off, or its framing is wrong"),
+        BodyError::Slow => Problem::new(
+            &REQUEST_TIMEOUT,
+            "the body did not arrive within 10 seconds",
+        ),
+        BodyError::Broken => Problem::invalid("the body is incomplete, or its framing is wrong"),
         BodyError::Busy => {
             Problem::new(&OVERLOADED, "too many large bodies at once; send it again").retry_after(1)
         }

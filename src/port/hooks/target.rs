@@ -1,4 +1,4 @@
-//! Which source a path names.
+//! Which source a path refers to.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -26,7 +26,7 @@ impl Aliases {
 }
 
 impl<'p> Target<'p> {
-    /// `None`: the path is no webhook's.
+    /// Parses a path; `None` if it is not the path of a webhook.
     pub(crate) fn of(path: &'p str, aliases: &'p Aliases) -> Option<Self> {
         let decoded = |part: &'p str| percent_decode_str(part).decode_utf8().ok();
         if let Some(rest) = path.strip_prefix("/v1/webhooks/") {

@@ -1,4 +1,4 @@
-//! The answer to events: `{request_id, results: […]}`, written by hand into one buffer.
+//! The answer to events, `{request_id, results: […]}`, written directly into one buffer.
 
 use std::{borrow::Cow, io::Write, sync::Arc};
 
@@ -27,14 +27,14 @@ use crate::{
     },
 };
 
-/// What became of one item.
+/// The outcome of one item.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
-    /// It is in the log.
+    /// The event is in the log.
     Ingested(Identity),
-    /// It was there already.
+    /// The event was already in the log.
     Duplicate(Identity),
-    /// It is refused.
+    /// The event is refused.
     Refused(Refusal),
 }
 
@@ -43,18 +43,18 @@ pub(crate) enum Outcome {
 pub(crate) struct Refusal {
     status: ItemStatus,
     code: &'static Code,
-    /// The code as it is sent: with the field's name where the table has `{field}`.
+    /// The code as it is sent; the field's name replaces `{field}` of the table.
     name: Cow<'static, str>,
     message: Cow<'static, str>,
     retry_after: Option<u32>,
     record_id: Option<Identity>,
-    /// The limit that is used up.
+    /// The limit that is exceeded.
     limit: Option<Arc<Standing>>,
-    /// The feature that is disabled, and why.
+    /// The disabled feature and the reason.
     disabled: Option<Box<(&'static str, String)>>,
 }
 
-/// How long to wait for a limiter that lets nothing in, in seconds: it is tried again within this time.
+/// `Retry-After` while a limiter admits nothing, in seconds; the limiter tries again within this time.
 pub(crate) const LIMITER_RETRY_AFTER_S: u32 = 2;
 
 impl Refusal {
@@ -88,7 +88,7 @@ impl Refusal {
         Self::new(ItemStatus::Denied, &PERMISSION_DENIED, message)
     }
 
-    /// An operator has disabled a feature.
+    /// An operator has disabled the feature.
     pub(crate) fn disabled(feature: &'static str, reason: String) -> Self {
         let message = gate::disabled_detail(feature, &reason);
         let mut refusal = Self::new(ItemStatus::Error, &FEATURE_DISABLED, message);
@@ -99,7 +99,7 @@ impl Refusal {
 
     pub(crate) fn environment(env: &str) -> Self {
         let message = format!(
-            "the key's `env_allowlist` does not hold `{env}`, the last segment of `source`"
+            "the key's `env_allowlist` does not contain `{env}`, the last segment of `source`"
         );
         Self::new(ItemStatus::Denied, &ENV_NOT_ALLOWED, message)
     }
@@ -116,7 +116,7 @@ impl Refusal {
         let message =
             "the same event is being written right now; send it again to learn the outcome";
         let mut refusal = Self::new(ItemStatus::Error, &IDEMPOTENCY_IN_FLIGHT, message);
-        // An append hardly ever takes longer.
+        // An append rarely takes longer.
         refusal.retry_after = Some(1);
         refusal.record_id = Some(id);
         refusal
@@ -132,14 +132,14 @@ impl Refusal {
         refusal
     }
 
-    /// A rate limit is used up.
+    /// A rate limit is exceeded.
     pub(crate) fn limited(standing: &Arc<Standing>) -> Self {
         let (limit, window_s) = (standing.limit, standing.window_s.unwrap_or(0));
         let message = if &*standing.policy == MAX_RPM {
-            format!("the key's `max_rpm` of {limit} items in {window_s} s is used up")
+            format!("the key's `max_rpm` of {limit} items in {window_s} s is exceeded")
         } else {
             let policy = &standing.policy;
-            format!("the limit `{policy}` of {limit} items in {window_s} s is used up")
+            format!("the limit `{policy}` of {limit} items in {window_s} s is exceeded")
         };
         let mut refusal = Self::new(ItemStatus::RateLimited, &RATE_LIMIT_EXCEEDED, message);
         let wait = u32::try_from(limits::retry_after(standing)).unwrap_or(u32::MAX);
@@ -148,20 +148,20 @@ impl Refusal {
         refusal
     }
 
-    /// Redis is down, and a policy says that nothing is let in then.
+    /// Redis is unavailable, and the policy admits nothing without it.
     pub(crate) fn limiter_unavailable(policy: &str) -> Self {
-        let message = format!("the limit `{policy}` lets nothing in while Redis is down");
+        let message = format!("the limit `{policy}` admits nothing while Redis is down");
         let mut refusal = Self::new(ItemStatus::Error, &LIMITER_UNAVAILABLE, message);
         refusal.retry_after = Some(LIMITER_RETRY_AFTER_S);
         refusal
     }
 
-    /// The status, the code as it is sent, and its text.
+    /// The status, the code as it is sent, and the message.
     pub(crate) fn summary(&self) -> (u16, &str, &str) {
         (self.code.status, &self.name, &self.message)
     }
 
-    /// As the problem of a whole request.
+    /// Converts the refusal into the problem of a whole request.
     pub(crate) fn into_problem(self) -> Problem {
         let mut problem = Problem::named(self.code, self.name, self.message);
         if let Some(disabled) = self.disabled {
@@ -201,7 +201,7 @@ fn write_results(out: &mut Vec<u8>, outcomes: &[Outcome]) {
         out.extend_from_slice(br#"{"status":""#);
         out.extend_from_slice(status.name().as_bytes());
         out.extend_from_slice(br#"","index":"#);
-        // A `Vec` never refuses bytes.
+        // Writing to a `Vec` cannot fail.
         let _ = write!(out, "{index}");
         match outcome {
             Outcome::Ingested(id) => write_id(out, id),
@@ -228,8 +228,8 @@ fn write_results(out: &mut Vec<u8>, outcomes: &[Outcome]) {
     out.push(b']');
 }
 
-/// 202 when anything was accepted (nothing to accept counts as that), else a problem: 429 if a limit refused any item, else with
-/// the first item's code.
+/// Answers 202 if any item was accepted or there are none. Otherwise answers with a problem: 429 if a limit refused any item, else with
+/// the code of the first item.
 pub(crate) fn respond(id: RequestId, mut outcomes: Vec<Outcome>) -> Response<Full<Bytes>> {
     let accepted = |o: &Outcome| !matches!(o, Outcome::Refused(_));
     if !outcomes.is_empty() && !outcomes.iter().any(accepted) {
@@ -272,7 +272,7 @@ mod tests {
         )
     }
 
-    /// What is written by hand is what the contract's types say.
+    /// The hand-written JSON parses as the contract's types.
     #[tokio::test]
     async fn answers_are_those_of_the_contract() {
         let id = Identity::of("event", &["1"]);
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(problem.code, "missing_entity_type");
         assert_eq!(problem.results.unwrap().len(), outcomes.len());
 
-        // Of several reasons the one that passes by waiting is told.
+        // Among several reasons, one that waiting resolves is reported.
         let standing = Standing {
             policy: "tenant".into(),
             limit: 10,

@@ -1,4 +1,4 @@
-//! Reading a body: bounded in size, time and memory.
+//! Reading a body with limits on size, time and memory.
 
 use std::{
     sync::{
@@ -12,32 +12,32 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
-/// A whole body must be there within this time.
+/// The time limit for a whole body.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
-/// Bodies up to this size have a budget of their own, so that large ones do not crowd them out.
+/// Bodies up to this size have their own budget, so that large ones cannot use all of it.
 const SMALL: usize = 64 * 1024;
-/// Bytes of larger bodies, and of small ones that did not arrive in one piece, that may be in memory at once.
+/// The limit of each of the two budgets, in bytes.
 const BUDGET: usize = 64 << 20;
-/// The first memory of a body that arrives in pieces; it is doubled as it fills, so that what is only announced costs nothing.
+/// The initial buffer of a body that arrives in pieces. It doubles as it fills, so that an announced length alone costs nothing.
 const FIRST: usize = 4 * 1024;
-/// How much of a refused body is read and discarded, so that a client that sends all of it first gets the answer.
+/// How much of a refused body is read and discarded, so that a client that sends the whole body first still gets the answer.
 const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Why a body was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
-    /// Larger than the limit.
+    /// The body is larger than the limit.
     TooLarge,
-    /// Not there in time.
+    /// The body did not arrive in time.
     Slow,
-    /// The client went away, or broke the framing.
+    /// The client disconnected, or violated the framing.
     Broken,
-    /// Too many large bodies at once.
+    /// Too many large bodies are being read.
     Busy,
 }
 
-/// The memory of bodies that do not arrive in one piece.
+/// The two budgets for bodies that do not arrive in one piece, as bytes in use.
 #[derive(Clone, Default)]
 pub(crate) struct Budget {
     small: Arc<AtomicUsize>,
@@ -47,7 +47,7 @@ pub(crate) struct Budget {
 struct Held(Arc<AtomicUsize>, usize);
 
 impl Budget {
-    /// Memory for a body that is expected to grow to `bytes`, or to what it needs first.
+    /// Reserves memory for a body that is expected to grow to `bytes`; `None` if the budget is exhausted.
     fn take(&self, bytes: usize) -> Option<Held> {
         let pool = if bytes > SMALL {
             &self.large
@@ -66,12 +66,12 @@ impl Drop for Held {
     }
 }
 
-/// The `Content-Length`, if the client sent one.
+/// The `Content-Length`, if the client sent it.
 pub(crate) fn announced(body: &impl Body) -> Option<u64> {
     body.size_hint().exact()
 }
 
-/// The whole body, of at most `limit` bytes. The memory of a large one is counted while it is read.
+/// Reads the whole body, at most `limit` bytes. A body that arrives in pieces uses its budget while it is read.
 pub(crate) async fn read(
     body: &mut (impl Body<Data = Bytes> + Unpin),
     limit: usize,
@@ -100,7 +100,7 @@ async fn collect(
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
             continue;
         };
-        // What came in one piece, as nearly everything does, is not copied.
+        // A body in one piece, as nearly all are, is not copied.
         if whole.is_empty() && body.is_end_stream() {
             return if data.len() > limit {
                 Err(BodyError::TooLarge)
@@ -113,13 +113,13 @@ async fn collect(
         }
         let needed = whole.len() + data.len();
         if needed > whole.capacity() {
-            // Of a large body all is reserved at once; a small one doubles.
+            // The whole size of a large body is reserved at once; a small one doubles.
             let size = if needed > SMALL {
                 expected.max(needed)
             } else {
                 needed.next_power_of_two().clamp(FIRST, SMALL)
             };
-            // The former share is given back after the new one is there: both are in memory while bytes are copied.
+            // The old reservation is released after the new one is made, because both buffers exist while the bytes are copied.
             held = Some(budget.take(size).ok_or(BodyError::Busy)?);
             whole.reserve(size - whole.len());
         }
@@ -129,8 +129,8 @@ async fn collect(
     Ok(whole.freeze())
 }
 
-/// Reads and discards the rest of a body, in the background and for [`LINGER`] at most: closing at once would reset the
-/// connection under a client that is still sending, and the answer with it.
+/// Reads and discards the rest of a body in the background, for at most [`LINGER`]. Closing at once would reset the connection while the
+/// client is still sending, and the client would not get the answer.
 pub(crate) fn discard(mut body: impl Body<Data = Bytes, Error: Send> + Unpin + Send + 'static) {
     if body.is_end_stream() {
         return;
@@ -145,7 +145,7 @@ pub(crate) fn discard(mut body: impl Body<Data = Bytes, Error: Send> + Unpin + S
                 };
             }
         };
-        // After that the connection is closed.
+        // After this the connection is closed.
         let _ = tokio::time::timeout(LINGER, drain).await;
     });
 }

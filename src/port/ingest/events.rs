@@ -1,4 +1,4 @@
-//! `POST /v1/events`: one event or a batch, in every form.
+//! `POST /v1/events`: one event or a batch, in all formats.
 //!
 //! Checks in this order: controls can be read, length, kill switch, key, media type, requests in flight, body, size and fields of
 //! items, scope, `act_as`, `events` disabled, allowlist, schema, rate, identity, append.
@@ -46,10 +46,10 @@ use crate::{
     log::Record,
 };
 
-/// The most bytes of an idempotency key.
+/// The maximum length of an idempotency key, in bytes.
 const IDEMPOTENCY_KEY_MAX: usize = 512;
 
-/// Answers the request, and counts it.
+/// Answers the request and counts it.
 pub(crate) async fn post(
     shared: &Shared,
     request: Request<Incoming>,
@@ -154,10 +154,11 @@ pub(crate) fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem
             &PAYLOAD_TOO_LARGE,
             format!("the body may have {limit} bytes"),
         ),
-        BodyError::Slow => {
-            Problem::new(&REQUEST_TIMEOUT, "the body did not come within 10 seconds")
-        }
-        BodyError::Broken => Problem::invalid("the body broke off, or its framing is wrong"),
+        BodyError::Slow => Problem::new(
+            &REQUEST_TIMEOUT,
+            "the body did not arrive within 10 seconds",
+        ),
+        BodyError::Broken => Problem::invalid("the body is incomplete, or its framing is wrong"),
         BodyError::Busy => {
             Problem::new(&OVERLOADED, "too many bodies at once; send it again").retry_after(1)
         }
@@ -170,7 +171,7 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext<'_>> {
     TraceContext::of(all("traceparent"), all("tracestate"))
 }
 
-/// `Idempotency-Key`, or the older name of it.
+/// `Idempotency-Key`, or its older name.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let given = headers
         .get("idempotency-key")
@@ -187,7 +188,7 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Probl
     }
 }
 
-/// One request on its way in.
+/// The state of one request.
 struct Taking<'a> {
     shared: &'a Shared,
     key: &'a Key,
@@ -195,13 +196,13 @@ struct Taking<'a> {
     peer: IpAddr,
     /// `Idempotency-Key`.
     header: Option<&'a str>,
-    /// Whether the request names a user for whom it is made.
+    /// Whether the request is made on behalf of a user.
     acts_for: bool,
-    /// `traceparent` and `tracestate`, which events have that name none themselves.
+    /// `traceparent` and `tracestate`, for events that have none themselves.
     trace: Option<TraceContext<'a>>,
     now: Millis,
     outcomes: Vec<Outcome>,
-    /// What is to be appended.
+    /// The items to append.
     unsent: Unsent<'a>,
 }
 
@@ -248,7 +249,7 @@ impl Taking<'_> {
                 Err(Problem::new(&BATCH_TOO_LARGE, invalid.message))
             }
             Err(invalid) => {
-                // Of a body that cannot be read nobody knows whether it is a batch, but only an event misses a field.
+                // If a body cannot be parsed, it is unknown whether it is a batch, but only a single event can miss a field.
                 let is_one = match form {
                     Form::Structured | Form::Binary => true,
                     Form::Json => invalid.code.starts_with("missing_"),
@@ -309,7 +310,7 @@ impl Taking<'_> {
         let good = judged.iter().filter_map(|judged| judged.as_ref().ok());
         let rated = self.rate(good.map(|(_, parsed)| &*parsed.event.kind)).await;
         let mut refusals = rated.refusals();
-        // If an identity occurs twice in a batch, the first one counts.
+        // If an identity occurs twice in a batch, the first item with it is appended.
         let mut mine: IdentityMap<BodyHash> = IdentityMap::default();
         mine.reserve(judged.len());
         self.outcomes.reserve(judged.len());
@@ -339,7 +340,7 @@ impl Taking<'_> {
         Ok(rated)
     }
 
-    /// Takes items of these types from the limits that apply.
+    /// Counts items of these types against the limits that apply.
     async fn rate<'t>(&self, types: impl Iterator<Item = &'t str> + Clone) -> Rated {
         let (shared, sender) = (self.shared, Sender::of(self.key));
         let address = || auth::client(self.headers, self.peer, &shared.trusted_proxies);
@@ -349,7 +350,7 @@ impl Taking<'_> {
             .await
     }
 
-    /// The most bytes of an item: what could not be sent alone cannot be sent in a batch.
+    /// The size limit of an item: an event that is too large to be sent alone is too large in a batch.
     fn item_limit(&self) -> usize {
         let own = self.key.scopes.constraints.max_payload_kb as usize;
         own.saturating_mul(1024)
@@ -439,7 +440,7 @@ impl Taking<'_> {
         }
     }
 
-    /// Appends what is new. Until it is durable, nothing of it was accepted, nor what repeats it.
+    /// Appends the new items. Until they are durable, neither they nor their duplicates in the batch are accepted.
     async fn append(mut self) -> Vec<Outcome> {
         let mut reservation = None;
         if let Some(nodes) = &self.shared.nodes {
@@ -448,13 +449,13 @@ impl Taking<'_> {
         if self.unsent.is_empty() {
             return self.outcomes;
         }
-        // Most requests hold one event, which nothing can repeat.
+        // Most requests have a single event, which has no duplicates.
         let sent = if self.outcomes.len() > 1 {
             self.unsent.ids()
         } else {
             Vec::new()
         };
-        // The other nodes are told when the append has ended, which may be long after the answer.
+        // The append may end long after the answer, and the other nodes are told then.
         let on_end = reservation.map(|reservation| {
             let (on_end, ended) = oneshot::channel();
             reservation.settle(ended);
@@ -476,7 +477,7 @@ impl Taking<'_> {
         self.outcomes
     }
 
-    /// What is new here may be known to another node.
+    /// Asks the other nodes about items that are new on this node.
     async fn ask_others(&mut self, nodes: &Nodes) -> Option<Reservation> {
         if self.unsent.is_empty() {
             return None;
@@ -499,7 +500,7 @@ impl Taking<'_> {
     }
 }
 
-/// The outcome of an identity that is not to be appended.
+/// The outcome of an identity that must not be appended.
 pub(crate) fn not_new(id: Identity, verdict: Verdict) -> Option<Outcome> {
     match verdict {
         Verdict::New => None,

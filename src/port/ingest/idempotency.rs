@@ -1,11 +1,11 @@
-//! Identities in flight and identities seen within the window: by them an event is new, a duplicate, a mismatch (another body
-//! under the same identity), or in flight.
+//! Identities in flight, and identities seen within the window. They decide whether an event is new, a duplicate, a mismatch (the same
+//! identity with another body), or in flight.
 //!
-//! An identity is in flight from its reservation until it is known whether its record is durable. It is put into the window
-//! before its record is handed to the log, in the same commit on the embedded log, so that it is never in neither.
+//! An identity is in flight from its reservation until it is known whether its record is durable. It is added to the window before its
+//! record is passed to the log (on the embedded log in the same commit), so there is no moment when it is in neither.
 //!
-//! Most answers come from memory. One that needs the disk is read without any lock, and does not hold up the threads that serve
-//! other requests; then memory is asked once more.
+//! Most lookups are answered from memory. A lookup that needs the disk is done without any lock and does not block the threads that serve
+//! other requests; afterwards memory is checked again.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -23,30 +23,31 @@ use crate::{
     state::{Changes, Located, Page, Space, StateError, StateStore, Window, WindowOptions},
 };
 
-/// After this long in flight the same event is appended again, under the same id: the node that wrote it first may be gone.
+/// After an event was in flight for this long, the same event is appended again under the same id, because the node that wrote it first
+/// may have died.
 pub(crate) const REWRITE_AFTER: Duration = Duration::from_secs(10);
-/// The most identities in flight at once.
+/// The maximum number of identities in flight.
 const IN_FLIGHT_MAX: usize = 65_536;
-/// Identities in memory before they go to disk as a sorted run: a map of 2^18 slots takes few more.
+/// The number of identities in memory before they are written to disk as a sorted run; a map of 2^18 slots holds little more.
 const SEAL_AT: usize = 220_000;
 const SHARDS: usize = 64;
 
-/// What is known of an identity.
+/// What is known about an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Never seen: it is reserved now.
+    /// Never seen; it is now reserved.
     New,
-    /// Seen, with the same body.
+    /// Seen with the same body.
     Duplicate,
-    /// Seen, with another body.
+    /// Seen with another body.
     Mismatch,
-    /// The same event is being written.
+    /// The same event is being appended.
     InFlight,
-    /// Too much is in flight.
+    /// Too many identities are in flight.
     Full,
 }
 
-/// Identities in flight, and those seen.
+/// The identities in flight, and those seen.
 pub(crate) struct Seen {
     shards: [Mutex<Shard>; SHARDS],
     count: AtomicUsize,
@@ -65,7 +66,7 @@ struct Flight {
 
 enum Judged {
     Verdict(Verdict),
-    /// It depends on these pages, one of which at least was not read yet.
+    /// The answer depends on these pages, at least one of which was not read yet.
     OnDisk(Vec<Page>),
 }
 
@@ -86,12 +87,12 @@ fn find(pages: &[Page], id: &Identity) -> Result<Option<StoredHash>, StateError>
     Ok(None)
 }
 
-/// Runs what may wait for the disk, and lets other threads run the other tasks meanwhile.
+/// Runs work that may wait for the disk, while other threads take over this thread's tasks.
 fn blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        // There is no other thread, or no task.
+        // There is no other worker thread, or this is not a task.
         _ => work(),
     }
 }
@@ -101,7 +102,7 @@ fn space() -> Space {
 }
 
 impl Seen {
-    /// Reads the window back.
+    /// Restores the window.
     pub(crate) fn open(store: StateStore, window: Duration) -> Result<Self, StateError> {
         let options = WindowOptions {
             window_ms: window.as_millis() as i64,
@@ -118,11 +119,11 @@ impl Seen {
     }
 
     fn shard(&self, id: &Identity) -> MutexGuard<'_, Shard> {
-        // The map uses the first bytes.
+        // The map itself uses the first bytes.
         self.shards[usize::from(id.0[15]) % SHARDS].lock()
     }
 
-    /// Judges an identity, and reserves it if it is new.
+    /// Checks an identity, and reserves it if it is new.
     pub(crate) fn reserve(
         &self,
         id: Identity,
@@ -143,7 +144,7 @@ impl Seen {
         }
     }
 
-    /// By what is in memory, and by pages that were read in vain.
+    /// Decides from memory, given the pages that were already read without a match.
     fn judge(&self, id: Identity, body: BodyHash, now: Millis, read: &[Page]) -> Judged {
         let mut shard = self.shard(&id);
         if let Some(flight) = shard.get_mut(&id) {
@@ -173,8 +174,8 @@ impl Seen {
         Judged::Verdict(Verdict::New)
     }
 
-    /// Puts reserved identities into the window and hands its change to `append`, which must pass it on to the log
-    /// at once: changes reach the log in the order in which they were made.
+    /// Adds reserved identities to the window and passes the change to `append`, which must pass it to the log at once: changes must
+    /// reach the log in the order in which they were made.
     pub(crate) fn commit<R>(
         &self,
         ids: &[(Identity, BodyHash)],
@@ -188,7 +189,7 @@ impl Seen {
         append(window.take_changes())
     }
 
-    /// These are not in flight any more: they are in the window, or (after [`Seen::reload`]) nowhere.
+    /// Ends the flight of these identities: they are in the window, or (after [`Seen::reload`]) unknown again.
     pub(crate) fn settle(&self, ids: &[(Identity, BodyHash)]) {
         for (id, _) in ids {
             if self.shard(id).remove(id).is_some() {
@@ -197,7 +198,7 @@ impl Seen {
         }
     }
 
-    /// Reads the window back after a change did not reach the log. Nothing may be under way.
+    /// Restores the window after a change did not reach the log. No append may be in progress.
     pub(crate) fn reload(&self) -> Result<(), StateError> {
         let window = Window::load(&self.store, space(), self.options)?;
         *self.window.lock() = window;
@@ -217,7 +218,7 @@ mod tests {
         parsed.unwrap().body_hash
     }
 
-    /// What an earlier version has put into the window is compared as it was then.
+    /// A hash that an earlier version stored in the window is compared as that version computed it.
     #[test]
     fn a_hash_of_version_1_is_known_still() {
         let dir = tempfile::tempdir().unwrap();
@@ -267,7 +268,7 @@ mod tests {
         assert_eq!(seen.reserve(id, a, now).unwrap(), Verdict::New);
     }
 
-    /// What is on disk is found there, holds up nobody meanwhile, and a new identity is new however many pages may hold it.
+    /// Identities on disk are found there without blocking others, and a new identity is recognized however many pages may contain it.
     #[test]
     fn what_is_on_disk_is_read_without_a_lock() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Group commit of requests: while an append is under way, requests gather into a group, which is then one append, one change of
-//! the window and one wake-up for all of them.
+//! Group commit of requests: while an append is in progress, further requests gather into a group, which becomes one append, one change
+//! of the window and one wake-up for all of them.
 //!
-//! A request waits [`DEADLINE`] for its append; the append itself is awaited to its end, because its identities are in flight
-//! until then. After an append that failed nothing is taken until the window has been read back.
+//! A request waits [`DEADLINE`] for its append. The append itself is awaited to its end, because its identities are in flight until then.
+//! After a failed append nothing is admitted until the window was restored.
 
 use std::{
     collections::VecDeque,
@@ -31,19 +31,19 @@ use crate::{
     state::{StateError, StateStore},
 };
 
-/// How long a request waits for its append.
+/// The time limit of a request for its append.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How often groups that wait for a permit are checked for being late.
+/// How often groups that wait for a permit are checked for requests that exceeded their deadline.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
-/// A group takes no more requests beyond this.
+/// A group beyond either limit admits no more requests.
 const GROUP_RECORDS: usize = 1024;
 const GROUP_BYTES: usize = 4 << 20;
-/// Bytes of records that wait or are under way; beyond this, requests are refused.
+/// The limit on the bytes of waiting and unfinished records; beyond it, requests are refused.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
-/// After a failed append, nothing is taken for at least this long.
+/// After a failed append, nothing is admitted for at least this long.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// What the intake works with.
+/// What the intake needs.
 pub(crate) struct Options {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) topic: Arc<str>,
@@ -56,15 +56,15 @@ pub(crate) struct Options {
 pub(crate) struct Reserved {
     pub(crate) id: Identity,
     pub(crate) body: BodyHash,
-    /// `None`: the topic of events.
+    /// `None` stands for the topic of events.
     pub(crate) topic: Option<Arc<str>>,
     pub(crate) record: Record,
 }
 
-/// Whether a request's records are durable.
+/// Resolves to whether a request's records are durable.
 pub(crate) type Durable = oneshot::Receiver<bool>;
 
-/// Appends events to the log. Dropping it stops it; requests that wait then learn nothing of their appends.
+/// Appends events to the log. Dropping it stops it; requests that are waiting then get no result of their appends.
 pub(crate) struct Intake {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -76,12 +76,12 @@ struct Shared {
     clock: Arc<dyn Clock>,
     seen: Seen,
     queue: Mutex<VecDeque<Group>>,
-    /// Bytes of records in the queue and under way.
+    /// The bytes of records in the queue and in unfinished appends.
     bytes: AtomicUsize,
-    /// The largest record that the topic takes.
+    /// The largest record that the topic accepts.
     limit: AtomicUsize,
     work: Notify,
-    /// One for each append that may be under way.
+    /// One permit for each concurrent append.
     permits: Arc<Semaphore>,
     appends: u32,
     /// Identities whose append failed: the window in memory is ahead of the disk.
@@ -96,19 +96,18 @@ struct Group {
     ids: Vec<(Identity, BodyHash)>,
     records: Vec<Append>,
     waiters: Vec<oneshot::Sender<bool>>,
-    /// Told when the append has ended, even if nobody waits any more: whether the records are durable.
+    /// Notified when the append has ended, even if no request waits any more: whether the records are durable.
     on_end: Vec<oneshot::Sender<bool>>,
 }
 
-/// Items of one request that are reserved and not submitted. When they are dropped, because the client hung up, their
-/// reservations end.
+/// The items of one request that are reserved but not submitted. If they are dropped because the client hung up, their reservations end.
 pub(crate) struct Unsent<'a> {
     intake: &'a Intake,
     items: Vec<Reserved>,
 }
 
 impl Unsent<'_> {
-    /// Adds an item. `Err`: the record is larger than this limit of the log; its reservation has ended.
+    /// Adds an item. The error: the record is larger than this limit of the log; its reservation has ended.
     pub(crate) fn push(&mut self, item: Reserved) -> Result<(), usize> {
         let shared = &self.intake.shared;
         let limit = shared.limit.load(Ordering::Relaxed);
@@ -124,12 +123,12 @@ impl Unsent<'_> {
         self.items.is_empty()
     }
 
-    /// Identities and bodies, in order.
+    /// The identities and body hashes, in order.
     pub(crate) fn ids(&self) -> Vec<(Identity, BodyHash)> {
         self.items.iter().map(|item| (item.id, item.body)).collect()
     }
 
-    /// Keeps the items for which `keep` says so, in order; the others are not in flight here.
+    /// Keeps the items for which `keep` returns true, in order; the reservations of the others end.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
         let mut index = 0;
         self.items.retain(|item| {
@@ -142,8 +141,7 @@ impl Unsent<'_> {
         });
     }
 
-    /// Submits them. `on_end` is told how the append ended, even if that is after the request was answered; never, if the
-    /// process ends first.
+    /// Submits the items. `on_end` receives the result of the append, even after the request was answered, unless the process ends first.
     pub(crate) fn submit(mut self, on_end: Option<oneshot::Sender<bool>>) -> Durable {
         let items = std::mem::take(&mut self.items);
         self.intake.submit(items, on_end)
@@ -170,21 +168,21 @@ impl Group {
 
     fn ended(&mut self, durable: bool) {
         for on_end in self.on_end.drain(..) {
-            // A receiver that was dropped does not need it.
+            // A dropped receiver does not need the result.
             let _ = on_end.send(durable);
         }
     }
 
     fn answer(&mut self, durable: bool) {
         for waiter in self.waiters.drain(..) {
-            // A client that hung up learns it by sending the same again.
+            // A client that hung up learns the outcome when it sends the same again.
             let _ = waiter.send(durable);
         }
     }
 }
 
 impl Intake {
-    /// Reads the window back and starts.
+    /// Restores the window and starts.
     pub(crate) fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Self, StateError> {
         let appends = options.appends.clamp(1, 64);
         let shared = Arc::new(Shared {
@@ -205,7 +203,7 @@ impl Intake {
         Ok(Self { shared, task })
     }
 
-    /// Judges an identity, and reserves it if it is new: then it must be submitted.
+    /// Checks an identity, and reserves it if it is new; then it must be submitted.
     pub(crate) fn reserve(&self, id: Identity, body: BodyHash, now: Millis) -> Verdict {
         if self.shared.closed.load(Ordering::Relaxed)
             || self.shared.bytes.load(Ordering::Relaxed) > QUEUE_BYTES_MAX
@@ -221,7 +219,7 @@ impl Intake {
             })
     }
 
-    /// The items of one request, none yet.
+    /// Starts an empty list of items for one request.
     pub(crate) fn unsent(&self) -> Unsent<'_> {
         Unsent {
             intake: self,
@@ -271,7 +269,7 @@ impl Drop for Intake {
 impl Shared {
     async fn run(self: Arc<Self>) {
         let shared = Arc::clone(&self);
-        // Nobody waits for the answer: until it comes, what is too large fails when it is appended.
+        // Nobody waits for the limit; until it is known, a record that is too large fails when it is appended.
         drop(tokio::task::spawn_blocking(move || shared.ask_limit()));
         loop {
             let permit = self.permit().await;
@@ -289,13 +287,13 @@ impl Shared {
         }
     }
 
-    /// Asks the log how large a record may be; waits for brokers, so it is not for async code.
+    /// Asks the log for its record size limit. This waits for brokers, so async code must not call it.
     fn ask_limit(&self) {
         let limit = self.log.record_limit(&self.topic);
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Waits until another append may begin; meanwhile groups that are late are answered.
+    /// Waits until another append may begin; meanwhile groups past their deadline are answered.
     async fn permit(&self) -> OwnedSemaphorePermit {
         loop {
             let permit = Arc::clone(&self.permits).acquire_owned();
@@ -310,7 +308,7 @@ impl Shared {
         self.queue.lock().pop_front()
     }
 
-    /// Gives up groups that waited too long for a permit: nothing of them reached the log.
+    /// Fails groups that waited too long for a permit; none of their records reached the log.
     fn expire(&self) {
         let mut late = Vec::new();
         {
@@ -346,7 +344,7 @@ impl Shared {
                 acknowledged.await
             };
             if result.is_err() {
-                // The process ends, and the outcome is not known.
+                // The process is ending, and the outcome is unknown.
                 group.on_end.clear();
             }
             let error = match result {
@@ -355,7 +353,7 @@ impl Shared {
                 Err(_) => Some("the log is closing".to_owned()),
             };
             if let Some(error) = error {
-                // Before the answers, so that nothing more is reserved against a window that is wrong.
+                // This is set before the answers are sent, so that nothing is reserved against a window that is wrong.
                 shared.closed.store(true, Ordering::Relaxed);
                 shared.failed.lock().extend_from_slice(&group.ids);
                 tracing::warn!(error, records = group.ids.len(), "an append failed");
@@ -372,12 +370,12 @@ impl Shared {
         });
     }
 
-    /// After a failed append: waits until nothing is under way, reads the window back, and opens again.
+    /// After a failed append: waits until no append is in progress, restores the window, and admits requests again.
     async fn recover(self: &Arc<Self>) {
         while let Some(group) = self.next() {
             self.give_up(group);
         }
-        // Never closed.
+        // The semaphore is never closed.
         let Ok(all) = Arc::clone(&self.permits)
             .acquire_many_owned(self.appends)
             .await
@@ -387,7 +385,7 @@ impl Shared {
         tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
         let shared = Arc::clone(self);
         let reloaded = tokio::task::spawn_blocking(move || {
-            // The topic may take less than it did: nothing else would be appended again and again.
+            // The topic's record limit may have been lowered, and then the same records would fail again and again.
             shared.log.forget_record_limits();
             shared.ask_limit();
             shared.seen.reload()

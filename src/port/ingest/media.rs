@@ -1,4 +1,4 @@
-//! The form of a body, by its headers.
+//! The format of a body, as its headers state it.
 
 use hyper::{
     HeaderMap,
@@ -11,23 +11,23 @@ use crate::{
     port::problem::Problem,
 };
 
-/// The form of a request to `/v1/events`.
+/// The format of a request to `/v1/events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// `application/cloudevents+json`: one.
+    /// `application/cloudevents+json`: one event.
     Structured,
-    /// `application/cloudevents-batch+json`: an array.
+    /// `application/cloudevents-batch+json`: an array of events.
     Batch,
-    /// `application/json`: one, an array, or `{"events": […]}`.
+    /// `application/json`: one event, an array, or `{"events": […]}`.
     Json,
-    /// One, its attributes in `ce-` headers.
+    /// One event, with its attributes in `ce-` headers.
     Binary,
 }
 
-/// Any of these makes it binary mode; what is missing then is an error of its own.
+/// Any of these headers selects binary mode; then each missing one is an error.
 const BINARY: [&str; 4] = ["ce-specversion", "ce-id", "ce-source", "ce-type"];
 
-/// Bodies are not decompressed: one with a content encoding is refused, and the answer says what is accepted (RFC 9110, section
+/// Refuses bodies with a content encoding, because they are not decompressed. The answer says what is accepted (RFC 9110, section
 /// 12.5.3).
 pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
     let encodings = headers.get_all(CONTENT_ENCODING).into_iter();
@@ -45,7 +45,7 @@ pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Judges `content-type` and `content-encoding`.
+/// Determines the format from `content-type` and `content-encoding`.
 pub(crate) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     plain(headers)?;
     if headers.get_all(CONTENT_TYPE).into_iter().nth(1).is_some() {

@@ -1,4 +1,4 @@
-//! `POST /v1/events`, which carries the load: straight from hyper to an append.
+//! `POST /v1/events`, which carries the main load: requests go directly from hyper to an append.
 
 pub(crate) mod answer;
 pub(crate) mod body;

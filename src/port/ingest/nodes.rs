@@ -1,9 +1,9 @@
-//! What all nodes share about identities, in Redis: one that another node has in flight, or has seen.
+//! Identities that all nodes share through Redis: which ones another node has in flight or has seen.
 //!
-//! `{prefix}idempotency:{identity}` holds a state (`f` in flight, `d` durable), the body's hash, when it was reserved, and by
-//! which request. What is in flight is deleted when its append failed or was never begun, so that any body is taken then; when
-//! its node is gone, another one takes it over after [`REWRITE_AFTER`]. Without Redis each node goes by its own window, and
-//! admission still takes each event once.
+//! `{prefix}idempotency:{identity}` holds a state (`f` in flight, `d` durable), the body's hash, the time of its reservation, and the
+//! request that made it. An identity in flight is deleted when its append failed or never began, so that any body is accepted for it
+//! again; if its node has died, another node takes it over after [`REWRITE_AFTER`]. Without Redis each node relies on its own window, and
+//! admission still accepts each event only once.
 
 mod firsts;
 
@@ -21,7 +21,7 @@ use crate::{
     telemetry::PartStatus,
 };
 
-/// An answer of Redis must be there within this time; else the request goes on without it.
+/// The time limit for an answer of Redis; after it the request continues without Redis.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 const TIMING: Timing = Timing {
     connect: Duration::from_secs(2),
@@ -35,16 +35,16 @@ const TIMING: Timing = Timing {
 const IN_FLIGHT: u8 = b'f';
 const DURABLE: u8 = b'd';
 
-/// Compare and set: replaces a value if it is the expected one, else answers with the value that is there.
+/// Compare and set: replaces the value if it is the expected one, else returns the current value.
 const TAKE_OVER: &str = "local there = redis.call('GET', KEYS[1]) \
     if there and there ~= ARGV[1] then return there end \
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) \
     return false";
-/// Deletes a value if it is the expected one.
+/// Deletes the value if it is the expected one.
 const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end \
     return 0";
 
-/// The other nodes, by way of Redis. Dropping it closes the connection.
+/// The other nodes, reached through Redis. Dropping it closes the connection.
 pub struct Nodes {
     shared: Arc<Shared>,
     _open: KeptOpen,
@@ -57,7 +57,7 @@ struct Shared {
 }
 
 impl Nodes {
-    /// Connects in the background, and again whenever the connection is lost. The error says what is wrong with the URL.
+    /// Connects in the background, and reconnects whenever the connection is lost. The error describes what is wrong with the URL.
     pub fn start(url: &SecretUrl, prefix: &str, window: Duration) -> Result<Self, RedisError> {
         let (redis, open) = RedisConnection::open(url, TIMING, Ping)?;
         let shared = Arc::new(Shared {
@@ -71,24 +71,24 @@ impl Nodes {
         })
     }
 
-    /// For `/readyz`.
+    /// Reports the status for `/readyz`.
     pub fn probe(&self) -> impl Fn() -> PartStatus + Send + Sync + 'static {
         let redis = self.shared.redis.clone();
         move || match redis.trouble() {
             None => PartStatus::ok(""),
             Some(trouble) => {
-                PartStatus::degraded(format!("each node goes by its own window: {trouble}"))
+                PartStatus::degraded(format!("each node relies on its own window: {trouble}"))
             }
         }
     }
 
-    /// Judges identities that are new on this node, in order, and reserves those that are new everywhere.
+    /// Checks identities that are new on this node, in order, and reserves those that are new everywhere.
     pub(crate) async fn reserve(
         &self,
         ids: Vec<(Identity, BodyHash)>,
         now: Millis,
     ) -> (Reservation, Vec<Verdict>) {
-        // Made before anything is asked: whoever hangs up meanwhile leaves nothing reserved.
+        // The reservation is created before Redis is asked, so that nothing stays reserved if the client hangs up meanwhile.
         let mut mine = Reservation::new(&self.shared, ids, now);
         let verdicts = mine.take().await;
         mine.keep(&verdicts);
@@ -96,12 +96,12 @@ impl Nodes {
     }
 }
 
-/// Identities that this node has marked as in flight. Dropped, they are free for any body again.
+/// Identities that this node has marked as in flight. When this is dropped, they are free for any body again.
 pub(crate) struct Reservation {
     shared: Arc<Shared>,
     ids: Vec<(Identity, BodyHash)>,
     now: Millis,
-    /// Tells this reservation from those of other nodes, and of other requests.
+    /// Distinguishes this reservation from those of other nodes and requests.
     nonce: u64,
 }
 
@@ -148,8 +148,8 @@ impl Reservation {
         verdicts
     }
 
-    /// One that was in flight for too long is ours, whatever its body: whoever reserved it is gone. Of several nodes that find
-    /// it, one takes it.
+    /// Takes over an identity that was in flight for too long, whatever its body: the node that reserved it is gone. If several nodes
+    /// find it, only one takes it over.
     async fn take_over(&self, id: &Identity, body: &BodyHash, found: &[u8]) -> Verdict {
         let mut pipe = redis::pipe();
         pipe.cmd("EVAL")
@@ -159,7 +159,7 @@ impl Reservation {
             .arg(found)
             .arg(&self.value(body)[..])
             .arg(self.shared.window_ms());
-        // Without an answer it is as without Redis.
+        // Without an answer the node continues as without Redis.
         let answer = self.shared.ask::<Vec<Option<Vec<u8>>>>(&pipe).await;
         let now_there = answer.and_then(|answer| answer.into_iter().next().flatten());
         match now_there.map(|found| judge(&found, body, self.now)) {
@@ -176,8 +176,8 @@ impl Reservation {
         });
     }
 
-    /// Tells the other nodes how the append ended: the events are durable, or free again. Without an answer, as when the
-    /// process ends first, they stay in flight until another node takes them over.
+    /// Reports to the other nodes how the append ended: the events are durable, or free again. If no result arrives because the process
+    /// ends first, they stay in flight until another node takes them over.
     pub(crate) fn settle(mut self, ended: oneshot::Receiver<bool>) {
         tokio::spawn(async move {
             match ended.await {
@@ -199,7 +199,7 @@ impl Reservation {
                 .arg(self.shared.window_ms())
                 .ignore();
         }
-        // Without the answer it stays in flight there, and is appended again: admission takes it once.
+        // Without an answer the identity stays in flight there, and the event may be appended again; admission accepts it only once.
         let _: Option<()> = self.shared.ask(&pipe).await;
     }
 }
@@ -228,7 +228,7 @@ impl Drop for Reservation {
                     .arg(&mark[..])
                     .ignore();
             }
-            // Without the answer they stay in flight until another node takes them over.
+            // Without an answer the identities stay in flight until another node takes them over.
             let _: Option<()> = shared.ask(&pipe).await;
         });
     }
@@ -250,7 +250,7 @@ impl Shared {
     }
 }
 
-/// State, hash, time, and what tells reservations apart, which nodes of the version before do not write and pass over.
+/// State, hash, time, and nonce. Nodes of the previous version do not write the nonce, and ignore it.
 const VALUE: usize = 1 + 16 + 8 + 8;
 
 fn value(state: u8, body: &BodyHash, now: Millis, nonce: u64) -> [u8; VALUE] {
@@ -265,11 +265,11 @@ fn value(state: u8, body: &BodyHash, now: Millis, nonce: u64) -> [u8; VALUE] {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Judged {
     Verdict(Verdict),
-    /// In flight for so long that whoever wrote it is gone.
+    /// In flight for so long that the node that wrote it is gone.
     Abandoned,
 }
 
-/// What is there already. What cannot be read is of a later version: this node goes by its own window.
+/// Interprets an existing value. A value that cannot be parsed is of a later version; then this node relies on its own window.
 fn judge(found: &[u8], body: &BodyHash, now: Millis) -> Judged {
     let Some((state, rest)) = found.split_first() else {
         return Judged::Verdict(Verdict::New);
@@ -320,7 +320,7 @@ mod tests {
         for (state, body, now, expected) in cases {
             let there = value(state, &body, at, 7);
             assert_eq!(judge(&there, &mine, now), expected);
-            // As the version before wrote it.
+            // The format of the previous version.
             assert_eq!(judge(&there[..25], &mine, now), expected);
         }
         assert_eq!(judge(&[], &mine, at), Judged::Verdict(Verdict::New));

@@ -1,4 +1,4 @@
-//! `/v1/audit` and `/v1/rejections`: read from Postgres, of the key's own tenant, by operators of any.
+//! `/v1/audit` and `/v1/rejections`, read from Postgres. A key reads its own tenant; operators may name any.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-/// How long Postgres may take for an answer.
+/// The time limit for Postgres.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait before the next attempt, in seconds.
+/// `Retry-After` if Postgres does not answer, in seconds.
 const RETRY_AFTER_S: u32 = 5;
 
 /// The tables of the projections.
 pub trait Tables: Send + Sync {
-    /// Where they are. The error says why they cannot be read now.
+    /// Returns the store of the tables. The error says why they cannot be read now.
     fn store(&self) -> Result<Store, String>;
 }
 
@@ -77,14 +77,14 @@ pub(crate) async fn rejections(
     }))
 }
 
-/// Asks for one row more than the page has, which tells whether another page follows. Returns the page's limit.
+/// Requests one row more than the page shows, to see whether another page follows. Returns the limit of the page.
 fn one_more(page: &mut Page) -> usize {
     let limit = page.limit;
     page.limit += 1;
     limit
 }
 
-/// The rows of the page, and the cursor of the next.
+/// Returns the rows of the page, and the cursor of the next page.
 fn cut<T>(mut rows: Vec<T>, limit: usize, place: fn(&T) -> &Place) -> (Vec<T>, Option<String>) {
     let more = rows.len() > limit;
     rows.truncate(limit);
@@ -93,13 +93,13 @@ fn cut<T>(mut rows: Vec<T>, limit: usize, place: fn(&T) -> &Place) -> (Vec<T>, O
     (rows, next_cursor)
 }
 
-/// The tables of this node.
+/// The store of this node's tables.
 pub(super) fn store(caller: &Permitted) -> Result<Store, Refused> {
     let store = caller.shared.tables.store();
     store.map_err(|why| caller.refuse(unavailable(why)))
 }
 
-/// Reads from Postgres, within [`TIMEOUT`].
+/// Reads from Postgres within [`TIMEOUT`].
 pub(crate) async fn read<T>(
     caller: &Permitted,
     rows: impl Future<Output = Result<T, StoreError>>,

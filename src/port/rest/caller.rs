@@ -1,8 +1,8 @@
-//! Who asks: axum's extractors, which take the permission that a route needs from its line in the table.
+//! Authentication and permissions: axum's extractors, which take the required permission from the route's line in the table.
 //!
 //! | extractor | checks |
 //! |---|---|
-//! | [`Caller`] | the key; a handler that answers for a bad field before it answers for a lacking permission goes on with [`Caller::permit`] |
+//! | [`Caller`] | the key; a handler that reports an invalid field before a missing permission continues with [`Caller::permit`] |
 //! | [`Permitted`] | the key and the permission |
 //! | [`Sent`] | one of these, after it has read the body |
 
@@ -34,33 +34,33 @@ use crate::{
     },
 };
 
-/// Whoever sent the request, with a good key.
+/// The sender of a request with a valid key.
 pub(crate) struct Caller {
     pub(crate) shared: Arc<Shared>,
     pub(crate) key: Arc<Key>,
-    /// The user for whom the request is made. Only a [`Permitted`] caller may name one.
+    /// The user on whose behalf the request is made. Only a [`Permitted`] caller may name one.
     pub(crate) on_behalf_of: Option<String>,
-    /// Its line of the table.
+    /// The route's line in the table.
     route: Option<&'static Route>,
-    /// What the route needs.
+    /// The permission that the route requires.
     permission: &'static str,
     id: RequestId,
-    /// Where the request came from, and its `User-Agent`.
+    /// The client's address and its `User-Agent`.
     address: IpAddr,
     user_agent: Option<HeaderValue>,
 }
 
-/// A caller whose key has the permission that the route needs.
+/// A caller whose key has the permission that the route requires.
 pub(crate) struct Permitted(Caller);
 
-/// A caller and the body. The body is read before anybody is refused: closing under a client that still sends would reset the
-/// connection, and the answer with it.
+/// A caller and the body. The body is read before a request is refused: closing while the client is still sending would reset the
+/// connection, and the client would not get the answer.
 pub(crate) struct Sent<C>(pub(crate) C, pub(crate) JsonBody);
 
-/// As [`Sent`], with a body of up to so many bytes.
+/// Like [`Sent`], with a body of up to `BYTES` bytes.
 pub(crate) struct SentUpTo<const BYTES: usize, C>(pub(crate) C, pub(crate) JsonBody);
 
-/// The detail of an audit entry, of texts.
+/// The detail of an audit entry that consists of texts.
 pub(crate) fn detail<const N: usize>(fields: [(&str, &str); N]) -> Map<String, Value> {
     let fields = fields.into_iter();
     fields
@@ -78,7 +78,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         let id = shared.ids.next();
         let refuse = |problem| Refused::new(problem, id);
         let Some(Peer(peer)) = parts.extensions.get() else {
-            // Every connection puts it there.
+            // Every connection sets it.
             return Err(refuse(Problem::log_unavailable()));
         };
         let route = parts.extensions.get::<&'static Route>().copied();
@@ -94,7 +94,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         }
         let permission = match route.map(|route| route.access) {
             Some(Access::Permission(permission)) => permission,
-            // An open route has no use for a caller: one that asks for one all the same is closed.
+            // An open route needs no caller; if its handler takes one anyway, the route is closed.
             Some(Access::Open) | None => OPERATOR,
         };
         Ok(Self {
@@ -150,8 +150,8 @@ where
 }
 
 impl Caller {
-    /// Checks the permission, then whether the caller may name a user for whom it acts. A key with `operator` may do what any
-    /// other permission allows here, but for `act_as`.
+    /// Checks the permission, then whether the caller may name the user on whose behalf it acts. A key with `operator` has all other
+    /// permissions here, except `act_as`.
     pub(crate) fn permit(self) -> Result<Permitted, Refused> {
         if !self.key.scopes.permits(self.permission) && !self.is_operator() {
             return Err(self.refuse(Problem::lacks(self.permission)));
@@ -166,12 +166,12 @@ impl Caller {
         self.key.scopes.permits(ACT_AS)
     }
 
-    /// An entry of the audit log: who asks, for whom, by which issuer, and from where.
+    /// Creates an entry for the audit log: the principal, the user it acts for, the issuer, and the client.
     pub(crate) fn audit_entry(&self, tenant: &Tenant, action: &str, outcome: Outcome) -> Entry {
         self.entry(Some(tenant), action, outcome)
     }
 
-    /// An entry of a tenant, or of the whole installation.
+    /// Creates an entry of a tenant, or of the whole installation.
     fn entry(&self, tenant: Option<&Tenant>, action: &str, outcome: Outcome) -> Entry {
         let agent = self.user_agent.as_ref().map(HeaderValue::as_bytes);
         let on_behalf_of = self.on_behalf_of.as_deref();
@@ -187,7 +187,7 @@ impl Caller {
         }
     }
 
-    /// Records a change that was made, such as `key.created`, and waits until the entry is durable.
+    /// Records a change such as `key.created`, and waits until the entry is durable.
     pub(crate) async fn audit_change(
         &self,
         tenant: &Tenant,
@@ -200,7 +200,7 @@ impl Caller {
         self.shared.audit.record_durably(entry).await;
     }
 
-    /// Records a change that concerns the whole installation, such as `topic.created`, and waits until the entry is durable.
+    /// Records a change of the whole installation, such as `topic.created`, and waits until the entry is durable.
     pub(crate) async fn audit_operation(
         &self,
         action: &str,
@@ -212,7 +212,8 @@ impl Caller {
         self.shared.audit.record_durably(entry).await;
     }
 
-    /// Records that a person reads payloads, such as `letter.read`; nothing for programs. `tenant`: whose payloads; `None`: of all.
+    /// Records that a person reads payloads, such as `letter.read`; reads by programs are not recorded. `tenant` is the owner of the
+    /// payloads; `None` stands for all tenants.
     pub(crate) fn audit_read(
         &self,
         tenant: Option<&Tenant>,
@@ -240,7 +241,7 @@ impl Caller {
         self.key.scopes.permits(OPERATOR)
     }
 
-    /// Refuses; a refusal with 403 is an entry of the audit log.
+    /// Refuses the request; a refusal with 403 is recorded in the audit log.
     pub(crate) fn refuse(&self, problem: Problem) -> Refused {
         let code = problem.code();
         if code.status == StatusCode::FORBIDDEN.as_u16() {
@@ -260,7 +261,7 @@ impl Caller {
         Refused::new(problem, self.id)
     }
 
-    /// `invalid_payload`.
+    /// Refuses with `invalid_payload`.
     pub(crate) fn invalid(&self, why: impl Display) -> Refused {
         self.refuse(Problem::invalid(format!("{why}")))
     }
@@ -273,17 +274,17 @@ impl Caller {
         self.refuse(Problem::new(&NOT_FOUND, detail))
     }
 
-    /// The JSON body.
+    /// Parses the JSON body.
     pub(crate) fn body<T: DeserializeOwned>(&self, body: JsonBody) -> Result<T, Refused> {
         body.parse().map_err(|problem| self.refuse(problem))
     }
 
-    /// The query string.
+    /// Parses the query string.
     pub(crate) fn query<T>(&self, query: QueryString<T>) -> Result<T, Refused> {
         query.0.map_err(|problem| self.refuse(problem))
     }
 
-    /// A change of `controls` failed.
+    /// Refuses because a change of `controls` failed.
     pub(crate) fn unchanged(&self, error: &ControlsError) -> Refused {
         tracing::warn!(%error, "`controls` could not be changed");
         self.refuse(Problem::log_unavailable())
@@ -291,7 +292,7 @@ impl Caller {
 }
 
 impl Permitted {
-    /// The tenant asked for: the own one, or for operators any.
+    /// The requested tenant, which is the key's own unless an operator names another one.
     pub(crate) fn tenant(&self, named: Option<&str>) -> Result<Tenant, Refused> {
         let Some(named) = named.filter(|n| *n != self.key.tenant.as_str()) else {
             return Ok(self.key.tenant.clone());
@@ -300,7 +301,7 @@ impl Permitted {
         Tenant::new(named).map_err(|e| self.invalid(format!("`tenant`: {e}")))
     }
 
-    /// Whether the caller may name another tenant than its own.
+    /// Checks that the caller may name a tenant other than its own.
     pub(crate) fn name_other_tenant(&self) -> Result<(), Refused> {
         if self.is_operator() {
             return Ok(());
@@ -310,7 +311,7 @@ impl Permitted {
         )))
     }
 
-    /// Runs what blocks away from the threads that serve requests.
+    /// Runs blocking work away from the threads that serve requests.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
@@ -318,7 +319,7 @@ impl Permitted {
         let problem = match tokio::task::spawn_blocking(work).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => of_log(&error),
-            // It panicked, or the node stops.
+            // The task panicked, or the node is stopping.
             Err(_) => Problem::log_unavailable(),
         };
         Err(self.refuse(problem))
@@ -333,7 +334,7 @@ impl Deref for Permitted {
     }
 }
 
-/// The log's own words: they may name any topic, so they are for operators only.
+/// Converts an error of the log. Its text may name any topic, so only operators see it.
 fn of_log(error: &LogError) -> Problem {
     match error {
         LogError::UnknownTopic(_) => Problem::new(&UNKNOWN_TOPIC, error.to_string()),

@@ -1,5 +1,5 @@
-//! Claims that wait for tasks. While there are any, one task of the node looks into the queue ten times a second, for all of them, and
-//! wakes as many as there are tasks. So tasks of other nodes are seen, and leases that lapse.
+//! Claims that wait for tasks. While there are any, one background task polls the queue for all of them ten times a second and wakes as
+//! many claims as there are tasks. Polling also finds tasks of other nodes, and expired leases.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -9,21 +9,21 @@ use tokio::sync::oneshot;
 use super::audit::Tables;
 use crate::store::tasks;
 
-/// From one look to the next, on average.
+/// The average poll interval.
 const EVERY: Duration = Duration::from_millis(100);
-/// How long a look may take.
+/// The time limit of a poll.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All claims of a node that wait. Cheap to clone.
+/// All waiting claims of a node. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct ClaimWaits(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// In the order in which they came.
+    /// In order of arrival.
     waiting: Vec<Waiter>,
     next: u64,
-    /// Somebody looks into the queue.
+    /// Whether the poll task is running.
     looking: bool,
 }
 
@@ -34,7 +34,7 @@ struct Waiter {
     wake: oneshot::Sender<()>,
 }
 
-/// A claim that waits. Dropping it ends that.
+/// A waiting claim. Dropping it ends the wait.
 pub(crate) struct Waiting {
     id: u64,
     waits: ClaimWaits,
@@ -42,9 +42,9 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Returns when it is worth looking for a task.
+    /// Returns when a task may be available.
     pub(crate) async fn woken(&mut self) {
-        // The other end goes only after it has woken this one.
+        // The sender is only dropped after it has woken this claim.
         let _ = (&mut self.woken).await;
     }
 }
@@ -56,7 +56,7 @@ impl Drop for Waiting {
 }
 
 impl ClaimWaits {
-    /// Waits for tasks of these tools of a tenant.
+    /// Starts to wait for tasks of these tools of a tenant.
     pub(crate) fn wait(
         &self,
         tables: &Arc<dyn Tables>,
@@ -84,7 +84,7 @@ impl ClaimWaits {
         }
     }
 
-    /// What is waited for, each once; `None`: nobody waits, and nobody looks from now on.
+    /// The tenants and tools that claims wait for, without duplicates. If there are none, returns `None`, and the poll task ends.
     fn wanted(&self) -> Option<Vec<(String, String)>> {
         let mut state = self.0.lock();
         if state.waiting.is_empty() {
@@ -99,7 +99,7 @@ impl ClaimWaits {
         Some(all.into_iter().collect())
     }
 
-    /// Wakes as many as there are tasks of a tool of a tenant, those first that have waited longest.
+    /// Wakes as many claims as there are tasks of this tool, in order of arrival.
     fn wake(&self, tenant: &str, tool: &str, tasks: u64) {
         let mut left = tasks;
         let mut state = self.0.lock();
@@ -110,7 +110,7 @@ impl ClaimWaits {
             takes
         };
         for waiter in state.waiting.extract_if(.., takes) {
-            // It may have given up just now.
+            // The claim may have been dropped just now.
             let _ = waiter.wake.send(());
         }
     }
@@ -122,7 +122,7 @@ impl ClaimWaits {
     }
 }
 
-/// Looks into the queue until nobody waits.
+/// Polls the queue until no claim is waiting.
 async fn look(waits: ClaimWaits, tables: Arc<dyn Tables>) {
     loop {
         tokio::time::sleep(EVERY.mul_f64(rand::random_range(0.75..1.25))).await;
@@ -142,7 +142,7 @@ async fn look(waits: ClaimWaits, tables: Arc<dyn Tables>) {
                     }
                 }
             }
-            // They find out why.
+            // The claims find out themselves why the queue cannot be read.
             None => waits.wake_all(),
         }
     }
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(all.each_mut().map(is_woken), [true, false, false, false]);
         waits.wake("acme", "pay", 5);
         assert!(is_woken(&mut all[1]) && !is_woken(&mut all[2]));
-        // The queue cannot be read: they find out themselves.
+        // The queue cannot be read, so all are woken and find out themselves.
         all[3].woken().await;
         assert!(is_woken(&mut all[2]));
         drop(all);

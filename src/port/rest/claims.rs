@@ -1,7 +1,7 @@
-//! `POST /v1/tasks/claim` and `/v1/tasks/heartbeat`: for workers that fetch their work. The queue and the leases are a table.
+//! `POST /v1/tasks/claim` and `/v1/tasks/heartbeat`, for workers that fetch their work. The queue and the leases are in a table.
 //!
 //! ```text
-//!   claim ─► leases, in one transaction ─► the runs are told of first claims ─► what they refuse is left out ─► answer
+//!   claim ─► leases, in one transaction ─► first claims are reported to the runs ─► refused ones are left out ─► answer
 //! ```
 
 use std::{
@@ -48,20 +48,21 @@ use crate::{
     workers::{TaskId, held_by},
 };
 
-/// The bytes of a lease: half as many as it has digits, and not as many as the lease of a 202 has.
+/// The bytes of a lease. Its text has twice as many digits, and its length differs from that of a 202's lease.
 const LEASE_BYTES: usize = 24;
-/// How long the log has to confirm.
+/// The time limit for the append.
 const APPEND_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a run has to say that it knows the task. Without an answer the task is handed out: what comes of it too late is undone.
+/// How long a run has to confirm that it knows the task. Without an answer the task is handed out, and a result that comes too late is
+/// undone.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
-/// How often the answers of runs of other nodes are looked for.
+/// How often the answers of runs on other nodes are polled.
 const ANSWER_EVERY: Duration = Duration::from_millis(50);
-/// How often a claim that waits looks at the controls.
+/// How often a waiting claim checks the controls.
 const CONTROLS_EVERY: Duration = Duration::from_millis(500);
-/// The pause of a claim that was woken for nothing: a limit holds the tasks back, or others were faster.
+/// The pause of a claim that was woken but got no task: a limit holds the tasks back, or other claims were faster.
 const IN_VAIN: Duration = Duration::from_millis(250);
 
-/// What a claim asks for.
+/// The parameters of a claim.
 struct Wish {
     tools: Vec<String>,
     max: usize,
@@ -78,7 +79,7 @@ pub(crate) async fn claim(Sent(caller, body): Sent<Caller>) -> Result<Json<Claim
     let until = Instant::now() + wish.wait;
     let mut slot = None;
     loop {
-        // Here too: an operator may have closed them while it waited.
+        // This is checked in the loop because an operator may disable workers while the claim waits.
         let open = gate::kill_switch(shared).and_then(|()| gate::feature(shared, "workers"));
         open.map_err(|problem| caller.refuse(problem))?;
         let (wanted, held) = wish.wanted(&caller);
@@ -104,7 +105,7 @@ pub(crate) async fn claim(Sent(caller, body): Sent<Caller>) -> Result<Json<Claim
     }
 }
 
-/// Waits until there is a task, a control changes, or the time is over.
+/// Waits until a task may be available, a control changes, or the time is over.
 async fn wait(caller: &Permitted, tools: Vec<String>, until: Instant, wish: &Wish) {
     let shared = &caller.shared;
     let known = tools.len();
@@ -123,7 +124,7 @@ async fn wait(caller: &Permitted, tools: Vec<String>, until: Instant, wish: &Wis
     }
 }
 
-/// Waits so long, but not beyond `until`, nor after the node begins to stop.
+/// Waits for `most`, but at most until `until` or until the node stops.
 async fn pause(caller: &Permitted, until: Instant, most: Duration) {
     let left = until.saturating_duration_since(Instant::now());
     tokio::select! {
@@ -158,7 +159,7 @@ impl Wish {
         })
     }
 
-    /// The tools whose tasks may go now, with their limits as they are in force, and those that a control holds.
+    /// The tools whose tasks may run now, with their limits in force, and the tools that a control holds.
     fn wanted(&self, caller: &Permitted) -> (Vec<Wanted>, Vec<HeldTool>) {
         let emergency = caller.shared.controls.emergency();
         let catalog = caller.shared.workflows.get();
@@ -198,13 +199,13 @@ fn lease_time(caller: &Caller, seconds: Option<u64>) -> Result<Option<Duration>,
 
 const LEASE_TOO_LONG_S: u64 = LEASE_MAX_S + 1;
 
-/// The hash of a lease that was made by [`take`]; `None`: it is another text.
+/// The hash of a lease made by [`take`]; `None` if the text is not one.
 pub(super) fn hash(lease: &str) -> Option<LeaseHash> {
     let digits = lease.len() == 2 * LEASE_BYTES && lease.bytes().all(|b| b.is_ascii_hexdigit());
     digits.then(|| Sha256::digest(lease.as_bytes()).into())
 }
 
-/// Claims tasks that are there, and tells their runs.
+/// Claims available tasks and reports first claims to their runs.
 async fn take(
     caller: &Permitted,
     store: &Store,
@@ -237,7 +238,7 @@ async fn take(
     for grant in grants {
         if grant.first.as_ref().is_some_and(|first| first.refused) {
             TASK_CLAIMS.counter(&["refused"]).increment(1);
-            // Its run has gone on, and the queue has not heard of that.
+            // The run no longer needs the task, but the queue does not know that yet.
             read(
                 caller,
                 tasks::forget(store, claimer.tenant, &grant.row.task_id, &grant.hash),
@@ -256,11 +257,11 @@ struct Grant {
     row: ClaimedRow,
     lease: String,
     hash: LeaseHash,
-    /// `None`: the run has heard of an earlier claim.
+    /// `None` if the run already knows an earlier claim.
     first: Option<FirstClaim>,
 }
 
-/// A claim of which the run has not heard.
+/// A claim that the run does not know yet.
 struct FirstClaim {
     run: Uuid,
     claimed: StepClaimed,
@@ -297,7 +298,7 @@ impl FirstClaim {
     }
 }
 
-/// Tells runs of first claims, and waits for what they say.
+/// Reports first claims to their runs, and waits for the answers.
 async fn tell(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result<(), Refused> {
     let shared = &caller.shared;
     let (mut appends, mut followers, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -320,7 +321,7 @@ async fn tell(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result
             topic: Arc::clone(&shared.tools.names.commands),
             record: command.encode().map_err(|e| caller.invalid(e))?,
         });
-        // Before the record is there, so that no answer is missed.
+        // The follower is created before the record is appended, so that no answer is missed.
         followers.push(shared.followers.follow(first.run));
         places.push(place);
     }
@@ -329,7 +330,7 @@ async fn tell(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result
     }
     let appended = shared.tools.log.append(appends, None);
     let Ok(Ok(Ok(positions))) = timeout(APPEND_DEADLINE, appended).await else {
-        // The leases lapse.
+        // The leases expire.
         return Err(caller.refuse(Problem::log_unavailable()));
     };
     let mut answers: FuturesUnordered<_> = places
@@ -359,7 +360,7 @@ fn is_open(grant: &Grant) -> bool {
     grant.first.as_ref().is_some_and(|first| !first.known)
 }
 
-/// Looks in the queue for what runs of other nodes have said.
+/// Checks the queue for the answers of runs on other nodes.
 async fn look(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result<(), Refused> {
     let open: Vec<usize> = (0..grants.len()).filter(|n| is_open(&grants[*n])).collect();
     let ids: Vec<&str> = open.iter().map(|n| &*grants[*n].row.task_id).collect();
@@ -374,7 +375,7 @@ async fn look(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result
     Ok(())
 }
 
-/// The run's answer to the record at this position.
+/// Waits for the run's answer to the record at this position.
 async fn answer(
     place: usize,
     position: Position,
@@ -453,7 +454,7 @@ pub(crate) async fn extend(
     Ok(Json(answer).into_response())
 }
 
-/// The lease is not the last one of a task that goes on.
+/// The lease is not the latest one of an open task.
 pub(super) fn stale() -> Problem {
     let detail = "`lease` is not the last one of the task, or the task is over";
     Problem::new(&STALE_LEASE, detail)

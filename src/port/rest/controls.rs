@@ -1,4 +1,4 @@
-//! `/v1/controls`: shown to operators and changed by them, whatever is in force.
+//! `/v1/controls`: operators read and change the emergency controls, whichever of them are in force.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::{
     port::problem::Refused,
 };
 
-/// Old and new values beyond this size, in bytes, are left out of an audit entry, so that the reason stays.
+/// If the old and new values are larger than this, in bytes, they are left out of the audit entry so that the reason fits.
 const VALUES_MAX: usize = 24 * 1024;
 
 /// `GET /v1/controls`.
@@ -42,7 +42,7 @@ pub(crate) async fn change(Sent(caller, body): Sent<Caller>) -> Result<Response,
             EmergencyError::Controls(error) => caller.unchanged(&error),
         })?;
     audit(&caller, &changed).await;
-    // What the node holds by itself shows in the answer; another change may have come since.
+    // The answer shows the state in force on this node, which may already include a later change.
     let now = controls.emergency();
     let emergency = Emergency {
         state: changed.after,
@@ -54,7 +54,7 @@ pub(crate) async fn change(Sent(caller, body): Sent<Caller>) -> Result<Response,
 
 async fn audit(caller: &Permitted, EmergencyChanged { before, after }: &EmergencyChanged) {
     let mut entry = caller.audit_entry(&caller.key.tenant, "control.changed", Outcome::Ok);
-    // It concerns the whole installation.
+    // The change concerns the whole installation.
     NO_TENANT.clone_into(&mut entry.tenant);
     let entry = entry
         .resource("controls", "emergency")
@@ -62,7 +62,7 @@ async fn audit(caller: &Permitted, EmergencyChanged { before, after }: &Emergenc
     caller.shared.audit.record_durably(entry).await;
 }
 
-/// The reason, and what has changed with old and new values; without the values if they are too large.
+/// The reason, and the changes with old and new values, or without the values if they are too large.
 fn detail(before: &EmergencyState, after: &EmergencyState) -> Map<String, Value> {
     let (old, new) = (values(before), values(after));
     let names = old.keys().chain(new.keys());

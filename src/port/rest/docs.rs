@@ -1,5 +1,5 @@
-//! The API described by itself: `/openapi.json`, and `/docs`, a page that shows it. All of it is in the binary, and the page may
-//! load nothing from elsewhere.
+//! The description of the API: `/openapi.json`, and `/docs`, a page that shows it. Everything is embedded in the binary, and the page
+//! must not load anything from other origins.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use axum::{
 
 use crate::api;
 
-/// The page's own script and style, requests to this node, and nothing else: a description that holds markup runs nothing.
+/// Allows only the page's own script and style and requests to this node, so that markup in a description cannot run anything.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -1,4 +1,4 @@
-//! `/v1/integrations`: created, listed, rotated and deleted for the key's own tenant, by operators for any.
+//! `/v1/integrations`: create, list, rotate and delete. A key manages its own tenant; operators may name any.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -25,9 +25,9 @@ use crate::{
     port::problem::{Problem, Refused},
 };
 
-/// For how long secrets stay valid after they are replaced, unless the request says so: a day.
+/// How long replaced secrets stay valid by default: a day.
 const OVERLAP_S: u32 = 86_400;
-/// The longest that they may: a year.
+/// The longest overlap: a year.
 const OVERLAP_MAX_S: u32 = 31_536_000;
 
 const NOT_THERE: &str = "there is no such integration";
@@ -60,7 +60,7 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
         let detail = format!("there is an integration `{}`", asked.source.name);
         return Err(caller.refuse(Problem::new(&NAME_TAKEN, detail)));
     };
-    // The first webhook does not wait for the mapping to be compiled.
+    // The mapping is compiled now, so that the first webhook need not wait for it.
     caller
         .shared
         .hooks
@@ -80,7 +80,7 @@ pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Resp
     let limit = page.limit().map_err(|e| caller.invalid(e))?;
     let now = caller.shared.clock.now();
     let mut all = caller.shared.controls.integrations(&tenant);
-    // Ids grow with time, so the last id shown says where to go on, even when its integration is gone.
+    // Ids grow with time, so the last id shown is a valid cursor even after its integration was deleted.
     all.retain(|one| page.cursor.as_ref().is_none_or(|cursor| one.id < *cursor));
     let items = all.iter().take(limit);
     let answer = List {
@@ -133,7 +133,7 @@ pub(crate) async fn rotate(
     Ok((no_store, Json(shown)).into_response())
 }
 
-/// `DELETE /v1/integrations/{id}`. Another tenant's integration is not there.
+/// `DELETE /v1/integrations/{id}`. An integration of another tenant is reported as not found.
 pub(crate) async fn delete(
     caller: Permitted,
     Path(id): Path<String>,
@@ -157,7 +157,7 @@ fn visible(caller: &Permitted, id: &str) -> Result<Arc<controls::Integration>, R
     found.ok_or_else(|| caller.not_found(NOT_THERE))
 }
 
-/// The new secret; for a dialect that does not sign a new token, which is returned as well.
+/// Creates the new secret; for a dialect that does not sign, a new token, which is also returned.
 fn credential(
     caller: &Permitted,
     integration: &controls::Integration,
@@ -195,7 +195,7 @@ fn readable(asked: &Definition) -> IntegrationDefinition {
     }
 }
 
-/// All that is wrong, each with its pointer, under the code of the first one; a secret that is a reference comes before all.
+/// Reports all faults with their pointers, under the code of the first one; a secret that is a reference comes first.
 fn problem_of(faults: &[Fault]) -> Problem {
     let mut detail = String::new();
     for fault in faults {
@@ -205,7 +205,7 @@ fn problem_of(faults: &[Fault]) -> Problem {
         } else {
             format!("`{}`: ", fault.pointer)
         };
-        // A `String` never refuses text.
+        // Writing to a `String` cannot fail.
         let _ = write!(detail, "{separator}{pointer}{}", fault.message);
     }
     let reference = |fault: &&Fault| fault.code == REFERENCE_NOT_ALLOWED.code;

@@ -1,4 +1,4 @@
-//! `/v1/keys`: made, listed, rotated, changed and revoked for the key's own tenant, by operators for any.
+//! `/v1/keys`: create, list, rotate, change and revoke. A key manages its own tenant; operators may name any.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,12 +25,12 @@ use crate::{
     controls::{ControlsError, Key, KeyChange, NewKey, Scopes, TEXT_MAX, Token, text_is_good},
 };
 
-/// A secret is in the answer.
+/// The answer contains a secret.
 const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
-/// Why a key was not edited.
+/// Why a key was not changed.
 enum NotEdited {
-    /// The caller may not.
+    /// The caller is not allowed to.
     Refused(Refused),
     /// `controls` could not be changed.
     Failed(ControlsError),
@@ -71,7 +71,7 @@ pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Resp
     let limit = page.limit().map_err(|e| caller.invalid(e))?;
     let now = caller.shared.clock.now();
     let keys = caller.shared.controls.keys(Some(&tenant));
-    // Ids grow with time, so the last id shown says where to go on, even when its key is gone.
+    // Ids grow with time, so the last id shown is a valid cursor even after its key was deleted.
     let rest: Vec<_> = keys
         .iter()
         .filter(|k| page.cursor.as_ref().is_none_or(|c| k.id < *c))
@@ -147,7 +147,7 @@ pub(crate) async fn change(
     Ok(Json(keys::Key::new(&key, None, now)).into_response())
 }
 
-/// `DELETE /v1/keys/{id}`: ends all its secrets at once.
+/// `DELETE /v1/keys/{id}`: revokes all its secrets at once.
 pub(crate) async fn revoke(
     caller: Permitted,
     Path(id): Path<String>,
@@ -167,7 +167,7 @@ pub(crate) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The key of this id. Another tenant's is not there.
+/// Finds the key with this id. A key of another tenant is reported as not found.
 fn visible(caller: &Permitted, id: &str) -> Result<Arc<Key>, Refused> {
     let key = caller.shared.controls.key(id);
     key.filter(|k| k.tenant == caller.key.tenant || caller.is_operator())
@@ -178,7 +178,7 @@ fn no_such_key(caller: &Permitted) -> Refused {
     caller.not_found("there is no such key")
 }
 
-/// Whether the caller may give somebody a key with these scopes.
+/// Whether the caller may create or change a key with these scopes.
 fn may_grant(caller: &Permitted, scopes: &Scopes) -> Result<(), NotEdited> {
     match caller.key.scopes.lacks(scopes) {
         None => Ok(()),
@@ -192,7 +192,7 @@ fn refuse_grant(caller: &Permitted, lacking: &str) -> Refused {
     )))
 }
 
-/// The edited key, or the refusal.
+/// The changed key, or the refusal.
 fn edited(
     caller: &Permitted,
     edited: Result<Option<Arc<Key>>, NotEdited>,
@@ -206,7 +206,7 @@ fn edited(
     }
 }
 
-/// Whether the fields of a change are good.
+/// Checks the fields of a change.
 fn check_change(caller: &Caller, asked: ChangeKey, now: Millis) -> Result<KeyChange, Refused> {
     let expires_at = asked
         .expires_at
@@ -226,7 +226,7 @@ fn check_change(caller: &Caller, asked: ChangeKey, now: Millis) -> Result<KeyCha
     })
 }
 
-/// What a change sets, for the audit log.
+/// The changed fields, for the audit log.
 fn changed_fields(change: &KeyChange) -> Map<String, Value> {
     let mut fields = Map::new();
     if let Some(name) = &change.name {
@@ -264,7 +264,7 @@ fn check_expiry(caller: &Caller, expires_at: Option<Millis>, now: Millis) -> Res
     Ok(())
 }
 
-/// Fields first, then what the asking key may grant.
+/// Checks the fields first, then what the caller's key may grant.
 fn check(asked: CreateKey, caller: Caller) -> Result<(Permitted, NewKey), Refused> {
     let name = asked
         .name

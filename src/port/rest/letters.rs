@@ -1,4 +1,4 @@
-//! `/v1/dlq`: dead letters listed, shown and put back on their topics.
+//! `/v1/dlq`: dead letters are listed, shown, and redriven to their topics.
 
 use std::{io::Write, sync::Arc};
 

@@ -1,12 +1,12 @@
-//! All routes but `POST /v1/events`, by way of axum.
+//! All routes except `POST /v1/events` and webhooks, served by axum.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `routes` | the router: a handler for each line of the table in [`crate::api`] |
 //! | `caller`, `request` | extractors: the key and its permission, bodies, query strings |
-//! | `stream`, `slots` | answers that are sent while they are made, and how many replays run at once |
-//! | `wait` | looking for a run, and waiting for its end |
-//! | `claims`, `claim_waits` | handing out tasks, and claims that wait for them |
+//! | `stream`, `slots` | answers that are sent while they are produced, and the limit on concurrent replays |
+//! | `wait` | finding a run, and waiting for its end |
+//! | `claims`, `claim_waits` | handing out tasks, and claims that wait for tasks |
 //! | the others | handlers |
 
 pub(crate) mod audit;

@@ -1,4 +1,4 @@
-//! How the node is: `/healthz`, `/readyz`, `/metrics`.
+//! The state of the node: `/healthz`, `/readyz`, `/metrics`.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) async fn health() -> Json<Health> {
     })
 }
 
-/// `GET /readyz`: 503 only when a required part is down, the log or the controls.
+/// `GET /readyz`: 503 only if the log or the controls, which are required, are down.
 pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let report = shared.readiness.report().await;
     let status = match report.status {

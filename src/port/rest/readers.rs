@@ -1,4 +1,4 @@
-//! `/v1/readers`: which login of Postgres sees which tenant; granted, listed and revoked for the key's own tenant, by operators for
+//! `/v1/readers`: which Postgres login can read which tenant; grant, list and revoke. A key manages its own tenant; operators may name
 //! any.
 
 use axum::{
@@ -22,7 +22,7 @@ use crate::{
     port::problem::Refused,
 };
 
-/// `POST /v1/readers`: 201, or 200 if the login could read the tenant already.
+/// `POST /v1/readers`: 201, or 200 if the login could already read the tenant.
 pub(crate) async fn grant(Sent(caller, body): Sent<Caller>) -> Result<Response, Refused> {
     let asked: GrantReader = caller.body(body)?;
     let login = asked
@@ -52,7 +52,7 @@ pub(crate) async fn grant(Sent(caller, body): Sent<Caller>) -> Result<Response, 
     Ok((status, Json(Reader::new(&grant))).into_response())
 }
 
-/// `GET /v1/readers`: without `?tenant=` an operator sees those of all tenants.
+/// `GET /v1/readers`: without `?tenant=` an operator sees the readers of all tenants.
 pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Response, Refused> {
     let page = caller.query(page)?;
     let caller = caller.permit()?;
@@ -61,7 +61,7 @@ pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Resp
         named => Some(caller.tenant(named)?),
     };
     let limit = page.limit().map_err(|e| caller.invalid(e))?;
-    // The offset of the last grant shown says where to go on, even when that has ended.
+    // The offset of the last grant shown is a valid cursor even after that grant was revoked.
     let before = match page.cursor.as_deref().map(str::parse::<u64>) {
         None => u64::MAX,
         Some(Ok(offset)) => offset,
@@ -79,7 +79,7 @@ pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Resp
     Ok(Json(answer).into_response())
 }
 
-/// `DELETE /v1/readers/{login}`: ends it. What was never granted is not there.
+/// `DELETE /v1/readers/{login}`: revokes the grant; 404 if there is none.
 pub(crate) async fn revoke(
     caller: Caller,
     Path(login): Path<String>,

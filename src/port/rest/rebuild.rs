@@ -1,4 +1,4 @@
-//! `/v1/rebuild`: projections made anew, and how far that is.
+//! `/v1/rebuild`: rebuilds projections and reports their progress.
 
 use axum::{
     Json,
@@ -16,22 +16,22 @@ use crate::{
     port::problem::{Problem, Refused},
 };
 
-/// Makes projections anew, one request at a time, in the background.
+/// Rebuilds projections in the background, one request at a time.
 pub trait Rebuilds: Send + Sync {
-    /// Begins. The error says why not: an unknown name, one that runs already, no Postgres.
+    /// Begins a rebuild. The error says why not: an unknown name, another rebuild is running, no Postgres.
     fn begin(&self, projections: &[String]) -> Result<(), NotBegun>;
-    /// How far the last one is.
+    /// The progress of the last rebuild.
     fn status(&self) -> Rebuild;
 }
 
 /// Why a rebuild did not begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotBegun {
-    /// There is no projection of that name; the text lists those there are.
+    /// There is no projection of that name; the text lists the existing ones.
     Unknown(String),
-    /// One runs already.
+    /// A rebuild is already running.
     Running,
-    /// It cannot be done now.
+    /// It is impossible at the moment.
     Unavailable(String),
 }
 

@@ -1,6 +1,6 @@
-//! `/v1/replay`: the history read back, of the key's own tenant, by operators of any.
+//! `/v1/replay`: reads the history. A key reads its own tenant; operators may name any.
 //!
-//! A key and a tenant run a few replays at once ([`super::slots`]): more is 429.
+//! Each key and each tenant may run a few replays at once ([`super::slots`]); more are answered with 429.
 
 use std::{
     io::Write,
@@ -34,22 +34,22 @@ use crate::{
     },
 };
 
-/// How often a replay into a topic says how far it is.
+/// How often a replay into a topic reports its progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 type Pairs = QueryString<Vec<(String, String)>>;
 
-/// A replay that may run.
+/// A replay that is allowed to run.
 struct Request {
     caller: Permitted,
     asked: ReplayQuery,
     slot: ReplaySlot,
-    /// The parameters as they were given, for the audit log.
+    /// The parameters as sent, for the audit log.
     given: Map<String, Value>,
 }
 
 impl Request {
-    /// Checks the parameters, the permission, the tenant, and whether one more may run.
+    /// Checks the parameters, the permission, the tenant, and the limit on replays.
     fn new(caller: Caller, pairs: Pairs) -> Result<Self, Refused> {
         let pairs = caller.query(pairs)?;
         let given = as_given(&pairs);
@@ -80,7 +80,7 @@ impl Request {
     }
 }
 
-/// Parameters as an object; one that is given more than once is a list.
+/// The parameters as an object; a parameter that occurs more than once becomes an array.
 fn as_given(pairs: &[(String, String)]) -> Map<String, Value> {
     let mut given = Map::new();
     for (name, value) in pairs {
@@ -134,7 +134,7 @@ pub(crate) async fn events(caller: Caller, pairs: Pairs) -> Result<Response, Ref
         };
         replay(&shared.history(), &asked.query, &mut *sink, &mut proceed)?;
         if stopped && asked.query.follow {
-            // A replay that follows ends when the node stops, and is complete.
+            // When the node stops, a replay that follows ends regularly, as a complete answer.
             sink.finish()?;
         } else if stopped {
             return Err("stopped".into());
@@ -183,7 +183,7 @@ pub(crate) async fn state(caller: Caller, pairs: Pairs) -> Result<Response, Refu
             tracing::warn!(%error, "an entity could not be folded");
             Problem::log_unavailable()
         }
-        // It panicked, or the node stops.
+        // The task panicked, or the node is stopping.
         Err(_) => Problem::log_unavailable(),
     };
     Err(caller.refuse(problem))

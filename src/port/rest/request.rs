@@ -1,4 +1,4 @@
-//! Bodies and query strings. What is wrong with them is kept until the key was checked.
+//! Bodies and query strings. Errors in them are only reported after the key was checked.
 
 use std::convert::Infallible;
 
@@ -16,22 +16,22 @@ use crate::{
     port::{ingest::media, problem::Problem, slow_body::SlowBodyError},
 };
 
-/// The most bytes of a body on routes of axum.
+/// The default size limit of a body on axum's routes, in bytes.
 pub(crate) const BODY_BYTES: usize = 64 * 1024;
 
-/// A JSON body that is not parsed yet, or what is wrong with it.
+/// A JSON body that is not parsed yet, or the problem with it.
 pub(crate) struct JsonBody {
     read: Result<Bytes, Problem>,
     empty: bool,
 }
 
 impl JsonBody {
-    /// Reads it, up to the limit.
+    /// Reads the body, up to the default limit.
     pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Self {
         Self::read_up_to(BODY_BYTES, headers, body).await
     }
 
-    /// Reads it, up to a limit in bytes.
+    /// Reads the body, up to `most` bytes.
     pub(crate) async fn read_up_to(most: usize, headers: &HeaderMap, body: Body) -> Self {
         let bytes = to_bytes(body, most).await;
         let empty = bytes.as_ref().is_ok_and(Bytes::is_empty);
@@ -45,13 +45,13 @@ impl JsonBody {
                 if is_slow(&*error) {
                     return Problem::new(&REQUEST_TIMEOUT, SlowBodyError::TooSlow.to_string());
                 }
-                Problem::invalid("the body broke off, or its framing is wrong")
+                Problem::invalid("the body is incomplete, or its framing is wrong")
             })
         });
         Self { read, empty }
     }
 
-    /// Its value, or the default without a body, whatever the media type.
+    /// Parses the body, or returns the default if it is empty, whatever the media type.
     pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(self) -> Result<T, Problem> {
         if self.empty {
             return Ok(T::default());
@@ -59,20 +59,20 @@ impl JsonBody {
         self.parse()
     }
 
-    /// Its bytes. A byte order mark is skipped.
+    /// The bytes of the body, without a byte order mark.
     pub(crate) fn bytes(self) -> Result<Bytes, Problem> {
         let bytes = self.read?;
         Ok(bytes.slice_ref(without_mark(&bytes)))
     }
 
-    /// Its value. A byte order mark is skipped.
+    /// Parses the body; a byte order mark is skipped.
     pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, Problem> {
         let bytes = self.read?;
         serde_json::from_slice(without_mark(&bytes)).map_err(|e| Problem::invalid(e.to_string()))
     }
 }
 
-/// Whether the body missed its deadline. Limits and axum wrap errors of bodies.
+/// Whether the body missed its deadline. The length limit and axum wrap errors of bodies.
 fn is_slow(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -84,7 +84,7 @@ fn is_slow(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// Whether it is JSON that is not compressed.
+/// Checks that the body is JSON and not compressed.
 pub(crate) fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
     media::plain(headers)?;
     let content_type = headers
@@ -100,7 +100,7 @@ pub(crate) fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(&UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
-/// The query string as this type, or what is wrong with it.
+/// The query string parsed as this type, or the problem with it.
 pub(crate) struct QueryString<T>(pub(crate) Result<T, Problem>);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for QueryString<T> {

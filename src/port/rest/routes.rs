@@ -44,7 +44,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         Operation::PostWebhook,
         Operation::PostHook,
     ] {
-        // Only other methods come here.
+        // The router only calls this for other methods.
         router = router.route(operation.route().path, any(only_post));
     }
     for (path, routes) in paths {
@@ -57,7 +57,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// The handler of a route; `None`: something else than this router serves it.
+/// The handler of a route; `None` if something other than this router serves it.
 fn mount(operation: Operation) -> Option<Routes> {
     let route = operation.route();
     Some(match operation {
@@ -109,11 +109,11 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::CreateTopics => handler(route, tools::create_topics),
         Operation::StartRebuild => handler(route, rebuild::begin),
         Operation::ShowRebuild => handler(route, rebuild::status),
-        // Hyper takes it before the router sees it (`port/serve.rs`).
+        // Hyper handles these before the router sees them (`port/serve.rs`).
         Operation::PostEvents
         | Operation::PostWebhook
         | Operation::PostHook
-        // The registry has errors of its own for all that lies below its roots, so it has one handler for them (`schemas`).
+        // The registry has its own errors for everything below its roots, so it has one handler for all of them (`schemas`).
         | Operation::Registry
         | Operation::RegistrySchemas
         | Operation::RegistryTypes
@@ -145,7 +145,7 @@ fn mount(operation: Operation) -> Option<Routes> {
     })
 }
 
-/// The handler under the route's method, with its line of the table for the extractors of `caller`.
+/// The handler under the route's method, with the route's line in the table for the extractors of `caller`.
 fn handler<T: 'static>(route: &'static Route, handler: impl Handler<T, Arc<Shared>>) -> Routes {
     let method = match route.method {
         api::Method::Get => MethodFilter::GET,

@@ -36,14 +36,14 @@ use crate::{
     },
 };
 
-/// Records that are read at once for a stream.
+/// The number of records read at once for a stream.
 const READ: usize = 100;
-/// The time limit for reading them.
+/// The time limit of such a read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause before records are looked for again: it doubles while there are none.
+/// The pause before records are polled again; it doubles while there are none.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// A comment so often tells the client, and what lies between, that the stream lives.
+/// A comment is sent at this interval, so that the client and proxies see that the connection is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -75,7 +75,7 @@ pub(crate) async fn events(
         return page(&sought, after, limit).await;
     }
     if has_ended(&row) && after >= row.seq {
-        // Tells a client that it need not connect again.
+        // Tells the client not to reconnect.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let slot = caller.shared.waits.enter();
@@ -109,7 +109,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 
 async fn page(sought: &Sought<'_>, after: i64, limit: usize) -> Result<Response, Refused> {
     let key = (sought.tenant.as_str(), &*sought.run_id);
-    // One row more than the page has tells whether another page follows.
+    // One extra row shows whether another page follows.
     let rows = runs::history(&sought.store, key, after, limit + 1);
     let mut rows = read(sought.caller, rows).await?;
     let more = rows.len() > limit;
@@ -130,11 +130,11 @@ struct History {
     run_id: String,
     /// The number of the last record that was sent.
     after: i64,
-    /// Records that were read and not sent yet.
+    /// Records that were read but not sent yet.
     read: VecDeque<RecordRow>,
     follower: Follower,
     pause: Duration,
-    /// The last record was sent.
+    /// Whether the last record was sent.
     ended: bool,
     stopping: CancellationToken,
     _slot: OwnedSemaphorePermit,
@@ -148,7 +148,7 @@ impl History {
         })
     }
 
-    /// The next record; `None` after the last one, and when the client should connect again.
+    /// The next record; `None` after the last one, or when the client should reconnect.
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(row) = self.read.pop_front() {
@@ -174,14 +174,14 @@ impl History {
         }
     }
 
-    /// Waits until there may be more.
+    /// Waits until there may be more records.
     async fn rest(&mut self) {
         tokio::select! {
             notice = self.follower.next() => {
                 if notice.is_some() {
                     self.pause = FIRST_PAUSE;
                 }
-                // The rows come a moment later.
+                // The rows are written shortly after.
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
             () = tokio::time::sleep(self.pause) => {

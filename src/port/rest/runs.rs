@@ -1,4 +1,4 @@
-//! `GET /v1/runs`, `/v1/runs/{id}` and `/v1/approvals`: read from Postgres, of the key's own tenant, by operators of any.
+//! `GET /v1/runs`, `/v1/runs/{id}` and `/v1/approvals`, read from Postgres. A key reads its own tenant; operators may name any.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ pub(crate) async fn approvals(
     let store = store(&caller)?;
     let of = async |page: &Page| runs::approvals(&store, page, asked.status()).await;
     let list = listed(&caller, page, of, place_of_approval).await?;
-    // They show what steps are given.
+    // Approvals show the inputs of steps, which is why reads by persons are recorded.
     let of = ("approvals", asked.status());
     caller.audit_read(Some(&tenant), "approval.listed", of, Map::new());
     Ok(Json(list))
@@ -98,7 +98,7 @@ pub(crate) async fn show(
     }
 }
 
-/// A run that has a row, with its steps and approvals.
+/// Reads a run that has a row, with its steps and approvals.
 async fn view(sought: &Sought<'_>) -> Result<RunView, Refused> {
     let (store, tenant, run_id) = (&sought.store, sought.tenant.as_str(), &sought.run_id);
     let found = async {
@@ -114,12 +114,12 @@ async fn view(sought: &Sought<'_>) -> Result<RunView, Refused> {
         Some((row, steps, approvals)) => {
             RunView::of(row, steps, approvals).map_err(|e| unreadable(caller, &e))
         }
-        // The tables were replaced by ones without it.
+        // The tables were replaced by ones without this run.
         None => Err(caller.not_found("there is no such run")),
     }
 }
 
-/// A page of rows, in the form that readers see.
+/// A page of rows as the API shows them.
 async fn listed<R, V: TryFrom<R, Error = BadRow>>(
     caller: &Permitted,
     mut page: Page,
@@ -127,7 +127,7 @@ async fn listed<R, V: TryFrom<R, Error = BadRow>>(
     place: fn(&R) -> Place,
 ) -> Result<List<V>, Refused> {
     let limit = page.limit;
-    // One row more than the page has tells whether another page follows.
+    // One extra row shows whether another page follows.
     page.limit += 1;
     let mut rows = read(caller, rows(&page)).await?;
     let more = rows.len() > limit;
@@ -143,7 +143,7 @@ async fn listed<R, V: TryFrom<R, Error = BadRow>>(
     })
 }
 
-/// A row is of a later version, or somebody has changed it.
+/// The row was written by a later version, or changed by hand.
 pub(crate) fn unreadable(caller: &Permitted, error: &BadRow) -> Refused {
     tracing::warn!(%error, "a row of a run is not as this version writes it");
     caller.refuse(unavailable(error.to_string()))

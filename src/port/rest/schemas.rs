@@ -1,8 +1,9 @@
-//! The schemas of OmniLink's own topics, on the paths of Confluent's Schema Registry, as that answers in the mode `READONLY`: for
-//! everyone, with its media type and its error codes, and nothing else in the answer, for some of its clients read no more than that.
+//! The schemas of OmniLink's own topics, on the paths of Confluent's Schema Registry. It behaves like a registry in mode `READONLY`: no
+//! authentication, the registry's media type and error codes, and no other members in answers, because some of its clients accept no
+//! others.
 //!
-//! The table of routes lists what succeeds; what would change something is refused with 42205, and what the registry does not
-//! have either with its own 404 and 405.
+//! The table of routes lists the successful calls. Changes are refused with 42205, and paths that the registry does not have either get
+//! its own 404 and 405.
 
 mod lookup;
 
@@ -37,13 +38,13 @@ use crate::{
 };
 
 const MEDIA: &str = "application/vnd.schemaregistry.v1+json";
-/// The end of a subject's name, after the topic's.
+/// The suffix of a subject's name after the topic's name.
 const VALUE: &str = "-value";
 const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
-/// The contexts that may stand before a subject's name: the default one, and all.
+/// The contexts that may precede a subject's name: the default one, and all.
 const CONTEXTS: [&str; 2] = [":.:", ":*:"];
 
-/// Takes all that lies below the first part of a path of the registry.
+/// Serves everything below the roots of the registry's paths.
 pub(crate) fn router() -> Router<Arc<Shared>> {
     let of_registry = |route: &&Route| matches!(route.errors, Errors::Registry(_));
     let paths = ROUTES.iter().filter(of_registry).map(|route| route.path);
@@ -59,7 +60,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
     })
 }
 
-/// A refusal, as the registry words it.
+/// A refusal in the registry's words.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("Subject '{0}' not found.")]
@@ -95,7 +96,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The status and the registry's own code.
+    /// The HTTP status and the registry's error code.
     fn codes(&self) -> (StatusCode, u32) {
         match self {
             Self::Subject(_) => (StatusCode::NOT_FOUND, 40401),
@@ -128,7 +129,7 @@ impl IntoResponse for Refusal {
 type Answered = Result<Response, Refusal>;
 
 fn answer(body: &impl Serialize) -> Response {
-    // These types always have a JSON form, and a `Vec` never refuses bytes.
+    // These types always have a JSON form, and writing to a `Vec` cannot fail.
     text(serde_json::to_vec(body).unwrap_or_default())
 }
 
@@ -148,13 +149,13 @@ impl Parameters {
         self.0.get(name).is_some_and(|value| value == "true")
     }
 
-    /// Whether a subject begins as `subjectPrefix` says.
+    /// Whether a subject starts with `subjectPrefix`.
     fn takes(&self, subject: &str) -> bool {
         let prefix = self.0.get("subjectPrefix").map_or("", String::as_str);
         subject.starts_with(in_context(prefix))
     }
 
-    /// The page that `offset` and `limit` name; a negative limit is none.
+    /// The page selected by `offset` and `limit`; a negative limit means no limit.
     fn page<T>(&self, items: Vec<T>) -> Vec<T> {
         let number = |name: &str| self.0.get(name).and_then(|n| n.parse::<usize>().ok());
         let items = items.into_iter().skip(number("offset").unwrap_or(0));
@@ -162,7 +163,7 @@ impl Parameters {
     }
 }
 
-/// A name without its context: there is one only.
+/// Strips the context of a name; there is only one.
 fn in_context(name: &str) -> &str {
     let mut contexts = CONTEXTS.iter();
     contexts
@@ -198,7 +199,7 @@ impl Shared {
         let config = CompatibilityLevel {
             level: COMPATIBILITY,
         };
-        // Whether a subject that is not there is answered for too.
+        // Whether subjects that do not exist get the global answer.
         let global = parameters.is("defaultToGlobal");
         Ok(match *parts {
             [""] => answer(&Empty {}),
@@ -229,7 +230,7 @@ impl Shared {
             ["subjects"] => {
                 let mut subjects: Vec<_> = schemas::ALL.iter().map(|s| self.subject(s)).collect();
                 subjects.dedup();
-                // Nothing was ever deleted.
+                // No subject was ever deleted.
                 subjects.retain(|s| parameters.takes(s) && !parameters.is("deletedOnly"));
                 answer(&parameters.page(subjects))
             }
@@ -274,7 +275,7 @@ impl Shared {
             | ["compatibility", "subjects", subject, "versions"] => (subject, None),
             ["compatibility", "subjects", subject, "versions", version] => (subject, Some(version)),
             _ => {
-                // A path that can be read is there.
+                // A path exists if it can be read.
                 let there = self.read_schemas(parts, parameters);
                 let missing = there.is_err_and(|why| matches!(why, Refusal::Path));
                 return Err(if missing {
@@ -305,11 +306,11 @@ impl Shared {
         };
         let mut known = known.into_iter().rev();
         match known.find(|schema| candidate.is(schema)) {
-            // As the registry does: to register what is there changes nothing.
+            // As in the registry, registering an existing schema changes nothing.
             Some(schema) if registers => Ok(answer(&SchemaId { id: schema.id })),
             Some(schema) => {
                 let mut described = self.described(schema);
-                // Under the name that was asked for: topics of one kind share a schema.
+                // The answer has the requested name, because topics of one kind share a schema.
                 in_context(subject).clone_into(&mut described.subject);
                 Ok(answer(&described))
             }
@@ -318,7 +319,7 @@ impl Shared {
         }
     }
 
-    /// Why something is not changed: it is not there, or it is here.
+    /// The reason why something is not changed: it does not exist, or the registry is read-only.
     fn read_only(&self, method: &Method, parts: &[&str]) -> Refusal {
         let deletes = *method == Method::DELETE;
         let there = match *parts {
@@ -343,7 +344,7 @@ impl Shared {
         there.err().unwrap_or_else(|| read_only_subject(subject))
     }
 
-    /// `{topic}-value`. The topics `rekey.{topology}` have one schema, listed as `rekey`.
+    /// The subject is `{topic}-value`. The topics `rekey.{topology}` share one schema, listed as `rekey`.
     fn subject(&self, schema: &Schema) -> String {
         format!("{}{}{VALUE}", self.tools.names.prefix, schema.topic)
     }
@@ -364,7 +365,7 @@ impl Shared {
         Ok(found)
     }
 
-    /// Whether there is such a subject; a context alone stands for all of them.
+    /// Whether the subject exists; a context alone stands for all subjects.
     fn is_known(&self, subject: &str) -> bool {
         in_context(subject).is_empty() || self.of_subject(subject).is_ok()
     }

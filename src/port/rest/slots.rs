@@ -1,5 +1,5 @@
-//! How many replays run at once. One that follows does not end by itself, and one whose client reads slowly takes long, so each
-//! key and each tenant has a limit of its own below that of the node.
+//! Limits concurrent replays. A replay that follows does not end by itself, and a slow client makes any replay long, so each key and each
+//! tenant has its own limit below that of the node.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,16 +12,16 @@ use crate::{
     port::problem::{Limit, Problem},
 };
 
-/// Replays of a key.
+/// The number of replays of a key.
 const PER_KEY: usize = 2;
-/// Replays of a tenant.
+/// The number of replays of a tenant.
 const PER_TENANT: usize = 4;
-/// Replays of the node: each has threads and buffers of its own. The second half is for tenants that have none.
+/// The number of replays on a node; each needs threads and buffers. The second half is reserved for tenants without a replay.
 const PER_NODE: usize = 16;
-/// Seconds until it is worth asking again.
+/// `Retry-After`, in seconds.
 const RETRY_AFTER_S: u32 = 5;
 
-/// The replays of a node.
+/// The replay slots of a node.
 #[derive(Default)]
 pub(crate) struct ReplaySlots(Arc<Mutex<Taken>>);
 
@@ -32,14 +32,14 @@ struct Taken {
     all: usize,
 }
 
-/// A replay's slot. Dropping it frees it.
+/// A slot for a replay. Dropping it releases the slot.
 pub(crate) struct ReplaySlot {
     taken: Arc<Mutex<Taken>>,
     key: Arc<Key>,
 }
 
 impl ReplaySlots {
-    /// A slot for a replay that is asked for with this key.
+    /// Takes a slot for a replay requested with this key.
     pub(crate) fn take(&self, key: &Arc<Key>) -> Result<ReplaySlot, Problem> {
         let mut taken = self.0.lock();
         let of_key = taken.keys.get(&*key.id).copied().unwrap_or_default();
@@ -133,7 +133,7 @@ mod tests {
                 held.extend((0..2 * PER_KEY).filter_map(|_| slots.take(&key).ok()));
             }
         }
-        // Two have all that they may have; of the second half each has one.
+        // Two tenants are at their limit; each slot of the second half went to another tenant.
         assert_eq!(held.len(), PER_NODE);
         assert_eq!(
             slots.0.lock().tenants.len(),

@@ -1,4 +1,4 @@
-//! Answers that are sent while they are made: a thread that may block writes them, and waits while the client does not read.
+//! Answers that are sent while they are produced: a thread that may block writes them, and waits while the client does not read.
 
 use std::{
     io::{self, Write},
@@ -11,27 +11,27 @@ use futures_util::stream;
 use serde::Serialize;
 use tokio::{runtime::Handle, sync::mpsc};
 
-/// Bytes that are sent together.
+/// The number of bytes that are sent together.
 const CHUNK: usize = 64 * 1024;
-/// Chunks that may wait for the client.
+/// The number of chunks that are buffered for the client.
 const QUEUED_CHUNKS: usize = 4;
-/// A client that reads nothing for this long is given up.
+/// If a client reads nothing for this long, the answer is aborted.
 const CLIENT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Why an answer was not finished.
+/// Why an answer was aborted.
 pub(crate) type Aborted = Box<dyn std::error::Error + Send + Sync>;
 
-/// `None` is the end: a channel that closes without it means an answer that was aborted.
+/// `None` marks the end; a channel that closes without it means an aborted answer.
 type Chunks = mpsc::Sender<Option<Bytes>>;
 
-/// Writes to the client. What is written is sent when a chunk is full, or flushed; clones write to the same client.
+/// Writes to the client. Data is sent when a chunk is full or on a flush. Clones write to the same client.
 pub(crate) struct Out {
     chunk: Vec<u8>,
     chunks: Chunks,
     runtime: Handle,
 }
 
-/// Sees whether the client is still connected.
+/// Detects whether the client has disconnected.
 pub(crate) struct Watch(Chunks);
 
 impl Watch {
@@ -97,8 +97,8 @@ pub(crate) fn line(out: &mut Out, line: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Answers with what `work` writes, on a thread that may block. An error aborts the answer, so that nobody takes a part for the
-/// whole.
+/// Answers with what `work` writes, on a thread that may block. An error aborts the answer, so that a partial answer is not mistaken for
+/// a complete one.
 pub(crate) fn respond(
     media: &'static str,
     work: impl FnOnce(&mut Out) -> Result<(), Aborted> + Send + 'static,
@@ -117,7 +117,7 @@ pub(crate) fn respond(
         if let Err(error) = done
             && !out.chunks.is_closed()
         {
-            tracing::warn!(%error, "an answer was broken off");
+            tracing::warn!(%error, "an answer was aborted");
         }
     });
     let chunks = stream::unfold(Some(reader), |reader| async move {
@@ -125,7 +125,7 @@ pub(crate) fn respond(
         match reader.recv().await {
             Some(Some(chunk)) => Some((Ok(chunk), Some(reader))),
             Some(None) => None,
-            None => Some((Err(io::Error::other("broken off")), None)),
+            None => Some((Err(io::Error::other("aborted")), None)),
         }
     });
     let mut response = Response::new(Body::from_stream(chunks));

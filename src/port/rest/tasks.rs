@@ -1,5 +1,5 @@
-//! `/v1/tasks/complete`: ends a task that was claimed, or a call that its worker answered with 202. The lease of the latter is a signature,
-//! so it needs no table.
+//! `/v1/tasks/complete`: completes a task that was claimed, or a call that its worker answered with 202. The lease of such a call is a
+//! signature, so it needs no table.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,12 +27,12 @@ use crate::{
     workers::{OUTPUT_MAX, TaskId, is_lease, read_output},
 };
 
-/// The most bytes of a body: an output, and what is around it.
+/// The size limit of a body: an output and the members around it, in bytes.
 const BODY_BYTES: usize = OUTPUT_MAX + 64 * 1024;
-/// The most bytes of an error's code, and of its message.
+/// The length limits of an error's code and message, in bytes.
 const CODE_MAX: usize = 128;
 const MESSAGE_MAX: usize = 8 * 1024;
-/// How long the log has to confirm.
+/// The time limit for the append.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// `POST /v1/tasks/complete`.
@@ -117,7 +117,7 @@ fn result(
     Ok(result)
 }
 
-/// Returns when the result is durable.
+/// Appends the result; returns when it is durable.
 async fn append(caller: &Permitted, id: TaskId<'_>, result: &StepResult) -> Result<(), Refused> {
     let unavailable = || caller.refuse(Problem::log_unavailable());
     let tools = &caller.shared.tools;

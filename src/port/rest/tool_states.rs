@@ -14,7 +14,7 @@ use crate::{
     workers::{Activity, BreakerState},
 };
 
-/// `GET /v1/tools`: the tools as they are in force, by name, builtin ones included.
+/// `GET /v1/tools`: the tools in force, by name, including builtin ones.
 pub(crate) async fn list(caller: Permitted) -> Result<Json<List<Tool>>, Refused> {
     let shared = &caller.shared;
     let catalog = shared.workflows.get();

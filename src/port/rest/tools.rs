@@ -1,4 +1,4 @@
-//! What an operator's tools ask of a running node, which has the embedded log to itself: `/v1/lag`, `/v1/topics`.
+//! Routes for operator tools, which need the running node because it has exclusive access to the embedded log: `/v1/lag`, `/v1/topics`.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -14,25 +14,25 @@ use crate::{
     stream::lag,
 };
 
-/// What the tools work on.
+/// What the operator tools need.
 pub struct Tools {
     /// The log.
     pub log: Arc<dyn Log>,
-    /// The names of its topics.
+    /// The names of the topics.
     pub names: Names,
-    /// The number of partitions that topics have.
+    /// The number of partitions of new topics.
     pub partitions: u32,
-    /// How far processors are.
+    /// The progress of processors.
     pub lags: Arc<dyn Lags>,
-    /// What marks of redriven records are signed with.
+    /// The key that signs the marks of redriven records.
     pub secrets: Arc<SecretKeys>,
-    /// Where the index of the history lies.
+    /// The directory of the history index.
     pub index_dir: PathBuf,
-    /// Held by the one redrive that runs.
+    /// Held by the running redrive, so that there is only one.
     pub redriving: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Knows how far behind each processor is.
+/// Reports how far behind each processor is.
 pub trait Lags: Send + Sync {
     /// The lag of each processor in each partition. Blocks.
     fn lags(&self) -> Result<Vec<lag::Item>, LogError>;
@@ -54,7 +54,7 @@ pub(crate) async fn topics(caller: Permitted) -> Result<Json<List<Surveyed>>, Re
     Ok(Json(List::whole(items)))
 }
 
-/// `POST /v1/topics`: makes what is missing.
+/// `POST /v1/topics`: creates missing topics.
 pub(crate) async fn create_topics(
     Sent(caller, body): Sent<Permitted>,
 ) -> Result<Json<List<Surveyed>>, Refused> {

@@ -1,6 +1,6 @@
-//! Looking for a run, and waiting: for its row right after its start, and for its end.
+//! Finding a run, and waiting for its row right after its start or for its end.
 //!
-//! A run of this node's processor is followed ([`crate::saga::Followers`]); those of other nodes are seen when their rows change.
+//! Runs of this node's processor are followed ([`crate::saga::Followers`]); those of other nodes are noticed when their rows change.
 
 use std::{
     sync::Arc,
@@ -26,22 +26,22 @@ use crate::{
     },
 };
 
-/// How long a run may take to have a row.
+/// How long to wait for the row of a new run.
 const ROW_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a row is looked for.
+/// The poll interval for a missing row.
 const ROW_EVERY: Duration = Duration::from_millis(50);
-/// How often a row is looked at while its run is waited for.
+/// The poll interval of a row while its run is awaited.
 const END_EVERY: Duration = Duration::from_millis(250);
-/// How long the row of a run that has ended is waited for: it has the decided approvals too.
+/// How long to wait for the final row of a run that has ended; it also has the decided approvals.
 const LAST_ROW: Duration = Duration::from_millis(250);
-/// How often it is looked for.
+/// The poll interval for it.
 const LAST_ROW_EVERY: Duration = Duration::from_millis(10);
-/// Requests that wait, and streams, on a node: each asks Postgres again and again.
+/// The number of waiting requests and streams on a node; each polls Postgres.
 const WAITS: usize = 512;
-/// Seconds until it is worth asking again.
+/// `Retry-After`, in seconds.
 const RETRY_AFTER_S: u32 = 5;
 
-/// The requests that wait, and streams, of a node.
+/// The waiting requests and streams of a node.
 pub(crate) struct Waits(Arc<Semaphore>);
 
 impl Default for Waits {
@@ -51,7 +51,7 @@ impl Default for Waits {
 }
 
 impl Waits {
-    /// The right to wait, until it is dropped.
+    /// Counts a waiting request or stream until the permit is dropped.
     pub(crate) fn enter(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let slot = Arc::clone(&self.0).try_acquire_owned();
         slot.map_err(|_| {
@@ -61,27 +61,27 @@ impl Waits {
     }
 }
 
-/// A run that a caller looks for.
+/// A run that a caller requests.
 pub(crate) struct Sought<'a> {
     pub(crate) caller: &'a Permitted,
     pub(crate) store: Store,
     pub(crate) tenant: Tenant,
     pub(crate) run: Uuid,
-    /// The lower-case text of the id.
+    /// The id in lower case.
     pub(crate) run_id: String,
-    /// The caller sees the runs of this principal alone.
+    /// If set, the caller only sees the runs of this principal.
     own: Option<String>,
 }
 
-/// How a run is, at the end of a wait.
+/// The state of a run at the end of a wait.
 pub(crate) enum Found {
-    /// It ended meanwhile.
+    /// The run ended meanwhile.
     Ended(Arc<RunView>),
-    /// It has a row.
+    /// The row of the run.
     Row(Box<RunHead>),
 }
 
-/// The principal whose runs the caller sees; `None`: it sees all of the tenant.
+/// The principal whose runs the caller sees; `None` if it sees all runs of the tenant.
 pub(crate) fn own(caller: &Permitted) -> Option<String> {
     let all = caller.key.scopes.permits(RUNS_READ) || caller.is_operator();
     (!all).then(|| caller.key.principal.clone())
@@ -96,7 +96,7 @@ pub(crate) fn has_ended(row: &RunHead) -> bool {
 }
 
 impl<'a> Sought<'a> {
-    /// Looks for a run of a tenant, the caller's own unless named.
+    /// Parses the id of a run; the tenant is the caller's own unless one is named.
     pub(crate) fn new(
         caller: &'a Permitted,
         tenant: Option<&str>,
@@ -123,27 +123,27 @@ impl<'a> Sought<'a> {
         Ok(found.filter(own))
     }
 
-    /// Its row, which may come a moment after the answer to its start.
+    /// Reads the row, which may be written shortly after the start was answered.
     pub(crate) async fn found(&self) -> Result<RunHead, Refused> {
         match self.until(Duration::ZERO).await? {
             Found::Row(row) => Ok(*row),
-            // Nobody follows it.
+            // The run is not followed, so this cannot happen.
             Found::Ended(_) => Err(self.unknown()),
         }
     }
 
-    /// Its row, and the JSON text of its output.
+    /// The row, and its output as JSON text.
     pub(crate) async fn with_output(&self) -> Result<(RunHead, Option<String>), Refused> {
         let row = self.found().await?;
         let output = runs::output(&self.store, self.tenant.as_str(), &self.run_id);
         Ok((row, read(self.caller, output).await?))
     }
 
-    /// Waits so long for its end.
+    /// Waits up to `wait` for the end of the run.
     pub(crate) async fn until(&self, wait: Duration) -> Result<Found, Refused> {
         let shared = &self.caller.shared;
         let begun = Instant::now();
-        // Before its row is read, so that no end is missed.
+        // The follower is created before the row is read, so that the end is not missed.
         let mut follower = (!wait.is_zero()).then(|| shared.followers.follow(self.run));
         let mut slot = None;
         loop {
@@ -177,7 +177,7 @@ impl<'a> Sought<'a> {
         }
     }
 
-    /// The row of a run that has ended, which comes a moment later, or else what its processor says.
+    /// The row of a run that has ended, which is written shortly after, or else the view of the run's processor.
     async fn last_row(&self, view: Arc<RunView>) -> Result<Found, Refused> {
         let begun = Instant::now();
         while begun.elapsed() < LAST_ROW {
@@ -194,7 +194,7 @@ impl<'a> Sought<'a> {
     }
 }
 
-/// The end of a run that is followed; never for one that is not.
+/// The end of a followed run; pending forever if the run is not followed.
 async fn end(follower: Option<&mut Follower>) -> Arc<RunView> {
     if let Some(follower) = follower {
         while let Some(notice) = follower.next().await {

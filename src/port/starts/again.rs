@@ -1,4 +1,4 @@
-//! A run that repeats another one: from what that one has done to a start record.
+//! A run that repeats an earlier one: builds the start record from what the earlier run has done.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -40,10 +40,10 @@ use crate::{
 
 /// The source of these starts.
 const SOURCE: &str = "/omnilink/retry";
-/// The reason of an approval that the first request has asked for.
+/// The reason of an approval that the original request asked for.
 const REQUIRED_BY_REQUEST: &str = "required_by_request";
 
-/// What is asked for.
+/// The request to repeat a run.
 pub(crate) struct Again<'a> {
     pub(crate) tenant: Tenant,
     pub(crate) past: &'a Past,
@@ -57,7 +57,7 @@ pub(crate) struct Again<'a> {
     pub(crate) wait: Option<Duration>,
 }
 
-/// What it takes over, and what it does.
+/// What the new run executes and takes over.
 struct Made {
     resolved: Resolved,
     reused: Vec<Reused>,
@@ -65,13 +65,13 @@ struct Made {
 }
 
 impl Again<'_> {
-    /// The id of the run that it starts.
+    /// The identity of the new run.
     fn identity(&self) -> Vec<String> {
         let parts = ["retry", self.tenant.as_str(), self.past.run_id(), self.key];
         parts.map(str::to_owned).to_vec()
     }
 
-    /// Starts the run; the answer is that to a start.
+    /// Starts the run; the answer is that of a start.
     pub(crate) async fn start(self, caller: &Permitted) -> Result<Response, Problem> {
         let mut judge = Judge::of(caller, StartKind::Workflow);
         judge.tenant = self.tenant.clone();
@@ -187,7 +187,7 @@ impl Again<'_> {
         })
     }
 
-    /// The plan of the request.
+    /// The edited plan of the request.
     fn edited(judge: &Judge<'_>, plan: &RawValue) -> Result<(Resolved, Arc<Plan>), Refusal> {
         permit::workflow(&judge.caller.key, None, None)?;
         let resolved = inline(&judge.catalog, plan)?;
@@ -195,7 +195,7 @@ impl Again<'_> {
         Ok((resolved, Arc::new(read)))
     }
 
-    /// The plan of the run that is repeated, with the tools as they are now.
+    /// The plan of the earlier run, with the current definitions of its tools.
     fn same(&self, judge: &Judge<'_>) -> Result<(Resolved, Arc<Plan>), Refusal> {
         let (catalog, workflow) = (&*judge.catalog, self.workflow(&judge.catalog));
         let named = workflow.as_ref().map(|w| (&*w.name, &*w.version));
@@ -234,7 +234,7 @@ impl Again<'_> {
         })
     }
 
-    /// What the new run need not do again: steps whose tool and input are as they were.
+    /// The steps that the new run need not execute, because their tool and input are unchanged.
     fn reused(
         &self,
         judge: &Judge<'_>,
@@ -268,7 +268,7 @@ impl Again<'_> {
         Ok(reused.collect())
     }
 
-    /// Only the compensations that have failed: a plan of their steps, whose own inputs nobody needs.
+    /// Only the failed compensations, as a plan of their steps, whose own inputs are not needed.
     fn compensations(&self, judge: &Judge<'_>) -> Result<Made, Refusal> {
         let undo = self.past.failed_compensations();
         if undo.is_empty() {
@@ -278,7 +278,7 @@ impl Again<'_> {
         let allowed = &judge.caller.key.scopes.constraints.allowed_workflows;
         let name = workflow.as_ref().map(|workflow| &workflow.name);
         if !allowed.is_empty() && !allowed.iter().any(|one| Some(&one.name) == name) {
-            let message = "the key's `allowed_workflows` do not hold the workflow of the run";
+            let message = "the key's `allowed_workflows` do not contain the workflow of the run";
             return Err(Refusal::denied(&WORKFLOW_NOT_ALLOWED, message));
         }
         let given = self.past.plan.plan.value();
@@ -329,12 +329,12 @@ fn conflict(message: &'static str) -> Refusal {
     Refusal::new(ItemStatus::Error, &INVALID_RETRY, message)
 }
 
-/// Where a plan is from; one that a later version names is one of the request.
+/// The source of a plan; a source unknown to this version counts as inline.
 fn source(name: &str) -> PlanSource {
     serde_json::from_value(name.into()).unwrap_or(PlanSource::Inline)
 }
 
-/// The steps of a plan as given, by their ids.
+/// The steps of a plan, by their ids.
 fn by_id(plan: &Value) -> BTreeMap<&str, &Value> {
     let steps = plan["steps"].as_array().into_iter().flatten();
     steps

@@ -1,5 +1,5 @@
-//! The agents' routes: `POST /workflows/agent`, `GET /workflows/{id}/status`, `POST /api/v1/goals`. Agents were written against them
-//! before OmniLink was, so paths and shapes stay as they are.
+//! The agents' routes: `POST /workflows/agent`, `GET /workflows/{id}/status`, `POST /api/v1/goals`. Existing agents use them, so paths
+//! and formats must not change.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -48,7 +48,7 @@ use crate::{
     },
 };
 
-/// The source of plain goals, which name none.
+/// The source of plain goals, which do not name one.
 const SOURCE: &str = "/agents";
 
 /// `POST /workflows/agent`: a goal in the agents' envelope.
@@ -59,7 +59,7 @@ pub(crate) async fn workflow(
     post(&shared, request, false).await
 }
 
-/// `POST /api/v1/goals`: the same, or a plain goal.
+/// `POST /api/v1/goals`: a goal in the agents' envelope, or a plain one.
 pub(crate) async fn goal(
     State(shared): State<Arc<Shared>>,
     request: Request,
@@ -161,19 +161,19 @@ async fn take(
     }
 }
 
-/// A goal as it was sent.
+/// A goal as sent.
 struct Goal<'a> {
     event: Event<'a>,
     body_hash: BodyHash,
     payload: AgentGoal,
-    /// Of the body.
+    /// The key in the body.
     idempotency_key: Option<String>,
 }
 
 impl<'a> Goal<'a> {
     fn read(judge: &Judge<'_>, body: &'a [u8], plain: bool) -> Result<Self, Refusal> {
         let body = without_mark(body);
-        // Here, so that what is no JSON is told as that.
+        // This is checked here, so that invalid JSON is reported as such.
         let hash = BodyHash::of_text(body).map_err(|e| Refusal::of_envelope(e.into()))?;
         let text = std::str::from_utf8(body).unwrap_or_default();
         if has_member(text, "eventId") || has_member(text, "event_id") {
@@ -224,7 +224,7 @@ impl<'a> Goal<'a> {
         let Data::Json(data) = std::mem::replace(&mut event.data, Data::Absent) else {
             return Err(Refusal::missing("payload"));
         };
-        // A new id and a new time are the same goal again.
+        // A goal with a new id and time is still the same goal.
         let compared = format!(
             "{{\"source\":{},\"payload\":{data}}}",
             Value::from(&*event.source)

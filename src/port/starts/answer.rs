@@ -18,8 +18,8 @@ use crate::{
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// 202 if a start was accepted or a duplicate, or the batch is empty; else a problem with the code of the first start, and the results
-/// of all.
+/// Answers 202 if any start was accepted or is a duplicate, or the batch is empty; otherwise a problem with the code of the first start
+/// and the results of all.
 pub(super) fn respond(
     id: RequestId,
     is_batch: bool,
@@ -81,12 +81,12 @@ fn result((index, taken): (usize, &Taken)) -> ItemResult {
     result
 }
 
-/// Where a run is to be found.
+/// The URL of a run.
 fn poll_url(run_id: &str) -> String {
     format!("/v1/runs/{run_id}")
 }
 
-/// 202 in the agents' form.
+/// Answers 202 in the agents' format.
 pub(super) fn agent(taken: Vec<Taken>) -> Result<Response, Problem> {
     match taken.into_iter().next() {
         Some(Ok(started)) => {
@@ -98,7 +98,7 @@ pub(super) fn agent(taken: Vec<Taken>) -> Result<Response, Problem> {
     }
 }
 
-/// 200 with a run that has ended while the client waited.
+/// Answers 200 with a run that ended while the client waited.
 pub(super) fn ended(run: &RunView) -> Response {
     let mut response = Json(run).into_response();
     let headers = response.headers_mut();

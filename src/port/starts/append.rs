@@ -1,4 +1,4 @@
-//! The last step: starts whose records are complete are reserved, appended together, and known to the other nodes.
+//! The last step: complete starts are reserved, appended together, and reported to the other nodes.
 
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Appends what is new; returns when it is durable.
+/// Appends the new starts; returns when they are durable.
 pub(super) async fn append(judge: &Judge<'_>, starts: Vec<Result<Ready, Refusal>>) -> Vec<Taken> {
     let shared = &*judge.caller.shared;
     let mut unsent = shared.intake.unsent();
@@ -67,7 +67,7 @@ fn reserve(shared: &Shared, unsent: &mut Unsent<'_>, ready: &Ready) -> Taken {
     }
 }
 
-/// Submits what was reserved, unless another node has it, and waits until it is durable.
+/// Submits the reserved starts, unless another node has them, and waits until they are durable.
 async fn submit(judge: &Judge<'_>, mut unsent: Unsent<'_>, taken: &mut [Taken]) {
     if unsent.is_empty() {
         return;
@@ -109,7 +109,7 @@ async fn submit(judge: &Judge<'_>, mut unsent: Unsent<'_>, taken: &mut [Taken]) 
     }
 }
 
-/// The outcome of a start that is not to be appended.
+/// The outcome of a start that must not be appended.
 fn outcome(run: Uuid, verdict: Verdict) -> Option<Taken> {
     Some(match verdict {
         Verdict::New => return None,

@@ -1,4 +1,4 @@
-//! The members of a start's envelope, beside the attributes.
+//! The members of a start's envelope besides the attributes.
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -13,7 +13,7 @@ use crate::{
 /// How far ahead `run_at` may be, in milliseconds: 400 days.
 const RUN_AT_MAX_MS: i64 = 400 * 86_400_000;
 
-/// What is asked for, well-formed. JSON values keep their text.
+/// The parsed request. JSON values keep their text.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pub(super) params: Option<Box<RawValue>>,
@@ -26,19 +26,19 @@ pub(super) struct Asked {
     pub(super) on_behalf_of: Option<String>,
 }
 
-/// What is to be started.
+/// What the request starts.
 #[derive(Debug, Default)]
 pub(super) enum What {
-    /// The workflow of the command that `type` names.
+    /// The workflow whose command is `type`.
     #[default]
     Command,
-    /// A workflow, of this version or the highest.
+    /// A workflow in this version, or else in the highest one.
     Workflow(NamedWorkflow),
     /// A plan.
     Plan(Box<RawValue>),
     /// A goal.
     Goal(String),
-    /// The tool that `type` names.
+    /// The tool named by `type`.
     Task,
 }
 
@@ -71,7 +71,7 @@ enum Approval {
 }
 
 impl Asked {
-    /// Checks all members.
+    /// Parses and checks all members.
     pub(super) fn read(
         parsed: &ParsedStart<'_>,
         kind: StartKind,
@@ -134,7 +134,7 @@ impl Asked {
     }
 }
 
-/// A user, in the sender's words.
+/// Checks the name of a user, which the sender chooses freely.
 pub(super) fn user_of(field: &str, user: String) -> Result<String, Refusal> {
     if text_is_good(&user) {
         return Ok(user);
@@ -194,7 +194,7 @@ fn raw_object(parsed: &ParsedStart<'_>, name: &str) -> Result<Option<Box<RawValu
     raw(text).map(Some)
 }
 
-/// The value of a text that was checked.
+/// Parses a text that was already checked.
 pub(super) fn value(raw: &RawValue) -> Result<Value, Refusal> {
     serde_json::from_str(raw.get()).map_err(|e| Refusal::invalid(e.to_string()))
 }

@@ -1,4 +1,4 @@
-//! One start through all checks, in the order of the contract, up to its record.
+//! Takes one start through all checks, in the order of the contract, to its record.
 
 use std::sync::Arc;
 
@@ -27,18 +27,18 @@ use crate::{
     workflows::Catalog,
 };
 
-/// Judges the starts of one request.
+/// Checks the starts of one request.
 pub(super) struct Judge<'a> {
     pub(super) caller: &'a Caller,
     pub(super) kind: StartKind,
-    /// Workflows and tools as they are now: the same for all starts of the request.
+    /// The current workflows and tools, the same for all starts of the request.
     pub(super) catalog: Arc<Catalog>,
     pub(super) now: Millis,
-    /// Whose runs they are.
+    /// The tenant of the runs.
     pub(super) tenant: Tenant,
 }
 
-/// A start whose fields are good.
+/// A start whose fields are valid.
 pub(super) struct Candidate<'a> {
     pub(super) event: &'a Event<'a>,
     pub(super) body_hash: BodyHash,
@@ -58,14 +58,14 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// What the key may send at most, in bytes.
+    /// The size limit of the key, in bytes.
     pub(super) fn size_limit(&self) -> usize {
         let own = self.caller.key.scopes.constraints.max_payload_kb as usize;
         own.saturating_mul(1024)
             .min(self.caller.shared.limits.single_bytes)
     }
 
-    /// Judges one start; a refusal is recorded.
+    /// Checks one start; a refusal is recorded in the audit log.
     pub(super) async fn start(&self, mut candidate: Candidate<'_>) -> Result<Ready, Refusal> {
         let asked = &mut candidate.asked;
         asked.on_behalf_of = asked
@@ -131,7 +131,7 @@ impl<'a> Judge<'a> {
         .record()
     }
 
-    /// The feature that an operator can disable; tasks have none of their own.
+    /// The feature that an operator can disable; tasks have none.
     fn feature(&self) -> &'static str {
         match self.kind {
             StartKind::Command => "commands",
@@ -148,7 +148,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Takes the start from the limits that apply to the key and its address.
+    /// Counts the start against the limits of the key and its address.
     async fn check_limits(&self, kind: &str) -> Result<(), Refusal> {
         let caller = self.caller;
         let of = match self.kind {
@@ -171,7 +171,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// An entry of the audit log for a refused start; `event` is what is known of it.
+    /// Records a refused start in the audit log; `event` has what is known of it.
     pub(super) fn record_refusal(
         &self,
         event: Option<&Event<'_>>,
@@ -190,7 +190,7 @@ impl<'a> Judge<'a> {
         });
     }
 
-    /// An entry of the audit log for a request that was refused before its starts were known.
+    /// Records a request that was refused before its starts were known.
     pub(super) fn record_problem(&self, problem: &Problem) {
         self.entry(&Entry {
             status: REFUSED,
@@ -200,7 +200,7 @@ impl<'a> Judge<'a> {
         });
     }
 
-    /// An entry of the audit log for a start that was complete.
+    /// Records a start that was complete.
     pub(super) fn record_taken(&self, taken: &Taken, noted: &Noted) {
         let run_id = taken.as_ref().ok().map(|started| started.run.to_string());
         let (status, code, outcome) = match taken {
@@ -246,10 +246,10 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// The status of starts that were refused, in `orchestration_requests`.
+/// The status of refused starts in `orchestration_requests`.
 const REFUSED: &str = "refused";
 
-/// What the audit log says of a start.
+/// What the audit log records about a start.
 struct Entry<'a> {
     kind: Option<&'a str>,
     source: Option<&'a str>,

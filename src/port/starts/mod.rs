@@ -1,18 +1,18 @@
-//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`, and the agents' routes: what starts runs.
+//! Starts of runs: `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`, and the agents' routes.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `post` | a request to the first four: one start or a batch |
 //! | `agent` | the agents' routes |
 //! | `fields` | the members of an envelope, checked one by one |
-//! | `permit` | what the key may do |
+//! | `permit` | what the key is allowed to do |
 //! | `resolve` | workflow, plan and tools; params against schemas |
 //! | `record` | the start record |
-//! | `judge` | all of these in the order of the contract |
-//! | `past`, `again` | a run that repeats another one: what that one has done, and the start record that follows from it |
-//! | `append`, `taken` | the last step, and what becomes of a start |
+//! | `judge` | all of these checks in the order of the contract |
+//! | `past`, `again` | repeating a run: what the earlier run has done, and the start record built from it |
+//! | `append`, `taken` | the last step, and the outcome of a start |
 //! | `wait` | `Prefer: wait` |
-//! | `refusal`, `answer` | why a start is refused, and how that is said |
+//! | `refusal`, `answer` | why a start is refused, and the HTTP answer |
 //!
 //! Checks in this order: length, controls, key, media type, concurrency, body, fields (the idempotency key among them), permissions,
 //! `act_as`, disabled features, allowlists, unknown workflow, schema, rate, append.

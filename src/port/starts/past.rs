@@ -1,4 +1,4 @@
-//! What an earlier run has done, from its history: what a run that repeats it takes over.
+//! What an earlier run has done, read from its history, for a run that repeats it.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ pub(crate) struct Past {
     pub(super) started: Box<Started>,
     pub(super) plan: Box<PlanReady>,
     steps: BTreeMap<String, Step>,
-    /// Steps whose compensations have failed, in the order in which they did.
+    /// Steps whose compensations failed, in the order of failure.
     not_undone: Vec<String>,
-    /// Why it was undone.
+    /// The error with which the run ended; its compensations receive it.
     error: Option<StepError>,
 }
 
-/// The events of a run, read one after another.
+/// Reads the events of a run one by one.
 #[derive(Default)]
 pub(crate) struct PastReader {
     started: Option<Box<Started>>,
@@ -28,14 +28,14 @@ pub(crate) struct PastReader {
     error: Option<StepError>,
 }
 
-/// A step of it.
+/// A step of the earlier run.
 #[derive(Default)]
 struct Step {
-    /// It was carried out by a run before this one.
+    /// Whether it was taken over from an even earlier run.
     reused: bool,
     input: Option<Json>,
     end: Option<End>,
-    /// The input of the call that undoes it.
+    /// The input of its compensation.
     undo: Option<Json>,
     undone: bool,
 }
@@ -43,14 +43,14 @@ struct Step {
 /// How a step has ended.
 enum End {
     Succeeded(Json),
-    /// A person has skipped it, with this output.
+    /// A person skipped it, with this output.
     Skipped(Json),
     Failed,
     Unknown,
 }
 
 impl PastReader {
-    /// Takes the next record.
+    /// Applies the next event.
     pub(crate) fn take(&mut self, event: Event) {
         match event {
             Event::RunStarted(started) => self.started = Some(started),
@@ -96,7 +96,7 @@ impl PastReader {
         self.steps.entry(id.to_owned()).or_default()
     }
 
-    /// The run of this id; `None`: its history has no start or no plan.
+    /// Returns the run with this id; `None` if its history has no start or no plan.
     pub(crate) fn finish(self, run_id: String) -> Option<Past> {
         Some(Past {
             run_id,
@@ -110,18 +110,18 @@ impl PastReader {
 }
 
 impl Past {
-    /// Its id.
+    /// The id of the run.
     pub(super) fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// Whether it has called compensations of another run again, and nothing else.
+    /// Whether the run only called compensations of another run again.
     pub(super) fn only_undid(&self) -> bool {
         !self.started.undo.is_empty()
     }
 
-    /// What of a step need not be done again: it has succeeded, or a person has skipped it with an output, and nothing was done to undo
-    /// it.
+    /// The result of a step that need not be executed again: it succeeded, or a person skipped it with an output, and it was not
+    /// compensated.
     pub(super) fn reused(&self, id: &str) -> Option<Reused> {
         let step = self.steps.get(id).filter(|step| !step.undone)?;
         let before = self.started.reused(id);
@@ -143,7 +143,7 @@ impl Past {
         })
     }
 
-    /// Its compensations that have failed, in the order in which they ran.
+    /// The failed compensations, in the order in which they ran.
     pub(super) fn failed_compensations(&self) -> Vec<Undo> {
         let ids = self.not_undone.iter();
         ids.map(|id| {

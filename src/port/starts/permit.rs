@@ -1,4 +1,4 @@
-//! What the key may start.
+//! What the key is allowed to start.
 
 use super::{
     fields::{Asked, What},
@@ -13,7 +13,7 @@ use crate::{
     envelope::Event,
 };
 
-/// The permissions that a start needs.
+/// Checks the permissions that a start needs.
 pub(super) fn permissions(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<(), Refusal> {
     let needs = |permission: &str| {
         let held = key.scopes.permits(permission);
@@ -32,34 +32,35 @@ pub(super) fn permissions(key: &Key, event: &Event<'_>, asked: &Asked) -> Result
         What::Plan(_) => needs(PLANS_INLINE)?,
         _ => {}
     }
-    // Last: whom it acts for matters only to who may ask at all.
+    // This is checked last: `act_as` only matters if the key may send the request at all.
     if asked.on_behalf_of.is_some() {
         needs(ACT_AS)?;
     }
     Ok(())
 }
 
-/// The lists of the key: environments, adapters.
+/// Checks the key's allowlists of environments and adapters.
 pub(super) fn allowlists(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<(), Refusal> {
     let constraints = &key.scopes.constraints;
     let allows = |list: &[String], one: &str| list.is_empty() || list.iter().any(|l| l == one);
     let env = event.source.rsplit('/').next().unwrap_or_default();
     if !allows(&constraints.env_allowlist, env) {
         let message = format!(
-            "the key's `env_allowlist` does not hold `{env}`, the last segment of `source`"
+            "the key's `env_allowlist` does not contain `{env}`, the last segment of `source`"
         );
         return Err(Refusal::denied(&ENV_NOT_ALLOWED, message));
     }
     if let Some(adapter) = &asked.adapter
         && !allows(&constraints.allowed_adapters, adapter)
     {
-        let message = format!("the key's `allowed_adapters` do not hold `{adapter}`");
+        let message = format!("the key's `allowed_adapters` do not contain `{adapter}`");
         return Err(Refusal::denied(&ADAPTER_NOT_ALLOWED, message));
     }
     Ok(())
 }
 
-/// The list of workflows. `version` is the one that would run, where that is known. A plan of one's own is none of them.
+/// Checks the key's allowlist of workflows. `version` is the version that would run, where it is known. An inline plan is never on the
+/// list.
 pub(super) fn workflow(
     key: &Key,
     name: Option<&str>,
@@ -79,7 +80,9 @@ pub(super) fn workflow(
         return Ok(());
     }
     let message = match name {
-        Some(name) => format!("the key's `allowed_workflows` do not hold `{name}` in this version"),
+        Some(name) => {
+            format!("the key's `allowed_workflows` do not contain `{name}` in this version")
+        }
         None => "the key's `allowed_workflows` name workflows, and this is a plan".to_owned(),
     };
     Err(Refusal::denied(&WORKFLOW_NOT_ALLOWED, message))

@@ -89,7 +89,7 @@ async fn post(
     };
     let waiting = batch.waiting(shared, &headers);
     let taken = append(&judge, batch.starts).await;
-    // The place among the requests in flight is free while it only waits.
+    // While the request only waits, it does not count as in flight.
     drop(batch.in_flight);
     if let Some(waiting) = waiting
         && matches!(&taken[..], [Ok(_)])
@@ -101,7 +101,7 @@ async fn post(
         .map_err(|problem| caller.refuse(problem))
 }
 
-/// Judges the announced length, then the key.
+/// Checks the announced length, then authenticates.
 pub(super) async fn identify(
     shared: &Arc<Shared>,
     request: Request,
@@ -190,7 +190,7 @@ async fn take(
     if items.is_empty() && !judge.caller.key.scopes.permits(permission) {
         return Err(Problem::lacks(permission));
     }
-    // If an identity occurs twice in a batch, the first one counts.
+    // If an identity occurs twice in a batch, the first start with it is appended.
     let mut mine = HashMap::new();
     let mut starts = Vec::with_capacity(items.len());
     for item in items {
@@ -203,12 +203,12 @@ async fn take(
     })
 }
 
-/// The starts of one request, judged.
+/// The checked starts of one request.
 struct Batch {
     starts: Vec<Result<Ready, Refusal>>,
-    /// Whether it is an array, with whatever number of starts.
+    /// Whether the body is an array, of any length.
     many: bool,
-    /// Its place among the requests in flight.
+    /// Counts as one of the key's requests in flight.
     in_flight: Option<Lease>,
 }
 
@@ -261,7 +261,7 @@ struct Taking<'a> {
     judge: &'a Judge<'a>,
     /// `Idempotency-Key`.
     header: Option<&'a str>,
-    /// `traceparent` and `tracestate`, for starts that name none themselves.
+    /// `traceparent` and `tracestate`, for starts that have none themselves.
     trace: Option<TraceContext<'a>>,
 }
 
@@ -315,7 +315,7 @@ impl Taking<'_> {
         self.judge.start(candidate).await
     }
 
-    /// What is asked for, and what makes it unique.
+    /// Parses the fields, and derives the identity.
     fn fields(
         &self,
         parsed: &ParsedStart<'_>,

@@ -1,4 +1,4 @@
-//! The start record of a request that was checked.
+//! Builds the start record of a checked request.
 
 use super::{
     fields::{Asked, What},
@@ -17,7 +17,7 @@ use crate::{
     workflows::Resolved,
 };
 
-/// What a start record is made of.
+/// The parts of a start record.
 pub(super) struct Checked<'a> {
     pub(super) kind: StartKind,
     pub(super) identity: Vec<String>,
@@ -30,7 +30,7 @@ pub(super) struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// The record on `commands`.
+    /// Encodes the record for `commands`.
     pub(super) fn record(self) -> Result<Command, Refusal> {
         let Self {
             kind,
@@ -50,7 +50,7 @@ impl Checked<'_> {
             What::Goal(goal) => Some(goal),
             _ => None,
         };
-        // Only what a goal leads to is not known yet.
+        // Only for a goal it is not known yet what will run.
         let allowed = if goal.is_some() {
             &constraints.allowed_workflows[..]
         } else {

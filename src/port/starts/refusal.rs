@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// How long to wait while something is switched off, in seconds.
+/// `Retry-After` while something is disabled, in seconds.
 const DISABLED_RETRY_AFTER_S: u32 = 60;
 
 /// Why one start is refused.
@@ -27,13 +27,13 @@ const DISABLED_RETRY_AFTER_S: u32 = 60;
 pub(super) struct Refusal {
     pub(super) status: ItemStatus,
     code: &'static Code,
-    /// The code as it is sent: with the field's name where the table has `{field}`.
+    /// The code as it is sent; the field's name replaces `{field}` of the table.
     pub(super) name: Cow<'static, str>,
     pub(super) message: Cow<'static, str>,
     pub(super) retry_after: Option<u32>,
-    /// What is switched off, and why.
+    /// The disabled feature and the reason.
     disabled: Option<Box<(String, String)>>,
-    /// The limit that is used up.
+    /// The limit that is exceeded.
     limit: Option<Arc<Standing>>,
 }
 
@@ -54,7 +54,7 @@ impl Refusal {
         }
     }
 
-    /// What the parser of envelopes refuses.
+    /// Converts an error of the envelope parser.
     pub(super) fn of_envelope(invalid: Invalid) -> Self {
         let code = Code::of(&invalid.code).unwrap_or(&INVALID_PAYLOAD);
         let mut refusal = Self::new(ItemStatus::Invalid, code, invalid.message);
@@ -62,7 +62,7 @@ impl Refusal {
         refusal
     }
 
-    /// A field is required and not there.
+    /// A required field is missing.
     pub(super) fn missing(field: &str) -> Self {
         let message = format!("`{field}` is required and must not be empty");
         let mut refusal = Self::new(ItemStatus::Invalid, &MISSING_FIELD, message);
@@ -70,7 +70,7 @@ impl Refusal {
         refusal
     }
 
-    /// `Idempotency-Key` is required and not there.
+    /// The required header `Idempotency-Key` is missing.
     pub(super) fn no_idempotency_key() -> Self {
         let mut refusal = Self::missing("idempotency_key");
         refusal.message =
@@ -79,7 +79,7 @@ impl Refusal {
         refusal
     }
 
-    /// A field is not valid.
+    /// A field is invalid.
     pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ItemStatus::Invalid, &INVALID_PAYLOAD, message)
     }
@@ -102,16 +102,16 @@ impl Refusal {
         Self::denied(&PERMISSION_DENIED, message)
     }
 
-    /// Something is switched off.
+    /// A feature is disabled.
     pub(super) fn disabled(feature: &str, reason: &str) -> Self {
-        let message = format!("`{feature}` is switched off: {reason}");
+        let message = format!("`{feature}` is disabled: {reason}");
         let mut refusal = Self::new(ItemStatus::Error, &FEATURE_DISABLED, message);
         refusal.retry_after = Some(DISABLED_RETRY_AFTER_S);
         refusal.disabled = Some(Box::new((feature.to_owned(), reason.to_owned())));
         refusal
     }
 
-    /// The same identity came with another body.
+    /// The same identity was sent before with another body.
     pub(super) fn mismatch() -> Self {
         let message = "the same idempotency key was sent before with another body";
         Self::new(ItemStatus::Error, &IDEMPOTENCY_MISMATCH, message)
@@ -119,13 +119,13 @@ impl Refusal {
 
     /// The same start is being appended.
     pub(super) fn in_flight() -> Self {
-        let message = "the same start is being appended; send it again for its answer";
+        let message = "the same start is being appended; send it again to learn the outcome";
         let mut refusal = Self::new(ItemStatus::Error, &IDEMPOTENCY_IN_FLIGHT, message);
         refusal.retry_after = Some(1);
         refusal
     }
 
-    /// It was not appended in time, or the log takes nothing.
+    /// The start was not appended in time, or the log does not accept appends.
     pub(super) fn unavailable() -> Self {
         let message =
             "not durable within 5 s; the outcome may be unknown: send the same start again";
@@ -134,10 +134,10 @@ impl Refusal {
         refusal
     }
 
-    /// A rate limit is used up.
+    /// A rate limit is exceeded.
     pub(super) fn limited(standing: Arc<Standing>) -> Self {
         let message = format!(
-            "the limit `{}` of {} items in {} s is used up",
+            "the limit `{}` of {} items in {} s is exceeded",
             standing.policy,
             standing.limit,
             standing.window_s.unwrap_or(0)
@@ -148,7 +148,7 @@ impl Refusal {
         refusal
     }
 
-    /// Redis is down, and a policy admits nothing without it.
+    /// Redis is unavailable, and a policy admits nothing without it.
     pub(super) fn limiter_unavailable(policy: &str) -> Self {
         let message = format!("the limit `{policy}` admits nothing while Redis is down");
         let mut refusal = Self::new(ItemStatus::Error, &LIMITER_UNAVAILABLE, message);
@@ -156,7 +156,7 @@ impl Refusal {
         refusal
     }
 
-    /// As the problem of a whole request.
+    /// Converts the refusal into the problem of a whole request.
     pub(super) fn into_problem(self) -> Problem {
         let mut problem = Problem::named(self.code, self.name, self.message);
         if let Some((feature, reason)) = self.disabled.as_deref() {

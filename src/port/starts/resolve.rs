@@ -1,4 +1,4 @@
-//! What is to run: the workflow and its plan, or the plan of the request, with the tools; and whether the params fit.
+//! Determines what runs: the workflow and its plan, or the plan of the request, with the tools. Checks the params against the schema.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::{
     workflows::{Catalog, Resolved, Schema, Workflow},
 };
 
-/// The most faults that a message names.
+/// The maximum number of faults in a message.
 const FAULTS_MAX: usize = 5;
 
-/// Finds workflow, plan and tools; checks the key's list of workflows and the params.
+/// Finds the workflow, plan and tools; checks the key's allowlist of workflows, and the params.
 pub(super) fn resolve(
     catalog: &Catalog,
     key: &Key,
@@ -126,7 +126,7 @@ pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Ref
     })
 }
 
-/// A run of one step, whose input is the params as they are: expressions in them are no expressions.
+/// A run with one step, whose input is the params unchanged: expressions in them are not evaluated.
 fn task(catalog: &Catalog, event: &Event<'_>, asked: &Asked) -> Result<Resolved, Refusal> {
     let Some(tool) = catalog.tool(&event.kind) else {
         let message = format!("there is no tool `{}`", event.kind);

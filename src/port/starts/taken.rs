@@ -1,11 +1,11 @@
-//! Starts after the checks, before and after the last step.
+//! The starts that passed all checks, before and after the append.
 
 use uuid::Uuid;
 
 use super::refusal::Refusal;
 use crate::{envelope::BodyHash, log::Record};
 
-/// A start that may be appended.
+/// A start that is ready to be appended.
 pub(super) struct Ready {
     pub(super) run: Uuid,
     pub(super) body: BodyHash,
@@ -13,7 +13,7 @@ pub(super) struct Ready {
     pub(super) noted: Noted,
 }
 
-/// What the audit log says of a start.
+/// What the audit log records about a start.
 pub(super) struct Noted {
     pub(super) kind: String,
     pub(super) source: String,
@@ -23,9 +23,9 @@ pub(super) struct Noted {
 /// A start that is in the log.
 pub(super) struct Started {
     pub(super) run: Uuid,
-    /// Whether it was there before.
+    /// Whether it was already there.
     pub(super) duplicate: bool,
 }
 
-/// What became of one start.
+/// The outcome of one start.
 pub(super) type Taken = Result<Started, Refusal>;

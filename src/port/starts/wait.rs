@@ -1,4 +1,4 @@
-//! `Prefer: wait`: an answer when the run has ended.
+//! `Prefer: wait`: the request is answered when the run has ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ pub(super) const WAIT_MAX_S: u64 = 60;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// How long the client wants to wait for the end of its run (RFC 7240); a longer time than [`WAIT_MAX_S`] is that.
+/// How long the client wants to wait for the end of its run (RFC 7240), at most [`WAIT_MAX_S`].
 pub(crate) fn preferred(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(PREFER).into_iter();
     let texts = values.filter_map(|value| value.to_str().ok());
     let mut preferences = texts.flat_map(|text| text.split([',', ';']));
-    // The first one counts.
+    // The first preference counts.
     let seconds = preferences.find_map(|preference| {
         let (name, value) = preference.split_once('=')?;
         let is_wait = name.trim().eq_ignore_ascii_case("wait");
@@ -37,7 +37,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Follows a run from now on: before its start is appended.
+    /// Starts to follow the run, before its start is appended.
     pub(super) fn new(shared: &Shared, run: Uuid, timeout: Duration) -> Self {
         Self {
             follower: shared.followers.follow(run),

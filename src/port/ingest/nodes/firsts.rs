@@ -1,18 +1,17 @@
-//! Webhooks without an id of their own: which event a body became on whichever node it came to first.
+//! Webhooks without their own id: the event that a body became on the node that received it first.
 //!
-//! `{prefix}idempotency:webhook:{body}` holds a state (`f` in flight, `d` durable) and the event's identity, and expires with the
-//! window.
+//! `{prefix}idempotency:webhook:{body}` holds a state (`f` in flight, `d` durable) and the event's identity, and expires with the window.
 
 use super::{DURABLE, IN_FLIGHT, Nodes, RELEASE};
 use crate::base::id::Identity;
 
-/// Sets a value that is there, and keeps when it expires.
+/// Overwrites an existing value and keeps its expiry.
 const CONFIRM: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
     redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end return 0";
 
 impl Nodes {
-    /// A body that would become the event `id`. `Some`: it came before, to this event, and whether that is durable. Without an
-    /// answer each node goes by its own memory.
+    /// Reserves a body that would become the event `id`. `Some` if it was received before: the event it became, and whether that is
+    /// durable. Without an answer each node relies on its own memory.
     pub(crate) async fn first(
         &self,
         body: &Identity,
@@ -34,7 +33,7 @@ impl Nodes {
         Some((Identity(first), *state == DURABLE))
     }
 
-    /// The event is durable, or it is not and the body is new again.
+    /// Ends the reservation: the event is durable, or the append failed and the body is new again.
     pub(crate) async fn settle_first(&self, body: &Identity, id: &Identity, durable: bool) {
         let mut pipe = redis::pipe();
         let mine = value(IN_FLIGHT, id);
@@ -48,7 +47,7 @@ impl Nodes {
             pipe.arg(&value(DURABLE, id)[..]);
         }
         pipe.ignore();
-        // Without the answer it is in flight until it expires.
+        // Without an answer the body stays in flight until it expires.
         let _: Option<()> = self.shared.ask(&pipe).await;
     }
 

@@ -1,4 +1,4 @@
-//! Whether a schema that a client sends is one of ours, and whether it could follow them.
+//! Compares a schema sent by a client with ours: is it one of them, and would it be compatible with them?
 
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use serde_json::{Map, Value};
@@ -12,7 +12,7 @@ use crate::{
 /// A schema that a client asks about.
 pub(crate) struct Candidate {
     text: String,
-    /// `None`: it is not Avro, or names others; none of ours does.
+    /// `None` if it is not Avro, or refers to other schemas, as none of ours does.
     form: Option<Value>,
 }
 
@@ -44,13 +44,13 @@ impl Candidate {
         })
     }
 
-    /// Whether it is this one, however it is written.
+    /// Whether it is this schema, regardless of how it is written.
     pub(crate) fn is(&self, schema: &Schema) -> bool {
         let ours = serde_json::from_str(schema.text);
         ours.is_ok_and(|ours: Value| self.form.as_ref() == Some(&form(&ours, "")))
     }
 
-    /// Whether it reads what was written with these.
+    /// Whether it can read data that was written with these schemas.
     pub(crate) fn reads_all(&self, earlier: &[&Schema]) -> Result<(), Incompatible> {
         if self.form.is_none() {
             return Err(Incompatible::NotAvro);
@@ -65,7 +65,7 @@ impl Candidate {
     }
 }
 
-/// Why a schema cannot follow others.
+/// Why a schema is incompatible with earlier ones.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Incompatible {
     #[error("the subject's schemas are Avro, and name no others")]
@@ -76,7 +76,7 @@ pub(crate) enum Incompatible {
     Version(u32, #[source] apache_avro::error::CompatibilityError),
 }
 
-/// A schema in the one form that all ways of writing it have: full names, no wrappers, nothing that is there for people.
+/// Normalizes a schema: full names, no wrappers, no documentation.
 fn form(schema: &Value, namespace: &str) -> Value {
     match schema {
         Value::String(name) => full(name, namespace).into(),
@@ -139,7 +139,7 @@ fn object(shape: &Map<String, Value>, namespace: &str) -> Value {
     Value::Object(out)
 }
 
-/// A type's name with its namespace; Avro's own have none.
+/// A type's full name; Avro's built-in types have no namespace.
 fn full(name: &str, namespace: &str) -> String {
     const OWN: [&str; 8] = [
         "null", "boolean", "int", "long", "float", "double", "bytes", "string",
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_schema_is_known_however_it_is_written() {
         for schema in schemas::ALL {
-            // As Avro's library writes it, and with what Java's adds.
+            // The form that Avro's Rust library writes, and with the additions of the Java library.
             let parsed = apache_avro::Schema::parse_str(schema.text).unwrap();
             let written = serde_json::to_string(&parsed).unwrap();
             assert!(candidate(&written).is(schema), "{written}");
