@@ -1,4 +1,4 @@
-//! `/v1/audit` and `/v1/rejections`: who did what, and which webhook requests were turned away.
+//! `/v1/audit` and `/v1/rejections`: the audit log, and rejected webhook requests.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -15,45 +15,45 @@ use crate::{
     store::audit::{Actions, AuditRow, Page, Place, RejectionRow},
 };
 
-/// The times of cursors: the years 1 to 9999, in microseconds since 1970.
+/// The valid times of cursors: the years 1 to 9999, in microseconds since 1970.
 const TIMES: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 
-/// Which entries of the audit log, newest first.
+/// Selects entries of the audit log, newest first.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditQuery {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub cursor: Option<String>,
-    /// The most items of a page; 100 unless given.
+    /// The maximum number of items in a page; default 100.
     #[schemars(range(min = 1, max = PAGE_MAX))]
     pub limit: Option<usize>,
-    /// The tenant: the key's own unless given. Another one needs the permission `operator`; `-` has the entries of the whole
-    /// installation, and those of requests without a valid key.
+    /// The tenant; default: that of the key. Another tenant needs the permission `operator`. `-` selects the entries of the whole
+    /// installation and those of requests without a valid key.
     pub tenant: Option<String>,
-    /// Entries of this time or later.
+    /// Entries at or after this time.
     #[schemars(extend("format" = "date-time"))]
     pub since: Option<String>,
     /// Entries before this time.
     #[schemars(extend("format" = "date-time"))]
     pub until: Option<String>,
-    /// Entries of this action, such as `key.created`, or of actions that begin as `key.*` says.
+    /// Entries with this action, such as `key.created`, or with a prefix, such as `key.*`.
     pub action: Option<String>,
     /// Entries of this principal.
     pub principal: Option<String>,
 }
 
-/// Which webhook requests that were turned away, newest first.
+/// Selects rejected webhook requests, newest first.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RejectionQuery {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub cursor: Option<String>,
-    /// The most items of a page; 100 unless given.
+    /// The maximum number of items in a page; default 100.
     #[schemars(range(min = 1, max = PAGE_MAX))]
     pub limit: Option<usize>,
-    /// The tenant: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
-    /// Requests of this time or later.
+    /// Requests at or after this time.
     #[schemars(extend("format" = "date-time"))]
     pub since: Option<String>,
     /// Requests before this time.
@@ -63,21 +63,21 @@ pub struct RejectionQuery {
     pub source: Option<String>,
 }
 
-/// What is wrong with a query.
+/// Why a query is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum BadPage {
     /// `limit` is out of range.
     #[error(transparent)]
     Limit(#[from] BadLimit),
-    /// A time is not one.
+    /// A time is invalid.
     #[error("`{0}`: {1}")]
     Time(&'static str, BadTime),
-    /// `cursor` comes from nowhere.
-    #[error("`cursor` must be the `next_cursor` of the list before")]
+    /// `cursor` is not a cursor of this list.
+    #[error("`cursor` must be the `next_cursor` of the previous page")]
     Cursor,
 }
 
-/// The parameters of a page, as they are given.
+/// The parameters of a page as sent.
 pub(super) struct Given<'a> {
     pub(super) cursor: Option<&'a str>,
     pub(super) limit: Option<usize>,
@@ -86,7 +86,7 @@ pub(super) struct Given<'a> {
 }
 
 impl Given<'_> {
-    /// The page of a tenant.
+    /// Parses the page of a tenant.
     pub(super) fn page(&self, tenant: &str) -> Result<Page, BadPage> {
         let limit = self.limit.unwrap_or(PAGE);
         if !(1..=PAGE_MAX).contains(&limit) {
@@ -110,7 +110,7 @@ impl Given<'_> {
 }
 
 impl AuditQuery {
-    /// The page of a tenant.
+    /// Parses the page of a tenant.
     pub fn page(&self, tenant: &str) -> Result<Page, BadPage> {
         let given = Given {
             cursor: self.cursor.as_deref(),
@@ -121,7 +121,7 @@ impl AuditQuery {
         given.page(tenant)
     }
 
-    /// The actions.
+    /// The selected actions.
     pub fn actions(&self) -> Option<Actions> {
         self.action.as_ref().map(|action| {
             let prefix = action.strip_suffix('*');
@@ -134,7 +134,7 @@ impl AuditQuery {
 }
 
 impl RejectionQuery {
-    /// The page of a tenant.
+    /// Parses the page of a tenant.
     pub fn page(&self, tenant: &str) -> Result<Page, BadPage> {
         let given = Given {
             cursor: self.cursor.as_deref(),
@@ -146,7 +146,7 @@ impl RejectionQuery {
     }
 }
 
-/// The place of a row as a cursor.
+/// Encodes the place of a row as a cursor.
 pub fn cursor(place: &Place) -> String {
     format!("{}:{}", place.at, place.id)
 }
@@ -172,25 +172,25 @@ fn rfc3339(micros: i64) -> String {
 /// An entry of the audit log.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AuditEntry {
-    /// Its id.
+    /// The id of the entry.
     pub id: String,
-    /// When it happened.
+    /// The time of the action.
     #[schemars(extend("format" = "date-time"))]
     pub at: String,
-    /// Whose data or rights it concerns; `-`: the whole installation, or a request without a valid key.
+    /// The tenant concerned; `-` for the whole installation, or a request without a valid key.
     pub tenant: String,
-    /// Who did it.
+    /// The principal that acted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
-    /// The user whom the principal acted for.
+    /// The user on whose behalf the principal acted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
-    /// What was done, such as `key.created`.
+    /// The action, such as `key.created`.
     pub action: String,
-    /// The kind of what it was done to, such as `key`.
+    /// The type of the resource, such as `key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_type: Option<String>,
-    /// The id of what it was done to.
+    /// The id of the resource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_id: Option<String>,
     /// `ok`, `denied` or `failed`.
@@ -201,7 +201,7 @@ pub struct AuditEntry {
     /// The client's `User-Agent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// What else is to be known; its fields depend on the action.
+    /// Additional details; the fields depend on the action.
     pub detail: Map<String, Value>,
 }
 
@@ -219,48 +219,48 @@ impl From<AuditRow> for AuditEntry {
             outcome: row.outcome,
             address: row.address,
             user_agent: row.user_agent,
-            // The projection takes nothing but objects.
+            // The projection only accepts objects.
             detail: serde_json::from_str(&row.detail).unwrap_or_default(),
         }
     }
 }
 
-/// How the beginning of a body is written.
+/// How the start of a body is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum BodyEncoding {
-    /// As it is: it is UTF-8. A character that the cut split is left out.
+    /// Unchanged UTF-8; an incomplete character at the end is left out.
     Text,
-    /// In base64: it is no text.
+    /// Base64, because it is not UTF-8.
     Base64,
 }
 
-/// A webhook request that was turned away.
+/// A rejected webhook request.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Rejection {
-    /// Its id.
+    /// The id of the rejection.
     pub id: String,
-    /// When it came.
+    /// The time of the request.
     #[schemars(extend("format" = "date-time"))]
     pub at: String,
     /// The name of the webhook source.
     pub source: String,
-    /// The sender's IP address.
+    /// The client's IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Why it was turned away: the code of the answer.
+    /// The reason: the code of the answer.
     pub code: String,
-    /// The same for people.
+    /// The reason in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The hash of the whole body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_hash: Option<String>,
-    /// The first 4 KiB of the body, as `body_encoding` says.
+    /// The first 4 KiB of the body, encoded as in `body_encoding`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_head: Option<String>,
-    /// How `body_head` is written.
+    /// The encoding of `body_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_encoding: Option<BodyEncoding>,
 }
@@ -282,11 +282,11 @@ impl From<RejectionRow> for Rejection {
     }
 }
 
-/// The beginning of a body: text if it is UTF-8, else base64.
+/// The start of a body, as text if it is UTF-8, else in base64.
 fn shown(head: &[u8]) -> (String, BodyEncoding) {
     let text = match std::str::from_utf8(head) {
         Ok(text) => Some(text),
-        // Only the end is missing.
+        // Only the last character is incomplete.
         Err(e) if e.error_len().is_none() => std::str::from_utf8(&head[..e.valid_up_to()]).ok(),
         Err(_) => None,
     };

@@ -14,46 +14,46 @@ use crate::{
     },
 };
 
-/// The emergency controls, as they hold on the node that answers.
+/// The emergency controls in force on the node that answers.
 #[derive(Debug, Serialize, JsonSchema)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "the shape of the answer is a contract"
 )]
 pub struct Controls<'a> {
-    /// No intake, no start, no dispatch.
+    /// No intake, no starts, no dispatch.
     pub kill_switch: bool,
-    /// Starts, decisions and run controls by keys of kind `person` only; events come in as ever.
+    /// Starts, decisions and run controls only by keys of kind `person`; events are still accepted.
     pub operator_takeover: bool,
-    /// No step of a tool that changes something outside, but those in `allowed_operations`.
+    /// No steps of tools that change something outside, except those in `allowed_operations`.
     pub safe_mode: bool,
-    /// The tools that safe mode lets through, by name or `prefix:*`.
+    /// The tools that safe mode allows, by name or `prefix:*`.
     pub allowed_operations: &'a [String],
-    /// Disabled features, and why: `events`, `goals`, `commands`, `workflows`, `webhooks`, `planner`, `workers`, `tool:NAME`,
+    /// Disabled features with their reasons: `events`, `goals`, `commands`, `workflows`, `webhooks`, `planner`, `workers`, `tool:NAME`,
     /// `workflow:NAME`, `source:NAME`.
     pub disabled: &'a BTreeMap<String, String>,
-    /// Grows by one with each change; 0: there was none.
+    /// The number of changes so far; 0 if there was none.
     pub version: u64,
     /// The principal of the last change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changed_by: Option<&'a str>,
-    /// When it was made.
+    /// The time of the last change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub changed_at: Option<String>,
-    /// Its reason.
+    /// The reason of the last change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
-    /// Since when each switch is on and each feature is disabled.
+    /// Since when each switch is on, and each feature disabled.
     pub since: BTreeMap<&'a str, String>,
-    /// The controls that the environment of this node holds, whatever the others say.
+    /// The controls set by the environment of this node, which override the others.
     pub held_by_environment: Vec<&'static str>,
-    /// A record of the controls cannot be verified: the intake of this node is closed until the next change.
+    /// A record of the controls cannot be verified, so this node refuses intake until the next change.
     pub unverified: bool,
 }
 
 impl<'a> Controls<'a> {
-    /// The controls as they are shown.
+    /// The controls as shown.
     pub fn new(emergency: &'a Emergency) -> Self {
         let state = &emergency.state;
         let changed = state.version > 0 && !state.changed_by.is_empty();
@@ -77,8 +77,8 @@ impl<'a> Controls<'a> {
     }
 }
 
-// The reason is optional for serde, so that the error names it.
-/// A change of the emergency controls: what is absent stays as it is.
+// Serde treats the reason as optional, so that the error can name it.
+/// A change of the emergency controls; absent members stay unchanged.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["reason"]))]
@@ -92,30 +92,30 @@ pub struct ChangeControls {
     /// Sets safe mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub safe_mode: Option<bool>,
-    /// The whole list of tools that safe mode lets through: names, or `prefix:*`.
+    /// The whole list of tools that safe mode allows: names, or `prefix:*`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = OPERATIONS_MAX))]
     pub allowed_operations: Option<Vec<String>>,
-    /// Features to disable, each with a reason of at most 512 bytes; `null` enables one again. Others stay as they are; at most 128
-    /// are disabled at once.
+    /// Features to disable, each with a reason of at most 512 bytes; `null` enables one again. Others stay unchanged; at most 128 can be
+    /// disabled.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disabled: BTreeMap<String, Option<String>>,
-    /// Why, for the audit log and for people: 1 to 512 bytes without control characters.
+    /// The reason, for the audit log and for people: 1 to 512 bytes without control characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = REASON_MAX))]
     pub reason: Option<String>,
 }
 
-/// Why a change is not valid.
+/// Why a change is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadChange {
     /// There is no reason.
     #[error("`reason` is required and must not be empty")]
     NoReason,
-    /// The reason of the change, or of a feature.
+    /// The reason of the change, or of a feature, is invalid.
     #[error("{0} must have 1 to {REASON_MAX} bytes, not only spaces, and no control characters")]
     Reason(String),
-    /// A name of an operation.
+    /// The name of an operation is invalid.
     #[error(
         "`allowed_operations` takes {OPERATIONS_MAX} names of tools (or `prefix:*`) of 1 to {TEXT_MAX} bytes without control characters"
     )]
@@ -125,13 +125,13 @@ pub enum BadChange {
         "`disabled`: there is no feature `{0}`; there are `events`, `goals`, `commands`, `workflows`, `webhooks`, `planner`, `workers`, `tool:NAME`, `workflow:NAME` and `source:NAME`"
     )]
     Feature(String),
-    /// Too many at once.
+    /// Too many features would be disabled.
     #[error("`disabled` takes {DISABLED_MAX} features")]
     Features,
 }
 
 impl ChangeControls {
-    /// The change, if all of it is valid.
+    /// Validates the change.
     pub fn check(self) -> Result<EmergencyChange, BadChange> {
         let reason = self.reason.filter(|reason| !reason.is_empty());
         let reason = reason.ok_or(BadChange::NoReason)?;

@@ -1,47 +1,46 @@
-//! `POST /v1/events`. Events themselves are parsed by [`crate::envelope`]; here is what the documentation says of them, and the
-//! answer.
+//! `POST /v1/events`. Events are parsed by [`crate::envelope`]; this file has their documentation, and the answer.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// What became of a request's events.
+/// The outcome of a request's events.
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Accepted {
     /// The request's id: 32 hexadecimal digits.
     pub request_id: String,
-    /// What became of each event, in the order of the request.
+    /// The outcome of each event, in the order of the request.
     pub results: Vec<ItemResult>,
 }
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ItemResult {
-    /// What became of it.
+    /// The status of the event.
     pub status: ItemStatus,
-    /// Its place in the request, from 0.
+    /// Its index in the request, from 0.
     pub index: usize,
-    /// The id of the run that it starts: the same for each time that it is sent.
+    /// The id of the run that it starts; always the same for the same start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "uuid"))]
     pub run_id: Option<String>,
-    /// Where the run is to be found.
+    /// The URL of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_url: Option<String>,
-    /// The id of its record: the same for each time that it is sent.
+    /// The id of its record; always the same for the same event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "uuid"))]
     pub record_id: Option<String>,
-    /// Whether it was taken in before.
+    /// Whether it was already accepted before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duplicate: Option<bool>,
-    /// Why it was refused.
+    /// The reason of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ItemError>,
-    /// When to send it again, in seconds.
+    /// The delay before sending it again, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u32>,
 }
@@ -50,35 +49,35 @@ pub struct ItemResult {
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ItemError {
-    /// A stable code, one of those of problems.
+    /// A stable code; the codes are those of problems.
     pub code: String,
-    /// What is wrong, for people.
+    /// A description of the error, for people.
     pub message: String,
 }
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ItemStatus {
-    /// It is in the log.
+    /// The event is in the log.
     Ingested,
-    /// It is in the log, and its run is queued.
+    /// The start is in the log, and its run is queued.
     Queued,
-    /// It was in the log already, with the same body.
+    /// It was already in the log, with the same body.
     Duplicate,
-    /// A rate limit is used up.
+    /// A rate limit is exceeded.
     #[serde(rename = "rate_limited")]
     RateLimited,
-    /// The key may not send it.
+    /// The key is not allowed to send it.
     Denied,
-    /// It is no valid event.
+    /// It is not a valid event.
     Invalid,
-    /// It was not written now; `error` says why, and whether to send it again.
+    /// It was not written; `error` says why, and whether to send it again.
     Error,
 }
 
 impl ItemStatus {
-    /// As it is written.
+    /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ingested => "ingested",
@@ -92,7 +91,7 @@ impl ItemStatus {
     }
 }
 
-/// An event as the documentation shows it: CloudEvents 1.0 in JSON, or the same fields without `specversion`.
+/// An event as documented: CloudEvents 1.0 in JSON, or the same fields without `specversion`.
 pub enum Event {}
 
 impl JsonSchema for Event {
@@ -114,12 +113,12 @@ impl JsonSchema for Event {
             "properties": {
                 "specversion": { "const": "1.0", "description": "The version of CloudEvents. Without it `data` is required." },
                 "id": text("Unique for its source: the same id and source again is a duplicate."),
-                "source": text("Where it comes from, a URI reference."),
-                "type": text("What happened, such as `order.paid`."),
-                "subject": { "type": ["string", "null"], "description": "What it is about." },
+                "source": text("The source of the event, a URI reference."),
+                "type": text("The type of the event, such as `order.paid`."),
+                "subject": { "type": ["string", "null"], "description": "The subject of the event." },
                 "time": {
                     "type": ["string", "null"], "format": "date-time",
-                    "description": "When it happened; the time of receipt unless given."
+                    "description": "When it happened; default: the time of receipt."
                 },
                 "datacontenttype": { "type": ["string", "null"], "description": "The media type of `data`." },
                 "dataschema": { "type": ["string", "null"], "description": "The schema of `data`, a URI." },
@@ -130,7 +129,7 @@ impl JsonSchema for Event {
                 },
                 "entity": {
                     "type": ["object", "null"],
-                    "description": "The thing that it changes, whose `data` are merged into its state.",
+                    "description": "The entity that it changes; `data` is merged into the entity's state.",
                     "required": ["type", "external_id"],
                     "properties": {
                         "type": text("Its type, such as `order`."),
@@ -138,9 +137,9 @@ impl JsonSchema for Event {
                         "display_name": { "type": ["string", "null"], "description": "Its name, for people." }
                     }
                 },
-                "correlationid": { "type": ["string", "null"], "description": "What it belongs to." },
+                "correlationid": { "type": ["string", "null"], "description": "The id that related events share." },
                 "causationid": { "type": ["string", "null"], "description": "The id of the event that caused it." },
-                "idempotencykey": { "type": ["string", "null"], "description": "Stands for an absent `Idempotency-Key`." },
+                "idempotencykey": { "type": ["string", "null"], "description": "Used if the header `Idempotency-Key` is absent." },
                 "traceparent": { "type": ["string", "null"], "description": "W3C trace context." },
                 "tracestate": { "type": ["string", "null"], "description": "W3C trace context." }
             }

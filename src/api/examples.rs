@@ -1,4 +1,4 @@
-//! Examples of the table of routes. Tests hold them against the schemas.
+//! Examples for the table of routes. Tests validate them against the schemas.
 
 pub(super) const EVENT: &str = r#"{
   "id": "order-17-paid",

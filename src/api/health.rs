@@ -1,20 +1,20 @@
-//! `GET /healthz`. What `GET /readyz` answers with is [`crate::telemetry::Report`].
+//! `GET /healthz`. The answer of `GET /readyz` is [`crate::telemetry::Report`].
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The process answers.
+/// The process is running.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Health {
     /// Always `ok`.
     pub status: HealthStatus,
 }
 
-/// The only status that a process can give of itself.
+/// The only status that a running process can report.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum HealthStatus {
-    /// It answers.
+    /// It is running.
     Ok,
 }

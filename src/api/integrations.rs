@@ -1,5 +1,4 @@
-//! `/v1/integrations`: sources of webhooks. Definitions are parsed by [`crate::bridges`]; here is what the documentation says of
-//! them, and the answers.
+//! `/v1/integrations`: webhook sources. Definitions are parsed by [`crate::bridges`]; this file has their documentation, and the answers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,12 +7,12 @@ use serde_json::Value;
 use super::time::rfc3339;
 use crate::{base::clock::Millis, controls};
 
-/// The path of the webhooks of a source that signs.
+/// The webhook path of a source that signs.
 pub fn url(tenant: &str, name: &str) -> String {
     format!("/v1/webhooks/{tenant}/{name}")
 }
 
-/// The path of the webhooks of a source that does not sign.
+/// The webhook path of a source that does not sign.
 pub fn token_url(token: &str) -> String {
     format!("/v1/hooks/{token}")
 }
@@ -25,13 +24,13 @@ pub struct Integration<'a> {
     pub id: &'a str,
     /// Its name.
     pub name: &'a str,
-    /// The tenant that its events belong to.
+    /// The tenant of its events.
     pub tenant: &'a str,
     /// The dialect of its senders.
     pub dialect: &'a str,
     /// The path that its senders call; the token is not shown.
     pub url: String,
-    /// A program in VRL that makes an event of a request, in place of the dialect.
+    /// A VRL program that builds the event from a request, instead of the dialect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mapping: Option<&'a str>,
     /// The parameters of the dialect `hmac`.
@@ -42,18 +41,18 @@ pub struct Integration<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<OdooParameters>")]
     pub odoo: Option<&'a Value>,
-    /// How many secrets, or tokens, are valid now: more than one while a rotation overlaps.
+    /// The number of valid secrets or tokens; more than one during the overlap of a rotation.
     pub credentials: usize,
     /// When it was created.
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
-    /// When it was changed last.
+    /// When it was last changed.
     #[schemars(extend("format" = "date-time"))]
     pub updated_at: String,
 }
 
 impl<'a> Integration<'a> {
-    /// An integration as it is shown.
+    /// The integration as shown.
     pub fn new(integration: &'a controls::Integration, now: Millis) -> Self {
         let definition = &integration.definition;
         Self {
@@ -81,13 +80,13 @@ pub struct ChangedIntegration<'a> {
     pub name: &'a str,
     /// The path that its senders call.
     pub url: String,
-    /// The token in the path, for a dialect without signatures: only in this answer.
+    /// The token in the path, for a dialect without signatures; it is only in this answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<&'a str>,
 }
 
 impl<'a> ChangedIntegration<'a> {
-    /// With the token that was made for it, if any.
+    /// Includes the token if one was created.
     pub fn new(integration: &'a controls::Integration, token: Option<&'a str>) -> Self {
         Self {
             id: &integration.id,
@@ -106,7 +105,7 @@ fn url_of(integration: &controls::Integration, token: Option<&str>) -> String {
     }
 }
 
-/// An integration to be created.
+/// An integration to create.
 #[derive(Debug, JsonSchema)]
 #[schemars(extend("additionalProperties" = false))]
 pub struct CreateIntegration {
@@ -114,19 +113,19 @@ pub struct CreateIntegration {
     pub name: String,
     /// The dialect of its senders.
     pub dialect: Dialect,
-    /// What its senders sign with, at most 10; not for `odoo-native`, which does not sign.
+    /// The secrets that its senders sign with, at most 10; not for `odoo-native`, which does not sign.
     pub secrets: Option<Vec<String>>,
-    /// A program in VRL that makes an event of a request, in place of the dialect.
+    /// A VRL program that builds the event from a request, instead of the dialect.
     pub mapping: Option<String>,
     /// The parameters of the dialect `hmac`.
     pub hmac: Option<HmacParameters>,
     /// The parameters of the dialect `odoo-native`.
     pub odoo: Option<OdooParameters>,
-    /// The tenant that its events belong to: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant of its events; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
 }
 
-/// How a source's senders sign and write.
+/// How the senders of a source sign and format requests.
 #[derive(Debug, JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
 pub enum Dialect {
@@ -142,7 +141,7 @@ pub enum Dialect {
     Github,
     /// Stripe.
     Stripe,
-    /// An HMAC with parameters of the source's own.
+    /// An HMAC with the source's own parameters.
     Hmac,
 }
 
@@ -158,12 +157,12 @@ pub struct HmacParameters {
     /// The text before the signature in its header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// `body`, or a text with `{body}` once, and perhaps `{timestamp}`.
+    /// `body`, or a text with `{body}` once, and optionally `{timestamp}`.
     pub signed: String,
     /// The header with the timestamp.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp_header: Option<String>,
-    /// Seconds that the timestamp may be away from now; 300 unless given.
+    /// How many seconds the timestamp may differ from now; default 300.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance_s: Option<u32>,
     /// The header with the id.
@@ -180,10 +179,10 @@ pub struct HmacParameters {
     pub kind: Option<String>,
 }
 
-/// What the JSON of Odoo does not say about its fields.
+/// What Odoo's JSON does not reveal about its fields.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct OdooParameters {
-    /// Fields in which `false` is a value, not an empty field.
+    /// Fields in which `false` is a value rather than an empty field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub booleans: Option<Vec<String>>,
     /// Fields in which a number is the id of another record.
@@ -191,12 +190,12 @@ pub struct OdooParameters {
     pub many2one: Option<Vec<String>>,
 }
 
-/// A secret or token to be replaced.
+/// A rotation of a secret or token.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateIntegration {
     /// The new secret; required, except for `odoo-native`, which gets a new token.
     pub secret: Option<String>,
-    /// For how many seconds the secrets or tokens before it stay valid; 86400 (a day) unless given, 31536000 at most.
+    /// For how many seconds the previous secrets or tokens stay valid; default 86400 (a day), at most 31536000.
     pub overlap_s: Option<u32>,
 }

@@ -15,25 +15,25 @@ use crate::{
 pub struct Key<'a> {
     /// Its id.
     pub id: &'a str,
-    /// The whole key: only in the answer that makes it.
+    /// The whole key; it is only in the answer that creates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<&'a str>,
     /// The first characters of its secret.
     pub prefix: &'a str,
     /// Its name, for people.
     pub name: &'a str,
-    /// Who acts with it.
+    /// The principal that acts with it.
     pub principal: &'a str,
     /// The tenant that it belongs to.
     pub tenant: &'a str,
     /// Whether a person or a program holds it.
     pub kind: KeyKind,
-    /// What it may do.
+    /// Its permissions and constraints.
     pub scopes: &'a Scopes,
     /// When it was made.
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
-    /// When it last got another secret.
+    /// When its secret was last rotated.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub rotated_at: Option<String>,
@@ -41,21 +41,21 @@ pub struct Key<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub expires_at: Option<String>,
-    /// When this node last saw it used, to the second; absent: not since the node started.
+    /// When this node last saw it in use, to the second; absent if it was not used since the node started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub last_used_at: Option<String>,
-    /// Until when the secret before the last rotation is valid, while it is.
+    /// Until when the previous secret is valid, during an overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub overlap_until: Option<String>,
-    /// Whether `max_rpm` and `max_concurrency` refuse requests. A key made before they were enforced only warns until it is
+    /// Whether `max_rpm` and `max_concurrency` are enforced. A key created before they were enforced only causes warnings until it is
     /// rotated or changed.
     pub limits_enforced: bool,
 }
 
 impl<'a> Key<'a> {
-    /// A key as it is shown at `now`; `token` is the whole key.
+    /// The key as shown at `now`; `token` is the whole key.
     pub fn new(key: &'a controls::Key, token: Option<&'a str>, now: Millis) -> Self {
         let previous = key.previous.as_ref().map(|previous| previous.until);
         Self {
@@ -77,8 +77,8 @@ impl<'a> Key<'a> {
     }
 }
 
-// Required fields are optional for serde, so that the error names the one that is missing.
-/// A key to be made.
+// Serde treats required fields as optional, so that the error can name the missing one.
+/// A key to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["name", "kind", "scopes"]))]
@@ -86,22 +86,22 @@ pub struct CreateKey {
     /// Its name, for people: at most 256 bytes without control characters.
     #[schemars(with = "String")]
     pub name: Option<String>,
-    /// Who acts with it; its name unless given.
+    /// The principal that acts with it; default: its name.
     pub principal: Option<String>,
-    /// The tenant that it belongs to: the own one unless given. Another one needs the permission `operator`.
+    /// The tenant that it belongs to; default: that of the caller's key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
     /// Whether a person or a program holds it.
     #[schemars(with = "KeyKind")]
     pub kind: Option<KeyKind>,
-    /// What it may do: no more than the key that asks may.
+    /// Its scopes, which must not exceed those of the caller's key.
     #[schemars(with = "Scopes")]
     pub scopes: Option<Scopes>,
-    /// When it expires; never unless given.
+    /// When it expires; default: never.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub expires_at: Option<Timestamp>,
 }
 
-/// How long the secret before a rotation stays valid unless given: a day.
+/// The default overlap of a rotation, in seconds: a day.
 pub const OVERLAP_S: u64 = 86_400;
 /// The longest overlap, in seconds: 30 days.
 pub const OVERLAP_MAX_S: u64 = 30 * 86_400;
@@ -110,7 +110,7 @@ pub const OVERLAP_MAX_S: u64 = 30 * 86_400;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateKey {
-    /// For how many seconds the secret before stays valid: a day unless given, 30 days at most; 0 ends it at once.
+    /// For how many seconds the previous secret stays valid; default a day, at most 30 days; 0 ends it at once.
     #[serde(default = "overlap")]
     #[schemars(range(max = 2_592_000))]
     pub overlap_s: u64,
@@ -133,13 +133,13 @@ impl Default for RotateKey {
 pub struct RotatedKey<'a> {
     /// Its id, which stays the same.
     pub id: &'a str,
-    /// The whole key: only in this answer.
+    /// The whole key; it is only in this answer.
     pub key: &'a str,
     /// The first characters of its secret.
     pub prefix: &'a str,
 }
 
-/// A change of a key; what is absent stays as it is.
+/// A change of a key; absent members stay unchanged.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeKey {
@@ -147,17 +147,17 @@ pub struct ChangeKey {
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "String")]
     pub name: Option<String>,
-    /// What it may do, all of it: no more than the key that asks may.
+    /// The new scopes as a whole, which must not exceed those of the caller's key.
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "Scopes")]
     pub scopes: Option<Scopes>,
-    /// When it expires; `null`: never.
+    /// When it expires; `null` for never.
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub expires_at: Option<Option<Timestamp>>,
 }
 
-/// A field that is there: `null` is a value of its own, which only fields take that can be cleared.
+/// A member that is present: `null` is a separate value, which only members that can be cleared accept.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }

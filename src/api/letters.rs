@@ -1,4 +1,4 @@
-//! `/v1/dlq`: dead letters. What a letter holds is defined in [`crate::stream::dlq::letters`].
+//! `/v1/dlq`: dead letters. The content of a letter is defined in [`crate::stream::dlq::letters`].
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,20 +10,20 @@ use crate::stream::dlq::{
     redrive::{Pick, Redriven},
 };
 
-/// Which page of the list, newest first.
+/// Selects a page of the list, newest first.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListLetters {
-    /// Letters of this code alone.
+    /// Only letters with this code.
     pub code: Option<String>,
-    /// `next_cursor` of the page before. A page with `code` may hold fewer letters than `limit` and a cursor all the same.
+    /// `next_cursor` of the previous page. With `code`, a page may have fewer letters than `limit` and still have a cursor.
     pub cursor: Option<String>,
-    /// The most letters of a page, from 1 to 1000; 100 unless given.
+    /// The maximum number of letters in a page, from 1 to 1000; default 100.
     pub limit: Option<usize>,
 }
 
 impl ListLetters {
-    /// The part of the list that is asked for.
+    /// Parses the query.
     pub fn listing(self) -> Result<Listing, NotACursor> {
         Ok(Listing {
             cursor: self.cursor.as_deref().map(parse_cursor).transpose()?,
@@ -33,33 +33,33 @@ impl ListLetters {
     }
 }
 
-/// Which letters to put back on their topics: exactly one of the three.
+/// The letters to redrive; exactly one of the three members is required.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedriveLetters {
-    /// Letters by name (`PARTITION:OFFSET`), whether they were redriven before or not.
+    /// Letters by name (`PARTITION:OFFSET`), even if they were redriven before.
     #[serde(default)]
     pub names: Vec<String>,
-    /// All that were never redriven.
+    /// All letters that were never redriven.
     #[serde(default)]
     pub all: bool,
-    /// All of this code that were never redriven.
+    /// All letters with this code that were never redriven.
     pub code: Option<String>,
 }
 
-/// Why a request names no letters.
+/// Why a request does not select letters.
 #[derive(Debug, thiserror::Error)]
 pub enum BadPick {
-    /// None of the three is given, or more than one.
+    /// None of the three members is present, or more than one.
     #[error("one of `names`, `all: true` and `code` says which letters")]
     NotOne,
-    /// A name is not one.
+    /// A name is invalid.
     #[error(transparent)]
     Name(#[from] NotAName),
 }
 
 impl RedriveLetters {
-    /// The letters that are meant.
+    /// The selected letters.
     pub fn pick(self) -> Result<Pick, BadPick> {
         match (self.names.is_empty(), self.all, self.code) {
             (false, false, None) => {
@@ -73,23 +73,23 @@ impl RedriveLetters {
     }
 }
 
-/// A line of the answer to a redrive: one each time that some letters are back, and a last one that is not `running`.
+/// A line of the answer to a redrive. A line follows after each group of letters; the last one is not `running`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum RedriveProgress<'a> {
     /// It is running.
     Running {
-        /// How far it is.
+        /// The progress so far.
         redrive: &'a Redriven,
     },
-    /// It has ended.
+    /// It has finished.
     Done {
-        /// What became of the letters.
+        /// The totals.
         redrive: &'a Redriven,
     },
-    /// It has failed; letters that are back stay back.
+    /// It has failed; letters that were already redriven stay redriven.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }

@@ -1,11 +1,11 @@
-//! Lists, and how they are paged.
+//! Lists and their pages.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Items of a page without `limit`.
+/// The default number of items in a page.
 pub const PAGE: usize = 100;
-/// The most items of a page.
+/// The maximum number of items in a page.
 pub const PAGE_MAX: usize = 1000;
 
 /// A list.
@@ -14,13 +14,13 @@ pub const PAGE_MAX: usize = 1000;
 pub struct List<T> {
     /// The items.
     pub items: Vec<T>,
-    /// What to pass as `cursor` for the next page; absent on the last one.
+    /// The `cursor` of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
 
 impl<T> List<T> {
-    /// A list that comes whole.
+    /// A list in a single page.
     pub fn whole(items: Vec<T>) -> Self {
         Self {
             items,
@@ -29,21 +29,21 @@ impl<T> List<T> {
     }
 }
 
-/// Which page of a list, and whose.
+/// Selects a page of a list, and the tenant.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Page {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub cursor: Option<String>,
-    /// The most items of a page; 100 unless given.
+    /// The maximum number of items in a page; default 100.
     #[schemars(range(min = 1, max = PAGE_MAX))]
     pub limit: Option<usize>,
-    /// The tenant whose items are listed: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant whose items are listed; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
 }
 
 impl Page {
-    /// How many items the page has.
+    /// The number of items in the page.
     pub fn limit(&self) -> Result<usize, BadLimit> {
         let limit = self.limit.unwrap_or(PAGE);
         if (1..=PAGE_MAX).contains(&limit) {

@@ -1,13 +1,12 @@
-//! The contract of the HTTP port: the types that travel, the errors, and one table of routes.
+//! The contract of the HTTP port: the types of requests and answers, the errors, and one table of routes.
 //!
-//! [`ROUTES`] says for each route its method, path, permission, parameters, request, answers and errors. The port mounts its
-//! handlers by [`Operation`], one variant a line of the table, so that no route exists without its line; the document at
-//! `/openapi.json` and the page `docs/api.md` are made from the table too.
+//! [`ROUTES`] lists for each route its method, path, permission, parameters, request, answers and errors. The port mounts its handlers by
+//! [`Operation`], which has one variant for each line of the table, so that no route exists without a line. The document at
+//! `/openapi.json` and the page `docs/api.md` are also generated from the table.
 //!
-//! JSON Schemas are derived from the types by `schemars`, which writes the dialect of OpenAPI 3.1 (JSON Schema 2020-12) and
-//! reads serde's attributes, so that a schema cannot say something else than serde does. What a lower room reports, and the
-//! command line prints without a node too (lag, topics, dead letters, progress of a replay), is defined there and derives its
-//! schema there. Scopes are stored as they travel, so they are defined in `controls`.
+//! JSON Schemas are derived from the types by `schemars`, which generates the dialect of OpenAPI 3.1 (JSON Schema 2020-12) and reads
+//! serde's attributes, so that a schema cannot contradict serde. Reports that the command line also prints without a node (lag, topics,
+//! dead letters, progress of a replay) are defined in the modules that produce them, with their schemas.
 //!
 //! | file | holds |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document, made from the table of routes.
+//! The OpenAPI 3.1 document, generated from the table of routes.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -18,14 +18,14 @@ use super::{
 };
 
 const SCHEMAS: &str = "/components/schemas";
-/// Where schemas of requests are while the document is made.
+/// The temporary location of request schemas while the document is generated.
 const REQUESTS: &str = "/components/requests";
 /// The name of the security scheme.
 const KEY: &str = "key";
 const PROBLEM: &str = "application/problem+json";
 const REGISTRY: &str = "application/vnd.schemaregistry.v1+json";
 
-/// The document. It is the same for a build, whatever the configuration.
+/// The document, which does not depend on the configuration.
 pub fn document() -> Value {
     let mut making = Making::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
@@ -44,8 +44,8 @@ pub fn document() -> Value {
             "title": "OmniLink",
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "An event-sourced stream processor.",
-            "description": "Errors are problem details (RFC 9457) with a stable `code`, but for the paths of the schema registry, \
-                which answer as that does. Lists are `{items, next_cursor?}`. Times are RFC 3339 in UTC.",
+            "description": "Errors are problem details (RFC 9457) with a stable `code`, except for the paths of the schema registry, \
+                which use its error format. Lists are `{items, next_cursor?}`. Times are RFC 3339 in UTC.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" }
         },
         "servers": [{ "url": "/", "description": "The node that this document comes from." }],
@@ -57,7 +57,7 @@ pub fn document() -> Value {
     document
 }
 
-/// Lets references lead to where schemas of requests are in the end, and drops formats that nobody else knows.
+/// Points references to the final location of request schemas, and drops formats that are not standard.
 fn tidy(value: &mut Value, renamed: &BTreeMap<String, String>) {
     match value {
         Value::Object(fields) => {
@@ -77,9 +77,10 @@ fn tidy(value: &mut Value, renamed: &BTreeMap<String, String>) {
     }
 }
 
-/// What makes the schemas. A type that is read and written has two: what has a default need not be sent, and always comes.
+/// Generates the schemas. A type for both requests and answers has two: a member with a default is optional in requests, but always
+/// present in answers.
 struct Making {
-    /// Parameters of query strings, which stand where they are used.
+    /// Query parameters, which are inlined where they are used.
     queries: SchemaGenerator,
     requests: SchemaGenerator,
     answers: SchemaGenerator,
@@ -117,7 +118,7 @@ impl Making {
         let mut description = route.description.to_owned();
         if let Access::Permission(permission) = route.access {
             let gap = if description.is_empty() { "" } else { " " };
-            // A `String` never refuses text.
+            // Writing to a `String` cannot fail.
             let _ = write!(description, "{gap}Needs the permission `{permission}`.");
         }
         if !description.is_empty() {
@@ -248,7 +249,7 @@ impl Making {
         described
     }
 
-    /// The components, and the names that schemas of requests have where an answer's schema of that name is another one.
+    /// The components, and the new names of request schemas that differ from the answer schema of the same name.
     fn components(mut self) -> (Value, BTreeMap<String, String>) {
         let mut schemas = self.answers.take_definitions(true);
         let requests = self.requests.take_definitions(true);
@@ -256,7 +257,7 @@ impl Making {
         schemas
             .values_mut()
             .for_each(|schema| tidy(schema, &renamed));
-        // A schema that refers to a renamed one is another one too.
+        // A schema that refers to a renamed one also differs.
         loop {
             let differs = |(name, schema): &(&String, &Value)| {
                 let mut schema = (*schema).clone();
@@ -296,9 +297,9 @@ impl Making {
             "schemas": schemas,
             "examples": examples,
             "headers": {
-                "WWW-Authenticate": header("string", "`Bearer`, with what is wrong (RFC 6750)."),
-                "Retry-After": header("integer", "Seconds until it is worth asking again."),
-                "RateLimit": header("string", "What is left of the limit, and for how long."),
+                "WWW-Authenticate": header("string", "`Bearer`, with the error (RFC 6750)."),
+                "Retry-After": header("integer", "Seconds until a retry is worthwhile."),
+                "RateLimit": header("string", "The remaining quota, and the time until it is reset."),
                 "RateLimit-Policy": header("string", "The limit's name, size and window."),
             },
             "securitySchemes": {
@@ -306,8 +307,8 @@ impl Making {
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "omni.{prefix}.{secret}",
-                    "description": "An API key. The names beside it are the permissions that a route needs; `operator` holds \
-                        `admin`, and `*` holds all.",
+                    "description": "An API key. The names next to it are the permissions that a route needs; `operator` includes \
+                        `admin`, and `*` includes all.",
                 }
             },
         });
@@ -326,7 +327,7 @@ fn content(all: &[Content], mut schema: impl FnMut(SchemaOf) -> Value) -> Map<St
             }
         }
         if let Some(example) = content.example {
-            // Tests hold that examples are JSON.
+            // Tests check that examples are JSON.
             described["example"] = serde_json::from_str(example).unwrap_or_default();
         }
         (content.media.to_owned(), described)
@@ -334,7 +335,7 @@ fn content(all: &[Content], mut schema: impl FnMut(SchemaOf) -> Value) -> Map<St
     described.collect()
 }
 
-/// A parameter that is not given is absent, and never null.
+/// A missing parameter is absent, never null.
 fn without_null(mut schema: Value) -> Value {
     let null = json!({ "type": "null" });
     if let Some([one, other]) = schema["anyOf"].as_array().map(Vec::as_slice)
@@ -351,7 +352,7 @@ fn without_null(mut schema: Value) -> Value {
     schema
 }
 
-/// A code, or the pattern of those that name a field.
+/// The schema of a code, or a pattern if the code contains a field's name.
 fn code_schema(code: &Code) -> Value {
     match code.code.split_once("{field}") {
         Some((before, after)) => json!({ "pattern": format!("^{before}[A-Za-z_]+{after}$") }),
@@ -363,7 +364,7 @@ fn example_name(code: &Code) -> String {
     code.code.replace(['{', '}'], "")
 }
 
-/// `ListKeys` as `listKeys`.
+/// Converts `ListKeys` to `listKeys`.
 fn camel_case(name: &str) -> String {
     let mut characters = name.chars();
     let first = characters.next().map(|first| first.to_ascii_lowercase());

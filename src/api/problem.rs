@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::events::ItemResult;
 
-/// An error code. Code and status are a contract.
+/// An error code. Code and status are part of the contract.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Code {
-    /// Such as `invalid_key`. In `missing_{field}` the field's name stands for `{field}`.
+    /// For example `invalid_key`. In `missing_{field}`, the field's name replaces `{field}`.
     pub code: &'static str,
     /// The HTTP status, always the same for a code.
     pub status: u16,
-    /// What it means, and what to do about it; Markdown.
+    /// The meaning, and how to resolve it; Markdown.
     pub meaning: &'static str,
 }
 
@@ -36,11 +36,11 @@ codes! {
     MISSING_FIELD = 400 "missing_{field}",
         "A required field is missing or empty; the code names it, as in `missing_source`.";
     UNSUPPORTED_KIND = 400 "unsupported_kind",
-        "The envelope is of a kind that this route does not take.";
+        "The route does not accept this kind of envelope.";
     MISSING_HEADER = 400 "missing_header",
         "A header that the webhook's dialect needs is missing or empty.";
     INVALID_HEADER = 400 "invalid_header",
-        "A header of the webhook is there more than once, or is not UTF-8.";
+        "A header of the webhook occurs more than once, or is not UTF-8.";
     REFERENCE_NOT_ALLOWED = 400 "reference_not_allowed",
         "A secret is written as a reference (`env:`, `file:`), which only configuration files may contain.";
     VRL_ERROR = 400 "vrl_error",
@@ -52,7 +52,7 @@ codes! {
     VRL_OUT_OF_MEMORY = 400 "vrl_out_of_memory",
         "The source's mapping took too much memory on this webhook.";
     INVALID_UTF8 = 400 "invalid_utf8",
-        "What the source's mapping made of the webhook is not UTF-8.";
+        "The result of the source's mapping is not UTF-8.";
     INVALID_IDEMPOTENCY_KEY = 400 "invalid_idempotency_key",
         "`Idempotency-Key` is not UTF-8, or has more than 512 bytes.";
     INVALID_PLAN = 400 "invalid_plan",
@@ -62,11 +62,11 @@ codes! {
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",
-        "The key is unknown, expired or revoked; the answer is the same whatever is wrong.";
+        "The key is unknown, expired or revoked; the answer does not tell which.";
     MISSING_SIGNATURE = 401 "missing_signature",
         "The webhook has no signature.";
     INVALID_SIGNATURE = 401 "invalid_signature",
-        "The signature of the webhook was not made of this body with a valid secret of the source.";
+        "The signature of the webhook does not match this body under any valid secret of the source.";
     MISSING_TIMESTAMP = 401 "missing_timestamp",
         "The webhook has no timestamp.";
     INVALID_TIMESTAMP = 401 "invalid_timestamp",
@@ -76,7 +76,7 @@ codes! {
     PERMISSION_DENIED = 403 "permission_denied",
         "The key lacks the permission that the route needs, or names a tenant or grants scopes that are not its own.";
     SELF_APPROVAL = 403 "self_approval",
-        "Whoever asked for the run, or was asked for, does not decide about its approvals.";
+        "Neither the principal that requested the run nor the user it acted for may decide its approvals.";
     ENV_NOT_ALLOWED = 403 "env_not_allowed",
         "The key's `env_allowlist` does not contain the last segment of `source`.";
     ADAPTER_NOT_ALLOWED = 403 "adapter_not_allowed",
@@ -88,7 +88,7 @@ codes! {
     NOT_FOUND = 404 "not_found",
         "There is no such path, or no such key, grant or run in the tenants that the key sees.";
     UNKNOWN_ENTITY = 404 "unknown_entity",
-        "The entity had no events by the time asked for.";
+        "The entity had no events up to the requested time.";
     UNKNOWN_LETTER = 404 "unknown_letter",
         "There is no dead letter of that name, or retention has deleted it.";
     UNKNOWN_PROJECTION = 404 "unknown_projection",
@@ -102,43 +102,44 @@ codes! {
     UNKNOWN_SOURCE = 404 "unknown_source",
         "There is no webhook source of that tenant and name, or of that token; or it accepts only its token.";
     METHOD_NOT_ALLOWED = 405 "method_not_allowed",
-        "The path does not take this method.";
+        "The path does not support this method.";
     REQUEST_TIMEOUT = 408 "request_timeout",
         "The body did not arrive within 10 seconds.";
     IDEMPOTENCY_IN_FLIGHT = 409 "idempotency_in_flight",
-        "The same event is being written now; send it again after `Retry-After` to learn the outcome.";
+        "The same event is being appended; send it again after `Retry-After` to learn the outcome.";
     NAME_TAKEN = 409 "name_taken",
-        "The tenant has an integration of that name.";
+        "The tenant already has an integration of that name.";
     PARTITION_COUNT = 409 "partition_count",
-        "A topic has another number of partitions than it should.";
+        "A topic does not have the expected number of partitions.";
     RUN_ENDED = 409 "run_ended",
         "The run has ended.";
     RUN_COMPENSATING = 409 "run_compensating",
-        "The run is being undone, and ends without success in any case.";
+        "The run is being compensated, and will end without success in any case.";
     RUN_ENDING = 409 "run_ending",
-        "The run has failed or was denied, and ends without success in any case.";
+        "The run has failed or was denied, and will end without success in any case.";
     ALREADY_CANCELLED = 409 "already_cancelled",
         "The run is being cancelled.";
     ALREADY_PAUSED = 409 "already_paused",
         "The run is paused.";
     NOT_ENDED = 409 "not_ended",
-        "The run has not ended: only a run that has ended is repeated.";
+        "The run has not ended: only a run that has ended can be repeated.";
     INVALID_RETRY = 409 "invalid_retry",
-        "The run cannot be repeated so: none of its compensations has failed, or it only undoes another run.";
+        "The run cannot be repeated in this way: none of its compensations failed, or it only repeats compensations of another run.";
     NOT_PAUSED = 409 "not_paused",
         "The run is not paused.";
     APPROVAL_NOT_OPEN = 409 "approval_not_open",
-        "The run has no such approval, or it was decided otherwise, by somebody else, or by the time.";
+        "The run has no such approval, or it was decided differently, by somebody else, or it expired.";
     INVALID_DECISION = 409 "invalid_decision",
         "An approval is `approved` or `denied`; an incident is decided with `retry`, `skip` or `fail`.";
     INPUT_CHANGED = 409 "input_changed",
-        "The approval is about another input than the one of `input_hash`: look at it again.";
+        "The input of the approval does not match `input_hash`: read the approval again.";
     TOO_MANY_SIGNALS = 409 "too_many_signals",
-        "The run keeps as many signals as it can until its steps take them.";
+        "The run has reached the maximum number of signals that its steps have not consumed.";
     REBUILD_RUNNING = 409 "rebuild_running",
         "A rebuild is running already.";
     STALE_LEASE = 409 "stale_lease",
-        "The lease is not the last one of the task, the task is over or was completed with another outcome, or it is another tenant's.";
+        "The lease is not the latest one of the task, the task is over or was completed with another outcome, or it belongs to another \
+         tenant.";
     REDRIVE_RUNNING = 409 "redrive_running",
         "A redrive is running already.";
     PAYLOAD_TOO_LARGE = 413 "payload_too_large",
@@ -146,45 +147,46 @@ codes! {
     BATCH_TOO_LARGE = 413 "batch_too_large",
         "The batch has more bytes or items than the limit in `detail`.";
     OUTPUT_TOO_LARGE = 413 "output_too_large",
-        "The output of a skipped step is larger than the run keeps.";
+        "The output of a skipped step is larger than a run can store.";
     UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type",
-        "The route does not take this `Content-Type`.";
+        "The route does not accept this `Content-Type`.";
     UNSUPPORTED_CONTENT_ENCODING = 415 "unsupported_content_encoding",
         "Bodies are not decompressed: send them without `Content-Encoding`.";
     IDEMPOTENCY_MISMATCH = 422 "idempotency_mismatch",
-        "The same identity came before with another body; a new event needs a new `id`.";
+        "The same identity was already used with another body; a new event needs a new `id`.";
     RATE_LIMIT_EXCEEDED = 429 "rate_limit_exceeded",
-        "A rate limit is used up: the key's `max_rpm`, a policy of `limits.policies`, or that of wrong keys or signatures from one address, which lets a good one pass. Send it again after `Retry-After`.";
+        "A rate limit is exceeded: the key's `max_rpm`, a policy of `limits.policies`, or the limit on wrong keys or signatures from \
+         one address, which does not apply to valid ones. Send it again after `Retry-After`.";
     CONCURRENCY_LIMIT_EXCEEDED = 429 "concurrency_limit_exceeded",
-        "As many requests of this key or tenant are running as may run at once.";
+        "The key or tenant has reached its maximum number of concurrent requests.";
     FEATURE_DISABLED = 503 "feature_disabled",
-        "Something is switched off: `feature` says what, `reason` why.";
+        "A feature is disabled: `feature` names it, `reason` says why.";
     OMNILINK_DISABLED = 503 "omnilink_disabled",
-        "The kill switch is on (`control`): nothing is taken in. Send it again later, with the same id.";
+        "The kill switch is on (`control`): all intake is refused. Send it again later, with the same id.";
     OPERATOR_TAKEOVER = 503 "operator_takeover",
-        "An operator has taken over (`control`): only keys of kind `person` start and control runs, and decide.";
+        "An operator has taken over (`control`): only keys of kind `person` may start and control runs, and decide.";
     LOG_UNAVAILABLE = 503 "log_unavailable",
         "The log did not answer. The outcome may be unknown: send the same again, with the same id.";
     LIMITER_UNAVAILABLE = 503 "limiter_unavailable",
-        "Redis is down, and a policy of `limits.policies` lets nothing in then. Send it again after `Retry-After`.";
+        "Redis is down, and a policy of `limits.policies` admits nothing without it. Send it again after `Retry-After`.";
     OVERLOADED = 503 "overloaded",
-        "The node has as much to do as it takes on at once.";
+        "The node has reached its maximum load.";
     POSTGRES_UNAVAILABLE = 503 "postgres_unavailable",
         "Postgres cannot be reached, or this node does not use it.";
 }
 
-/// In front of a field's name.
+/// The prefix of a code with a field's name.
 const MISSING: &str = "missing_";
 
 impl Code {
-    /// The code of this text, such as one that the parser of envelopes gives.
+    /// Finds a code by its text, such as one from the envelope parser.
     pub fn of(text: &str) -> Option<&'static Self> {
         let known = ALL.iter().copied().find(|code| code.code == text);
         known.or_else(|| text.starts_with(MISSING).then_some(&MISSING_FIELD))
     }
 }
 
-/// The code of a field that is required and not there.
+/// The code of a missing required field.
 pub fn missing(field: &str) -> Cow<'static, str> {
     format!("{MISSING}{field}").into()
 }
@@ -202,20 +204,20 @@ pub struct Problem {
     pub status: u16,
     /// A stable code, for programs.
     pub code: String,
-    /// What is wrong with this request, for people.
+    /// A description of the error, for people.
     pub detail: String,
     /// The request's id: 32 hexadecimal digits.
     pub request_id: String,
-    /// The emergency control that is in force: `kill_switch` or `operator_takeover`.
+    /// The emergency control in force: `kill_switch` or `operator_takeover`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<String>,
-    /// The feature that is disabled.
+    /// The disabled feature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feature: Option<String>,
     /// Why it is disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What became of each event, where none of them was accepted.
+    /// The outcome of each event, if none was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<Vec<ItemResult>>,
 }

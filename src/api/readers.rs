@@ -1,4 +1,4 @@
-//! `/v1/readers`: which login of Postgres sees which tenant.
+//! `/v1/readers`: which Postgres login can read which tenant.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use super::time::rfc3339;
 use crate::controls::ReaderGrant;
 
-/// A grant: the login sees the tenant's rows.
+/// A grant: the login can read the tenant's rows.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Reader<'a> {
-    /// A login of Postgres.
+    /// A Postgres login.
     pub login: &'a str,
-    /// The tenant that it sees.
+    /// The tenant that it can read.
     pub tenant: &'a str,
     /// Who granted it.
     pub granted_by: &'a str,
@@ -21,7 +21,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A grant as it is shown.
+    /// The grant as shown.
     pub fn new(grant: &'a ReaderGrant) -> Self {
         Self {
             login: grant.login.as_str(),
@@ -32,23 +32,23 @@ impl<'a> Reader<'a> {
     }
 }
 
-// The login is optional for serde, so that the error names it.
-/// A grant to be made.
+// Serde treats the login as optional, so that the error can name it.
+/// A grant to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["login"]))]
 pub struct GrantReader {
-    /// A login of Postgres.
+    /// A Postgres login.
     #[schemars(with = "String")]
     pub login: Option<String>,
-    /// The tenant: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
 }
 
-/// Which tenant's grant, where the path names the login.
+/// The tenant of the grant to revoke; the path names the login.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeReader {
-    /// The tenant: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
 }

@@ -1,9 +1,9 @@
-//! `/v1/rebuild`: projections made anew from the log.
+//! `/v1/rebuild`: rebuilds projections from the log.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which projections to make anew.
+/// Which projections to rebuild.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartRebuild {
@@ -11,35 +11,35 @@ pub struct StartRebuild {
     pub projections: Vec<String>,
 }
 
-/// How far the last rebuild of this node is.
+/// The progress of this node's last rebuild.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Rebuild {
-    /// Where it is.
+    /// The state of the rebuild.
     pub status: RebuildStatus,
-    /// Records written.
+    /// The number of records written.
     pub done: u64,
-    /// Records that there were when it was last looked.
+    /// The number of records in the log when it was last checked.
     pub total: u64,
     /// How long the projection paused for the swap, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_ms: Option<u64>,
-    /// Why it failed.
+    /// The reason of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Where a rebuild is.
+/// The state of a rebuild.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum RebuildStatus {
-    /// None was started since the node started.
+    /// No rebuild since the node started.
     #[default]
     Idle,
     /// It is running.
     Running,
     /// It has succeeded.
     Done,
-    /// It has failed; the tables are as they were.
+    /// It has failed; the tables are unchanged.
     Failed,
 }

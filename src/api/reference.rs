@@ -1,4 +1,4 @@
-//! `docs/api.md`, made from the table of routes.
+//! `docs/api.md`, generated from the table of routes.
 
 use std::fmt::Write;
 
@@ -12,13 +12,15 @@ use super::{
 pub fn page() -> String {
     let mut page = String::from(
         "# HTTP API\n\n\
-         A node describes its API itself: `GET /openapi.json` is an OpenAPI 3.1 document with all types, parameters and examples, and\n\
-         `GET /docs` shows it in a browser. This page is made from `src/api/routes.rs` and `src/api/problem.rs`: change it there, then run\n\
+         A node documents its API itself: `GET /openapi.json` is an OpenAPI 3.1 document with all types, parameters and examples, and\n\
+         `GET /docs` shows it in a browser. This page is generated from `src/api/routes.rs` and `src/api/problem.rs`: change it there, \
+         then run\n\
          `OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib api::reference`.\n\n\
-         A request needs `Authorization: Bearer` and a key with the permission in the table; `operator` holds `admin`, and `*` holds all.\n\
+         A request needs `Authorization: Bearer` and a key with the permission in the table; `operator` includes `admin`, and `*` \
+         includes all.\n\
          Routes with `-` are open.\n",
     );
-    // A `String` never refuses text.
+    // Writing to a `String` cannot fail.
     for tag in Tag::ALL {
         let _ = write!(page, "\n## {}\n\n{}\n\n", tag.name(), tag.description());
         page.push_str("| route | permission | does | answers |\n|---|---|---|---|\n");
@@ -40,7 +42,7 @@ pub fn page() -> String {
     page.push_str(
         "\n## Errors\n\n\
          Problem details (RFC 9457, `application/problem+json`): `{type, title, status, code, detail, request_id, results?}`. `code` is stable,\n\
-         and always comes with the same status; `detail` is for people. The paths of the schema registry answer `{error_code, message}`.\n\n\
+         and always has the same status; `detail` is for people. Errors of the schema registry's paths are `{error_code, message}`.\n\n\
          | status | code | meaning |\n|---|---|---|\n",
     );
     for code in problem::ALL {
@@ -79,7 +81,7 @@ mod tests {
         assert!(
             there == page(),
             "docs/api.md is not what src/api says; \
-             OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib api::reference makes it anew"
+             OMNILINK_UPDATE_DOCS=1 cargo test --all-features --lib api::reference regenerates it"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The paths of Confluent's Schema Registry. Their errors are the registry's own: an HTTP status and [`RegistryProblem`].
+//! The paths of Confluent's Schema Registry. Their errors have the registry's format: an HTTP status and [`RegistryProblem`].
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,12 +21,12 @@ pub struct SchemaVersion {
 pub struct SchemaText {
     /// The schema: Avro, as JSON text.
     pub schema: &'static str,
-    /// The largest id that there is, with `fetchMaxId=true`.
+    /// The largest existing id, with `fetchMaxId=true`.
     #[serde(rename = "maxId", skip_serializing_if = "Option::is_none")]
     pub max_id: Option<u32>,
 }
 
-/// Where a schema is used.
+/// A subject and version that use a schema.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SubjectVersion {
     /// `{topic}-value`.
@@ -42,17 +42,17 @@ pub struct SchemaId {
     pub id: u32,
 }
 
-/// Whether a schema could follow.
+/// Whether a schema is compatible.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Compatibility {
-    /// Whether it reads what was written with the earlier ones.
+    /// Whether it can read data written with the earlier schemas.
     pub is_compatible: bool,
-    /// Why not, with `verbose=true`.
+    /// The reasons, with `verbose=true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<String>>,
 }
 
-/// How schemas may change.
+/// Which changes of schemas are allowed.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CompatibilityLevel {
     /// Always `BACKWARD_TRANSITIVE`.
@@ -67,83 +67,83 @@ pub struct RegistryMode {
     pub mode: &'static str,
 }
 
-/// Nothing: what the registry's root answers.
+/// The answer of the registry's root: an empty object.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Empty {}
 
-/// A schema to be looked up, registered or compared.
+/// A schema to look up, register or compare.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SentSchema {
     /// The schema, as text.
     #[serde(default)]
     pub schema: Option<String>,
-    /// `AVRO` unless given.
+    /// Default `AVRO`.
     #[serde(rename = "schemaType", default)]
     pub kind: Option<String>,
-    /// Other schemas that it names; none of OmniLink's names any.
+    /// Other schemas that it refers to; OmniLink's schemas have none.
     #[serde(default)]
     #[schemars(with = "Option<Vec<serde_json::Map<String, serde_json::Value>>>")]
     pub references: Option<Vec<serde_json::Value>>,
 }
 
-/// Why the registry refused.
+/// An error of the registry.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RegistryProblem {
-    /// The registry's own code, such as 40403: the HTTP status and two digits.
+    /// The registry's error code, such as 40403: the HTTP status and two digits.
     pub error_code: u32,
-    /// What is wrong, for people.
+    /// A description of the error, for people.
     pub message: String,
 }
 
-/// Which schemas are listed; what is unknown is ignored.
+/// Selects schemas; unknown parameters are ignored.
 #[derive(Debug, JsonSchema)]
 pub struct ListSchemas {
-    /// Those of subjects that begin so.
+    /// Only subjects with this prefix.
     #[serde(rename = "subjectPrefix")]
     pub subject_prefix: Option<String>,
-    /// The last version of each subject alone.
+    /// Only the latest version of each subject.
     #[serde(rename = "latestOnly")]
     pub latest_only: Option<bool>,
-    /// How many to leave out.
+    /// The number of items to skip.
     pub offset: Option<usize>,
-    /// How many to show.
+    /// The maximum number of items.
     pub limit: Option<i64>,
 }
 
-/// Which subjects are listed; what is unknown is ignored.
+/// Selects subjects; unknown parameters are ignored.
 #[derive(Debug, JsonSchema)]
 pub struct ListSubjects {
-    /// Those that begin so.
+    /// Only subjects with this prefix.
     #[serde(rename = "subjectPrefix")]
     pub subject_prefix: Option<String>,
-    /// Deleted ones alone; there are none.
+    /// Only deleted subjects; there are none.
     #[serde(rename = "deletedOnly")]
     pub deleted_only: Option<bool>,
-    /// How many to leave out.
+    /// The number of items to skip.
     pub offset: Option<usize>,
-    /// How many to show.
+    /// The maximum number of items.
     pub limit: Option<i64>,
 }
 
 /// What to show of a schema.
 #[derive(Debug, JsonSchema)]
 pub struct GetSchema {
-    /// Whether to show the largest id too.
+    /// Whether to show the largest id as well.
     #[serde(rename = "fetchMaxId")]
     pub fetch_max_id: Option<bool>,
 }
 
-/// How to answer for a subject that is not there.
+/// What to answer for a subject that does not exist.
 #[derive(Debug, JsonSchema)]
 pub struct GetSetting {
-    /// Whether to answer with what holds for all.
+    /// Whether to answer with the global setting.
     #[serde(rename = "defaultToGlobal")]
     pub default_to_global: Option<bool>,
 }
 
-/// How much to say of a comparison.
+/// How detailed a comparison is.
 #[derive(Debug, JsonSchema)]
 pub struct Compare {
-    /// Whether to say why.
+    /// Whether to give reasons.
     pub verbose: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! `/v1/replay`: which events, by the query string.
+//! `/v1/replay`: selecting events with the query string.
 
 use std::fmt;
 
@@ -14,53 +14,53 @@ use crate::{
     replay::{EntityName, EntityNameError, Query, Replayed, TypePattern},
 };
 
-/// Which events, as the documentation shows the query string; [`ReplayQuery::parse`] reads it.
+/// The selection of events as documented; [`ReplayQuery::parse`] parses it.
 #[derive(Debug, JsonSchema)]
 pub struct EventsParameters {
-    /// Events appended at this time or later.
+    /// Events appended at or after this time.
     #[schemars(extend("format" = "date-time"))]
     pub since: Option<String>,
     /// Events appended before this time.
     #[schemars(extend("format" = "date-time"))]
     pub until: Option<String>,
-    /// Events of this tenant: the key's own unless given. Another one needs the permission `operator`; with it, all tenants' unless
-    /// given.
+    /// Events of this tenant; default: that of the key. Another tenant needs the permission `operator`, and with it the default is all
+    /// tenants.
     pub tenant: Option<String>,
-    /// Events of this type, or of types that begin as `prefix.*` says; may be repeated.
+    /// Events of this type, or with a prefix, such as `prefix.*`; may be repeated.
     #[serde(default)]
     pub r#type: Vec<String>,
     /// Events of this entity, as `TYPE:ID` with one colon.
     pub entity: Option<String>,
-    /// The entity's type, where type or id has a colon in it; needs `entity_id`.
+    /// The entity's type, if type or id contains a colon; requires `entity_id`.
     pub entity_type: Option<String>,
-    /// The entity's id; needs `entity_type`.
+    /// The entity's id; requires `entity_type`.
     pub entity_id: Option<String>,
-    /// Whether to go on with events as they are appended.
+    /// Whether to continue with new events as they are appended.
     pub follow: Option<bool>,
 }
 
 /// The parameters of `GET /v1/replay`.
 #[derive(Debug, JsonSchema)]
 pub struct ReplayParameters {
-    /// Which events.
+    /// The selected events.
     #[serde(flatten)]
     pub events: EventsParameters,
-    /// The form of the answer: lines of JSON unless given.
+    /// The format of the answer; default: lines of JSON.
     pub format: Option<ReplayFormat>,
 }
 
 /// The parameters of `GET /v1/replay/state`.
 #[derive(Debug, JsonSchema)]
 pub struct StateParameters {
-    /// The tenant of the entity: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant of the entity; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
     /// The entity, as `TYPE:ID` with one colon.
     pub entity: Option<String>,
-    /// The entity's type, where type or id has a colon in it; needs `entity_id`.
+    /// The entity's type, if type or id contains a colon; requires `entity_id`.
     pub entity_type: Option<String>,
-    /// The entity's id; needs `entity_type`.
+    /// The entity's id; requires `entity_type`.
     pub entity_id: Option<String>,
-    /// The time to fold events up to: now unless given.
+    /// The time up to which events are folded; default: now.
     #[schemars(extend("format" = "date-time"))]
     pub as_of: Option<String>,
 }
@@ -68,30 +68,30 @@ pub struct StateParameters {
 /// The parameters of `POST /v1/replay/topic`.
 #[derive(Debug, JsonSchema)]
 pub struct IntoTopicParameters {
-    /// Which events.
+    /// The selected events.
     #[serde(flatten)]
     pub events: EventsParameters,
-    /// The topic to write them to; none of OmniLink's own.
+    /// The topic to write to, which must not be one of OmniLink's own.
     pub topic: String,
 }
 
-/// The form of an answer.
+/// The format of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplayFormat {
-    /// A line of JSON an event.
+    /// One line of JSON per event.
     #[serde(rename = "ndjson")]
     Lines,
     /// A Parquet file.
     Parquet,
 }
 
-/// The query string of a replay, read.
+/// The parsed query string of a replay.
 #[derive(Debug)]
 pub struct ReplayQuery {
-    /// Which events.
+    /// The selected events.
     pub query: Query,
-    /// The form of the answer.
+    /// The format of the answer.
     pub format: ReplayFormat,
     /// `as_of`.
     pub as_of: Option<Millis>,
@@ -99,46 +99,46 @@ pub struct ReplayQuery {
     pub topic: Option<String>,
 }
 
-/// What is wrong with a query string.
+/// Why a query string is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum BadQuery {
     /// There is no parameter of that name.
     #[error("`{0}`: unknown")]
     Unknown(String),
-    /// A parameter's value is not one of those there are.
+    /// A parameter's value is not one of the allowed ones.
     #[error("`{name}`: {expected}")]
     NotOneOf {
         /// The parameter.
         name: &'static str,
-        /// Its values.
+        /// The allowed values.
         expected: &'static str,
     },
-    /// A time is not one.
+    /// A time is invalid.
     #[error("`{name}`: {error}")]
     Time {
         /// The parameter.
         name: &'static str,
-        /// Why.
+        /// The reason.
         error: BadTime,
     },
-    /// `tenant` cannot be one.
+    /// `tenant` is not a valid tenant.
     #[error("`tenant`: {0}")]
     Tenant(BadTenant),
-    /// `entity` names none.
+    /// `entity` is invalid.
     #[error("`entity`: {0}")]
     Entity(EntityNameError),
-    /// `entity_type` and `entity_id` name none.
+    /// `entity_type` and `entity_id` are invalid.
     #[error(transparent)]
     EntityParts(EntityNameError),
-    /// They name another one.
+    /// `entity` names another entity than `entity_type` and `entity_id`.
     #[error("`entity` is another one than `entity_type` and `entity_id`")]
     TwoEntities,
-    /// A Parquet file cannot follow.
+    /// A Parquet file cannot be continued.
     #[error("a Parquet file has an end: `follow` gives it none")]
     EndlessParquet,
 }
 
-/// A text is no time.
+/// A text is not a time.
 #[derive(Debug)]
 pub struct BadTime(String);
 
@@ -152,7 +152,7 @@ impl fmt::Display for BadTime {
     }
 }
 
-/// An RFC 3339 time.
+/// Parses an RFC 3339 time.
 pub(super) fn time(text: &str) -> Result<Millis, BadTime> {
     if let Some(micros) = parse_rfc3339(text) {
         return Ok(Millis(micros.div_euclid(1000)));
@@ -162,7 +162,7 @@ pub(super) fn time(text: &str) -> Result<Millis, BadTime> {
 }
 
 impl ReplayQuery {
-    /// Reads names and values, in the order in which they are given.
+    /// Parses names and values, in the order in which they are given.
     pub fn parse(pairs: Vec<(String, String)>) -> Result<Self, BadQuery> {
         let mut asked = Self {
             query: Query::default(),
@@ -232,23 +232,23 @@ impl ReplayQuery {
     }
 }
 
-/// A line of the answer to a replay into a topic: one now and then, and a last one that is not `running`.
+/// A line of the answer to a replay into a topic. Lines report the progress; the last one is not `running`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum ReplayProgress<'a> {
     /// It is running.
     Running {
-        /// How far it is.
+        /// The progress so far.
         replay: &'a Replayed,
     },
-    /// It has ended.
+    /// It has finished.
     Done {
-        /// What was written.
+        /// The totals.
         replay: &'a Replayed,
     },
-    /// It has failed; what is written stays.
+    /// It has failed; events already written stay in the topic.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What a line of the table of routes consists of.
+//! The parts of a line in the table of routes.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ pub const JSON: &str = "application/json";
 /// Lines of JSON.
 pub const NDJSON: &str = "application/x-ndjson";
 
-/// Adds a type to a document; the result is its schema, or a reference to it.
+/// Adds a type to a document and returns its schema, or a reference to it.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
@@ -24,7 +24,7 @@ fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 /// The method of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Method {
-    /// `GET`, and so `HEAD`.
+    /// `GET`, which includes `HEAD`.
     Get,
     /// `POST`.
     Post,
@@ -35,7 +35,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As it is sent.
+    /// The name as sent.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -46,46 +46,46 @@ impl Method {
     }
 }
 
-/// Who may use a route.
+/// The access to a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Everyone, without a key.
+    /// Open to everyone, without a key.
     Open,
-    /// Who has a key with this permission. A key with `operator` may use every route but those through which events and starts come in.
+    /// Needs a key with this permission. A key with `operator` may use every route except those for the intake of events and starts.
     Permission(&'static str),
 }
 
-/// Which emergency controls close a route.
+/// The emergency controls that close a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
-    /// None: it reads, ends or finishes something, or is for operators.
+    /// None: the route reads, ends or finishes something, or is for operators.
     None,
     /// The kill switch.
     Intake,
-    /// Operator take-over, for all but persons: what ends a run.
+    /// Operator take-over, except for persons: routes that end a run.
     Takeover,
-    /// Both: starts, decisions and the other controls of runs.
+    /// Both: starts, decisions and the other run controls.
     Starts,
 }
 
-/// What routes are for; the groups of the documentation.
+/// The groups of routes in the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tag {
-    /// Events come in.
+    /// Intake of events.
     Events,
-    /// Commands, workflows, goals and tasks come in.
+    /// Intake of commands, workflows, goals and tasks.
     Starts,
-    /// Runs: how they are, what controls them, and what people decide.
+    /// Runs: their state, controls, and decisions by people.
     Runs,
     /// Keys.
     Keys,
-    /// Sources of webhooks, and what they send.
+    /// Webhook sources, and webhooks.
     Webhooks,
-    /// Logins of Postgres.
+    /// Postgres logins.
     Readers,
     /// The emergency controls.
     Controls,
-    /// Who did what.
+    /// The audit log.
     Audit,
     /// The history.
     Replay,
@@ -95,12 +95,12 @@ pub enum Tag {
     Operations,
     /// The schemas of the topics.
     SchemaRegistry,
-    /// The node.
+    /// The node itself.
     Node,
 }
 
 impl Tag {
-    /// All, in the order of the documentation.
+    /// All groups, in the order of the documentation.
     pub const ALL: [Self; 13] = [
         Self::Events,
         Self::Starts,
@@ -117,7 +117,7 @@ impl Tag {
         Self::Node,
     ];
 
-    /// Its heading.
+    /// The heading.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Events => "Events",
@@ -136,49 +136,49 @@ impl Tag {
         }
     }
 
-    /// What its routes are for; Markdown.
+    /// The purpose of its routes; Markdown.
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Events => "Events come in.",
+            Self::Events => "Intake of events.",
             Self::Starts => {
-                "Commands, workflows, goals and tasks: what starts runs. There is no planner yet, so goals are answered with 503 \
+                "Starts of runs: commands, workflows, goals and tasks. There is no planner yet, so goals are answered with 503 \
                  `feature_disabled`."
             }
-            Self::Runs => "Runs: how they are, what controls them, and what people decide.",
+            Self::Runs => "Runs: their state, controls, and decisions by people.",
             Self::Keys => "API keys of a tenant.",
-            Self::Webhooks => "Sources of webhooks, and the routes that their senders call.",
-            Self::Readers => "Which login of Postgres sees which tenant.",
+            Self::Webhooks => "Webhook sources, and the routes that their senders call.",
+            Self::Readers => "Which Postgres login can read which tenant.",
             Self::Controls => {
-                "Emergency controls, over all tenants: they hold on every node within a second."
+                "Emergency controls, for all tenants; they take effect on every node within a second."
             }
-            Self::Audit => "Who did what, and which webhook requests were turned away.",
-            Self::Replay => "The history, read back in the order in which it was appended.",
-            Self::DeadLetters => "Records that were rejected, with why, and their way back.",
-            Self::Operations => "Topics, lag and projections, over all tenants.",
+            Self::Audit => "The audit log, and rejected webhook requests.",
+            Self::Replay => "The history, in the order in which it was appended.",
+            Self::DeadLetters => "Rejected records with their reasons, and their redrive.",
+            Self::Operations => "Topics, lag and projections, for all tenants.",
             Self::SchemaRegistry => {
                 "The Avro schemas of OmniLink's own topics, read-only, on the paths of Confluent's Schema Registry."
             }
-            Self::Node => "How the node is, and this documentation.",
+            Self::Node => "The state of the node, and this documentation.",
         }
     }
 }
 
-/// A part of the path in braces, or a header.
+/// A path parameter, or a header.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameter {
     /// Its name.
     pub name: &'static str,
-    /// What it says.
+    /// Its meaning.
     pub description: &'static str,
-    /// A value.
+    /// An example value.
     pub example: &'static str,
 }
 
-/// The header that all routes with a key take.
+/// The header that all routes with a key accept.
 pub(super) const ON_BEHALF_OF: Parameter = Parameter {
     name: "Omnilink-On-Behalf-Of",
-    description: "The user for whom the request is made: at most 256 bytes of UTF-8, as they are. Needs the permission `act_as`; \
-        it is recorded beside the key's principal.",
+    description: "The user on whose behalf the request is made: at most 256 bytes of UTF-8, without encoding. Needs the permission \
+        `act_as`; it is recorded together with the key's principal.",
     example: "ann@example.com",
 };
 
@@ -187,14 +187,14 @@ pub(super) const ON_BEHALF_OF: Parameter = Parameter {
 pub struct Content {
     /// The media type.
     pub media: &'static str,
-    /// The schema of the body, or of a line of it; `None`: it is no JSON.
+    /// The schema of the body, or of each line; `None` if it is not JSON.
     pub schema: Option<SchemaOf>,
     /// An example: JSON where there is a schema.
     pub example: Option<&'static str>,
 }
 
 impl Content {
-    /// JSON in this media type.
+    /// A JSON body in this media type.
     pub const fn json<T: JsonSchema>(media: &'static str, example: &'static str) -> Self {
         Self {
             media,
@@ -203,7 +203,7 @@ impl Content {
         }
     }
 
-    /// What has no schema.
+    /// A body without a schema.
     pub const fn other(media: &'static str) -> Self {
         Self {
             media,
@@ -213,14 +213,14 @@ impl Content {
     }
 }
 
-/// A good answer.
+/// A successful answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// What it says.
+    /// Its meaning.
     pub description: &'static str,
-    /// Its body, in each media type that it may have; empty: none.
+    /// The body, for each possible media type; empty if there is none.
     pub content: &'static [Content],
 }
 
@@ -240,46 +240,46 @@ impl Answer {
 pub enum Errors {
     /// Problem details.
     Problem,
-    /// As Confluent's Schema Registry words them, with these statuses.
+    /// Errors in the format of Confluent's Schema Registry, with these statuses.
     Registry(&'static [u16]),
 }
 
-/// A route. It begins with [`Route::new`]; the rest is added to it.
+/// A route, built from [`Route::new`] and the methods below.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
     /// The method.
     pub method: Method,
     /// The path, with parameters in braces.
     pub path: &'static str,
-    /// Who may use it.
+    /// The access to the route.
     pub access: Access,
-    /// Which emergency controls close it.
+    /// The emergency controls that close it.
     pub gate: Gate,
     /// Its group.
     pub tag: Tag,
-    /// What it does, in a few words.
+    /// A short summary.
     pub summary: &'static str,
-    /// What else there is to know; Markdown.
+    /// Further documentation; Markdown.
     pub description: &'static str,
-    /// The parts of the path in braces.
+    /// The path parameters.
     pub path_parameters: &'static [Parameter],
-    /// The parameters of the query string: the properties of this schema.
+    /// The query parameters: the properties of this schema.
     pub query: Option<SchemaOf>,
-    /// Headers that mean something here.
+    /// The headers that the route uses.
     pub headers: &'static [Parameter],
-    /// The body, in each media type that it may have; empty: none.
+    /// The body, for each possible media type; empty if there is none.
     pub body: &'static [Content],
-    /// Whether an example of a body is one that the route's own type takes.
+    /// Checks whether the route's type accepts an example body.
     pub takes: Option<Takes>,
-    /// The good answers.
+    /// The successful answers.
     pub answers: &'static [Answer],
-    /// The form of its errors.
+    /// The format of its errors.
     pub errors: Errors,
-    /// Codes beside those that come with the access, the parameters and the body.
+    /// Error codes besides those that follow from the access, the parameters and the body.
     pub own_codes: &'static [&'static Code],
 }
 
-/// Reads a body, to see whether a type takes it.
+/// Parses a body, to check whether a type accepts it.
 pub type Takes = fn(&str) -> Result<(), serde_json::Error>;
 
 fn takes<T: DeserializeOwned>(text: &str) -> Result<(), serde_json::Error> {
@@ -287,7 +287,7 @@ fn takes<T: DeserializeOwned>(text: &str) -> Result<(), serde_json::Error> {
 }
 
 impl Route {
-    /// A route that is open and has no parameters, no body and no answers yet.
+    /// An open route without parameters, body and answers.
     pub const fn new(method: Method, path: &'static str, tag: Tag, summary: &'static str) -> Self {
         Self {
             method,
@@ -308,43 +308,43 @@ impl Route {
         }
     }
 
-    /// It needs a key with this permission.
+    /// Requires a key with this permission.
     pub(super) const fn needs(mut self, permission: &'static str) -> Self {
         self.access = Access::Permission(permission);
         self
     }
 
-    /// These emergency controls close it.
+    /// Sets the emergency controls that close the route.
     pub(super) const fn closed_by(mut self, gate: Gate) -> Self {
         self.gate = gate;
         self
     }
 
-    /// More about it.
+    /// Sets the further documentation.
     pub(super) const fn describe(mut self, description: &'static str) -> Self {
         self.description = description;
         self
     }
 
-    /// The parts of the path in braces.
+    /// Sets the path parameters.
     pub(super) const fn path_parameters(mut self, parameters: &'static [Parameter]) -> Self {
         self.path_parameters = parameters;
         self
     }
 
-    /// The parameters of the query string are the fields of this type.
+    /// Sets the query parameters, which are the fields of this type.
     pub(super) const fn query<T: JsonSchema>(mut self) -> Self {
         self.query = Some(schema_of::<T>);
         self
     }
 
-    /// Headers that mean something here.
+    /// Sets the headers that the route uses.
     pub(super) const fn headers(mut self, headers: &'static [Parameter]) -> Self {
         self.headers = headers;
         self
     }
 
-    /// The body is one of this type.
+    /// Sets the body to this type.
     pub(super) const fn body<T: JsonSchema + DeserializeOwned>(
         mut self,
         content: &'static [Content],
@@ -354,31 +354,31 @@ impl Route {
         self
     }
 
-    /// The body is read by a parser of its own.
+    /// Sets a body that a separate parser reads.
     pub(super) const fn body_in(mut self, content: &'static [Content]) -> Self {
         self.body = content;
         self
     }
 
-    /// The good answers.
+    /// Sets the successful answers.
     pub(super) const fn answers(mut self, answers: &'static [Answer]) -> Self {
         self.answers = answers;
         self
     }
 
-    /// Codes beside those that come with the access, the parameters and the body.
+    /// Adds error codes besides those that follow from the access, the parameters and the body.
     pub(super) const fn codes(mut self, codes: &'static [&'static Code]) -> Self {
         self.own_codes = codes;
         self
     }
 
-    /// Its errors are the registry's, with these statuses.
+    /// Sets the registry's error format, with these statuses.
     pub(super) const fn registry_errors(mut self, statuses: &'static [u16]) -> Self {
         self.errors = Errors::Registry(statuses);
         self
     }
 
-    /// All error codes that it answers with, by status; none where the errors are not problem details.
+    /// All error codes of the route, by status; empty if its errors are not problem details.
     pub fn codes_of_errors(&self) -> Vec<&'static Code> {
         let mut codes = self.own_codes.to_vec();
         if self.errors == Errors::Problem {
@@ -389,7 +389,7 @@ impl Route {
                     &PERMISSION_DENIED,
                     &RATE_LIMIT_EXCEEDED,
                     &LOG_UNAVAILABLE,
-                    // Of `Omnilink-On-Behalf-Of`.
+                    // For `Omnilink-On-Behalf-Of`.
                     &INVALID_PAYLOAD,
                 ]);
             }
@@ -418,7 +418,7 @@ impl Route {
         codes
     }
 
-    /// The path with the examples of its parameters.
+    /// The path with the example values of its parameters.
     pub fn example_path(&self) -> String {
         let mut path = self.path.to_owned();
         for parameter in self.path_parameters {

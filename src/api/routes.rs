@@ -1,5 +1,5 @@
-//! The table of routes. A route that is not here is not mounted, and a line without a handler does not compile (the `match` over
-//! [`Operation`] in `port/rest/routes.rs`).
+//! The table of routes. A route that is not in the table is not mounted, and a line without a handler does not compile because of the
+//! `match` over [`Operation`] in `port/rest/routes.rs`.
 
 use super::{
     audit::{AuditEntry, AuditQuery, Rejection, RejectionQuery},
@@ -110,16 +110,16 @@ const KEY_ID: Parameter = Parameter {
     example: "01998a55-0c1e-7b60-9f3b-3a3c8a5b1f00",
 };
 
-/// The answers to what controls a run.
+/// The answers to run controls.
 const CONTROLLED: &[Answer] = &[
     Answer::new(
         200,
-        "The run has taken it in.",
+        "The run has accepted it.",
         &[Content::json::<RunControlled>(JSON, examples::CONTROLLED)],
     ),
     Answer::new(
         202,
-        "It is in the log; the run has not answered within 2 s.",
+        "It is in the log, but the run has not answered within 2 s.",
         &[Content::json::<RunControlled>(
             JSON,
             examples::CONTROL_ACCEPTED,
@@ -127,7 +127,7 @@ const CONTROLLED: &[Answer] = &[
     ),
 ];
 
-/// The answer of the registry: JSON in its media type.
+/// The answer of the registry, JSON in its media type.
 macro_rules! registry_answer {
     ($description:literal, $type:ty, $example:literal) => {
         &[Answer::new(
@@ -138,11 +138,11 @@ macro_rules! registry_answer {
     };
 }
 
-/// The answers to a webhook that was accepted.
+/// The answers to an accepted webhook.
 const ACCEPTED_WEBHOOK: &[Answer] = &[
     Answer::new(
         200,
-        "The event is in the log already; `record_id` is that of the first time. Or the answer to a question of Slack's, as text.",
+        "The event was already in the log; `record_id` is that of the first time. Or the answer to Slack's challenge, as text.",
         &[
             Content::json::<Accepted>(JSON, examples::DUPLICATE),
             Content::other("text/plain; charset=utf-8"),
@@ -155,7 +155,7 @@ const ACCEPTED_WEBHOOK: &[Answer] = &[
     ),
 ];
 
-/// What a webhook may be refused with.
+/// The error codes of webhooks.
 const WEBHOOK_CODES: &[&Code] = &[
     &MISSING_FIELD,
     &UNSUPPORTED_KIND,
@@ -179,39 +179,39 @@ const WEBHOOK_CODES: &[&Code] = &[
     &LOG_UNAVAILABLE,
     &OVERLOADED,
 ];
-/// Headers of starts.
+/// The headers of starts.
 const START_HEADERS: &[Parameter] = &[
     Parameter {
         name: "Idempotency-Key",
         description: "Names the run (in a batch, with `id`), and is required unless the body has `idempotencykey`: the same key and \
-            body again starts nothing twice. At most 512 bytes. `X-Idempotency-Key` means the same.",
+            body again starts nothing twice. At most 512 bytes. `X-Idempotency-Key` is an alias.",
         example: "expense-17",
     },
     Parameter {
         name: "traceparent",
-        description: "W3C trace context; kept with starts that have none.",
+        description: "W3C trace context, for starts that have none themselves.",
         example: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     },
 ];
 
-/// Headers of starts that may be waited for.
+/// The headers of starts that can wait for the end of the run.
 const AWAITED_START_HEADERS: &[Parameter] = &[
     START_HEADERS[0],
     START_HEADERS[1],
     Parameter {
         name: "Prefer",
-        description: "`wait=N` (RFC 7240): the answer to a single start waits up to N seconds (60 at most) for the end of its run, \
-            and is 200 with the run; without an end in time it is 202.",
+        description: "`wait=N` (RFC 7240): the answer to a single start waits up to N seconds (at most 60) for the end of its run. It \
+            is 200 with the run if the run ends in time, otherwise 202.",
         example: "wait=10",
     },
 ];
 
-/// Headers of a run that repeats another one.
+/// The headers of a retry.
 const AWAITED_RETRY_HEADERS: &[Parameter] = &[
     Parameter {
         name: "Idempotency-Key",
-        description: "Names the new run, with the id of the old one, and is required: the same key and body again starts nothing twice. \
-            At most 512 bytes. `X-Idempotency-Key` means the same.",
+        description: "Names the new run, with the id of the old one, and is required: the same key and body again starts nothing \
+            twice. At most 512 bytes. `X-Idempotency-Key` is an alias.",
         example: "again-1",
     },
     START_HEADERS[1],
@@ -222,12 +222,12 @@ const AWAITED_RETRY_HEADERS: &[Parameter] = &[
 const STARTED: &[Answer] = &[
     Answer::new(
         202,
-        "At least one start is in the log, or was there already; so is an empty batch.",
+        "At least one start is in the log or already was, or the batch is empty.",
         &[Content::json::<Accepted>(JSON, examples::STARTED)],
     ),
     Answer::new(
         200,
-        "With `Prefer: wait`, for a single start whose run has ended in time.",
+        "With `Prefer: wait`, for a single start whose run ended in time.",
         &[Content::json::<RunView>(JSON, run_examples::RUN)],
     ),
 ];
@@ -235,14 +235,14 @@ const STARTED: &[Answer] = &[
 /// The answer to agents.
 const AGENT_ACCEPTED: &[Answer] = &[Answer::new(
     202,
-    "The goal is in the log, or was there already.",
+    "The goal is in the log, or already was.",
     &[Content::json::<AgentAccepted>(
         JSON,
         examples::AGENT_ACCEPTED,
     )],
 )];
 
-/// The schema that is sent to a subject.
+/// The schema sent to a subject.
 const SENT_SCHEMA: &[Content] = &[
     Content::json::<SentSchema>(REGISTRY, r#"{ "schema": "{\"type\":\"string\"}" }"#),
     Content::json::<SentSchema>(JSON, r#"{ "schema": "{\"type\":\"string\"}" }"#),
@@ -250,7 +250,7 @@ const SENT_SCHEMA: &[Content] = &[
 
 macro_rules! routes {
     ($($operation:ident = $route:expr;)*) => {
-        /// What a route does: one for each line of the table.
+        /// The operations, one for each line of the table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[expect(missing_docs, reason = "the lines of the table say what they do")]
         pub enum Operation {
@@ -258,17 +258,17 @@ macro_rules! routes {
         }
 
         impl Operation {
-            /// All of them, in the order of the table.
+            /// All operations, in the order of the table.
             pub const ALL: &[Self] = &[$(Self::$operation),*];
 
-            /// Its name in the OpenAPI document.
+            /// The name in the OpenAPI document.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$operation => stringify!($operation)),*
                 }
             }
 
-            /// Its line.
+            /// The route's line in the table.
             pub fn route(self) -> &'static Route {
                 &ROUTES[self as usize]
             }
@@ -284,21 +284,21 @@ routes! {
         .needs(EVENTS_WRITE)
         .closed_by(Gate::Intake)
         .describe(
-            "Takes one event or a batch, in CloudEvents' structured, batched and binary mode (attributes in `ce-` headers, the body \
-             is the data), or as plain JSON. 202 comes after the events are durable. A batch reports each item, and a bad item does \
-             not refuse the others; where nothing was accepted, the answer is a problem with the code of the first item that a rate limit \
-             refused, else of the first item, and all results.",
+            "Accepts one event or a batch, in CloudEvents' structured, batched and binary mode (attributes in `ce-` headers, the body \
+             is the data), or as plain JSON. 202 means that the events are durable. A batch reports each item, and an invalid item \
+             does not affect the others. If no item was accepted, the answer is a problem with all results and the code of the first \
+             item that a rate limit refused, else of the first item.",
         )
         .headers(&[
             Parameter {
                 name: "Idempotency-Key",
                 description: "Names the request: the same key and `id` again is a duplicate, whatever the source. At most 512 bytes. \
-                    `X-Idempotency-Key` means the same.",
+                    `X-Idempotency-Key` is an alias.",
                 example: "import-2026-01-31",
             },
             Parameter {
                 name: "traceparent",
-                description: "W3C trace context; kept with events that have none.",
+                description: "W3C trace context, for events that have none themselves.",
                 example: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             },
         ])
@@ -309,7 +309,7 @@ routes! {
         ])
         .answers(&[Answer::new(
             202,
-            "At least one event is in the log, or was there already; so is an empty batch.",
+            "At least one event is in the log or already was, or the batch is empty.",
             &[Content::json::<Accepted>(JSON, examples::ACCEPTED)],
         )])
         .codes(&[
@@ -374,7 +374,8 @@ routes! {
     PostTasks = Route::new(Post, "/v1/tasks", StartsTag, "Create tasks")
         .needs(TASKS_CREATE)
         .closed_by(Gate::Starts)
-        .describe("Starts a run of one step with the tool that `type` names; one or a batch. The params are the tool's input, as they are.")
+        .describe("Starts a run with one step, which calls the tool named by `type`; one or a batch. The params are the tool's input, \
+         unchanged.")
         .headers(AWAITED_START_HEADERS)
         .body_in(&[
             Content::json::<Starts<Task>>(JSON, examples::TASK),
@@ -390,34 +391,36 @@ routes! {
         .needs(TASKS_CLAIM)
         .closed_by(Gate::Intake)
         .describe(
-            "For workers that fetch their work: hands out tasks of the key's tenant, of tools with `worker: {claim: {}}`. A task that is \
-             neither completed nor extended before its lease lapses is handed out again, as the same attempt.",
+            "For workers that fetch their work: hands out tasks of the key's tenant whose tools have `worker: {claim: {}}`. A task \
+             that is neither completed nor extended before its lease expires is handed out again, as the same attempt.",
         )
         .body_in(&[Content::json::<ClaimTasks>(JSON, examples::CLAIM_TASKS)])
         .answers(&[Answer::new(
             200,
-            "The tasks; none if none came in time.",
+            "The tasks; empty if there was none in time.",
             &[Content::json::<ClaimedTasks>(JSON, examples::CLAIMED_TASKS)],
         )])
         .codes(&[&MISSING_FIELD, &OVERLOADED, &POSTGRES_UNAVAILABLE]);
     ExtendLease = Route::new(Post, "/v1/tasks/heartbeat", StartsTag, "Extend a lease")
         .needs(TASKS_CLAIM)
         .describe(
-            "The worker still works on the task. 409 `stale_lease` says that it should stop: somebody else has the task, or it is over.",
+            "Extends the lease while the worker is still working on the task. 409 `stale_lease` means that it should stop: another \
+             worker has the task, or it is over.",
         )
         .body_in(&[Content::json::<Heartbeat>(JSON, examples::HEARTBEAT)])
         .answers(&[Answer::new(
             200,
-            "The lease lasts longer.",
+            "The lease was extended.",
             &[Content::json::<ExtendedLease<'static>>(JSON, examples::EXTENDED_LEASE)],
         )])
         .codes(&[&MISSING_FIELD, &STALE_LEASE, &POSTGRES_UNAVAILABLE]);
     CompleteTask = Route::new(Post, "/v1/tasks/complete", StartsTag, "Complete a task")
         .needs(TASKS_COMPLETE)
         .describe(
-            "Ends a task that was claimed, or a call of a step that its worker answered with 202: `task_id` and `lease` are those of the \
-             task. The same again is the same answer; of different outcomes the first one counts (of a task that was claimed, another \
-             one is 409). An outcome for an attempt that is over changes nothing, but a success of a step that counts as failed is undone.",
+            "Completes a task that was claimed, or a call that its worker answered with 202; `task_id` and `lease` are those of the \
+             task. Repeating the request gives the same answer. If outcomes differ, the first one counts; for a claimed task, another \
+             outcome is answered with 409. An outcome for an attempt that is over changes nothing, except that a success of a step \
+             that counts as failed is compensated.",
         )
         .body_in(&[Content::json::<CompleteTask>(JSON, examples::COMPLETE_TASK)])
         .answers(&[Answer::new(
@@ -428,7 +431,7 @@ routes! {
         .codes(&[&MISSING_FIELD, &STALE_LEASE, &POSTGRES_UNAVAILABLE]);
     ListTools = Route::new(Get, "/v1/tools", Operations, "List tools")
         .needs(RUNS_READ)
-        .describe("The tools that are in force, by name, and what calls of them are like on the node that answers.")
+        .describe("The tools in force, by name, and the state of their calls on the node that answers.")
         .answers(&[Answer::new(
             200,
             "All tools.",
@@ -437,7 +440,7 @@ routes! {
     AgentWorkflow = Route::new(Post, "/workflows/agent", StartsTag, "Send an agent's goal")
         .needs(ORCHESTRATIONS_REQUEST)
         .closed_by(Gate::Starts)
-        .describe("For agents: a goal in their own envelope, of type `omnilink:agent.goal_received`. `/v1/goals` is the route for all others.")
+        .describe("For agents: a goal in their own envelope, of type `omnilink:agent.goal_received`. Other clients use `/v1/goals`.")
         .headers(START_HEADERS)
         .body_in(&[Content::json::<AgentEnvelope>(JSON, examples::AGENT_ENVELOPE)])
         .answers(AGENT_ACCEPTED)
@@ -445,7 +448,7 @@ routes! {
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
             &OVERLOADED,
         ]);
-    AgentStatus = Route::new(Get, "/workflows/{id}/status", StartsTag, "Show how an agent's goal is getting on")
+    AgentStatus = Route::new(Get, "/workflows/{id}/status", StartsTag, "Show the status of an agent's goal")
         .needs(ORCHESTRATIONS_REQUEST)
         .path_parameters(&[Parameter {
             name: "id",
@@ -454,18 +457,18 @@ routes! {
         }])
         .answers(&[Answer::new(
             200,
-            "Denied and cancelled is `failed`, whatever has not ended is `running`.",
+            "Denied and cancelled runs are `failed`; runs that have not ended are `running`.",
             &[Content::json::<AgentStatusBody>(JSON, examples::AGENT_STATUS)],
         )])
         .describe(
-            "For agents: `/v1/runs/{id}` is the route for all others. A key without the permission `runs:read` sees the runs that its \
-             principal asked for. Right after the answer to the goal it waits up to 2 s for the run.",
+            "For agents; other clients use `/v1/runs/{id}`. A key without the permission `runs:read` only sees the runs that its \
+             principal requested. If the run was only just accepted, the answer waits up to 2 s for it.",
         )
         .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
     AgentGoal = Route::new(Post, "/api/v1/goals", StartsTag, "Send an agent's goal, plain")
         .needs(ORCHESTRATIONS_REQUEST)
         .closed_by(Gate::Starts)
-        .describe("For agents: as `/workflows/agent`, or the goal without an envelope.")
+        .describe("For agents: like `/workflows/agent`, or the goal without an envelope.")
         .headers(START_HEADERS)
         .body_in(&[Content::json::<AgentGoals>(JSON, examples::AGENT_GOAL)])
         .answers(AGENT_ACCEPTED)
@@ -477,8 +480,8 @@ routes! {
     ListRuns = Route::new(Get, "/v1/runs", Runs, "List runs")
         .needs(RUNS_READ_OWN)
         .describe(
-            "Newest first, without params, plans and outputs. A key that has the permission `runs:read:own`, but not `runs:read`, sees \
-             the runs that its principal asked for.",
+            "Newest first, without params, plans and outputs. A key that has the permission `runs:read:own`, but not `runs:read`, only \
+             sees the runs that its principal requested.",
         )
         .query::<ListRuns>()
         .answers(&[Answer::new(
@@ -490,8 +493,9 @@ routes! {
     ShowRun = Route::new(Get, "/v1/runs/{id}", Runs, "Show a run")
         .needs(RUNS_READ_OWN)
         .describe(
-            "The run as it is. Right after the answer to its start it waits up to 2 s for the run rather than say 404. With `wait` it \
-             answers when the run has ended, or after so many seconds. Permissions are those of the list. What persons read is audited.",
+            "The current state of the run. If the run was only just accepted, the answer waits up to 2 s for it instead of being 404. \
+             With `wait` the answer comes when the run has ended, or after that many seconds. Permissions are those of the list. Reads \
+             by persons are audited.",
         )
         .path_parameters(&[RUN_ID])
         .query::<ShowRun>()
@@ -503,7 +507,7 @@ routes! {
             ),
             Answer::new(
                 202,
-                "The run has not ended within `wait` seconds.",
+                "The run did not end within `wait` seconds.",
                 &[Content::json::<RunView>(JSON, run_examples::RUNNING_RUN)],
             ),
         ])
@@ -511,16 +515,16 @@ routes! {
     ShowRunEvents = Route::new(Get, "/v1/runs/{id}/events", Runs, "Show the history of a run")
         .needs(RUNS_READ_OWN)
         .describe(
-            "All records in their order; [runs.md](runs.md) lists their types. With `Accept: text/event-stream` they come as server-sent \
-             events, also those that follow, until the run's last record: `id` is `seq`, `event` the type, `data` the record. \
-             `Last-Event-ID` resumes after that record. A comment every 15 s is a sign of life. Permissions are those of the list. What \
-             persons read is audited.",
+            "All records in order; [runs.md](runs.md) lists their types. With `Accept: text/event-stream` they are sent as server-sent \
+             events, followed by new records until the run's last one: `id` is `seq`, `event` the type, `data` the record. \
+             `Last-Event-ID` resumes after that record. A comment every 15 s keeps the connection alive. Permissions are those of the \
+             list. Reads by persons are audited.",
         )
         .path_parameters(&[RUN_ID])
         .query::<RunHistory>()
         .headers(&[Parameter {
             name: "Last-Event-ID",
-            description: "The `id` of the last event that the client has, of a stream.",
+            description: "The `id` of the last event of the stream that the client received.",
             example: "3",
         }])
         .answers(&[
@@ -537,7 +541,7 @@ routes! {
         .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
     ListApprovals = Route::new(Get, "/v1/approvals", Runs, "List approvals")
         .needs(APPROVALS_READ)
-        .describe("Newest first: what waits for a person, or with `status` what was decided. What persons read is audited.")
+        .describe("Newest first: pending approvals, or those with `status`. Reads by persons are audited.")
         .query::<ListApprovals>()
         .answers(&[Answer::new(
             200,
@@ -549,9 +553,9 @@ routes! {
         .needs(RUNS_WRITE)
         .closed_by(Gate::Takeover)
         .describe(
-            "Ends the run: steps in flight are awaited, those that have not begun are cancelled, and what was done is undone, last first. \
-             With `compensate: false` nothing is undone; that needs the permission `runs:abandon` as well. A pause ends. The body may be \
-             absent. The kill switch does not close this route.",
+            "Ends the run: running steps are awaited, steps that have not begun are cancelled, and completed steps are compensated, \
+             last first. With `compensate: false` nothing is compensated, which also needs the permission `runs:abandon`. A paused run \
+             is cancelled as well. The body may be absent. The kill switch does not close this route.",
         )
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
@@ -564,8 +568,8 @@ routes! {
         .needs(RUNS_WRITE)
         .closed_by(Gate::Starts)
         .describe(
-            "Nothing more is scheduled, and deadlines stand still; results, signals and decisions are taken in and take effect when the run \
-             is resumed. The body may be absent.",
+            "No more steps are scheduled, and deadlines are suspended; results, signals and decisions are accepted and take effect \
+             when the run is resumed. The body may be absent.",
         )
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
@@ -577,7 +581,7 @@ routes! {
     ResumeRun = Route::new(Post, "/v1/runs/{id}/resume", Runs, "Resume a run")
         .needs(RUNS_WRITE)
         .closed_by(Gate::Starts)
-        .describe("A paused run goes on; its deadlines are as much later as the pause was long. The body may be absent.")
+        .describe("Resumes a paused run; its deadlines are extended by the duration of the pause. The body may be absent.")
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
         .body::<PauseRun>(&[Content::json::<PauseRun>(JSON, "{}")])
@@ -589,12 +593,13 @@ routes! {
         .needs(RUNS_WRITE)
         .closed_by(Gate::Starts)
         .describe(
-            "Starts a new run with the params and the plan of one that has ended; its `retry_of` is that run. The answer is the one to a start, \
-             and the idempotency key names the new run together with the old one. With `reuse` the steps that have succeeded and were not \
-             undone keep their outputs and are not carried out again; if the new run fails, it undoes them too. With `compensations` it calls \
-             the compensations again that have failed, with the inputs and the idempotency keys that they had, and nothing else. With `plan` \
-             it follows another plan, which needs the permission `plans:inline`; steps whose tool or input differs are carried out again. \
-             Tools are as they are now. A run that ended a moment ago is waited for, up to 2 s. The body may be absent.",
+            "Starts a new run with the params and the plan of one that has ended; its `retry_of` is that run. The answer is that of a \
+             start, and the idempotency key names the new run together with the old one. With `reuse`, successful steps that were not \
+             compensated keep their outputs and are not executed again; if the new run fails, it compensates them too. With \
+             `compensations` it only repeats the failed compensations, with their inputs and idempotency keys. With `plan` it uses \
+             another plan, which needs the permission `plans:inline`; steps whose tool or input differs are executed again. The \
+             current definitions of tools apply. If the run has only just ended, the request waits up to 2 s for its row. The body may \
+             be absent.",
         )
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
@@ -610,8 +615,8 @@ routes! {
         .needs(RUNS_WRITE)
         .closed_by(Gate::Starts)
         .describe(
-            "For a step with the tool `wait` that waits for this signal: `data` is its output. A signal that no step waits for yet is kept, \
-             up to 100 of a run, in the order in which they came. The same signal sent again is another one.",
+            "For a step with the tool `wait` that waits for this signal: `data` is its output. A signal that no step waits for yet is \
+             kept; a run keeps up to 100, in order of arrival. Sending the same signal again sends another signal.",
         )
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
@@ -624,13 +629,13 @@ routes! {
         .needs(APPROVALS_DECIDE)
         .closed_by(Gate::Starts)
         .describe(
-            "An approval is `approved` or `denied`; an incident is decided with `retry`, `skip` or `fail`. Whoever asked for the run, or was \
-             asked for, decides no approval of it. With `input_hash` the decision holds only for the input that was shown. The same decision \
-             again by the same person is 200, and nothing more happens.",
+            "An approval is `approved` or `denied`; an incident is decided with `retry`, `skip` or `fail`. Neither the principal that \
+             requested the run nor the user it acted for may decide its approvals. With `input_hash` the decision only applies to the \
+             input that was shown. The same decision again by the same person is answered with 200 and has no further effect.",
         )
         .path_parameters(&[Parameter {
             name: "id",
-            description: "The approval's id: the run's id, a dot, and the number of the record that asked.",
+            description: "The approval's id: the run's id, a dot, and the number of the record that requested it.",
             example: "7dbd6d41-6f85-5f7b-98af-6637f5372c2e.4",
         }])
         .query::<OfTenant>()
@@ -641,20 +646,20 @@ routes! {
             &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
 
-    CreateKey = Route::new(Post, "/v1/keys", Keys, "Make a key")
+    CreateKey = Route::new(Post, "/v1/keys", Keys, "Create a key")
         .needs(ADMIN)
-        .describe("The whole key is in this answer alone. Nobody grants what they lack, constraints included.")
+        .describe("The whole key is only in this answer. A key cannot grant more than it has, including constraints.")
         .body::<CreateKey>(&[Content::json::<CreateKey>(JSON, examples::CREATE_KEY)])
         .answers(&[Answer::new(
             201,
-            "The key is made, and every node knows it within a second.",
+            "The key is created, and every node knows it within a second.",
             &[Content::json::<Key<'static>>(JSON, examples::CREATED_KEY)],
         )])
         .codes(&[&MISSING_FIELD]);
     ListKeys = Route::new(Get, "/v1/keys", Keys, "List keys")
         .needs(ADMIN)
         .describe(
-            "Newest first. `last_used_at` is what this node saw since it started; the audit log has an entry `key.used` once an hour \
+            "Newest first. `last_used_at` only covers this node since it started; the audit log has an entry `key.used` once an hour \
              for each key and client address.",
         )
         .query::<Page>()
@@ -663,12 +668,12 @@ routes! {
             "A page of keys.",
             &[Content::json::<List<Key<'static>>>(JSON, examples::KEYS)],
         )]);
-    RotateKey = Route::new(Post, "/v1/keys/{id}/rotate", Keys, "Give a key a new secret")
+    RotateKey = Route::new(Post, "/v1/keys/{id}/rotate", Keys, "Rotate a key")
         .needs(ADMIN)
         .describe(
-            "The id stays the same, and the whole new key is in this answer alone. The secret before stays valid until the overlap \
-             ends; of two rotations within an overlap, the first secret ends with the second rotation. Nobody rotates a key that may \
-             do what they may not.",
+            "The id stays the same, and the whole new key is only in this answer. The previous secret stays valid until the overlap \
+             ends; if a key is rotated twice within an overlap, the first secret ends with the second rotation. A key cannot rotate \
+             another one that has more permissions.",
         )
         .path_parameters(&[KEY_ID])
         .body::<RotateKey>(&[Content::json::<RotateKey>(JSON, r#"{ "overlap_s": 86400 }"#)])
@@ -681,29 +686,29 @@ routes! {
     ChangeKey = Route::new(Patch, "/v1/keys/{id}", Keys, "Change a key")
         .needs(ADMIN)
         .describe(
-            "Sets what is given; `scopes` as a whole. Nobody grants what they lack, and nobody changes a key that may do more than \
-             they may afterwards. The limits of a changed key are enforced.",
+            "Sets the members that are present; `scopes` as a whole. A key cannot grant more than it has, nor change another one that \
+             has more permissions. The limits of a changed key are enforced.",
         )
         .path_parameters(&[KEY_ID])
         .body::<ChangeKey>(&[Content::json::<ChangeKey>(JSON, examples::CHANGE_KEY)])
         .answers(&[Answer::new(
             200,
-            "The key as it is now.",
+            "The changed key.",
             &[Content::json::<Key<'static>>(JSON, examples::CHANGED_KEY)],
         )])
         .codes(&[&NOT_FOUND]);
     RevokeKey = Route::new(Delete, "/v1/keys/{id}", Keys, "Revoke a key")
         .needs(ADMIN)
-        .describe("Ends all its secrets at once.")
+        .describe("Revokes all its secrets at once.")
         .path_parameters(&[KEY_ID])
         .answers(&[Answer::new(204, "The key is revoked.", &[])])
         .codes(&[&NOT_FOUND]);
 
-    CreateIntegration = Route::new(Post, "/v1/integrations", Webhooks, "Create a source of webhooks")
+    CreateIntegration = Route::new(Post, "/v1/integrations", Webhooks, "Create a webhook source")
         .needs(ADMIN)
         .describe(
-            "What each field means: `docs/webhooks.md`. `detail` of an error lists everything that is wrong, each with its JSON pointer. \
-             The `token` of a source that does not sign is in this answer alone.",
+            "`docs/webhooks.md` describes the fields. `detail` of an error lists all faults with their JSON pointers. The `token` of a \
+             source that does not sign is only in this answer.",
         )
         .body_in(&[Content::json::<CreateIntegration>(JSON, examples::CREATE_INTEGRATION)])
         .answers(&[Answer::new(
@@ -712,7 +717,7 @@ routes! {
             &[Content::json::<ChangedIntegration<'static>>(JSON, examples::CREATED_INTEGRATION)],
         )])
         .codes(&[&MISSING_FIELD, &REFERENCE_NOT_ALLOWED, &NAME_TAKEN]);
-    ListIntegrations = Route::new(Get, "/v1/integrations", Webhooks, "List sources of webhooks")
+    ListIntegrations = Route::new(Get, "/v1/integrations", Webhooks, "List webhook sources")
         .needs(ADMIN)
         .describe("Newest first.")
         .query::<Page>()
@@ -721,25 +726,25 @@ routes! {
             "A page of integrations, without their secrets.",
             &[Content::json::<List<Integration<'static>>>(JSON, examples::INTEGRATIONS)],
         )]);
-    RotateIntegration = Route::new(Post, "/v1/integrations/{id}/rotate", Webhooks, "Replace a source's secret or token")
+    RotateIntegration = Route::new(Post, "/v1/integrations/{id}/rotate", Webhooks, "Rotate a source's secret or token")
         .needs(ADMIN)
         .path_parameters(&[INTEGRATION_ID])
         .body::<RotateIntegration>(&[Content::json::<RotateIntegration>(JSON, examples::ROTATE_INTEGRATION)])
         .answers(&[Answer::new(
             200,
-            "The new one is valid, and those before it until the overlap ends.",
+            "The new one is valid; the previous ones are valid until the overlap ends.",
             &[Content::json::<ChangedIntegration<'static>>(JSON, examples::CREATED_INTEGRATION)],
         )])
         .codes(&[&MISSING_FIELD, &REFERENCE_NOT_ALLOWED, &NOT_FOUND]);
-    DeleteIntegration = Route::new(Delete, "/v1/integrations/{id}", Webhooks, "Delete a source of webhooks")
+    DeleteIntegration = Route::new(Delete, "/v1/integrations/{id}", Webhooks, "Delete a webhook source")
         .needs(ADMIN)
         .path_parameters(&[INTEGRATION_ID])
         .answers(&[Answer::new(204, "It is deleted; its events stay.", &[])])
         .codes(&[&NOT_FOUND]);
     PostWebhook = Route::new(Post, "/v1/webhooks/{tenant}/{source}", Webhooks, "Receive a webhook")
         .describe(
-            "For senders that sign. The body is whatever the source's dialect says: JSON, or a form \
-             (`application/x-www-form-urlencoded`). Paths of `webhooks.aliases` mean the same.",
+            "For senders that sign. The source's dialect determines the format of the body: JSON, or a form \
+             (`application/x-www-form-urlencoded`). Paths of `webhooks.aliases` are equivalent.",
         )
         .path_parameters(&[
             Parameter {
@@ -757,7 +762,7 @@ routes! {
         .answers(ACCEPTED_WEBHOOK)
         .codes(WEBHOOK_CODES);
     PostHook = Route::new(Post, "/v1/hooks/{token}", Webhooks, "Receive a webhook without a signature")
-        .describe("For senders that can only hold a URL: the token in the path is what lets them in.")
+        .describe("For senders that can only be given a URL: the token in the path authenticates them.")
         .path_parameters(&[Parameter {
             name: "token",
             description: "The source's token.",
@@ -767,23 +772,23 @@ routes! {
         .answers(ACCEPTED_WEBHOOK)
         .codes(WEBHOOK_CODES);
 
-    GrantReader = Route::new(Post, "/v1/readers", Readers, "Let a login read a tenant")
+    GrantReader = Route::new(Post, "/v1/readers", Readers, "Grant a login access to a tenant")
         .needs(ADMIN)
         .body::<GrantReader>(&[Content::json::<GrantReader>(JSON, examples::GRANT_READER)])
         .answers(&[
             Answer::new(
                 200,
-                "The login could read the tenant already.",
+                "The login could already read the tenant.",
                 &[Content::json::<Reader<'static>>(JSON, examples::READER)],
             ),
             Answer::new(
                 201,
-                "The login reads the tenant.",
+                "The login can read the tenant.",
                 &[Content::json::<Reader<'static>>(JSON, examples::READER)],
             ),
         ])
         .codes(&[&MISSING_FIELD]);
-    ListReaders = Route::new(Get, "/v1/readers", Readers, "List who reads what")
+    ListReaders = Route::new(Get, "/v1/readers", Readers, "List grants")
         .needs(ADMIN)
         .describe("Newest first. A key with `operator` sees the grants of all tenants, unless `tenant` names one.")
         .query::<Page>()
@@ -792,20 +797,20 @@ routes! {
             "A page of grants.",
             &[Content::json::<List<Reader<'static>>>(JSON, examples::READERS)],
         )]);
-    RevokeReader = Route::new(Delete, "/v1/readers/{login}", Readers, "End a login's access to a tenant")
+    RevokeReader = Route::new(Delete, "/v1/readers/{login}", Readers, "Revoke a login's access to a tenant")
         .needs(ADMIN)
         .path_parameters(&[Parameter {
             name: "login",
-            description: "A login of Postgres.",
+            description: "A Postgres login.",
             example: "grafana",
         }])
         .query::<RevokeReader>()
-        .answers(&[Answer::new(204, "The login does not read the tenant any more.", &[])])
+        .answers(&[Answer::new(204, "The login can no longer read the tenant.", &[])])
         .codes(&[&NOT_FOUND]);
 
     ShowControls = Route::new(Get, "/v1/controls", ControlsTag, "Show the emergency controls")
         .needs(OPERATOR)
-        .describe("As they hold on this node. It stays open whatever is in force.")
+        .describe("The controls in force on this node. The controls never close this route.")
         .answers(&[Answer::new(
             200,
             "The controls.",
@@ -814,20 +819,21 @@ routes! {
     ChangeControls = Route::new(Patch, "/v1/controls", ControlsTag, "Change the emergency controls")
         .needs(OPERATOR)
         .describe(
-            "What is absent stays as it is, and features in `disabled` are merged one by one, so that changes made at the same time \
-             through several nodes all count. It stays open whatever is in force. Every change is an entry `control.changed` of the audit log.",
+            "Absent members stay unchanged, and features in `disabled` are merged one by one, so that concurrent changes through \
+             several nodes all take effect. The controls never close this route. Every change is recorded in the audit log as \
+             `control.changed`.",
         )
         .body::<ChangeControls>(&[Content::json::<ChangeControls>(JSON, examples::CHANGE_CONTROLS)])
         .answers(&[Answer::new(
             200,
-            "The controls with the change, which holds on every node within a second.",
+            "The controls with the change, which takes effect on every node within a second.",
             &[Content::json::<Controls<'static>>(JSON, examples::CONTROLS)],
         )])
         .codes(&[&MISSING_FIELD]);
-    ListAudit = Route::new(Get, "/v1/audit", Audit, "List who did what")
+    ListAudit = Route::new(Get, "/v1/audit", Audit, "List the audit log")
         .needs(ADMIN)
         .describe(
-            "Newest first. An entry is here within a second after it was recorded, for `audit.retention_days`; [audit.md](audit.md) lists \
+            "Newest first. An entry appears within a second after it was recorded, and is kept for `audit.retention_days`; [audit.md](audit.md) lists \
              the actions.",
         )
         .query::<AuditQuery>()
@@ -837,20 +843,20 @@ routes! {
             &[Content::json::<List<AuditEntry>>(JSON, examples::AUDIT)],
         )])
         .codes(&[&POSTGRES_UNAVAILABLE]);
-    ListRejections = Route::new(Get, "/v1/rejections", Audit, "List webhook requests that were turned away")
+    ListRejections = Route::new(Get, "/v1/rejections", Audit, "List rejected webhook requests")
         .needs(ADMIN)
-        .describe("Newest first. Each with why, the hash of its body and the body's first 4 KiB.")
+        .describe("Newest first. Each with the reason, the hash of its body and the body's first 4 KiB.")
         .query::<RejectionQuery>()
         .answers(&[Answer::new(
             200,
-            "A page of them.",
+            "A page of rejections.",
             &[Content::json::<List<Rejection>>(JSON, examples::REJECTIONS)],
         )])
         .codes(&[&POSTGRES_UNAVAILABLE]);
 
-    Replay = Route::new(Get, "/v1/replay", Replay, "Read events back")
+    Replay = Route::new(Get, "/v1/replay", Replay, "Replay events")
         .needs(ADMIN)
-        .describe("The answer is made while it is read; one that breaks off is not complete.")
+        .describe("The answer is produced while it is read; an aborted answer is incomplete.")
         .query::<ReplayParameters>()
         .answers(&[Answer::new(
             200,
@@ -861,21 +867,21 @@ routes! {
             ],
         )])
         .codes(&[&CONCURRENCY_LIMIT_EXCEEDED, &OVERLOADED]);
-    ReplayState = Route::new(Get, "/v1/replay/state", Replay, "Read an entity as it was")
+    ReplayState = Route::new(Get, "/v1/replay/state", Replay, "Show an entity at a point in time")
         .needs(ADMIN)
         .query::<StateParameters>()
         .answers(&[Answer::new(
             200,
-            "The entity: its events up to that time, folded.",
+            "The entity, folded from its events up to that time.",
             &[Content::json::<EntityState>(JSON, examples::ENTITY_STATE)],
         )])
         .codes(&[&MISSING_FIELD, &UNKNOWN_ENTITY, &CONCURRENCY_LIMIT_EXCEEDED, &OVERLOADED]);
-    ReplayIntoTopic = Route::new(Post, "/v1/replay/topic", Replay, "Write events to a topic")
+    ReplayIntoTopic = Route::new(Post, "/v1/replay/topic", Replay, "Replay events into a topic")
         .needs(OPERATOR)
         .query::<IntoTopicParameters>()
         .answers(&[Answer::new(
             200,
-            "How far it is, a line each time; the last one is not `running`.",
+            "Lines with the progress; the last one is not `running`.",
             &[Content::json::<ReplayProgress<'static>>(NDJSON, examples::REPLAY_PROGRESS)],
         )])
         .codes(&[&CONCURRENCY_LIMIT_EXCEEDED, &OVERLOADED]);
@@ -903,17 +909,17 @@ routes! {
             &[Content::json::<Shown>(JSON, examples::LETTER)],
         )])
         .codes(&[&INVALID_PAYLOAD, &UNKNOWN_LETTER, &UNKNOWN_TOPIC, &PARTITION_COUNT]);
-    RedriveLetters = Route::new(Post, "/v1/dlq/redrive", DeadLetters, "Put dead letters back on their topics")
+    RedriveLetters = Route::new(Post, "/v1/dlq/redrive", DeadLetters, "Redrive dead letters")
         .needs(OPERATOR)
         .body::<RedriveLetters>(&[Content::json::<RedriveLetters>(JSON, examples::REDRIVE)])
         .answers(&[Answer::new(
             200,
-            "How far it is, a line each time; the last one is not `running`.",
+            "Lines with the progress; the last one is not `running`.",
             &[Content::json::<RedriveProgress<'static>>(NDJSON, examples::REDRIVE_PROGRESS)],
         )])
         .codes(&[&REDRIVE_RUNNING]);
 
-    Lag = Route::new(Get, "/v1/lag", Operations, "Show how far processors are behind")
+    Lag = Route::new(Get, "/v1/lag", Operations, "Show the lag of processors")
         .needs(OPERATOR)
         .answers(&[Answer::new(
             200,
@@ -925,37 +931,37 @@ routes! {
         .needs(OPERATOR)
         .answers(&[Answer::new(
             200,
-            "Each topic, and what is wrong with it.",
+            "Each topic with its problems.",
             &[Content::json::<List<Surveyed>>(JSON, examples::TOPICS)],
         )])
         .codes(&[&UNKNOWN_TOPIC, &PARTITION_COUNT]);
-    CreateTopics = Route::new(Post, "/v1/topics", Operations, "Make topics")
+    CreateTopics = Route::new(Post, "/v1/topics", Operations, "Create topics")
         .needs(OPERATOR)
         .body::<CreateTopics>(&[Content::json::<CreateTopics>(JSON, examples::CREATE_TOPICS)])
         .answers(&[Answer::new(
             200,
-            "The topics, as they are now.",
+            "The topics after the change.",
             &[Content::json::<List<Surveyed>>(JSON, examples::CREATED_TOPICS)],
         )])
         .codes(&[&UNKNOWN_TOPIC, &PARTITION_COUNT]);
-    StartRebuild = Route::new(Post, "/v1/rebuild", Operations, "Make projections anew")
+    StartRebuild = Route::new(Post, "/v1/rebuild", Operations, "Rebuild projections")
         .needs(OPERATOR)
         .body::<StartRebuild>(&[Content::json::<StartRebuild>(JSON, examples::START_REBUILD)])
         .answers(&[Answer::new(
             202,
-            "It is running.",
+            "The rebuild is running.",
             &[Content::json::<Rebuild>(JSON, examples::STARTED_REBUILD)],
         )])
         .codes(&[&UNKNOWN_PROJECTION, &REBUILD_RUNNING, &POSTGRES_UNAVAILABLE]);
-    ShowRebuild = Route::new(Get, "/v1/rebuild", Operations, "Show how far the last rebuild is")
+    ShowRebuild = Route::new(Get, "/v1/rebuild", Operations, "Show the progress of the last rebuild")
         .needs(OPERATOR)
         .answers(&[Answer::new(
             200,
-            "How far it is.",
+            "The progress.",
             &[Content::json::<Rebuild>(JSON, examples::REBUILD)],
         )]);
 
-    Registry = Route::new(Get, "/", SchemaRegistry, "Show that there is a registry")
+    Registry = Route::new(Get, "/", SchemaRegistry, "Show that the registry exists")
         .answers(registry_answer!("An empty object.", Empty, "{}"))
         .registry_errors(&[]);
     RegistrySchemas = Route::new(Get, "/schemas", SchemaRegistry, "List schemas")
@@ -966,8 +972,8 @@ routes! {
             r#"[{ "subject": "omnilink.events-value", "version": 1, "id": 1073741825, "schema": "{…}" }]"#
         ))
         .registry_errors(&[]);
-    RegistryTypes = Route::new(Get, "/schemas/types", SchemaRegistry, "List types of schemas")
-        .answers(registry_answer!("Avro alone.", Vec<String>, r#"["AVRO"]"#))
+    RegistryTypes = Route::new(Get, "/schemas/types", SchemaRegistry, "List schema types")
+        .answers(registry_answer!("Only Avro.", Vec<String>, r#"["AVRO"]"#))
         .registry_errors(&[]);
     RegistrySchema = Route::new(Get, "/schemas/ids/{id}", SchemaRegistry, "Show a schema")
         .path_parameters(&[SCHEMA_ID])
@@ -1028,7 +1034,7 @@ routes! {
         .path_parameters(&[SUBJECT, VERSION])
         .answers(registry_answer!("None.", Vec<u32>, "[]"))
         .registry_errors(&[404, 422]);
-    RegistryLookUp = Route::new(Post, "/subjects/{subject}", SchemaRegistry, "Look a schema up")
+    RegistryLookUp = Route::new(Post, "/subjects/{subject}", SchemaRegistry, "Look up a schema")
         .path_parameters(&[SUBJECT])
         .body::<SentSchema>(SENT_SCHEMA)
         .answers(registry_answer!(
@@ -1038,7 +1044,7 @@ routes! {
         ))
         .registry_errors(&[400, 404, 413, 422]);
     RegistryRegister = Route::new(Post, "/subjects/{subject}/versions", SchemaRegistry, "Register a schema")
-        .describe("Succeeds for a schema that is there: nothing is registered.")
+        .describe("Succeeds for an existing schema; nothing is registered.")
         .path_parameters(&[SUBJECT])
         .body::<SentSchema>(SENT_SCHEMA)
         .answers(registry_answer!("The schema's id.", SchemaId, r#"{ "id": 1073741825 }"#))
@@ -1049,7 +1055,7 @@ routes! {
         .query::<Compare>()
         .body::<SentSchema>(SENT_SCHEMA)
         .answers(registry_answer!(
-            "Whether it could follow.",
+            "Whether it is compatible.",
             Compatibility,
             r#"{ "is_compatible": true }"#
         ))
@@ -1064,33 +1070,33 @@ routes! {
         .query::<Compare>()
         .body::<SentSchema>(SENT_SCHEMA)
         .answers(registry_answer!(
-            "Whether it could follow.",
+            "Whether it is compatible.",
             Compatibility,
             r#"{ "is_compatible": true }"#
         ))
         .registry_errors(&[400, 404, 413, 422]);
-    RegistryConfig = Route::new(Get, "/config", SchemaRegistry, "Show how schemas may change")
+    RegistryConfig = Route::new(Get, "/config", SchemaRegistry, "Show the compatibility level")
         .answers(registry_answer!(
-            "The level of compatibility.",
+            "The compatibility level.",
             CompatibilityLevel,
             r#"{ "compatibilityLevel": "BACKWARD_TRANSITIVE" }"#
         ))
         .registry_errors(&[]);
     RegistrySubjectConfig =
-        Route::new(Get, "/config/{subject}", SchemaRegistry, "Show how a subject's schemas may change")
+        Route::new(Get, "/config/{subject}", SchemaRegistry, "Show a subject's compatibility level")
         .path_parameters(&[SUBJECT])
         .query::<GetSetting>()
         .answers(registry_answer!(
-            "The level of compatibility.",
+            "The compatibility level.",
             CompatibilityLevel,
             r#"{ "compatibilityLevel": "BACKWARD_TRANSITIVE" }"#
         ))
         .registry_errors(&[404]);
-    RegistryMode = Route::new(Get, "/mode", SchemaRegistry, "Show whether schemas may be registered")
+    RegistryMode = Route::new(Get, "/mode", SchemaRegistry, "Show the mode")
         .answers(registry_answer!("The mode.", RegistryMode, r#"{ "mode": "READONLY" }"#))
         .registry_errors(&[]);
     RegistrySubjectMode =
-        Route::new(Get, "/mode/{subject}", SchemaRegistry, "Show whether a subject's schemas may be registered")
+        Route::new(Get, "/mode/{subject}", SchemaRegistry, "Show a subject's mode")
         .path_parameters(&[SUBJECT])
         .query::<GetSetting>()
         .answers(registry_answer!("The mode.", RegistryMode, r#"{ "mode": "READONLY" }"#))
@@ -1099,17 +1105,17 @@ routes! {
         .answers(registry_answer!("The default context.", Vec<String>, r#"["."]"#))
         .registry_errors(&[]);
 
-    Health = Route::new(Get, "/healthz", Node, "Show that the process answers")
+    Health = Route::new(Get, "/healthz", Node, "Show that the process is running")
         .answers(&[Answer::new(
             200,
-            "It answers.",
+            "The process is running.",
             &[Content::json::<Health>(JSON, examples::HEALTH)],
         )]);
-    Ready = Route::new(Get, "/readyz", Node, "Show how each part is")
+    Ready = Route::new(Get, "/readyz", Node, "Show the status of each part")
         .answers(&[
             Answer::new(
                 200,
-                "The node takes events in; `degraded` says that something else is wrong.",
+                "The node accepts events; `degraded` means that something else is wrong.",
                 &[Content::json::<Report>(JSON, examples::READY)],
             ),
             Answer::new(
@@ -1192,7 +1198,7 @@ mod tests {
             .flat_map(Route::codes_of_errors)
             .map(|c| c.code)
             .collect();
-        // Not of a route: of no path, of the wrong method, of a webhook sender's handshake.
+        // These are not answers of a route: unknown path, wrong method, handshake of a webhook sender.
         used.extend([&NOT_FOUND, &METHOD_NOT_ALLOWED, &ORIGIN_NOT_ALLOWED].map(|code| code.code));
         let all: BTreeSet<_> = problem::ALL.iter().map(|code| code.code).collect();
         assert_eq!(used, all);

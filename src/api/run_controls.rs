@@ -1,4 +1,4 @@
-//! What people and programs send to a run: `/v1/runs/{id}/cancel`, `pause`, `resume`, `retry`, `signal`, and decisions at `/v1/approvals/{id}`.
+//! Run controls: `/v1/runs/{id}/cancel`, `pause`, `resume`, `retry`, `signal`, and decisions at `/v1/approvals/{id}`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,43 +6,43 @@ use serde_json::{Value, value::RawValue};
 
 use crate::controls::{REASON_MAX, TEXT_MAX};
 
-/// May control runs.
+/// Allows controlling runs.
 pub const RUNS_WRITE: &str = "runs:write";
-/// May end a run without undoing what it did.
+/// Allows cancelling a run without compensation.
 pub const RUNS_ABANDON: &str = "runs:abandon";
-/// May decide approvals and incidents.
+/// Allows deciding approvals and incidents.
 pub const APPROVALS_DECIDE: &str = "approvals:decide";
 
-/// The most bytes of a signal's data, a changed input or an output, as JSON.
+/// The size limit of a signal's data, a changed input or an output, in bytes of JSON.
 pub const VALUE_MAX: usize = 128 * 1024;
 
-/// Whose run it is.
+/// The tenant of a run.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OfTenant {
-    /// The tenant of the run: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant of the run; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
 }
 
-/// The end of a run.
+/// Cancels a run.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelRun {
-    /// Why: 1 to 512 bytes without control characters.
+    /// The reason: 1 to 512 bytes without control characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = REASON_MAX))]
     pub reason: Option<String>,
-    /// Whether the steps that succeeded are undone; `false` needs the permission `runs:abandon`.
+    /// Whether successful steps are compensated; `false` needs the permission `runs:abandon`.
     #[serde(default = "yes")]
     pub compensate: bool,
 }
 
-/// A pause, or its end: nothing else is to be said.
+/// Pauses or resumes a run; there are no parameters.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PauseRun {}
 
-// Required fields are optional for serde, so that the error names the one that is missing.
+// Serde treats required fields as optional, so that the error can name the missing one.
 /// Data for a step that waits for it, now or later.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -51,23 +51,23 @@ pub struct SignalRun {
     /// The signal that the step waits for: at most 256 bytes without control characters.
     #[schemars(with = "String", length(max = TEXT_MAX))]
     pub signal: Option<String>,
-    /// Any JSON of at most 128 KiB: the output of the step; `null` unless given.
+    /// Any JSON of at most 128 KiB, which becomes the output of the step; default `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub data: Option<Box<RawValue>>,
 }
 
-/// A new run that repeats one that has ended.
+/// Starts a new run that repeats one that has ended.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetryRun {
-    /// Whether steps that have succeeded, and were not undone, keep their outputs and are not carried out again.
+    /// Whether successful steps that were not compensated keep their outputs and are not executed again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reuse: bool,
-    /// Whether the new run calls the compensations again that have failed, and does nothing else.
+    /// Whether the new run only repeats the failed compensations.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compensations: bool,
-    /// Another plan; needs the permission `plans:inline`.
+    /// A plan to use instead; needs the permission `plans:inline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub plan: Option<Box<RawValue>>,
@@ -78,45 +78,45 @@ pub struct RetryRun {
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["decision"]))]
 pub struct DecideApproval {
-    /// What is decided.
+    /// The decision.
     #[schemars(with = "DecisionMade")]
     pub decision: Option<DecisionMade>,
-    /// Why: 1 to 512 bytes without control characters.
+    /// The reason: 1 to 512 bytes without control characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = REASON_MAX))]
     pub reason: Option<String>,
-    /// `input_hash` of the approval as it was shown: with another one the decision is refused.
+    /// `input_hash` of the approval as shown; if it differs, the decision is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(equal = 64))]
     pub input_hash: Option<String>,
-    /// With `approved`: the input instead of the one that was shown; at most 128 KiB.
+    /// With `approved`: the input to use instead of the one shown; at most 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub input: Option<Box<RawValue>>,
-    /// With `skip`: the output of the step; `null` unless given, at most 128 KiB.
+    /// With `skip`: the output of the step; default `null`, at most 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub output: Option<Box<RawValue>>,
 }
 
-/// What is decided.
+/// The possible decisions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecisionMade {
-    /// The step or run may go on.
+    /// The step or run continues.
     Approved,
-    /// It may not: what was done is undone, and the run ends `denied`.
+    /// The step or run does not continue: completed steps are compensated, and the run ends `denied`.
     Denied,
-    /// Of an incident: the step is attempted again, with all its attempts.
+    /// For an incident: the step is attempted again, with all its attempts.
     Retry,
-    /// Of an incident: the step is skipped, and `output` stands for its output.
+    /// For an incident: the step is skipped, and `output` becomes its output.
     Skip,
-    /// Of an incident: the step has failed.
+    /// For an incident: the step fails.
     Fail,
 }
 
 impl DecisionMade {
-    /// As it is written.
+    /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Approved => "approved",
@@ -128,7 +128,7 @@ impl DecisionMade {
     }
 }
 
-/// What came of a control or a decision.
+/// The result of a run control or a decision.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RunControlled {
     /// The run.
@@ -137,19 +137,19 @@ pub struct RunControlled {
     /// The approval that was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval_id: Option<String>,
-    /// How far it is.
+    /// The status of the control.
     pub status: ControlStatus,
-    /// Where the run is shown.
+    /// The URL of the run.
     pub poll_url: String,
 }
 
-/// How far a control or a decision is.
+/// The status of a run control or decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlStatus {
-    /// The run has taken it in.
+    /// The run has accepted it.
     Done,
-    /// It is in the log; the run has not answered within 2 s.
+    /// It is in the log, but the run has not answered within 2 s.
     Accepted,
 }
 

@@ -1,4 +1,4 @@
-//! Examples of the routes that read runs.
+//! Examples for the routes that read runs.
 
 pub(super) const RUNS: &str = r#"{
   "items": [{

@@ -1,4 +1,4 @@
-//! Runs, their history and approvals as they are read: query strings, and the views of rows.
+//! Reading runs, their history and approvals: query strings, and the views of rows.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,42 +19,42 @@ use crate::{
     },
 };
 
-/// Sees all runs of the tenant.
+/// Allows reading all runs of the tenant.
 pub const RUNS_READ: &str = "runs:read";
-/// Sees the runs that one asked for oneself.
+/// Allows reading the runs that the caller requested.
 pub const RUNS_READ_OWN: &str = "runs:read:own";
-/// Sees approvals.
+/// Allows reading approvals.
 pub const APPROVALS_READ: &str = "approvals:read";
 /// The longest wait for a run, in seconds.
 pub const WAIT_MAX_S: u64 = 60;
 
-/// Which runs, newest first.
+/// Selects runs, newest first.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListRuns {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub cursor: Option<String>,
-    /// The most items of a page; 100 unless given.
+    /// The maximum number of items in a page; default 100.
     #[schemars(range(min = 1, max = PAGE_MAX))]
     pub limit: Option<usize>,
-    /// The tenant: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
     /// Runs with this status.
     pub status: Option<RunStatus>,
-    /// Runs of the workflow of this name.
+    /// Runs of the workflow with this name.
     pub workflow: Option<String>,
-    /// Runs that this principal asked for.
+    /// Runs requested by this principal.
     pub principal: Option<String>,
-    /// Runs that were asked for at this time or later.
+    /// Runs requested at or after this time.
     #[schemars(extend("format" = "date-time"))]
     pub since: Option<String>,
-    /// Runs that were asked for before this time.
+    /// Runs requested before this time.
     #[schemars(extend("format" = "date-time"))]
     pub until: Option<String>,
 }
 
 impl ListRuns {
-    /// The page of a tenant, and which runs; `own`: those of this principal alone.
+    /// Parses the page and filter of a tenant; `own` restricts it to the runs of this principal.
     pub fn page(&self, tenant: &str, own: Option<&str>) -> Result<(Page, RunFilter), BadPage> {
         let given = Given {
             cursor: self.cursor.as_deref(),
@@ -72,67 +72,67 @@ impl ListRuns {
     }
 }
 
-/// Which run, and how long to wait for its end.
+/// Selects a run, and how long to wait for its end.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShowRun {
-    /// The tenant of the run: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant of the run; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
     /// How long to wait for the end of the run, in seconds.
     #[schemars(range(min = 0, max = WAIT_MAX_S))]
     pub wait: Option<u64>,
 }
 
-/// Which records of a history, in their order.
+/// Selects records of a history, in order.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunHistory {
-    /// The `seq` after which the page begins: `next_cursor` of the page before.
+    /// The `seq` after which the page starts: `next_cursor` of the previous page.
     pub cursor: Option<u32>,
-    /// The most items of a page; 100 unless given. A stream has no pages.
+    /// The maximum number of items in a page; default 100. A stream has no pages.
     #[schemars(range(min = 1, max = PAGE_MAX))]
     pub limit: Option<usize>,
-    /// The tenant of the run: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant of the run; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
 }
 
-/// Which approvals, newest first.
+/// Selects approvals, newest first.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListApprovals {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub cursor: Option<String>,
-    /// The most items of a page; 100 unless given.
+    /// The maximum number of items in a page; default 100.
     #[schemars(range(min = 1, max = PAGE_MAX))]
     pub limit: Option<usize>,
-    /// The tenant: the key's own unless given. Another one needs the permission `operator`.
+    /// The tenant; default: that of the key. Another tenant needs the permission `operator`.
     pub tenant: Option<String>,
-    /// Approvals with this status; pending ones unless given.
+    /// Approvals with this status; default: pending.
     pub status: Option<ApprovalStatus>,
 }
 
-/// How an approval stands.
+/// The status of an approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ApprovalStatus {
-    /// Nobody has decided.
+    /// Not decided yet.
     Pending,
-    /// Go on.
+    /// Approved.
     Approved,
-    /// Do not.
+    /// Denied.
     Denied,
-    /// Nobody decided in time, or before the run ended.
+    /// Not decided in time, or before the run ended.
     Expired,
-    /// Of an incident: attempt it again.
+    /// For an incident: attempt it again.
     Retry,
-    /// Of an incident: go on without it.
+    /// For an incident: continue without the step.
     Skip,
-    /// Of an incident: it has failed.
+    /// For an incident: the step fails.
     Fail,
 }
 
 impl ApprovalStatus {
-    /// As it is written.
+    /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -147,7 +147,7 @@ impl ApprovalStatus {
 }
 
 impl ListApprovals {
-    /// The page of a tenant.
+    /// Parses the page of a tenant.
     pub fn page(&self, tenant: &str) -> Result<Page, BadPage> {
         let given = Given {
             cursor: self.cursor.as_deref(),
@@ -158,7 +158,7 @@ impl ListApprovals {
         given.page(tenant)
     }
 
-    /// The status.
+    /// The selected status.
     pub fn status(&self) -> &'static str {
         self.status.unwrap_or(ApprovalStatus::Pending).name()
     }
@@ -167,37 +167,37 @@ impl ListApprovals {
 /// A run in a list.
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RunSummary {
-    /// Its id.
+    /// The run's id.
     #[schemars(extend("format" = "uuid"))]
     pub run_id: String,
-    /// Whose run it is.
+    /// The tenant of the run.
     pub tenant: String,
-    /// Where it is.
+    /// The status of the run.
     pub status: RunStatus,
-    /// The workflow that it carries out.
+    /// The workflow of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<WorkflowView>,
-    /// The goal that it serves.
+    /// The goal of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
-    /// Of a run that ended without success.
+    /// The error of a run that ended without success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<RunErrorView>,
     /// The run that it repeats.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "uuid"))]
     pub retry_of: Option<String>,
-    /// What started it: `request`, `event`, `cron` or `retry`.
+    /// The trigger: `request`, `event`, `cron` or `retry`.
     pub trigger: String,
-    /// Who asked for it.
+    /// The principal that requested it.
     pub principal: String,
-    /// The user whom the principal acted for.
+    /// The user on whose behalf the principal acted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
-    /// The highest risk score of what people were asked, from 0 to 1.
+    /// The highest risk score of its approvals, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub risk_score: Option<f64>,
-    /// When it was asked for.
+    /// When it was requested.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: Millis,
     /// When its last record was written.
@@ -212,22 +212,22 @@ pub struct RunSummary {
 /// A record of a run's history.
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RunRecordView {
-    /// The run.
+    /// The run's id.
     #[schemars(extend("format" = "uuid"))]
     pub run_id: String,
     /// Its number in the history, from 1.
     pub seq: i64,
-    /// What happened.
+    /// The type of the record.
     pub r#type: String,
-    /// When.
+    /// The time of the record.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Millis,
-    /// What led to it, and the fields of its type.
+    /// The cause, and the fields of its type.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
 
-/// A row is not as this version writes it.
+/// The row does not have the format of this version.
 #[derive(Debug, thiserror::Error)]
 #[error("a row of a run cannot be read: {0}")]
 pub struct BadRow(#[from] serde_json::Error);
@@ -271,7 +271,7 @@ impl TryFrom<RunHead> for RunSummary {
     }
 }
 
-/// The plan as its column has it.
+/// The content of the column `plan`.
 #[derive(Deserialize)]
 struct PlanColumn {
     hash: String,
@@ -286,7 +286,7 @@ struct PlanStep {
 }
 
 impl RunView {
-    /// A run and what belongs to it.
+    /// Builds the view of a run from its rows.
     pub fn of(
         row: RunRow,
         steps: Vec<StepRow>,
@@ -388,10 +388,10 @@ impl TryFrom<ApprovalRow> for ApprovalView {
 }
 
 impl RunRecordView {
-    /// A record of a run.
+    /// Builds the view of a record.
     pub fn of(run_id: &str, row: RecordRow) -> Result<Self, BadRow> {
         let mut fields: Map<String, Value> = serde_json::from_str(&row.record)?;
-        // It is a column.
+        // The type has its own column.
         fields.remove("type");
         Ok(Self {
             run_id: run_id.to_owned(),
@@ -404,7 +404,7 @@ impl RunRecordView {
 }
 
 impl AgentStatus {
-    /// How an agent's goal is, by its run and the JSON text of its output.
+    /// The status of an agent's goal, from its run and the JSON text of its output.
     pub fn of(row: &RunHead, output: Option<&str>) -> Result<Self, BadRow> {
         let status = match status(&row.status)? {
             RunStatus::Succeeded => AgentRunStatus::Completed,
@@ -436,7 +436,7 @@ pub fn place_of_approval(row: &ApprovalRow) -> Place {
     }
 }
 
-/// The items of a page without `limit`.
+/// The number of items in a page.
 pub fn page_size(limit: Option<usize>) -> Result<usize, BadPage> {
     let limit = limit.unwrap_or(PAGE);
     if (1..=PAGE_MAX).contains(&limit) {

@@ -1,4 +1,4 @@
-//! Runs, as readers see them (contract, section 3).
+//! Runs as shown to clients (contract, section 3).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,46 +10,46 @@ use crate::runs::{Json, RunStatus, StepStatus};
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunView {
-    /// Its id.
+    /// The run's id.
     #[schemars(extend("format" = "uuid"))]
     pub run_id: String,
-    /// Whose run it is.
+    /// The tenant of the run.
     pub tenant: String,
-    /// Where it is.
+    /// The status of the run.
     pub status: RunStatus,
-    /// The workflow that it carries out.
+    /// The workflow of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<WorkflowView>,
-    /// The goal that it serves.
+    /// The goal of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
-    /// Its parameters.
+    /// Its params.
     #[schemars(with = "Value")]
     pub params: Json,
-    /// What it does; absent while there is no plan.
+    /// The plan; absent until there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanView>,
     /// Its steps, in the order of the plan.
     pub steps: Vec<StepView>,
-    /// What people were asked.
+    /// Its approvals and incidents.
     pub approvals: Vec<ApprovalView>,
-    /// Of a run that succeeded.
+    /// The output of a run that succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub output: Option<Json>,
-    /// Of a run that ended otherwise.
+    /// The error of a run that ended without success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<RunErrorView>,
     /// The run that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "uuid"))]
     pub retry_of: Option<String>,
-    /// Who asked for it.
+    /// The principal that requested it.
     pub principal: String,
-    /// The user whom the principal acted for.
+    /// The user on whose behalf the principal acted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
-    /// When it was asked for.
+    /// When it was requested.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: Millis,
     /// When its last record was written.
@@ -75,7 +75,7 @@ pub struct WorkflowView {
 pub struct PlanView {
     /// The SHA-256 of its canonical form, in hexadecimal digits.
     pub hash: String,
-    /// Where it is from: `workflow`, `inline`, `cache`, `catalog`, `llm` or `person`.
+    /// The source: `workflow`, `inline`, `cache`, `catalog`, `llm` or `person`.
     pub source: String,
     /// Its steps, as given.
     #[schemars(with = "Vec<Value>")]
@@ -89,15 +89,15 @@ pub struct StepView {
     pub id: String,
     /// Its tool.
     pub tool: String,
-    /// Where it is.
+    /// The status of the step.
     pub status: StepStatus,
-    /// How often it was attempted.
+    /// The number of attempts.
     pub attempts: u32,
-    /// Of a step that succeeded.
+    /// The output of a step that succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub output: Option<Json>,
-    /// Why it did not succeed, or why its last attempt failed.
+    /// Why it failed, or why its last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StepErrorView>,
     /// When its first attempt was scheduled.
@@ -108,7 +108,7 @@ pub struct StepView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Millis>,
-    /// How it was undone.
+    /// Its compensation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compensation: Option<CompensationView>,
 }
@@ -118,16 +118,16 @@ pub struct StepView {
 pub struct StepErrorView {
     /// A stable code, of the worker or of OmniLink.
     pub code: String,
-    /// What is wrong, for people.
+    /// A description of the error, for people.
     pub message: String,
 }
 
-/// How a step was undone.
+/// The compensation of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CompensationView {
     /// `pending`, `running`, `succeeded` or `failed`.
     pub status: String,
-    /// How often it was attempted.
+    /// The number of attempts.
     pub attempts: u32,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,9 +142,9 @@ pub struct RunErrorView {
     pub failed_step_id: Option<String>,
     /// A stable code.
     pub code: String,
-    /// What is wrong, for people.
+    /// A description of the error, for people.
     pub message: String,
-    /// What was undone, in the order in which that happened.
+    /// The results of compensations, in the order in which they ended.
     pub compensation_results: Vec<CompensationResultView>,
 }
 
@@ -153,14 +153,14 @@ pub struct RunErrorView {
 pub struct CompensationResultView {
     /// The step.
     pub step_id: String,
-    /// Whether it was undone.
+    /// Whether the step was compensated.
     pub success: bool,
-    /// Why not.
+    /// The reason of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StepErrorView>,
 }
 
-/// A question to people.
+/// An approval or incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalView {
     /// `RUN_ID.SEQ`.
@@ -168,28 +168,28 @@ pub struct ApprovalView {
     /// The run.
     #[schemars(extend("format" = "uuid"))]
     pub run_id: String,
-    /// The step that it is about.
+    /// The step concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_id: Option<String>,
     /// `step`, `run`, `plan` or `incident`.
     pub kind: String,
     /// `GREEN`, `YELLOW` or `RED`.
     pub lane: String,
-    /// From 0 to 1.
+    /// The risk score, from 0 to 1.
     pub risk_score: f64,
-    /// Codes of the reasons.
+    /// The codes of the reasons.
     pub reasons: Vec<String>,
-    /// The rendered input that is approved.
+    /// The rendered input to approve.
     #[schemars(with = "Value")]
     pub input: Json,
     /// The SHA-256 of the input's canonical form, in hexadecimal digits.
     pub input_hash: String,
-    /// `pending`, `approved`, `denied` or `expired`; of an incident also `retry`, `skip`, `fail`.
+    /// `pending`, `approved`, `denied` or `expired`; for an incident also `retry`, `skip`, `fail`.
     pub status: String,
     /// A text for the person who decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When it was asked.
+    /// When it was requested.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub requested_at: Millis,
     /// Until when it can be decided.
@@ -198,11 +198,11 @@ pub struct ApprovalView {
     /// Who decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<String>,
-    /// When.
+    /// When it was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub decided_at: Option<Millis>,
-    /// Why.
+    /// The reason of the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`, and the agents' routes. Starts themselves are parsed by
-//! [`crate::envelope`]; here is what the documentation says of them, and what the agents' routes take and answer.
+//! `POST /v1/commands`, `/v1/workflows`, `/v1/goals`, `/v1/tasks`, and the agents' routes. Starts are parsed by [`crate::envelope`]; this
+//! file has their documentation, and the requests and answers of the agents' routes.
 
 use std::borrow::Cow;
 
@@ -9,13 +9,13 @@ use serde_json::{Map, Value};
 
 use crate::envelope::StartKind;
 
-/// May ask for commands, workflows and goals.
+/// Allows starting runs by commands, workflows and goals.
 pub const ORCHESTRATIONS_REQUEST: &str = "orchestrations:request";
-/// May create tasks.
+/// Allows creating tasks.
 pub const TASKS_CREATE: &str = "tasks:create";
-/// May send plans of its own.
+/// Allows sending inline plans.
 pub const PLANS_INLINE: &str = "plans:inline";
-/// In front of a command's type: may send these commands.
+/// The prefix before a command's type; allows sending this command.
 pub const COMMANDS_PREFIX: &str = "commands:";
 
 /// The type of the agents' envelope.
@@ -59,7 +59,7 @@ start!(
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 pub enum Starts<T> {
-    /// One.
+    /// One start.
     One(T),
     /// A batch.
     Batch(Vec<T>),
@@ -70,7 +70,7 @@ pub enum Starts<T> {
     },
 }
 
-/// The schema of an envelope; members may stand beside the attributes or in `data`.
+/// The schema of an envelope; its members may be next to the attributes or in `data`.
 fn envelope(kind: StartKind, description: &str) -> Schema {
     let text = |description: &str| json_schema!({ "type": "string", "minLength": 1, "maxLength": 512, "description": description });
     let mut schema = json_schema!({
@@ -81,20 +81,20 @@ fn envelope(kind: StartKind, description: &str) -> Schema {
         "properties": {
             "specversion": { "const": "1.0", "description": "The version of CloudEvents." },
             "id": text("Unique in its batch."),
-            "source": text("Where it comes from, a URI reference."),
+            "source": text("The source of the start, a URI reference."),
             "type": text(match kind {
                 StartKind::Command => "The command, such as `expense.pay`.",
                 StartKind::Task => "The tool.",
-                _ => "Any text: what it is in the sender's words.",
+                _ => "Any text that describes it for the sender.",
             }),
-            "time": { "type": ["string", "null"], "format": "date-time", "description": "When it was made." },
+            "time": { "type": ["string", "null"], "format": "date-time", "description": "When it was created." },
             "data": { "type": ["object", "null"], "description": "The members below, for CloudEvents' media types." },
             "entity": {
-                "type": ["object", "null"], "description": "The thing that it is about.", "required": ["type", "external_id"],
+                "type": ["object", "null"], "description": "The entity concerned.", "required": ["type", "external_id"],
                 "properties": { "type": text("Its type."), "external_id": text("Its id.") }
             },
-            "correlationid": { "type": ["string", "null"], "description": "What it belongs to." },
-            "idempotencykey": { "type": ["string", "null"], "description": "Stands for an absent `Idempotency-Key`." },
+            "correlationid": { "type": ["string", "null"], "description": "The id that related starts share." },
+            "idempotencykey": { "type": ["string", "null"], "description": "Used if the header `Idempotency-Key` is absent." },
         }
     });
     let mut properties = schema.remove("properties").unwrap_or_default();
@@ -119,7 +119,8 @@ fn member(name: &str, kind: StartKind) -> Value {
             "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB. Required."
         }),
         "workflow" => json_schema!({
-            "type": ["object", "null"], "description": "The workflow; without a version the highest. This or `plan` is required.",
+            "type": ["object", "null"], "description": "The workflow; the default version is the highest. Either this or `plan` is \
+             required.",
             "required": ["name"], "properties": { "name": { "type": "string" }, "version": { "type": ["string", "null"] } }
         }),
         "plan" => json_schema!({
@@ -127,10 +128,10 @@ fn member(name: &str, kind: StartKind) -> Value {
             "description": "A plan instead of a workflow; needs the permission `plans:inline`. At most 128 KiB and 200 steps."
         }),
         "goal" => {
-            json_schema!({ "type": ["string", "null"], "description": "What is to be reached, in plain words. Required." })
+            json_schema!({ "type": ["string", "null"], "description": "The goal, in plain words. Required." })
         }
         "context" => {
-            json_schema!({ "type": ["object", "null"], "description": "What the planner is told beside the goal." })
+            json_schema!({ "type": ["object", "null"], "description": "Additional information for the planner." })
         }
         "target" => json_schema!({
             "type": ["object", "null"], "description": "The adapter.", "required": ["system"],
@@ -141,17 +142,17 @@ fn member(name: &str, kind: StartKind) -> Value {
             "additionalProperties": false, "properties": { "approval": { "const": "required" } }
         }),
         "run_at" => json_schema!({
-            "type": ["string", "null"], "format": "date-time", "description": "Not before this time, at most 400 days ahead."
+            "type": ["string", "null"], "format": "date-time", "description": "The earliest time to run, at most 400 days ahead."
         }),
         _ => json_schema!({
             "type": ["string", "null"], "maxLength": 256,
-            "description": "The user that it is asked for; needs the permission `act_as`."
+            "description": "The user on whose behalf it is requested; needs the permission `act_as`."
         }),
     };
     schema.into()
 }
 
-/// A goal as agents send it: in their envelope, or (at `/api/v1/goals` alone) plain.
+/// A goal as agents send it: in their envelope, or (only at `/api/v1/goals`) plain.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 pub enum AgentGoals {
@@ -161,7 +162,7 @@ pub enum AgentGoals {
     Plain(AgentGoal),
 }
 
-/// The agents' envelope. Names may be in camel case or with `_`; other members are kept.
+/// The agents' envelope. Names may be in camel case or snake case; other members are kept.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentEnvelope {
@@ -169,9 +170,9 @@ pub struct AgentEnvelope {
     pub event_id: String,
     /// `omnilink:agent.goal_received`.
     pub event_type: String,
-    /// Where it comes from.
+    /// The source of the event.
     pub source: String,
-    /// Stands for an absent `Idempotency-Key`.
+    /// Used if the header `Idempotency-Key` is absent.
     pub idempotency_key: Option<String>,
     /// The goal.
     pub payload: AgentGoal,
@@ -181,15 +182,15 @@ pub struct AgentEnvelope {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentGoal {
-    /// What is to be reached, in plain words.
+    /// The goal, in plain words.
     pub goal: Option<String>,
-    /// The user that it is for: `on_behalf_of` where the key has the permission `act_as`, else only told to the planner.
+    /// The user that it is for: `on_behalf_of` if the key has the permission `act_as`, otherwise only passed to the planner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
-    /// What the planner is told beside the goal.
+    /// Additional information for the planner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Map<String, Value>>,
-    /// Stands for an absent `Idempotency-Key`, in a plain goal.
+    /// Used in a plain goal if the header `Idempotency-Key` is absent.
     #[serde(
         default,
         rename = "idempotencyKey",
@@ -199,7 +200,7 @@ pub struct AgentGoal {
 }
 
 impl AgentAccepted {
-    /// For a run.
+    /// Builds the answer for a run.
     pub fn new(run_id: &str) -> Self {
         Self {
             workflow_id: run_id.to_owned(),
@@ -214,18 +215,18 @@ impl AgentAccepted {
 pub struct AgentAccepted {
     /// The run's id.
     pub workflow_id: String,
-    /// `accepted`.
+    /// Always `accepted`.
     pub status: &'static str,
-    /// Where its status is: `/workflows/{id}/status`.
+    /// The URL of its status: `/workflows/{id}/status`.
     pub poll_url: String,
 }
 
-/// How an agent's goal is getting on.
+/// The status of an agent's goal.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AgentStatus {
-    /// How it is.
+    /// The status.
     pub status: AgentRunStatus,
-    /// How many records its history has.
+    /// The number of records in its history.
     pub progress: u64,
     /// The run's output.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -235,7 +236,7 @@ pub struct AgentStatus {
     pub error: Option<Map<String, Value>>,
 }
 
-/// How an agent's goal is.
+/// The possible statuses of an agent's goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentRunStatus {

@@ -1,4 +1,4 @@
-//! `/v1/tasks/…`: work of steps that is claimed and ended over HTTP.
+//! `/v1/tasks/…`: tasks of steps that workers claim and complete over HTTP.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,37 +6,37 @@ use serde_json::value::RawValue;
 
 use crate::base::clock::Millis;
 
-/// Completes tasks.
+/// Allows completing tasks.
 pub const TASKS_COMPLETE: &str = "tasks:complete";
-/// Claims tasks.
+/// Allows claiming tasks.
 pub const TASKS_CLAIM: &str = "tasks:claim";
 
-/// The most tools of a claim.
+/// The maximum number of tools in a claim.
 pub const TOOLS_MAX: usize = 32;
-/// The most tasks of a claim.
+/// The maximum number of tasks in a claim.
 pub const CLAIM_MAX: usize = 100;
-/// The longest that a claim waits, in seconds.
+/// The longest wait of a claim, in seconds.
 pub const WAIT_MAX_S: u64 = 60;
-/// How long a lease lasts unless the claim says otherwise, in seconds.
+/// The default duration of a lease, in seconds.
 pub const LEASE_S: u64 = 60;
 /// The longest lease, in seconds.
 pub const LEASE_MAX_S: u64 = 3_600;
 
-/// Which tasks a worker takes.
+/// Which tasks a worker claims.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["tools"]))]
 pub struct ClaimTasks {
-    /// The tools whose tasks it takes: 1 to 32 names.
+    /// The tools whose tasks it claims: 1 to 32 names.
     #[schemars(with = "Vec<String>", length(min = 1, max = 32))]
     pub tools: Option<Vec<String>>,
-    /// The most tasks, 1 to 100; 1 unless given.
+    /// The maximum number of tasks, 1 to 100; default 1.
     #[schemars(range(min = 1, max = 100))]
     pub max: Option<usize>,
-    /// How long to wait for a task where there is none, in seconds: at most 60; 0 unless given.
+    /// How long to wait if there is no task, in seconds: at most 60; default 0.
     #[schemars(range(min = 0, max = 60))]
     pub wait_s: Option<u64>,
-    /// How long the leases last, in seconds: 1 to 3,600; 60 unless given.
+    /// The duration of the leases, in seconds: 1 to 3,600; default 60.
     #[schemars(range(min = 1, max = 3600))]
     pub lease_s: Option<u64>,
 }
@@ -44,24 +44,24 @@ pub struct ClaimTasks {
 /// The tasks of a claim.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ClaimedTasks {
-    /// The tasks, the longest waiting first; empty if none came in time.
+    /// The tasks, longest waiting first; empty if there was none in time.
     pub tasks: Vec<ClaimedTask>,
-    /// Tools whose tasks an emergency control holds back.
+    /// Tools whose tasks an emergency control holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldTool>,
 }
 
-/// A task, with its lease.
+/// A task with its lease.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ClaimedTask {
     /// `run_id:step_id:kind:attempt`.
     pub task_id: String,
-    /// What extends and completes it.
+    /// The token that extends and completes the task.
     pub lease: String,
-    /// When somebody else may claim it, unless the lease is extended.
+    /// When another worker can claim it, unless the lease is extended.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub lease_expires_at: Millis,
-    /// Whose run it is.
+    /// The tenant of the run.
     pub tenant: String,
     /// The run.
     pub run_id: String,
@@ -70,25 +70,25 @@ pub struct ClaimedTask {
     pub workflow: Option<String>,
     /// The step.
     pub step_id: String,
-    /// From 1.
+    /// The attempt, from 1.
     pub attempt: i64,
-    /// `execute`, or `compensate`: it undoes the step.
+    /// `execute`, or `compensate` to undo the step.
     pub kind: String,
     /// The tool.
     pub tool: String,
     /// The rendered input.
     #[schemars(with = "serde_json::Value")]
     pub input: Box<RawValue>,
-    /// The same for all attempts of a call.
+    /// The key of the call, the same for all its attempts.
     pub idempotency_key: String,
-    /// When the attempt is given up.
+    /// When the attempt times out.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub deadline: Millis,
-    /// Of a compensation: what it undoes, `{idempotency_key, input, output?, outcome}`.
+    /// For a compensation: the call to undo, `{idempotency_key, input, output?, outcome}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub execute: Option<Box<RawValue>>,
-    /// Of a compensation: why, `{code, message}`.
+    /// For a compensation: the cause, `{code, message}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub error: Option<Box<RawValue>>,
@@ -100,16 +100,16 @@ pub struct ClaimedTask {
     pub tracestate: Option<String>,
 }
 
-/// A tool that an emergency control holds back.
+/// A tool that an emergency control holds.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HeldTool {
     /// Its name.
     pub tool: String,
-    /// `safe_mode`, or `tool:NAME`: it is disabled.
+    /// `safe_mode`, or `tool:NAME` if it is disabled.
     pub reason: String,
 }
 
-/// A worker still works on a task.
+/// Reports that a worker is still working on a task.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["task_id", "lease"]))]
@@ -120,44 +120,44 @@ pub struct Heartbeat {
     /// `lease` of the task.
     #[schemars(with = "String")]
     pub lease: Option<String>,
-    /// How long the lease lasts from now on, in seconds: 1 to 3,600; as long as before unless given.
+    /// The duration of the lease from now on, in seconds: 1 to 3,600; default: as before.
     #[schemars(range(min = 1, max = 3600))]
     pub lease_s: Option<u64>,
 }
 
-/// The lease goes on.
+/// An extended lease.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ExtendedLease<'a> {
     /// The task.
     pub task_id: &'a str,
-    /// When the lease lapses.
+    /// When the lease expires.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub lease_expires_at: Millis,
-    /// When the attempt is given up.
+    /// When the attempt times out.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub deadline: Millis,
 }
 
-/// How a task ended.
+/// The outcome of a task.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["task_id", "lease", "outcome"]))]
 pub struct CompleteTask {
-    /// `task_id` of the call.
+    /// `task_id` of the task or call.
     #[schemars(with = "String")]
     pub task_id: Option<String>,
-    /// `lease` of the call.
+    /// `lease` of the task or call.
     #[schemars(with = "String")]
     pub lease: Option<String>,
     /// Whether it succeeded.
     #[schemars(with = "TaskOutcome")]
     pub outcome: Option<TaskOutcome>,
-    /// Of a task that succeeded: any JSON of at most 128 KiB; `null` if absent.
+    /// The output of a task that succeeded: any JSON of at most 128 KiB; default `null`.
     #[schemars(with = "Option<serde_json::Value>")]
     pub output: Option<Box<RawValue>>,
-    /// Of a task that failed.
+    /// The error of a task that failed.
     pub error: Option<TaskError>,
-    /// Of a task that failed: not to be tried again before that long, in milliseconds; an hour at most.
+    /// For a task that failed: the minimum delay before another attempt, in milliseconds; at most an hour.
     pub retry_after_ms: Option<u64>,
 }
 
@@ -172,7 +172,7 @@ pub enum TaskOutcome {
 }
 
 impl TaskOutcome {
-    /// As it is written.
+    /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
@@ -187,15 +187,15 @@ impl TaskOutcome {
 pub struct TaskError {
     /// A stable code.
     pub code: String,
-    /// Human-readable text.
+    /// A description of the error, for people.
     #[serde(default)]
     pub message: String,
-    /// Whether another attempt may succeed; not, unless given.
+    /// Whether another attempt may succeed; default: no.
     #[serde(default)]
     pub retryable: bool,
 }
 
-/// The outcome is in the log.
+/// The answer after the outcome is in the log.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CompletedTask<'a> {
     /// The task.

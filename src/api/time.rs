@@ -1,10 +1,10 @@
-//! Times as they travel.
+//! The format of times.
 
 use jiff::Timestamp;
 
 use crate::base::clock::Millis;
 
-/// RFC 3339 in UTC; empty for what no calendar holds.
+/// Formats a time as RFC 3339 in UTC; empty if no calendar date exists for it.
 pub fn rfc3339(at: Millis) -> String {
     Timestamp::from_millisecond(at.0)
         .map(|time| time.to_string())

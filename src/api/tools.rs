@@ -1,66 +1,66 @@
-//! `/v1/tools`: the tools, and what calls of them are like.
+//! `/v1/tools`: the tools, and the state of their calls.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Lists tools, runs and what is around them.
+/// Allows listing tools and reading runs.
 pub const RUNS_READ: &str = "runs:read";
 
-/// A tool. What is under way, held or open is that of the node that answers.
+/// A tool. The numbers of calls and the breaker are those of the node that answers.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Tool {
     /// Its name.
     pub name: String,
-    /// What kind of thing it does: `read`, `write`, `delete`, `payment`, `message`; absent: it is not known.
+    /// What it does: `read`, `write`, `delete`, `payment`, `message`; absent if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<&'static str>,
-    /// How it is treated: `safe`, `sensitive`, `blocked`; absent: it is not known.
+    /// Its risk lane: `safe`, `sensitive`, `blocked`; absent if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lane: Option<&'static str>,
-    /// Who does the work: `http`, `kafka`, `claim`, `builtin`.
+    /// The kind of worker: `http`, `kafka`, `claim`, `builtin`.
     pub worker: &'static str,
-    /// Calls under way.
+    /// The number of running calls.
     pub running: usize,
-    /// Calls that wait for a seat.
+    /// The number of calls that wait for a free seat.
     pub queued: usize,
-    /// Calls that were held back, and come back later.
+    /// The number of calls that were held back and will be retried later.
     pub held: usize,
     /// Why the last one was held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold_reason: Option<String>,
-    /// When that one comes back.
+    /// When it will be retried.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub held_until: Option<String>,
     /// The circuit breaker: `closed`, `open`, `half_open`.
     pub breaker: &'static str,
-    /// When an open breaker lets a call through, to try.
+    /// When an open breaker lets a trial call through.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub open_until: Option<String>,
-    /// How much of it there may be at once.
+    /// The limits on calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<ToolLimit>,
 }
 
-/// How much of a tool there may be at once.
+/// The limits on calls of a tool.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ToolLimit {
-    /// Calls at one time.
+    /// The maximum number of concurrent calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u64>,
-    /// How many there are, on the node that answers.
+    /// The number of concurrent calls on the node that answers.
     pub used: usize,
-    /// Calls in a window.
+    /// The maximum number of calls in a window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<ToolRate>,
 }
 
-/// Calls in a window.
+/// A limit on calls in a window.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ToolRate {
-    /// How many.
+    /// The number of calls.
     pub limit: u64,
-    /// In how many seconds.
+    /// The length of the window in seconds.
     pub window_s: u64,
 }

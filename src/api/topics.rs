@@ -1,38 +1,38 @@
-//! `/v1/topics`. What a topic is shown with is defined in [`crate::log::Surveyed`].
+//! `/v1/topics`. A topic's report is defined in [`crate::log::Surveyed`].
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::log::{Cleanup, TopicSpec, topics::Names};
 
-/// The most characters of a topic's name (Kafka's limit).
+/// The maximum length of a topic's name (Kafka's limit).
 const NAME_MAX: usize = 249;
-/// The most partitions of a topic.
+/// The maximum number of partitions of a topic.
 const PARTITIONS_MAX: u32 = 10_000;
 
-/// Which topics to make. What exists is checked and left alone.
+/// Which topics to create. Existing ones are checked but not changed.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTopics {
-    /// Topics that are none of OmniLink's own; empty: OmniLink's own.
+    /// Topics other than OmniLink's own; if empty, OmniLink's own topics are created.
     #[serde(default)]
     pub names: Vec<String>,
-    /// Partitions of the named topics; `topics.partitions` unless given.
+    /// The number of partitions of the named topics; default: `topics.partitions`.
     pub partitions: Option<u32>,
 }
 
-/// Why topics cannot be made.
+/// Why topics cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum BadTopics {
-    /// Partitions without names.
+    /// Partitions are given without names.
     #[error(
         "the partitions of the system's own topics are `topics.partitions`; name a topic to choose"
     )]
     OwnPartitions,
-    /// A name that Kafka does not take.
+    /// Kafka does not accept the name.
     #[error("`{0}`: a topic's name has 1 to {NAME_MAX} of the characters A-Z a-z 0-9 . _ -")]
     Name(String),
-    /// The name of one of OmniLink's own.
+    /// The name is reserved for OmniLink's own topics.
     #[error("`{name}` begins as the system's own topics do (`{prefix}`)")]
     Own {
         /// The name.
@@ -43,7 +43,7 @@ pub enum BadTopics {
 }
 
 impl CreateTopics {
-    /// The topics that are meant; `partitions`: the setting `topics.partitions`.
+    /// The topics to create; `partitions` is the setting `topics.partitions`.
     pub fn specs(&self, own: &Names, partitions: u32) -> Result<Vec<TopicSpec>, BadTopics> {
         if self.names.is_empty() {
             return match self.partitions {

@@ -95,7 +95,7 @@ pub(super) fn on_behalf_of(headers: &HeaderMap) -> Result<Option<&str>, Problem>
     match text.filter(|text| text_is_good(text)) {
         Some(text) if values.next().is_none() => Ok(Some(text)),
         _ => Err(Problem::invalid(format!(
-            "`Omnilink-On-Behalf-Of` must be there once, as UTF-8 of 1 to {TEXT_MAX} bytes without control characters"
+            "`Omnilink-On-Behalf-Of` must occur exactly once, as UTF-8 of 1 to {TEXT_MAX} bytes without control characters"
         ))),
     }
 }

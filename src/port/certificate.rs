@@ -55,7 +55,7 @@ pub enum CertificateError {
         reason: &'static str,
     },
     /// The certificate file contains no certificate.
-    #[error("{}: holds no certificate (a block `BEGIN CERTIFICATE`)", .0.display())]
+    #[error("{}: contains no certificate (a block `BEGIN CERTIFICATE`)", .0.display())]
     NoCertificate(PathBuf),
     /// A certificate in the file is not valid X.509.
     #[error("{}: certificate {position} is not a valid X.509 certificate", file.display())]
@@ -67,12 +67,12 @@ pub enum CertificateError {
     },
     /// The key file contains no usable key.
     #[error(
-        "{}: holds no private key in PKCS#8, PKCS#1 or SEC1 form; an encrypted key must be decrypted first",
+        "{}: contains no private key in PKCS#8, PKCS#1 or SEC1 form; an encrypted key must be decrypted first",
         .0.display()
     )]
     NoKey(PathBuf),
     /// TLS does not support this kind of key, or the key is damaged.
-    #[error("{}: the private key cannot be used: RSA (2048 to 8192 bits), ECDSA (P-256, P-384) and Ed25519 can", .0.display())]
+    #[error("{}: the private key cannot be used; supported are RSA (2048 to 8192 bits), ECDSA (P-256, P-384) and Ed25519", .0.display())]
     UnusableKey(PathBuf),
     /// The key does not belong to the certificate.
     #[error(

@@ -344,7 +344,8 @@ impl Limiting {
                 tenant = sender.tenant.as_str(),
                 key = sender.id,
                 limit,
-                "a key is over its limit and is let in, because it is older than limits; rotate or change it to enforce them"
+                "a key exceeds its limit and is still admitted, because it was created before limits were enforced; rotate or change \
+                 it to enforce them"
             );
         }
     }

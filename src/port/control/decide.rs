@@ -37,10 +37,10 @@ pub(crate) async fn decide(
         return Err(sent.invalid("`input_hash` must be 64 hexadecimal digits in lower case"));
     }
     if fields.input.is_some() && made != DecisionMade::Approved {
-        return Err(sent.invalid("`input` goes with the decision `approved` alone"));
+        return Err(sent.invalid("`input` is only allowed with the decision `approved`"));
     }
     if fields.output.is_some() && made != DecisionMade::Skip {
-        return Err(sent.invalid("`output` goes with the decision `skip` alone"));
+        return Err(sent.invalid("`output` is only allowed with the decision `skip`"));
     }
     let changes_input = fields.input.is_some();
     let input = sent.check_value("input", fields.input)?;

@@ -50,7 +50,7 @@ pub(crate) async fn retry(
     let sent = Sent::read(&shared, request).await?;
     let asked: RetryRun = sent.fields_or_default()?;
     if asked.compensations && (asked.reuse || asked.plan.is_some()) {
-        return Err(sent.invalid("`compensations` goes with neither `reuse` nor `plan`"));
+        return Err(sent.invalid("`compensations` cannot be combined with `reuse` or `plan`"));
     }
     let key = key.map_err(|problem| sent.caller.refuse(problem))?;
     let key = key.ok_or_else(|| sent.missing("idempotency_key"))?;

@@ -166,7 +166,7 @@ impl Sent {
             return Ok(None);
         };
         if value.get().len() > VALUE_MAX {
-            let detail = format!("`{field}` may have {VALUE_MAX} bytes");
+            let detail = format!("`{field}` may have at most {VALUE_MAX} bytes");
             return Err(self.caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
         }
         let value = Json::parse(value.get().to_owned());
@@ -229,7 +229,7 @@ impl Controller {
     /// Parses the run id in the path.
     pub(super) fn run(&self, id: &str) -> Result<Uuid, Refused> {
         let run = uuid(id);
-        run.ok_or_else(|| self.no_such("run: its id would be a UUID"))
+        run.ok_or_else(|| self.no_such("run: a run id is a UUID"))
     }
 
     /// Parses the approval id in the path into run and number.
@@ -238,7 +238,7 @@ impl Controller {
             let digits = seq.bytes().all(|b| b.is_ascii_digit()) && !seq.starts_with('0');
             Some((uuid(run)?, seq.parse().ok().filter(|_| digits)?))
         });
-        parts.ok_or_else(|| self.no_such("approval: its id would be `RUN_ID.NUMBER`"))
+        parts.ok_or_else(|| self.no_such("approval: an approval id is `RUN_ID.NUMBER`"))
     }
 
     fn no_such(&self, what: &str) -> Refused {

@@ -128,7 +128,9 @@ impl Controller {
             body: serde_json::to_string(&message.body).unwrap_or_default(),
         };
         let Ok(record) = command.encode() else {
-            return Err(Problem::invalid("it cannot be written as a record"));
+            return Err(Problem::invalid(
+                "the request cannot be encoded as a record",
+            ));
         };
         let follower = shared.followers.follow(run);
         let append = Append {

@@ -326,7 +326,7 @@ fn refuse_body(error: BodyError, limit: usize) -> Problem {
     match error {
         BodyError::TooLarge => Problem::new(
             &PAYLOAD_TOO_LARGE,
-            format!("a webhook may have {limit} bytes"),
+            format!("a webhook may have at most {limit} bytes"),
         ),
         BodyError::Slow => Problem::new(
             &REQUEST_TIMEOUT,

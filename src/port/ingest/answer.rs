@@ -79,7 +79,7 @@ impl Refusal {
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
-        let message = format!("an item may have {limit} bytes");
+        let message = format!("an item may have at most {limit} bytes");
         Self::new(ItemStatus::Invalid, &PAYLOAD_TOO_LARGE, message)
     }
 
@@ -106,15 +106,14 @@ impl Refusal {
 
     pub(crate) fn mismatch(id: Identity) -> Self {
         let message =
-            "the same identity came before with another body; a new event needs a new `id`";
+            "the same identity was already used with another body; a new event needs a new `id`";
         let mut refusal = Self::new(ItemStatus::Error, &IDEMPOTENCY_MISMATCH, message);
         refusal.record_id = Some(id);
         refusal
     }
 
     pub(crate) fn in_flight(id: Identity) -> Self {
-        let message =
-            "the same event is being written right now; send it again to learn the outcome";
+        let message = "the same event is being appended; send it again to learn the outcome";
         let mut refusal = Self::new(ItemStatus::Error, &IDEMPOTENCY_IN_FLIGHT, message);
         // An append rarely takes longer.
         refusal.retry_after = Some(1);

@@ -147,12 +147,13 @@ async fn check_head(
 
 pub(crate) fn refuse_body(error: BodyError, form: Form, limit: usize) -> Problem {
     match error {
-        BodyError::TooLarge if form == Form::Batch => {
-            Problem::new(&BATCH_TOO_LARGE, format!("a batch may have {limit} bytes"))
-        }
+        BodyError::TooLarge if form == Form::Batch => Problem::new(
+            &BATCH_TOO_LARGE,
+            format!("a batch may have at most {limit} bytes"),
+        ),
         BodyError::TooLarge => Problem::new(
             &PAYLOAD_TOO_LARGE,
-            format!("the body may have {limit} bytes"),
+            format!("the body may have at most {limit} bytes"),
         ),
         BodyError::Slow => Problem::new(
             &REQUEST_TIMEOUT,
@@ -272,7 +273,7 @@ impl Taking<'_> {
         if size > limit {
             return Err(Problem::new(
                 &PAYLOAD_TOO_LARGE,
-                format!("a single event may have {limit} bytes"),
+                format!("a single event may have at most {limit} bytes"),
             ));
         }
         let (id, parsed) = match self.judge(size, Ok(parsed)) {

@@ -37,7 +37,7 @@ pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
     };
     for encoding in encodings {
         if !encoding.as_bytes().split(|b| *b == b',').all(is_plain) {
-            let detail = "bodies are taken as they are: send it without `Content-Encoding`";
+            let detail = "compressed bodies are not supported: send it without `Content-Encoding`";
             let problem = Problem::new(&UNSUPPORTED_CONTENT_ENCODING, detail);
             return Err(problem.header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         }
@@ -59,12 +59,12 @@ pub(crate) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         Media::Structured(Dialect::CloudEvents) => Ok(Form::Structured),
         Media::Batch => Ok(Form::Batch),
         Media::OtherCloudEvents => Err(unsupported(format!(
-            "`{given}` is not taken; of CloudEvents' formats JSON is"
+            "`{given}` is not supported; among CloudEvents' formats only JSON is"
         ))),
         _ if binary() => Ok(Form::Binary),
         Media::Structured(Dialect::OmniLink) => Ok(Form::Json),
         Media::Other => Err(unsupported(format!(
-            "content type `{given}` is not taken; send application/json, application/cloudevents+json, application/cloudevents-batch+json, or `ce-` headers"
+            "content type `{given}` is not supported; send application/json, application/cloudevents+json, application/cloudevents-batch+json, or `ce-` headers"
         ))),
     }
 }

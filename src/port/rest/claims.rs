@@ -139,16 +139,16 @@ impl Wish {
         tools.sort_unstable();
         tools.dedup();
         if tools.is_empty() || tools.len() > TOOLS_MAX || tools.iter().any(String::is_empty) {
-            let wrong = format!("`tools` has 1 to {TOOLS_MAX} names");
+            let wrong = format!("`tools` must have 1 to {TOOLS_MAX} names");
             return Err(caller.invalid(wrong));
         }
         let max = asked.max.unwrap_or(1);
         if !(1..=CLAIM_MAX).contains(&max) {
-            return Err(caller.invalid(format!("`max` is 1 to {CLAIM_MAX}")));
+            return Err(caller.invalid(format!("`max` must be 1 to {CLAIM_MAX}")));
         }
         let wait_s = asked.wait_s.unwrap_or(0);
         if wait_s > WAIT_MAX_S {
-            return Err(caller.invalid(format!("`wait_s` is at most {WAIT_MAX_S}")));
+            return Err(caller.invalid(format!("`wait_s` must be at most {WAIT_MAX_S}")));
         }
         let lease = lease_time(caller, asked.lease_s)?;
         Ok(Self {
@@ -191,7 +191,7 @@ impl Wish {
 fn lease_time(caller: &Caller, seconds: Option<u64>) -> Result<Option<Duration>, Refused> {
     match seconds {
         Some(0 | LEASE_TOO_LONG_S..) => {
-            Err(caller.invalid(format!("`lease_s` is 1 to {LEASE_MAX_S}")))
+            Err(caller.invalid(format!("`lease_s` must be 1 to {LEASE_MAX_S}")))
         }
         seconds => Ok(seconds.map(Duration::from_secs)),
     }
@@ -456,6 +456,6 @@ pub(crate) async fn extend(
 
 /// The lease is not the latest one of an open task.
 pub(super) fn stale() -> Problem {
-    let detail = "`lease` is not the last one of the task, or the task is over";
+    let detail = "`lease` is not the latest one of the task, or the task is over";
     Problem::new(&STALE_LEASE, detail)
 }

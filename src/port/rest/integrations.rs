@@ -99,7 +99,7 @@ pub(crate) async fn rotate(
     let overlap_s = asked.overlap_s.unwrap_or(OVERLAP_S);
     if overlap_s > OVERLAP_MAX_S {
         return Err(caller.invalid(format!(
-            "`/overlap_s`: must be {OVERLAP_MAX_S} (a year) at most"
+            "`/overlap_s`: must be at most {OVERLAP_MAX_S} (a year)"
         )));
     }
     let caller = caller.permit()?;
@@ -112,7 +112,7 @@ pub(crate) async fn rotate(
         > SECRETS_MAX
     {
         return Err(caller.invalid(format!(
-            "{SECRETS_MAX} are valid already; with an overlap of 0 those before it end at once"
+            "{SECRETS_MAX} are already valid; with an overlap of 0 the previous ones end at once"
         )));
     }
     let by = (caller.key.principal.as_str(), now);
@@ -171,7 +171,7 @@ fn credential(
             Ok((Credential::Token(HookTokenHash::of(&token)), Some(token)))
         }
         Some(_) if !signs => {
-            Err(caller.invalid("`/secret`: nothing is signed in this dialect; it gets a new token"))
+            Err(caller.invalid("`/secret`: this dialect does not sign; it gets a new token"))
         }
         Some(secret) => {
             let faults = secret_faults(&integration.definition.dialect, secret);

@@ -91,7 +91,7 @@ pub(crate) async fn rotate(
 ) -> Result<Response, Refused> {
     let asked: RotateKey = body.parse_or_default().map_err(|p| caller.refuse(p))?;
     if asked.overlap_s > OVERLAP_MAX_S {
-        let detail = format!("`overlap_s` may be {OVERLAP_MAX_S} at most");
+        let detail = format!("`overlap_s` must be at most {OVERLAP_MAX_S}");
         return Err(caller.invalid(detail));
     }
     let caller = caller.permit()?;
@@ -188,7 +188,7 @@ fn may_grant(caller: &Permitted, scopes: &Scopes) -> Result<(), NotEdited> {
 
 fn refuse_grant(caller: &Permitted, lacking: &str) -> Refused {
     caller.refuse(Problem::denied(format!(
-        "nobody grants what they lack: {lacking}"
+        "a key cannot grant what it lacks: {lacking}"
     )))
 }
 
@@ -259,7 +259,7 @@ fn check_scopes(caller: &Caller, scopes: Option<&Scopes>) -> Result<(), Refused>
 
 fn check_expiry(caller: &Caller, expires_at: Option<Millis>, now: Millis) -> Result<(), Refused> {
     if expires_at.is_some_and(|at| at <= now) {
-        return Err(caller.invalid("`expires_at` is over"));
+        return Err(caller.invalid("`expires_at` is in the past"));
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ pub(crate) async fn show(
     let (log, names) = (Arc::clone(&tools.log), tools.names.clone());
     let found = caller.blocking(move || letters::show(&*log, &names, name));
     let Some(letter) = found.await? else {
-        let detail = format!("there is no dead letter {name}, or not any more");
+        let detail = format!("there is no dead letter {name}, or retention has deleted it");
         return Err(caller.refuse(Problem::new(&UNKNOWN_LETTER, detail)));
     };
     let of = ("letter", &*name.to_string());
@@ -68,7 +68,7 @@ pub(crate) async fn redrive(Sent(caller, body): Sent<Permitted>) -> Result<Respo
     }
     let pick = asked.pick().map_err(|e| caller.invalid(e))?;
     let Ok(turn) = Arc::clone(&caller.shared.tools.redriving).try_lock_owned() else {
-        let detail = "a redrive runs already; wait for its end";
+        let detail = "a redrive is already running; wait for its end";
         return Err(caller.refuse(Problem::new(&REDRIVE_RUNNING, detail)));
     };
     let of = ("topic", &*caller.shared.tools.names.dlq);

@@ -66,7 +66,7 @@ pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Resp
         None => u64::MAX,
         Some(Ok(offset)) => offset,
         Some(Err(_)) => {
-            return Err(caller.invalid("`cursor` must be the `next_cursor` of the list before"));
+            return Err(caller.invalid("`cursor` must be the `next_cursor` of the previous page"));
         }
     };
     let mut grants = caller.shared.controls.readers(tenant.as_ref());

@@ -48,9 +48,10 @@ pub(crate) async fn begin(Sent(caller, body): Sent<Permitted>) -> Result<Respons
             return Ok((StatusCode::ACCEPTED, Json(rebuilds.status())).into_response());
         }
         Err(NotBegun::Unknown(why)) => Problem::new(&UNKNOWN_PROJECTION, why),
-        Err(NotBegun::Running) => {
-            Problem::new(&REBUILD_RUNNING, "a rebuild runs already; wait for its end")
-        }
+        Err(NotBegun::Running) => Problem::new(
+            &REBUILD_RUNNING,
+            "a rebuild is already running; wait for its end",
+        ),
         Err(NotBegun::Unavailable(why)) => Problem::new(&POSTGRES_UNAVAILABLE, why).retry_after(5),
     };
     Err(caller.refuse(problem))

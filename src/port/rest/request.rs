@@ -39,7 +39,7 @@ impl JsonBody {
             bytes.map_err(|error| {
                 let error = error.into_inner();
                 if error.is::<LengthLimitError>() {
-                    let detail = format!("the body may have {most} bytes");
+                    let detail = format!("the body may have at most {most} bytes");
                     return Problem::new(&PAYLOAD_TOO_LARGE, detail);
                 }
                 if is_slow(&*error) {

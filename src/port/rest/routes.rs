@@ -162,7 +162,7 @@ async fn not_found(State(shared): State<Arc<Shared>>, uri: Uri) -> Refused {
 }
 
 async fn not_allowed(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Refused {
-    let detail = format!("{} does not take {method}", uri.path());
+    let detail = format!("{} does not support {method}", uri.path());
     Refused::new(Problem::new(&METHOD_NOT_ALLOWED, detail), shared.ids.next())
 }
 

@@ -78,7 +78,7 @@ pub(crate) async fn show(
     let asked = caller.query(asked)?;
     let wait = asked.wait.unwrap_or_default();
     if wait > WAIT_MAX_S {
-        return Err(caller.invalid(format!("`wait` is at most {WAIT_MAX_S} seconds")));
+        return Err(caller.invalid(format!("`wait` must be at most {WAIT_MAX_S} seconds")));
     }
     let caller = caller.permit()?;
     let sought = Sought::new(&caller, asked.tenant.as_deref(), &id)?;

@@ -85,9 +85,9 @@ pub(crate) enum Refusal {
         "{0} is in read-only mode: OmniLink's own schemas are compiled in, and nothing is registered, changed or deleted here"
     )]
     ReadOnly(String),
-    #[error("The body is no JSON object with `schema`: {0}")]
+    #[error("The body is not a JSON object with `schema`: {0}")]
     Body(String),
-    #[error("The body is too large, or broke off: {0}")]
+    #[error("The body is too large or incomplete: {0}")]
     Length(String),
     #[error("HTTP 404 Not Found")]
     Path,

@@ -47,7 +47,7 @@ impl ReplaySlots {
         for (of, held, most) in [("key", of_key, PER_KEY), ("tenant", of_tenant, PER_TENANT)] {
             if held >= most {
                 let detail = format!(
-                    "{most} replays of this {of} run already; ask again when one has ended"
+                    "{most} replays of this {of} are already running; try again when one has ended"
                 );
                 let policy = format!("replays-of-{of}");
                 let over = Limit {
@@ -66,7 +66,7 @@ impl ReplaySlots {
         };
         if taken.all >= most {
             let detail = format!(
-                "{} replays run on this node already; ask again when one has ended",
+                "{} replays are already running on this node; try again when one has ended",
                 taken.all
             );
             let problem = Problem::new(&OVERLOADED, detail);

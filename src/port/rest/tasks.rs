@@ -44,8 +44,7 @@ pub(crate) async fn complete(
     let task_id = asked.task_id.as_deref().ok_or_else(|| missing("task_id"))?;
     let lease = asked.lease.as_deref().ok_or_else(|| missing("lease"))?;
     let outcome = asked.outcome.ok_or_else(|| missing("outcome"))?;
-    let id =
-        TaskId::parse(task_id).ok_or_else(|| caller.invalid("`task_id` is no id of a task"))?;
+    let id = TaskId::parse(task_id).ok_or_else(|| caller.invalid("`task_id` is not a task id"))?;
     let result = result(&caller, id, outcome, &asked)?;
     let caller = caller.permit()?;
     let (tenant, secrets) = (&caller.key.tenant, &caller.shared.tools.secrets);
@@ -80,12 +79,12 @@ fn result(
     };
     match (outcome, &asked.error) {
         (TaskOutcome::Succeeded, Some(_)) => {
-            return Err(caller.invalid("a task that succeeded has no `error`"));
+            return Err(caller.invalid("a task that succeeded cannot have an `error`"));
         }
         (TaskOutcome::Succeeded, None) => {
             let output = asked.output.as_ref().map_or("null", |output| output.get());
             if output.len() > OUTPUT_MAX {
-                let detail = format!("`output` may have {OUTPUT_MAX} bytes");
+                let detail = format!("`output` may have at most {OUTPUT_MAX} bytes");
                 return Err(caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
             }
             let output = read_output(output.as_bytes());
@@ -93,16 +92,16 @@ fn result(
             result.output = Some(output);
         }
         (TaskOutcome::Failed, _) if asked.output.is_some() => {
-            return Err(caller.invalid("a task that failed has no `output`"));
+            return Err(caller.invalid("a task that failed cannot have an `output`"));
         }
         (TaskOutcome::Failed, None) => return Err(caller.missing("error")),
         (TaskOutcome::Failed, Some(error)) => {
             if error.code.is_empty() || error.code.len() > CODE_MAX {
-                let wrong = format!("`error.code` has 1 to {CODE_MAX} bytes");
+                let wrong = format!("`error.code` must have 1 to {CODE_MAX} bytes");
                 return Err(caller.invalid(wrong));
             }
             if error.message.len() > MESSAGE_MAX {
-                let wrong = format!("`error.message` has at most {MESSAGE_MAX} bytes");
+                let wrong = format!("`error.message` may have at most {MESSAGE_MAX} bytes");
                 return Err(caller.invalid(wrong));
             }
             result.outcome = StepOutcome::Failed;

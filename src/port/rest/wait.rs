@@ -55,7 +55,7 @@ impl Waits {
     pub(crate) fn enter(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let slot = Arc::clone(&self.0).try_acquire_owned();
         slot.map_err(|_| {
-            let detail = format!("{WAITS} requests wait for runs on this node already");
+            let detail = format!("{WAITS} requests are already waiting for runs on this node");
             Problem::new(&OVERLOADED, detail).retry_after(RETRY_AFTER_S)
         })
     }
@@ -104,7 +104,7 @@ impl<'a> Sought<'a> {
     ) -> Result<Self, Refused> {
         let tenant = caller.tenant(tenant)?;
         let Ok(run) = Uuid::parse_str(id) else {
-            return Err(caller.not_found("there is no such run: its id would be a UUID"));
+            return Err(caller.not_found("there is no such run: a run id is a UUID"));
         };
         Ok(Self {
             caller,

@@ -168,7 +168,8 @@ impl Again<'_> {
             return self.compensations(judge);
         }
         if self.past.only_undid() {
-            let message = "the run only undoes another one: repeat it with `compensations: true`";
+            let message =
+                "the run only compensates another one: repeat it with `compensations: true`";
             return Err(conflict(message));
         }
         let (resolved, read) = match &self.retry.plan {
@@ -191,7 +192,8 @@ impl Again<'_> {
     fn edited(judge: &Judge<'_>, plan: &RawValue) -> Result<(Resolved, Arc<Plan>), Refusal> {
         permit::workflow(&judge.caller.key, None, None)?;
         let resolved = inline(&judge.catalog, plan)?;
-        let read = Plan::read(&value(plan)?).map_err(|_| Refusal::invalid_plan("it is no plan"))?;
+        let read =
+            Plan::read(&value(plan)?).map_err(|_| Refusal::invalid_plan("it is not a plan"))?;
         Ok((resolved, Arc::new(read)))
     }
 
@@ -291,7 +293,7 @@ impl Again<'_> {
                 tool.tool.compensate.as_ref().map(|call| &*call.tool)
             };
             let Some(compensation) = own.or_else(of_tool) else {
-                let message = format!("the tool of step `{}` has no compensation any more", undo.step_id);
+                let message = format!("the tool of step `{}` no longer has a compensation", undo.step_id);
                 return Err(Refusal::invalid_plan(message));
             };
             Ok(json!({ "id": &*undo.step_id, "tool": tool, "compensate": { "tool": compensation } }))

@@ -178,7 +178,7 @@ async fn take(
         return Err(Problem::new(
             &PAYLOAD_TOO_LARGE,
             format!(
-                "a single start may have {} bytes",
+                "a single start may have at most {} bytes",
                 shared.limits.single_bytes
             ),
         ));

@@ -89,7 +89,7 @@ impl Refusal {
     }
 
     pub(super) fn too_large(what: &str, limit: usize) -> Self {
-        let message = format!("{what} may have {limit} bytes");
+        let message = format!("{what} may have at most {limit} bytes");
         Self::new(ItemStatus::Invalid, &PAYLOAD_TOO_LARGE, message)
     }
 

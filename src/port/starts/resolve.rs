@@ -100,7 +100,7 @@ pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Ref
     if let Some(number) = jcs::first_inexact(plan.get()) {
         let number = &number[..number.len().min(40)];
         return Err(Refusal::invalid_plan(format!(
-            "no double holds the number `{number}`: write it as text"
+            "the number `{number}` cannot be represented as a double: write it as text"
         )));
     }
     let given = value(plan)?;

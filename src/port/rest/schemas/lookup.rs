@@ -68,11 +68,11 @@ impl Candidate {
 /// Why a schema is incompatible with earlier ones.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Incompatible {
-    #[error("the subject's schemas are Avro, and name no others")]
+    #[error("the subject's schemas are Avro without references")]
     NotAvro,
     #[error(transparent)]
     Schema(#[from] apache_avro::Error),
-    #[error("it does not read version {0}: {1}")]
+    #[error("it cannot read data of version {0}: {1}")]
     Version(u32, #[source] apache_avro::error::CompatibilityError),
 }
 
