@@ -13,37 +13,37 @@ use crate::{
 
 /// The tenant of entries that concern the whole installation, or requests without a valid key.
 pub const NO_TENANT: &str = "-";
-/// A start of a run, accepted or not: the projection makes a row of `orchestration_requests` of it.
+/// A start of a run, accepted or not; the projection writes a row of `orchestration_requests`.
 pub const START: &str = "start";
-/// A webhook request that was turned away: the projection makes a row of `rejections` of it.
+/// A rejected webhook request; the projection writes a row of `rejections`.
 pub const WEBHOOK_REJECTED: &str = "webhook.rejected";
-/// A key was used: once an hour for each key and address.
+/// A key was used; at most once an hour for each key and address.
 pub const KEY_USED: &str = "key.used";
-/// A webhook source delivered: once an hour.
+/// A webhook source delivered; at most once an hour.
 pub const SOURCE_RECEIVED: &str = "source.received";
-/// A request was refused because its key may not do that.
+/// A request was denied because its key lacks the permission.
 pub const REQUEST_DENIED: &str = "request.denied";
 
-/// Size limit of a text of an entry that clients choose, in bytes; a longer one is cut.
+/// The size limit of texts that clients choose, in bytes; longer ones are truncated.
 const TEXT_MAX: usize = 512;
-/// Size limit of `detail`, in bytes; a larger one is replaced by a note.
+/// The size limit of `detail`, in bytes; a larger one is replaced by a note.
 const DETAIL_MAX: usize = 32 * 1024;
 
 static RECORD: OwnRecord = OwnRecord::new(schemas::AUDIT);
 
-/// How an action ended.
+/// The outcome of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It was done.
+    /// It succeeded.
     Ok,
     /// It was not allowed.
     Denied,
-    /// It was allowed, and failed.
+    /// It was allowed, but failed.
     Failed,
 }
 
 impl Outcome {
-    /// As it is written.
+    /// The name in records and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -53,7 +53,7 @@ impl Outcome {
     }
 }
 
-/// One entry of the audit log. Clients choose some of its texts: they are cut to 512 bytes. It must not hold a secret.
+/// One entry of the audit log. Texts chosen by clients are truncated to 512 bytes. It must not contain secrets.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename = "Audit")]
 pub struct Entry {
@@ -63,15 +63,15 @@ pub struct Entry {
     pub id: String,
     /// Microseconds since the Unix epoch.
     pub at: i64,
-    /// Who did it, if that is known.
+    /// The principal, if known.
     pub principal: Option<String>,
-    /// The user whom the principal acted for.
+    /// The user on whose behalf the principal acted.
     pub on_behalf_of: Option<String>,
-    /// Such as `key.created`: a noun and what happened to it.
+    /// The action: a noun and what happened to it, such as `key.created`.
     pub action: String,
-    /// Such as `key`.
+    /// The type of the resource, such as `key`.
     pub resource_type: Option<String>,
-    /// The resource's id.
+    /// The id of the resource.
     pub resource_id: Option<String>,
     /// `ok`, `denied` or `failed`.
     pub outcome: String,
@@ -79,12 +79,12 @@ pub struct Entry {
     pub address: Option<String>,
     /// The client's `User-Agent`.
     pub user_agent: Option<String>,
-    /// JSON text of an object.
+    /// The JSON text of an object.
     pub detail: String,
 }
 
 impl Entry {
-    /// An entry of a tenant, or of the whole installation.
+    /// Creates an entry of a tenant, or of the whole installation.
     pub fn new(tenant: Option<&Tenant>, action: &str, outcome: Outcome, now: Millis) -> Self {
         Self {
             tenant: tenant.map_or(NO_TENANT, Tenant::as_str).to_owned(),
@@ -102,7 +102,7 @@ impl Entry {
         }
     }
 
-    /// Who did it.
+    /// Sets the principal.
     #[must_use]
     pub fn by(mut self, principal: &str, on_behalf_of: Option<&str>) -> Self {
         self.principal = Some(cut(principal));
@@ -110,7 +110,7 @@ impl Entry {
         self
     }
 
-    /// What it was done to.
+    /// Sets the resource.
     #[must_use]
     pub fn resource(mut self, kind: &str, id: &str) -> Self {
         self.resource_type = Some(kind.to_owned());
@@ -118,7 +118,7 @@ impl Entry {
         self
     }
 
-    /// Where it came from.
+    /// Sets the client.
     #[must_use]
     pub fn client(mut self, address: IpAddr, user_agent: Option<&[u8]>) -> Self {
         self.address = Some(address.to_string());
@@ -126,7 +126,7 @@ impl Entry {
         self
     }
 
-    /// What else is to be known: adds fields to `detail`.
+    /// Adds fields to `detail`.
     #[must_use]
     pub fn detail(mut self, detail: Map<String, Value>) -> Self {
         let mut all: Map<String, Value> = serde_json::from_str(&self.detail).unwrap_or_default();
@@ -140,7 +140,7 @@ impl Entry {
         self
     }
 
-    /// The record on `audit`.
+    /// Encodes the record for `audit`.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
         Ok(Record {
             key: Some(self.tenant.clone().into()),
@@ -149,7 +149,7 @@ impl Entry {
         })
     }
 
-    /// `None` for anything but a record of this schema.
+    /// Decodes a record; `None` for anything but a record of this schema.
     pub fn decode(value: &[u8]) -> Option<Self> {
         RECORD.decode(value)
     }

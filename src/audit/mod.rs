@@ -1,8 +1,8 @@
 //! The audit log: who did what, as records of the topic `audit`.
 //!
-//! [`Audit`] takes entries without blocking and appends them in the background, in order. The queue is bounded: while the log
-//! cannot be written, and it is full, further entries are counted and dropped, so that an attack of bad requests uses up neither
-//! memory nor the log. A change waits for its entry ([`Audit::record_durably`]).
+//! [`Audit`] accepts entries without blocking and appends them in the background, in order. The queue is bounded: if it is full because
+//! the log cannot be written, further entries are counted and dropped, so that an attack with bad requests exhausts neither memory nor
+//! the log. A change waits for its entry ([`Audit::record_durably`]).
 
 mod entry;
 
@@ -19,13 +19,13 @@ use crate::{
     telemetry,
 };
 
-/// Entries waiting to be appended.
+/// The number of entries waiting to be appended.
 const QUEUE: usize = 8192;
-/// Entries of one append.
+/// The maximum number of entries of one append.
 const BATCH: usize = 256;
-/// How long a change waits for its entry. The entry is appended later in any case.
+/// How long a change waits for its entry, which is appended later in any case.
 const DURABLE_DEADLINE: Duration = Duration::from_secs(2);
-/// Pauses between attempts while appends fail.
+/// The pauses between attempts while appends fail.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(100),
     max: Duration::from_secs(5),
@@ -36,7 +36,7 @@ struct Waiting {
     durable: Option<oneshot::Sender<()>>,
 }
 
-/// A handle to the audit log. Cheap to clone. When the last one is dropped, what is queued is still appended.
+/// A handle to the audit log. Cheap to clone. When the last one is dropped, queued entries are still appended.
 #[derive(Clone)]
 pub struct Audit {
     queue: mpsc::Sender<Waiting>,
@@ -44,11 +44,11 @@ pub struct Audit {
     dropped: metrics::Counter,
 }
 
-/// The task that appends. [`Writer::finish`] waits for it.
+/// The task that appends entries. [`Writer::finish`] waits for it.
 pub struct Writer(tokio::task::JoinHandle<()>);
 
 impl Audit {
-    /// Starts the task that appends, on the runtime that this is called in.
+    /// Starts the task that appends, on the current runtime.
     pub fn start(log: Arc<dyn Log>, topic: Arc<str>) -> (Self, Writer) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let audit = Self {
@@ -68,7 +68,7 @@ impl Audit {
         });
     }
 
-    /// Records an entry, and waits until it is durable: for 2 s at most, then it is appended later.
+    /// Records an entry, and waits until it is durable, for at most 2 s; after that it is appended later.
     pub async fn record_durably(&self, entry: Entry) {
         let (done, durable) = oneshot::channel();
         self.send(Waiting {
@@ -146,7 +146,7 @@ async fn write(log: Arc<dyn Log>, topic: Arc<str>, mut waiting: mpsc::Receiver<W
             }
         }
         for done in durable {
-            // Whoever waited may have given up.
+            // The waiting side may have given up.
             let _ = done.send(());
         }
     }

@@ -1,4 +1,4 @@
-//! What a sender asks of a source.
+//! A request to a source, with the source's data.
 
 use super::{
     headers::Headers,
@@ -8,11 +8,11 @@ use super::{
 };
 use crate::base::clock::Millis;
 
-/// One request, and what its source knows.
+/// A request and its source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'r> {
     pub(super) headers: Headers<'r>,
-    /// As it came.
+    /// The body as received.
     pub(super) body: &'r [u8],
     pub(super) now: Millis,
     /// The source's name.
@@ -21,7 +21,7 @@ pub(super) struct Call<'r> {
 }
 
 impl Call<'_> {
-    /// Refuses a request unless a header of this name has `sha256={hex}` of the body.
+    /// Refuses the request unless a header of this name has `sha256={hex}` of the body.
     pub(super) fn verify_body(&self, header: &str) -> Result<(), Refusal> {
         let signatures = self.headers.signatures(header)?;
         let given: Vec<_> = signatures
@@ -34,7 +34,7 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Whether one of the given texts is the HMAC-SHA256 of the parts, in hexadecimal, under a secret as it is written.
+    /// Whether one of the given texts is the HMAC-SHA256 of the parts in hexadecimal, with a secret used as text.
     pub(super) fn is_signed(&self, parts: &[&[u8]], given: &[&str]) -> bool {
         let keys = self.secrets.at(self.now).map(str::as_bytes);
         signature::verify(Algorithm::Sha256, Encoding::Hex, keys, parts, given)

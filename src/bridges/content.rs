@@ -1,4 +1,4 @@
-//! A body as JSON: as it came, or out of a form.
+//! The body as JSON, which may have been sent in a form.
 
 use std::{
     borrow::Cow,
@@ -14,13 +14,13 @@ use crate::envelope::{
     json::{self, Scanner},
 };
 
-/// JSON text that was checked: by the envelope's rules, one level inside an envelope.
+/// JSON text that satisfies the envelope's rules for a value one level inside an envelope.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Content<'a>(Cow<'a, str>);
 
 impl<'a> Content<'a> {
-    /// Reads a body by its `content-type`: of a form (`application/x-www-form-urlencoded`) the JSON in its field `payload`, else
-    /// an object of its fields; anything else is JSON, whatever the sender calls it.
+    /// Reads a body by its `content-type`. A form (`application/x-www-form-urlencoded`) becomes the JSON in its field `payload`, or else
+    /// an object of its fields; any other body is JSON, whatever its media type.
     pub(super) fn read(headers: Headers<'_>, body: &'a [u8]) -> Result<Self, Refusal> {
         let is_form = headers.all("content-type").any(|media| {
             let essence = media.split(';').next().unwrap_or_default().trim();
@@ -35,12 +35,12 @@ impl<'a> Content<'a> {
         Ok(Self(text))
     }
 
-    /// The text, without white space around it.
+    /// The text without surrounding white space.
     pub(super) fn text(&self) -> &str {
         self.0.trim()
     }
 
-    /// Its members; 400 `invalid_payload` unless it is an object.
+    /// The members; 400 `invalid_payload` unless it is an object.
     pub(super) fn object(&self) -> Result<Object<'_>, Refusal> {
         Object::read(self.text(), "the body must be a JSON object")
     }
@@ -63,12 +63,12 @@ impl<'a> Content<'a> {
     }
 }
 
-/// The members of an object, as texts.
+/// The members of an object as texts.
 #[derive(Debug)]
 pub(super) struct Object<'a>(pub(super) Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> Object<'a> {
-    /// Reads an object; of what is none, `wrong` is said.
+    /// Parses an object; `wrong` is the error if it is not one.
     pub(super) fn read(text: &'a str, wrong: &str) -> Result<Self, Refusal> {
         let mut scanner = Scanner::new(text);
         if scanner.peek() != Some(b'{') {
@@ -92,9 +92,8 @@ impl<'a> Object<'a> {
         found.map(|(_, text)| *text)
     }
 
-    /// A member that names something: a string that is not empty, or a number as it is written. 400 `missing_{name}` where it is
-    /// absent, empty, `null` or `false` (which is how Odoo writes what is empty); 400 `invalid_payload` where it is anything
-    /// else.
+    /// A member that identifies something: a string that is not empty, or a number as written. 400 `missing_{name}` if it is absent,
+    /// empty, `null` or `false` (Odoo's notation for empty); 400 `invalid_payload` for any other value.
     pub(super) fn named(&self, name: &str) -> Result<Cow<'a, str>, Refusal> {
         let Some(text) = self.get(name).filter(|text| !is_empty(text)) else {
             return Err(Invalid::missing(name).into());
@@ -104,7 +103,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// As [`Object::named`], for a member that may be absent.
+    /// Like [`Object::named`], for an optional member.
     pub(super) fn optional(&self, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
         match self.get(name) {
             Some(text) if !is_empty(text) => self.named(name).map(Some),
@@ -113,12 +112,12 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Whether a value is nothing: `null`, `false` or an empty string.
+/// Whether a value is empty: `null`, `false` or an empty string.
 fn is_empty(text: &str) -> bool {
     matches!(text, "null" | "false" | "\"\"")
 }
 
-/// A string unescaped, or a number as it is written.
+/// A string, unescaped, or a number as written.
 pub(super) fn scalar(text: &str) -> Option<Cow<'_, str>> {
     match text.as_bytes().first()? {
         b'"' => serde_json::from_str::<String>(text).ok().map(Cow::Owned),
@@ -132,10 +131,10 @@ pub(super) fn string(text: &str) -> Option<Cow<'_, str>> {
     scalar(text).filter(|_| text.starts_with('"'))
 }
 
-/// A form as JSON text.
+/// Converts a form to JSON text.
 fn form(body: &[u8]) -> Result<String, Refusal> {
     let mut fields: Vec<(String, Vec<String>)> = Vec::new();
-    // A form may have tens of thousands of fields.
+    // The map finds repeated fields quickly; a form may have tens of thousands of fields.
     let mut places = HashMap::<String, usize>::new();
     for pair in body.split(|b| *b == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
@@ -172,7 +171,7 @@ fn form(body: &[u8]) -> Result<String, Refusal> {
         }
     }
     out.push(b'}');
-    // All of it came from texts.
+    // All parts came from texts, so this is lossless.
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 

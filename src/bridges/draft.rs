@@ -1,5 +1,5 @@
-//! What a dialect makes of a request, before it is an event: written as JSON in OmniLink's form and read by the envelope's own
-//! parser, so that it satisfies what any event does.
+//! The draft of an event that a dialect builds from a request. It is written as JSON in OmniLink's format and parsed by the envelope's
+//! own parser, so that it satisfies the same rules as any event.
 
 use std::borrow::Cow;
 
@@ -9,16 +9,16 @@ use crate::{
     envelope::{Form, Parsed, json::put_string, parse_rfc3339, parse_structured},
 };
 
-/// For how long the same request is a duplicate.
+/// How long the same request is a duplicate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Window {
-    /// As long as any event's identity is remembered.
+    /// As long as the identity of any event is remembered.
     Events,
-    /// For so many milliseconds; the same later on is another event.
+    /// For this many milliseconds; later, the same request is another event.
     Short(i64),
 }
 
-/// What an event is about.
+/// The entity of an event.
 #[derive(Debug)]
 pub(super) struct About<'a> {
     pub(super) kind: Cow<'a, str>,
@@ -26,24 +26,24 @@ pub(super) struct About<'a> {
     pub(super) display_name: Option<Cow<'a, str>>,
 }
 
-/// An event to be.
+/// An event that is not validated yet.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     pub(super) id: Cow<'a, str>,
     pub(super) kind: Cow<'a, str>,
     pub(super) about: Option<About<'a>>,
     pub(super) correlation_id: Option<Cow<'a, str>>,
-    /// RFC 3339. The sender's own: where it is no time, the event has the time at which it came.
+    /// RFC 3339, from the sender; if it is not a valid time, the event has the time of receipt.
     pub(super) time: Option<String>,
     /// JSON text.
     pub(super) data: Cow<'a, str>,
-    /// JSON text that is compared in place of `data` where a sender's retry changes parts of it.
+    /// JSON text that is compared instead of `data`, if a sender's retry changes parts of the data.
     pub(super) compared: Option<String>,
     pub(super) window: Window,
 }
 
 impl<'a> Draft<'a> {
-    /// With what every draft has.
+    /// Creates a draft with the required members.
     pub(super) fn new(
         id: impl Into<Cow<'a, str>>,
         kind: impl Into<Cow<'a, str>>,
@@ -61,7 +61,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The event, by the envelope's rules.
+    /// Parses the draft by the envelope's rules.
     pub(super) fn finish(
         &self,
         source: &str,
@@ -88,7 +88,7 @@ impl<'a> Draft<'a> {
             out.extend_from_slice(b",\"entity\":");
             put_member("type", &about.kind, b'{', &mut out);
             put_member("external_id", &about.external_id, b',', &mut out);
-            // It is for people: what cannot be kept is left out.
+            // The name is only for people, so an invalid one is left out.
             if let Some(name) = about
                 .display_name
                 .as_deref()
@@ -112,8 +112,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// An envelope that a mapping made, as JSON text: its `source` is this one, whatever it says, and its `id` is `id` unless it has
-/// one of its own.
+/// Parses an envelope that a mapping made, as JSON text. Its `source` is always this one, and its `id` is `id` unless it has its own.
 pub(super) fn finish_mapped(
     envelope: &str,
     id: &str,

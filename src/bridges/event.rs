@@ -1,4 +1,4 @@
-//! What a verified request becomes: by its dialect, or by the source's own mapping.
+//! Builds the event of a verified request, with its dialect or the source's own mapping.
 
 use serde_json::{Map, Value};
 
@@ -16,28 +16,28 @@ use crate::{
     envelope::{DIALECT, Parsed},
 };
 
-/// What a good request is.
+/// The result of a valid request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// An event.
     Event(Box<Received>),
-    /// Slack's question whether this URL is meant for it: 200 with this text, and nothing is kept.
+    /// Slack's verification of the URL: answered with 200 and this text, and nothing is stored.
     Challenge(String),
 }
 
-/// An event that a sender has sent.
+/// An event from a sender.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Received {
-    /// The event; the same identity with another hash is 422 `idempotency_mismatch`.
+    /// The event. The same identity with another body hash is 422 `idempotency_mismatch`.
     pub parsed: Parsed<'static>,
-    /// What makes it a duplicate.
+    /// The identity that makes it a duplicate.
     pub identity: Identity,
-    /// For how long. With [`Window::Events`] the identity is [`crate::envelope::Event::identity`]; with [`Window::Short`] it is
-    /// the same for all events of one body, whose own ids differ.
+    /// How long. With [`Window::Events`] the identity is [`crate::envelope::Event::identity`]; with [`Window::Short`] it is the same for
+    /// all events of one body, which have different ids.
     pub window: Window,
 }
 
-/// Makes an event of a request whose signature is good; `delivery` is the id that its dialect found.
+/// Builds the event of a request with a valid signature; `delivery` is the id that its dialect found.
 pub(super) fn event(
     source: &Source,
     tenant: &Tenant,
@@ -58,7 +58,7 @@ pub(super) fn event(
             (draft.finish(&path, tenant, call.now)?, draft.window)
         }
         Some(mapping) => {
-            // A body that is none of the dialect's own is what the mapping is for.
+            // A mapping may be needed precisely because the body does not fit the dialect.
             let (id, window) = match &draft {
                 Ok(draft) => (&*draft.id, draft.window),
                 Err(_) => (delivery, Window::Events),
@@ -83,8 +83,8 @@ pub(super) fn event(
     })))
 }
 
-/// Adds the dialect of a sender that is Odoo, by which the projection of `odoo.webhook_events` knows the event. The sender does not
-/// choose it, so it is not part of what two requests are compared by.
+/// Adds the dialect if the sender is Odoo, so that the projection of `odoo.webhook_events` recognizes the event. The sender does not
+/// choose it, so it is not part of what is compared between two requests.
 fn with_dialect(mut parsed: Parsed<'static>, dialect: &Dialect) -> Parsed<'static> {
     if let Dialect::Ipai | Dialect::IpaiBody | Dialect::OdooNative(_) = dialect {
         let mut all: Map<String, Value> =

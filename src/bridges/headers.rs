@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::refusal::Refusal;
 
-/// Headers as they came; names are compared without case.
+/// Headers as received; names are case-insensitive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Headers<'a>(pub(super) &'a [(&'a str, &'a [u8])]);
 
 impl<'a> Headers<'a> {
-    /// All values of a header that are text.
+    /// All values of a header that are valid text.
     pub(super) fn all(self, name: &str) -> impl Iterator<Item = &'a str> {
         let values = self
             .0
@@ -18,7 +18,7 @@ impl<'a> Headers<'a> {
         values.filter_map(|(_, value)| Some(std::str::from_utf8(value).ok()?.trim()))
     }
 
-    /// The signatures in a header, of which one must be good; 401 `missing_signature` where there is none.
+    /// The signatures in a header, one of which must match; 401 `missing_signature` if there is none.
     pub(super) fn signatures(self, name: &str) -> Result<Vec<&'a str>, Refusal> {
         let found: Vec<_> = self.all(name).filter(|text| !text.is_empty()).collect();
         if found.is_empty() {
@@ -27,7 +27,7 @@ impl<'a> Headers<'a> {
         Ok(found)
     }
 
-    /// The timestamp in a header: 401 `missing_timestamp`, or `invalid_timestamp` where there are two.
+    /// The timestamp in a header: 401 `missing_timestamp`, or `invalid_timestamp` if there are two.
     pub(super) fn timestamp(self, name: &str) -> Result<&'a str, Refusal> {
         match self.one(name) {
             Ok(Some(text)) => Ok(text),
@@ -39,8 +39,8 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// The value of a header that may be there once; an empty one counts as absent. Two of them, or bytes that are no UTF-8,
-    /// are 400 `invalid_header`: a proxy and this side might each believe another one.
+    /// The value of an optional header; an empty one counts as absent. Two of them, or bytes that are not UTF-8, are 400
+    /// `invalid_header`, because a proxy and OmniLink could each use a different one.
     pub(super) fn one(self, name: &str) -> Result<Option<&'a str>, Refusal> {
         let mut values = self
             .0
@@ -52,18 +52,18 @@ impl<'a> Headers<'a> {
         let wrong =
             |why: &str| Refusal::invalid("invalid_header", format!("the header `{name}` {why}"));
         if values.next().is_some() {
-            return Err(wrong("is there more than once"));
+            return Err(wrong("occurs more than once"));
         }
-        let text = std::str::from_utf8(value).map_err(|_| wrong("is no UTF-8"))?;
+        let text = std::str::from_utf8(value).map_err(|_| wrong("is not UTF-8"))?;
         Ok(Some(text.trim()).filter(|text| !text.is_empty()))
     }
 
-    /// As [`Headers::one`], for a header that must be there: 400 `missing_header` without it.
+    /// Like [`Headers::one`], for a required header: 400 `missing_header` if it is absent.
     pub(super) fn required(self, name: &str) -> Result<&'a str, Refusal> {
         self.one(name)?.ok_or_else(|| Refusal::missing_header(name))
     }
 
-    /// All of them as the text of a JSON object: names in lower case, values of one name joined by `, `.
+    /// All headers as a JSON object: names in lower case, values of the same name joined by `, `.
     pub(super) fn json(self) -> String {
         let mut all = BTreeMap::<String, String>::new();
         for (name, value) in self.0 {

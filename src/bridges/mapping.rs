@@ -1,4 +1,4 @@
-//! A source's own mapping: a program in VRL that makes an envelope of a request.
+//! A source's own mapping: a VRL program that builds an envelope from a request.
 
 use bytes::Bytes;
 
@@ -10,12 +10,12 @@ use crate::{envelope::json::utf8, topology::Program};
 pub struct Mapping(Program);
 
 impl Mapping {
-    /// Compiles it; says what is wrong with it, each thing with its line and a caret.
+    /// Compiles the program; the error lists all faults, each with its line and a caret.
     pub(super) fn compile(text: &str) -> Result<Self, Vec<String>> {
         Program::compile("mapping", text).map(Self)
     }
 
-    /// What it makes of a request: JSON text. 400 with the code of what stopped it, such as `vrl_error`.
+    /// Builds the envelope of a request, as JSON text. 400 with the code of the failure, such as `vrl_error`.
     pub(super) fn run(
         &self,
         headers: Headers<'_>,

@@ -1,4 +1,4 @@
-//! The members of a definition, read with all that is wrong with them.
+//! The members of a definition, parsed in a way that collects all faults.
 
 use serde_json::{Map, Value};
 
@@ -7,18 +7,18 @@ use super::dialect::hmac::Place;
 /// The longest `tolerance_s`: a day.
 const TOLERANCE_MAX: u64 = 86_400;
 
-/// One thing that is wrong with a definition.
+/// A fault in a definition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// Where: a JSON pointer.
+    /// The place, as a JSON pointer.
     pub pointer: String,
     /// `invalid_payload`, `missing_{field}` or `reference_not_allowed`.
     pub code: String,
-    /// For people.
+    /// The description for people.
     pub message: String,
 }
 
-/// What was found wrong.
+/// The faults found so far.
 #[derive(Default)]
 pub(super) struct Faults(pub(super) Vec<Fault>);
 
@@ -40,7 +40,7 @@ impl Faults {
     }
 }
 
-/// An object of a definition, and where it is.
+/// An object of a definition, and its place.
 pub(super) struct Members {
     pub(super) at: String,
     pub(super) members: Map<String, Value>,
@@ -64,7 +64,7 @@ impl Members {
         {
             faults.add(
                 self.pointer(name),
-                format!("is no known field; there are {}", names.join(", ")),
+                format!("is not a known field; known are {}", names.join(", ")),
             );
         }
     }

@@ -1,12 +1,11 @@
-//! Webhook bridges: a request of a sender that signs in its own way becomes an event, or is refused with a code.
+//! Webhook bridges: convert a sender's request, which is signed in the sender's own way, into an event, or refuse it with a code.
 //!
 //! ```text
 //! headers, body ─► signature, timestamp (dialect) ─► JSON ─► dialect or mapping ─► the envelope's own rules ─► event
 //! ```
 //!
-//! Nothing here reads a clock, a socket or a log: what takes requests in hands over all of it, asks its window of
-//! identities whether an event is a duplicate, and appends. A definition of a source is [`Source::parse`]d as `POST /v1/integrations`
-//! has it.
+//! Nothing here reads a clock, a socket or a log: the caller passes everything in, checks in its window of identities whether an event is
+//! a duplicate, and appends it. [`Source::parse`] reads the definition of a source as sent to `POST /v1/integrations`.
 
 mod call;
 mod content;
@@ -45,17 +44,18 @@ use crate::base::{clock::Millis, id::Tenant};
 /// A request to a source.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Names in any case, values as they came.
+    /// Names in any case, values as received.
     pub headers: &'a [(&'a str, &'a [u8])],
-    /// As it came, no encoding taken off.
+    /// The body as received, still with its content encoding.
     pub body: &'a [u8],
-    /// The sender named the source by its token (`/v1/hooks/{token}`), which is all that lets in who does not sign.
+    /// Whether the sender identified the source by its token (`/v1/hooks/{token}`), which is the only authentication of senders that do
+    /// not sign.
     pub by_token: bool,
-    /// When it came.
+    /// The time of receipt.
     pub now: Millis,
 }
 
-/// Verifies a request and says what event it is. What is refused changes nothing.
+/// Verifies a request and builds its event. A refused request has no effect.
 pub fn receive(
     source: &Source,
     tenant: &Tenant,

@@ -1,29 +1,29 @@
-//! Why a request of a sender is refused.
+//! Why a sender's request is refused.
 
 use std::borrow::Cow;
 
 use crate::envelope::{Invalid, JsonError};
 
-/// What kind of refusal it is. None of them is the fault of this side: a sender that repeats the request gets the same answer.
+/// The kind of refusal. The sender caused all of them, and gets the same answer if it repeats the request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
-    /// 400: the body, or a header that does not authenticate.
+    /// 400: the body, or a header that is not for authentication.
     Invalid,
     /// 401: a signature or a timestamp.
     Unauthenticated,
-    /// 404: the source is not reached this way.
+    /// 404: there is no such source, or it cannot be reached this way.
     Unknown,
 }
 
-/// A refused request: what the sender is told, and what is recorded.
+/// A refused request: the answer to the sender, and what is recorded.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Refusal {
     /// Decides the HTTP status.
     pub reason: Reason,
-    /// Stable, such as `invalid_signature`.
+    /// A stable code, such as `invalid_signature`.
     pub code: Cow<'static, str>,
-    /// For people.
+    /// A description for people.
     pub message: String,
 }
 
@@ -61,11 +61,11 @@ impl Refusal {
         )
     }
 
-    /// 401 `invalid_signature`. Which secret, or how far off, is not told.
+    /// 401 `invalid_signature`. The message does not reveal which secret was tried.
     pub(super) fn invalid_signature() -> Self {
         Self::unauthenticated(
             "invalid_signature",
-            "the signature is none of this body under a secret of this source",
+            "the signature does not match this body under any secret of this source",
         )
     }
 
@@ -82,7 +82,7 @@ impl Refusal {
         Self {
             reason: Reason::Unknown,
             code: "unknown_source".into(),
-            message: "there is no such source, or it is reached by its token alone".into(),
+            message: "there is no such source, or it is only reached by its token".into(),
         }
     }
 }

@@ -1,15 +1,15 @@
-//! The secrets of a source: several while one replaces another.
+//! The secrets of a source; there are several during a rotation.
 
 use std::{fmt, sync::Arc};
 
 use crate::base::clock::Millis;
 
-/// A secret, and when it ends.
+/// A secret and its expiry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
-    /// The text that the sender has as well.
+    /// The secret as the sender has it.
     pub text: Arc<str>,
-    /// The first moment at which it counts no more; `None`: it goes on.
+    /// From when on it is no longer valid; `None` if it does not expire.
     pub until: Option<Millis>,
 }
 
@@ -19,22 +19,22 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The secrets of a source, the oldest first.
+/// The secrets of a source, oldest first.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Secrets(Vec<Secret>);
 
 impl Secrets {
-    /// As they were kept.
+    /// The stored secrets.
     pub fn new(secrets: Vec<Secret>) -> Self {
         Self(secrets)
     }
 
-    /// All of them, as they are to be kept.
+    /// All secrets, to be stored.
     pub fn all(&self) -> &[Secret] {
         &self.0
     }
 
-    /// Those that count at a moment.
+    /// The secrets that are valid at this time.
     pub(super) fn at(&self, now: Millis) -> impl Iterator<Item = &str> {
         self.0
             .iter()
@@ -42,8 +42,8 @@ impl Secrets {
             .map(|secret| &*secret.text)
     }
 
-    /// A new secret counts from now on, and those before it for `overlap_s` seconds more, unless they end earlier anyway. What
-    /// has ended is forgotten.
+    /// Adds a secret that is valid from now on; the previous ones stay valid for `overlap_s` seconds, unless they expire earlier. Expired
+    /// ones are dropped.
     #[must_use]
     pub fn rotated(&self, text: &str, now: Millis, overlap_s: u32) -> Self {
         let end = Millis(now.0.saturating_add(i64::from(overlap_s) * 1000));

@@ -1,4 +1,4 @@
-//! A shape in a file: dialect and mapping of a source, without its secrets, and tests that say what becomes of which request.
+//! A shape file: dialect and mapping of a source, without its secrets, and tests with requests and the expected events.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
 
@@ -22,29 +22,29 @@ use crate::{
     topology::{Problem, Severity, SourceFile},
 };
 
-/// When the requests of tests come: 2025-01-01T00:00:00Z, as in the tests of topologies.
+/// The time of receipt of the tests' requests: 2025-01-01T00:00:00Z, as in the tests of topologies.
 const NOW: Millis = Millis(1_735_689_600_000);
-/// Base64 of `secret`: a definition needs one, and no request of a test is signed.
+/// Base64 of `secret`: a definition requires a secret, but the requests of tests are not signed.
 const PLACEHOLDER: &str = "c2VjcmV0";
 
-/// A file that was read.
+/// A parsed file.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// A source without secrets: nothing is good under it until it has some.
+    /// A source without secrets; no signature is valid until it has some.
     pub source: Source,
     trials: Vec<Trial>,
 }
 
-/// A test of a file, and what is not as it says; nothing when it passed.
+/// A test and its differences from what the file expects; none if it passed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tried {
     /// The test's name.
     pub name: String,
     /// The line of its name, from 1.
     pub line: usize,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub ms: u64,
-    /// Each difference, for people.
+    /// The differences, described for people.
     pub differences: Vec<String>,
 }
 
@@ -73,27 +73,27 @@ struct Trial {
 struct Given {
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// A text is the body as it is, anything else its JSON.
+    /// A string is the body itself; any other value is sent as JSON.
     body: Value,
 }
 
-/// Whether a file is a shape, and no topology.
+/// Detects whether a file is a shape rather than a topology.
 #[derive(Deserialize)]
 struct Probe {
     dialect: Option<IgnoredAny>,
 }
 
 impl Shape {
-    /// Whether a file is a shape: it has a `dialect`, which no topology has.
+    /// Whether a file is a shape: it has a `dialect`, unlike a topology.
     pub fn is_one(yaml: &str) -> bool {
         match serde_saphyr::from_str::<Probe>(yaml) {
             Ok(probe) => probe.dialect.is_some(),
-            // Of a file with errors a glance must do.
+            // The file has errors, so only its text can be checked.
             Err(_) => yaml.lines().any(|line| line.starts_with("dialect:")),
         }
     }
 
-    /// As [`Shape::parse`]; what is wrong comes with its place in the file.
+    /// Like [`Shape::parse`], but errors have their place in the file.
     pub fn read(file: SourceFile) -> Result<Self, Vec<Problem>> {
         let read = serde_saphyr::from_str::<File>(&file.text);
         let problem = |file: &Arc<SourceFile>, span: Range<usize>, message: String| Problem {
@@ -128,7 +128,7 @@ impl Shape {
         })
     }
 
-    /// Reads a file in YAML: `{name, dialect, mapping?, hmac?, odoo?, tests: [{name, given: {headers?, body}, then}]}`.
+    /// Parses a YAML file: `{name, dialect, mapping?, hmac?, odoo?, tests: [{name, given: {headers?, body}, then}]}`.
     pub fn parse(yaml: &str) -> Result<Self, Vec<Fault>> {
         let file: File = serde_saphyr::from_str(yaml).map_err(|e| {
             vec![Fault {
@@ -207,7 +207,7 @@ impl Shape {
     }
 }
 
-/// Where a file has what a pointer leads to, as far as its names are written there.
+/// The place in the file of what a pointer refers to, as far as its names can be found in the text.
 fn span_of(text: &str, pointer: &str) -> Range<usize> {
     let mut span = 0..0;
     for name in pointer.split('/').skip(1) {
@@ -221,7 +221,7 @@ fn span_of(text: &str, pointer: &str) -> Range<usize> {
     span
 }
 
-/// An event as a mapping writes it.
+/// An event in the format of a mapping's output.
 fn shown(event: &Event<'_>) -> Value {
     let mut shown = json!({ "id": event.id, "source": event.source, "type": event.kind, "time": Rfc3339(event.time).to_string(),
         "subject": event.subject, "correlationid": event.correlation_id, "causationid": event.causation_id });
@@ -229,13 +229,13 @@ fn shown(event: &Event<'_>) -> Value {
         shown["entity"] = json!({ "type": entity.kind, "external_id": entity.external_id, "display_name": entity.display_name });
     }
     if let Data::Json(text) = &event.data {
-        // Its JSON was checked.
+        // The text was already validated as JSON.
         shown["data"] = serde_json::from_str(text).unwrap_or_default();
     }
     shown
 }
 
-/// What is said must be so; what else there is may be anything.
+/// Expected members must match; further members may have any value.
 fn compare(at: &str, expected: &Value, got: &Value, differences: &mut Vec<String>) {
     match (expected, got) {
         (Value::Object(expected), Value::Object(got)) => {
@@ -246,6 +246,6 @@ fn compare(at: &str, expected: &Value, got: &Value, differences: &mut Vec<String
         }
         (Value::Number(a), Value::Number(b)) if a.as_f64() == b.as_f64() => {}
         (a, b) if a == b => {}
-        _ => differences.push(format!("{at}: {expected} was expected, and there is {got}")),
+        _ => differences.push(format!("{at}: expected {expected}, got {got}")),
     }
 }

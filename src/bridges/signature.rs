@@ -11,13 +11,13 @@ use crate::base::hex::hex;
 /// The hash function of an HMAC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Algorithm {
-    /// HMAC-SHA1. For HMAC it is not broken; new senders use SHA-256.
+    /// HMAC-SHA1, which is not broken as an HMAC; new senders use SHA-256.
     Sha1,
     /// HMAC-SHA256.
     Sha256,
 }
 
-/// How a signature is written.
+/// The encoding of a signature.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Encoding {
     /// Hexadecimal.
@@ -26,7 +26,7 @@ pub enum Encoding {
     Base64,
 }
 
-/// The signature of what the parts make together, as the sender writes it: hexadecimal in lower case.
+/// Signs the concatenated parts, in the sender's encoding; hexadecimal is in lower case.
 pub(super) fn sign(
     algorithm: Algorithm,
     encoding: Encoding,
@@ -43,12 +43,12 @@ pub(super) fn sign(
     }
 }
 
-/// Whether two signatures are the same text; the time that this takes tells their lengths alone.
+/// Whether two signatures are the same text, compared in a time that only depends on their lengths.
 pub(super) fn same(expected: &str, given: &str) -> bool {
     expected.as_bytes().ct_eq(given.as_bytes()).into()
 }
 
-/// Whether one of the keys made one of the given signatures.
+/// Whether one of the signatures was made with one of the keys.
 pub(super) fn verify<'k>(
     algorithm: Algorithm,
     encoding: Encoding,
@@ -59,7 +59,7 @@ pub(super) fn verify<'k>(
     let mut good = false;
     for key in keys {
         let expected = sign(algorithm, encoding, key, parts);
-        // All are looked at, so that the time does not tell which one was good.
+        // All signatures are compared, so that the time does not reveal which one matched.
         for given in given {
             good |= same(&expected, given);
         }
@@ -67,7 +67,7 @@ pub(super) fn verify<'k>(
     good
 }
 
-/// SHA-256 of what the parts make together, in hexadecimal.
+/// The SHA-256 of the concatenated parts, in hexadecimal.
 pub(super) fn sha256_hex(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {

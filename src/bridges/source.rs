@@ -1,4 +1,4 @@
-//! The definition of a source, as `POST /v1/integrations` has it: all that is wrong with one is told at once.
+//! The definition of a source, as sent to `POST /v1/integrations`; all faults are reported at once.
 
 use serde_json::{Map, Value};
 
@@ -16,19 +16,19 @@ use super::{
 };
 use crate::{controls::SECRETS_MAX, envelope::canonical_hash};
 
-/// The most bytes of a source's name.
+/// The maximum length of a source's name, in bytes.
 const NAME_MAX: usize = 100;
 
-/// A source of webhooks.
+/// A webhook source.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// 1 to 100 of `[A-Za-z0-9._-]`, not only dots: it is a segment of paths.
+    /// 1 to 100 characters of `[A-Za-z0-9._-]`, not only dots, because it is a path segment.
     pub name: String,
-    /// How it is spoken to.
+    /// The dialect of its senders.
     pub dialect: Dialect,
-    /// What it is signed with.
+    /// The secrets of its senders.
     pub secrets: Secrets,
-    /// What makes envelopes of bodies in place of the dialect.
+    /// Builds envelopes instead of the dialect.
     pub mapping: Option<Mapping>,
 }
 
@@ -39,12 +39,12 @@ pub struct Definition {
     pub source: Source,
     /// The tenant that it names.
     pub tenant: Option<String>,
-    /// Its members as they are.
+    /// The members as sent.
     pub members: Map<String, Value>,
 }
 
 impl Definition {
-    /// Reads `{name, dialect, secrets, mapping?, hmac?, odoo?, tenant?}`.
+    /// Parses `{name, dialect, secrets, mapping?, hmac?, odoo?, tenant?}`.
     pub fn parse(definition: &[u8]) -> Result<Self, Vec<Fault>> {
         let (source, top) = Source::read(definition, true)?;
         let tenant = top.get("tenant").and_then(Value::as_str);
@@ -57,14 +57,14 @@ impl Definition {
 }
 
 impl Source {
-    /// Reads `{name, dialect, secrets, mapping?, hmac?, odoo?}`.
+    /// Parses `{name, dialect, secrets, mapping?, hmac?, odoo?}`.
     pub fn parse(definition: &[u8]) -> Result<Self, Vec<Fault>> {
         Self::read(definition, false).map(|(source, _)| source)
     }
 
     fn read(definition: &[u8], may_name_tenant: bool) -> Result<(Self, Members), Vec<Fault>> {
         let mut faults = Faults::default();
-        // `serde_json` would take the last of two members of one name.
+        // `serde_json` would accept two members of the same name and use the last one.
         let read = canonical_hash(definition).map_err(|e| e.to_string());
         let value =
             read.and_then(|_| serde_json::from_slice(definition).map_err(|e| e.to_string()));
@@ -139,7 +139,7 @@ fn dialect(name: &str, top: &Members, faults: &mut Faults) -> Option<Dialect> {
         if name != of && top.get(part).is_some() {
             faults.add(
                 format!("/{part}"),
-                format!("belongs to the dialect `{of}` alone"),
+                format!("is only for the dialect `{of}`"),
             );
         }
     }
@@ -215,7 +215,7 @@ fn hmac(top: &Members, faults: &mut Faults) -> Option<Parameters> {
     if timestamp_header.is_none() && signed.as_ref().is_some_and(Template::has_timestamp) {
         faults.add(
             hmac.pointer("signed"),
-            "has `{timestamp}`, and `timestamp_header` does not say where that is",
+            "contains `{timestamp}`, but `timestamp_header` is missing",
         );
     }
     let tolerance_s = hmac.tolerance(timestamp_header.is_some(), faults);
@@ -234,7 +234,7 @@ fn hmac(top: &Members, faults: &mut Faults) -> Option<Parameters> {
     })
 }
 
-/// What is wrong with a secret that replaces one of a source with this dialect.
+/// The faults of a new secret for a source with this dialect.
 pub fn secret_faults(dialect: &str, secret: &str) -> Vec<Fault> {
     let mut faults = Faults::default();
     let is_key = dialect == Dialect::StandardWebhooks.name();
@@ -242,7 +242,7 @@ pub fn secret_faults(dialect: &str, secret: &str) -> Vec<Fault> {
     faults.0
 }
 
-/// Adds what is wrong with a secret; `is_key`: it must be base64.
+/// Adds the faults of a secret; `is_key` requires base64.
 fn check_secret(pointer: &str, text: &str, is_key: bool, faults: &mut Faults) {
     if text.is_empty() {
         faults.add(pointer, "must not be empty");
@@ -253,7 +253,7 @@ fn check_secret(pointer: &str, text: &str, is_key: bool, faults: &mut Faults) {
             message: "must be the secret itself: references are for configuration files".into(),
         });
     } else if is_key && standard_webhooks::key(text).is_none() {
-        faults.add(pointer, "must be base64, mostly behind `whsec_`");
+        faults.add(pointer, "must be base64, usually after `whsec_`");
     }
 }
 
@@ -263,7 +263,7 @@ fn secrets(top: &Members, dialect: Option<&Dialect>, faults: &mut Faults) -> Sec
     if !signs && !texts.is_empty() {
         faults.add(
             "/secrets",
-            "nothing is signed in this dialect: its URL holds a token",
+            "this dialect does not sign: its URL contains a token",
         );
     }
     if signs && texts.is_empty() && top.get("secrets").is_none_or(Value::is_array) {

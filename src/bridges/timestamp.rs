@@ -1,31 +1,31 @@
-//! The moment at which a sender says that it signed, and the window around now in which that is believed.
+//! The timestamp of a signature, and the tolerance within which it is accepted.
 
 use super::refusal::Refusal;
 use crate::base::clock::Millis;
 
-/// What most senders have: five minutes, both ways.
+/// The usual tolerance of senders: five minutes in both directions.
 pub(super) const TOLERANCE_S: u32 = 300;
 
-/// Below this a number is seconds: as milliseconds it would be before 1973-03-03.
+/// Smaller numbers are seconds: in milliseconds they would be before 1973-03-03.
 const FIRST_MILLISECONDS: i64 = 100_000_000_000;
 
-/// What unit a timestamp has.
+/// The unit of a timestamp.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Unit {
     /// Seconds since 1970.
     Seconds,
-    /// Milliseconds since 1970; a value below 10^11 is seconds.
+    /// Milliseconds since 1970; a value below 10^11 counts as seconds.
     Milliseconds,
 }
 
-/// 401 unless the text is a number within the window: `invalid_timestamp`, `stale_timestamp`.
+/// 401 unless the text is a number within the tolerance: `invalid_timestamp`, `stale_timestamp`.
 pub(super) fn check(text: &str, unit: Unit, now: Millis, tolerance_s: u32) -> Result<(), Refusal> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let number: Option<i64> = text.parse().ok().filter(|_| digits);
     let Some(number) = number else {
         return Err(Refusal::unauthenticated(
             "invalid_timestamp",
-            "the timestamp is no whole number of seconds or milliseconds since 1970",
+            "the timestamp is not a whole number of seconds or milliseconds since 1970",
         ));
     };
     let millis = match unit {
@@ -35,7 +35,7 @@ pub(super) fn check(text: &str, unit: Unit, now: Millis, tolerance_s: u32) -> Re
     if millis.abs_diff(now.0) > u64::from(tolerance_s) * 1000 {
         return Err(Refusal::unauthenticated(
             "stale_timestamp",
-            format!("the timestamp is more than {tolerance_s} s away from this side's clock"),
+            format!("the timestamp is more than {tolerance_s} s away from the server's clock"),
         ));
     }
     Ok(())
@@ -65,7 +65,7 @@ mod tests {
         }
         assert_eq!(code("1699999699999", Unit::Milliseconds), "stale_timestamp");
         assert_eq!(code("1700000300001", Unit::Milliseconds), "stale_timestamp");
-        // Seconds are never taken for milliseconds where the sender has seconds.
+        // If the sender uses seconds, a value is never interpreted as milliseconds.
         assert_eq!(code("1700000000000", Unit::Seconds), "stale_timestamp");
         for none in [
             "",

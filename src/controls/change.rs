@@ -36,8 +36,8 @@ impl Controls {
         Ok(key)
     }
 
-    /// Gives a key another secret. The one before stays valid for `overlap`. `check` sees the key, and may refuse; `None` if
-    /// there is no such key any more.
+    /// Gives a key another secret. The previous one stays valid for `overlap`. `check` sees the key, and may refuse; `None` if the key no
+    /// longer exists.
     pub async fn rotate_key<E: From<ControlsError>>(
         &self,
         id: &str,
@@ -57,7 +57,7 @@ impl Controls {
         self.edit_key(id, by, edit).await
     }
 
-    /// Changes a key. `check` sees the key as it will be, and may refuse; `None` if there is no such key any more.
+    /// Changes a key. `check` sees the changed key, and may refuse; `None` if the key no longer exists.
     pub async fn change_key<E: From<ControlsError>>(
         &self,
         id: &str,
@@ -76,9 +76,9 @@ impl Controls {
         self.edit_key(id, by, edit).await
     }
 
-    /// Changes a key as it was read: the record has the version after that of the key that `edit` saw, so it never undoes a
-    /// revocation. If another node changed the key at the same time, the later record counts, and its writer makes both changes
-    /// in another one. `edit` returns `None` once the key is as it should be.
+    /// Changes the key as last read: the record has the version after that of the key that `edit` saw, so it never undoes a revocation.
+    /// If another node changed the key at the same time, the later record counts, and its writer adds the other change in a further
+    /// record. `edit` returns `None` once the key is as desired.
     async fn edit_key<E: From<ControlsError>>(
         &self,
         id: &str,
@@ -112,8 +112,8 @@ impl Controls {
             .await
     }
 
-    /// Whether this key, which was just created, comes before all other valid keys. A key that was changed since it was created
-    /// comes before: its current record may be later.
+    /// Whether this key, which was just created, precedes all other valid keys. A key that was changed since it was created precedes it,
+    /// because its current record may be later.
     pub fn is_oldest_key(&self, key: &Key) -> bool {
         let current = |key: &Key| {
             let (tenant, kind, id) = name_of(key);
@@ -128,7 +128,7 @@ impl Controls {
         })
     }
 
-    /// Revokes one name: for ever, or until it would have expired.
+    /// Revokes one name: forever, or until it would have expired.
     pub(super) async fn revoke(
         &self,
         name: Name<'_>,

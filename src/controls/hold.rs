@@ -1,20 +1,20 @@
-//! Controls that a node holds by itself, by variables of its environment.
+//! The controls that a node holds by itself, set by environment variables.
 
-/// `kill_switch`: no intake, no start, no dispatch.
+/// `kill_switch`: no intake, no starts, no dispatch.
 pub const KILL_SWITCH: &str = "kill_switch";
-/// `operator_takeover`: starts, decisions and run controls by keys of kind `person` only.
+/// `operator_takeover`: starts, decisions and run controls only by keys of kind `person`.
 pub const OPERATOR_TAKEOVER: &str = "operator_takeover";
 /// `safe_mode`: only steps that change nothing outside.
 pub const SAFE_MODE: &str = "safe_mode";
 
-/// The controls that can be held, with the variables that hold them.
+/// The controls that can be held, with their variables.
 const VARIABLES: [(&str, &str); 3] = [
     (KILL_SWITCH, "OMNIHUB_KILL_SWITCH"),
     (OPERATOR_TAKEOVER, "OPERATOR_TAKEOVER"),
     (SAFE_MODE, "EXECUTION_SAFE_MODE"),
 ];
 
-/// What a node holds whatever the topic `controls` says.
+/// The controls that a node holds, whatever the topic `controls` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// `OMNIHUB_KILL_SWITCH`.
@@ -34,8 +34,8 @@ pub struct BadHold {
 }
 
 impl Held {
-    /// Reads the variables: `true`, `1`, `yes` and `on` hold a control, in any case; `false`, `0`, `no`, `off` and nothing do not.
-    /// Anything else is an error, because a typing error must not open what was to be closed.
+    /// Reads the variables: `true`, `1`, `yes` and `on` hold a control, in any case; `false`, `0`, `no`, `off` and an empty value do not.
+    /// Anything else is an error, because a typing error must not leave something open that should be closed.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, BadHold> {
         let mut held = [false; 3];
         for (held, (_, name)) in held.iter_mut().zip(VARIABLES) {
@@ -59,7 +59,7 @@ impl Held {
         })
     }
 
-    /// The controls that are held, with their variables.
+    /// The held controls, with their variables.
     pub fn variables(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let held = [self.kill_switch, self.operator_takeover, self.safe_mode];
         let all = VARIABLES.into_iter().zip(held);

@@ -1,5 +1,4 @@
-//! Integrations: the sources of webhooks. Definitions are readable on the topic; secrets are sealed; of tokens only the SHA-256 is
-//! kept.
+//! Integrations: webhook sources. Definitions are readable on the topic; secrets are sealed; of tokens only the SHA-256 is stored.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -16,40 +15,40 @@ use subtle::ConstantTimeEq;
 use super::{Controls, ControlsError, record};
 use crate::base::{clock::Millis, id::Tenant};
 
-/// What a token begins with, so that scanners for leaked secrets can find it.
+/// The prefix of tokens, by which scanners for leaked secrets can find them.
 const TOKEN_START: &str = "hook_";
-/// The most secrets, or tokens, of an integration at one time: each costs an HMAC per request.
+/// The maximum number of valid secrets or tokens of an integration; each costs an HMAC per request.
 pub const SECRETS_MAX: usize = 10;
 
-/// A source of webhooks.
+/// A webhook source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Integration {
     /// Its id, a UUIDv7.
     pub id: String,
-    /// The tenant that its events belong to.
+    /// The tenant of its events.
     pub tenant: Tenant,
-    /// What it is, without its secrets.
+    /// The definition without secrets.
     pub definition: IntegrationDefinition,
-    /// What its senders sign with, the oldest first.
+    /// The secrets of its senders, oldest first.
     pub secrets: Vec<HookSecret>,
-    /// The tokens in its URL, the oldest first.
+    /// The tokens in its URL, oldest first.
     pub tokens: Vec<HookTokenHash>,
     /// When it was created.
     pub created_at: Millis,
-    /// When it was changed last.
+    /// When it was last changed.
     pub updated_at: Millis,
-    /// The offset of its record on `controls`: another one after each change.
+    /// The offset of its record on `controls`, which differs after each change.
     pub offset: u64,
 }
 
-/// The readable part of an integration, as `POST /v1/integrations` has it. It was checked by whoever created the integration.
+/// The readable part of an integration, as in `POST /v1/integrations`. The creator of the integration has validated it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct IntegrationDefinition {
     /// Unique in its tenant.
     pub name: String,
     /// The dialect of its senders.
     pub dialect: String,
-    /// A program in VRL.
+    /// A VRL program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapping: Option<String>,
     /// The parameters of the dialect `hmac`.
@@ -60,17 +59,17 @@ pub struct IntegrationDefinition {
     pub odoo: Option<Value>,
 }
 
-/// A secret, and the first moment at which it is no longer valid.
+/// A secret, and when it stops being valid.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookSecret {
-    /// The text that the sender has as well.
+    /// The secret as the sender has it.
     pub text: Arc<str>,
-    /// `None`: it does not end.
+    /// `None` if it does not expire.
     #[serde(default, with = "until")]
     pub until: Option<Millis>,
 }
 
-/// The end of a secret: milliseconds since the Unix epoch, or null.
+/// The expiry of a secret: milliseconds since the Unix epoch, or null.
 mod until {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -100,17 +99,17 @@ impl fmt::Debug for HookSecret {
     }
 }
 
-/// The SHA-256 of a token, and the first moment at which the token is no longer valid.
+/// The SHA-256 of a token, and when the token stops being valid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HookTokenHash {
     sha256: [u8; 32],
-    /// `None`: it does not end.
+    /// `None` if it does not expire.
     #[serde(default, with = "until")]
     pub until: Option<Millis>,
 }
 
 impl HookTokenHash {
-    /// Of a token that does not end.
+    /// The hash of a token that does not expire.
     pub fn of(token: &HookToken) -> Self {
         Self {
             sha256: hash(token.reveal()),
@@ -184,8 +183,8 @@ impl Integration {
         })
     }
 
-    /// With another secret, or another token, from `now` on. Those before it end after `overlap_s` seconds, unless they end
-    /// earlier anyway; what has ended is dropped.
+    /// Adds another secret or token, valid from `now` on. The previous ones stay valid for `overlap_s` seconds, unless they expire
+    /// earlier; expired ones are dropped.
     #[must_use]
     pub fn rotated(&self, with: Credential, now: Millis, overlap_s: u32) -> Self {
         let end = Millis(now.0.saturating_add(i64::from(overlap_s) * 1000));
@@ -204,7 +203,7 @@ impl Integration {
         next
     }
 
-    /// How many secrets and tokens are valid.
+    /// The number of valid secrets and tokens.
     pub fn credentials(&self, now: Millis) -> usize {
         let untils = self.secrets.iter().map(|secret| secret.until);
         let untils = untils.chain(self.tokens.iter().map(|token| token.until));
@@ -212,12 +211,12 @@ impl Integration {
     }
 }
 
-/// What lets a sender in.
+/// A sender's credential.
 #[derive(Clone, Debug)]
 pub enum Credential {
-    /// The senders of this dialect sign.
+    /// For dialects that sign.
     Secret(Arc<str>),
-    /// They have a URL.
+    /// For dialects that are authenticated by a token in the URL.
     Token(HookTokenHash),
 }
 
@@ -229,7 +228,7 @@ fn valid(until: Option<Millis>, now: Millis) -> bool {
 #[derive(Default)]
 pub(super) struct Integrations {
     ids: HashMap<Box<str>, Arc<Integration>>,
-    /// By tenant and name. Of two with the same name, which two nodes created at the same time, the first on the topic is here.
+    /// By tenant and name. If two nodes create the same name at the same time, the first one on the topic is here.
     names: HashMap<Box<str>, HashMap<Box<str>, Arc<Integration>>>,
     tokens: HashMap<[u8; 32], Arc<Integration>>,
 }
@@ -289,18 +288,18 @@ impl Integrations {
 }
 
 impl Controls {
-    /// The integration of that id.
+    /// The integration with this id.
     pub fn integration(&self, id: &str) -> Option<Arc<Integration>> {
         self.integrations.read().ids.get(id).cloned()
     }
 
-    /// The integration of that name.
+    /// The integration with this name.
     pub fn integration_named(&self, tenant: &str, name: &str) -> Option<Arc<Integration>> {
         let integrations = self.integrations.read();
         integrations.names.get(tenant)?.get(name).cloned()
     }
 
-    /// The integration whose URL has this token. Tokens are looked up by their SHA-256, and that is compared in constant time.
+    /// The integration whose URL has this token. Tokens are found by their SHA-256, which is compared in constant time.
     pub fn integration_by_token(&self, token: &str, now: Millis) -> Option<Arc<Integration>> {
         let wanted = hash(token);
         let found = self.integrations.read().tokens.get(&wanted).cloned()?;
@@ -324,7 +323,7 @@ impl Controls {
         found
     }
 
-    /// Creates an integration. `None`: the tenant has one of this name.
+    /// Creates an integration; `None` if the tenant already has one with this name.
     pub async fn create_integration(
         &self,
         tenant: Tenant,
@@ -363,13 +362,13 @@ impl Controls {
         if holder.as_ref().is_some_and(|h| h.id == integration.id) {
             return Ok(holder);
         }
-        // Another node created one of this name at the same time, and its record comes first.
+        // Another node created one with this name at the same time, and its record is first.
         self.remove_integration(&integration, (by, now)).await?;
         Ok(None)
     }
 
-    /// Replaces the secret or the token of an integration ([`Integration::rotated`]). `None`: it was deleted meanwhile, or has
-    /// [`SECRETS_MAX`] valid ones already. Of two nodes that rotate the same one at the same moment, the later change counts.
+    /// Replaces the secret or the token of an integration ([`Integration::rotated`]). `None` if it was deleted meanwhile, or already has
+    /// [`SECRETS_MAX`] valid ones. If two nodes rotate the same one at the same time, the later change counts.
     pub async fn rotate_integration(
         &self,
         id: &str,
@@ -469,7 +468,7 @@ mod tests {
         assert_eq!(all.tokens.len(), 2);
         all.put(two.rotated(of(&HookToken::generate()), Millis(61_000), 0));
         assert!(!all.tokens.contains_key(&hash(first.reveal())));
-        // Without an overlap the one before ends at once.
+        // Without an overlap, the previous one expires at once.
         let last = all.ids["1"].clone();
         assert_eq!(last.credentials(Millis(61_000)), 1);
         assert!(!format!("{second:?} {last:?}").contains(second.reveal()));

@@ -37,7 +37,7 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    /// As it is written.
+    /// The name in records and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Person => "person",
@@ -46,7 +46,7 @@ impl KeyKind {
     }
 }
 
-/// A caller of the port: an API key, or what a token of an issuer says (`issuer`).
+/// A caller of the port: the holder of an API key, or of an issuer's token (`issuer`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its id: a UUIDv7, or for a token a UUIDv5 of issuer, tenant and principal.
@@ -65,26 +65,26 @@ pub struct Key {
     pub principal: String,
     /// Person or service.
     pub kind: KeyKind,
-    /// What it may do.
+    /// Its permissions and constraints.
     pub scopes: Scopes,
     /// When it was created.
     pub created_at: Millis,
-    /// When it last got another secret.
+    /// When its secret was last rotated.
     pub rotated_at: Option<Millis>,
-    /// When it expires; `None` is never.
+    /// When it expires; `None` for never.
     pub expires_at: Option<Millis>,
-    /// Whether it may write events: checked for every request, so it is computed once.
+    /// Whether it may write events; computed once, because every request checks it.
     pub writes_events: bool,
-    /// Whether its limits (`max_rpm`, `max_concurrency`) refuse requests. Keys made before limits were enforced only warn, until
+    /// Whether its limits (`max_rpm`, `max_concurrency`) are enforced. Keys created before limits were enforced only cause warnings until
     /// they are rotated or changed.
     pub enforces_limits: bool,
     /// The issuer of the token; `None` for an API key.
     pub issuer: Option<Arc<str>>,
-    /// When this node last saw it used.
+    /// When this node last saw it in use.
     pub last_used: LastUse,
     /// The version of its record.
     pub(super) version: u64,
-    /// The latest `expires_at` that any of its records had: earlier records could be repeated until then.
+    /// The latest `expires_at` of all its records; earlier records could be replayed until then.
     pub(super) latest_expiry: Option<Millis>,
 }
 
@@ -117,7 +117,7 @@ pub(super) struct Body {
     /// Records written before limits were enforced have none.
     #[serde(default)]
     enforced: bool,
-    /// The latest `expires_at` of earlier records, if it was later than the current one; [`i64::MAX`] is never.
+    /// The latest `expires_at` of earlier records, if it was later than the current one; [`i64::MAX`] stands for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     latest_expiry: Option<i64>,
 }
@@ -128,14 +128,14 @@ struct PreviousBody {
     until: i64,
 }
 
-/// What a change of a key sets; `None` leaves it as it is.
+/// The changes of a key; `None` leaves a value unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct KeyChange {
     /// Display name.
     pub name: Option<String>,
-    /// What it may do.
+    /// Its permissions and constraints.
     pub scopes: Option<Scopes>,
-    /// When it expires; the inner `None` is never.
+    /// When it expires; an inner `None` stands for never.
     pub expires_at: Option<Option<Millis>>,
 }
 
@@ -167,7 +167,7 @@ impl Key {
     /// The holder of a token of `issuer`: a person. Its id is the same for all tokens of this principal.
     pub fn of_token(issuer: &Arc<str>, tenant: Tenant, principal: String, scopes: Scopes) -> Self {
         let parts = [issuer, tenant.as_str(), &principal];
-        // No part holds a line end: neither tenants nor principals have control characters.
+        // No part contains a line feed: neither tenants nor principals have control characters.
         let id = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, parts.join("\n").as_bytes());
         let new = NewKey {
             tenant,
@@ -244,14 +244,14 @@ impl Key {
         }
     }
 
-    /// The sealed bytes of its record: its hash, and that of the secret before.
+    /// The sealed bytes of its record: its hash, and that of the previous secret.
     pub(super) fn secret(&self) -> Vec<u8> {
         let previous = self.previous.as_ref().map(|previous| previous.hash);
         [&self.hash[..], previous.as_ref().map_or(&[], |h| &h[..])].concat()
     }
 
-    /// This key with another secret; the one before stays valid for `overlap_ms`. Of two rotations within an overlap, the first
-    /// secret ends with the second rotation.
+    /// Sets another secret; the previous one stays valid for `overlap_ms`. If a key is rotated twice within an overlap, the first secret
+    /// ends with the second rotation.
     pub(super) fn rotated(
         &self,
         (prefix, hash): (Prefix, Hash),
@@ -273,7 +273,7 @@ impl Key {
         }
     }
 
-    /// This key with the changes made. What an overlap has left behind is dropped.
+    /// Applies changes, and drops expired overlaps.
     pub(super) fn changed(&self, change: &KeyChange, now: Millis) -> Self {
         let mut key = self.clone();
         key.enforces_limits = true;
@@ -328,7 +328,7 @@ impl Key {
     }
 }
 
-/// A prefix is base64url, or comes from a JSON string.
+/// A prefix is base64url, or came from a JSON string.
 fn text(prefix: &Prefix) -> &str {
     std::str::from_utf8(prefix).unwrap_or_default()
 }
@@ -451,7 +451,7 @@ mod tests {
         };
         assert!(!read(60, 0).enforces_limits);
         assert!(!read(0, 5).enforces_limits);
-        // Nothing to enforce, as for the first key.
+        // There is nothing to enforce, as for the first key.
         assert!(read(0, 0).enforces_limits);
         let changed = read(60, 5).changed(&KeyChange::default(), Millis(6));
         assert!(changed.enforces_limits && read_back(&changed).enforces_limits);

@@ -7,21 +7,21 @@ use std::sync::{
 
 use crate::base::clock::Millis;
 
-/// When this node last saw a key used, to the second. Shared by all copies of the key.
+/// When this node last saw a key in use, to the second. Shared by all copies of the key.
 #[derive(Clone, Debug, Default)]
 pub struct LastUse(Arc<AtomicI64>);
 
 impl LastUse {
-    /// How exact it is, in milliseconds: all cores share it, so it is not written for each request.
+    /// The resolution in milliseconds: all cores share the value, so it is not written for each request.
     const RESOLUTION: i64 = 1000;
 
-    /// When that was; `None`: not since this node started.
+    /// The last use; `None` if there was none since the node started.
     pub fn get(&self) -> Option<Millis> {
         let at = self.0.load(Ordering::Relaxed);
         (at > 0).then_some(Millis(at))
     }
 
-    /// Sets it.
+    /// Sets the last use.
     pub(super) fn mark(&self, now: Millis) {
         if now.0 - self.0.load(Ordering::Relaxed) >= Self::RESOLUTION {
             self.0.store(now.0, Ordering::Relaxed);
@@ -29,7 +29,7 @@ impl LastUse {
     }
 }
 
-/// It is not a property of a key: two keys that differ in it alone are the same.
+/// It is not a property of a key: keys that only differ in it are equal.
 impl PartialEq for LastUse {
     fn eq(&self, _: &Self) -> bool {
         true

@@ -1,15 +1,14 @@
-//! API keys, reader grants, integrations and the emergency controls: records of the compacted topic `controls`, which every node
-//! holds in memory, so that the port
-//! works while Postgres is down.
+//! API keys, reader grants, integrations and the emergency controls: records of the compacted topic `controls`, which every node keeps in
+//! memory, so that the port works while Postgres is down.
 //!
 //! [`Controls`] answers from memory and writes to the topic; a thread ([`tail`]) reads the topic. What this node writes takes
 //! effect once it has been read back, as on every other node.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `emergency`, `hold` | the emergency controls; those that a node holds by its environment |
+//! | `emergency`, `hold` | the emergency controls; those that a node holds by environment variables |
 //! | `change` | writes changes, each with the next version of its name |
-//! | `apply`, `versions` | decide whether a record is accepted, and apply it |
+//! | `apply`, `versions` | deciding whether a record is accepted, and applying it |
 //! | `upkeep` | writes of the reading thread: adds missing versions, and rewrites the current record after a refused one |
 
 mod apply;
@@ -98,9 +97,9 @@ pub struct NewKey {
     pub principal: String,
     /// Person or service.
     pub kind: KeyKind,
-    /// What it may do.
+    /// Its permissions and constraints.
     pub scopes: Scopes,
-    /// When it expires; `None` is never.
+    /// When it expires; `None` for never.
     pub expires_at: Option<Millis>,
 }
 
@@ -112,7 +111,7 @@ pub struct Controls {
     keys: RwLock<Keys>,
     readers: RwLock<Readers>,
     integrations: RwLock<Integrations>,
-    /// Held while an integration is changed: a change begins with what is in memory.
+    /// Held while an integration is changed, because a change starts from the state in memory.
     integration_changes: tokio::sync::Mutex<()>,
     emergency: emergency::Shared,
     /// The current version of each name on the topic.
@@ -134,12 +133,12 @@ pub struct Controls {
 struct Keys {
     by_prefix: HashMap<Prefix, Vec<Arc<Key>>>,
     by_id: HashMap<Box<str>, Arc<Key>>,
-    /// Keys whose record another one of the same version replaced: of two nodes that changed a key at once, the second makes the
-    /// change of the first again.
+    /// Keys whose record was replaced by another one of the same version: if two nodes change a key at once, the second repeats the
+    /// change of the first.
     overwritten: HashMap<Box<str>, Arc<Key>>,
 }
 
-/// The most keys whose overwritten record is remembered: only the nodes that write them use and remove them.
+/// The maximum number of remembered keys with an overwritten record; only the nodes that write them use and remove them.
 const OVERWRITTEN: usize = 256;
 
 impl Keys {
@@ -184,7 +183,7 @@ impl Controls {
         Ok((controls, tail))
     }
 
-    /// Reads the emergency controls of the topic, once; writes nothing.
+    /// Reads the emergency controls from the topic once, without writing anything.
     pub fn read_emergency(
         log: Arc<dyn Log>,
         topic: Arc<str>,
@@ -195,7 +194,7 @@ impl Controls {
         Ok(Emergency::clone(&controls.emergency()))
     }
 
-    /// Knows nothing yet.
+    /// Creates controls without any state.
     fn new(log: Arc<dyn Log>, topic: Arc<str>, secrets: SecretKeys) -> Self {
         Self {
             log,
@@ -234,7 +233,7 @@ impl Controls {
         tokio::time::timeout(deadline, ready).await.is_ok()
     }
 
-    /// The key of a token, if it is known, has a right secret and has not expired. Sets its last use.
+    /// Finds the key of a token, if it is known, its secret is valid, and it has not expired. Sets its last use.
     pub fn authenticate(&self, token: &str, now: Millis) -> Option<Arc<Key>> {
         let prefix = key::prefix_of(token)?;
         let hash = key::hash(token);
@@ -260,17 +259,17 @@ impl Controls {
         }
     }
 
-    /// Whether there is any key, of any tenant.
+    /// Whether any tenant has a key.
     pub fn has_keys(&self) -> bool {
         !self.keys.read().by_id.is_empty()
     }
 
-    /// The key of that id.
+    /// The key with this id.
     pub fn key(&self, id: &str) -> Option<Arc<Key>> {
         self.keys.read().by_id.get(id).cloned()
     }
 
-    /// All keys of a tenant, or of all of them; newest first.
+    /// All keys of a tenant, or of all tenants; newest first.
     pub fn keys(&self, tenant: Option<&Tenant>) -> Vec<Arc<Key>> {
         let mut keys: Vec<_> = self
             .keys

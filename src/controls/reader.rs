@@ -11,18 +11,18 @@ use crate::base::{
     id::{Login, Tenant},
 };
 
-/// A login's right to read a tenant.
+/// A login's permission to read a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReaderGrant {
-    /// Who may read.
+    /// The login.
     pub login: Login,
-    /// What it may read.
+    /// The tenant.
     pub tenant: Tenant,
     /// The principal who granted it last.
     pub granted_by: String,
-    /// When that was.
+    /// When it was last granted.
     pub granted_at: Millis,
-    /// The offset of its record on `controls`: grants are listed in this order.
+    /// The offset of its record on `controls`, by which grants are listed.
     pub offset: u64,
 }
 
@@ -78,7 +78,7 @@ impl Controls {
         self.readers.read().0.get(&name).cloned()
     }
 
-    /// All grants of a tenant, or of all of them; newest first.
+    /// All grants of a tenant, or of all tenants; newest first.
     pub fn readers(&self, tenant: Option<&Tenant>) -> Vec<Arc<ReaderGrant>> {
         let mut grants: Vec<_> = self
             .readers

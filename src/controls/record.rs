@@ -20,7 +20,7 @@ pub(super) const EMERGENCY: Name<'static> = ("-", "emergency", "controls");
 /// The name of the record that marks the upgrade of the topic to versions.
 pub(super) const UPGRADE: Name<'static> = ("-", "upgrade", "versions");
 
-/// The schema id in front of the value, as Confluent's wire format has it.
+/// The schema id before the value, as in Confluent's wire format.
 pub const SCHEMA_ID: u32 = schemas::CONTROLS.id;
 
 /// The Avro schema, as JSON.

@@ -16,7 +16,7 @@ use chacha20poly1305::{
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// The file in the data directory with the generated key: base64, one key a line.
+/// The file in the data directory with the generated key: base64, one key per line.
 pub const FILE: &str = "secret.key";
 
 const VERSION: u8 = 1;
@@ -25,7 +25,7 @@ const NONCE: usize = 24;
 /// Why there is no usable secret key, or why something cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// No key at all.
+    /// There is no key.
     #[error("`secret_key` holds no key")]
     NoKey,
     /// Not base64 of 32 bytes.

@@ -46,7 +46,7 @@ pub(super) enum Verdict {
     Known,
 }
 
-/// The key of the record of the emergency controls, which has rules of its own.
+/// The key of the record of the emergency controls, which has its own rules.
 pub(super) const EMERGENCY_KEY: &str = "-/emergency/controls";
 
 pub(super) const OLDER: &str = "its version is not newer than the known one";
@@ -59,7 +59,7 @@ pub(super) const UNSEALED: &str = "a revocation cannot be undone by a record wit
 #[derive(Debug)]
 struct Entry {
     stamp: Stamp,
-    /// The record's value, to be written again if a refused record hides it.
+    /// The record's value, which is written again if a refused record hides it.
     value: Bytes,
     offset: u64,
     /// Set if a record that cannot be verified has invalidated it.
@@ -121,7 +121,7 @@ impl Versions {
     fn tombstone(&mut self, name: &str, at: Millis) -> Verdict {
         let lasting = name == EMERGENCY_KEY;
         let Some(entry) = self.entries.get_mut(name) else {
-            // Nobody deletes the emergency controls, so something was there that is not known.
+            // The emergency controls are never deleted, so something unknown must have been there.
             return if lasting {
                 Verdict::End
             } else {
@@ -184,8 +184,8 @@ impl Versions {
                 }
                 return Verdict::Known;
             }
-            // Two nodes wrote the same version: a revocation wins, else the later record. Of the emergency controls the earlier
-            // one, so that the node that wrote the other merges its change again.
+            // Two nodes wrote the same version: a revocation wins, otherwise the later record. For the emergency controls the earlier one
+            // wins, so that the node that wrote the other merges its change again.
             let newer = stamp.version > entry.stamp.version
                 || name != EMERGENCY_KEY
                     && stamp.version == entry.stamp.version

@@ -1,4 +1,4 @@
-//! Tokens that were verified, so that a signature is verified once for each token and not for each request.
+//! Verified tokens, so that a signature is verified once per token rather than once per request.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,15 +7,15 @@ use sha2::{Digest, Sha256};
 
 use crate::{base::clock::Millis, controls::Key};
 
-/// The most tokens that are remembered: a few MiB.
+/// The maximum number of remembered tokens; a few MiB.
 const TOKENS: usize = 8192;
 
 /// A token that was verified.
 pub(super) struct Verified {
     pub(super) key: Arc<Key>,
-    /// The index of its issuer.
+    /// The index of the token's issuer.
     pub(super) issuer: usize,
-    /// The generation of the issuer's key set.
+    /// The generation of the issuer's key set at the time.
     pub(super) generation: u64,
     /// When the token is no longer valid.
     pub(super) until: Millis,
@@ -30,7 +30,7 @@ pub(super) fn hash(token: &str) -> [u8; 32] {
 }
 
 impl Cache {
-    /// The holder of a token, while it is valid and the key set that verified it `serves`.
+    /// The holder of a token, while the token is valid and `serves` accepts the key set that verified it.
     pub(super) fn get(
         &self,
         hash: &[u8; 32],
@@ -42,7 +42,7 @@ impl Cache {
         (verified.until > now && serves(verified)).then(|| Arc::clone(&verified.key))
     }
 
-    /// Remembers a token. When there are too many, those that are over go first.
+    /// Remembers a token. If there are too many, expired ones are evicted first.
     pub(super) fn put(
         &self,
         hash: [u8; 32],
@@ -53,7 +53,7 @@ impl Cache {
         let mut tokens = self.0.write();
         if tokens.len() >= TOKENS {
             tokens.retain(|_, v| v.until > now && serves(v));
-            // Not for each further token.
+            // Evicting a whole batch avoids doing this for each further token.
             if tokens.len() > TOKENS / 4 * 3 {
                 tokens.clear();
             }

@@ -1,4 +1,4 @@
-//! One issuer: verifies its tokens, and makes callers of their claims.
+//! One issuer: verifies its tokens, and derives callers from their claims.
 
 use std::sync::Arc;
 
@@ -16,26 +16,26 @@ use crate::{
     http::NoRoots,
 };
 
-/// Difference of clocks that is allowed, in seconds.
+/// The tolerated clock skew, in seconds.
 const SKEW_S: u64 = 60;
-/// The most permissions of a token, and the most bytes of one: those of a key.
+/// The maximum number of permissions of a token, and the maximum length of one in bytes; the same as for keys.
 const PERMISSIONS_MAX: usize = 1000;
 const PERMISSION_BYTES: usize = 512;
 
 type Claims = Map<String, Value>;
 
-/// Why a token is refused. Clients are not told; the audit log is.
+/// Why a token is refused. The reason is recorded in the audit log, but clients do not learn it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// It is not a JWT.
     Malformed,
-    /// No item of `auth.jwt` has its issuer.
+    /// Its issuer is not in `auth.jwt`.
     UnknownIssuer,
     /// Its algorithm is not accepted.
     Algorithm,
-    /// The issuer's key set does not have its key.
+    /// The issuer's key set does not contain its key.
     UnknownKey,
-    /// The key did not sign it.
+    /// The signature does not match the key.
     Signature,
     /// It is for another audience.
     Audience,
@@ -43,12 +43,12 @@ pub enum Refusal {
     Expired,
     /// It is not valid yet.
     NotYetValid,
-    /// A claim that is needed is not there, or is not what it should be.
+    /// A required claim is missing or invalid.
     Claims,
 }
 
 impl Refusal {
-    /// As it is written to the audit log.
+    /// The name in the audit log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -64,7 +64,7 @@ impl Refusal {
     }
 }
 
-/// An issuer with its key set.
+/// An issuer and its key set.
 pub(super) struct Issuer {
     pub(super) name: Arc<str>,
     pub(super) source: Source,
@@ -80,7 +80,7 @@ pub(super) struct Good {
     pub(super) key: Arc<Key>,
     /// The generation of the key set that verified it.
     pub(super) generation: u64,
-    /// When it is no longer valid.
+    /// When the token stops being valid.
     pub(super) until: Millis,
 }
 
@@ -124,7 +124,7 @@ impl Issuer {
         }
     }
 
-    /// The caller whom the claims describe.
+    /// Derives the caller from the claims.
     fn caller(&self, claims: &Claims) -> Result<Key, Refusal> {
         let principal = one(&self.principal, claims).filter(|p| text_is_good(p));
         let tenant = one(&self.tenant, claims).and_then(|tenant| Tenant::new(tenant).ok());
@@ -156,7 +156,7 @@ fn validation(issuer: &JwtIssuer) -> Validation {
     validation
 }
 
-/// Why a header cannot be read: `alg` may be one that the library does not know, such as `none`.
+/// The refusal of a header that cannot be parsed: `alg` may be one that the library does not know, such as `none`.
 pub(super) fn header_refusal(error: &Error) -> Refusal {
     match error.kind() {
         ErrorKind::Json(error) if error.to_string().contains("unknown variant") => {
@@ -181,14 +181,14 @@ fn refusal(error: &Error) -> Refusal {
     }
 }
 
-/// When a token stops being valid, with the skew.
+/// When a token stops being valid, including the skew.
 fn expiry(claims: &Claims) -> Option<Millis> {
     let seconds = claims.get("exp")?.as_f64()?;
     // Float to integer casts saturate.
     Some(Millis(((seconds + SKEW_S as f64) * 1000.0) as i64))
 }
 
-/// The value of a claim: by its name, or where that begins with `/`, by JSON pointer.
+/// The value of a claim, found by its name or, if the name starts with `/`, by JSON pointer.
 fn claim<'c>(Claim { claim }: &Claim, claims: &'c Claims) -> Option<&'c Value> {
     let Some(path) = claim.strip_prefix('/') else {
         return claims.get(claim);
@@ -208,8 +208,8 @@ fn one<'c>(from: &'c FromToken<String>, claims: &'c Claims) -> Option<&'c str> {
     }
 }
 
-/// Permissions: a list of texts, or one text with spaces between. Without the claim none. Texts that are no permissions are
-/// left out: issuers put other things there as well.
+/// Permissions, from an array of texts or one text separated by spaces; none if the claim is missing. Texts that are not permissions are
+/// skipped, because issuers put other things into the claim as well.
 fn several(from: &FromToken<Texts>, claims: &Claims) -> Option<Vec<String>> {
     let name = match from {
         FromToken::Fixed(_) => return from.fixed_permissions(),

@@ -1,4 +1,4 @@
-//! Public keys of an issuer: a JSON Web Key Set (RFC 7517).
+//! The public keys of an issuer: a JSON Web Key Set (RFC 7517).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
@@ -8,10 +8,10 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The most keys of a set.
+/// The maximum number of keys in a set.
 const KEYS_MAX: usize = 100;
 
-/// Keys that can verify tokens; the others of the set are left out.
+/// The keys that can verify tokens; other keys of the set are skipped.
 pub(super) struct KeySet(Vec<PublicKey>);
 
 struct PublicKey {
@@ -20,22 +20,22 @@ struct PublicKey {
     key: DecodingKey,
 }
 
-/// Why a text is no usable key set.
+/// Why a text is not a usable key set.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
-    /// It is no JSON with a list `keys`.
+    /// It is not JSON with an array `keys`.
     #[error("it is not a JSON Web Key Set: {0}")]
     Json(#[from] serde_json::Error),
     /// No key is for RS256, ES256 or EdDSA.
     #[error("it has no key for RS256, ES256 or EdDSA")]
     NoKey,
-    /// More keys than an issuer has.
+    /// It has too many keys.
     #[error("it has more than {KEYS_MAX} keys")]
     TooMany,
 }
 
 impl KeySet {
-    /// Reads a set. A key that is not for the accepted algorithms, or is malformed, is left out.
+    /// Parses a set. Keys that are malformed or not for the accepted algorithms are skipped.
     pub(super) fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         #[derive(Deserialize)]
         struct Set {
@@ -52,7 +52,7 @@ impl KeySet {
         Ok(Self(keys))
     }
 
-    /// The key of a token: the one of that id, or, for a token without an id, the only one for its algorithm.
+    /// Finds the key of a token by its id, or for a token without an id, the only key for its algorithm.
     pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&DecodingKey> {
         let fits = |key: &&PublicKey| {
             key.algorithm == algorithm && (id.is_none() || key.id.as_deref() == id)
@@ -91,7 +91,7 @@ impl PublicKey {
             }
             _ => return None,
         };
-        // A key that is for another algorithm, such as RS512 or PS256, is not used for this one.
+        // A key for another algorithm, such as RS512 or PS256, must not be used for this one.
         let named = jwk.common.key_algorithm.map(|named| named.to_string());
         let named_for = |named: String| match algorithm {
             Algorithm::EdDSA => named == "EdDSA" || named == "Ed25519",
@@ -106,7 +106,7 @@ impl PublicKey {
     }
 }
 
-/// The big-endian number in base64url; some issuers write it with zeros in front.
+/// Decodes a big-endian number in base64url; some issuers add leading zeros.
 fn number(text: &str) -> Option<Vec<u8>> {
     let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
@@ -157,7 +157,7 @@ mod tests {
         assert!(keys.find(Some("rsa"), Algorithm::RS256).is_some());
         assert!(keys.find(Some("ec"), Algorithm::ES256).is_some());
         assert!(keys.find(Some("bad"), Algorithm::RS256).is_none());
-        // Without an id the only one for the algorithm.
+        // A token without an id gets the only key for its algorithm.
         assert!(keys.find(None, Algorithm::EdDSA).is_some());
         let two = set(&json!([ed("one"), ed("two")])).unwrap();
         assert!(two.find(None, Algorithm::EdDSA).is_none());

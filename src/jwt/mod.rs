@@ -1,16 +1,16 @@
-//! Tokens of issuers (JWT, RFC 7519), accepted beside API keys: `auth.jwt`.
+//! Tokens of issuers (JWT, RFC 7519), which are accepted besides API keys: `auth.jwt`.
 //!
-//! A good token makes its holder a caller of kind `person`, with the principal, tenant and permissions that the configuration
-//! takes from its claims. RS256, ES256 and EdDSA only, and only with a key of the issuer's set whose type fits: a token cannot
-//! choose how it is verified (RFC 8725).
+//! A valid token makes its holder a caller of kind `person`, with the principal, tenant and permissions that the configuration derives
+//! from its claims. Only RS256, ES256 and EdDSA are accepted, and only with a key of the matching type from the issuer's set, so that a
+//! token cannot choose how it is verified (RFC 8725).
 //!
 //! | file | holds |
 //! |---|---|
 //! | `issuer` | verifies a token of one issuer, and reads its claims |
-//! | `key_set` | public keys of an issuer (RFC 7517) |
-//! | `source` | fetches a key set, and keeps the last good one |
+//! | `key_set` | the public keys of an issuer (RFC 7517) |
+//! | `source` | fetches a key set, and keeps the last valid one |
 //! | `signature` | ring as the backend of `jsonwebtoken` |
-//! | `cache` | tokens that were verified |
+//! | `cache` | verified tokens |
 
 mod cache;
 mod issuer;
@@ -36,18 +36,17 @@ use crate::{
 pub use issuer::Refusal;
 pub use source::{FetchError, probe};
 
-/// Size limit of a token, in bytes.
+/// The size limit of a token, in bytes.
 const TOKEN_MAX: usize = 16 * 1024;
 
-/// The issuers of `auth.jwt`. Dropping it stops the fetching of key sets.
+/// The issuers of `auth.jwt`. Dropping it stops fetching key sets.
 pub struct Jwt {
     issuers: Vec<Issuer>,
     cache: Cache,
 }
 
 impl Jwt {
-    /// Starts fetching the key sets, on the runtime that this is called in. Fails if there are no root certificates and a URL
-    /// needs them.
+    /// Starts fetching the key sets, on the current runtime. Fails if a URL needs root certificates and there are none.
     pub fn start(issuers: &[JwtIssuer]) -> Result<Self, NoRoots> {
         signature::install();
         let issuers = issuers.iter().map(Issuer::start);
@@ -57,7 +56,7 @@ impl Jwt {
         })
     }
 
-    /// Who holds the token. Waits only for a key set that does not have the token's key, and only if it may be fetched now.
+    /// Returns the holder of the token. This only waits if the key set does not contain the token's key and may be fetched now.
     pub async fn authenticate(&self, token: &str, now: Millis) -> Result<Arc<Key>, Refusal> {
         if token.len() > TOKEN_MAX || memchr::memchr_iter(b'.', token.as_bytes()).count() != 2 {
             return Err(Refusal::Malformed);
@@ -66,11 +65,11 @@ impl Jwt {
         if let Some(key) = self.cache.get(&hash, now, |v| self.serves(v)) {
             return Ok(key);
         }
-        // Boxed, so that requests with a key do not carry its state.
+        // The future is boxed so that requests with an API key do not carry its state.
         Box::pin(self.verify(token, hash, now)).await
     }
 
-    /// Whether the key set that verified a token serves still.
+    /// Whether the key set that verified the token is still in use.
     fn serves(&self, verified: &Verified) -> bool {
         let source = &self.issuers[verified.issuer].source;
         source.generation() == Some(verified.generation)
@@ -85,7 +84,7 @@ impl Jwt {
         let claims = insecure_decode_claims::<IssuedBy>(token);
         let IssuedBy { iss } = claims.map_err(|_| Refusal::Malformed)?;
         let mut refusal = Refusal::UnknownIssuer;
-        // One issuer may be there several times, with different audiences.
+        // The same issuer may be configured several times, with different audiences.
         for (index, issuer) in self.issuers.iter().enumerate() {
             if *issuer.name != *iss {
                 continue;
@@ -129,7 +128,7 @@ impl Jwt {
     }
 }
 
-/// Pairs of issuers whose tokens may have the same principal in the same tenant, so that nobody can tell who acted.
+/// Pairs of issuers whose tokens may have the same principal in the same tenant; then it would be unclear who acted.
 pub fn ambiguous(issuers: &[JwtIssuer]) -> Vec<(&str, &str)> {
     fn may_agree(a: &FromToken<String>, b: &FromToken<String>) -> bool {
         match (a.fixed(), b.fixed()) {

@@ -1,4 +1,4 @@
-//! Signatures of tokens, verified by ring, which TLS uses too: neither backend that `jsonwebtoken` comes with is needed.
+//! Verifies the signatures of tokens with ring, which TLS uses as well, so that neither backend of `jsonwebtoken` is needed.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
@@ -12,14 +12,14 @@ use ring::signature::{
 };
 
 static PROVIDER: CryptoProvider = CryptoProvider {
-    // Nothing here signs tokens.
+    // OmniLink does not sign tokens.
     signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
     verifier_factory: |algorithm, key| verifier(*algorithm, key),
-    // They are for making keys, and for thumbprints.
+    // These are only needed to create keys and thumbprints.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes ring the backend of the process. Once is enough; more do nothing.
+/// Makes ring the backend of the process. Further calls have no effect.
 pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }

@@ -1,5 +1,5 @@
-//! Fetches the key set of an issuer: periodically, and when a token names a key that it does not have. During an outage the last
-//! good set serves for a day.
+//! Fetches the key set of an issuer: periodically, and when a token refers to an unknown key. During an outage the last valid set stays
+//! in use for a day.
 
 use std::{
     sync::Arc,
@@ -23,11 +23,11 @@ use crate::{
     telemetry::metrics::JWKS_FETCHES,
 };
 
-/// Time limit of a fetch.
+/// The time limit of a fetch.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest set, in bytes.
+/// The size limit of a set, in bytes.
 const MAX_BYTES: usize = 1 << 20;
-/// How a source behaves.
+/// The intervals of all sources.
 const TIMES: Times = Times {
     refresh: Duration::from_mins(5),
     asked: Duration::from_mins(1),
@@ -41,18 +41,18 @@ const BACKOFF: Backoff = Backoff {
 
 #[derive(Clone, Copy)]
 struct Times {
-    /// How often a set is fetched anew; a tenth of it at random.
+    /// How often a set is fetched; a tenth of it is jitter.
     refresh: Duration,
-    /// How often unknown keys make it be fetched, at most.
+    /// The minimum time between fetches because of unknown keys.
     asked: Duration,
-    /// How long the last good set serves.
+    /// How long the last valid set stays in use.
     outage: Duration,
 }
 
 /// Why a key set could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The URL, which was checked with the configuration, makes no request.
+    /// No request can be built from the URL, although the configuration was checked.
     #[error("the request is invalid: {0}")]
     Request(#[from] hyper::http::Error),
     /// There was no answer.
@@ -64,15 +64,15 @@ pub enum FetchError {
     /// The file cannot be read.
     #[error("it cannot be read: {0}")]
     File(#[from] std::io::Error),
-    /// The file is larger than a key set is.
+    /// The file is too large for a key set.
     #[error("it has more than {MAX_BYTES} bytes")]
     TooLarge,
-    /// What came is no usable key set.
+    /// The content is not a usable key set.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
 }
 
-/// The key set of an issuer, and the task that fetches it, which ends with it.
+/// The key set of an issuer, and the task that fetches it. Dropping this ends the task.
 pub(super) struct Source {
     shared: Arc<Shared>,
     task: AbortHandle,
@@ -83,9 +83,9 @@ struct Shared {
     http: Client,
     times: Times,
     state: RwLock<State>,
-    /// A token named an unknown key.
+    /// Notified when a token refers to an unknown key.
     asked: Notify,
-    /// Counts fetches that ended.
+    /// The number of fetches that have ended.
     ended: watch::Sender<u64>,
 }
 
@@ -94,17 +94,17 @@ struct State {
     good: Option<Good>,
     /// Why the last fetch failed.
     error: Option<String>,
-    /// A fetch is under way.
+    /// Whether a fetch is in progress.
     fetching: bool,
-    /// When an unknown key last made the set be fetched.
+    /// When a fetch was last requested because of an unknown key.
     asked_at: Option<Instant>,
 }
 
 struct Good {
     set: Arc<KeySet>,
-    /// The SHA-256 of its text.
+    /// The SHA-256 of the text.
     hash: [u8; 32],
-    /// Incremented with each change of its text.
+    /// Incremented when the text changes.
     generation: u64,
     fetched_at: Instant,
 }
@@ -116,7 +116,7 @@ impl Drop for Source {
 }
 
 impl Source {
-    /// Starts fetching, on the runtime that this is called in.
+    /// Starts fetching, on the current runtime.
     pub(super) fn start(jwks: &Jwks) -> Result<Self, NoRoots> {
         Self::start_with(jwks, TIMES)
     }
@@ -137,21 +137,21 @@ impl Source {
         Ok(Self { shared, task })
     }
 
-    /// The set that serves now, and its generation.
+    /// The set in use and its generation.
     pub(super) fn current(&self) -> Option<(Arc<KeySet>, u64)> {
         let state = self.shared.state.read();
         let good = self.shared.serving(&state)?;
         Some((Arc::clone(&good.set), good.generation))
     }
 
-    /// The generation of the set that serves now.
+    /// The generation of the set in use.
     pub(super) fn generation(&self) -> Option<u64> {
         let state = self.shared.state.read();
         self.shared.serving(&state).map(|good| good.generation)
     }
 
-    /// A token names a key that the set does not have: waits for the fetch that is under way, or for a new one. False if there
-    /// was one for this reason a short while ago.
+    /// Called when a token refers to an unknown key: waits for the fetch in progress, or for a new one. Returns false if there was one
+    /// for this reason shortly before.
     pub(super) async fn fetch_again(&self) -> bool {
         let shared = &self.shared;
         let mut ended = shared.ended.subscribe();
@@ -172,7 +172,7 @@ impl Source {
             .is_ok()
     }
 
-    /// What is wrong, and whether a set serves all the same.
+    /// The last error, and whether a set is in use nevertheless.
     pub(super) fn trouble(&self) -> Option<(String, bool)> {
         let state = self.shared.state.read();
         let serves = self.shared.serving(&state).is_some();
@@ -243,7 +243,7 @@ impl Shared {
     }
 }
 
-/// A configured server may have a private address.
+/// A configured server is allowed to have a private address.
 fn client(jwks: &Jwks) -> Result<Client, NoRoots> {
     let client = Client::new(Options {
         connect_timeout: TIMEOUT / 2,
@@ -318,7 +318,7 @@ mod tests {
             outage: Duration::from_secs(2),
         };
         let source = Source::start_with(&Jwks::File(file.clone()), times).unwrap();
-        // The first fetch is under way.
+        // The first fetch is in progress.
         assert!(source.fetch_again().await);
         assert!(has(&source, "one") && source.trouble().is_none());
         let before = source.generation();
@@ -341,7 +341,7 @@ mod tests {
         tokio::time::sleep(times.outage).await;
         assert!(!has(&source, "two") && source.generation().is_none());
         assert!(!source.trouble().unwrap().1);
-        // The task retries without being asked.
+        // The task retries by itself.
         std::fs::write(&file, set_of(&["three"])).unwrap();
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,7 +1,7 @@
-//! What one request asks of the limiter, and what it is told.
+//! What one request asks of the limiter, and the answer.
 //!
-//! Windows of one tenant, and its requests in flight, are one group: they lie in one hash slot of Redis and are decided together.
-//! The windows of a client's address are another, for an address may have many tenants.
+//! The windows of one tenant and its requests in flight form one group: they are in one hash slot of Redis and are decided together. The
+//! windows of a client's address form another group, because an address may be used by many tenants.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -9,11 +9,11 @@ use smallvec::SmallVec;
 
 use super::subject::{Subject, Window, network_slot};
 
-/// Small lists that a request makes: most have one run of items and few windows.
+/// Small lists of one request: most requests have one run of items and few windows.
 pub(super) type Runs = SmallVec<[Run; 2]>;
 pub(super) type Rooms = SmallVec<[Room; 4]>;
 
-/// What a request asks for: items in windows, and to be in flight.
+/// The demand of a request: items in windows, and to count as in flight.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub(super) tenant: Group,
@@ -21,10 +21,10 @@ pub struct Ask {
     pub(super) runs: Runs,
 }
 
-/// What is decided together.
+/// Windows and requests in flight that are decided together.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
-    /// The hash tag of all its keys, braces included.
+    /// The hash tag of all its keys, including braces.
     pub(super) slot: Arc<str>,
     pub(super) windows: Arc<[Window]>,
     pub(super) in_flight: Option<InFlight>,
@@ -36,17 +36,17 @@ pub(super) struct InFlight {
     pub(super) limit: u32,
 }
 
-/// Items in a row that the same windows count.
+/// Consecutive items that the same windows count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Run {
-    /// The number of their type; 0: no window asks for it.
+    /// The number of their type; 0 if no window counts by type.
     pub(super) of: u32,
     pub(super) count: u32,
 }
 
 impl Ask {
-    /// To take items, one after another, each with its type. `address`: the client's, behind trusted proxies; it is read only
-    /// where a window is the address's. Nothing is allocated for a subject without limits by type or address.
+    /// Asks for items in order, each with its type. `address` returns the client's address, determined behind trusted proxies, and is
+    /// only called if a window counts by address. A subject without limits by type or address needs no allocation.
     pub fn items<'t>(
         subject: &Subject,
         address: impl FnOnce() -> IpAddr,
@@ -107,7 +107,8 @@ impl Ask {
         }
     }
 
-    /// To be in flight, beside at most `limit` − 1 others of the same key; no items. A limit of 0 is none.
+    /// Asks to count as in flight, without items, if fewer than `limit` requests of the same key are in flight. A limit of 0 means no
+    /// limit.
     pub fn enter(subject: &Subject, limit: u32) -> Self {
         let ask = Self {
             tenant: Group {
@@ -121,7 +122,7 @@ impl Ask {
         ask.in_flight(subject, limit)
     }
 
-    /// To be in flight as well. A limit of 0 is none.
+    /// Also asks to count as in flight. A limit of 0 means no limit.
     #[must_use]
     pub fn in_flight(mut self, subject: &Subject, limit: u32) -> Self {
         self.tenant.in_flight = (limit > 0).then(|| InFlight {
@@ -138,7 +139,7 @@ impl Group {
     }
 }
 
-/// Items in a row of which the first ones pass.
+/// Consecutive items, the first of which are granted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Grants(pub(super) SmallVec<[(u32, u32); 2]>);
 
@@ -148,22 +149,22 @@ impl Grants {
         Self(pairs.map(|(a, g)| (a.count, g.count)).collect())
     }
 
-    /// How many pass.
+    /// The number of granted items.
     pub fn count(&self) -> u32 {
         self.0.iter().map(|(_, granted)| granted).sum()
     }
 
-    /// How many were asked for.
+    /// The number of requested items.
     pub fn asked(&self) -> u32 {
         self.0.iter().map(|(asked, _)| asked).sum()
     }
 
-    /// Whether all that was asked for passes.
+    /// Whether all items are granted.
     pub fn all(&self) -> bool {
         self.0.iter().all(|(asked, granted)| asked == granted)
     }
 
-    /// For each item, in order, whether it passes.
+    /// For each item, in order, whether it is granted.
     pub fn each(&self) -> impl Iterator<Item = bool> + '_ {
         let run = |(asked, granted): &(u32, u32)| {
             let granted = *granted;
@@ -173,7 +174,7 @@ impl Grants {
     }
 }
 
-/// How a limit stands after a request.
+/// The state of a limit after a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Standing {
     /// The policy's name.
@@ -182,15 +183,15 @@ pub struct Standing {
     pub limit: u32,
     /// Its window in seconds; `None` for requests in flight.
     pub window_s: Option<u32>,
-    /// How many more may come now.
+    /// The number of items that may come now.
     pub remaining: u32,
-    /// Until when none may come, in milliseconds from now; 0 while some remain.
+    /// The time until an item may come again, in milliseconds; 0 while some remain.
     pub wait_ms: u64,
-    /// Until when all of the limit is free again if nothing more comes, in milliseconds from now.
+    /// The time until the whole limit is free again if no more items come, in milliseconds.
     pub full_ms: u64,
 }
 
-/// How much is left of one window.
+/// The room in one window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Room {
     pub(super) remaining: u32,
@@ -199,7 +200,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What holds where two limits do.
+    /// Combines two limits that both apply.
     pub(super) fn tighter(self, other: Self) -> Self {
         Self {
             remaining: self.remaining.min(other.remaining),
@@ -209,20 +210,20 @@ impl Room {
     }
 }
 
-/// What a backend says to a group.
+/// A backend's answer for a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// As many are in flight as may be; nothing was taken.
+    /// The maximum number of requests is in flight; nothing was taken.
     Busy,
     Taken {
-        /// Of each run, how many pass.
+        /// The granted items of each run.
         runs: Runs,
-        /// Of each window.
+        /// The room in each window.
         rooms: Rooms,
     },
 }
 
-/// Gives items what the windows have, in order: an item that one window refuses takes nothing of the others.
+/// Grants items from the room of the windows, in order; an item that one window refuses takes nothing from the others.
 pub(super) fn grant(runs: &[Run], windows: &[Window], left: &mut [u32]) -> Runs {
     let counted = |window: &Window, run: &Run| window.of == 0 || window.of == run.of;
     let each = runs.iter().map(|run| {
@@ -242,7 +243,7 @@ pub(super) fn grant(runs: &[Run], windows: &[Window], left: &mut [u32]) -> Runs 
     each.collect()
 }
 
-/// How many of these items a window counts.
+/// The number of these items that a window counts.
 pub(super) fn counted(runs: &[Run], window: &Window) -> u32 {
     let its = runs.iter().filter(|r| window.of == 0 || window.of == r.of);
     its.map(|run| run.count).sum()

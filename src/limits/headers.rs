@@ -1,12 +1,12 @@
-//! What the answer to a request says of a limit.
+//! The response headers about a limit.
 //!
-//! `RateLimit-Policy` and `RateLimit` are those of draft-ietf-httpapi-ratelimit-headers-11: lists of strings with parameters (RFC
-//! 9651). `t` is the time within which no more than `r` may be used: while some remain the time until all are free again, so that
-//! `r` in `t` is no faster than the policy itself; when none remain the time until one may come, which is `Retry-After` too.
+//! `RateLimit-Policy` and `RateLimit` follow draft-ietf-httpapi-ratelimit-headers-11: lists of strings with parameters (RFC 9651). `t` is
+//! the time within which no more than `r` items may be used. While some remain, it is the time until all are free again, so that `r` in
+//! `t` is no faster than the policy itself; when none remain, it is the time until one may come, which is also `Retry-After`.
 
 use super::ask::Standing;
 
-/// Names, in lower case, and values. Those of the draft, and the older `X-RateLimit-*`, whose reset is in seconds left.
+/// Names in lower case, with values: the headers of the draft, and the older `X-RateLimit-*`, whose reset is in remaining seconds.
 pub fn headers(standing: &Standing) -> [(&'static str, String); 5] {
     let Standing {
         limit, remaining, ..
@@ -21,7 +21,7 @@ pub fn headers(standing: &Standing) -> [(&'static str, String); 5] {
     ]
 }
 
-/// Those of the draft alone.
+/// Only the headers of the draft.
 pub fn rate_headers(standing: &Standing) -> [(&'static str, String); 2] {
     let Standing {
         limit, remaining, ..
@@ -38,12 +38,12 @@ pub fn rate_headers(standing: &Standing) -> [(&'static str, String); 2] {
     ]
 }
 
-/// The value of `Retry-After` in an answer that refuses: seconds, at least 1.
+/// The value of `Retry-After` in a refusal: seconds, at least 1.
 pub fn retry_after(standing: &Standing) -> u64 {
     seconds(standing.wait_ms).max(1)
 }
 
-/// Never later than `Retry-After`, as the draft asks.
+/// The draft requires that it is never later than `Retry-After`.
 fn reset(standing: &Standing) -> u64 {
     if standing.remaining == 0 {
         retry_after(standing)
@@ -56,7 +56,7 @@ fn seconds(ms: u64) -> u64 {
     ms.div_ceil(1000)
 }
 
-/// A string of structured fields; what it cannot hold is left out.
+/// Encodes a string of structured fields; characters that it cannot contain are left out.
 fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

@@ -1,4 +1,4 @@
-//! Decides what a request may take: in Redis where all nodes share limits, in memory where a node is alone or Redis is down.
+//! Decides what a request may take: in Redis if all nodes share the limits, in memory if a node is alone or Redis is down.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,21 +18,21 @@ use crate::{
     telemetry::PartStatus,
 };
 
-/// How Redis is used.
+/// The Redis settings.
 #[derive(Clone, Copy, Debug)]
 pub struct RedisOptions<'a> {
-    /// Where it is: a single server or a primary, for its run tells whether it lost what it held.
+    /// The URL of a single server or a primary, whose run id shows whether it lost its data.
     pub url: &'a SecretUrl,
-    /// In front of all keys.
+    /// The prefix of all keys.
     pub prefix: &'a str,
-    /// The longest that a request waits for Redis.
+    /// The time limit of a request for Redis.
     pub answer: Duration,
-    /// How long a request counts as in flight whose node is gone.
+    /// How long a request of a node that died still counts as in flight.
     pub lapse: Duration,
 }
 
 impl<'a> RedisOptions<'a> {
-    /// 50 ms for an answer, 30 s until a lease lapses.
+    /// Uses 50 ms for an answer, and 30 s until a lease expires.
     pub fn new(url: &'a SecretUrl, prefix: &'a str) -> Self {
         Self {
             url,
@@ -54,42 +54,42 @@ struct Inner {
     clock: Arc<dyn Clock>,
 }
 
-/// What a request is told.
+/// The decision about a request.
 #[derive(Debug)]
 pub struct Decision {
-    /// What it may do.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The limit that is nearest to refuse, or that refuses for longest; `None`: nothing limits it.
+    /// The limit that is closest to refusing, or that refuses for longest; `None` if there is no limit.
     pub tightest: Option<Standing>,
-    /// The limits that were decided without Redis, or with a Redis that had lost what it held: their names, and what each does
-    /// then. Empty: all is as it should be.
+    /// The names of the limits that were decided without Redis, or with a Redis that had lost its data, and their fallback. Empty in
+    /// normal operation.
     pub degraded: Degraded,
 }
 
 /// What a request may do.
 #[derive(Debug)]
 pub enum Outcome {
-    /// So many of its items pass, perhaps none.
+    /// Some of its items are granted, or all, or none.
     Taken {
-        /// Of the items, in order.
+        /// The granted items, in order.
         grants: Grants,
-        /// Held while the request is in flight, if that was asked for and items pass, or none were asked for.
+        /// Held while the request is in flight, if that was requested and items are granted, or no items were requested.
         lease: Option<Lease>,
     },
-    /// As many requests of the key are in flight as may be.
+    /// The key has reached its maximum number of requests in flight.
     Busy,
-    /// Redis is down, and a policy says that nothing is let in then: its name.
+    /// Redis is down, and the policy with this name admits nothing without it.
     Unavailable(Arc<str>),
 }
 
-/// A request in flight, until it is dropped.
+/// Counts a request as in flight until it is dropped.
 pub struct Lease {
     limiter: Arc<Inner>,
     slot: Arc<str>,
     key: Arc<str>,
-    /// Whether this node counts it.
+    /// Whether this node's memory counts it.
     counted: bool,
-    /// Whether Redis may count it.
+    /// The id of the lease that Redis may count.
     shared: Option<u64>,
 }
 
@@ -110,7 +110,7 @@ impl Drop for Lease {
     }
 }
 
-/// A group is decided.
+/// The decision about one group.
 struct Decided {
     verdict: Verdict,
     lease: Option<Lease>,
@@ -118,7 +118,7 @@ struct Decided {
 }
 
 impl Limiter {
-    /// For a node alone.
+    /// Creates a limiter for a node that is alone.
     pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
             memory: Memory::new(),
@@ -128,7 +128,7 @@ impl Limiter {
         }))
     }
 
-    /// For nodes that share limits. Connects in the background, on the runtime that this is called in. The error says what is
+    /// Creates a limiter for nodes that share limits. It connects in the background, on the current runtime. The error describes what is
     /// wrong with the URL.
     pub fn with_redis(
         clock: Arc<dyn Clock>,
@@ -143,7 +143,7 @@ impl Limiter {
         })))
     }
 
-    /// For `/readyz`.
+    /// Reports the status for `/readyz`.
     pub fn probe(&self) -> impl Fn() -> PartStatus + Send + Sync + 'static {
         let inner = Arc::downgrade(&self.0);
         move || {
@@ -158,13 +158,13 @@ impl Limiter {
         }
     }
 
-    /// How many nodes share the limits, as was last heard.
+    /// The number of nodes that share the limits, as last reported.
     pub fn nodes(&self) -> u32 {
         self.0.shared.as_ref().map_or(1, Shared::nodes)
     }
 
-    /// Takes what a request asks for, or what there is of it. It waits for Redis no longer than its time-out, and not at all
-    /// while Redis is down.
+    /// Takes what a request asks for, or what is available. It waits for Redis at most for its timeout, and not at all while Redis is
+    /// down.
     pub async fn take(&self, ask: &Ask) -> Decision {
         let until = Instant::now() + self.0.answer;
         let mut decision = Decision {
@@ -174,7 +174,7 @@ impl Limiter {
         };
         let mut runs = ask.runs.clone();
         let mut lease = None;
-        // The address first, for what it refuses must not use up what the tenant may have.
+        // The address is decided first, because what it refuses must not use up the tenant's quota.
         for group in ask.address.iter().chain([&ask.tenant]) {
             let refused = !ask.runs.is_empty() && runs.iter().all(|run| run.count == 0);
             if group.is_empty() || refused {
@@ -228,7 +228,7 @@ impl Limiter {
     }
 }
 
-/// Requests in flight tell no time at which one of them ends.
+/// A limit on requests in flight cannot tell when one of them will end.
 fn busy(limit: u32) -> Standing {
     Standing {
         policy: MAX_CONCURRENCY.into(),
@@ -246,7 +246,7 @@ fn tighter(one: &Standing, other: &Standing) -> bool {
 }
 
 impl Inner {
-    /// The error names a policy that lets nothing in while Redis is down.
+    /// The error is the name of a policy that admits nothing while Redis is down.
     async fn decide(
         self: &Arc<Self>,
         group: &Group,
@@ -295,7 +295,7 @@ impl Inner {
         }
     }
 
-    /// The lease of a request that memory counts as in flight.
+    /// Creates the lease of a request that memory counts as in flight.
     fn counted(self: &Arc<Self>, group: &Group, granted: &[Run]) -> Option<Lease> {
         let asked = group.in_flight.as_ref()?;
         (granted.is_empty() || granted.iter().any(|run| run.count > 0)).then(|| {
@@ -313,7 +313,7 @@ impl Inner {
         })
     }
 
-    /// `None`: Redis is down now.
+    /// Returns `None` if Redis is down now.
     async fn decide_there(
         self: &Arc<Self>,
         shared: &Shared,
@@ -327,7 +327,7 @@ impl Inner {
         if !bounded {
             return self.follow(shared, group, runs, plan, until, now).await;
         }
-        // Both have to agree: this node's share, and a Redis that does not know yet what came before.
+        // Both must agree: this node's share, and a Redis that does not know yet what happened before.
         let here = self.decide_here(group, runs, plan, false);
         let Verdict::Taken {
             runs: granted,
@@ -391,7 +391,7 @@ impl Inner {
         }
     }
 
-    /// Redis decides, and memory follows.
+    /// Redis decides, and memory records the result.
     async fn follow(
         self: &Arc<Self>,
         shared: &Shared,
@@ -402,7 +402,7 @@ impl Inner {
         now: Millis,
     ) -> Option<Decided> {
         let owed = self.memory.take_owed(group, now);
-        // Made before Redis is asked: whoever hangs up meanwhile leaves nothing behind.
+        // The lease is created before Redis is asked, so that nothing is left behind if the client hangs up meanwhile.
         let mut lease = group.in_flight.as_ref().map(|asked| Lease {
             limiter: Arc::clone(self),
             slot: Arc::clone(&group.slot),
@@ -448,7 +448,7 @@ impl Inner {
                 mine.counted = true;
                 shared.leases().begin(id, &mine.key);
             } else {
-                // Redis said that it gave none.
+                // Redis said that it created no lease.
                 mine.shared = None;
             }
         }
@@ -461,7 +461,7 @@ impl Inner {
 }
 
 impl Room {
-    /// Of a window that refuses nothing now.
+    /// The room of a window that refuses nothing now.
     const UNLIMITED: Self = Self {
         remaining: u32::MAX,
         wait_ms: 0,

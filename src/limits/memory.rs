@@ -1,7 +1,7 @@
-//! Windows and requests in flight of this process: all there is without Redis, and each node's share while Redis is down.
+//! The windows and requests in flight of this process: everything without Redis, and each node's share while Redis is down.
 //!
-//! With Redis it follows what this node was granted there, so that the share counts what came before. What it let in alone is
-//! owed: Redis is told with the next request for the window.
+//! With Redis, memory records what this node was granted there, so that the share accounts for it. What the node granted alone is owed:
+//! it is reported to Redis with the next request for the window.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{base::clock::Millis, telemetry::metrics::LIMITS_EVICTED};
 
-/// Groups go to so many maps, each under a lock of its own.
+/// The groups are distributed over this many maps, each with its own lock.
 const SHARDS: usize = 16;
-/// With so many windows or more, those that count nothing any more are looked for.
+/// From this number of windows on, empty ones are removed.
 const SWEEP: usize = 1_024;
-/// The most windows of a map. Types and addresses are chosen by senders: a flood of them must not use up the memory.
+/// The maximum number of windows of a map. Senders choose types and addresses, and a flood of them must not exhaust the memory.
 const WINDOWS: usize = 16_384;
 
 pub(super) struct Memory {
@@ -34,7 +34,7 @@ pub(super) struct Memory {
 struct Shard {
     windows: HashMap<Arc<str>, Window>,
     in_flight: HashMap<Arc<str>, u32>,
-    /// Looked through when there are so many windows.
+    /// The number of windows at which the next sweep runs.
     sweep_at: usize,
 }
 
@@ -42,31 +42,31 @@ struct Shard {
 struct Window {
     times: Times,
     length_ms: i64,
-    /// Of those, how many Redis does not know of.
+    /// The number of these admissions that Redis does not know yet.
     owed: u32,
     heard: Option<Heard>,
 }
 
-/// What Redis said of all nodes' admissions, when it was asked last.
+/// The last report of Redis about the admissions of all nodes.
 #[derive(Clone, Copy)]
 struct Heard {
-    /// How many more might come. Of those each node takes a part while it decides alone, until `until`.
+    /// How many more could come. While each node decides alone, it may use its part of this until `until`.
     left: u32,
-    /// When all that it knew of will have left the window.
+    /// When all reported admissions will have left the window.
     until: Millis,
 }
 
-/// What limits a group here.
+/// The bounds of a group on this node.
 pub(super) struct Bounds<'a> {
-    /// For each window; `None`: not here.
+    /// The bound of each window; `None` if this node does not bound it.
     pub(super) windows: &'a [Option<u32>],
-    /// `None`: not here.
+    /// The bound of requests in flight; `None` if this node does not bound them.
     pub(super) in_flight: Option<u32>,
-    /// Whether Redis does not know of what is let in.
+    /// Whether Redis does not know about these admissions.
     pub(super) owed: bool,
-    /// How many nodes decide alone, this one among them.
+    /// The number of nodes that decide alone, including this one.
     pub(super) nodes: u32,
-    /// What Redis said of each window after it let in what is asked for here.
+    /// What Redis reported about each window after it granted the same request.
     pub(super) heard: Option<&'a [Room]>,
 }
 
@@ -82,8 +82,8 @@ impl Memory {
         self.shards[self.hasher.hash_one(slot) as usize % SHARDS].lock()
     }
 
-    /// Lets in what the bounds allow, and remembers it in all windows. A request is in flight unless items were asked for and
-    /// none is let in.
+    /// Admits what the bounds allow, and records it in all windows. The request counts as in flight unless items were requested and none
+    /// is admitted.
     pub(super) fn take(
         &self,
         group: &Group,
@@ -127,7 +127,7 @@ impl Memory {
                 continue;
             }
             let kept = shard.window(&window.key, whole.window_ms, now);
-            // Where nothing bounds it here, no more is remembered than the limit.
+            // Without a bound here, no more than the limit is recorded.
             let count = count.min(kept.times.room(whole, now));
             for _ in 0..count {
                 kept.times.add(now);
@@ -162,7 +162,7 @@ impl Memory {
         }
     }
 
-    /// A request is in flight no more.
+    /// Ends a request in flight.
     pub(super) fn release(&self, slot: &str, key: &str) {
         let mut shard = self.shard(slot);
         if let Some(held) = shard.in_flight.get_mut(key) {
@@ -173,7 +173,7 @@ impl Memory {
         }
     }
 
-    /// What is owed to Redis of each window; it is no more.
+    /// Returns what is owed to Redis for each window, and resets it.
     pub(super) fn take_owed(&self, group: &Group, now: Millis) -> Vec<u32> {
         let mut shard = self.shard(&group.slot);
         let windows = group.windows.iter();
@@ -192,7 +192,7 @@ impl Memory {
         owed.collect()
     }
 
-    /// Redis was not told after all.
+    /// Restores what is owed, because Redis could not be told.
     pub(super) fn owe(&self, group: &Group, owed: &[u32]) {
         let mut shard = self.shard(&group.slot);
         for (window, owed) in group.windows.iter().zip(owed) {
@@ -228,8 +228,8 @@ impl Shard {
         self.sweep_at = WINDOWS.min(2 * self.windows.len());
     }
 
-    /// Forgets a quarter of the windows: those that hold least, for each can then admit at most that many more, and of these the
-    /// oldest. All others stay exact. What Redis is still to be told goes last.
+    /// Evicts a quarter of the windows: those with the fewest admissions, because each can then admit at most that many more, and among
+    /// these the oldest. All others stay exact. Windows that owe something to Redis are evicted last.
     fn evict(&mut self) {
         let rank = |kept: &Window| {
             let newest = kept.times.newest().map_or(i64::MIN, |at| at.0);
@@ -307,8 +307,8 @@ mod tests {
     }
 
     proptest! {
-        /// Item by item, against what one sees by counting: no window of any begin holds more than its limit, an item passes
-        /// if and only if all its windows have room, and a refusal names the first time at which one may come.
+        /// Compares with plain counting, item by item: no window, wherever it starts, has more than its limit; an item is admitted if and
+        /// only if all its windows have room; and a refusal names the first time at which one may come.
         #[test]
         fn windows_never_hold_more_than_their_limit(
             limits in prop::collection::vec((1u32..12, 1u32..4, 0u32..3), 1..4),
@@ -363,7 +363,8 @@ mod tests {
         }
     }
 
-    /// A node that hears from Redis what all have used takes only its part of the rest, until that has left the window.
+    /// A node that has a report of Redis about all admissions takes only its part of the rest, until these admissions have left the
+    /// window.
     #[test]
     fn a_share_heeds_what_others_have_used() {
         let memory = Memory::new();
@@ -428,7 +429,7 @@ mod tests {
         assert!(shard.windows.len() <= 2 * SWEEP, "{}", shard.windows.len());
     }
 
-    /// A flood of addresses forgets those that hold least; what is used up stays used up.
+    /// A flood of addresses evicts the windows with the fewest admissions; exhausted windows stay exhausted.
     #[test]
     fn a_flood_forgets_what_holds_least() {
         let memory = Memory::new();
@@ -460,7 +461,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             assert_eq!(take(name.into(), 3, now), 0, "{name}");
         }
-        // The newest of the flood are kept, the oldest are not.
+        // The newest windows of the flood are kept, the oldest are evicted.
         assert_eq!(take(format!("w{}", flood - 1), 3, now), 2);
         assert_eq!(take("w0".into(), 3, now), 3);
     }

@@ -1,8 +1,8 @@
-//! Limits: sliding windows that never hold more than their limit, and requests in flight, by policy.
+//! Limits by policy: sliding windows that never exceed their limit, and requests in flight.
 //!
-//! [`Times`] is one window, as a pure function of what is kept and the time that is handed in. [`Policy`] says what is counted and
-//! by what, [`Subject`] the windows of a key, [`Ask`] what one request takes of them, [`Limiter`] decides: in memory, or in Redis
-//! for all nodes (`docs/limits.md`).
+//! [`Times`] is one window, a pure function of the stored times and the given time. [`Policy`] defines what is counted and by what,
+//! [`Subject`] has the windows of a key, [`Ask`] is what one request takes from them, and [`Limiter`] decides, in memory or in Redis for
+//! all nodes (`docs/limits.md`).
 
 mod ask;
 mod headers;

@@ -1,4 +1,4 @@
-//! How a request's windows are decided: by this node, by Redis, or by both.
+//! Plans how a request's windows are decided: by this node, by Redis, or by both.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 
 /// How a group is decided.
 pub(super) struct Plan {
-    /// For each window, this node's bound; `None`: it has none here.
+    /// This node's bound for each window; `None` if it has none.
     pub(super) here: SmallVec<[Option<u32>; 4]>,
     pub(super) in_flight_here: Option<u32>,
     /// For each window, whether Redis may refuse.
@@ -21,7 +21,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// There is no Redis: all of each limit is this node's.
+    /// Without Redis, this node has the whole limit of each window.
     pub(super) fn alone(group: &Group) -> Self {
         let windows = group.windows.iter();
         Self {
@@ -32,7 +32,7 @@ impl Plan {
         }
     }
 
-    /// A Redis that lost what it held counts as down until one window has passed, but is told what is let in.
+    /// A Redis that lost its data counts as down until one window has passed, but it is told about admissions.
     pub(super) fn new(group: &Group, backend: Backend, shared: &Shared) -> Result<Self, Arc<str>> {
         let down = |length: Duration| match backend {
             Backend::Down => true,

@@ -1,4 +1,4 @@
-//! What the limiter makes of a configured policy.
+//! The limiter's view of a configured policy.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ pub use crate::config::{Kind, MAX_CONCURRENCY, MAX_RPM, OnBackendDown, Per, Poli
 use super::sliding::Limit;
 
 impl Policy {
-    /// A key's own `max_rpm`; `None` for 0, which is no limit.
+    /// The policy of a key's own `max_rpm`; `None` for 0, which means no limit.
     pub fn of_key(max_rpm: u32) -> Option<Self> {
         (max_rpm > 0).then(|| Self {
             name: MAX_RPM.into(),
@@ -19,7 +19,7 @@ impl Policy {
         })
     }
 
-    /// Whether it is for such requests.
+    /// Whether it applies to requests of this kind.
     pub fn applies(&self, kind: Kind) -> bool {
         self.on.as_ref().is_none_or(|on| on.contains(&kind))
     }
@@ -32,10 +32,10 @@ impl Policy {
     }
 }
 
-/// The names of the policies that hold while Redis is down, each with what it does then.
+/// The names of the policies that apply while Redis is down, each with its fallback.
 pub(super) type Degraded = smallvec::SmallVec<[(Arc<str>, OnBackendDown); 2]>;
 
-/// A node's share of a limit while each decides alone: at least 1, for else a small limit would keep everybody out.
+/// A node's share of a limit while each decides alone; at least 1, because otherwise a small limit would admit nothing.
 pub(super) fn share(limit: u32, nodes: u32) -> u32 {
     (limit / nodes.max(1)).max(1)
 }

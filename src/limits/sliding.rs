@@ -1,7 +1,7 @@
 //! An exact sliding window: no interval of the window's length ever has more admissions than the limit.
 //!
-//! It keeps the times of the admissions that still count, at most as many as the limit. The window is half open: an
-//! admission at T counts until just before T + window.
+//! It stores the times of the admissions that still count, at most as many as the limit. The window is half open: an admission at T
+//! counts until just before T + window.
 
 use std::collections::VecDeque;
 
@@ -34,7 +34,8 @@ impl From<VarintError> for Damaged {
 }
 
 impl Times {
-    /// Admits one now, or returns when the next one may be. Times never go back: a `now` before the newest time counts as that time.
+    /// Admits one item now, or returns when the next one may come. Times never go back: a `now` before the newest time counts as that
+    /// time.
     pub fn admit(&mut self, limit: Limit, now: Millis) -> Result<(), Millis> {
         let now = self.0.back().map_or(now.0, |last| now.0.max(*last));
         self.prune(limit, now);
@@ -47,46 +48,46 @@ impl Times {
         }
     }
 
-    /// How many more may be admitted now. What no longer counts is forgotten.
+    /// The number of items that may be admitted now. Expired admissions are removed.
     pub fn room(&mut self, limit: Limit, now: Millis) -> u32 {
         let now = self.0.back().map_or(now.0, |last| now.0.max(*last));
         self.prune(limit, now);
         limit.limit.saturating_sub(self.0.len() as u32)
     }
 
-    /// When the next one may be admitted; `None`: at any time.
+    /// When the next item may be admitted; `None` if at any time.
     pub fn next_free(&self, limit: Limit) -> Option<Millis> {
-        // There are more than the limit when it was lowered.
+        // There are more than the limit if the limit was lowered.
         let oldest = self.0.len().checked_sub(limit.limit as usize)?;
         let at = self.0.get(oldest)?;
         Some(Millis(at.saturating_add(limit.window_ms)))
     }
 
-    /// When the newest one stops counting: nothing needs to be kept from then on.
+    /// When the newest admission stops counting; nothing needs to be stored from then on.
     pub fn empty_at(&self, limit: Limit) -> Option<Millis> {
         let newest = self.0.back()?;
         Some(Millis(newest.saturating_add(limit.window_ms)))
     }
 
-    /// When the newest one happened.
+    /// The time of the newest admission.
     pub fn newest(&self) -> Option<Millis> {
         self.0.back().copied().map(Millis)
     }
 
-    /// Adds one that was admitted before, after all others.
+    /// Adds an earlier admission, after all others.
     pub fn add(&mut self, at: Millis) {
         let at = self.0.back().map_or(at.0, |last| at.0.max(*last));
         self.0.push_back(at);
     }
 
-    /// The newest `count` happened at `at`, not earlier. Those that happened later than that stay.
+    /// Moves the newest `count` admissions to `at`, unless they are already later.
     pub fn postpone_newest(&mut self, count: usize, at: Millis) {
         for time in self.0.iter_mut().rev().take(count) {
             *time = (*time).max(at.0);
         }
     }
 
-    /// How many happened at the time of the newest.
+    /// The number of admissions at the newest time.
     pub fn newest_count(&self) -> usize {
         let newest = self.0.back();
         self.0
@@ -106,28 +107,28 @@ impl Times {
         }
     }
 
-    /// How many are kept.
+    /// The number of stored times.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether none is kept.
+    /// Whether no times are stored.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Appends the times as varints (LEB128): their count, the first, then differences.
+    /// Appends the times as varints (LEB128): their number, the first, then differences.
     pub fn encode(&self, out: &mut Vec<u8>) {
         varint::put(self.0.len() as u64, out);
         let mut before = 0;
         for at in &self.0 {
-            // The first may be before 1970; the rest never go back.
+            // The first time may be before 1970; the others never go back.
             varint::put(at.wrapping_sub(before) as u64, out);
             before = *at;
         }
     }
 
-    /// Takes what [`Times::encode`] wrote off the front of `bytes`.
+    /// Reads what [`Times::encode`] wrote from the front of `bytes`.
     pub fn decode(bytes: &mut &[u8]) -> Result<Self, Damaged> {
         let count = varint::take(bytes)?;
         let mut times = VecDeque::new();
@@ -147,8 +148,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// No window of any begin holds more than the limit, nothing is refused that could be admitted, and the time
-        /// that a refusal names is the first at which it may be.
+        /// No window, wherever it starts, exceeds the limit; nothing is refused that could be admitted; and a refusal names the first
+        /// time at which it could be.
         #[test]
         fn never_more_than_the_limit_in_any_window(
             limit in 1u32..8,
@@ -191,7 +192,7 @@ mod tests {
 
         #[test]
         fn damaged_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            // Whatever it says, it ends and does not panic.
+            // Whatever the bytes are, decoding ends and does not panic.
             let _ = Times::decode(&mut &bytes[..]);
         }
     }

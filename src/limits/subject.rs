@@ -1,4 +1,4 @@
-//! Whose requests are counted: the windows of a key, with their names in Redis, made once for many requests.
+//! The subject of limits: the windows of a key, with their names in Redis, built once for many requests.
 
 use std::{
     fmt::Write,
@@ -9,7 +9,7 @@ use std::{
 use super::policy::{Kind, Per, Policy};
 use crate::base::id::{Identity, Tenant};
 
-/// Texts up to this length stand in Redis's keys as they are.
+/// Texts up to this length are used unchanged in Redis's keys.
 const PLAIN: usize = 64;
 
 /// One window, and what it counts.
@@ -17,14 +17,14 @@ const PLAIN: usize = 64;
 pub(super) struct Window {
     pub(super) key: Arc<str>,
     pub(super) policy: Arc<Policy>,
-    /// The number of the type whose items it counts; 0: all items.
+    /// The number of the type whose items it counts; 0 for all items.
     pub(super) of: u32,
 }
 
-/// A key's requests of one kind: all windows that count them.
+/// A key's requests of one kind, with all windows that count them.
 #[derive(Debug)]
 pub struct Subject {
-    /// The hash tag of the tenant's windows, braces included.
+    /// The hash tag of the tenant's windows, including braces.
     pub(super) slot: Arc<str>,
     /// The windows of the tenant and of the key.
     pub(super) fixed: Arc<[Window]>,
@@ -32,13 +32,13 @@ pub struct Subject {
     pub(super) by_type: Vec<Arc<Policy>>,
     /// Policies with a window for each address.
     pub(super) by_address: Vec<Arc<Policy>>,
-    /// The key of its requests in flight, which are the same whatever their kind.
+    /// The key for its requests in flight, which are counted together for all kinds.
     pub(super) in_flight: Arc<str>,
 }
 
 impl Subject {
-    /// The requests of a tenant's key, under all policies that apply to them. `key` is the key's id, or what else names the
-    /// sender within the tenant.
+    /// The requests of a tenant's key, with all policies that apply to them. `key` is the key's id, or another name of the sender within
+    /// the tenant.
     pub fn new(tenant: &Tenant, key: &str, kind: Kind, policies: &[Arc<Policy>]) -> Self {
         let slot: Arc<str> = format!("{{{tenant}}}").into();
         let mut in_flight = format!("{slot}:in_flight:");
@@ -94,7 +94,7 @@ impl Subject {
     }
 }
 
-/// The hash tag of an address's windows: of IPv6 that of its /64. A tenant's name has no slash, so the two never meet.
+/// The hash tag of an address's windows; for IPv6 that of its /64. A tenant's name has no slash, so the two never collide.
 pub(super) fn network_slot(address: IpAddr) -> Arc<str> {
     let network = match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -105,7 +105,7 @@ pub(super) fn network_slot(address: IpAddr) -> Arc<str> {
     format!("{{ip/{network}}}").into()
 }
 
-/// A text as a part of a key: as it is, or hashed where it is long or could be taken for something else.
+/// Appends a text to a key: unchanged, or hashed if it is long or ambiguous.
 fn put(key: &mut String, text: &str) {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/');
     if text.len() <= PLAIN && text.bytes().all(plain) {

@@ -1,4 +1,4 @@
-//! The effect over a topic for one target: sends until it is taken, for a day, else writes a dead letter.
+//! The effect for one target: sends each notification until the target accepts it, for up to a day, then writes a dead letter.
 
 use std::{
     collections::BTreeMap,
@@ -24,13 +24,13 @@ use crate::{
     telemetry::metrics::NOTIFICATIONS,
 };
 
-/// For how long a notification is tried, from the time of its record: a day.
+/// How long a notification is retried, from the time of its record: a day.
 const GIVE_UP_MS: i64 = 86_400 * 1000;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     max: Duration::from_mins(10),
 };
-/// Pauses while a dead letter cannot be written.
+/// The pauses while a dead letter cannot be written.
 const LETTER_BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(100),
     max: Duration::from_secs(10),
@@ -38,13 +38,13 @@ const LETTER_BACKOFF: Backoff = Backoff {
 /// The code of the dead letter.
 const NOT_DELIVERED: &str = "not_delivered";
 
-/// The way to a target.
+/// The transport to a target.
 pub(super) enum Sender {
     Webhook(Box<Webhook>),
     Mail(Box<Mail>),
 }
 
-/// A target has not taken a notification.
+/// A target has not accepted a notification.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
     #[error(transparent)]
@@ -62,12 +62,12 @@ impl Sender {
     }
 }
 
-/// Why targets do not take what they are sent, by their names. Cheap to clone.
+/// The targets that are failing, by name, with the errors. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Failing(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Failing {
-    /// What is wrong; `None`: nothing.
+    /// A description of the failing targets; `None` if there are none.
     pub fn detail(&self) -> Option<String> {
         let failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let each = failing
@@ -91,11 +91,11 @@ pub(super) struct Deliver {
     source: Source,
     wanted: Wanted,
     sender: Arc<Sender>,
-    /// The target, for people.
+    /// The target, described for people.
     target: String,
     base: String,
     clock: Arc<dyn Clock>,
-    /// Weak, so that a call that outlives its effect does not keep the log open.
+    /// This is weak, so that a call that outlives its effect does not keep the log open.
     log: Weak<dyn Log>,
     topic: String,
     dlq: Arc<str>,
@@ -149,7 +149,7 @@ impl Deliver {
                 }
                 Err(error) => error,
             };
-            tracing::warn!(target = self.target, notification = notice.id, %error, attempt, "a notification was not taken");
+            tracing::warn!(target = self.target, notification = notice.id, %error, attempt, "a notification was not accepted");
             self.failing.set(&self.target, Some(error.to_string()));
             let age = self.clock.now().0.saturating_sub(input.timestamp.0);
             if age >= GIVE_UP_MS {
@@ -170,7 +170,7 @@ impl Deliver {
         Ok(())
     }
 
-    /// Sleeps. Once the node stops it never ends: the next owner sends it again.
+    /// Sleeps. Once the node stops, it never returns; the next owner sends the notification again.
     async fn pause(&self, pause: Duration) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -185,7 +185,7 @@ impl Deliver {
 
     /// Writes a dead letter; returns when it is durable.
     async fn give_up(&self, input: &Fetched, error: &SendError) {
-        let message = format!("{} has not taken it for a day: {error}", self.target);
+        let message = format!("{} has not accepted it for a day: {error}", self.target);
         let mut attempt = 0;
         loop {
             if self.append_letter(input, &message).await {
@@ -196,7 +196,7 @@ impl Deliver {
         }
     }
 
-    /// False: the log does not take it now.
+    /// Returns false if the log does not accept it now.
     async fn append_letter(&self, input: &Fetched, message: &str) -> bool {
         // The process is stopping.
         let Some(log) = self.log.upgrade() else {
@@ -210,7 +210,7 @@ impl Deliver {
             failed_at: self.clock.now(),
         };
         let (asked, topic) = (Arc::clone(&log), Arc::clone(&self.dlq));
-        // Blocking, because it may send a request to the brokers.
+        // This may send a request to the brokers, so it runs on a blocking thread.
         let limit = tokio::task::spawn_blocking(move || asked.record_limit(&topic)).await;
         let letter = limit
             .ok()

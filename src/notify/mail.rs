@@ -1,4 +1,4 @@
-//! Notifications as mail: what happened and where to look, and no payload.
+//! Notifications by mail: what happened and where to find more, without payloads.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use lettre::{
 use super::notice::Notice;
 use crate::{base::clock::Millis, config::SecretUrl};
 
-/// The longest wait for an answer of the server to one command.
+/// The time limit for the server's answer to one command.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A mail server, and who gets the mail.
+/// A mail server, and the recipients.
 pub(super) struct Mail {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
     to: Vec<Mailbox>,
 }
 
-/// A mail was not taken, or cannot be sent at all.
+/// A mail was not accepted, or cannot be sent at all.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
-    /// The server has not taken it. Its text holds no password.
-    #[error("the mail server has not taken it: {}", described(.0))]
+    /// The server has not accepted it. The error text contains no password.
+    #[error("the mail server has not accepted it: {}", described(.0))]
     Smtp(#[from] smtp::Error),
-    /// It cannot be written.
-    #[error("the mail cannot be written: {0}")]
+    /// The mail cannot be composed.
+    #[error("the mail cannot be composed: {0}")]
     Message(#[from] lettre::error::Error),
 }
 
-/// The error and its causes: the outer one says only what kind it is.
+/// The error and its causes, because the outer error only names its kind.
 fn described(error: &smtp::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -67,7 +67,7 @@ impl Mail {
         let mut message = Message::builder()
             .from(self.from.clone())
             .subject(format!("[OmniLink] {}", notice.subject))
-            // The same mail again is known by it.
+            // The id lets mail servers recognize a repeated mail.
             .message_id(Some(format!("<{}@{domain}>", notice.id.replace(':', "."))))
             .header(ContentType::TEXT_PLAIN);
         for to in &self.to {
@@ -93,7 +93,7 @@ fn text(notice: &Notice, base: &str) -> String {
     format!("{subject}.\n\nWhen: {at}\n{tenant}{base}{path}\n{command}\n")
 }
 
-/// `smtp://` means STARTTLS, but on this machine or with a query string of its own.
+/// `smtp://` means STARTTLS, except for this machine or a URL with its own query string.
 fn with_tls(url: &str) -> String {
     let Some(rest) = url.strip_prefix("smtp://") else {
         return url.to_owned();

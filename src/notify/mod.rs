@@ -1,13 +1,13 @@
-//! Notifications: tells people and programs what they have to know, by signed webhooks and by mail (`docs/notifications.md`).
+//! Notifications inform people and programs about important events, by signed webhooks and by mail (`docs/notifications.md`).
 //!
-//! Each target has an effect over each of the topics where what it wants to know is recorded, so that one that does not answer holds
-//! up no other. A group of consumers does the work of all nodes, so one of them sends.
+//! Each target has an effect on each topic that records what it wants to know, so that a target that does not answer does not delay the
+//! others. A consumer group distributes the work over all nodes, so each notification is sent by one of them.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `notice` | what is told, made of a record |
-//! | `wanted` | who wants to know it, and what need not be said again |
-//! | `deliver` | the effect: sends until it is taken, for a day, else writes a dead letter |
+//! | `notice` | the content of a notification, built from a record |
+//! | `wanted` | whether a target wants it, and what it need not be told again |
+//! | `deliver` | the effect: sends until the target accepts, for up to a day, then writes a dead letter |
 //! | `webhook`, `mail` | the two ways to send |
 
 mod deliver;
@@ -42,13 +42,13 @@ use crate::{
     stream::{effect, progress::Progress},
 };
 
-/// The beginning of the names of these effects.
+/// The prefix of the names of these effects.
 pub const PREFIX: &str = "notify.";
-/// Notifications to a target that are under way at once, from one topic.
+/// The maximum number of concurrent notifications to a target, from one topic.
 const AT_ONCE: usize = 64;
-/// Longer than a notification is tried.
+/// Longer than a notification is retried.
 const CALL_MAX: Duration = Duration::from_hours(26);
-/// How long a stop waits for a request in flight; it is sent again then.
+/// How long a stop waits for a request in flight; the notification is then sent again by the next owner.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// What notifications need.
@@ -59,7 +59,7 @@ pub struct Parts {
     pub names: Names,
     /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Where people reach the port; without a trailing `/`.
+    /// The public URL of the port, without a trailing `/`.
     pub public_url: String,
 }
 
@@ -77,7 +77,7 @@ pub enum NotifyError {
     Thread(#[from] io::Error),
 }
 
-/// Notifications that are being sent. Dropping it stops them: what is not taken yet is sent again by the next owner.
+/// The running notifications. Dropping it stops them; what is not accepted yet is sent again by the next owner.
 pub struct Running {
     stop: CancellationToken,
     effects: Vec<effect::Running>,
@@ -87,7 +87,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop.cancel();
         let effects = self.effects.drain(..);
-        // Each waits for its own requests.
+        // Each stop waits for its own requests.
         let stops: Vec<_> = effects
             .map(|one| std::thread::spawn(move || drop(one)))
             .collect();
@@ -97,8 +97,8 @@ impl Drop for Running {
     }
 }
 
-/// Starts to send, on the runtime that this is called in. `watch` is called for each effect with its name and what it reports, and
-/// `failing` says which targets do not take what they are sent.
+/// Starts to send, on the current runtime. `watch` is called for each effect with its name and its report, and `failing` has the targets
+/// that do not accept notifications.
 pub fn start(
     items: &[Notify],
     parts: &Parts,
@@ -150,7 +150,7 @@ pub fn start(
     Ok(running)
 }
 
-/// The items of each target, by an id that stays when the list is changed otherwise.
+/// The items of each target, by an id that stays the same when other items of the list change.
 fn targets(items: &[Notify]) -> BTreeMap<String, Vec<&Notify>> {
     let mut targets: BTreeMap<String, Vec<&Notify>> = BTreeMap::new();
     for item in items {

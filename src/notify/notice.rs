@@ -1,4 +1,4 @@
-//! What is told, made of the record that says that it happened. Payloads of records are not part of it.
+//! The content of a notification, built from the record of what happened. It does not include payloads.
 
 use serde_json::{Map, Value, json};
 
@@ -11,12 +11,12 @@ use crate::{
     stream::dlq::letters::field,
 };
 
-/// The action of the audit log that says that a processor makes no progress.
+/// The audit action for a processor that makes no progress.
 pub const STALLED: &str = "processor.stalled";
-/// The one that says that an emergency control was changed.
+/// The audit action for a change of an emergency control.
 const CHANGED: &str = "control.changed";
 
-/// The topics where things are recorded that people have to know.
+/// The topics that record what is notified.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Source {
     Runs,
@@ -25,7 +25,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Where this is recorded.
+    /// The topic that records this.
     pub(super) fn of(on: NotifyOn) -> Self {
         match on {
             NotifyOn::ApprovalRequested
@@ -53,7 +53,7 @@ impl Source {
         }
     }
 
-    /// What a record tells; `None`: nothing that is notified.
+    /// The notification for a record; `None` if there is none.
     pub(super) fn read(self, record: &Fetched) -> Option<Notice> {
         let value = record.record.value.as_deref();
         match self {
@@ -64,30 +64,30 @@ impl Source {
     }
 }
 
-/// Something that people have to know.
+/// Something to notify.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Notice {
     pub(super) on: NotifyOn,
-    /// The same whenever it is sent.
+    /// The same each time it is sent.
     pub(super) id: String,
-    /// Whom it concerns; `None`: the whole installation.
+    /// The tenant concerned; `None` for the whole installation.
     pub(super) tenant: Option<String>,
     pub(super) at: Millis,
     /// One line.
     pub(super) subject: String,
-    /// The path on the port where more is to be seen.
+    /// A path on the port with more information.
     pub(super) path: String,
-    /// The command that shows more.
+    /// A command that shows more.
     pub(super) command: String,
-    /// The members of the webhook's `data`, beside these.
+    /// The additional members of the webhook's `data`.
     pub(super) data: Map<String, Value>,
-    /// Others of the same are not sent for a while.
+    /// Notifications with the same value are suppressed for a while.
     pub(super) alike: Option<String>,
 }
 
 impl Notice {
     fn of_run(record: &RunRecord) -> Option<Self> {
-        // Most records tell nothing: their bodies are not read.
+        // Most records are not notified, so their bodies are not parsed.
         let on = match &*record.kind {
             "approval_requested" => NotifyOn::ApprovalRequested,
             "incident_opened" => NotifyOn::Incident,
@@ -173,7 +173,7 @@ impl Notice {
     fn of_letter(letter: &Fetched) -> Option<Self> {
         let text = |name| field(letter, name).unwrap_or_default();
         let (stage, code) = (text("stage"), text("code"));
-        // One about a notification would lead to the next one.
+        // A notification about a failed notification would lead to the next one.
         if stage.starts_with(super::PREFIX) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Who wants to know something, and what need not be said again.
+//! Decides whether a target wants a notification, and suppresses repeated ones.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,15 +11,15 @@ use crate::{
     config::{Notify, NotifyOn},
 };
 
-/// For how long others of the same are not sent: 10 minutes, on the clock of the records.
+/// For how long similar notifications are suppressed: 10 minutes, by the time of the records.
 const QUIET_MS: i64 = 10 * 60 * 1000;
-/// Kinds of the same that are remembered.
+/// The maximum number of remembered kinds.
 const KINDS_MAX: usize = 1000;
 
 /// What the items of one target want to know.
 pub(super) struct Wanted {
     items: Vec<(BTreeSet<NotifyOn>, Option<Tenant>)>,
-    /// When one of a kind was sent last.
+    /// When one of each kind was last sent.
     said: Mutex<HashMap<String, Millis>>,
 }
 
@@ -34,7 +34,7 @@ impl Wanted {
         }
     }
 
-    /// Whether it is to be sent.
+    /// Whether the notification must be sent.
     pub(super) fn wants(&self, notice: &Notice) -> bool {
         let mut items = self.items.iter();
         let asked = items.any(|(on, tenant)| {
@@ -47,7 +47,7 @@ impl Wanted {
         asked && self.is_new(notice)
     }
 
-    /// Whether nothing alike was sent shortly before.
+    /// Whether no similar one was sent shortly before.
     fn is_new(&self, notice: &Notice) -> bool {
         let Some(alike) = &notice.alike else {
             return true;

@@ -17,27 +17,27 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// As Standard Webhooks recommend: 15 to 30 s.
+/// Standard Webhooks recommends 15 to 30 s.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Of an answer that nobody reads.
+/// The limit on an answer, which is not used.
 const ANSWER_MAX: usize = 64 * 1024;
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("OmniLink/", env!("CARGO_PKG_VERSION")));
 
-/// A receiver.
+/// The receiver of a webhook.
 pub(super) struct Webhook {
     client: Client,
     url: String,
     key: SigningKey,
 }
 
-/// It has not taken a notification.
+/// The receiver has not accepted a notification.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WebhookError {
-    /// It has answered otherwise.
+    /// The answer is not a success.
     #[error("it answers {0}")]
     Status(hyper::StatusCode),
-    /// It has not answered.
+    /// There was no answer.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// The URL cannot be requested.
@@ -78,7 +78,7 @@ impl Webhook {
             .body(body)?;
         let status = match self.client.send(request).await {
             Ok(response) => response.status(),
-            // It was taken all the same.
+            // The receiver accepted it, although its answer is too large.
             Err(RequestError::TooLarge { status, .. }) => status,
             Err(error) => return Err(error.into()),
         };
@@ -89,7 +89,7 @@ impl Webhook {
     }
 }
 
-/// `{type, timestamp, data}`, as Standard Webhooks recommend.
+/// Builds `{type, timestamp, data}`, as Standard Webhooks recommends.
 fn body(notice: &Notice, base: &str) -> Value {
     let mut data: Map<String, Value> = notice.data.clone();
     if let Some(tenant) = &notice.tenant {

@@ -136,8 +136,8 @@ fn a_shape_that_is_none_and_a_test_that_fails_are_told() {
     assert_eq!(
         differences,
         [
-            "/data/n: 1 was expected, and there is null",
-            r#"/type: "x" was expected, and there is "a""#
+            "/data/n: expected 1, got null",
+            r#"/type: expected "x", got "a""#
         ]
     );
     for bad in [

@@ -13,14 +13,14 @@ use crate::envelope::json::member;
 const EVENT: &str = "x-github-event";
 pub(super) const DELIVERY: &str = "x-github-delivery";
 
-/// `X-Hub-Signature-256` is of the body; the id is the delivery's, which a redelivery repeats.
+/// `X-Hub-Signature-256` signs the body; the id is that of the delivery, which a redelivery repeats.
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     call.verify_body("x-hub-signature-256")?;
     call.headers.required(EVENT)?;
     Ok(call.headers.required(DELIVERY)?.to_owned())
 }
 
-/// Type `github.{event}.{action}`, or `github.{event}` where the body has no action; data the whole body.
+/// The type is `github.{event}.{action}`, or `github.{event}` if the body has no action; data is the whole body.
 pub(super) fn read<'a>(
     call: &Call<'a>,
     id: &'a str,
@@ -39,7 +39,7 @@ pub(super) fn read<'a>(
     })
 }
 
-/// What an event is about, as the member of its body that holds it.
+/// The member of the body that the event is about.
 fn member_of(event: &str) -> Option<&'static str> {
     const OWN: [&str; 9] = [
         "release",
@@ -52,7 +52,7 @@ fn member_of(event: &str) -> Option<&'static str> {
         "label",
         "installation",
     ];
-    /// Whose events come under more than one name, such as `deployment_status`.
+    /// These occur under more than one name, such as `deployment_status`.
     const FAMILIES: [&str; 4] = ["pull_request", "discussion", "deployment", "installation"];
     if matches!(event, "issues" | "issue_comment") {
         return Some("issue");
@@ -63,8 +63,8 @@ fn member_of(event: &str) -> Option<&'static str> {
         .copied()
 }
 
-/// By the event, else the repository, else the organization, else the sender; and what is of none of them, such as a security
-/// advisory, is about itself.
+/// The entity: that of the event, else the repository, else the organization, else the sender. An event with none of them, such as a
+/// security advisory, is about itself.
 fn about<'a>(event: &'a str, body: &Object<'a>) -> Option<About<'a>> {
     let wider = ["repository", "organization", "sender"];
     let candidates = member_of(event).into_iter().chain(wider);

@@ -1,5 +1,5 @@
-//! The dialect `hmac`: an HMAC of the body, or of a text with the body in it, with all names of the sender's own. Alchemy, Shopify and
-//! Slack sign so, and many others (`docs/webhooks.md`).
+//! The dialect `hmac`: an HMAC of the body, or of a text that contains the body, with configurable header names. Alchemy, Shopify, Slack
+//! and many others sign this way (`docs/webhooks.md`).
 
 use std::borrow::Cow;
 
@@ -12,39 +12,39 @@ use crate::bridges::{
     timestamp::{self, TOLERANCE_S, Unit},
 };
 
-/// How a sender signs, and where it says what.
+/// The format of signature, id and type.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parameters {
     /// The header with the signature.
     pub header: String,
     /// The hash function.
     pub algorithm: Algorithm,
-    /// How the signature is written.
+    /// The encoding of the signature.
     pub encoding: Encoding,
-    /// What stands before it in its header, such as `v0=`.
+    /// The text before the signature in its header, such as `v0=`.
     pub prefix: String,
-    /// What is signed.
+    /// The signed text.
     pub signed: Template,
-    /// The header with the timestamp: seconds, or milliseconds (from 10^11 on).
+    /// The header with the timestamp, in seconds, or in milliseconds from 10^11 on.
     pub timestamp_header: Option<String>,
-    /// Seconds that the timestamp may be away from now; `None`: 300.
+    /// How many seconds the timestamp may differ from now; `None` stands for 300.
     pub tolerance_s: Option<u32>,
-    /// Where the id is; `None`: the SHA-256 of what is signed.
+    /// The place of the id; `None` stands for the SHA-256 of the signed text.
     pub id: Option<Place>,
-    /// Where the type is; `None`: `webhook.{source}`.
+    /// The place of the type; `None` stands for `webhook.{source}`.
     pub kind: Option<Place>,
 }
 
-/// Where a request says something.
+/// The place of a value in a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// In a header, which must be there.
+    /// In a header, which is required.
     Header(String),
-    /// At a JSON pointer (RFC 6901) into the body, where there may be nothing.
+    /// At a JSON pointer (RFC 6901) into the body, where the value may be missing.
     Pointer(String),
 }
 
-/// What is signed: texts, the timestamp and the body, one behind the other.
+/// The signed text: literals, the timestamp and the body in sequence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Template(Vec<Part>);
 
@@ -56,7 +56,7 @@ enum Part {
 }
 
 impl Template {
-    /// Reads `body`, or a text with `{body}` and perhaps `{timestamp}` in it; says what is wrong with another one.
+    /// Parses `body`, or a text with `{body}` and optionally `{timestamp}`; the error says what is wrong.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text == "body" {
             return Ok(Self(vec![Part::Body]));
@@ -71,7 +71,7 @@ impl Template {
             parts.push(match name {
                 "body" => Part::Body,
                 "timestamp" => Part::Timestamp,
-                _ => return Err("it knows `{timestamp}` and `{body}` alone"),
+                _ => return Err("only `{timestamp}` and `{body}` are known"),
             });
             rest = after;
         }
@@ -79,7 +79,7 @@ impl Template {
             parts.push(Part::Text(rest.to_owned()));
         }
         if parts.iter().filter(|part| **part == Part::Body).count() != 1 {
-            return Err("it is `body`, or a text with `{body}` in it once");
+            return Err("it must be `body`, or a text that contains `{body}` once");
         }
         Ok(Self(parts))
     }
@@ -100,7 +100,7 @@ impl Template {
 }
 
 impl Parameters {
-    /// The header with the id.
+    /// The header with the id, if it is in one.
     pub(super) fn id_header(&self) -> Option<&str> {
         match &self.id {
             Some(Place::Header(header)) => Some(header),
@@ -108,7 +108,7 @@ impl Parameters {
         }
     }
 
-    /// The signature; the id is the header's, or the SHA-256 of what is signed.
+    /// Checks the signature. Returns the id from the header, or the SHA-256 of the signed text.
     pub(super) fn verify(&self, call: &Call<'_>) -> Result<String, Refusal> {
         let signatures = call.headers.signatures(&self.header)?;
         let time = match &self.timestamp_header {
@@ -140,7 +140,7 @@ impl Parameters {
         }
     }
 
-    /// Data is the whole body.
+    /// The data is the whole body.
     pub(super) fn read<'a>(
         &self,
         call: &Call<'a>,
@@ -169,7 +169,7 @@ impl Parameters {
     }
 }
 
-/// The challenge of Slack's `url_verification`, by which it makes sure of a URL before it sends events there.
+/// The challenge of Slack's `url_verification`, with which Slack verifies a URL before it sends events there.
 pub(in crate::bridges) fn challenge(content: &Content<'_>) -> Option<String> {
     let body = content.object().ok()?;
     let text = |name| body.get(name).and_then(string);

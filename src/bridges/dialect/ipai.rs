@@ -1,4 +1,4 @@
-//! The dialects `ipai` and `ipai-body`, which Odoo's bridge speaks: `{event_type, aggregate_type, aggregate_id, payload}`.
+//! The dialects `ipai` and `ipai-body` of Odoo's bridge: `{event_type, aggregate_type, aggregate_id, payload}`.
 
 use crate::bridges::{
     call::Call,
@@ -13,7 +13,7 @@ const SIGNATURE: &str = "x-ipai-signature";
 const TIMESTAMP: &str = "x-ipai-timestamp";
 pub(super) const DELIVERY: &str = "x-idempotency-key";
 
-/// `ipai`: the signature is of `{timestamp}.{body}`. The id is the header `x-idempotency-key`, else the SHA-256 of the same.
+/// `ipai`: the signature covers `{timestamp}.{body}`. The id is the header `x-idempotency-key`, or else the SHA-256 of that text.
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     let signatures = call.headers.signatures(SIGNATURE)?;
     let time = call.headers.timestamp(TIMESTAMP)?;
@@ -26,13 +26,13 @@ pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     Ok(key.map_or_else(|| sha256_hex(&signed), str::to_owned))
 }
 
-/// `ipai-body`: the signature is of the body, behind `sha256=`.
+/// `ipai-body`: the signature covers the body and follows `sha256=`.
 pub(super) fn verify_body(call: &Call<'_>) -> Result<String, Refusal> {
     call.verify_body(SIGNATURE)?;
     Ok(sha256_hex(&[call.body]))
 }
 
-/// An event with the id that the delivery has.
+/// The event's id is that of the delivery.
 pub(super) fn read<'a>(
     call: &Call<'a>,
     delivery: &'a str,
@@ -41,7 +41,7 @@ pub(super) fn read<'a>(
     draft(call, delivery, content, &content.object()?)
 }
 
-/// As [`read`]; the body's own `id` stands over the delivery's.
+/// Like [`read`], but an `id` in the body has precedence over that of the delivery.
 pub(super) fn read_body<'a>(
     call: &Call<'a>,
     delivery: &'a str,

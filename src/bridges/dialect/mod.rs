@@ -1,4 +1,4 @@
-//! The dialects that senders speak: how a request is signed, and what event it becomes. One dialect a file.
+//! The dialects of senders: how a request is signed, and which event it becomes. One dialect per file.
 
 pub(super) mod github;
 pub(super) mod hmac;
@@ -9,14 +9,14 @@ pub(super) mod stripe;
 
 use super::{call::Call, content::Content, draft::Draft, refusal::Refusal};
 
-/// How a source is spoken to.
+/// The dialect of a source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Dialect {
     /// `ipai`: a signed timestamp and body.
     Ipai,
     /// `ipai-body`: a signed body.
     IpaiBody,
-    /// `odoo-native`: Odoo's own webhook action, which signs nothing.
+    /// `odoo-native`: Odoo's webhook action, which does not sign.
     OdooNative(odoo::Fields),
     /// `standard-webhooks`.
     StandardWebhooks,
@@ -24,7 +24,7 @@ pub enum Dialect {
     Github,
     /// `stripe`.
     Stripe,
-    /// `hmac`: with parameters of the source's own.
+    /// `hmac`: with the source's own parameters.
     Hmac(Box<hmac::Parameters>),
 }
 
@@ -40,7 +40,7 @@ impl Dialect {
         "hmac",
     ];
 
-    /// Its name, as in a definition.
+    /// The name in a definition.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ipai => "ipai",
@@ -53,12 +53,12 @@ impl Dialect {
         }
     }
 
-    /// Whether senders sign. Who does not is let in by the token in its URL alone.
+    /// Whether senders sign. Those that do not are only authenticated by the token in the URL.
     pub fn signs(&self) -> bool {
         !matches!(self, Self::OdooNative(_))
     }
 
-    /// The header in which a sender says the id of a delivery, if it has one.
+    /// The header with the id of a delivery, if the dialect has one.
     pub(super) fn delivery_header(&self) -> Option<&str> {
         match self {
             Self::Ipai => Some(ipai::DELIVERY),
@@ -69,8 +69,7 @@ impl Dialect {
         }
     }
 
-    /// Checks the signature and what is signed with it; answers the id that the sender gave this delivery, or one made of what
-    /// is signed.
+    /// Checks the signature and the signed values. Returns the id that the sender gave this delivery, or one derived from what is signed.
     pub(super) fn verify(&self, call: &Call<'_>) -> Result<String, Refusal> {
         match self {
             Self::Ipai => ipai::verify(call),
@@ -83,7 +82,7 @@ impl Dialect {
         }
     }
 
-    /// What a verified request becomes.
+    /// Builds the event of a verified request.
     pub(super) fn read<'a>(
         &self,
         call: &Call<'a>,

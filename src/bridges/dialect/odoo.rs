@@ -1,6 +1,6 @@
 //! The dialect `odoo-native`: the action "Send Webhook Notification" of Odoo 17, 18 and 19 (`_run_action_webhook` in its
-//! `odoo/addons/base/models/ir_actions.py`). It posts `json.dumps({"_model", "_id", "_action", …fields}, sort_keys=True)` once, waits
-//! one second for the answer, signs nothing, and has no id or time of its own.
+//! `odoo/addons/base/models/ir_actions.py`). It posts `json.dumps({"_model", "_id", "_action", …fields}, sort_keys=True)` once, waits one
+//! second for the answer, does not sign, and sends neither id nor time.
 
 use std::borrow::Cow;
 
@@ -13,28 +13,28 @@ use crate::bridges::{
 };
 use crate::envelope::json::put_string;
 
-/// For how long the same body is a duplicate, where no `write_date` tells two changes apart.
+/// How long the same body is a duplicate, if no `write_date` distinguishes two changes.
 const SAME_BODY_MS: i64 = 10_000;
 
-/// What the JSON of Odoo does not tell about its fields.
+/// What Odoo's JSON does not reveal about its fields.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Fields {
-    /// Fields in which `false` is a value; in any other it is how Odoo writes what is empty.
+    /// Fields in which `false` is a value; in all others it is Odoo's notation for empty.
     pub booleans: Vec<String>,
     /// Fields in which a number is the id of another record.
     pub many2one: Vec<String>,
 }
 
-/// Members that are about the webhook, not of the record.
+/// Members about the webhook rather than the record.
 const META: [&str; 4] = ["_action", "_id", "_model", "_name"];
 
-/// An id of nothing but the body.
+/// An id derived from the body.
 pub(super) fn delivery(call: &Call<'_>) -> String {
     sha256_hex(&[call.body])
 }
 
 impl Fields {
-    /// Type `odoo.{model}.{slug of the action's name}`, entity the record, data its fields.
+    /// The type is `odoo.{model}.{slug of the action's name}`, the entity is the record, data are its fields.
     pub(super) fn read<'a>(
         &self,
         call: &Call<'a>,
@@ -43,7 +43,7 @@ impl Fields {
     ) -> Result<Draft<'a>, Refusal> {
         let body = content.object()?;
         let model = body.named("_model")?;
-        // An early version of 17 sent `id` and `_name`.
+        // An early version of Odoo 17 sent `id` and `_name`.
         let record = match body.optional("_id")? {
             Some(id) => id,
             None if body.get("id").is_some() => body.named("id")?,
@@ -55,7 +55,7 @@ impl Fields {
             None => body.named("_action")?,
         };
         let written = body.get("write_date").and_then(string);
-        // Without a time the same change made later looks the same: then the moment makes the difference.
+        // Without a time, the same change made later would look the same; then the time of receipt distinguishes them.
         let (moment, window) = match &written {
             Some(written) => (written.clone(), Window::Events),
             None => (call.now.0.to_string().into(), Window::Short(SAME_BODY_MS)),
@@ -71,7 +71,7 @@ impl Fields {
                 external_id: record,
                 display_name,
             }),
-            // `2024-05-03 10:15:00`, perhaps with a fraction, in UTC.
+            // `2024-05-03 10:15:00`, optionally with a fraction, in UTC.
             time: written.map(|written| format!("{}Z", written.replacen(' ', "T", 1))),
             window,
             ..Draft::new(sha256_hex(&[key.as_bytes()]), kind, self.data(&body))
@@ -93,7 +93,7 @@ impl Fields {
             out.push(b'{');
         }
         out.push(b'}');
-        // All of it came from texts.
+        // All parts came from texts, so this is lossless.
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -112,7 +112,7 @@ impl Fields {
     }
 }
 
-/// A many2one as `[id, name]`: the texts of both.
+/// Parses a many2one such as `[id, name]`.
 fn pair(value: &str) -> Option<(i64, String)> {
     if !value.starts_with('[') {
         return None;
@@ -121,7 +121,7 @@ fn pair(value: &str) -> Option<(i64, String)> {
     Some((id, serde_json::Value::from(label).to_string()))
 }
 
-/// An action's name without `(#id)`: in lower case, `_` between words.
+/// An action's name without `(#id)`, in lower case with `_` between words.
 fn slug(action: &str) -> String {
     let name = match action.rsplit_once("(#") {
         Some((name, id)) if id.strip_suffix(')').is_some_and(is_number) => name,

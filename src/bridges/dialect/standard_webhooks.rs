@@ -13,14 +13,14 @@ use crate::bridges::{
 
 pub(super) const DELIVERY: &str = "webhook-id";
 
-/// The bytes of a secret: base64, mostly behind `whsec_`.
+/// The bytes of a secret: base64, usually after `whsec_`.
 pub(crate) fn key(secret: &str) -> Option<Vec<u8>> {
     let text = secret.strip_prefix("whsec_").unwrap_or(secret);
     STANDARD.decode(text).ok().filter(|key| !key.is_empty())
 }
 
-/// Signed is `{webhook-id}.{webhook-timestamp}.{body}`; of the signatures in `webhook-signature`, with spaces between, one must be
-/// good.
+/// The signed text is `{webhook-id}.{webhook-timestamp}.{body}`; one of the signatures in `webhook-signature`, separated by spaces, must
+/// match.
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     let signatures = call.headers.signatures("webhook-signature")?;
     let time = call.headers.timestamp("webhook-timestamp")?;
@@ -40,7 +40,7 @@ pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     Ok(id.to_owned())
 }
 
-/// `{type, timestamp?, data}`. A body without `data` has all that it says in its other members, so it is the data.
+/// `{type, timestamp?, data}`. If a body has no `data`, the whole body is the data.
 pub(super) fn read<'a>(id: &'a str, content: &'a Content<'_>) -> Result<Draft<'a>, Refusal> {
     let body = content.object()?;
     let time = body.get("timestamp").and_then(string);

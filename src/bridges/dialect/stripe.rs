@@ -13,7 +13,7 @@ use crate::envelope::{
     json::{member, put_string},
 };
 
-/// `Stripe-Signature: t={seconds},v1={hex},…` is of `{t}.{body}`; of several `v1` one must be good, other schemes do not count.
+/// `Stripe-Signature: t={seconds},v1={hex},…` signs `{t}.{body}`; one `v1` must match, and other schemes are ignored.
 pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     let header = call.headers.signatures("stripe-signature")?;
     let of = |wanted: &str| -> Vec<&str> {
@@ -36,11 +36,11 @@ pub(super) fn verify(call: &Call<'_>) -> Result<String, Refusal> {
     if !call.is_signed(&[time.as_bytes(), b".", call.body], &signatures) {
         return Err(Refusal::invalid_signature());
     }
-    // Only for a mapping of a body that has no id.
+    // Only used by a mapping, for a body without an id.
     Ok(sha256_hex(&[call.body]))
 }
 
-/// Type `stripe.{type}`, id the event's, entity `data.object`, data the whole body.
+/// The type is `stripe.{type}`, the id is the event's, the entity is `data.object`, data is the whole body.
 pub(super) fn read<'a>(content: &'a Content<'_>) -> Result<Draft<'a>, Refusal> {
     let body = content.object()?;
     let id = body.named("id")?;
@@ -65,7 +65,7 @@ fn about(object: &str) -> Option<About<'_>> {
     })
 }
 
-/// The body without `pending_webhooks`, which goes down from one try to the next.
+/// The body without `pending_webhooks`, which decreases with each retry.
 fn compared(body: &Object<'_>) -> Option<String> {
     body.get("pending_webhooks")?;
     let mut out = Vec::new();

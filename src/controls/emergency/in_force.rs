@@ -1,4 +1,4 @@
-//! What is in force on a node: the state of the topic, and what the node holds by itself.
+//! What is in force on a node: the state of the topic, and the controls that the node holds by itself.
 
 use std::borrow::Cow;
 
@@ -8,18 +8,18 @@ use crate::{
     controls::hold::{Held, KILL_SWITCH, OPERATOR_TAKEOVER, SAFE_MODE},
 };
 
-/// A control that is in force.
+/// A control in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {
     /// `kill_switch`, `operator_takeover`, `safe_mode`, or the name of a disabled feature.
     pub control: String,
-    /// Why, and by whom.
+    /// The reason, and who set it.
     pub why: String,
-    /// Since when; `None`: this node does not know.
+    /// Since when; `None` if this node does not know.
     pub since: Option<Millis>,
 }
 
-/// As in `kill_switch since 2026-01-31T12:00:00Z: incident 7 (ann)`.
+/// Formatted as in `kill_switch since 2026-01-31T12:00:00Z: incident 7 (ann)`.
 impl std::fmt::Display for InForce {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.control)?;
@@ -36,34 +36,34 @@ impl std::fmt::Display for InForce {
     }
 }
 
-/// The emergency controls as they hold on this node.
+/// The emergency controls in force on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Emergency {
-    /// As the topic has them.
+    /// The state on the topic.
     pub state: EmergencyState,
-    /// What this node holds by itself, whatever the topic says.
+    /// The controls that this node holds by itself, whatever the topic says.
     pub held: Held,
-    /// A record could not be verified or understood, and may have closed something: the intake is closed until the next change.
+    /// A record could not be verified or understood, and may have closed something, so intake is closed until the next change.
     pub unverified: bool,
 }
 
 impl Emergency {
-    /// No intake, no start, no dispatch.
+    /// No intake, no starts, no dispatch.
     pub fn kill_switch(&self) -> bool {
         self.state.kill_switch || self.held.kill_switch || self.unverified
     }
 
-    /// Starts, decisions and run controls by keys of kind `person` only.
+    /// Starts, decisions and run controls only by keys of kind `person`.
     pub fn operator_takeover(&self) -> bool {
         self.state.operator_takeover || self.held.operator_takeover
     }
 
-    /// No step of a tool that changes something outside, unless it is [allowed](Self::allows).
+    /// No steps of tools that change something outside, unless they are [allowed](Self::allows).
     pub fn safe_mode(&self) -> bool {
         self.state.safe_mode || self.held.safe_mode
     }
 
-    /// Whether safe mode lets a tool through because `allowed_operations` names it.
+    /// Whether safe mode allows a tool because `allowed_operations` names it.
     pub fn allows(&self, tool: &str) -> bool {
         self.state
             .allowed_operations
@@ -76,7 +76,8 @@ impl Emergency {
             })
     }
 
-    /// Why a call of a tool may not go now; `None`: it may. `outside`: a worker does it. `changes`: it may change something outside.
+    /// Why a call of a tool must not run now; `None` if it may. `outside`: a worker executes it. `changes`: it may change something
+    /// outside.
     pub fn holds(&self, tool: &str, outside: bool, changes: bool) -> Option<Cow<'static, str>> {
         if self.kill_switch() {
             return Some(Cow::Borrowed(KILL_SWITCH));
@@ -94,12 +95,12 @@ impl Emergency {
         held.then_some(Cow::Borrowed(SAFE_MODE))
     }
 
-    /// Why a feature is disabled, such as `goals` or `tool:send_mail`; `None`: it is not.
+    /// Why a feature such as `goals` or `tool:send_mail` is disabled; `None` if it is not.
     pub fn disabled(&self, feature: &str) -> Option<&str> {
         self.state.disabled.get(feature).map(String::as_str)
     }
 
-    /// All that is in force.
+    /// All controls in force.
     pub fn in_force(&self) -> Vec<InForce> {
         let mut all = Vec::new();
         if self.unverified {
@@ -141,7 +142,7 @@ impl Emergency {
         all
     }
 
-    /// Why admission admits nothing; `None`: the kill switch is off, and `events` is not disabled.
+    /// Why admission admits nothing; `None` if the kill switch is off and `events` is not disabled.
     pub fn admission_held(&self) -> Option<String> {
         let disabled = || {
             Some(format!(
@@ -152,7 +153,7 @@ impl Emergency {
         self.processing_held().or_else(disabled)
     }
 
-    /// Why topologies do not process their input; `None`: the kill switch is off.
+    /// Why topologies do not process their input; `None` if the kill switch is off.
     pub fn processing_held(&self) -> Option<String> {
         let in_force = self.in_force();
         let kill_switch = in_force

@@ -1,11 +1,11 @@
-//! The emergency controls: kill switch, take-over, safe mode, and features that are disabled.
+//! The emergency controls: kill switch, take-over, safe mode, and disabled features.
 //!
 //! One record on `controls` holds the whole state. A change is computed from the state with version N and written as version
 //! N + 1; of two records with one version the first counts, and the node that wrote the other merges its change again. So
 //! concurrent changes are merged, and no node overwrites what it has not read.
 //!
-//! What cannot be verified never opens anything: a tombstone is refused, and a record that cannot be opened closes the intake as
-//! the kill switch does, until a record with a higher version can be read ([`Emergency::unverified`]).
+//! A record that cannot be verified never opens anything: a tombstone is refused, and a record that cannot be opened closes intake like
+//! the kill switch, until a record with a higher version can be read ([`Emergency::unverified`]).
 
 mod in_force;
 mod state;
@@ -34,9 +34,9 @@ use super::{
 };
 use crate::base::clock::Millis;
 
-/// How often a change is merged again when other nodes change the controls at the same time: each time one of them succeeds.
+/// How often a change is merged again if other nodes change the controls at the same time; each time one of them succeeds.
 const ATTEMPTS: u32 = 32;
-/// How many offsets of accepted records are remembered.
+/// The number of offsets of accepted records that are remembered.
 const ACCEPTED: usize = 256;
 
 const FLAG_KILL_SWITCH: u8 = 1;
@@ -44,7 +44,7 @@ const FLAG_TAKEOVER: u8 = 2;
 const FLAG_DISABLED: u8 = 4;
 const FLAG_NO_EVENTS: u8 = 8;
 
-/// A change that was made.
+/// A completed change.
 #[derive(Clone, Debug)]
 pub struct EmergencyChanged {
     /// The state that the change was merged into.
@@ -56,7 +56,7 @@ pub struct EmergencyChanged {
 /// Why the controls were not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EmergencyError {
-    /// More features would be disabled than may be.
+    /// Too many features would be disabled.
     #[error(transparent)]
     TooManyDisabled(#[from] TooManyDisabled),
     /// The change could not be written.
@@ -64,7 +64,7 @@ pub enum EmergencyError {
     Controls(#[from] ControlsError),
 }
 
-/// What is in force, as bits.
+/// The controls in force, as bits.
 fn flags(emergency: &Emergency) -> u8 {
     let flag = |flag, on| if on { flag } else { 0 };
     flag(FLAG_KILL_SWITCH, emergency.kill_switch())
@@ -76,13 +76,13 @@ fn flags(emergency: &Emergency) -> u8 {
 /// The state in memory.
 pub(super) struct Shared {
     current: RwLock<Arc<Emergency>>,
-    /// What requests look at: one load for each.
+    /// The flags that requests check, with one atomic load each.
     flags: AtomicU8,
-    /// Incremented with each change of what holds on this node.
+    /// Incremented with each change of the controls in force on this node.
     changed: watch::Sender<u64>,
     /// Offsets of the last records that became the state, oldest first.
     accepted: Mutex<VecDeque<u64>>,
-    /// Held by the change of this node that is being written, so that its own changes do not contend.
+    /// Held while this node writes a change, so that its own changes do not contend.
     changing: tokio::sync::Mutex<()>,
 }
 
@@ -115,17 +115,17 @@ impl Shared {
 }
 
 impl Controls {
-    /// The emergency controls that hold on this node.
+    /// The emergency controls in force on this node.
     pub fn emergency(&self) -> Arc<Emergency> {
         Arc::clone(&self.emergency.current.read())
     }
 
-    /// Notified of each change of what holds on this node.
+    /// Notified of each change of the controls in force on this node.
     pub fn emergency_changed(&self) -> watch::Receiver<u64> {
         self.emergency.changed.subscribe()
     }
 
-    /// Holds controls on this node, whatever the topic says.
+    /// Sets the controls that this node holds, whatever the topic says.
     pub fn hold(&self, held: Held) {
         self.emergency.update(|emergency| emergency.held = held);
     }
@@ -140,7 +140,7 @@ impl Controls {
         self.emergency.has(FLAG_TAKEOVER)
     }
 
-    /// Why a feature is disabled; `None`: it is not. Cheap while nothing is disabled.
+    /// Why a feature is disabled; `None` if it is not. Cheap while nothing is disabled.
     pub fn disabled(&self, feature: &str) -> Option<String> {
         if !self.emergency.has(FLAG_DISABLED) {
             return None;
@@ -148,7 +148,7 @@ impl Controls {
         self.emergency().disabled(feature).map(str::to_owned)
     }
 
-    /// Why no topology processes its input; `None`: the kill switch is off. Cheap while it is.
+    /// Why no topology processes its input; `None` if the kill switch is off. Cheap while it is off.
     pub fn processing_held(&self) -> Option<String> {
         if !self.emergency.has(FLAG_KILL_SWITCH) {
             return None;
@@ -156,7 +156,7 @@ impl Controls {
         self.emergency().processing_held()
     }
 
-    /// Why admission admits nothing; `None`: the kill switch is off, and `events` is not disabled. Cheap then.
+    /// Why admission admits nothing; `None` if the kill switch is off and `events` is not disabled, which is cheap.
     pub fn admission_held(&self) -> Option<String> {
         if !self.emergency.has(FLAG_KILL_SWITCH | FLAG_NO_EVENTS) {
             return None;
@@ -164,8 +164,7 @@ impl Controls {
         self.emergency().admission_held()
     }
 
-    /// Changes the controls: merges the change into the state, again if another node was faster. It has taken effect on this
-    /// node when this returns.
+    /// Merges a change into the state, and again if another node was faster. When this returns, the change has taken effect on this node.
     pub async fn change_emergency(
         &self,
         change: &EmergencyChange,
@@ -185,7 +184,7 @@ impl Controls {
         Err(ControlsError::Contended.into())
     }
 
-    /// Applies a record of the controls that counts, or (without a readable one) closes what it may have closed.
+    /// Applies an accepted record of the controls; if it cannot be read, closes what it may have closed.
     pub(super) fn apply_emergency(
         &self,
         offset: u64,
@@ -201,7 +200,7 @@ impl Controls {
         };
         match read {
             Ok(state) if state.version < self.emergency().state.version => {
-                // The topic was recreated, or restored from a copy: what is known is newer.
+                // The topic was recreated or restored from a copy; the known state is newer.
                 tracing::warn!(
                     offset,
                     "older emergency controls on `controls` are not used"
@@ -237,7 +236,7 @@ impl Controls {
                 );
                 self.emergency.update(|emergency| {
                     emergency.unverified = true;
-                    // The next change needs a higher one.
+                    // The next change needs a higher version.
                     let known = &mut emergency.state.version;
                     *known = version.max(*known);
                 });
@@ -245,7 +244,8 @@ impl Controls {
         }
     }
 
-    /// Before the topic is read again from its start: offsets count anew. The state stays, so that nothing opens meanwhile.
+    /// Called before the topic is read again from its start, because offsets start anew. The state is kept, so that nothing opens
+    /// meanwhile.
     pub(super) fn forget_accepted(&self) {
         self.emergency.accepted.lock().clear();
     }

@@ -1,4 +1,4 @@
-//! The state that the record of the controls has, and changes of it: pure.
+//! The state in the record of the controls, and changes of it: pure.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::{
     },
 };
 
-/// The feature `events`: `POST /v1/events`, and admission.
+/// The feature `events`: `POST /v1/events` and admission.
 pub const EVENTS: &str = "events";
 
-/// Features without a name of their own.
+/// The features without a name.
 pub const FEATURES: [&str; 7] = [
     EVENTS,
     "goals",
@@ -25,17 +25,17 @@ pub const FEATURES: [&str; 7] = [
     "planner",
     "workers",
 ];
-/// Kinds of features with a name: `tool:NAME`.
+/// The kinds of features with a name, such as `tool:NAME`.
 const NAMED_FEATURES: [&str; 3] = ["tool", "workflow", "source"];
 
-/// Size limit of a reason, in bytes.
+/// The size limit of a reason, in bytes.
 pub const REASON_MAX: usize = 512;
-/// How many operations may be allowed.
+/// The maximum number of allowed operations.
 pub const OPERATIONS_MAX: usize = 256;
-/// How many features may be disabled at once.
+/// The maximum number of disabled features.
 pub const DISABLED_MAX: usize = 128;
 
-/// Whether there is a feature of this name.
+/// Whether the feature exists.
 pub fn is_feature(name: &str) -> bool {
     FEATURES.contains(&name)
         || name
@@ -43,33 +43,33 @@ pub fn is_feature(name: &str) -> bool {
             .is_some_and(|(kind, name)| NAMED_FEATURES.contains(&kind) && text_is_good(name))
 }
 
-/// Whether a text may be the reason of a change or of a disabled feature.
+/// Whether a text is valid as the reason of a change or of a disabled feature.
 pub fn reason_is_good(text: &str) -> bool {
     !text.trim().is_empty() && text.len() <= REASON_MAX && !text.chars().any(char::is_control)
 }
 
-/// The state as its record has it: the body of the record on `controls`, and of the records of kind `controls` on `commands`.
+/// The body of the record on `controls`, and of the records of kind `controls` on `commands`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmergencyState {
-    /// From 1 on; 0: the controls were never changed.
+    /// From 1; 0 if the controls were never changed.
     pub version: u64,
-    /// No intake, no start, no dispatch.
+    /// No intake, no starts, no dispatch.
     pub kill_switch: bool,
-    /// Starts, decisions and run controls by persons only.
+    /// Starts, decisions and run controls only by persons.
     pub operator_takeover: bool,
-    /// No step of a tool that changes something outside.
+    /// No steps of tools that change something outside.
     pub safe_mode: bool,
-    /// The tools that safe mode lets through, or `prefix:*`.
+    /// The tools that safe mode allows, or `prefix:*`.
     pub allowed_operations: Vec<String>,
-    /// Disabled features, and why.
+    /// The disabled features, with reasons.
     pub disabled: BTreeMap<String, String>,
-    /// The principal of the last change; empty: there was none.
+    /// The principal of the last change; empty if there was none.
     pub changed_by: String,
-    /// When that was: milliseconds since the Unix epoch.
+    /// The time of the last change, in milliseconds since the Unix epoch.
     pub changed_at: i64,
     /// The reason of the last change.
     pub reason: String,
-    /// The change that put each control and each disabled feature in force.
+    /// The change that put each control in force, or disabled each feature.
     pub since: BTreeMap<String, Since>,
 }
 
@@ -80,11 +80,11 @@ pub struct Since {
     pub at: i64,
     /// The principal.
     pub by: String,
-    /// The reason that it gave.
+    /// The reason.
     pub reason: String,
 }
 
-/// A change of the controls: what is `None` stays as it is.
+/// A change of the controls; `None` leaves a control unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct EmergencyChange {
     /// Sets the kill switch.
@@ -93,21 +93,21 @@ pub struct EmergencyChange {
     pub operator_takeover: Option<bool>,
     /// Sets safe mode.
     pub safe_mode: Option<bool>,
-    /// Replaces the list of operations that safe mode lets through.
+    /// Replaces the list of operations that safe mode allows.
     pub allowed_operations: Option<Vec<String>>,
-    /// Disables features for a reason; `None` enables one again. Others stay as they are.
+    /// Disables features with a reason; `None` enables one again. Others stay unchanged.
     pub disabled: BTreeMap<String, Option<String>>,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// More features would be disabled than may be.
+/// Too many features would be disabled.
 #[derive(Debug, thiserror::Error)]
 #[error("at most {DISABLED_MAX} features may be disabled at once")]
 pub struct TooManyDisabled;
 
 impl EmergencyState {
-    /// This state with a change, as the next version.
+    /// Applies a change, which results in the next version.
     pub(super) fn merge(
         &self,
         change: &EmergencyChange,

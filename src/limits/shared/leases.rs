@@ -1,5 +1,5 @@
-//! Requests of this node that are in flight, as leases in Redis: renewed while they last, given back at their end; what a node
-//! leaves behind lapses.
+//! Leases in Redis for the requests in flight of this node: renewed while the requests last, and released at their end. The leases of a
+//! node that died expire.
 
 use std::{
     collections::HashMap,
@@ -21,11 +21,11 @@ use crate::redis_connection::RedisConnection;
 
 const RENEW: &str = include_str!("renew.lua");
 
-/// An answer to what nobody waits for must be there within this time.
+/// The time limit for answers of Redis that no request waits for.
 const ANSWER: Duration = Duration::from_millis(500);
-/// What could not be given back is tried again this often, and dropped when it has lapsed.
+/// How often failed releases are retried; they are dropped when they have expired.
 const AGAIN: Duration = Duration::from_secs(1);
-/// So many are given back together.
+/// The maximum number of leases released together.
 const TOGETHER: usize = 1_000;
 
 pub(in crate::limits) struct Leases {
@@ -33,10 +33,10 @@ pub(in crate::limits) struct Leases {
     node: String,
     lapse: Duration,
     next: AtomicU64,
-    /// Those in flight, with their keys.
+    /// The requests in flight, with their keys.
     live: Mutex<HashMap<u64, String>>,
     ended: UnboundedSender<Ended>,
-    /// Until the task is started.
+    /// Set until the task is started.
     ends: Mutex<Option<UnboundedReceiver<Ended>>>,
 }
 
@@ -60,7 +60,7 @@ impl Leases {
         }
     }
 
-    /// Begins to renew and to give back; it ends when these leases are dropped.
+    /// Starts renewing and releasing, until these leases are dropped.
     pub(super) fn start(self: &Arc<Self>, redis: RedisConnection) {
         if let Some(ends) = self.ends.lock().take() {
             tokio::spawn(keep(Arc::downgrade(self), self.lapse, redis, ends));
@@ -79,15 +79,15 @@ impl Leases {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A request is in flight: its lease is renewed from now on.
+    /// A request is in flight; its lease is renewed from now on.
     pub(in crate::limits) fn begin(&self, lease: u64, key: &str) {
         self.live.lock().insert(lease, key.to_owned());
     }
 
-    /// It is no more, or Redis may have given it a lease that nobody holds.
+    /// The request has ended, or Redis may have created a lease that nobody holds.
     pub(in crate::limits) fn end(&self, lease: u64, key: &str) {
         self.live.lock().remove(&lease);
-        // Without its task there is no runtime any more, and the lease lapses.
+        // Without the task there is no runtime any more, and the lease expires.
         let _ = self.ended.send(Ended {
             key: key.to_owned(),
             lease,
@@ -95,7 +95,7 @@ impl Leases {
         });
     }
 
-    /// Commands that renew all that are in flight; `None`: there are none.
+    /// The commands that renew all leases; `None` if there are none.
     pub(super) fn renewals(&self) -> Option<redis::Pipeline> {
         let live = self.live.lock();
         if live.is_empty() {

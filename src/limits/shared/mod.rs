@@ -1,7 +1,7 @@
-//! Windows and requests in flight of all nodes, in Redis: one script decides a group, by Redis's clock.
+//! The windows and requests in flight of all nodes, in Redis: one script decides a group, by Redis's clock.
 //!
-//! Each node says once a second that it lives, hears how many do, and whether the server lost what it held: by its run, and by a
-//! marker that goes when the data goes.
+//! Each node reports once a second that it is alive, and learns how many nodes are and whether the server lost its data, which shows in
+//! its run id and in a marker that is lost together with the data.
 
 mod leases;
 #[cfg(test)]
@@ -30,16 +30,16 @@ use crate::{
 const TAKE: &str = include_str!("take.lua");
 const HEARTBEAT: &str = include_str!("heartbeat.lua");
 
-/// A node says this often that it lives.
+/// The interval of a node's heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
-/// A node that was not heard for so long is gone.
+/// A node without a heartbeat for this long counts as gone.
 const GONE: Duration = Duration::from_secs(5);
 const PAUSE: Backoff = Backoff {
     first: Duration::from_millis(50),
     max: Duration::from_secs(2),
 };
 
-/// What the nodes share.
+/// The state that the nodes share.
 pub(super) struct Shared {
     redis: RedisConnection,
     _open: KeptOpen,
@@ -48,27 +48,27 @@ pub(super) struct Shared {
     leases: Arc<Leases>,
 }
 
-/// What is said of Redis.
+/// The state of Redis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Backend {
     Down,
     Up {
-        /// Since when it holds what it is given, if it lost what it held before.
+        /// If it lost its data: since when it has kept what it was given.
         lost: Option<Instant>,
     },
 }
 
-/// What Redis said last.
+/// The last report of Redis.
 struct Heard {
     nodes: AtomicU32,
     lost: RwLock<Option<Instant>>,
-    /// The run of the server; empty before the first answer.
+    /// The run id of the server; empty before the first answer.
     run: Mutex<String>,
     /// The hash of [`TAKE`].
     script: OnceLock<String>,
 }
 
-/// One decision: when, by Redis's clock in microseconds, and what.
+/// One decision, with its time by Redis's clock in microseconds.
 #[derive(Debug)]
 struct Decided {
     #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it with a model"))]
@@ -77,7 +77,7 @@ struct Decided {
 }
 
 impl Shared {
-    /// Connects in the background. `lapse`: how long a request counts as in flight whose node is gone.
+    /// Connects in the background. `lapse` is how long a request of a node that died still counts as in flight.
     pub(super) fn open(url: &SecretUrl, prefix: &str, lapse: Duration) -> Result<Self, RedisError> {
         let prefix = format!("{prefix}limits:");
         let node = format!("{:016x}", rand::random::<u64>());
@@ -119,12 +119,12 @@ impl Shared {
         }
     }
 
-    /// Why Redis is not asked; `None`: it is.
+    /// Why Redis is not used; `None` if it is.
     pub(super) fn trouble(&self) -> Option<String> {
         self.redis.trouble()
     }
 
-    /// How many nodes lived when Redis was last heard, this one among them.
+    /// The number of live nodes in Redis's last report, including this one.
     pub(super) fn nodes(&self) -> u32 {
         self.heard.nodes.load(Ordering::Relaxed)
     }
@@ -133,8 +133,8 @@ impl Shared {
         &self.leases
     }
 
-    /// Takes all of a group, or what there is of it. `binds`: the windows that may refuse; the others only count. `owed`: what
-    /// was let in without Redis. `None`: Redis is down now, and may or may not have taken it.
+    /// Takes what a group asks for, or what is available. `binds` are the windows that may refuse; the others only count. `owed` is what
+    /// was admitted without Redis. `None` if Redis is down, which may or may not have recorded it.
     pub(super) async fn take(
         &self,
         group: &Group,
@@ -210,7 +210,7 @@ impl Shared {
     }
 }
 
-/// Reads the answer of [`TAKE`]; `None`: it is of another version.
+/// Parses the answer of [`TAKE`]; `None` if it is of another version.
 fn read(answer: &[i64], runs: &[Run], windows: usize) -> Option<Decided> {
     let [at, taken, _held, rest @ ..] = answer else {
         return None;
@@ -241,7 +241,7 @@ fn read(answer: &[i64], runs: &[Run], windows: usize) -> Option<Decided> {
     Some(Decided { at, verdict })
 }
 
-/// Says that this node lives, and hears how things are.
+/// Reports that this node is alive, and reads the state.
 struct Heartbeat {
     prefix: String,
     node: String,
@@ -267,7 +267,7 @@ impl Check for Heartbeat {
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(TAKE);
             let hash: String = load.query_async(connection).await?;
-            // The same text has the same hash on every server.
+            // The same script has the same hash on every server.
             let _ = self.heard.script.set(hash);
             if let Some(renewals) = self.leases.renewals() {
                 renewals.query_async::<()>(connection).await?;
@@ -286,7 +286,7 @@ impl Check for Heartbeat {
         let (now, nodes, since, lost): (i64, u32, i64, u8) = beat.query_async(connection).await?;
         let age = Duration::from_micros((now - since).max(0).cast_unsigned());
         self.heard.nodes.store(nodes.max(1), Ordering::Relaxed);
-        // Longer ago than this machine runs: no window reaches back so far.
+        // The time is before this machine started; no window reaches back that far.
         let at = Instant::now().checked_sub(age).filter(|_| lost != 0);
         *self.heard.lost.write() = at;
         *self.heard.run.lock() = run;

@@ -1,4 +1,4 @@
-//! The script on a real Redis, against what one sees by counting.
+//! Tests the script on a real Redis against plain counting.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::{
     limits::{ask, policy::Policy, subject},
 };
 
-/// 2100-01-01: times that tests hand in are so late that Redis's own clock expires nothing.
+/// 2100-01-01: the tests use times so late that Redis's own clock expires nothing.
 const LATE: i64 = 4_102_444_800_000_000;
 
 fn redis() -> Option<String> {
@@ -55,12 +55,12 @@ async fn open(url: &str, prefix: &str) -> Shared {
     shared
 }
 
-/// A window as one would count it.
+/// A window by plain counting.
 #[derive(Default)]
 struct Counted(Vec<i64>);
 
 impl Counted {
-    /// The window's own time: it never goes back.
+    /// The window's own time, which never goes back.
     fn now(&self, clock: i64) -> i64 {
         self.0.last().map_or(clock, |last| clock.max(*last))
     }
@@ -79,7 +79,7 @@ impl Counted {
 #[derive(Clone, Debug)]
 struct Step {
     ahead: i64,
-    /// For each window: its limit now, what is owed.
+    /// For each window: its current limit, and what is owed.
     windows: Vec<(u32, u32)>,
     runs: Vec<(u32, u32)>,
 }
@@ -102,8 +102,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
-    /// With a clock of the test's, that goes back at times, limits that change, and what is owed: an item passes if and only if
-    /// all windows that bind have room, and what the script says of each window is so.
+    /// Uses a clock that sometimes goes back, changing limits, and owed admissions: an item is admitted if and only if all binding
+    /// windows have room, and the script's report about each window is correct.
     #[test]
     fn the_script_decides_as_one_would_by_counting(
         lengths in prop::collection::vec(200i64..1_500, 3),
@@ -115,7 +115,7 @@ proptest! {
         prop_assert!(script != TAKE);
         let mut redis = redis::Client::open(url).unwrap().get_connection().unwrap();
         let prefix = uuid::Uuid::now_v7().simple().to_string();
-        // Which type each counts, and whether it binds.
+        // Which type each window counts, and whether it binds.
         let kinds = [(0, true), (1, true), (2, false)];
         let mut model = [const { Counted(Vec::new()) }; 3];
         let mut clock = LATE;
@@ -170,13 +170,13 @@ proptest! {
                 prop_assert_eq!(model[at].inside(lengths[at], clock + said[2]), 0);
             }
         }
-        // By the highest limit that a window ever had.
+        // Uses the highest limit that the window ever had.
         for at in 0..3 {
             let limits = steps.iter().map(|step| step.windows[at].0);
             let most = if fixed { first[at].0 } else { limits.max().unwrap() };
             assert_never_more(model[at].0.iter().map(|at| (*at, 1)), lengths[at], most);
         }
-        // Of what is kept there is never more than the limit, whatever came.
+        // The script never stores more than the limit, whatever happened.
         for at in 0..3 {
             let kept: usize = redis::cmd("LLEN").arg(format!("{{{prefix}}}{at}")).query(&mut redis).unwrap();
             prop_assert!(kept <= 10, "{}", kept);
@@ -238,7 +238,7 @@ async fn two_nodes_under_load_never_pass_a_limit_in_any_window() {
     }
     let total: u32 = admitted.iter().map(|(_, count)| count).sum();
     assert!(refused.load(Ordering::Relaxed) > 0);
-    // All of the limit was used, several times.
+    // The whole limit was used several times.
     assert!(total >= 3 * limit, "{total}");
     assert_never_more(admitted.into_iter(), i64::from(length) * 1_000_000, limit);
     while nodes.iter().any(|node| node.nodes() != 2) {
@@ -246,7 +246,7 @@ async fn two_nodes_under_load_never_pass_a_limit_in_any_window() {
     }
 }
 
-/// What a limiter keeps expires by itself, and a call that refuses writes nothing.
+/// The limiter's keys expire by themselves, and a call that refuses writes nothing.
 #[tokio::test]
 async fn keys_expire_by_themselves() {
     let Some(url) = redis() else { return };
@@ -275,7 +275,7 @@ async fn keys_expire_by_themselves() {
         let left: i64 = redis::cmd("PTTL").arg(key).query(&mut redis).unwrap();
         assert!((1..=most).contains(&left), "{left}");
     }
-    // Scripts that the server forgot are brought along again.
+    // Scripts that the server forgot are loaded again.
     let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut redis).unwrap();
     let busy = shared.take(&group, &runs, &[true], &[0], 3, late).await;
     assert_eq!(busy, Some(Verdict::Busy));
