@@ -9,9 +9,9 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    decided::Mark,
+    recent::DecisionHash,
+    send::{ApprovalDecision, Message},
     sent::Sent,
-    tell::{Deciding, Message},
 };
 use crate::{
     api::run_controls::{DecideApproval, DecisionMade},
@@ -58,7 +58,7 @@ pub(crate) async fn decide(
     }
     let value = input.or(output);
     let caller = &controller.caller;
-    let mark = mark(&json!([
+    let decision_hash = decision_hash(&json!([
         controller.tenant.as_str(),
         caller.key.principal,
         caller.on_behalf_of,
@@ -76,16 +76,16 @@ pub(crate) async fn decide(
         },
         action: "approval.decided",
         detail,
-        decision: Some(Deciding {
+        decision: Some(ApprovalDecision {
             approval_id: &approval_id,
-            mark,
+            decision_hash,
         }),
     };
-    controller.tell(run, message).await
+    controller.send(run, message).await
 }
 
 /// A hash of everything that makes two decisions the same.
-fn mark(decided: &Value) -> Mark {
+fn decision_hash(decided: &Value) -> DecisionHash {
     // This cannot fail: the value is not nested deeper than the body, which was checked.
     canonical_hash(decided.to_string().as_bytes()).unwrap_or_default()
 }

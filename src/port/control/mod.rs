@@ -5,18 +5,18 @@
 //! | `runs` | the handlers of `/v1/runs/{id}/…` |
 //! | `retry` | the handler of `/v1/runs/{id}/retry` |
 //! | `decide` | the handler of `/v1/approvals/{id}` |
-//! | `decided` | the decisions that were recently accepted, for clients that send them again |
+//! | `recent` | the decisions that were recently accepted, for clients that send them again |
 //! | `sent` | a request up to its checked body, in the contract's order of checks |
-//! | `tell` | appending the record to `commands`, waiting for the run's answer, and the audit log |
+//! | `send` | appending the record to `commands`, waiting for the run's answer, and the audit log |
 
 pub(crate) mod decide;
-mod decided;
+mod recent;
 pub(crate) mod retry;
 pub(crate) mod runs;
+mod send;
 mod sent;
-mod tell;
 
-use decided::Decided;
+use recent::RecentDecisions;
 use tokio::sync::Semaphore;
 
 /// The number of records appended at the same time; beyond it, requests are refused.
@@ -25,14 +25,14 @@ const APPENDS_MAX: usize = 1024;
 /// The state that all run controls share.
 pub(crate) struct Controlling {
     appends: Semaphore,
-    decided: Decided,
+    decided: RecentDecisions,
 }
 
 impl Default for Controlling {
     fn default() -> Self {
         Self {
             appends: Semaphore::new(APPENDS_MAX),
-            decided: Decided::default(),
+            decided: RecentDecisions::default(),
         }
     }
 }

@@ -23,8 +23,8 @@ use crate::{
             wait::{Sought, has_ended},
         },
         starts::{
-            again::Again,
-            past::{Past, PastReader},
+            earlier_run::{EarlierRun, EarlierRunReader},
+            retry::RetryRequest,
             wait::preferred,
         },
     },
@@ -48,8 +48,8 @@ pub(crate) async fn retry(
     let key = idempotency_key(request.headers()).map(|key| key.map(str::to_owned));
     let wait = preferred(request.headers());
     let sent = Sent::read(&shared, request).await?;
-    let asked: RetryRun = sent.fields_or_default()?;
-    if asked.compensations && (asked.reuse || asked.plan.is_some()) {
+    let options: RetryRun = sent.fields_or_default()?;
+    if options.compensations && (options.reuse || options.plan.is_some()) {
         return Err(sent.invalid("`compensations` cannot be combined with `reuse` or `plan`"));
     }
     let key = key.map_err(|problem| sent.caller.refuse(problem))?;
@@ -61,27 +61,27 @@ pub(crate) async fn retry(
     let body_hash = BodyHash::of_text(body).map_err(|error| sent.invalid(error))?;
     let controller = sent.permit("retry").await?;
     let caller = &controller.caller;
-    if asked.plan.is_some() && !caller.key.scopes.permits(PLANS_INLINE) {
+    if options.plan.is_some() && !caller.key.scopes.permits(PLANS_INLINE) {
         return Err(caller.refuse(Problem::lacks(PLANS_INLINE)));
     }
-    let past = past(&controller, &id).await?;
-    let again = Again {
+    let earlier = earlier(&controller, &id).await?;
+    let retry_request = RetryRequest {
         tenant: controller.tenant.clone(),
-        past: &past,
-        retry: &asked,
+        earlier: &earlier,
+        retry: &options,
         key: &key,
         body_hash,
         traceparent: controller.trace.parent.clone(),
         tracestate: controller.trace.state.clone(),
         wait,
     };
-    let answer = again.start(caller).await;
-    record(&controller, &id, &asked, answer.as_ref().err()).await;
+    let answer = retry_request.start(caller).await;
+    record(&controller, &id, &options, answer.as_ref().err()).await;
     answer.map_err(|problem| Refused::new(problem, caller.request_id()))
 }
 
 /// Reads what the run has done, once its row shows that it has ended.
-async fn past(controller: &Controller, id: &str) -> Result<Past, Refused> {
+async fn earlier(controller: &Controller, id: &str) -> Result<EarlierRun, Refused> {
     let caller = &controller.caller;
     let sought = Sought::new(caller, Some(controller.tenant.as_str()), id)?;
     let until = Instant::now() + ROW_TIMEOUT;
@@ -92,7 +92,7 @@ async fn past(controller: &Controller, id: &str) -> Result<Past, Refused> {
         }
         sleep(ROW_EVERY).await;
     }
-    let mut reader = PastReader::default();
+    let mut reader = EarlierRunReader::default();
     let mut last = 0;
     loop {
         let of = (sought.tenant.as_str(), &*sought.run_id);
@@ -108,8 +108,8 @@ async fn past(controller: &Controller, id: &str) -> Result<Past, Refused> {
             break;
         }
     }
-    let past = reader.finish(sought.run_id.clone());
-    past.ok_or_else(|| {
+    let earlier = reader.finish(sought.run_id.clone());
+    earlier.ok_or_else(|| {
         caller.refuse(unavailable(
             "the history of the run has no start or no plan".into(),
         ))
@@ -124,13 +124,13 @@ fn event(row: &runs::RecordRow) -> Option<Event> {
 }
 
 /// Adds an entry to the audit log about the run that is repeated.
-async fn record(controller: &Controller, id: &str, asked: &RetryRun, refused: Option<&Problem>) {
+async fn record(controller: &Controller, id: &str, options: &RetryRun, refused: Option<&Problem>) {
     let caller = &controller.caller;
     let mut detail = Map::new();
     for (name, set) in [
-        ("reuse", asked.reuse),
-        ("compensations", asked.compensations),
-        ("plan", asked.plan.is_some()),
+        ("reuse", options.reuse),
+        ("compensations", options.compensations),
+        ("plan", options.plan.is_some()),
     ] {
         if set {
             detail.insert(name.into(), true.into());

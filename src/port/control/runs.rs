@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::{Map, json};
 
-use super::{sent::Sent, tell::Message};
+use super::{send::Message, sent::Sent};
 use crate::{
     api::run_controls::{CancelRun, PauseRun, RUNS_ABANDON, SignalRun},
     commands::control::{self, Cancel, Signal},
@@ -46,7 +46,7 @@ pub(crate) async fn cancel(
         detail,
         decision: None,
     };
-    controller.tell(run, message).await
+    controller.send(run, message).await
 }
 
 /// `POST /v1/runs/{id}/pause`.
@@ -85,7 +85,7 @@ async fn plain(
         detail: Map::new(),
         decision: None,
     };
-    controller.tell(run, message).await
+    controller.send(run, message).await
 }
 
 /// `POST /v1/runs/{id}/signal`.
@@ -111,5 +111,5 @@ pub(crate) async fn signal(
         detail,
         decision: None,
     };
-    controller.tell(run, message).await
+    controller.send(run, message).await
 }

@@ -9,7 +9,7 @@ use crate::{
 
 /// The result of a request.
 #[derive(Clone, Copy)]
-pub(super) enum Result {
+pub(super) enum RequestOutcome {
     Accepted,
     Duplicate,
     Challenge,
@@ -35,7 +35,7 @@ impl Meters {
         }
     }
 
-    pub(super) fn count(&self, dialect: Option<&Dialect>, result: Result) {
+    pub(super) fn count(&self, dialect: Option<&Dialect>, result: RequestOutcome) {
         let name = dialect.map(Dialect::name);
         let known = Dialect::NAMES.iter().position(|known| Some(*known) == name);
         let of = self.requests.get(known.unwrap_or(Dialect::NAMES.len()));

@@ -14,7 +14,7 @@ use hyper::{
 use serde_json::Map;
 
 use super::{
-    FAILURES, FAILURES_WINDOW_S, append::append, meters::Result as Became, rejections::Rejected,
+    FAILURES, FAILURES_WINDOW_S, append::append, meters::RequestOutcome, rejections::Rejected,
     sources::Ready, target::Target,
 };
 use crate::{
@@ -42,7 +42,7 @@ use crate::{
 const UNKNOWN: &str = "";
 
 /// The result of a valid request.
-enum Taken {
+enum Reply {
     Event(Outcome),
     Challenge(String),
 }
@@ -55,14 +55,14 @@ pub(crate) async fn post(
 ) -> Response<Full<Bytes>> {
     let began = Instant::now();
     let (head, body) = request.into_parts();
-    let mut taking = Taking::new(shared, &head, peer);
-    let response = taking.answer(body).await;
+    let mut webhook = WebhookRequest::new(shared, &head, peer);
+    let response = webhook.answer(body).await;
     shared.hooks.meters.seconds.record(began.elapsed());
     response
 }
 
 /// The state of one request.
-struct Taking<'a> {
+struct WebhookRequest<'a> {
     shared: &'a Arc<Shared>,
     headers: &'a HeaderMap,
     target: Option<Target<'a>>,
@@ -73,7 +73,7 @@ struct Taking<'a> {
     body: Option<Bytes>,
 }
 
-impl<'a> Taking<'a> {
+impl<'a> WebhookRequest<'a> {
     fn new(shared: &'a Arc<Shared>, head: &'a Parts, peer: IpAddr) -> Self {
         Self {
             shared,
@@ -88,13 +88,13 @@ impl<'a> Taking<'a> {
 
     async fn answer(&mut self, body: Incoming) -> Response<Full<Bytes>> {
         let id = self.shared.ids.next();
-        let (became, response) = match self.take(body).await {
-            Ok(Taken::Challenge(text)) => (Became::Challenge, plain(text)),
-            Ok(Taken::Event(outcome)) => {
+        let (result, response) = match self.take(body).await {
+            Ok(Reply::Challenge(text)) => (RequestOutcome::Challenge, plain(text)),
+            Ok(Reply::Event(outcome)) => {
                 self.shared.meters.count(std::slice::from_ref(&outcome));
-                let became = match &outcome {
-                    Outcome::Ingested(_) => Became::Accepted,
-                    Outcome::Duplicate(_) => Became::Duplicate,
+                let result = match &outcome {
+                    Outcome::Ingested(_) => RequestOutcome::Accepted,
+                    Outcome::Duplicate(_) => RequestOutcome::Duplicate,
                     Outcome::Refused(refusal) => {
                         let (status, code, message) = refusal.summary();
                         self.refused(status, code, message)
@@ -104,23 +104,23 @@ impl<'a> Taking<'a> {
                     self.accepted();
                 }
                 let mut response = answer::respond(id, vec![outcome]);
-                if let Became::Duplicate = became {
+                if let RequestOutcome::Duplicate = result {
                     *response.status_mut() = StatusCode::OK;
                 }
-                (became, response)
+                (result, response)
             }
             Err(problem) => {
                 let (status, code, message) = problem.summary();
-                let became = self.refused(status, code, message);
-                (became, problem.into_response(id))
+                let result = self.refused(status, code, message);
+                (result, problem.into_response(id))
             }
         };
         let dialect = self.ready.as_ref().map(|ready| &ready.source.dialect);
-        self.shared.hooks.meters.count(dialect, became);
+        self.shared.hooks.meters.count(dialect, result);
         response
     }
 
-    async fn take(&mut self, mut body: Incoming) -> Result<Taken, Problem> {
+    async fn take(&mut self, mut body: Incoming) -> Result<Reply, Problem> {
         if let Err(problem) = self.check_head(&body) {
             body::discard(body);
             return Err(problem);
@@ -151,19 +151,19 @@ impl<'a> Taking<'a> {
             now: self.now,
         };
         match receive(&ready.source, &ready.integration.tenant, &request) {
-            Ok(bridges::Outcome::Challenge(text)) => Ok(Taken::Challenge(text)),
+            Ok(bridges::Outcome::Challenge(text)) => Ok(Reply::Challenge(text)),
             Ok(bridges::Outcome::Event(mut received)) => {
                 if let Some(trace) = events::trace(self.headers) {
                     received.parsed.event.keep_trace(&trace);
                 }
                 if let Err(invalid) = self.shared.event_schemas.check(&received.parsed.event) {
-                    return Ok(Taken::Event(Outcome::Refused(Refusal::invalid(invalid))));
+                    return Ok(Reply::Event(Outcome::Refused(Refusal::invalid(invalid))));
                 }
                 let outcome = match self.over_limit(&ready, &received.parsed.event.kind).await {
                     Some(refusal) => Outcome::Refused(refusal),
                     None => append(self.shared, &received, self.now).await,
                 };
-                Ok(Taken::Event(outcome))
+                Ok(Reply::Event(outcome))
             }
             Err(refusal) => Err(match refusal.reason {
                 Reason::Invalid => problem_of(refusal, &INVALID_PAYLOAD),
@@ -265,10 +265,10 @@ impl<'a> Taking<'a> {
     }
 
     /// Records a refusal that the request caused, not one that the server or the current load caused.
-    fn refused(&self, status: u16, code: &str, message: &str) -> Became {
+    fn refused(&self, status: u16, code: &str, message: &str) -> RequestOutcome {
         match status {
-            500.. => return Became::Failed,
-            408 | 409 | 429 => return Became::Refused,
+            500.. => return RequestOutcome::Failed,
+            408 | 409 | 429 => return RequestOutcome::Refused,
             _ => {}
         }
         let named;
@@ -298,7 +298,7 @@ impl<'a> Taking<'a> {
         hooks
             .rejections
             .record(&self.shared.audit, counted_as, &rejected, self.now);
-        Became::Refused
+        RequestOutcome::Refused
     }
 
     fn user_agent(&self) -> Option<&'a [u8]> {

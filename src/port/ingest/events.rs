@@ -103,7 +103,7 @@ async fn take(
         }
     };
     let now = shared.clock.now();
-    let mut taking = Taking {
+    let mut pending = EventsRequest {
         shared,
         key: &key,
         headers: &head.headers,
@@ -115,8 +115,8 @@ async fn take(
         outcomes: Vec::new(),
         unsent: shared.intake.unsent(),
     };
-    let rated = taking.read(form, &bytes).await?;
-    Ok((taking.append().await, rated))
+    let rated = pending.read(form, &bytes).await?;
+    Ok((pending.append().await, rated))
 }
 
 async fn check_head(
@@ -190,7 +190,7 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Probl
 }
 
 /// The state of one request.
-struct Taking<'a> {
+struct EventsRequest<'a> {
     shared: &'a Shared,
     key: &'a Key,
     headers: &'a HeaderMap,
@@ -207,7 +207,7 @@ struct Taking<'a> {
     unsent: Unsent<'a>,
 }
 
-impl Taking<'_> {
+impl EventsRequest<'_> {
     async fn read(&mut self, form: Form, body: &[u8]) -> Result<Rated, Problem> {
         let (tenant, now) = (&self.key.tenant, self.now);
         let most = self.shared.limits.batch_items;

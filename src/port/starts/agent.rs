@@ -13,11 +13,11 @@ use serde_json::{Map, Value, value::to_raw_value};
 use super::{
     answer,
     append::append,
-    fields::{Asked, What, user_of},
+    fields::{StartFields, StartTarget, user_of},
     judge::{Candidate, Judge},
+    outcome::Ready,
     post::identify,
     refusal::Refusal,
-    taken::Ready,
 };
 use crate::{
     api::{
@@ -142,19 +142,19 @@ async fn take(
         goal.event.keep_trace(trace);
     }
     let key = header.map(str::to_owned).or(goal.idempotency_key.take());
-    let asked = asked(judge.caller, goal.payload);
-    match (asked, key) {
-        (Ok(asked), Some(key)) => {
+    let fields = fields(judge.caller, goal.payload);
+    match (fields, key) {
+        (Ok(fields), Some(key)) => {
             let candidate = Candidate {
                 identity: vec!["run".to_owned(), goal.event.tenant.to_string(), key],
                 event: &goal.event,
                 body_hash: goal.body_hash,
-                asked,
+                fields,
             };
             judge.start(candidate).await
         }
-        (asked, _) => {
-            let refusal = asked.err().unwrap_or_else(Refusal::no_idempotency_key);
+        (fields, _) => {
+            let refusal = fields.err().unwrap_or_else(Refusal::no_idempotency_key);
             judge.record_refusal(Some(&goal.event), None, None, &refusal);
             Err(refusal)
         }
@@ -246,26 +246,26 @@ fn payload(text: &str) -> Result<AgentGoal, Refusal> {
     serde_json::from_str(text).map_err(|e| Refusal::invalid(format!("not a goal: {e}")))
 }
 
-fn asked(caller: &Caller, payload: AgentGoal) -> Result<Asked, Refusal> {
+fn fields(caller: &Caller, payload: AgentGoal) -> Result<StartFields, Refusal> {
     let goal = payload.goal.filter(|goal| !goal.trim().is_empty());
-    let mut asked = Asked {
-        what: What::Goal(goal.ok_or_else(|| Refusal::missing("goal"))?),
-        ..Asked::default()
+    let mut fields = StartFields {
+        what: StartTarget::Goal(goal.ok_or_else(|| Refusal::missing("goal"))?),
+        ..StartFields::default()
     };
     let mut context: Option<Map<String, Value>> = payload.context;
     if let Some(user) = payload.user_id {
         let user = user_of("user_id", user)?;
         if caller.key.scopes.permits(ACT_AS) {
-            asked.on_behalf_of = Some(user);
+            fields.on_behalf_of = Some(user);
         } else {
             context
                 .get_or_insert_default()
                 .insert("user_id".into(), user.into());
         }
     }
-    asked.context = context
+    fields.context = context
         .map(|context| to_raw_value(&context))
         .transpose()
         .map_err(|e| Refusal::invalid(e.to_string()))?;
-    Ok(asked)
+    Ok(fields)
 }

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::taken::Taken;
+use super::outcome::StartOutcome;
 use crate::{
     api::{
         events::{Accepted, ItemError, ItemResult, ItemStatus},
@@ -23,7 +23,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 pub(super) fn respond(
     id: RequestId,
     is_batch: bool,
-    taken: Vec<Taken>,
+    taken: Vec<StartOutcome>,
 ) -> Result<Response, Problem> {
     let results: Vec<_> = taken.iter().enumerate().map(result).collect();
     if !taken.is_empty() && taken.iter().all(Result::is_err) {
@@ -48,7 +48,7 @@ pub(super) fn respond(
     Ok(response)
 }
 
-fn result((index, taken): (usize, &Taken)) -> ItemResult {
+fn result((index, taken): (usize, &StartOutcome)) -> ItemResult {
     let mut result = ItemResult {
         status: ItemStatus::Queued,
         index,
@@ -87,7 +87,7 @@ fn poll_url(run_id: &str) -> String {
 }
 
 /// Answers 202 in the agents' format.
-pub(super) fn agent(taken: Vec<Taken>) -> Result<Response, Problem> {
+pub(super) fn agent(taken: Vec<StartOutcome>) -> Result<Response, Problem> {
     match taken.into_iter().next() {
         Some(Ok(started)) => {
             let accepted = AgentAccepted::new(&started.run.to_string());

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::{
     judge::Judge,
+    outcome::{Ready, StartOutcome, Started},
     refusal::Refusal,
-    taken::{Ready, Started, Taken},
 };
 use crate::{
     base::id::Identity,
@@ -20,16 +20,19 @@ use crate::{
 };
 
 /// Appends the new starts; returns when they are durable.
-pub(super) async fn append(judge: &Judge<'_>, starts: Vec<Result<Ready, Refusal>>) -> Vec<Taken> {
+pub(super) async fn append(
+    judge: &Judge<'_>,
+    starts: Vec<Result<Ready, Refusal>>,
+) -> Vec<StartOutcome> {
     let shared = &*judge.caller.shared;
     let mut unsent = shared.intake.unsent();
-    let mut noted = Vec::with_capacity(starts.len());
-    let mut taken: Vec<Taken> = Vec::with_capacity(starts.len());
+    let mut audited = Vec::with_capacity(starts.len());
+    let mut taken: Vec<StartOutcome> = Vec::with_capacity(starts.len());
     for start in starts {
         let ready = match start {
             Ok(ready) => ready,
             Err(refusal) => {
-                noted.push(None);
+                audited.push(None);
                 taken.push(Err(refusal));
                 continue;
             }
@@ -40,18 +43,18 @@ pub(super) async fn append(judge: &Judge<'_>, starts: Vec<Result<Ready, Refusal>
             Some(instead) => instead,
             None => reserve(shared, &mut unsent, &ready),
         });
-        noted.push(Some(ready.noted));
+        audited.push(Some(ready.audited));
     }
     submit(judge, unsent, &mut taken).await;
-    for (taken, noted) in taken.iter().zip(noted) {
-        if let Some(noted) = noted {
-            judge.record_taken(taken, &noted);
+    for (taken, audited) in taken.iter().zip(audited) {
+        if let Some(audited) = audited {
+            judge.record_outcome(taken, &audited);
         }
     }
     taken
 }
 
-fn reserve(shared: &Shared, unsent: &mut Unsent<'_>, ready: &Ready) -> Taken {
+fn reserve(shared: &Shared, unsent: &mut Unsent<'_>, ready: &Ready) -> StartOutcome {
     let pushed = unsent.push(Reserved {
         id: Identity(*ready.run.as_bytes()),
         body: ready.body,
@@ -68,7 +71,7 @@ fn reserve(shared: &Shared, unsent: &mut Unsent<'_>, ready: &Ready) -> Taken {
 }
 
 /// Submits the reserved starts, unless another node has them, and waits until they are durable.
-async fn submit(judge: &Judge<'_>, mut unsent: Unsent<'_>, taken: &mut [Taken]) {
+async fn submit(judge: &Judge<'_>, mut unsent: Unsent<'_>, taken: &mut [StartOutcome]) {
     if unsent.is_empty() {
         return;
     }
@@ -110,7 +113,7 @@ async fn submit(judge: &Judge<'_>, mut unsent: Unsent<'_>, taken: &mut [Taken]) 
 }
 
 /// The outcome of a start that must not be appended.
-fn outcome(run: Uuid, verdict: Verdict) -> Option<Taken> {
+fn outcome(run: Uuid, verdict: Verdict) -> Option<StartOutcome> {
     Some(match verdict {
         Verdict::New => return None,
         Verdict::Duplicate => Ok(Started {

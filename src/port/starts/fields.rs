@@ -15,9 +15,9 @@ const RUN_AT_MAX_MS: i64 = 400 * 86_400_000;
 
 /// The parsed request. JSON values keep their text.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct StartFields {
     pub(super) params: Option<Box<RawValue>>,
-    pub(super) what: What,
+    pub(super) what: StartTarget,
     pub(super) context: Option<Box<RawValue>>,
     pub(super) adapter: Option<String>,
     pub(super) approval_required: bool,
@@ -28,7 +28,7 @@ pub(super) struct Asked {
 
 /// What the request starts.
 #[derive(Debug, Default)]
-pub(super) enum What {
+pub(super) enum StartTarget {
     /// The workflow whose command is `type`.
     #[default]
     Command,
@@ -70,7 +70,7 @@ enum Approval {
     Required,
 }
 
-impl Asked {
+impl StartFields {
     /// Parses and checks all members.
     pub(super) fn read(
         parsed: &ParsedStart<'_>,
@@ -78,35 +78,35 @@ impl Asked {
         now: Millis,
     ) -> Result<Self, Refusal> {
         let object = |name| raw_object(parsed, name);
-        let mut asked = Self::default();
+        let mut fields = Self::default();
         match kind {
             StartKind::Command => {
-                asked.params = Some(object("params")?.ok_or_else(|| Refusal::missing("params"))?);
+                fields.params = Some(object("params")?.ok_or_else(|| Refusal::missing("params"))?);
             }
             StartKind::Workflow => {
                 let workflow = parsed.member("workflow");
-                asked.what = match (workflow, object("plan")?) {
+                fields.what = match (workflow, object("plan")?) {
                     (None, None) => return Err(Refusal::missing("workflow")),
                     (Some(_), Some(_)) => {
                         return Err(Refusal::invalid("`workflow` and `plan` exclude each other"));
                     }
-                    (Some(text), None) => What::Workflow(workflow_of(text)?),
-                    (None, Some(plan)) => What::Plan(plan),
+                    (Some(text), None) => StartTarget::Workflow(workflow_of(text)?),
+                    (None, Some(plan)) => StartTarget::Plan(plan),
                 };
-                asked.params = Some(object("input")?.ok_or_else(|| Refusal::missing("input"))?);
+                fields.params = Some(object("input")?.ok_or_else(|| Refusal::missing("input"))?);
             }
             StartKind::Goal => {
                 let goal = text(parsed, "goal")?.filter(|goal| !goal.trim().is_empty());
-                asked.what = What::Goal(goal.ok_or_else(|| Refusal::missing("goal"))?);
-                asked.params = object("params")?;
-                asked.context = object("context")?;
+                fields.what = StartTarget::Goal(goal.ok_or_else(|| Refusal::missing("goal"))?);
+                fields.params = object("params")?;
+                fields.context = object("context")?;
             }
             StartKind::Task => {
-                asked.what = What::Task;
+                fields.what = StartTarget::Task;
                 let params = parsed
                     .member("params")
                     .ok_or_else(|| Refusal::missing("params"))?;
-                asked.params = Some(raw(params)?);
+                fields.params = Some(raw(params)?);
             }
         }
         if let Some(text) = parsed.member("target") {
@@ -114,7 +114,7 @@ impl Asked {
             if target.system.is_empty() || target.system.len() > IDENTIFIER_MAX {
                 return Err(Refusal::missing("target_system"));
             }
-            asked.adapter = Some(target.system);
+            fields.adapter = Some(target.system);
         }
         if let Some(text) = parsed.member("policy") {
             let policy: Policy = member(
@@ -122,15 +122,15 @@ impl Asked {
                 text,
                 "an object with `approval: \"required\"`, and nothing else",
             )?;
-            asked.approval_required = policy.approval.is_some();
+            fields.approval_required = policy.approval.is_some();
         }
         if let Some(text) = text(parsed, "run_at")? {
-            asked.run_at = Some(run_at(&text, now)?);
+            fields.run_at = Some(run_at(&text, now)?);
         }
         if let Some(user) = text(parsed, "on_behalf_of")? {
-            asked.on_behalf_of = Some(user_of("on_behalf_of", user)?);
+            fields.on_behalf_of = Some(user_of("on_behalf_of", user)?);
         }
-        Ok(asked)
+        Ok(fields)
     }
 }
 

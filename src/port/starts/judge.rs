@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{
-    fields::{Asked, What},
+    fields::{StartFields, StartTarget},
+    outcome::{AuditedStart, Ready, StartOutcome},
     permit,
     record::Checked,
     refusal::Refusal,
     resolve,
-    taken::{Noted, Ready, Taken},
 };
 use crate::{
     api::events::ItemStatus,
@@ -42,7 +42,7 @@ pub(super) struct Judge<'a> {
 pub(super) struct Candidate<'a> {
     pub(super) event: &'a Event<'a>,
     pub(super) body_hash: BodyHash,
-    pub(super) asked: Asked,
+    pub(super) fields: StartFields,
     /// `["run", tenant, key]`, in a batch `["run", tenant, key, id]`.
     pub(super) identity: Vec<String>,
 }
@@ -67,12 +67,12 @@ impl<'a> Judge<'a> {
 
     /// Checks one start; a refusal is recorded in the audit log.
     pub(super) async fn start(&self, mut candidate: Candidate<'_>) -> Result<Ready, Refusal> {
-        let asked = &mut candidate.asked;
-        asked.on_behalf_of = asked
+        let fields = &mut candidate.fields;
+        fields.on_behalf_of = fields
             .on_behalf_of
             .take()
             .or_else(|| self.caller.on_behalf_of.clone());
-        let (event, user) = (candidate.event, candidate.asked.on_behalf_of.clone());
+        let (event, user) = (candidate.event, candidate.fields.on_behalf_of.clone());
         let (run, body) = (start::run_id(&candidate.identity), candidate.body_hash);
         let checked = self.check(candidate).await;
         let record = checked.and_then(|command| {
@@ -85,7 +85,7 @@ impl<'a> Judge<'a> {
                 run,
                 body,
                 record,
-                noted: Noted {
+                audited: AuditedStart {
                     kind: event.kind.to_string(),
                     source: event.source.to_string(),
                     on_behalf_of: user,
@@ -104,16 +104,16 @@ impl<'a> Judge<'a> {
         let Candidate {
             event,
             body_hash,
-            asked,
+            fields,
             identity,
         } = candidate;
-        permit::permissions(key, event, &asked)?;
+        permit::permissions(key, event, &fields)?;
         self.check_disabled(self.feature())?;
-        permit::allowlists(key, event, &asked)?;
-        if matches!(asked.what, What::Goal(_)) {
+        permit::allowlists(key, event, &fields)?;
+        if matches!(fields.what, StartTarget::Goal(_)) {
             return Err(Refusal::disabled("planner", "this version has no planner"));
         }
-        let resolved = resolve::resolve(&self.catalog, key, event, &asked)?;
+        let resolved = resolve::resolve(&self.catalog, key, event, &fields)?;
         if let Some(workflow) = &resolved.workflow {
             self.check_disabled(&format!("workflow:{}", workflow.name))?;
         }
@@ -124,7 +124,7 @@ impl<'a> Judge<'a> {
             key,
             event,
             body_hash,
-            asked,
+            fields,
             resolved,
             now: self.now,
         }
@@ -201,7 +201,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Records a start that was complete.
-    pub(super) fn record_taken(&self, taken: &Taken, noted: &Noted) {
+    pub(super) fn record_outcome(&self, taken: &StartOutcome, audited: &AuditedStart) {
         let run_id = taken.as_ref().ok().map(|started| started.run.to_string());
         let (status, code, outcome) = match taken {
             Ok(started) if started.duplicate => ("duplicate", None, Outcome::Ok),
@@ -209,10 +209,10 @@ impl<'a> Judge<'a> {
             Err(refusal) => (REFUSED, Some(&*refusal.name), outcome(refusal)),
         };
         self.entry(&Entry {
-            kind: Some(&noted.kind),
-            source: Some(&noted.source),
+            kind: Some(&audited.kind),
+            source: Some(&audited.source),
             run_id: run_id.as_deref(),
-            on_behalf_of: noted.on_behalf_of.as_deref(),
+            on_behalf_of: audited.on_behalf_of.as_deref(),
             status,
             code,
             outcome,

@@ -1,7 +1,7 @@
 //! What the key is allowed to start.
 
 use super::{
-    fields::{Asked, What},
+    fields::{StartFields, StartTarget},
     refusal::Refusal,
 };
 use crate::{
@@ -14,7 +14,11 @@ use crate::{
 };
 
 /// Checks the permissions that a start needs.
-pub(super) fn permissions(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<(), Refusal> {
+pub(super) fn permissions(
+    key: &Key,
+    event: &Event<'_>,
+    fields: &StartFields,
+) -> Result<(), Refusal> {
     let needs = |permission: &str| {
         let held = key.scopes.permits(permission);
         if held {
@@ -23,24 +27,28 @@ pub(super) fn permissions(key: &Key, event: &Event<'_>, asked: &Asked) -> Result
             Err(Refusal::lacks(permission))
         }
     };
-    match &asked.what {
-        What::Task => needs(TASKS_CREATE)?,
+    match &fields.what {
+        StartTarget::Task => needs(TASKS_CREATE)?,
         _ => needs(ORCHESTRATIONS_REQUEST)?,
     }
-    match &asked.what {
-        What::Command => needs(&format!("{COMMANDS_PREFIX}{}", event.kind))?,
-        What::Plan(_) => needs(PLANS_INLINE)?,
+    match &fields.what {
+        StartTarget::Command => needs(&format!("{COMMANDS_PREFIX}{}", event.kind))?,
+        StartTarget::Plan(_) => needs(PLANS_INLINE)?,
         _ => {}
     }
     // This is checked last: `act_as` only matters if the key may send the request at all.
-    if asked.on_behalf_of.is_some() {
+    if fields.on_behalf_of.is_some() {
         needs(ACT_AS)?;
     }
     Ok(())
 }
 
 /// Checks the key's allowlists of environments and adapters.
-pub(super) fn allowlists(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<(), Refusal> {
+pub(super) fn allowlists(
+    key: &Key,
+    event: &Event<'_>,
+    fields: &StartFields,
+) -> Result<(), Refusal> {
     let constraints = &key.scopes.constraints;
     let allows = |list: &[String], one: &str| list.is_empty() || list.iter().any(|l| l == one);
     let env = event.source.rsplit('/').next().unwrap_or_default();
@@ -50,7 +58,7 @@ pub(super) fn allowlists(key: &Key, event: &Event<'_>, asked: &Asked) -> Result<
         );
         return Err(Refusal::denied(&ENV_NOT_ALLOWED, message));
     }
-    if let Some(adapter) = &asked.adapter
+    if let Some(adapter) = &fields.adapter
         && !allows(&constraints.allowed_adapters, adapter)
     {
         let message = format!("the key's `allowed_adapters` do not contain `{adapter}`");

@@ -11,10 +11,10 @@ use axum::{
 use super::{
     answer,
     append::append,
-    fields::Asked,
+    fields::StartFields,
     judge::{Candidate, Judge},
+    outcome::Ready,
     refusal::Refusal,
-    taken::Ready,
     wait::{Waiting, preferred},
 };
 use crate::{
@@ -154,7 +154,7 @@ async fn take(
             return Err(refuse_body(error, form, limit));
         }
     };
-    let taking = Taking {
+    let pending = StartsRequest {
         judge,
         header: idempotency_key(headers)?,
         trace: trace(headers),
@@ -194,7 +194,7 @@ async fn take(
     let mut mine = HashMap::new();
     let mut starts = Vec::with_capacity(items.len());
     for item in items {
-        starts.push(taking.item(item, is_batch, &mut mine).await);
+        starts.push(pending.item(item, is_batch, &mut mine).await);
     }
     Ok(Batch {
         starts,
@@ -257,7 +257,7 @@ fn parse<'a>(
     }
 }
 
-struct Taking<'a> {
+struct StartsRequest<'a> {
     judge: &'a Judge<'a>,
     /// `Idempotency-Key`.
     header: Option<&'a str>,
@@ -265,7 +265,7 @@ struct Taking<'a> {
     trace: Option<TraceContext<'a>>,
 }
 
-impl Taking<'_> {
+impl StartsRequest<'_> {
     async fn item(
         &self,
         item: StartItem<'_>,
@@ -288,7 +288,7 @@ impl Taking<'_> {
         if let Some(trace) = &self.trace {
             parsed.event.keep_trace(trace);
         }
-        let (asked, identity) = match self.fields(&parsed, is_batch) {
+        let (fields, identity) = match self.fields(&parsed, is_batch) {
             Ok(fields) => fields,
             Err(refusal) => {
                 let event = Some(&parsed.event);
@@ -309,7 +309,7 @@ impl Taking<'_> {
         let candidate = Candidate {
             event: &parsed.event,
             body_hash: parsed.body_hash,
-            asked,
+            fields,
             identity,
         };
         self.judge.start(candidate).await
@@ -320,15 +320,15 @@ impl Taking<'_> {
         &self,
         parsed: &ParsedStart<'_>,
         is_batch: bool,
-    ) -> Result<(Asked, Vec<String>), Refusal> {
+    ) -> Result<(StartFields, Vec<String>), Refusal> {
         let event = &parsed.event;
-        let asked = Asked::read(parsed, self.judge.kind, self.judge.now)?;
+        let fields = StartFields::read(parsed, self.judge.kind, self.judge.now)?;
         let key = self.header.or(event.idempotency_key.as_deref());
         let key = key.ok_or_else(Refusal::no_idempotency_key)?;
         let mut identity = vec!["run".to_owned(), event.tenant.to_string(), key.to_owned()];
         if is_batch {
             identity.push(event.id.to_string());
         }
-        Ok((asked, identity))
+        Ok((fields, identity))
     }
 }

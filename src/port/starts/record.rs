@@ -1,7 +1,7 @@
 //! Builds the start record of a checked request.
 
 use super::{
-    fields::{Asked, What},
+    fields::{StartFields, StartTarget},
     refusal::Refusal,
 };
 use crate::{
@@ -24,7 +24,7 @@ pub(super) struct Checked<'a> {
     pub(super) key: &'a Key,
     pub(super) event: &'a Event<'a>,
     pub(super) body_hash: BodyHash,
-    pub(super) asked: Asked,
+    pub(super) fields: StartFields,
     pub(super) resolved: Resolved,
     pub(super) now: Millis,
 }
@@ -38,7 +38,7 @@ impl Checked<'_> {
             key,
             event,
             body_hash,
-            asked,
+            fields,
             resolved,
             now,
         } = self;
@@ -46,8 +46,8 @@ impl Checked<'_> {
         let run_id = start::run_id(&identity).to_string();
         let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
         let constraints = &key.scopes.constraints;
-        let goal = match asked.what {
-            What::Goal(goal) => Some(goal),
+        let goal = match fields.what {
+            StartTarget::Goal(goal) => Some(goal),
             _ => None,
         };
         // Only for a goal it is not known yet what will run.
@@ -74,18 +74,18 @@ impl Checked<'_> {
             id: event.id.to_string(),
             source: event.source.to_string(),
             received_at: micros,
-            run_at: asked.run_at,
-            params: asked.params,
+            run_at: fields.run_at,
+            params: fields.params,
             workflow: resolved.workflow,
             plan: resolved.plan,
             tools: resolved.tools,
             goal,
-            context: asked.context,
-            adapter: asked.adapter,
+            context: fields.context,
+            adapter: fields.adapter,
             entity: AboutEntity::of(event),
             correlation_id: text(&event.correlation_id),
             causation_id: text(&event.causation_id),
-            approval_required: asked.approval_required,
+            approval_required: fields.approval_required,
             constraints: Constraints {
                 approvals_required_for: constraints.approvals_required_for.clone(),
                 allowed_workflows: allowed.collect(),
@@ -103,7 +103,7 @@ impl Checked<'_> {
             kind: start::KIND.to_owned(),
             at: micros,
             principal: key.principal.clone(),
-            on_behalf_of: asked.on_behalf_of,
+            on_behalf_of: fields.on_behalf_of,
             traceparent: trace.traceparent,
             tracestate: trace.tracestate,
             body,
@@ -159,15 +159,15 @@ mod tests {
         };
         let (mut items, _) = parse_starts(body.as_bytes(), Form::OmniLink, 1, receipt).unwrap();
         let parsed = items.remove(0).parsed.unwrap();
-        let asked = Asked::read(&parsed, kind, NOW).unwrap();
-        let resolved = resolve(&catalog, &key, &parsed.event, &asked).unwrap();
+        let fields = StartFields::read(&parsed, kind, NOW).unwrap();
+        let resolved = resolve(&catalog, &key, &parsed.event, &fields).unwrap();
         let checked = Checked {
             kind,
             identity: ["run", "acme", "k"].map(str::to_owned).to_vec(),
             key: &key,
             event: &parsed.event,
             body_hash: parsed.body_hash,
-            asked,
+            fields,
             resolved,
             now: NOW,
         };

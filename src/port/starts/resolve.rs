@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    fields::{Asked, NamedWorkflow, What, value},
+    fields::{NamedWorkflow, StartFields, StartTarget, value},
     permit,
     refusal::Refusal,
 };
@@ -29,34 +29,34 @@ pub(super) fn resolve(
     catalog: &Catalog,
     key: &Key,
     event: &Event<'_>,
-    asked: &Asked,
+    fields: &StartFields,
 ) -> Result<Resolved, Refusal> {
-    if asked
+    if fields
         .params
         .as_ref()
         .is_some_and(|params| params.get().len() > PARAMS_MAX)
     {
         return Err(Refusal::too_large("`params` and `input`", PARAMS_MAX));
     }
-    match &asked.what {
-        What::Command => {
+    match &fields.what {
+        StartTarget::Command => {
             let found = catalog.command(&event.kind).ok_or_else(|| {
                 let message = format!("no workflow has the command `{}`", event.kind);
                 Refusal::new(ItemStatus::Invalid, &UNKNOWN_WORKFLOW, message)
             })?;
             permit::workflow(key, Some(&found.name), Some(&found.version.to_string()))?;
-            of_workflow(catalog, found, asked, "params")
+            of_workflow(catalog, found, fields, "params")
         }
-        What::Workflow(named) => {
+        StartTarget::Workflow(named) => {
             let found = named_workflow(catalog, key, named)?;
-            of_workflow(catalog, found, asked, "input")
+            of_workflow(catalog, found, fields, "input")
         }
-        What::Plan(plan) => {
+        StartTarget::Plan(plan) => {
             permit::workflow(key, None, None)?;
             inline(catalog, plan)
         }
-        What::Goal(_) => Ok(Resolved::default()),
-        What::Task => task(catalog, event, asked),
+        StartTarget::Goal(_) => Ok(Resolved::default()),
+        StartTarget::Task => task(catalog, event, fields),
     }
 }
 
@@ -86,10 +86,10 @@ fn named_workflow<'c>(
 fn of_workflow(
     catalog: &Catalog,
     workflow: &Workflow,
-    asked: &Asked,
+    fields: &StartFields,
     member: &str,
 ) -> Result<Resolved, Refusal> {
-    check(&workflow.params, asked, member)?;
+    check(&workflow.params, fields, member)?;
     catalog.to_run(workflow).map_err(unwritable)
 }
 
@@ -127,12 +127,12 @@ pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Ref
 }
 
 /// A run with one step, whose input is the params unchanged: expressions in them are not evaluated.
-fn task(catalog: &Catalog, event: &Event<'_>, asked: &Asked) -> Result<Resolved, Refusal> {
+fn task(catalog: &Catalog, event: &Event<'_>, fields: &StartFields) -> Result<Resolved, Refusal> {
     let Some(tool) = catalog.tool(&event.kind) else {
         let message = format!("there is no tool `{}`", event.kind);
         return Err(Refusal::new(ItemStatus::Invalid, &UNKNOWN_TOOL, message));
     };
-    check(&tool.schema, asked, "params")?;
+    check(&tool.schema, fields, "params")?;
     let plan = serde_json::json!({
         "steps": [{ "id": "task", "tool": tool.tool.name, "input": "{{ params }}" }],
         "output": "{{ steps.task.output }}"
@@ -149,8 +149,8 @@ fn task(catalog: &Catalog, event: &Event<'_>, asked: &Asked) -> Result<Resolved,
     })
 }
 
-fn check(schema: &Schema, asked: &Asked, member: &str) -> Result<(), Refusal> {
-    let Some(params) = &asked.params else {
+fn check(schema: &Schema, fields: &StartFields, member: &str) -> Result<(), Refusal> {
+    let Some(params) = &fields.params else {
         return Ok(());
     };
     schema

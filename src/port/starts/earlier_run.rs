@@ -7,7 +7,7 @@ use crate::runs::{
 };
 
 /// A run that has ended.
-pub(crate) struct Past {
+pub(crate) struct EarlierRun {
     run_id: String,
     pub(super) started: Box<Started>,
     pub(super) plan: Box<PlanReady>,
@@ -20,7 +20,7 @@ pub(crate) struct Past {
 
 /// Reads the events of a run one by one.
 #[derive(Default)]
-pub(crate) struct PastReader {
+pub(crate) struct EarlierRunReader {
     started: Option<Box<Started>>,
     plan: Option<Box<PlanReady>>,
     steps: BTreeMap<String, Step>,
@@ -49,7 +49,7 @@ enum End {
     Unknown,
 }
 
-impl PastReader {
+impl EarlierRunReader {
     /// Applies the next event.
     pub(crate) fn take(&mut self, event: Event) {
         match event {
@@ -97,8 +97,8 @@ impl PastReader {
     }
 
     /// Returns the run with this id; `None` if its history has no start or no plan.
-    pub(crate) fn finish(self, run_id: String) -> Option<Past> {
-        Some(Past {
+    pub(crate) fn finish(self, run_id: String) -> Option<EarlierRun> {
+        Some(EarlierRun {
             run_id,
             started: self.started?,
             plan: self.plan?,
@@ -109,7 +109,7 @@ impl PastReader {
     }
 }
 
-impl Past {
+impl EarlierRun {
     /// The id of the run.
     pub(super) fn run_id(&self) -> &str {
         &self.run_id
@@ -194,8 +194,8 @@ mod tests {
     use super::*;
     use crate::{base::clock::Millis, runs::RunError};
 
-    fn past(started: Started, events: Vec<Event>) -> Past {
-        let mut reader = PastReader::default();
+    fn earlier(started: Started, events: Vec<Event>) -> EarlierRun {
+        let mut reader = EarlierRunReader::default();
         reader.take(Event::RunStarted(Box::new(started)));
         reader.take(Event::PlanReady(Box::new(PlanReady {
             source: "workflow".into(),
@@ -270,18 +270,18 @@ mod tests {
                 compensation_results: Vec::new(),
             }),
         });
-        let past = past(started(), events);
-        let a = past.reused("a").unwrap();
+        let earlier = earlier(started(), events);
+        let a = earlier.reused("a").unwrap();
         assert_eq!(
             (&*a.run_id, a.output.text(), a.skipped),
             ("old", "1", false)
         );
         assert_eq!(a.input.unwrap().text(), r#"{"of":"a"}"#);
-        assert!(past.reused("byhand").unwrap().skipped);
+        assert!(earlier.reused("byhand").unwrap().skipped);
         for id in ["b", "c", "when", "unknown"] {
-            assert_eq!(past.reused(id), None, "{id}");
+            assert_eq!(earlier.reused(id), None, "{id}");
         }
-        let [undo] = &past.failed_compensations()[..] else {
+        let [undo] = &earlier.failed_compensations()[..] else {
             panic!("one has failed");
         };
         assert_eq!((&*undo.step_id, &*undo.run_id), ("b", "old"));
@@ -309,8 +309,8 @@ mod tests {
             signal: None,
             reused: true,
         };
-        let past = past(started.clone(), vec![reused]);
-        assert_eq!(past.reused("a").unwrap().run_id, "first");
+        let earlier = earlier(started.clone(), vec![reused]);
+        assert_eq!(earlier.reused("a").unwrap().run_id, "first");
         let undo = Undo {
             step_id: "a".into(),
             run_id: "first".into(),
@@ -324,8 +324,8 @@ mod tests {
             attempt: 1,
             error: StepError::new("http_500", "no"),
         };
-        let past = self::past(started, vec![failed]);
-        assert!(past.only_undid());
-        assert_eq!(past.failed_compensations(), [undo]);
+        let earlier = self::earlier(started, vec![failed]);
+        assert!(earlier.only_undid());
+        assert_eq!(earlier.failed_compensations(), [undo]);
     }
 }

@@ -10,11 +10,11 @@ pub(super) struct Ready {
     pub(super) run: Uuid,
     pub(super) body: BodyHash,
     pub(super) record: Record,
-    pub(super) noted: Noted,
+    pub(super) audited: AuditedStart,
 }
 
 /// What the audit log records about a start.
-pub(super) struct Noted {
+pub(super) struct AuditedStart {
     pub(super) kind: String,
     pub(super) source: String,
     pub(super) on_behalf_of: Option<String>,
@@ -28,4 +28,4 @@ pub(super) struct Started {
 }
 
 /// The outcome of one start.
-pub(super) type Taken = Result<Started, Refusal>;
+pub(super) type StartOutcome = Result<Started, Refusal>;

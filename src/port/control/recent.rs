@@ -9,34 +9,34 @@ use parking_lot::Mutex;
 const GENERATION: usize = 4096;
 
 /// A hash of who decided what; the same decision by the same person has the same hash.
-pub(super) type Mark = [u8; 16];
+pub(super) type DecisionHash = [u8; 16];
 
 /// Recent decisions by the id of their approval.
 #[derive(Default)]
-pub(crate) struct Decided(Mutex<Generations>);
+pub(crate) struct RecentDecisions(Mutex<Generations>);
 
 #[derive(Default)]
 struct Generations {
-    recent: HashMap<Box<str>, Mark>,
-    older: HashMap<Box<str>, Mark>,
+    recent: HashMap<Box<str>, DecisionHash>,
+    older: HashMap<Box<str>, DecisionHash>,
 }
 
-impl Decided {
+impl RecentDecisions {
     /// Remembers a decision that the run accepted.
-    pub(super) fn remember(&self, approval_id: &str, mark: Mark) {
+    pub(super) fn remember(&self, approval_id: &str, decision_hash: DecisionHash) {
         let mut generations = self.0.lock();
         if generations.recent.len() >= GENERATION {
             generations.older = mem::take(&mut generations.recent);
         }
-        generations.recent.insert(approval_id.into(), mark);
+        generations.recent.insert(approval_id.into(), decision_hash);
     }
 
     /// Whether exactly this decision was accepted.
-    pub(super) fn has(&self, approval_id: &str, mark: Mark) -> bool {
+    pub(super) fn has(&self, approval_id: &str, decision_hash: DecisionHash) -> bool {
         let generations = self.0.lock();
         let known = generations.recent.get(approval_id);
         let known = known.or_else(|| generations.older.get(approval_id));
-        known == Some(&mark)
+        known == Some(&decision_hash)
     }
 }
 
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn decisions_are_remembered_for_a_while() {
-        let decided = Decided::default();
+        let decided = RecentDecisions::default();
         decided.remember("first", [1; 16]);
         assert!(decided.has("first", [1; 16]) && !decided.has("first", [2; 16]));
         for n in 0..GENERATION {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{decided::Mark, sent::Controller};
+use super::{recent::DecisionHash, sent::Controller};
 use crate::{
     api::{
         problem::{APPROVAL_NOT_OPEN, Code, NOT_FOUND, OVERLOADED, RUN_ENDED},
@@ -44,39 +44,44 @@ pub(super) struct Message<'a, B> {
     /// The details in the audit log.
     pub(super) detail: Map<String, Value>,
     /// Set if the message is a decision about an approval.
-    pub(super) decision: Option<Deciding<'a>>,
+    pub(super) decision: Option<ApprovalDecision<'a>>,
 }
 
 /// The decision about an approval.
-pub(super) struct Deciding<'a> {
+pub(super) struct ApprovalDecision<'a> {
     /// The approval's id.
     pub(super) approval_id: &'a str,
     /// Equal for the same decision by the same person.
-    pub(super) mark: Mark,
+    pub(super) decision_hash: DecisionHash,
 }
 
 impl Controller {
     /// Appends the message, waits for the run's answer, and records both in the audit log.
-    pub(super) async fn tell<B: Serialize>(
+    pub(super) async fn send<B: Serialize>(
         mut self,
         run: Uuid,
         message: Message<'_, B>,
     ) -> Result<Response, Refused> {
         let run_id = run.to_string();
-        let told = self.exchange(run, &run_id, &message).await;
+        let result = self.exchange(run, &run_id, &message).await;
         let decided = &self.caller.shared.controlling.decided;
-        let told = told.and_then(|answer| match answer {
+        let result = result.and_then(|answer| match answer {
             None => Ok(ControlStatus::Accepted),
             Some(Answer::Done | Answer::Ignored | Answer::Duplicate { .. }) => {
-                if let Some(Deciding { approval_id, mark }) = &message.decision {
-                    decided.remember(approval_id, *mark);
+                if let Some(ApprovalDecision {
+                    approval_id,
+                    decision_hash,
+                }) = &message.decision
+                {
+                    decided.remember(approval_id, *decision_hash);
                 }
                 Ok(ControlStatus::Done)
             }
             Some(Answer::Refused { code, message: why }) => match &message.decision {
-                Some(Deciding { approval_id, mark })
-                    if is_over(code) && decided.has(approval_id, *mark) =>
-                {
+                Some(ApprovalDecision {
+                    approval_id,
+                    decision_hash,
+                }) if is_over(code) && decided.has(approval_id, *decision_hash) => {
                     Ok(ControlStatus::Done)
                 }
                 _ => Err(refused(code, why)),
@@ -86,9 +91,9 @@ impl Controller {
                 Err(Problem::new(&NOT_FOUND, detail))
             }
         });
-        self.record(&run_id, &message, told.as_ref()).await;
+        self.record(&run_id, &message, result.as_ref()).await;
         // Does not use `refuse`, because the refusal is already in the audit log.
-        let status = told.map_err(|problem| Refused::new(problem, self.caller.request_id()))?;
+        let status = result.map_err(|problem| Refused::new(problem, self.caller.request_id()))?;
         let code = match status {
             ControlStatus::Done => StatusCode::OK,
             ControlStatus::Accepted => StatusCode::ACCEPTED,
@@ -160,10 +165,10 @@ impl Controller {
         &self,
         run_id: &str,
         message: &Message<'_, B>,
-        told: Result<&ControlStatus, &Problem>,
+        result: Result<&ControlStatus, &Problem>,
     ) {
         let mut detail = message.detail.clone();
-        let outcome = match told {
+        let outcome = match result {
             Ok(ControlStatus::Done) => Outcome::Ok,
             Ok(ControlStatus::Accepted) => {
                 detail.insert("status".into(), "accepted".into());

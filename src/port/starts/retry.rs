@@ -8,13 +8,13 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     answer,
     append::append,
+    earlier_run::EarlierRun,
     fields::value,
     judge::Judge,
-    past::Past,
+    outcome::{AuditedStart, Ready},
     permit,
     refusal::Refusal,
     resolve::{inline, to_raw, unwritable},
-    taken::{Noted, Ready},
     wait::Waiting,
 };
 use crate::{
@@ -44,9 +44,9 @@ const SOURCE: &str = "/omnilink/retry";
 const REQUIRED_BY_REQUEST: &str = "required_by_request";
 
 /// The request to repeat a run.
-pub(crate) struct Again<'a> {
+pub(crate) struct RetryRequest<'a> {
     pub(crate) tenant: Tenant,
-    pub(crate) past: &'a Past,
+    pub(crate) earlier: &'a EarlierRun,
     pub(crate) retry: &'a RetryRun,
     /// `Idempotency-Key`.
     pub(crate) key: &'a str,
@@ -58,16 +58,21 @@ pub(crate) struct Again<'a> {
 }
 
 /// What the new run executes and takes over.
-struct Made {
+struct PreparedRun {
     resolved: Resolved,
     reused: Vec<Reused>,
     undo: Vec<Undo>,
 }
 
-impl Again<'_> {
+impl RetryRequest<'_> {
     /// The identity of the new run.
     fn identity(&self) -> Vec<String> {
-        let parts = ["retry", self.tenant.as_str(), self.past.run_id(), self.key];
+        let parts = [
+            "retry",
+            self.tenant.as_str(),
+            self.earlier.run_id(),
+            self.key,
+        ];
         parts.map(str::to_owned).to_vec()
     }
 
@@ -76,8 +81,8 @@ impl Again<'_> {
         let mut judge = Judge::of(caller, StartKind::Workflow);
         judge.tenant = self.tenant.clone();
         let run = start::run_id(&self.identity());
-        let noted = Noted {
-            kind: self.past.started.kind.clone().unwrap_or_default(),
+        let audited = AuditedStart {
+            kind: self.earlier.started.kind.clone().unwrap_or_default(),
             source: SOURCE.to_owned(),
             on_behalf_of: caller.on_behalf_of.clone(),
         };
@@ -92,7 +97,7 @@ impl Again<'_> {
             run,
             body: self.body_hash,
             record,
-            noted,
+            audited,
         };
         let taken = append(&judge, vec![Ok(ready)]).await;
         if let Some(waiting) = waiting
@@ -105,8 +110,8 @@ impl Again<'_> {
     }
 
     fn command(&self, judge: &Judge<'_>) -> Result<Command, Problem> {
-        let made = self.make(judge).map_err(Refusal::into_problem)?;
-        let (caller, started) = (judge.caller, &self.past.started);
+        let prepared = self.prepare(judge).map_err(Refusal::into_problem)?;
+        let (caller, started) = (judge.caller, &self.earlier.started);
         let micros = judge.now.0.saturating_mul(1000);
         let identity = self.identity();
         let run_id = start::run_id(&identity).to_string();
@@ -117,20 +122,20 @@ impl Again<'_> {
             body_hash: hex(&self.body_hash.stored()),
             request: Request::Workflow,
             kind: started.kind.clone().unwrap_or_default(),
-            id: self.past.run_id().to_owned(),
+            id: self.earlier.run_id().to_owned(),
             source: SOURCE.to_owned(),
             received_at: micros,
             run_at: None,
             params: Some(to_raw(&started.params.value()).map_err(Refusal::into_problem)?),
-            workflow: made.resolved.workflow,
-            plan: made.resolved.plan,
-            tools: made.resolved.tools,
+            workflow: prepared.resolved.workflow,
+            plan: prepared.resolved.plan,
+            tools: prepared.resolved.tools,
             goal: started.goal.clone(),
             context: None,
             adapter: None,
             entity: None,
             correlation_id: None,
-            causation_id: Some(self.past.run_id().to_owned()),
+            causation_id: Some(self.earlier.run_id().to_owned()),
             approval_required: started
                 .approve_run
                 .iter()
@@ -141,9 +146,9 @@ impl Again<'_> {
             },
             depth: 0,
             retry: Some(Box::new(Retry {
-                of: self.past.run_id().to_owned(),
-                reused: made.reused,
-                undo: made.undo,
+                of: self.earlier.run_id().to_owned(),
+                reused: prepared.reused,
+                undo: prepared.undo,
             })),
         };
         let body = start.encode().map_err(|_| {
@@ -163,11 +168,11 @@ impl Again<'_> {
         })
     }
 
-    fn make(&self, judge: &Judge<'_>) -> Result<Made, Refusal> {
+    fn prepare(&self, judge: &Judge<'_>) -> Result<PreparedRun, Refusal> {
         if self.retry.compensations {
             return self.compensations(judge);
         }
-        if self.past.only_undid() {
+        if self.earlier.only_undid() {
             let message =
                 "the run only compensates another one: repeat it with `compensations: true`";
             return Err(conflict(message));
@@ -181,7 +186,7 @@ impl Again<'_> {
         } else {
             Vec::new()
         };
-        Ok(Made {
+        Ok(PreparedRun {
             resolved,
             reused,
             undo: Vec::new(),
@@ -209,7 +214,7 @@ impl Again<'_> {
         if let Some((name, _)) = named {
             judge.check_disabled(&format!("workflow:{name}"))?;
         }
-        let given = self.past.plan.plan.value();
+        let given = self.earlier.plan.plan.value();
         let read = catalog.plan(&given).map_err(|faults| {
             let faults: Vec<_> = faults.iter().take(5).map(ToString::to_string).collect();
             Refusal::invalid_plan(faults.join("; "))
@@ -217,8 +222,8 @@ impl Again<'_> {
         let resolved = Resolved {
             workflow,
             plan: Some(Planned {
-                source: source(&self.past.plan.source),
-                hash: self.past.plan.hash.clone(),
+                source: source(&self.earlier.plan.source),
+                hash: self.earlier.plan.hash.clone(),
                 steps: to_raw(&given)?,
             }),
             tools: catalog.definitions(&read).map_err(unwritable)?,
@@ -227,7 +232,7 @@ impl Again<'_> {
     }
 
     fn workflow(&self, catalog: &Catalog) -> Option<WorkflowVersion> {
-        let workflow = self.past.started.workflow.as_ref()?;
+        let workflow = self.earlier.started.workflow.as_ref()?;
         let known = catalog.workflow(&workflow.name, Some(&workflow.version));
         Some(WorkflowVersion {
             name: workflow.name.clone(),
@@ -246,7 +251,7 @@ impl Again<'_> {
         let Some(plan) = &resolved.plan else {
             return Ok(Vec::new());
         };
-        let (before, now) = (self.past.plan.plan.value(), value(&plan.steps)?);
+        let (before, now) = (self.earlier.plan.plan.value(), value(&plan.steps)?);
         let (before, now) = (by_id(&before), by_id(&now));
         let same = |id: &str| {
             let (Some(before), Some(now)) = (before.get(id), now.get(id)) else {
@@ -258,7 +263,7 @@ impl Again<'_> {
         };
         let steps = read.steps.iter().filter(|step| same(&step.id));
         let reused = steps.filter_map(|step| {
-            let mut reused = self.past.reused(&step.id)?;
+            let mut reused = self.earlier.reused(&step.id)?;
             let tool = judge.catalog.tool(&step.tool);
             let undone = step.compensate.is_some()
                 || tool.is_some_and(|tool| tool.tool.compensate.is_some());
@@ -271,8 +276,8 @@ impl Again<'_> {
     }
 
     /// Only the failed compensations, as a plan of their steps, whose own inputs are not needed.
-    fn compensations(&self, judge: &Judge<'_>) -> Result<Made, Refusal> {
-        let undo = self.past.failed_compensations();
+    fn compensations(&self, judge: &Judge<'_>) -> Result<PreparedRun, Refusal> {
+        let undo = self.earlier.failed_compensations();
         if undo.is_empty() {
             return Err(conflict("no compensation of the run has failed"));
         }
@@ -283,7 +288,7 @@ impl Again<'_> {
             let message = "the key's `allowed_workflows` do not contain the workflow of the run";
             return Err(Refusal::denied(&WORKFLOW_NOT_ALLOWED, message));
         }
-        let given = self.past.plan.plan.value();
+        let given = self.earlier.plan.plan.value();
         let given = by_id(&given);
         let steps = undo.iter().map(|undo| {
             let tool = given.get(&*undo.step_id).map_or(&Value::Null, |step| &step["tool"]);
@@ -313,13 +318,13 @@ impl Again<'_> {
         let resolved = Resolved {
             workflow,
             plan: Some(Planned {
-                source: source(&self.past.plan.source),
+                source: source(&self.earlier.plan.source),
                 hash: jcs::hash(&plan),
                 steps: to_raw(&plan)?,
             }),
             tools: catalog.definitions(&read).map_err(unwritable)?,
         };
-        Ok(Made {
+        Ok(PreparedRun {
             resolved,
             reused: Vec::new(),
             undo,
