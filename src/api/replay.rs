@@ -164,7 +164,7 @@ pub(super) fn time(text: &str) -> Result<Millis, BadTime> {
 impl ReplayQuery {
     /// Parses names and values, in the order in which they are given.
     pub fn parse(pairs: Vec<(String, String)>) -> Result<Self, BadQuery> {
-        let mut asked = Self {
+        let mut parsed = Self {
             query: Query::default(),
             format: ReplayFormat::Lines,
             as_of: None,
@@ -177,20 +177,20 @@ impl ReplayQuery {
         let (mut kind, mut external_id) = (None, None);
         for (name, value) in pairs {
             match name.as_str() {
-                "since" => asked.query.since = at("since", &value)?,
-                "until" => asked.query.until = at("until", &value)?,
-                "as_of" => asked.as_of = at("as_of", &value)?,
+                "since" => parsed.query.since = at("since", &value)?,
+                "until" => parsed.query.until = at("until", &value)?,
+                "as_of" => parsed.as_of = at("as_of", &value)?,
                 "tenant" => {
-                    asked.query.tenant = Some(Tenant::new(&value).map_err(BadQuery::Tenant)?);
+                    parsed.query.tenant = Some(Tenant::new(&value).map_err(BadQuery::Tenant)?);
                 }
-                "type" => asked.query.types.push(TypePattern::from(value.as_str())),
+                "type" => parsed.query.types.push(TypePattern::from(value.as_str())),
                 "entity" => {
-                    asked.query.entity = Some(value.parse().map_err(BadQuery::Entity)?);
+                    parsed.query.entity = Some(value.parse().map_err(BadQuery::Entity)?);
                 }
                 "entity_type" => kind = Some(value),
                 "entity_id" => external_id = Some(value),
                 "follow" => {
-                    asked.query.follow = match value.as_str() {
+                    parsed.query.follow = match value.as_str() {
                         "" | "true" => true,
                         "false" => false,
                         _ => {
@@ -202,7 +202,7 @@ impl ReplayQuery {
                     }
                 }
                 "format" => {
-                    asked.format = match value.as_str() {
+                    parsed.format = match value.as_str() {
                         "ndjson" => ReplayFormat::Lines,
                         "parquet" => ReplayFormat::Parquet,
                         _ => {
@@ -213,22 +213,22 @@ impl ReplayQuery {
                         }
                     }
                 }
-                "topic" => asked.topic = Some(value),
+                "topic" => parsed.topic = Some(value),
                 _ => return Err(BadQuery::Unknown(name)),
             }
         }
         if kind.is_some() || external_id.is_some() {
             let (kind, id) = (kind.unwrap_or_default(), external_id.unwrap_or_default());
             let named = EntityName::new(&kind, &id).map_err(BadQuery::EntityParts)?;
-            if asked.query.entity.is_some_and(|entity| entity != named) {
+            if parsed.query.entity.is_some_and(|entity| entity != named) {
                 return Err(BadQuery::TwoEntities);
             }
-            asked.query.entity = Some(named);
+            parsed.query.entity = Some(named);
         }
-        if asked.format == ReplayFormat::Parquet && asked.query.follow {
+        if parsed.format == ReplayFormat::Parquet && parsed.query.follow {
             return Err(BadQuery::EndlessParquet);
         }
-        Ok(asked)
+        Ok(parsed)
     }
 }
 

@@ -37,7 +37,7 @@ use super::{
     peer::Peer,
     problem::Problem,
     rest::routes,
-    slow_body::Punctual,
+    slow_body::TimedBody,
 };
 use crate::api::{Operation, problem::OVERLOADED};
 
@@ -73,7 +73,7 @@ pub(super) struct Server {
     http2: http2::Builder<TokioExecutor>,
     streams: Semaphore,
     /// Cancelled when the drain timeout is over.
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
 /// The concurrent requests of an HTTP/2 connection.
@@ -84,8 +84,8 @@ struct Activity {
 }
 
 impl Server {
-    /// Cancelling `cut` closes all connections at once.
-    pub(super) fn new(shared: Arc<Shared>, cut: CancellationToken) -> Arc<Self> {
+    /// Cancelling `abort` closes all connections at once.
+    pub(super) fn new(shared: Arc<Shared>, abort: CancellationToken) -> Arc<Self> {
         let mut http1 = http1::Builder::new();
         http1
             .timer(TokioTimer::new())
@@ -111,7 +111,7 @@ impl Server {
             http1,
             http2,
             streams: Semaphore::new(ALL_STREAMS),
-            cut,
+            abort,
         })
     }
 
@@ -179,7 +179,7 @@ impl Server {
         shut_down(connection.as_mut());
         tokio::select! {
             _ = connection => {}
-            () = self.cut.cancelled() => {}
+            () = self.abort.cancelled() => {}
         }
     }
 
@@ -230,7 +230,7 @@ impl Server {
             let response = hooks::post(&self.shared, request, peer).await;
             return Ok(response.map(Either::Left));
         }
-        let mut request = request.map(|body| axum::body::Body::new(Punctual::new(body)));
+        let mut request = request.map(|body| axum::body::Body::new(TimedBody::new(body)));
         request.extensions_mut().insert(Peer(peer));
         let response = self.router.clone().oneshot(request).await?;
         Ok(response.map(Either::Right))

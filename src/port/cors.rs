@@ -111,8 +111,8 @@ impl Cors {
         let answer = response.headers_mut();
         answer.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
         // Event attributes in binary mode can have any name, so all requested headers are allowed: a header alone grants nothing.
-        if let Some(asked) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
-            answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+        if let Some(requested) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, requested.clone());
         }
         answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
         Some(response)

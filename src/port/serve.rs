@@ -33,9 +33,9 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let cut = CancellationToken::new();
+    let abort = CancellationToken::new();
     let acceptor = Arc::new(Acceptor {
-        server: Server::new(Arc::clone(&shared), cut.clone()),
+        server: Server::new(Arc::clone(&shared), abort.clone()),
         handshakes: Semaphore::new(HANDSHAKES),
         handshakes_of: Addresses::new(HANDSHAKES / 2, shared.trusted_proxies.clone()),
         shared: Arc::clone(&shared),
@@ -68,10 +68,10 @@ pub(super) async fn serve(
         .is_err()
     {
         tracing::warn!(
-            "some requests did not end within {} s and are cut off",
+            "some requests did not end within {} s and are aborted",
             DRAIN.as_secs()
         );
-        cut.cancel();
+        abort.cancel();
         connections.wait().await;
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::ingest::body::DEADLINE;
 
 /// A body that fails with [`SlowBodyError::TooSlow`] if it has not ended in time.
-pub(super) struct Punctual {
+pub(super) struct TimedBody {
     body: Incoming,
     deadline: Pin<Box<Sleep>>,
 }
@@ -28,7 +28,7 @@ pub(super) enum SlowBodyError {
     Broken(#[from] hyper::Error),
 }
 
-impl Punctual {
+impl TimedBody {
     /// Starts the deadline.
     pub(super) fn new(body: Incoming) -> Self {
         Self {
@@ -38,7 +38,7 @@ impl Punctual {
     }
 }
 
-impl Body for Punctual {
+impl Body for TimedBody {
     type Data = Bytes;
     type Error = SlowBodyError;
 

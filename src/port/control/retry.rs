@@ -20,7 +20,7 @@ use crate::{
         problem::{Problem, Refused},
         rest::{
             audit::{read, unavailable},
-            wait::{Sought, has_ended},
+            wait::{RunLookup, has_ended},
         },
         starts::{
             earlier_run::{EarlierRun, EarlierRunReader},
@@ -83,9 +83,9 @@ pub(crate) async fn retry(
 /// Reads what the run has done, once its row shows that it has ended.
 async fn earlier(controller: &Controller, id: &str) -> Result<EarlierRun, Refused> {
     let caller = &controller.caller;
-    let sought = Sought::new(caller, Some(controller.tenant.as_str()), id)?;
+    let lookup = RunLookup::new(caller, Some(controller.tenant.as_str()), id)?;
     let until = Instant::now() + ROW_TIMEOUT;
-    while !has_ended(&sought.found().await?) {
+    while !has_ended(&lookup.found().await?) {
         if Instant::now() >= until {
             let detail = "the run has not ended: cancel it, or wait for its end";
             return Err(caller.refuse(Problem::new(&NOT_ENDED, detail)));
@@ -95,8 +95,8 @@ async fn earlier(controller: &Controller, id: &str) -> Result<EarlierRun, Refuse
     let mut reader = EarlierRunReader::default();
     let mut last = 0;
     loop {
-        let of = (sought.tenant.as_str(), &*sought.run_id);
-        let rows = read(caller, runs::history(&sought.store, of, last, PAGE)).await?;
+        let of = (lookup.tenant.as_str(), &*lookup.run_id);
+        let rows = read(caller, runs::history(&lookup.store, of, last, PAGE)).await?;
         let full = rows.len() == PAGE;
         for row in rows {
             last = row.seq;
@@ -108,7 +108,7 @@ async fn earlier(controller: &Controller, id: &str) -> Result<EarlierRun, Refuse
             break;
         }
     }
-    let earlier = reader.finish(sought.run_id.clone());
+    let earlier = reader.finish(lookup.run_id.clone());
     earlier.ok_or_else(|| {
         caller.refuse(unavailable(
             "the history of the run has no start or no plan".into(),

@@ -35,20 +35,20 @@ pub trait Tables: Send + Sync {
 /// `GET /v1/audit`.
 pub(crate) async fn entries(
     caller: Caller,
-    asked: QueryString<AuditQuery>,
+    query: QueryString<AuditQuery>,
 ) -> Result<Json<List<AuditEntry>>, Refused> {
-    let asked = caller.query(asked)?;
+    let query = caller.query(query)?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(asked.tenant.as_deref())?;
-    let mut page = asked.page(tenant.as_str()).map_err(|e| caller.invalid(e))?;
+    let tenant = caller.tenant(query.tenant.as_deref())?;
+    let mut page = query.page(tenant.as_str()).map_err(|e| caller.invalid(e))?;
     let limit = one_more(&mut page);
-    let (actions, principal) = (asked.actions(), asked.principal.as_deref());
+    let (actions, principal) = (query.actions(), query.principal.as_deref());
     let store = store(&caller)?;
     let rows = read(
         &caller,
         audit::entries(&store, &page, actions.as_ref(), principal),
     );
-    let (rows, next_cursor) = cut(rows.await?, limit, |row| &row.place);
+    let (rows, next_cursor) = split_page(rows.await?, limit, |row| &row.place);
     Ok(Json(List {
         items: rows.into_iter().map(AuditEntry::from).collect(),
         next_cursor,
@@ -58,19 +58,19 @@ pub(crate) async fn entries(
 /// `GET /v1/rejections`.
 pub(crate) async fn rejections(
     caller: Caller,
-    asked: QueryString<RejectionQuery>,
+    query: QueryString<RejectionQuery>,
 ) -> Result<Json<List<Rejection>>, Refused> {
-    let asked = caller.query(asked)?;
+    let query = caller.query(query)?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(asked.tenant.as_deref())?;
-    let mut page = asked.page(tenant.as_str()).map_err(|e| caller.invalid(e))?;
+    let tenant = caller.tenant(query.tenant.as_deref())?;
+    let mut page = query.page(tenant.as_str()).map_err(|e| caller.invalid(e))?;
     let limit = one_more(&mut page);
     let store = store(&caller)?;
     let rows = read(
         &caller,
-        audit::rejections(&store, &page, asked.source.as_deref()),
+        audit::rejections(&store, &page, query.source.as_deref()),
     );
-    let (rows, next_cursor) = cut(rows.await?, limit, |row| &row.place);
+    let (rows, next_cursor) = split_page(rows.await?, limit, |row| &row.place);
     Ok(Json(List {
         items: rows.into_iter().map(Rejection::from).collect(),
         next_cursor,
@@ -85,7 +85,11 @@ fn one_more(page: &mut Page) -> usize {
 }
 
 /// Returns the rows of the page, and the cursor of the next page.
-fn cut<T>(mut rows: Vec<T>, limit: usize, place: fn(&T) -> &Place) -> (Vec<T>, Option<String>) {
+fn split_page<T>(
+    mut rows: Vec<T>,
+    limit: usize,
+    place: fn(&T) -> &Place,
+) -> (Vec<T>, Option<String>) {
     let more = rows.len() > limit;
     rows.truncate(limit);
     let last = rows.last().filter(|_| more);

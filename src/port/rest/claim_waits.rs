@@ -10,7 +10,7 @@ use super::audit::Tables;
 use crate::store::tasks;
 
 /// The average poll interval.
-const EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The time limit of a poll.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -24,7 +24,7 @@ struct State {
     waiting: Vec<Waiter>,
     next: u64,
     /// Whether the poll task is running.
-    looking: bool,
+    polling: bool,
 }
 
 struct Waiter {
@@ -73,8 +73,8 @@ impl ClaimWaits {
             tools,
             wake,
         });
-        if !std::mem::replace(&mut state.looking, true) {
-            tokio::spawn(look(self.clone(), Arc::clone(tables)));
+        if !std::mem::replace(&mut state.polling, true) {
+            tokio::spawn(poll(self.clone(), Arc::clone(tables)));
         }
         drop(state);
         Waiting {
@@ -88,7 +88,7 @@ impl ClaimWaits {
     fn wanted(&self) -> Option<Vec<(String, String)>> {
         let mut state = self.0.lock();
         if state.waiting.is_empty() {
-            state.looking = false;
+            state.polling = false;
             return None;
         }
         let mut all = BTreeSet::new();
@@ -123,9 +123,9 @@ impl ClaimWaits {
 }
 
 /// Polls the queue until no claim is waiting.
-async fn look(waits: ClaimWaits, tables: Arc<dyn Tables>) {
+async fn poll(waits: ClaimWaits, tables: Arc<dyn Tables>) {
     loop {
-        tokio::time::sleep(EVERY.mul_f64(rand::random_range(0.75..1.25))).await;
+        tokio::time::sleep(POLL_INTERVAL.mul_f64(rand::random_range(0.75..1.25))).await;
         let Some(wanted) = waits.wanted() else {
             return;
         };

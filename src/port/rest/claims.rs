@@ -60,10 +60,10 @@ const ANSWER_EVERY: Duration = Duration::from_millis(50);
 /// How often a waiting claim checks the controls.
 const CONTROLS_EVERY: Duration = Duration::from_millis(500);
 /// The pause of a claim that was woken but got no task: a limit holds the tasks back, or other claims were faster.
-const IN_VAIN: Duration = Duration::from_millis(250);
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// The parameters of a claim.
-struct Wish {
+struct ClaimRequest {
     tools: Vec<String>,
     max: usize,
     wait: Duration,
@@ -72,20 +72,20 @@ struct Wish {
 
 /// `POST /v1/tasks/claim`.
 pub(crate) async fn claim(Sent(caller, body): Sent<Caller>) -> Result<Json<ClaimedTasks>, Refused> {
-    let asked: ClaimTasks = caller.body(body)?;
-    let wish = Wish::of(&caller, asked)?;
+    let request: ClaimTasks = caller.body(body)?;
+    let claim_request = ClaimRequest::of(&caller, request)?;
     let caller = caller.permit()?;
     let shared = &caller.shared;
-    let until = Instant::now() + wish.wait;
+    let until = Instant::now() + claim_request.wait;
     let mut slot = None;
     loop {
         // This is checked in the loop because an operator may disable workers while the claim waits.
         let open = gate::kill_switch(shared).and_then(|()| gate::feature(shared, "workers"));
         open.map_err(|problem| caller.refuse(problem))?;
-        let (wanted, held) = wish.wanted(&caller);
+        let (wanted, held) = claim_request.wanted(&caller);
         if !wanted.is_empty() {
             let store = store(&caller)?;
-            let tasks = take(&caller, &store, &wish, &wanted).await?;
+            let tasks = take(&caller, &store, &claim_request, &wanted).await?;
             if !tasks.is_empty() {
                 return Ok(Json(ClaimedTasks { tasks, held }));
             }
@@ -98,15 +98,20 @@ pub(crate) async fn claim(Sent(caller, body): Sent<Caller>) -> Result<Json<Claim
             let entered = shared.waits.enter();
             slot = Some(entered.map_err(|problem| caller.refuse(problem))?);
         } else if held.is_empty() {
-            pause(&caller, until, IN_VAIN).await;
+            pause(&caller, until, RETRY_PAUSE).await;
         }
         let tools = wanted.into_iter().map(|wanted| wanted.tool).collect();
-        wait(&caller, tools, until, &wish).await;
+        wait(&caller, tools, until, &claim_request).await;
     }
 }
 
 /// Waits until a task may be available, a control changes, or the time is over.
-async fn wait(caller: &Permitted, tools: Vec<String>, until: Instant, wish: &Wish) {
+async fn wait(
+    caller: &Permitted,
+    tools: Vec<String>,
+    until: Instant,
+    claim_request: &ClaimRequest,
+) {
     let shared = &caller.shared;
     let known = tools.len();
     let tenant = caller.key.tenant.as_str();
@@ -118,7 +123,7 @@ async fn wait(caller: &Permitted, tools: Vec<String>, until: Instant, wish: &Wis
         }
         let closed =
             gate::kill_switch(shared).is_err() || shared.controls.disabled("workers").is_some();
-        if closed || wish.wanted(caller).0.len() != known {
+        if closed || claim_request.wanted(caller).0.len() != known {
             return;
         }
     }
@@ -133,24 +138,24 @@ async fn pause(caller: &Permitted, until: Instant, most: Duration) {
     }
 }
 
-impl Wish {
-    fn of(caller: &Caller, asked: ClaimTasks) -> Result<Self, Refused> {
-        let mut tools = asked.tools.ok_or_else(|| caller.missing("tools"))?;
+impl ClaimRequest {
+    fn of(caller: &Caller, request: ClaimTasks) -> Result<Self, Refused> {
+        let mut tools = request.tools.ok_or_else(|| caller.missing("tools"))?;
         tools.sort_unstable();
         tools.dedup();
         if tools.is_empty() || tools.len() > TOOLS_MAX || tools.iter().any(String::is_empty) {
             let wrong = format!("`tools` must have 1 to {TOOLS_MAX} names");
             return Err(caller.invalid(wrong));
         }
-        let max = asked.max.unwrap_or(1);
+        let max = request.max.unwrap_or(1);
         if !(1..=CLAIM_MAX).contains(&max) {
             return Err(caller.invalid(format!("`max` must be 1 to {CLAIM_MAX}")));
         }
-        let wait_s = asked.wait_s.unwrap_or(0);
+        let wait_s = request.wait_s.unwrap_or(0);
         if wait_s > WAIT_MAX_S {
             return Err(caller.invalid(format!("`wait_s` must be at most {WAIT_MAX_S}")));
         }
-        let lease = lease_time(caller, asked.lease_s)?;
+        let lease = lease_time(caller, request.lease_s)?;
         Ok(Self {
             tools,
             max,
@@ -209,16 +214,16 @@ pub(super) fn hash(lease: &str) -> Option<LeaseHash> {
 async fn take(
     caller: &Permitted,
     store: &Store,
-    wish: &Wish,
+    claim_request: &ClaimRequest,
     wanted: &[Wanted],
 ) -> Result<Vec<ClaimedTask>, Refused> {
     let random = std::iter::repeat_with(|| hex(&rand::random::<[u8; LEASE_BYTES]>()));
-    let leases: Vec<String> = random.take(wish.max).collect();
+    let leases: Vec<String> = random.take(claim_request.max).collect();
     let hashes: Vec<LeaseHash> = leases.iter().filter_map(|lease| hash(lease)).collect();
     let claimer = Claimer {
         tenant: caller.key.tenant.as_str(),
         principal: &caller.key.principal,
-        lease: wish.lease,
+        lease: claim_request.lease,
     };
     let claimed = read(caller, tasks::claim(store, wanted, claimer, &hashes)).await?;
     if claimed.is_empty() {
@@ -233,7 +238,7 @@ async fn take(
             row,
         });
     }
-    tell(caller, store, &mut grants).await?;
+    report_first_claims(caller, store, &mut grants).await?;
     let mut tasks = Vec::with_capacity(grants.len());
     for grant in grants {
         if grant.first.as_ref().is_some_and(|first| first.refused) {
@@ -247,7 +252,7 @@ async fn take(
             continue;
         }
         TASK_CLAIMS.counter(&["granted"]).increment(1);
-        tasks.push(grant.shown(caller)?);
+        tasks.push(grant.into_task(caller)?);
     }
     Ok(tasks)
 }
@@ -289,7 +294,7 @@ impl FirstClaim {
         })
     }
 
-    fn hear(&mut self, answer: &Answer) {
+    fn apply(&mut self, answer: &Answer) {
         self.known = true;
         self.refused = matches!(
             answer,
@@ -299,7 +304,11 @@ impl FirstClaim {
 }
 
 /// Reports first claims to their runs, and waits for the answers.
-async fn tell(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result<(), Refused> {
+async fn report_first_claims(
+    caller: &Permitted,
+    store: &Store,
+    grants: &mut [Grant],
+) -> Result<(), Refused> {
     let shared = &caller.shared;
     let (mut appends, mut followers, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (place, grant) in grants.iter().enumerate() {
@@ -344,14 +353,14 @@ async fn tell(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result
         let next = timeout(ANSWER_EVERY, answers.next()).await;
         if let Ok(Some((place, Some(answer)))) = next {
             if let Some(first) = &mut grants[place].first {
-                first.hear(&answer);
+                first.apply(&answer);
             }
             continue;
         }
         if let Ok(None) = next {
             tokio::time::sleep(ANSWER_EVERY).await;
         }
-        look(caller, store, grants).await?;
+        poll_queue(caller, store, grants).await?;
     }
     Ok(())
 }
@@ -361,7 +370,11 @@ fn is_open(grant: &Grant) -> bool {
 }
 
 /// Checks the queue for the answers of runs on other nodes.
-async fn look(caller: &Permitted, store: &Store, grants: &mut [Grant]) -> Result<(), Refused> {
+async fn poll_queue(
+    caller: &Permitted,
+    store: &Store,
+    grants: &mut [Grant],
+) -> Result<(), Refused> {
     let open: Vec<usize> = (0..grants.len()).filter(|n| is_open(&grants[*n])).collect();
     let ids: Vec<&str> = open.iter().map(|n| &*grants[*n].row.task_id).collect();
     let standings = tasks::standings(store, caller.key.tenant.as_str(), &ids);
@@ -396,7 +409,7 @@ async fn answer(
 }
 
 impl Grant {
-    fn shown(self, caller: &Permitted) -> Result<ClaimedTask, Refused> {
+    fn into_task(self, caller: &Permitted) -> Result<ClaimedTask, Refused> {
         let raw = |text: String| RawValue::from_string(text).map_err(|e| caller.invalid(e));
         let row = self.row;
         let deadline = match (row.deadline, &self.first) {
@@ -435,11 +448,14 @@ pub(crate) async fn extend(
     Sent(caller, body): Sent<Caller>,
 ) -> Result<axum::response::Response, Refused> {
     use axum::response::IntoResponse;
-    let asked: Heartbeat = caller.body(body)?;
+    let request: Heartbeat = caller.body(body)?;
     let missing = |field: &str| caller.missing(field);
-    let task_id = asked.task_id.as_deref().ok_or_else(|| missing("task_id"))?;
-    let lease = asked.lease.as_deref().ok_or_else(|| missing("lease"))?;
-    let time = lease_time(&caller, asked.lease_s)?;
+    let task_id = request
+        .task_id
+        .as_deref()
+        .ok_or_else(|| missing("task_id"))?;
+    let lease = request.lease.as_deref().ok_or_else(|| missing("lease"))?;
+    let time = lease_time(&caller, request.lease_s)?;
     let caller = caller.permit()?;
     let hash = hash(lease).ok_or_else(|| caller.refuse(stale()))?;
     let store = store(&caller)?;

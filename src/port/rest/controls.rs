@@ -27,8 +27,8 @@ pub(crate) async fn show(caller: Permitted) -> Response {
 
 /// `PATCH /v1/controls`.
 pub(crate) async fn change(Sent(caller, body): Sent<Caller>) -> Result<Response, Refused> {
-    let asked: ChangeControls = caller.body(body)?;
-    let change = asked.check().map_err(|error| match error {
+    let request: ChangeControls = caller.body(body)?;
+    let change = request.check().map_err(|error| match error {
         BadChange::NoReason => caller.missing("reason"),
         error => caller.invalid(error),
     })?;

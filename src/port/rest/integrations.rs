@@ -35,11 +35,11 @@ const NOT_THERE: &str = "there is no such integration";
 /// `POST /v1/integrations`.
 pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response, Refused> {
     let bytes = body.bytes().map_err(|problem| caller.refuse(problem))?;
-    let asked = Definition::parse(&bytes).map_err(|faults| caller.refuse(problem_of(&faults)))?;
+    let request = Definition::parse(&bytes).map_err(|faults| caller.refuse(problem_of(&faults)))?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(asked.tenant.as_deref())?;
-    let (credentials, token) = if asked.source.dialect.signs() {
-        let secrets = asked.source.secrets.all().iter();
+    let tenant = caller.tenant(request.tenant.as_deref())?;
+    let (credentials, token) = if request.source.dialect.signs() {
+        let secrets = request.source.secrets.all().iter();
         let secrets = secrets.map(|secret| Credential::Secret(Arc::clone(&secret.text)));
         (secrets.collect(), None)
     } else {
@@ -47,7 +47,7 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
         let hash = HookTokenHash::of(&token);
         (vec![Credential::Token(hash)], Some(token))
     };
-    let definition = readable(&asked);
+    let definition = readable(&request);
     let now = caller.shared.clock.now();
     let by = (caller.key.principal.as_str(), now);
     let created = caller
@@ -57,7 +57,7 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
         .await
         .map_err(|e| caller.unchanged(&e))?;
     let Some(created) = created else {
-        let detail = format!("there is an integration `{}`", asked.source.name);
+        let detail = format!("there is an integration `{}`", request.source.name);
         return Err(caller.refuse(Problem::new(&NAME_TAKEN, detail)));
     };
     // The mapping is compiled now, so that the first webhook need not wait for it.
@@ -65,7 +65,7 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
         .shared
         .hooks
         .sources
-        .put(&created, Some(asked.source.clone()));
+        .put(&created, Some(request.source.clone()));
     audit(&caller, &created, "integration.created", Map::new()).await;
     let shown = ChangedIntegration::new(&created, token.as_ref().map(HookToken::reveal));
     let no_store = [(header::CACHE_CONTROL, "no-store")];
@@ -95,8 +95,8 @@ pub(crate) async fn rotate(
     Path(id): Path<String>,
     Sent(caller, body): Sent<Caller>,
 ) -> Result<Response, Refused> {
-    let asked: RotateIntegration = caller.body(body)?;
-    let overlap_s = asked.overlap_s.unwrap_or(OVERLAP_S);
+    let request: RotateIntegration = caller.body(body)?;
+    let overlap_s = request.overlap_s.unwrap_or(OVERLAP_S);
     if overlap_s > OVERLAP_MAX_S {
         return Err(caller.invalid(format!(
             "`/overlap_s`: must be at most {OVERLAP_MAX_S} (a year)"
@@ -104,7 +104,7 @@ pub(crate) async fn rotate(
     }
     let caller = caller.permit()?;
     let current = visible(&caller, &id)?;
-    let (credential, token) = credential(&caller, &current, asked.secret.as_deref())?;
+    let (credential, token) = credential(&caller, &current, request.secret.as_deref())?;
     let now = caller.shared.clock.now();
     if current
         .rotated(credential.clone(), now, overlap_s)
@@ -184,11 +184,11 @@ fn credential(
 }
 
 /// The part of a definition that is not secret.
-fn readable(asked: &Definition) -> IntegrationDefinition {
-    let member = |name: &str| asked.members.get(name).filter(|value| !value.is_null());
+fn readable(request: &Definition) -> IntegrationDefinition {
+    let member = |name: &str| request.members.get(name).filter(|value| !value.is_null());
     IntegrationDefinition {
-        name: asked.source.name.clone(),
-        dialect: asked.source.dialect.name().to_owned(),
+        name: request.source.name.clone(),
+        dialect: request.source.dialect.name().to_owned(),
         mapping: member("mapping").and_then(Value::as_str).map(str::to_owned),
         hmac: member("hmac").cloned(),
         odoo: member("odoo").cloned(),

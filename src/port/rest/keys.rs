@@ -44,8 +44,8 @@ impl From<ControlsError> for NotEdited {
 
 /// `POST /v1/keys`.
 pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response, Refused> {
-    let asked = caller.body(body)?;
-    let (caller, new) = check(asked, caller)?;
+    let request = caller.body(body)?;
+    let (caller, new) = check(request, caller)?;
     let controls = &caller.shared.controls;
     let now = caller.shared.clock.now();
     let token = Token::generate();
@@ -89,15 +89,15 @@ pub(crate) async fn rotate(
     Path(id): Path<String>,
     Sent(caller, body): Sent<Caller>,
 ) -> Result<Response, Refused> {
-    let asked: RotateKey = body.parse_or_default().map_err(|p| caller.refuse(p))?;
-    if asked.overlap_s > OVERLAP_MAX_S {
+    let request: RotateKey = body.parse_or_default().map_err(|p| caller.refuse(p))?;
+    if request.overlap_s > OVERLAP_MAX_S {
         let detail = format!("`overlap_s` must be at most {OVERLAP_MAX_S}");
         return Err(caller.invalid(detail));
     }
     let caller = caller.permit()?;
     let key = visible(&caller, &id)?;
     let token = Token::generate();
-    let overlap = Duration::from_secs(asked.overlap_s);
+    let overlap = Duration::from_secs(request.overlap_s);
     let by = (caller.key.principal.as_str(), caller.shared.clock.now());
     let rotated = caller
         .shared
@@ -108,7 +108,7 @@ pub(crate) async fn rotate(
     let key = edited(&caller, rotated.await)?;
     tracing::info!(id = key.id, tenant = %key.tenant, by = caller.key.principal, "key rotated");
     let mut detail = detail([("name", &key.name), ("principal", &key.principal)]);
-    detail.insert("overlap_s".into(), asked.overlap_s.into());
+    detail.insert("overlap_s".into(), request.overlap_s.into());
     let of = ("key", key.id.as_str());
     caller
         .audit_change(&key.tenant, "key.rotated", of, detail)
@@ -127,9 +127,9 @@ pub(crate) async fn change(
     Path(id): Path<String>,
     Sent(caller, body): Sent<Caller>,
 ) -> Result<Response, Refused> {
-    let asked: ChangeKey = caller.body(body)?;
+    let request: ChangeKey = caller.body(body)?;
     let now = caller.shared.clock.now();
-    let change = check_change(&caller, asked, now)?;
+    let change = check_change(&caller, request, now)?;
     let caller = caller.permit()?;
     let key = visible(&caller, &id)?;
     let by = (caller.key.principal.as_str(), now);
@@ -207,21 +207,21 @@ fn edited(
 }
 
 /// Checks the fields of a change.
-fn check_change(caller: &Caller, asked: ChangeKey, now: Millis) -> Result<KeyChange, Refused> {
-    let expires_at = asked
+fn check_change(caller: &Caller, request: ChangeKey, now: Millis) -> Result<KeyChange, Refused> {
+    let expires_at = request
         .expires_at
         .map(|at| at.map(|t| Millis(t.as_millisecond())));
-    if asked.name.is_none() && asked.scopes.is_none() && expires_at.is_none() {
+    if request.name.is_none() && request.scopes.is_none() && expires_at.is_none() {
         return Err(caller.invalid("give at least one of `name`, `scopes` and `expires_at`"));
     }
-    if let Some(name) = &asked.name {
+    if let Some(name) = &request.name {
         check_text(caller, "name", name)?;
     }
-    check_scopes(caller, asked.scopes.as_ref())?;
+    check_scopes(caller, request.scopes.as_ref())?;
     check_expiry(caller, expires_at.flatten(), now)?;
     Ok(KeyChange {
-        name: asked.name,
-        scopes: asked.scopes,
+        name: request.name,
+        scopes: request.scopes,
         expires_at,
     })
 }
@@ -265,24 +265,24 @@ fn check_expiry(caller: &Caller, expires_at: Option<Millis>, now: Millis) -> Res
 }
 
 /// Checks the fields first, then what the caller's key may grant.
-fn check(asked: CreateKey, caller: Caller) -> Result<(Permitted, NewKey), Refused> {
-    let name = asked
+fn check(request: CreateKey, caller: Caller) -> Result<(Permitted, NewKey), Refused> {
+    let name = request
         .name
         .filter(|n| !n.is_empty())
         .ok_or_else(|| caller.missing("name"))?;
     check_text(&caller, "name", &name)?;
-    let principal = asked
+    let principal = request
         .principal
         .filter(|p| !p.is_empty())
         .unwrap_or_else(|| name.clone());
     check_text(&caller, "principal", &principal)?;
-    let kind = asked.kind.ok_or_else(|| caller.missing("kind"))?;
-    let scopes = asked.scopes.ok_or_else(|| caller.missing("scopes"))?;
+    let kind = request.kind.ok_or_else(|| caller.missing("kind"))?;
+    let scopes = request.scopes.ok_or_else(|| caller.missing("scopes"))?;
     check_scopes(&caller, Some(&scopes))?;
-    let expires_at = asked.expires_at.map(|t| Millis(t.as_millisecond()));
+    let expires_at = request.expires_at.map(|t| Millis(t.as_millisecond()));
     check_expiry(&caller, expires_at, caller.shared.clock.now())?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(asked.tenant.as_deref())?;
+    let tenant = caller.tenant(request.tenant.as_deref())?;
     if let Some(lacking) = caller.key.scopes.lacks(&scopes) {
         return Err(refuse_grant(&caller, &lacking));
     }

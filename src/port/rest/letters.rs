@@ -26,10 +26,10 @@ use crate::{
 /// `GET /v1/dlq`.
 pub(crate) async fn list(
     caller: Permitted,
-    asked: QueryString<ListLetters>,
+    query: QueryString<ListLetters>,
 ) -> Result<Json<Letters>, Refused> {
     let listing = caller
-        .query(asked)?
+        .query(query)?
         .listing()
         .map_err(|e| caller.invalid(e))?;
     let tools = &caller.shared.tools;
@@ -58,15 +58,15 @@ pub(crate) async fn show(
 
 /// `POST /v1/dlq/redrive`.
 pub(crate) async fn redrive(Sent(caller, body): Sent<Permitted>) -> Result<Response, Refused> {
-    let asked: RedriveLetters = caller.body(body)?;
+    let request: RedriveLetters = caller.body(body)?;
     let mut detail = Map::new();
-    if !asked.names.is_empty() {
-        detail.insert("names".into(), asked.names.clone().into());
+    if !request.names.is_empty() {
+        detail.insert("names".into(), request.names.clone().into());
     }
-    if let Some(code) = &asked.code {
+    if let Some(code) = &request.code {
         detail.insert("code".into(), code.as_str().into());
     }
-    let pick = asked.pick().map_err(|e| caller.invalid(e))?;
+    let pick = request.pick().map_err(|e| caller.invalid(e))?;
     let Ok(turn) = Arc::clone(&caller.shared.tools.redriving).try_lock_owned() else {
         let detail = "a redrive is already running; wait for its end";
         return Err(caller.refuse(Problem::new(&REDRIVE_RUNNING, detail)));

@@ -24,14 +24,14 @@ use crate::{
 
 /// `POST /v1/readers`: 201, or 200 if the login could already read the tenant.
 pub(crate) async fn grant(Sent(caller, body): Sent<Caller>) -> Result<Response, Refused> {
-    let asked: GrantReader = caller.body(body)?;
-    let login = asked
+    let request: GrantReader = caller.body(body)?;
+    let login = request
         .login
         .filter(|l| !l.is_empty())
         .ok_or_else(|| caller.missing("login"))?;
     let login = Login::new(&login).map_err(|e| caller.invalid(format!("`login`: {e}")))?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(asked.tenant.as_deref())?;
+    let tenant = caller.tenant(request.tenant.as_deref())?;
     let controls = &caller.shared.controls;
     let known = controls.reader(&tenant, &login).is_some();
     let now = caller.shared.clock.now();

@@ -37,11 +37,11 @@ pub enum NotBegun {
 
 /// `POST /v1/rebuild`.
 pub(crate) async fn begin(Sent(caller, body): Sent<Permitted>) -> Result<Response, Refused> {
-    let asked: StartRebuild = caller.body(body)?;
+    let request: StartRebuild = caller.body(body)?;
     let rebuilds = &caller.shared.rebuilds;
-    let problem = match rebuilds.begin(&asked.projections) {
+    let problem = match rebuilds.begin(&request.projections) {
         Ok(()) => {
-            let of = ("projection", &*asked.projections.join(" "));
+            let of = ("projection", &*request.projections.join(" "));
             caller
                 .audit_operation("rebuild.started", of, Map::new())
                 .await;

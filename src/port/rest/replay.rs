@@ -42,7 +42,7 @@ type Pairs = QueryString<Vec<(String, String)>>;
 /// A replay that is allowed to run.
 struct Request {
     caller: Permitted,
-    asked: ReplayQuery,
+    parsed: ReplayQuery,
     slot: ReplaySlot,
     /// The parameters as sent, for the audit log.
     given: Map<String, Value>,
@@ -53,19 +53,19 @@ impl Request {
     fn new(caller: Caller, pairs: Pairs) -> Result<Self, Refused> {
         let pairs = caller.query(pairs)?;
         let given = as_given(&pairs);
-        let mut asked = ReplayQuery::parse(pairs).map_err(|e| caller.invalid(e))?;
+        let mut parsed = ReplayQuery::parse(pairs).map_err(|e| caller.invalid(e))?;
         let caller = caller.permit()?;
         let own = &caller.key.tenant;
-        match &asked.query.tenant {
+        match &parsed.query.tenant {
             _ if caller.is_operator() => {}
             Some(tenant) if tenant != own => caller.name_other_tenant()?,
-            _ => asked.query.tenant = Some(own.clone()),
+            _ => parsed.query.tenant = Some(own.clone()),
         }
         let slot = caller.shared.replays.take(&caller.key);
         let slot = slot.map_err(|problem| caller.refuse(problem))?;
         Ok(Self {
             caller,
-            asked,
+            parsed,
             slot,
             given,
         })
@@ -75,7 +75,7 @@ impl Request {
     fn audit_read(&self) {
         let caller = &self.caller;
         let of = ("topic", &*caller.shared.tools.names.events);
-        let tenant = self.asked.query.tenant.as_ref();
+        let tenant = self.parsed.query.tenant.as_ref();
         caller.audit_read(tenant, "event.replayed", of, self.given.clone());
     }
 }
@@ -111,19 +111,19 @@ pub(crate) async fn events(caller: Caller, pairs: Pairs) -> Result<Response, Ref
     request.audit_read();
     let Request {
         caller,
-        asked,
+        parsed,
         slot,
         ..
     } = request;
     let shared = Arc::clone(&caller.shared);
-    let media = match asked.format {
+    let media = match parsed.format {
         ReplayFormat::Lines => "application/x-ndjson",
         ReplayFormat::Parquet => "application/vnd.apache.parquet",
     };
     Ok(stream::respond(media, move |out| {
         let _slot = slot;
         let client = out.watch();
-        let mut sink: Box<dyn Sink> = match asked.format {
+        let mut sink: Box<dyn Sink> = match parsed.format {
             ReplayFormat::Lines => Box::new(Lines::new(out.clone(), &shared.tools.names.events)),
             ReplayFormat::Parquet => Box::new(Parquet::new(out.clone())?),
         };
@@ -132,8 +132,8 @@ pub(crate) async fn events(caller: Caller, pairs: Pairs) -> Result<Response, Ref
             stopped = client.is_closed() || shared.stopping.is_cancelled();
             !stopped
         };
-        replay(&shared.history(), &asked.query, &mut *sink, &mut proceed)?;
-        if stopped && asked.query.follow {
+        replay(&shared.history(), &parsed.query, &mut *sink, &mut proceed)?;
+        if stopped && parsed.query.follow {
             // When the node stops, a replay that follows ends regularly, as a complete answer.
             sink.finish()?;
         } else if stopped {
@@ -150,22 +150,22 @@ pub(crate) async fn state(caller: Caller, pairs: Pairs) -> Result<Response, Refu
     request.audit_read();
     let Request {
         caller,
-        asked,
+        parsed,
         slot,
         ..
     } = request;
-    let name = asked
+    let name = parsed
         .query
         .entity
         .ok_or_else(|| caller.invalid("`entity` is required, or `entity_type` and `entity_id`"))?;
     let shared = Arc::clone(&caller.shared);
-    let at = asked.as_of.unwrap_or_else(|| shared.clock.now());
+    let at = parsed.as_of.unwrap_or_else(|| shared.clock.now());
     let folding = tokio::task::spawn_blocking(move || {
         let _slot = slot;
         let mut proceed = |_: &Replayed| !shared.stopping.is_cancelled();
         as_of(
             &shared.history(),
-            asked.query.tenant.as_ref(),
+            parsed.query.tenant.as_ref(),
             &name,
             at,
             &mut proceed,
@@ -193,15 +193,15 @@ pub(crate) async fn state(caller: Caller, pairs: Pairs) -> Result<Response, Refu
 pub(crate) async fn into_topic(caller: Caller, pairs: Pairs) -> Result<Response, Refused> {
     let Request {
         caller,
-        asked,
+        parsed,
         slot,
         given,
     } = Request::new(caller, pairs)?;
-    let Some(topic) = asked.topic else {
+    let Some(topic) = parsed.topic else {
         return Err(caller.invalid("`topic` is required"));
     };
     let of = ("topic", &*topic);
-    if let Some(tenant) = &asked.query.tenant {
+    if let Some(tenant) = &parsed.query.tenant {
         caller.audit_change(tenant, "event.copied", of, given).await;
     } else {
         caller.audit_operation("event.copied", of, given).await;
@@ -224,7 +224,7 @@ pub(crate) async fn into_topic(caller: Caller, pairs: Pairs) -> Result<Response,
         let done = IntoTopic::new(history.log, history.names, &topic)
             .map_err(ReplayError::from)
             .and_then(|mut sink| {
-                let done = replay(&history, &asked.query, &mut sink, &mut proceed)?;
+                let done = replay(&history, &parsed.query, &mut sink, &mut proceed)?;
                 sink.finish().map_err(ReplayError::Sink)?;
                 Ok(done)
             });
@@ -232,7 +232,7 @@ pub(crate) async fn into_topic(caller: Caller, pairs: Pairs) -> Result<Response,
             return Err(Aborted::from(lost));
         }
         let line = match &done {
-            Ok(_) if shared.stopping.is_cancelled() && !asked.query.follow => {
+            Ok(_) if shared.stopping.is_cancelled() && !parsed.query.follow => {
                 ReplayProgress::Failed {
                     error: "the node stops".into(),
                 }

@@ -21,7 +21,7 @@ use super::{
     caller::Caller,
     request::QueryString,
     runs::unreadable,
-    wait::{Sought, has_ended},
+    wait::{RunLookup, has_ended},
 };
 use crate::{
     api::{
@@ -53,26 +53,26 @@ pub(crate) async fn events(
     caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
-    asked: QueryString<RunHistory>,
+    query: QueryString<RunHistory>,
 ) -> Result<Response, Refused> {
-    let asked = caller.query(asked)?;
-    let limit = page_size(asked.limit).map_err(|e| caller.invalid(e))?;
+    let query = caller.query(query)?;
+    let limit = page_size(query.limit).map_err(|e| caller.invalid(e))?;
     let streams = accepts_events(&headers);
     let after = match headers.get(LAST_EVENT_ID).filter(|_| streams) {
         Some(id) => id.to_str().ok().and_then(|id| id.parse::<u32>().ok()),
-        None => Some(asked.cursor.unwrap_or_default()),
+        None => Some(query.cursor.unwrap_or_default()),
     };
     let Some(after) = after else {
         return Err(caller.invalid("`Last-Event-ID` must be the `id` of an event of this stream"));
     };
     let after = i64::from(after);
     let caller = caller.permit()?;
-    let sought = Sought::new(&caller, asked.tenant.as_deref(), &id)?;
-    let row = sought.found().await?;
-    let of = ("run", &*sought.run_id);
-    caller.audit_read(Some(&sought.tenant), "run.history_read", of, Map::new());
+    let lookup = RunLookup::new(&caller, query.tenant.as_deref(), &id)?;
+    let row = lookup.found().await?;
+    let of = ("run", &*lookup.run_id);
+    caller.audit_read(Some(&lookup.tenant), "run.history_read", of, Map::new());
     if !streams {
-        return page(&sought, after, limit).await;
+        return page(&lookup, after, limit).await;
     }
     if has_ended(&row) && after >= row.seq {
         // Tells the client not to reconnect.
@@ -81,11 +81,11 @@ pub(crate) async fn events(
     let slot = caller.shared.waits.enter();
     let slot = slot.map_err(|problem| caller.refuse(problem))?;
     let history = History {
-        follower: caller.shared.followers.follow(sought.run),
+        follower: caller.shared.followers.follow(lookup.run),
         stopping: caller.shared.stopping.clone(),
-        store: sought.store,
-        tenant: sought.tenant.as_str().to_owned(),
-        run_id: sought.run_id,
+        store: lookup.store,
+        tenant: lookup.tenant.as_str().to_owned(),
+        run_id: lookup.run_id,
         after,
         read: VecDeque::new(),
         pause: FIRST_PAUSE,
@@ -107,19 +107,19 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     media.any(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-async fn page(sought: &Sought<'_>, after: i64, limit: usize) -> Result<Response, Refused> {
-    let key = (sought.tenant.as_str(), &*sought.run_id);
+async fn page(lookup: &RunLookup<'_>, after: i64, limit: usize) -> Result<Response, Refused> {
+    let key = (lookup.tenant.as_str(), &*lookup.run_id);
     // One extra row shows whether another page follows.
-    let rows = runs::history(&sought.store, key, after, limit + 1);
-    let mut rows = read(sought.caller, rows).await?;
+    let rows = runs::history(&lookup.store, key, after, limit + 1);
+    let mut rows = read(lookup.caller, rows).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.seq.to_string());
     let views = rows
         .into_iter()
-        .map(|row| RunRecordView::of(&sought.run_id, row));
+        .map(|row| RunRecordView::of(&lookup.run_id, row));
     let items = views.collect::<Result<Vec<_>, _>>();
-    let items = items.map_err(|e| unreadable(sought.caller, &e))?;
+    let items = items.map_err(|e| unreadable(lookup.caller, &e))?;
     Ok(Json(List { items, next_cursor }).into_response())
 }
 

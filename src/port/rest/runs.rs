@@ -14,7 +14,7 @@ use super::{
     audit::{read, store, unavailable},
     caller::{Caller, Permitted},
     request::QueryString,
-    wait::{Found, Sought, has_ended, own},
+    wait::{Found, RunLookup, has_ended, own},
 };
 use crate::{
     api::{
@@ -37,13 +37,13 @@ use crate::{
 /// `GET /v1/runs`.
 pub(crate) async fn list(
     caller: Caller,
-    asked: QueryString<ListRuns>,
+    query: QueryString<ListRuns>,
 ) -> Result<Json<List<RunSummary>>, Refused> {
-    let asked = caller.query(asked)?;
+    let query = caller.query(query)?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(asked.tenant.as_deref())?;
+    let tenant = caller.tenant(query.tenant.as_deref())?;
     let own = own(&caller);
-    let page = asked.page(tenant.as_str(), own.as_deref());
+    let page = query.page(tenant.as_str(), own.as_deref());
     let (page, filter) = page.map_err(|e| caller.invalid(e))?;
     let store = store(&caller)?;
     let of = async |page: &Page| runs::runs(&store, page, &filter).await;
@@ -53,18 +53,18 @@ pub(crate) async fn list(
 /// `GET /v1/approvals`.
 pub(crate) async fn approvals(
     caller: Caller,
-    asked: QueryString<ListApprovals>,
+    query: QueryString<ListApprovals>,
 ) -> Result<Json<List<ApprovalView>>, Refused> {
-    let asked = caller.query(asked)?;
+    let query = caller.query(query)?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(asked.tenant.as_deref())?;
-    let page = asked.page(tenant.as_str());
+    let tenant = caller.tenant(query.tenant.as_deref())?;
+    let page = query.page(tenant.as_str());
     let page = page.map_err(|e| caller.invalid(e))?;
     let store = store(&caller)?;
-    let of = async |page: &Page| runs::approvals(&store, page, asked.status()).await;
+    let of = async |page: &Page| runs::approvals(&store, page, query.status()).await;
     let list = listed(&caller, page, of, place_of_approval).await?;
     // Approvals show the inputs of steps, which is why reads by persons are recorded.
-    let of = ("approvals", asked.status());
+    let of = ("approvals", query.status());
     caller.audit_read(Some(&tenant), "approval.listed", of, Map::new());
     Ok(Json(list))
 }
@@ -73,18 +73,18 @@ pub(crate) async fn approvals(
 pub(crate) async fn show(
     caller: Caller,
     Path(id): Path<String>,
-    asked: QueryString<ShowRun>,
+    query: QueryString<ShowRun>,
 ) -> Result<Response, Refused> {
-    let asked = caller.query(asked)?;
-    let wait = asked.wait.unwrap_or_default();
+    let query = caller.query(query)?;
+    let wait = query.wait.unwrap_or_default();
     if wait > WAIT_MAX_S {
         return Err(caller.invalid(format!("`wait` must be at most {WAIT_MAX_S} seconds")));
     }
     let caller = caller.permit()?;
-    let sought = Sought::new(&caller, asked.tenant.as_deref(), &id)?;
-    let found = sought.until(Duration::from_secs(wait)).await?;
-    let of = ("run", &*sought.run_id);
-    caller.audit_read(Some(&sought.tenant), "run.read", of, Map::new());
+    let lookup = RunLookup::new(&caller, query.tenant.as_deref(), &id)?;
+    let found = lookup.until(Duration::from_secs(wait)).await?;
+    let of = ("run", &*lookup.run_id);
+    caller.audit_read(Some(&lookup.tenant), "run.read", of, Map::new());
     match found {
         Found::Ended(view) => Ok(Json(&*view).into_response()),
         Found::Row(row) => {
@@ -93,14 +93,14 @@ pub(crate) async fn show(
             } else {
                 StatusCode::ACCEPTED
             };
-            Ok((status, Json(view(&sought).await?)).into_response())
+            Ok((status, Json(view(&lookup).await?)).into_response())
         }
     }
 }
 
 /// Reads a run that has a row, with its steps and approvals.
-async fn view(sought: &Sought<'_>) -> Result<RunView, Refused> {
-    let (store, tenant, run_id) = (&sought.store, sought.tenant.as_str(), &sought.run_id);
+async fn view(lookup: &RunLookup<'_>) -> Result<RunView, Refused> {
+    let (store, tenant, run_id) = (&lookup.store, lookup.tenant.as_str(), &lookup.run_id);
     let found = async {
         let Some(row) = runs::run(store, tenant, run_id).await? else {
             return Ok(None);
@@ -109,7 +109,7 @@ async fn view(sought: &Sought<'_>) -> Result<RunView, Refused> {
         let approvals = runs::approvals_of(store, tenant, run_id).await?;
         Ok(Some((row, steps, approvals)))
     };
-    let caller = sought.caller;
+    let caller = lookup.caller;
     match read(caller, found).await? {
         Some((row, steps, approvals)) => {
             RunView::of(row, steps, approvals).map_err(|e| unreadable(caller, &e))

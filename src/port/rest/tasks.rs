@@ -39,13 +39,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) async fn complete(
     SentUpTo(caller, body): SentUpTo<BODY_BYTES, Caller>,
 ) -> Result<Response, Refused> {
-    let asked: CompleteTask = caller.body(body)?;
+    let request: CompleteTask = caller.body(body)?;
     let missing = |field: &str| caller.missing(field);
-    let task_id = asked.task_id.as_deref().ok_or_else(|| missing("task_id"))?;
-    let lease = asked.lease.as_deref().ok_or_else(|| missing("lease"))?;
-    let outcome = asked.outcome.ok_or_else(|| missing("outcome"))?;
+    let task_id = request
+        .task_id
+        .as_deref()
+        .ok_or_else(|| missing("task_id"))?;
+    let lease = request.lease.as_deref().ok_or_else(|| missing("lease"))?;
+    let outcome = request.outcome.ok_or_else(|| missing("outcome"))?;
     let id = TaskId::parse(task_id).ok_or_else(|| caller.invalid("`task_id` is not a task id"))?;
-    let result = result(&caller, id, outcome, &asked)?;
+    let result = result(&caller, id, outcome, &request)?;
     let caller = caller.permit()?;
     let (tenant, secrets) = (&caller.key.tenant, &caller.shared.tools.secrets);
     if !is_lease(secrets, tenant.as_str(), task_id, lease) {
@@ -65,7 +68,7 @@ fn result(
     caller: &Caller,
     id: TaskId<'_>,
     outcome: TaskOutcome,
-    asked: &CompleteTask,
+    request: &CompleteTask,
 ) -> Result<StepResult, Refused> {
     let mut result = StepResult {
         step_id: id.step_id.to_owned(),
@@ -77,12 +80,15 @@ fn result(
         retry_after_ms: None,
         answered: true,
     };
-    match (outcome, &asked.error) {
+    match (outcome, &request.error) {
         (TaskOutcome::Succeeded, Some(_)) => {
             return Err(caller.invalid("a task that succeeded cannot have an `error`"));
         }
         (TaskOutcome::Succeeded, None) => {
-            let output = asked.output.as_ref().map_or("null", |output| output.get());
+            let output = request
+                .output
+                .as_ref()
+                .map_or("null", |output| output.get());
             if output.len() > OUTPUT_MAX {
                 let detail = format!("`output` may have at most {OUTPUT_MAX} bytes");
                 return Err(caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
@@ -91,7 +97,7 @@ fn result(
             let output: Raw = output.map_err(|why| caller.invalid(format!("`output`: {why}")))?;
             result.output = Some(output);
         }
-        (TaskOutcome::Failed, _) if asked.output.is_some() => {
+        (TaskOutcome::Failed, _) if request.output.is_some() => {
             return Err(caller.invalid("a task that failed cannot have an `output`"));
         }
         (TaskOutcome::Failed, None) => return Err(caller.missing("error")),
@@ -110,7 +116,7 @@ fn result(
                 message: error.message.clone(),
                 retryable: error.retryable,
             });
-            result.retry_after_ms = asked.retry_after_ms;
+            result.retry_after_ms = request.retry_after_ms;
         }
     }
     Ok(result)

@@ -62,7 +62,7 @@ impl Waits {
 }
 
 /// A run that a caller requests.
-pub(crate) struct Sought<'a> {
+pub(crate) struct RunLookup<'a> {
     pub(crate) caller: &'a Permitted,
     pub(crate) store: Store,
     pub(crate) tenant: Tenant,
@@ -95,7 +95,7 @@ pub(crate) fn has_ended(row: &RunHead) -> bool {
     ends.any(|status| status.name() == row.status)
 }
 
-impl<'a> Sought<'a> {
+impl<'a> RunLookup<'a> {
     /// Parses the id of a run; the tenant is the caller's own unless one is named.
     pub(crate) fn new(
         caller: &'a Permitted,

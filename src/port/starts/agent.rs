@@ -43,7 +43,7 @@ use crate::{
         rest::{
             caller::{Caller, Permitted},
             runs::unreadable,
-            wait::Sought,
+            wait::RunLookup,
         },
     },
 };
@@ -72,10 +72,10 @@ pub(crate) async fn status(
     caller: Permitted,
     Path(id): Path<String>,
 ) -> Result<Json<AgentStatus>, Refused> {
-    let sought = Sought::new(&caller, None, &id)?;
-    let (row, output) = sought.with_output().await?;
-    let of = ("run", &*sought.run_id);
-    caller.audit_read(Some(&sought.tenant), "run.read", of, Map::new());
+    let lookup = RunLookup::new(&caller, None, &id)?;
+    let (row, output) = lookup.with_output().await?;
+    let of = ("run", &*lookup.run_id);
+    caller.audit_read(Some(&lookup.tenant), "run.read", of, Map::new());
     let status = AgentStatus::of(&row, output.as_deref());
     Ok(Json(status.map_err(|e| unreadable(&caller, &e))?))
 }
