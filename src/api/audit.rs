@@ -78,14 +78,14 @@ pub enum BadPage {
 }
 
 /// The parameters of a page as sent.
-pub(super) struct Given<'a> {
+pub(super) struct PageParameters<'a> {
     pub(super) cursor: Option<&'a str>,
     pub(super) limit: Option<usize>,
     pub(super) since: Option<&'a str>,
     pub(super) until: Option<&'a str>,
 }
 
-impl Given<'_> {
+impl PageParameters<'_> {
     /// Parses the page of a tenant.
     pub(super) fn page(&self, tenant: &str) -> Result<Page, BadPage> {
         let limit = self.limit.unwrap_or(PAGE);
@@ -112,13 +112,13 @@ impl Given<'_> {
 impl AuditQuery {
     /// Parses the page of a tenant.
     pub fn page(&self, tenant: &str) -> Result<Page, BadPage> {
-        let given = Given {
+        let parameters = PageParameters {
             cursor: self.cursor.as_deref(),
             limit: self.limit,
             since: self.since.as_deref(),
             until: self.until.as_deref(),
         };
-        given.page(tenant)
+        parameters.page(tenant)
     }
 
     /// The selected actions.
@@ -136,13 +136,13 @@ impl AuditQuery {
 impl RejectionQuery {
     /// Parses the page of a tenant.
     pub fn page(&self, tenant: &str) -> Result<Page, BadPage> {
-        let given = Given {
+        let parameters = PageParameters {
             cursor: self.cursor.as_deref(),
             limit: self.limit,
             since: self.since.as_deref(),
             until: self.until.as_deref(),
         };
-        given.page(tenant)
+        parameters.page(tenant)
     }
 }
 

@@ -27,17 +27,17 @@ const REGISTRY: &str = "application/vnd.schemaregistry.v1+json";
 
 /// The document, which does not depend on the configuration.
 pub fn document() -> Value {
-    let mut making = Making::new();
+    let mut builder = DocumentBuilder::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in Operation::ALL {
         let route = operation.route();
         let method = route.method.name().to_lowercase();
-        let described = making.operation(*operation);
+        let described = builder.operation(*operation);
         let path = paths.entry(route.path).or_default();
         path.insert(method, described);
     }
     let tags = Tag::ALL.map(|tag| json!({ "name": tag.name(), "description": tag.description() }));
-    let (components, renamed) = making.components();
+    let (components, renamed) = builder.components();
     let mut document = json!({
         "openapi": "3.1.0",
         "info": {
@@ -79,14 +79,14 @@ fn tidy(value: &mut Value, renamed: &BTreeMap<String, String>) {
 
 /// Generates the schemas. A type for both requests and answers has two: a member with a default is optional in requests, but always
 /// present in answers.
-struct Making {
+struct DocumentBuilder {
     /// Query parameters, which are inlined where they are used.
     queries: SchemaGenerator,
     requests: SchemaGenerator,
     answers: SchemaGenerator,
 }
 
-impl Making {
+impl DocumentBuilder {
     fn new() -> Self {
         let generator = |contract, path: &'static str, inline| {
             let settings = SchemaSettings::draft2020_12().with(|settings| {

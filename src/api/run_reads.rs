@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    audit::{BadPage, Given},
+    audit::{BadPage, PageParameters},
     list::{PAGE, PAGE_MAX},
     runs::{ApprovalView, PlanView, RunErrorView, RunView, StepView, WorkflowView},
     starts::{AgentRunStatus, AgentStatus},
@@ -56,7 +56,7 @@ pub struct ListRuns {
 impl ListRuns {
     /// Parses the page and filter of a tenant; `own` restricts it to the runs of this principal.
     pub fn page(&self, tenant: &str, own: Option<&str>) -> Result<(Page, RunFilter), BadPage> {
-        let given = Given {
+        let parameters = PageParameters {
             cursor: self.cursor.as_deref(),
             limit: self.limit,
             since: self.since.as_deref(),
@@ -68,7 +68,7 @@ impl ListRuns {
             principal: self.principal.clone(),
             own: own.map(str::to_owned),
         };
-        Ok((given.page(tenant)?, filter))
+        Ok((parameters.page(tenant)?, filter))
     }
 }
 
@@ -149,13 +149,13 @@ impl ApprovalStatus {
 impl ListApprovals {
     /// Parses the page of a tenant.
     pub fn page(&self, tenant: &str) -> Result<Page, BadPage> {
-        let given = Given {
+        let parameters = PageParameters {
             cursor: self.cursor.as_deref(),
             limit: self.limit,
             since: None,
             until: None,
         };
-        given.page(tenant)
+        parameters.page(tenant)
     }
 
     /// The selected status.

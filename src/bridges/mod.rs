@@ -35,7 +35,7 @@ pub use self::{
     members::Fault,
     refusal::{Reason, Refusal},
     secrets::{Secret, Secrets},
-    shape::{Shape, Tried},
+    shape::{Shape, TestResult},
     signature::{Algorithm, Encoding},
     source::{Definition, Source, secret_faults},
 };

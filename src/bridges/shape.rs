@@ -32,12 +32,12 @@ const PLACEHOLDER: &str = "c2VjcmV0";
 pub struct Shape {
     /// A source without secrets; no signature is valid until it has some.
     pub source: Source,
-    trials: Vec<Trial>,
+    cases: Vec<TestCase>,
 }
 
 /// A test and its differences from what the file expects; none if it passed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tried {
+pub struct TestResult {
     /// The test's name.
     pub name: String,
     /// The line of its name, from 1.
@@ -57,20 +57,20 @@ struct File {
     hmac: Option<Value>,
     odoo: Option<Value>,
     #[serde(default)]
-    tests: Vec<Trial>,
+    tests: Vec<TestCase>,
 }
 
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
-struct Trial {
+struct TestCase {
     name: Spanned<String>,
-    given: Given,
+    given: GivenRequest,
     then: Value,
 }
 
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
-struct Given {
+struct GivenRequest {
     #[serde(default)]
     headers: BTreeMap<String, String>,
     /// A string is the body itself; any other value is sent as JSON.
@@ -146,33 +146,33 @@ impl Shape {
         source.secrets = Secrets::default();
         Ok(Self {
             source,
-            trials: file.tests,
+            cases: file.tests,
         })
     }
 
     /// Runs all tests of the file.
-    pub fn run(&self, tenant: &Tenant) -> Vec<Tried> {
-        let trials = self.trials.iter();
-        let tried = trials.map(|trial| {
+    pub fn run(&self, tenant: &Tenant) -> Vec<TestResult> {
+        let cases = self.cases.iter();
+        let results = cases.map(|case| {
             let began = Instant::now();
             let mut differences = Vec::new();
             compare(
                 "",
-                &trial.then,
-                &self.becomes(&trial.given, tenant),
+                &case.then,
+                &self.becomes(&case.given, tenant),
                 &mut differences,
             );
-            Tried {
-                name: trial.name.value.clone(),
-                line: trial.name.referenced.line() as usize,
+            TestResult {
+                name: case.name.value.clone(),
+                line: case.name.referenced.line() as usize,
                 ms: began.elapsed().as_millis() as u64,
                 differences,
             }
         });
-        tried.collect()
+        results.collect()
     }
 
-    fn becomes(&self, given: &Given, tenant: &Tenant) -> Value {
+    fn becomes(&self, given: &GivenRequest, tenant: &Tenant) -> Value {
         let body = match &given.body {
             Value::String(text) => text.clone(),
             other => other.to_string(),

@@ -76,7 +76,7 @@ pub(super) struct Issuer {
 }
 
 /// A token that was verified.
-pub(super) struct Good {
+pub(super) struct VerifiedToken {
     pub(super) key: Arc<Key>,
     /// The generation of the key set that verified it.
     pub(super) generation: u64,
@@ -98,7 +98,11 @@ impl Issuer {
     }
 
     /// Verifies a token whose claim `iss` is this issuer.
-    pub(super) async fn verify(&self, token: &str, header: &Header) -> Result<Good, Refusal> {
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        header: &Header,
+    ) -> Result<VerifiedToken, Refusal> {
         if !ALGORITHMS.contains(&header.alg) {
             return Err(Refusal::Algorithm);
         }
@@ -111,7 +115,7 @@ impl Issuer {
                 validation.algorithms = vec![header.alg];
                 let decoded = decode::<Claims>(token, key, &validation);
                 let claims = decoded.map_err(|error| refusal(&error))?.claims;
-                return Ok(Good {
+                return Ok(VerifiedToken {
                     until: expiry(&claims).ok_or(Refusal::Claims)?,
                     key: Arc::new(self.caller(&claims)?),
                     generation,

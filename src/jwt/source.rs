@@ -30,7 +30,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// The intervals of all sources.
 const TIMES: Times = Times {
     refresh: Duration::from_mins(5),
-    asked: Duration::from_mins(1),
+    unknown_key_interval: Duration::from_mins(1),
     outage: Duration::from_hours(24),
 };
 /// Pauses between attempts while fetches fail.
@@ -44,7 +44,7 @@ struct Times {
     /// How often a set is fetched; a tenth of it is jitter.
     refresh: Duration,
     /// The minimum time between fetches because of unknown keys.
-    asked: Duration,
+    unknown_key_interval: Duration,
     /// How long the last valid set stays in use.
     outage: Duration,
 }
@@ -84,23 +84,23 @@ struct Shared {
     times: Times,
     state: RwLock<State>,
     /// Notified when a token refers to an unknown key.
-    asked: Notify,
+    requested: Notify,
     /// The number of fetches that have ended.
     ended: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct State {
-    good: Option<Good>,
+    current: Option<CurrentSet>,
     /// Why the last fetch failed.
     error: Option<String>,
     /// Whether a fetch is in progress.
     fetching: bool,
     /// When a fetch was last requested because of an unknown key.
-    asked_at: Option<Instant>,
+    requested_at: Option<Instant>,
 }
 
-struct Good {
+struct CurrentSet {
     set: Arc<KeySet>,
     /// The SHA-256 of the text.
     hash: [u8; 32],
@@ -130,7 +130,7 @@ impl Source {
                 fetching: true,
                 ..State::default()
             }),
-            asked: Notify::new(),
+            requested: Notify::new(),
             ended: watch::Sender::new(0),
         });
         let task = tokio::spawn(Arc::clone(&shared).run()).abort_handle();
@@ -158,13 +158,13 @@ impl Source {
         {
             let mut state = shared.state.write();
             if !state.fetching {
-                let recently = |at: Instant| at.elapsed() < shared.times.asked;
-                if state.asked_at.is_some_and(recently) {
+                let recently = |at: Instant| at.elapsed() < shared.times.unknown_key_interval;
+                if state.requested_at.is_some_and(recently) {
                     return false;
                 }
-                state.asked_at = Some(Instant::now());
+                state.requested_at = Some(Instant::now());
                 state.fetching = true;
-                shared.asked.notify_one();
+                shared.requested.notify_one();
             }
         }
         tokio::time::timeout(2 * TIMEOUT, ended.changed())
@@ -209,7 +209,7 @@ impl Shared {
             self.ended.send_modify(|count| *count += 1);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.asked.notified() => {}
+                () = self.requested.notified() => {}
             }
         }
     }
@@ -221,13 +221,13 @@ impl Shared {
             Err(error) => state.error = Some(error.to_string()),
             Ok((set, hash)) => {
                 state.error = None;
-                let before = state.good.take();
+                let before = state.current.take();
                 let generation = match &before {
                     Some(good) if good.hash == hash => good.generation,
                     Some(good) => good.generation + 1,
                     None => 0,
                 };
-                state.good = Some(Good {
+                state.current = Some(CurrentSet {
                     set: Arc::new(set),
                     hash,
                     generation,
@@ -237,8 +237,8 @@ impl Shared {
         }
     }
 
-    fn serving<'s>(&self, state: &'s State) -> Option<&'s Good> {
-        let good = state.good.as_ref()?;
+    fn serving<'s>(&self, state: &'s State) -> Option<&'s CurrentSet> {
+        let good = state.current.as_ref()?;
         (good.fetched_at.elapsed() < self.times.outage).then_some(good)
     }
 }
@@ -314,7 +314,7 @@ mod tests {
         std::fs::write(&file, set_of(&["one"])).unwrap();
         let times = Times {
             refresh: Duration::from_hours(1),
-            asked: Duration::from_millis(300),
+            unknown_key_interval: Duration::from_millis(300),
             outage: Duration::from_secs(2),
         };
         let source = Source::start_with(&Jwks::File(file.clone()), times).unwrap();
@@ -327,13 +327,13 @@ mod tests {
         assert!(source.fetch_again().await);
         assert!(has(&source, "two") && source.generation() > before);
         assert!(!source.fetch_again().await);
-        tokio::time::sleep(times.asked).await;
+        tokio::time::sleep(times.unknown_key_interval).await;
         let before = source.generation();
         assert!(source.fetch_again().await);
         assert_eq!(source.generation(), before);
 
         std::fs::write(&file, "down for maintenance").unwrap();
-        tokio::time::sleep(times.asked).await;
+        tokio::time::sleep(times.unknown_key_interval).await;
         assert!(source.fetch_again().await);
         let (why, serves) = source.trouble().unwrap();
         assert!(serves && why.contains("not a JSON Web Key Set"), "{why}");

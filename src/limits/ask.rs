@@ -144,8 +144,8 @@ impl Group {
 pub struct Grants(pub(super) SmallVec<[(u32, u32); 2]>);
 
 impl Grants {
-    pub(super) fn new(asked: &[Run], granted: &[Run]) -> Self {
-        let pairs = asked.iter().zip(granted);
+    pub(super) fn new(requested: &[Run], granted: &[Run]) -> Self {
+        let pairs = requested.iter().zip(granted);
         Self(pairs.map(|(a, g)| (a.count, g.count)).collect())
     }
 
@@ -155,20 +155,22 @@ impl Grants {
     }
 
     /// The number of requested items.
-    pub fn asked(&self) -> u32 {
-        self.0.iter().map(|(asked, _)| asked).sum()
+    pub fn requested(&self) -> u32 {
+        self.0.iter().map(|(requested, _)| requested).sum()
     }
 
     /// Whether all items are granted.
     pub fn all(&self) -> bool {
-        self.0.iter().all(|(asked, granted)| asked == granted)
+        self.0
+            .iter()
+            .all(|(requested, granted)| requested == granted)
     }
 
     /// For each item, in order, whether it is granted.
     pub fn each(&self) -> impl Iterator<Item = bool> + '_ {
-        let run = |(asked, granted): &(u32, u32)| {
+        let run = |(requested, granted): &(u32, u32)| {
             let granted = *granted;
-            (0..*asked).map(move |at| at < granted)
+            (0..*requested).map(move |at| at < granted)
         };
         self.0.iter().flat_map(run)
     }

@@ -111,7 +111,7 @@ impl Drop for Lease {
 }
 
 /// The decision about one group.
-struct Decided {
+struct GroupDecision {
     verdict: Verdict,
     lease: Option<Lease>,
     degraded: Degraded,
@@ -192,7 +192,7 @@ impl Limiter {
             decision.degraded.extend(decided.degraded);
             match decided.verdict {
                 Verdict::Busy => {
-                    let limit = group.in_flight.as_ref().map_or(0, |asked| asked.limit);
+                    let limit = group.in_flight.as_ref().map_or(0, |wanted| wanted.limit);
                     decision.tightest = Some(busy(limit));
                     return decision;
                 }
@@ -252,7 +252,7 @@ impl Inner {
         group: &Group,
         runs: &[Run],
         until: Instant,
-    ) -> Result<Decided, Arc<str>> {
+    ) -> Result<GroupDecision, Arc<str>> {
         let Some(shared) = &self.shared else {
             let plan = Plan::alone(group);
             return Ok(self.decide_here(group, runs, &plan, false));
@@ -274,13 +274,13 @@ impl Inner {
         runs: &[Run],
         plan: &Plan,
         owed: bool,
-    ) -> Decided {
+    ) -> GroupDecision {
         let bounds = Bounds {
             windows: &plan.here,
             in_flight: plan.in_flight_here,
             owed,
             nodes: self.shared.as_ref().map_or(1, Shared::nodes),
-            heard: None,
+            report: None,
         };
         let mut verdict = self.memory.take(group, runs, &bounds, self.clock.now());
         let mut lease = None;
@@ -288,7 +288,7 @@ impl Inner {
             lease = self.counted(group, runs);
             unlimited(rooms, &plan.here);
         }
-        Decided {
+        GroupDecision {
             verdict,
             lease,
             degraded: plan.degraded.clone(),
@@ -297,12 +297,12 @@ impl Inner {
 
     /// Creates the lease of a request that memory counts as in flight.
     fn counted(self: &Arc<Self>, group: &Group, granted: &[Run]) -> Option<Lease> {
-        let asked = group.in_flight.as_ref()?;
+        let wanted = group.in_flight.as_ref()?;
         (granted.is_empty() || granted.iter().any(|run| run.count > 0)).then(|| {
             let lease = Lease {
                 limiter: Arc::clone(self),
                 slot: Arc::clone(&group.slot),
-                key: Arc::clone(&asked.key),
+                key: Arc::clone(&wanted.key),
                 counted: true,
                 shared: self.shared.as_ref().map(|shared| shared.leases().next()),
             };
@@ -321,7 +321,7 @@ impl Inner {
         runs: &[Run],
         plan: &Plan,
         until: Instant,
-    ) -> Option<Decided> {
+    ) -> Option<GroupDecision> {
         let now = self.clock.now();
         let bounded = plan.in_flight_here.is_some() || plan.here.iter().any(Option::is_some);
         if !bounded {
@@ -341,7 +341,7 @@ impl Inner {
                 runs: granted,
                 rooms,
             };
-            return Some(Decided { verdict, ..here });
+            return Some(GroupDecision { verdict, ..here });
         }
         let owed = self.memory.take_owed(group, now);
         let id = here.lease.as_ref().and_then(|lease| lease.shared);
@@ -370,7 +370,7 @@ impl Inner {
                     runs: granted,
                     rooms,
                 };
-                Some(Decided {
+                Some(GroupDecision {
                     verdict,
                     lease,
                     degraded: plan.degraded.clone(),
@@ -378,7 +378,7 @@ impl Inner {
             }
             Some(Verdict::Busy) => {
                 self.memory.owe(group, &owed);
-                Some(Decided {
+                Some(GroupDecision {
                     verdict: Verdict::Busy,
                     lease: None,
                     degraded: plan.degraded.clone(),
@@ -400,13 +400,13 @@ impl Inner {
         plan: &Plan,
         until: Instant,
         now: Millis,
-    ) -> Option<Decided> {
+    ) -> Option<GroupDecision> {
         let owed = self.memory.take_owed(group, now);
         // The lease is created before Redis is asked, so that nothing is left behind if the client hangs up meanwhile.
-        let mut lease = group.in_flight.as_ref().map(|asked| Lease {
+        let mut lease = group.in_flight.as_ref().map(|wanted| Lease {
             limiter: Arc::clone(self),
             slot: Arc::clone(&group.slot),
-            key: Arc::clone(&asked.key),
+            key: Arc::clone(&wanted.key),
             counted: false,
             shared: Some(shared.leases().next()),
         });
@@ -432,7 +432,7 @@ impl Inner {
                     in_flight: None,
                     owed: false,
                     nodes: shared.nodes(),
-                    heard: Some(&**rooms),
+                    report: Some(&**rooms),
                 };
                 self.memory.take(group, granted, &bounds, now);
                 for (room, there) in rooms.iter_mut().zip(&plan.there) {
@@ -452,7 +452,7 @@ impl Inner {
                 mine.shared = None;
             }
         }
-        Some(Decided {
+        Some(GroupDecision {
             verdict,
             lease: lease.filter(|_| held),
             degraded: plan.degraded.clone(),

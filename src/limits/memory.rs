@@ -44,12 +44,12 @@ struct Window {
     length_ms: i64,
     /// The number of these admissions that Redis does not know yet.
     owed: u32,
-    heard: Option<Heard>,
+    report: Option<RedisReport>,
 }
 
 /// The last report of Redis about the admissions of all nodes.
 #[derive(Clone, Copy)]
-struct Heard {
+struct RedisReport {
     /// How many more could come. While each node decides alone, it may use its part of this until `until`.
     left: u32,
     /// When all reported admissions will have left the window.
@@ -67,7 +67,7 @@ pub(super) struct Bounds<'a> {
     /// The number of nodes that decide alone, including this one.
     pub(super) nodes: u32,
     /// What Redis reported about each window after it granted the same request.
-    pub(super) heard: Option<&'a [Room]>,
+    pub(super) report: Option<&'a [Room]>,
 }
 
 impl Memory {
@@ -93,8 +93,8 @@ impl Memory {
     ) -> Verdict {
         let mut shard = self.shard(&group.slot);
         let shard = &mut *shard;
-        if let (Some(asked), Some(bound)) = (&group.in_flight, bounds.in_flight) {
-            let held = shard.in_flight.get(&asked.key).copied().unwrap_or(0);
+        if let (Some(wanted), Some(bound)) = (&group.in_flight, bounds.in_flight) {
+            let held = shard.in_flight.get(&wanted.key).copied().unwrap_or(0);
             if held >= bound {
                 return Verdict::Busy;
             }
@@ -117,8 +117,8 @@ impl Memory {
             let whole = window.policy.window(window.policy.limit);
             let limit = window.policy.window(bound.unwrap_or(whole.limit));
             let count = counted(&granted, window);
-            let heard = bounds.heard.and_then(|heard| heard.get(at));
-            if count == 0 && heard.is_none() && !shard.windows.contains_key(&window.key) {
+            let report = bounds.report.and_then(|report| report.get(at));
+            if count == 0 && report.is_none() && !shard.windows.contains_key(&window.key) {
                 rooms.push(Room {
                     remaining: limit.limit,
                     wait_ms: 0,
@@ -135,24 +135,24 @@ impl Memory {
             if bounds.owed {
                 kept.owed += count;
             }
-            if let Some(room) = heard {
-                kept.heard = Some(Heard {
+            if let Some(room) = report {
+                kept.report = Some(RedisReport {
                     left: room.remaining,
                     until: Millis(now.0.saturating_add_unsigned(room.full_ms)),
                 });
-            } else if let Some(heard) = &mut kept.heard {
+            } else if let Some(report) = &mut kept.report {
                 let all = count.saturating_mul(bounds.nodes);
-                heard.left = heard.left.saturating_sub(all);
+                report.left = report.left.saturating_sub(all);
             }
             rooms.push(kept.room(limit, bounds.nodes, now));
         }
-        if let Some(asked) = &group.in_flight
+        if let Some(wanted) = &group.in_flight
             && (runs.is_empty() || granted.iter().any(|run| run.count > 0))
         {
-            match shard.in_flight.get_mut(&asked.key) {
+            match shard.in_flight.get_mut(&wanted.key) {
                 Some(held) => *held += 1,
                 None => {
-                    shard.in_flight.insert(Arc::clone(&asked.key), 1);
+                    shard.in_flight.insert(Arc::clone(&wanted.key), 1);
                 }
             }
         }
@@ -220,7 +220,7 @@ impl Shard {
                 window_ms: kept.length_ms,
             };
             kept.times.empty_at(limit).is_some_and(|at| at > now)
-                || kept.heard.is_some_and(|heard| heard.until > now)
+                || kept.report.is_some_and(|report| report.until > now)
         });
         if self.windows.len() >= WINDOWS {
             self.evict();
@@ -252,11 +252,11 @@ impl Shard {
 
 impl Window {
     fn left(&mut self, limit: Limit, nodes: u32, now: Millis) -> u32 {
-        let part = |heard: Heard| heard.left / nodes.max(1);
-        let heard = self.heard.filter(|heard| heard.until > now);
+        let part = |report: RedisReport| report.left / nodes.max(1);
+        let report = self.report.filter(|report| report.until > now);
         self.times
             .room(limit, now)
-            .min(heard.map_or(u32::MAX, part))
+            .min(report.map_or(u32::MAX, part))
     }
 
     fn room(&mut self, limit: Limit, nodes: u32, now: Millis) -> Room {
@@ -265,7 +265,7 @@ impl Window {
         let wait = if remaining > 0 {
             0
         } else if self.times.room(limit, now) > 0 {
-            until(self.heard.map(|heard| heard.until))
+            until(self.report.map(|report| report.until))
         } else {
             until(self.times.next_free(limit))
         };
@@ -317,7 +317,7 @@ mod tests {
             let group = group(&limits);
             let memory = Memory::new();
             let bounds: Vec<_> = limits.iter().map(|(limit, ..)| Some(*limit)).collect();
-            let bounds = Bounds { windows: &bounds, in_flight: None, owed: false, nodes: 1, heard: None };
+            let bounds = Bounds { windows: &bounds, in_flight: None, owed: false, nodes: 1, report: None };
             let mut admitted: Vec<Vec<i64>> = vec![Vec::new(); limits.len()];
             let mut now = 1_000;
             for (step, runs) in asks {
@@ -326,9 +326,9 @@ mod tests {
                 let Verdict::Taken { runs: granted, rooms } = memory.take(&group, &runs, &bounds, Millis(now)) else {
                     panic!("busy");
                 };
-                for (asked, granted) in runs.iter().zip(&granted) {
-                    for item in 0..asked.count {
-                        let its = || group.windows.iter().enumerate().filter(|(_, w)| w.of == 0 || w.of == asked.of);
+                for (wanted, granted) in runs.iter().zip(&granted) {
+                    for item in 0..wanted.count {
+                        let its = || group.windows.iter().enumerate().filter(|(_, w)| w.of == 0 || w.of == wanted.of);
                         let room = its().all(|(at, _)| {
                             let (limit, window_s, _) = limits[at];
                             let begin = now - i64::from(window_s) * 1000;
@@ -370,18 +370,18 @@ mod tests {
         let memory = Memory::new();
         let group = group(&[(10, 1, 0)]);
         let runs = |count| [Run { of: 0, count }];
-        let mut heard = [Room {
+        let mut report = [Room {
             remaining: 5,
             wait_ms: 0,
             full_ms: 800,
         }];
-        let follow = |heard: &[Room; 1], at| {
+        let follow = |report: &[Room; 1], at| {
             let bounds = Bounds {
                 windows: &[None],
                 in_flight: None,
                 owed: false,
                 nodes: 2,
-                heard: Some(heard),
+                report: Some(report),
             };
             memory.take(&group, &runs(0), &bounds, Millis(at));
         };
@@ -391,19 +391,19 @@ mod tests {
                 in_flight: None,
                 owed: true,
                 nodes: 2,
-                heard: None,
+                report: None,
             };
             match memory.take(&group, &runs(9), &bounds, Millis(at)) {
                 Verdict::Taken { runs, rooms } => (runs[0].count, rooms[0].wait_ms),
                 Verdict::Busy => panic!("busy"),
             }
         };
-        follow(&heard, 1_000);
+        follow(&report, 1_000);
         assert_eq!(alone(1_100), (2, 700));
         assert_eq!(alone(1_799), (0, 1));
         assert_eq!(alone(1_800), (3, 300));
-        heard[0].remaining = 0;
-        follow(&heard, 3_000);
+        report[0].remaining = 0;
+        follow(&report, 3_000);
         assert_eq!(alone(3_799), (0, 1));
         assert_eq!(alone(3_800), (5, 1_000));
         assert_eq!(memory.take_owed(&group, Millis(3_800)), [5]);
@@ -417,7 +417,7 @@ mod tests {
             in_flight: None,
             owed: false,
             nodes: 1,
-            heard: None,
+            report: None,
         };
         for n in 0..3 * SWEEP {
             let mut group = group(&[(1, 1, 0)]);
@@ -438,7 +438,7 @@ mod tests {
             in_flight: None,
             owed: false,
             nodes: 1,
-            heard: None,
+            report: None,
         };
         let take = |name: String, count: u32, now: i64| {
             let mut group = group(&[(3, 60, 0)]);

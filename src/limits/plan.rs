@@ -26,7 +26,7 @@ impl Plan {
         let windows = group.windows.iter();
         Self {
             here: windows.map(|window| Some(window.policy.limit)).collect(),
-            in_flight_here: group.in_flight.as_ref().map(|asked| asked.limit),
+            in_flight_here: group.in_flight.as_ref().map(|wanted| wanted.limit),
             there: SmallVec::new(),
             degraded: Degraded::new(),
         }
@@ -60,12 +60,12 @@ impl Plan {
             plan.here.push(bound);
             plan.there.push(binds);
         }
-        if let Some(asked) = &group.in_flight
+        if let Some(wanted) = &group.in_flight
             && down(shared.leases().lapse())
         {
             let degraded = (MAX_CONCURRENCY.into(), OnBackendDown::Local);
             plan.degraded.push(degraded);
-            plan.in_flight_here = Some(share(asked.limit, shared.nodes()));
+            plan.in_flight_here = Some(share(wanted.limit, shared.nodes()));
         }
         Ok(plan)
     }

@@ -14,7 +14,7 @@ use super::{
     Parts,
     mail::{Mail, MailError},
     notice::{Notice, Source},
-    wanted::Wanted,
+    subscription::Subscription,
     webhook::{Webhook, WebhookError},
 };
 use crate::{
@@ -89,7 +89,7 @@ impl Failing {
 pub(super) struct Deliver {
     name: String,
     source: Source,
-    wanted: Wanted,
+    subscription: Subscription,
     sender: Arc<Sender>,
     /// The target, described for people.
     target: String,
@@ -113,7 +113,7 @@ impl Deliver {
     pub(super) fn new(
         name: String,
         source: Source,
-        wanted: Wanted,
+        subscription: Subscription,
         (sender, target): (Arc<Sender>, String),
         parts: &Parts,
         (failing, stop): (Failing, CancellationToken),
@@ -121,7 +121,7 @@ impl Deliver {
         Self {
             name,
             source,
-            wanted,
+            subscription,
             sender,
             target,
             base: parts.public_url.clone(),
@@ -136,7 +136,7 @@ impl Deliver {
 
     async fn deliver(&self, input: Fetched) {
         let notice = self.source.read(&input);
-        let Some(notice) = notice.filter(|notice| self.wanted.wants(notice)) else {
+        let Some(notice) = notice.filter(|notice| self.subscription.wants(notice)) else {
             return;
         };
         let mut attempt = 0;
@@ -209,9 +209,9 @@ impl Deliver {
             message,
             failed_at: self.clock.now(),
         };
-        let (asked, topic) = (Arc::clone(&log), Arc::clone(&self.dlq));
+        let (limits, topic) = (Arc::clone(&log), Arc::clone(&self.dlq));
         // This may send a request to the brokers, so it runs on a blocking thread.
-        let limit = tokio::task::spawn_blocking(move || asked.record_limit(&topic)).await;
+        let limit = tokio::task::spawn_blocking(move || limits.record_limit(&topic)).await;
         let letter = limit
             .ok()
             .and_then(|limit| dlq::fitted(input, None, &reason, false, limit));

@@ -158,7 +158,7 @@ mod tests {
             path: "/v1/runs/r".into(),
             command: "omnilink runs show r".into(),
             data: serde_json::Map::from_iter([("code".to_owned(), "hidden".into())]),
-            alike: None,
+            suppression_key: None,
         };
         let message = mail.message(&notice, "https://omni.example.com").unwrap();
         let text = String::from_utf8(message.formatted()).unwrap();

@@ -6,14 +6,14 @@
 //! | file | holds |
 //! |---|---|
 //! | `notice` | the content of a notification, built from a record |
-//! | `wanted` | whether a target wants it, and what it need not be told again |
+//! | `subscription` | whether a target wants it, and what it need not be told again |
 //! | `deliver` | the effect: sends until the target accepts, for up to a day, then writes a dead letter |
 //! | `webhook`, `mail` | the two ways to send |
 
 mod deliver;
 mod mail;
 mod notice;
-mod wanted;
+mod subscription;
 mod webhook;
 
 use std::{
@@ -31,7 +31,7 @@ use self::{
     deliver::{Deliver, Sender},
     mail::{Mail, MailError},
     notice::Source,
-    wanted::Wanted,
+    subscription::Subscription,
     webhook::Webhook,
 };
 use crate::{
@@ -123,7 +123,7 @@ pub fn start(
             let deliver = Deliver::new(
                 name.clone(),
                 source,
-                Wanted::new(&items),
+                Subscription::new(&items),
                 (Arc::clone(&sender), first.to.to_string()),
                 parts,
                 (failing.clone(), running.stop.clone()),

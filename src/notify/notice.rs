@@ -82,7 +82,7 @@ pub(super) struct Notice {
     /// The additional members of the webhook's `data`.
     pub(super) data: Map<String, Value>,
     /// Notifications with the same value are suppressed for a while.
-    pub(super) alike: Option<String>,
+    pub(super) suppression_key: Option<String>,
 }
 
 impl Notice {
@@ -97,13 +97,13 @@ impl Notice {
         };
         let run = &record.run_id;
         let (subject, mut data) = match record.event()? {
-            Event::ApprovalRequested(asked) => (
+            Event::ApprovalRequested(request) => (
                 format!("Run {run} waits for an approval"),
-                of_request(&asked),
+                of_request(&request),
             ),
-            Event::IncidentOpened(asked) => (
+            Event::IncidentOpened(request) => (
                 format!("Run {run} waits for a decision about a failed step"),
-                of_request(&asked),
+                of_request(&request),
             ),
             Event::RunFailed { error } => (format!("Run {run} has failed"), of_error(&error)),
             Event::RunDenied { error } => (format!("Run {run} was denied"), of_error(&error)),
@@ -127,14 +127,14 @@ impl Notice {
             path: format!("/v1/runs/{run}"),
             command,
             data,
-            alike: None,
+            suppression_key: None,
         })
     }
 
     fn of_entry(entry: &Entry) -> Option<Self> {
         let detail: Map<String, Value> = serde_json::from_str(&entry.detail).unwrap_or_default();
         let resource = entry.resource_id.clone().unwrap_or_default();
-        let (on, subject, path, command, alike) = match &*entry.action {
+        let (on, subject, path, command, suppression_key) = match &*entry.action {
             CHANGED if entry.outcome == "ok" => (
                 NotifyOn::ControlChanged,
                 "An emergency control was changed".to_owned(),
@@ -166,7 +166,7 @@ impl Notice {
             path: path.to_owned(),
             command: command.to_owned(),
             data,
-            alike,
+            suppression_key,
         })
     }
 
@@ -188,15 +188,15 @@ impl Notice {
             path: "/v1/dlq".to_owned(),
             command: format!("omnilink dlq show {name}"),
             data: object(data),
-            alike: Some(format!("{stage} {code}")),
+            suppression_key: Some(format!("{stage} {code}")),
         })
     }
 }
 
-fn of_request(asked: &ApprovalRequest) -> Map<String, Value> {
+fn of_request(request: &ApprovalRequest) -> Map<String, Value> {
     object(json!({
-        "step_id": asked.step_id, "kind": asked.kind, "lane": asked.lane, "risk_score": asked.risk_score, "reasons": asked.reasons,
-        "expires_at": asked.expires_at,
+        "step_id": request.step_id, "kind": request.kind, "lane": request.lane, "risk_score": request.risk_score, "reasons": request.reasons,
+        "expires_at": request.expires_at,
     }))
 }
 
@@ -279,7 +279,10 @@ mod tests {
         };
         let notice = Source::Dlq.read(&letter("admission")).unwrap();
         assert_eq!(&*notice.id, "dlq:2:7");
-        assert_eq!(notice.alike.as_deref(), Some("admission invalid_payload"));
+        assert_eq!(
+            notice.suppression_key.as_deref(),
+            Some("admission invalid_payload")
+        );
         assert_eq!(notice.command, "omnilink dlq show 2:7");
         assert_eq!(Source::Dlq.read(&letter("notify.runs.00")), None);
     }
@@ -292,7 +295,7 @@ mod tests {
         };
         let stalled = told(entry(STALLED)).unwrap();
         assert_eq!((stalled.on, stalled.tenant), (NotifyOn::Stalled, None));
-        assert_eq!(stalled.alike.as_deref(), Some("admission"));
+        assert_eq!(stalled.suppression_key.as_deref(), Some("admission"));
         assert_eq!(told(entry(CHANGED)).unwrap().on, NotifyOn::ControlChanged);
         assert_eq!(told(entry("key.created")), None);
         let failed = Entry::new(None, CHANGED, Outcome::Failed, Millis(5));

@@ -392,7 +392,7 @@ impl Limiting {
 /// The number of items that a decision refuses.
 fn refused(outcome: &Outcome) -> u64 {
     match outcome {
-        Outcome::Taken { grants, .. } => u64::from(grants.asked() - grants.count()),
+        Outcome::Taken { grants, .. } => u64::from(grants.requested() - grants.count()),
         Outcome::Busy | Outcome::Unavailable(_) => 0,
     }
 }

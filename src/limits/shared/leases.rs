@@ -24,9 +24,9 @@ const RENEW: &str = include_str!("renew.lua");
 /// The time limit for answers of Redis that no request waits for.
 const ANSWER: Duration = Duration::from_millis(500);
 /// How often failed releases are retried; they are dropped when they have expired.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The maximum number of leases released together.
-const TOGETHER: usize = 1_000;
+const BATCH: usize = 1_000;
 
 pub(in crate::limits) struct Leases {
     prefix: String,
@@ -133,9 +133,9 @@ async fn keep(
     redis: RedisConnection,
     mut ends: UnboundedReceiver<Ended>,
 ) {
-    let mut again = interval(AGAIN);
+    let mut retry = interval(RETRY_INTERVAL);
     let mut renew = interval(lapse / 3);
-    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting: Vec<Ended> = Vec::new();
     loop {
@@ -148,7 +148,7 @@ async fn keep(
                     waiting.push(ended);
                 }
             }
-            _ = again.tick() => waiting.retain(|ended| ended.at.elapsed() < lapse),
+            _ = retry.tick() => waiting.retain(|ended| ended.at.elapsed() < lapse),
             _ = renew.tick() => renews = true,
         }
         let Some(leases) = leases.upgrade() else {
@@ -159,7 +159,7 @@ async fn keep(
         }
         while !waiting.is_empty() && redis.is_open() {
             let mut pipe = redis::pipe();
-            let from = waiting.len().saturating_sub(TOGETHER);
+            let from = waiting.len().saturating_sub(BATCH);
             for ended in &waiting[from..] {
                 pipe.cmd("ZREM")
                     .arg(leases.key(&ended.key))

@@ -31,9 +31,9 @@ const TAKE: &str = include_str!("take.lua");
 const HEARTBEAT: &str = include_str!("heartbeat.lua");
 
 /// The interval of a node's heartbeats.
-const BEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// A node without a heartbeat for this long counts as gone.
-const GONE: Duration = Duration::from_secs(5);
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Backoff = Backoff {
     first: Duration::from_millis(50),
     max: Duration::from_secs(2),
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     redis: RedisConnection,
     _open: KeptOpen,
     prefix: String,
-    heard: Arc<Heard>,
+    report: Arc<LastReport>,
     leases: Arc<Leases>,
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Backend {
 }
 
 /// The last report of Redis.
-struct Heard {
+struct LastReport {
     nodes: AtomicU32,
     lost: RwLock<Option<Instant>>,
     /// The run id of the server; empty before the first answer.
@@ -70,7 +70,7 @@ struct Heard {
 
 /// One decision, with its time by Redis's clock in microseconds.
 #[derive(Debug)]
-struct Decided {
+struct ScriptAnswer {
     #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it with a model"))]
     at: i64,
     verdict: Verdict,
@@ -81,7 +81,7 @@ impl Shared {
     pub(super) fn open(url: &SecretUrl, prefix: &str, lapse: Duration) -> Result<Self, RedisError> {
         let prefix = format!("{prefix}limits:");
         let node = format!("{:016x}", rand::random::<u64>());
-        let heard = Arc::new(Heard {
+        let report = Arc::new(LastReport {
             nodes: AtomicU32::new(1),
             lost: RwLock::new(None),
             run: Mutex::default(),
@@ -89,14 +89,14 @@ impl Shared {
         });
         let leases = Arc::new(Leases::new(&prefix, &node, lapse));
         let timing = Timing {
-            connect: BEAT,
+            connect: HEARTBEAT_INTERVAL,
             pause: PAUSE,
-            check: BEAT,
+            check: HEARTBEAT_INTERVAL,
         };
         let heartbeat = Heartbeat {
             prefix: prefix.clone(),
             node,
-            heard: Arc::clone(&heard),
+            report: Arc::clone(&report),
             leases: Arc::clone(&leases),
         };
         let (redis, open) = RedisConnection::open(url, timing, heartbeat)?;
@@ -105,14 +105,14 @@ impl Shared {
             redis,
             _open: open,
             prefix,
-            heard,
+            report,
             leases,
         })
     }
 
     pub(super) fn backend(&self) -> Backend {
         if self.redis.is_open() {
-            let lost = *self.heard.lost.read();
+            let lost = *self.report.lost.read();
             Backend::Up { lost }
         } else {
             Backend::Down
@@ -126,7 +126,7 @@ impl Shared {
 
     /// The number of live nodes in Redis's last report, including this one.
     pub(super) fn nodes(&self) -> u32 {
-        self.heard.nodes.load(Ordering::Relaxed)
+        self.report.nodes.load(Ordering::Relaxed)
     }
 
     pub(super) fn leases(&self) -> &Arc<Leases> {
@@ -156,13 +156,13 @@ impl Shared {
         owed: &[u32],
         lease: u64,
         until: Instant,
-    ) -> Option<Decided> {
+    ) -> Option<ScriptAnswer> {
         let command = |mut command: Cmd| {
             self.arguments(&mut command, group, runs, binds, owed, lease);
             command
         };
         let mut answer: Result<Vec<i64>, _> = Err(NoAnswer::NoScript);
-        if let Some(script) = self.heard.script.get() {
+        if let Some(script) = self.report.script.get() {
             let mut cmd = redis::cmd("EVALSHA");
             cmd.arg(script);
             answer = self.redis.command(&command(cmd), until).await;
@@ -187,13 +187,13 @@ impl Shared {
         let in_flight = group.in_flight.as_ref();
         command.arg(group.windows.len() + usize::from(in_flight.is_some()));
         let keys = group.windows.iter().map(|window| &window.key);
-        for key in keys.chain(in_flight.map(|asked| &asked.key)) {
+        for key in keys.chain(in_flight.map(|wanted| &wanted.key)) {
             command.arg(format!("{}{key}", self.prefix));
         }
         command
             .arg(group.windows.len())
             .arg(runs.len())
-            .arg(in_flight.map_or(0, |asked| asked.limit))
+            .arg(in_flight.map_or(0, |wanted| wanted.limit))
             .arg(self.leases.lapse().as_micros() as u64)
             .arg(self.leases.name(lease));
         for ((window, binds), owed) in group.windows.iter().zip(binds).zip(owed) {
@@ -211,14 +211,14 @@ impl Shared {
 }
 
 /// Parses the answer of [`TAKE`]; `None` if it is of another version.
-fn read(answer: &[i64], runs: &[Run], windows: usize) -> Option<Decided> {
+fn read(answer: &[i64], runs: &[Run], windows: usize) -> Option<ScriptAnswer> {
     let [at, taken, _held, rest @ ..] = answer else {
         return None;
     };
     let at = *at;
     if *taken == 0 {
         let verdict = Verdict::Busy;
-        return Some(Decided { at, verdict });
+        return Some(ScriptAnswer { at, verdict });
     }
     if rest.len() != runs.len() + 3 * windows {
         return None;
@@ -238,14 +238,14 @@ fn read(answer: &[i64], runs: &[Run], windows: usize) -> Option<Decided> {
         runs: runs.collect(),
         rooms: rooms.collect(),
     };
-    Some(Decided { at, verdict })
+    Some(ScriptAnswer { at, verdict })
 }
 
 /// Reports that this node is alive, and reads the state.
 struct Heartbeat {
     prefix: String,
     node: String,
-    heard: Arc<Heard>,
+    report: Arc<LastReport>,
     leases: Arc<Leases>,
 }
 
@@ -255,7 +255,7 @@ impl Check for Heartbeat {
         connection: &mut MultiplexedConnection,
         new: bool,
     ) -> Result<(), RedisError> {
-        let known = self.heard.run.lock().clone();
+        let known = self.report.run.lock().clone();
         let mut run = known.clone();
         if new {
             let info: String = redis::cmd("INFO")
@@ -268,7 +268,7 @@ impl Check for Heartbeat {
             load.arg("LOAD").arg(TAKE);
             let hash: String = load.query_async(connection).await?;
             // The same script has the same hash on every server.
-            let _ = self.heard.script.set(hash);
+            let _ = self.report.script.set(hash);
             if let Some(renewals) = self.leases.renewals() {
                 renewals.query_async::<()>(connection).await?;
             }
@@ -280,16 +280,16 @@ impl Check for Heartbeat {
             .arg(format!("{}{{/nodes}}:live", self.prefix))
             .arg(format!("{}{{/nodes}}:marker", self.prefix))
             .arg(&self.node)
-            .arg(GONE.as_micros() as u64)
+            .arg(NODE_TIMEOUT.as_micros() as u64)
             .arg(&run)
             .arg(&known);
         let (now, nodes, since, lost): (i64, u32, i64, u8) = beat.query_async(connection).await?;
         let age = Duration::from_micros((now - since).max(0).cast_unsigned());
-        self.heard.nodes.store(nodes.max(1), Ordering::Relaxed);
+        self.report.nodes.store(nodes.max(1), Ordering::Relaxed);
         // The time is before this machine started; no window reaches back that far.
         let at = Instant::now().checked_sub(age).filter(|_| lost != 0);
-        *self.heard.lost.write() = at;
-        *self.heard.run.lock() = run;
+        *self.report.lost.write() = at;
+        *self.report.run.lock() = run;
         Ok(())
     }
 }

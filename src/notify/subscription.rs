@@ -17,55 +17,58 @@ const QUIET_MS: i64 = 10 * 60 * 1000;
 const KINDS_MAX: usize = 1000;
 
 /// What the items of one target want to know.
-pub(super) struct Wanted {
+pub(super) struct Subscription {
     items: Vec<(BTreeSet<NotifyOn>, Option<Tenant>)>,
     /// When one of each kind was last sent.
-    said: Mutex<HashMap<String, Millis>>,
+    last_sent: Mutex<HashMap<String, Millis>>,
 }
 
-impl Wanted {
+impl Subscription {
     pub(super) fn new(items: &[&Notify]) -> Self {
         Self {
             items: items
                 .iter()
                 .map(|item| (item.on.clone(), item.tenant.clone()))
                 .collect(),
-            said: Mutex::default(),
+            last_sent: Mutex::default(),
         }
     }
 
     /// Whether the notification must be sent.
     pub(super) fn wants(&self, notice: &Notice) -> bool {
         let mut items = self.items.iter();
-        let asked = items.any(|(on, tenant)| {
+        let is_wanted = items.any(|(on, tenant)| {
             let concerns = match tenant {
                 None => true,
                 Some(tenant) => notice.tenant.as_deref() == Some(tenant.as_str()),
             };
             concerns && on.contains(&notice.on)
         });
-        asked && self.is_new(notice)
+        is_wanted && self.is_new(notice)
     }
 
     /// Whether no similar one was sent shortly before.
     fn is_new(&self, notice: &Notice) -> bool {
-        let Some(alike) = &notice.alike else {
+        let Some(suppression_key) = &notice.suppression_key else {
             return true;
         };
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said
-            .get(alike)
+        let mut last_sent = self
+            .last_sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if last_sent
+            .get(suppression_key)
             .is_some_and(|at| notice.at.0 - at.0 < QUIET_MS)
         {
             return false;
         }
-        if said.len() >= KINDS_MAX {
-            said.retain(|_, at| notice.at.0 - at.0 < QUIET_MS);
+        if last_sent.len() >= KINDS_MAX {
+            last_sent.retain(|_, at| notice.at.0 - at.0 < QUIET_MS);
         }
-        if said.len() >= KINDS_MAX {
-            said.clear();
+        if last_sent.len() >= KINDS_MAX {
+            last_sent.clear();
         }
-        said.insert(alike.clone(), notice.at);
+        last_sent.insert(suppression_key.clone(), notice.at);
         true
     }
 }
@@ -77,7 +80,12 @@ mod tests {
     use super::*;
     use crate::config::{Config, Sources};
 
-    fn notice(on: NotifyOn, tenant: Option<&str>, at: i64, alike: Option<&str>) -> Notice {
+    fn notice(
+        on: NotifyOn,
+        tenant: Option<&str>,
+        at: i64,
+        suppression_key: Option<&str>,
+    ) -> Notice {
         Notice {
             on,
             id: "1".into(),
@@ -87,7 +95,7 @@ mod tests {
             path: String::new(),
             command: String::new(),
             data: Map::new(),
-            alike: alike.map(str::to_owned),
+            suppression_key: suppression_key.map(str::to_owned),
         }
     }
 
@@ -107,8 +115,8 @@ mod tests {
     #[test]
     fn a_tenant_is_told_what_concerns_it() {
         let items = items();
-        let wanted = Wanted::new(&items.iter().collect::<Vec<_>>());
-        let wants = |on, tenant| wanted.wants(&notice(on, tenant, 0, None));
+        let subscription = Subscription::new(&items.iter().collect::<Vec<_>>());
+        let wants = |on, tenant| subscription.wants(&notice(on, tenant, 0, None));
         assert!(wants(NotifyOn::RunFailed, Some("acme")));
         assert!(!wants(NotifyOn::RunFailed, Some("globex")));
         assert!(wants(NotifyOn::RunDenied, Some("globex")));
@@ -118,8 +126,10 @@ mod tests {
     #[test]
     fn the_same_is_not_said_again_for_ten_minutes() {
         let items = items();
-        let wanted = Wanted::new(&items.iter().collect::<Vec<_>>());
-        let wants = |at, alike| wanted.wants(&notice(NotifyOn::Dlq, None, at, Some(alike)));
+        let subscription = Subscription::new(&items.iter().collect::<Vec<_>>());
+        let wants = |at, suppression_key| {
+            subscription.wants(&notice(NotifyOn::Dlq, None, at, Some(suppression_key)))
+        };
         assert!(wants(0, "a"));
         assert!(!wants(QUIET_MS - 1, "a"));
         assert!(wants(5, "b"));
