@@ -95,7 +95,7 @@ pub struct Parts {
     pub appends: usize,
     /// Keys and reader grants.
     pub controls: Arc<Controls>,
-    /// The issuers whose tokens are accepted beside keys.
+    /// The issuers whose tokens are accepted besides keys.
     pub jwt: Option<Arc<Jwt>>,
     /// The audit log.
     pub audit: Audit,

@@ -1,8 +1,9 @@
--- This node lives; how many do, and whether this server has lost what it held. Times are in microseconds, of this server.
+-- Reports that this node is alive; returns how many are, and whether this server has lost its data. Times are in microseconds, of
+-- this server.
 --
 -- KEYS: a sorted set of nodes; a marker, "RUN SINCE LOST".
--- ARGV: the node; for how long it counts; the server's run; the run that the node knew before ("": none).
--- Answer: the time; how many nodes live; since when the server has what it is given; 1 if it had lost something then.
+-- ARGV: the node; for how long it counts as alive; the server's run id; the run id that the node knew before ("": none).
+-- Answer: the time; the number of live nodes; since when the server has kept its data; 1 if it lost data before that.
 
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
@@ -23,7 +24,7 @@ if marker then
   marked, since, lost = string.match(marker, '^(%S+) (%d+) ([01])$')
 end
 if marked ~= run then
-  -- A marker of another run is from a snapshot or a replica, which may be behind; no marker is no loss if nobody knew of one.
+  -- A marker of another run is from a snapshot or a replica, which may be behind. A missing marker is no loss if no run was known.
   since = text(clock)
   lost = (marker or known ~= '') and '1' or '0'
 elseif known ~= '' and known ~= run then

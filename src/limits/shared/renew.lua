@@ -1,6 +1,6 @@
--- Requests that are still in flight: their leases last for another while, and are there again if they were lost.
+-- Renews the leases of requests that are still in flight, and restores leases that were lost.
 --
--- KEYS: the sorted set. ARGV: for how long, in microseconds; the leases.
+-- KEYS: the sorted set. ARGV: the duration in microseconds; the leases.
 
 local time = redis.call('TIME')
 local lapses = time[1] * 1000000 + time[2] + tonumber(ARGV[1])

@@ -1,15 +1,15 @@
--- Takes items from windows, and a place among the requests in flight, all at once. Times are in microseconds, of this server.
+-- Takes items from windows and counts a request as in flight, atomically. Times are in microseconds, of this server.
 --
--- KEYS: a list for each window; then a sorted set, if a place in flight is asked for.
--- ARGV: how many windows, how many runs of items, the most in flight (0: no place is asked for), its lapse, its lease;
---       for each window: its limit, its length, what is owed to it, 1 if it may refuse, the type that it counts (0: all);
---       for each run: its type, how many items.
--- Answer: the time; 0 if too many are in flight, and nothing else was done; how many are in flight;
---       for each run: how many items pass;
---       for each window: how many more may come, the time until one may, the time until all of the limit is free.
+-- KEYS: a list for each window; then a sorted set, if the request counts as in flight.
+-- ARGV: the number of windows, the number of runs of items, the limit in flight (0: not counted), the duration of the lease, the lease;
+--       for each window: its limit, its length, the owed admissions, 1 if it may refuse, the type that it counts (0: all);
+--       for each run: its type, the number of items.
+-- Answer: the time; 0 if too many are in flight, and then nothing else was done; the number in flight;
+--       for each run: the number of granted items;
+--       for each window: the remaining quota, the time until an item may come, the time until the whole limit is free.
 --
--- A window is a list of admissions, oldest first: "TIME COUNT SUM", where SUM counts all admissions since the list began. So
--- what is in the window is told by its first and last entry, and the first is found by bisection.
+-- A window is a list of admissions, oldest first: "TIME COUNT SUM", where SUM counts all admissions since the list began. So the
+-- first and last entry determine the count of the window, and the first is found by bisection.
 
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
@@ -32,7 +32,7 @@ local function entry(key, index)
   return tonumber(at), tonumber(count), tonumber(sum)
 end
 
--- The index of the first entry that is good, where all after a good one are and the last one is.
+-- The index of the first entry for which `good` is true; it is true for all entries after one, and for the last.
 local function first(key, last, good)
   if good(entry(key, 0)) then
     return 0
@@ -71,7 +71,7 @@ for i = 1, windows do
   local size = redis.call('LLEN', w.key)
   if size > 0 then
     local newest, _, sum = entry(w.key, -1)
-    -- A clock that was set back stands still here.
+    -- If the clock was set back, time stands still here.
     w.now = math.max(clock, newest)
     w.sum = sum
     w.newest = newest
@@ -141,7 +141,7 @@ for _, w in ipairs(kept) do
   if remaining == 0 then
     local leaves = w.oldest
     if w.used > w.limit then
-      -- The limit was lowered: more than one have to leave.
+      -- The limit was lowered, so more than one admission must expire.
       local until_sum = w.sum - w.limit + 1
       local function enough(_, _, sum)
         return sum >= until_sum

@@ -101,7 +101,7 @@ async fn earlier(controller: &Controller, id: &str) -> Result<EarlierRun, Refuse
         for row in rows {
             last = row.seq;
             if let Some(event) = event(&row) {
-                reader.take(event);
+                reader.apply(event);
             }
         }
         if !full {

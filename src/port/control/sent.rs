@@ -85,7 +85,7 @@ impl Sent {
         };
         // This never fails; an invalid query is reported later.
         let Ok(QueryString(tenant)) = QueryString::from_request_parts(&mut parts, &()).await;
-        let read = take(shared, &caller, &parts.headers, &mut body, limit).await;
+        let read = read_body(shared, &caller, &parts.headers, &mut body, limit).await;
         let (bytes, in_flight) = match read {
             Ok(read) => read,
             Err(problem) => {
@@ -208,7 +208,7 @@ impl Sent {
 }
 
 /// Counts the request as in flight, and reads the body.
-async fn take(
+async fn read_body(
     shared: &Shared,
     caller: &Caller,
     headers: &HeaderMap,

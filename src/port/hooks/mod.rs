@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `target` | which source a path names |
 //! | `sources` | sources ready for use, built from the integrations on `controls` |
-//! | `take` | the checks of a request, in order |
+//! | `receive` | the checks of a request, in order |
 //! | `append` | appending the event to the log |
 //! | `recent` | bodies without their own id, which are duplicates for a few seconds |
 //! | `counts`, `rejections` | limits on refused requests, and their entries in the audit log |
@@ -13,13 +13,13 @@
 mod append;
 mod counts;
 mod meters;
+mod receive;
 mod recent;
 mod rejections;
 pub(super) mod sources;
-mod take;
 mod target;
 
-pub(super) use take::post;
+pub(super) use receive::post;
 pub(super) use target::Target;
 
 use self::{

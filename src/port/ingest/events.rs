@@ -57,7 +57,7 @@ pub(crate) async fn post(
 ) -> Response<Full<Bytes>> {
     let began = std::time::Instant::now();
     let id = shared.ids.next();
-    let response = match take(shared, request, peer).await {
+    let response = match process(shared, request, peer).await {
         Ok((outcomes, rated)) => {
             shared.meters.count(&outcomes);
             let mut response = answer::respond(id, outcomes);
@@ -73,7 +73,7 @@ pub(crate) async fn post(
     response
 }
 
-async fn take(
+async fn process(
     shared: &Shared,
     request: Request<Incoming>,
     peer: IpAddr,

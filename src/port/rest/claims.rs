@@ -85,7 +85,7 @@ pub(crate) async fn claim(Sent(caller, body): Sent<Caller>) -> Result<Json<Claim
         let (wanted, held) = claim_request.wanted(&caller);
         if !wanted.is_empty() {
             let store = store(&caller)?;
-            let tasks = take(&caller, &store, &claim_request, &wanted).await?;
+            let tasks = claim_tasks(&caller, &store, &claim_request, &wanted).await?;
             if !tasks.is_empty() {
                 return Ok(Json(ClaimedTasks { tasks, held }));
             }
@@ -204,14 +204,14 @@ fn lease_time(caller: &Caller, seconds: Option<u64>) -> Result<Option<Duration>,
 
 const LEASE_TOO_LONG_S: u64 = LEASE_MAX_S + 1;
 
-/// The hash of a lease made by [`take`]; `None` if the text is not one.
+/// The hash of a lease made by [`claim_tasks`]; `None` if the text is not one.
 pub(super) fn hash(lease: &str) -> Option<LeaseHash> {
     let digits = lease.len() == 2 * LEASE_BYTES && lease.bytes().all(|b| b.is_ascii_hexdigit());
     digits.then(|| Sha256::digest(lease.as_bytes()).into())
 }
 
 /// Claims available tasks and reports first claims to their runs.
-async fn take(
+async fn claim_tasks(
     caller: &Permitted,
     store: &Store,
     claim_request: &ClaimRequest,

@@ -95,7 +95,7 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
                 "send application/json, without `ce-` headers",
             ));
         }
-        let start = take(
+        let start = prepare_goal(
             &judge,
             idempotency_key(&headers)?,
             trace(&headers).as_ref(),
@@ -118,7 +118,7 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
     answer::agent(taken).map_err(|problem| caller.refuse(problem))
 }
 
-async fn take(
+async fn prepare_goal(
     judge: &Judge<'_>,
     header: Option<&str>,
     trace: Option<&envelope::TraceContext<'_>>,

@@ -51,7 +51,7 @@ enum End {
 
 impl EarlierRunReader {
     /// Applies the next event.
-    pub(crate) fn take(&mut self, event: Event) {
+    pub(crate) fn apply(&mut self, event: Event) {
         match event {
             Event::RunStarted(started) => self.started = Some(started),
             Event::PlanReady(plan) => self.plan = Some(plan),
@@ -196,14 +196,14 @@ mod tests {
 
     fn earlier(started: Started, events: Vec<Event>) -> EarlierRun {
         let mut reader = EarlierRunReader::default();
-        reader.take(Event::RunStarted(Box::new(started)));
-        reader.take(Event::PlanReady(Box::new(PlanReady {
+        reader.apply(Event::RunStarted(Box::new(started)));
+        reader.apply(Event::PlanReady(Box::new(PlanReady {
             source: "workflow".into(),
             hash: "00".into(),
             plan: Json::of(&json!({ "steps": [] })),
         })));
         for event in events {
-            reader.take(event);
+            reader.apply(event);
         }
         reader.finish("old".into()).unwrap()
     }

@@ -80,7 +80,7 @@ async fn post(
 ) -> Result<Response, Refused> {
     let (caller, headers, body) = identify(shared, request, shared.limits.batch_bytes).await?;
     let judge = Judge::of(&caller, kind);
-    let batch = match take(&judge, &headers, body).await {
+    let batch = match process(&judge, &headers, body).await {
         Ok(batch) => batch,
         Err(problem) => {
             judge.record_problem(&problem);
@@ -123,7 +123,7 @@ pub(super) async fn identify(
     }
 }
 
-async fn take(
+async fn process(
     judge: &Judge<'_>,
     headers: &HeaderMap,
     mut body: axum::body::Body,

@@ -88,7 +88,7 @@ impl<'a> WebhookRequest<'a> {
 
     async fn answer(&mut self, body: Incoming) -> Response<Full<Bytes>> {
         let id = self.shared.ids.next();
-        let (result, response) = match self.take(body).await {
+        let (result, response) = match self.process(body).await {
             Ok(Reply::Challenge(text)) => (RequestOutcome::Challenge, plain(text)),
             Ok(Reply::Event(outcome)) => {
                 self.shared.meters.count(std::slice::from_ref(&outcome));
@@ -120,7 +120,7 @@ impl<'a> WebhookRequest<'a> {
         response
     }
 
-    async fn take(&mut self, mut body: Incoming) -> Result<Reply, Problem> {
+    async fn process(&mut self, mut body: Incoming) -> Result<Reply, Problem> {
         if let Err(problem) = self.check_head(&body) {
             body::discard(body);
             return Err(problem);
