@@ -538,7 +538,7 @@ async fn plans_of_the_sender_are_checked_whole() {
         ),
         (
             json!({ "steps": [{ "id": "a", "tool": "noop", "input": 9_007_199_254_740_993_u64 }] }),
-            "no double holds",
+            "cannot be represented as a double",
         ),
     ] {
         let answer = post(&node, "/v1/workflows", &start(plan)).await;
