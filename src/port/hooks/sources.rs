@@ -43,10 +43,10 @@ impl Ready {
 
 /// Sources by the id of their integration.
 #[derive(Default)]
-pub(crate) struct Sources(RwLock<HashMap<Box<str>, Made>>);
+pub(crate) struct Sources(RwLock<HashMap<Box<str>, BuiltSource>>);
 
 /// A source built from an integration.
-struct Made {
+struct BuiltSource {
     /// The offset of the integration's record.
     offset: u64,
     /// `None` if this release does not understand the definition.
@@ -60,10 +60,10 @@ impl Sources {
         integration: &Arc<Integration>,
         controls: &Controls,
     ) -> Option<Arc<Ready>> {
-        if let Some(made) = self.0.read().get(&*integration.id)
-            && made.offset == integration.offset
+        if let Some(built) = self.0.read().get(&*integration.id)
+            && built.offset == integration.offset
         {
-            return made.ready.clone();
+            return built.ready.clone();
         }
         let source = source(integration).inspect_err(|why| {
             let (id, name) = (&integration.id, &integration.definition.name);
@@ -81,7 +81,7 @@ impl Sources {
     ) -> Option<Arc<Ready>> {
         let mut all = self.0.write();
         let before = all.get(&*integration.id);
-        let before = before.and_then(|made| made.ready.as_ref());
+        let before = before.and_then(|built| built.ready.as_ref());
         let received = before.map_or(0, |before| before.received.load(Ordering::Relaxed));
         let ready = source.map(|source| {
             Arc::new(Ready {
@@ -90,11 +90,11 @@ impl Sources {
                 received: AtomicI64::new(received),
             })
         });
-        let made = Made {
+        let built = BuiltSource {
             offset: integration.offset,
             ready: ready.clone(),
         };
-        all.insert(integration.id.as_str().into(), made);
+        all.insert(integration.id.as_str().into(), built);
         ready
     }
 
