@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Serialize, JsonSchema)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "the shape of the answer is a contract"
+    reason = "clients rely on the shape of the answer"
 )]
 pub struct Controls<'a> {
     /// No intake, no starts, no dispatch.

@@ -7,6 +7,7 @@
 //! JSON Schemas are derived from the types by `schemars`, which generates the dialect of OpenAPI 3.1 (JSON Schema 2020-12) and reads
 //! serde's attributes, so that a schema cannot contradict serde. Reports that the command line also prints without a node (lag, topics,
 //! dead letters, progress of a replay) are defined in the modules that produce them, with their schemas.
+//! Scopes are stored in the same form as they are sent, so they are defined in `controls`.
 //!
 //! | file | holds |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Runs as shown to clients (contract, section 3).
+//! Runs as shown to clients.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! The emergency controls at the port. A route calls these in the contract's order of checks:
+//! The emergency controls at the port. A route calls these in the order of checks of `docs/controls.md`:
 //!
 //! | check | before | after |
 //! |---|---|---|

@@ -6,7 +6,7 @@
 //! | `retry` | the handler of `/v1/runs/{id}/retry` |
 //! | `decide` | the handler of `/v1/approvals/{id}` |
 //! | `recent` | the decisions that were recently accepted, for clients that send them again |
-//! | `sent` | a request up to its checked body, in the contract's order of checks |
+//! | `sent` | a request up to its checked body, in the order of checks of `docs/controls.md` |
 //! | `send` | appending the record to `commands`, waiting for the run's answer, and the audit log |
 
 pub(crate) mod decide;

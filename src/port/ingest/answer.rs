@@ -271,7 +271,7 @@ mod tests {
         )
     }
 
-    /// The hand-written JSON parses as the contract's types.
+    /// The hand-written JSON parses as the types of [`crate::api::events`].
     #[tokio::test]
     async fn answers_are_those_of_the_contract() {
         let id = Identity::of("event", &["1"]);

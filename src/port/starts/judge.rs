@@ -1,4 +1,4 @@
-//! Takes one start through all checks, in the order of the contract, to its record.
+//! Takes one start through all checks, in the order that `starts` documents, to its record.
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@
 //! | `permit` | what the key is allowed to do |
 //! | `resolve` | workflow, plan and tools; params against schemas |
 //! | `record` | the start record |
-//! | `judge` | all of these checks in the order of the contract |
+//! | `judge` | all of these checks in the order below |
 //! | `earlier_run`, `retry` | repeating a run: what the earlier run has done, and the start record built from it |
 //! | `append`, `outcome` | the last step, and the outcome of a start |
 //! | `wait` | `Prefer: wait` |

@@ -11,7 +11,7 @@ use crate::{
     saga::{Follower, Notice},
 };
 
-/// The longest wait (contract, section 2), in seconds.
+/// The longest wait, in seconds; clients rely on it.
 pub(super) const WAIT_MAX_S: u64 = 60;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
