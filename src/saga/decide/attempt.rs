@@ -230,7 +230,7 @@ impl Turn<'_> {
         if long_enough {
             return self.keep(index, step, Json::null());
         }
-        let error = StepError::new("wait_timeout", "no signal arrived in time");
+        let error = StepError::new("wait_timeout", "the wait did not end within its time limit");
         self.fail_step(index, step, error, false);
     }
 }
