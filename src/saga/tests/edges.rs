@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 const DAY: i64 = 86_400_000;
-/// When a run that began at 0 has taken too long.
+/// The deadline of a run that began at 0.
 const RUN_ENDS: Millis = Millis(7 * DAY);
 
 pub(super) fn undo() -> Value {
@@ -141,7 +141,7 @@ fn what_happens_during_a_pause_is_not_postponed_by_all_of_it() {
     case.wait(5_000);
     case.tell(pause());
     case.now += 30 * DAY;
-    // Only five seconds of its time are over: there is another attempt, a second after the resume.
+    // Only five seconds of its time limit have passed: there is another attempt, a second after the resume.
     case.answer("a", 1, bad(true, true));
     assert!(case.types().ends_with("step_retry_scheduled a"));
     case.now += 1;
@@ -161,7 +161,7 @@ fn the_time_of_all_attempts_stands_still_while_the_step_is_held() {
     case.wait(DAY);
     *case.held.borrow_mut() = None;
     case.tell(Input::Wake);
-    // The attempt has its whole time.
+    // The attempt has its full time limit.
     assert_eq!(case.run.next_due(), Some(Millis(case.now + 10_000)));
     assert_eq!(case.run.steps[0].attempt, 2);
 }
@@ -170,7 +170,7 @@ fn the_time_of_all_attempts_stands_still_while_the_step_is_held() {
 fn no_attempt_goes_after_the_time_of_all_attempts() {
     let mut case = Case::start(&one(&json!({ "deadline_s": 30 })), &tools(), &Value::Null);
     case.answer("a", 1, bad(true, true));
-    // Nobody woke the run in time.
+    // The run is woken late.
     case.wait(60_000);
     assert_eq!(code(&case), "broken");
     assert_eq!(case.run.steps[0].attempt, 1);
@@ -188,7 +188,7 @@ fn another_hold_follows_a_hold() {
     case.tell(held(5_000));
     *case.held.borrow_mut() = Some(hold("safe_mode", None));
     case.wait(5_000);
-    // A time that is over would wake the run at once, again and again.
+    // A time in the past would wake the run again and again.
     assert_eq!(case.run.next_due(), Some(RUN_ENDS));
     *case.held.borrow_mut() = Some(hold("rate_limited", Some(20_000)));
     case.tell(Input::Wake);
@@ -318,7 +318,7 @@ fn unclaimed_work_has_not_started() {
     case.wait(60_000);
     assert_eq!(code(&case), "not_started");
     assert!(!case.types().contains("retry"));
-    // From the claim on its time runs; without an answer it is unknown.
+    // Its time limit starts at the claim; without an answer it is unknown.
     let mut case = Case::start(&plan, &tools, &Value::Null);
     case.wait(50_000);
     let claim = |attempt, deadline| Input::Claimed {
@@ -329,7 +329,7 @@ fn unclaimed_work_has_not_started() {
     };
     assert!(case.tell(claim(2, 60_000)).ignored);
     case.tell(claim(1, 60_000));
-    // The lease has lapsed, and somebody else has claimed it: that gives no more time.
+    // Another claim after the lease has lapsed does not extend the time.
     let again = case.tell(claim(1, 90_000));
     assert!(!again.ignored && again.events.is_empty());
     case.tell(cancel());
@@ -339,7 +339,7 @@ fn unclaimed_work_has_not_started() {
         case.types()
             .contains("step_unknown a, compensation_started")
     );
-    // What nobody has claimed is not awaited; if somebody did at the same moment, it is undone.
+    // An unclaimed call is not awaited; if it was claimed at the same moment, a success is compensated.
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() }, { "id": "b", "tool": "t", "compensate": undo() },
     ] });
@@ -383,7 +383,7 @@ fn a_compensation_waits_to_be_claimed() {
     assert!(case.types().ends_with("compensation_scheduled a"));
     case.wait(1_000);
     assert_eq!(failed_as(&case).as_deref(), Some("not_started"));
-    // From the claim on its time runs.
+    // Its time limit starts at the claim.
     let mut case = begun();
     case.wait(50_000);
     case.tell(Input::Claimed {
@@ -466,7 +466,7 @@ fn denied_approvals_undo_and_the_run_may_need_one() {
         (case.run.status(), code(&case)),
         (RunStatus::Denied, "denied".to_owned())
     );
-    // The time of the run is over before anybody decides: it left `queued` when people were asked.
+    // The run times out before anybody decides: it left `queued` when the approval was requested.
     let plan = json!({ "steps": plan["steps"], "timeout_s": 60 });
     let mut case = Case::start_with(&plan, &tools(), started);
     case.wait(60_000);
