@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    fold::{Happened, Run},
+    fold::{HistoryRecord, Run},
     state::Step,
     work::Work,
 };
@@ -89,7 +89,7 @@ impl Pair {
         for event in events {
             self.seq += 1;
             let body = serde_json::to_string(event).unwrap();
-            self.fold.apply(Happened {
+            self.fold.apply(HistoryRecord {
                 seq: self.seq,
                 kind: event.name(),
                 at: self.now,
