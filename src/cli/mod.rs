@@ -110,7 +110,7 @@ enum Command {
     /// List, show, watch and control runs
     #[command(subcommand)]
     Runs(runs::Command),
-    /// List and decide what people are asked
+    /// List and decide approvals and incidents
     #[command(subcommand)]
     Approvals(approvals::Command),
     /// List the tools that steps call
@@ -134,7 +134,7 @@ enum Command {
     Rebuild(rebuild::Args),
     /// Run the migrations of the schema in Postgres
     Migrate(migrate::Args),
-    /// Get the model of the embeddings
+    /// Fetch the model of the embeddings
     #[cfg(feature = "embed")]
     #[command(subcommand)]
     Model(model::Command),

@@ -386,7 +386,7 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The number of claimable tasks of each (tenant, tool), at most [`COUNTED`]. Ignores limits.
+/// The number of claimable tasks of each (tenant, tool), at most 64. Ignores limits.
 pub async fn waiting(store: &Store, of: &[(String, String)]) -> Result<Vec<u64>, StoreError> {
     let (tenants, tools): (Vec<&str>, Vec<&str>) =
         of.iter().map(|(tenant, tool)| (&**tenant, &**tool)).unzip();
