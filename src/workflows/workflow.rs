@@ -32,7 +32,7 @@ pub struct Workflow {
     pub hash: String,
     /// Its triggers, which start it without a request.
     pub triggers: Vec<Trigger>,
-    /// What happens when all attempts of a step are used up, unless the step or its tool says otherwise.
+    /// What happens when all attempts of a step are used up, unless the step overrides it. It overrides the tool's setting.
     pub on_exhausted: Option<OnExhausted>,
 }
 
