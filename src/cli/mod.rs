@@ -130,7 +130,7 @@ enum Command {
     Topics(topics::Command),
     /// Check everything that a node needs
     Doctor(doctor::Args),
-    /// Rebuild tables from the log, beside the old ones
+    /// Rebuild tables from the log while the old ones stay in use
     Rebuild(rebuild::Args),
     /// Run the migrations of the schema in Postgres
     Migrate(migrate::Args),

@@ -53,7 +53,7 @@ pub enum EmbedError {
     Overloaded {
         /// Texts that wait.
         waiting: usize,
-        /// The most that may.
+        /// The maximum number of queued texts.
         most: usize,
     },
     /// One call has more texts than may wait.
@@ -61,7 +61,7 @@ pub enum EmbedError {
     TooMany {
         /// Texts of the call.
         texts: usize,
-        /// The most that may wait.
+        /// The maximum number of queued texts.
         most: usize,
     },
     /// The vectors were not computed in time.

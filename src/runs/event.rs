@@ -89,7 +89,7 @@ pub struct ApprovalRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// The step or run may go on.
+    /// The step or run may continue.
     Approved,
     /// It may not.
     Denied,

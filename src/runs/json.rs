@@ -58,8 +58,8 @@ impl Json {
     }
 }
 
-/// Deserializes an optional member for which `null` is a value and not the same as absent. Use with `#[serde(default,
-/// deserialize_with = …)]`.
+/// Deserializes an optional member for which `null` is a value and not the same as absent, with
+/// `#[serde(default, deserialize_with = "present")]`.
 pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(deserializer).map(Some)
 }
