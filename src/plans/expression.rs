@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_refused_with_its_place() {
+    fn invalid_expressions_are_refused_with_their_place() {
         let value = serde_json::json!({ "a": ["x", { "b": "{{ params. }}" }] });
         let error = read(&value).unwrap_err();
         assert!(error.starts_with("/a/1/b: not an expression"), "{error}");

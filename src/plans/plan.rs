@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions_refer_to_ancestors_alone() {
+    fn expressions_refer_only_to_ancestors() {
         let plan = |input: &str| {
             let steps = json!([
                 step("a", &[], json!(1)),

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn followers_hear_of_their_run_alone() {
+    async fn followers_get_notices_of_their_run_only() {
         let followers = Followers::default();
         let (mine, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let answered = |offset| Notice::Answered {

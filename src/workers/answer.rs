@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn which_failures_are_retried_and_which_count_as_trouble() {
+    fn which_failures_are_retried_and_which_count_for_the_breaker() {
         for (status, retryable, trouble) in [
             (408, true, false),
             (409, true, false),

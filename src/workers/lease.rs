@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_tasks_are_taken_apart() {
+    fn task_ids_are_parsed() {
         let id = TaskId::parse("0198:pay:compensate:2").unwrap();
         assert_eq!((id.run_id, id.step_id), ("0198", "pay"));
         assert_eq!((id.kind, id.attempt), (CallKind::Compensate, 2));

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_schedules_are_refused() {
         for (pattern, zone) in [
             ("0 0 30 2 *", "UTC"),
             ("0 0 * * * *", "UTC"),

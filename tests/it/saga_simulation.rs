@@ -652,7 +652,7 @@ fn shrunk(seed: u64) -> (usize, String) {
 }
 
 #[test]
-fn runs_keep_their_promises_whatever_happens() {
+fn runs_keep_their_guarantees_whatever_happens() {
     let seeds = std::env::var("OMNILINK_TEST_SEEDS").ok();
     let seeds = seeds.and_then(|n| n.parse().ok()).unwrap_or(SEEDS);
     let began = Instant::now();

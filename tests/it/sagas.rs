@@ -24,11 +24,11 @@ on_both_logs!(
     what_failed_is_undone_in_reverse,
     a_start_counts_once,
     timers_fire_after_a_restart,
-    held_calls_go_when_the_controls_allow_it,
-    followers_hear_of_answers_and_ends,
+    held_calls_are_sent_when_the_controls_allow_it,
+    followers_get_answers_and_ends,
     emitted_events_are_on_ingress,
-    what_people_have_to_know_is_an_event_or_in_the_audit_log,
-    what_is_no_command_becomes_a_dead_letter,
+    notices_are_events_or_audit_entries,
+    an_invalid_command_becomes_a_dead_letter,
 );
 
 fn noops(count: usize) -> Value {
@@ -250,7 +250,7 @@ fn controls(version: u64, safe_mode: bool) -> Command {
     command
 }
 
-fn held_calls_go_when_the_controls_allow_it(test_log: TestLog) {
+fn held_calls_are_sent_when_the_controls_allow_it(test_log: TestLog) {
     let mut sagas = Processor::start(&test_log);
     sagas.send_to_all(&controls(1, true));
     let (plan, tools) = two_calls();
@@ -278,7 +278,7 @@ fn held_calls_go_when_the_controls_allow_it(test_log: TestLog) {
     }
 }
 
-fn followers_hear_of_answers_and_ends(test_log: TestLog) {
+fn followers_get_answers_and_ends(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let plan = json!({ "steps": [{ "id": "s", "tool": "wait", "input": { "signal": "go" } }], "output": "{{ steps.s.output }}" });
@@ -378,7 +378,7 @@ fn ids_on_ingress(sagas: &Processor, at_least: usize) -> Vec<(String, String)> {
     ids
 }
 
-fn what_people_have_to_know_is_an_event_or_in_the_audit_log(test_log: TestLog) {
+fn notices_are_events_or_audit_entries(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let plan =
         json!({ "steps": [{ "id": "s", "tool": "approve", "input": { "message": "Well?" } }] });
@@ -423,7 +423,7 @@ fn what_people_have_to_know_is_an_event_or_in_the_audit_log(test_log: TestLog) {
     );
 }
 
-fn what_is_no_command_becomes_a_dead_letter(test_log: TestLog) {
+fn an_invalid_command_becomes_a_dead_letter(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let mut broken = command("no uuid", "cancel", &json!({}));
     sagas.send(&broken);

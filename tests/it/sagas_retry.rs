@@ -9,8 +9,8 @@ use crate::support::{
 };
 
 on_both_logs!(
-    what_was_done_is_not_done_again,
-    what_was_done_is_undone_if_the_new_run_fails,
+    reused_steps_are_not_repeated,
+    reused_steps_are_compensated_if_the_retry_fails,
     failed_compensations_keep_their_keys,
     a_compensation_that_the_plan_lacks_is_a_dead_letter,
 );
@@ -35,7 +35,7 @@ fn repeating(id: &str, plan: &Value, tools: &[Value], retry: &Value) -> (String,
     (run, command)
 }
 
-fn what_was_done_is_not_done_again(test_log: TestLog) {
+fn reused_steps_are_not_repeated(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let plan = json!({
         "steps": [
@@ -76,7 +76,7 @@ fn what_was_done_is_not_done_again(test_log: TestLog) {
     assert_eq!(sagas.calls(0), []);
 }
 
-fn what_was_done_is_undone_if_the_new_run_fails(test_log: TestLog) {
+fn reused_steps_are_compensated_if_the_retry_fails(test_log: TestLog) {
     let mut sagas = Processor::start(&test_log);
     let undone = json!({ "tool": "undo", "input": "{{ [step.input, step.output] }}" });
     let plan = json!({ "steps": [

@@ -320,7 +320,7 @@ fn a_run_that_fails_shows_what_was_undone() {
 
 /// A pause postpones the expiry of approvals; those that are open at the end expire.
 #[test]
-fn questions_are_followed_to_the_end() {
+fn approvals_are_followed_to_the_end() {
     let plan = json!({ "steps": [{ "id": "c", "tool": "pay", "input": { "to": "bob" } }] });
     let mut pair = Pair::start(&plan, None, false);
     assert_eq!(pair.fold.status(), RunStatus::WaitingApproval);

@@ -96,7 +96,7 @@ fn an_incident_without_an_answer_is_unknown_when_it_is_failed() {
 }
 
 #[test]
-fn questions_are_closed_when_the_run_ends() {
+fn approvals_are_closed_when_the_run_ends() {
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() },
         { "id": "b", "tool": "approve", "input": { "message": "well?" }, "depends_on": ["a"] },
@@ -136,7 +136,7 @@ fn a_step_that_is_held_between_attempts_is_not_forgotten() {
 }
 
 #[test]
-fn what_happens_during_a_pause_is_not_postponed_by_all_of_it() {
+fn deadlines_set_during_a_pause_move_only_by_the_rest_of_it() {
     let mut case = Case::start(&one(&json!({ "deadline_s": 60 })), &tools(), &Value::Null);
     case.wait(5_000);
     case.tell(pause());
@@ -153,7 +153,7 @@ fn what_happens_during_a_pause_is_not_postponed_by_all_of_it() {
 }
 
 #[test]
-fn the_time_of_all_attempts_stands_still_while_the_step_is_held() {
+fn the_deadline_of_all_attempts_is_suspended_while_the_step_is_held() {
     let mut case = Case::start(&one(&json!({ "deadline_s": 30 })), &tools(), &Value::Null);
     case.answer("a", 1, bad(true, true));
     *case.held.borrow_mut() = Some(hold("safe_mode", None));
@@ -167,7 +167,7 @@ fn the_time_of_all_attempts_stands_still_while_the_step_is_held() {
 }
 
 #[test]
-fn no_attempt_goes_after_the_time_of_all_attempts() {
+fn no_attempt_is_sent_after_the_deadline_of_all_attempts() {
     let mut case = Case::start(&one(&json!({ "deadline_s": 30 })), &tools(), &Value::Null);
     case.answer("a", 1, bad(true, true));
     // The run is woken late.
@@ -212,7 +212,7 @@ fn a_run_whose_time_has_come_does_not_wake_while_it_is_held() {
 }
 
 #[test]
-fn a_changed_input_is_validated_and_triaged_anew() {
+fn a_changed_input_is_validated_and_judged_again() {
     let pay = tool(
         "pay",
         &json!({
@@ -280,7 +280,7 @@ fn a_paused_run_whose_step_has_failed_can_be_cancelled() {
 }
 
 #[test]
-fn waits_are_ended_by_time_and_signals_alone() {
+fn only_time_and_signals_end_a_wait() {
     let wait = |input: Value, more: &Value| {
         let mut plan = one(more);
         plan["steps"][0]["tool"] = json!("wait");
@@ -399,7 +399,7 @@ fn a_compensation_waits_to_be_claimed() {
 }
 
 #[test]
-fn compensations_are_told_in_the_order_in_which_they_ran() {
+fn compensations_are_reported_in_the_order_in_which_they_ran() {
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() },
         { "id": "b", "tool": "t", "compensate": undo(), "retry": { "max_attempts": 1 } },
