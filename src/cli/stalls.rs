@@ -276,7 +276,7 @@ fn describe_stall(one: &Processor, partitions: &[Waiting], watched: Duration) ->
     )
 }
 
-/// How much waits for a processor that is held, and whether retention is about to delete it.
+/// Describes how many records wait for a held processor, and whether retention is about to delete them.
 fn describe_hold(
     log: &dyn Log,
     one: &Processor,

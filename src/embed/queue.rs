@@ -191,7 +191,7 @@ fn answer(model: &Model, batch: Vec<Request>) {
     }
 }
 
-/// The answer for each request of `batch`. A text that cannot be split fails its own request alone.
+/// The answer for each request of `batch`. A text that cannot be split fails only its own request.
 fn compute(model: &Model, batch: &[Request]) -> Vec<Answer> {
     let texts: Vec<&String> = batch.iter().flat_map(|request| &request.texts).collect();
     let mut tokens = model.tokens_of(&texts).into_iter();

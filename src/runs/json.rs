@@ -89,7 +89,7 @@ impl Serialize for Json {
 }
 
 impl<'de> Deserialize<'de> for Json {
-    /// By way of a [`Value`], because serde buffers the content of tagged enums.
+    /// Parses into a [`Value`] first, because serde buffers the content of tagged enums.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Value::deserialize(deserializer).map(|value| Self::of(&value))
     }

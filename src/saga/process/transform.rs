@@ -120,7 +120,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Loads a run into memory; false if there is none that has not ended.
+    /// Loads a run into memory; false if it does not exist or has ended.
     fn load(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<bool, Failure> {
         if self.hot.get(&key).is_some() {
             return Ok(true);

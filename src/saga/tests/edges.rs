@@ -291,7 +291,7 @@ fn only_time_and_signals_end_a_wait() {
     assert!(case.answer("a", 1, good(&json!("forged"))).ignored);
     case.wait(10_000);
     assert_eq!(code(&case), "wait_timeout");
-    // What its input becomes is checked, too.
+    // The rendered input is checked too.
     let case = wait(json!({ "for_s": "{{ params.n }}" }), &json!({}));
     assert_eq!(code(&case), "invalid_input");
     // The first of several signals is the one that came first.

@@ -29,7 +29,7 @@ fn outputs_are_bounded_and_their_steps_are_compensated() {
     case.answer("a", 1, good(&large));
     case.undone("a", 1, good(&Value::Null));
     assert_eq!(code(&case), "output_too_large");
-    // Late, too.
+    // Also for a late success.
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() }, { "id": "b", "tool": "t" }
     ] });

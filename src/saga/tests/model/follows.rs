@@ -40,7 +40,7 @@ impl Model {
         panic!("the model does not settle");
     }
 
-    /// Action one thing that happens without an input; false: there is none.
+    /// Does one thing that happens without an input; false: there is none.
     fn advance(&mut self) -> bool {
         let clock = self.clock;
         let over = |until: &Option<i64>| until.is_none_or(|until| until <= clock);

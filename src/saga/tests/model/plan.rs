@@ -30,7 +30,7 @@ impl Action {
 pub(in crate::saga::tests) enum Condition {
     Always,
     Never,
-    /// Condition the output of this step, on which it depends, is more than 1.
+    /// If the output of this step, on which it depends, is more than 1.
     Output(usize),
 }
 
