@@ -1,7 +1,6 @@
 //! The kernels for each instruction set.
 //!
-//! The only file with `unsafe`: functions compiled for instructions that not every processor has, and loads and stores of
-//! whole registers.
+//! The only file with `unsafe`: functions compiled for instructions that not every processor has, and register loads and stores.
 #![allow(
     unsafe_code,
     reason = "vector instructions; each block says why it is sound"
@@ -16,7 +15,7 @@ type AddNorm = unsafe fn(&mut [Lane], &[Lane], usize, &[Lane], &[Lane], f32);
 
 /// The kernels compiled for an instruction set that this processor has.
 ///
-/// All are `unsafe` to call without those instructions; an `Isa` is made by [`Isa::avx512`] and [`Isa::avx2`] alone, which check.
+/// They are `unsafe` to call without those instructions. Only [`Isa::avx512`] and [`Isa::avx2`] create an `Isa`, after a check.
 #[derive(Clone, Copy)]
 pub struct Isa {
     panel: Panel,
@@ -56,7 +55,7 @@ impl Isa {
         gelu: bool,
         out: &mut [Lane],
     ) {
-        // SAFETY: whoever made this `Isa` has checked that the processor has the instructions.
+        // SAFETY: the constructor of this `Isa` has checked that the processor has the instructions.
         unsafe { (self.panel)(x, stride, rows, weights, bias, gelu, out) }
     }
 
@@ -95,7 +94,7 @@ macro_rules! kernels {
             gelu: bool,
             out: &mut [Lane],
         ) {
-            // Tiles of nearly the same size: the rest of an uneven division would use few registers.
+            // Tiles of nearly equal size: a small remainder would use few registers.
             let tiles = rows.len().div_ceil($most);
             let mut first = rows.start;
             let mut out = out;
@@ -128,8 +127,7 @@ macro_rules! kernels {
     };
 }
 
-/// Repeats a body for each of the numbers below a constant. As a loop, the compiler would leave long ones rolled up, and the sums in
-/// memory.
+/// Repeats a body for each of the numbers below a constant. The compiler would not unroll a long loop, and would keep the sums in memory.
 macro_rules! unrolled {
     ($row:ident < $rows:ident: $($number:literal)* => $body:block) => {
         $(if $number < $rows {

@@ -1,11 +1,10 @@
-//! Sixteen floats, and what is done to them one by one. All functions are inlined into the functions of `isa`, where the compiler turns
+//! Sixteen floats, and elementwise functions on them. All functions are inlined into the functions of `isa`, where the compiler turns
 //! their loops into vector instructions.
 
 /// Floats of a [`Lane`].
 pub const WIDTH: usize = 16;
 
-/// Sixteen neighbouring columns of a row; one register of AVX-512. Aligned, because a register that is read across two cache lines
-/// takes twice the time.
+/// Sixteen neighbouring columns of a row; one AVX-512 register. Aligned, because a load across two cache lines takes twice as long.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub struct Lane(pub [f32; WIDTH]);
@@ -36,7 +35,7 @@ impl Lane {
         self
     }
 
-    /// Combines all floats, in halves, so that the steps do not wait for each other.
+    /// Combines all floats, in halves, to keep dependency chains short.
     #[inline(always)]
     pub(super) fn fold(mut self, of: impl Fn(f32, f32) -> f32) -> f32 {
         for half in [8, 4, 2, 1] {
@@ -54,7 +53,7 @@ impl Block {
     pub const ZERO: Self = Self([Lane::ZERO; WIDTH]);
 }
 
-/// The larger one, for numbers: one instruction, where `f32::max` also treats NaN.
+/// The maximum. A single instruction, unlike `f32::max`, which also handles NaN.
 #[inline(always)]
 fn larger(x: f32, y: f32) -> f32 {
     if x > y { x } else { y }

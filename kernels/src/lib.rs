@@ -1,11 +1,11 @@
 //! The vector kernels of OmniLink's embeddings, for x86-64 with AVX2 or AVX-512.
 //!
-//! A crate of its own, because dev builds optimise it (`profile.dev.package` in the root's Cargo.toml): without that a text takes
+//! A separate crate, because dev builds optimise it (`profile.dev.package` in the root's Cargo.toml): without that a text takes
 //! seconds instead of milliseconds.
 //!
-//! Activations lie in panels of 16 columns: `x[panel * rows + row]` is a [`Lane`]. So a block of rows of one panel is contiguous, and
-//! weights are packed once, at the start, into [`Block`]s of 16 × 16: one kernel, [`Isa::panel`], reads both from first to last and
-//! serves dense layers and attention alike.
+//! Activations are stored in panels of 16 columns: `x[panel * rows + row]` is a [`Lane`], so a block of rows of a panel is
+//! contiguous. Weights are packed once, at the start, into [`Block`]s of 16 × 16. One kernel, [`Isa::panel`], reads both
+//! sequentially and serves dense layers and attention alike.
 #![cfg(target_arch = "x86_64")]
 
 mod isa;

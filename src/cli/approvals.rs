@@ -1,4 +1,4 @@
-//! `omnilink approvals`: what people are asked, and their decisions.
+//! `omnilink approvals`: lists, shows and decides approvals and incidents.
 
 use anyhow::Context;
 use clap::{ValueEnum, builder::PossibleValuesParser};
@@ -15,7 +15,7 @@ use crate::api::run_controls::{DecideApproval, DecisionMade};
 
 /// The path of approvals on the port.
 const PATH: &str = "/v1/approvals";
-/// The most pending approvals that are searched for one.
+/// The maximum number of pending approvals that are searched.
 const PENDING_MAX: u16 = 1000;
 /// The statuses of approvals.
 const STATUSES: [&str; 7] = [
@@ -24,13 +24,13 @@ const STATUSES: [&str; 7] = [
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// List what people are asked, newest first
+    /// List approvals and incidents, newest first
     List(List),
     /// Show an approval or an incident with its input
     Show(Show),
     /// Approve a step or a run
     Approve(Approve),
-    /// Deny a step or a run: what was done is undone
+    /// Deny a step or a run: the run is undone
     Deny(Deny),
     /// Decide an approval or an incident
     Decide(Decide),
@@ -73,14 +73,14 @@ pub(super) struct Show {
   omnilink approvals approve 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.4 --input-hash 2cf24dba…
   omnilink approvals approve 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.4 --input '{\"amount\": 450}'
 
-With --input-hash, which `approvals show` prints, the decision holds for the input that was shown alone. Whoever asked for the run
+With --input-hash, which `approvals show` prints, the decision applies only to the input that was shown. The requester of a run
 cannot approve it. The key needs the permission `approvals:decide`.")]
 pub(super) struct Approve {
     #[command(flatten)]
     approval: Named,
     #[command(flatten)]
     how: How,
-    /// Another input than the one that was shown: JSON
+    /// A changed input: JSON
     #[arg(long, value_name = "JSON", value_parser = json_text)]
     input: Option<Text>,
 }
@@ -103,17 +103,17 @@ pub(super) struct Deny {
   omnilink approvals decide 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.9 skip --output '{\"paid\": true}' --reason 'paid by hand'
   omnilink approvals decide 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.9 fail
 
-An incident, a step whose attempts have all failed, is decided with retry, skip or fail; all else with approved or denied. The key
+An incident (a step whose attempts have all failed) is decided with retry, skip or fail, an approval with approved or denied. The key
 needs the permission `approvals:decide`.")]
 pub(super) struct Decide {
     #[command(flatten)]
     approval: Named,
     /// The decision
     #[arg(value_enum)]
-    decision: Word,
+    decision: Choice,
     #[command(flatten)]
     how: How,
-    /// With approved, another input than the one that was shown: JSON
+    /// With approved, a changed input: JSON
     #[arg(long, value_name = "JSON", value_parser = json_text)]
     input: Option<Text>,
     /// With skip, the output of the step: JSON [default: null]
@@ -121,7 +121,7 @@ pub(super) struct Decide {
     output: Option<Text>,
 }
 
-/// An approval, and whose it is.
+/// An approval and its tenant.
 #[derive(clap::Args)]
 struct Named {
     /// The approval's id
@@ -143,7 +143,7 @@ struct How {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Word {
+enum Choice {
     Approved,
     Denied,
     Retry,
@@ -151,7 +151,7 @@ enum Word {
     Fail,
 }
 
-impl Word {
+impl Choice {
     fn made(self) -> DecisionMade {
         match self {
             Self::Approved => DecisionMade::Approved,
@@ -237,7 +237,7 @@ async fn list(global: &Global, client: &Client, args: &List) -> anyhow::Result<(
     Ok(())
 }
 
-/// Shows an approval as its run has it; with a key that may not read runs, one that is pending.
+/// Shows an approval, read from its run. If the key may not read runs, only pending approvals are found.
 async fn show(global: &Global, client: &Client, named: &Named) -> anyhow::Result<()> {
     let (run, _) = named.id.split_once('.').unwrap_or_default();
     let tenant = of_tenant(named.tenant.as_deref());
@@ -246,7 +246,7 @@ async fn show(global: &Global, client: &Client, named: &Named) -> anyhow::Result
     let (all, whose) = if run.status == StatusCode::FORBIDDEN {
         let tenant = [("tenant", &named.tenant)];
         let pending = client.page(PATH, PENDING_MAX, &tenant).await?;
-        (pending["items"].clone(), "nobody is asked")
+        (pending["items"].clone(), "there is no pending approval")
     } else {
         (
             run.success()?["approvals"].clone(),
@@ -260,14 +260,14 @@ async fn show(global: &Global, client: &Client, named: &Named) -> anyhow::Result
     if global.json {
         return output::json(approval);
     }
-    for line in shown(approval) {
+    for line in described(approval) {
         output::line(&line);
     }
     Ok(())
 }
 
-/// An approval for people, with the commands that decide it.
-fn shown(approval: &Value) -> Vec<String> {
+/// An approval as text, with the commands that decide it.
+fn described(approval: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, field) in [
         ("approval", "id"),
@@ -329,7 +329,7 @@ async fn decide(
         output,
     };
     let tenant = of_tenant(named.tenant.as_deref());
-    // It has digits, letters, dashes and a dot.
+    // An id needs no encoding: it consists of digits, letters, dashes and a dot.
     let path = format!("{PATH}/{}{tenant}", named.id);
     control(global, client, &path, &body).await
 }
@@ -346,7 +346,7 @@ mod tests {
             "id": "r.4", "kind": "step", "status": "pending", "step_id": "pay", "lane": "RED", "risk_score": 0.8,
             "reasons": ["kind_payment"], "input": { "amount": 5 }, "input_hash": "ab", "requested_at": "t1", "expires_at": "t2"
         });
-        let lines = shown(&approval);
+        let lines = described(&approval);
         assert_eq!(lines[0], "approval    r.4");
         assert!(lines.contains(&"because     kind_payment".to_owned()));
         assert!(lines.contains(&"    \"amount\": 5".to_owned()), "{lines:?}");
@@ -356,11 +356,11 @@ mod tests {
         );
         approval["kind"] = "incident".into();
         assert_eq!(
-            shown(&approval).last().unwrap(),
+            described(&approval).last().unwrap(),
             "omnilink approvals decide r.4 retry|skip|fail"
         );
         approval["status"] = "approved".into();
-        assert_eq!(shown(&approval).last().unwrap(), "  }");
+        assert_eq!(described(&approval).last().unwrap(), "  }");
     }
 
     #[test]

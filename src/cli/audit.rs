@@ -1,4 +1,4 @@
-//! `omnilink audit`: who did what.
+//! `omnilink audit`: lists and follows the audit log.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -13,13 +13,13 @@ use crate::{
     base::clock::{Clock, Millis, SystemClock},
 };
 
-/// Time between two requests of `--follow`.
+/// Time between requests with `--follow`.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How much later than another an older entry may become visible, in milliseconds: `--follow` looks so far back.
+/// How far back `--follow` reads in each request, in milliseconds, because older entries may become visible late.
 const OVERLAP_MS: i64 = 30_000;
-/// The entries that `--follow` remembers, to print each once.
+/// The number of entries that `--follow` remembers, to print each once.
 const REMEMBERED: usize = 20_000;
-/// The most entries of a request of `--follow`.
+/// The maximum number of entries of a request with `--follow`.
 const FOLLOWED: u16 = 1000;
 
 #[derive(clap::Args)]
@@ -29,8 +29,8 @@ const FOLLOWED: u16 = 1000;
   omnilink audit --tenant - --action authentication.failed
   omnilink audit --follow --json | jq -c 'select(.outcome == \"denied\")'
 
-Newest first; with --follow as they come, each once. The key needs the permission `admin`, or `operator` for another tenant; `-` has
-the entries of the whole installation, and those of requests without a valid key.")]
+Newest first; with --follow in order of arrival, each once. The key needs the permission `admin`, or `operator` for another tenant;
+`-` has the entries of the whole installation, and those of requests without a valid key.")]
 pub(super) struct Args {
     /// Entries of this time or later: RFC 3339, a date, or how long ago, such as 2h
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// Entries before this time
     #[arg(long, value_name = "TIME", value_parser = moment::parse, conflicts_with = "follow")]
     until: Option<Millis>,
-    /// Entries of this action, or of those that begin so: key.*
+    /// Entries of this action, or of all with this prefix: key.*
     #[arg(long)]
     action: Option<String>,
     /// Entries of this principal
@@ -91,7 +91,7 @@ async fn page(
     client.page("/v1/audit", limit, &filters).await
 }
 
-/// Prints entries until it is interrupted.
+/// Prints new entries until the process is interrupted.
 async fn follow(global: &Global, client: &Client, args: &Args) -> anyhow::Result<()> {
     let mut since = args.since.unwrap_or_else(|| SystemClock.now());
     let (mut seen, mut order) = (BTreeSet::new(), VecDeque::new());
@@ -118,7 +118,7 @@ async fn follow(global: &Global, client: &Client, args: &Args) -> anyhow::Result
         }
         if response["next_cursor"].is_string() {
             output::note(
-                "entries were left out: more came than can be shown; list them without --follow",
+                "some entries were skipped because there were too many; list them without --follow",
             );
         }
         since = Millis(since.0.max(now.0 - OVERLAP_MS));

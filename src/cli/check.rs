@@ -1,4 +1,4 @@
-//! `omnilink check`: topologies, workflows, tools, shapes of webhook sources, event schemas.
+//! `omnilink check`: checks topologies, workflows, tools, shapes of webhook sources, and event schemas.
 
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ pub(super) fn main(global: &Global, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks all files of the configuration's folders; the number of files, and all their problems.
+/// Checks all files of the configured folders. Returns the number of files, and their problems.
 fn check_all(config: &Config) -> anyhow::Result<(usize, Vec<Problem>)> {
     let plans = workflows::all_files(config)?;
     let mut problems = workflows::check(&plans).problems;
@@ -60,11 +60,11 @@ fn check_all(config: &Config) -> anyhow::Result<(usize, Vec<Problem>)> {
     Ok((count, problems))
 }
 
-/// Checks these files; the number of files, and all their problems.
+/// Checks these files. Returns their number, and their problems.
 fn check_named(config: &Config, named: &[PathBuf]) -> anyhow::Result<(usize, Vec<Problem>)> {
     let (plans, others) = workflows::among(config, named)?;
     let mut problems = workflows::check(&plans).problems;
-    // A workflow is checked with all tools; problems of tools that were not named are not reported.
+    // Workflows are checked against all tools, but only problems of the named files are reported.
     let names: Vec<_> = named
         .iter()
         .map(|file| file.display().to_string())

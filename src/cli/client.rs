@@ -57,7 +57,7 @@ impl Client {
         let base = named.clone().unwrap_or_else(own);
         let base = base.trim_end_matches('/').to_owned();
         let tls = match (base.split_once("://"), &named) {
-            (Some(("http", _)), _) => trust::nobody()?,
+            (Some(("http", _)), _) => trust::no_roots()?,
             (Some(("https", _)), Some(_)) => trust::roots()?,
             (Some(("https", _)), None) => trust::own_node(config)?,
             _ => bail!("OMNILINK_URL is `{base}`, but must begin with http:// or https://"),

@@ -1,4 +1,4 @@
-//! `omnilink completions`.
+//! `omnilink completions`: prints a completion script for a shell.
 
 use clap::CommandFactory;
 use clap_complete::Shell;

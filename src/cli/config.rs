@@ -1,4 +1,4 @@
-//! `omnilink config`.
+//! `omnilink config`: prints the configuration in effect.
 
 use std::fmt::Write;
 

@@ -12,7 +12,7 @@ const PATH: &str = "/v1/controls";
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Show the emergency controls, and since when each is in force
+    /// Show the emergency controls, and since when each has been in force
     Show(Show),
     /// Change the emergency controls, on every node within a second
     Set(Set),
@@ -33,17 +33,17 @@ pub(super) struct Show {}
   omnilink controls set --disable 'tool:send_mail=the provider rejects our mail' --reason 'incident 17'
   omnilink controls set --kill-switch off --enable tool:send_mail --reason 'incident 17 is over'
 
-What is not named stays as it is. The key needs the permission `operator`.
+Controls that are not named stay unchanged. The key needs the permission `operator`.
 Features: events, goals, commands, workflows, webhooks, planner, workers, tool:NAME, workflow:NAME, source:NAME.")]
 #[command(group(clap::ArgGroup::new("changes").required(true).multiple(true)))]
 pub(super) struct Set {
-    /// Take in nothing, start nothing, dispatch nothing
+    /// Accept no requests, start no runs, dispatch no calls
     #[arg(long, value_enum, value_name = "on|off", group = "changes")]
     kill_switch: Option<Switch>,
-    /// Let only persons start and control runs and decide
+    /// Let only persons start and control runs, and decide approvals
     #[arg(long, value_enum, value_name = "on|off", group = "changes")]
     takeover: Option<Switch>,
-    /// Run no step that changes something outside
+    /// Hold all steps that change something outside
     #[arg(long, value_enum, value_name = "on|off", group = "changes")]
     safe_mode: Option<Switch>,
     /// A tool that safe mode lets through, or `prefix:*`; may be repeated. Together they replace the list

@@ -1,4 +1,4 @@
-//! `omnilink doctor`: checks everything that a node needs, and says how to fix what is wrong.
+//! `omnilink doctor`: checks everything that a node needs, and suggests fixes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -224,7 +224,8 @@ fn log(config: &Config, found: &mut Findings) {
     }
 }
 
-/// Which emergency controls are in force by the topic `controls`; those that a node holds by itself are in its `/readyz`.
+/// Reports the emergency controls in force according to the topic `controls`. Controls that the environment of a node sets are in
+/// its `/readyz`.
 fn controls(config: &Config, log: &Arc<dyn Log>, found: &mut Findings) -> Emergency {
     const CHECK: &str = "controls";
     let emergency = match held::read(config, log) {
@@ -249,14 +250,14 @@ fn controls(config: &Config, log: &Arc<dyn Log>, found: &mut Findings) -> Emerge
     emergency
 }
 
-/// Records that were appended in the future, by this machine's clock: then the clock of a broker is ahead of it. (The log does not tell
-/// its time, so a clock that is behind is not seen.)
+/// Warns of records with append times in the future of this machine's clock: the clock of a broker is ahead. (A broker's clock
+/// that is behind cannot be detected, because the log does not report its time.)
 fn future_records(config: &Config, log: &dyn Log, found: &mut Findings) {
     let names = storage::names(config);
     let soon = Millis(SystemClock.now().0 + MAX_CLOCK_SKEW.as_millis() as i64);
     let in_future = |topic: &str| -> Result<bool, LogError> {
         for partition in 0..log.partitions(topic)? {
-            // In this order: what is appended in between is at or after the end.
+            // The end is read first: records appended in between are at or after it.
             let end = log.offset_range(topic, partition)?.end;
             if log.offset_at(topic, partition, soon)? < end {
                 return Ok(true);
@@ -444,7 +445,7 @@ async fn postgres(config: &Config, running: bool, found: &mut Findings) {
     }
 }
 
-/// What readers of Postgres see that they should not, and what the roles may do that they need not.
+/// Reports rows that readers of Postgres can see but should not, and excess rights of the roles.
 async fn rights(connection: &mut sqlx::PgConnection, found: &mut Findings) {
     const CHECK: &str = "rights";
     match exposure::problems(connection).await {

@@ -1,4 +1,4 @@
-//! `omnilink graph`.
+//! `omnilink graph`: prints the topologies as a Mermaid flowchart.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Which processors the emergency controls hold, read from the log without a node.
+//! Finds which processors the emergency controls hold, by reading the log, without a node.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::{
     node::storage,
 };
 
-/// The emergency controls on the topic `controls`; changes nothing. `None`: there is no such topic yet.
+/// Reads the emergency controls from the topic `controls`, without changing anything. `None` if the topic does not exist yet.
 pub(super) fn read(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<Option<Emergency>> {
     let names = Names::new(&config.topics.prefix);
     if config.secret_key.is_empty() && !config.data_dir.join(seal::FILE).exists() {
-        // Nothing was written yet, and reading makes no key.
+        // Nothing has been written yet; reading must not create a key.
         return Ok(None);
     }
     let secrets = storage::secret_keys(config)?;
@@ -25,12 +25,12 @@ pub(super) fn read(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<Option
     }
 }
 
-/// Why a processor is held; `None`: it is not.
+/// Why a processor is held; `None` if it is not.
 pub(super) fn holds(emergency: &Emergency, processor: &str) -> Option<String> {
     match processor {
         admission::NAME => emergency.admission_held(),
         topology if topology.starts_with("topology.") => emergency.processing_held(),
-        // Projections go on, and runs hold single calls.
+        // Projections continue, and runs hold single calls.
         _ => None,
     }
 }

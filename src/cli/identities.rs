@@ -19,18 +19,18 @@ const DAY_MS: i64 = 24 * 3_600_000;
 const OLD_MS: i64 = 90 * DAY_MS;
 /// A key that expires within this time is reported.
 const SOON_MS: i64 = 14 * DAY_MS;
-/// A node that runs for less has not seen who uses which key.
+/// A node must have run this long before a key without uses counts as unused.
 const OBSERVED_MS: i64 = DAY_MS;
-/// The most keys that are read, in pages of 1,000.
+/// The maximum number of pages of keys that are read; a page has 1,000.
 const PAGES: usize = 20;
-/// The most keys that a finding names.
+/// The maximum number of keys that a finding names.
 const NAMED: usize = 10;
 
 /// Checks the keys of the tenant of the key in use, which the node lists.
 pub(super) async fn keys(client: &Client, found: &mut Findings) {
     let keys = match read(client).await {
         Ok(Some(keys)) => keys,
-        // The check of the node says so.
+        // The check of the node reports it.
         Ok(None) => return,
         Err(StatusCode::FORBIDDEN) => {
             let detail = "the key in use lacks the permission `admin`, which lists keys";
@@ -66,7 +66,7 @@ pub(super) async fn issuers(config: &Config, found: &mut Findings) {
             }
             Ok(()) if unencrypted(&issuer.jwks) => {
                 let detail = format!(
-                    "{}: its key set is fetched without TLS; who can change the answer can make tokens",
+                    "{}: its key set is fetched without TLS; anyone who can change the response can forge tokens",
                     issuer.issuer
                 );
                 found.add(CHECK, Status::Warning, detail);
@@ -76,14 +76,14 @@ pub(super) async fn issuers(config: &Config, found: &mut Findings) {
     }
     for (a, b) in jwt::ambiguous(&config.jwt) {
         let detail = format!(
-            "tokens of {a} and {b} can have the same principal in the same tenant, so that nobody can tell who acted; \
+            "tokens of {a} and {b} can have the same principal in the same tenant, so actions cannot be attributed; \
              take `principal` from claims that differ, or give them different tenants"
         );
         found.add(CHECK, Status::Warning, detail);
     }
 }
 
-/// Whether the set comes over plain HTTP from another machine.
+/// Whether the key set is fetched over plain HTTP from another machine.
 fn unencrypted(jwks: &Jwks) -> bool {
     let Jwks::Url(url) = jwks else {
         return false;
@@ -97,7 +97,7 @@ fn unencrypted(jwks: &Jwks) -> bool {
     })
 }
 
-/// All keys of the tenant; `None` without a node that accepts the key.
+/// All keys of the tenant; `None` if no node answers and accepts the key.
 async fn read(client: &Client) -> Result<Option<Vec<Value>>, StatusCode> {
     let mut keys = Vec::new();
     let mut path = "/v1/keys?limit=1000".to_owned();
@@ -132,7 +132,7 @@ async fn started(client: &Client) -> Option<Millis> {
     Some(Millis((seconds * 1000.0) as i64))
 }
 
-/// What is to be done about keys.
+/// Warnings about keys, with advice.
 fn judge(keys: &[Value], now: Millis, started: Option<Millis>) -> Vec<String> {
     let time = |key: &Value, field: &str| {
         let time: jiff::Timestamp = key[field].as_str()?.parse().ok()?;
@@ -159,7 +159,7 @@ fn judge(keys: &[Value], now: Millis, started: Option<Millis>) -> Vec<String> {
         let renewed = time(key, "rotated_at").or(time(key, "created_at"));
         renewed.is_some_and(|at| now.0 - at > OLD_MS)
     };
-    // A key is unused if the node has seen no use for as long as it watched, which is a day at least.
+    // A key counts as unused if the node has run for at least a day and has seen no use.
     let observed = started.is_some_and(|at| now.0 - at.0 > OBSERVED_MS);
     let unused = |key: &Value| {
         let created = time(key, "created_at").is_some_and(|at| now.0 - at > OBSERVED_MS);
@@ -176,12 +176,12 @@ fn judge(keys: &[Value], now: Millis, started: Option<Millis>) -> Vec<String> {
         named(
             &unused,
             "not used since this node started",
-            "`omnilink keys revoke ID` ends those that nobody needs",
+            "`omnilink keys revoke ID` revokes those that are not needed",
         ),
         named(
             &expiring,
             "they expire within 14 days",
-            "make new ones, or change `expires_at`",
+            "create new ones, or change `expires_at`",
         ),
         named(
             &unenforced,
@@ -238,7 +238,7 @@ mod tests {
                 "{trouble}"
             );
         }
-        // A node that has just started does not know who uses what.
+        // A node that has just started has not seen any uses yet.
         assert_eq!(judge(&keys, now, Some(now)).len(), 3);
         assert_eq!(judge(&keys, now, None).len(), 3);
         let many: Vec<_> = (0..12).map(|n| key(&n.to_string(), -91)).collect();

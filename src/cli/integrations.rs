@@ -1,4 +1,4 @@
-//! `omnilink integrations`: the sources of webhooks.
+//! `omnilink integrations`: creates, lists, rotates and deletes sources of webhooks.
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ pub(super) struct Create {
     /// Its name, a part of the URL
     #[arg(long)]
     name: Option<String>,
-    /// How its senders sign
+    /// The dialect, which defines the signature
     #[arg(long)]
     dialect: Option<String>,
     /// A file with a secret, without its last line end; `-` is standard input; may be repeated
@@ -80,7 +80,7 @@ pub(super) struct Rotate {
     /// A file with the new secret, without its last line end; `-` is standard input. Not for a source with a token
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// Seconds for which the one before stays valid [default: 86400]
+    /// For how many seconds the previous one stays valid [default: 86400]
     #[arg(long, value_name = "SECONDS")]
     overlap_s: Option<u32>,
 }
@@ -140,7 +140,7 @@ async fn create(global: &Global, config: &Config, args: Create) -> anyhow::Resul
     Ok(())
 }
 
-/// The path on standard output, what else there is to know as a note.
+/// Prints the path on standard output, and everything else as a note.
 fn show(response: &Value) {
     let text = |name: &str| response[name].as_str().unwrap_or_default();
     let note = format!("source {} ({})", text("name"), text("id"));
@@ -213,7 +213,7 @@ fn read_definition(file: &Path) -> anyhow::Result<Map<String, Value>> {
     }
 }
 
-/// A secret, which must not be an argument: others on the machine see those.
+/// Reads a secret from a file. It must not be an argument, which other users of the machine can see.
 fn read_secret(file: &Path) -> anyhow::Result<String> {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).context("standard input cannot be read")?

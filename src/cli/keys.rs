@@ -1,4 +1,4 @@
-//! `omnilink keys`.
+//! `omnilink keys`: creates, lists, rotates and revokes API keys.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub(super) enum Command {
     Create(Create),
     /// List the keys of a tenant
     List(List),
-    /// Give a key a new secret, which is shown once; the one before stays valid for a while
+    /// Give a key a new secret, which is shown once; the previous one stays valid for a while
     Rotate(Rotate),
     /// Revoke a key, with immediate effect
     Revoke(Revoke),
@@ -88,11 +88,11 @@ pub(super) struct List {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink keys rotate 0199c2f4-0000-7000-8000-000000000000
-  omnilink keys rotate 0199c2f4-0000-7000-8000-000000000000 --overlap-s 0     # the secret before ends at once")]
+  omnilink keys rotate 0199c2f4-0000-7000-8000-000000000000 --overlap-s 0     # the previous secret ends at once")]
 pub(super) struct Rotate {
     /// The key's id, as `keys list` shows it
     id: String,
-    /// For how many seconds the secret before stays valid
+    /// For how many seconds the previous secret stays valid
     #[arg(long, default_value_t = OVERLAP_S, value_parser = clap::value_parser!(u64).range(0..=OVERLAP_MAX_S))]
     overlap_s: u64,
 }
@@ -245,8 +245,8 @@ async fn rotate(global: &Global, config: &Config, args: &Rotate) -> anyhow::Resu
         return output::json(&response);
     }
     let before = match args.overlap_s {
-        0 => "the secret before is no longer valid".to_owned(),
-        seconds => format!("the secret before stays valid for {seconds} s"),
+        0 => "the previous secret is no longer valid".to_owned(),
+        seconds => format!("the previous secret stays valid for {seconds} s"),
     };
     output::note(&format!(
         "key {} has a new secret, which is not shown again; {before}:",

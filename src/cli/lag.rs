@@ -43,7 +43,7 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
         }
         Access::Log(log, names) => {
             let mut items = of_log(&config, &*log, &names)?;
-            // What cannot be read holds nothing back here; `doctor` says why it cannot.
+            // Ignored if the controls cannot be read; `doctor` reports why.
             if let Ok(Some(emergency)) = held::read(&config, &log) {
                 for item in &mut items {
                     item.held = held::holds(&emergency, &item.processor);

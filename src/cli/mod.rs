@@ -110,7 +110,7 @@ enum Command {
     /// List, show, watch and control runs
     #[command(subcommand)]
     Runs(runs::Command),
-    /// List and decide what people are asked
+    /// List and decide approvals and incidents
     #[command(subcommand)]
     Approvals(approvals::Command),
     /// List the tools that steps call
@@ -130,11 +130,11 @@ enum Command {
     Topics(topics::Command),
     /// Check everything that a node needs
     Doctor(doctor::Args),
-    /// Rebuild tables from the log, beside the old ones
+    /// Rebuild tables from the log while the old ones stay in use
     Rebuild(rebuild::Args),
     /// Run the migrations of the schema in Postgres
     Migrate(migrate::Args),
-    /// Get the model of the embeddings
+    /// Fetch the model of the embeddings
     #[cfg(feature = "embed")]
     #[command(subcommand)]
     Model(model::Command),

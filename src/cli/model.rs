@@ -1,4 +1,4 @@
-//! `omnilink model`: the model of the embeddings.
+//! `omnilink model`: fetches the model of the embeddings.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ const PAUSE: Backoff = Backoff {
     first: Duration::from_secs(1),
     max: Duration::from_secs(10),
 };
-/// The hub sends the weights from elsewhere.
+/// The hub redirects to another host for the weights.
 const REDIRECTS: usize = 5;
 
 #[derive(clap::Subcommand)]
@@ -45,8 +45,8 @@ pub(super) enum Command {
   omnilink model fetch --from ~/Downloads/model.safetensors     # one of the files, whatever its name
   omnilink model fetch --data-dir /var/lib/omnilink
 
-The files go to embed.model_dir. Files that are there already are kept if they are intact. No file is used whose SHA-256 is not
-the expected one, whatever it comes from.")]
+The files go to embed.model_dir. Files that are there already are kept if they are intact. A file with an unexpected
+SHA-256 is never used, whatever its source.")]
 pub(super) struct Fetch {
     /// URL of a folder (the files' names are appended), folder, or file
     #[arg(long, value_name = "URL|PATH", default_value = HUB)]
@@ -130,7 +130,7 @@ fn fetch(
     let contents = read(&path)?;
     let Some(file) = FILES.iter().find(|file| file.check(&contents).is_ok()) else {
         bail!(
-            "{from} is none of the model's files ({}): its checksum is another",
+            "{from} is not one of the model's files ({}): its checksum differs from theirs",
             FILES.map(|file| file.name).join(", ")
         );
     };
@@ -179,7 +179,7 @@ async fn download(client: &Client, url: &str) -> anyhow::Result<Bytes> {
 
 enum Answer {
     Body(Bytes),
-    /// The server will not answer otherwise when it is called again.
+    /// The server refuses the request; a retry is useless.
     Refused(hyper::StatusCode),
 }
 
@@ -205,9 +205,9 @@ async fn get(client: &Client, url: &str) -> anyhow::Result<Answer> {
     bail!("more than {REDIRECTS} redirects")
 }
 
-/// The URL that a redirect of `from` leads to. One without a host stays at the same.
+/// The target of a redirect from `from`. A location without a host stays on the same host.
 fn redirected(from: &Uri, location: &str) -> anyhow::Result<Uri> {
-    let next: Uri = location.parse().context("a redirect to no URL")?;
+    let next: Uri = location.parse().context("a redirect to an invalid URL")?;
     if next.host().is_some() {
         return Ok(next);
     }

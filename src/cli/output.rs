@@ -47,7 +47,7 @@ pub(super) fn in_one_line(error: &anyhow::Error) -> String {
     causes(error).join(": ")
 }
 
-/// The texts of an error and its causes, without those that the one before repeats: most errors end with their cause's text.
+/// The texts of an error and its causes, without causes whose text the previous one contains, as most errors do.
 fn causes(error: &anyhow::Error) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for cause in error.chain() {

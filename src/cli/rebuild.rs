@@ -18,7 +18,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
   omnilink rebuild entities --json
   omnilink rebuild audit odoo
 
-The new tables are filled beside the old ones and swapped in one transaction: readers see no gap, and grants are kept. The
+The new tables are filled while the old ones stay in use, and swapped in one transaction: readers see no gap, and grants are kept. The
 key needs the permission `operator`.")]
 pub(super) struct Args {
     /// The projections to rebuild: events, entities, runs, approvals, tasks, audit, odoo

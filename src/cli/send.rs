@@ -45,7 +45,7 @@ const MAX_LINE: usize = 16 << 20;
 /// The first and the longest pause between retries.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// How many refusals are printed; all are counted.
+/// The maximum number of refusals that are printed.
 const MAX_SHOWN: usize = 10;
 
 #[derive(Default, Serialize)]
@@ -169,7 +169,7 @@ impl Sender {
         self.send_batch(batch).await
     }
 
-    /// Sends and retries until every line is ingested, a duplicate, or refused.
+    /// Sends a batch, with retries, until every line is ingested, a duplicate, or refused.
     async fn send_batch(&mut self, batch: Vec<Line>) -> anyhow::Result<()> {
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
@@ -197,7 +197,7 @@ impl Sender {
                 Ok(response) => {
                     let limited = limited_for(&response);
                     if limited.is_some() {
-                        // The lines are accepted as fast as the limit allows.
+                        // Waiting for a rate limit does not count as failing.
                         began = Instant::now();
                     }
                     let wait = limited.or_else(|| retry_after(&response));
@@ -290,12 +290,12 @@ impl Sender {
     }
 }
 
-/// Whether the batch as a whole is refused for its size.
+/// Whether the batch as a whole was refused because of its size.
 fn too_large(response: &Response) -> bool {
     response.status == StatusCode::PAYLOAD_TOO_LARGE && response.body["results"].is_null()
 }
 
-/// How long to wait where a rate limit refuses a line.
+/// How long to wait if a rate limit refused a line.
 fn limited_for(response: &Response) -> Option<Duration> {
     let results = response.body["results"].as_array()?.iter();
     let limited = results.filter(|result| result["status"] == "rate_limited");

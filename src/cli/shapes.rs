@@ -1,4 +1,4 @@
-//! Shapes of webhook sources in files, beside the topology files: what `check` and `test` read.
+//! Reads topology files and files with shapes of webhook sources, for `check` and `test`.
 
 use std::path::PathBuf;
 
@@ -10,17 +10,17 @@ use crate::{
     topology::{self, Checked, Outcome, Problem, SourceFile},
 };
 
-/// The tenant whose events tests of shapes show.
+/// The tenant of events in tests of shapes.
 const TENANT: &str = "acme";
 
-/// All that a command was given to read.
+/// The files of a command.
 pub(super) struct Files {
-    /// How many files there are.
+    /// The number of files.
     pub(super) count: usize,
     /// The topology files; `None`: only shapes were named.
     pub(super) topologies: Option<Checked>,
     pub(super) shapes: Vec<(String, Shape)>,
-    /// Of all files.
+    /// The problems of all files.
     pub(super) problems: Vec<Problem>,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn read(config: &Config, named: &[PathBuf]) -> anyhow::Result<Files> 
             .map_err(|e| anyhow::anyhow!("{} cannot be read: {e}", dir.display()))?;
     }
     for file in named {
-        // What cannot be read is reported with the topology files.
+        // A file that cannot be read counts as a topology file, and is reported with those.
         let text = std::fs::read_to_string(file).unwrap_or_default();
         if Shape::is_one(&text) {
             shapes.push(file.clone());

@@ -1,4 +1,4 @@
-//! Server-sent events (the HTML standard, section 9.2): a stream of bytes as events.
+//! A parser of server-sent events (the HTML standard, section 9.2).
 
 /// An event.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -9,10 +9,10 @@ pub(super) struct Event {
     pub(super) data: String,
 }
 
-/// The most bytes of a line that has not ended.
+/// The maximum length of an incomplete line, in bytes.
 const LINE_MAX: usize = 16 << 20;
 
-/// Reads events out of the pieces in which a body arrives.
+/// Parses events from the chunks of a body.
 #[derive(Default)]
 pub(super) struct Parser {
     rest: Vec<u8>,
@@ -21,7 +21,7 @@ pub(super) struct Parser {
 }
 
 impl Parser {
-    /// The events that are complete with this piece. `Err`: a line is too long.
+    /// Adds a chunk and returns the events that it completes. `Err`: a line is too long.
     pub(super) fn push(&mut self, piece: &[u8]) -> anyhow::Result<Vec<Event>> {
         self.rest.extend_from_slice(piece);
         let mut events = Vec::new();
@@ -59,7 +59,7 @@ impl Parser {
                 self.open.data.push_str(value);
             }
             "id" => self.open.id = Some(value.to_owned()),
-            // Comments, and fields that nothing here needs.
+            // Comments, and unused fields.
             _ => {}
         }
     }

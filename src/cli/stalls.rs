@@ -1,5 +1,5 @@
-//! Checks of `doctor` on Kafka that need no node: processors of all nodes that stall, by the positions that they commit, and
-//! open producer transactions that hold records back.
+//! Checks of `doctor` on Kafka that need no node: stalled processors of all nodes, found by their committed positions, and open
+//! producer transactions that hold records back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,7 +51,7 @@ struct Waiting {
 }
 
 /// Watches the positions of processors with waiting records until they move, for ten seconds at most.
-/// Those that the emergency controls hold are not watched: they only wait.
+/// Processors held by the emergency controls are reported, but not watched.
 pub(super) fn examine(config: &Config, log: &dyn Log, emergency: &Emergency, found: &mut Findings) {
     if let Err(error) = check(config, log, emergency, found) {
         let why = output::in_one_line(&error);
@@ -276,7 +276,7 @@ fn describe_stall(one: &Processor, partitions: &[Waiting], watched: Duration) ->
     )
 }
 
-/// How much waits for a processor that is held, and whether retention is about to delete it.
+/// Describes how many records wait for a held processor, and whether retention is about to delete them.
 fn describe_hold(
     log: &dyn Log,
     one: &Processor,

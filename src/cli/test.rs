@@ -1,4 +1,4 @@
-//! `omnilink test`.
+//! `omnilink test`: runs the tests in topology files and shapes of webhook sources.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `omnilink tools`: the tools that steps call.
+//! `omnilink tools`: lists the tools that steps call.
 
 use hyper::Method;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::{Global, client::Client, output, runs::text};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// List tools: who does their work, what runs, what is held and why
+    /// List tools: their workers, running and held calls, and why calls are held
     List(List),
 }
 

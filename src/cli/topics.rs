@@ -1,4 +1,4 @@
-//! `omnilink topics`.
+//! `omnilink topics`: lists and creates topics.
 
 use hyper::Method;
 use serde_json::{Value, json};

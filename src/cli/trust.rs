@@ -1,4 +1,4 @@
-//! TLS of the command line's client: which certificate of a node it trusts.
+//! TLS settings of the HTTP client: which certificates it trusts.
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ pub(super) fn roots() -> anyhow::Result<ClientConfig> {
     Ok(builder.with_no_client_auth())
 }
 
-/// For a node without TLS.
-pub(super) fn nobody() -> anyhow::Result<ClientConfig> {
+/// For a node without TLS: trusts no certificate.
+pub(super) fn no_roots() -> anyhow::Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(RootCertStore::empty());
     Ok(builder.with_no_client_auth())
 }
 
-/// For the node of this configuration: the certificate in `tls.cert` and no other, whatever names it has and whoever signed it.
-/// The client connects to an address, which certificates seldom name.
+/// For the node of this configuration: trusts exactly the certificate in `tls.cert`, without checking its names or issuer,
+/// because the client connects to an IP address, which certificates seldom contain.
 pub(super) fn own_node(config: &Config) -> anyhow::Result<ClientConfig> {
     let (file, _) = config.tls.files().context("`tls.cert` is not set")?;
     let certificate = CertificateDer::from_pem_file(file)
@@ -48,7 +48,7 @@ pub(super) fn own_node(config: &Config) -> anyhow::Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-/// Accepts one certificate. That the node has its key is proved by the signature of the handshake, as always.
+/// Accepts one certificate. The signature of the handshake proves, as usual, that the node has its key.
 #[derive(Debug)]
 struct Pinned {
     certificate: CertificateDer<'static>,

@@ -1,32 +1,32 @@
-//! What people and other systems say to a run: the bodies of records of kinds `cancel`, `pause`, `resume`, `signal`, `decision`.
+//! Controls from people and other systems: the bodies of records of kinds `cancel`, `pause`, `resume`, `signal`, `decision`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::runs::{Decision, Json};
 
-/// The kind of records that end a run.
+/// The kind of records that cancel a run.
 pub const CANCEL: &str = "cancel";
-/// The kind of records after which a run schedules nothing; the body is `{}`.
+/// The kind of records that pause a run; the body is `{}`.
 pub const PAUSE: &str = "pause";
-/// The kind of records after which a paused run goes on; the body is `{}`.
+/// The kind of records that resume a paused run; the body is `{}`.
 pub const RESUME: &str = "resume";
-/// The kind of records that hand data to a step that waits for it.
+/// The kind of records that carry a signal for a waiting step.
 pub const SIGNAL: &str = "signal";
 /// The kind of records that decide an approval or an incident.
 pub const DECISION: &str = "decision";
 
-/// The run is to end.
+/// Cancels a run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cancel {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Whether what was done is undone.
+    /// Whether steps are compensated.
     #[serde(default = "yes")]
     pub compensate: bool,
 }
 
-/// Data for a step that waits for it, now or later.
+/// A signal for a step that waits for it now, or will later.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Signal {
     /// Its name.
@@ -39,17 +39,17 @@ pub struct Signal {
 /// A decision about an approval or an incident.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Decide {
-    /// The `seq` of the record that asked: the id of an approval is `RUN_ID.SEQ`.
+    /// The `seq` of the record that requested the decision: the id of an approval is `RUN_ID.SEQ`.
     pub approval: u64,
     /// The decision.
     pub decision: Decision,
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The hash of the input that was shown; with another one the decision is refused.
+    /// The hash of the input that was shown. If the input has changed since, the decision is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_hash: Option<String>,
-    /// A changed input, or the output of a skipped step.
+    /// For `approved` a changed input, for `skip` the output of the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Json>,
 }

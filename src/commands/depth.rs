@@ -1,8 +1,8 @@
-//! How many triggers in a row led to an event: a header of records on `ingress` and `events`, so that events and workflows which cause
-//! each other stop.
+//! How many triggers in a row led to an event: a header of records on `ingress` and `events`, so that an endless loop of events
+//! and workflows that trigger each other is stopped.
 //!
-//! A run that a request or a time starts has depth 0, and so have events from outside. An event that a run emits has the depth of the
-//! run; a run that a trigger starts has the depth of the event and one more.
+//! Runs started by a request or a time have depth 0, as have events from outside. An event that a run emits has the depth of the
+//! run. A run that an event starts has the depth of the event plus one.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::log::{Headers, header};
 
 /// The header: a decimal number. Without it the depth is 0.
 pub const HEADER: &str = "omnilink.depth";
-/// The deepest run that a trigger starts.
+/// The maximum depth of a run that a trigger starts.
 pub const MAX: u32 = 10;
 
 /// The depth of a record.
@@ -27,7 +27,7 @@ pub fn headers(depth: u32) -> Headers {
     vec![(HEADER.to_owned(), Some(Bytes::from(depth.to_string())))]
 }
 
-/// The headers of a record that is made of one with these headers: their depth alone.
+/// The headers to copy to a record derived from one with these headers: only the depth.
 pub fn carried(from: &Headers) -> Headers {
     if from.is_empty() {
         return Headers::new();

@@ -1,5 +1,5 @@
-//! Records of the topic `commands`: all that a run is told, by whoever says it. The topic is keyed by run, so one partition holds
-//! a run's whole inbox in order.
+//! Records of the topic `commands`: all inputs of runs, from any sender. The topic is keyed by run, so that one partition holds
+//! all inputs of a run, in order.
 //!
 //! The body is JSON whose shape depends on the kind:
 //!
@@ -34,19 +34,19 @@ pub struct Command {
     pub tenant: String,
     /// The run's id, a lower-case UUID; empty for all runs of the partition.
     pub run_id: String,
-    /// What `body` holds.
+    /// The kind of the body.
     pub kind: String,
     /// When it was written: microseconds since the Unix epoch.
     pub at: i64,
-    /// Who says it.
+    /// The sender.
     pub principal: String,
-    /// The user whom the principal acts for.
+    /// The user on whose behalf the principal acts.
     pub on_behalf_of: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
     /// W3C trace context.
     pub tracestate: Option<String>,
-    /// JSON text.
+    /// JSON text, whose shape depends on the kind.
     pub body: String,
 }
 
@@ -56,7 +56,7 @@ impl Command {
         RECORD.encode(self)
     }
 
-    /// The record; its key is the run, so a record for all runs must name its partition.
+    /// The record. Its key is the run's id; a record for all runs has none, so its partition must be given when it is appended.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
         Ok(Record {
             key: (!self.run_id.is_empty()).then(|| self.run_id.clone().into()),

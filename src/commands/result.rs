@@ -1,4 +1,4 @@
-//! How a call of a step ended: the body of a record of kind `result`; and why one did not go: of kind `held`.
+//! Reports about calls of steps: the bodies of records of kinds `result`, `held` and `claimed`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,32 +7,32 @@ use crate::{
     runs::{CallKind, Json},
 };
 
-/// The kind of records that end a call.
+/// The kind of records with the result of a call.
 pub const RESULT: &str = "result";
-/// The kind of records that say that a call did not go.
+/// The kind of records that report that a call was not made.
 pub const HELD: &str = "held";
-/// The kind of records that say that a worker has claimed a call.
+/// The kind of records that report that a worker has claimed a call.
 pub const CLAIMED: &str = "claimed";
 
-/// How a call ended.
+/// The result of a call.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StepResult {
     /// The step.
     pub step_id: String,
     /// The attempt.
     pub attempt: u32,
-    /// Which of the step's two calls.
+    /// The step's own call, or its compensation.
     #[serde(default)]
     pub kind: CallKind,
     /// The outcome.
     pub outcome: StepOutcome,
-    /// Of a call that succeeded; `null` if absent.
+    /// The output of a call that succeeded; `null` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Json>,
-    /// Of a call that failed.
+    /// The error of a call that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ResultError>,
-    /// Not to be attempted again before that long, in milliseconds.
+    /// The minimum pause before the next attempt, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// Whether the worker answered: without an answer the call may have had an effect.
@@ -63,14 +63,14 @@ pub struct ResultError {
     pub retryable: bool,
 }
 
-/// A call did not go, and uses up no attempt.
+/// A call was not made, so it uses up no attempt.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StepHeld {
     /// The step.
     pub step_id: String,
     /// The attempt.
     pub attempt: u32,
-    /// Which of the step's two calls.
+    /// The step's own call, or its compensation.
     #[serde(default)]
     pub kind: CallKind,
     /// Why, such as `rate_limited`.
@@ -87,10 +87,10 @@ pub struct StepClaimed {
     pub step_id: String,
     /// The attempt.
     pub attempt: u32,
-    /// Which of the step's two calls.
+    /// The step's own call, or its compensation.
     #[serde(default)]
     pub kind: CallKind,
-    /// When the attempt is given up.
+    /// The deadline of the attempt.
     pub deadline: Millis,
 }
 

@@ -10,26 +10,27 @@ use super::Command;
 use crate::envelope::Event;
 use crate::runs::{Reused, Undo};
 
-/// The most bytes of the body.
+/// The maximum size of the body, in bytes.
 pub const RECORD_MAX: usize = 512 * 1024;
-/// The most bytes of a run's params, as JSON.
+/// The maximum size of a run's params, in bytes of JSON.
 pub const PARAMS_MAX: usize = 128 * 1024;
-/// The kind of these records.
+/// The kind of start records.
 pub const KIND: &str = "start";
 /// The version of the body that is written.
 pub const VERSION: u32 = 1;
 
-/// What a run is made of, complete: it needs nothing that can change afterwards. Values that came as JSON keep their text.
+/// Everything that a run needs to begin, including copies of plan and tools, so that later changes of files do not affect it.
+/// JSON values keep their original text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
-    /// The version of this form.
+    /// The version of this format.
     pub version: u32,
-    /// What makes the request unique: `["run", tenant, key]`, in a batch `["run", tenant, key, id]`, of a run that repeats another one
+    /// What makes the request unique: `["run", tenant, key]`, in a batch `["run", tenant, key, id]`, for a retry of another run
     /// `["retry", tenant, other run, key]`.
     pub identity: Vec<String>,
-    /// The hash of what was sent, in hexadecimal digits: the same identity with another one is another request.
+    /// The hash of the request, in hexadecimal digits. The same identity with a different hash is a different request.
     pub body_hash: String,
-    /// What was asked for.
+    /// The kind of request.
     pub request: Request,
     /// The envelope's `type`: the command, the tool of a task.
     #[serde(rename = "type")]
@@ -40,16 +41,16 @@ pub struct Start {
     pub source: String,
     /// When the port received it, in microseconds since the Unix epoch.
     pub received_at: i64,
-    /// Not before this time, in microseconds since the Unix epoch.
+    /// The run must not begin before this time, in microseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<i64>,
-    /// What expressions see as `params`; absent is an empty object.
+    /// The value of `params` in expressions; by default an empty object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Box<RawValue>>,
     /// The workflow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<WorkflowVersion>,
-    /// The plan, as given; absent for a goal, which has none yet.
+    /// The plan, as given. A goal does not have one yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Planned>,
     /// The definitions of the tools that the plan calls, as given, without secrets. Builtin tools have none.
@@ -58,55 +59,55 @@ pub struct Start {
     /// The goal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
-    /// What the planner is told beside the goal.
+    /// Additional input of the planner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Box<RawValue>>,
-    /// The adapter.
+    /// The target adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
     /// The entity that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entity: Option<AboutEntity>,
-    /// What it belongs to.
+    /// The correlation id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// The id of what caused it.
+    /// The id of the event that caused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub causation_id: Option<String>,
-    /// A person approves the run before its first step, because the request says so.
+    /// The request demands that a person approves the run before its first step.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approval_required: bool,
-    /// What of the key's constraints holds while the run goes on.
+    /// The constraints of the API key that apply during the run.
     #[serde(default, skip_serializing_if = "Constraints::is_empty")]
     pub constraints: Constraints,
     /// How many triggers in a row led to it ([`super::depth`]); 0 for a request.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
-    /// What it takes over from the run that it repeats.
+    /// If it is a retry: what it takes over from the retried run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Box<Retry>>,
 }
 
-/// A run that repeats another one.
+/// The retry of another run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Retry {
-    /// The other run.
+    /// The id of the retried run.
     pub of: String,
-    /// Steps that are not carried out again.
+    /// Steps whose results are reused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reused: Vec<Reused>,
-    /// Compensations, in the order in which they run. A run that has any does nothing else.
+    /// Compensations to retry, in the order in which they run. A run that has any does nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undo: Vec<Undo>,
 }
 
-/// What was asked for.
+/// The kind of request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
     /// A command.
     Command,
-    /// A workflow, or a plan of the sender's own.
+    /// A workflow, or an inline plan.
     Workflow,
     /// A goal.
     Goal,
@@ -121,15 +122,15 @@ pub struct WorkflowVersion {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// `on_exhausted: hold`: a person decides when all attempts of a step are used up.
+    /// The workflow has `on_exhausted: hold`: an incident is opened when all attempts of a step are used up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,
 }
 
-/// A plan and where it is from.
+/// A plan and its source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Planned {
-    /// Where it is from.
+    /// Its source.
     pub source: PlanSource,
     /// The SHA-256 of its canonical form, in hexadecimal digits.
     pub hash: String,
@@ -137,11 +138,11 @@ pub struct Planned {
     pub steps: Box<RawValue>,
 }
 
-/// Where a plan is from.
+/// The source of a plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlanSource {
-    /// A workflow's file, or made for a task.
+    /// A workflow file, or generated for a task.
     Workflow,
     /// The request.
     Inline,
@@ -157,24 +158,24 @@ pub struct AboutEntity {
     pub external_id: String,
 }
 
-/// What of a key's constraints holds while a run goes on.
+/// The constraints of an API key that apply during a run.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Constraints {
-    /// Types, workflows and tools that a person has to approve.
+    /// Types, workflows and tools that need approval.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub approvals_required_for: Vec<String>,
-    /// The workflows that a goal may lead to; empty: any.
+    /// The workflows that a planner may choose; empty: any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_workflows: Vec<AllowedWorkflow>,
 }
 
-/// A workflow that a goal may lead to.
+/// A workflow that a planner may choose.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AllowedWorkflow {
     /// Its name.
     pub name: String,
-    /// Its version; any without it.
+    /// Its version; `None`: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -185,7 +186,7 @@ impl Constraints {
     }
 }
 
-/// serde hands over a reference.
+/// serde passes a reference.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "the signature is serde's"
@@ -204,7 +205,7 @@ impl AboutEntity {
     }
 }
 
-/// The trace context among the extensions of an event.
+/// The trace context in the extensions of an event.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 pub struct Trace {
     /// W3C trace context.
@@ -214,14 +215,14 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// That of an event; empty if it has none.
+    /// The trace context of an event; empty if it has none.
     pub fn of(event: &Event<'_>) -> Self {
         serde_json::from_str(&event.extensions).unwrap_or_default()
     }
 }
 
 impl Start {
-    /// The body as JSON text. `Err`: it is larger than [`RECORD_MAX`], this many bytes.
+    /// The body as JSON text. `Err`: its size in bytes, if it is larger than [`RECORD_MAX`].
     pub fn encode(&self) -> Result<String, usize> {
         // All of it is text, numbers and JSON that was checked.
         let text = serde_json::to_string(self).unwrap_or_default();
@@ -231,7 +232,7 @@ impl Start {
         Ok(text)
     }
 
-    /// The body of a record; `None` for a record of another kind, or a body that is none.
+    /// The body of a record; `None` for a record of another kind, or an invalid body.
     pub fn decode(command: &Command) -> Option<Self> {
         if command.kind != KIND {
             return None;
@@ -240,8 +241,8 @@ impl Start {
     }
 }
 
-/// The id of the run that an identity names: the UUIDv5 of the compact JSON array, under the UUIDv5 of `runs.omnilink` as a DNS
-/// name; in lower case.
+/// The id of the run with this identity: the UUIDv5 of the compact JSON array, under the UUIDv5 of `runs.omnilink` as a DNS name;
+/// in lower case.
 ///
 /// ```
 /// let id = omnilink::commands::start::run_id(&["run", "acme", "key-1"]);

@@ -1,25 +1,25 @@
-//! Which times are due.
+//! Computes which times of a schedule are due. Pure.
 
 use crate::{
     base::clock::Millis,
     workflows::{CatchUp, Schedule},
 };
 
-/// The most times that are started in one go.
+/// The maximum number of times that are started at once.
 const BATCH: usize = 20;
-/// A time that passed longer ago was missed.
+/// A time that passed longer ago than this counts as missed.
 const LATE_MS: i64 = 60_000;
 
-/// What is due.
+/// The due times of a schedule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Due {
     /// The times that start a run, in order.
     pub(super) times: Vec<Millis>,
-    /// The time until which nothing is due any more; `None`: nothing has changed.
+    /// The new mark: all times up to it are started or skipped. `None` if it does not change.
     pub(super) mark: Option<Millis>,
 }
 
-/// What is due of a schedule whose times until `last` were started.
+/// The due times of a schedule whose mark is `last`.
 pub(super) fn due(schedule: &Schedule, catch_up: CatchUp, last: Millis, now: Millis) -> Due {
     let times = match catch_up {
         CatchUp::All => {

@@ -1,4 +1,4 @@
-//! What was started last: records of the compacted topic `state.cron`, one for each expression of a workflow.
+//! Marks: up to which time a schedule was started. Records of the compacted topic `state.cron`, one for each expression of a workflow.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,14 +10,14 @@ use crate::{
     workflows::CronTrigger,
 };
 
-/// Whose mark it is: tenant, workflow, and the expression with its zone. A changed expression begins anew.
+/// The key of a mark: tenant, workflow, and the expression with its zone. So a changed expression has a new mark.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(super) struct MarkKey(String, String, String);
 
 /// The value of a record.
 #[derive(Serialize, Deserialize)]
 struct Mark {
-    /// Times until this one were started, or missed for good.
+    /// All times up to this one were started, or skipped for good.
     until: Millis,
 }
 
@@ -59,22 +59,22 @@ impl Marks {
         }
     }
 
-    /// The time until which a schedule is done.
+    /// The mark of a schedule.
     pub(super) fn get(&self, key: &MarkKey) -> Option<Millis> {
         self.known.get(key).copied()
     }
 
-    /// A mark never goes back: another node may be ahead.
+    /// Sets a mark, unless the known one is later: another node may be ahead.
     pub(super) fn set(&mut self, key: MarkKey, until: Millis) {
         let known = self.known.entry(key).or_insert(until);
         *known = until.max(*known);
     }
 
-    /// Reads what other nodes have written since the last time.
+    /// Reads the marks that other nodes have written since the last call.
     pub(super) fn read(&mut self) -> Result<(), LogError> {
         let range = self.log.offset_range(&self.topic, 0)?;
         if range.end < self.next {
-            // The topic was made anew.
+            // The topic was recreated.
             self.next = 0;
         }
         let from = self.next.max(range.start);
@@ -87,7 +87,7 @@ impl Marks {
             let Record { key, value, .. } = fetched.record;
             let key = serde_json::from_slice(&key.unwrap_or_default());
             let mark = serde_json::from_slice::<Mark>(&value.unwrap_or_default());
-            // What is neither was written by a later version, or is not OmniLink's.
+            // Records that cannot be parsed are from a later version, or not OmniLink's.
             if let (Ok(key), Ok(mark)) = (key, mark) {
                 read.push((key, mark.until));
             }

@@ -1,16 +1,17 @@
-//! Times that start workflows.
+//! Starts workflows with cron triggers.
 //!
-//! Every node looks at the clock, and each may start what is due: the identity `["cron", tenant, workflow, time]` makes one run of it,
-//! however many nodes append a start. What was started last is on the compacted topic `state.cron` ([`marks`]), one record for each
-//! expression of a workflow, written once the starts are durable. After a restart, or when no node ran, times since then are due. A
-//! crash between start and mark appends the start again, which the saga processor drops.
+//! Every node checks the clock and may start what is due. Starts of the same time have the same identity `["cron", tenant,
+//! workflow, time]`, so they become one run, however many nodes append one. After the starts are durable, the node writes a mark
+//! to the compacted topic `state.cron` ([`marks`]), one for each expression of a workflow. Times after the mark are due, also
+//! after a restart or a time without running nodes. After a crash between start and mark the start is appended again; the saga
+//! processor drops the duplicate.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `due` | which times are due, pure |
-//! | `marks` | what was started last |
+//! | `due` | which times are due; pure |
+//! | `marks` | up to which time each schedule was started |
 //! | `start` | the start record of a time |
-//! | `thread` | looks at the clock as long as the node runs |
+//! | `thread` | the thread that checks the clock |
 
 mod due;
 mod marks;
@@ -31,21 +32,21 @@ use crate::{
     workflows::{CronTrigger, Current, ToStart},
 };
 
-/// Why what is due was not started. It is tried again.
+/// Why a due time was not started. It is retried.
 #[derive(Debug, thiserror::Error)]
 pub enum CronError {
-    /// The log does not take starts or marks, or cannot be read.
+    /// Starts or marks cannot be appended, or marks cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
     /// A start cannot be written.
     #[error(transparent)]
     Start(#[from] BadStart),
     /// A mark cannot be written.
-    #[error("what was started cannot be written down: {0}")]
+    #[error("the mark of a schedule cannot be written: {0}")]
     Mark(#[from] serde_json::Error),
 }
 
-/// The times of the workflows in force.
+/// The cron triggers of the current catalog.
 pub struct Cron {
     log: Arc<dyn Log>,
     names: Names,
@@ -56,7 +57,7 @@ pub struct Cron {
 }
 
 impl Cron {
-    /// Reads `state.cron`, writes it and `commands`.
+    /// Reads and writes `state.cron`, and writes `commands`.
     pub fn new(
         log: Arc<dyn Log>,
         names: &Names,
@@ -73,7 +74,7 @@ impl Cron {
         }
     }
 
-    /// Whether a time may be due, by what this node knows: another one may have started it.
+    /// Whether a time is due by the marks that this node knows. Another node may have started it already.
     pub fn is_due(&self) -> bool {
         let now = self.clock.now();
         let triggers = self.workflows.triggers();
@@ -86,7 +87,8 @@ impl Cron {
         })
     }
 
-    /// Starts what is due; returns how many runs. Blocks until they are durable. What fails stays due, and does not hold up the rest.
+    /// Starts what is due and returns the number of starts. Blocks until they are durable. A trigger that fails stays due, and
+    /// does not affect the others.
     pub fn start_due(&mut self) -> Result<usize, CronError> {
         let triggers = self.workflows.triggers();
         self.marks.read()?;
@@ -108,7 +110,7 @@ impl Cron {
         now: Millis,
     ) -> Result<usize, CronError> {
         let key = MarkKey::of(&to_start.workflow.name, trigger);
-        // What was never seen before has missed nothing.
+        // A new expression begins now: it has no missed times.
         let found = self.marks.get(&key).map_or(
             Due {
                 times: Vec::new(),
@@ -128,7 +130,7 @@ impl Cron {
         let count = starts.len();
         self.append(&self.names.commands, starts)?;
         self.started.increment(count as u64);
-        // Only then: a time that was not started must stay due.
+        // Written last, so that a time stays due until its start is durable.
         self.append(&self.names.cron, vec![key.record(mark)?])?;
         self.marks.set(key, mark);
         Ok(count)

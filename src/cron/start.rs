@@ -1,4 +1,4 @@
-//! The start record of a time.
+//! The start record of a run that a time starts.
 
 use jiff::Timestamp;
 
@@ -51,7 +51,7 @@ pub(super) fn command(
     let at = Timestamp::from_millisecond(time.0).map_err(|e| bad(&e))?;
     let at = at.to_string();
     let identity = ["cron", tenant.as_str(), name, &at].map(str::to_owned);
-    // Nodes with another version of the file mean the same run.
+    // The hash covers only the identity, so that nodes with different versions of the file start the same run.
     let text = serde_json::to_vec(&identity).map_err(|e| bad(&e))?;
     let body_hash = BodyHash::of_text(&text).map_err(|e| bad(&e))?;
     let run_id = start::run_id(&identity).to_string();

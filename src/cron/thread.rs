@@ -1,4 +1,4 @@
-//! The thread that looks at the clock.
+//! The thread that checks the clock and starts what is due.
 
 use std::{
     sync::{
@@ -18,10 +18,10 @@ use crate::{
     log::{LogError, ThreadError},
 };
 
-/// Time between two looks: the clock may be set, and workflows are read again.
-const LOOK: Duration = Duration::from_millis(250);
-/// Each node waits a random time up to this before it starts what is due, so that usually one appends it.
-const SPREAD: Duration = Duration::from_millis(400);
+/// Time between two checks. Short, because the clock may be set and the files may be reloaded at any time.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Each node waits a random time up to this before it starts what is due, so that usually only one appends the start.
+const JITTER_MAX: Duration = Duration::from_millis(400);
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(500),
     max: Duration::from_secs(10),
@@ -36,19 +36,20 @@ pub struct Running {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    /// Why what is due is not started.
+    /// The error of the last attempt to start what is due.
     trouble: Mutex<Option<String>>,
 }
 
 impl Cron {
-    /// Starts what is due as long as it runs. The kill switch holds it: what passes meanwhile is missed, and caught up afterwards.
+    /// Starts the thread. While the kill switch is on it starts nothing; times that pass meanwhile count as missed, and
+    /// `catch_up` applies to them.
     pub fn run(self, controls: Arc<Controls>) -> Result<Running, LogError> {
         let shared = Arc::<Shared>::default();
         let thread = std::thread::Builder::new()
             .name("cron".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || look(self, &controls, &shared)
+                move || poll(self, &controls, &shared)
             })
             .map_err(|e| ThreadError::new("cron", e))?;
         Ok(Running {
@@ -59,7 +60,7 @@ impl Cron {
 }
 
 impl Running {
-    /// A function that says why what is due is not started; `None`: it is.
+    /// A function that returns the error of the last attempt to start what is due; `None` if it succeeded.
     pub fn trouble(&self) -> impl Fn() -> Option<String> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
         move || shared.trouble.lock().clone()
@@ -75,15 +76,15 @@ impl Drop for Running {
     }
 }
 
-fn look(mut cron: Cron, controls: &Controls, shared: &Shared) {
+fn poll(mut cron: Cron, controls: &Controls, shared: &Shared) {
     let mut attempt = 0;
     while !shared.stop.load(Ordering::Relaxed) {
         let held = !controls.readable() || controls.kill_switch();
         if held || !cron.is_due() {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
             continue;
         }
-        std::thread::sleep(SPREAD.mul_f64(rand::random()));
+        std::thread::sleep(JITTER_MAX.mul_f64(rand::random()));
         match cron.start_due() {
             Ok(_) => {
                 attempt = 0;
@@ -99,11 +100,11 @@ fn look(mut cron: Cron, controls: &Controls, shared: &Shared) {
     }
 }
 
-/// Sleeps, unless the thread is to stop.
+/// Sleeps, but returns early if the thread is to stop.
 fn pause(left: Duration, stop: &AtomicBool) {
     let mut left = left;
     while !left.is_zero() && !stop.load(Ordering::Relaxed) {
-        let part = left.min(LOOK);
+        let part = left.min(POLL_INTERVAL);
         std::thread::sleep(part);
         left -= part;
     }

@@ -1,15 +1,15 @@
-//! Errors of embeddings, and how the caller handles them.
+//! Errors of embeddings, and their classes.
 
 use std::{io, path::PathBuf, time::Duration};
 
-/// How the caller handles an error.
+/// The class of an error: how the caller should handle it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// Retry after a pause: too much is asked for at the moment, or the embedder stops.
+    /// Retry after a pause: the embedder is overloaded, or it is stopping.
     Retriable,
-    /// The text cannot be embedded, and a retry would fail in the same way.
+    /// The text cannot be embedded; a retry would fail in the same way.
     Rejected,
-    /// An operator must act: a model file is missing or damaged, the device fails.
+    /// An operator must act: a model file is missing or damaged, or the device fails.
     Fatal,
 }
 
@@ -48,23 +48,23 @@ pub enum EmbedError {
     /// The threads cannot be started.
     #[error("the embedder's threads cannot be started: {0}")]
     Threads(String),
-    /// Too many texts wait already.
-    #[error("{waiting} texts wait to be embedded, and {most} may")]
+    /// The queue is full.
+    #[error("{waiting} texts wait to be embedded; at most {most} may")]
     Overloaded {
         /// Texts that wait.
         waiting: usize,
-        /// The most that may.
+        /// The maximum number of queued texts.
         most: usize,
     },
     /// One call has more texts than may wait.
-    #[error("{texts} texts in one call, and {most} may wait")]
+    #[error("{texts} texts in one call; at most {most} may wait")]
     TooMany {
         /// Texts of the call.
         texts: usize,
-        /// The most that may wait.
+        /// The maximum number of queued texts.
         most: usize,
     },
-    /// The vectors were not there in time.
+    /// The vectors were not computed in time.
     #[error("not embedded within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// The embedder has stopped.
@@ -79,7 +79,7 @@ pub enum EmbedError {
 }
 
 impl EmbedError {
-    /// How the caller handles it.
+    /// Its class.
     pub fn class(&self) -> Class {
         match self {
             Self::Overloaded { .. } | Self::Timeout(_) | Self::Stopped => Class::Retriable,

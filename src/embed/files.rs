@@ -1,4 +1,4 @@
-//! The files of the model, known by their checksums.
+//! The files of the model, identified by their checksums.
 
 use std::{fs, io, path::Path};
 
@@ -13,7 +13,7 @@ pub const HUB: &str = "https://huggingface.co/sentence-transformers/all-MiniLM-L
 /// A file of the model.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelFile {
-    /// Its name, at the hub and in a folder.
+    /// Its name, on the hub and in the folder.
     pub name: &'static str,
     /// Its size in bytes.
     pub bytes: u64,
@@ -28,7 +28,7 @@ pub const WEIGHTS: ModelFile = ModelFile {
     sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 };
 
-/// The vocabulary, and how text is split.
+/// The vocabulary, and the rules for splitting text.
 pub const TOKENIZER: ModelFile = ModelFile {
     name: "tokenizer.json",
     bytes: 466_247,
@@ -39,7 +39,7 @@ pub const TOKENIZER: ModelFile = ModelFile {
 pub const FILES: [ModelFile; 2] = [TOKENIZER, WEIGHTS];
 
 impl ModelFile {
-    /// Whether these are the contents of the file; if not, their checksum.
+    /// Checks the contents of the file. `Err`: the checksum that was found instead.
     pub fn check(&self, contents: &[u8]) -> Result<(), String> {
         let found = hex(&Sha256::digest(contents));
         if found == self.sha256 {

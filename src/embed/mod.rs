@@ -1,8 +1,8 @@
 //! Sentence embeddings: all-MiniLM-L6-v2, 384 floats a text (`docs/embeddings.md`).
 //!
-//! [`Embedder`] is what the rest of the program uses: a bounded queue in front of a [`Model`], on threads of low priority. A model's
-//! forward pass has two forms, which give the same vectors: [`kernels`] on x86-64 processors with AVX2 or AVX-512, and [`tensors`],
-//! written with candle, on all others and on GPUs. Nothing here knows what the texts are for.
+//! The rest of the program uses [`Embedder`]: a bounded queue in front of a [`Model`], on threads of low priority. The forward
+//! pass has two implementations with the same results: [`kernels`] for x86-64 processors with AVX2 or AVX-512, and [`tensors`],
+//! written with candle, for all other processors and GPUs.
 
 mod error;
 pub mod files;
@@ -33,5 +33,5 @@ const HEADS: usize = 12;
 const HEAD: usize = DIMENSIONS / HEADS;
 /// Floats between the two dense layers of a layer's feed-forward part.
 const INTERMEDIATE: usize = 4 * DIMENSIONS;
-/// Added to a variance before its root (`layer_norm_eps` of the model's config.json).
+/// Added to a variance before taking its root (`layer_norm_eps` in the model's config.json).
 const EPSILON: f32 = 1e-12;

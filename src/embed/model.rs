@@ -17,13 +17,14 @@ use super::{
     weights::Weights,
 };
 
-/// What is added to the nice value of the embedder's threads: one that competes with a thread of the log for a core gets about a tenth of it.
+/// Added to the nice value of the embedder's threads: when one competes with a thread of the log for a core, it gets about a
+/// tenth of the core.
 const NICE: i32 = 10;
 
-/// What computes the forward pass.
+/// The implementation of the forward pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Backend {
-    /// A GPU if candle was built for one and there is one, else the best instructions that this processor has.
+    /// A GPU if candle was built for one and there is one, else the best instruction set of this processor.
     #[default]
     Best,
     /// Own kernels for AVX-512.
@@ -34,12 +35,12 @@ pub enum Backend {
     Candle,
 }
 
-/// How a model is run.
+/// Settings of a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// What computes the forward pass.
+    /// The implementation of the forward pass.
     pub backend: Backend,
-    /// Threads; by default as many as there are cores for this process (its affinity mask and cgroup).
+    /// Number of threads; by default the number of cores that this process may use (affinity mask and cgroup).
     pub threads: Option<NonZeroUsize>,
 }
 

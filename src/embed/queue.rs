@@ -1,4 +1,4 @@
-//! The embedder: a bounded queue in front of the model, from which a thread takes batches.
+//! The embedder: a bounded queue in front of the model, and a thread that takes batches from it.
 
 use std::{
     collections::VecDeque,
@@ -15,11 +15,11 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{EmbedError, Model, Settings, Tokens, Vector, model::yield_to_others};
 use crate::base::panics::panic_message;
 
-/// Texts that may wait. About a second of work for two cores.
+/// Maximum number of queued texts: about a second of work for two cores.
 pub const QUEUE_TEXTS: usize = 1_024;
 /// How long a call waits for its vectors.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// Texts of a batch at most.
+/// Maximum number of texts in a batch.
 const BATCH_TEXTS: usize = 64;
 
 type Answer = Result<Vec<Vector>, EmbedError>;
@@ -28,12 +28,12 @@ type Answer = Result<Vec<Vector>, EmbedError>;
 #[derive(Clone)]
 pub struct Embedder {
     queue: Arc<Queue>,
-    /// Held, and dropped with the last clone.
+    /// Closes the queue when the last clone is dropped.
     #[expect(dead_code, reason = "only its drop matters")]
-    open: Arc<Open>,
+    open: Arc<CloseOnDrop>,
 }
 
-/// Texts of one call, [`BATCH_TEXTS`] at most.
+/// Texts of a call, at most [`BATCH_TEXTS`].
 struct Request {
     texts: Vec<String>,
     answer: oneshot::Sender<Answer>,
@@ -48,23 +48,23 @@ struct Queue {
 #[derive(Default)]
 struct State {
     requests: VecDeque<Request>,
-    /// Texts in `requests`.
+    /// Number of texts in `requests`.
     waiting: usize,
     closed: bool,
 }
 
 impl State {
-    /// Makes room: nobody waits any more for the answers of these requests.
-    fn forget_abandoned(&mut self) {
+    /// Removes requests whose callers have given up.
+    fn drop_abandoned(&mut self) {
         self.requests.retain(|request| !request.answer.is_closed());
         self.waiting = self.requests.iter().map(|r| r.texts.len()).sum();
     }
 }
 
 /// Closes the queue when it is dropped.
-struct Open(Arc<Queue>);
+struct CloseOnDrop(Arc<Queue>);
 
-impl Drop for Open {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.state.lock().closed = true;
         self.0.changed.notify_all();
@@ -90,16 +90,16 @@ impl Embedder {
                 }
             })
             .map_err(|e| EmbedError::Threads(e.to_string()))?;
-        let open = Arc::new(Open(queue.clone()));
+        let open = Arc::new(CloseOnDrop(queue.clone()));
         Ok(Self { queue, open })
     }
 
-    /// The vectors of `texts`, in their order. Calls that come while a batch is computed share the next ones.
+    /// The vectors of `texts`, in their order. Calls that come while a batch is computed share the next one.
     ///
-    /// Fails at once if more than [`QUEUE_TEXTS`] texts would wait, and after [`TIMEOUT`] without an answer. What waits for a call that
-    /// was given up is not computed.
+    /// Fails at once if more than [`QUEUE_TEXTS`] texts would be queued, and after [`TIMEOUT`] without an answer. Queued texts of
+    /// a cancelled call are not computed.
     pub async fn embed(&self, texts: &[&str]) -> Answer {
-        let answers = self.queue.enter(texts)?;
+        let answers = self.queue.enqueue(texts)?;
         let all = async {
             let mut vectors = Vec::with_capacity(texts.len());
             for answer in answers {
@@ -114,8 +114,8 @@ impl Embedder {
 }
 
 impl Queue {
-    /// Puts all texts into the queue, or none.
-    fn enter(&self, texts: &[&str]) -> Result<Vec<oneshot::Receiver<Answer>>, EmbedError> {
+    /// Adds all texts to the queue, or none.
+    fn enqueue(&self, texts: &[&str]) -> Result<Vec<oneshot::Receiver<Answer>>, EmbedError> {
         let most = QUEUE_TEXTS;
         if texts.len() > most {
             let texts = texts.len();
@@ -130,7 +130,7 @@ impl Queue {
         let (requests, answers): (Vec<_>, Vec<_>) = requests.unzip();
         let mut state = self.state.lock();
         if state.waiting + texts.len() > most {
-            state.forget_abandoned();
+            state.drop_abandoned();
         }
         let waiting = state.waiting;
         if waiting + texts.len() > most {
@@ -143,7 +143,7 @@ impl Queue {
         Ok(answers)
     }
 
-    /// Waits for requests, and takes as many as make a batch. `None`: the queue is closed.
+    /// Waits for requests and takes a batch. `None`: the queue is closed.
     fn next_batch(&self) -> Option<Vec<Request>> {
         let mut state = self.state.lock();
         loop {
@@ -176,7 +176,7 @@ impl Queue {
 
 /// Computes a batch, and answers each of its requests. A caller that has given up needs no answer.
 fn answer(model: &Model, batch: Vec<Request>) {
-    match catch_unwind(AssertUnwindSafe(|| computed(model, &batch))) {
+    match catch_unwind(AssertUnwindSafe(|| compute(model, &batch))) {
         Ok(answers) => {
             for (request, answer) in batch.into_iter().zip(answers) {
                 let _ = request.answer.send(answer);
@@ -191,12 +191,12 @@ fn answer(model: &Model, batch: Vec<Request>) {
     }
 }
 
-/// The answer for each request of `batch`. A text that cannot be split fails its own request alone.
-fn computed(model: &Model, batch: &[Request]) -> Vec<Answer> {
+/// The answer for each request of `batch`. A text that cannot be split fails only its own request.
+fn compute(model: &Model, batch: &[Request]) -> Vec<Answer> {
     let texts: Vec<&String> = batch.iter().flat_map(|request| &request.texts).collect();
     let mut tokens = model.tokens_of(&texts).into_iter();
     let of_request = |request: &Request| {
-        // All of the request's, also after one that failed.
+        // Takes all tokens of the request, even if one of its texts failed.
         let tokens: Vec<_> = tokens.by_ref().take(request.texts.len()).collect();
         tokens.into_iter().collect::<Result<Vec<Tokens>, _>>()
     };

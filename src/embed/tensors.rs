@@ -1,10 +1,10 @@
-//! The forward pass with candle's tensors, on any device that candle knows: GPUs, and CPUs that [`super::kernels`] has no kernels for.
+//! The forward pass with candle's tensors, for all devices that candle supports: GPUs, and CPUs without kernels in [`super::kernels`].
 
 use candle_core::{D, Device, Result, Tensor};
 
 use super::{DIMENSIONS, EPSILON, HEAD, HEADS, Vector, weights};
 
-/// Texts of one pass at most.
+/// Maximum number of texts in a pass.
 const BATCH: usize = 64;
 
 /// The model on a device.
@@ -176,7 +176,7 @@ impl Tensors {
         for layer in &self.layers {
             x = layer.apply(&x, texts, tokens, mask.as_ref())?;
         }
-        // The mean's divisor falls out when the vector is normalised.
+        // The division of the mean is omitted, because normalising cancels it.
         let weights = of_each(&|ids, n| if n < ids.len() { 1.0 } else { 0.0 })?;
         let x = x.reshape((texts, tokens, DIMENSIONS))?;
         let sum = x.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)?;

@@ -1,18 +1,18 @@
-//! Text to tokens, as sentence-transformers does it.
+//! Splits text into tokens, as sentence-transformers does.
 
 use tokenizers::TruncationParams;
 
 use super::{EmbedError, files::TOKENIZER};
 
-/// Tokens of a text at most, `[CLS]` and `[SEP]` included; further ones are dropped. The limit of sentence-transformers for this model
-/// (`max_seq_length`).
+/// Maximum number of tokens of a text, including `[CLS]` and `[SEP]`; further ones are dropped. The limit of
+/// sentence-transformers for this model (`max_seq_length`).
 pub const MAX_TOKENS: usize = 256;
 
-/// Bytes of a text that are split at most. A text of this size without 254 tokens in it consists of white space or of "words" of
-/// hundreds of letters, and splitting megabytes for the first tokens would take seconds.
+/// Only this many bytes of a text are split, because splitting megabytes for the first 254 tokens would take seconds. A text with
+/// fewer tokens in so many bytes consists of white space or of "words" of hundreds of letters.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// The tokens of a text: from 2, of an empty text, to [`MAX_TOKENS`].
+/// The tokens of a text: from 2 (of an empty text) to [`MAX_TOKENS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens(Vec<u32>);
 

@@ -1,4 +1,4 @@
-//! The weights of the model, as both forms of the forward pass take them.
+//! The weights of the model, in the form that both implementations of the forward pass read.
 
 use candle_core::{Device, Result, Shape, Tensor, safetensors::BufferedSafetensors};
 
@@ -36,7 +36,7 @@ pub(super) struct Layer {
 pub(super) struct Weights {
     /// The embedding of each token: [30522, 384].
     pub(super) words: Tensor,
-    /// Of each position; it includes the embedding of the segment, of which there is only one here: [512, 384].
+    /// The embedding of each position, plus that of the segment, which is always the first: [512, 384].
     pub(super) positions: Tensor,
     pub(super) norm: Norm,
     pub(super) layers: Vec<Layer>,

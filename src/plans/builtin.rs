@@ -1,4 +1,4 @@
-//! The tools that are always there.
+//! The builtin tools, which exist without a file.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::tool::{Builtin, Kind, Lane, Risk, Tool, Worker};
 
-/// Names that no file may give to a tool, beside those of [`BUILTINS`]: tools to come.
+/// Names reserved for future builtin tools. A tool file may use neither these nor the names of [`BUILTINS`].
 pub const RESERVED: [&str; 2] = ["sql_query", "record_create"];
 
 /// The builtin tools, by name.
@@ -24,7 +24,7 @@ fn tool(builtin: Builtin) -> Tool {
         worker: Worker::Builtin(builtin),
         kind: (!http).then_some(Kind::Read),
         risk: Risk {
-            // What a request does is not known.
+            // Whether a request changes anything is unknown.
             lane: (!http).then_some(Lane::Safe),
             params: BTreeMap::new(),
         },
@@ -41,11 +41,11 @@ fn tool(builtin: Builtin) -> Tool {
 
 const fn description(builtin: Builtin) -> &'static str {
     match builtin {
-        Builtin::Noop => "Gives its input back.",
+        Builtin::Noop => "Returns its input.",
         Builtin::Emit => "Appends an event to `ingress`.",
         Builtin::Wait => "Waits for a time, a signal or the first of several signals.",
         Builtin::Approve => "Waits until a person approves.",
-        Builtin::Http => "Sends a request to an allowed host; gives status, headers and body.",
+        Builtin::Http => "Sends a request to an allowed host; returns status, headers and body.",
     }
 }
 

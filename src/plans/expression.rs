@@ -1,5 +1,5 @@
-//! Texts of plans that hold expressions: `{{ params.x }}`. Between the braces is an expression of minijinja; statements (`{% … %}`)
-//! are plain text.
+//! Templates in plans: JSON texts with expressions such as `{{ params.x }}`. Between the braces is a minijinja expression;
+//! statements (`{% … %}`) are plain text.
 
 use std::{
     fmt,
@@ -15,19 +15,19 @@ use super::{
     reference::{Called, Reference, called, references},
 };
 
-/// The most bytes between two pairs of braces.
+/// The maximum length of an expression, in bytes between the braces.
 pub const EXPRESSION_MAX: usize = 4096;
-/// What one expression may use: an instruction costs one, an item half of one, 64 bytes that it makes another one.
+/// The fuel of one expression: an instruction costs 1, each item that a filter visits 1/2, and each 64 bytes of output 1.
 const FUEL: u64 = 100_000;
 
-/// Filters that have no place in data.
-const LEFT_OUT: [&str; 4] = ["safe", "escape", "e", "pprint"];
+/// Filters that escape or format for display, which makes no sense for JSON data.
+const DISABLED_FILTERS: [&str; 4] = ["safe", "escape", "e", "pprint"];
 
 pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
-    for name in LEFT_OUT {
+    for name in DISABLED_FILTERS {
         environment.remove_filter(name);
     }
     for name in ["debug", "namespace"] {
@@ -35,7 +35,7 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     }
     environment
 });
-/// What may be called without a reference to it being one to data.
+/// Global functions. Their names are not references to data.
 const FUNCTIONS: [&str; 2] = ["range", "dict"];
 
 /// One compiled expression. Cheap to clone.
@@ -58,7 +58,7 @@ impl PartialEq for Expression {
 }
 
 impl Expression {
-    /// Compiles what stands between the braces; says what is wrong with it.
+    /// Compiles the text between the braces. `Err`: what is wrong with it.
     pub fn compile(source: &str) -> Result<Self, String> {
         let source = source.trim();
         if source.is_empty() {
@@ -85,12 +85,12 @@ impl Expression {
         })
     }
 
-    /// What stands between the braces.
+    /// The text between the braces.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// What it refers to, without functions.
+    /// The data that it refers to, without the global functions.
     pub(super) fn references(&self) -> Vec<Reference> {
         let mut all = references(&self.source);
         all.retain(|Reference(path)| path.len() > 1 || !FUNCTIONS.contains(&path[0].as_str()));
@@ -98,7 +98,7 @@ impl Expression {
     }
 }
 
-/// Whether a filter or a test is there: the engine says so only when it is reached.
+/// Checks that a filter or test exists: the engine itself reports an unknown one only when it evaluates it.
 fn check_called(called: Called<'_>) -> Result<(), String> {
     let (probe, missing) = match called {
         Called::Filter(name) => (format!("1|{name}"), format!("there is no filter `{name}`")),
@@ -120,22 +120,22 @@ fn check_called(called: Called<'_>) -> Result<(), String> {
 pub enum Template {
     /// A value without expressions.
     Fixed(Value),
-    /// A text that is one expression, and keeps the kind of its value.
+    /// A text that is exactly one expression: the result keeps its JSON type.
     Expression(Expression),
     /// A text with expressions in it.
     Text(Vec<Part>),
-    /// A list of which an item has expressions.
+    /// A list with expressions in at least one item.
     List(Vec<Template>),
-    /// An object of which a member has expressions.
+    /// An object with expressions in at least one member.
     Object(Vec<(String, Template)>),
 }
 
 /// A part of a text.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Part {
-    /// As it stands.
+    /// Literal text.
     Fixed(String),
-    /// To be replaced.
+    /// Replaced by its value.
     Expression(Expression),
 }
 
@@ -194,7 +194,7 @@ impl Template {
         matches!(self, Self::Fixed(_))
     }
 
-    /// Reports references to anything but some paths and what is in them.
+    /// Reports references to anything outside the `known` paths.
     pub(crate) fn check_references(&self, at: &Pointer, known: &[&str], faults: &mut Faults) {
         self.expressions(at, &mut |at, expression| {
             for Reference(path) in expression.references() {
@@ -226,7 +226,7 @@ impl Template {
         ids.into_iter().collect()
     }
 
-    /// Calls `visit` with each expression and its place.
+    /// Calls `visit` with each expression and its JSON pointer.
     pub(super) fn expressions(&self, at: &Pointer, visit: &mut impl FnMut(&Pointer, &Expression)) {
         match self {
             Self::Fixed(_) => {}
@@ -252,7 +252,7 @@ impl Template {
     }
 }
 
-/// Splits a text at its expressions. Braces and texts within an expression are skipped, so `{{ "}}" }}` is one.
+/// Splits a text at its expressions. Braces and quotes inside an expression are skipped, so `{{ "}}" }}` is one expression.
 fn parts(text: &str) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -271,7 +271,7 @@ fn parts(text: &str) -> Result<Vec<Part>, String> {
     Ok(parts)
 }
 
-/// Where the expression ends that this begins with: at the `}}` outside of all texts and braces.
+/// The end of the expression at the start of `text`: the first `}}` outside quotes and nested braces.
 fn end(text: &str) -> Option<usize> {
     let mut quote = None;
     let mut escaped = false;
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_refused_with_its_place() {
+    fn invalid_expressions_are_refused_with_their_place() {
         let value = serde_json::json!({ "a": ["x", { "b": "{{ params. }}" }] });
         let error = read(&value).unwrap_err();
         assert!(error.starts_with("/a/1/b: not an expression"), "{error}");

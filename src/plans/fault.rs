@@ -1,4 +1,4 @@
-//! What is wrong with a plan or a tool, and where.
+//! Faults of a plan or a tool: what is wrong, and where.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ impl Pointer {
         Self(path)
     }
 
-    /// The names and indexes on the way to it.
+    /// Its path: member names and item indexes, from the root.
     pub fn path(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
@@ -41,16 +41,16 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// One thing that is wrong.
+/// One fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// The value.
+    /// The value that is wrong.
     pub at: Pointer,
     /// It is the member's name that is wrong, not its value.
     pub name: bool,
-    /// The id of the step that it is in.
+    /// The id of the step that contains it.
     pub step: Option<String>,
-    /// What is wrong, for people.
+    /// What is wrong, as text for people.
     pub message: String,
     /// What to do about it.
     pub note: Option<String>,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{fault::Pointer, read::Faults, step::Step};
 use crate::config::keys::nearest;
 
-/// The ancestors of each step, by its place: the steps that it depends on, and theirs. Reports unknown dependencies and cycles.
+/// The ancestors of each step, by its index: the steps that it depends on, directly or through others. Reports unknown
+/// dependencies and cycles.
 pub(super) fn ancestors(steps: &[Step], faults: &mut Faults) -> Vec<BTreeSet<usize>> {
     let places: BTreeMap<&str, usize> = steps
         .iter()
@@ -28,7 +29,7 @@ pub(super) fn ancestors(steps: &[Step], faults: &mut Faults) -> Vec<BTreeSet<usi
         }
         parents.push(own);
     }
-    let (order, rest) = sorted(&parents);
+    let (order, rest) = topological_order(&parents);
     if let Some(first) = rest.first() {
         let cycle = cycle(&parents, &rest, *first);
         let names: Vec<_> = cycle.iter().map(|n| steps[*n].id.as_str()).collect();
@@ -53,8 +54,8 @@ pub(super) fn ancestors(steps: &[Step], faults: &mut Faults) -> Vec<BTreeSet<usi
     ancestors
 }
 
-/// The steps so that each comes after those that it depends on, and those that have no such place.
-fn sorted(parents: &[Vec<usize>]) -> (Vec<usize>, BTreeSet<usize>) {
+/// The steps in topological order, and the steps that cannot be ordered because they are in a cycle or depend on one.
+fn topological_order(parents: &[Vec<usize>]) -> (Vec<usize>, BTreeSet<usize>) {
     let mut left: BTreeSet<usize> = (0..parents.len()).collect();
     let mut order = Vec::new();
     loop {
@@ -70,18 +71,19 @@ fn sorted(parents: &[Vec<usize>]) -> (Vec<usize>, BTreeSet<usize>) {
     }
 }
 
-/// A cycle that is reached from `from`, whose first step is its last as well. Each of `rest` depends on another of them.
+/// A cycle reachable from `from`; its first step is repeated at the end. Each step in `rest` depends on another one in `rest`, so
+/// there is one.
 fn cycle(parents: &[Vec<usize>], rest: &BTreeSet<usize>, from: usize) -> Vec<usize> {
-    let mut way = vec![from];
+    let mut path = vec![from];
     loop {
-        let last = way[way.len() - 1];
+        let last = path[path.len() - 1];
         let Some(next) = parents[last].iter().find(|n| rest.contains(n)) else {
-            return way;
+            return path;
         };
-        if let Some(start) = way.iter().position(|n| n == next) {
-            way.push(*next);
-            return way.split_off(start);
+        if let Some(start) = path.iter().position(|n| n == next) {
+            path.push(*next);
+            return path.split_off(start);
         }
-        way.push(*next);
+        path.push(*next);
     }
 }

@@ -1,14 +1,14 @@
 //! The canonical form of JSON: RFC 8785 (JCS).
 //!
 //! Members are sorted by the UTF-16 code units of their names, texts have the fewest escapes, and numbers are written as
-//! ECMAScript writes doubles. A number that a double cannot carry has no such form ([`is_exact`]).
+//! ECMAScript writes doubles. A number that no double represents exactly has no canonical form ([`is_exact`]).
 
 use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
 use crate::base::hex::hex;
 
-/// The most digits of a double behind its first one.
+/// The maximum number of significant digits of a double's exact decimal value, after the first one.
 const DIGITS: usize = 766;
 
 /// The canonical text of a value.
@@ -64,7 +64,7 @@ fn write(value: &Value, out: &mut String) {
     }
 }
 
-/// `serde_json` has the escapes of RFC 8785: the short ones, and `\u00xx` in lower case for other control characters.
+/// `serde_json` escapes as RFC 8785 requires: short escapes, and `\u00xx` in lower case for other control characters.
 fn write_text(text: &str, out: &mut String) {
     // A `&str` always has a JSON form.
     out.push_str(&serde_json::to_string(text).unwrap_or_default());
@@ -80,7 +80,7 @@ fn write_double(double: f64, out: &mut String) {
     out.push_str(ryu_js::Buffer::new().format_finite(double));
 }
 
-/// The digits of a number without zeros at either end, and the power of ten of the last one. Without a sign; none for zero.
+/// The digits of an unsigned number without leading and trailing zeros, and the power of ten of the last digit. Zero has no digits.
 fn parts(number: &str) -> (String, i64) {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -98,8 +98,8 @@ fn parts(number: &str) -> (String, i64) {
     )
 }
 
-/// Whether a double carries a number as it is written in JSON: it is what the double is written as, or the exact value of the
-/// double. `9007199254740993`, `0.1000000000000000055` and `1e400` are neither.
+/// Whether a double represents a JSON number without loss: the number is the double's shortest form, or its exact value.
+/// `9007199254740993`, `0.1000000000000000055` and `1e400` are neither.
 pub fn is_exact(number: &str) -> bool {
     let Ok(double) = number.parse::<f64>() else {
         return false;
@@ -128,9 +128,9 @@ pub fn first_inexact(text: &str) -> Option<&str> {
                 at += 1;
             }
             b'-' | b'0'..=b'9' => {
-                let of_number =
+                let in_number =
                     |b: &u8| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E');
-                let length = bytes[at..].iter().take_while(|b| of_number(b)).count();
+                let length = bytes[at..].iter().take_while(|b| in_number(b)).count();
                 let number = &text[at..at + length];
                 if !is_exact(number) {
                     return Some(number);

@@ -1,17 +1,17 @@
-//! Plans: what the steps of a run do, in which order, with which tools, and how they are undone. Data, not code; pure, without
-//! input, output or a clock.
+//! Plans: which steps a run has, their order, their tools, and how they are undone. Plans are data; this module is pure, without
+//! I/O or a clock.
 //!
 //! A plan is read once from its JSON ([`Plan::read`]), which reports everything that is wrong with it ([`Fault`], each with a JSON
-//! pointer), and is then checked against the tools that there are ([`Plan::check_tools`]).
+//! pointer), and is then checked against the existing tools ([`Plan::check_tools`]).
 //!
 //! | file | holds |
 //! |---|---|
-//! | `plan`, `step` | the model, and reading it |
+//! | `plan`, `step` | the model, and parsing it |
 //! | `graph` | dependencies: unknown ones, cycles, ancestors |
-//! | `expression`, `reference`, `render` | `{{ … }}` in texts: parsed, what they refer to, evaluated |
+//! | `expression`, `reference`, `render` | expressions `{{ … }}`: compiling them, finding their references, evaluating them |
 //! | `tool`, `builtin` | definitions of tools |
-//! | `jcs` | the canonical form of JSON (RFC 8785), of which a plan's hash is made |
-//! | `read`, `fault` | reading JSON with all its faults at once |
+//! | `jcs` | the canonical form of JSON (RFC 8785), from which a plan's hash is computed |
+//! | `read`, `fault` | reading JSON, and reporting all its faults at once |
 
 mod builtin;
 mod expression;

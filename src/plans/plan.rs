@@ -1,4 +1,4 @@
-//! The plan: reading it, and checking what its expressions refer to.
+//! The plan: parsing it, and checking the references of its expressions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,20 +15,20 @@ use super::{
 };
 use crate::config::keys::nearest;
 
-/// The most steps of a plan.
+/// The maximum number of steps in a plan.
 pub const STEPS_MAX: usize = 200;
-/// The most bytes of a plan, as compact JSON.
+/// The maximum size of a plan, in bytes of compact JSON.
 pub const PLAN_MAX: usize = 128 * 1024;
 
-/// A plan that is whole in itself: its dependencies are there and without cycles, and its expressions refer to what is known when
-/// they are evaluated. Whether its tools are there says [`Plan::check_tools`].
+/// A valid plan: its dependencies exist and have no cycles, and its expressions refer only to values that are known when they are
+/// evaluated. [`Plan::check_tools`] checks that its tools exist.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Plan {
     /// The steps, in the order of the plan.
     pub steps: Vec<Step>,
-    /// What the run's output is made of.
+    /// The template of the run's output.
     pub output: Option<Template>,
-    /// The longest that the run may take, in milliseconds.
+    /// The time limit of the run, in milliseconds.
     pub timeout_ms: Option<u64>,
 }
 
@@ -83,7 +83,7 @@ impl Plan {
             .any("output")
             .map(|value| Template::read(value, &root.at("output"), faults));
         let timeout_ms = object.seconds("timeout_s", SECONDS_MAX, faults);
-        // What a step refers to can be judged only where all steps are known.
+        // References can be checked only once all steps are known.
         let steps = read.into_iter().collect::<Option<Vec<_>>>()?;
         let plan = Self {
             steps,
@@ -142,7 +142,7 @@ impl Plan {
         }
     }
 
-    /// The names of all tools that it calls, in steps and compensations, with the places of the calls and the ids of the steps.
+    /// All tool calls, of steps and compensations: the JSON pointer of the call, the step's id, and the tool's name.
     pub fn calls(&self) -> impl Iterator<Item = (Pointer, &str, &str)> {
         self.steps.iter().enumerate().flat_map(|(n, step)| {
             let at = Pointer::root().at("steps").at(n);
@@ -156,7 +156,7 @@ impl Plan {
         })
     }
 
-    /// Reports tools that are not there, by the name of the step.
+    /// Reports calls of tools that do not exist.
     pub fn check_tools<'t>(&self, tools: impl IntoIterator<Item = &'t Tool>) -> Vec<Fault> {
         let known: BTreeSet<&str> = tools.into_iter().map(|tool| tool.name.as_str()).collect();
         let mut faults = Vec::new();
@@ -177,9 +177,9 @@ impl Plan {
 /// What an expression may refer to.
 struct Scope<'p> {
     all: &'p BTreeMap<&'p str, usize>,
-    /// The steps whose outputs are known; `None`: all.
+    /// The steps whose outputs are known at this point; `None`: all.
     known: Option<&'p BTreeSet<usize>>,
-    /// The step that is undone: `step` is what it got and gave.
+    /// In a compensation: the step that is undone, whose input and output are `step.input` and `step.output`.
     undone: Option<&'p str>,
 }
 
@@ -218,7 +218,7 @@ impl Scope<'_> {
                 Err((
                     message,
                     Some(format!(
-                        "add `{id}` to `depends_on`, directly or by way of another step"
+                        "add `{id}` to `depends_on`, directly or through another step"
                     )),
                 ))
             }
@@ -274,7 +274,7 @@ mod tests {
                 "/steps/0/timeout step `a`: a step has no `timeout` (did you mean `timeout_s`?)",
                 "/steps/0/retry/max_attempts step `a`: `max_attempts` must be a whole number from 1 to 1000",
                 "/steps/0/when step `a`: `when` must be true, false, or one expression (such as `\"{{ params.amount > 100 }}\"`)",
-                "/steps/1/id `1b` is no id of a step: 1 to 64 of A-Z a-z 0-9 _, and no digit first",
+                "/steps/1/id `1b` is not a valid step id: 1 to 64 of A-Z a-z 0-9 _, and no digit first",
                 "/steps/2 step `c`: a step needs `tool`",
                 "/steps/2/depends_on step `c`: `depends_on` must be a list, and this is text",
                 "/steps/2/compensate step `c`: a compensation needs `tool`",
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions_refer_to_ancestors_alone() {
+    fn expressions_refer_only_to_ancestors() {
         let plan = |input: &str| {
             let steps = json!([
                 step("a", &[], json!(1)),
@@ -374,7 +374,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a definition that is not the implementation's: a graph has a cycle if a step reaches itself.
+        /// Compared with an independent definition: a graph has a cycle if a step reaches itself.
         #[test]
         fn cycles_are_found_and_nothing_else(edges in prop::collection::vec((0_usize..8, 0_usize..8), 0..20)) {
             let steps: Vec<_> = (0..8).map(|n| {

@@ -1,4 +1,4 @@
-//! Reads JSON values and collects everything that is wrong with them. `null` counts as absent, but for values of any kind.
+//! Reads JSON values and collects all faults. `null` counts as absent, except where a value may be of any type.
 
 use std::ops::RangeInclusive;
 
@@ -11,12 +11,12 @@ use crate::config::keys::nearest;
 #[derive(Default)]
 pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
-/// An object whose members are known.
+/// An object whose member names were checked.
 pub(crate) struct Object<'v> {
     members: &'v Map<String, Value>,
-    /// Where it is.
+    /// Its place in the document.
     pub(crate) at: Pointer,
-    /// What it is, for messages: such as "a step".
+    /// What it is, in messages, such as "a step".
     what: &'static str,
 }
 
@@ -27,14 +27,14 @@ impl Faults {
         &mut self.0[last]
     }
 
-    /// Says that everything added since `from` is in a step.
+    /// Marks all faults from index `from` on as faults of this step.
     pub(crate) fn of_step(&mut self, from: usize, id: &str) {
         for fault in &mut self.0[from..] {
             fault.step.get_or_insert_with(|| id.to_owned());
         }
     }
 
-    /// An object; reports members that are not known.
+    /// The value as an object; reports unknown members.
     pub(crate) fn object<'v>(
         &mut self,
         value: &'v Value,
@@ -64,7 +64,7 @@ impl Faults {
         })
     }
 
-    /// A list.
+    /// The value as a list.
     pub(crate) fn list<'v>(
         &mut self,
         value: &'v Value,
@@ -79,7 +79,7 @@ impl Faults {
         items.map(Vec::as_slice)
     }
 
-    /// A text that is not empty.
+    /// The value as a text that is not empty.
     pub(crate) fn text<'v>(
         &mut self,
         value: &'v Value,
@@ -105,12 +105,12 @@ impl Faults {
 }
 
 impl<'v> Object<'v> {
-    /// What was given, `null` counting as absent.
+    /// A member; `null` counts as absent.
     pub(crate) fn get(&self, name: &str) -> Option<&'v Value> {
         self.members.get(name).filter(|value| !value.is_null())
     }
 
-    /// What was given, `null` included.
+    /// A member, even if it is `null`.
     pub(crate) fn any(&self, name: &str) -> Option<&'v Value> {
         self.members.get(name)
     }
@@ -181,7 +181,7 @@ impl<'v> Object<'v> {
         Some((found * 1000.0).round() as u64)
     }
 
-    /// One of some texts, by its place.
+    /// A member that must be one of `all`; returns the index.
     pub(crate) fn one_of(&self, name: &str, all: &[&str], faults: &mut Faults) -> Option<usize> {
         let value = self.get(name)?;
         let text = value.as_str().unwrap_or_default();
@@ -196,7 +196,7 @@ impl<'v> Object<'v> {
     }
 }
 
-/// The kind of a value, for people.
+/// The type of a value, in messages.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
@@ -208,7 +208,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Names as "`a`, `b` and `c`".
+/// Formats names as "`a`, `b` and `c`".
 pub(crate) fn listed(names: &[&str]) -> String {
     let mut quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.pop() {
@@ -217,19 +217,19 @@ pub(crate) fn listed(names: &[&str]) -> String {
     }
 }
 
-/// The start of a text, for messages.
+/// The first 64 bytes of a text, for messages.
 pub(crate) fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
 }
 
-/// The most bytes of the name of a tool or a workflow.
+/// The maximum length of the name of a tool or a workflow, in bytes.
 const NAME_MAX: usize = 128;
 
-/// Whether a text may be the name of a tool or a workflow.
+/// Whether a text is a valid name of a tool or a workflow.
 pub(crate) fn is_name(text: &str) -> bool {
-    let of_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let in_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     text.len() <= NAME_MAX
-        && text.bytes().all(of_name)
+        && text.bytes().all(in_name)
         && text
             .bytes()
             .next()

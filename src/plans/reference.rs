@@ -1,16 +1,14 @@
-//! What an expression refers to, read from its text: names that are no keyword, filter, test, attribute or keyword argument, each
-//! with the attributes that follow it.
+//! The references of an expression, found in its text: names other than keywords, filters, tests, attributes and keyword
+//! arguments, each with the attributes that follow it.
 
 /// A name and its attributes: `steps.pay.output.id` and `steps["pay"].output.id` are both `steps`, `pay`, `output`, `id`. It ends
-/// where an attribute is not written out (`params[params.x]`).
+/// before an attribute that is computed (`params[params.x]`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Reference(pub(super) Vec<String>);
 
-const KEYWORDS: [&str; 12] = [
-    "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False",
+const KEYWORDS: [&str; 13] = [
+    "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None",
 ];
-/// `None` is a keyword as well, and has no place in the list above that is not odd.
-const NONE: &str = "None";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Token<'t> {
@@ -32,7 +30,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
                 escaped = c == '\\' && !escaped;
                 ends
             });
-            // The compiler has refused a text that does not end.
+            // The quote is closed, because the expression compiled.
             let end = end.map_or(rest.len() - 1, |end| end + 1);
             (Token::Text(&rest[1..end]), (end + 1).min(rest.len()))
         } else if first.is_ascii_digit() {
@@ -53,7 +51,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
     tokens
 }
 
-/// All references of an expression that compiles.
+/// All references of an expression, which must compile.
 pub(super) fn references(expression: &str) -> Vec<Reference> {
     let tokens = tokens(expression);
     let mut found = Vec::new();
@@ -62,7 +60,7 @@ pub(super) fn references(expression: &str) -> Vec<Reference> {
             continue;
         };
         let before = at.checked_sub(1).map(|before| tokens[before]);
-        let of_other = match before {
+        let not_a_reference = match before {
             // An attribute, a filter, a test: `is defined`, `is not defined`.
             Some(Token::Sign("." | "|") | Token::Name("is")) => true,
             Some(Token::Name("not")) => {
@@ -72,7 +70,7 @@ pub(super) fn references(expression: &str) -> Vec<Reference> {
             Some(Token::Sign("(" | ",")) => tokens.get(at + 1) == Some(&Token::Sign("=")),
             _ => false,
         };
-        if of_other || KEYWORDS.contains(name) || *name == NONE {
+        if not_a_reference || KEYWORDS.contains(name) {
             continue;
         }
         found.push(Reference(path(name, &tokens[at + 1..])));
@@ -82,16 +80,16 @@ pub(super) fn references(expression: &str) -> Vec<Reference> {
     found
 }
 
-/// A filter or a test, by its name.
+/// The name of a filter or a test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Called<'t> {
-    /// Behind `|`.
+    /// After `|`.
     Filter(&'t str),
-    /// Behind `is` or `is not`.
+    /// After `is` or `is not`.
     Test(&'t str),
 }
 
-/// The filters and tests of an expression that compiles.
+/// The filters and tests of an expression, which must compile.
 pub(super) fn called(expression: &str) -> Vec<Called<'_>> {
     let tokens = tokens(expression);
     let all = tokens.iter().enumerate().filter_map(|(at, token)| {

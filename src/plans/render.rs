@@ -1,4 +1,4 @@
-//! Evaluates templates. The result depends on the template and the context alone; work, memory and result are bounded.
+//! Evaluates templates. The result depends only on the template and the context; work, memory and result size are bounded.
 
 use std::collections::BTreeMap;
 
@@ -10,37 +10,37 @@ use serde_json::{Map, Number, Value};
 
 use super::expression::{Expression, Part, Template};
 
-/// The most bytes of what a template renders to, as JSON.
+/// The maximum size of a rendered input, in bytes of JSON.
 pub const RENDERED_MAX: usize = 128 * 1024;
-/// The deepest nesting of a result.
+/// The maximum nesting depth of a result.
 const DEPTH_MAX: usize = 128;
 
 /// Why a template cannot be rendered.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RenderError {
-    /// It refers to something that is not there.
-    #[error("`{0}` refers to something that is not there")]
+    /// It refers to something that does not exist.
+    #[error("`{0}` refers to something that does not exist")]
     Undefined(String),
-    /// It takes more work, or makes more on the way, than an expression may.
+    /// It used up its fuel: too many instructions, or too much intermediate output.
     #[error("`{0}` takes too much work")]
     OutOfFuel(String),
     /// The result is too large.
     #[error("the result has more than {0} bytes")]
     TooLarge(usize),
-    /// The result has no JSON form, such as an infinite number.
+    /// The result cannot be written as JSON, such as an infinite number.
     #[error("the result of `{0}` has no JSON form: {1}")]
     NoJson(String, &'static str),
-    /// Anything else, such as an operation between kinds that have none.
+    /// Any other error, such as an operation that the types do not support.
     #[error("`{expression}`: {message}")]
     Failed {
-        /// What stands between the braces.
+        /// The text between the braces.
         expression: String,
-        /// What is wrong, for people.
+        /// What is wrong, as text for people.
         message: String,
     },
 }
 
-/// What expressions refer to. Cheap to clone: values are shared.
+/// The values that expressions can refer to. Cheap to clone: values are shared.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     names: BTreeMap<String, Dynamic>,
@@ -48,7 +48,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context in which there is nothing.
+    /// An empty context.
     pub fn new() -> Self {
         Self::default()
     }
@@ -61,7 +61,7 @@ impl Context {
         self
     }
 
-    /// Adds what is known of a step: its `output`, and `input` where that may be used.
+    /// Adds members of a step: its `output`, and `input` where that may be used.
     #[must_use]
     pub fn with_step(mut self, id: &str, members: &[(&str, &Value)]) -> Self {
         let members = members.iter();
@@ -80,14 +80,14 @@ impl Context {
 }
 
 impl Expression {
-    /// Evaluates the expression; the result has at most `most` bytes as JSON.
+    /// Evaluates the expression. The result must have at most `most` bytes as JSON.
     pub fn render(&self, context: &Context, most: usize) -> Result<Value, RenderError> {
-        let mut room = Room { most, left: most };
-        let value = self.evaluate(&context.root(), &mut room)?;
-        room.fits(value)
+        let mut budget = Budget { most, left: most };
+        let value = self.evaluate(&context.root(), &mut budget)?;
+        budget.fits(value)
     }
 
-    fn evaluate(&self, root: &Dynamic, room: &mut Room) -> Result<Value, RenderError> {
+    fn evaluate(&self, root: &Dynamic, budget: &mut Budget) -> Result<Value, RenderError> {
         let source = || self.source().to_owned();
         let value = self
             .compiled
@@ -100,35 +100,35 @@ impl Expression {
                     message: error.detail().unwrap_or("it fails").to_owned(),
                 },
             })?;
-        room.json(&value, self, DEPTH_MAX)
+        budget.json(&value, self, DEPTH_MAX)
     }
 }
 
 impl Template {
-    /// The value with all expressions replaced; it has at most `most` bytes as JSON ([`RENDERED_MAX`] for an input). In a longer
-    /// text, texts stand as they are, and everything else as compact JSON.
+    /// The value with all expressions evaluated. It must have at most `most` bytes as JSON ([`RENDERED_MAX`] for an input).
+    /// Within a longer text, texts are inserted as they are, all other values as compact JSON.
     pub fn render(&self, context: &Context, most: usize) -> Result<Value, RenderError> {
-        let mut room = Room { most, left: most };
-        let value = self.evaluate(&context.root(), &mut room)?;
-        room.fits(value)
+        let mut budget = Budget { most, left: most };
+        let value = self.evaluate(&context.root(), &mut budget)?;
+        budget.fits(value)
     }
 
-    fn evaluate(&self, root: &Dynamic, room: &mut Room) -> Result<Value, RenderError> {
+    fn evaluate(&self, root: &Dynamic, budget: &mut Budget) -> Result<Value, RenderError> {
         Ok(match self {
             Self::Fixed(value) => {
-                room.take(value.to_string().len())?;
+                budget.take(value.to_string().len())?;
                 value.clone()
             }
-            Self::Expression(expression) => expression.evaluate(root, room)?,
+            Self::Expression(expression) => expression.evaluate(root, budget)?,
             Self::Text(parts) => {
                 let mut text = String::new();
                 for part in parts {
                     match part {
                         Part::Fixed(fixed) => {
-                            room.take(fixed.len())?;
+                            budget.take(fixed.len())?;
                             text.push_str(fixed);
                         }
-                        Part::Expression(expression) => match expression.evaluate(root, room)? {
+                        Part::Expression(expression) => match expression.evaluate(root, budget)? {
                             Value::String(inner) => text.push_str(&inner),
                             other => text.push_str(&other.to_string()),
                         },
@@ -137,13 +137,13 @@ impl Template {
                 Value::String(text)
             }
             Self::List(items) => {
-                let items = items.iter().map(|item| item.evaluate(root, room));
+                let items = items.iter().map(|item| item.evaluate(root, budget));
                 Value::Array(items.collect::<Result<_, _>>()?)
             }
             Self::Object(members) => {
                 let members = members.iter().map(|(name, member)| {
-                    room.take(name.len() + 3)?;
-                    Ok((name.clone(), member.evaluate(root, room)?))
+                    budget.take(name.len() + 3)?;
+                    Ok((name.clone(), member.evaluate(root, budget)?))
                 });
                 Value::Object(members.collect::<Result<_, _>>()?)
             }
@@ -151,13 +151,13 @@ impl Template {
     }
 }
 
-/// The bytes that a result may still have, counted without the escapes of its texts.
-struct Room {
+/// The remaining size budget of a result, counted without JSON escapes.
+struct Budget {
     most: usize,
     left: usize,
 }
 
-impl Room {
+impl Budget {
     fn take(&mut self, bytes: usize) -> Result<(), RenderError> {
         match self.left.checked_sub(bytes) {
             Some(left) => {
@@ -168,7 +168,7 @@ impl Room {
         }
     }
 
-    /// The value, if it fits with its escapes, too.
+    /// Checks the size again, now with JSON escapes.
     fn fits(&self, value: Value) -> Result<Value, RenderError> {
         if value.to_string().len() > self.most {
             return Err(RenderError::TooLarge(self.most));
@@ -185,7 +185,7 @@ impl Room {
     ) -> Result<Value, RenderError> {
         let no_json = |what| RenderError::NoJson(of.source().to_owned(), what);
         let Some(depth) = depth.checked_sub(1) else {
-            return Err(no_json("it is nested too deep"));
+            return Err(no_json("it is nested too deeply"));
         };
         Ok(match value.kind() {
             ValueKind::Undefined => return Err(RenderError::Undefined(of.source().to_owned())),
@@ -235,7 +235,7 @@ impl Room {
     }
 }
 
-/// A number that JSON has.
+/// The number as JSON; `None` if it is out of range.
 fn number(value: &Dynamic) -> Option<Number> {
     if value.is_integer() {
         let signed = i64::try_from(value.clone()).ok().map(Number::from);

@@ -8,9 +8,9 @@ use super::{
     read::{Faults, Object, short},
 };
 
-/// The longest that anything of a plan may take, in seconds: 400 days.
+/// The maximum of any time limit in a plan, in seconds: 400 days.
 pub(super) const SECONDS_MAX: u64 = 400 * 86_400;
-/// The longest attempt, in seconds.
+/// The maximum time limit of an attempt, in seconds.
 pub(super) const ATTEMPT_SECONDS_MAX: u64 = 7 * 86_400;
 
 /// One step.
@@ -20,32 +20,32 @@ pub struct Step {
     pub id: String,
     /// The tool's name.
     pub tool: String,
-    /// What the tool gets.
+    /// The input of the tool.
     pub input: Template,
-    /// The steps that end before it begins.
+    /// The steps that must end before it begins.
     pub depends_on: Vec<String>,
-    /// What undoes it, instead of the tool's own compensation.
+    /// The call that undoes it, instead of the tool's own compensation.
     pub compensate: Option<Call>,
-    /// The longest attempt, in milliseconds.
+    /// The time limit of an attempt, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// How often it is tried.
+    /// Its retry policy.
     pub retry: Retry,
     /// It cannot be undone: a person approves it first.
     pub irreversible: bool,
-    /// Without it, or when it is true, the step runs.
+    /// The condition under which the step runs; without it the step always runs.
     pub when: Option<When>,
     /// What happens when all attempts are used up.
     pub on_exhausted: Option<OnExhausted>,
-    /// The longest that all attempts may take together, in milliseconds.
+    /// The time limit of all attempts together, in milliseconds.
     pub deadline_ms: Option<u64>,
 }
 
-/// Whether a step runs.
+/// The condition of a step.
 #[derive(Clone, PartialEq, Debug)]
 pub enum When {
     /// Always, or never.
     Fixed(bool),
-    /// As this says; it must be true or false.
+    /// An expression that evaluates to true or false.
     Expression(Expression),
 }
 
@@ -54,18 +54,18 @@ pub enum When {
 pub struct Call {
     /// The tool's name.
     pub tool: String,
-    /// What it gets.
+    /// The input of the tool.
     pub input: Template,
 }
 
-/// How often a step is tried; what is absent is the tool's, then the default.
+/// A retry policy. An absent value is that of the tool, else the default.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Retry {
-    /// Attempts, the first included.
+    /// The maximum number of attempts, including the first.
     pub max_attempts: Option<u32>,
     /// The pause after the first attempt, in milliseconds.
     pub initial_ms: Option<u64>,
-    /// What each further pause is multiplied by.
+    /// The factor by which each further pause grows.
     pub factor: Option<f64>,
     /// The longest pause, in milliseconds.
     pub max_ms: Option<u64>,
@@ -95,7 +95,7 @@ const FIELDS: [&str; 11] = [
 ];
 
 impl Step {
-    /// Reads a step; `None` without an id or a tool.
+    /// Reads a step; `None` if the id or the tool is missing or invalid.
     pub(super) fn read(value: &Value, at: &Pointer, faults: &mut Faults) -> Option<Self> {
         let before = faults.0.len();
         let object = faults.object(value, at, "a step", &FIELDS)?;
@@ -104,7 +104,7 @@ impl Step {
             let good = is_id(id);
             if !good {
                 let message = format!(
-                    "`{}` is no id of a step: 1 to 64 of A-Z a-z 0-9 _, and no digit first",
+                    "`{}` is not a valid step id: 1 to 64 of A-Z a-z 0-9 _, and no digit first",
                     short(id)
                 );
                 faults.add(&object.at.at("id"), message);
@@ -150,7 +150,7 @@ pub(crate) fn is_id(text: &str) -> bool {
             .is_some_and(|first| !first.is_ascii_digit())
 }
 
-/// The member `input`, an empty object unless given.
+/// The member `input`; by default an empty object.
 fn input(object: &Object<'_>, faults: &mut Faults) -> Template {
     match object.any("input") {
         Some(value) => Template::read(value, &object.at.at("input"), faults),
@@ -158,7 +158,7 @@ fn input(object: &Object<'_>, faults: &mut Faults) -> Template {
     }
 }
 
-/// A list of texts, empty unless given.
+/// A list of texts; by default empty.
 pub(super) fn texts(object: &Object<'_>, name: &str, faults: &mut Faults) -> Vec<String> {
     let Some(value) = object.get(name) else {
         return Vec::new();

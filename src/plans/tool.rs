@@ -14,33 +14,33 @@ use super::{
 /// A tool.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tool {
-    /// Its name.
+    /// Its unique name.
     pub name: String,
     /// What it does.
     pub description: String,
-    /// JSON Schema 2020-12 of its input; `true` unless given.
+    /// JSON Schema 2020-12 of its input; by default `true`.
     pub input_schema: Value,
     /// Who does the work.
     pub worker: Worker,
-    /// What kind of thing it does; `None` is unknown.
+    /// What kind of action it is; `None` is unknown.
     pub kind: Option<Kind>,
     /// How risky it is.
     pub risk: Risk,
-    /// What undoes a call of it, unless the step says otherwise; `step.input` and `step.output` are the call's.
+    /// The call that undoes a call of this tool, unless the step has its own; `step.input` and `step.output` are those of the call.
     pub compensate: Option<Call>,
-    /// What it does cannot be undone.
+    /// Its calls cannot be undone.
     pub irreversible: bool,
-    /// The longest attempt, in milliseconds.
+    /// The time limit of an attempt, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// How often it is tried.
+    /// Its retry policy.
     pub retry: Retry,
-    /// How much of it there may be at once, over all nodes.
+    /// Limits of its calls over all nodes.
     pub limit: Option<Limit>,
     /// What happens when all attempts are used up.
     pub on_exhausted: Option<OnExhausted>,
-    /// How long work waits for a worker that claims it, in milliseconds.
+    /// How long a call waits until a worker claims it, in milliseconds.
     pub queue_timeout_ms: Option<u64>,
-    /// It may see the values of sealed slots.
+    /// It may receive the plain values of sealed slots.
     pub pii_plain: bool,
 }
 
@@ -54,9 +54,9 @@ pub enum Worker {
         /// The secret that requests are signed with, or a reference to it (`env:`, `file:`). Never part of a run.
         secret: Option<String>,
     },
-    /// Whoever reads the topic `steps`.
+    /// A consumer of the topic `steps`.
     Kafka,
-    /// Whoever claims it over HTTP.
+    /// A program that claims calls over HTTP.
     Claim,
     /// OmniLink itself.
     Builtin(Builtin),
@@ -65,7 +65,7 @@ pub enum Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Without the secret, and whatever credentials the URL may hold.
+            // Without the secret, and without the URL, which may hold credentials.
             Self::Http { .. } => f.write_str("Http"),
             Self::Kafka => f.write_str("Kafka"),
             Self::Claim => f.write_str("Claim"),
@@ -74,10 +74,10 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// What OmniLink does itself.
+/// A builtin tool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Builtin {
-    /// Gives its input back.
+    /// Returns its input.
     Noop,
     /// Appends an event.
     Emit,
@@ -98,7 +98,7 @@ impl Builtin {
         Self::Http,
     ];
 
-    /// Its name, which is that of its tool.
+    /// Its name as a tool.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Noop => "noop",
@@ -110,7 +110,7 @@ impl Builtin {
     }
 }
 
-/// What kind of thing a tool does.
+/// What kind of action a tool is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Changes nothing.
@@ -134,18 +134,18 @@ pub struct Risk {
     pub params: BTreeMap<String, Thresholds>,
 }
 
-/// How a tool is treated.
+/// Whether calls of a tool need approval.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
-    /// Runs.
+    /// Runs without approval.
     Safe,
-    /// Waits for a person.
+    /// Waits for a person's approval.
     Sensitive,
     /// Never runs.
     Blocked,
 }
 
-/// From which value on something is yellow or red.
+/// The values from which a parameter counts as yellow or red.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Thresholds {
     /// Yellow from here on.
@@ -154,23 +154,23 @@ pub struct Thresholds {
     pub red: Option<f64>,
 }
 
-/// How much of a tool there may be at once.
+/// Limits of a tool's calls.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Limit {
-    /// Calls at one time.
+    /// Maximum number of concurrent calls.
     pub concurrency: Option<u64>,
-    /// Calls in a window.
+    /// A rate limit: a maximum number of calls in a time window.
     pub rate: Option<Rate>,
-    /// What the limit is counted by, over `params` and `input`; all calls together without it.
+    /// The key by which calls are counted, a template over `params` and `input`; without it all calls count together.
     pub key: Option<Template>,
 }
 
-/// Calls in a window.
+/// A rate limit: a maximum number of calls in a time window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// How many.
+    /// The maximum number of calls in a window.
     pub limit: u64,
-    /// In how many seconds.
+    /// The length of the window in seconds.
     pub window_s: u64,
 }
 
@@ -192,7 +192,7 @@ const FIELDS: [&str; 14] = [
 ];
 
 impl Tool {
-    /// Reads a definition, or says everything that is wrong with it. `input_schema` is not compiled.
+    /// Reads a definition. `Err`: all its faults. Does not compile `input_schema`.
     pub fn read(value: &Value) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let tool = Self::of(value, &mut faults);

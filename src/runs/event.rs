@@ -1,4 +1,4 @@
-//! What happens to a run: the records of its history (contract, section 3). The state of a run follows from them alone.
+//! The events of a run, which are the records of its history (docs/runs.md). The state of a run follows from them alone.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub enum CallKind {
 }
 
 impl CallKind {
-    /// As it is written.
+    /// Its name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Execute => "execute",
@@ -32,7 +32,7 @@ impl CallKind {
     }
 }
 
-/// What a person is asked.
+/// What an approval is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApprovalKind {
@@ -48,17 +48,17 @@ pub enum ApprovalKind {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum RiskLane {
-    /// Runs.
+    /// Runs without approval.
     Green,
-    /// Runs, and is audited.
+    /// Runs without approval, and is audited.
     Yellow,
-    /// Waits for a person.
+    /// Waits for a person's approval.
     Red,
     /// Never runs.
     Blocked,
 }
 
-/// A question to people.
+/// A request for a decision by a person.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ApprovalRequest {
     /// What is asked.
@@ -79,9 +79,9 @@ pub struct ApprovalRequest {
     /// A text for the person who decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When it was asked.
+    /// When the decision was requested.
     pub requested_at: Millis,
-    /// Until when it can be decided.
+    /// When it expires.
     pub expires_at: Millis,
 }
 
@@ -89,7 +89,7 @@ pub struct ApprovalRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// The step or run may go on.
+    /// The step or run may continue.
     Approved,
     /// It may not.
     Denied,
@@ -115,7 +115,7 @@ pub struct Decided {
     /// Why, in the decider's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Instead of the requested input, for `approved`; the output, for `skip`.
+    /// For `approved` a changed input; for `skip` the output of the step.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -124,7 +124,7 @@ pub struct Decided {
     pub value: Option<Json>,
 }
 
-/// One of the compensations of a run that did not succeed.
+/// The result of a compensation.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct CompensationResult {
     /// The step that was undone.
@@ -177,22 +177,22 @@ pub struct Started {
     /// The run that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<String>,
-    /// Why a person approves the run before its first step; codes. Empty: nobody has to.
+    /// Codes of the reasons why a person must approve the run before its first step. Empty if no approval is needed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approve_run: Vec<String>,
-    /// Tools whose steps a person approves, whatever their lane.
+    /// Tools whose steps need approval, even if their lane does not demand it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approve_tools: Vec<String>,
-    /// Steps that the run that it repeats has carried out.
+    /// Steps that the retried run has carried out, and that are not repeated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reused: Vec<Reused>,
-    /// Compensations, in the order in which they run. A run that has any does nothing else.
+    /// Compensations to retry, in the order in which they run. A run that has any does nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undo: Vec<Undo>,
 }
 
 impl Started {
-    /// With these parameters, asked for by this principal at this time, and nothing else.
+    /// A start with these values, and no others.
     pub fn new(params: Json, principal: impl Into<String>, received_at: Millis) -> Self {
         Self {
             kind: None,
@@ -211,12 +211,12 @@ impl Started {
         }
     }
 
-    /// What it takes over of a step.
+    /// The reused result of a step.
     pub fn reused(&self, step_id: &str) -> Option<&Reused> {
         self.reused.iter().find(|step| *step.step_id == *step_id)
     }
 
-    /// The compensation of a step that it calls again.
+    /// The compensation of a step that it retries.
     pub fn undo(&self, step_id: &str) -> Option<&Undo> {
         self.undo.iter().find(|undo| *undo.step_id == *step_id)
     }
@@ -234,7 +234,7 @@ pub struct WorkflowVersion {
 /// The plan of a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PlanReady {
-    /// Where it is from: `workflow`, `inline`, and for goals `cache`, `catalog`, `llm`, `person`.
+    /// Its source: `workflow`, `inline`, or for goals `cache`, `catalog`, `llm`, `person`.
     pub source: String,
     /// The SHA-256 of its canonical form, in hexadecimal digits.
     pub hash: String,
@@ -247,20 +247,20 @@ pub struct PlanReady {
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(
     missing_docs,
-    reason = "fields that recur are described once, in the contract"
+    reason = "docs/runs.md describes the fields of all types"
 )]
 pub enum Event {
     /// The first record.
     RunStarted(Box<Started>),
-    /// What it will do.
+    /// The plan of the run.
     PlanReady(Box<PlanReady>),
-    /// People are asked; the approval's number is the record's `seq`.
+    /// A decision is requested; the approval's number is the `seq` of this record.
     ApprovalRequested(Box<ApprovalRequest>),
-    /// They have decided, or the time is over.
+    /// It was decided, or has expired.
     ApprovalDecided(Box<Decided>),
-    /// A step's attempts have all failed, and people are asked what to do.
+    /// All attempts of a step have failed, and a person must decide what to do.
     IncidentOpened(Box<ApprovalRequest>),
-    /// They have decided, or the time is over.
+    /// It was decided, or has expired.
     IncidentDecided(Box<Decided>),
     /// A call is sent to its worker.
     StepScheduled {
@@ -269,7 +269,7 @@ pub enum Event {
         input: Json,
         deadline: Millis,
     },
-    /// A worker has claimed the call: its time runs from here.
+    /// A worker has claimed the call: its time limit starts now.
     StepStarted {
         step_id: Arc<str>,
         #[serde(default)]
@@ -277,7 +277,7 @@ pub enum Event {
         attempt: u32,
         deadline: Millis,
     },
-    /// A control, limit or circuit breaker does not let the call go now.
+    /// A control, limit or circuit breaker does not let the call be sent now.
     StepHeld {
         step_id: Arc<str>,
         kind: CallKind,
@@ -285,10 +285,10 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<Millis>,
     },
-    /// It may go.
+    /// The hold has ended.
     StepReleased { step_id: Arc<str>, kind: CallKind },
-    /// The step succeeded. `late`: after it had counted as failed or unknown. `signal`: the one that it used up. `reused`: in the run
-    /// that this one repeats.
+    /// The step succeeded. `late`: it had counted as failed or unknown before. `signal`: the signal that it consumed. `reused`:
+    /// it succeeded in the retried run, not in this one.
     StepSucceeded {
         step_id: Arc<str>,
         attempt: u32,
@@ -300,7 +300,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         reused: bool,
     },
-    /// All attempts failed, each with an answer. `compensate`: it may have had an effect all the same, for its output cannot be kept.
+    /// All attempts failed, each with an answer. `compensate`: the call succeeded but its output cannot be stored, so the step
+    /// must be compensated.
     StepFailed {
         step_id: Arc<str>,
         attempt: u32,
@@ -308,7 +309,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         compensate: bool,
     },
-    /// No attempt succeeded, and one had no answer: it may have had an effect.
+    /// No attempt succeeded, and at least one had no answer: the step may have had an effect.
     StepUnknown {
         step_id: Arc<str>,
         attempt: u32,
@@ -335,9 +336,9 @@ pub enum Event {
     },
     /// The run ends before it began.
     StepCancelled { step_id: Arc<str> },
-    /// A signal is kept until a step waits for it.
+    /// A signal arrived. It is kept until a step waits for it.
     SignalReceived { name: String, data: Json },
-    /// The run is being undone. Once a run.
+    /// Compensations begin. At most one per run.
     CompensationStarted,
     /// The call that undoes a step is sent to its worker.
     CompensationScheduled {
@@ -346,7 +347,7 @@ pub enum Event {
         input: Json,
         deadline: Millis,
     },
-    /// The step is undone.
+    /// The step was undone.
     CompensationSucceeded { step_id: Arc<str>, attempt: u32 },
     /// It could not be undone.
     CompensationFailed {
@@ -354,7 +355,7 @@ pub enum Event {
         attempt: u32,
         error: StepError,
     },
-    /// Somebody cancels the run; or, with `failure`, the run as a whole fails: its time is over, or it has no output.
+    /// A cancel was requested; or, with `failure`, the run as a whole fails: it timed out, or its output cannot be rendered.
     CancelRequested {
         by: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -363,9 +364,9 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<StepError>,
     },
-    /// Nothing is scheduled, and deadlines stand still.
+    /// The run is paused: nothing is scheduled, and deadlines stand still.
     Paused { by: String },
-    /// The run goes on.
+    /// The run is resumed.
     Resumed { by: String, paused_ms: i64 },
     /// A control or decision that came too late, or was not allowed.
     Refused {
@@ -377,7 +378,7 @@ pub enum Event {
     RunSucceeded { output: Json },
     /// The last record.
     RunFailed { error: Box<RunError> },
-    /// The last record: a person, or the risk rules, said no.
+    /// The last record: a person or the risk rules denied the run.
     RunDenied { error: Box<RunError> },
     /// The last record.
     RunCancelled { error: Box<RunError> },

@@ -20,12 +20,12 @@ pub struct RunRecord {
     pub run_id: String,
     /// From 1, without gaps.
     pub seq: i64,
-    /// What happened, as in the body.
+    /// The type of the event, as in the body.
     #[serde(rename = "type")]
     pub kind: String,
     /// When it was decided: milliseconds since the Unix epoch.
     pub at: i64,
-    /// What led to it, such as `start:0:17`, `result:0:18` (partition and offset in `commands`), `timer`.
+    /// What caused it, such as `start:0:17` or `result:0:18` (partition and offset in `commands`), or `timer`.
     pub causation: Option<String>,
     /// JSON text: an [`Event`], with its `type`.
     pub body: String,
@@ -66,7 +66,7 @@ impl RunRecord {
         RECORD.decode(value)
     }
 
-    /// What happened; `None` for a type that this version does not know.
+    /// The event; `None` for a type that this version does not know.
     pub fn event(&self) -> Option<Event> {
         serde_json::from_str(&self.body).ok()
     }

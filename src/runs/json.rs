@@ -1,4 +1,4 @@
-//! JSON that is carried without being parsed.
+//! JSON that is passed on without being parsed.
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ impl Json {
         RawValue::from_string(text).map(|raw| Self(raw.into()))
     }
 
-    /// Of JSON that was checked and is carried without being parsed.
+    /// Wraps JSON that was checked before.
     pub fn of_raw(raw: Box<RawValue>) -> Self {
         Self(raw.into())
     }
@@ -41,7 +41,7 @@ impl Json {
         NULL.clone()
     }
 
-    /// Whether this is a clone of the other one, which costs no comparison of texts.
+    /// Whether both share the same text in memory. Cheaper than a comparison of the texts.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -58,7 +58,8 @@ impl Json {
     }
 }
 
-/// A member that may be absent, and may be `null`, which is a value: with `#[serde(default, deserialize_with = …)]`.
+/// Deserializes an optional member for which `null` is a value and not the same as absent, with
+/// `#[serde(default, deserialize_with = "present")]`.
 pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(deserializer).map(Some)
 }
@@ -88,7 +89,7 @@ impl Serialize for Json {
 }
 
 impl<'de> Deserialize<'de> for Json {
-    /// By way of a [`Value`], because serde buffers the content of tagged enums.
+    /// Parses into a [`Value`] first, because serde buffers the content of tagged enums.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Value::deserialize(deserializer).map(|value| Self::of(&value))
     }

@@ -1,15 +1,15 @@
-//! The records of runs: the history on the topic `runs`, and the calls of steps on the topic `steps`. What tells a run something is
+//! The records of runs: the history on the topic `runs`, and the calls of steps on the topic `steps`. The inputs of runs are in
 //! [`crate::commands`].
 //!
 //! | file | holds |
 //! |---|---|
 //! | `error` | why a call failed |
-//! | `event` | what happens to a run, one type for each kind of record |
+//! | `event` | the events of a run, one type for each kind of record |
 //! | `history` | a record of `runs` |
 //! | `step` | a record of `steps` |
 //! | `status` | the statuses that readers see |
-//! | `retry` | what a run takes over from the run that it repeats |
-//! | `json` | JSON that is carried as text |
+//! | `retry` | what a run takes over from the run that it retries |
+//! | `json` | JSON that is passed on as text |
 
 mod error;
 mod event;

@@ -1,4 +1,4 @@
-//! What a run takes over from the run that it repeats.
+//! What a run takes over from the run that it retries.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use super::{
     json::{Json, present},
 };
 
-/// A step that an earlier run has carried out, and that is not carried out again.
+/// A step that an earlier run has carried out, and that is not repeated.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Reused {
     /// The step.
     pub step_id: Arc<str>,
     /// The run that has carried it out.
     pub run_id: String,
-    /// Its rendered input, if it can be undone.
+    /// Its rendered input, if it has a compensation.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -25,19 +25,19 @@ pub struct Reused {
     pub input: Option<Json>,
     /// Its output.
     pub output: Json,
-    /// Whether a person has skipped it, with this output.
+    /// A person skipped it, with this output.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
 }
 
-/// A compensation that has failed in an earlier run, and is called again.
+/// A compensation that failed in an earlier run, and is retried.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Undo {
     /// The step that is undone.
     pub step_id: Arc<str>,
-    /// The run whose idempotency key the call has.
+    /// The run in the call's idempotency key.
     pub run_id: String,
-    /// Its input, as it was rendered then; `None` if that has failed.
+    /// Its input, as it was rendered then; `None` if rendering failed.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -46,7 +46,7 @@ pub struct Undo {
     pub input: Option<Json>,
     /// What it undoes: `idempotency_key`, `outcome`, `input`, `output`.
     pub execute: Json,
-    /// Why.
+    /// Why the earlier run was compensated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StepError>,
 }

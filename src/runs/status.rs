@@ -1,4 +1,4 @@
-//! The statuses of runs and steps, as readers see them (contract, section 3).
+//! The statuses of runs and steps, as readers see them (docs/runs.md).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
-    /// It has not begun: its time has not come, or a control holds it.
+    /// It has not begun: `run_at` is in the future, or a control holds it.
     Queued,
-    /// It works.
+    /// Its steps are being carried out.
     Running,
     /// It waits for a decision, and for nothing else.
     WaitingApproval,
@@ -17,18 +17,18 @@ pub enum RunStatus {
     Paused,
     /// It is being undone.
     Compensating,
-    /// Ended.
+    /// Ended: all steps succeeded or were skipped.
     Succeeded,
-    /// Ended.
+    /// Ended: a step failed, or the run as a whole; effects are compensated.
     Failed,
-    /// Ended.
+    /// Ended: a person or the risk rules denied it.
     Denied,
-    /// Ended.
+    /// Ended: somebody cancelled it.
     Cancelled,
 }
 
 impl RunStatus {
-    /// As it is written.
+    /// Its name in JSON and in Postgres.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -45,7 +45,7 @@ impl RunStatus {
 }
 
 impl RunStatus {
-    /// All of them.
+    /// All statuses.
     pub const ALL: [Self; 9] = [
         Self::Queued,
         Self::Running,
@@ -58,7 +58,7 @@ impl RunStatus {
         Self::Cancelled,
     ];
 
-    /// Whether nothing follows.
+    /// Whether the run has ended.
     pub const fn is_final(self) -> bool {
         matches!(
             self,
@@ -75,13 +75,13 @@ pub enum StepStatus {
     Pending,
     /// It waits for a decision.
     WaitingApproval,
-    /// It was sent to its worker, or waits for its next attempt.
+    /// A call was sent to its worker, or it waits for its next attempt.
     Running,
-    /// Ended.
+    /// Ended with success.
     Succeeded,
-    /// Ended.
+    /// Ended: all attempts failed, each with an answer.
     Failed,
-    /// Ended without an answer: it may have had an effect.
+    /// Ended without an answer, so it may have had an effect.
     Unknown,
     /// Ended: its condition was false, or a person skipped it.
     Skipped,
@@ -94,7 +94,7 @@ pub enum StepStatus {
 }
 
 impl StepStatus {
-    /// As it is written.
+    /// Its name in JSON and in Postgres.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",

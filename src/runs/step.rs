@@ -24,33 +24,33 @@ pub struct StepCommand {
     pub step_id: String,
     /// From 1.
     pub attempt: i32,
-    /// Which of the step's two calls.
+    /// The step's own call, or its compensation.
     pub kind: CallKindName,
     /// The tool.
     pub tool: String,
-    /// JSON text: who does the work, as in the tool's definition, without its secret.
+    /// JSON text: the `worker` of the tool's definition, without its secret.
     pub worker: String,
     /// JSON text: the rendered input.
     pub input: String,
     /// `run_id:step_id:kind`, the same for all attempts.
     pub idempotency_key: String,
-    /// When the attempt is given up: milliseconds since the Unix epoch.
+    /// The deadline of the attempt: milliseconds since the Unix epoch.
     pub deadline: i64,
     /// When it was scheduled: milliseconds since the Unix epoch.
     pub at: i64,
     /// `run_id:step_id:kind:attempt`.
     pub task_id: String,
-    /// What completes the call over HTTP after a 202.
+    /// The lease that completes the call over HTTP after a 202.
     pub lease: Option<String>,
-    /// JSON text, of a compensation: what it undoes.
+    /// For a compensation, JSON text: the call that it undoes.
     pub execute: Option<String>,
-    /// JSON text, of a compensation: why.
+    /// For a compensation, JSON text: the error that caused it.
     pub error: Option<String>,
-    /// Of work that is claimed: how long the attempt may take from its first claim, in milliseconds.
+    /// For tools with `worker: claim`: the time limit of the attempt from its first claim, in milliseconds.
     pub timeout_ms: Option<i64>,
-    /// Of work that is claimed: what the tool's limit is counted by; `None`: all calls together.
+    /// For tools with `worker: claim`: the key by which the tool's limit counts the call; `None`: all calls count together.
     pub limit_key: Option<String>,
-    /// What has become of the task; [`TaskState::Scheduled`] for all workers but those that claim.
+    /// The state of the task; always [`TaskState::Scheduled`] for tools without `worker: claim`.
     pub state: TaskStateName,
     /// W3C trace context.
     pub traceparent: Option<String>,
@@ -58,17 +58,17 @@ pub struct StepCommand {
     pub tracestate: Option<String>,
 }
 
-/// What a record says of a task that workers claim.
+/// The state of a task that workers claim, in a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TaskState {
-    /// The call goes to its worker: a task begins.
+    /// The call is ready for a worker: a new task.
     #[default]
     Scheduled,
-    /// The run has heard of the first claim. The deadline runs from there.
+    /// The run knows of the first claim, from which the deadline counts.
     Started,
     /// The run is paused: the task is not handed out.
     Paused,
-    /// The run goes on, with a later deadline.
+    /// The run is resumed, with a later deadline.
     Resumed,
     /// The attempt is over.
     Over,
@@ -84,7 +84,7 @@ impl TaskState {
     ];
 }
 
-/// A [`TaskState`] as a text, which is what the schema has.
+/// A [`TaskState`] as text, which is its type in the Avro schema.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TaskStateName(pub TaskState);
@@ -107,7 +107,7 @@ impl TryFrom<String> for TaskStateName {
     }
 }
 
-/// A [`CallKind`] as a text, which is what the schema has.
+/// A [`CallKind`] as text, which is its type in the Avro schema.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CallKindName(pub CallKind);
@@ -128,7 +128,7 @@ impl TryFrom<String> for CallKindName {
     }
 }
 
-/// The key that is the same for all attempts of a call: `run_id:step_id:kind`.
+/// The idempotency key of a call, the same for all attempts: `run_id:step_id:kind`.
 pub fn idempotency_key(run_id: &str, step_id: &str, kind: CallKind) -> String {
     format!("{run_id}:{step_id}:{}", kind.name())
 }
@@ -153,12 +153,12 @@ impl StepCommand {
         RECORD.decode(value)
     }
 
-    /// Which of the step's two calls.
+    /// The step's own call, or its compensation.
     pub fn kind(&self) -> CallKind {
         self.kind.0
     }
 
-    /// When the attempt is given up.
+    /// The deadline of the attempt.
     pub fn deadline(&self) -> Millis {
         Millis(self.deadline)
     }

@@ -1,33 +1,33 @@
 //! Bugs planted in the core on purpose, at run time: the tests show that each of them is found. They are compiled for tests, and with the
 //! feature `chaos`.
 
-/// A bug that breaks a promise of the core.
+/// A bug that breaks a guarantee of the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(unreachable_pub, reason = "public with the feature `chaos` alone")]
 pub enum Bug {
-    /// What was done first is undone first.
+    /// Compensations run in the order of the steps, instead of in reverse.
     CompensatesForward,
-    /// A step without an answer is not undone.
+    /// A step whose outcome is unknown is not compensated.
     ForgetsUnknown,
-    /// A step that has succeeded succeeds again.
+    /// A second result of a step that has succeeded is accepted.
     AcceptsSecondResult,
-    /// A paused run goes on.
+    /// A paused run schedules steps.
     SchedulesWhilePaused,
     /// One attempt more than the plan allows.
     RetriesBeyondMax,
     /// A compensation that succeeded is called again.
     CompensatesTwice,
-    /// Nobody wakes the run for its next attempt.
+    /// No timer is set for the next attempt.
     ForgetsDeadline,
-    /// Further attempts go although their tool is held.
+    /// Retries are dispatched although their tool is held.
     DispatchesWhileHeld,
-    /// A success of a step that counts as failed is ignored.
+    /// A late success of a step that counts as failed is ignored.
     DropsLateSuccess,
-    /// The attempts in flight are not awaited.
+    /// The run ends without waiting for attempts in flight.
     EndsBeforeAttempt,
-    /// What an earlier run has carried out is carried out again.
+    /// Steps that an earlier run has carried out are carried out again.
     RepeatsReused,
-    /// What an earlier run has carried out is not undone.
+    /// Steps that an earlier run has carried out are not compensated.
     ForgetsReused,
 }
 

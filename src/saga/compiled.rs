@@ -10,11 +10,11 @@ use crate::{
     workflows::Schema,
 };
 
-/// Default limit of an attempt (contract, section 3): five minutes.
+/// Default time limit of an attempt: five minutes.
 const ATTEMPT_MS: u64 = 5 * 60 * 1000;
-/// Default limit of a compensation's attempt: 15 seconds.
+/// Default time limit of an attempt of a compensation: 15 seconds.
 const COMPENSATION_MS: u64 = 15 * 1000;
-/// Default limit of a run, from when it leaves `queued`: seven days.
+/// Default time limit of a run, from when it leaves `queued`: seven days.
 const RUN_MS: u64 = 7 * 86_400 * 1000;
 
 /// A plan whose tools are known. Shared by all runs of the plan.
@@ -24,14 +24,14 @@ pub struct CompiledPlan {
     pub steps: Vec<CompiledStep>,
     /// The template of the run's output.
     pub output: Option<Template>,
-    /// Indexes of the steps that it refers to.
+    /// Indexes of the steps that the output template refers to.
     pub output_refers: Vec<usize>,
     /// Time limit of a run in milliseconds, from when it leaves `queued`.
     pub timeout_ms: u64,
     ids: HashMap<Arc<str>, usize>,
 }
 
-/// A step with everything that is needed to run it.
+/// A step, with defaults filled in and names resolved.
 #[derive(Debug)]
 pub struct CompiledStep {
     /// Its id.
@@ -44,19 +44,19 @@ pub struct CompiledStep {
     pub depends_on: Vec<usize>,
     /// Indexes of the steps whose outputs its input and its condition refer to.
     pub refers: Vec<usize>,
-    /// What its input must look like; `None`: anything goes.
+    /// The schema of its input; `None` accepts anything.
     pub schema: Option<Arc<Schema>>,
     /// The condition under which it runs.
     pub when: Option<When>,
-    /// Limit of an attempt in milliseconds.
+    /// Time limit of an attempt, in milliseconds.
     pub timeout_ms: u64,
     /// Retries.
     pub retry: RetryPolicy,
-    /// Limit of all attempts together in milliseconds.
+    /// Time limit of all attempts together, in milliseconds.
     pub deadline_ms: Option<u64>,
     /// What happens when all attempts have failed.
     pub on_exhausted: OnExhausted,
-    /// Whether it cannot be undone, so that a person must approve it.
+    /// It cannot be undone, so a person must approve it.
     pub irreversible: bool,
     /// The call that undoes it.
     pub compensation: Option<Compensation>,
@@ -69,9 +69,9 @@ pub struct Compensation {
     pub tool: Arc<Tool>,
     /// Its input.
     pub input: Input,
-    /// Indexes of the steps whose outputs its input refers to, beside the one that is undone.
+    /// Indexes of the other steps whose outputs its input refers to.
     pub refers: Vec<usize>,
-    /// Limit of an attempt in milliseconds.
+    /// Time limit of an attempt, in milliseconds.
     pub timeout_ms: u64,
     /// Retries.
     pub retry: RetryPolicy,
@@ -80,26 +80,26 @@ pub struct Compensation {
 /// The input of a call.
 #[derive(Debug)]
 pub enum Input {
-    /// Without expressions: its JSON text.
+    /// JSON text without expressions.
     Fixed(Json),
-    /// To be rendered.
+    /// A template, rendered before the first attempt.
     Template(Template),
 }
 
-/// How often a call is attempted, and the pauses in between.
+/// How often a call is attempted, with which pauses.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct RetryPolicy {
     /// Attempts, including the first.
     pub max_attempts: u32,
     /// The pause after the first attempt, in milliseconds.
     pub initial_ms: u64,
-    /// The factor of each further pause.
+    /// The factor by which each further pause grows.
     pub factor: f64,
     /// The longest pause, in milliseconds.
     pub max_ms: u64,
 }
 
-/// What a workflow says for all steps of its plan, unless a step says otherwise. It wins over what tools say.
+/// A workflow's defaults for the steps of its plan. They override the tools' settings; a step's own settings override both.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Defaults {
     /// What happens when all attempts of a step have failed.
@@ -131,8 +131,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The pause after a failed attempt (from 1) in milliseconds, with equal jitter: between half and all of it. `random` selects the
-    /// point in between.
+    /// The pause after a failed attempt (numbered from 1), in milliseconds, with equal jitter: between half and all of the
+    /// computed pause. `random` selects the point in between.
     pub fn pause_ms(&self, attempt: u32, random: u64) -> u64 {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let pause = self.initial_ms as f64 * self.factor.powi(exponent);
@@ -185,7 +185,7 @@ impl CompiledPlan {
         let mut steps: Vec<CompiledStep> = Vec::with_capacity(plan.steps.len());
         for step in &plan.steps {
             let own = find(&step.id, &step.tool)?;
-            // Its own compensation first, then the tool's.
+            // The step's own compensation takes precedence over the tool's.
             let call: Option<&Call> = step.compensate.as_ref().or(own.compensate.as_ref());
             let compensation = match call {
                 Some(call) => {
@@ -249,7 +249,7 @@ impl CompiledPlan {
     }
 }
 
-/// The schema of a tool's input. One that takes anything, or that the port would have refused, is left out.
+/// The schema of a tool's input; `None` if it accepts anything, or is invalid, which the port refuses.
 fn schema_of(tool: &Tool) -> Option<Arc<Schema>> {
     if tool.input_schema == Value::Bool(true) {
         return None;
@@ -258,7 +258,7 @@ fn schema_of(tool: &Tool) -> Option<Arc<Schema>> {
 }
 
 impl CompiledStep {
-    /// Whether its tool takes this input; says what does not match.
+    /// Checks an input against the tool's schema. `Err`: what does not match.
     pub(super) fn check_input(&self, input: &Value) -> Result<(), String> {
         let Some(schema) = &self.schema else {
             return Ok(());

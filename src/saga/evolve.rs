@@ -1,4 +1,4 @@
-//! How events change a run. Nothing is decided here: the same events give the same state, whenever they are applied.
+//! Applies events to a run. Makes no decisions: the same events always give the same state.
 
 use super::bugs::{Bug, planted};
 use super::run::{
@@ -16,7 +16,7 @@ impl Run {
                 let seq = self.seq;
                 self.begin(at);
                 let mut request = (**request).clone();
-                request.expires_at = self.standing(request.expires_at, at);
+                request.expires_at = self.on_run_clock(request.expires_at, at);
                 if let Some(step) = self.step_mut(request.step_id.as_deref()) {
                     step.due = None;
                     if request.kind == ApprovalKind::Incident {
@@ -55,7 +55,7 @@ impl Run {
                 deadline,
                 ..
             } => {
-                let due = self.standing(*deadline, at);
+                let due = self.on_run_clock(*deadline, at);
                 if let Some(step) = self.step_mut(Some(step_id)) {
                     let (step_due, claimed) = match kind {
                         CallKind::Execute => (&mut step.due, &mut step.claimed),
@@ -71,12 +71,12 @@ impl Run {
                 until,
                 ..
             } => {
-                let due = until.map(|until| self.standing(until, at));
-                let since = self.standing(at, at);
+                let due = until.map(|until| self.on_run_clock(until, at));
+                let since = self.on_run_clock(at, at);
                 if let Some(step) = self.step_mut(Some(step_id)) {
                     match kind {
                         CallKind::Execute => {
-                            // What is held by its worker consumes no attempt.
+                            // A call that was not made uses up no attempt.
                             if step.phase == Phase::Running {
                                 step.attempt -= 1;
                             }
@@ -100,14 +100,14 @@ impl Run {
                         CallKind::Execute => {
                             step.phase = Phase::Pending;
                             step.due = None;
-                            // Its deadlines stood still.
+                            // Its deadline stood still while it was held.
                             if let (Some(since), Some(first)) =
                                 (step.held_at.take(), &mut step.first_at)
                             {
                                 first.0 = first.0.saturating_add(at.0 - since.0);
                             }
                         }
-                        // It has begun, and goes before others.
+                        // `Retry`, not `Pending`: it has begun, so it comes before other compensations.
                         CallKind::Compensate => {
                             step.undo.phase = UndoPhase::Retry;
                             step.undo.due = Some(at);
@@ -167,7 +167,7 @@ impl Run {
                 answered,
                 ..
             } => {
-                let due = self.standing(*due, at);
+                let due = self.on_run_clock(*due, at);
                 if let Some(step) = self.step_mut(Some(step_id)) {
                     match kind {
                         CallKind::Execute => {
@@ -245,7 +245,7 @@ impl Run {
                 self.paused_at = None;
                 self.postpone(*paused_ms);
             }
-            // A run is made with its start and its plan.
+            // A run is constructed with its start and its plan.
             Event::RunStarted(_) | Event::PlanReady(_) | Event::Refused { .. } => {}
             Event::RunSucceeded { output } => self.end = Some(End::Succeeded(output.clone())),
             Event::RunFailed { error } => self.end = Some(End::Failed((**error).clone())),
@@ -277,7 +277,7 @@ impl Run {
     ) -> Option<usize> {
         let index = self.plan.0.index(id)?;
         let step = self.steps.get_mut(index)?;
-        // It counts already if it succeeds late, after its outcome was unknown.
+        // A late success of a step whose outcome was unknown is counted already.
         let ended = matches!(step.phase, Phase::Failed | Phase::Unknown);
         step.phase = phase;
         step.due = None;
@@ -300,8 +300,9 @@ impl Run {
         self.undone.push(index);
     }
 
-    /// When something is due that is to happen at `due`, as a record of `at` says: while the run is paused, its time stands still.
-    fn standing(&self, due: Millis, at: Millis) -> Millis {
+    /// Converts a due time in a record written at `at`: during a pause the run's clock stands still, so the time since the pause
+    /// began is subtracted.
+    fn on_run_clock(&self, due: Millis, at: Millis) -> Millis {
         match self.paused_at {
             Some(since) => Millis(due.0.saturating_sub(at.0 - since.0)),
             None => due,
@@ -374,7 +375,7 @@ impl Run {
         }
     }
 
-    /// Moves all deadlines, which stood still for so long.
+    /// Moves all deadlines by the length of a pause.
     fn postpone(&mut self, ms: i64) {
         let later = |due: &mut Option<Millis>| {
             if let Some(due) = due {
@@ -395,7 +396,7 @@ impl Run {
 }
 
 impl StepState {
-    /// The last attempt has failed for the reasons of an incident.
+    /// Sets the error of the last attempt from an incident.
     fn fail_for(&mut self, incident: &ApprovalRequest) {
         let code = incident.reasons.first().cloned().unwrap_or_default();
         let message = incident.message.clone().unwrap_or_default();

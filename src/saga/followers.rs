@@ -1,7 +1,7 @@
-//! Who waits for what happens to a run: requests with `Prefer: wait`, and those that control runs and want an answer.
+//! Followers: requests that wait for notices about a run, with `Prefer: wait` or for the answer to a control.
 //!
-//! A request follows its run first and appends its record then, so it misses nothing. The processor publishes after the commit of the
-//! transaction.
+//! A request first follows its run and then appends its record, so it misses nothing. The processor publishes notices after the
+//! transaction has committed.
 
 use std::{
     collections::HashMap,
@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use crate::api::runs::RunView;
 
-/// Notices that one follower has not taken yet; more are dropped, and its wait ends by its deadline.
+/// The maximum number of unread notices of a follower. Further ones are dropped, and its wait ends at its deadline.
 const QUEUE: usize = 64;
 
-/// Something that happened to a run.
+/// A notice about a run.
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// A record of `commands` was processed.
@@ -28,17 +28,17 @@ pub enum Notice {
         partition: u32,
         /// Its offset.
         offset: u64,
-        /// What came of it.
+        /// The answer.
         answer: Answer,
     },
     /// The run has ended.
     Ended(Arc<RunView>),
 }
 
-/// What came of a record of `commands`.
+/// The answer to a record of `commands`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// The run has done it.
+    /// The run has accepted it.
     Done,
     /// It was about an attempt that is over.
     Ignored,
@@ -46,12 +46,12 @@ pub enum Answer {
     Refused {
         /// The stable code.
         code: &'static str,
-        /// What is wrong, for people.
+        /// What is wrong, as text for people.
         message: String,
     },
-    /// There is no such run of the tenant, or it ended too long ago.
+    /// The tenant has no such run, or it ended too long ago.
     UnknownRun,
-    /// Of a start: the run exists already. `same`: for the same request.
+    /// The answer to a start: the run exists already.
     Duplicate {
         /// Whether the request was the same.
         same: bool,
@@ -68,12 +68,12 @@ type Sender = (u64, mpsc::Sender<Notice>);
 #[derive(Default)]
 struct Shared {
     by_run: Mutex<HashMap<Uuid, Vec<Sender>>>,
-    /// Followers in all, so that a run without any costs no lock.
+    /// The number of all followers, so that no lock is needed while there are none.
     count: AtomicUsize,
     next: AtomicUsize,
 }
 
-/// One follower of a run. Dropping it ends that.
+/// A follower of a run. Dropping it unsubscribes it.
 pub struct Follower {
     run: Uuid,
     id: u64,
@@ -88,7 +88,7 @@ impl Followers {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed) as u64;
         let mut by_run = self.0.by_run.lock().unwrap_or_else(PoisonError::into_inner);
         by_run.entry(run).or_default().push((id, sender));
-        // Within the lock: whoever sees the count sees the entry.
+        // Under the lock, so that a thread that sees the count also sees the entry.
         self.0.count.fetch_add(1, Ordering::Release);
         drop(by_run);
         Follower {
@@ -110,7 +110,7 @@ impl Followers {
         self.any() && lock().contains_key(run)
     }
 
-    /// Tells the followers of a run.
+    /// Sends a notice to the followers of a run.
     pub fn publish(&self, run: &Uuid, notice: &Notice) {
         let by_run = self.0.by_run.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, follower) in by_run.get(run).into_iter().flatten() {
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn followers_hear_of_their_run_alone() {
+    async fn followers_get_notices_of_their_run_only() {
         let followers = Followers::default();
         let (mine, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let answered = |offset| Notice::Answered {

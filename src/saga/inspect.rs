@@ -1,4 +1,4 @@
-//! What others see of a run: its steps, and how it ended.
+//! Read access to a run's state: its steps, and how it ended.
 
 use super::{
     compiled::CompiledStep,
@@ -13,7 +13,7 @@ use crate::{
 /// A step of a run.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Execution {
-    /// Where it is.
+    /// Its status.
     pub status: StepStatus,
     /// How often it was attempted.
     pub attempts: u32,
@@ -21,19 +21,19 @@ pub struct Execution {
     pub input: Option<Json>,
     /// Its output.
     pub output: Option<Json>,
-    /// Why it, or its last attempt, failed.
+    /// The error of the step, or of its last attempt.
     pub error: Option<StepError>,
     /// When its first attempt was scheduled.
     pub started_at: Option<Millis>,
     /// When it ended.
     pub finished_at: Option<Millis>,
-    /// How it is undone, once that has begun.
-    pub compensation: Option<Undoing>,
+    /// The state of its compensation, once that has begun.
+    pub compensation: Option<CompensationState>,
 }
 
-/// How a step is undone.
+/// The state of a compensation.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Undoing {
+pub struct CompensationState {
     /// `pending`, `running`, `succeeded` or `failed`.
     pub status: &'static str,
     /// How often it was attempted.
@@ -47,11 +47,11 @@ pub struct Undoing {
 pub struct Claimable<'r> {
     /// The step.
     pub step: &'r CompiledStep,
-    /// Which of its calls.
+    /// The step's own call, or its compensation.
     pub kind: CallKind,
     /// The attempt.
     pub attempt: u32,
-    /// When it is given up.
+    /// The deadline of the attempt.
     pub deadline: Option<Millis>,
 }
 
@@ -69,17 +69,17 @@ impl Run {
         })
     }
 
-    /// Why it ends without success, once that is certain.
+    /// Why the run will not succeed, once that is certain.
     pub fn ending_error(&self) -> Option<&StepError> {
         self.ending.as_ref().map(|ending| &ending.error)
     }
 
-    /// The questions to people that are open, by the number of the record that asked.
+    /// The open approvals, by the `seq` of the record that requested them.
     pub fn open_approvals(&self) -> impl Iterator<Item = (u64, &ApprovalRequest)> {
         self.approvals.iter().map(|(seq, request)| (*seq, request))
     }
 
-    /// Whether a control holds a call, so that the run goes on only when the controls change.
+    /// Whether a control holds a call, so that the run can continue only when the controls change.
     pub fn waits_for_controls(&self) -> bool {
         self.end.is_none()
             && self.steps.iter().any(|step| {
@@ -88,7 +88,7 @@ impl Run {
             })
     }
 
-    /// The attempts in flight of work that workers claim.
+    /// The attempts in flight of tools with `worker: claim`.
     pub fn claimable(&self) -> Vec<Claimable<'_>> {
         let claims = |tool: &Tool| tool.worker == Worker::Claim;
         let mut all = Vec::new();
@@ -117,7 +117,7 @@ impl Run {
         all
     }
 
-    /// The number of the last attempt of one of a step's calls; 0 before the first.
+    /// The number of the last attempt of a call; 0 before the first.
     pub fn attempts(&self, id: &str, kind: CallKind) -> u32 {
         let index = self.plan().index(id);
         index.map_or(0, |index| match kind {
@@ -126,7 +126,7 @@ impl Run {
         })
     }
 
-    /// A step; one that the plan does not have is pending.
+    /// The state of a step. A step that the plan does not have is pending.
     pub fn execution(&self, id: &str) -> Execution {
         let index = self.plan().index(id);
         let none = StepState::default();
@@ -147,7 +147,7 @@ impl Run {
             error: step.error.clone(),
             started_at: step.started_at,
             finished_at: step.finished_at,
-            compensation: undoing.map(|status| Undoing {
+            compensation: undoing.map(|status| CompensationState {
                 status,
                 attempts: undo.attempt,
                 error: undo.error.clone(),

@@ -1,17 +1,17 @@
-//! Sagas: durable runs of plans. A run is told things ([`Input`]); it decides what happens ([`decide`]) and becomes what has happened
-//! ([`Run::evolve`]). This room's core is pure: no clock, no log, no client library.
+//! Sagas: durable runs of plans. For each input ([`Input`]) a run decides on events ([`decide`]) and applies them to its state
+//! ([`Run::evolve`]). The core is pure: no clock, no log, no client library.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `compiled` | a plan that is ready to run |
 //! | `run`, `evolve` | the state, and how events change it |
-//! | `decide/` | what a run does about an input |
+//! | `decide/` | how a run reacts to an input |
 //! | `risk` | the risk lanes |
 //! | `bugs` | bugs that tests plant |
-//! | `inspect` | what others see of a run |
+//! | `inspect` | read access to a run's state |
 //! | `snapshot` | a run as it is stored |
 //! | `process/` | the processor, which runs the core on the engine |
-//! | `followers` | requests that wait for what happens to a run |
+//! | `followers` | requests that wait for notices about a run |
 
 mod bugs;
 mod compiled;
@@ -31,7 +31,7 @@ pub use bugs::{Bug, plant};
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, Defaults, RetryPolicy, UnknownTool};
 pub use decide::{CallResult, Effects, Env, Hold, Input, Outcome, Refusal, decide, start};
 pub use followers::{Answer, Follower, Followers, Notice};
-pub use inspect::{Claimable, Execution, Undoing};
+pub use inspect::{Claimable, CompensationState, Execution};
 pub use process::{IDENTITY_MS, NAME, Sagas, Settings};
 pub use risk::{Risk, judge};
 pub use run::Run;

@@ -1,4 +1,4 @@
-//! The risk lanes (contract, section 3): from the tool, the step, and the rendered input.
+//! The risk rules: lane and score of a step, from its tool, the step, and the rendered input.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::runs::RiskLane;
 /// How risky a step is, and why.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Risk {
-    /// The lane, by the rules.
+    /// The lane.
     pub lane: RiskLane,
     /// From 0 to 1: the highest score of the reasons.
     pub score: f64,
@@ -20,7 +20,7 @@ pub struct Risk {
 pub(super) const RED: f64 = 0.8;
 
 impl Risk {
-    /// A person has to approve it, whatever the rules say.
+    /// Demands an approval, for a reason other than the rules.
     pub(super) fn require(&mut self, reason: &str) {
         self.lane = self.lane.max(RiskLane::Red);
         self.score = self.score.max(RED);
@@ -28,7 +28,7 @@ impl Risk {
     }
 }
 
-/// How far a value is.
+/// How a value compares with its thresholds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Colour {
     Green,
@@ -36,7 +36,7 @@ enum Colour {
     Red,
 }
 
-/// Judges a step. Blocked tools are refused before any step runs.
+/// Applies the rules to a step.
 pub fn judge(tool: &Tool, irreversible: bool, input: &Value) -> Risk {
     let mut risk = Risk {
         lane: RiskLane::Green,
@@ -85,7 +85,8 @@ fn at<'v>(input: &'v Value, path: &str) -> Option<&'v Value> {
         .try_fold(input, |value, name| value.get(name))
 }
 
-/// Numeric text is a number. What cannot be compared is red; what is absent has no colour.
+/// Compares a value with its thresholds. Numeric text counts as a number, an absent value is green, and a value that is not a
+/// number is red.
 fn colour(value: Option<&Value>, thresholds: Thresholds) -> Colour {
     let number = match value {
         None | Some(Value::Null) => return Colour::Green,
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_follow_the_contract() {
+    fn lanes_follow_the_rules() {
         let safe = json!({ "kind": "read", "risk": { "lane": "safe" } });
         assert_eq!(lane(&safe, &json!({})), (RiskLane::Green, 0.0));
         assert_eq!(lane(&json!({}), &json!({})), (RiskLane::Yellow, 0.4));

@@ -16,9 +16,9 @@ use crate::runs::{
     ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError, present,
 };
 
-/// The signals that a run keeps until a step waits for them.
+/// The maximum number of signals that a run keeps until a step waits for them.
 pub(super) const SIGNALS_MAX: usize = 100;
-/// The bytes of data of these signals together.
+/// The maximum size of the data of these signals together, in bytes.
 pub(super) const SIGNAL_BYTES_MAX: usize = 512 * 1024;
 
 /// The reason of an incident whose step may have had an effect.
@@ -27,41 +27,41 @@ pub(super) const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 /// A run.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Run {
-    pub(super) plan: PlanOf,
+    pub(super) plan: SharedPlan,
     pub(super) started: Arc<Started>,
     /// The number of its last record.
     pub(super) seq: u64,
     /// When it left `queued`.
     pub(super) begun_at: Option<Millis>,
-    /// When it is cancelled for taking too long.
+    /// When it fails because it takes too long.
     pub(super) deadline: Option<Millis>,
     pub(super) steps: Vec<StepState>,
     /// Steps that may have had an effect, in the order in which they ended.
     pub(super) effective: Vec<usize>,
-    /// Compensations that have ended, in the order in which they did.
+    /// Steps whose compensations have ended, in that order.
     pub(super) undone: Vec<usize>,
-    /// The bytes of all outputs.
+    /// The size of all outputs in bytes.
     pub(super) outputs: usize,
-    /// In the order in which they came.
+    /// In order of arrival.
     pub(super) signals: VecDeque<KeptSignal>,
-    /// Questions that are open, by the number of the record that asked.
+    /// Open approvals, by the `seq` of the record that requested them.
     pub(super) approvals: BTreeMap<u64, ApprovalRequest>,
-    /// What people have decided, and who: the same decision again changes nothing.
+    /// Past decisions, and who made them, so that a repeated decision changes nothing.
     pub(super) decided: BTreeMap<u64, (Decision, String)>,
     pub(super) paused_at: Option<Millis>,
     /// A person has approved the run as a whole.
     pub(super) approved: bool,
-    /// Why it ends without success, once that is certain.
+    /// Why and how it ends without success, once that is certain.
     pub(super) ending: Option<Ending>,
     pub(super) compensating: bool,
     pub(super) end: Option<End>,
 }
 
-/// The plan of a run, which is not compared: runs of one test share it.
+/// The plan of a run. Compared by pointer, not by content: tests compare runs that share a plan.
 #[derive(Clone, Debug)]
-pub(super) struct PlanOf(pub(super) Arc<CompiledPlan>);
+pub(super) struct SharedPlan(pub(super) Arc<CompiledPlan>);
 
-impl PartialEq for PlanOf {
+impl PartialEq for SharedPlan {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -107,7 +107,7 @@ pub(super) struct StepState {
     pub(super) phase: Phase,
     /// The number of the last attempt.
     pub(super) attempt: u32,
-    /// Attempts before a person decided to retry; they do not count.
+    /// Attempts before a person decided to retry; they do not count towards the maximum.
     pub(super) forgiven: u32,
     /// The rendered input, the same for all attempts.
     #[serde(
@@ -123,11 +123,11 @@ pub(super) struct StepState {
     )]
     pub(super) output: Option<Json>,
     pub(super) error: Option<StepError>,
-    /// When the attempt in flight is given up, the next attempt is due, or a hold ends.
+    /// The deadline of the attempt in flight, the time of the next attempt, or the end of a hold.
     pub(super) due: Option<Millis>,
-    /// When its first attempt was scheduled, later by the time that it was paused or held.
+    /// When its first attempt was scheduled, plus the time that it was paused or held since.
     pub(super) first_at: Option<Millis>,
-    /// Since when it may not go.
+    /// Since when it is held.
     pub(super) held_at: Option<Millis>,
     /// A worker has claimed the attempt in flight.
     pub(super) claimed: bool,
@@ -135,26 +135,26 @@ pub(super) struct StepState {
     pub(super) finished_at: Option<Millis>,
     /// An attempt had no answer.
     pub(super) unanswered: bool,
-    /// A person has approved it, with these reasons to ask.
+    /// A person has approved it; these were the reasons for the request.
     pub(super) accepted: Option<Vec<String>>,
     pub(super) undo: Undo,
 }
 
-/// Where a step is.
+/// The phase of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) enum Phase {
-    /// Not begun: it waits for other steps.
+    /// It has not begun, and waits for other steps.
     #[default]
     Pending,
-    /// It waits for a decision.
+    /// It waits for the approval with this `seq`.
     Approval(u64),
-    /// It may not go now.
+    /// It may not be sent now.
     Held,
     /// An attempt is in flight.
     Running,
     /// It waits for the next attempt.
     Retry,
-    /// All attempts failed, and it waits for a decision.
+    /// All attempts failed, and it waits for a decision on the incident with this `seq`.
     Incident(u64),
     Succeeded,
     Failed,
@@ -164,7 +164,7 @@ pub(super) enum Phase {
 }
 
 impl StepState {
-    /// Whether nothing was done about it: it waits, or an earlier run has carried it out.
+    /// Whether this run has not begun it: it is pending, or an earlier run has carried it out.
     fn is_untouched(&self) -> bool {
         match self.phase {
             Phase::Pending => true,
@@ -176,7 +176,7 @@ impl StepState {
 
 impl Phase {
     /// Whether steps that depend on it may begin.
-    pub(super) fn lets_go_on(self) -> bool {
+    pub(super) fn unblocks_dependents(self) -> bool {
         matches!(self, Self::Succeeded | Self::Skipped)
     }
 }
@@ -199,7 +199,7 @@ pub(super) struct Undo {
     pub(super) claimed: bool,
 }
 
-/// Where a compensation is.
+/// The phase of a compensation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) enum UndoPhase {
     #[default]
@@ -227,7 +227,7 @@ impl Run {
             }
         }
         let mut effective = Vec::new();
-        // The last one is undone first.
+        // Reversed: the last effective step is compensated first.
         for undo in started.undo.iter().rev() {
             if let Some(index) = plan.index(&undo.step_id) {
                 steps[index].undo.input.clone_from(&undo.input);
@@ -236,7 +236,7 @@ impl Run {
         }
         Self {
             steps,
-            plan: PlanOf(plan),
+            plan: SharedPlan(plan),
             started,
             seq: 0,
             begun_at: None,
@@ -265,7 +265,7 @@ impl Run {
         self.seq
     }
 
-    /// Whether it calls compensations of an earlier run again, and does nothing else.
+    /// Whether it only retries compensations of an earlier run.
     pub(super) fn only_undoes(&self) -> bool {
         !self.started.undo.is_empty()
     }
@@ -303,7 +303,7 @@ impl Run {
         RunStatus::Running
     }
 
-    /// When something is due next; `None` if the run waits for others alone, is paused, or has ended.
+    /// When the run must be woken next; `None` if it waits only for inputs, is paused, or has ended.
     ///
     /// After [`decide`](super::decide) it is later than the time that was handed in.
     pub fn next_due(&self) -> Option<Millis> {
@@ -318,11 +318,11 @@ impl Run {
         let steps = steps.flatten();
         let approvals = self.approvals.values().map(|approval| approval.expires_at);
         let run = match self.ending {
-            // What is in flight is awaited, and compensations have their own limits.
+            // While the run ends, attempts in flight and compensations have their own limits.
             Some(_) => None,
             None => self.deadline,
         };
-        // Once something was done about the first steps, its time has come.
+        // `run_at` has passed once any step has begun.
         let untouched = self.begun_at.is_none()
             && self.ending.is_none()
             && self.approvals.is_empty()

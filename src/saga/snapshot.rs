@@ -1,5 +1,5 @@
-//! A run as it is stored: all that its events have changed. Its plan and its start are stored once, in rows of their own, and so are
-//! large inputs and outputs of its steps ([`Snapshot::take_large`]): a transaction writes what has changed, not all that a run holds.
+//! The stored form of a run: everything that its events have changed. The plan, the start, and large inputs and outputs of steps
+//! ([`Snapshot::take_large`]) are stored once, in separate rows, so that a transaction writes only what has changed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     compiled::CompiledPlan,
-    run::{End, Ending, KeptSignal, PlanOf, Run, StepState},
+    run::{End, Ending, KeptSignal, Run, SharedPlan, StepState},
 };
 use crate::{
     base::clock::Millis,
@@ -18,7 +18,7 @@ use crate::{
     state::{CodecError, Versioned},
 };
 
-/// Bytes of a text above which it has a row of its own.
+/// A text with more bytes than this is stored in a separate row.
 const LARGE: usize = 2048;
 
 /// The stored part of a run.
@@ -27,7 +27,7 @@ pub struct Snapshot {
     seq: u64,
     /// When the last record was written, in milliseconds since the Unix epoch.
     updated_at: i64,
-    /// When a timer fires, in milliseconds since the Unix epoch.
+    /// When the timer fires, in milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timer: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ pub struct Snapshot {
     compensating: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<End>,
-    /// The texts that are in rows of their own.
+    /// The texts that are stored in separate rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     large: Vec<TextKey>,
 }
@@ -96,7 +96,7 @@ impl StepText {
 }
 
 impl Snapshot {
-    /// Of a run whose last record was written at `updated_at`, and whose timer fires at `timer`.
+    /// The snapshot of a run whose last record was written at `updated_at`, and whose timer fires at `timer`.
     pub fn of(run: &Run, updated_at: Millis, timer: Option<Millis>) -> Self {
         let ms = |at: Option<Millis>| at.map(|at| at.0);
         Self {
@@ -119,18 +119,19 @@ impl Snapshot {
             end: run.end.clone(),
             large: Vec::new(),
         }
-        .without_repeated()
+        .without_approval_inputs()
     }
 
-    /// What people are shown is the input of the step, or the params of the run, and is not stored twice.
-    fn without_repeated(mut self) -> Self {
+    /// Removes the inputs of approvals: each is the input of the step or the params of the run, which are stored already.
+    fn without_approval_inputs(mut self) -> Self {
         for request in self.approvals.values_mut() {
             request.input = Json::null();
         }
         self
     }
 
-    /// Takes the texts out that are larger than [`LARGE`] bytes. They never change, and are put back before the run is restored.
+    /// Takes out texts larger than [`LARGE`] bytes, to be stored in separate rows. [`Snapshot::put_back`] must add them again
+    /// before [`Snapshot::restore`].
     pub fn take_large(&mut self) -> Vec<(TextKey, Json)> {
         let mut taken = Vec::new();
         for (step, state) in (0..).zip(&mut self.steps) {
@@ -145,7 +146,7 @@ impl Snapshot {
         taken
     }
 
-    /// The texts that have to be put back.
+    /// The texts that must be put back.
     pub fn large(&self) -> &[TextKey] {
         &self.large
     }
@@ -167,7 +168,7 @@ impl Snapshot {
         self.timer.map(Millis)
     }
 
-    /// The run; `None` if its plan has another number of steps.
+    /// The run; `None` if the plan has a different number of steps.
     pub fn restore(mut self, plan: Arc<CompiledPlan>, started: Arc<Started>) -> Option<Run> {
         for request in self.approvals.values_mut() {
             let step = request.step_id.as_deref().and_then(|id| plan.index(id));
@@ -178,7 +179,7 @@ impl Snapshot {
         }
         let ms = |at: Option<i64>| at.map(Millis);
         (self.steps.len() == plan.steps.len()).then(|| Run {
-            plan: PlanOf(plan),
+            plan: SharedPlan(plan),
             started,
             seq: self.seq,
             begun_at: ms(self.begun_at),

@@ -1,4 +1,4 @@
-//! The tables `runs`, `run_steps`, `run_events` and `approvals`, read.
+//! Reads the tables `runs`, `run_steps`, `run_events` and `approvals`.
 
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::base::clock::Millis;
 
-/// A run without what may be large.
+/// A run without its large columns.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunHead {
     /// Whose run it is.
@@ -24,15 +24,15 @@ pub struct RunHead {
     pub workflow: Option<(String, String)>,
     /// The goal.
     pub goal: Option<String>,
-    /// JSON text: why it did not succeed.
+    /// JSON text: the error of a run that did not succeed.
     pub error: Option<String>,
-    /// The run that it repeats.
+    /// The run that it retries.
     pub retry_of: Option<String>,
-    /// What started it.
+    /// What started it: `request`, `event`, `cron` or `retry`.
     pub trigger: String,
     /// Who asked for it.
     pub principal: Option<String>,
-    /// The user whom the principal acted for.
+    /// The user on whose behalf the principal acted.
     pub on_behalf_of: Option<String>,
     /// The highest risk score of its approvals.
     pub risk_score: Option<f64>,
@@ -47,7 +47,7 @@ pub struct RunHead {
 /// A run.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunRow {
-    /// What is not large.
+    /// The columns that are not large.
     pub head: RunHead,
     /// JSON text.
     pub params: Option<String>,
@@ -76,11 +76,11 @@ pub struct StepRow {
     pub started_at: Option<Millis>,
     /// When it ended.
     pub finished_at: Option<Millis>,
-    /// JSON text: how it is undone.
+    /// JSON text: the state of its compensation.
     pub compensation: Option<String>,
 }
 
-/// A question to people.
+/// An approval or incident.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ApprovalRow {
     /// Its id.
@@ -89,9 +89,9 @@ pub struct ApprovalRow {
     pub run_id: String,
     /// The step.
     pub step_id: Option<String>,
-    /// What is asked.
+    /// `step`, `run` or `incident`.
     pub kind: String,
-    /// What was decided, or `pending`.
+    /// The decision, or `pending`.
     pub status: String,
     /// The risk lane.
     pub lane: String,
@@ -105,9 +105,9 @@ pub struct ApprovalRow {
     pub input_hash: String,
     /// A text for the person who decides.
     pub message: Option<String>,
-    /// When it was asked.
+    /// When it was requested.
     pub requested_at: Millis,
-    /// Until when it can be decided.
+    /// When it expires.
     pub expires_at: Millis,
     /// Who decided.
     pub decided_by: Option<String>,
@@ -122,7 +122,7 @@ pub struct ApprovalRow {
 pub struct RecordRow {
     /// Its number.
     pub seq: i64,
-    /// What happened.
+    /// Its type.
     pub kind: String,
     /// When.
     pub at: Millis,
@@ -130,16 +130,16 @@ pub struct RecordRow {
     pub record: String,
 }
 
-/// Which runs of a page.
+/// The conditions of a list of runs.
 #[derive(Clone, Default, Debug)]
 pub struct RunFilter {
-    /// Of this status.
+    /// With this status.
     pub status: Option<String>,
     /// Of the workflow of this name.
     pub workflow: Option<String>,
-    /// Asked for by this principal.
+    /// Requested by this principal.
     pub principal: Option<String>,
-    /// Asked for by this one: a second condition, for those who may see their own alone.
+    /// Requested by this principal, in addition to `principal`: set for callers that may only see their own runs.
     pub own: Option<String>,
 }
 
@@ -218,7 +218,7 @@ pub async fn run_head(
     Ok(found.as_ref().map(head).transpose()?)
 }
 
-/// JSON text: the output of a run that succeeded.
+/// The output of a run that succeeded, as JSON text.
 pub async fn output(
     store: &Store,
     tenant: &str,
@@ -231,7 +231,7 @@ pub async fn output(
     Ok(found.fetch_optional(store.pool()).await?.flatten())
 }
 
-/// Runs of a tenant, the newest first.
+/// Runs of a tenant, newest first.
 pub async fn runs(
     store: &Store,
     page: &Page,
@@ -252,7 +252,7 @@ pub async fn runs(
             query.push(format!(" AND {column} = ")).push_bind(wanted);
         }
     }
-    // The planner sees that the partial index serves.
+    // Redundant, but lets the query planner use the partial index.
     if filter.status.as_deref().is_some_and(|s| s != "succeeded") {
         query.push(" AND status <> 'succeeded'");
     }
@@ -261,7 +261,7 @@ pub async fn runs(
     Ok(rows.iter().map(head).collect::<Result<_, _>>()?)
 }
 
-/// The range of a page, its order and its limit.
+/// Adds range, order and limit of a page.
 fn newest_first(query: &mut QueryBuilder<Postgres>, page: &Page, at: &str, id: &str) {
     if let Some(since) = page.since {
         query.push(format!(" AND {at} >= "));
@@ -285,7 +285,7 @@ fn newest_first(query: &mut QueryBuilder<Postgres>, page: &Page, at: &str, id: &
         .push_bind(page.limit as i64);
 }
 
-/// The steps of a run, in no order.
+/// The steps of a run, unordered.
 pub async fn steps(store: &Store, tenant: &str, run_id: &str) -> Result<Vec<StepRow>, StoreError> {
     let (started, finished) = (ms("started_at"), ms("finished_at"));
     let mut query = QueryBuilder::<Postgres>::new(format!(
@@ -342,7 +342,7 @@ fn approval(row: &PgRow) -> Result<ApprovalRow, sqlx::Error> {
     })
 }
 
-/// What people were asked about a run, in the order in which they were asked.
+/// The approvals of a run, in the order in which they were requested.
 pub async fn approvals_of(
     store: &Store,
     tenant: &str,
@@ -352,7 +352,7 @@ pub async fn approvals_of(
     let mut query = QueryBuilder::<Postgres>::new(format!(
         "SELECT {columns} FROM omnilink.approvals WHERE tenant = "
     ));
-    // Ids begin with the run's: a range of the primary key.
+    // Approval ids begin with the run's id: a range of the primary key.
     query
         .push_bind(tenant)
         .push(" AND approval_id > ")
@@ -364,7 +364,7 @@ pub async fn approvals_of(
     Ok(rows.iter().map(approval).collect::<Result<_, _>>()?)
 }
 
-/// What people are or were asked, the newest first.
+/// Approvals with this status, newest first.
 pub async fn approvals(
     store: &Store,
     page: &Page,
@@ -383,7 +383,7 @@ pub async fn approvals(
     Ok(rows.iter().map(approval).collect::<Result<_, _>>()?)
 }
 
-/// Records of a run's history after a number, in order.
+/// Records of a run's history with a `seq` greater than `after`, in order.
 pub async fn history(
     store: &Store,
     (tenant, run_id): (&str, &str),

@@ -1,4 +1,4 @@
-//! The table `tasks`, as workers that claim their work change it. A lease is known by its hash.
+//! The table `tasks`: claiming, extending and completing tasks. Leases are stored as hashes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,46 +10,46 @@ use sqlx::{Postgres, Row, Transaction, postgres::PgRow};
 use super::{Store, StoreError};
 use crate::base::clock::Millis;
 
-/// Rows that one statement of [`expire`] deletes.
+/// The number of rows that one statement of [`expire`] deletes.
 const STEP: i64 = 5_000;
-/// The pause between two of these statements, for everybody else.
+/// The pause between these statements, to limit the load on Postgres.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The most bytes of inputs that one claim takes, unless a single task has more.
+/// The maximum total size of inputs in one claim, in bytes. A single task may exceed it.
 const BYTES_MAX: i64 = 4 << 20;
-/// The most tasks of one tool that [`waiting`] counts.
+/// The maximum number of tasks of a tool that [`waiting`] counts.
 const COUNTED: i64 = 64;
 
 /// The SHA-256 of a lease.
 pub type LeaseHash = [u8; 32];
 
-/// A tool whose tasks are claimed.
+/// A tool whose tasks are to be claimed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wanted {
     /// Its name.
     pub tool: String,
-    /// How much of it there may be at once.
+    /// Its limits, if it has any.
     pub limit: Option<Allowed>,
 }
 
-/// How much of a tool there may be at once, over all tenants.
+/// The limits of a tool, over all tenants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allowed {
-    /// Tasks under way.
+    /// Maximum number of tasks with a valid lease.
     pub concurrency: Option<u64>,
-    /// First claims in so many seconds.
+    /// Maximum number of first claims, and the window in seconds.
     pub rate: Option<(u64, u64)>,
-    /// Whether each key of the limit counts by itself.
+    /// Whether each key of the limit is counted separately.
     pub keyed: bool,
 }
 
-/// Who claims, and how long for.
+/// The claiming worker, and the duration of its leases.
 #[derive(Clone, Copy, Debug)]
 pub struct Claimer<'a> {
-    /// Whose tasks.
+    /// The tenant of the tasks.
     pub tenant: &'a str,
     /// The principal.
     pub principal: &'a str,
-    /// How long a lease lasts.
+    /// The duration of a lease.
     pub lease: Duration,
 }
 
@@ -72,43 +72,43 @@ pub struct ClaimedRow {
     pub tool: String,
     /// JSON text.
     pub input: String,
-    /// JSON text, of a compensation: what it undoes.
+    /// For a compensation, JSON text: the call that it undoes.
     pub execute: Option<String>,
-    /// JSON text, of a compensation: why.
+    /// For a compensation, JSON text: the error that caused it.
     pub error: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
     /// W3C trace context.
     pub tracestate: Option<String>,
-    /// How long the attempt may take from its first claim, in milliseconds.
+    /// The time limit of the attempt from its first claim, in milliseconds.
     pub timeout_ms: i64,
-    /// When the attempt is given up, once the run has heard of its first claim.
+    /// The deadline of the attempt; known once the run has processed the first claim.
     pub deadline: Option<Millis>,
     /// When the lease lapses.
     pub lease_expires_at: Millis,
 }
 
-/// A lease that goes on.
+/// An extended lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extended {
-    /// When it lapses.
+    /// When the lease lapses.
     pub lease_expires_at: Millis,
-    /// When the attempt is given up.
+    /// The deadline of the attempt.
     pub deadline: Millis,
 }
 
-/// What has become of a task.
+/// The state of a claimed task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// The run has not heard of its claim.
+    /// The run has not confirmed its first claim yet.
     Unconfirmed,
-    /// The run has heard of it.
+    /// The run has confirmed the claim.
     Started,
-    /// It is over, or gone.
+    /// It is over, or does not exist.
     Over,
 }
 
-/// A task that may be claimed; its row is locked.
+/// A claimable task, whose row is locked.
 struct Candidate {
     task_id: String,
     tool: String,
@@ -118,14 +118,14 @@ struct Candidate {
     since: i64,
 }
 
-/// How many more tasks of a tool may begin, by key of its limit.
-struct Room {
+/// The remaining capacity of a tool's limits, by key.
+struct Capacity {
     most: Allowed,
     under_way: HashMap<String, u64>,
     begun: HashMap<String, u64>,
 }
 
-impl Room {
+impl Capacity {
     fn left(&self, key: &str) -> u64 {
         let key = if self.most.keyed { key } else { "" };
         let count = |of: &HashMap<String, u64>| of.get(key).copied().unwrap_or(0);
@@ -146,7 +146,7 @@ impl Room {
         }
     }
 
-    /// The keys for which nothing may begin.
+    /// The keys without remaining capacity.
     fn full(&self) -> Vec<String> {
         let keys = self.under_way.keys().chain(self.begun.keys());
         let mut full: Vec<String> = keys.filter(|key| self.left(key) == 0).cloned().collect();
@@ -156,8 +156,7 @@ impl Room {
     }
 }
 
-/// Claims tasks, the longest waiting first, with one lease for each: at most as many as there are hashes. Returns the place of the hash
-/// with each task.
+/// Claims tasks, the longest waiting first, at most one for each hash of a lease. Returns each task with the index of its hash.
 pub async fn claim(
     store: &Store,
     wanted: &[Wanted],
@@ -175,26 +174,26 @@ pub async fn claim(
     if !free.is_empty() {
         candidates.extend(unlimited(&mut transaction, claimer.tenant, &free, most).await?);
     }
-    // In the same order everywhere, for each is locked.
+    // A fixed order, because each tool is locked.
     let limited: BTreeMap<&str, Allowed> = wanted
         .iter()
         .filter_map(|wanted| Some((wanted.tool.as_str(), wanted.limit?)))
         .collect();
-    let mut rooms = HashMap::new();
+    let mut capacities = HashMap::new();
     for (tool, allowed) in limited {
-        let room = room(&mut transaction, tool, allowed).await?;
-        if allowed.keyed || room.left("") > 0 {
+        let capacity = capacity(&mut transaction, tool, allowed).await?;
+        if allowed.keyed || capacity.left("") > 0 {
             let full = if allowed.keyed {
-                room.full()
+                capacity.full()
             } else {
                 Vec::new()
             };
             let found = of_tool(&mut transaction, (claimer.tenant, tool), &full, most).await?;
             candidates.extend(found);
         }
-        rooms.insert(tool.to_owned(), room);
+        capacities.insert(tool.to_owned(), capacity);
     }
-    let chosen = choose(candidates, &mut rooms, most);
+    let chosen = choose(candidates, &mut capacities, most);
     let rows = lease(&mut transaction, claimer, &chosen, hashes).await?;
     transaction.commit().await?;
     let place = |row: ClaimedRow| {
@@ -209,7 +208,7 @@ pub async fn claim(
 /// The condition of a task that may be claimed.
 const CLAIMABLE: &str = "t.status IN ('open', 'claimed') AND (t.lease_expires_at IS NULL OR t.lease_expires_at <= now()) \
      AND t.deadline > now()";
-/// How long it has been so.
+/// Since when a task has been claimable.
 const SINCE: &str = "COALESCE(t.lease_expires_at, t.created_at)";
 const COLUMNS: &str = "t.task_id, t.tool, t.limit_key, (length(t.input) + COALESCE(length(t.execute), 0))::bigint AS bytes";
 
@@ -265,18 +264,18 @@ fn candidate(row: &PgRow) -> Result<Candidate, StoreError> {
     })
 }
 
-/// Counts what a tool's limit counts. No other claim of the tool goes on meanwhile.
-async fn room(
+/// Reads the current counts of a tool's limits. Locks the tool until the end of the transaction.
+async fn capacity(
     transaction: &mut Transaction<'_, Postgres>,
     tool: &str,
     most: Allowed,
-) -> Result<Room, StoreError> {
+) -> Result<Capacity, StoreError> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('omnilink.tasks ' || $1, 0))")
         .bind(tool)
         .execute(&mut **transaction)
         .await?;
     let key = if most.keyed { "limit_key" } else { "''::text" };
-    let mut room = Room {
+    let mut capacity = Capacity {
         most,
         under_way: HashMap::new(),
         begun: HashMap::new(),
@@ -288,7 +287,7 @@ async fn room(
         );
         let rows = sqlx::query_as::<_, (String, i64)>(sqlx::AssertSqlSafe(sql));
         let rows = rows.bind(tool).fetch_all(&mut **transaction).await?;
-        room.under_way = counts(rows);
+        capacity.under_way = counts(rows);
     }
     if let Some((_, window_s)) = most.rate {
         let sql = format!(
@@ -297,9 +296,9 @@ async fn room(
         );
         let rows = sqlx::query_as::<_, (String, i64)>(sqlx::AssertSqlSafe(sql));
         let rows = rows.bind(tool).bind(window_s as f64);
-        room.begun = counts(rows.fetch_all(&mut **transaction).await?);
+        capacity.begun = counts(rows.fetch_all(&mut **transaction).await?);
     }
-    Ok(room)
+    Ok(capacity)
 }
 
 fn counts(rows: Vec<(String, i64)>) -> HashMap<String, u64> {
@@ -307,10 +306,10 @@ fn counts(rows: Vec<(String, i64)>) -> HashMap<String, u64> {
     rows.into_iter().map(count).collect()
 }
 
-/// The longest waiting ones, as far as there is room for them.
+/// Chooses the longest waiting candidates within capacity.
 fn choose(
     mut candidates: Vec<Candidate>,
-    rooms: &mut HashMap<String, Room>,
+    capacities: &mut HashMap<String, Capacity>,
     most: usize,
 ) -> Vec<String> {
     candidates.sort_by(|a, b| (a.since, &a.task_id).cmp(&(b.since, &b.task_id)));
@@ -319,11 +318,11 @@ fn choose(
         if chosen.len() == most || (bytes + candidate.bytes > BYTES_MAX && !chosen.is_empty()) {
             break;
         }
-        if let Some(room) = rooms.get_mut(&candidate.tool) {
-            if room.left(&candidate.limit_key) == 0 {
+        if let Some(capacity) = capacities.get_mut(&candidate.tool) {
+            if capacity.left(&candidate.limit_key) == 0 {
                 continue;
             }
-            room.take(&candidate.limit_key);
+            capacity.take(&candidate.limit_key);
         }
         bytes += candidate.bytes;
         chosen.push(candidate.task_id);
@@ -331,7 +330,7 @@ fn choose(
     chosen
 }
 
-/// Gives each task its lease.
+/// Writes the leases of the chosen tasks.
 async fn lease(
     transaction: &mut Transaction<'_, Postgres>,
     claimer: Claimer<'_>,
@@ -387,7 +386,7 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// How many tasks each of these tools of tenants has that may be claimed, 64 at most; limits are not looked at.
+/// The number of claimable tasks of each (tenant, tool), at most 64. Ignores limits.
 pub async fn waiting(store: &Store, of: &[(String, String)]) -> Result<Vec<u64>, StoreError> {
     let (tenants, tools): (Vec<&str>, Vec<&str>) =
         of.iter().map(|(tenant, tool)| (&**tenant, &**tool)).unzip();
@@ -404,7 +403,7 @@ pub async fn waiting(store: &Store, of: &[(String, String)]) -> Result<Vec<u64>,
     Ok(counts.into_iter().map(i64::unsigned_abs).collect())
 }
 
-/// What has become of tasks, in their order.
+/// The states of tasks, in the order of `tasks`.
 pub async fn standings(
     store: &Store,
     tenant: &str,
@@ -426,7 +425,7 @@ pub async fn standings(
     Ok(rows.into_iter().map(standing).collect())
 }
 
-/// Takes a task that its run does not know any more out of the queue.
+/// Removes a task from the queue that its run does not know.
 pub async fn forget(
     store: &Store,
     tenant: &str,
@@ -444,7 +443,7 @@ pub async fn forget(
     Ok(())
 }
 
-/// Lets a lease last longer, from now on, as long as it was asked for at the claim unless `lease` says otherwise. `None`: it is stale.
+/// Extends a lease: it lasts for `lease` from now on, by default for the duration requested at the claim. `None`: it is stale.
 pub async fn extend(
     store: &Store,
     (tenant, task_id): (&str, &str),
@@ -471,8 +470,8 @@ pub async fn extend(
     }))
 }
 
-/// Notes the outcome of a task before it is told to the run; nobody else gets the task meanwhile. False: the lease is stale, or came
-/// with another outcome before.
+/// Stores the outcome of a task before it is sent to the run, so that the task is not handed out meanwhile. False: the lease is
+/// stale, or was used with another outcome before.
 pub async fn complete(
     store: &Store,
     (tenant, task_id): (&str, &str),
@@ -492,7 +491,7 @@ pub async fn complete(
     Ok(done.rows_affected() > 0)
 }
 
-/// Deletes tasks that have been over for a week, as long as the topic `steps` keeps them; in small steps.
+/// Deletes tasks that ended more than a week ago (the retention of the topic `steps`), in small steps.
 pub async fn expire(store: &Store) -> Result<u64, StoreError> {
     let mut deleted = 0;
     loop {
@@ -527,7 +526,7 @@ mod tests {
         }
     }
 
-    fn room(concurrency: u64, rate: u64, keyed: bool) -> HashMap<String, Room> {
+    fn capacity(concurrency: u64, rate: u64, keyed: bool) -> HashMap<String, Capacity> {
         let most = Allowed {
             concurrency: Some(concurrency),
             rate: Some((rate, 60)),
@@ -535,12 +534,12 @@ mod tests {
         };
         let under_way = [("a".to_owned(), 1), (String::new(), 1)].into();
         let begun = HashMap::new();
-        let room = Room {
+        let capacity = Capacity {
             most,
             under_way,
             begun,
         };
-        [("pay".to_owned(), room)].into()
+        [("pay".to_owned(), capacity)].into()
     }
 
     #[test]
@@ -549,12 +548,12 @@ mod tests {
             let keys = ["a", "b", "b", "c", "b"].iter().zip(0..);
             keys.map(|(key, n)| candidate(n, key, 1)).collect()
         };
-        let mut rooms = room(2, 9, true);
-        assert_eq!(choose(all(), &mut rooms, 9), ["0", "1", "2", "3"]);
-        assert_eq!(rooms["pay"].full(), ["a", "b"]);
-        assert_eq!(choose(all(), &mut room(3, 9, false), 9), ["0", "1"]);
-        assert_eq!(choose(all(), &mut room(9, 1, false), 9), ["0"]);
-        assert_eq!(choose(all(), &mut room(9, 1, true), 9), ["0", "1", "3"]);
+        let mut capacities = capacity(2, 9, true);
+        assert_eq!(choose(all(), &mut capacities, 9), ["0", "1", "2", "3"]);
+        assert_eq!(capacities["pay"].full(), ["a", "b"]);
+        assert_eq!(choose(all(), &mut capacity(3, 9, false), 9), ["0", "1"]);
+        assert_eq!(choose(all(), &mut capacity(9, 1, false), 9), ["0"]);
+        assert_eq!(choose(all(), &mut capacity(9, 1, true), 9), ["0", "1", "3"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a call came to: pure, from the worker's answer or the error of the request (`docs/workers.md`, the table of outcomes).
+//! The outcome of a call, from the worker's answer or the error of the request (`docs/workers.md`, the table of outcomes). Pure.
 
 use hyper::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
@@ -12,30 +12,30 @@ use crate::{
     runs::{CallKind, Json},
 };
 
-/// The most bytes of an output.
+/// The maximum size of an output, in bytes.
 pub const OUTPUT_MAX: usize = 128 * 1024;
-/// The most levels of an output: what holds it has some of its own.
+/// The maximum nesting depth of an output. Lower than the limit of JSON parsers, because the records around it add levels.
 const DEPTH_MAX: usize = 64;
-/// The most characters of a worker's message that are kept.
+/// The maximum length of a worker's error message, in characters; longer ones are cut.
 const MESSAGE_MAX: usize = 1_000;
-/// The most characters of a worker's code.
+/// The maximum length of a worker's error code, in characters; longer ones are ignored.
 const CODE_MAX: usize = 64;
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Answer {
-    /// How it ended; `None`: the worker completes it later.
+    /// How the call ended; `None`: the worker accepted it and completes it later.
     pub(super) ended: Option<Ended>,
-    /// Whether the worker as a whole seems to be in trouble: 5xx, no answer, no connection.
+    /// Whether it counts as a failure of the worker for the circuit breaker: 5xx, no answer, no connection.
     pub(super) trouble: bool,
-    /// The worker takes no more calls of this kind for so long, in milliseconds.
+    /// For how long the worker asked for no further calls (429 or 503 with `Retry-After`), in milliseconds.
     pub(super) closed_ms: Option<u64>,
 }
 
 /// How a call ended.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Ended {
-    /// With this output.
+    /// It succeeded, with this output.
     Succeeded(Json),
     /// It failed.
     Failed(Failed),
@@ -46,7 +46,7 @@ pub(super) enum Ended {
 pub(super) struct Failed {
     pub(super) error: ResultError,
     pub(super) retry_after_ms: Option<u64>,
-    /// Without an answer it may have had an effect.
+    /// Whether the worker answered: without an answer the call may have had an effect.
     pub(super) answered: bool,
 }
 
@@ -90,8 +90,8 @@ impl From<Failed> for Answer {
     }
 }
 
-/// The answer of a worker to a step command.
-pub(super) fn of_worker(
+/// The outcome of a worker's response to a step command.
+pub(super) fn from_worker(
     kind: CallKind,
     status: StatusCode,
     headers: &HeaderMap,
@@ -106,29 +106,32 @@ pub(super) fn of_worker(
         };
     }
     if !status.is_success() {
-        return of_failure(status, headers, body, now);
+        return from_failure(status, headers, body, now);
     }
     match read_output(body) {
         Ok(output) => Ended::Succeeded(output).into(),
-        // Nothing uses the output of a compensation.
+        // The output of a compensation is not used.
         Err(_) if kind == CallKind::Compensate => Ended::Succeeded(Json::null()).into(),
         Err(why) => invalid_output(why).into(),
     }
 }
 
-/// The failure of a call that succeeded, but whose output is none.
+/// The failure of a call that succeeded, but with an invalid output.
 pub(super) fn invalid_output(why: &str) -> Failed {
-    Failed::permanent("invalid_output", format!("the answer is no output: {why}"))
+    Failed::permanent(
+        "invalid_output",
+        format!("the answer is not a valid output: {why}"),
+    )
 }
 
-/// The failure of a call that succeeded with an output that is too large.
+/// The failure of a call that succeeded, but with an output that is too large.
 pub(super) fn output_too_large() -> Failed {
     let message = format!("its output has more than {OUTPUT_MAX} bytes");
     Failed::permanent("output_too_large", message)
 }
 
-/// The answer is not 2xx.
-pub(super) fn of_failure(
+/// The outcome of a response with a status other than 2xx.
+pub(super) fn from_failure(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
@@ -157,8 +160,8 @@ pub(super) fn of_failure(
     }
 }
 
-/// There is no usable answer.
-pub(super) fn of_error(kind: CallKind, error: &RequestError, now: Millis) -> Answer {
+/// The outcome of a request without a usable response.
+pub(super) fn from_error(kind: CallKind, error: &RequestError, now: Millis) -> Answer {
     let failed = match error {
         RequestError::Forbidden(_) => {
             return Failed::permanent("address_not_allowed", error.to_string()).into();
@@ -173,9 +176,9 @@ pub(super) fn of_error(kind: CallKind, error: &RequestError, now: Millis) -> Ans
                 CallKind::Compensate => Ended::Succeeded(Json::null()).into(),
             };
         }
-        // The status says enough.
+        // The status alone decides, so the body is not needed.
         RequestError::TooLarge { status, .. } => {
-            return of_failure(*status, &HeaderMap::new(), b"", now);
+            return from_failure(*status, &HeaderMap::new(), b"", now);
         }
         RequestError::Connect(_) => Failed::retryable("no_connection", error.to_string()),
         RequestError::Timeout(_) | RequestError::Request(_) | RequestError::Body(_) => Failed {
@@ -189,7 +192,7 @@ pub(super) fn of_error(kind: CallKind, error: &RequestError, now: Millis) -> Ans
     }
 }
 
-/// A body as an output: JSON, or nothing, which is `null`. The error says why it is none.
+/// Reads a body as an output: JSON; an empty body is `null`. `Err`: why it is invalid.
 pub fn read_output(body: &[u8]) -> Result<Json, &'static str> {
     if body.is_empty() {
         return Ok(Json::null());
@@ -201,7 +204,7 @@ pub fn read_output(body: &[u8]) -> Result<Json, &'static str> {
     Json::parse(text.trim_ascii().to_owned()).map_err(|_| "it is not JSON")
 }
 
-/// The levels of a JSON text.
+/// The nesting depth of a JSON text.
 fn depth(text: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut quoted, mut escaped) = (false, false);
@@ -221,7 +224,7 @@ fn depth(text: &[u8]) -> usize {
     deepest
 }
 
-/// Code and message of problem details (RFC 9457); a plain JSON object with `code` and `message` will do.
+/// Code and message of problem details (RFC 9457), or of a plain JSON object with `code` and `message`.
 fn problem(headers: &HeaderMap, body: &[u8]) -> Option<(Option<String>, Option<String>)> {
     #[derive(Deserialize)]
     struct Problem {
@@ -267,7 +270,7 @@ mod tests {
             all.insert(*name, value.parse().unwrap());
         }
         let status = StatusCode::from_u16(status).unwrap();
-        of_worker(CallKind::Execute, status, &all, body.as_bytes(), Millis(0))
+        from_worker(CallKind::Execute, status, &all, body.as_bytes(), Millis(0))
     }
 
     fn failed(answer: Answer) -> Failed {
@@ -297,7 +300,7 @@ mod tests {
             assert_eq!(failed.error.code, "invalid_output", "{wrong}");
             assert!(!failed.error.retryable && failed.answered);
         }
-        let undone = of_worker(
+        let undone = from_worker(
             CallKind::Compensate,
             StatusCode::OK,
             &HeaderMap::new(),
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn which_failures_are_retried_and_which_count_as_trouble() {
+    fn which_failures_are_retried_and_which_count_for_the_breaker() {
         for (status, retryable, trouble) in [
             (408, true, false),
             (409, true, false),

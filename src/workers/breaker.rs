@@ -1,40 +1,41 @@
-//! The circuit breaker of a tool: pure. It opens when at least half of the last calls, and at least five, failed in the worker (5xx,
-//! no answer, no connection). After a pause that doubles from time to time one call goes as a probe; its success closes the breaker.
+//! The circuit breaker of a tool. Pure. It opens when at least half of the last calls, and at least five, failed in the worker
+//! (5xx, no answer, no connection). After a pause one call is let through as a probe: its success closes the breaker, its failure
+//! doubles the pause.
 
 use crate::base::clock::Millis;
 
-/// How many calls are looked at.
+/// The number of last calls that count.
 const WINDOW: u32 = 20;
-/// How many of them have failed when it opens, at least.
+/// The minimum number of failures among them to open.
 const FAILURES: u32 = 5;
 /// The first pause, and the longest, in milliseconds.
 const PAUSE_MS: i64 = 2_000;
 const PAUSE_MAX_MS: i64 = 60_000;
-/// How long others wait for the outcome of a probe, in milliseconds.
+/// How long other calls are held while a probe is in flight, in milliseconds.
 const PROBE_MS: i64 = 1_000;
 
 /// The state of a breaker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Calls go.
+    /// Calls are let through.
     Closed,
-    /// No call goes until then.
+    /// No call is let through.
     Open {
-        /// When a probe may go.
+        /// When a probe may be sent.
         until: Millis,
     },
-    /// The pause is over, and one call goes at a time.
+    /// The pause is over, and one probe at a time is let through.
     HalfOpen,
 }
 
-/// Whether a call may go.
+/// Whether a call may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pass {
     /// It may.
     Call,
     /// It may, and decides whether the breaker closes.
     Probe,
-    /// It may not before then.
+    /// It may not be sent before then.
     Held(Millis),
 }
 
@@ -43,16 +44,16 @@ pub(super) enum Pass {
 pub(super) struct Breaker {
     /// The last calls, the newest in the lowest bit; 1: it failed.
     failed: u32,
-    /// How many they are.
+    /// The number of calls in `failed`, at most [`WINDOW`].
     calls: u32,
-    /// Since it opened: the time of the probe, and how often it opened in a row.
+    /// While it is open: when a probe may be sent, and how often it opened in a row.
     open: Option<(Millis, u32)>,
-    /// A probe is under way.
+    /// A probe is in flight.
     probing: bool,
 }
 
 impl Breaker {
-    /// Its state, for people.
+    /// Its state.
     pub(super) fn state(&self, now: Millis) -> State {
         match self.open {
             None => State::Closed,
@@ -61,7 +62,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may go now. A probe must end with [`Breaker::ended`] or [`Breaker::probe_lost`].
+    /// Whether a call may be sent now. A probe must end with [`Breaker::ended`] or [`Breaker::probe_lost`].
     pub(super) fn pass(&mut self, now: Millis) -> Pass {
         match self.open {
             None => Pass::Call,
@@ -86,7 +87,7 @@ impl Breaker {
             }
             return;
         }
-        // Calls that began before it opened tell nothing new.
+        // Results of calls that began before it opened do not count.
         if self.open.is_some() {
             return;
         }
@@ -98,7 +99,7 @@ impl Breaker {
         }
     }
 
-    /// A probe that told nothing: it never went, or was cut off.
+    /// A probe ended without a result: it was never sent, or was cancelled.
     pub(super) fn probe_lost(&mut self) {
         self.probing = false;
     }
@@ -149,7 +150,7 @@ mod tests {
         assert_eq!(breaker.pass(Millis(6_500)), Pass::Probe);
         breaker.ended(true, false, Millis(6_600), 1.0);
         assert_eq!(breaker.state(Millis(6_600)), State::Closed);
-        // And begins anew.
+        // And the pause starts from its first value again.
         failing(&mut breaker, 7_000);
         assert_eq!(breaker.pass(Millis(7_000)), Pass::Held(Millis(9_000)));
     }

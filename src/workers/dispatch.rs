@@ -12,7 +12,7 @@ use super::{
     lease::lease,
     meters::Meters,
     request,
-    results::{NotKept, Results},
+    results::{NotAppended, Results},
     seats::{Hold, ToolState},
     settings::Settings,
     states::ToolStates,
@@ -30,28 +30,28 @@ use crate::{
 
 /// The time limit for a connection to a worker.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a call is held back by a control; the run itself learns of controls within a second.
+/// How long a control holds a call here, in milliseconds. Within that time the run itself learns of the control, and holds the call.
 const CONTROL_MS: u64 = 1_000;
-/// From one call to the next that come back from a control, in milliseconds.
+/// The interval between calls that are retried after a control has held them, in milliseconds.
 const CONTROL_SPACING_MS: f64 = 1.0;
 
-/// What calls need.
+/// The dependencies of the effect.
 pub struct Parts {
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The emergency controls.
     pub controls: Arc<Controls>,
-    /// What leases are signed with.
+    /// The keys that sign leases.
     pub secrets: Arc<SecretKeys>,
     /// The tools.
     pub tools: ToolStates,
-    /// Counts what limits of tools allow, over all nodes.
+    /// The limiter of tools, over all nodes.
     pub limiter: Limiter,
-    /// The way to `commands`.
+    /// The writer of results to `commands`.
     pub results: Results,
     /// The hosts that the builtin tool `http` reaches (`http_tool.allow`), in lower case.
     pub allowed_hosts: Arc<[String]>,
-    /// How long a stop waits for calls in flight; mostly [`super::DRAIN`].
+    /// How long a stop waits for calls in flight; [`super::DRAIN`] in production.
     pub drain: Duration,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Dispatch {
     meters: Meters,
 }
 
-/// Who does the work, as the step command says.
+/// The `worker` of a step command.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Worker {
@@ -73,14 +73,14 @@ enum Worker {
     Claim {},
 }
 
-/// What is called here.
+/// A call that this effect makes.
 enum Work {
     Worker { url: String },
     HttpTool,
 }
 
-/// What the run of a call is told.
-enum Told {
+/// The report to the run of a call.
+enum Report {
     Nothing,
     Held(Hold),
     Ended(Ended),
@@ -97,7 +97,7 @@ impl Dispatch {
         let client = |reach| {
             Client::new(Options {
                 connect_timeout: CONNECT_TIMEOUT,
-                // Each call has a limit of its own.
+                // Overridden by each call.
                 timeout: CONNECT_TIMEOUT,
                 max_body_bytes: OUTPUT_MAX,
                 reach,
@@ -119,16 +119,16 @@ impl Dispatch {
         let Some(work) = work(&command) else {
             return;
         };
-        // The run gives the attempt up by itself.
+        // The deadline has passed: the run ends the attempt by itself.
         if self.left(&command).is_zero() {
             return;
         }
         let _share = self.parts.tools.shares().take();
-        let told = match self.attempt(&command, &work).await {
-            Ok(told) => told,
-            Err(hold) => Told::Held(hold),
+        let report = match self.attempt(&command, &work).await {
+            Ok(report) => report,
+            Err(hold) => Report::Held(hold),
         };
-        self.tell(&command, told).await;
+        self.send_report(&command, report).await;
     }
 
     /// The time until the deadline of a call.
@@ -137,7 +137,7 @@ impl Dispatch {
         Duration::from_millis(u64::try_from(left).unwrap_or(0))
     }
 
-    async fn attempt(&self, command: &StepCommand, work: &Work) -> Result<Told, Hold> {
+    async fn attempt(&self, command: &StepCommand, work: &Work) -> Result<Report, Hold> {
         let (tool, settings, request) = match work {
             Work::Worker { url } => {
                 let (tool, settings) = self.parts.tools.of(&command.tool, None);
@@ -146,7 +146,7 @@ impl Dispatch {
             }
             Work::HttpTool => {
                 let request = http_tool::request(command);
-                // Hosts have seats and breakers of their own.
+                // Each host has its own seats and breaker.
                 let host = request
                     .as_ref()
                     .ok()
@@ -159,28 +159,28 @@ impl Dispatch {
         self.check_controls(command, &tool, &settings)?;
         let request = match request {
             Ok(request) => request,
-            Err(failed) => return Ok(Told::Ended(Ended::Failed(failed))),
+            Err(failed) => return Ok(Report::Ended(Ended::Failed(failed))),
         };
         let key = settings.limit_key(&command.tool, &command.input);
         let left = self.left(command);
         let seat = tool.seat(settings.concurrency, &key, left).await?;
         let _lease = self.limit(command, &tool, &settings, &key).await?;
-        // Again, for the waits may have been long.
+        // Checked again, because the waits may have been long.
         self.check_controls(command, &tool, &settings)?;
         let left = self.left(command);
         if left.is_zero() {
-            return Ok(Told::Nothing);
+            return Ok(Report::Nothing);
         }
         let answer = self.call(command, work, request, left).await;
         self.meters.called(&answer);
         seat.ended(&answer);
         Ok(match answer.ended {
-            None => Told::Nothing,
-            Some(ended) => Told::Ended(ended),
+            None => Report::Nothing,
+            Some(ended) => Report::Ended(ended),
         })
     }
 
-    /// The request to a worker, signed now.
+    /// Builds and signs the request to a worker.
     fn signed(
         &self,
         command: &StepCommand,
@@ -227,9 +227,9 @@ impl Dispatch {
     ) -> Answer {
         let now = self.parts.clock.now();
         match (response, work) {
-            (Err(error), _) => answer::of_error(command.kind(), &error, now),
+            (Err(error), _) => answer::from_error(command.kind(), &error, now),
             (Ok(response), Work::HttpTool) => http_tool::answer(&response, now),
-            (Ok(response), Work::Worker { .. }) => answer::of_worker(
+            (Ok(response), Work::Worker { .. }) => answer::from_worker(
                 command.kind(),
                 response.status(),
                 response.headers(),
@@ -239,7 +239,7 @@ impl Dispatch {
         }
     }
 
-    /// Whether an emergency control holds calls of the tool.
+    /// Fails if an emergency control holds calls of the tool.
     fn check_controls(
         &self,
         command: &StepCommand,
@@ -253,7 +253,7 @@ impl Dispatch {
         Err(tool.hold(reason, CONTROL_MS, CONTROL_SPACING_MS))
     }
 
-    /// Takes what the tool's limits over all nodes allow. The lease counts the call until it is dropped.
+    /// Counts the call in the tool's limits over all nodes. The lease counts it as concurrent until it is dropped.
     async fn limit(
         &self,
         command: &StepCommand,
@@ -276,13 +276,13 @@ impl Dispatch {
         }
     }
 
-    async fn tell(&self, command: &StepCommand, told: Told) {
+    async fn send_report(&self, command: &StepCommand, report: Report) {
         let attempt = u32::try_from(command.attempt).unwrap_or(0);
         let now: Millis = self.parts.clock.now();
         let results = &self.parts.results;
-        let kept = match told {
-            Told::Nothing => return,
-            Told::Held(hold) => {
+        let appended = match report {
+            Report::Nothing => return,
+            Report::Held(hold) => {
                 Meters::held(&hold.reason);
                 let held = StepHeld {
                     step_id: command.step_id.clone(),
@@ -291,25 +291,25 @@ impl Dispatch {
                     reason: hold.reason.into_owned(),
                     until: Some(hold.until),
                 };
-                results.tell(command, HELD, &held, now).await
+                results.send(command, HELD, &held, now).await
             }
-            Told::Ended(ended) => {
+            Report::Ended(ended) => {
                 let result = result(command, attempt, ended);
-                results.tell(command, RESULT, &result, now).await
+                results.send(command, RESULT, &result, now).await
             }
         };
-        match kept {
+        match appended {
             Ok(()) => {}
-            // Not finished: the next owner repeats it.
-            Err(NotKept::Closing) => std::future::pending().await,
-            Err(error @ NotKept::Encode(_)) => {
+            // Never returns, so the call does not count as finished and the next owner of the partition repeats it.
+            Err(NotAppended::Closing) => std::future::pending().await,
+            Err(error @ NotAppended::Encode(_)) => {
                 tracing::error!(task = command.task_id, %error, "the outcome of a call was not recorded");
             }
         }
     }
 }
 
-/// What of a step command is done here; `None`: others do it.
+/// The call of a step command; `None` if another kind of worker makes it.
 fn work(command: &StepCommand) -> Option<Work> {
     match serde_json::from_str(&command.worker) {
         Ok(Worker::Http { url }) => Some(Work::Worker { url }),

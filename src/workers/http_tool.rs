@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    answer::{Answer, Ended, Failed, OUTPUT_MAX, invalid_output, of_failure, output_too_large},
+    answer::{Answer, Ended, Failed, OUTPUT_MAX, from_failure, invalid_output, output_too_large},
     request::{AGENT, IDEMPOTENCY_KEY, trace},
 };
 use crate::{
@@ -20,8 +20,8 @@ use crate::{
     runs::{Json, StepCommand},
 };
 
-/// Headers that the client makes, or that are about one connection.
-const OWN: [HeaderName; 7] = [
+/// Headers that the client sets itself, or that concern a single connection.
+const RESERVED_HEADERS: [HeaderName; 7] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
@@ -40,12 +40,12 @@ struct Input {
     body: Option<Value>,
 }
 
-/// The request that an input describes. A body that is text goes as it is, any other as JSON.
+/// Builds the request that an input describes. A text body is sent as it is, any other as JSON.
 pub(super) fn request(command: &StepCommand) -> Result<Request<Bytes>, Failed> {
     let invalid = |why: String| Failed::permanent("invalid_input", why);
     let input: Input = serde_json::from_str(&command.input).map_err(|e| invalid(e.to_string()))?;
     let method = Method::from_bytes(input.method.as_bytes())
-        .map_err(|_| invalid(format!("`{}` is no method", input.method)))?;
+        .map_err(|_| invalid(format!("`{}` is not a method", input.method)))?;
     let (body, media) = match input.body {
         None | Some(Value::Null) => (Bytes::new(), None),
         Some(Value::String(text)) => (Bytes::from(text), Some("text/plain; charset=utf-8")),
@@ -68,7 +68,7 @@ pub(super) fn request(command: &StepCommand) -> Result<Request<Bytes>, Failed> {
         let wrong = || invalid(format!("`headers`: `{name}` cannot be sent"));
         let parsed = HeaderName::try_from(&name).map_err(|_| wrong())?;
         let value = HeaderValue::try_from(value).map_err(|_| wrong())?;
-        if OWN.contains(&parsed) {
+        if RESERVED_HEADERS.contains(&parsed) {
             return Err(wrong());
         }
         headers.insert(parsed, value);
@@ -85,11 +85,11 @@ pub(super) fn request(command: &StepCommand) -> Result<Request<Bytes>, Failed> {
     Ok(request)
 }
 
-/// The answer as the step's outcome: 2xx is the output, anything else a failure as of a worker.
+/// The outcome of a response: 2xx gives the output, other statuses fail as those of workers do.
 pub(super) fn answer(response: &Response<Bytes>, now: Millis) -> Answer {
     let (status, headers) = (response.status(), response.headers());
     if !status.is_success() {
-        return of_failure(status, headers, response.body(), now);
+        return from_failure(status, headers, response.body(), now);
     }
     match output(response) {
         Ok(output) if output.text().len() <= OUTPUT_MAX => Ended::Succeeded(output).into(),
@@ -103,7 +103,7 @@ fn output(response: &Response<Bytes>) -> Result<Json, Failed> {
     let text =
         std::str::from_utf8(response.body()).map_err(|_| invalid_output("it is not UTF-8"))?;
     let body = if is_json(headers) && !text.is_empty() {
-        // It refuses what is nested more than 128 levels.
+        // `serde_json` refuses more than 128 levels of nesting.
         serde_json::from_str(text).map_err(|_| invalid_output("it is not JSON"))?
     } else {
         Value::from(text)

@@ -1,8 +1,9 @@
-//! Leases: what completes a call over HTTP. A signature under `secret_key`, so that any node can check it without a table.
+//! Leases, which authorise completing a call over HTTP. A lease is a signature under `secret_key`, so any node can check it
+//! without a table.
 
 use crate::{base::hex::hex, controls::SecretKeys, runs::CallKind};
 
-/// What the signature is for.
+/// The purpose in the signature, which separates leases from other uses of the key.
 const PURPOSE: &str = "lease of a task";
 
 /// The parts of a task's id, `run_id:step_id:kind:attempt`.
@@ -12,14 +13,14 @@ pub struct TaskId<'a> {
     pub run_id: &'a str,
     /// The step.
     pub step_id: &'a str,
-    /// Which of the step's two calls.
+    /// The step's own call, or its compensation.
     pub kind: CallKind,
     /// From 1.
     pub attempt: u32,
 }
 
 impl<'a> TaskId<'a> {
-    /// Takes an id apart; `None`: it is none.
+    /// Parses an id; `None` if it is invalid.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(':');
         let (run_id, step_id) = (parts.next()?, parts.next()?);
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_tasks_are_taken_apart() {
+    fn task_ids_are_parsed() {
         let id = TaskId::parse("0198:pay:compensate:2").unwrap();
         assert_eq!((id.run_id, id.step_id), ("0198", "pay"));
         assert_eq!((id.kind, id.attempt), (CallKind::Compensate, 2));

@@ -1,15 +1,15 @@
-//! What carries out the calls of steps: the effect over the topic `steps` that calls HTTP workers and the builtin tool `http`, and
-//! writes how the calls ended to `commands` (`docs/workers.md`). Calls for other workers are passed over.
+//! Carries out calls of steps: an effect over the topic `steps` that calls HTTP workers and the builtin tool `http`, and appends
+//! the results to `commands` (`docs/workers.md`). It skips calls for other kinds of workers.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `dispatch` | one step command, from the record to the result |
-//! | `request`, `lease` | the request to a worker, what completes it later |
+//! | `request`, `lease` | the request to a worker; the lease with which it completes the call later |
 //! | `http_tool` | the builtin tool `http` |
 //! | `holds` | what the emergency controls hold |
-//! | `answer`, `retry_after` | what an answer means, pure |
-//! | `states`, `settings`, `seats`, `turns`, `breaker` | which calls of a tool go, wait, or are held back |
-//! | `results` | appends results, many at a time |
+//! | `answer`, `retry_after` | the outcome of a call, from the answer; pure |
+//! | `states`, `settings`, `seats`, `pacer`, `breaker` | which calls of a tool are sent, queued or held |
+//! | `results` | appends results in batches |
 //! | `meters` | metrics |
 
 mod answer;
@@ -19,13 +19,13 @@ mod holds;
 mod http_tool;
 mod lease;
 mod meters;
+mod pacer;
 mod request;
 mod results;
 mod retry_after;
 mod seats;
 mod settings;
 mod states;
-mod turns;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ pub use self::{
     dispatch::Parts,
     holds::reason as held_by,
     lease::{TaskId, is_lease, lease},
-    results::{NotKept, Results},
+    results::{NotAppended, Results},
     seats::Activity,
     settings::DEFAULT_CONCURRENCY,
     states::ToolStates,
@@ -49,13 +49,13 @@ use crate::{
 
 /// The name of the effect, and of its consumer group.
 pub const NAME: &str = "workers";
-/// Beyond the longest attempt: calls end by their own deadlines.
+/// Longer than any attempt may take: calls end at their own deadlines.
 const CALL_MAX: Duration = Duration::from_hours(8 * 24);
 /// How long a stop waits for calls in flight.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// Starts to carry out calls, on the runtime that this is called in. Dropping what it returns waits for calls in flight, for
-/// [`Parts::drain`] at most; those that have not ended by then are repeated, with the same idempotency key.
+/// Starts the effect on the current runtime. Dropping the returned value waits for calls in flight, at most for [`Parts::drain`];
+/// calls that have not ended by then are repeated by the next owner of their partitions, with the same idempotency key.
 pub fn start(
     parts: Parts,
     log: &Arc<dyn Log>,

@@ -22,7 +22,7 @@ pub(super) const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("OmniLink/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// A step command as workers get it over HTTP.
+/// A step command as HTTP workers receive it.
 #[derive(Serialize)]
 struct Body<'a> {
     tenant: &'a str,
@@ -44,7 +44,7 @@ struct Body<'a> {
     error: Option<&'a RawValue>,
 }
 
-/// The command as JSON, with the lease that completes it later.
+/// The command as JSON, with the lease for completing it later.
 pub(super) fn body(command: &StepCommand, lease: &str) -> Result<Bytes, serde_json::Error> {
     fn raw(text: Option<&str>) -> Result<Option<&RawValue>, serde_json::Error> {
         text.map(serde_json::from_str).transpose()
@@ -94,7 +94,7 @@ pub(super) fn request(
     Ok(request)
 }
 
-/// Adds the trace context; what is no header value is left out.
+/// Adds the trace context, unless it is not a valid header value.
 pub(super) fn trace(request: &mut Request<Bytes>, command: &StepCommand) {
     for (name, value) in [
         (TRACEPARENT, &command.traceparent),

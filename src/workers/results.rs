@@ -1,4 +1,4 @@
-//! Appends what workers answered to `commands`: many records in one append where they are there together.
+//! Appends results of calls to `commands`. Results that are ready at the same time share an append.
 
 use std::{
     sync::{Arc, Weak},
@@ -16,20 +16,20 @@ use crate::{
     telemetry::metrics::WORKER_RESULT_APPENDS,
 };
 
-/// The most records of one append.
+/// The maximum number of records in an append.
 const RECORDS: usize = 512;
-/// From this size on, in bytes, an append takes no further record.
+/// An append of this size, in bytes, takes no further record.
 const BYTES: usize = 512 * 1024;
-/// How many appends may be under way; what comes meanwhile is the next one.
+/// The maximum number of concurrent appends. Results that arrive meanwhile share the next one.
 const APPENDS: usize = 4;
-/// How many results may wait for one.
+/// The maximum number of queued results.
 const QUEUE: usize = 1024;
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     max: Duration::from_secs(5),
 };
 
-/// The way to `commands`. Cheap to clone.
+/// The writer of results to `commands`. Cheap to clone.
 #[derive(Clone)]
 pub struct Results {
     queue: mpsc::Sender<Entry>,
@@ -41,34 +41,34 @@ struct Entry {
     done: oneshot::Sender<()>,
 }
 
-/// The log closes, or a result cannot be encoded.
+/// A result was not appended.
 #[derive(Debug, thiserror::Error)]
-pub enum NotKept {
-    /// The node stops.
+pub enum NotAppended {
+    /// The log is closing, because the node stops.
     #[error("the log is closing")]
     Closing,
-    /// A text that no record can hold.
+    /// The record cannot be encoded.
     #[error("the record cannot be encoded: {0}")]
     Encode(String),
 }
 
 impl Results {
-    /// Starts to append to `topic`, on the runtime that this is called in, until the log is closed or nobody holds a clone.
+    /// Starts the task that appends to `topic`, on the current runtime. It ends when the log is closed or all clones are dropped.
     pub fn start(log: &Arc<dyn Log>, topic: Arc<str>) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
         tokio::spawn(group(Arc::downgrade(log), entries));
         Self { queue, topic }
     }
 
-    /// Tells the run of a step something about a call of it. Returns when that is durable.
-    pub async fn tell(
+    /// Sends a report about a call to its run. Returns when the record is durable.
+    pub async fn send(
         &self,
         step: &StepCommand,
         kind: &str,
         body: &impl Serialize,
         now: Millis,
-    ) -> Result<(), NotKept> {
-        let encode = |e: &dyn std::fmt::Display| NotKept::Encode(e.to_string());
+    ) -> Result<(), NotAppended> {
+        let encode = |e: &dyn std::fmt::Display| NotAppended::Encode(e.to_string());
         let command = Command {
             tenant: step.tenant.clone(),
             run_id: step.run_id.clone(),
@@ -84,18 +84,18 @@ impl Results {
             topic: Arc::clone(&self.topic),
             record: command.encode().map_err(|e| encode(&e))?,
         };
-        let (done, kept) = oneshot::channel();
+        let (done, appended) = oneshot::channel();
         let sent = self.queue.send(Entry { append, done }).await;
-        sent.map_err(|_| NotKept::Closing)?;
-        kept.await.map_err(|_| NotKept::Closing)
+        sent.map_err(|_| NotAppended::Closing)?;
+        appended.await.map_err(|_| NotAppended::Closing)
     }
 }
 
-/// Makes appends of entries.
+/// Groups entries into appends.
 async fn group(log: Weak<dyn Log>, mut entries: mpsc::Receiver<Entry>) {
     let appends = Arc::new(Semaphore::new(APPENDS));
     while let Some(first) = entries.recv().await {
-        // Calls that ended at the same moment come together.
+        // Lets other calls that end now queue their results first.
         tokio::task::yield_now().await;
         let Ok(permit) = Arc::clone(&appends).acquire_owned().await else {
             return;
@@ -121,7 +121,7 @@ fn size(record: &Record) -> usize {
     record.value.as_ref().map_or(0, bytes::Bytes::len)
 }
 
-/// Appends a batch until that succeeds, or the log is gone: then the calls are repeated by the next owner.
+/// Appends a batch, with retries. If the log is closed, the calls are repeated by the next owner of their partitions.
 async fn append(log: &Weak<dyn Log>, batch: Vec<Entry>) {
     let (appends, done): (Vec<_>, Vec<_>) = batch
         .into_iter()
@@ -135,7 +135,7 @@ async fn append(log: &Weak<dyn Log>, batch: Vec<Entry>) {
             Ok(Ok(_)) => {
                 WORKER_RESULT_APPENDS.counter(&[]).increment(1);
                 for done in done {
-                    // Whoever waited may have been cut off.
+                    // The waiting call may have been cancelled.
                     let _ = done.send(());
                 }
                 return;

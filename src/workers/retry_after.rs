@@ -4,14 +4,14 @@ use jiff::fmt::rfc2822::DateTimeParser;
 
 use crate::base::clock::Millis;
 
-/// The longest pause that a worker may ask for, in milliseconds: an hour.
+/// The maximum pause, in milliseconds: an hour.
 const MAX_MS: u64 = 3_600_000;
 
-/// The pause that it asks for, in milliseconds: a number of seconds, or a date. `None`: it is neither.
+/// The pause in milliseconds. The value is a number of seconds or a date; `None` if it is neither.
 pub(super) fn ms(value: &str, now: Millis) -> Option<u64> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit are more than an hour.
+        // A number too large to parse is more than an hour.
         let seconds = value.parse::<u64>().unwrap_or(u64::MAX);
         return Some(seconds.saturating_mul(1000).min(MAX_MS));
     }

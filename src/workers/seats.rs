@@ -1,9 +1,9 @@
-//! Which calls of a tool go now on this node, which wait for a moment, and which are held back.
+//! Seats: the concurrency limit of a tool's calls on this node. Decides which calls are sent now, queued briefly, or held.
 //!
-//! A tool has so many seats. A call that finds them taken waits in the tool's queue for a moment ([`WAIT`]) and is then held back: the
-//! run is told to try again at the time at which the tool, at the rate at which its calls end, should have a seat. So a held call comes
-//! back about once, not in a loop. The effect has seats too: a tool may take no more of them than are left free, so that tools that hang,
-//! however many, always leave some to the others.
+//! A tool has a number of seats. A call that finds all of them taken waits in the tool's queue ([`WAIT`]) and is then held: the
+//! run retries it when a seat is expected to be free, by the rate at which the tool's calls end. So a held call is retried about
+//! once, not in a loop. The effect as a whole has seats too: a tool may take no more of them than are left free, so that hanging
+//! tools, however many, always leave some for the others.
 
 use std::{
     borrow::Cow,
@@ -21,32 +21,32 @@ use tokio::sync::oneshot;
 use super::{
     answer::Answer,
     breaker::{Breaker, Pass, State},
+    pacer::Pacer,
     settings::Settings,
-    turns::Turns,
 };
 use crate::base::clock::{Clock, Millis};
 
-/// How long a call waits in the queue of its tool at most.
+/// The maximum time that a call waits in the queue of its tool.
 const WAIT: Duration = Duration::from_secs(1);
-/// A tool may always take so many seats of the effect.
+/// The number of seats of the effect that a tool may always take.
 const SHARE_MIN: usize = 4;
-/// How many calls wait for a tool that takes few at a time.
+/// The minimum length of a tool's queue.
 const QUEUE_MIN: usize = 16;
-/// The times of so many held calls are remembered, for people.
+/// The maximum number of held calls that are counted, for display.
 const HELD_MAX: usize = 10_000;
-/// Keys of limits that are closed, beyond which those that are over are forgotten.
+/// When there are more closed limit keys than this, expired ones are removed.
 const CLOSED_MAX: usize = 1_000;
-/// The least time that a call is held back because the tool is busy, in milliseconds.
+/// The minimum time that a call is held because the tool is busy, in milliseconds.
 const BUSY_MS: i64 = 50;
 
-/// A call may not go now.
+/// Why, and until when, a call is held.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Hold {
     pub(super) reason: Cow<'static, str>,
     pub(super) until: Millis,
 }
 
-/// The seats of the effect, and who has them.
+/// The seats of the effect.
 pub(super) struct Shares {
     seats: usize,
     taken: AtomicUsize,
@@ -74,7 +74,7 @@ impl Shares {
         Share(Arc::clone(self))
     }
 
-    /// How many one tool may have now.
+    /// How many seats one tool may have now.
     fn of_one(&self) -> usize {
         let taken = self.taken.load(Ordering::Relaxed);
         self.seats.saturating_sub(taken).max(SHARE_MIN)
@@ -90,41 +90,41 @@ pub(super) struct ToolState {
 }
 
 struct Inner {
-    /// As many as may run.
+    /// The maximum number of concurrent calls.
     seats: usize,
     running: usize,
     waiting: VecDeque<oneshot::Sender<Seat>>,
     breaker: Breaker,
-    /// Keys of the limit that take no calls until then.
+    /// Keys of the limit that are closed, and until when.
     closed: BTreeMap<String, Millis>,
-    /// When calls come back that found all seats taken.
-    busy: Turns,
-    /// When calls come back that found the tool closed.
-    closing: Turns,
-    /// How long a call takes, smoothed, in milliseconds.
+    /// Spaces the retries of calls that found all seats taken.
+    busy: Pacer,
+    /// Spaces the retries of calls that found the tool closed.
+    closing: Pacer,
+    /// The duration of a call, as a moving average, in milliseconds.
     duration_ms: f64,
-    /// When the calls that are held back come back.
+    /// When the held calls are retried.
     held: VecDeque<Millis>,
     last_hold: Option<Hold>,
 }
 
-/// What the calls of a tool are like now, for people.
+/// The current calls of a tool on this node, for display.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Activity {
-    /// Calls under way.
+    /// Calls in flight.
     pub running: usize,
-    /// Calls that wait for a seat.
+    /// Calls in the queue.
     pub queued: usize,
-    /// Calls that were held back and have not come back.
+    /// Calls that are held.
     pub held: usize,
-    /// Why the last one was held back, and until when.
+    /// Why the last call was held, and until when.
     pub hold: Option<(Cow<'static, str>, Millis)>,
     /// The circuit breaker.
     pub breaker: State,
 }
 
 impl Activity {
-    /// Of two hosts together: an open breaker counts.
+    /// The activity of two hosts of a tool together. The state of the breaker is the worse of the two.
     pub(super) fn with(self, other: Self) -> Self {
         let rank = |state: State| match state {
             State::Closed => (0, Millis(0)),
@@ -143,7 +143,7 @@ impl Activity {
     }
 }
 
-/// A call that may go, until it is dropped.
+/// Permission to make a call. Dropping it frees the seat.
 pub(super) struct Seat {
     tool: Arc<ToolState>,
     key: String,
@@ -163,8 +163,8 @@ impl ToolState {
                 waiting: VecDeque::new(),
                 breaker: Breaker::default(),
                 closed: BTreeMap::new(),
-                busy: Turns::default(),
-                closing: Turns::default(),
+                busy: Pacer::default(),
+                closing: Pacer::default(),
                 duration_ms: 1_000.0,
                 held: VecDeque::new(),
                 last_hold: None,
@@ -172,7 +172,8 @@ impl ToolState {
         }
     }
 
-    /// Takes a seat, perhaps after a moment. `key`: what its limit is counted by. `left`: the time until the call's deadline.
+    /// Takes a seat, if necessary after waiting in the queue. `key`: the key of the tool's limit. `left`: the time until the
+    /// call's deadline.
     pub(super) async fn seat(
         self: &Arc<Self>,
         seats: usize,
@@ -206,13 +207,13 @@ impl ToolState {
                 if let Ok(Ok(seat)) = waited {
                     seat
                 } else {
-                    // One may have been handed over at this moment.
+                    // A seat may have been handed over just now.
                     waits.close();
                     waits.try_recv().map_err(|_| self.busy())?
                 }
             }
         };
-        // Meanwhile the tool may have been closed.
+        // The tool may have been closed meanwhile.
         let begun = self.inner.lock().begin(key, self.clock.now());
         seat.probe = begun?;
         key.clone_into(&mut seat.key);
@@ -220,7 +221,7 @@ impl ToolState {
         Ok(seat)
     }
 
-    /// A call that is held back because a limit over all nodes is used up, or by a control.
+    /// Holds a call because of a limit over all nodes, or a control.
     pub(super) fn hold(&self, reason: Cow<'static, str>, after_ms: u64, spacing_ms: f64) -> Hold {
         let now = self.clock.now();
         let after = Millis(now.0.saturating_add_unsigned(after_ms));
@@ -229,12 +230,12 @@ impl ToolState {
         inner.held(Hold { reason, until }, now)
     }
 
-    /// A call that is held back because all seats are taken on other nodes.
+    /// Holds a call because the tool's concurrency limit over all nodes is reached.
     pub(super) fn busy(&self) -> Hold {
         self.inner.lock().busy(self.clock.now())
     }
 
-    /// Whether it can be forgotten: it is as a new one would be.
+    /// Whether it can be removed, because it does not differ from a new one.
     pub(super) fn is_idle(&self) -> bool {
         let now = self.clock.now();
         let inner = self.inner.lock();
@@ -243,7 +244,7 @@ impl ToolState {
             && inner.closed.values().all(|until| *until <= now)
     }
 
-    /// What the calls are like now.
+    /// The current calls.
     pub(super) fn activity(&self) -> Activity {
         let now = self.clock.now();
         let mut inner = self.inner.lock();
@@ -261,7 +262,7 @@ impl ToolState {
 }
 
 impl Inner {
-    /// The milliseconds from one free seat to the next.
+    /// The expected interval between free seats, in milliseconds.
     fn spacing_ms(&self) -> f64 {
         self.duration_ms / self.seats.max(1) as f64
     }
@@ -273,7 +274,7 @@ impl Inner {
         self.held(Hold { reason, until }, now)
     }
 
-    /// Whether the tool, or the key, is closed; takes no probe.
+    /// Fails if the tool or the key is closed. Does not start a probe.
     fn check_open(&mut self, key: &str, now: Millis) -> Result<(), Hold> {
         let closed = match self.breaker.state(now) {
             State::Open { until } => Some(("circuit_open", until)),
@@ -290,7 +291,7 @@ impl Inner {
         Some(("rate_limited", until))
     }
 
-    /// A call begins now; true: it is the probe of the breaker.
+    /// Begins a call; true: it is a probe of the breaker.
     fn begin(&mut self, key: &str, now: Millis) -> Result<bool, Hold> {
         if let Some((reason, until)) = self.closed_until(key, now) {
             return Err(self.closed(reason, until, now));
@@ -330,7 +331,7 @@ impl Seat {
         }
     }
 
-    /// The call has ended.
+    /// Records the outcome of the call.
     pub(super) fn ended(mut self, answer: &Answer) {
         let tool = Arc::clone(&self.tool);
         let took = tool.clock.monotonic().saturating_sub(self.begun);
@@ -352,7 +353,7 @@ impl Seat {
 }
 
 impl Drop for Seat {
-    /// The seat goes to the next call that waits.
+    /// Hands the seat to the next call in the queue.
     fn drop(&mut self) {
         let next = {
             let mut inner = self.tool.inner.lock();
@@ -371,7 +372,7 @@ impl Drop for Seat {
             next
         };
         if let Some(next) = next {
-            // If nobody waits for it any more, its drop hands it on.
+            // If the receiver is gone, dropping the seat hands it on.
             let _ = next.send(Self::new(&self.tool));
         }
     }

@@ -1,4 +1,4 @@
-//! What a tool's definition, as it is in force now, says about calls of it.
+//! The settings of a tool's calls, from its definition in the current catalog.
 
 use std::{path::Path, sync::Arc};
 
@@ -12,22 +12,22 @@ use crate::{
     workflows::Definition,
 };
 
-/// Calls of a tool at one time on a node, unless its definition says otherwise.
+/// Default number of concurrent calls of a tool on a node.
 pub const DEFAULT_CONCURRENCY: usize = 128;
-/// No policy of the configuration can have this name.
+/// The name of the policy for a tool's rate. Policies of the configuration cannot have such a name.
 const POLICY: &str = "tool/rate";
-/// A tenant that no key has: limits of tools hold over all tenants.
+/// The tenant under which limits of tools count, because they apply to all tenants together. No key has it.
 const ALL_TENANTS: &str = "-";
-/// The most bytes of what a limit is counted by.
+/// The maximum size of a limit's key, in bytes.
 const KEY_MAX: usize = 16 * 1024;
 
-/// What calls of a tool need to know.
+/// The settings of a tool's calls.
 pub(super) struct Settings {
-    /// The definition that this was made of; `None`: there is no such tool now.
+    /// The definition that the settings are from; `None`: the tool does not exist.
     definition: Option<Arc<Definition>>,
-    /// Calls at one time on this node.
+    /// Maximum number of concurrent calls on this node.
     pub(super) concurrency: usize,
-    /// What requests are signed with.
+    /// The key that signs requests.
     pub(super) key: Option<Result<SigningKey, NoSecret>>,
     limits: Option<Limits>,
 }
@@ -38,14 +38,14 @@ struct Limits {
     policies: Vec<Arc<Policy>>,
     concurrency: u32,
     rate: Option<Rate>,
-    /// What they are counted by.
+    /// The template of the key.
     key: Option<Template>,
-    /// Of a tool whose calls are counted together.
+    /// The subject of calls without a key.
     subject: Arc<Subject>,
 }
 
 impl Settings {
-    /// Reads a definition. A reference to a secret is resolved now.
+    /// Reads the settings. A reference to a secret is resolved now.
     pub(super) fn new(name: &str, definition: Option<Arc<Definition>>, base: &Path) -> Self {
         let tool = definition.as_ref().map(|definition| &definition.tool);
         let limit = tool.and_then(|tool| tool.limit.as_ref());
@@ -64,7 +64,7 @@ impl Settings {
         }
     }
 
-    /// Whether it was made of this definition.
+    /// Whether the settings are from this definition.
     pub(super) fn is_of(&self, definition: Option<&Arc<Definition>>) -> bool {
         match (&self.definition, definition) {
             (Some(mine), Some(other)) => Arc::ptr_eq(mine, other),
@@ -73,13 +73,12 @@ impl Settings {
         }
     }
 
-    /// What kind of thing the tool does; `None`: it is not known.
+    /// The tool's kind; `None` if it is unknown.
     pub(super) fn kind(&self) -> Option<Kind> {
         self.definition.as_ref()?.tool.kind
     }
 
-    /// What the limits of a call with this input are counted by; empty: all calls together. So are calls whose key cannot be
-    /// made of the input.
+    /// The key by which limits count a call with this input. Empty if all calls count together, or the key cannot be rendered.
     pub(super) fn limit_key(&self, name: &str, input: &str) -> String {
         let key = self.limits.as_ref().and_then(|limits| limits.key.as_ref());
         let Some(key) = key else {
@@ -90,13 +89,13 @@ impl Settings {
             Ok(Value::String(text)) => text,
             Ok(value) => value.to_string(),
             Err(error) => {
-                tracing::debug!(tool = name, %error, "the key of a limit cannot be made of the input: the call counts with all others");
+                tracing::debug!(tool = name, %error, "the key of a limit cannot be rendered: the call counts with all others");
                 String::new()
             }
         }
     }
 
-    /// What a call takes of the tool's limits; `None`: it has none.
+    /// The request to the limiter for a call; `None` if the tool has no limits.
     pub(super) fn ask(&self, name: &str, limit_key: &str) -> Option<Ask> {
         let limits = self.limits.as_ref()?;
         let subject = match limit_key {
@@ -108,7 +107,7 @@ impl Settings {
         Some(Ask::items(&subject, address, [""]).in_flight(&subject, limits.concurrency))
     }
 
-    /// The milliseconds from one call to the next at the tool's rate.
+    /// The interval between calls at the tool's rate limit, in milliseconds.
     pub(super) fn rate_spacing_ms(&self) -> Option<f64> {
         let rate = self.limits.as_ref()?.rate?;
         Some(rate.window_s as f64 * 1000.0 / rate.limit as f64)

@@ -1,4 +1,4 @@
-//! The tools that this node has called, by name.
+//! The state of all tools that this node has called.
 
 use std::{borrow::Cow, collections::HashMap, path::PathBuf, sync::Arc};
 
@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{base::clock::Clock, workflows::Current};
 
-/// How many calls a node carries out at one time.
+/// Maximum number of concurrent calls of a node.
 pub(super) const SEATS: usize = 1024;
 
-/// From so many states on, those of hosts that nothing is known of any more are forgotten.
+/// When there are this many states, idle ones are removed. The builtin `http` has one for each host.
 const STATES: usize = 4_096;
 
-/// What calls of tools are like on this node. Cheap to clone.
+/// The state of tools on this node. Cheap to clone.
 #[derive(Clone)]
 pub struct ToolStates(Arc<Inner>);
 
@@ -26,12 +26,12 @@ struct Inner {
     /// The folder that references to files are relative to.
     base: PathBuf,
     shares: Arc<Shares>,
-    /// By the tool's name; of the builtin `http`, by its name and the host, with a space between.
+    /// By the tool's name; for the builtin `http`, by its name and the host, separated by a space.
     states: RwLock<HashMap<String, Arc<ToolState>>>,
 }
 
 impl ToolStates {
-    /// Of the tools of this catalog. `base`: the folder that the files of secrets are relative to.
+    /// For the tools of this catalog. `base`: the folder to which paths of secret files are relative.
     pub fn new(catalog: Current, base: PathBuf, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
             clock,
@@ -42,7 +42,7 @@ impl ToolStates {
         }))
     }
 
-    /// What the calls of a tool are like now; `None`: this node has called it at no time.
+    /// The current calls of a tool; `None` if this node has never called it.
     pub fn activity(&self, name: &str) -> Option<Activity> {
         let states: Vec<_> = {
             let states = self.0.states.read();
@@ -59,7 +59,7 @@ impl ToolStates {
         &self.0.shares
     }
 
-    /// The state of a tool (of one host, where the tool has many), and its settings as they are in force now.
+    /// The state of a tool (for the builtin `http`, of one host) and its current settings.
     pub(super) fn of(&self, name: &str, host: Option<&str>) -> (Arc<ToolState>, Arc<Settings>) {
         let key = match host {
             None => Cow::Borrowed(name),
@@ -81,7 +81,7 @@ impl ToolStates {
         if let Some(settings) = known.filter(|settings| settings.is_of(definition)) {
             return (state, settings);
         }
-        // Once after each time that the files were read.
+        // Once after each reload of the files.
         let settings = Settings::new(name, definition.map(Arc::clone), &self.0.base);
         if let Some(Err(error)) = &settings.key {
             tracing::warn!(tool = name, %error, "calls of the tool cannot be signed, and fail");

@@ -1,4 +1,4 @@
-//! All workflows and tools.
+//! The catalog: all workflows and tools.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{tool::Definition, workflow::Workflow};
 use crate::plans::{Call, Fault, Plan, Pointer, Template};
 
-/// Workflows and tools that were checked together.
+/// Workflows and tools, checked together.
 #[derive(Debug)]
 pub struct Catalog {
     tools: BTreeMap<String, Arc<Definition>>,
@@ -19,7 +19,7 @@ pub struct Catalog {
 }
 
 impl Default for Catalog {
-    /// The builtin tools, and no workflow.
+    /// The builtin tools, and no workflows.
     fn default() -> Self {
         let tools = Definition::builtins();
         Self {
@@ -32,7 +32,7 @@ impl Default for Catalog {
 }
 
 impl Catalog {
-    /// Adds a tool; false if there is one of that name.
+    /// Adds a tool; false if the name is taken.
     pub(super) fn add_tool(&mut self, tool: Definition) -> bool {
         let name = tool.tool.name.clone();
         let new = !self.tools.contains_key(&name);
@@ -42,7 +42,7 @@ impl Catalog {
         new
     }
 
-    /// Adds a workflow; false if there is this version of it.
+    /// Adds a workflow; false if this version of it exists already.
     pub(super) fn add_workflow(&mut self, workflow: Workflow) -> bool {
         let versions = self.workflows.entry(workflow.name.clone()).or_default();
         let new = !versions.contains_key(&workflow.version);
@@ -52,7 +52,7 @@ impl Catalog {
         new
     }
 
-    /// A tool.
+    /// The tool of this name.
     pub fn tool(&self, name: &str) -> Option<&Arc<Definition>> {
         self.tools.get(name)
     }
@@ -67,7 +67,7 @@ impl Catalog {
         self.workflows.values().flat_map(BTreeMap::values)
     }
 
-    /// A workflow: this version of it, or the highest. A pre-release is the highest only where there is no release.
+    /// A workflow in this version, or in the highest one. Pre-releases count only where there is no release.
     pub fn workflow(&self, name: &str, version: Option<&str>) -> Option<&Arc<Workflow>> {
         let versions = self.workflows.get(name)?;
         match version {
@@ -76,7 +76,7 @@ impl Catalog {
         }
     }
 
-    /// The workflow that commands of a type start: the highest version that has this command.
+    /// The workflow that commands of this type start: the highest version with this `command`.
     pub fn command(&self, kind: &str) -> Option<&Arc<Workflow>> {
         highest(
             self.workflows()
@@ -84,7 +84,7 @@ impl Catalog {
         )
     }
 
-    /// Reads a plan, and checks it against the tools: their names, and inputs that have no expressions against their schemas.
+    /// Reads a plan and checks it against the tools: that they exist, and that inputs without expressions match their schemas.
     pub fn plan(&self, value: &Value) -> Result<Plan, Vec<Fault>> {
         let plan = Plan::read(value)?;
         let mut faults = plan.check_tools(self.tools.values().map(|definition| &definition.tool));
@@ -106,7 +106,7 @@ impl Catalog {
         }
     }
 
-    /// An input without expressions is known now, so that it need not fail in each run.
+    /// Checks an input without expressions against the tool's schema, so that a wrong one is reported now instead of failing each run.
     pub(super) fn check_input(&self, tool: &str, input: &Template, at: &Pointer) -> Vec<Fault> {
         let (Some(definition), Template::Fixed(value)) = (self.tools.get(tool), input) else {
             return Vec::new();
@@ -124,7 +124,7 @@ impl Catalog {
         )]
     }
 
-    /// The tools that a plan calls, the tools' own compensations included.
+    /// The tools that a plan calls, including the compensations of those tools.
     pub fn called(&self, plan: &Plan) -> impl Iterator<Item = &Arc<Definition>> {
         let mut names: BTreeSet<&str> = plan.calls().map(|(_, _, tool)| tool).collect();
         let undo: Vec<_> = names

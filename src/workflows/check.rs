@@ -11,9 +11,9 @@ use crate::{
     topology::{Problem, has_errors, sort, yaml},
 };
 
-/// The result of a check.
+/// The result of [`check`].
 pub struct Checked {
-    /// `None`: there are errors.
+    /// `None` if there are errors.
     pub catalog: Option<Catalog>,
     /// Sorted by file and position.
     pub problems: Vec<Problem>,
@@ -42,7 +42,7 @@ pub fn kind_of(text: &str) -> FileKind {
     }
 }
 
-/// All files of a folder: `*.yaml` and `*.yml` in it. A folder that does not exist has none.
+/// All files `*.yaml` and `*.yml` of a folder, sorted. A missing folder counts as empty.
 pub fn find(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -66,7 +66,7 @@ pub fn check(tools: &[PathBuf], workflows: &[PathBuf]) -> Checked {
     check_texts(tools.iter().map(read), workflows.iter().map(read))
 }
 
-/// As [`check`], with the names and contents of the files.
+/// Like [`check`], for names and contents of files.
 pub fn check_texts(
     tools: impl IntoIterator<Item = (String, std::io::Result<String>)>,
     workflows: impl IntoIterator<Item = (String, std::io::Result<String>)>,
@@ -116,7 +116,7 @@ fn read_tools(
     }
 }
 
-/// Whether a tool's compensation is there, once all tools are known.
+/// Checks a tool's compensation. Called once all tools are known.
 fn check_compensation(source: &mut Source, catalog: &Catalog) {
     let name = source.json.get("name").and_then(serde_json::Value::as_str);
     let Some(call) = name.and_then(|name| catalog.tool(name)?.tool.compensate.clone()) else {

@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 
 use super::{catalog::Catalog, triggers::Triggers};
 
-/// The catalog in force: read by requests, exchanged as a whole when files are read again. Cheap to clone.
+/// The catalog in force: read by requests, replaced as a whole when the files are reloaded. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Current(Arc<RwLock<InForce>>);
 
@@ -26,22 +26,22 @@ impl InForce {
 }
 
 impl Current {
-    /// This catalog is in force.
+    /// A handle whose current catalog is `catalog`.
     pub fn new(catalog: Catalog) -> Self {
         Self(Arc::new(RwLock::new(InForce::of(catalog))))
     }
 
-    /// The catalog as it is now. Later changes do not touch what was got.
+    /// A snapshot of the current catalog. Later reloads do not change it.
     pub fn get(&self) -> Arc<Catalog> {
         Arc::clone(&self.0.read().catalog)
     }
 
-    /// The triggers of the catalog as it is now.
+    /// The triggers of the current catalog.
     pub fn triggers(&self) -> Arc<Triggers> {
         Arc::clone(&self.0.read().triggers)
     }
 
-    /// From now on this one is in force.
+    /// Replaces the current catalog.
     pub fn replace(&self, catalog: Catalog) {
         let next = InForce::of(catalog);
         *self.0.write() = next;

@@ -3,14 +3,14 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `source` | one YAML file: its JSON, and the places of its values for what is wrong with them |
-//! | `tool`, `workflow`, `workflow_file`, `trigger` | what each kind of file holds, and reading it |
+//! | `source` | one YAML file: its JSON, and the positions of its values for error messages |
+//! | `tool`, `workflow`, `workflow_file`, `trigger` | the contents of each kind of file, and parsing it |
 //! | `schema`, `schedule` | JSON Schemas; the times of cron expressions |
-//! | `catalog` | all of them, and looking them up |
-//! | `resolved` | what a start takes along of them |
-//! | `triggers` | which workflows events and times start |
+//! | `catalog` | all workflows and tools, and looking them up |
+//! | `resolved` | the copies of workflow, plan and tools that a start record contains |
+//! | `triggers` | which workflows are started by events and times |
 //! | `check` | reads all files and checks them together |
-//! | `current` | the catalog that is in force, exchanged as a whole |
+//! | `current` | the catalog in force, replaced as a whole |
 
 mod catalog;
 mod check;

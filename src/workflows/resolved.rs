@@ -1,4 +1,4 @@
-//! What a start takes along: the workflow, its plan and the definitions of its tools.
+//! What a start record copies from the catalog: the workflow, its plan and the definitions of its tools.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ use crate::{
     plans::{OnExhausted, Plan},
 };
 
-/// The part of a start record that says what runs.
+/// The part of a start record that says what is to be run.
 #[derive(Clone, Debug, Default)]
 pub struct Resolved {
-    /// The workflow, if it is one.
+    /// The workflow, if the run is one.
     pub workflow: Option<WorkflowVersion>,
-    /// The plan; a goal has none yet.
+    /// The plan; a goal does not have one yet.
     pub plan: Option<Planned>,
     /// The definitions of the tools that the plan calls, without secrets.
     pub tools: BTreeMap<String, Box<RawValue>>,
 }
 
 impl Catalog {
-    /// What a run of a workflow takes along.
+    /// What a run of a workflow copies.
     pub fn to_run(&self, workflow: &Workflow) -> Result<Resolved, serde_json::Error> {
         Ok(Resolved {
             workflow: Some(WorkflowVersion {
@@ -39,7 +39,7 @@ impl Catalog {
         })
     }
 
-    /// The definitions of the tools that a plan calls. Builtin tools have none.
+    /// The definitions of the tools that a plan calls, without builtin tools.
     pub fn definitions(
         &self,
         plan: &Plan,

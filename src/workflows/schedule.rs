@@ -1,8 +1,8 @@
 //! The times of a cron expression in a time zone.
 //!
-//! Where clocks go forward, a fixed time that is skipped (`30 2 * * *`) is the first moment after the gap, and times of expressions with
-//! wildcards in minute or hour (`*/15 * * * *`) that are skipped do not exist. Where clocks go back, a fixed time is the first of the
-//! two, and wildcards match both hours. This is what Vixie cron does, and the Open Cron Pattern Specification.
+//! When clocks go forward, a fixed time that is skipped (`30 2 * * *`) moves to the end of the gap; skipped times of expressions
+//! with wildcards in minute or hour (`*/15 * * * *`) are dropped. When clocks go back, a fixed time occurs once, the first time,
+//! and wildcards match both hours. Vixie cron and the Open Cron Pattern Specification do the same.
 
 use croner::{
     Cron,
@@ -12,7 +12,7 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 
 use crate::base::clock::Millis;
 
-/// The times of an expression.
+/// A cron expression in a time zone.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     cron: Cron,
@@ -21,9 +21,9 @@ pub struct Schedule {
     name: String,
 }
 
-/// Why there are no such times.
-pub(super) struct Wrong {
-    pub(super) of_zone: bool,
+/// Why a schedule is invalid.
+pub(super) struct ScheduleFault {
+    pub(super) in_zone: bool,
     pub(super) message: String,
     pub(super) note: &'static str,
 }
@@ -31,18 +31,18 @@ pub(super) struct Wrong {
 impl Schedule {
     /// Reads an expression of five fields (minute, hour, day of the month, month, day of the week), or one such as `@daily`; `zone` is
     /// a name of the IANA database.
-    pub(super) fn new(pattern: &str, zone: &str) -> Result<Self, Vec<Wrong>> {
+    pub(super) fn new(pattern: &str, zone: &str) -> Result<Self, Vec<ScheduleFault>> {
         let parser = CronParser::builder()
             .seconds(Seconds::Disallowed)
             .year(Year::Disallowed)
             .build();
-        let cron = parser.parse(pattern).map_err(|error| Wrong {
-            of_zone: false,
+        let cron = parser.parse(pattern).map_err(|error| ScheduleFault {
+            in_zone: false,
             message: format!("not a cron expression: {error}"),
             note: "five fields: minute, hour, day of the month, month, day of the week",
         });
-        let named = TimeZone::get(zone).map_err(|_| Wrong {
-            of_zone: true,
+        let named = TimeZone::get(zone).map_err(|_| ScheduleFault {
+            in_zone: true,
             message: format!("there is no time zone `{zone}`"),
             note: "such as `UTC` or `Europe/Berlin`",
         });
@@ -54,11 +54,11 @@ impl Schedule {
             },
             (cron, named) => return Err(cron.err().into_iter().chain(named.err()).collect()),
         };
-        // Leap years come within 8 years; the search ends long after that.
+        // February 29 occurs at least every 8 years; the search covers far more than that.
         if schedule.after(Millis(0)).is_none() {
-            return Err(vec![Wrong {
-                of_zone: false,
-                message: "this time never comes".into(),
+            return Err(vec![ScheduleFault {
+                in_zone: false,
+                message: "this time never occurs".into(),
                 note: "no month has such a day",
             }]);
         }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_schedules_are_refused() {
         for (pattern, zone) in [
             ("0 0 30 2 *", "UTC"),
             ("0 0 * * * *", "UTC"),

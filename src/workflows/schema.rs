@@ -1,4 +1,4 @@
-//! JSON Schema 2020-12, without network and files: a reference leads to another part of the same schema, or to a standard one.
+//! JSON Schema 2020-12, without network and files: a reference can only point into the same schema or to a standard meta-schema.
 
 use std::fmt;
 
@@ -14,25 +14,25 @@ impl fmt::Debug for Schema {
     }
 }
 
-/// What does not match a schema.
+/// A mismatch between a value and a schema.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mismatch {
-    /// Where, as a JSON pointer.
+    /// The JSON pointer of the mismatch.
     pub at: String,
-    /// Why, for people. It shows the start of the value.
+    /// The reason, as text for people. It may quote the start of the value.
     pub message: String,
 }
 
-/// The most bytes of a message: it may quote the value.
+/// The maximum length of a message in bytes, because it may quote the value.
 const MESSAGE_MAX: usize = 300;
 
 impl Schema {
-    /// Compiles a schema; says where and why it is none.
+    /// Compiles a schema. `Err`: where and why it is invalid.
     pub fn compile(schema: &Value) -> Result<Self, Mismatch> {
         let options = jsonschema::options()
             .with_draft(Draft::Draft202012)
             .should_validate_formats(true)
-            // Without backtracking: the time is linear in the text.
+            // No backtracking: matching takes linear time.
             .with_pattern_options(PatternOptions::regex())
             .offline();
         options.build(schema).map(Self).map_err(|error| Mismatch {

@@ -1,4 +1,4 @@
-//! One YAML file as JSON, and the places of its values.
+//! One YAML file as JSON, and the positions of its values.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// A file and what is wrong with it so far.
+/// A file, and the problems found in it so far.
 pub(super) struct Source {
     node: Node,
     pub(super) json: Value,
@@ -53,7 +53,7 @@ impl Source {
         &self.file.name
     }
 
-    /// Reports a fault of the value at `outer`, at its place in the file.
+    /// Reports a fault within the value at `outer`, at its position in the file.
     pub(super) fn report(&mut self, outer: &Pointer, fault: &Fault) {
         let span = self.place(&fault.at.within(outer), fault.name);
         let step = fault.step.as_ref();
@@ -72,7 +72,7 @@ impl Source {
         }
     }
 
-    /// The text at a place.
+    /// The text at a JSON pointer.
     pub(super) fn text(&self, at: &Pointer) -> Option<&Text> {
         let mut node = &self.node;
         for name in at.path() {
@@ -81,7 +81,7 @@ impl Source {
         node.text()
     }
 
-    /// The bytes of a value, or of a member's name; of the next value around it if there is none.
+    /// The byte range of a value, or of its member name (`of_name`). If the value does not exist: that of the innermost value around it.
     pub(super) fn place(&self, at: &Pointer, of_name: bool) -> Range<usize> {
         let mut node = &self.node;
         let mut key = node;
@@ -100,7 +100,7 @@ impl Source {
     }
 }
 
-/// A member with its name, or an item.
+/// A member (with its key) or an item of a node.
 fn child<'n>(node: &'n Node, name: &str) -> Option<(Option<&'n Node>, &'n Node)> {
     match &node.kind {
         Kind::Map(entries) => entries
@@ -112,7 +112,7 @@ fn child<'n>(node: &'n Node, name: &str) -> Option<(Option<&'n Node>, &'n Node)>
     }
 }
 
-/// Reports what JSON cannot carry: names that are given twice, and numbers that no double holds.
+/// Reports what JSON cannot represent: duplicate names, and numbers that no double represents exactly.
 fn check_node(node: &Node, problems: &mut Problems) {
     match &node.kind {
         Kind::Map(entries) => {
@@ -131,7 +131,10 @@ fn check_node(node: &Node, problems: &mut Problems) {
         }
         Kind::Number(written, _) if !jcs::is_exact(written) => {
             problems
-                .error(&node.span, "a number that a double cannot carry")
+                .error(
+                    &node.span,
+                    "a number that a double cannot represent exactly",
+                )
                 .notes
                 .push("put it in quotes".into());
         }

@@ -1,4 +1,4 @@
-//! A tool's file.
+//! A tool file.
 
 use std::{fmt, sync::Arc};
 
@@ -15,7 +15,7 @@ pub struct Definition {
     pub tool: Tool,
     /// `input_schema`, compiled.
     pub schema: Arc<Schema>,
-    /// The definition that a run keeps: as given, without the secret. `None`: a builtin, which every node has.
+    /// The definition that start records contain: as in the file, without the secret. `None` for builtin tools, which every node has.
     pub kept: Option<Value>,
 }
 
@@ -29,7 +29,7 @@ impl Definition {
     /// The builtin tools.
     pub(super) fn builtins() -> impl Iterator<Item = Self> {
         BUILTINS.values().filter_map(|tool| {
-            // A test compiles them all.
+            // All of them compile: a test checks it.
             let schema = Schema::compile(&tool.input_schema).ok()?;
             Some(Self {
                 tool: tool.clone(),
@@ -39,7 +39,7 @@ impl Definition {
         })
     }
 
-    /// Reads a file; reports everything that is wrong with it.
+    /// Reads a file and reports all its faults.
     pub(super) fn read(source: &mut Source) -> Option<Self> {
         let root = Pointer::root();
         let tool = match Tool::read(&source.json) {
@@ -56,7 +56,7 @@ impl Definition {
         }
         if let Worker::Http { url, secret } = &tool.worker {
             let at = root.at("worker").at("http");
-            if let Some(message) = wrong_url(url) {
+            if let Some(message) = url_fault(url) {
                 faults.push(Fault::new(&at.at("url"), message));
             }
             if secret.as_ref().is_some_and(|secret| !is_secret(secret)) {
@@ -79,7 +79,7 @@ impl Definition {
         let schema = match Schema::compile(&tool.input_schema) {
             Ok(schema) => Some(schema),
             Err(wrong) => {
-                faults.push(no_schema("input_schema", &wrong));
+                faults.push(invalid_schema("input_schema", &wrong));
                 None
             }
         };
@@ -94,15 +94,15 @@ impl Definition {
         good.then_some(definition)
     }
 
-    /// The bytes that it takes in a start record.
+    /// Its size in a start record, in bytes.
     pub(super) fn size(&self) -> usize {
         let kept = self.kept.as_ref().map_or(0, |kept| kept.to_string().len());
         kept + self.tool.name.len() + 4
     }
 }
 
-/// The fault of a schema that is none, at the place within it.
-pub(super) fn no_schema(name: &str, wrong: &super::schema::Mismatch) -> Fault {
+/// The fault of an invalid schema, at the position within it.
+pub(super) fn invalid_schema(name: &str, wrong: &super::schema::Mismatch) -> Fault {
     let mut at = Pointer::root().at(name);
     for part in wrong.at.split('/').skip(1) {
         at = at.at(part.replace("~1", "/").replace("~0", "~"));
@@ -110,7 +110,7 @@ pub(super) fn no_schema(name: &str, wrong: &super::schema::Mismatch) -> Fault {
     Fault::new(&at, format!("not a JSON Schema: {}", wrong.message))
 }
 
-fn wrong_url(url: &str) -> Option<&'static str> {
+fn url_fault(url: &str) -> Option<&'static str> {
     let Ok(parsed) = url.parse::<Uri>() else {
         return Some("not a URL");
     };
@@ -121,7 +121,7 @@ fn wrong_url(url: &str) -> Option<&'static str> {
     if !matches!(scheme, "http" | "https") || authority.is_empty() {
         Some("`url` must be a URL such as https://tools.example.com/pay")
     } else if authority.contains('@') {
-        // It would be kept in every run.
+        // It would be stored with every run.
         Some("`url` must not hold a user or a password")
     } else {
         None

@@ -1,4 +1,4 @@
-//! What starts a workflow without a request: an event, or a time.
+//! Triggers: they start a workflow without a request, by an event or by a time.
 
 use serde_json::Value;
 
@@ -13,13 +13,13 @@ use crate::{
     topology::{Program, Use},
 };
 
-/// The tenant of runs that a time starts, unless the trigger names another: that of the first key.
+/// The tenant of runs that a time starts, unless the trigger names another one. It is the tenant of the first key.
 const DEFAULT_TENANT: &str = "default";
 
 /// What starts a workflow.
 #[derive(Clone, Debug)]
 pub enum Trigger {
-    /// An event that is admitted.
+    /// An admitted event.
     Event(EventTrigger),
     /// A time.
     Cron(Box<CronTrigger>),
@@ -28,33 +28,33 @@ pub enum Trigger {
 /// Events that start a workflow.
 #[derive(Clone, Debug)]
 pub struct EventTrigger {
-    /// Their type, or the beginning of their type and `.*`.
+    /// The event type, or a prefix followed by `.*`.
     pub pattern: String,
-    /// Over the envelope: whether it starts the workflow.
+    /// A program over the envelope: whether the event starts the workflow.
     pub(crate) when: Option<Program>,
-    /// Over the envelope: what `.` is then are the params; `.data` without it.
+    /// A program over the envelope: the value of `.` afterwards are the params. Without it the params are `.data`.
     pub(crate) params: Option<Program>,
 }
 
 /// Times that start a workflow.
 #[derive(Clone, Debug)]
 pub struct CronTrigger {
-    /// Whose runs they are.
+    /// The tenant of the runs.
     pub tenant: Tenant,
     /// The times.
     pub schedule: Schedule,
-    /// What happens with times that passed while nothing ran.
+    /// What happens to times that passed while no node ran.
     pub catch_up: CatchUp,
 }
 
-/// What happens with times that passed while nothing ran.
+/// What happens to times that passed while no node ran.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CatchUp {
-    /// The last of them starts.
+    /// The last one starts a run.
     Last,
-    /// Each of them starts.
+    /// Each one starts a run.
     All,
-    /// None of them starts.
+    /// None starts a run.
     None,
 }
 
@@ -124,7 +124,7 @@ fn event(trigger: &Object<'_>, faults: &mut Faults, source: &mut Source) -> Opti
     }))
 }
 
-/// Compiles a program where it stands in the file.
+/// Compiles a program, with positions in the file.
 fn program(
     trigger: &Object<'_>,
     name: &str,
@@ -147,7 +147,7 @@ fn cron(trigger: &Object<'_>, faults: &mut Faults) -> Option<Trigger> {
     let zone = trigger.text("tz", faults).unwrap_or("UTC");
     let schedule = Schedule::new(pattern.unwrap_or("* * * * *"), zone);
     for wrong in schedule.as_ref().err().into_iter().flatten() {
-        let member = if wrong.of_zone { "tz" } else { "cron" };
+        let member = if wrong.in_zone { "tz" } else { "cron" };
         let fault = faults.add(&trigger.at.at(member), wrong.message.clone());
         fault.note = Some(wrong.note.into());
     }

@@ -1,4 +1,4 @@
-//! Which workflows events and times start.
+//! The triggers of all workflows, and looking them up by event type.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,31 +12,31 @@ use super::{
     workflow::Workflow,
 };
 
-/// A workflow that events or times start.
+/// A workflow with triggers.
 #[derive(Debug)]
 pub struct ToStart {
-    /// The workflow: of its versions the highest.
+    /// The workflow, in its highest version.
     pub workflow: Arc<Workflow>,
-    /// What its runs take along.
+    /// What its start records contain.
     pub resolved: Resolved,
 }
 
-/// The place of a trigger: that of its workflow in [`Triggers::workflows`], and its own in the workflow.
+/// The index of a trigger's workflow in [`Triggers::workflows`], and of the trigger in the workflow.
 type Place = (usize, usize);
 
-/// The triggers of all workflows, by what they wait for.
+/// The triggers of all workflows, by event type.
 #[derive(Debug, Default)]
 pub struct Triggers {
     workflows: Vec<ToStart>,
     exact: HashMap<String, Vec<Place>>,
-    /// By what the type begins with.
+    /// By prefix of the type.
     prefixes: HashMap<String, Vec<Place>>,
-    /// The different lengths of the prefixes.
+    /// The distinct lengths of the prefixes.
     lengths: Vec<usize>,
 }
 
 impl Triggers {
-    /// Those of a catalog: only the version of a workflow counts that a request without a version starts.
+    /// The triggers of a catalog. Of each workflow only the version counts that a request without a version would start.
     pub(super) fn of(catalog: &Catalog) -> Self {
         let mut names: Vec<_> = catalog.workflows().map(|w| w.name.as_str()).collect();
         names.dedup();
@@ -73,12 +73,12 @@ impl Triggers {
         triggers
     }
 
-    /// Whether no event starts anything.
+    /// Whether no workflow has an event trigger.
     pub fn ignores_events(&self) -> bool {
         self.exact.is_empty() && self.prefixes.is_empty()
     }
 
-    /// The workflows that name this type of events, in order of their names, each with its triggers in the order of its file.
+    /// The workflows with triggers for this event type, by name, each with these triggers in file order.
     pub fn of_event(&self, kind: &str) -> BTreeMap<&str, (&ToStart, Vec<&EventTrigger>)> {
         let exact = self.exact.get(kind).into_iter();
         let prefixes = self.lengths.iter().filter_map(|length| kind.get(..*length));
@@ -98,7 +98,7 @@ impl Triggers {
         found
     }
 
-    /// The workflows that times start, with these triggers.
+    /// All cron triggers, with their workflows.
     pub fn of_times(&self) -> impl Iterator<Item = (&ToStart, &CronTrigger)> {
         self.workflows.iter().flat_map(|to_start| {
             let triggers = to_start.workflow.triggers.iter();

@@ -1,4 +1,4 @@
-//! A workflow.
+//! One version of a workflow, as read from its file.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -18,21 +18,21 @@ pub struct Workflow {
     pub description: String,
     /// The type of the commands that start it.
     pub command: Option<String>,
-    /// Goals that it fulfils, such as `Book flight to {LOCATION} {DATE}`.
+    /// Examples of goals that it fulfils, such as `Book flight to {LOCATION} {DATE}`.
     pub examples: Vec<String>,
-    /// How params are made of the slots of a goal.
+    /// Templates that compute params from the slots of a goal.
     pub bind: BTreeMap<String, Template>,
-    /// What its params must be.
+    /// The schema of its params.
     pub params: Schema,
-    /// The plan as given: what a run keeps, and what is hashed.
+    /// The plan as written in the file: start records contain it, and the hash is computed from it.
     pub plan: Value,
-    /// The plan, read.
+    /// The parsed plan.
     pub steps: Arc<Plan>,
     /// The SHA-256 of the plan's canonical form, in hexadecimal digits.
     pub hash: String,
-    /// What starts it beside requests.
+    /// Its triggers, which start it without a request.
     pub triggers: Vec<Trigger>,
-    /// What happens when all attempts of a step are used up, unless the step or its tool says otherwise.
+    /// What happens when all attempts of a step are used up, unless the step overrides it. It overrides the tool's setting.
     pub on_exhausted: Option<OnExhausted>,
 }
 

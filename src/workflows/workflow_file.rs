@@ -1,4 +1,4 @@
-//! Reading a workflow's file.
+//! Reads a workflow file.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use super::{
     catalog::Catalog,
     schema::Schema,
     source::Source,
-    tool::no_schema,
+    tool::invalid_schema,
     trigger::{self, Trigger},
     workflow::Workflow,
 };
@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// The kinds of things that examples name in braces.
+/// The kinds of slots that examples name in braces.
 const SLOTS: [&str; 15] = [
     "DATE", "LOCATION", "PERSON", "AMOUNT", "EMAIL", "PHONE", "CARD", "IBAN", "IP", "SSN",
     "ADDRESS", "NUMBER", "ID", "URL", "QUOTED",
 ];
-/// What a start record has beside plan and tools, without params: principal, texts, trace.
+/// Bytes reserved in a start record for everything but plan, tools and params: principal, texts, trace context.
 const OVERHEAD: usize = 16 * 1024;
 
 const FIELDS: [&str; 10] = [
@@ -44,7 +44,7 @@ const FIELDS: [&str; 10] = [
     "on_exhausted",
 ];
 
-/// Reads a file; reports everything that is wrong with it. `tools` are those that plans may call.
+/// Reads a file and reports all its faults. `tools` are the tools that plans may call.
 pub(super) fn read(source: &mut Source, tools: &Catalog) -> Option<Workflow> {
     let root = Pointer::root();
     let json = source.json.clone();
@@ -74,7 +74,7 @@ pub(super) fn read(source: &mut Source, tools: &Catalog) -> Option<Workflow> {
     let params = match Schema::compile(&schema) {
         Ok(params) => Some(params),
         Err(wrong) => {
-            faults.0.push(no_schema("params", &wrong));
+            faults.0.push(invalid_schema("params", &wrong));
             None
         }
     };
@@ -115,7 +115,7 @@ pub(super) fn read(source: &mut Source, tools: &Catalog) -> Option<Workflow> {
     good.then_some(workflow)
 }
 
-/// Whether a run of it fits into a start record, with its tools.
+/// Checks that plan and tool definitions fit into a start record.
 fn check_size(workflow: &Workflow, source: &mut Source, tools: &Catalog) -> bool {
     let plan = workflow.plan.to_string().len();
     let at = Pointer::root().at("plan");
@@ -174,7 +174,7 @@ fn examples(object: &Object<'_>, faults: &mut Faults) -> Vec<String> {
             if !SLOTS.contains(&kind) {
                 let fault = faults.add(
                     &at.at(n),
-                    format!("`{{{}}}` is no kind of thing in a goal", short(name)),
+                    format!("`{{{}}}` is not a kind of slot", short(name)),
                 );
                 fault.note = Some(match nearest(kind, SLOTS.into_iter()) {
                     Some(meant) => format!("did you mean `{{{meant}}}`?"),
@@ -216,7 +216,7 @@ fn bind(object: &Object<'_>, schema: &Value, faults: &mut Faults) -> BTreeMap<St
     bind
 }
 
-/// A time gives no params: none may be needed.
+/// Checks that cron triggers can start the workflow: they pass an empty object as params.
 fn check_times(triggers: &[Trigger], params: &Schema, source: &mut Source) {
     let none = Value::Object(Map::new());
     let Err(wrong) = params.check(&none) else {

@@ -1,5 +1,5 @@
-//! The saga processor stepped on one thread, on a log in memory with a clock that the test moves: lanes crash, lose partitions and fail
-//! to commit, starts and results are doubled and late, people and controls interfere. A seed is the whole world.
+//! Simulates the saga processor on one thread, with an in-memory log and a manual clock: lanes crash, lose partitions and fail to
+//! commit, starts and results are duplicated and delayed, people and controls interfere. The seed determines everything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,11 +34,11 @@ use serde_json::json;
 use crate::support::sagas::{PARTITIONS, command, result, start};
 
 const ACTIONS: usize = 120;
-/// Of each step.
+/// The maximum number of attempts of each step.
 const ATTEMPTS: i64 = 2;
 const SEEDS: u64 = 10_000;
 
-/// A lane that may be there, and its place in the group.
+/// A lane, and its membership in the group while it is running.
 struct Seat {
     driver: Driver,
     member: Option<MemberId>,
@@ -61,7 +61,7 @@ struct World {
     seats: Vec<Seat>,
     starts: Vec<(String, Command)>,
     calls: Vec<StepCommand>,
-    /// The calls that have no answer yet, by their places in `calls`.
+    /// Indexes in `calls` of calls without an answer yet.
     unanswered: BTreeSet<usize>,
     histories: BTreeMap<String, History>,
     steps: Box<dyn Reader>,
@@ -69,9 +69,9 @@ struct World {
     letters: Box<dyn Reader>,
     version: u64,
     killed: bool,
-    /// For each partition, from which record of `commands` the kill switch is on or off.
+    /// For each partition, the offsets in `commands` from which the kill switch is on or off.
     switched: BTreeMap<u32, Vec<(u64, bool)>>,
-    /// Whether what happens is printed.
+    /// Whether actions are printed.
     traced: bool,
 }
 
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    /// Appends a command; at times to a wrong partition, which passes it on.
+    /// Appends a command, sometimes to a wrong partition, from which it is forwarded.
     fn send(&mut self, command: &Command) {
         self.trace(|| format!("sent: {} {} {}", command.kind, command.run_id, command.body));
         let lost = self.rng.random_ratio(1, 20);
@@ -187,7 +187,7 @@ impl World {
         self.starts.push(started);
     }
 
-    /// Reads what was committed since.
+    /// Reads newly committed records.
     fn read(&mut self) {
         let mut records: Vec<Fetched> = Vec::new();
         self.letters.poll(Duration::ZERO, &mut records).unwrap();
@@ -199,7 +199,7 @@ impl World {
         self.steps.poll(Duration::ZERO, &mut records).unwrap();
         for fetched in records.drain(..) {
             let call = StepCommand::decode(fetched.record.value.as_deref().unwrap()).unwrap();
-            // Not what has become of tasks.
+            // Only scheduled calls, not later states of tasks.
             if call.state != TaskStateName::default() {
                 continue;
             }
@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    /// What led to a call was not a record after the kill switch was put on, and before it was off.
+    /// Checks that the record that caused a call was not processed while the kill switch was on.
     fn check_switch(switched: &BTreeMap<u32, Vec<(u64, bool)>>, causation: &str) {
         let mut parts = causation
             .split(':')
@@ -265,7 +265,7 @@ impl World {
         };
         let command = result(&self.calls[at], output);
         self.send(&command);
-        // Workers repeat what they are not sure of.
+        // Workers sometimes repeat results.
         if self.rng.random_ratio(1, 5) {
             self.send(&command);
         }
@@ -288,7 +288,7 @@ impl World {
         self.send(&decided);
     }
 
-    /// A person does something to a run.
+    /// A person controls a run.
     fn interfere(&mut self) {
         let Some((run, _)) = self.starts.choose(&mut self.rng).cloned() else {
             return;
@@ -349,7 +349,7 @@ impl World {
         step
     }
 
-    /// Partitions without an owner are assigned to members that are there.
+    /// Assigns partitions without an owner to running members.
     fn assign(&mut self) {
         let members: Vec<_> = self.seats.iter().filter_map(|seat| seat.member).collect();
         for partition in 0..PARTITIONS {
@@ -369,7 +369,7 @@ impl World {
         let unavailable = || LogError::Unavailable(Unavailable::Closing);
         match self.rng.random_range(0..100) {
             0..5 => self.start_run(),
-            // The same start again.
+            // A repeated start.
             5..7 => {
                 if let Some((_, start)) = self.starts.choose(&mut self.rng).cloned() {
                     self.send(&start);
@@ -382,7 +382,7 @@ impl World {
                     self.answer(*at, false);
                 }
             }
-            // An answer to any call: again, or late.
+            // An answer to any call: repeated, or late.
             22..25 if !self.calls.is_empty() => {
                 let at = self.rng.random_range(0..self.calls.len());
                 self.answer(at, false);
@@ -424,7 +424,7 @@ impl World {
         }
     }
 
-    /// Lets the lanes work until no record is left, and no timer that is due.
+    /// Steps the lanes until no records and no due timers are left.
     fn settle(&mut self) -> Option<Duration> {
         for _ in 0..5_000 {
             self.assign();
@@ -449,10 +449,10 @@ impl World {
                 return wakes;
             }
         }
-        panic!("it does not come to rest");
+        panic!("the lanes do not settle");
     }
 
-    /// Everything that is awaited comes, and all runs end.
+    /// Answers everything that is awaited, until all runs have ended.
     fn finish(&mut self) {
         self.switch(false);
         for _ in 0..200 {
@@ -488,7 +488,7 @@ impl World {
         panic!("a run does not end");
     }
 
-    /// Names the runs that nothing would wake.
+    /// Panics with the runs that nothing would wake.
     fn explain(&self) -> ! {
         let open = self.starts.iter().filter_map(|(run, _)| {
             let history = self.histories.get(run)?;
@@ -505,7 +505,7 @@ impl World {
             .iter()
             .filter(|(run, _)| !self.histories.contains_key(run));
         panic!(
-            "runs that have not ended are forgotten: {open:#?}, and {} that have no history",
+            "runs that have not ended but have no timer: {open:#?}, and {} without a history",
             unknown.count()
         );
     }
@@ -515,7 +515,7 @@ impl World {
         for (run, _) in &self.starts {
             check_history(run, &self.histories[run].records);
         }
-        // Each call was written once.
+        // Each call must be written once.
         let mut calls = BTreeMap::new();
         for call in &self.calls {
             *calls.entry(call.task_id.clone()).or_insert(0) += 1;
@@ -534,8 +534,8 @@ fn is_last(event: &Event) -> bool {
     )
 }
 
-/// What must hold of every history: one accepted result a step, and compensations of exactly the steps that may have had an effect,
-/// the last first.
+/// Checks the invariants of a history: one accepted result per step, and compensations of exactly the steps that may have had an
+/// effect, in reverse order.
 fn check_history(run: &str, records: &[(Event, String)]) {
     let mut effects: Vec<&str> = Vec::new();
     let (mut undone, mut accepted) = (Vec::new(), BTreeMap::new());
@@ -556,14 +556,14 @@ fn check_history(run: &str, records: &[(Event, String)]) {
             }
             Event::StepUnknown { step_id, .. } => effects.push(step_id),
             Event::StepScheduled { step_id, .. } => *attempts.entry(step_id).or_default() += 1,
-            // A person allows as many again; what was held was no attempt.
+            // A retry by a person starts the count again.
             Event::IncidentDecided(decided) if decided.decision == Decision::Retry => {
                 attempts.clear();
             }
             Event::StepHeld { step_id, kind, .. } if *kind == CallKind::Execute => {
                 *attempts.entry(step_id).or_default() -= 1;
             }
-            // The clock moves by minutes, and only to the next thing that is due.
+            // Impossible: the clock only moves by minutes, and only to the next due time.
             Event::RunFailed { error } => assert_ne!(error.code, "run_timeout", "{run}"),
             Event::CompensationSucceeded { step_id, .. }
             | Event::CompensationFailed { step_id, .. } => undone.push(&**step_id),
@@ -594,16 +594,16 @@ fn check_history(run: &str, records: &[(Event, String)]) {
     if succeeded {
         expected.clear();
     } else if late_success {
-        // One that succeeds late, while others are being undone, comes at its turn.
+        // A late success during compensations changes their order.
         expected.sort_unstable();
         undone.sort_unstable();
     }
     assert_eq!(undone, expected, "{run}: {types:?}");
 }
 
-/// What a seed does, in the first `actions` of its actions and until all runs have ended; what went wrong.
-fn live(seed: u64, actions: usize, traced: bool) -> Result<(), String> {
-    let lived = catch_unwind(|| {
+/// Plays the first `actions` actions of a seed, and then until all runs have ended. `Err`: what went wrong.
+fn play(seed: u64, actions: usize, traced: bool) -> Result<(), String> {
+    let played = catch_unwind(|| {
         let mut world = World::new(seed);
         world.traced = traced;
         for _ in 0..actions {
@@ -611,21 +611,21 @@ fn live(seed: u64, actions: usize, traced: bool) -> Result<(), String> {
         }
         world.check();
     });
-    lived.map_err(|why| {
+    played.map_err(|why| {
         let text = why.downcast_ref::<String>().cloned();
         text.or_else(|| why.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_default()
     })
 }
 
-/// The first of these seeds that fails, tried on every core; each with a bug, or none.
+/// A failing seed below `seeds`, with this planted bug. Tries them in parallel on all cores.
 fn failing(seeds: u64, bug: Option<Bug>) -> Option<u64> {
     let (next, found) = (AtomicU64::new(0), Mutex::new(None));
     let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
-                // It takes all cores for minutes: the tests beside it, and their brokers, go first.
+                // This takes all cores for minutes, so other tests and their brokers get priority.
                 rustix::process::nice(10).unwrap();
                 plant(bug);
                 loop {
@@ -633,7 +633,7 @@ fn failing(seeds: u64, bug: Option<Bug>) -> Option<u64> {
                     if seed >= seeds || found.lock().unwrap().is_some() {
                         return;
                     }
-                    if live(seed, ACTIONS, false).is_err() {
+                    if play(seed, ACTIONS, false).is_err() {
                         *found.lock().unwrap() = Some(seed);
                     }
                 }
@@ -643,16 +643,16 @@ fn failing(seeds: u64, bug: Option<Bug>) -> Option<u64> {
     found.into_inner().unwrap()
 }
 
-/// The smallest number of actions with which a seed fails, and why it does. What happens then is printed.
+/// The smallest number of actions with which a seed fails, and the reason. Prints the actions.
 fn shrunk(seed: u64) -> (usize, String) {
-    let fails = |actions: &usize| live(seed, *actions, false).is_err();
+    let fails = |actions: &usize| play(seed, *actions, false).is_err();
     let actions = (0..=ACTIONS).find(fails).expect("the seed fails");
-    let why = live(seed, actions, true).expect_err("it fails again");
+    let why = play(seed, actions, true).expect_err("it fails again");
     (actions, why)
 }
 
 #[test]
-fn runs_keep_their_promises_whatever_happens() {
+fn runs_keep_their_guarantees_whatever_happens() {
     let seeds = std::env::var("OMNILINK_TEST_SEEDS").ok();
     let seeds = seeds.and_then(|n| n.parse().ok()).unwrap_or(SEEDS);
     let began = Instant::now();
@@ -666,7 +666,7 @@ fn runs_keep_their_promises_whatever_happens() {
 #[test]
 fn each_planted_bug_is_found_within_a_thousand_seeds() {
     let mut missed = Vec::new();
-    // No run here repeats an earlier one, and what a worker has done is not known here: `saga::tests::random` finds these.
+    // Not detectable here, because no run is a retry and effects of workers are not tracked: `saga::tests::random` finds these.
     let others = [
         Bug::RepeatsReused,
         Bug::ForgetsReused,

@@ -1,4 +1,4 @@
-//! The saga processor on both logs: what it writes, that a restart loses and doubles nothing, timers, controls.
+//! The saga processor on both logs: its records, restarts without loss or duplicates, timers, controls.
 
 use std::time::{Duration, Instant};
 
@@ -24,11 +24,11 @@ on_both_logs!(
     what_failed_is_undone_in_reverse,
     a_start_counts_once,
     timers_fire_after_a_restart,
-    held_calls_go_when_the_controls_allow_it,
-    followers_hear_of_answers_and_ends,
+    held_calls_are_sent_when_the_controls_allow_it,
+    followers_get_answers_and_ends,
     emitted_events_are_on_ingress,
-    what_people_have_to_know_is_an_event_or_in_the_audit_log,
-    what_is_no_command_becomes_a_dead_letter,
+    notices_are_events_or_audit_entries,
+    an_invalid_command_becomes_a_dead_letter,
 );
 
 fn noops(count: usize) -> Value {
@@ -103,7 +103,7 @@ fn calls_go_to_workers_and_results_come_back(test_log: TestLog) {
     sagas.go_on(&test_log);
     let large = json!({ "m": "x".repeat(100_000) });
     sagas.send(&result(&call, Ok(large.clone())));
-    // Twice: the second one is about an attempt that is over.
+    // Sent twice: the second result is about an attempt that is over.
     sagas.send(&result(&call, Ok(json!({ "m": 7 }))));
     let calls = sagas.calls(2);
     let second = calls.iter().find(|call| call.step_id == "b").unwrap();
@@ -194,7 +194,7 @@ fn a_start_counts_once(test_log: TestLog) {
     }
     let (_, last) = start("last", &noops(1), &[], &json!({ "x": 1 }));
     sagas.send(&last);
-    // 3 of the live one, 5 of each other.
+    // 3 records of the open run, 5 of each of the others.
     let histories = sagas.histories(13);
     let mut lengths: Vec<_> = histories.values().map(Vec::len).collect();
     lengths.sort_unstable();
@@ -207,7 +207,7 @@ fn timers_fire_after_a_restart(test_log: TestLog) {
         { "id": "pause", "tool": "wait", "input": { "for_s": 1.5 } },
         { "id": "slow", "tool": "work", "timeout_s": 2, "retry": { "max_attempts": 1 } }
     ] });
-    // Work that nobody claims would not have started.
+    // An unclaimed call would end as `not_started`.
     let mut tool = claimed("work");
     tool["worker"] = json!({ "kafka": {} });
     let (run, start) = start("1", &plan, &[tool], &json!({}));
@@ -250,7 +250,7 @@ fn controls(version: u64, safe_mode: bool) -> Command {
     command
 }
 
-fn held_calls_go_when_the_controls_allow_it(test_log: TestLog) {
+fn held_calls_are_sent_when_the_controls_allow_it(test_log: TestLog) {
     let mut sagas = Processor::start(&test_log);
     sagas.send_to_all(&controls(1, true));
     let (plan, tools) = two_calls();
@@ -268,7 +268,7 @@ fn held_calls_go_when_the_controls_allow_it(test_log: TestLog) {
     sagas.stop();
     sagas.go_on(&test_log);
     sagas.send_to_all(&controls(2, false));
-    // An older state, of a node that was away.
+    // An older state, from a node that was offline.
     sagas.send_to_all(&controls(1, true));
     assert_eq!(sagas.calls(10).len(), 10);
     let histories = sagas.histories(50);
@@ -278,7 +278,7 @@ fn held_calls_go_when_the_controls_allow_it(test_log: TestLog) {
     }
 }
 
-fn followers_hear_of_answers_and_ends(test_log: TestLog) {
+fn followers_get_answers_and_ends(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let plan = json!({ "steps": [{ "id": "s", "tool": "wait", "input": { "signal": "go" } }], "output": "{{ steps.s.output }}" });
@@ -378,7 +378,7 @@ fn ids_on_ingress(sagas: &Processor, at_least: usize) -> Vec<(String, String)> {
     ids
 }
 
-fn what_people_have_to_know_is_an_event_or_in_the_audit_log(test_log: TestLog) {
+fn notices_are_events_or_audit_entries(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let plan =
         json!({ "steps": [{ "id": "s", "tool": "approve", "input": { "message": "Well?" } }] });
@@ -395,9 +395,9 @@ fn what_people_have_to_know_is_an_event_or_in_the_audit_log(test_log: TestLog) {
     decide.principal = "boss".into();
     sagas.send(&decide);
     sagas.history_until(&run, "run_denied");
-    // Of a run that has ended.
+    // A control of a run that has ended.
     sagas.send(&decide);
-    // The same identity, another request.
+    // The same identity with a different request.
     let (_, other) = start("1", &plan, &[], &json!({ "n": 1 }));
     sagas.send(&other);
     let entries: Vec<Entry> = read_all(&*sagas.log, &sagas.names.audit, 2)
@@ -423,7 +423,7 @@ fn what_people_have_to_know_is_an_event_or_in_the_audit_log(test_log: TestLog) {
     );
 }
 
-fn what_is_no_command_becomes_a_dead_letter(test_log: TestLog) {
+fn an_invalid_command_becomes_a_dead_letter(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let mut broken = command("no uuid", "cancel", &json!({}));
     sagas.send(&broken);

@@ -1,4 +1,4 @@
-//! Runs that repeat others, at the saga processor: what is not done again, and whose idempotency keys compensations have.
+//! Retries of runs, at the saga processor: which steps are reused, and the idempotency keys of compensations.
 
 use omnilink::{commands::Command, envelope::avro::decode_ingress};
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use crate::support::{
 };
 
 on_both_logs!(
-    what_was_done_is_not_done_again,
-    what_was_done_is_undone_if_the_new_run_fails,
+    reused_steps_are_not_repeated,
+    reused_steps_are_compensated_if_the_retry_fails,
     failed_compensations_keep_their_keys,
     a_compensation_that_the_plan_lacks_is_a_dead_letter,
 );
@@ -35,7 +35,7 @@ fn repeating(id: &str, plan: &Value, tools: &[Value], retry: &Value) -> (String,
     (run, command)
 }
 
-fn what_was_done_is_not_done_again(test_log: TestLog) {
+fn reused_steps_are_not_repeated(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let plan = json!({
         "steps": [
@@ -71,12 +71,12 @@ fn what_was_done_is_not_done_again(test_log: TestLog) {
         (&json!(true), &json!(0))
     );
     assert_eq!(body(6)["output"], 7);
-    // The event of `told` is the old run's.
+    // The event of step `told` is from the old run.
     assert_eq!(told(&sagas, 1), [format!("{run}.7")]);
     assert_eq!(sagas.calls(0), []);
 }
 
-fn what_was_done_is_undone_if_the_new_run_fails(test_log: TestLog) {
+fn reused_steps_are_compensated_if_the_retry_fails(test_log: TestLog) {
     let mut sagas = Processor::start(&test_log);
     let undone = json!({ "tool": "undo", "input": "{{ [step.input, step.output] }}" });
     let plan = json!({ "steps": [
@@ -89,7 +89,7 @@ fn what_was_done_is_undone_if_the_new_run_fails(test_log: TestLog) {
     sagas.send(&command);
     let call = sagas.calls(1).remove(0);
     assert_eq!(call.step_id, "next");
-    // What it has taken over is stored.
+    // Reused results are stored.
     sagas.stop();
     sagas.go_on(&test_log);
     sagas.send(&result(&call, Err(("broken", false))));
@@ -146,7 +146,7 @@ fn failed_compensations_keep_their_keys(test_log: TestLog) {
             "run_failed"
         ]
     );
-    // The input of `c` was never rendered, and nobody can tell now.
+    // The input of `c` was never rendered, and cannot be rendered now.
     let last: Value = serde_json::from_str(&history[8].body).unwrap();
     let results = last["error"]["compensation_results"].as_array().unwrap();
     let good: Vec<_> = results

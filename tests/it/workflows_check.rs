@@ -103,7 +103,7 @@ on:
         "w0.yaml:1:7: error: a workflow's name has 1 to 128 of A-Z a-z 0-9 . _ -, and begins with a letter",
         "w0.yaml:2:10: error: `version` must be text, and this is a number (put it in quotes)",
         "w0.yaml:3:1: error: a workflow has no `comand` (did you mean `command`?)",
-        "w0.yaml:4:12: error: `{PERSONN}` is no kind of thing in a goal (did you mean `{PERSON}`?)",
+        "w0.yaml:4:12: error: `{PERSONN}` is not a kind of slot (did you mean `{PERSON}`?)",
         "w0.yaml:5:14: error: there is no `params.x` here (expressions refer to `slots` here)",
         "w0.yaml:5:32: error: `params` has no property `total`",
     ];
@@ -113,7 +113,7 @@ on:
         "w0.yaml:6:17: error: not a JSON Schema:",
         "w0.yaml:9:7: error: step `a`: a step needs `tool`",
         "w0.yaml:10:7: error: step `a`: a step has no `tol` (did you mean `tool`?)",
-        "w0.yaml:14:46: error: a number that a double cannot carry (put it in quotes)",
+        "w0.yaml:14:46: error: a number that a double cannot represent exactly (put it in quotes)",
         "w0.yaml:15:7: error: `input` is given twice",
         "w0.yaml:17:14: error: `event` must be a type, or the beginning of one and `.*`",
         "w0.yaml:17:",

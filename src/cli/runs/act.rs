@@ -1,4 +1,4 @@
-//! `omnilink runs cancel`, `pause`, `resume` and `retry`: of one run, or of all that a filter names.
+//! `omnilink runs cancel`, `pause`, `resume` and `retry`, for one run or all that match a filter.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use crate::{
   omnilink runs cancel 7dbd6d41-6f85-5f7b-98af-6637f5372c2e --abandon --reason 'undone by hand'
   omnilink runs cancel --workflow expense --older-than 7d --dry-run
 
-Steps in flight are awaited. The key needs the permission `runs:write`, with --abandon also `runs:abandon`, for a filter also
+Attempts in flight are awaited. The key needs the permission `runs:write`, with --abandon also `runs:abandon`, for a filter also
 `runs:read`.")]
 pub(in crate::cli) struct Cancel {
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Cancel {
     /// Why, for the history and the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Undo nothing
+    /// Do not undo anything
     #[arg(long)]
     abandon: bool,
 }
@@ -63,22 +63,22 @@ pub(in crate::cli) struct Resume {
   omnilink runs retry 7dbd6d41-6f85-5f7b-98af-6637f5372c2e --reuse --plan plan.json
   omnilink runs retry --status failed --workflow expense --reuse --dry-run
 
-A new run repeats one that has ended. With a filter each run is repeated once: the same command again starts nothing twice, unless it
-names another --idempotency-key. The key needs the permission `runs:write`, with --plan also `plans:inline`, for a filter also
-`runs:read`.")]
+A new run repeats one that has ended. With a filter each run is repeated once: running the same command again does not start them
+twice, unless it has another --idempotency-key. The key needs the permission `runs:write`, with --plan also `plans:inline`, for a
+filter also `runs:read`.")]
 pub(in crate::cli) struct Retry {
     #[command(flatten)]
     runs: Selected,
-    /// Keep the outputs of steps that have succeeded and were not undone
+    /// Reuse the outputs of steps that succeeded and were not undone
     #[arg(long)]
     reuse: bool,
-    /// Only call the compensations again that have failed
+    /// Only retry the compensations that failed
     #[arg(long, conflicts_with_all = ["reuse", "plan"])]
     compensations: bool,
     /// A file with another plan
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Names the new run, with the id of the old one [default: for one run a new one, with a filter `bulk`]
+    /// Identifies the new run, together with the id of the old one [default: a random one; with a filter `bulk`]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }
@@ -141,19 +141,19 @@ async fn perform(
         let response = client
             .call(hyper::Method::POST, &path, Some(body.into()))
             .await?;
-        return super::told(global, response);
+        return super::print_response(global, response);
     };
     let answer = client.post_once(&path, key, body.into()).await?.success()?;
     if global.json {
         return output::json(&answer);
     }
     let started: &Value = &answer["results"][0];
-    let again = started["duplicate"] == true;
-    let said = if again {
+    let duplicate = started["duplicate"] == true;
+    let verb = if duplicate {
         "started before as"
     } else {
         "started"
     };
-    output::line(&format!("{said} {}", text(started, "run_id")));
+    output::line(&format!("{verb} {}", text(started, "run_id")));
     Ok(())
 }

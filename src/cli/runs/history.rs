@@ -1,4 +1,4 @@
-//! `omnilink runs history`: the records of a run.
+//! `omnilink runs history`: prints the records of a run.
 
 use hyper::Method;
 use serde_json::Value;
@@ -6,9 +6,9 @@ use serde_json::Value;
 use super::{Named, error};
 use crate::cli::{Global, client::Client, output};
 
-/// The part of a run's path that has its history.
+/// The path of a run's history, below the path of the run.
 pub(super) const PART: &str = "/events";
-/// Fields that have a column of their own, or are the same for all records.
+/// Fields that have a separate column, or are the same for all records.
 const NOT_IN_DETAIL: [&str; 8] = [
     "tenant",
     "run_id",
@@ -19,7 +19,7 @@ const NOT_IN_DETAIL: [&str; 8] = [
     "step_id",
     "kind",
 ];
-/// The most characters of a field's value.
+/// The maximum length of a field's value, in characters; longer ones are cut.
 const VALUE_MAX: usize = 120;
 
 /// Prints all records.
@@ -69,7 +69,7 @@ pub(super) fn row(record: &Value) -> Vec<String> {
     ]
 }
 
-/// What is particular to a record.
+/// The fields that are specific to the type of the record.
 fn detail(record: &Value) -> String {
     let fields = record.as_object().into_iter().flatten();
     let fields = fields.filter(|(name, value)| {

@@ -1,4 +1,4 @@
-//! One action on all runs that a filter names: the list is read whole, then each run has a request of its own, a few at a time.
+//! An action on all runs that match a filter: first the whole list is read, then one request is sent for each run, a few at a time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,54 +22,54 @@ use crate::{
     },
 };
 
-/// Requests under way at once.
-const AT_ONCE: usize = 8;
-/// Runs of a page.
+/// Maximum number of concurrent requests.
+const CONCURRENCY: usize = 8;
+/// Runs in a page of the list.
 const PAGE: u16 = 1000;
-/// How often a request is sent again that the node cannot take now, or that got no answer.
+/// The maximum number of attempts of a request that the node cannot take now, or that got no answer.
 const TRIES: u32 = 20;
-/// The longest pause that a node may ask for.
+/// The maximum of `Retry-After`.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
     max: Duration::from_secs(10),
 };
 
-/// What is to be done, and to which runs.
+/// An action, and the runs to which it applies.
 pub(super) struct Many<'a> {
     client: &'a Client,
     runs: &'a Selected,
     action: Action,
 }
 
-/// What came of it.
+/// The result, as printed.
 #[derive(Default, Serialize)]
 struct Summary {
-    /// Runs that the filter names and that the action fits.
+    /// Runs that match the filter and have a status to which the action applies.
     matched: usize,
-    /// Runs that have taken it in.
+    /// Runs that have confirmed the action.
     done: usize,
-    /// Runs that have not answered in time; it is in the log.
+    /// Runs that have not confirmed it in time, although it is in the log.
     accepted: usize,
-    /// Runs that the action does not fit any more, or that were repeated before.
+    /// Runs to which the action no longer applies, or that were retried before.
     skipped: usize,
-    /// Runs that it failed for.
+    /// Runs for which the request failed.
     failed: usize,
-    /// Runs by the code of their refusal.
+    /// The number of runs by the code of the refusal.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     codes: BTreeMap<String, usize>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
-    /// Of a dry run: the runs by status.
+    /// In a dry run: the number of runs by status.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     statuses: BTreeMap<String, usize>,
 }
 
-/// What came of it for one run.
-enum Came {
+/// The outcome for one run.
+enum Outcome {
     Done,
     Accepted,
-    /// It does not fit, or was done before.
+    /// The action does not apply, or was done before.
     Skipped(String),
     Failed(String),
 }
@@ -83,7 +83,7 @@ impl<'a> Many<'a> {
         }
     }
 
-    /// All runs that the filter names and the action fits, with their statuses.
+    /// All runs that match the filter and to which the action applies, with their statuses.
     async fn list(&self) -> anyhow::Result<Vec<(String, String)>> {
         let mut found = Vec::new();
         let mut cursor = None;
@@ -99,7 +99,7 @@ impl<'a> Many<'a> {
             let page = self.client.page(PATH, PAGE, &filters).await?;
             for run in page["items"].as_array().into_iter().flatten() {
                 let (id, status) = (text(run, "run_id"), text(run, "status"));
-                if self.action.fits(&status) {
+                if self.action.applies_to(&status) {
                     found.push((id, status));
                 }
             }
@@ -119,25 +119,25 @@ impl<'a> Many<'a> {
         }
     }
 
-    /// Sends it until there is an answer that stays.
-    async fn perform(&self, run: &str) -> Came {
+    /// Sends the request until there is a final answer.
+    async fn perform(&self, run: &str) -> Outcome {
         let mut tries = 0;
         loop {
             tries += 1;
             let pause = match self.send(run).await {
-                Ok(response) if is_for_now(response.status) && tries < TRIES => {
-                    asked_pause(&response).unwrap_or_else(|| BACKOFF.pause(tries))
+                Ok(response) if is_temporary(response.status) && tries < TRIES => {
+                    requested_pause(&response).unwrap_or_else(|| BACKOFF.pause(tries))
                 }
-                Ok(response) => return came(&response),
+                Ok(response) => return outcome(&response),
                 Err(_) if tries < TRIES => BACKOFF.pause(tries),
-                Err(error) => return Came::Failed(output::in_one_line(&error)),
+                Err(error) => return Outcome::Failed(output::in_one_line(&error)),
             };
             tokio::time::sleep(pause).await;
         }
     }
 }
 
-/// Does it to all of them, and says what came of it. An error if it failed for any.
+/// Applies the action to all runs and prints the result. Fails if it failed for any run.
 pub(super) async fn perform(global: &Global, many: &Many<'_>) -> anyhow::Result<()> {
     let found = many.list().await?;
     let mut summary = Summary {
@@ -153,23 +153,23 @@ pub(super) async fn perform(global: &Global, many: &Many<'_>) -> anyhow::Result<
     }
     let bar = progress(found.len());
     let each = stream::iter(&found).map(async |(run, _)| many.perform(run).await);
-    let mut each = std::pin::pin!(each.buffer_unordered(AT_ONCE));
-    while let Some(came) = each.next().await {
+    let mut each = std::pin::pin!(each.buffer_unordered(CONCURRENCY));
+    while let Some(outcome) = each.next().await {
         bar.inc(1);
-        let code = match came {
-            Came::Done => {
+        let code = match outcome {
+            Outcome::Done => {
                 summary.done += 1;
                 continue;
             }
-            Came::Accepted => {
+            Outcome::Accepted => {
                 summary.accepted += 1;
                 continue;
             }
-            Came::Skipped(code) => {
+            Outcome::Skipped(code) => {
                 summary.skipped += 1;
                 code
             }
-            Came::Failed(code) => {
+            Outcome::Failed(code) => {
                 summary.failed += 1;
                 code
             }
@@ -188,36 +188,36 @@ pub(super) async fn perform(global: &Global, many: &Many<'_>) -> anyhow::Result<
     Ok(())
 }
 
-/// Whether the node may take it a moment later.
-fn is_for_now(status: StatusCode) -> bool {
+/// Whether a status is temporary, so that a retry may succeed.
+fn is_temporary(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
     )
 }
 
-fn asked_pause(response: &Response) -> Option<Duration> {
+fn requested_pause(response: &Response) -> Option<Duration> {
     let seconds = response.headers.get(RETRY_AFTER)?.to_str().ok()?;
     Some(Duration::from_secs(seconds.parse().ok()?).min(PAUSE_MAX))
 }
 
-fn came(response: &Response) -> Came {
+fn outcome(response: &Response) -> Outcome {
     let body = &response.body;
     if response.status.is_success() {
-        // Of a retry, which is answered as a start.
+        // A retry is answered like a start.
         if body["results"][0]["duplicate"] == true {
-            return Came::Skipped("duplicate".into());
+            return Outcome::Skipped("duplicate".into());
         }
         if body["status"] == "accepted" {
-            return Came::Accepted;
+            return Outcome::Accepted;
         }
-        return Came::Done;
+        return Outcome::Done;
     }
     let code = body["code"].as_str().unwrap_or(response.status.as_str());
     if response.status == StatusCode::CONFLICT {
-        Came::Skipped(code.to_owned())
+        Outcome::Skipped(code.to_owned())
     } else {
-        Came::Failed(code.to_owned())
+        Outcome::Failed(code.to_owned())
     }
 }
 
@@ -267,7 +267,7 @@ fn runs(count: usize) -> String {
     }
 }
 
-/// On a terminal alone.
+/// A progress bar, which is hidden unless standard error is a terminal.
 fn progress(runs: usize) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(runs as u64), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left") {

@@ -1,4 +1,4 @@
-//! `omnilink runs`: runs, and what controls them.
+//! `omnilink runs`: lists, shows, watches and controls runs.
 
 mod act;
 mod history;
@@ -32,17 +32,17 @@ const PATH: &str = "/v1/runs";
 pub(super) enum Command {
     /// List runs, newest first
     List(List),
-    /// Show a run: its steps, what people are asked, why it failed
+    /// Show a run: its steps, open approvals, and why it failed
     Show(Show),
-    /// Show all that has happened to a run
+    /// Show all records of a run
     History(Show),
     /// Watch a run until it ends: its plan, live
     Watch(watch::Args),
-    /// End runs; what they did is undone
+    /// Cancel runs; what they did is undone
     Cancel(act::Cancel),
     /// Pause runs: nothing more is scheduled, and deadlines stand still
     Pause(act::Pause),
-    /// Let paused runs go on
+    /// Resume paused runs
     Resume(act::Resume),
     /// Repeat runs that have ended
     Retry(act::Retry),
@@ -111,7 +111,7 @@ pub(super) struct Signal {
     data_file: Option<PathBuf>,
 }
 
-/// A run, and whose it is.
+/// A run and its tenant.
 #[derive(clap::Args)]
 pub(super) struct Named {
     /// The run's id
@@ -132,7 +132,7 @@ impl Text {
     }
 }
 
-/// Checks that an argument is JSON.
+/// Parses an argument that must be JSON.
 pub(super) fn json_text(text: &str) -> Result<Text, String> {
     RawValue::from_string(text.to_owned())
         .map(Text)
@@ -217,7 +217,7 @@ async fn list(global: &Global, client: &Client, args: &List) -> anyhow::Result<(
     Ok(())
 }
 
-/// Sends what controls a run, and says what came of it.
+/// Sends a control to a run, and prints the response.
 pub(super) async fn control(
     global: &Global,
     client: &Client,
@@ -226,10 +226,10 @@ pub(super) async fn control(
 ) -> anyhow::Result<()> {
     let body = serde_json::to_string(body)?;
     let response = client.call(Method::POST, path, Some(body.into())).await?;
-    told(global, response)
+    print_response(global, response)
 }
 
-fn told(global: &Global, response: Response) -> anyhow::Result<()> {
+fn print_response(global: &Global, response: Response) -> anyhow::Result<()> {
     let body = response.success()?;
     if global.json {
         return output::json(&body);
@@ -244,7 +244,7 @@ fn told(global: &Global, response: Response) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A text of an object, or `-`.
+/// A member of an object as text, or `-` if it is null.
 pub(super) fn text(of: &Value, name: &str) -> String {
     match &of[name] {
         Value::String(text) => text.clone(),
@@ -253,7 +253,7 @@ pub(super) fn text(of: &Value, name: &str) -> String {
     }
 }
 
-/// What a run carries out.
+/// The workflow or the goal of a run.
 fn what(run: &Value) -> String {
     if let Some(name) = run["workflow"]["name"].as_str() {
         return match run["workflow"]["version"].as_str() {

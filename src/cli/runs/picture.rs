@@ -1,4 +1,4 @@
-//! A run as a picture of its plan, made of the records of its history. Pure.
+//! Draws a run's plan with the state of each step, from the records of its history. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,13 +17,13 @@ pub(super) struct Picture {
     what: String,
     status: Status,
     steps: Vec<Step>,
-    /// What people are asked, by the number of the record: the step, or none for the run.
-    asked: BTreeMap<u64, Option<String>>,
-    /// How the run ended, if not well.
+    /// Open approvals, by the `seq` of the record: the step, or `None` for the run as a whole.
+    approvals: BTreeMap<u64, Option<String>>,
+    /// Why the run did not succeed.
     pub(super) failure: Option<String>,
 }
 
-/// Where the run is.
+/// The status of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Status {
     #[default]
@@ -72,7 +72,7 @@ struct Step {
     id: String,
     tool: String,
     after: Vec<String>,
-    /// How many steps are before it on its longest way from the beginning.
+    /// The length of the longest path from a first step to this one.
     depth: usize,
     state: State,
     attempts: u64,
@@ -84,7 +84,7 @@ struct Step {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Pending,
-    Asked,
+    WaitingApproval,
     Held,
     Running,
     Retry,
@@ -95,7 +95,7 @@ enum State {
     Cancelled,
     Undoing,
     Undone,
-    NotUndone,
+    UndoFailed,
 }
 
 const RED: &str = "31";
@@ -105,11 +105,11 @@ const BLUE: &str = "36";
 const DIM: &str = "2";
 
 impl State {
-    /// Its symbol, its name and its colour.
-    fn look(self) -> (&'static str, &'static str, &'static str) {
+    /// Its symbol, name and colour.
+    fn appearance(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Pending => ("·", "pending", DIM),
-            Self::Asked => ("?", "waits for a decision", YELLOW),
+            Self::WaitingApproval => ("?", "waits for a decision", YELLOW),
             Self::Held => ("‖", "held", YELLOW),
             Self::Running => ("▶", "running", BLUE),
             Self::Retry => ("↻", "waits for its next attempt", YELLOW),
@@ -120,13 +120,13 @@ impl State {
             Self::Cancelled => ("-", "cancelled", DIM),
             Self::Undoing => ("↩", "is being undone", YELLOW),
             Self::Undone => ("↩", "undone", YELLOW),
-            Self::NotUndone => ("✗", "could not be undone", RED),
+            Self::UndoFailed => ("✗", "could not be undone", RED),
         }
     }
 }
 
 impl Picture {
-    /// Takes the next record of the history.
+    /// Applies the next record of the history.
     pub(super) fn apply(&mut self, record: &Value) {
         let at = at(record);
         let step = record["step_id"].as_str();
@@ -142,10 +142,10 @@ impl Picture {
             "plan_ready" => self.steps = steps(&record["plan"]["steps"]),
             "approval_requested" | "incident_opened" => {
                 let seq = record["seq"].as_u64().unwrap_or_default();
-                self.asked.insert(seq, step.map(str::to_owned));
+                self.approvals.insert(seq, step.map(str::to_owned));
                 let why = record["message"].as_str().unwrap_or_default().to_owned();
                 self.step(step, |step| {
-                    step.state = State::Asked;
+                    step.state = State::WaitingApproval;
                     step.note = why;
                 });
             }
@@ -174,7 +174,7 @@ impl Picture {
             "compensation_started" => self.status = Status::Compensating,
             "compensation_scheduled" => self.step(step, |step| step.state = State::Undoing),
             "compensation_succeeded" => self.step(step, |step| step.state = State::Undone),
-            "compensation_failed" => self.ended(step, State::NotUndone, at, record),
+            "compensation_failed" => self.ended(step, State::UndoFailed, at, record),
             "cancel_requested" => self.status = Status::Cancelling,
             "paused" => self.status = Status::Paused,
             "resumed" => self.status = Status::Running,
@@ -182,7 +182,7 @@ impl Picture {
             "run_failed" => self.end(Status::Failed, record),
             "run_denied" => self.end(Status::Denied, record),
             "run_cancelled" => self.end(Status::Cancelled, record),
-            // Refused controls, signals, and what later versions write.
+            // Refused controls, signals, and types of later versions.
             _ => {}
         }
     }
@@ -209,7 +209,7 @@ impl Picture {
 
     fn decided(&mut self, record: &Value) {
         let approval = record["approval"].as_u64().unwrap_or_default();
-        let step = self.asked.remove(&approval).flatten();
+        let step = self.approvals.remove(&approval).flatten();
         let decision = record["decision"].as_str().unwrap_or_default();
         let by = record["by"].as_str().unwrap_or_default();
         let state = match decision {
@@ -253,7 +253,7 @@ impl Picture {
         let tools = self.steps.iter().map(|s| s.tool.chars().count());
         let tools = tools.max().unwrap_or(0);
         for step in &self.steps {
-            let (symbol, state, colour) = step.state.look();
+            let (symbol, state, colour) = step.state.appearance();
             let name = format!("{:indent$}{}", "", step.id, indent = 2 * step.depth);
             // Writing to a `String` cannot fail.
             let mut line = format!("{symbol} {name:<names$}  {:<tools$}  {state}", step.tool);
@@ -272,7 +272,7 @@ impl Picture {
             lines.push(paint(line, colour));
         }
         if !self.status.is_final() {
-            for seq in self.asked.keys() {
+            for seq in self.approvals.keys() {
                 let hint = format!("  omnilink approvals show {}.{seq}", self.run_id);
                 lines.push(paint(hint, YELLOW));
             }
@@ -281,7 +281,7 @@ impl Picture {
     }
 }
 
-/// The steps of a plan as given.
+/// The steps of a plan, in its order.
 fn steps(plan: &Value) -> Vec<Step> {
     let plan = plan.as_array().cloned().unwrap_or_default();
     let text = |step: &Value, name: &str| step[name].as_str().unwrap_or_default().to_owned();
@@ -312,7 +312,7 @@ fn steps(plan: &Value) -> Vec<Step> {
     steps.collect()
 }
 
-/// `left`: how many steps there can be before it at most. A plan has no cycles; a damaged one ends here.
+/// Computes [`Step::depth`]. `left` bounds the recursion, in case a damaged plan has a cycle.
 fn depth(
     id: &str,
     before: &HashMap<String, Vec<String>>,
@@ -349,7 +349,7 @@ fn duration(ms: i64) -> String {
     }
 }
 
-/// On one line of at most `width` characters.
+/// Cuts a text to one line of at most `width` characters.
 fn cut(text: &str, width: usize) -> String {
     let text = printable_line(text);
     if text.chars().count() <= width {
@@ -432,17 +432,17 @@ mod tests {
 
     #[test]
     fn what_people_are_asked_is_shown_until_they_decide() {
-        let asked = at(
+        let approvals = at(
             0,
             json!({ "seq": 3, "type": "approval_requested", "step_id": "pay", "message": "5 EUR" }),
         );
-        let one = picture(std::slice::from_ref(&asked));
+        let one = picture(std::slice::from_ref(&approvals));
         let lines = one.lines(NOW, 200, false);
         assert_eq!(lines[3], "?   pay     payment  waits for a decision: 5 EUR");
         assert_eq!(lines[5], "  omnilink approvals show r.3");
         let denied = json!({ "seq": 4, "type": "approval_decided", "approval": 3, "decision": "denied", "by": "ann" });
         let ended = json!({ "seq": 5, "type": "run_denied", "error": { "failed_step_id": "pay", "code": "denied", "message": "too much" } });
-        let two = picture(&[asked, denied, ended]);
+        let two = picture(&[approvals, denied, ended]);
         let lines = two.lines(NOW, 200, false);
         assert_eq!(lines.len(), 5);
         assert_eq!(lines[0], "r  order 1.0.0  denied");

@@ -1,4 +1,4 @@
-//! Lines on a terminal that are drawn again in place.
+//! Redraws lines on a terminal in place.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Draws these lines in place of the last ones. What the terminal has no room for is left out, at the end.
+    /// Replaces the lines drawn last. Lines at the end are left out if they do not fit the terminal.
     pub(super) fn draw(&mut self, lines: &[String], room: usize) {
         let mut out = String::new();
         if self.drawn > 0 {
@@ -25,18 +25,18 @@ impl Screen {
         }
         self.drawn = shown.len();
         let mut stdout = std::io::stdout().lock();
-        // A terminal that is gone ends the command with the next event.
+        // Ignored: if the terminal is gone, the next event ends the command.
         let _ = stdout.write_all(out.as_bytes());
         let _ = stdout.flush();
     }
 }
 
-/// How many lines the terminal has room for.
+/// The number of lines that fit the terminal.
 pub(super) fn room() -> usize {
     output::terminal_size().map_or(usize::MAX, |(_, rows)| rows.saturating_sub(1).max(2))
 }
 
-/// As many lines as there is room for; the last one says how many are left out.
+/// The lines that fit; if some are left out, the last line says how many.
 fn fitting(lines: &[String], room: usize) -> Vec<String> {
     if lines.len() <= room {
         return lines.to_vec();

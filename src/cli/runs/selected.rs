@@ -1,4 +1,4 @@
-//! Which runs, and what is done to them.
+//! The selection of runs, and the action on them.
 
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{PATH, of_tenant};
 use crate::{cli::moment, runs::RunStatus};
 
-/// Which runs: one, or all that a filter names.
+/// The selected runs: one, or all that match a filter.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Selected {
     /// The run's id
@@ -28,20 +28,20 @@ pub(in crate::cli) struct Selected {
     /// Instead of one run: all that were asked for before this time, such as `2h` ago or 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) older_than: Option<String>,
-    /// Only count the runs that a filter names
+    /// Only count the runs that match the filter
     #[arg(long, conflicts_with = "id")]
     pub(super) dry_run: bool,
 }
 
 const FILTERS: [&str; 4] = ["status", "workflow", "principal", "older_than"];
 
-/// What is done to runs.
+/// An action on runs.
 pub(super) struct Action {
     /// `cancel`, `pause`, `resume` or `retry`.
     pub(super) name: &'static str,
     /// The body of each request.
     pub(super) body: String,
-    /// Of a retry.
+    /// For a retry.
     pub(super) idempotency_key: Option<String>,
 }
 
@@ -54,8 +54,8 @@ impl Action {
         })
     }
 
-    /// Whether a run with this status is worth a request.
-    pub(super) fn fits(&self, status: &str) -> bool {
+    /// Whether the action applies to a run with this status.
+    pub(super) fn applies_to(&self, status: &str) -> bool {
         let mut all = RunStatus::ALL.into_iter();
         let Some(status) = all.find(|one| one.name() == status) else {
             return true;
@@ -68,7 +68,7 @@ impl Action {
         }
     }
 
-    /// The path of the request about a run.
+    /// The path of the request for a run.
     pub(super) fn path(&self, run: &str, tenant: Option<&str>) -> String {
         format!("{PATH}/{run}/{}{}", self.name, of_tenant(tenant))
     }
@@ -88,21 +88,24 @@ mod tests {
 
     #[test]
     fn runs_that_would_refuse_are_left_out() {
-        let fits = |name: &'static str| {
+        let applies_to = |name: &'static str| {
             let action = Action::new(name, &PauseRun {}).unwrap();
             let names = RunStatus::ALL.map(RunStatus::name);
             names
                 .into_iter()
-                .filter(|status| action.fits(status))
+                .filter(|status| action.applies_to(status))
                 .collect::<Vec<_>>()
                 .join(" ")
         };
-        assert_eq!(fits("cancel"), "queued running waiting_approval paused");
         assert_eq!(
-            fits("pause"),
+            applies_to("cancel"),
+            "queued running waiting_approval paused"
+        );
+        assert_eq!(
+            applies_to("pause"),
             "queued running waiting_approval compensating"
         );
-        assert_eq!(fits("resume"), "paused");
-        assert_eq!(fits("retry"), "succeeded failed denied cancelled");
+        assert_eq!(applies_to("resume"), "paused");
+        assert_eq!(applies_to("retry"), "succeeded failed denied cancelled");
     }
 }

@@ -1,4 +1,4 @@
-//! `omnilink runs show`.
+//! `omnilink runs show`: prints a run.
 
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ pub(super) fn print(global: &Global, run: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What there is to say of the run as a whole.
+/// The lines about the run as a whole.
 fn head(run: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let mut say = |name: &str, value: String| lines.push(format!("{name:<10}{value}"));

@@ -1,4 +1,4 @@
-//! `omnilink runs watch`: a run, live.
+//! `omnilink runs watch`: shows a run live.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ use crate::{
     },
 };
 
-/// How often times on the screen go on.
+/// Time between redraws, which update the elapsed times.
 const REDRAW: Duration = Duration::from_millis(500);
-/// Pauses before the stream is opened again.
+/// Pauses before the stream is reopened.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(500),
     max: Duration::from_secs(5),
 };
-/// How often the stream may break without a record in between.
+/// The maximum number of times that the stream may break without a record in between.
 const BREAKS_MAX: u32 = 10;
 
 #[derive(clap::Args)]
@@ -44,7 +44,7 @@ pub(in crate::cli) struct Args {
     run: Named,
 }
 
-/// What watches a run.
+/// The state of a watch.
 struct Watch<'a> {
     global: &'a Global,
     picture: Picture,
@@ -67,7 +67,7 @@ pub(super) async fn watch(global: &Global, client: &Client, args: &Args) -> anyh
         let before = watch.last.clone();
         let broken = match client.events(&path, watch.last.as_deref()).await {
             Ok(stream) => watch.follow(stream).await.err(),
-            // A run that is not there, a key that may not: that does not change.
+            // A permanent error: there is no such run, or the key lacks the permission.
             Err(error) if before.is_none() => return Err(error),
             Err(error) => Some(error),
         };
@@ -93,7 +93,7 @@ impl Watch<'_> {
         !self.global.json && output::is_terminal()
     }
 
-    /// Shows what comes until the stream ends.
+    /// Shows records until the stream ends.
     async fn follow(&mut self, mut stream: Stream) -> anyhow::Result<()> {
         let mut parser = sse::Parser::default();
         let mut redraw = tokio::time::interval(REDRAW);

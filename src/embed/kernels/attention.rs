@@ -8,10 +8,10 @@ use crate::embed::{DIMENSIONS, HEAD};
 
 /// Panels of a head.
 pub(super) const PANELS: usize = HEAD / WIDTH;
-/// Panels of the queries, before those of the keys, before those of the values.
+/// Panels of the queries; the keys and then the values follow with as many.
 const PART: usize = DIMENSIONS / WIDTH;
 
-/// What attention of a text needs beside its input and output; kept from text to text.
+/// Buffers of the attention of a text, reused for the next text.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// For each 16 tokens, the keys as weights: inputs are the head's floats, outputs the tokens.
@@ -22,8 +22,8 @@ pub(super) struct Scratch {
     scores: Vec<Lane>,
 }
 
-/// Writes what `head` makes of the text in `rows` to `out`, which has the head's panels of `stride` rows. `qkv` has queries, keys and
-/// values, and as many rows.
+/// Computes attention of `head` for the text in `rows`. Writes to `out`, which has the head's panels of `stride` rows. `qkv`
+/// holds queries, keys and values in panels of as many rows.
 pub(super) fn head(
     isa: Isa,
     qkv: &[Lane],

@@ -12,9 +12,9 @@ use crate::embed::{DIMENSIONS, EPSILON, INTERMEDIATE, Vector, weights};
 /// Panels of 384 floats.
 const PANELS: usize = DIMENSIONS / WIDTH;
 
-/// Rows (tokens) of one pass, if its texts are no longer: their activations stay in the second-level cache.
+/// Rows (tokens) of one pass, unless a single text is longer. Their activations fit into the second-level cache.
 const ROWS: usize = 128;
-/// A batch with fewer texts than this for each thread is one pass, which all threads share; else each thread has texts of its own.
+/// A batch with fewer texts per thread than this is one pass that all threads share. In larger batches each thread runs its own passes.
 const TEXTS_OF_THREAD: usize = 3;
 
 /// The model, its weights packed for [`Isa::panel`].
@@ -29,11 +29,11 @@ pub(in crate::embed) struct Kernels {
 }
 
 struct Dense {
-    /// For each panel of outputs, a block for each panel of inputs.
+    /// For each panel of outputs, one block for each panel of inputs.
     weights: Vec<Block>,
-    /// Panels of inputs.
+    /// Number of input panels.
     inputs: usize,
-    /// For each panel of outputs.
+    /// One lane for each panel of outputs.
     bias: Vec<Lane>,
 }
 
@@ -51,13 +51,13 @@ struct Layer {
     norm: Norm,
 }
 
-/// How the threads work on a batch.
+/// How threads divide the work of a pass.
 #[derive(Clone, Copy, PartialEq)]
 enum Threads {
-    /// The panels of each layer are spread over them.
+    /// All threads work on one pass: they divide the panels of each layer.
     Share,
-    /// Each has a pass of its own.
-    Apart,
+    /// Each thread runs its own pass.
+    Separate,
 }
 
 /// The floats of a tensor, in lanes.
@@ -115,7 +115,7 @@ impl Layer {
 }
 
 impl Threads {
-    /// Runs `each` for each `size` lanes of `out`.
+    /// Calls `each` for every chunk of `size` lanes of `out`.
     fn run(self, out: &mut [Lane], size: usize, each: impl Fn(usize, &mut [Lane]) + Sync + Send) {
         match self {
             Self::Share => {
@@ -126,7 +126,7 @@ impl Threads {
                     .with_min_len((panels / pieces).max(1))
                     .for_each(|(n, out)| each(n, out));
             }
-            Self::Apart => {
+            Self::Separate => {
                 for (n, out) in out.chunks_mut(size).enumerate() {
                     each(n, out);
                 }
@@ -148,7 +148,7 @@ impl Kernels {
         })
     }
 
-    /// The vectors of texts, in their order. On the threads of the rayon pool that it is called in.
+    /// The vectors of texts, in their order. Runs on the current rayon pool.
     pub(in crate::embed) fn vectors(&self, texts: &[&[u32]]) -> Vec<Vector> {
         let threads = rayon::current_num_threads();
         let mut vectors = vec![[0.0; DIMENSIONS]; texts.len()];
@@ -156,7 +156,7 @@ impl Kernels {
             self.pass(texts, Threads::Share, |n, vector| vectors[n] = vector);
             return vectors;
         }
-        // The longest first, each to the thread with the fewest tokens.
+        // Balances tokens: the longest text first, each to the thread with the fewest tokens.
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&n| usize::MAX - texts[n].len());
         let mut shares: Vec<(usize, Vec<usize>)> = vec![(0, Vec::new()); threads];
@@ -177,7 +177,7 @@ impl Kernels {
                 };
                 let (batch, after) = rest.split_at(rest.iter().take_while(fits).count().max(1));
                 let tokens: Vec<&[u32]> = batch.iter().map(|&n| texts[n]).collect();
-                self.pass(&tokens, Threads::Apart, |n, vector| {
+                self.pass(&tokens, Threads::Separate, |n, vector| {
                     found.push((batch[n], vector));
                 });
                 rest = after;
@@ -191,7 +191,7 @@ impl Kernels {
         vectors
     }
 
-    /// One pass over all `texts` together; `found` gets each text's number and vector.
+    /// One pass over `texts`; calls `found` with each text's index and vector.
     fn pass(&self, texts: &[&[u32]], threads: Threads, mut found: impl FnMut(usize, Vector)) {
         let rows: usize = texts.iter().map(|ids| ids.len()).sum();
         let mut ends = 0;
@@ -265,7 +265,7 @@ impl Kernels {
     }
 }
 
-/// The mean of a text's rows, normalised. The mean's divisor falls out.
+/// The mean of a text's rows, normalised. The division of the mean is omitted, because normalising cancels it.
 fn pooled(x: &[Lane], rows: usize, range: &Range<usize>) -> Vector {
     let mut vector = [0.0; DIMENSIONS];
     let panels = x.chunks_exact(rows);

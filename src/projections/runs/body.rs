@@ -1,4 +1,4 @@
-//! What the projection reads of a record's body. It borrows: JSON that is only carried is not parsed.
+//! The fields of a record's body that the projection reads. Borrowed: JSON that is only copied is not parsed.
 
 use std::borrow::Cow;
 
@@ -10,11 +10,11 @@ use crate::base::clock::Millis;
 /// The fields of all types of records ([`crate::runs::Event`]).
 #[derive(Deserialize, Debug, Default)]
 pub(super) struct Body<'a> {
-    /// The envelope's type, the kind of an approval, or that of a call.
+    /// The envelope's type, the kind of an approval, or the kind of a call, depending on the type of the record.
     #[serde(borrow)]
     pub(super) kind: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    pub(super) workflow: Option<WorkflowOf<'a>>,
+    pub(super) workflow: Option<WorkflowRef<'a>>,
     #[serde(borrow)]
     pub(super) goal: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -62,7 +62,7 @@ pub(super) struct Body<'a> {
     pub(super) paused_ms: Option<i64>,
 }
 
-/// An output may be `null`, which is not the same as none.
+/// Deserializes a member for which `null` is a value and not the same as absent.
 fn present<'de: 'a, 'a, D>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -72,7 +72,7 @@ where
 
 /// A workflow and its version.
 #[derive(Deserialize, Debug)]
-pub(super) struct WorkflowOf<'a> {
+pub(super) struct WorkflowRef<'a> {
     #[serde(borrow)]
     pub(super) name: Cow<'a, str>,
     #[serde(borrow)]
@@ -81,7 +81,7 @@ pub(super) struct WorkflowOf<'a> {
 
 /// A plan, as given.
 #[derive(Deserialize, Debug, Default)]
-pub(super) struct PlanOf<'a> {
+pub(super) struct PlanBody<'a> {
     #[serde(borrow)]
     pub(super) steps: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -90,7 +90,7 @@ pub(super) struct PlanOf<'a> {
 
 /// A step of a plan.
 #[derive(Deserialize, Debug)]
-pub(super) struct StepOf<'a> {
+pub(super) struct StepRef<'a> {
     #[serde(borrow)]
     pub(super) id: Cow<'a, str>,
     #[serde(borrow)]

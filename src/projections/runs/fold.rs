@@ -1,18 +1,18 @@
-//! A run as its history makes it: the state that its rows show. The rules are those of `saga::Run`, which the tests compare it with.
+//! Folds a run's history into the state that its rows show. The rules are those of `saga::Run`; the tests compare both.
 
 use std::collections::BTreeMap;
 
 use serde_json::json;
 
 use super::{
-    body::{Body, PlanOf, StepOf},
-    state::{Approval, Asked, PENDING, Phase, Question, Started, Step, UndoPhase},
+    body::{Body, PlanBody, StepRef},
+    state::{Approval, PENDING, Phase, Question, Request, Started, Step, UndoPhase},
 };
 use crate::runs::RunStatus;
 
 /// A record of the history.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Happened<'a> {
+pub(super) struct HistoryRecord<'a> {
     pub(super) seq: i64,
     pub(super) kind: &'a str,
     /// Milliseconds since 1970.
@@ -21,7 +21,7 @@ pub(super) struct Happened<'a> {
     pub(super) body: &'a str,
 }
 
-/// The state of a run. What only rows hold, such as outputs, is here until it was written.
+/// The state of a run. Fields that are only needed in rows, such as outputs, are dropped once they are written.
 #[derive(Debug, Default)]
 pub(super) struct Run {
     /// The number of its last record.
@@ -30,7 +30,7 @@ pub(super) struct Run {
     pub(super) updated_at: i64,
     pub(super) finished_at: Option<i64>,
     pub(super) risk_score: Option<f64>,
-    /// Of the first record.
+    /// From the first record.
     pub(super) started: Option<Box<Started>>,
     /// JSON text.
     pub(super) plan: Option<String>,
@@ -76,33 +76,33 @@ impl Run {
         }
     }
 
-    /// Whether its last record was written.
+    /// Whether it has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Applies the next record. One that cannot be read only moves the run on: it is in the history as it is.
-    pub(super) fn apply(&mut self, happened: Happened<'_>) {
+    /// Applies the next record. One that cannot be parsed only advances `seq`; it is still stored in the history.
+    pub(super) fn apply(&mut self, record: HistoryRecord<'_>) {
         if self.seq == 0 {
-            self.created_at = happened.at;
+            self.created_at = record.at;
         }
-        self.seq = happened.seq;
-        self.updated_at = self.updated_at.max(happened.at);
-        match serde_json::from_str(happened.body) {
-            Ok(body) => self.evolve(happened, &body),
+        self.seq = record.seq;
+        self.updated_at = self.updated_at.max(record.at);
+        match serde_json::from_str(record.body) {
+            Ok(body) => self.evolve(record, &body),
             Err(error) => {
-                let kind = happened.kind;
-                tracing::warn!(kind, %error, "a record of a run cannot be read: its row does not show it");
+                let kind = record.kind;
+                tracing::warn!(kind, %error, "a record of a run cannot be parsed: the run's row does not show it");
             }
         }
     }
 
-    fn evolve(&mut self, happened: Happened<'_>, body: &Body<'_>) {
-        let at = happened.at;
-        match happened.kind {
+    fn evolve(&mut self, record: HistoryRecord<'_>, body: &Body<'_>) {
+        let at = record.at;
+        match record.kind {
             "run_started" => self.start(body),
             "plan_ready" => self.plan_is_ready(body),
-            "approval_requested" | "incident_opened" => self.ask(happened, body),
+            "approval_requested" | "incident_opened" => self.ask(record, body),
             "approval_decided" | "incident_decided" => self.decided(at, body),
             "compensation_started" => self.compensating = true,
             "cancel_requested" => self.paused = false,
@@ -112,7 +112,7 @@ impl Run {
             "run_failed" => self.finish(RunStatus::Failed, at, body),
             "run_denied" => self.finish(RunStatus::Denied, at, body),
             "run_cancelled" => self.finish(RunStatus::Cancelled, at, body),
-            _ => self.step_changes(happened, body),
+            _ => self.step_changes(record, body),
         }
     }
 
@@ -133,7 +133,7 @@ impl Run {
 
     fn plan_is_ready(&mut self, body: &Body<'_>) {
         let given = body.plan.map_or("null", |plan| plan.get());
-        let plan: PlanOf<'_> = serde_json::from_str::<Option<_>>(given)
+        let plan: PlanBody<'_> = serde_json::from_str::<Option<_>>(given)
             .ok()
             .flatten()
             .unwrap_or_default();
@@ -151,7 +151,7 @@ impl Run {
         }
         text.push('}');
         self.plan = Some(text);
-        let steps: Vec<StepOf<'_>> = serde_json::from_str(steps).unwrap_or_default();
+        let steps: Vec<StepRef<'_>> = serde_json::from_str(steps).unwrap_or_default();
         self.steps = steps
             .iter()
             .map(|step| Step {
@@ -168,9 +168,9 @@ impl Run {
         self.steps.iter().position(|step| *step.id == *id)
     }
 
-    fn ask(&mut self, happened: Happened<'_>, body: &Body<'_>) {
+    fn ask(&mut self, record: HistoryRecord<'_>, body: &Body<'_>) {
         self.begun = true;
-        let question = match happened.kind {
+        let question = match record.kind {
             "incident_opened" => Question::Incident,
             _ => Question::Permission,
         };
@@ -178,7 +178,7 @@ impl Run {
         if let Some(step) = step.and_then(|index| self.steps.get_mut(index)) {
             step.phase = match question {
                 Question::Incident => Phase::Incident,
-                Question::Permission => Phase::Approval(happened.seq),
+                Question::Permission => Phase::Approval(record.seq),
             };
             step.changed = true;
         }
@@ -187,7 +187,7 @@ impl Run {
         let text = |text: &Option<std::borrow::Cow<'_, str>>| {
             text.as_deref().unwrap_or_default().to_owned()
         };
-        let asked = Asked {
+        let request = Request {
             step_id: owned(body.step_id.as_deref()),
             kind: text(&body.kind),
             lane: text(&body.lane),
@@ -199,14 +199,14 @@ impl Run {
             input: body.input.map_or("null", |input| input.get()).to_owned(),
             input_hash: text(&body.input_hash),
             message: owned(body.message.as_deref()),
-            requested_at: body.requested_at.map_or(happened.at, |at| at.0),
+            requested_at: body.requested_at.map_or(record.at, |at| at.0),
         };
         let approval = Approval {
             stored: false,
             changed: true,
-            asked: Some(Box::new(asked)),
+            request: Some(Box::new(request)),
             status: PENDING.to_owned(),
-            expires_at: body.expires_at.map_or(happened.at, |at| at.0),
+            expires_at: body.expires_at.map_or(record.at, |at| at.0),
             decided_by: None,
             decided_at: None,
             reason: None,
@@ -214,7 +214,7 @@ impl Run {
             question,
             open: true,
         };
-        self.approvals.insert(happened.seq, approval);
+        self.approvals.insert(record.seq, approval);
     }
 
     fn decided(&mut self, at: i64, body: &Body<'_>) {
@@ -240,7 +240,7 @@ impl Run {
         step.changed = true;
     }
 
-    /// An approval's expiry stands still while the run is paused.
+    /// Postpones the expiry of open approvals by the length of the pause.
     fn resume(&mut self, paused_ms: i64) {
         self.paused = false;
         for approval in self.approvals.values_mut().filter(|a| a.open) {
@@ -259,9 +259,9 @@ impl Run {
         }
     }
 
-    fn step_changes(&mut self, happened: Happened<'_>, body: &Body<'_>) {
-        let at = happened.at;
-        if matches!(happened.kind, "step_scheduled" | "step_skipped") {
+    fn step_changes(&mut self, record: HistoryRecord<'_>, body: &Body<'_>) {
+        let at = record.at;
+        if matches!(record.kind, "step_scheduled" | "step_skipped") {
             self.begun = true;
         }
         let index = self.index(body);
@@ -272,14 +272,14 @@ impl Run {
         let error = || body.error.map(|error| error.get().to_owned());
         let output = || body.output.map(|output| output.get().to_owned());
         let executes = body.kind.as_deref() != Some("compensate");
-        match happened.kind {
+        match record.kind {
             "step_scheduled" => {
                 step.phase = Phase::Running;
                 step.attempts = attempt;
                 step.started_at.get_or_insert(at);
             }
             "step_held" if executes => {
-                // What is held by its worker uses up no attempt.
+                // A call that was not made uses up no attempt.
                 if step.phase == Phase::Running {
                     step.attempts = step.attempts.saturating_sub(1);
                 }
@@ -343,7 +343,7 @@ impl Run {
                 undo.phase = UndoPhase::Failed;
                 undo.error = error();
             }
-            // Of what came later than this version, or changes nothing that rows show.
+            // Types that rows do not show, or that only a later version knows.
             _ => return,
         }
         step.changed = true;

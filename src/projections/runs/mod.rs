@@ -1,16 +1,17 @@
 //! The projection of the topic `runs`: the tables `runs`, `run_steps`, `run_events` and `approvals`.
 //!
-//! A run's rows are what its whole history makes of it, whatever the batches were. Runs that have not ended are kept in memory between
-//! batches. A run that is not there, after a restart for example, is made again from its rows in `run_events`, with one query for all
-//! such runs of a batch, and its rows are replaced. So it does not matter if a record is read twice, or late.
+//! A run's rows depend only on its whole history, not on how the records were split into batches. Runs that have not ended are
+//! kept in memory between batches. A run that is not in memory, for example after a restart, is rebuilt from its rows in
+//! `run_events`, with one query for all such runs of a batch, and its rows are replaced. So it does no harm if a record is read
+//! twice, or late.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `body` | what is read of a record |
-//! | `fold`, `state` | the state of a run, and how records change it |
-//! | `recent` | runs in memory |
-//! | `work` | a run of a batch |
-//! | `write` | the rows, and the statements that write them |
+//! | `body` | the fields that are read of a record |
+//! | `fold`, `state` | the state of a run, and applying records to it |
+//! | `recent` | the cache of runs in memory |
+//! | `work` | a run with its records in a batch |
+//! | `write` | the statements that write rows |
 
 mod body;
 mod fold;
@@ -27,7 +28,7 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use self::{
-    fold::{Happened, Run},
+    fold::{HistoryRecord, Run},
     recent::RecentRuns,
     work::Work,
     write::Statements,
@@ -41,7 +42,7 @@ use super::{
 use crate::{envelope::Invalid, log::Fetched, runs::RunRecord};
 
 impl Projector {
-    /// Starts the projector of the topic `runs`, which `setup` names.
+    /// Starts the projector of the topic `runs`, whose full name is in `setup`.
     pub fn start_runs(setup: &Setup, lanes: usize) -> std::io::Result<Self> {
         let reject = setup.dead_letters(RUNS);
         let topic = Arc::clone(&setup.topic);
@@ -81,7 +82,7 @@ impl RunRows {
     }
 }
 
-/// A record that is stored already.
+/// A record that is already stored in `run_events`.
 struct Stored {
     seq: i64,
     kind: String,
@@ -89,8 +90,8 @@ struct Stored {
     record: String,
 }
 
-fn happened(record: &RunRecord) -> Happened<'_> {
-    Happened {
+fn record_of(record: &RunRecord) -> HistoryRecord<'_> {
+    HistoryRecord {
         seq: record.seq,
         kind: &record.kind,
         at: record.at,
@@ -98,7 +99,7 @@ fn happened(record: &RunRecord) -> Happened<'_> {
     }
 }
 
-/// The records of each run, in the order in which the runs come first.
+/// Groups records by run, in order of each run's first record.
 fn by_run(records: &[RunRecord]) -> Vec<Vec<&RunRecord>> {
     let mut groups: Vec<Vec<&RunRecord>> = Vec::new();
     let mut places: HashMap<(&str, &str), usize> = HashMap::new();
@@ -149,7 +150,7 @@ impl Rows for RunRows {
             let plans = records.iter().any(|record| record.kind == "plan_ready");
             let run = self.recent.take(&first.tenant, &first.run_id);
             let is_new = run.is_none() && first.seq == 1;
-            // A plan in place of another replaces steps.
+            // A second plan replaces the steps, so the rows must be replaced too.
             let run =
                 run.filter(|run| run.seq + 1 == first.seq && (!plans || run.steps.is_empty()));
             match run {
@@ -160,8 +161,8 @@ impl Rows for RunRows {
         }
         let statements = &self.statements;
         if statements.insert_runs(transaction, &new).await? < new.len() as u64 {
-            // Some have rows already: these records come again.
-            replaced.extend(new.drain(..).map(Work::again));
+            // Some have rows already, so these records were projected before.
+            replaced.extend(new.drain(..).map(Work::unread_again));
         }
         if !replaced.is_empty() {
             self.read_histories(transaction, &mut replaced).await?;
@@ -187,7 +188,7 @@ impl Rows for RunRows {
 }
 
 impl RunRows {
-    /// Makes runs from their stored records and those of the batch.
+    /// Rebuilds runs from their stored records and those of the batch.
     async fn read_histories(
         &self,
         transaction: &mut PgConnection,
@@ -199,7 +200,7 @@ impl RunRows {
             .bind(tenants)
             .bind(run_ids)
             .fetch(transaction);
-        // One history at a time: each may be long.
+        // One history at a time, because each may be long.
         let mut works = works.iter_mut().enumerate();
         let mut current = works.next();
         let mut stored = Vec::new();

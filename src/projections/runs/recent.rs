@@ -1,10 +1,10 @@
-//! Runs in memory: those that have not ended, the least recently used ones dropped.
+//! A cache of runs that have not ended, which drops the least recently used ones.
 
 use std::collections::HashMap;
 
 use super::fold::Run;
 
-/// When the runs of a generation have this many steps, a new one begins, and the one before the last is dropped. A step takes a few
+/// When the runs of a generation have this many steps, a new generation begins, and the older one is dropped. A step takes a few
 /// hundred bytes.
 const GENERATION: usize = 100_000;
 
@@ -16,7 +16,7 @@ type Key = (Box<str>, Box<str>);
 pub(super) struct RecentRuns {
     young: HashMap<Key, Run>,
     old: HashMap<Key, Run>,
-    /// The steps of the young ones, and one for each run.
+    /// The number of steps and runs in `young`.
     weight: usize,
 }
 
@@ -44,7 +44,7 @@ impl RecentRuns {
         }
     }
 
-    /// Drops all.
+    /// Removes all runs.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

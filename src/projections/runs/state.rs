@@ -1,10 +1,10 @@
-//! What the state of a run consists of: how it began, its steps, and what people were asked.
+//! The parts of a run's state: its start, its steps, and its approvals.
 
 use serde_json::json;
 
 use crate::runs::StepStatus;
 
-/// What the first record says.
+/// The fields of the first record.
 #[derive(Debug, Default)]
 pub(super) struct Started {
     pub(super) workflow: Option<(String, String)>,
@@ -51,7 +51,7 @@ pub(super) struct Step {
     pub(super) undo: Option<Undo>,
 }
 
-/// Where a step is.
+/// The phase of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Phase {
     #[default]
@@ -77,7 +77,7 @@ pub(super) struct Undo {
     pub(super) error: Option<String>,
 }
 
-/// Where a compensation is.
+/// The phase of a compensation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum UndoPhase {
     #[default]
@@ -90,7 +90,7 @@ pub(super) enum UndoPhase {
 }
 
 impl Step {
-    /// As readers see it.
+    /// The status that readers see.
     pub(super) fn status(&self) -> StepStatus {
         match self.undo.as_ref().map(|undo| undo.phase) {
             Some(UndoPhase::Succeeded) => return StepStatus::Compensated,
@@ -109,7 +109,7 @@ impl Step {
         }
     }
 
-    /// JSON text: how it is undone.
+    /// JSON text: the state of its compensation.
     pub(super) fn compensation(&self) -> Option<String> {
         let undo = self.undo.as_ref()?;
         let status = match undo.phase {
@@ -129,7 +129,7 @@ impl Step {
         Some(text)
     }
 
-    /// It is over.
+    /// Ends the step in this phase.
     pub(super) fn end(&mut self, phase: Phase, at: i64) {
         self.phase = phase;
         self.finished_at = Some(at);
@@ -141,8 +141,8 @@ impl Step {
 pub(super) struct Approval {
     pub(super) stored: bool,
     pub(super) changed: bool,
-    /// What was asked; only until it was written.
-    pub(super) asked: Option<Box<Asked>>,
+    /// The request; `None` once it is written.
+    pub(super) request: Option<Box<Request>>,
     pub(super) status: String,
     pub(super) expires_at: i64,
     pub(super) decided_by: Option<String>,
@@ -154,18 +154,18 @@ pub(super) struct Approval {
     pub(super) open: bool,
 }
 
-/// What a decision is about.
+/// The kind of decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Question {
-    /// Whether a step or the run may go on.
+    /// Whether a step or the run may continue.
     Permission,
     /// What to do with a step whose attempts have all failed.
     Incident,
 }
 
-/// What was asked.
+/// The request, until it is written.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Request {
     pub(super) step_id: Option<String>,
     pub(super) kind: String,
     pub(super) lane: String,
@@ -190,7 +190,7 @@ impl Approval {
         self.changed = true;
     }
 
-    /// The run ends before anybody decided.
+    /// Expires the approval, if it is pending, because the run ends.
     pub(super) fn expire(&mut self, at: i64) {
         if self.status == PENDING {
             self.decide("expired", Some("omnilink"), at, Some("the run ends"));

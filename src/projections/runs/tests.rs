@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    fold::{Happened, Run},
+    fold::{HistoryRecord, Run},
     state::Step,
     work::Work,
 };
@@ -89,7 +89,7 @@ impl Pair {
         for event in events {
             self.seq += 1;
             let body = serde_json::to_string(event).unwrap();
-            self.fold.apply(Happened {
+            self.fold.apply(HistoryRecord {
                 seq: self.seq,
                 kind: event.name(),
                 at: self.now,
@@ -103,7 +103,7 @@ impl Pair {
         assert_eq!(self.fold.seq, self.run.seq() as i64);
     }
 
-    /// A step is as the core has it; of one that succeeded the error of an earlier attempt is not shown.
+    /// Compares a step with the core. The error of an earlier attempt is not shown once the step has succeeded.
     fn compare(&self, step: &Step) {
         let core = self.run.execution(&step.id);
         assert_eq!(step.status(), core.status, "{step:?}");
@@ -162,7 +162,7 @@ impl Pair {
         self.fold.steps.iter().find(|step| *step.id == *id).unwrap()
     }
 
-    /// Does what a random number says.
+    /// Does the action that a random number selects.
     fn act(&mut self, number: u32) {
         let steps = ["a", "b", "c", "d", "e", "f"];
         let step = steps[number as usize / 16 % steps.len()];
@@ -249,7 +249,7 @@ fn bad(retryable: bool, answered: bool) -> Outcome {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// After every input the status is that of the core; at the end no question is left open, and no step is on its way.
+    /// After every input the status is that of the core; at the end no approval is open, and no step is in progress.
     #[test]
     fn the_status_is_that_of_the_core(
         numbers in proptest::collection::vec(any::<u32>(), 1..120),
@@ -318,9 +318,9 @@ fn a_run_that_fails_shows_what_was_undone() {
     );
 }
 
-/// A pause moves the expiry of questions; what nobody decided before the end has expired.
+/// A pause postpones the expiry of approvals; those that are open at the end expire.
 #[test]
-fn questions_are_followed_to_the_end() {
+fn approvals_are_followed_to_the_end() {
     let plan = json!({ "steps": [{ "id": "c", "tool": "pay", "input": { "to": "bob" } }] });
     let mut pair = Pair::start(&plan, None, false);
     assert_eq!(pair.fold.status(), RunStatus::WaitingApproval);
@@ -342,7 +342,7 @@ fn questions_are_followed_to_the_end() {
     assert_eq!(pair.fold.status(), RunStatus::Cancelled);
 }
 
-/// Stored records and those of a batch are put together by number, whatever comes twice or late.
+/// Stored records and those of a batch are merged by `seq`, also if some come twice or late.
 #[test]
 fn a_history_is_put_together_by_number() {
     let events = [

@@ -1,28 +1,28 @@
-//! A run of a batch, and how it is made from its records.
+//! A run with its records in a batch.
 
 use std::collections::BTreeMap;
 
 use super::{
     Stored,
-    fold::{Happened, Run},
-    happened,
+    fold::{HistoryRecord, Run},
+    record_of,
 };
 use crate::runs::RunRecord;
 
 /// A run, and its records in a batch.
 pub(super) struct Work<'a> {
-    /// Not empty.
+    /// The records in the batch; not empty.
     records: Vec<&'a RunRecord>,
-    /// Those that are not stored yet.
+    /// The records that are not stored yet.
     pub(super) fresh: Vec<&'a RunRecord>,
     pub(super) run: Run,
 }
 
 impl<'a> Work<'a> {
-    /// The records follow those that made the run.
+    /// Applies records that continue the run's history.
     pub(super) fn folded(mut run: Run, records: Vec<&'a RunRecord>) -> Self {
         for record in &records {
-            run.apply(happened(record));
+            run.apply(record_of(record));
         }
         Self {
             fresh: records.clone(),
@@ -31,7 +31,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What the run was before is not known.
+    /// A run whose stored history must be read first.
     pub(super) fn unread(records: Vec<&'a RunRecord>) -> Self {
         Self {
             records,
@@ -40,36 +40,36 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// As [`Self::unread`].
-    pub(super) fn again(self) -> Self {
+    /// Discards the state: the stored history must be read first.
+    pub(super) fn unread_again(self) -> Self {
         Self::unread(self.records)
     }
 
-    /// Makes the run from stored records and its own.
+    /// Rebuilds the run from stored records and those of the batch.
     pub(super) fn fold(&mut self, stored: &[Stored]) {
-        let mut all: BTreeMap<i64, Happened<'_>> = BTreeMap::new();
+        let mut all: BTreeMap<i64, HistoryRecord<'_>> = BTreeMap::new();
         for stored in stored {
-            let happened = Happened {
+            let record = HistoryRecord {
                 seq: stored.seq,
                 kind: &stored.kind,
                 at: stored.at,
                 body: &stored.record,
             };
-            all.insert(stored.seq, happened);
+            all.insert(stored.seq, record);
         }
         self.fresh.clear();
         for record in &self.records {
             all.entry(record.seq).or_insert_with(|| {
                 self.fresh.push(*record);
-                happened(record)
+                record_of(record)
             });
         }
-        for happened in all.into_values() {
-            self.run.apply(happened);
+        for record in all.into_values() {
+            self.run.apply(record);
         }
     }
 
-    /// The numbers of the records that are not stored yet.
+    /// The `seq` of the records that are not stored yet.
     #[cfg(test)]
     pub(super) fn fresh_numbers(&self) -> Vec<i64> {
         self.fresh.iter().map(|record| record.seq).collect()
@@ -81,7 +81,7 @@ impl<'a> Work<'a> {
         first.map_or_else(Default::default, |first| (&*first.tenant, &*first.run_id))
     }
 
-    /// The run, written.
+    /// The run for the cache, once everything is written.
     pub(super) fn finish(self) -> (&'a str, &'a str, Run) {
         let (tenant, run_id) = self.key();
         let mut run = self.run;
@@ -90,7 +90,7 @@ impl<'a> Work<'a> {
             (step.stored, step.changed, step.output) = (true, false, None);
         }
         for approval in run.approvals.values_mut() {
-            (approval.stored, approval.changed, approval.asked) = (true, false, None);
+            (approval.stored, approval.changed, approval.request) = (true, false, None);
         }
         (tenant, run_id, run)
     }

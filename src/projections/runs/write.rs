@@ -1,4 +1,4 @@
-//! The rows of runs, and the statements that write them: `COPY` for rows that are new, one statement a table for those that change.
+//! Writes rows: `COPY` for new ones, one statement per table for changed ones.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -46,7 +46,7 @@ fn double(field: &mut CopyRows, value: Option<f64>) {
     }
 }
 
-/// The fields of a record, with its causation.
+/// The JSON text of a record for `run_events`: its fields and its causation.
 pub(super) fn record_text(record: &RunRecord) -> String {
     let Some(causation) = &record.causation else {
         return record.body.clone();
@@ -97,7 +97,7 @@ impl Statements {
                    k(tenant, run_id, seq, status, workflow_name, workflow_version, goal, params, plan, output, error, retry_of, \
                      trigger, principal, on_behalf_of, risk_score, created_at, updated_at, finished_at) ON CONFLICT DO NOTHING"
             ),
-            // What is null here does not change, and is not written again.
+            // Null means unchanged, so that large values are not written again.
             update_runs: format!(
                 "UPDATE omnilink.runs{suffix} r SET seq = k.seq, status = k.status, plan = COALESCE(k.plan::jsonb, r.plan), \
                    output = COALESCE(k.output::jsonb, r.output), error = COALESCE(k.error::jsonb, r.error), \
@@ -110,7 +110,7 @@ impl Statements {
             delete: [
                 delete("runs"),
                 delete("run_steps"),
-                // Their ids begin with the run's, which finds them by the primary key.
+                // Approval ids begin with the run's id, so the primary key finds them.
                 format!(
                     "DELETE FROM omnilink.approvals{suffix} t USING unnest($1::text[], $2::text[]) k(tenant, run_id) \
                      WHERE t.tenant = k.tenant AND t.approval_id > k.run_id || '.' AND t.approval_id < k.run_id || '/'"
@@ -146,7 +146,7 @@ impl Statements {
         }
     }
 
-    /// Inserts runs that have no row; returns how many had none.
+    /// Inserts runs that have no row yet; returns the number of inserted rows.
     pub(super) async fn insert_runs(
         &self,
         transaction: &mut PgConnection,
@@ -164,7 +164,7 @@ impl Statements {
         columns.write(transaction, &self.insert_runs).await
     }
 
-    /// Updates runs that have a row.
+    /// Updates rows of runs.
     pub(super) async fn update_runs(
         &self,
         transaction: &mut PgConnection,
@@ -203,7 +203,7 @@ impl Statements {
         Ok(())
     }
 
-    /// Deletes what follows from the history of runs, to be written again.
+    /// Deletes all rows of runs except their history, before they are rewritten.
     pub(super) async fn delete(
         &self,
         transaction: &mut PgConnection,
@@ -399,24 +399,24 @@ fn new_approval(
     number: i64,
     approval: &Approval,
 ) {
-    // It is there until the approval was written.
-    let Some(asked) = &approval.asked else {
+    // Set until the approval is written.
+    let Some(request) = &approval.request else {
         return;
     };
     rows.row(17);
     rows.text(tenant);
     rows.text(&format!("{run_id}.{number}"));
     rows.text(run_id);
-    rows.optional_text(asked.step_id.as_deref());
-    rows.text(&asked.kind);
+    rows.optional_text(request.step_id.as_deref());
+    rows.text(&request.kind);
     rows.text(&approval.status);
-    rows.text(&asked.lane);
-    rows.double(asked.risk_score);
-    jsonb(rows, Some(&asked.reasons));
-    jsonb(rows, Some(&asked.input));
-    rows.text(&asked.input_hash);
-    rows.optional_text(asked.message.as_deref());
-    rows.timestamp(micros(asked.requested_at));
+    rows.text(&request.lane);
+    rows.double(request.risk_score);
+    jsonb(rows, Some(&request.reasons));
+    jsonb(rows, Some(&request.input));
+    rows.text(&request.input_hash);
+    rows.optional_text(request.message.as_deref());
+    rows.timestamp(micros(request.requested_at));
     rows.timestamp(micros(approval.expires_at));
     rows.optional_text(approval.decided_by.as_deref());
     time(rows, approval.decided_at);

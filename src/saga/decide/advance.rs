@@ -1,4 +1,4 @@
-//! Which steps begin, what time has ended, and when the run has succeeded.
+//! Advances a run: expires deadlines, starts steps, and ends the run when all steps are done.
 
 use super::Turn;
 use crate::runs::{ApprovalKind, Decided, Decision, Event, Json, RunError, StepError};
@@ -11,11 +11,11 @@ use crate::{
     },
 };
 
-/// The most bytes of a run's output.
+/// The maximum size of a run's output, in bytes.
 const OUTPUT_MAX: usize = 128 * 1024;
 
 impl Turn<'_> {
-    /// Does all that can be done now.
+    /// Repeats until nothing more can be done now.
     pub(super) fn advance(&mut self) {
         let plan = self.plan();
         let mut before = usize::MAX;
@@ -31,7 +31,7 @@ impl Turn<'_> {
             if self.run.ending.is_some() {
                 self.unwind(&plan);
             } else if self.run.only_undoes() {
-                self.undo_again(&plan);
+                self.retry_compensations(&plan);
             } else {
                 self.begin_steps(&plan);
             }
@@ -40,7 +40,7 @@ impl Turn<'_> {
 
     /// A blocked tool denies the run before anything runs.
     pub(super) fn refuse_blocked_tools(&mut self) {
-        // Compensations are not judged.
+        // The risk rules do not apply to compensations.
         if self.run.only_undoes() {
             return;
         }
@@ -60,7 +60,7 @@ impl Turn<'_> {
         });
     }
 
-    /// Ends what has lasted too long: attempts, approvals, the run.
+    /// Expires attempts, approvals and the run whose deadline has passed.
     fn expire(&mut self, plan: &CompiledPlan) {
         for (index, step) in plan.steps.iter().enumerate() {
             let state = &self.run.steps[index];
@@ -96,7 +96,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Starts what may begin; the run has succeeded when there is nothing left.
+    /// Starts all steps that may begin. The run succeeds when no step is left.
     fn begin_steps(&mut self, plan: &CompiledPlan) {
         let early = self.run.started.run_at.is_some_and(|at| at > self.env.now);
         if self.run.begun_at.is_none() && (early || self.env.hold_start) {
@@ -114,7 +114,7 @@ impl Turn<'_> {
             }
         }
         let mut steps = self.run.steps.iter();
-        if steps.all(|step| step.phase.lets_go_on()) {
+        if steps.all(|step| step.phase.unblocks_dependents()) {
             self.succeed();
         }
     }
@@ -125,13 +125,13 @@ impl Turn<'_> {
             Phase::Pending => step
                 .depends_on
                 .iter()
-                .all(|on| self.run.steps[*on].phase.lets_go_on()),
+                .all(|on| self.run.steps[*on].phase.unblocks_dependents()),
             Phase::Retry => self.is_due(state.due),
             _ => false,
         }
     }
 
-    /// Starts one step, or decides that it does not run.
+    /// Starts one step, skips it, or holds it.
     fn begin_step(&mut self, index: usize, step: &CompiledStep) {
         let state = &self.run.steps[index];
         let over = self.all_attempts_until(state, step);
@@ -192,7 +192,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The run as a whole fails, not by a step.
+    /// Fails the run as a whole, not because of a step.
     fn fail_run(&mut self, error: StepError) {
         self.emit(Event::CancelRequested {
             by: "omnilink".into(),
@@ -210,17 +210,17 @@ impl Turn<'_> {
         Ok(Json::of(&value))
     }
 
-    /// Whether the tool's work is done here, and what it is.
+    /// The builtin tool of a step, if the run carries it out itself.
     pub(super) fn builtin(step: &CompiledStep) -> Option<Builtin> {
         match step.tool.worker {
-            // It is an effect, as the workers are.
+            // An effect makes the request, as for workers.
             Worker::Builtin(Builtin::Http) => None,
             Worker::Builtin(builtin) => Some(builtin),
             _ => None,
         }
     }
 
-    /// Whether people are asked once all attempts have failed.
+    /// Whether an incident is opened once all attempts have failed.
     pub(super) fn holds_incidents(step: &CompiledStep) -> bool {
         step.on_exhausted == OnExhausted::Hold
     }

@@ -14,13 +14,13 @@ use crate::{
     },
 };
 
-/// The reason of an approval that the key of whoever asked demands.
+/// The reason of an approval that the requester's API key demands.
 const REQUIRED_BY_KEY: &str = "required_by_key";
-/// How long work waits for a worker that claims it, unless its tool says otherwise: a day.
+/// How long a call waits until a worker claims it, unless its tool says otherwise: a day.
 const QUEUE_MS: u64 = 86_400 * 1000;
 
 impl Turn<'_> {
-    /// What expressions see: the parameters, and the outputs of these steps.
+    /// The context of expressions: the params, and the outputs of these steps.
     pub(super) fn context(&self, steps: &[usize]) -> Context {
         let params = self.run.started.params.value();
         let mut context = Context::new().with("params", &params);
@@ -34,7 +34,7 @@ impl Turn<'_> {
         context
     }
 
-    /// The input of a step: rendered once, the same for all attempts.
+    /// The input of a step. It is rendered once and is the same for all attempts.
     pub(super) fn input(&self, index: usize, step: &CompiledStep) -> Result<Json, StepError> {
         if let Some(input) = &self.run.steps[index].input {
             return Ok(input.clone());
@@ -52,14 +52,15 @@ impl Turn<'_> {
         }
     }
 
-    /// Asks people where the risk rules say so, unless they have agreed for the same reasons; true: the step waits for them.
+    /// Requests an approval where the risk rules demand one, unless the same reasons were approved before. True: the step waits
+    /// for the decision.
     pub(super) fn ask_people(&mut self, index: usize, step: &CompiledStep, input: &Json) -> bool {
         let state = &self.run.steps[index];
         if state.attempt > 0 {
             return false;
         }
         let approve = Self::builtin(step) == Some(Builtin::Approve);
-        // Most inputs need not be read.
+        // Parsing the input is needed only for thresholds.
         let judged = (!step.tool.risk.params.is_empty()).then(|| input.value());
         let judged = judged.as_ref().unwrap_or(&Value::Null);
         let mut risk = risk::judge(&step.tool, step.irreversible, judged);
@@ -94,7 +95,7 @@ impl Turn<'_> {
         true
     }
 
-    /// Asks people, once, whether the run may begin.
+    /// Requests, once, an approval of the run as a whole.
     pub(super) fn ask_about_run(&mut self) {
         let mut open = self.run.approvals.values();
         if open.any(|request| request.kind == ApprovalKind::Run) {
@@ -116,7 +117,7 @@ impl Turn<'_> {
         self.emit(Event::ApprovalRequested(Box::new(request)));
     }
 
-    /// Sends a step to its worker, or does its work where that is done here.
+    /// Sends a step to its worker, or carries out a builtin tool.
     pub(super) fn schedule(&mut self, index: usize, step: &CompiledStep, input: Json) {
         let state = &self.run.steps[index];
         let attempt = state.attempt + 1;
@@ -152,7 +153,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The end of all attempts together, once the first was scheduled.
+    /// The deadline of all attempts together, counted from when the first was scheduled.
     pub(super) fn all_attempts_until(
         &self,
         state: &StepState,
@@ -163,7 +164,7 @@ impl Turn<'_> {
         Some(Millis(first.0.saturating_add_unsigned(limit)))
     }
 
-    /// A worker has claimed an attempt: its time runs from here. Only the first claim counts: a lease that lapses gives no more time.
+    /// A worker has claimed an attempt: its time limit starts now. Only the first claim counts, so a lapsed lease does not extend the time.
     pub(super) fn claimed(&mut self, (id, kind, attempt): (&str, CallKind, u32), deadline: Millis) {
         let plan = self.plan();
         let index = plan.index(id).filter(|_| self.run.end.is_none());
@@ -205,7 +206,7 @@ impl Turn<'_> {
         });
     }
 
-    /// A step that waits for a signal takes the first one that is kept.
+    /// Completes a waiting step with the first kept signal that it waits for, if there is one.
     pub(super) fn take_signal(&mut self, index: usize, step: &CompiledStep) {
         let names = awaited(self.run.steps[index].input.as_ref());
         let mut signals = self.run.signals.iter();
@@ -216,25 +217,25 @@ impl Turn<'_> {
         }
     }
 
-    /// The time of a `wait` is over.
+    /// The deadline of a `wait` has passed.
     pub(super) fn wait_timed_out(&mut self, index: usize, step: &CompiledStep) {
         let state = &self.run.steps[index];
         let first = state.first_at.unwrap_or(self.env.now);
         let waited = self.env.now.0.saturating_sub(first.0);
         let input = state.input.as_ref();
-        // `deadline_s` may be over before the time that was to be waited.
+        // `deadline_s` may end before `for_s` does.
         let long_enough = input
             .and_then(|input| seconds(&input.value(), "for_s"))
             .is_some_and(|ms| waited >= ms.cast_signed());
         if long_enough {
             return self.keep(index, step, Json::null());
         }
-        let error = StepError::new("wait_timeout", "what it waits for did not come in time");
+        let error = StepError::new("wait_timeout", "the wait did not end within its time limit");
         self.fail_step(index, step, error, false);
     }
 }
 
-/// How long work of a tool waits for a worker that claims it, in milliseconds.
+/// How long a call of a tool waits until a worker claims it, in milliseconds.
 pub(super) fn queue_ms(tool: &Tool) -> u64 {
     tool.queue_timeout_ms.unwrap_or(QUEUE_MS)
 }

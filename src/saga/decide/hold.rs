@@ -1,4 +1,4 @@
-//! Calls that may not go now: because of a control, a limit or an open circuit breaker.
+//! Held calls: a control, a limit or an open circuit breaker does not let them be sent now.
 
 use super::{Hold, Turn};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Turn<'_> {
-    /// Why a call of this tool may not go now. A hold ends later than now, or not by itself.
+    /// Why a call of this tool may not be sent now; `None`: it may. `until` is later than now, so that a hold cannot wake the run at once.
     pub(super) fn hold_of(&self, tool: &Tool) -> Option<Hold> {
         let mut hold = (self.env.hold)(tool)?;
         if let Some(until) = &mut hold.until {
@@ -21,7 +21,7 @@ impl Turn<'_> {
         Some(hold)
     }
 
-    /// Keeps a call back until its hold ends.
+    /// Holds a call until `hold` ends.
     pub(super) fn hold(&mut self, step: &CompiledStep, kind: CallKind, hold: Hold) {
         self.emit(Event::StepHeld {
             step_id: step.id.clone(),
@@ -31,7 +31,7 @@ impl Turn<'_> {
         });
     }
 
-    /// Lets held calls go whose holds have ended, and keeps those back that are held for another reason now.
+    /// Releases calls whose holds have ended, or holds them again if there is a new reason.
     pub(super) fn release(&mut self, plan: &CompiledPlan) {
         for (index, step) in plan.steps.iter().enumerate() {
             let state = &self.run.steps[index];
@@ -58,7 +58,7 @@ impl Turn<'_> {
         }
     }
 
-    /// A call did not go.
+    /// A worker or effect reports that it did not make a call.
     pub(super) fn held(&mut self, id: &str, kind: CallKind, attempt: u32, hold: Hold) {
         let plan = self.plan();
         let index = plan.index(id).filter(|_| self.run.end.is_none());
@@ -81,7 +81,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The time in so many milliseconds.
+    /// The time `ms` milliseconds from now.
     pub(super) fn after(&self, ms: u64) -> Millis {
         Millis(self.env.now.0.saturating_add_unsigned(ms))
     }

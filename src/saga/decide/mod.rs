@@ -1,16 +1,16 @@
-//! What a run does about an input: pure, from the run's state, the input, and what is handed in ([`Env`]).
+//! Decides how a run reacts to an input. Pure: the result depends only on the run's state, the input and the environment ([`Env`]).
 //!
-//! [`decide`] applies each event as it makes it, so that the next decision sees it, and returns them all. After every input the
-//! run *advances*: steps that may begin are scheduled, a run that fails is undone, until nothing more can be done now.
+//! [`decide`] applies each event at once, so that the next decision sees it, and returns all of them. After every input the run
+//! *advances*: steps that may begin are scheduled, and a failing run is compensated, until nothing more can be done now.
 //!
 //! | file | decides |
 //! |---|---|
-//! | `advance` | which steps begin, and when the run has succeeded |
-//! | `attempt` | one attempt of a step: its input, the risk lanes, sending it |
-//! | `hold` | calls that may not go now |
-//! | `result` | what comes of an attempt: results, time-outs, retries, incidents |
-//! | `unwind` | how a run that does not succeed is ended and undone |
-//! | `people` | decisions, cancel, pause, resume, signals |
+//! | `advance` | which steps begin, which deadlines have passed, and when the run succeeds |
+//! | `attempt` | one attempt of a step: its input, approvals, sending it |
+//! | `hold` | calls that may not be sent now |
+//! | `result` | the outcome of an attempt: results, time-outs, retries, incidents |
+//! | `unwind` | ending and compensating a run that does not succeed |
+//! | `people` | controls from outside: decisions, cancel, pause, resume, signals |
 
 mod advance;
 mod attempt;
@@ -31,54 +31,54 @@ use super::{
 use crate::runs::{CallKind, Decision, Event, Json, PlanReady, Started, StepError};
 use crate::{base::clock::Millis, plans::Tool};
 
-/// What is handed in.
+/// The environment of a decision.
 pub struct Env<'a> {
-    /// The time.
+    /// The current time.
     pub now: Millis,
-    /// Why a call of a tool may not go now: a control, a limit, an open circuit breaker.
+    /// Why a call of a tool may not be sent now; `None`: it may.
     pub hold: &'a dyn Fn(&Tool) -> Option<Hold>,
-    /// How long an approval may be decided, in milliseconds.
+    /// The time until an approval expires, in milliseconds.
     pub approval_expiry_ms: u64,
-    /// From this risk score on a step waits for a person, whatever its lane (`risk.approve_above`).
+    /// A step with a higher risk score needs approval, even if its lane does not demand one (`risk.approve_above`).
     pub approve_above: f64,
-    /// Checks the event of a step of the tool `emit`, by the step's id and its input.
+    /// Checks the event that a step of the tool `emit` would append, by the step's id and input.
     pub check_event: &'a dyn Fn(&str, &Value) -> Result<(), StepError>,
-    /// A control keeps the run from beginning: it stays queued.
+    /// A control does not let the run begin: it stays queued.
     pub hold_start: bool,
-    /// Selects the jitter of pauses; the same for the same run.
+    /// The seed of the jitter of pauses; constant for a run.
     pub seed: u64,
 }
 
-/// Why a call may not go now.
+/// Why a call may not be sent now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hold {
-    /// Such as `safe_mode`.
+    /// A code, such as `safe_mode`.
     pub reason: String,
-    /// When it ends by itself.
+    /// When it ends; `None`: when the controls change.
     pub until: Option<Millis>,
 }
 
-/// What a run is told.
+/// An input of a run.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
     /// A worker has claimed a call.
     Claimed {
         /// The step.
         step: Arc<str>,
-        /// Which of its calls.
+        /// The step's own call, or its compensation.
         kind: CallKind,
         /// The attempt.
         attempt: u32,
-        /// When it is given up.
+        /// The deadline of the attempt, counted from the claim.
         deadline: Millis,
     },
     /// An attempt has ended.
     Result(CallResult),
-    /// A call did not go, and uses up no attempt.
+    /// A call was not made; it uses up no attempt.
     Held {
         /// The step.
         step: Arc<str>,
-        /// Which of its calls.
+        /// The step's own call, or its compensation.
         kind: CallKind,
         /// The attempt.
         attempt: u32,
@@ -93,35 +93,35 @@ pub enum Input {
         decision: Decision,
         /// Who decided.
         by: String,
-        /// For whom.
+        /// The user on whose behalf.
         on_behalf_of: Option<String>,
         /// Why.
         reason: Option<String>,
-        /// The input that was shown; another one is refused.
+        /// The hash of the input that was shown. If the input has changed since, the decision is refused.
         input_hash: Option<String>,
-        /// A changed input, or the output of a skipped step.
+        /// For `approved` a changed input, for `skip` the output of the step.
         value: Option<Json>,
     },
-    /// The run is to end.
+    /// Cancel the run.
     Cancel {
         /// Who asks.
         by: String,
         /// Why.
         reason: Option<String>,
-        /// Whether what was done is undone.
+        /// Whether steps are compensated.
         compensate: bool,
     },
-    /// Nothing more is to be scheduled.
+    /// Pause the run: schedule nothing more.
     Pause {
         /// Who asks.
         by: String,
     },
-    /// The run is to go on.
+    /// Resume the run.
     Resume {
         /// Who asks.
         by: String,
     },
-    /// A signal for a step that waits for it, now or later.
+    /// A signal for a step that waits for it now, or will later.
     Signal {
         /// Who sends it.
         by: String,
@@ -139,7 +139,7 @@ pub enum Input {
 pub struct CallResult {
     /// The step.
     pub step: Arc<str>,
-    /// Which of its calls.
+    /// The step's own call, or its compensation.
     pub kind: CallKind,
     /// The attempt.
     pub attempt: u32,
@@ -158,14 +158,14 @@ pub enum Outcome {
         error: StepError,
         /// Whether another attempt may succeed.
         retryable: bool,
-        /// Not to be attempted again before that long, in milliseconds.
+        /// The minimum pause before the next attempt, in milliseconds.
         retry_after_ms: Option<u64>,
         /// Whether the worker answered: without an answer the call may have had an effect.
         answered: bool,
     },
 }
 
-/// Why an input was refused. Whoever sent it is told.
+/// Why an input was refused. The sender gets its code and message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     /// The run has ended.
@@ -174,25 +174,25 @@ pub enum Refusal {
     /// The run is being undone.
     #[error("the run is being undone")]
     Compensating,
-    /// It has failed or was denied, and ends.
+    /// The run has failed or was denied, and is ending.
     #[error("the run is ending already")]
     Ending,
-    /// Cancelled before.
+    /// The run was cancelled before.
     #[error("the run is being cancelled already")]
     Cancelling,
-    /// Paused before.
+    /// The run was paused before.
     #[error("the run is paused already")]
     Paused,
-    /// It is not paused.
+    /// The run is not paused.
     #[error("the run is not paused")]
     NotPaused,
     /// The approval does not exist or was decided.
     #[error("there is no such open approval")]
     NotOpen,
     /// The decision does not fit the kind of the approval.
-    #[error("this approval cannot be decided so")]
+    #[error("this kind of approval does not allow this decision")]
     NoSuchDecision,
-    /// The input has changed since it was shown.
+    /// The input is not the one whose hash the decision carries.
     #[error("the input is not the one that was shown")]
     InputChanged,
     /// The changed input does not match the schema of the tool, or is too large.
@@ -201,10 +201,10 @@ pub enum Refusal {
     /// The output of a skipped step is larger than a run keeps.
     #[error("the output is too large")]
     OutputTooLarge,
-    /// Whoever asked for the run, or was asked for, may not approve it.
-    #[error("who asked for the run may not decide")]
+    /// The requester of a run, and the user on whose behalf it was requested, may not approve it.
+    #[error("the requester of the run may not decide")]
     SelfApproval,
-    /// The run keeps no more signals.
+    /// The run keeps the maximum number or size of signals already.
     #[error("the run keeps no more signals")]
     SignalsFull,
 }
@@ -230,18 +230,18 @@ impl Refusal {
     }
 }
 
-/// What came of an input.
+/// The effects of an input.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Effects {
-    /// What happened, in order. They are applied to the run already.
+    /// New events, in order. They are already applied to the run.
     pub events: Vec<Event>,
     /// Why the input was refused.
     pub refused: Option<Refusal>,
-    /// It was about an attempt that is over, and changed nothing.
+    /// The input was about an attempt that is over, and changed nothing.
     pub ignored: bool,
 }
 
-/// A run's first events.
+/// Starts a run and returns its first events.
 pub fn start(
     plan: Arc<CompiledPlan>,
     started: Started,
@@ -259,7 +259,7 @@ pub fn start(
     (run, effects)
 }
 
-/// What a run does about an input.
+/// Processes one input.
 pub fn decide(run: &mut Run, input: Input, env: &Env<'_>) -> Effects {
     let mut turn = Turn::new(run, env);
     turn.take(input);
@@ -267,7 +267,7 @@ pub fn decide(run: &mut Run, input: Input, env: &Env<'_>) -> Effects {
     turn.effects
 }
 
-/// One input and what follows from it.
+/// The processing of one input.
 struct Turn<'a> {
     run: &'a mut Run,
     env: &'a Env<'a>,
@@ -283,13 +283,13 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Applies an event, and keeps it.
+    /// Applies an event, and adds it to the effects.
     fn emit(&mut self, event: Event) {
         self.run.evolve(&event, self.env.now);
         self.effects.events.push(event);
     }
 
-    /// What an earlier run has carried out is as it was.
+    /// Takes over the results of steps that an earlier run has carried out.
     fn take_over(&mut self) {
         if self.run.end.is_some() || planted(Bug::RepeatsReused) {
             return;

@@ -1,4 +1,4 @@
-//! What people and other systems say to a run: decisions, cancel, pause, resume, signals.
+//! Controls from people and other systems: decisions, cancel, pause, resume, signals.
 
 use super::{Input, Refusal, Turn, attempt::awaited};
 use crate::runs::{ApprovalKind, Decided, Decision, Event, Json};
@@ -20,11 +20,11 @@ impl Turn<'_> {
             Input::Decision { by, .. } => ("decision", by.clone()),
             _ => return,
         };
-        let Err(refusal) = self.obey(input) else {
+        let Err(refusal) = self.apply(input) else {
             return;
         };
         self.effects.refused = Some(refusal);
-        // Nothing follows the last record.
+        // An ended run gets no more records.
         if refusal != Refusal::Ended {
             self.emit(Event::Refused {
                 what: what.into(),
@@ -34,8 +34,8 @@ impl Turn<'_> {
         }
     }
 
-    fn obey(&mut self, input: Input) -> Result<(), Refusal> {
-        if self.was_decided_so(&input) {
+    fn apply(&mut self, input: Input) -> Result<(), Refusal> {
+        if self.repeats_decision(&input) {
             return Ok(());
         }
         if self.run.end.is_some() {
@@ -85,7 +85,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Deadlines go on from where they stood still.
+    /// Ends a pause, if there is one: all deadlines move by its length.
     fn end_pause(&mut self, by: &str) {
         if let Some(since) = self.run.paused_at {
             self.emit(Event::Resumed {
@@ -118,8 +118,8 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Whether it is a decision that the same person has made before.
-    fn was_decided_so(&self, input: &Input) -> bool {
+    /// Whether the input repeats a decision that the same person made before, which changes nothing.
+    fn repeats_decision(&self, input: &Input) -> bool {
         let Input::Decision {
             approval,
             decision,
@@ -159,7 +159,7 @@ impl Turn<'_> {
         if input_hash.is_some_and(|hash| hash != request.input_hash) {
             return Err(Refusal::InputChanged);
         }
-        // An incident is work, not permission.
+        // An incident asks for work, not for permission, so its requester may decide it.
         if kind != ApprovalKind::Incident {
             let started = &self.run.started;
             let asked = [Some(&started.principal), started.on_behalf_of.as_ref()];
@@ -184,7 +184,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Whether a decision may change the input, or give the output, of a step to this.
+    /// Checks the value of a decision: a changed input, or the output of a skipped step.
     fn check_value(
         &self,
         step: Option<&str>,
@@ -203,12 +203,14 @@ impl Turn<'_> {
                 }
                 Ok(())
             }
-            (Some(_), Decision::Skip) => self.room_for(value).map_err(|_| Refusal::OutputTooLarge),
+            (Some(_), Decision::Skip) => self
+                .check_output_size(value)
+                .map_err(|_| Refusal::OutputTooLarge),
             _ => Err(Refusal::NoSuchDecision),
         }
     }
 
-    /// Ends the step of an incident as was decided; a retry begins it again.
+    /// Applies the decision of an incident: ends its step, or lets it be attempted again.
     pub(super) fn decide_incident(&mut self, decided: Box<Decided>) {
         let plan = self.plan();
         let request = self.run.approvals.get(&decided.approval).cloned();
@@ -229,7 +231,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The run ends otherwise while an incident is open.
+    /// Closes an open incident because the run ends.
     pub(super) fn close_incident(&mut self, index: usize, step: &CompiledStep, approval: u64) {
         self.emit(Event::IncidentDecided(Box::new(Decided {
             approval,

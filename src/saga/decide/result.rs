@@ -1,4 +1,4 @@
-//! What comes of an attempt: results, time-outs, retries, incidents.
+//! The outcome of an attempt: results, time-outs, retries, incidents.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -13,14 +13,14 @@ use crate::{
     },
 };
 
-/// The most bytes of a step's output.
+/// The maximum size of a step's output, in bytes.
 pub(super) const OUTPUT_MAX: usize = 128 * 1024;
-/// The most bytes of all outputs of a run.
+/// The maximum size of all outputs of a run together, in bytes.
 const OUTPUTS_MAX: usize = 8 * 1024 * 1024;
 const NO_ANSWER: &str = "no_answer";
-/// Errors of a call that has succeeded, but whose output cannot be kept: it has had its effect.
+/// Errors of a call that succeeded, but whose output cannot be stored: the call has had its effect.
 const UNKEPT: [&str; 2] = ["output_too_large", "invalid_output"];
-/// The longest pause that a worker may ask for: an hour.
+/// The maximum of `Retry-After`: an hour.
 const RETRY_AFTER_MAX_MS: u64 = 3_600_000;
 
 /// An attempt that failed.
@@ -71,7 +71,7 @@ impl Turn<'_> {
         self.effects.ignored = !taken;
     }
 
-    /// False: the attempt is over.
+    /// Returns false if the attempt is over.
     fn executed(
         &mut self,
         index: usize,
@@ -79,7 +79,7 @@ impl Turn<'_> {
         attempt: u32,
         outcome: Result<Json, Failure>,
     ) -> bool {
-        // What is done here has no worker that could answer.
+        // Builtin tools have no worker that could answer.
         if Self::builtin(step).is_some() {
             return false;
         }
@@ -90,7 +90,7 @@ impl Turn<'_> {
             Ok(output) if current || twice => {
                 self.succeed_step(index, step, (attempt, output), None);
             }
-            Ok(output) if succeeds_late(state, attempt) => {
+            Ok(output) if is_late_success(state, attempt) => {
                 self.succeed_step(index, step, (attempt, output), None);
             }
             Err(failure) if current => self.attempt_failed(index, step, failure),
@@ -99,7 +99,7 @@ impl Turn<'_> {
         true
     }
 
-    /// False: the attempt is over.
+    /// Returns false if the attempt is over.
     fn undone(
         &mut self,
         index: usize,
@@ -121,13 +121,13 @@ impl Turn<'_> {
         true
     }
 
-    /// The attempt in flight succeeded.
+    /// The attempt in flight has succeeded, with this output.
     pub(super) fn keep(&mut self, index: usize, step: &CompiledStep, output: Json) {
         let attempt = self.run.steps[index].attempt;
         self.succeed_step(index, step, (attempt, output), None);
     }
 
-    /// An attempt succeeded; a step whose output cannot be kept has failed, and is undone.
+    /// An attempt succeeded. If its output cannot be stored, the step fails and is compensated.
     pub(super) fn succeed_step(
         &mut self,
         index: usize,
@@ -135,7 +135,7 @@ impl Turn<'_> {
         (attempt, output): (u32, Json),
         signal: Option<String>,
     ) {
-        if let Err(error) = self.room_for(&output) {
+        if let Err(error) = self.check_output_size(&output) {
             return self.fail_step(index, step, error, true);
         }
         let late = self.run.steps[index].phase != Phase::Running;
@@ -149,8 +149,8 @@ impl Turn<'_> {
         });
     }
 
-    /// Whether a run can keep one more output.
-    pub(super) fn room_for(&self, output: &Json) -> Result<(), StepError> {
+    /// Checks that the run can store one more output.
+    pub(super) fn check_output_size(&self, output: &Json) -> Result<(), StepError> {
         let bytes = output.text().len();
         let (code, message) = if bytes > OUTPUT_MAX {
             let message = format!("its output has more than {OUTPUT_MAX} bytes");
@@ -189,23 +189,23 @@ impl Turn<'_> {
         self.compensation_failed(index, step, Failure::no_answer());
     }
 
-    /// Whether the attempt in flight waits for a worker that claims it.
+    /// Whether the attempt in flight has not been claimed by a worker yet.
     pub(super) fn is_unclaimed(&self, index: usize, step: &CompiledStep) -> bool {
         let state = &self.run.steps[index];
         state.phase == Phase::Running && step.tool.worker == Worker::Claim && !state.claimed
     }
 
-    /// Attempts a step again, or ends it.
+    /// Schedules a retry of a step, or ends it.
     fn attempt_failed(&mut self, index: usize, step: &CompiledStep, failure: Failure) {
         let state = &self.run.steps[index];
         let attempt = state.attempt;
         let used = attempt - state.forgiven;
         let most = step.retry.max_attempts + u32::from(planted(Bug::RetriesBeyondMax));
-        // A run that is ending makes no further attempts.
+        // A run that is ending does not retry.
         let more = failure.retryable && used < most && self.run.ending.is_none();
         let at = (index, CallKind::Execute, attempt);
         let pause = self.pause_ms(at, &step.retry, used, failure.retry_after_ms);
-        // While the run is paused, its time stands still.
+        // The run's clock stands still during a pause.
         let clock = self.run.paused_at.unwrap_or(self.env.now);
         let late = self
             .all_attempts_until(state, step)
@@ -225,16 +225,16 @@ impl Turn<'_> {
         self.give_up(index, step, failure.error, unanswered, failure.retryable);
     }
 
-    /// The time of all attempts together is over before the next one.
+    /// The deadline of all attempts has passed before the next one could be sent.
     pub(super) fn exhausted(&mut self, index: usize, step: &CompiledStep) {
         let state = &self.run.steps[index];
-        let none = || StepError::new("deadline", "its time was over before it could go");
+        let none = || StepError::new("deadline", "its deadline passed before it could be sent");
         let error = state.error.clone().unwrap_or_else(none);
         let unanswered = state.unanswered;
         self.give_up(index, step, error, unanswered, true);
     }
 
-    /// There is no further attempt: people are asked, or the step ends.
+    /// There is no further attempt: opens an incident, or ends the step.
     fn give_up(
         &mut self,
         index: usize,
@@ -272,7 +272,7 @@ impl Turn<'_> {
         });
     }
 
-    /// Ends a step that will not be attempted again, as its attempts ended.
+    /// Ends a step that will not be attempted again: `unknown` if an attempt had no answer, else `failed`.
     pub(super) fn end_attempts(&mut self, index: usize, step: &CompiledStep) {
         let state = &self.run.steps[index];
         let none = || StepError::new("cancelled", "the run ended");
@@ -345,7 +345,7 @@ impl Turn<'_> {
         });
     }
 
-    /// The pause before the next attempt: that of the policy, or what the worker asked for where that is longer.
+    /// The pause before the next attempt: that of the retry policy, or the worker's `Retry-After` if it is longer.
     fn pause_ms(
         &self,
         (index, kind, attempt): (usize, CallKind, u32),
@@ -367,9 +367,9 @@ fn not_started() -> StepError {
     StepError::new("not_started", "no worker claimed it in time")
 }
 
-/// Whether a success of this attempt says that the step had an effect though it counts as ended without one. Not once it is undone:
-/// compensations allow for calls whose outcome is unknown.
-fn succeeds_late(state: &StepState, attempt: u32) -> bool {
+/// Whether a success of this attempt is accepted late: the step counts as failed, unknown or cancelled, but has had an effect
+/// after all. Not once its compensation has begun, since compensations must tolerate an unknown outcome anyway.
+fn is_late_success(state: &StepState, attempt: u32) -> bool {
     let ended = matches!(
         state.phase,
         Phase::Failed | Phase::Unknown | Phase::Cancelled

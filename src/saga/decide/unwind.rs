@@ -1,5 +1,5 @@
-//! The end of a run that does not succeed: what is in flight is awaited, what has not begun is cancelled, and what may have had an
-//! effect is undone, the last first.
+//! Ends a run that does not succeed: waits for attempts in flight, cancels what has not begun, and compensates steps that may
+//! have had an effect, in reverse order.
 
 use super::{Turn, attempt::queue_ms};
 use crate::runs::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Turn<'_> {
-    /// Goes on towards the end, as far as nothing is awaited.
+    /// The next step towards the end, unless attempts in flight are awaited.
     pub(super) fn unwind(&mut self, plan: &CompiledPlan) {
         if self.close_steps(plan) && !planted(Bug::EndsBeforeAttempt) {
             return;
@@ -26,16 +26,16 @@ impl Turn<'_> {
         }
     }
 
-    /// Goes on with the compensations of an earlier run.
-    pub(super) fn undo_again(&mut self, plan: &CompiledPlan) {
+    /// Retries the compensations that failed in an earlier run.
+    pub(super) fn retry_compensations(&mut self, plan: &CompiledPlan) {
         match self.next_undo(plan) {
             Some(index) => self.undo(index, &plan.steps[index]),
-            None => self.finish_again(plan),
+            None => self.finish_retried_compensations(plan),
         }
     }
 
-    /// The last record of a run that only undoes.
-    fn finish_again(&mut self, plan: &CompiledPlan) {
+    /// Writes the last record of a run that only retries compensations.
+    fn finish_retried_compensations(&mut self, plan: &CompiledPlan) {
         let compensation_results = self.compensation_results(plan);
         let failed = compensation_results.iter().find(|result| !result.success);
         let Some(failed) = failed.map(|result| result.step_id.clone()) else {
@@ -53,14 +53,14 @@ impl Turn<'_> {
         });
     }
 
-    /// Ends what has not begun, and what will not be attempted again; true: attempts are in flight, and awaited.
+    /// Ends steps that have not begun, or will not be attempted again. True: attempts are in flight, and awaited.
     fn close_steps(&mut self, plan: &CompiledPlan) -> bool {
         let mut in_flight = false;
         for (index, step) in plan.steps.iter().enumerate() {
             let state = &self.run.steps[index];
             match state.phase {
                 Phase::Running => {
-                    // Nobody has begun to work on these.
+                    // No worker has begun one of these, so there is nothing to await.
                     let waits = Self::builtin(step) == Some(Builtin::Wait);
                     if !waits && !self.is_unclaimed(index, step) {
                         in_flight = true;
@@ -82,7 +82,7 @@ impl Turn<'_> {
                 _ => {}
             }
         }
-        // What is left is about the run.
+        // The remaining approvals are about the run.
         while let Some(approval) = self.run.approvals.keys().next().copied() {
             self.withdraw(approval);
         }
@@ -95,7 +95,7 @@ impl Turn<'_> {
         });
     }
 
-    /// Closes a question that needs no answer any more.
+    /// Closes an approval that is no longer needed.
     fn withdraw(&mut self, approval: u64) {
         self.emit(Event::ApprovalDecided(Box::new(Decided {
             approval,
@@ -106,7 +106,7 @@ impl Turn<'_> {
         })));
     }
 
-    /// The step to undo now: one whose compensation has begun, else the last one that has had an effect.
+    /// The next step to compensate: one whose compensation has begun, else the last one that had an effect.
     fn next_undo(&self, plan: &CompiledPlan) -> Option<usize> {
         let compensates = self.run.ending.as_ref().map(|ending| ending.compensate);
         if !compensates.unwrap_or_else(|| self.run.only_undoes()) {
@@ -129,7 +129,7 @@ impl Turn<'_> {
         begun.or_else(|| open.next_back())
     }
 
-    /// Undoes one step: one after another, so nothing else is undone meanwhile.
+    /// Compensates one step. Compensations run one at a time.
     fn undo(&mut self, index: usize, step: &CompiledStep) {
         let Some(compensation) = &step.compensation else {
             return;
@@ -210,8 +210,8 @@ impl Turn<'_> {
         Ok(Json::of(&value))
     }
 
-    /// As for the step itself; and `step`, and the step by its id, with input and output. The output of a step that is unknown is
-    /// null.
+    /// The context of a compensation's expressions: that of the step, and the input and output of the step as `step` and under
+    /// its id. The output of an `unknown` step is null.
     fn undo_context(
         &self,
         index: usize,
@@ -227,7 +227,7 @@ impl Turn<'_> {
             .with_step(&step.id, &[("input", &input), ("output", &output)])
     }
 
-    /// The last record.
+    /// Writes the last record.
     fn finish(&mut self, plan: &CompiledPlan) {
         let Some(ending) = self.run.ending.clone() else {
             return;

@@ -1,4 +1,4 @@
-//! A start record as a run that may begin.
+//! Reads a start record: what a new run needs to begin.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use crate::{
     stream::Rejected,
 };
 
-/// The reason of an approval that the request asks for.
+/// The reason of an approval that the request demands.
 const REQUIRED_BY_REQUEST: &str = "required_by_request";
-/// The reason of an approval that the key of the request demands.
+/// The reason of an approval that the requester's API key demands.
 const REQUIRED_BY_KEY: &str = "required_by_key";
 
-/// What a start record holds.
-pub(super) struct Begun {
+/// The contents of a start record.
+pub(super) struct NewRun {
     pub(super) about: Arc<About>,
     pub(super) started: Started,
     pub(super) body_hash: [u8; 16],
 }
 
 /// Reads a start record.
-pub(super) fn read(command: &Command, plans: &Plans) -> Result<Begun, Rejected> {
+pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected> {
     let start = Start::decode(command)
-        .ok_or_else(|| Rejected::new("invalid_command", "it is no start of a run"))?;
+        .ok_or_else(|| Rejected::new("invalid_command", "it is not a valid start of a run"))?;
     let ready = plans.of(&start)?;
     check_undo(&start, &ready)?;
     let tenant = Tenant::new(&command.tenant)
@@ -48,14 +48,14 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<Begun, Rejected> 
     });
     let body_hash = hash(&start.body_hash);
     let started = started(command, start);
-    Ok(Begun {
+    Ok(NewRun {
         about,
         started,
         body_hash,
     })
 }
 
-/// A run that only undoes calls compensations of its plan.
+/// Checks that the compensations to be retried exist in the plan.
 fn check_undo(start: &Start, ready: &Ready) -> Result<(), Rejected> {
     let plan = &ready.compiled;
     let undo = start.retry.iter().flat_map(|retry| &retry.undo);
@@ -105,7 +105,7 @@ fn started(command: &Command, start: Start) -> Started {
     }
 }
 
-/// Whether an event or a time started it: the first part of its identity says so, which nobody else can choose.
+/// Whether an event or a time started it. The first part of its identity tells, which requests cannot choose.
 fn is_triggered(start: &Start) -> bool {
     let kind = start.identity.first().map(String::as_str);
     matches!(kind, Some("trigger" | "cron"))
@@ -120,7 +120,7 @@ pub(super) fn plan_ready(ready: &Ready) -> PlanReady {
     }
 }
 
-/// 16 bytes of 32 hexadecimal digits; zeros for anything else.
+/// Parses 32 hexadecimal digits; zeros if it is anything else.
 fn hash(hex: &str) -> [u8; 16] {
     u128::from_str_radix(hex, 16)
         .unwrap_or_default()

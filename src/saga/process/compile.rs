@@ -1,4 +1,4 @@
-//! Compiled plans, shared by all runs of the same plan with the same tools.
+//! A cache of compiled plans, shared by all runs of the same plan with the same tools.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,10 +16,10 @@ use crate::{
     stream::Rejected,
 };
 
-/// Plans kept. Others are compiled again when they are needed.
+/// The maximum number of cached plans.
 const PLANS: usize = 512;
 
-/// A plan that is ready to run, with what readers see of it.
+/// A compiled plan, with the parts that readers see.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) compiled: Arc<CompiledPlan>,
@@ -33,12 +33,12 @@ pub(super) struct Ready {
     pub(super) workers: HashMap<String, String>,
 }
 
-/// The plans compiled lately, for all partitions.
+/// The cache, for all partitions.
 #[derive(Default)]
 pub(super) struct Plans(Mutex<HashMap<u128, Arc<Ready>>>);
 
 impl Plans {
-    /// The plan of a start. Rejected: it is not valid, which the port checks before it accepts a start.
+    /// The plan of a start. An invalid one is rejected; the port accepts no such start.
     pub(super) fn of(&self, start: &Start) -> Result<Arc<Ready>, Rejected> {
         let Some(planned) = &start.plan else {
             return Err(Rejected::new("no_plan", "the start has no plan"));
@@ -59,7 +59,7 @@ impl Plans {
     }
 }
 
-/// By the texts, not by the plan's hash alone: a record could name the hash of another plan.
+/// The cache key: covers the texts, not just the plan's hash, because a record could carry the hash of another plan.
 fn key(planned: &Planned, tools: &BTreeMap<String, Box<RawValue>>, hold: bool) -> u128 {
     let mut hasher = Xxh3::new();
     let mut add = |text: &str| {

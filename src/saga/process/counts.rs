@@ -1,11 +1,11 @@
-//! Counts of one transaction, and the metrics that they are added to.
+//! Metrics, and the counts of one transaction.
 
 use crate::{
     runs::RunStatus,
     telemetry::metrics::{RUNS_ENDED, RUNS_STARTED, SAGA_IGNORED},
 };
 
-/// The statuses in which runs end.
+/// The final statuses.
 const ENDS: [RunStatus; 4] = [
     RunStatus::Succeeded,
     RunStatus::Failed,
@@ -29,7 +29,7 @@ impl Meters {
         }
     }
 
-    /// Adds the counts of a transaction. Called at its end: one that is repeated begins with new counts.
+    /// Adds the counts of a transaction. Called at its end, so that a repeated transaction does not count twice.
     pub(super) fn add(&self, counts: &Counts) {
         self.started.increment(counts.started);
         self.ignored.increment(counts.ignored);
@@ -39,12 +39,12 @@ impl Meters {
     }
 }
 
-/// What happened in one transaction.
+/// The counts of one transaction.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) started: u64,
     ended: [u64; 4],
-    /// Results and holds of attempts that are over.
+    /// Inputs that changed nothing, such as results of attempts that are over.
     pub(super) ignored: u64,
 }
 

@@ -11,11 +11,10 @@ use crate::{
     runs::StepError,
 };
 
-/// The source of events that name none.
+/// The default source.
 const SOURCE: &str = "/omnilink/runs";
 
-/// The record on `ingress`. Its event has `key`, the idempotency key of the call, as its id, so that it is admitted once. `depth` is the
-/// run's.
+/// The record on `ingress`. The event's id is `key`, the idempotency key of the call, so that it is admitted once. `depth` is the run's.
 pub(super) fn record(
     (tenant, run_id): (&Tenant, &str),
     depth: u32,

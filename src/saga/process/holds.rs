@@ -1,4 +1,4 @@
-//! Which calls the emergency controls hold (contract, section 4; docs/controls.md).
+//! Which calls the emergency controls hold (docs/controls.md).
 
 use super::live::About;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     saga::Hold,
 };
 
-/// Why a call of a tool may not go now; `None`: it may.
+/// Why a call of a tool may not be sent now; `None`: it may.
 pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
     let reason = controls.holds(&tool.name, works_outside(tool), changes_something(tool))?;
     Some(Hold {
@@ -16,8 +16,8 @@ pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
     })
 }
 
-/// Whether a run stays queued that an event or a time has started: nobody refuses such a start while it is not allowed. Runs that were
-/// requested are refused at the port instead.
+/// Whether a run that an event or a time has started must stay queued. Such starts are never refused; requests for runs are
+/// refused at the port instead.
 pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
     let Some(controls) = controls.filter(|_| about.triggered) else {
         return false;
@@ -30,7 +30,7 @@ pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
         || workflow.is_some_and(|workflow| disabled(&format!("workflow:{}", workflow.name)))
 }
 
-/// Whether a worker does it: builtin tools but `http` are part of the run.
+/// Whether the work happens outside the run: by a worker, or by the builtin tool `http`.
 fn works_outside(tool: &Tool) -> bool {
     match tool.worker {
         Worker::Builtin(builtin) => builtin == Builtin::Http,
@@ -38,7 +38,7 @@ fn works_outside(tool: &Tool) -> bool {
     }
 }
 
-/// Whether a call may change something outside: every tool of a worker that does not say that it only reads, and events.
+/// Whether a call may change something outside: events, and every tool of a worker that is not of kind `read`.
 fn changes_something(tool: &Tool) -> bool {
     match tool.worker {
         Worker::Builtin(Builtin::Noop | Builtin::Wait | Builtin::Approve) => false,
@@ -47,7 +47,7 @@ fn changes_something(tool: &Tool) -> bool {
     }
 }
 
-/// The controls of a record.
+/// The controls with the state of a record.
 pub(super) fn controls(state: EmergencyState) -> Emergency {
     Emergency {
         state,
@@ -55,7 +55,7 @@ pub(super) fn controls(state: EmergencyState) -> Emergency {
     }
 }
 
-/// Whether these controls hold no call at all, so that tools need not be asked about.
+/// Whether these controls hold no calls at all, which saves checking each tool.
 pub(super) fn hold_nothing(controls: &Emergency) -> bool {
     !controls.kill_switch() && !controls.safe_mode() && controls.state.disabled.is_empty()
 }

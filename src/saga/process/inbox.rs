@@ -1,4 +1,4 @@
-//! A record of `commands` as what the core is told.
+//! Decodes records of `commands` into inputs of the core.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -22,50 +22,51 @@ use crate::{
 /// The kind of records about the emergency controls.
 const CONTROLS: &str = "controls";
 
-/// The most bytes of a worker's error that a run keeps.
+/// The maximum size of the code and the message of a worker's error, in bytes; longer ones are cut.
 const CODE_MAX: usize = 128;
 const MESSAGE_MAX: usize = 2048;
 
-/// What a record says.
+/// A decoded record.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one per record, and it is matched at once"
 )]
-pub(super) enum Told {
-    /// A run starts.
+pub(super) enum Message {
+    /// The start of a run.
     Start(Box<Command>),
-    /// A run is told something.
-    Run(ForRun),
+    /// An input of a run.
+    Run(RunInput),
     /// The emergency controls have changed.
     Controls(Box<EmergencyState>),
-    /// A kind of a later version.
+    /// A record of a kind that only a later version knows.
     Unknown,
 }
 
-/// What a run is told.
-pub(super) struct ForRun {
+/// An input of a run, and where it is from.
+pub(super) struct RunInput {
     pub(super) run: Uuid,
-    /// Whose run it has to be; `None`: a worker on Kafka does not say.
+    /// The tenant that the run must belong to; `None`: a worker on Kafka did not name it.
     pub(super) tenant: Option<String>,
     /// The kind of the record.
     pub(super) kind: &'static str,
     pub(super) input: Input,
-    /// Who says it; `None` for workers.
+    /// The sender; `None` for workers.
     pub(super) by: Option<By>,
 }
 
-/// Who says something to a run.
+/// The sender of a control.
 pub(super) struct By {
     pub(super) principal: String,
     pub(super) on_behalf_of: Option<String>,
 }
 
-/// What JSON of producers on Kafka may tell a run, beside results. Starts need what only the port can check.
+/// The kinds of JSON records that producers on Kafka may send, in addition to results. Starts are excluded because only the port
+/// can check them.
 const FOREIGN_KINDS: [&str; 6] = [CANCEL, PAUSE, RESUME, SIGNAL, DECISION, HELD];
-/// Who says it, unless the JSON names somebody.
+/// The default principal of such records.
 const FOREIGN_PRINCIPAL: &str = "kafka";
 
-/// Whose run it is, in JSON of producers on Kafka.
+/// The run that a JSON record of a producer on Kafka is about.
 #[derive(Deserialize)]
 struct OfRun {
     run_id: String,
@@ -74,28 +75,28 @@ struct OfRun {
 }
 
 fn invalid(what: impl std::fmt::Display) -> Rejected {
-    Rejected::new("invalid_command", format!("it is no command: {what}"))
+    Rejected::new("invalid_command", format!("not a valid command: {what}"))
 }
 
-/// Reads the value of a record.
-pub(super) fn read(value: &[u8]) -> Result<Told, Rejected> {
+/// Decodes the value of a record.
+pub(super) fn read(value: &[u8]) -> Result<Message, Rejected> {
     let Some(command) = Command::decode(value) else {
         return foreign(value);
     };
     if command.kind == CONTROLS {
         let state = body(&command)?;
-        return Ok(Told::Controls(Box::new(state)));
+        return Ok(Message::Controls(Box::new(state)));
     }
     if command.kind == start::KIND {
-        return Ok(Told::Start(Box::new(command)));
+        return Ok(Message::Start(Box::new(command)));
     }
-    let told = for_run(&command, true)?;
-    Ok(told.map_or(Told::Unknown, Told::Run))
+    let message = run_input(&command, true)?;
+    Ok(message.map_or(Message::Unknown, Message::Run))
 }
 
-/// What a command tells a run; `None`: it is of a kind of a later version. `ours`: OmniLink has written it, so the tenant is that of the
-/// key that asked.
-fn for_run(command: &Command, ours: bool) -> Result<Option<ForRun>, Rejected> {
+/// The input in a command; `None` if only a later version knows its kind. `ours`: OmniLink has written the record, so its tenant
+/// is that of the API key.
+fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected> {
     let by = command.principal.clone();
     let (kind, input) = match command.kind.as_str() {
         RESULT => (RESULT, result(body(command)?)),
@@ -153,7 +154,7 @@ fn for_run(command: &Command, ours: bool) -> Result<Option<ForRun>, Rejected> {
         _ => return Ok(None),
     };
     let tenant = (ours || !command.tenant.is_empty()).then(|| command.tenant.clone());
-    Ok(Some(ForRun {
+    Ok(Some(RunInput {
         run: run_id(&command.run_id)?,
         tenant,
         kind,
@@ -167,7 +168,7 @@ fn for_run(command: &Command, ours: bool) -> Result<Option<ForRun>, Rejected> {
 
 /// The id of a run.
 pub(super) fn run_id(text: &str) -> Result<Uuid, Rejected> {
-    Uuid::try_parse(text).map_err(|_| invalid("`run_id` is no UUID"))
+    Uuid::try_parse(text).map_err(|_| invalid("`run_id` is not a UUID"))
 }
 
 fn body<T: DeserializeOwned>(command: &Command) -> Result<T, Rejected> {
@@ -175,14 +176,15 @@ fn body<T: DeserializeOwned>(command: &Command) -> Result<T, Rejected> {
         .map_err(|e| invalid(format_args!("the body of kind `{}`: {e}", command.kind)))
 }
 
-/// JSON of a producer on Kafka: a result, if it has an `outcome`; else what `kind` names, with the fields of that kind beside it.
-fn foreign(value: &[u8]) -> Result<Told, Rejected> {
+/// Decodes JSON of a producer on Kafka: a result if it has an `outcome`, else a record of the kind in `kind`, with the fields of
+/// that kind next to it.
+fn foreign(value: &[u8]) -> Result<Message, Rejected> {
     let mut json: Map<String, Value> = serde_json::from_slice(value).map_err(invalid)?;
     if json.contains_key("outcome") {
-        // Read again, each by itself.
+        // Parsed again into each type.
         let of: OfRun = serde_json::from_slice(value).map_err(invalid)?;
         let outcome: StepResult = serde_json::from_slice(value).map_err(invalid)?;
-        return Ok(Told::Run(ForRun {
+        return Ok(Message::Run(RunInput {
             run: run_id(&of.run_id)?,
             tenant: of.tenant,
             kind: RESULT,
@@ -193,7 +195,7 @@ fn foreign(value: &[u8]) -> Result<Told, Rejected> {
     let mut text = |name: &str| match json.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(invalid(format_args!("`{name}` is no text"))),
+        Some(_) => Err(invalid(format_args!("`{name}` is not text"))),
     };
     let kind = text("kind")?.ok_or_else(|| invalid("it has neither `outcome` nor `kind`"))?;
     if !FOREIGN_KINDS.contains(&&*kind) {
@@ -213,8 +215,8 @@ fn foreign(value: &[u8]) -> Result<Told, Rejected> {
         body: Value::Object(json).to_string(),
         kind,
     };
-    let told = for_run(&command, false)?;
-    Ok(told.map_or(Told::Unknown, Told::Run))
+    let message = run_input(&command, false)?;
+    Ok(message.map_or(Message::Unknown, Message::Run))
 }
 
 fn result(result: StepResult) -> Input {
@@ -242,7 +244,7 @@ fn result(result: StepResult) -> Input {
     })
 }
 
-/// The beginning of a text.
+/// Cuts a text to at most `most` bytes.
 fn cut(mut text: String, most: usize) -> String {
     text.truncate(text.floor_char_boundary(most));
     text
@@ -258,14 +260,14 @@ mod tests {
     #[test]
     fn json_without_an_outcome_needs_a_kind() {
         let id = "0198c1d2-0000-7000-8000-000000000001";
-        let told = |mut value: Value| {
+        let message = |mut value: Value| {
             value["run_id"] = id.into();
             match read(value.to_string().as_bytes()) {
-                Ok(Told::Run(told)) => told,
+                Ok(Message::Run(message)) => message,
                 _ => panic!("{value}"),
             }
         };
-        let signal = told(json!({ "kind": "signal", "signal": "paid", "data": [1] }));
+        let signal = message(json!({ "kind": "signal", "signal": "paid", "data": [1] }));
         assert_eq!(
             signal.input,
             Input::Signal {
@@ -275,7 +277,7 @@ mod tests {
             }
         );
         assert_eq!(signal.tenant, None);
-        let pause = told(json!({ "kind": "pause", "tenant": "acme", "principal": "ann" }));
+        let pause = message(json!({ "kind": "pause", "tenant": "acme", "principal": "ann" }));
         assert_eq!(pause.input, Input::Pause { by: "ann".into() });
         assert_eq!(pause.tenant.as_deref(), Some("acme"));
         assert_eq!(pause.by.unwrap().principal, "ann");
@@ -285,11 +287,11 @@ mod tests {
     fn json_with_an_outcome_is_a_result() {
         let id = "0198c1d2-0000-7000-8000-000000000001";
         let value = json!({ "run_id": id, "step_id": "pay", "attempt": 2, "outcome": "succeeded", "output": { "n": 1 } });
-        let Ok(Told::Run(told)) = read(value.to_string().as_bytes()) else {
+        let Ok(Message::Run(message)) = read(value.to_string().as_bytes()) else {
             panic!("a result");
         };
-        assert_eq!(told.run.to_string(), id);
-        let Input::Result(result) = told.input else {
+        assert_eq!(message.run.to_string(), id);
+        let Input::Result(result) = message.input else {
             panic!("a result");
         };
         assert_eq!((result.kind, result.attempt), (CallKind::Execute, 2));

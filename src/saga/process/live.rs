@@ -1,4 +1,4 @@
-//! Runs in memory.
+//! The cache of runs in memory.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,10 +13,10 @@ use crate::{
     saga::{Run, TextKey},
 };
 
-/// Runs of one generation. Two generations are in memory.
+/// The maximum number of runs in a generation; the cache holds two.
 const GENERATION: usize = 2000;
 
-/// What never changes about a run.
+/// The immutable part of a run.
 #[derive(Debug)]
 pub(super) struct About {
     pub(super) run_id: Arc<str>,
@@ -25,7 +25,7 @@ pub(super) struct About {
     pub(super) traceparent: Option<String>,
     pub(super) tracestate: Option<String>,
     pub(super) ready: Arc<Ready>,
-    /// How many triggers in a row led to it.
+    /// How many triggers in a row led to it ([`crate::commands::depth`]).
     pub(super) depth: u32,
     /// An event or a time started it, not a request.
     pub(super) triggered: bool,
@@ -35,27 +35,27 @@ pub(super) struct About {
 pub(super) struct Live {
     pub(super) about: Arc<About>,
     pub(super) run: Run,
-    /// Of the request that started it.
+    /// The hash of the request that started it.
     pub(super) body_hash: [u8; 16],
     /// When its last record was written.
     pub(super) updated_at: Millis,
     /// When its timer fires.
     pub(super) timer: Option<Millis>,
-    /// The texts of steps that are stored in rows of their own, as they are there.
+    /// The texts of steps that are stored in separate rows, as stored.
     pub(super) large: BTreeMap<TextKey, Json>,
-    /// The start record, until it is stored.
+    /// The start record, until its row is written.
     pub(super) unstored: Option<Box<Command>>,
-    /// Whether it is among the held ones.
+    /// Whether it has a row in [`HELD`](super::rows::HELD).
     pub(super) held: bool,
     /// Whether the open transaction has changed it.
     pub(super) changed: bool,
 }
 
-/// The runs that were active lately. A run that is not here is read from its rows.
+/// Recently active runs. Other runs are read from their rows.
 #[derive(Default)]
 pub(super) struct Hot {
     recent: HashMap<RunKey, Live>,
-    /// The generation before. Whatever is used of it moves to `recent`.
+    /// The previous generation. A run that is used moves to `recent`.
     older: HashMap<RunKey, Live>,
 }
 
@@ -75,7 +75,7 @@ impl Hot {
         self.recent.remove(key).or_else(|| self.older.remove(key))
     }
 
-    /// Forgets runs that were not used lately. Called when all rows are written.
+    /// Starts a new generation when the current one is full. Called when all rows are written.
     pub(super) fn rotate(&mut self) {
         if self.recent.len() > GENERATION {
             self.older = std::mem::take(&mut self.recent);

@@ -5,18 +5,18 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `transform` | records and timers in, decisions, rows and outputs out |
-//! | `inbox` | a record of `commands` as an input of the core |
-//! | `begin` | a start record as a run |
-//! | `compile` | compiled plans, shared by the runs of one plan |
+//! | `transform` | the transform: processes records and timers |
+//! | `inbox` | decoding records of `commands` |
+//! | `begin` | reading a start record |
+//! | `compile` | the cache of compiled plans |
 //! | `counts` | metrics |
-//! | `live` | a run in memory, and the runs that are |
+//! | `live` | the cache of runs in memory |
 //! | `rows` | the tables of keyed state |
 //! | `notices` | audit entries, and events about runs |
-//! | `outputs` | what happened, as records |
-//! | `tasks` | what becomes of work that is claimed |
+//! | `outputs` | the records that follow from events |
+//! | `tasks` | records about the state of claimable tasks |
 //! | `emitted` | the events of `emit` |
-//! | `surroundings` | what the core is told beside the input |
+//! | `environment` | the environment of the core: time, settings, controls |
 //! | `holds` | which calls the emergency controls hold |
 //! | `view` | a run as readers see it |
 
@@ -24,13 +24,13 @@ mod begin;
 mod compile;
 mod counts;
 mod emitted;
+mod environment;
 mod holds;
 mod inbox;
 mod live;
 mod notices;
 mod outputs;
 mod rows;
-mod surroundings;
 mod tasks;
 mod transform;
 mod view;
@@ -49,21 +49,21 @@ use transform::Runs;
 
 /// The processor's name.
 pub const NAME: &str = "saga";
-/// How long the identity of a run that has ended names it: 90 days (contract, section 2).
+/// How long the identity of an ended run is remembered, in milliseconds: 90 days.
 pub const IDENTITY_MS: i64 = 90 * 86_400 * 1000;
-/// Identities in memory for each partition before they go to disk.
+/// The number of identities in memory for each partition before they are written to disk.
 const SEAL_AT: usize = 27_000;
 
 /// Settings of the processor.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long an approval may be decided.
+    /// The time until an approval expires.
     pub approval_expiry: Duration,
-    /// From this risk score on a step waits for a person, whatever its lane.
+    /// A step with a higher risk score needs approval, even if its lane does not demand one.
     pub approve_above: f64,
-    /// How long the identity of a run that has ended names it, in milliseconds.
+    /// How long the identity of an ended run is remembered, in milliseconds.
     pub identity_ms: i64,
-    /// Whether each end of a run is also an event.
+    /// Whether the end of a run is also published as an event.
     pub events: bool,
 }
 
@@ -89,7 +89,7 @@ pub struct Sagas {
 }
 
 impl Sagas {
-    /// For the topics of these names, which have `partitions` partitions each.
+    /// A processor for the topics with these names, which have `partitions` partitions each.
     pub fn new(names: &Names, partitions: u32, settings: Settings, followers: Followers) -> Self {
         Self {
             names: names.clone(),

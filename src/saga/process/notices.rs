@@ -1,4 +1,4 @@
-//! Records of the processor beside histories and calls: entries of the audit log, and events about runs on `ingress`.
+//! Records for others than workers and readers of runs: audit entries, and events about runs on `ingress`.
 
 use serde_json::{Map, Value, json};
 
@@ -16,7 +16,7 @@ use crate::{
 /// The source of events about runs.
 const SOURCE: &str = "/omnilink/runs";
 
-/// The entry about a control or decision that a run has refused because it has ended, or a start that repeats another one.
+/// The audit entry about a control or decision that an ended run has refused, or about a start with the identity of another one.
 pub(super) fn refused(
     tenant: &Tenant,
     run_id: &str,
@@ -87,7 +87,7 @@ fn event(about: &About, number: &str, kind: &str, data: &Value, now: Millis) -> 
         "data": data,
     });
     let body = event.to_string();
-    // All of its fields are OmniLink's own, so that it is valid.
+    // Always valid, because OmniLink sets all of its fields.
     let parsed = parse_structured(body.as_bytes(), Form::OmniLink, &about.tenant, now).ok()?;
     let mut value = Vec::with_capacity(512);
     encode_ingress(&parsed.event, &mut value);

@@ -1,4 +1,4 @@
-//! What happened to a run, as records: its history, calls for workers, and events of the tool `emit`.
+//! The records that follow from a run's events: its history, calls for workers, and events of the tool `emit`.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{
     emitted,
     live::About,
     notices,
-    tasks::{self, unwritable},
+    tasks::{self, encode_failed},
 };
 use crate::{
     base::clock::Millis,
@@ -20,7 +20,7 @@ use crate::{
     stream::{Context, Failure, Rejected},
 };
 
-/// Writes the records of events that were just applied to a run. `lifecycle`: its end is an event too.
+/// Writes the records of events that were just applied to a run. `lifecycle`: the end of the run is also published as an event.
 pub(super) fn write(
     (names, lifecycle): (&Names, bool),
     about: &About,
@@ -34,7 +34,7 @@ pub(super) fn write(
     let id = (about.tenant.as_str(), &*about.run_id);
     for (event, seq) in events.iter().zip(before + 1..) {
         let record = RunRecord::new(id, seq, event, now, Some(causation));
-        let record = record.encode().map_err(unwritable)?;
+        let record = record.encode().map_err(encode_failed)?;
         cx.emit_here(&names.runs, record);
         tasks::follow(names, about, run, event, cx)?;
         match event {
@@ -105,7 +105,7 @@ pub(super) fn write(
 
 const EMIT: Worker = Worker::Builtin(Builtin::Emit);
 
-/// The run whose compensation of a step is called again.
+/// The earlier run whose compensation of a step is retried.
 fn undone_in<'r>(run: &'r Run, step_id: &str) -> Option<&'r str> {
     run.started().undo(step_id).map(|undo| &*undo.run_id)
 }
@@ -193,12 +193,12 @@ impl Call<'_> {
             traceparent: about.traceparent.clone(),
             tracestate: about.tracestate.clone(),
         };
-        cx.emit_here(&names.steps, command.encode().map_err(unwritable)?);
+        cx.emit_here(&names.steps, command.encode().map_err(encode_failed)?);
         Ok(())
     }
 }
 
-/// Whether a worker makes the call. The builtin tools but `http` are part of the run.
+/// Whether the call goes to `steps`. Builtin tools other than `http` are carried out by the run.
 fn is_for_workers(worker: &Worker) -> bool {
     match worker {
         Worker::Builtin(builtin) => *builtin == Builtin::Http,
@@ -206,7 +206,7 @@ fn is_for_workers(worker: &Worker) -> bool {
     }
 }
 
-/// What a compensation undoes, and why.
+/// What a compensation undoes, and why, as JSON for workers.
 struct Undone {
     execute: Value,
     error: Option<Value>,
@@ -245,10 +245,10 @@ fn error_of(error: &StepError) -> Value {
     json!({ "code": error.code, "message": error.message })
 }
 
-/// What led to records: `KIND:PARTITION:OFFSET`.
+/// The causation of records: `KIND:PARTITION:OFFSET`.
 pub(super) fn causation(kind: &str, partition: u32, offset: u64) -> String {
     format!("{kind}:{partition}:{offset}")
 }
 
-/// What a timer led to.
+/// The causation of records that a timer led to.
 pub(super) const TIMER: &str = "timer";

@@ -14,15 +14,15 @@ use bytes::Bytes;
 /// The id of a run: the bytes of its UUID.
 pub(super) type RunKey = [u8; 16];
 
-/// The start records of runs that have not ended. Written once.
+/// The start records of runs that have not ended. Each is written once.
 pub(super) const STARTS: Table<RunKey, StartRow> = Table::new("starts", b's');
-/// Where these runs are.
+/// The state of these runs.
 pub(super) const RUNS: Table<RunKey, Snapshot> = Table::new("runs", b'r');
-/// Large texts of steps, by run, step and text. Written once.
+/// Large texts of steps, by run, step index and [`StepText`](crate::saga::StepText).
 pub(super) const TEXTS: Table<(RunKey, u32, u8), TextRow> = Table::new("texts", b't');
-/// The runs with a call that a control holds: they are woken when the controls change.
+/// Runs that a control holds. They are woken when the controls change.
 pub(super) const HELD: Table<RunKey, Mark> = Table::new("held", b'h');
-/// The emergency controls, as the partition has read them. The key is always 0.
+/// The emergency controls, as this partition has last read them. The key is always 0.
 pub(super) const CONTROLS: Table<u8, ControlsRow> = Table::new("controls", b'c');
 
 /// A start record, as it was in `commands`.
@@ -36,7 +36,7 @@ impl Value for StartRow {
 
     fn from_row(row: Bytes) -> Result<Self, CodecError> {
         let command = Command::decode(&row);
-        let command = command.ok_or_else(|| CodecError::new("it is no record of commands"))?;
+        let command = command.ok_or_else(|| CodecError::new("not a record of `commands`"))?;
         Ok(Self(command))
     }
 }

@@ -1,4 +1,4 @@
-//! Work that is claimed: what the topic `steps` says of a task after it was scheduled, for the queue that follows it.
+//! Records on `steps` about the state of claimable tasks after they were scheduled, for the queue in Postgres that follows the topic.
 
 use super::live::About;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     stream::{Context as Transaction, Failure, Rejected},
 };
 
-/// The most bytes of what a limit is counted by.
+/// The maximum size of a limit's key, in bytes.
 const LIMIT_KEY_MAX: usize = 512;
 
 /// A task: an attempt of one of a step's two calls.
@@ -24,7 +24,7 @@ struct Task<'a> {
     attempt: u32,
 }
 
-/// Writes what an event means for tasks.
+/// Writes the changes of tasks that follow from an event.
 pub(super) fn follow(
     names: &Names,
     about: &About,
@@ -33,11 +33,11 @@ pub(super) fn follow(
     cx: &mut Transaction<'_>,
 ) -> Result<(), Failure> {
     let now = cx.now();
-    let mut tell = |task: Task<'_>, state, deadline| {
+    let mut write_state = |task: Task<'_>, state, deadline| {
         let Some(command) = command(about, task, state, deadline, now) else {
             return Ok(());
         };
-        cx.emit_here(&names.steps, command.encode().map_err(unwritable)?);
+        cx.emit_here(&names.steps, command.encode().map_err(encode_failed)?);
         Ok(())
     };
     match event {
@@ -54,7 +54,7 @@ pub(super) fn follow(
                     kind,
                     attempt,
                 };
-                tell(task, TaskState::Started, *deadline)
+                write_state(task, TaskState::Started, *deadline)
             }
             None => Ok(()),
         },
@@ -69,18 +69,18 @@ pub(super) fn follow(
                     kind: in_flight.kind,
                     attempt: in_flight.attempt,
                 };
-                tell(task, state, in_flight.deadline.unwrap_or(now))?;
+                write_state(task, state, in_flight.deadline.unwrap_or(now))?;
             }
             Ok(())
         }
         _ => match over(run, event) {
-            Some(task) => tell(task, TaskState::Over, now),
+            Some(task) => write_state(task, TaskState::Over, now),
             None => Ok(()),
         },
     }
 }
 
-/// The task that is over with an event.
+/// The task that an event ends.
 fn over<'r>(run: &'r Run, event: &Event) -> Option<Task<'r>> {
     let (step_id, kind, attempt) = match event {
         Event::StepSucceeded {
@@ -102,7 +102,7 @@ fn over<'r>(run: &'r Run, event: &Event) -> Option<Task<'r>> {
         | Event::CompensationFailed {
             step_id, attempt, ..
         } => (step_id, CallKind::Compensate, Some(*attempt)),
-        // The attempt in flight was given back.
+        // The event has already decremented the attempt.
         Event::StepHeld { step_id, kind, .. } => {
             let step = find(run, step_id)?;
             let attempt = run.attempts(step_id, *kind) + 1;
@@ -130,7 +130,7 @@ fn find<'r>(run: &'r Run, id: &str) -> Option<&'r CompiledStep> {
     plan.index(id).map(|index| &plan.steps[index])
 }
 
-/// The record about a task; `None`: its worker does not claim.
+/// The record about a task; `None` if its tool's workers do not claim.
 fn command(
     about: &About,
     task: Task<'_>,
@@ -173,14 +173,14 @@ fn command(
 }
 
 /// A record that cannot be encoded.
-pub(super) fn unwritable(error: impl std::fmt::Display) -> Rejected {
+pub(super) fn encode_failed(error: impl std::fmt::Display) -> Rejected {
     Rejected::new(
         "invalid_state",
         format!("a record cannot be written: {error}"),
     )
 }
 
-/// What the limit of a tool counts a call by; `None`: all calls together. So is a call whose key cannot be made.
+/// The key by which a tool's limit counts a call; `None`: all calls count together, also those whose key cannot be rendered.
 pub(super) fn limit_key(tool: &Tool, params: &Json, input: &Json) -> Option<String> {
     let key = tool.limit.as_ref()?.key.as_ref()?;
     let (params, input) = (params.value(), input.value());
@@ -189,7 +189,7 @@ pub(super) fn limit_key(tool: &Tool, params: &Json, input: &Json) -> Option<Stri
         Ok(serde_json::Value::String(text)) => Some(text),
         Ok(value) => Some(value.to_string()),
         Err(error) => {
-            tracing::debug!(tool = tool.name, %error, "the key of a limit cannot be made: the call counts with all others");
+            tracing::debug!(tool = tool.name, %error, "the key of a limit cannot be rendered: the call counts with all others");
             None
         }
     }

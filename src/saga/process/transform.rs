@@ -1,4 +1,4 @@
-//! Records and timers in; decisions, rows and outputs out.
+//! The transform of one partition: passes records and timers to the core, and writes rows and output records.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,12 +10,12 @@ use super::{
     Settings, begin,
     compile::Plans,
     counts::{Counts, Meters},
+    environment::Environment,
     holds,
-    inbox::{self, ForRun, Told},
+    inbox::{self, Message, RunInput},
     live::{About, Hot, Live},
     notices, outputs,
     rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
-    surroundings::Surroundings,
     view,
 };
 use crate::{
@@ -33,10 +33,10 @@ use crate::{
     stream::{Context, Failure, Rejected, Timer, Transform},
 };
 
-/// The key of the timer that wakes runs whose calls were held. Timers of runs have 16 bytes.
+/// The key of the timer that wakes held runs, possibly followed by the run to continue after. The keys of runs' own timers have 16 bytes.
 const WAKE: &[u8] = b"wake";
-/// How many of them are woken in one go.
-const WOKEN: usize = 500;
+/// How many held runs are woken at once.
+const WAKE_BATCH: usize = 500;
 
 /// The runs of one partition of `commands`.
 pub(super) struct Runs {
@@ -45,19 +45,19 @@ pub(super) struct Runs {
     settings: Settings,
     followers: Followers,
     plans: Arc<Plans>,
-    /// The runs that have ended, for as long as their identities name them.
+    /// The identities of ended runs.
     ended: Window,
     hot: Hot,
     /// `None` until the row was read.
     controls: Option<Emergency>,
-    /// What the open transaction has changed.
+    /// The runs that the open transaction has changed.
     changed: Vec<RunKey>,
     notices: Vec<(Uuid, Notice)>,
     counts: Counts,
     meters: Arc<Meters>,
 }
 
-/// Where a record is, and what it is.
+/// The kind and position of a record of `commands`.
 struct Source<'a> {
     kind: &'a str,
     partition: u32,
@@ -95,8 +95,9 @@ impl Runs {
         }
     }
 
-    /// Sends a record to the partition of its run, if it is on another one: workers on Kafka may write it anywhere.
-    fn passed_on(&self, run: Uuid, input: &Fetched, cx: &mut Context<'_>) -> Result<bool, Failure> {
+    /// Forwards a record to the partition of its run if it is on another one, since workers on Kafka may write it anywhere. True:
+    /// it was forwarded.
+    fn forward(&self, run: Uuid, input: &Fetched, cx: &mut Context<'_>) -> Result<bool, Failure> {
         let mut buffer = Uuid::encode_buffer();
         let key = run.hyphenated().encode_lower(&mut buffer).as_bytes();
         if partition_for(key, self.partitions) == cx.partition() {
@@ -119,7 +120,7 @@ impl Runs {
         Ok(())
     }
 
-    /// The run, if it has not ended before the open transaction.
+    /// Loads a run into memory; false if it does not exist or has ended.
     fn load(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<bool, Failure> {
         if self.hot.get(&key).is_some() {
             return Ok(true);
@@ -188,14 +189,14 @@ impl Runs {
         let about = begun.about;
         let compiled = Arc::clone(&about.ready.compiled);
         let plan_ready = begin::plan_ready(&about.ready);
-        let around = Surroundings {
+        let environment = Environment {
             settings: &self.settings,
             controls: self.controls.as_ref(),
             about: &about,
             now,
         };
         let (run_state, effects) =
-            around.with(|env| saga::start(compiled, begun.started, plan_ready, env));
+            environment.with(|env| saga::start(compiled, begun.started, plan_ready, env));
         outputs::write(
             (&self.names, self.settings.events),
             &about,
@@ -223,18 +224,18 @@ impl Runs {
         Ok(())
     }
 
-    fn tell(
+    fn deliver(
         &mut self,
-        mut told: ForRun,
+        mut message: RunInput,
         source: &Source<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let run = told.run;
+        let run = message.run;
         let key = *run.as_bytes();
         if !self.load(key, cx)? {
             let answer = match self.ended.get(&Identity(key), cx.now())? {
-                Some(stub) if is_of(&stub, told.tenant.as_deref()) => {
-                    self.audit_refused(&told, Refusal::Ended, cx)?;
+                Some(stub) if is_of(&stub, message.tenant.as_deref()) => {
+                    self.audit_refused(&message, Refusal::Ended, cx)?;
                     refused(Refusal::Ended)
                 }
                 _ => Answer::UnknownRun,
@@ -246,15 +247,15 @@ impl Runs {
         let Some(live) = self.hot.get(&key) else {
             return Ok(());
         };
-        let tenant = told.tenant.as_deref();
+        let tenant = message.tenant.as_deref();
         if tenant.is_some_and(|tenant| tenant != live.about.tenant.as_str()) {
             self.answer(run, source, Answer::UnknownRun);
             return Ok(());
         }
-        let input = std::mem::replace(&mut told.input, Input::Wake);
+        let input = std::mem::replace(&mut message.input, Input::Wake);
         let effects = self.decide(key, input, &source.causation(), cx)?;
         if effects.refused == Some(Refusal::Ended) {
-            self.audit_refused(&told, Refusal::Ended, cx)?;
+            self.audit_refused(&message, Refusal::Ended, cx)?;
         }
         let answer = match effects.refused {
             Some(refusal) => refused(refusal),
@@ -266,7 +267,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Tells a run that is in memory.
+    /// Passes an input to a run in memory, and writes what follows.
     fn decide(
         &mut self,
         key: RunKey,
@@ -279,13 +280,13 @@ impl Runs {
             return Ok(Effects::default());
         };
         let about = Arc::clone(&live.about);
-        let around = Surroundings {
+        let environment = Environment {
             settings: &self.settings,
             controls: self.controls.as_ref(),
             about: &about,
             now,
         };
-        let effects = around.with(|env| decide(&mut live.run, input, env));
+        let effects = environment.with(|env| decide(&mut live.run, input, env));
         if effects.ignored {
             self.counts.ignored += 1;
         }
@@ -308,21 +309,21 @@ impl Runs {
         Ok(effects)
     }
 
-    /// What a run that has ended refuses is in the audit log alone: nothing follows the last record of its history.
+    /// Writes an audit entry about what an ended run refused. Its history ends with its last record, so it cannot show the refusal.
     fn audit_refused(
         &self,
-        told: &ForRun,
+        message: &RunInput,
         refusal: Refusal,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let (Some(by), Some(tenant)) = (&told.by, &told.tenant) else {
+        let (Some(by), Some(tenant)) = (&message.by, &message.tenant) else {
             return Ok(());
         };
         let Ok(tenant) = Tenant::new(tenant) else {
             return Ok(());
         };
-        let run_id = told.run.to_string();
-        let about = (told.kind, refusal.code());
+        let run_id = message.run.to_string();
+        let about = (message.kind, refusal.code());
         let by = (&*by.principal, by.on_behalf_of.as_deref());
         let entry = notices::refused(&tenant, &run_id, about, by, cx.now());
         self.audit(&entry, cx)
@@ -335,7 +336,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Keeps an answer for whoever follows the run.
+    /// Keeps an answer for the followers of the run until the commit.
     fn answer(&mut self, run: Uuid, source: &Source<'_>, answer: Answer) {
         if !self.followers.follows(&run) {
             return;
@@ -348,7 +349,7 @@ impl Runs {
         self.notices.push((run, notice));
     }
 
-    /// Counts an end, and keeps it for whoever follows the run.
+    /// If the run has ended, counts that, and keeps a notice for its followers until the commit.
     fn after(&mut self, run: Uuid, effects: &Effects) {
         let Some(last) = effects.events.last() else {
             return;
@@ -375,7 +376,7 @@ impl Runs {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let known = self.controls.as_ref().map_or(0, |c| c.state.version);
-        // Every node appends each change.
+        // Every node appends each change, so most are known already.
         if state.version <= known {
             return Ok(());
         }
@@ -386,16 +387,19 @@ impl Runs {
         Ok(())
     }
 
-    /// Lets runs go on whose calls were held, a part of them; the timer is set again for the rest. The part begins after the run that
-    /// the timer's key names.
+    /// Wakes a batch of held runs, starting after the run in the timer's key, and sets the timer again if there are more.
     fn wake_held(&mut self, timer: &[u8], cx: &mut Context<'_>) -> Result<(), Failure> {
         let after = timer.strip_prefix(WAKE).unwrap_or_default();
-        // Those that this transaction has begun to hold are among them only once they are stored.
+        // Write pending rows first, so that the scan includes runs held in this transaction.
         self.store_changed(cx);
         let held = cx.scan(&HELD)?;
         let mut held = held.into_iter().map(|(key, _)| key);
         let mut last = None;
-        for key in held.by_ref().filter(|key| &key[..] > after).take(WOKEN) {
+        for key in held
+            .by_ref()
+            .filter(|key| &key[..] > after)
+            .take(WAKE_BATCH)
+        {
             self.wake(key, cx)?;
             last = Some(key);
         }
@@ -457,7 +461,7 @@ impl Runs {
                 cx.delete(&HELD, &key);
             }
         }
-        // A timer that fires too early is set again then; only an earlier one has to be moved.
+        // A timer that fires too early is harmless and is set again then. It must be moved only to an earlier time.
         if let Some(due) = live.run.next_due()
             && live.timer.is_none_or(|timer| due < timer)
         {
@@ -472,7 +476,7 @@ impl Runs {
         }
         let mut snapshot = Snapshot::of(&live.run, live.updated_at, live.timer);
         for (text, json) in snapshot.take_large() {
-            // Only a person's decision changes one.
+            // Only a person's decision changes a stored text.
             if live.large.get(&text).is_some_and(|stored| stored.is(&json)) {
                 continue;
             }
@@ -493,20 +497,20 @@ impl Transform for Runs {
             offset: input.offset,
         };
         match inbox::read(value)? {
-            Told::Unknown => Ok(()),
-            Told::Controls(state) => self.controls_changed(*state, cx),
-            Told::Start(command) => {
-                if self.passed_on(inbox::run_id(&command.run_id)?, input, cx)? {
+            Message::Unknown => Ok(()),
+            Message::Controls(state) => self.controls_changed(*state, cx),
+            Message::Start(command) => {
+                if self.forward(inbox::run_id(&command.run_id)?, input, cx)? {
                     return Ok(());
                 }
                 self.start(command, &source(start::KIND), cx)
             }
-            Told::Run(told) => {
-                if self.passed_on(told.run, input, cx)? {
+            Message::Run(message) => {
+                if self.forward(message.run, input, cx)? {
                     return Ok(());
                 }
-                let source = source(told.kind);
-                self.tell(told, &source, cx)
+                let source = source(message.kind);
+                self.deliver(message, &source, cx)
             }
         }
     }
@@ -544,7 +548,7 @@ impl Transform for Runs {
     }
 }
 
-/// Whether a change of the controls may let the run go on: calls are held, or it has not begun.
+/// Whether a change of the controls may let the run continue: calls are held, or it has not begun.
 fn waits_for_controls(run: &saga::Run, about: &About) -> bool {
     run.waits_for_controls() || about.triggered && run.status() == RunStatus::Queued
 }
@@ -556,7 +560,7 @@ fn refused(refusal: Refusal) -> Answer {
     }
 }
 
-/// What is kept of a run that has ended: whose it was, and half of the hash of what was sent.
+/// The remembered value of an ended run: hashes of its tenant and of the request's body hash, 8 bytes each.
 fn stub(tenant: &str, body_hash: &[u8; 16]) -> [u8; 16] {
     let body = xxh3_64_with_seed(body_hash, 0);
     let mut stub = [0; 16];
@@ -565,7 +569,7 @@ fn stub(tenant: &str, body_hash: &[u8; 16]) -> [u8; 16] {
     stub
 }
 
-/// Whether a stub is of this tenant's run.
+/// Whether a stub belongs to a run of this tenant.
 fn is_of(stub: &[u8; 16], tenant: Option<&str>) -> bool {
     tenant.is_none_or(|tenant| stub[..8] == xxh3_64(tenant.as_bytes()).to_be_bytes())
 }

@@ -1,4 +1,4 @@
-//! A run as readers see it.
+//! The view of a run that the port returns.
 
 use super::live::About;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     saga::Run,
 };
 
-/// What readers see of a run whose last record was written at `updated_at`. Of its approvals those that are open.
+/// The view of a run whose last record was written at `updated_at`. It contains only open approvals.
 pub(super) fn view(about: &About, run: &Run, updated_at: Millis) -> RunView {
     let started = run.started();
     let (output, error) = run.end().map_or((None, None), |(output, error)| {

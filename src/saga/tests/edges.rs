@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 const DAY: i64 = 86_400_000;
-/// When a run that began at 0 has taken too long.
+/// The deadline of a run that began at 0.
 const RUN_ENDS: Millis = Millis(7 * DAY);
 
 pub(super) fn undo() -> Value {
@@ -96,7 +96,7 @@ fn an_incident_without_an_answer_is_unknown_when_it_is_failed() {
 }
 
 #[test]
-fn questions_are_closed_when_the_run_ends() {
+fn approvals_are_closed_when_the_run_ends() {
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() },
         { "id": "b", "tool": "approve", "input": { "message": "well?" }, "depends_on": ["a"] },
@@ -136,12 +136,12 @@ fn a_step_that_is_held_between_attempts_is_not_forgotten() {
 }
 
 #[test]
-fn what_happens_during_a_pause_is_not_postponed_by_all_of_it() {
+fn deadlines_set_during_a_pause_move_only_by_the_rest_of_it() {
     let mut case = Case::start(&one(&json!({ "deadline_s": 60 })), &tools(), &Value::Null);
     case.wait(5_000);
     case.tell(pause());
     case.now += 30 * DAY;
-    // Only five seconds of its time are over: there is another attempt, a second after the resume.
+    // Only five seconds of its time limit have passed: there is another attempt, a second after the resume.
     case.answer("a", 1, bad(true, true));
     assert!(case.types().ends_with("step_retry_scheduled a"));
     case.now += 1;
@@ -153,7 +153,7 @@ fn what_happens_during_a_pause_is_not_postponed_by_all_of_it() {
 }
 
 #[test]
-fn the_time_of_all_attempts_stands_still_while_the_step_is_held() {
+fn the_deadline_of_all_attempts_is_suspended_while_the_step_is_held() {
     let mut case = Case::start(&one(&json!({ "deadline_s": 30 })), &tools(), &Value::Null);
     case.answer("a", 1, bad(true, true));
     *case.held.borrow_mut() = Some(hold("safe_mode", None));
@@ -161,16 +161,16 @@ fn the_time_of_all_attempts_stands_still_while_the_step_is_held() {
     case.wait(DAY);
     *case.held.borrow_mut() = None;
     case.tell(Input::Wake);
-    // The attempt has its whole time.
+    // The attempt has its full time limit.
     assert_eq!(case.run.next_due(), Some(Millis(case.now + 10_000)));
     assert_eq!(case.run.steps[0].attempt, 2);
 }
 
 #[test]
-fn no_attempt_goes_after_the_time_of_all_attempts() {
+fn no_attempt_is_sent_after_the_deadline_of_all_attempts() {
     let mut case = Case::start(&one(&json!({ "deadline_s": 30 })), &tools(), &Value::Null);
     case.answer("a", 1, bad(true, true));
-    // Nobody woke the run in time.
+    // The run is woken late.
     case.wait(60_000);
     assert_eq!(code(&case), "broken");
     assert_eq!(case.run.steps[0].attempt, 1);
@@ -188,7 +188,7 @@ fn another_hold_follows_a_hold() {
     case.tell(held(5_000));
     *case.held.borrow_mut() = Some(hold("safe_mode", None));
     case.wait(5_000);
-    // A time that is over would wake the run at once, again and again.
+    // A time in the past would wake the run again and again.
     assert_eq!(case.run.next_due(), Some(RUN_ENDS));
     *case.held.borrow_mut() = Some(hold("rate_limited", Some(20_000)));
     case.tell(Input::Wake);
@@ -212,7 +212,7 @@ fn a_run_whose_time_has_come_does_not_wake_while_it_is_held() {
 }
 
 #[test]
-fn a_changed_input_is_validated_and_triaged_anew() {
+fn a_changed_input_is_validated_and_judged_again() {
     let pay = tool(
         "pay",
         &json!({
@@ -280,7 +280,7 @@ fn a_paused_run_whose_step_has_failed_can_be_cancelled() {
 }
 
 #[test]
-fn waits_are_ended_by_time_and_signals_alone() {
+fn only_time_and_signals_end_a_wait() {
     let wait = |input: Value, more: &Value| {
         let mut plan = one(more);
         plan["steps"][0]["tool"] = json!("wait");
@@ -291,7 +291,7 @@ fn waits_are_ended_by_time_and_signals_alone() {
     assert!(case.answer("a", 1, good(&json!("forged"))).ignored);
     case.wait(10_000);
     assert_eq!(code(&case), "wait_timeout");
-    // What its input becomes is checked, too.
+    // The rendered input is checked too.
     let case = wait(json!({ "for_s": "{{ params.n }}" }), &json!({}));
     assert_eq!(code(&case), "invalid_input");
     // The first of several signals is the one that came first.
@@ -318,7 +318,7 @@ fn unclaimed_work_has_not_started() {
     case.wait(60_000);
     assert_eq!(code(&case), "not_started");
     assert!(!case.types().contains("retry"));
-    // From the claim on its time runs; without an answer it is unknown.
+    // Its time limit starts at the claim; without an answer it is unknown.
     let mut case = Case::start(&plan, &tools, &Value::Null);
     case.wait(50_000);
     let claim = |attempt, deadline| Input::Claimed {
@@ -329,7 +329,7 @@ fn unclaimed_work_has_not_started() {
     };
     assert!(case.tell(claim(2, 60_000)).ignored);
     case.tell(claim(1, 60_000));
-    // The lease has lapsed, and somebody else has claimed it: that gives no more time.
+    // Another claim after the lease has lapsed does not extend the time.
     let again = case.tell(claim(1, 90_000));
     assert!(!again.ignored && again.events.is_empty());
     case.tell(cancel());
@@ -339,7 +339,7 @@ fn unclaimed_work_has_not_started() {
         case.types()
             .contains("step_unknown a, compensation_started")
     );
-    // What nobody has claimed is not awaited; if somebody did at the same moment, it is undone.
+    // An unclaimed call is not awaited; if it was claimed at the same moment, a success is compensated.
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() }, { "id": "b", "tool": "t", "compensate": undo() },
     ] });
@@ -383,7 +383,7 @@ fn a_compensation_waits_to_be_claimed() {
     assert!(case.types().ends_with("compensation_scheduled a"));
     case.wait(1_000);
     assert_eq!(failed_as(&case).as_deref(), Some("not_started"));
-    // From the claim on its time runs.
+    // Its time limit starts at the claim.
     let mut case = begun();
     case.wait(50_000);
     case.tell(Input::Claimed {
@@ -399,7 +399,7 @@ fn a_compensation_waits_to_be_claimed() {
 }
 
 #[test]
-fn compensations_are_told_in_the_order_in_which_they_ran() {
+fn compensations_are_reported_in_the_order_in_which_they_ran() {
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() },
         { "id": "b", "tool": "t", "compensate": undo(), "retry": { "max_attempts": 1 } },
@@ -466,7 +466,7 @@ fn denied_approvals_undo_and_the_run_may_need_one() {
         (case.run.status(), code(&case)),
         (RunStatus::Denied, "denied".to_owned())
     );
-    // The time of the run is over before anybody decides: it left `queued` when people were asked.
+    // The run times out before anybody decides: it left `queued` when the approval was requested.
     let plan = json!({ "steps": plan["steps"], "timeout_s": 60 });
     let mut case = Case::start_with(&plan, &tools(), started);
     case.wait(60_000);

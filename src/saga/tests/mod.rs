@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `rules` | single rules |
 //! | `edges`, `sizes` | rules at their edges: pauses, holds, late results, decisions, sizes |
-//! | `model/` | a tiny model of a run |
-//! | `stories` | random plans, workers, people and controls |
-//! | `pair` | a run beside its model: they must agree after each input |
-//! | `random` | many of them; and planted bugs, which must be found |
+//! | `model/` | a small reference model of a run |
+//! | `stories` | random plans and stimuli |
+//! | `pair` | a run and its model, compared after each input |
+//! | `random` | many random runs; planted bugs must be found |
 
 mod edges;
 mod model;
@@ -28,7 +28,7 @@ use crate::{
     runs::{CallKind, Decision, Event, Json, PlanReady, RunStatus, Started, StepError},
 };
 
-/// A tool of a worker that reads `steps`, harmless unless `more` says otherwise.
+/// A tool of a worker that reads `steps`, with harmless settings unless `more` overrides them.
 fn tool(name: &str, more: &Value) -> Arc<Tool> {
     let mut definition = json!({
         "name": name, "description": "a tool", "worker": { "kafka": {} }, "kind": "write", "risk": { "lane": "safe" }
@@ -47,7 +47,7 @@ fn compile(plan: &Value, tools: &[Arc<Tool>]) -> Arc<CompiledPlan> {
     Arc::new(CompiledPlan::new(&plan, Defaults::default(), find).unwrap())
 }
 
-/// A run and its history, driven by hand.
+/// A run and its history, driven step by step.
 struct Case {
     plan: Arc<CompiledPlan>,
     run: Run,
@@ -72,7 +72,7 @@ impl Case {
         Self::start_expiring(plan, tools, started, 86_400_000)
     }
 
-    /// A run whose approvals may be decided for so many milliseconds.
+    /// Starts a run whose approvals expire after this many milliseconds.
     fn start_expiring(
         plan: &Value,
         tools: &[Arc<Tool>],
@@ -98,7 +98,7 @@ impl Case {
 
     fn tell(&mut self, input: Input) -> Effects {
         let held = self.held.borrow().clone();
-        // As safe mode does: what a run does itself goes on.
+        // Like safe mode: only tools of workers are held.
         let hold = move |tool: &Tool| {
             let own = matches!(tool.worker, Worker::Builtin(_));
             held.clone().filter(|_| !own)
@@ -206,7 +206,7 @@ fn bad(retryable: bool, answered: bool) -> Outcome {
     }
 }
 
-/// What a test holds calls for.
+/// A hold of a test.
 fn hold(reason: &str, until: Option<i64>) -> Hold {
     Hold {
         reason: reason.into(),

@@ -1,12 +1,15 @@
-//! A run and its model: after each input the core is where the model is.
+//! A run and its model: after each input their states must agree.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::{
-    model::{At, Decides, Does, EXPIRY, If, Model, Now, Plan, Reused, Says, Status, TIMEOUT, Undo},
-    stories::Happening,
+    model::{
+        Action, Choice, Condition, EXPIRY, Model, ModelStep, Plan, Reused, Status, StepPhase,
+        TIMEOUT, Undo, WorkerAnswer,
+    },
+    stories::Stimulus,
     *,
 };
 use crate::{
@@ -25,10 +28,10 @@ struct Call {
 pub(super) struct Pair {
     pub(super) case: Case,
     model: Model,
-    /// Calls without an answer.
+    /// Calls without an answer yet.
     open: Vec<Call>,
     over: Vec<Call>,
-    /// The numbers of the records that asked people, in order.
+    /// The `seq` of the records that requested decisions, in order.
     asked: Vec<u64>,
 }
 
@@ -37,18 +40,18 @@ pub(super) type Checked = Result<(), String>;
 fn json_of(plan: &Plan) -> Value {
     let steps = plan.steps.iter().enumerate().map(|(n, step)| {
         let (tool, input) = match step.does {
-            Does::Work => ("t", json!(n)),
-            Does::Risky => ("risky", json!(n)),
-            Does::Listed => ("listed", json!(n)),
-            Does::Noop(output) => ("noop", json!(output)),
-            Does::Sleep(seconds) => ("wait", json!({ "for_s": seconds })),
-            Does::Signal { any: false, timeout } => {
+            Action::Work => ("t", json!(n)),
+            Action::Risky => ("risky", json!(n)),
+            Action::Listed => ("listed", json!(n)),
+            Action::Noop(output) => ("noop", json!(output)),
+            Action::Sleep(seconds) => ("wait", json!({ "for_s": seconds })),
+            Action::Signal { any: false, timeout } => {
                 ("wait", json!({ "signal": "a", "timeout_s": timeout }))
             }
-            Does::Signal { any: true, timeout } => {
+            Action::Signal { any: true, timeout } => {
                 ("wait", json!({ "any": ["b", "a"], "timeout_s": timeout }))
             }
-            Does::Approve => ("approve", json!({ "message": "well?" })),
+            Action::Approve => ("approve", json!({ "message": "well?" })),
         };
         let on: Vec<_> = step.on.iter().map(|on| format!("s{on}")).collect();
         let mut made = json!({
@@ -57,9 +60,9 @@ fn json_of(plan: &Plan) -> Value {
             "on_exhausted": if step.incident { "hold" } else { "fail" },
         });
         match step.when {
-            If::Always => {}
-            If::Never => made["when"] = json!(false),
-            If::Output(of) => made["when"] = json!(format!("{{{{ steps.s{of}.output > 1 }}}}")),
+            Condition::Always => {}
+            Condition::Never => made["when"] = json!(false),
+            Condition::Output(of) => made["when"] = json!(format!("{{{{ steps.s{of}.output > 1 }}}}")),
         }
         if let Some(deadline) = step.deadline {
             made["deadline_s"] = json!(deadline);
@@ -114,7 +117,7 @@ impl Pair {
         Ok(pair)
     }
 
-    /// What others see of the records from this one on.
+    /// Notes calls and requests in the history from this index on.
     fn see(&mut self, from: usize) {
         for (n, (event, _)) in self.case.history.iter().enumerate().skip(from) {
             let (step, undo, attempt) = match event {
@@ -151,28 +154,28 @@ impl Pair {
         agree("refused", &refused.map(Refusal::code), &model)
     }
 
-    pub(super) fn happen(&mut self, happening: &Happening) -> Checked {
-        match *happening {
-            Happening::Wait(seconds) => {
+    pub(super) fn apply(&mut self, stimulus: &Stimulus) -> Checked {
+        match *stimulus {
+            Stimulus::Wait(seconds) => {
                 self.model.wait(seconds);
                 self.case.now += seconds * 1000;
                 self.tell(Input::Wake);
             }
-            Happening::Result(at, says) if !self.open.is_empty() => {
+            Stimulus::Result(at, says) if !self.open.is_empty() => {
                 let call = self.open.swap_remove(at.index(self.open.len()));
                 self.over.push(call);
                 self.result(call, says)?;
             }
-            Happening::Repeat(at, says) if !self.over.is_empty() => {
+            Stimulus::Repeat(at, says) if !self.over.is_empty() => {
                 let call = self.over[at.index(self.over.len())];
                 self.result(call, says)?;
             }
-            Happening::Held(at, seconds) if !self.open.is_empty() => {
+            Stimulus::Held(at, seconds) if !self.open.is_empty() => {
                 let call = self.open.swap_remove(at.index(self.open.len()));
                 let until = self.case.now / 1000 + seconds;
                 let taken = self
                     .model
-                    .did_not_go(call.step, call.undo, call.attempt, until);
+                    .was_held(call.step, call.undo, call.attempt, until);
                 let hold = Hold {
                     reason: "breaker".into(),
                     until: Some(Millis(until * 1000)),
@@ -185,15 +188,15 @@ impl Pair {
                 });
                 agree("held", &!effects.ignored, &taken)?;
             }
-            Happening::Decide(at, decides, by_asker) if !self.asked.is_empty() => {
+            Stimulus::Decide(at, decides, by_asker) if !self.asked.is_empty() => {
                 let number = at.index(self.asked.len());
                 let refused = self.model.decide(number, decides, by_asker);
                 let (decision, value) = match decides {
-                    Decides::Approved => (Decision::Approved, None),
-                    Decides::Denied => (Decision::Denied, None),
-                    Decides::Retry => (Decision::Retry, None),
-                    Decides::Skip(output) => (Decision::Skip, Some(Json::of(&json!(output)))),
-                    Decides::Fail => (Decision::Fail, None),
+                    Choice::Approved => (Decision::Approved, None),
+                    Choice::Denied => (Decision::Denied, None),
+                    Choice::Retry => (Decision::Retry, None),
+                    Choice::Skip(output) => (Decision::Skip, Some(Json::of(&json!(output)))),
+                    Choice::Fail => (Decision::Fail, None),
                 };
                 let input = Input::Decision {
                     approval: self.asked[number],
@@ -206,7 +209,7 @@ impl Pair {
                 };
                 self.refused(input, refused)?;
             }
-            Happening::Cancel(compensate) => {
+            Stimulus::Cancel(compensate) => {
                 let refused = self.model.cancel(compensate);
                 let input = Input::Cancel {
                     by: "ops".into(),
@@ -215,15 +218,15 @@ impl Pair {
                 };
                 self.refused(input, refused)?;
             }
-            Happening::Pause => {
+            Stimulus::Pause => {
                 let refused = self.model.pause();
                 self.refused(Input::Pause { by: "ops".into() }, refused)?;
             }
-            Happening::Resume => {
+            Stimulus::Resume => {
                 let refused = self.model.resume();
                 self.refused(Input::Resume { by: "ops".into() }, refused)?;
             }
-            Happening::Signal(name, data) => {
+            Stimulus::Signal(name, data) => {
                 let refused = self.model.signal(name, data);
                 let input = Input::Signal {
                     by: "x".into(),
@@ -232,7 +235,7 @@ impl Pair {
                 };
                 self.refused(input, refused)?;
             }
-            Happening::Hold(held) => {
+            Stimulus::Hold(held) => {
                 self.model.hold(held);
                 *self.case.held.borrow_mut() = held.then(|| Hold {
                     reason: "safe_mode".into(),
@@ -245,11 +248,11 @@ impl Pair {
         self.compare()
     }
 
-    fn result(&mut self, call: Call, says: Says) -> Checked {
+    fn result(&mut self, call: Call, says: WorkerAnswer) -> Checked {
         let taken = self.model.result(call.step, call.undo, call.attempt, says);
         let outcome = match says {
-            Says::Good(output) => good(&json!(output)),
-            Says::Bad {
+            WorkerAnswer::Good(output) => good(&json!(output)),
+            WorkerAnswer::Bad {
                 retryable,
                 answered,
                 after,
@@ -274,7 +277,7 @@ impl Pair {
         agree("taken", &!effects.ignored, &taken)
     }
 
-    /// Core and model are in the same place.
+    /// Checks that core and model agree.
     fn compare(&self) -> Checked {
         let (run, model) = (&self.case.run, &self.model);
         agree("status", &run.status().name(), &name(model.status()))?;
@@ -293,7 +296,9 @@ impl Pair {
                 &core.undo.attempt,
                 &model.undo_calls,
             )?;
-            if let (At::Succeeded | At::Skipped, Some(output)) = (model.at, model.output) {
+            if let (StepPhase::Succeeded | StepPhase::Skipped, Some(output)) =
+                (model.at, model.output)
+            {
                 let core = core.output.as_ref().map(Json::value).unwrap_or_default();
                 let number = core.as_i64().unwrap_or_default();
                 agree(&place("output"), &number, &output)?;
@@ -311,16 +316,16 @@ impl Pair {
         let of_model = model.questions.iter().map(|q| self.asked[q.number]);
         agree("open questions", &open, &of_model.collect())?;
         agree("undone", &run.undone, &model.undone)?;
-        // Not each time: it is the most expensive check by far.
+        // Not every time: this is by far the most expensive check.
         if self.case.history.len().is_multiple_of(8) {
             self.is_stored_whole()?;
         }
-        // Pauses have milliseconds, the model has seconds.
+        // The core's pauses have milliseconds, the model counts seconds.
         let due = run.next_due().map(|due| (due.0 + 999).div_euclid(1000));
         agree("next due", &due, &model.next_due())
     }
 
-    /// The run is the same when it is read back.
+    /// Checks that the run is unchanged after it was stored and restored.
     fn is_stored_whole(&self) -> Checked {
         let (run, mut bytes) = (&self.case.run, Vec::new());
         let stored = Snapshot::of(run, Millis(self.case.now), None);
@@ -333,46 +338,47 @@ impl Pair {
         }
     }
 
-    /// Everything that is awaited comes, and the run ends.
+    /// Answers everything that is awaited, until the run ends.
     pub(super) fn drain(&mut self) -> Checked {
         if self.case.run.paused_at.is_some() {
-            self.happen(&Happening::Resume)?;
+            self.apply(&Stimulus::Resume)?;
         }
-        self.happen(&Happening::Hold(false))?;
+        self.apply(&Stimulus::Hold(false))?;
         for _ in 0..500 {
             if self.case.run.has_ended() {
                 return self.check_history();
             }
             if let Some(question) = self.model.questions.first().copied() {
                 let decides = if question.incident {
-                    Decides::Fail
+                    Choice::Fail
                 } else {
-                    Decides::Approved
+                    Choice::Approved
                 };
                 self.decide(question.number, decides)?;
             } else if let Some(call) = self.open.pop() {
-                self.result(call, Says::Good(2))?;
+                self.result(call, WorkerAnswer::Good(2))?;
                 self.compare()?;
             } else {
                 let now = self.case.now / 1000;
                 let due = self.model.next_due().ok_or("the run is forgotten")?;
-                self.happen(&Happening::Wait((due - now).max(1)))?;
+                self.apply(&Stimulus::Wait((due - now).max(1)))?;
             }
         }
         Err("the run does not end".into())
     }
 
-    fn decide(&mut self, number: usize, decides: Decides) -> Checked {
+    fn decide(&mut self, number: usize, decides: Choice) -> Checked {
         let refused = self.model.decide(number, decides, false);
         let decision = match decides {
-            Decides::Fail => Decision::Fail,
+            Choice::Fail => Decision::Fail,
             _ => Decision::Approved,
         };
         self.refused(decision_on(self.asked[number], decision, "boss"), refused)?;
         self.compare()
     }
 
-    /// One last record; the history gives the state; the end says what was undone, in order.
+    /// Checks that the history has exactly one last record, that replaying it gives the same state, and that the end lists the
+    /// compensations in order.
     fn check_history(&self) -> Checked {
         let history = &self.case.history;
         let (Event::RunStarted(started), Some((last, _))) = (&history[0].0, history.last()) else {
@@ -412,7 +418,7 @@ impl Pair {
     }
 }
 
-/// What the run takes over from an earlier one.
+/// Adds what the run takes over from an earlier one.
 fn take_over(started: &mut Started, plan: &Plan) {
     for (n, step) in plan.steps.iter().enumerate() {
         let (output, skipped) = match step.reused {
@@ -428,7 +434,7 @@ fn take_over(started: &mut Started, plan: &Plan) {
             skipped,
         });
     }
-    // The last one is undone first.
+    // The last step is compensated first.
     for n in plan.undone().into_iter().rev() {
         started.undo.push(crate::runs::Undo {
             step_id: format!("s{n}").into(),
@@ -488,19 +494,19 @@ fn phase(phase: Phase) -> &'static str {
     }
 }
 
-fn place_of(step: &Now) -> &'static str {
+fn place_of(step: &ModelStep) -> &'static str {
     match step.at {
-        At::Pending => "pending",
-        At::Asked => "asked",
-        At::Held(_) => "held",
-        At::Running(_) => "running",
-        At::Retry(_) => "retry",
-        At::Incident => "incident",
-        At::Succeeded => "succeeded",
-        At::Failed => "failed",
-        At::Unknown => "unknown",
-        At::Skipped => "skipped",
-        At::Cancelled => "cancelled",
+        StepPhase::Pending => "pending",
+        StepPhase::WaitingApproval => "asked",
+        StepPhase::Held(_) => "held",
+        StepPhase::Running(_) => "running",
+        StepPhase::Retry(_) => "retry",
+        StepPhase::Incident => "incident",
+        StepPhase::Succeeded => "succeeded",
+        StepPhase::Failed => "failed",
+        StepPhase::Unknown => "unknown",
+        StepPhase::Skipped => "skipped",
+        StepPhase::Cancelled => "cancelled",
     }
 }
 
@@ -515,7 +521,7 @@ fn undo_phase(phase: UndoPhase) -> &'static str {
     }
 }
 
-fn undo_of(step: &Now) -> &'static str {
+fn undo_of(step: &ModelStep) -> &'static str {
     match step.undo {
         Undo::None => "none",
         Undo::Held(_) => "held",

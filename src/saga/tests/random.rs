@@ -5,17 +5,17 @@ use proptest::{prelude::*, test_runner::Config};
 use super::{
     model::Plan,
     pair::{Checked, Pair},
-    stories::{Happening, story, story_of},
+    stories::{Stimulus, story, story_of},
 };
 use crate::saga::bugs::{Bug, plant};
 
-/// A whole run; what is wrong with it, and its history.
-fn live(plan: &Plan, happenings: &[Happening]) -> Checked {
+/// Plays a whole run. `Err`: the first disagreement, and the history.
+fn play(plan: &Plan, stimuli: &[Stimulus]) -> Checked {
     let mut pair = Pair::start(plan)?;
     let mut all = || {
-        for happening in happenings {
-            pair.happen(happening)
-                .map_err(|wrong| format!("{wrong}, after {happening:?}"))?;
+        for stimulus in stimuli {
+            pair.apply(stimulus)
+                .map_err(|wrong| format!("{wrong}, after {stimulus:?}"))?;
         }
         pair.drain()
     };
@@ -26,11 +26,11 @@ fn live(plan: &Plan, happenings: &[Happening]) -> Checked {
 proptest! {
     #![proptest_config(Config::with_cases(10_000))]
 
-    /// Whatever workers, people and controls do, a run is where the contract says, and ends.
+    /// Whatever workers, people and controls do, the run's state is that of the model, and it ends.
     #[test]
-    fn the_core_does_what_the_model_does((plan, happenings) in story()) {
+    fn the_core_does_what_the_model_does((plan, stimuli) in story()) {
         plant(None);
-        let checked = live(&plan, &happenings);
+        let checked = play(&plan, &stimuli);
         prop_assert!(checked.is_ok(), "{}", checked.unwrap_err());
     }
 }
@@ -40,8 +40,8 @@ fn each_planted_bug_is_found_within_a_thousand_seeds() {
     let finds = |bug: Option<Bug>| {
         plant(bug);
         let found = (0..1000).find(|seed| {
-            let (plan, happenings) = story_of(*seed);
-            live(&plan, &happenings).is_err()
+            let (plan, stimuli) = story_of(*seed);
+            play(&plan, &stimuli).is_err()
         });
         plant(None);
         found

@@ -26,7 +26,7 @@ fn steps_run_in_parallel_and_see_the_outputs_before_them() {
         panic!("{:?}", effects.events);
     };
     assert_eq!(input.text(), "9");
-    // Twice is once.
+    // A repeated result changes nothing.
     assert!(case.answer("a", 1, good(&json!(400))).ignored);
     case.answer("c", 1, good(&json!(9)));
     assert_eq!(case.run.status(), RunStatus::Succeeded);
@@ -50,7 +50,7 @@ fn a_failing_run_is_undone_in_reverse() {
     let mut case = Case::start(&plan, &tools, &Value::Null);
     case.answer("a", 1, good(&json!("A")));
     case.answer("b", 1, good(&json!("B")));
-    // `c` fails for good, `d` is in flight: it is awaited.
+    // `c` fails for good; `d` is in flight, so it is awaited.
     case.answer("c", 1, bad(false, true));
     assert_eq!(case.run.status(), RunStatus::Running);
     let effects = case.answer("d", 1, good(&json!("D")));
@@ -61,7 +61,7 @@ fn a_failing_run_is_undone_in_reverse() {
     };
     assert_eq!((&**step_id, input.text()), ("d", "\"D\""));
     case.undone("d", 1, good(&Value::Null));
-    // One that fails twice does not stop the others.
+    // A compensation that fails twice does not stop the others.
     case.undone("b", 1, bad(true, true));
     case.wait(10_000);
     case.undone("b", 2, bad(true, true));
@@ -238,7 +238,7 @@ fn waits_end_by_time_or_signal() {
         name: name.into(),
         data: Json::of(&json!(data)),
     };
-    // The first one comes before anybody waits for it.
+    // The first signal arrives before a step waits for it.
     case.tell(signal("go", 1));
     case.wait(5_000);
     assert_eq!(case.run.steps[1].output.as_ref().unwrap().text(), "1");
@@ -281,7 +281,7 @@ fn what_is_held_uses_no_attempt() {
         hold: hold("closed", Some(5_000)),
     });
     assert!(case.wait(4_999).events.is_empty());
-    // Its time is over, but now a control holds it, which has no end.
+    // The hold has ended, but now a control holds it, without an end.
     *case.held.borrow_mut() = Some(hold("safe_mode", None));
     case.wait(1);
     let week = 7 * 86_400_000;

@@ -23,13 +23,13 @@ fn a_full_run_takes_the_signal_that_a_step_waits_for() {
 }
 
 #[test]
-fn outputs_are_bounded_and_what_gave_them_is_undone() {
+fn outputs_are_bounded_and_their_steps_are_compensated() {
     let large = json!("x".repeat(128 * 1024));
     let mut case = Case::start(&one(&json!({})), &tools(), &Value::Null);
     case.answer("a", 1, good(&large));
     case.undone("a", 1, good(&Value::Null));
     assert_eq!(code(&case), "output_too_large");
-    // Late, too.
+    // Also for a late success.
     let plan = json!({ "steps": [
         { "id": "a", "tool": "t", "compensate": undo() }, { "id": "b", "tool": "t" }
     ] });
@@ -68,7 +68,7 @@ fn the_output_of_a_skipped_step_is_bounded() {
 }
 
 #[test]
-fn an_output_that_cannot_be_kept_is_undone() {
+fn a_step_whose_output_cannot_be_stored_is_compensated() {
     let mut case = Case::start(&one(&json!({})), &tools(), &Value::Null);
     let outcome = Outcome::Failed {
         error: StepError::new("invalid_output", "it is no JSON"),

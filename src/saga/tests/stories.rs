@@ -1,4 +1,4 @@
-//! Random plans, and what happens to their runs.
+//! Random plans, and random stimuli for their runs.
 
 use proptest::{
     prelude::*,
@@ -6,19 +6,19 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use super::model::{Decides, Does, EXPIRY, If, Plan, Reused, Says, Step};
+use super::model::{Action, Choice, Condition, EXPIRY, Plan, Reused, Step, WorkerAnswer};
 
-/// What happens next to a run.
+/// Something that happens to a run.
 #[derive(Clone, Debug)]
-pub(super) enum Happening {
+pub(super) enum Stimulus {
     Wait(i64),
-    /// A result of a call that was made, or of one that was not.
-    Result(prop::sample::Index, Says),
-    /// A result of a call that was answered before.
-    Repeat(prop::sample::Index, Says),
-    /// A worker is not reached, and says so.
+    /// A result of an open call, or of a call that was never made.
+    Result(prop::sample::Index, WorkerAnswer),
+    /// Another result of a call that was answered before.
+    Repeat(prop::sample::Index, WorkerAnswer),
+    /// A call is reported as not made.
     Held(prop::sample::Index, i64),
-    Decide(prop::sample::Index, Decides, bool),
+    Decide(prop::sample::Index, Choice, bool),
     Cancel(bool),
     Pause,
     Resume,
@@ -26,9 +26,9 @@ pub(super) enum Happening {
     Hold(bool),
 }
 
-/// A plan, and what happens to its run.
-pub(super) fn story() -> impl Strategy<Value = (Plan, Vec<Happening>)> {
-    (plan(), prop::collection::vec(happening(), 0..60))
+/// A plan, and stimuli for its run.
+pub(super) fn story() -> impl Strategy<Value = (Plan, Vec<Stimulus>)> {
+    (plan(), prop::collection::vec(stimulus(), 0..60))
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
@@ -43,7 +43,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(steps, timeout, run_at, approve, repeats)| {
             let steps = steps.iter().enumerate().map(|(n, step)| {
                 let mut step = step.at(n, &steps);
-                // Only a run that repeats another one reuses what that has done.
+                // Only the retry of another run reuses results.
                 step.reused = step.reused.filter(|_| repeats == 1);
                 step
             });
@@ -57,16 +57,16 @@ fn plan() -> impl Strategy<Value = Plan> {
         })
 }
 
-/// A step before it is known where in the plan it is.
+/// A step whose dependencies are not resolved to indexes yet.
 #[derive(Clone, Debug)]
-struct Drawn {
-    does: Does,
+struct StepDraft {
+    does: Action,
     on: Vec<prop::sample::Index>,
     when: u8,
     step: Step,
 }
 
-impl Drawn {
+impl StepDraft {
     fn at(&self, n: usize, all: &[Self]) -> Step {
         let mut on: Vec<_> = match n {
             0 => Vec::new(),
@@ -74,11 +74,11 @@ impl Drawn {
         };
         on.sort_unstable();
         on.dedup();
-        let number = |of: &&usize| !matches!(all[**of].does, Does::Sleep(_) | Does::Approve);
+        let number = |of: &&usize| !matches!(all[**of].does, Action::Sleep(_) | Action::Approve);
         let when = match (self.when, on.iter().find(number)) {
-            (0, _) => If::Never,
-            (1 | 2, Some(of)) => If::Output(*of),
-            _ => If::Always,
+            (0, _) => Condition::Never,
+            (1 | 2, Some(of)) => Condition::Output(*of),
+            _ => Condition::Always,
         };
         Step {
             does: self.does,
@@ -89,15 +89,15 @@ impl Drawn {
     }
 }
 
-fn step() -> impl Strategy<Value = Drawn> {
+fn step() -> impl Strategy<Value = StepDraft> {
     let does = prop_oneof![
-        6 => Just(Does::Work),
-        1 => Just(Does::Risky),
-        1 => Just(Does::Listed),
-        2 => (0_i64..5).prop_map(Does::Noop),
-        1 => (1_i64..40).prop_map(Does::Sleep),
-        1 => (any::<bool>(), 1_i64..60).prop_map(|(any, timeout)| Does::Signal { any, timeout }),
-        1 => Just(Does::Approve),
+        6 => Just(Action::Work),
+        1 => Just(Action::Risky),
+        1 => Just(Action::Listed),
+        2 => (0_i64..5).prop_map(Action::Noop),
+        1 => (1_i64..40).prop_map(Action::Sleep),
+        1 => (any::<bool>(), 1_i64..60).prop_map(|(any, timeout)| Action::Signal { any, timeout }),
+        1 => Just(Action::Approve),
     ];
     (
         does,
@@ -114,14 +114,14 @@ fn step() -> impl Strategy<Value = Drawn> {
         ],
     )
         .prop_map(
-            |(does, on, when, compensated, incident, attempts, deadline, reused)| Drawn {
+            |(does, on, when, compensated, incident, attempts, deadline, reused)| StepDraft {
                 does,
                 on,
                 when,
                 step: Step {
                     does,
                     on: Vec::new(),
-                    when: If::Always,
+                    when: Condition::Always,
                     compensated,
                     incident,
                     attempts,
@@ -132,44 +132,44 @@ fn step() -> impl Strategy<Value = Drawn> {
         )
 }
 
-fn says() -> impl Strategy<Value = Says> {
+fn says() -> impl Strategy<Value = WorkerAnswer> {
     let bad = (
         prop::bool::weighted(0.7),
         prop::bool::weighted(0.6),
         prop_oneof![2 => Just(0_i64), 1 => 1_i64..10],
     );
     prop_oneof![
-        1 => (0_i64..5).prop_map(Says::Good),
-        1 => bad.prop_map(|(retryable, answered, after)| Says::Bad { retryable, answered, after }),
+        1 => (0_i64..5).prop_map(WorkerAnswer::Good),
+        1 => bad.prop_map(|(retryable, answered, after)| WorkerAnswer::Bad { retryable, answered, after }),
     ]
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn stimulus() -> impl Strategy<Value = Stimulus> {
     let index = any::<prop::sample::Index>;
     let decides = prop_oneof![
-        3 => Just(Decides::Approved),
-        1 => Just(Decides::Denied),
-        2 => Just(Decides::Retry),
-        1 => (0_i64..5).prop_map(Decides::Skip),
-        1 => Just(Decides::Fail),
+        3 => Just(Choice::Approved),
+        1 => Just(Choice::Denied),
+        2 => Just(Choice::Retry),
+        1 => (0_i64..5).prop_map(Choice::Skip),
+        1 => Just(Choice::Fail),
     ];
     let wait = prop_oneof![3 => 1_i64..10, 2 => 10_i64..30, 1 => Just(EXPIRY)];
     prop_oneof![
-        8 => (index(), says()).prop_map(|(at, says)| Happening::Result(at, says)),
-        3 => (index(), says()).prop_map(|(at, says)| Happening::Repeat(at, says)),
-        4 => wait.prop_map(Happening::Wait),
-        1 => (index(), 1_i64..10).prop_map(|(at, seconds)| Happening::Held(at, seconds)),
-        3 => (index(), decides, prop::bool::weighted(0.1)).prop_map(|(at, decides, by)| Happening::Decide(at, decides, by)),
-        1 => prop::bool::weighted(0.8).prop_map(Happening::Cancel),
-        1 => Just(Happening::Pause),
-        2 => Just(Happening::Resume),
-        2 => (prop::sample::select(vec!['a', 'b', 'c']), 0_i64..5).prop_map(|(name, data)| Happening::Signal(name, data)),
-        2 => any::<bool>().prop_map(Happening::Hold),
+        8 => (index(), says()).prop_map(|(at, says)| Stimulus::Result(at, says)),
+        3 => (index(), says()).prop_map(|(at, says)| Stimulus::Repeat(at, says)),
+        4 => wait.prop_map(Stimulus::Wait),
+        1 => (index(), 1_i64..10).prop_map(|(at, seconds)| Stimulus::Held(at, seconds)),
+        3 => (index(), decides, prop::bool::weighted(0.1)).prop_map(|(at, decides, by)| Stimulus::Decide(at, decides, by)),
+        1 => prop::bool::weighted(0.8).prop_map(Stimulus::Cancel),
+        1 => Just(Stimulus::Pause),
+        2 => Just(Stimulus::Resume),
+        2 => (prop::sample::select(vec!['a', 'b', 'c']), 0_i64..5).prop_map(|(name, data)| Stimulus::Signal(name, data)),
+        2 => any::<bool>().prop_map(Stimulus::Hold),
     ]
 }
 
 /// The story of a seed.
-pub(super) fn story_of(seed: u64) -> (Plan, Vec<Happening>) {
+pub(super) fn story_of(seed: u64) -> (Plan, Vec<Stimulus>) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

@@ -1,4 +1,4 @@
-//! The faults of a run, each at its time, while something is in flight.
+//! Injects the faults of a run, each at its time, while something is in flight.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use super::{
     run::{Client, Run},
 };
 
-/// How long a fault waits for new rows.
-const FLOW: Duration = Duration::from_secs(30);
-/// How long a fault waits until something is in flight.
-const MOMENT: Duration = Duration::from_secs(3);
+/// How long a fault is delayed at most until new rows appear.
+const ROWS_WAIT: Duration = Duration::from_secs(30);
+/// How long a fault is delayed at most until something is in flight.
+const IN_FLIGHT_WAIT: Duration = Duration::from_secs(3);
 /// Time limit for two nodes to share the partitions.
 const SHARING: Duration = Duration::from_secs(6);
 
@@ -26,16 +26,16 @@ const FROZEN: Duration = Duration::from_secs(1);
 
 /// Totals of what was in flight at the faults, and recovery times.
 #[derive(Default)]
-pub struct Met {
+pub struct FaultStats {
     pub faults: usize,
     pub under_way: u64,
     pub recoveries: Recoveries,
 }
 
-impl Met {
-    pub fn look(&mut self, run: &Run) {
-        if let Some(line) = self.recoveries.look(&run.history, false) {
-            run.say(&line);
+impl FaultStats {
+    pub fn poll(&mut self, run: &Run) {
+        if let Some(line) = self.recoveries.poll(&run.history, false) {
+            run.print(&line);
         }
     }
 }
@@ -43,71 +43,71 @@ impl Met {
 /// Restarts nodes that exited by themselves, which is reported.
 pub fn watch(run: &Run, findings: &mut Findings) {
     for (index, why) in run.nodes.ended() {
-        run.say(&why);
+        run.print(&why);
         findings.add(Flaw::Trouble, why);
         run.nodes.start(index);
     }
 }
 
 /// Runs all faults of the plan.
-pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings) -> Met {
+pub fn run(run: &Run, parts: &Parts, clients: &[Client], findings: &mut Findings) -> FaultStats {
     let mut dice = Dice::new(run.plan.seed ^ 0xdead);
-    let mut met = Met::default();
+    let mut stats = FaultStats::default();
     let sending = || !run.over() && !clients.iter().all(Client::is_finished);
     for (at, fault) in run.plan.faults() {
         while run.ledger.accepted() < at {
             if !sending() {
-                let what = format!("{fault:?} after {at} events never came");
+                let what = format!("{fault:?} after {at} events: so many were never accepted");
                 findings.add(Flaw::Trouble, what);
-                return met;
+                return stats;
             }
             watch(run, findings);
-            met.look(run);
+            stats.poll(run);
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(dice.between(0, 200)));
         if fault == Fault::Zombie && run.nodes.len() == 1 {
             run.nodes.add();
-            run.say("a second node runs");
+            run.print("a second node runs");
             std::thread::sleep(SHARING);
         }
         // Half of them wait until records are processed again.
         if run.plan.bug.is_some() || dice.percent(50) {
             let (before, begun) = (run.rows(), Instant::now());
-            while run.rows() == before && begun.elapsed() < FLOW && sending() {
+            while run.rows() == before && begun.elapsed() < ROWS_WAIT && sending() {
                 watch(run, findings);
-                met.look(run);
+                stats.poll(run);
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
         if !sending() {
-            let what = format!("{fault:?} found nobody sending any more");
+            let what = format!("{fault:?}: all clients have stopped sending before it");
             findings.add(Flaw::Trouble, what);
-            return met;
+            return stats;
         }
         // Wait until requests are in flight.
         let begun = Instant::now();
-        while run.ledger.under_way() == [0; 3] && begun.elapsed() < MOMENT {
+        while run.ledger.under_way() == [0; 3] && begun.elapsed() < IN_FLIGHT_WAIT {
             std::thread::sleep(Duration::from_micros(200));
         }
         let [requests, events, records] = run.ledger.under_way();
         let accepted = run.ledger.accepted();
         let waiting = accepted.saturating_sub(run.rows());
-        met.faults += 1;
-        met.under_way += (events + records).max(0) as u64;
-        let struck = strike(run, parts, fault, &mut dice);
-        let name = &struck.name;
-        run.say(&format!(
+        stats.faults += 1;
+        stats.under_way += (events + records).max(0) as u64;
+        let injected = inject(run, parts, fault, &mut dice);
+        let name = &injected.name;
+        run.print(&format!(
             "{name} after {accepted} events; under way: {requests} requests ({events} events), {records} records; \
              {waiting} accepted and not yet rows"
         ));
-        mend(run, parts, &struck, &mut dice, &mut met);
+        recover(run, parts, &injected, &mut dice, &mut stats);
     }
-    met
+    stats
 }
 
-/// A fault that has occurred.
-struct Struck {
+/// An injected fault.
+struct InjectedFault {
     fault: Fault,
     /// Its description.
     name: String,
@@ -116,7 +116,7 @@ struct Struck {
     at: Instant,
 }
 
-fn strike(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) -> Struck {
+fn inject(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) -> InjectedFault {
     let part = match fault {
         Fault::Broker if run.plan.brokers > 1 => {
             format!("kafka-{}", dice.between(1, u64::from(run.plan.brokers)))
@@ -142,7 +142,7 @@ fn strike(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) -> Struck {
             format!("SIGKILL of {part}")
         }
     };
-    Struck {
+    InjectedFault {
         fault,
         name,
         part,
@@ -151,15 +151,21 @@ fn strike(run: &Run, parts: &Parts, fault: Fault, dice: &mut Dice) -> Struck {
 }
 
 /// Restarts what was killed, after a pause.
-fn mend(run: &Run, parts: &Parts, struck: &Struck, dice: &mut Dice, met: &mut Met) {
+fn recover(
+    run: &Run,
+    parts: &Parts,
+    injected: &InjectedFault,
+    dice: &mut Dice,
+    stats: &mut FaultStats,
+) {
     let mut begin = |after, since, settle| {
-        met.recoveries.begin(after, since, settle, &run.history);
+        stats.recoveries.begin(after, since, settle, &run.history);
     };
-    match struck.fault {
+    match injected.fault {
         Fault::Node | Fault::Volley => {
             std::thread::sleep(Duration::from_millis(dice.between(0, 500)));
             let mut after = After::NodeKilled;
-            if struck.fault == Fault::Volley {
+            if injected.fault == Fault::Volley {
                 after = After::NodesKilledInARow;
                 for _ in 0..3 {
                     run.nodes.start_and_kill(dice.between(300, 2_500));
@@ -174,18 +180,18 @@ fn mend(run: &Run, parts: &Parts, struck: &Struck, dice: &mut Dice, met: &mut Me
             begin(after, run.nodes.spawned(), ARRIVED);
         }
         Fault::Zombie => {
-            begin(After::NodeFrozen, struck.at, FROZEN);
+            begin(After::NodeFrozen, injected.at, FROZEN);
             std::thread::sleep(run.plan.stopped);
             run.nodes.signal(0, Signal::CONT);
         }
         Fault::Broker | Fault::Postgres | Fault::Redis => {
-            let three = struck.part.starts_with("kafka-");
+            let three = injected.part.starts_with("kafka-");
             if three {
-                begin(After::OneBrokerKilled, struck.at, ARRIVED);
+                begin(After::OneBrokerKilled, injected.at, ARRIVED);
             }
             std::thread::sleep(Duration::from_millis(dice.between(100, 2_000)));
-            parts.restart(&struck.part);
-            match struck.fault {
+            parts.restart(&injected.part);
+            match injected.fault {
                 Fault::Broker if !three => {
                     begin(After::BrokerBack, Instant::now(), Duration::ZERO);
                 }

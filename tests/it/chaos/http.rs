@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Run,
-    ledger::{ENTITY_TYPE, Event, Maker, SOURCE},
+    ledger::{ENTITY_TYPE, Event, EventGenerator, SOURCE},
     plan::Dice,
 };
 
@@ -64,11 +64,11 @@ pub async fn client(
     let mean = f64::from(most + 1) / 2.0;
     let period = over.div_f64(f64::from(quota.max(1)) / mean);
     let mut due = sender.run.every(period);
-    let mut maker = Maker::new(&name, quota);
+    let mut generator = EventGenerator::new(&name, quota);
     loop {
         due.tick().await;
         let count = sender.dice.between(1, u64::from(most)) as u32;
-        let events = maker.make(count, &mut sender.dice);
+        let events = generator.make(count, &mut sender.dice);
         if events.is_empty() || !sender.deliver(events).await {
             return;
         }

@@ -52,7 +52,7 @@ impl Event {
 }
 
 /// Generates the events of one client, for its own entities in order.
-pub struct Maker {
+pub struct EventGenerator {
     client: String,
     next: Vec<u32>,
     made: u32,
@@ -61,7 +61,7 @@ pub struct Maker {
 
 const ENTITIES: usize = 8;
 
-impl Maker {
+impl EventGenerator {
     pub fn new(client: &str, quota: u32) -> Self {
         Self {
             client: client.to_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::findings::Flaw;
 use crate::support::LogKind;
 
-/// A small random generator (splitmix64), so that a seed gives the same plan after upgrades.
+/// A small random generator (splitmix64) of our own, so that a seed gives the same plan after upgrades of libraries.
 pub struct Dice(u64);
 
 impl Dice {

@@ -13,7 +13,7 @@ use rdkafka::{
 
 use super::{
     Run,
-    ledger::{ENTITY_TYPE, Event, Maker, SOURCE, TENANT},
+    ledger::{ENTITY_TYPE, Event, EventGenerator, SOURCE, TENANT},
     plan::Dice,
 };
 
@@ -60,11 +60,11 @@ pub async fn producer(run: Arc<Run>, name: String, style: Style, quota: u32, ove
     };
     let period = over.div_f64(f64::from(quota.max(1)) * 2.0 / f64::from(TOGETHER + 1));
     let mut due = sender.run.every(period);
-    let mut maker = Maker::new(&sender.name, quota);
+    let mut generator = EventGenerator::new(&sender.name, quota);
     while !sender.run.over() {
         due.tick().await;
         let count = sender.dice.between(1, u64::from(TOGETHER)) as u32;
-        let events = maker.make(count, &mut sender.dice);
+        let events = generator.make(count, &mut sender.dice);
         if events.is_empty() {
             return;
         }

@@ -95,13 +95,13 @@ pub struct Recoveries {
 impl Recoveries {
     pub fn begin(&mut self, after: After, since: Instant, settle: Duration, history: &History) {
         // The previous one has lasted until now, at least.
-        drop(self.look(history, true));
+        drop(self.poll(history, true));
         let from = since + settle;
         self.open = Some(Open { after, since, from });
     }
 
     /// A line of output, if a recovery has ended or must end.
-    pub fn look(&mut self, history: &History, to_end: bool) -> Option<String> {
+    pub fn poll(&mut self, history: &History, to_end: bool) -> Option<String> {
         let open = self.open?;
         let (first, all) = history.moved(open.from);
         if all.is_none() && !to_end {

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use super::{
     check::{self, Totals},
-    faults::{self, Met, watch},
+    faults::{self, FaultStats, watch},
     findings::{Findings, Flaw},
     http,
     ledger::Ledger,
@@ -72,7 +72,7 @@ impl Run {
         due
     }
 
-    pub fn say(&self, what: &str) {
+    pub fn print(&self, what: &str) {
         let log = format!("{:?}", self.plan.kind).to_lowercase();
         let bug = self.plan.bug.unwrap_or("no bug");
         eprintln!(
@@ -142,7 +142,7 @@ pub fn run(plan: Plan) -> Findings {
         plan,
     });
     let plan = &run.plan;
-    run.say(&format!(
+    run.print(&format!(
         "seed {}: {} events at {}/s; SIGKILL of OmniLink {}, several times in a row {}, of the broker {} (of {}), of Postgres {}, of Redis {}; SIGSTOP {}",
         plan.seed, plan.events, plan.per_second, plan.node_kills, plan.volleys, plan.broker_kills, plan.brokers, plan.postgres_kills,
         plan.redis_kills, plan.zombies,
@@ -157,8 +157,8 @@ pub fn run(plan: Plan) -> Findings {
     let mut findings = Findings::default();
     let followers = follow(&run, &runtime);
     let clients = clients(&run, &runtime);
-    let mut met = faults::run(&run, &parts, &clients, &mut findings);
-    finish(&run, &runtime, clients, &mut findings, &mut met);
+    let mut stats = faults::run(&run, &parts, &clients, &mut findings);
+    finish(&run, &runtime, clients, &mut findings, &mut stats);
     settle(&run, &mut findings);
     run.over.store(true, Ordering::Relaxed);
     for follower in followers {
@@ -179,13 +179,13 @@ pub fn run(plan: Plan) -> Findings {
     for why in run.ledger.troubles() {
         findings.add(Flaw::Trouble, why);
     }
-    report(&run, &met, &totals, &findings);
+    report(&run, &stats, &totals, &findings);
     drop(runtime);
     if plan.bug.is_none() && !findings.are(&[]) {
         eprintln!("{}", run.nodes.errors());
     }
     if std::env::var_os("OMNILINK_CHAOS_KEEP").is_some() {
-        run.say(&format!("kept: {}", dir.keep().display()));
+        run.print(&format!("kept: {}", dir.keep().display()));
     }
     findings
 }
@@ -308,11 +308,11 @@ fn finish(
     runtime: &tokio::runtime::Runtime,
     clients: Vec<Client>,
     findings: &mut Findings,
-    met: &mut Met,
+    stats: &mut FaultStats,
 ) {
     while !clients.iter().all(Client::is_finished) && !run.over() {
         watch(run, findings);
-        met.look(run);
+        stats.poll(run);
         std::thread::sleep(Duration::from_millis(20));
     }
     run.over.store(run.over(), Ordering::Relaxed);
@@ -331,7 +331,7 @@ fn finish(
         );
         findings.add(Flaw::Trouble, what);
     }
-    run.say(&format!("all is sent; {accepted} accepted"));
+    run.print(&format!("all is sent; {accepted} accepted"));
 }
 
 /// Waits until everything has arrived and nothing changes any more, or nothing has changed for too long.
@@ -353,7 +353,7 @@ fn settle(run: &Run, findings: &mut Findings) {
         let patience = if there { SETTLED } else { run.plan.quiet };
         if moved.elapsed() > patience {
             if !there {
-                run.say(&format!("nothing moves: {}", run.nodes.readiness()));
+                run.print(&format!("nothing moves: {}", run.nodes.readiness()));
             }
             return;
         }
@@ -377,7 +377,7 @@ fn drain_local(run: &Run, findings: &mut Findings) {
         if behind == 0 {
             return;
         }
-        run.say(&format!("{behind} records are not read yet"));
+        run.print(&format!("{behind} records are not read yet"));
         run.nodes.start(0);
         std::thread::sleep(SETTLED);
         for why in run.nodes.stop() {
@@ -390,9 +390,9 @@ fn drain_local(run: &Run, findings: &mut Findings) {
     );
 }
 
-fn report(run: &Run, met: &Met, totals: &Totals, findings: &Findings) {
+fn report(run: &Run, stats: &FaultStats, totals: &Totals, findings: &Findings) {
     let (retries, repeats) = run.ledger.retries_and_repeats();
-    run.say(&format!(
+    run.print(&format!(
         "accepted {}, in the topic {}, rows {}; entities {}; bad records {}, dead letters {}; \
          tries again {retries}, sent again on purpose {repeats}; faults {}, under way at them {}; found: {}",
         run.ledger.accepted(),
@@ -401,13 +401,13 @@ fn report(run: &Run, met: &Met, totals: &Totals, findings: &Findings) {
         totals.entities,
         totals.poisons,
         totals.dead_letters,
-        met.faults,
-        met.under_way,
+        stats.faults,
+        stats.under_way,
         findings.summary(),
     ));
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
-    for line in met.recoveries.table() {
+    for line in stats.recoveries.table() {
         let log = format!("{:?}", run.plan.kind).to_lowercase();
         eprintln!("RECOVERY\t{log}\t{}\t{line}\t{load}", run.plan.brokers);
     }
@@ -426,14 +426,14 @@ fn report(run: &Run, met: &Met, totals: &Totals, findings: &Findings) {
         run.ledger.accepted(),
         totals.events,
         totals.rows,
-        met.faults,
-        met.under_way,
+        stats.faults,
+        stats.under_way,
         run.began.elapsed().as_secs_f64(),
         verdict,
         findings.summary(),
     );
     assert!(
-        met.faults == 0 || met.under_way > 0,
+        stats.faults == 0 || stats.under_way > 0,
         "seed {}: nothing was under way at any fault",
         run.plan.seed
     );

@@ -1,5 +1,5 @@
 //! Runs under kills: sagas of three steps whose HTTP worker fails, hangs and answers twice, while nodes and the broker are killed.
-//! Every run ends, each step has one idempotency key, and what was done is undone exactly where its run did not succeed.
+//! Every run must end, each step must have one idempotency key, and effects must be compensated exactly in runs that did not succeed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,20 +35,20 @@ use crate::support::{
 };
 
 const CLIENTS: usize = 16;
-/// Longer than a step may take.
+/// Longer than the time limit of a step.
 const HANG: Duration = Duration::from_secs(3);
-/// From the last start to the last end.
+/// Time limit from the last start until all runs have ended.
 const SETTLE: Duration = Duration::from_mins(4);
 
 type Http = Client<HttpConnector, Full<Bytes>>;
 
 /// How a worker behaves towards a call, by its idempotency key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mood {
+enum Behaviour {
     Good,
     /// The first attempt is refused.
     Busy,
-    /// The first attempt is not answered, though its effect has happened.
+    /// The first attempt is not answered, but has its effect.
     Slow,
     /// No attempt is answered.
     Silent,
@@ -58,14 +58,14 @@ enum Mood {
     Twice,
 }
 
-impl Mood {
+impl Behaviour {
     fn of(key: &str) -> Self {
         let number = omnilink::log::murmur2(key.as_bytes()) % 100;
         let undoes = key.ends_with(":compensate");
         match number {
             0..10 => Self::Busy,
             10..18 => Self::Broken,
-            // Compensations are answered at once.
+            // Compensations are never slow, silent or completed later.
             18..22 if !undoes => Self::Slow,
             22..25 if !undoes => Self::Silent,
             25..35 if !undoes => Self::Twice,
@@ -77,13 +77,13 @@ impl Mood {
 /// What the worker has seen.
 #[derive(Default)]
 struct Ledger {
-    /// The keys of each step and kind.
+    /// The idempotency keys of each step and kind.
     keys: BTreeMap<String, BTreeSet<String>>,
-    /// The calls of each key.
+    /// The number of calls of each key.
     calls: BTreeMap<String, u32>,
 }
 
-/// The worker, and the node that it completes calls at.
+/// The worker's state, and the nodes at which it completes calls.
 struct World {
     nodes: Nodes,
     http: Http,
@@ -94,7 +94,7 @@ struct World {
 }
 
 impl World {
-    /// Sends a request to some node, and again until one answers with something else than an overload.
+    /// Sends a request, with retries, until a node gives a final answer.
     async fn send(&self, method: &str, path: &str, id: &str, body: &Value) -> (StatusCode, Value) {
         let mut pause = Duration::from_millis(20);
         loop {
@@ -122,7 +122,7 @@ impl World {
                 let answer = tokio::time::timeout(Duration::from_secs(40), exchange).await;
                 if let Ok(Some((status, body))) = answer
                     && !matches!(status.as_u16(), 408 | 429 | 500..)
-                    // A start in flight; a lease that is stale stays so.
+                    // 409 is temporary for a start in flight, but not for a stale lease.
                     && (status != 409 || path != "/v1/workflows")
                 {
                     return (status, body);
@@ -152,14 +152,14 @@ impl World {
                 r#"{"done":1}"#,
             )
         };
-        match (Mood::of(&key), before) {
-            (Mood::Busy, 0) => answer(503, &[], "busy"),
-            (Mood::Slow, 0) | (Mood::Silent, _) => {
+        match (Behaviour::of(&key), before) {
+            (Behaviour::Busy, 0) => answer(503, &[], "busy"),
+            (Behaviour::Slow, 0) | (Behaviour::Silent, _) => {
                 tokio::time::sleep(HANG).await;
                 good()
             }
-            (Mood::Broken, _) => answer(422, &[], "broken"),
-            (Mood::Twice, _) => {
+            (Behaviour::Broken, _) => answer(422, &[], "broken"),
+            (Behaviour::Twice, _) => {
                 let (task, lease) = (text("task_id"), text("lease"));
                 tokio::spawn(async move {
                     for n in 0..2 {
@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    /// A run from its start: `true` when it was accepted.
+    /// Starts run number `n`; returns its id.
     async fn start(&self, n: u32) -> String {
         let id = format!("run-{n}");
         let body = json!({ "id": id, "source": "/chaos", "type": "chaos.run", "workflow": { "name": "three" }, "input": { "n": n } });
@@ -186,7 +186,7 @@ impl World {
     }
 }
 
-/// The files of the workflow and its tools.
+/// Writes the files of the workflow and its tools.
 fn write(dir: &Path, worker: &Worker) {
     let (workflows, tools) = (dir.join("workflows"), dir.join("tools"));
     std::fs::create_dir_all(&workflows).unwrap();
@@ -207,7 +207,7 @@ fn write(dir: &Path, worker: &Worker) {
     std::fs::write(workflows.join("three.yaml"), workflow).unwrap();
 }
 
-/// How much is done to how many runs.
+/// The size of a test.
 struct Load {
     kind: LogKind,
     runs: u32,
@@ -275,7 +275,7 @@ fn holds(load: &Load) {
         made.completed.load(Ordering::Relaxed),
     );
     assert_eq!(made.nodes.stop(), Vec::<String>::new());
-    // The worker holds the world, and the world its nodes.
+    // Breaks the cycle: the worker refers to the world, and the world to its nodes.
     *world.lock() = None;
 }
 
@@ -319,7 +319,7 @@ fn drive(
             parts.kill("kafka");
             std::thread::sleep(Duration::from_millis(dice.between(500, 3_000)));
             parts.restart("kafka");
-            // A node that met no broker may have ended.
+            // A node that found no broker may have exited.
             drop(world.nodes.ended());
             world.nodes.start_all();
         } else {
@@ -390,7 +390,7 @@ fn check_run(run: &str, status: &str, history: &[Value], ledger: &Ledger) {
         assert_eq!(succeeded.len(), 3, "{}", why());
         expected.clear();
     } else if late {
-        // One that succeeds late, while others are being undone, comes at its turn.
+        // A late success during compensations changes their order.
         expected.sort_unstable();
         undone.sort_unstable();
     }
@@ -407,7 +407,7 @@ fn check_run(run: &str, status: &str, history: &[Value], ledger: &Ledger) {
             let keys = ledger.keys.get(&of);
             let only = BTreeSet::from([of.clone()]);
             assert!(keys.is_none_or(|keys| *keys == only), "{of}: {keys:?}");
-            // A compensation is never called without cause, and what is reported was called.
+            // Compensations are called only where the history says so, and every reported call was made.
             if kind == "compensate" {
                 assert_eq!(keys.is_some(), wanted, "{of}: {}", why());
             } else {

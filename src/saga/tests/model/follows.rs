@@ -1,8 +1,8 @@
-//! What follows from what the model is told.
+//! What follows from an input of the model.
 
 use super::{
-    At, Does, EXPIRY, If, Model, Question, Reused, Status, TIMEOUT, UNDO_ATTEMPTS, UNDO_TIMEOUT,
-    Undo,
+    Action, Condition, EXPIRY, Model, Question, Reused, Status, StepPhase, TIMEOUT, UNDO_ATTEMPTS,
+    UNDO_TIMEOUT, Undo,
 };
 
 impl Model {
@@ -10,7 +10,7 @@ impl Model {
         self.end.map(|_| "run_ended")
     }
 
-    /// What an earlier run has done.
+    /// Takes over the results of an earlier run.
     pub(super) fn take_over(&mut self) {
         self.effects = self.plan.undone();
         for index in 0..self.steps.len() {
@@ -18,7 +18,7 @@ impl Model {
                 None => {}
                 Some(Reused::Succeeded(output)) => self.succeeded(index, output),
                 Some(Reused::Skipped(output)) => {
-                    self.steps[index].at = At::Skipped;
+                    self.steps[index].at = StepPhase::Skipped;
                     self.steps[index].output = Some(output);
                     self.begun.get_or_insert(self.clock);
                 }
@@ -30,24 +30,24 @@ impl Model {
         !self.plan.undone().is_empty()
     }
 
-    /// All that happens by itself now.
+    /// Repeats until nothing more happens without an input.
     pub(super) fn settle(&mut self) {
         for _ in 0..1000 {
-            if self.end.is_some() || self.paused || !self.go_on() {
+            if self.end.is_some() || self.paused || !self.advance() {
                 return;
             }
         }
-        panic!("the model does not come to rest");
+        panic!("the model does not settle");
     }
 
-    /// One thing that happens by itself; false: there is none.
-    fn go_on(&mut self) -> bool {
+    /// Does one thing that happens without an input; false: there is none.
+    fn advance(&mut self) -> bool {
         let clock = self.clock;
         let over = |until: &Option<i64>| until.is_none_or(|until| until <= clock);
         for index in 0..self.steps.len() {
             let step = &self.steps[index];
             match (step.at, step.undo) {
-                (At::Running(until), _) if until <= clock => {
+                (StepPhase::Running(until), _) if until <= clock => {
                     self.timed_out(index);
                     return true;
                 }
@@ -74,14 +74,18 @@ impl Model {
             return true;
         }
         for index in 0..self.steps.len() {
-            if let At::Held(until) = &self.steps[index].at
+            if let StepPhase::Held(until) = &self.steps[index].at
                 && over(until)
                 && self.ending.is_none()
             {
                 let held = self.held;
                 let step = &mut self.steps[index];
                 let before = step.at;
-                step.at = if held { At::Held(None) } else { At::Pending };
+                step.at = if held {
+                    StepPhase::Held(None)
+                } else {
+                    StepPhase::Pending
+                };
                 if step.at != before {
                     return true;
                 }
@@ -120,10 +124,15 @@ impl Model {
             }
             return !asked;
         }
-        let done = |index: usize| matches!(self.steps[index].at, At::Succeeded | At::Skipped);
+        let done = |index: usize| {
+            matches!(
+                self.steps[index].at,
+                StepPhase::Succeeded | StepPhase::Skipped
+            )
+        };
         let may_begin = |index: &usize| match self.steps[*index].at {
-            At::Pending => self.plan.steps[*index].on.iter().all(|on| done(*on)),
-            At::Retry(at) => at <= self.clock,
+            StepPhase::Pending => self.plan.steps[*index].on.iter().all(|on| done(*on)),
+            StepPhase::Retry(at) => at <= self.clock,
             _ => false,
         };
         if let Some(index) = (0..self.steps.len()).find(may_begin) {
@@ -148,51 +157,55 @@ impl Model {
         let first = step.calls == 0 && !step.approved;
         let condition = match plan.when {
             _ if !first => Some(true),
-            If::Always => Some(true),
-            If::Never => Some(false),
-            If::Output(of) => self.steps[of].output.map(|output| output > 1),
+            Condition::Always => Some(true),
+            Condition::Never => Some(false),
+            Condition::Output(of) => self.steps[of].output.map(|output| output > 1),
         };
         match condition {
-            None => return self.ends(index, At::Failed),
+            None => return self.ends(index, StepPhase::Failed),
             Some(false) => {
                 self.begun.get_or_insert(self.clock);
-                self.steps[index].at = At::Skipped;
+                self.steps[index].at = StepPhase::Skipped;
                 return;
             }
             Some(true) => {}
         }
-        let asks = matches!(plan.does, Does::Risky | Does::Listed | Does::Approve);
+        let asks = matches!(plan.does, Action::Risky | Action::Listed | Action::Approve);
         if asks && first {
             return self.ask(Some(index), false);
         }
         let step = &mut self.steps[index];
         if self.held && plan.does.is_work() {
-            step.at = At::Held(None);
+            step.at = StepPhase::Held(None);
             return;
         }
         let spent = *step.spent.get_or_insert(0);
         let timeout = match plan.does {
-            Does::Sleep(seconds) => seconds,
-            Does::Signal { timeout, .. } => timeout,
+            Action::Sleep(seconds) => seconds,
+            Action::Signal { timeout, .. } => timeout,
             _ => TIMEOUT,
         };
         let left = plan
             .deadline
             .map_or(timeout, |most| timeout.min(most - spent));
         step.calls += 1;
-        step.at = At::Running(self.clock + left);
+        step.at = StepPhase::Running(self.clock + left);
         self.begun.get_or_insert(self.clock);
         match plan.does {
-            Does::Noop(output) => self.succeeded(index, output),
-            Does::Approve => self.succeeded(index, 0),
-            Does::Signal { .. } => self.take_signal(index),
+            Action::Noop(output) => self.succeeded(index, output),
+            Action::Approve => self.succeeded(index, 0),
+            Action::Signal { .. } => self.take_signal(index),
             _ => {}
         }
     }
 
     fn ask(&mut self, step: Option<usize>, incident: bool) {
         if let Some(index) = step {
-            self.steps[index].at = if incident { At::Incident } else { At::Asked };
+            self.steps[index].at = if incident {
+                StepPhase::Incident
+            } else {
+                StepPhase::WaitingApproval
+            };
         }
         self.begun.get_or_insert(self.clock);
         self.questions.push(Question {
@@ -205,8 +218,8 @@ impl Model {
     }
 
     pub(super) fn awaits(&self, index: usize, name: char) -> bool {
-        let running = matches!(self.steps[index].at, At::Running(_));
-        let Does::Signal { any, .. } = self.plan.steps[index].does else {
+        let running = matches!(self.steps[index].at, StepPhase::Running(_));
+        let Action::Signal { any, .. } = self.plan.steps[index].does else {
             return false;
         };
         running && (name == 'a' || (any && name == 'b'))
@@ -222,10 +235,10 @@ impl Model {
 
     fn timed_out(&mut self, index: usize) {
         match self.plan.steps[index].does {
-            Does::Sleep(seconds) if self.steps[index].spent.is_some_and(|s| s >= seconds) => {
+            Action::Sleep(seconds) if self.steps[index].spent.is_some_and(|s| s >= seconds) => {
                 self.succeeded(index, 0);
             }
-            Does::Sleep(_) | Does::Signal { .. } => self.ends(index, At::Failed),
+            Action::Sleep(_) | Action::Signal { .. } => self.ends(index, StepPhase::Failed),
             _ => self.attempt_failed(index, true, false, 0),
         }
     }
@@ -245,7 +258,7 @@ impl Model {
             .is_none_or(|most| step.spent.unwrap_or(0) + after < most);
         let more = step.calls - step.forgiven < plan.attempts;
         if retryable && more && in_time && self.ending.is_none() {
-            step.at = At::Retry(self.clock + after.max(1));
+            step.at = StepPhase::Retry(self.clock + after.max(1));
         } else {
             self.give_up(index, retryable);
         }
@@ -261,19 +274,26 @@ impl Model {
 
     pub(super) fn end_without_success(&mut self, index: usize) {
         let unknown = self.steps[index].unanswered;
-        self.ends(index, if unknown { At::Unknown } else { At::Failed });
+        self.ends(
+            index,
+            if unknown {
+                StepPhase::Unknown
+            } else {
+                StepPhase::Failed
+            },
+        );
     }
 
-    fn ends(&mut self, index: usize, at: At) {
+    fn ends(&mut self, index: usize, at: StepPhase) {
         self.steps[index].at = at;
-        if at == At::Unknown {
+        if at == StepPhase::Unknown {
             self.effects.push(index);
         }
         self.ending.get_or_insert((Status::Failed, true));
     }
 
     pub(super) fn succeeded(&mut self, index: usize, output: i64) {
-        self.steps[index].at = At::Succeeded;
+        self.steps[index].at = StepPhase::Succeeded;
         self.steps[index].output = Some(output);
         if !self.effects.contains(&index) {
             self.effects.push(index);
@@ -282,12 +302,12 @@ impl Model {
 
     pub(super) fn denied(&mut self, step: Option<usize>) {
         if let Some(index) = step {
-            self.steps[index].at = At::Cancelled;
+            self.steps[index].at = StepPhase::Cancelled;
         }
         self.ending.get_or_insert((Status::Denied, true));
     }
 
-    /// The run does not succeed: what is in flight is awaited, the rest is closed, effects are undone, the last first.
+    /// The run does not succeed: waits for attempts in flight, closes the rest, and compensates effects in reverse order.
     fn unwind(&mut self) -> bool {
         self.questions.clear();
         let mut in_flight = false;
@@ -295,13 +315,17 @@ impl Model {
             let works = self.plan.steps[index].does.is_work();
             let called = works && self.steps[index].calls > 0;
             match self.steps[index].at {
-                At::Running(_) if works => in_flight = true,
-                At::Incident => self.end_without_success(index),
-                At::Pending | At::Held(_) | At::Retry(_) if called => {
+                StepPhase::Running(_) if works => in_flight = true,
+                StepPhase::Incident => self.end_without_success(index),
+                StepPhase::Pending | StepPhase::Held(_) | StepPhase::Retry(_) if called => {
                     self.end_without_success(index);
                 }
-                At::Pending | At::Held(_) | At::Retry(_) | At::Running(_) | At::Asked => {
-                    self.steps[index].at = At::Cancelled;
+                StepPhase::Pending
+                | StepPhase::Held(_)
+                | StepPhase::Retry(_)
+                | StepPhase::Running(_)
+                | StepPhase::WaitingApproval => {
+                    self.steps[index].at = StepPhase::Cancelled;
                 }
                 _ => {}
             }
@@ -313,7 +337,7 @@ impl Model {
         self.undo_next(compensate)
     }
 
-    /// One step of undoing; false: there is nothing to do now.
+    /// Begins the next compensation, or ends the run; false: there is nothing to do now.
     fn undo_next(&mut self, compensate: bool) -> bool {
         let open = |index: &&usize| {
             self.plan.steps[**index].compensated && !self.undone.contains(index) && compensate

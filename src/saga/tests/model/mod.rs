@@ -1,25 +1,25 @@
-//! A tiny model of a run, written from the contract (section 3): what the core must do, without events, replay or cost in mind.
+//! A small reference model of a run: what the core must do, without events, replay or regard for cost.
 //!
 //! Time is in seconds. All deadlines are on the run's own clock, which stands still while the run is paused.
 
-/// The longest attempt of a step, and of a compensation.
+/// The time limit of an attempt of a step, and of a compensation.
 pub(super) const TIMEOUT: i64 = 20;
 const UNDO_TIMEOUT: i64 = 15;
 /// Attempts of a compensation.
 const UNDO_ATTEMPTS: u32 = 2;
-/// How long an approval may be decided.
+/// The time until an approval expires.
 pub(super) const EXPIRY: i64 = 120;
 
 mod follows;
 mod plan;
 
-pub(super) use plan::{Does, If, Plan, Reused, Step};
+pub(super) use plan::{Action, Condition, Plan, Reused, Step};
 
-/// Where a step is.
+/// The phase of a step.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum At {
+pub(super) enum StepPhase {
     Pending,
-    Asked,
+    WaitingApproval,
     Held(Option<i64>),
     Running(i64),
     Retry(i64),
@@ -31,7 +31,7 @@ pub(super) enum At {
     Cancelled,
 }
 
-/// Where a compensation is.
+/// The phase of a compensation.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Undo {
     None,
@@ -43,12 +43,12 @@ pub(super) enum Undo {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Now {
-    pub(super) at: At,
-    /// Attempts made, and those before the last decision to try again.
+pub(super) struct ModelStep {
+    pub(super) at: StepPhase,
+    /// Attempts so far, and those of them before the last decision to retry.
     pub(super) calls: u32,
     forgiven: u32,
-    /// The time that all attempts have taken together, once one was made.
+    /// The time that all attempts have taken together, once one has begun.
     spent: Option<i64>,
     unanswered: bool,
     approved: bool,
@@ -57,7 +57,7 @@ pub(super) struct Now {
     pub(super) undo_calls: u32,
 }
 
-/// A question to people.
+/// An open approval or incident.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Question {
     pub(super) number: usize,
@@ -79,9 +79,9 @@ pub(super) enum Status {
     Cancelled,
 }
 
-/// What a worker says.
+/// The answer of a worker.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Says {
+pub(super) enum WorkerAnswer {
     Good(i64),
     Bad {
         retryable: bool,
@@ -91,7 +91,7 @@ pub(super) enum Says {
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Decides {
+pub(super) enum Choice {
     Approved,
     Denied,
     Retry,
@@ -101,35 +101,35 @@ pub(super) enum Decides {
 
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a word of the contract, and all of them can hold at once"
+    reason = "they are independent of each other"
 )]
 pub(super) struct Model {
     plan: Plan,
     now: i64,
     clock: i64,
     begun: Option<i64>,
-    pub(super) steps: Vec<Now>,
+    pub(super) steps: Vec<ModelStep>,
     /// Steps that may have had an effect, in the order in which they ended.
     effects: Vec<usize>,
     pub(super) undone: Vec<usize>,
     pub(super) questions: Vec<Question>,
-    /// All questions so far.
+    /// The number of all questions so far.
     pub(super) asked: usize,
-    decided: Vec<(usize, Decides, bool)>,
+    decided: Vec<(usize, Choice, bool)>,
     signals: Vec<(char, i64)>,
     paused: bool,
     approved: bool,
     compensating: bool,
     ending: Option<(Status, bool)>,
     end: Option<Status>,
-    /// A control holds all tools of workers.
+    /// A control holds the tools of all workers.
     held: bool,
 }
 
 impl Model {
     pub(super) fn new(plan: Plan) -> Self {
-        let step = Now {
-            at: At::Pending,
+        let step = ModelStep {
+            at: StepPhase::Pending,
             calls: 0,
             forgiven: 0,
             spent: None,
@@ -164,7 +164,8 @@ impl Model {
     }
 
     pub(super) fn status(&self) -> Status {
-        let works = |step: &Now| matches!(step.at, At::Running(_) | At::Retry(_));
+        let works =
+            |step: &ModelStep| matches!(step.at, StepPhase::Running(_) | StepPhase::Retry(_));
         match self.end {
             Some(end) => end,
             None if self.paused => Status::Paused,
@@ -176,15 +177,15 @@ impl Model {
         }
     }
 
-    /// When something happens by itself, on the world's clock.
+    /// When something happens without an input next, in real time.
     pub(super) fn next_due(&self) -> Option<i64> {
         if self.end.is_some() || self.paused {
             return None;
         }
         let steps = self.steps.iter().flat_map(|step| {
             let own = match step.at {
-                At::Held(until) => until,
-                At::Running(until) | At::Retry(until) => Some(until),
+                StepPhase::Held(until) => until,
+                StepPhase::Running(until) | StepPhase::Retry(until) => Some(until),
                 _ => None,
             };
             let undo = match step.undo {
@@ -205,14 +206,14 @@ impl Model {
         due.into_iter().chain(begin).min()
     }
 
-    // What it is told; a refusal is a code.
+    // The inputs. Each returns the code of a refusal, if it was refused.
 
     pub(super) fn wait(&mut self, seconds: i64) {
         self.now += seconds;
         if !self.paused && self.end.is_none() {
             self.clock += seconds;
             for step in &mut self.steps {
-                let held = matches!(step.at, At::Held(_));
+                let held = matches!(step.at, StepPhase::Held(_));
                 step.spent = step
                     .spent
                     .map(|spent| if held { spent } else { spent + seconds });
@@ -246,7 +247,7 @@ impl Model {
             _ if self.end.is_some() => self.ended(),
             _ if self.compensating => Some("run_compensating"),
             Some((Status::Cancelled, _)) => Some("already_cancelled"),
-            // Of a paused run a failure has not taken effect yet.
+            // A failure during a pause has not taken effect yet.
             Some(_) if !self.paused => Some("run_ending"),
             _ => None,
         };
@@ -274,10 +275,10 @@ impl Model {
     pub(super) fn decide(
         &mut self,
         number: usize,
-        decides: Decides,
+        decides: Choice,
         by_asker: bool,
     ) -> Option<&'static str> {
-        let same = |(n, what, who): &(usize, Decides, bool)| {
+        let same = |(n, what, who): &(usize, Choice, bool)| {
             let alike = std::mem::discriminant(what) == std::mem::discriminant(&decides);
             *n == number && alike && *who == by_asker
         };
@@ -291,7 +292,7 @@ impl Model {
             return Some("approval_not_open");
         };
         let Question { step, incident, .. } = self.questions[place];
-        let permission = matches!(decides, Decides::Approved | Decides::Denied);
+        let permission = matches!(decides, Choice::Approved | Choice::Denied);
         if permission == incident {
             return Some("invalid_decision");
         }
@@ -301,20 +302,20 @@ impl Model {
         self.questions.remove(place);
         self.decided.push((number, decides, by_asker));
         match (decides, step) {
-            (Decides::Approved, None) => self.approved = true,
-            (Decides::Approved, Some(index)) => {
-                self.steps[index].at = At::Pending;
+            (Choice::Approved, None) => self.approved = true,
+            (Choice::Approved, Some(index)) => {
+                self.steps[index].at = StepPhase::Pending;
                 self.steps[index].approved = true;
             }
-            (Decides::Denied, step) => self.denied(step),
-            (Decides::Retry, Some(index)) => {
+            (Choice::Denied, step) => self.denied(step),
+            (Choice::Retry, Some(index)) => {
                 let step = &mut self.steps[index];
-                step.at = At::Pending;
+                step.at = StepPhase::Pending;
                 step.forgiven = step.calls;
                 step.spent = None;
             }
-            (Decides::Skip(output), Some(index)) => {
-                self.steps[index].at = At::Skipped;
+            (Choice::Skip(output), Some(index)) => {
+                self.steps[index].at = StepPhase::Skipped;
                 self.steps[index].output = Some(output);
             }
             (_, Some(index)) => self.end_without_success(index),
@@ -324,14 +325,8 @@ impl Model {
         None
     }
 
-    /// A call did not go; false: the attempt is over.
-    pub(super) fn did_not_go(
-        &mut self,
-        index: usize,
-        undo: bool,
-        attempt: u32,
-        until: i64,
-    ) -> bool {
+    /// A call was not made; false: the attempt is over.
+    pub(super) fn was_held(&mut self, index: usize, undo: bool, attempt: u32, until: i64) -> bool {
         if !undo && !self.plan.steps[index].does.is_work() {
             return false;
         }
@@ -340,8 +335,8 @@ impl Model {
         if undo && matches!(step.undo, Undo::Running(_)) && step.undo_calls == attempt {
             step.undo = Undo::Held(until);
             step.undo_calls -= 1;
-        } else if !undo && matches!(step.at, At::Running(_)) && step.calls == attempt {
-            step.at = At::Held(until);
+        } else if !undo && matches!(step.at, StepPhase::Running(_)) && step.calls == attempt {
+            step.at = StepPhase::Held(until);
             step.calls -= 1;
         } else {
             return false;
@@ -350,8 +345,14 @@ impl Model {
         true
     }
 
-    /// False: the attempt is over.
-    pub(super) fn result(&mut self, index: usize, undo: bool, attempt: u32, says: Says) -> bool {
+    /// The result of an attempt; false: the attempt is over.
+    pub(super) fn result(
+        &mut self,
+        index: usize,
+        undo: bool,
+        attempt: u32,
+        says: WorkerAnswer,
+    ) -> bool {
         let work = self.plan.steps[index].does.is_work();
         if self.end.is_some() || (!work && !undo) {
             return false;
@@ -362,22 +363,22 @@ impl Model {
                 return false;
             }
             match says {
-                Says::Good(_) => self.undo_ended(index, Undo::Succeeded),
-                Says::Bad {
+                WorkerAnswer::Good(_) => self.undo_ended(index, Undo::Succeeded),
+                WorkerAnswer::Bad {
                     retryable, after, ..
                 } => self.undo_failed(index, retryable, after),
             }
         } else {
-            let current = matches!(step.at, At::Running(_)) && step.calls == attempt;
-            let ended = matches!(step.at, At::Failed | At::Unknown);
+            let current = matches!(step.at, StepPhase::Running(_)) && step.calls == attempt;
+            let ended = matches!(step.at, StepPhase::Failed | StepPhase::Unknown);
             let open = !matches!(step.undo, Undo::Running(_) | Undo::Succeeded | Undo::Failed);
             match says {
-                Says::Good(output)
+                WorkerAnswer::Good(output)
                     if current || (ended && open && (1..=step.calls).contains(&attempt)) =>
                 {
                     self.succeeded(index, output);
                 }
-                Says::Bad {
+                WorkerAnswer::Bad {
                     retryable,
                     answered,
                     after,

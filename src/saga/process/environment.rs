@@ -1,4 +1,4 @@
-//! What the core is told about a run's surroundings.
+//! Builds the environment of the core ([`Env`]).
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -11,18 +11,18 @@ use crate::{
     saga::Env,
 };
 
-/// Where a run is decided about.
-pub(super) struct Surroundings<'a> {
+/// The values from which the environment of a decision is built.
+pub(super) struct Environment<'a> {
     pub(super) settings: &'a Settings,
-    /// `None` as long as they were never read.
+    /// `None` until they are read.
     pub(super) controls: Option<&'a Emergency>,
     pub(super) about: &'a About,
     /// The time of the transaction.
     pub(super) now: Millis,
 }
 
-impl Surroundings<'_> {
-    /// Calls the core with them.
+impl Environment<'_> {
+    /// Calls the core with the environment.
     pub(super) fn with<T>(&self, core: impl FnOnce(&Env<'_>) -> T) -> T {
         let Self {
             settings,
