@@ -23,9 +23,17 @@ const FUEL: u64 = 100_000;
 /// Filters that escape or format for display, which makes no sense for JSON data.
 const DISABLED_FILTERS: [&str; 4] = ["safe", "escape", "e", "pprint"];
 
-pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> =
+    LazyLock::new(|| environment(UndefinedBehavior::Strict));
+/// The environment for expressions that must not fail because a value is missing: members of undefined values are undefined, too.
+pub(super) static LENIENT: LazyLock<Environment<'static>> =
+    LazyLock::new(|| environment(UndefinedBehavior::Chainable));
+/// Global functions. Their names are not references to data.
+const FUNCTIONS: [&str; 2] = ["range", "dict"];
+
+fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_undefined_behavior(undefined);
     environment.set_fuel(Some(FUEL));
     for name in DISABLED_FILTERS {
         environment.remove_filter(name);
@@ -34,9 +42,7 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
         environment.remove_global(name);
     }
     environment
-});
-/// Global functions. Their names are not references to data.
-const FUNCTIONS: [&str; 2] = ["range", "dict"];
+}
 
 /// One compiled expression. Cheap to clone.
 #[derive(Clone)]

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::base::clock::Millis;
 use crate::runs::{
-    ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError, present,
+    ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError, json_text,
+    present_text,
 };
 
 /// The maximum number of signals that a run keeps until a step waits for them.
@@ -71,6 +72,7 @@ impl PartialEq for SharedPlan {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct KeptSignal {
     pub(super) name: String,
+    #[serde(deserialize_with = "json_text")]
     pub(super) data: Json,
 }
 
@@ -113,13 +115,13 @@ pub(super) struct StepState {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "present"
+        deserialize_with = "present_text"
     )]
     pub(super) input: Option<Json>,
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "present"
+        deserialize_with = "present_text"
     )]
     pub(super) output: Option<Json>,
     pub(super) error: Option<StepError>,
@@ -189,7 +191,7 @@ pub(super) struct Undo {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "present"
+        deserialize_with = "present_text"
     )]
     pub(super) input: Option<Json>,
     pub(super) due: Option<Millis>,
@@ -305,7 +307,8 @@ impl Run {
 
     /// When the run must be woken next; `None` if it waits only for inputs, is paused, or has ended.
     ///
-    /// After [`decide`](super::decide) it is later than the time that was handed in.
+    /// After [`decide`](super::decide) with [`Input::Wake`](super::Input::Wake) it is in the future. After other inputs it may be in the
+    /// past: then the timer fires as soon as the records in the log have been processed.
     pub fn next_due(&self) -> Option<Millis> {
         if self.end.is_some() || self.paused_at.is_some() {
             return None;

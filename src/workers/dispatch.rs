@@ -228,7 +228,7 @@ impl Dispatch {
         let now = self.parts.clock.now();
         match (response, work) {
             (Err(error), _) => answer::from_error(command.kind(), &error, now),
-            (Ok(response), Work::HttpTool) => http_tool::answer(&response, now),
+            (Ok(response), Work::HttpTool) => http_tool::answer(command.kind(), &response, now),
             (Ok(response), Work::Worker { .. }) => answer::from_worker(
                 command.kind(),
                 response.status(),

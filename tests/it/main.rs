@@ -119,6 +119,7 @@ mod topology_limits;
 mod topology_run;
 mod topology_standards;
 mod triggers;
+mod unkept_values;
 mod webhooks;
 mod workers;
 mod workers_examples;

@@ -156,7 +156,7 @@ impl Sent {
         )))
     }
 
-    /// Checks the size of a JSON value and keeps its text unchanged.
+    /// Checks that a run can store a JSON value.
     pub(super) fn check_value(
         &self,
         field: &str,
@@ -169,8 +169,9 @@ impl Sent {
             let detail = format!("`{field}` may have at most {VALUE_MAX} bytes");
             return Err(self.caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
         }
-        let value = Json::parse(value.get().to_owned());
-        value.map(Some).map_err(|error| self.invalid(error))
+        let value = Json::read(value.get().as_bytes());
+        let value = value.map_err(|why| self.invalid(format_args!("`{field}`: {why}")))?;
+        Ok(Some(value))
     }
 
     /// Checks the permission of the route, then the rate limits. `what` is the type that policies with a type filter see.

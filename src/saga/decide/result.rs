@@ -19,7 +19,8 @@ pub(super) const OUTPUT_MAX: usize = 128 * 1024;
 const OUTPUTS_MAX: usize = 8 * 1024 * 1024;
 const NO_ANSWER: &str = "no_answer";
 /// Errors of a call that succeeded, but whose output cannot be stored: the call has had its effect.
-const UNKEPT: [&str; 2] = ["output_too_large", "invalid_output"];
+const UNKEPT: [&str; 2] = ["output_too_large", INVALID_OUTPUT];
+const INVALID_OUTPUT: &str = "invalid_output";
 /// The maximum of `Retry-After`: an hour.
 const RETRY_AFTER_MAX_MS: u64 = 3_600_000;
 
@@ -87,11 +88,15 @@ impl Turn<'_> {
         let current = state.phase == Phase::Running && state.attempt == attempt;
         let twice = state.phase == Phase::Succeeded && planted(Bug::AcceptsSecondResult);
         match outcome {
-            Ok(output) if current || twice => {
-                self.succeed_step(index, step, (attempt, output), None);
-            }
-            Ok(output) if is_late_success(state, attempt) => {
-                self.succeed_step(index, step, (attempt, output), None);
+            Ok(output) if current || twice || is_late_success(state, attempt) => {
+                match Json::read(output.text().as_bytes()) {
+                    Ok(output) => self.succeed_step(index, step, (attempt, output), None),
+                    Err(why) => {
+                        let message = format!("its output cannot be stored: {why}");
+                        let error = StepError::new(INVALID_OUTPUT, message);
+                        self.fail_step(index, step, error, true);
+                    }
+                }
             }
             Err(failure) if current => self.attempt_failed(index, step, failure),
             _ => return false,
