@@ -187,9 +187,13 @@ impl Run {
             Event::StepSkipped { step_id, output } => {
                 self.begin(at);
                 self.outputs += output.as_ref().map_or(0, |output| output.text().len());
-                self.end_step((step_id, at), Phase::Skipped, |step| {
+                let mut unanswered = false;
+                let ended = self.end_step((step_id, at), Phase::Skipped, |step| {
+                    unanswered = step.unanswered;
                     step.output.clone_from(output);
                 });
+                // An attempt may have had an effect.
+                self.effective.extend(ended.filter(|_| unanswered));
             }
             Event::StepCancelled { step_id } => {
                 self.end_step((step_id, at), Phase::Cancelled, |_| {});

@@ -37,6 +37,8 @@ const ACTIONS: usize = 120;
 /// The maximum number of attempts of each step.
 const ATTEMPTS: i64 = 2;
 const SEEDS: u64 = 10_000;
+/// The causation of records that a timer leads to.
+const TIMER: &str = "timer";
 
 /// A lane, and its membership in the group while it is running.
 struct Seat {
@@ -540,6 +542,7 @@ fn check_history(run: &str, records: &[(Event, String)]) {
     let mut effects: Vec<&str> = Vec::new();
     let (mut undone, mut accepted) = (Vec::new(), BTreeMap::new());
     let (mut late_success, mut succeeded) = (false, false);
+    let mut unknown: BTreeSet<&str> = BTreeSet::new();
     let mut attempts: BTreeMap<&str, i64> = BTreeMap::new();
     let mut causes = BTreeSet::new();
     for (event, causation) in records {
@@ -548,13 +551,29 @@ fn check_history(run: &str, records: &[(Event, String)]) {
                 late_success |= late;
                 *accepted.entry(&**step_id).or_insert(0) += 1;
                 if !late {
-                    assert!(causation == "timer" || causes.insert((step_id, causation)));
+                    assert!(causation == TIMER || causes.insert((step_id, causation)));
                 }
                 if !effects.contains(&&**step_id) {
                     effects.push(step_id);
                 }
             }
             Event::StepUnknown { step_id, .. } => effects.push(step_id),
+            // Only a timer ends an attempt without an answer, because timers fire after all records.
+            Event::StepRetryScheduled {
+                step_id, answered, ..
+            } if !answered => {
+                assert_eq!(
+                    causation, TIMER,
+                    "{run}: {step_id} timed out before the records"
+                );
+            }
+            Event::IncidentOpened(asked) => {
+                let may_have_had_one = asked.reasons.iter().any(|why| why == "outcome_unknown");
+                unknown.extend(asked.step_id.as_deref().filter(|_| may_have_had_one));
+            }
+            Event::StepSkipped { step_id, .. } if unknown.contains(&**step_id) => {
+                effects.push(step_id);
+            }
             Event::StepScheduled { step_id, .. } => *attempts.entry(step_id).or_default() += 1,
             // A retry by a person starts the count again.
             Event::IncidentDecided(decided) if decided.decision == Decision::Retry => {

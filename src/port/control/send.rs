@@ -235,24 +235,15 @@ mod tests {
 
     #[test]
     fn every_refusal_of_a_run_is_in_the_table_of_codes() {
-        for refusal in [
-            Refusal::Ended,
-            Refusal::Compensating,
-            Refusal::Cancelling,
-            Refusal::Paused,
-            Refusal::NotPaused,
-            Refusal::NotOpen,
-            Refusal::NoSuchDecision,
-            Refusal::InputChanged,
-            Refusal::SelfApproval,
-            Refusal::SignalsFull,
-        ] {
+        for (place, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal as usize, place, "one before {refusal:?} is missing");
             let (code, why) = (refusal.code(), refusal.to_string());
             let known = Code::of(code).unwrap_or_else(|| panic!("{code}"));
-            let expected = if refusal == Refusal::SelfApproval {
-                403
-            } else {
-                409
+            let expected = match refusal {
+                Refusal::SelfApproval => 403,
+                Refusal::InvalidInput => 400,
+                Refusal::OutputTooLarge => 413,
+                _ => 409,
             };
             assert_eq!((known.code, known.status), (code, expected));
             let problem = refused(code, why.clone());

@@ -15,8 +15,10 @@ use crate::{
 const OUTPUT_MAX: usize = 128 * 1024;
 
 impl Turn<'_> {
-    /// Repeats until nothing more can be done now.
-    pub(super) fn advance(&mut self) {
+    /// Repeats until nothing more can be done now. `woken`: by the run's timer, or a change of the controls. These fire after all records
+    /// that were in the log before, so only then do deadlines expire: a result, claim or decision that waits in the log takes
+    /// precedence over the deadline.
+    pub(super) fn advance(&mut self, woken: bool) {
         let plan = self.plan();
         let mut before = usize::MAX;
         while self.effects.events.len() != before {
@@ -26,7 +28,9 @@ impl Turn<'_> {
             if self.run.end.is_some() || paused {
                 return;
             }
-            self.expire(&plan);
+            if woken {
+                self.expire(&plan);
+            }
             self.release(&plan);
             if self.run.ending.is_some() {
                 self.unwind(&plan);
@@ -105,8 +109,10 @@ impl Turn<'_> {
         if !self.run.approved && !self.run.started.approve_run.is_empty() {
             return self.ask_about_run();
         }
+        // The timer fails the run, unless a record in the log ends it first.
+        let over = self.is_due(self.run.deadline);
         for (index, step) in plan.steps.iter().enumerate() {
-            if self.may_begin(index, step) {
+            if !over && self.may_begin(index, step) {
                 self.begin_step(index, step);
             }
             if self.run.ending.is_some() {

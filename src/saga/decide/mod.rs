@@ -130,7 +130,8 @@ pub enum Input {
         /// Its data.
         data: Json,
     },
-    /// Time has passed, or controls have changed.
+    /// Time has passed, or controls have changed, and all records that were in the log before have been processed. Deadlines expire with
+    /// this input only.
     Wake,
 }
 
@@ -150,7 +151,7 @@ pub struct CallResult {
 /// The outcome of an attempt.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Outcome {
-    /// It succeeded, with this output.
+    /// It succeeded, with this output, which was not checked beyond the JSON grammar.
     Succeeded(Json),
     /// It failed.
     Failed {
@@ -210,6 +211,23 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All refusals, in the order of their declaration.
+    pub const ALL: [Self; 13] = [
+        Self::Ended,
+        Self::Compensating,
+        Self::Ending,
+        Self::Cancelling,
+        Self::Paused,
+        Self::NotPaused,
+        Self::NotOpen,
+        Self::NoSuchDecision,
+        Self::InputChanged,
+        Self::InvalidInput,
+        Self::OutputTooLarge,
+        Self::SelfApproval,
+        Self::SignalsFull,
+    ];
+
     /// The stable code.
     pub const fn code(self) -> &'static str {
         match self {
@@ -254,16 +272,17 @@ pub fn start(
     turn.emit(Event::PlanReady(Box::new(ready)));
     turn.refuse_blocked_tools();
     turn.take_over();
-    turn.advance();
+    turn.advance(false);
     let effects = turn.effects;
     (run, effects)
 }
 
 /// Processes one input.
 pub fn decide(run: &mut Run, input: Input, env: &Env<'_>) -> Effects {
+    let woken = matches!(input, Input::Wake) || planted(Bug::DeadlineBeforeRecords);
     let mut turn = Turn::new(run, env);
     turn.take(input);
-    turn.advance();
+    turn.advance(woken);
     turn.effects
 }
 

@@ -4,11 +4,14 @@
 //! |---|---|
 //! | `rules` | single rules |
 //! | `edges`, `sizes` | rules at their edges: pauses, holds, late results, decisions, sizes |
+//! | `deadlines`, `depth`, `undo_inputs` | records take precedence over deadlines; nested values; inputs of compensations |
 //! | `model/` | a small reference model of a run |
 //! | `stories` | random plans and stimuli |
 //! | `pair` | a run and its model, compared after each input |
 //! | `random` | many random runs; planted bugs must be found |
 
+mod deadlines;
+mod depth;
 mod edges;
 mod model;
 mod pair;
@@ -16,6 +19,7 @@ mod random;
 mod rules;
 mod sizes;
 mod stories;
+mod undo_inputs;
 
 use std::{cell::RefCell, sync::Arc};
 

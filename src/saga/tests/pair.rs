@@ -33,6 +33,8 @@ pub(super) struct Pair {
     over: Vec<Call>,
     /// The `seq` of the records that requested decisions, in order.
     asked: Vec<u64>,
+    /// Time has passed, and the timer has not fired since.
+    away: bool,
 }
 
 pub(super) type Checked = Result<(), String>;
@@ -111,6 +113,7 @@ impl Pair {
             open: Vec::new(),
             over: Vec::new(),
             asked: Vec::new(),
+            away: false,
         };
         pair.see(0);
         pair.compare()?;
@@ -144,8 +147,12 @@ impl Pair {
 
     fn tell(&mut self, input: Input) -> Effects {
         let from = self.case.history.len();
+        // During a pause no deadline expires.
+        self.away &= input != Input::Wake || self.case.run.paused_at.is_some();
         let effects = self.case.tell(input);
         self.see(from);
+        // After any input, refused ones included, the run does what has become possible with time.
+        self.model.settle();
         effects
     }
 
@@ -160,6 +167,13 @@ impl Pair {
                 self.model.wait(seconds);
                 self.case.now += seconds * 1000;
                 self.tell(Input::Wake);
+            }
+            Stimulus::Away(seconds) => {
+                self.model.pass(seconds);
+                self.case.now += seconds * 1000;
+                self.away = true;
+                // Its effects are compared after the next input.
+                return Ok(());
             }
             Stimulus::Result(at, says) if !self.open.is_empty() => {
                 let call = self.open.swap_remove(at.index(self.open.len()));
@@ -303,11 +317,8 @@ impl Pair {
                 let number = core.as_i64().unwrap_or_default();
                 agree(&place("output"), &number, &output)?;
             }
-            if core
-                .due
-                .is_some_and(|due| due.0 <= clock && run.paused_at.is_none())
-                && !run.has_ended()
-            {
+            let due = core.due.is_some_and(|due| due.0 <= clock);
+            if due && run.paused_at.is_none() && !run.has_ended() && !self.away {
                 return Err(place("its time is over, and nothing happened"));
             }
         }

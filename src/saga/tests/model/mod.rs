@@ -1,6 +1,7 @@
 //! A small reference model of a run: what the core must do, without events, replay or regard for cost.
 //!
-//! Time is in seconds. All deadlines are on the run's own clock, which stands still while the run is paused.
+//! Time is in seconds. All deadlines are on the run's own clock, which stands still while the run is paused. They expire only
+//! when the run is woken, after all inputs before.
 
 /// The time limit of an attempt of a step, and of a compensation.
 pub(super) const TIMEOUT: i64 = 20;
@@ -124,6 +125,8 @@ pub(super) struct Model {
     end: Option<Status>,
     /// A control holds the tools of all workers.
     held: bool,
+    /// Its timer fires, or the controls change: deadlines expire.
+    woken: bool,
 }
 
 impl Model {
@@ -157,6 +160,7 @@ impl Model {
             ending: None,
             end: None,
             held: false,
+            woken: false,
         };
         model.take_over();
         model.settle();
@@ -209,6 +213,12 @@ impl Model {
     // The inputs. Each returns the code of a refusal, if it was refused.
 
     pub(super) fn wait(&mut self, seconds: i64) {
+        self.pass(seconds);
+        self.wake();
+    }
+
+    /// Time passes, and the timer does not fire yet.
+    pub(super) fn pass(&mut self, seconds: i64) {
         self.now += seconds;
         if !self.paused && self.end.is_none() {
             self.clock += seconds;
@@ -219,12 +229,17 @@ impl Model {
                     .map(|spent| if held { spent } else { spent + seconds });
             }
         }
-        self.settle();
     }
 
     pub(super) fn hold(&mut self, held: bool) {
         self.held = held;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        self.woken = true;
         self.settle();
+        self.woken = false;
     }
 
     pub(super) fn pause(&mut self) -> Option<&'static str> {
@@ -317,6 +332,10 @@ impl Model {
             (Choice::Skip(output), Some(index)) => {
                 self.steps[index].at = StepPhase::Skipped;
                 self.steps[index].output = Some(output);
+                // It may have had its effect.
+                if self.steps[index].unanswered && !self.effects.contains(&index) {
+                    self.effects.push(index);
+                }
             }
             (_, Some(index)) => self.end_without_success(index),
             (_, None) => {}
