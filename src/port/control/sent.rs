@@ -36,7 +36,7 @@ use crate::{
             request::{QueryString, check_media},
         },
     },
-    runs::Json,
+    runs::{Json, read_value},
 };
 
 /// Values of the headers `traceparent` and `tracestate`.
@@ -156,7 +156,7 @@ impl Sent {
         )))
     }
 
-    /// Checks that a run can store a JSON value.
+    /// Checks that a run can store a JSON value, and keeps its text unchanged.
     pub(super) fn check_value(
         &self,
         field: &str,
@@ -169,9 +169,9 @@ impl Sent {
             let detail = format!("`{field}` may have at most {VALUE_MAX} bytes");
             return Err(self.caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
         }
-        let value = Json::read(value.get().as_bytes());
-        let value = value.map_err(|why| self.invalid(format_args!("`{field}`: {why}")))?;
-        Ok(Some(value))
+        read_value(value.get().as_bytes())
+            .map_err(|why| self.invalid(format_args!("`{field}`: {why}")))?;
+        Ok(Some(Json::of_raw(value)))
     }
 
     /// Checks the permission of the route, then the rate limits. `what` is the type that policies with a type filter see.
