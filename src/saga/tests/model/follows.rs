@@ -68,7 +68,8 @@ impl Model {
         }
         let run_over = self
             .begun
-            .is_some_and(|begun| begun + self.plan.timeout <= clock);
+            .is_some_and(|begun| begun + self.plan.timeout + self.still <= clock)
+            && !self.is_held();
         if run_over && self.ending.is_none() {
             self.ending = Some((Status::Failed, true));
             return true;
@@ -313,7 +314,8 @@ impl Model {
         let mut in_flight = false;
         for index in 0..self.steps.len() {
             let works = self.plan.steps[index].does.is_work();
-            let called = works && self.steps[index].calls > 0;
+            let step = &self.steps[index];
+            let called = works && (step.calls > 0 || step.unanswered);
             match self.steps[index].at {
                 StepPhase::Running(_) if works => in_flight = true,
                 StepPhase::Incident => self.end_without_success(index),
