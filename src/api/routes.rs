@@ -595,9 +595,9 @@ routes! {
         .describe(
             "Starts a new run with the params and the plan of one that has ended; its `retry_of` is that run. The answer is that of a \
              start, and the idempotency key names the new run together with the old one. With `reuse`, successful steps that were not \
-             compensated keep their outputs and are not executed again; if the new run fails, it compensates them too. With \
-             `compensations` it only repeats the failed compensations, with their inputs and idempotency keys. With `plan` it uses \
-             another plan, which needs the permission `plans:inline`; steps whose tool or input differs are executed again. The \
+             compensated keep their outputs and are not executed again; if the new run fails, it compensates them too. Steps with a \
+             compensation can be taken over once; after that, only the run that has them can be repeated with `reuse`. With `compensations` it only repeats the failed compensations, with their inputs and idempotency keys. With `plan` it uses \
+             another plan, which needs the permission `plans:inline`; steps whose tool, input or condition differs are executed again, and so are the steps that depend on them. The \
              current definitions of tools apply. If the run has only just ended, the request waits up to 2 s for its row. The body may \
              be absent.",
         )

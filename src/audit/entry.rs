@@ -36,6 +36,8 @@ static RECORD: OwnRecord = OwnRecord::new(schemas::AUDIT);
 pub enum Outcome {
     /// It succeeded.
     Ok,
+    /// It was accepted, and its result is not known yet.
+    Accepted,
     /// It was not allowed.
     Denied,
     /// It was allowed, but failed.
@@ -47,6 +49,7 @@ impl Outcome {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Accepted => "accepted",
             Self::Denied => "denied",
             Self::Failed => "failed",
         }
@@ -73,7 +76,7 @@ pub struct Entry {
     pub resource_type: Option<String>,
     /// The id of the resource.
     pub resource_id: Option<String>,
-    /// `ok`, `denied` or `failed`.
+    /// `ok`, `accepted`, `denied` or `failed`.
     pub outcome: String,
     /// The client's IP address.
     pub address: Option<String>,

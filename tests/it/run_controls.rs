@@ -282,6 +282,9 @@ async fn without_an_answer_within_two_seconds_it_is_accepted() {
     assert!((2.0..4.0).contains(&took.as_secs_f64()), "{took:?}");
     assert_eq!(runs.take().kind, "pause");
     assert!(!node.followers.any());
+    // Nobody knows yet what has become of it.
+    let entry = audit_entries(&node, "run.paused", 1).await.remove(0);
+    assert_eq!(entry.outcome, "accepted");
 
     node.log.set_mode(Mode::Fails);
     let answer = control(&node, &node.admin, "pause", &Value::Null).await;
