@@ -32,6 +32,7 @@ mod dlq;
 #[cfg(feature = "embed")]
 mod embed;
 mod emergency;
+mod emergency_doors;
 mod emergency_held;
 mod envelope_corpus;
 mod event_schemas;
