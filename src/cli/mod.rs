@@ -26,6 +26,7 @@ mod moment;
 mod output;
 mod readers;
 mod rebuild;
+mod recorded;
 mod replay;
 mod runs;
 mod send;
