@@ -29,6 +29,7 @@ mod controls;
 mod cron;
 mod disk_full;
 mod dlq;
+mod doctor;
 #[cfg(feature = "embed")]
 mod embed;
 mod emergency;
