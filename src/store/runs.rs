@@ -200,6 +200,20 @@ pub async fn run(store: &Store, tenant: &str, run_id: &str) -> Result<Option<Run
     Ok(found.map(row).transpose()?)
 }
 
+/// A run of a tenant, with its steps and approvals.
+pub async fn whole(
+    store: &Store,
+    tenant: &str,
+    run_id: &str,
+) -> Result<Option<(RunRow, Vec<StepRow>, Vec<ApprovalRow>)>, StoreError> {
+    let Some(row) = run(store, tenant, run_id).await? else {
+        return Ok(None);
+    };
+    let steps = steps(store, tenant, run_id).await?;
+    let approvals = approvals_of(store, tenant, run_id).await?;
+    Ok(Some((row, steps, approvals)))
+}
+
 /// A run of a tenant, without what may be large.
 pub async fn run_head(
     store: &Store,

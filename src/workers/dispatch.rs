@@ -49,7 +49,7 @@ pub struct Parts {
     pub limiter: Limiter,
     /// The writer of results to `commands`.
     pub results: Results,
-    /// The hosts that the builtin tool `http` reaches (`http_tool.allow`), in lower case.
+    /// The hosts that the builtin tool `http` reaches (`allow.http_hosts`), in lower case.
     pub allowed_hosts: Arc<[String]>,
     /// How long a stop waits for calls in flight; [`super::DRAIN`] in production.
     pub drain: Duration,

@@ -29,9 +29,11 @@ mod controls;
 mod cron;
 mod disk_full;
 mod dlq;
+mod doctor;
 #[cfg(feature = "embed")]
 mod embed;
 mod emergency;
+mod emergency_doors;
 mod emergency_held;
 mod envelope_corpus;
 mod event_schemas;

@@ -283,7 +283,11 @@ fn doctor_sees_what_shows_too_much() {
          GRANT DELETE ON odoo.webhook_events TO {login}; \
          CREATE VIEW public.all_events AS SELECT * FROM omnilink.events; GRANT SELECT ON public.all_events TO {login}; \
          CREATE VIEW public.good AS SELECT * FROM omnilink.events; ALTER VIEW public.good SET (security_invoker = true); \
-         GRANT SELECT ON public.good TO {login}"
+         GRANT SELECT ON public.good TO {login}; \
+         GRANT USAGE ON SCHEMA odoo TO PUBLIC; GRANT CREATE ON SCHEMA omnilink TO {login}; \
+         GRANT UPDATE (name) ON omnilink.api_keys TO {login}; \
+         CREATE POLICY all_rows ON omnilink.events FOR SELECT TO {login} USING (true); \
+         ALTER POLICY readers ON omnilink.entities USING (true)"
     ));
     let found = problems().join("\n");
     for expected in [
@@ -291,6 +295,13 @@ fn doctor_sees_what_shows_too_much() {
         "omnilink.migrations has no row-level security, and PUBLIC may read it".to_owned(),
         format!("{login} may change odoo.webhook_events"),
         "the view public.all_events is no security_invoker".to_owned(),
+        "PUBLIC has USAGE on the schema odoo: REVOKE USAGE ON SCHEMA odoo FROM PUBLIC".to_owned(),
+        format!("{login} has CREATE on the schema omnilink"),
+        format!(
+            "{login} has UPDATE on the column name of omnilink.api_keys: REVOKE UPDATE (name) ON"
+        ),
+        "the policy all_rows on omnilink.events is not OmniLink's".to_owned(),
+        "the policy readers on omnilink.entities is not as OmniLink made it".to_owned(),
     ] {
         assert!(found.contains(&expected), "{expected} in:\n{found}");
     }

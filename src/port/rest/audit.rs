@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
+use serde_json::Map;
 
 use super::{
     caller::{Caller, Permitted},
@@ -71,6 +72,9 @@ pub(crate) async fn rejections(
         audit::rejections(&store, &page, query.source.as_deref()),
     );
     let (rows, next_cursor) = split_page(rows.await?, limit, |row| &row.place);
+    // They show the beginning of bodies.
+    let of = ("rejections", query.source.as_deref().unwrap_or("*"));
+    caller.audit_read(Some(&tenant), "rejection.listed", of, Map::new());
     Ok(Json(List {
         items: rows.into_iter().map(Rejection::from).collect(),
         next_cursor,

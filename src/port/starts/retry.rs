@@ -97,7 +97,7 @@ impl RetryRequest<'_> {
             .map_err(|e| Problem::invalid(e.to_string()))?;
         let waiting = self
             .wait
-            .map(|wait| Waiting::new(&caller.shared, run, wait));
+            .map(|wait| Waiting::new(&caller.shared, &judge.tenant, run, wait));
         let ready = Ready {
             run,
             body: self.body_hash,
@@ -105,9 +105,8 @@ impl RetryRequest<'_> {
             audited,
         };
         let taken = append(&judge, vec![Ok(ready)]).await;
-        if let Some(waiting) = waiting
-            && matches!(&taken[..], [Ok(_)])
-            && let Some(run) = waiting.end().await
+        if let (Some(waiting), [Ok(started)]) = (waiting, &taken[..])
+            && let Some(run) = waiting.end(started).await
         {
             return Ok(answer::ended(&run));
         }

@@ -23,7 +23,7 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    config::{Alias, AllowedOrigin, Config, JwtIssuer, Network},
+    config::{Alias, AllowedOrigin, BreakerSettings, Config, JwtIssuer, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     event_schemas::EventSchemas,
     jwt::Jwt,
@@ -345,6 +345,10 @@ impl Node {
         let tool_states = ToolStates::new(
             workflows.clone(),
             dir.path().to_owned(),
+            BreakerSettings {
+                open: Duration::from_secs(2),
+                ..BreakerSettings::default()
+            },
             Arc::new(SystemClock),
         );
         let followers = Followers::default();
