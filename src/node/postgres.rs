@@ -23,7 +23,7 @@ use crate::{
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
     log::topics::Names,
-    port::{NotBegun, Rebuilds, Tables},
+    port::{NotBegun, Rebuilds, Tables, TablesError},
     projections::{self, ControlledTable, ControlledTables, Projector, Retention, Setup},
     store::Store,
     stream::progress::Progress,
@@ -351,12 +351,14 @@ impl RebuildJob {
 struct RunningTables(Arc<Mutex<State>>);
 
 impl Tables for RunningTables {
-    fn store(&self) -> Result<Store, String> {
+    fn store(&self) -> Result<Store, TablesError> {
         match &*self.0.lock() {
             State::Running(running) => Ok(running.setups.events.store.clone()),
-            State::Retrying(why) | State::Unavailable(why) => Err(why.clone()),
-            State::Starting => Err("Postgres is starting".into()),
-            State::Stopped => Err("the node stops".into()),
+            State::Retrying(why) | State::Unavailable(why) => {
+                Err(TablesError::Unavailable(why.clone()))
+            }
+            State::Starting => Err(TablesError::Starting),
+            State::Stopped => Err(TablesError::Stopping),
         }
     }
 }
@@ -428,7 +430,7 @@ impl Rebuilds for NoRebuilds {
 pub(crate) struct NoTables;
 
 impl Tables for NoTables {
-    fn store(&self) -> Result<Store, String> {
-        Err("this node runs without projections; ask one that has them".into())
+    fn store(&self) -> Result<Store, TablesError> {
+        Err(TablesError::Without)
     }
 }
