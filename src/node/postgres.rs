@@ -71,7 +71,7 @@ struct Start {
     log: Arc<dyn crate::log::Log>,
     names: Names,
     /// The progress of each projection, in the order of [`projections::topics`].
-    progress: [Arc<Progress>; 6],
+    progress: [Arc<Progress>; 7],
     controls: Arc<Controls>,
     /// The progress of each table that follows `controls`, in the order of [`controlled`].
     tables: Vec<Arc<Progress>>,
@@ -238,6 +238,7 @@ impl Start {
             Projector::start_audit(&setups.audit).map_err(io)?,
             Projector::start_odoo(&setups.odoo).map_err(io)?,
             Projector::start_odoo_dlq(&setups.odoo_dlq).map_err(io)?,
+            Projector::start_odoo_ingress(&setups.odoo_ingress).map_err(io)?,
             Projector::start_runs(&setups.runs, self.lanes).map_err(io)?,
             Projector::start_tasks(&setups.tasks).map_err(io)?,
         ];
@@ -277,6 +278,7 @@ impl Start {
             odoo_dlq: setup(3),
             runs: setup(4),
             tasks: setup(5),
+            odoo_ingress: setup(6),
         }
     }
 }
