@@ -4,6 +4,7 @@ pub mod canned;
 pub mod command;
 pub mod controls;
 pub mod frames;
+pub mod hostile;
 pub mod issuer;
 mod kafka_admin;
 mod log_proxy;
