@@ -8,6 +8,7 @@ pub mod hostile;
 pub mod issuer;
 mod kafka_admin;
 mod log_proxy;
+pub mod mutations;
 pub mod pages;
 pub mod port;
 pub mod projections;
