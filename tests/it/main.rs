@@ -46,6 +46,8 @@ mod integrations;
 mod invoices;
 mod json_schema;
 #[cfg(feature = "kafka")]
+mod kafka_forgotten;
+#[cfg(feature = "kafka")]
 mod kafka_members;
 #[cfg(feature = "kafka")]
 mod kafka_producer;
