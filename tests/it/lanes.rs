@@ -1,6 +1,7 @@
 //! Lanes on both logs: exactly once over restarts, poison records, timers, dead letters, effects.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -122,7 +123,7 @@ impl Transform for CountOne {
         match key {
             "panics" => panic!("it panics"),
             "rejected" => Err(bad("it is rejected")),
-            "state" if tried(1) < 2 => Err(StateError::Other("not now".into()).into()),
+            "state" if tried(1) < 2 => Err(StateError::from(io::Error::other("not now")).into()),
             _ => Ok(()),
         }
     }

@@ -72,6 +72,7 @@ mod port_drain;
 mod port_events;
 mod port_faults;
 mod port_hostile;
+mod port_idle;
 mod port_mutations;
 mod port_nodes;
 mod port_standards;

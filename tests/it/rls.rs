@@ -74,8 +74,8 @@ impl Drop for Readers {
     }
 }
 
-/// The tables of migrations 0004 and 0005 that have a tenant, each with the columns that a row needs, and their values after the tenant.
-const TABLES: [(&str, &str, &str); 10] = [
+/// The tables of migrations 0004 to 0006 that have a tenant, each with the columns that a row needs, and their values after the tenant.
+const TABLES: [(&str, &str, &str); 11] = [
     (
         "omnilink.audit_log",
         "at, id, action, outcome, detail",
@@ -125,6 +125,11 @@ const TABLES: [(&str, &str, &str); 10] = [
         "omnilink.approvals",
         "approval_id, run_id, kind, status, lane, risk_score, reasons, input, input_hash, requested_at, expires_at",
         "'1.2', '1', 'step', 'pending', 'RED', 0.8, '[]', '{}', 'x', now(), now()",
+    ),
+    (
+        "omnilink.tasks",
+        "task_id, run_id, step_id, kind, attempt, tool, status, input, limit_key, timeout_ms, deadline, created_at",
+        "'1:a:execute:1', '1', 'a', 'execute', 1, 't', 'open', '{}', '', 1000, now(), now()",
     ),
 ];
 
@@ -253,6 +258,8 @@ fn the_tables_of_the_audit_log_show_a_reader_its_tenants() {
             "SELECT * FROM omnilink.emergency_controls",
             "SELECT * FROM omnilink.audit_log_all",
             "SELECT * FROM odoo.webhook_events_all",
+            "SELECT * FROM omnilink.tasks_all",
+            "UPDATE omnilink.tasks SET status = 'done'",
             "INSERT INTO omnilink.audit_log SELECT * FROM omnilink.audit_log",
             "UPDATE omnilink.api_keys SET revoked_at = NULL",
             "DELETE FROM omnilink.rejections",

@@ -33,7 +33,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, Tls, Tools},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, TablesError, Tls, Tools},
     saga::Followers,
     state::Changes,
     store::Store,
@@ -168,8 +168,8 @@ impl Rebuilds for NoRebuilds {
 struct Database(Option<Store>);
 
 impl Tables for Database {
-    fn store(&self) -> Result<Store, String> {
-        self.0.clone().ok_or_else(|| "no Postgres".into())
+    fn store(&self) -> Result<Store, TablesError> {
+        self.0.clone().ok_or(TablesError::Without)
     }
 }
 
