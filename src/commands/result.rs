@@ -83,6 +83,9 @@ pub struct StepHeld {
     /// When to try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Millis>,
+    /// Whether the call is repeated after a crash, and may have reached its worker before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maybe_called: bool,
 }
 
 /// A worker has claimed a call.

@@ -54,7 +54,7 @@ struct Open {
 /// Why there is no response.
 enum Failed {
     /// The connection was closed before anything was sent.
-    NotSent(Request<Full<Bytes>>),
+    NotSent(Box<Request<Full<Bytes>>>),
     Error(RequestError),
 }
 
@@ -90,7 +90,7 @@ where
                 }
                 Err(Failed::Error(error)) => return Err(error),
                 // The server has closed an idle connection.
-                Err(Failed::NotSent(unsent)) if reused => request = unsent,
+                Err(Failed::NotSent(unsent)) if reused => request = *unsent,
                 Err(Failed::NotSent(_)) => {
                     return Err(RequestError::Connect("the connection was closed".into()));
                 }
@@ -181,7 +181,7 @@ impl Open {
         let sent = self.sender.try_send_request(request);
         let mut response = pin!(async {
             let response = sent.await.map_err(|mut error| match error.take_message() {
-                Some(unsent) => Failed::NotSent(unsent),
+                Some(unsent) => Failed::NotSent(Box::new(unsent)),
                 None => Failed::Error(RequestError::Request(error.into_error())),
             })?;
             let (head, body) = response.into_parts();

@@ -152,9 +152,9 @@ fn errors_name_the_file_and_show_no_key() {
         (
             file("a.pem", "hello"),
             key.clone(),
-            "a.pem: holds no certificate",
+            "a.pem: contains no certificate",
         ),
-        (key.clone(), key.clone(), "key.pem: holds no certificate"),
+        (key.clone(), key.clone(), "key.pem: contains no certificate"),
         (
             file("b.pem", not_x509),
             key.clone(),
@@ -165,7 +165,11 @@ fn errors_name_the_file_and_show_no_key() {
             key.clone(),
             "c.pem: certificate 2 is not a valid X.509",
         ),
-        (cert.clone(), cert.clone(), "cert.pem: holds no private key"),
+        (
+            cert.clone(),
+            cert.clone(),
+            "cert.pem: contains no private key",
+        ),
         (
             cert.clone(),
             file("d.pem", &cut),

@@ -31,8 +31,6 @@ use super::{
 };
 use crate::log::{LogError, OpenTransaction};
 
-/// Longer than a lane's transaction may last (`transaction.timeout.ms` is 10 s): what was open all this time is forgotten.
-pub(super) const FORGOTTEN: Duration = Duration::from_secs(13);
 /// How long each request of the ending transaction may take.
 const REQUESTS: Duration = Duration::from_secs(10);
 /// How long the records of forgotten transactions may take to be read.

@@ -30,7 +30,6 @@ use rdkafka::{
 use super::{
     CLIENT, COMMITTED, END, KafkaOptions, REQUEST,
     classify::Doing,
-    hanging::FORGOTTEN,
     kept,
     position::{Followed, POSITION, Positions, from_record},
     reader::KafkaReader,
@@ -53,6 +52,8 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(1_500);
 /// How long an open transaction is waited for in all; then the lane says so, and tries again.
 const PENDING: Duration = Duration::from_secs(15);
+/// Longer than a lane's transaction may last (`transaction.timeout.ms` is 10 s): what was open all this time is forgotten (`hanging.rs`).
+const FORGOTTEN: Duration = Duration::from_secs(13);
 /// How long fencing a former owner may take.
 const FENCE: Duration = Duration::from_secs(10);
 /// How long a restore waits for the next record of a changelog.

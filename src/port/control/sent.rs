@@ -1,5 +1,5 @@
-//! A run control request up to its checked body. The order of checks: length, kill switch, key, take-over, media type, requests in
-//! flight, body. Fields, permission and rate follow.
+//! A run control request up to its checked body. The order of checks: controls can be read, length, kill switch, key, take-over, media
+//! type, requests in flight, body. Fields, permission and rate follow.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
     envelope::{canonical_hash, json::without_mark},
     limits::{Kind, Lease},
     port::{
-        Shared,
+        Shared, gate,
         ingest::{
             body,
             events::{refuse_body, trace},
@@ -71,6 +71,10 @@ impl Sent {
     pub(super) async fn read(shared: &Arc<Shared>, request: Request) -> Result<Self, Refused> {
         let (mut parts, mut body) = request.into_parts();
         let limit = shared.limits.single_bytes;
+        if let Err(problem) = gate::readable(shared) {
+            body::discard(body);
+            return Err(Refused::new(problem, shared.ids.next()));
+        }
         if body::announced(&body).unwrap_or(0) > limit as u64 {
             body::discard(body);
             let problem = refuse_body(body::BodyError::TooLarge, Form::Structured, limit);

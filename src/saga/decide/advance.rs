@@ -28,6 +28,7 @@ impl Turn<'_> {
             if self.run.end.is_some() || paused {
                 return;
             }
+            self.stand_still(&plan);
             if woken {
                 self.expire(&plan);
             }
@@ -66,17 +67,24 @@ impl Turn<'_> {
 
     /// Expires attempts, approvals and the run whose deadline has passed.
     fn expire(&mut self, plan: &CompiledPlan) {
+        // Deadlines of approvals, signals and claims then stand still.
+        let held = self.run.held_since.is_some();
         for (index, step) in plan.steps.iter().enumerate() {
             let state = &self.run.steps[index];
             if state.phase == Phase::Running && self.is_due(state.due) {
-                self.attempt_timed_out(index, step);
-            } else if state.undo.phase == UndoPhase::Running && self.is_due(state.undo.due) {
+                if !(held && self.run.waits_for_others(index)) {
+                    self.attempt_timed_out(index, step);
+                }
+            } else if state.undo.phase == UndoPhase::Running
+                && self.is_due(state.undo.due)
+                && !(held && self.run.undo_waits_for_others(index))
+            {
                 self.compensation_timed_out(index, step);
             }
         }
         let now = self.env.now;
         let over = |run: &crate::saga::Run| {
-            let mut open = run.approvals.iter();
+            let mut open = run.approvals.iter().filter(|_| !held);
             let expired = open.find(|(_, request)| request.expires_at <= now);
             expired.map(|(approval, request)| (*approval, request.kind))
         };
@@ -94,7 +102,8 @@ impl Turn<'_> {
                 self.emit(Event::ApprovalDecided(decided));
             }
         }
-        if self.run.ending.is_none() && self.is_due(self.run.deadline) {
+        let still = self.run.still_since.is_some();
+        if self.run.ending.is_none() && !still && self.is_due(self.run.deadline) {
             let message = "the run took longer than its plan allows";
             self.fail_run(StepError::new("run_timeout", message));
         }

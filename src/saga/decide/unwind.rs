@@ -70,7 +70,9 @@ impl Turn<'_> {
                         self.cancel_step(step);
                     }
                 }
-                Phase::Pending | Phase::Held | Phase::Retry if state.attempt > 0 => {
+                Phase::Pending | Phase::Held | Phase::Retry
+                    if state.attempt > 0 || state.unanswered =>
+                {
                     self.end_attempts(index, step);
                 }
                 Phase::Pending | Phase::Held | Phase::Retry => self.cancel_step(step),

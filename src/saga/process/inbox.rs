@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
+    base::clock::Millis,
     commands::{
         Command,
         control::{CANCEL, Cancel, DECISION, Decide, PAUSE, RESUME, SIGNAL, Signal},
@@ -28,6 +29,8 @@ const CONTROLS: &str = "controls";
 /// The maximum size of the code and the message of a worker's error, in bytes; longer ones are cut.
 const CODE_MAX: usize = 128;
 const MESSAGE_MAX: usize = 2048;
+/// The minimum time for which a worker on Kafka can hold a call.
+const HOLD_MIN_MS: i64 = 1_000;
 
 /// A decoded record.
 #[expect(
@@ -55,9 +58,24 @@ pub(super) struct RunInput {
     pub(super) input: Input,
     /// The sender; `None` for workers.
     pub(super) by: Option<By>,
+    /// Whether a producer on Kafka wrote it: nobody has checked it against the emergency controls yet.
+    pub(super) foreign: bool,
+}
+
+impl RunInput {
+    /// Bounds the hold of a worker on Kafka from below, so that the call is not sent again at once.
+    pub(super) fn bound_hold(&mut self, now: Millis) {
+        if let Input::Held { hold, .. } = &mut self.input
+            && self.foreign
+        {
+            let soonest = Millis(now.0.saturating_add(HOLD_MIN_MS));
+            hold.until = hold.until.map(|until| until.max(soonest));
+        }
+    }
 }
 
 /// The sender of a control.
+#[derive(Clone)]
 pub(super) struct By {
     pub(super) principal: String,
     pub(super) on_behalf_of: Option<String>,
@@ -113,6 +131,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
                     reason: cut(held.reason, CODE_MAX),
                     until: held.until,
                 },
+                maybe_called: held.maybe_called,
             };
             (HELD, input)
         }
@@ -170,6 +189,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
             principal: command.principal.clone(),
             on_behalf_of: command.on_behalf_of.clone(),
         }),
+        foreign: !ours,
     }))
 }
 
@@ -219,6 +239,7 @@ fn foreign(value: &[u8]) -> Result<Message, Rejected> {
             kind: RESULT,
             input: result(outcome),
             by: None,
+            foreign: true,
         }));
     }
     let mut json: Map<String, Value> = serde_json::from_slice(value).map_err(invalid)?;

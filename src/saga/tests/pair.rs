@@ -184,12 +184,12 @@ impl Pair {
                 let call = self.over[at.index(self.over.len())];
                 self.result(call, says)?;
             }
-            Stimulus::Held(at, seconds) if !self.open.is_empty() => {
+            Stimulus::Held(at, seconds, maybe_called) if !self.open.is_empty() => {
                 let call = self.open.swap_remove(at.index(self.open.len()));
+                self.over.push(call);
                 let until = self.case.now / 1000 + seconds;
-                let taken = self
-                    .model
-                    .was_held(call.step, call.undo, call.attempt, until);
+                let of = (call.step, call.undo, call.attempt);
+                let taken = self.model.was_held(of, until, maybe_called);
                 let hold = Hold {
                     reason: "breaker".into(),
                     until: Some(Millis(until * 1000)),
@@ -199,6 +199,7 @@ impl Pair {
                     kind: kind(call.undo),
                     attempt: call.attempt,
                     hold,
+                    maybe_called,
                 });
                 agree("held", &!effects.ignored, &taken)?;
             }

@@ -50,7 +50,8 @@ impl Model {
 
     fn is_over(&self) -> bool {
         let begun = self.begun;
-        begun.is_some_and(|begun| begun + self.plan.timeout <= self.clock)
+        begun.is_some_and(|begun| begun + self.plan.timeout + self.still <= self.clock)
+            && !self.is_held()
     }
 
     /// Ends one thing whose deadline is over.
@@ -330,7 +331,8 @@ impl Model {
         let mut in_flight = false;
         for index in 0..self.steps.len() {
             let works = self.plan.steps[index].does.is_work();
-            let called = works && self.steps[index].calls > 0;
+            let step = &self.steps[index];
+            let called = works && (step.calls > 0 || step.unanswered);
             match self.steps[index].at {
                 StepPhase::Running(_) if works => in_flight = true,
                 StepPhase::Incident => self.end_without_success(index),
