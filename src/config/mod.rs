@@ -4,6 +4,7 @@
 //! all errors are reported at once.
 
 mod aliases;
+mod database_tools;
 mod error;
 mod given;
 mod jwt;
@@ -22,6 +23,7 @@ use std::{
 };
 
 pub use aliases::Alias;
+pub use database_tools::{DatabaseTools, QueryLogin, RecordCreate, RecordTable, SqlQuery};
 pub use error::{ConfigError, Problem};
 pub use jwt::{Claim, FromToken, Jwks, JwtIssuer, Texts};
 pub use notify::{Notify, NotifyOn, NotifyTarget};
@@ -101,6 +103,8 @@ pub struct Config {
     pub embed_model_dir: Option<PathBuf>,
     /// `http_tool.allow`: the hosts that the builtin tool `http` reaches, in lower case.
     pub http_tool_allow: Vec<String>,
+    /// `tools.*`: the builtin tools that use a Postgres.
+    pub database_tools: DatabaseTools,
     /// `notify`: who is told what happens.
     pub notify: Vec<Notify>,
     /// `public_url`: where people reach the port; without a trailing `/`.
@@ -311,6 +315,7 @@ impl Config {
             tools_dir: base.join("tools"),
             embed_model_dir: None,
             http_tool_allow: Vec::new(),
+            database_tools: DatabaseTools::default(),
             notify: Vec::new(),
             public_url: None,
             log_format: LogFormat::Text,
@@ -399,6 +404,13 @@ impl Config {
             wrong(
                 "secret_key",
                 "required with Kafka, the same on every node: `openssl rand -base64 32` makes one; give it as `env:NAME` or `file:PATH`".into(),
+            );
+        }
+        let records = &self.database_tools.record_create;
+        if records.url.is_none() && !records.tables.is_empty() {
+            wrong(
+                "tools.record_create.tables",
+                "set, but `tools.record_create.url` is not".into(),
             );
         }
         if !self.on_kafka() && !self.kafka.properties.is_empty() {

@@ -77,6 +77,7 @@ mod projections_crash;
 mod projections_json;
 mod readers;
 mod rebuild;
+mod record_create;
 mod record_size;
 #[cfg(feature = "kafka")]
 mod record_size_kafka;
@@ -98,6 +99,7 @@ mod sagas_retry;
 mod secrets;
 mod security_page;
 mod shop_example;
+mod sql_query;
 mod stalls;
 mod starts;
 mod starts_agents;

@@ -30,10 +30,10 @@ pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
         || workflow.is_some_and(|workflow| disabled(&format!("workflow:{}", workflow.name)))
 }
 
-/// Whether the work happens outside the run: by a worker, or by the builtin tool `http`.
+/// Whether the work happens outside the run: by a worker, or by a builtin tool that accesses other systems.
 fn works_outside(tool: &Tool) -> bool {
     match tool.worker {
-        Worker::Builtin(builtin) => builtin == Builtin::Http,
+        Worker::Builtin(builtin) => builtin.is_effect(),
         _ => true,
     }
 }
