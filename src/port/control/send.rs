@@ -67,7 +67,9 @@ impl Controller {
         let decided = &self.caller.shared.controlling.decided;
         let result = result.and_then(|answer| match answer {
             None => Ok(ControlStatus::Accepted),
-            Some(Answer::Done | Answer::Ignored | Answer::Duplicate { .. }) => {
+            Some(
+                Answer::Done | Answer::Started { .. } | Answer::Ignored | Answer::Duplicate { .. },
+            ) => {
                 if let Some(ApprovalDecision {
                     approval_id,
                     decision_hash,
