@@ -39,6 +39,7 @@ mod expenses_example;
 mod first_key;
 mod foreign_commands;
 mod formats;
+mod guardian;
 mod how_to;
 mod how_to_runs;
 mod identity;
