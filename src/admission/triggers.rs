@@ -18,6 +18,7 @@ use crate::{
     },
     envelope::{BodyHash, Data, Event},
     log::record_size,
+    runs::read_value,
     stream::{Context, Rejected, dlq::redriven},
     telemetry::metrics::TRIGGERS,
     topology::{BOUNDS, Machine, OverEvent},
@@ -275,8 +276,7 @@ fn check(to_start: &ToStart, params: Option<&RawValue>) -> Result<(), Rejected> 
         let message = format!("`params` may have {PARAMS_MAX} bytes");
         return Err(Rejected::new("payload_too_large", message));
     }
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    let value = read_value(text.as_bytes()).map_err(|e| invalid(format!("`params`: {e}")))?;
     if !value.is_object() {
         return Err(invalid("`params` must be an object"));
     }

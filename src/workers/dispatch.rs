@@ -53,7 +53,7 @@ pub struct Parts {
     pub limiter: Limiter,
     /// The writer of results to `commands`.
     pub results: Results,
-    /// The hosts that the builtin tool `http` reaches (`http_tool.allow`), in lower case.
+    /// The hosts that the builtin tool `http` reaches (`allow.http_hosts`), in lower case.
     pub allowed_hosts: Arc<[String]>,
     /// The builtin tools that use Postgres.
     pub database_tools: DatabaseTools,
@@ -105,8 +105,12 @@ enum Report {
 }
 
 impl Effect for Dispatch {
-    fn call(&self, input: Fetched) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.carry_out(input))
+    fn call(
+        &self,
+        input: Fetched,
+        repeated: bool,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.carry_out(input, repeated))
     }
 }
 
@@ -129,7 +133,7 @@ impl Dispatch {
         }
     }
 
-    async fn carry_out(&self, input: Fetched) {
+    async fn carry_out(&self, input: Fetched, repeated: bool) {
         let value = input.record.value.as_deref();
         let Some(command) = value.and_then(StepCommand::decode) else {
             return;
@@ -146,7 +150,7 @@ impl Dispatch {
             Ok(report) => report,
             Err(hold) => Report::Held(hold),
         };
-        self.send_report(&command, report).await;
+        self.send_report(&command, report, repeated).await;
     }
 
     /// The time until the deadline of a call.
@@ -249,7 +253,9 @@ impl Dispatch {
             }
             Call::Host(request) => {
                 let response = self.hosts.send_within(left, request).await;
-                self.read(command, response, http_tool::answer)
+                self.read(command, response, |response, now| {
+                    http_tool::answer(kind, response, now)
+                })
             }
             Call::Query(query) => query.answer(left).await,
             Call::Record(record) => record.answer(left).await,
@@ -307,7 +313,7 @@ impl Dispatch {
         }
     }
 
-    async fn send_report(&self, command: &StepCommand, report: Report) {
+    async fn send_report(&self, command: &StepCommand, report: Report, repeated: bool) {
         let attempt = u32::try_from(command.attempt).unwrap_or(0);
         let now: Millis = self.parts.clock.now();
         let results = &self.parts.results;
@@ -321,11 +327,15 @@ impl Dispatch {
                     kind: command.kind(),
                     reason: hold.reason.into_owned(),
                     until: Some(hold.until),
+                    maybe_called: repeated,
                 };
                 results.send(command, HELD, &held, now).await
             }
             Report::Ended(ended) => {
-                let result = result(command, attempt, ended);
+                let mut result = result(command, attempt, ended);
+                // The earlier call, whose answer was lost, may have succeeded.
+                let may_retry = result.error.as_ref().is_some_and(|error| error.retryable);
+                result.answered &= !(repeated && may_retry);
                 results.send(command, RESULT, &result, now).await
             }
         };

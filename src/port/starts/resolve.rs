@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     fields::{NamedWorkflow, StartFields, StartTarget, value},
@@ -18,6 +21,7 @@ use crate::{
     controls::Key,
     envelope::Event,
     plans::{PLAN_MAX, Plan, jcs},
+    runs::{DEPTH_MAX, depth, read_value},
     workflows::{Catalog, Resolved, Schema, Workflow},
 };
 
@@ -31,13 +35,8 @@ pub(super) fn resolve(
     event: &Event<'_>,
     fields: &StartFields,
 ) -> Result<Resolved, Refusal> {
-    if fields
-        .params
-        .as_ref()
-        .is_some_and(|params| params.get().len() > PARAMS_MAX)
-    {
-        return Err(Refusal::too_large("`params` and `input`", PARAMS_MAX));
-    }
+    let params = params(fields)?;
+    let params = params.as_ref();
     match &fields.what {
         StartTarget::Command => {
             let found = catalog.command(&event.kind).ok_or_else(|| {
@@ -45,18 +44,18 @@ pub(super) fn resolve(
                 Refusal::new(ItemStatus::Invalid, &UNKNOWN_WORKFLOW, message)
             })?;
             permit::workflow(key, Some(&found.name), Some(&found.version.to_string()))?;
-            of_workflow(catalog, found, fields, "params")
+            of_workflow(catalog, found, params, fields)
         }
         StartTarget::Workflow(named) => {
             let found = named_workflow(catalog, key, named)?;
-            of_workflow(catalog, found, fields, "input")
+            of_workflow(catalog, found, params, fields)
         }
         StartTarget::Plan(plan) => {
             permit::workflow(key, None, None)?;
             inline(catalog, plan)
         }
         StartTarget::Goal(_) => Ok(Resolved::default()),
-        StartTarget::Task => task(catalog, event, fields),
+        StartTarget::Task => task(catalog, event, params, fields),
     }
 }
 
@@ -86,16 +85,20 @@ fn named_workflow<'c>(
 fn of_workflow(
     catalog: &Catalog,
     workflow: &Workflow,
+    params: Option<&Value>,
     fields: &StartFields,
-    member: &str,
 ) -> Result<Resolved, Refusal> {
-    check(&workflow.params, fields, member)?;
+    check(&workflow.params, params, fields)?;
     catalog.to_run(workflow).map_err(unwritable)
 }
 
 pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
     if plan.get().len() > PLAN_MAX {
         return Err(Refusal::too_large("a plan", PLAN_MAX));
+    }
+    if depth(plan.get().as_bytes()) > DEPTH_MAX {
+        let message = format!("a plan may be nested at most {DEPTH_MAX} levels");
+        return Err(Refusal::invalid_plan(message));
     }
     if let Some(number) = jcs::first_inexact(plan.get()) {
         let number = &number[..number.len().min(40)];
@@ -127,12 +130,17 @@ pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Ref
 }
 
 /// A run with one step, whose input is the params unchanged: expressions in them are not evaluated.
-fn task(catalog: &Catalog, event: &Event<'_>, fields: &StartFields) -> Result<Resolved, Refusal> {
+fn task(
+    catalog: &Catalog,
+    event: &Event<'_>,
+    params: Option<&Value>,
+    fields: &StartFields,
+) -> Result<Resolved, Refusal> {
     let Some(tool) = catalog.tool(&event.kind) else {
         let message = format!("there is no tool `{}`", event.kind);
         return Err(Refusal::new(ItemStatus::Invalid, &UNKNOWN_TOOL, message));
     };
-    check(&tool.schema, fields, "params")?;
+    check(&tool.schema, params, fields)?;
     let plan = serde_json::json!({
         "steps": [{ "id": "task", "tool": tool.tool.name, "input": "{{ params }}" }],
         "output": "{{ steps.task.output }}"
@@ -149,16 +157,39 @@ fn task(catalog: &Catalog, event: &Event<'_>, fields: &StartFields) -> Result<Re
     })
 }
 
-fn check(schema: &Schema, fields: &StartFields, member: &str) -> Result<(), Refusal> {
+/// The params. Refuses those that a run cannot store.
+fn params(fields: &StartFields) -> Result<Option<Value>, Refusal> {
     let Some(params) = &fields.params else {
-        return Ok(());
+        return Ok(None);
     };
-    schema
-        .check(&value(params)?)
-        .map_err(|wrong| Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message)))
+    let text = params.get();
+    if text.len() > PARAMS_MAX {
+        return Err(Refusal::too_large("`params` and `input`", PARAMS_MAX));
+    }
+    let value = read_value(text.as_bytes());
+    let value = value.map_err(|why| Refusal::invalid(format!("`/{}`: {why}", member(fields))))?;
+    Ok(Some(value))
 }
 
-pub(super) fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Refusal> {
+/// The member of the request that holds the params.
+fn member(fields: &StartFields) -> &'static str {
+    match fields.what {
+        StartTarget::Workflow(_) | StartTarget::Plan(_) => "input",
+        StartTarget::Command | StartTarget::Goal(_) | StartTarget::Task => "params",
+    }
+}
+
+fn check(schema: &Schema, params: Option<&Value>, fields: &StartFields) -> Result<(), Refusal> {
+    let Some(params) = params else {
+        return Ok(());
+    };
+    schema.check(params).map_err(|wrong| {
+        let member = member(fields);
+        Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message))
+    })
+}
+
+pub(super) fn to_raw(value: &Value) -> Result<Box<RawValue>, Refusal> {
     to_raw_value(value).map_err(unwritable)
 }
 

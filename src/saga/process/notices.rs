@@ -1,11 +1,10 @@
-//! Records for others than workers and readers of runs: audit entries, and events about runs on `ingress`.
+//! Events about runs on `ingress`.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::live::About;
 use crate::{
-    audit::{Entry, Outcome},
-    base::{clock::Millis, id::Tenant},
+    base::clock::Millis,
     commands::depth,
     envelope::{Form, avro::encode_ingress, parse_structured},
     log::Record,
@@ -15,22 +14,6 @@ use crate::{
 
 /// The source of events about runs.
 const SOURCE: &str = "/omnilink/runs";
-
-/// The audit entry about a control or decision that an ended run has refused, or about a start with the identity of another one.
-pub(super) fn refused(
-    tenant: &Tenant,
-    run_id: &str,
-    (action, code): (&str, &str),
-    (principal, on_behalf_of): (&str, Option<&str>),
-    now: Millis,
-) -> Entry {
-    let mut detail = Map::new();
-    detail.insert("code".into(), code.into());
-    Entry::new(Some(tenant), action, Outcome::Failed, now)
-        .by(principal, on_behalf_of)
-        .resource("run", run_id)
-        .detail(detail)
-}
 
 /// The event about a request for a decision.
 pub(super) fn approval_requested(
