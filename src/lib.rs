@@ -35,6 +35,7 @@ pub mod controls;
 #[cfg(feature = "embed")]
 pub mod embed;
 pub mod embedded_postgres;
+pub mod guardian;
 pub mod http;
 pub mod limits;
 pub mod log;

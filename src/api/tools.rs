@@ -6,7 +6,7 @@ use serde::Serialize;
 /// Allows listing tools and reading runs.
 pub const RUNS_READ: &str = "runs:read";
 
-/// A tool. The numbers of calls and the breaker are those of the node that answers.
+/// A tool. The numbers of calls and the breaker are those of the node that answers; tasks are counted over all nodes.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Tool {
     /// Its name.
@@ -19,10 +19,12 @@ pub struct Tool {
     pub lane: Option<&'static str>,
     /// The kind of worker: `http`, `kafka`, `claim`, `builtin`.
     pub worker: &'static str,
-    /// The number of running calls.
-    pub running: usize,
-    /// The number of calls that wait for a free seat.
-    pub queued: usize,
+    /// The number of running calls; with `claim` tasks of the tenant that are claimed, absent while Postgres is not readable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running: Option<u64>,
+    /// The number of calls that wait for a free seat; with `claim` tasks of the tenant that wait to be claimed, at most 10,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued: Option<u64>,
     /// The number of calls that were held back and will be retried later.
     pub held: usize,
     /// Why the last one was held back.
@@ -49,8 +51,9 @@ pub struct ToolLimit {
     /// The maximum number of concurrent calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u64>,
-    /// The number of concurrent calls on the node that answers.
-    pub used: usize,
+    /// The number of concurrent calls on the node that answers; with `claim` on all nodes, of all tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<u64>,
     /// The maximum number of calls in a window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<ToolRate>,

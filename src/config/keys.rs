@@ -11,7 +11,9 @@ use std::{
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    Alias, AllowedOrigin, BREAKER_CALLS, Config, LogFormat, Network, Problem, Secret, SecretUrl,
+    Alias, AllowedOrigin, BREAKER_CALLS, Config, LogFormat, Network, Problem, QueryLogin, Secret,
+    SecretUrl,
+    database_tools::{self, BadQueryLogin, BadTables},
     given::{self, Given, PROPERTIES, Value},
     jwt::{self, BadIssuers},
     notify::{self, BadNotify},
@@ -80,6 +82,10 @@ enum ValueError {
     Issuers(#[from] BadIssuers),
     #[error(transparent)]
     Notify(#[from] BadNotify),
+    #[error(transparent)]
+    Tables(#[from] BadTables),
+    #[error(transparent)]
+    QueryLogin(#[from] BadQueryLogin),
 }
 
 /// What parsing a value may need: the folder for relative paths, and the environment for `env:NAME`.
@@ -87,6 +93,9 @@ pub(super) struct Context<'a> {
     pub(super) base: &'a Path,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
 }
+
+/// The schemes of Postgres's URLs.
+const POSTGRES: &[&str] = &["postgres", "postgresql"];
 
 /// All keys, in display order.
 pub const KEYS: &[Key] = &[
@@ -279,10 +288,7 @@ pub const KEYS: &[Key] = &[
         name: "postgres.url",
         doc: "postgres://… ; without it Postgres is embedded",
         set: |c, v, ctx| {
-            c.postgres_url = Some(SecretUrl::new(
-                secret(v, ctx)?,
-                &["postgres", "postgresql"],
-            )?);
+            c.postgres_url = Some(SecretUrl::new(secret(v, ctx)?, POSTGRES)?);
             Ok(())
         },
         show: |c| json!(c.postgres_url.as_ref().map(ToString::to_string)),
@@ -532,6 +538,68 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.allow_http_hosts),
     },
     Key {
+        name: "tools.sql_query.url",
+        doc: "postgres://… with a login of its own: the database, and the rights, of the builtin tool `sql_query`; or a map of tenants to such URLs, as JSON in a variable (none: not usable); docs/database-tools.md",
+        set: |c, v, ctx| {
+            let given = match v {
+                Value::Raw(raw) if !raw.trim_start().starts_with('{') => raw.as_str().into(),
+                given => given.json().map_err(ValueError::MustBe)?,
+            };
+            let url = |text: &str| {
+                let secret = Secret::resolve(text, ctx.base, ctx.env)?;
+                SecretUrl::new(secret, POSTGRES)
+            };
+            c.database_tools.sql_query.login = Some(database_tools::parse_login(&given, &url)?);
+            Ok(())
+        },
+        show: |c| {
+            let login = c.database_tools.sql_query.login.as_ref();
+            json!(login.map(QueryLogin::show))
+        },
+    },
+    Key {
+        name: "tools.sql_query.max_rows",
+        doc: "most rows of a query (1000)",
+        set: |c, v, _| {
+            c.database_tools.sql_query.max_rows = within(v, 1, 100_000)? as u32;
+            Ok(())
+        },
+        show: |c| json!(c.database_tools.sql_query.max_rows),
+    },
+    Key {
+        name: "tools.sql_query.timeout_s",
+        doc: "seconds that a query may take (10)",
+        set: |c, v, _| {
+            let seconds = within(v, 1, 3_600)?.unsigned_abs();
+            c.database_tools.sql_query.timeout = Duration::from_secs(seconds);
+            Ok(())
+        },
+        show: |c| json!(c.database_tools.sql_query.timeout.as_secs()),
+    },
+    Key {
+        name: "tools.record_create.url",
+        doc: "postgres://… with a login of its own: the database of `tools.record_create.tables` (none: not usable)",
+        set: |c, v, ctx| {
+            let url = SecretUrl::new(secret(v, ctx)?, POSTGRES)?;
+            c.database_tools.record_create.url = Some(url);
+            Ok(())
+        },
+        show: |c| {
+            let url = c.database_tools.record_create.url.as_ref();
+            json!(url.map(ToString::to_string))
+        },
+    },
+    Key {
+        name: "tools.record_create.tables",
+        doc: "list of tables in which the builtin tool `record_create` creates records: {name: schema.table, columns, key, tenant, returning}; JSON in a variable (none); docs/database-tools.md",
+        set: |c, v, _| {
+            let items = v.json().map_err(ValueError::MustBe)?;
+            c.database_tools.record_create.tables = database_tools::parse_tables(items)?;
+            Ok(())
+        },
+        show: |c| json!(c.database_tools.record_create.tables),
+    },
+    Key {
         name: "notify",
         doc: "list of who is told what happens: {on: [approval.requested, incident, run.failed, run.denied, dlq, stalled, control.changed], tenant, to: {webhook: {url, secret}} or {smtp: {url, from, to}}}; values may be references; JSON in a variable (none); docs/notifications.md",
         set: |c, v, ctx| {
@@ -590,29 +658,33 @@ impl Config {
     pub fn redacted(&self) -> Json {
         let mut root = Map::new();
         for key in KEYS {
-            let value = (key.show)(self);
-            match key.name.split_once('.') {
-                None => {
-                    root.insert(key.name.to_owned(), value);
-                }
-                Some((section, name)) => {
-                    let section = root
-                        .entry(section)
-                        .or_insert_with(|| Json::Object(Map::new()));
-                    if let Json::Object(map) = section {
-                        map.insert(name.to_owned(), value);
-                    }
-                }
-            }
+            put(&mut root, key.name, (key.show)(self));
         }
         Json::Object(root)
     }
 }
 
+/// Puts a value where a key with sections says.
+fn put(object: &mut Map<String, Json>, name: &str, value: Json) {
+    let Some((section, rest)) = name.split_once('.') else {
+        object.insert(name.to_owned(), value);
+        return;
+    };
+    let section = object
+        .entry(section)
+        .or_insert_with(|| Json::Object(Map::new()));
+    if let Json::Object(section) = section {
+        put(section, rest, value);
+    }
+}
+
 /// Whether this is the name of a section.
 pub(super) fn is_section(path: &str) -> bool {
-    KEYS.iter()
-        .any(|k| k.name.split_once('.').is_some_and(|(s, _)| s == path))
+    let below = |name: &str| {
+        let rest = name.strip_prefix(path);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    KEYS.iter().any(|key| below(key.name))
 }
 
 /// Sets one key, or adds a problem.

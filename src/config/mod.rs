@@ -4,6 +4,7 @@
 //! all errors are reported at once.
 
 mod aliases;
+mod database_tools;
 mod error;
 mod given;
 mod jwt;
@@ -22,6 +23,7 @@ use std::{
 };
 
 pub use aliases::Alias;
+pub use database_tools::{DatabaseTools, QueryLogin, RecordCreate, RecordTable, SqlQuery};
 pub use error::{ConfigError, Problem};
 pub use jwt::{Claim, FromToken, Jwks, JwtIssuer, Texts};
 pub use notify::{Notify, NotifyOn, NotifyTarget};
@@ -103,6 +105,8 @@ pub struct Config {
     pub breaker: BreakerSettings,
     /// `allow.http_hosts`: the hosts that the builtin tool `http` reaches, in lower case.
     pub allow_http_hosts: Vec<String>,
+    /// `tools.*`: the builtin tools that use a Postgres.
+    pub database_tools: DatabaseTools,
     /// `notify`: who is told what happens.
     pub notify: Vec<Notify>,
     /// `public_url`: where people reach the port; without a trailing `/`.
@@ -335,6 +339,7 @@ impl Config {
             embed_model_dir: None,
             breaker: BreakerSettings::default(),
             allow_http_hosts: Vec::new(),
+            database_tools: DatabaseTools::default(),
             notify: Vec::new(),
             public_url: None,
             log_format: LogFormat::Text,
@@ -423,6 +428,13 @@ impl Config {
             wrong(
                 "secret_key",
                 "required with Kafka, the same on every node: `openssl rand -base64 32` makes one; give it as `env:NAME` or `file:PATH`".into(),
+            );
+        }
+        let records = &self.database_tools.record_create;
+        if records.url.is_none() && !records.tables.is_empty() {
+            wrong(
+                "tools.record_create.tables",
+                "set, but `tools.record_create.url` is not".into(),
             );
         }
         if !self.on_kafka() && !self.kafka.properties.is_empty() {

@@ -1,4 +1,4 @@
-//! The workers of a node: what calls HTTP workers for the steps of runs.
+//! The workers of a node: what calls HTTP workers and builtin tools for the steps of runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use crate::{
         progress::{ProcessorStatus, Progress},
     },
     telemetry::{Need, PartStatus, Readiness},
-    workers::{self, Results, ToolStates},
+    workers::{self, DatabaseTools, Results, ToolStates},
     workflows::Current,
 };
 
@@ -63,6 +63,7 @@ pub(super) fn start(
         limiter: limiter.clone(),
         results: Results::start(&storage.log, Arc::clone(&storage.names.commands)),
         allowed_hosts: config.allow_http_hosts.clone().into(),
+        database_tools: DatabaseTools::new(&config.database_tools)?,
         drain: workers::DRAIN,
     };
     workers::start(parts, &storage.log, &storage.names, progress)

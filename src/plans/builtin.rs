@@ -6,9 +6,6 @@ use serde_json::{Value, json};
 
 use super::tool::{Builtin, Kind, Lane, Risk, Tool, Worker};
 
-/// Names reserved for future builtin tools. A tool file may use neither these nor the names of [`BUILTINS`].
-pub const RESERVED: [&str; 2] = ["sql_query", "record_create"];
-
 /// The builtin tools, by name.
 pub static BUILTINS: LazyLock<BTreeMap<&'static str, Tool>> = LazyLock::new(|| {
     let all = Builtin::ALL.into_iter();
@@ -16,16 +13,20 @@ pub static BUILTINS: LazyLock<BTreeMap<&'static str, Tool>> = LazyLock::new(|| {
 });
 
 fn tool(builtin: Builtin) -> Tool {
-    let http = builtin == Builtin::Http;
+    let kind = match builtin {
+        // What a request does is not known.
+        Builtin::Http => None,
+        Builtin::RecordCreate => Some(Kind::Write),
+        _ => Some(Kind::Read),
+    };
     Tool {
         name: builtin.name().to_owned(),
         description: description(builtin).to_owned(),
         input_schema: input_schema(builtin),
         worker: Worker::Builtin(builtin),
-        kind: (!http).then_some(Kind::Read),
+        kind,
         risk: Risk {
-            // Whether a request changes anything is unknown.
-            lane: (!http).then_some(Lane::Safe),
+            lane: kind.map(|_| Lane::Safe),
             params: BTreeMap::new(),
         },
         compensate: None,
@@ -46,6 +47,12 @@ const fn description(builtin: Builtin) -> &'static str {
         Builtin::Wait => "Waits for a time, a signal or the first of several signals.",
         Builtin::Approve => "Waits until a person approves.",
         Builtin::Http => "Sends a request to an allowed host; returns status, headers and body.",
+        Builtin::SqlQuery => {
+            "Reads rows from Postgres with one SELECT; returns them as a list of objects."
+        }
+        Builtin::RecordCreate => {
+            "Adds a row to a configured table, once per step however often it is retried; returns the row."
+        }
     }
 }
 
@@ -94,6 +101,24 @@ fn input_schema(builtin: Builtin) -> Value {
                 "url": { "type": "string", "pattern": "^https?://" },
                 "headers": { "type": "object", "additionalProperties": { "type": "string" } },
                 "body": true
+            }
+        }),
+        Builtin::SqlQuery => json!({
+            "type": "object",
+            "required": ["sql"],
+            "additionalProperties": false,
+            "properties": {
+                "sql": { "type": "string", "minLength": 1, "maxLength": 65536 },
+                "params": { "type": "array", "maxItems": 100 }
+            }
+        }),
+        Builtin::RecordCreate => json!({
+            "type": "object",
+            "required": ["table", "values"],
+            "additionalProperties": false,
+            "properties": {
+                "table": { "type": "string", "minLength": 1, "maxLength": 128 },
+                "values": { "type": "object" }
             }
         }),
     }

@@ -26,7 +26,7 @@ mod step;
 mod tool;
 
 pub use self::{
-    builtin::{BUILTINS, RESERVED},
+    builtin::BUILTINS,
     expression::{EXPRESSION_MAX, Expression, ExpressionError, Template},
     fault::{Fault, Pointer},
     plan::{PLAN_MAX, Plan, STEPS_MAX},

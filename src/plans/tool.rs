@@ -87,15 +87,21 @@ pub enum Builtin {
     Approve,
     /// Sends a request to an allowed host.
     Http,
+    /// Reads rows of a Postgres.
+    SqlQuery,
+    /// Adds a row to a table of a Postgres.
+    RecordCreate,
 }
 
 impl Builtin {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Noop,
         Self::Emit,
         Self::Wait,
         Self::Approve,
         Self::Http,
+        Self::SqlQuery,
+        Self::RecordCreate,
     ];
 
     /// Its name as a tool.
@@ -106,7 +112,14 @@ impl Builtin {
             Self::Wait => "wait",
             Self::Approve => "approve",
             Self::Http => "http",
+            Self::SqlQuery => "sql_query",
+            Self::RecordCreate => "record_create",
         }
+    }
+
+    /// Whether it reaches other systems. Such a call is an effect of its own, as those of workers are; all others are part of the run.
+    pub const fn is_effect(self) -> bool {
+        matches!(self, Self::Http | Self::SqlQuery | Self::RecordCreate)
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::api::runs::RunView;
+use crate::{api::runs::RunView, base::clock::Millis};
 
 /// The maximum number of unread notices of a follower. Further ones are dropped, and its wait ends at its deadline.
 const QUEUE: usize = 64;
@@ -40,6 +40,11 @@ pub enum Notice {
 pub enum Answer {
     /// The run has accepted it.
     Done,
+    /// Of the first claim of an attempt: its time runs.
+    Started {
+        /// When the run gives it up.
+        deadline: Millis,
+    },
     /// It was about an attempt that is over.
     Ignored,
     /// The run has refused it.

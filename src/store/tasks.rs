@@ -16,8 +16,6 @@ const STEP: i64 = 5_000;
 const PAUSE: Duration = Duration::from_millis(50);
 /// The maximum total size of inputs in one claim, in bytes. A single task may exceed it.
 const BYTES_MAX: i64 = 4 << 20;
-/// The maximum number of tasks of a tool that [`waiting`] counts.
-const COUNTED: i64 = 64;
 
 /// The SHA-256 of a lease.
 pub type LeaseHash = [u8; 32];
@@ -103,7 +101,10 @@ pub enum Standing {
     /// The run has not confirmed its first claim yet.
     Unconfirmed,
     /// The run has confirmed the claim.
-    Started,
+    Started {
+        /// When the attempt times out.
+        deadline: Millis,
+    },
     /// It is over, or does not exist.
     Over,
 }
@@ -206,7 +207,7 @@ pub async fn claim(
 }
 
 /// The condition of a task that may be claimed.
-const CLAIMABLE: &str = "t.status IN ('open', 'claimed') AND (t.lease_expires_at IS NULL OR t.lease_expires_at <= now()) \
+pub(super) const CLAIMABLE: &str = "t.status IN ('open', 'claimed') AND (t.lease_expires_at IS NULL OR t.lease_expires_at <= now()) \
      AND t.deadline > now()";
 /// Since when a task has been claimable.
 const SINCE: &str = "COALESCE(t.lease_expires_at, t.created_at)";
@@ -386,40 +387,25 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The number of claimable tasks of each (tenant, tool), at most 64. Ignores limits.
-pub async fn waiting(store: &Store, of: &[(String, String)]) -> Result<Vec<u64>, StoreError> {
-    let (tenants, tools): (Vec<&str>, Vec<&str>) =
-        of.iter().map(|(tenant, tool)| (&**tenant, &**tool)).unzip();
-    let sql = format!(
-        "SELECT (SELECT count(*) FROM (SELECT FROM omnilink.tasks t WHERE t.tenant = k.tenant AND t.tool = k.tool AND {CLAIMABLE} \
-           LIMIT $3) f) FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k(tenant, tool, n) ORDER BY k.n"
-    );
-    let counts = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(sql))
-        .bind(tenants)
-        .bind(tools)
-        .bind(COUNTED)
-        .fetch_all(store.pool())
-        .await?;
-    Ok(counts.into_iter().map(i64::unsigned_abs).collect())
-}
-
 /// The states of tasks, in the order of `tasks`.
 pub async fn standings(
     store: &Store,
     tenant: &str,
     tasks: &[&str],
 ) -> Result<Vec<Standing>, StoreError> {
-    let rows = sqlx::query_as::<_, (Option<bool>, Option<bool>)>(
-        "SELECT t.status = 'done', t.started_at IS NOT NULL FROM unnest($2::text[]) WITH ORDINALITY k(task_id, n) \
-         LEFT JOIN omnilink.tasks t ON t.tenant = $1 AND t.task_id = k.task_id ORDER BY k.n",
+    let rows = sqlx::query_as::<_, (Option<bool>, Option<i64>)>(
+        "SELECT t.status = 'done', CASE WHEN t.started_at IS NOT NULL THEN (EXTRACT(EPOCH FROM t.deadline) * 1000)::bigint END \
+         FROM unnest($2::text[]) WITH ORDINALITY k(task_id, n) LEFT JOIN omnilink.tasks t ON t.tenant = $1 AND t.task_id = k.task_id ORDER BY k.n",
     )
     .bind(tenant)
     .bind(tasks)
     .fetch_all(store.pool())
     .await?;
-    let standing = |(done, started)| match (done, started) {
-        (Some(false), Some(true)) => Standing::Started,
-        (Some(false), _) => Standing::Unconfirmed,
+    let standing = |(done, deadline): (Option<bool>, Option<i64>)| match (done, deadline) {
+        (Some(false), Some(deadline)) => Standing::Started {
+            deadline: Millis(deadline),
+        },
+        (Some(false), None) => Standing::Unconfirmed,
         _ => Standing::Over,
     };
     Ok(rows.into_iter().map(standing).collect())

@@ -8,13 +8,17 @@ use serde::Deserialize;
 
 use super::{
     answer::{self, Answer, Ended, Failed, OUTPUT_MAX},
+    database::CONNECTIONS,
+    database_tools::DatabaseTools,
     holds, http_tool,
     lease::lease,
     meters::Meters,
+    record_create::Record,
     request,
     results::{NotAppended, Results},
     seats::{Hold, ToolState},
     settings::Settings,
+    sql_query::Query,
     states::ToolStates,
 };
 use crate::{
@@ -51,11 +55,13 @@ pub struct Parts {
     pub results: Results,
     /// The hosts that the builtin tool `http` reaches (`allow.http_hosts`), in lower case.
     pub allowed_hosts: Arc<[String]>,
+    /// The builtin tools that use Postgres.
+    pub database_tools: DatabaseTools,
     /// How long a stop waits for calls in flight; [`super::DRAIN`] in production.
     pub drain: Duration,
 }
 
-/// The effect that calls HTTP workers.
+/// The effect that calls HTTP workers and builtin tools.
 pub(super) struct Dispatch {
     parts: Parts,
     workers: Client,
@@ -77,6 +83,18 @@ enum Worker {
 enum Work {
     Worker { url: String },
     HttpTool,
+    SqlQuery,
+    RecordCreate,
+}
+
+/// A call that may go.
+enum Call {
+    /// To a worker.
+    Worker(Request<Bytes>),
+    /// To a host of the builtin tool `http`.
+    Host(Request<Bytes>),
+    Query(Query),
+    Record(Record),
 }
 
 /// The report to the run of a call.
@@ -142,11 +160,21 @@ impl Dispatch {
     }
 
     async fn attempt(&self, command: &StepCommand, work: &Work) -> Result<Report, Hold> {
-        let (tool, settings, request) = match work {
+        let (tool, settings, call) = match work {
             Work::Worker { url } => {
                 let (tool, settings) = self.parts.tools.of(&command.tool, None);
                 let request = self.signed(command, url, &settings);
-                (tool, settings, request)
+                (tool, settings, request.map(Call::Worker))
+            }
+            Work::SqlQuery => {
+                let queries = &self.parts.database_tools.queries;
+                let (tool, settings) = self.parts.tools.of(&command.tool, queries.part(command));
+                (tool, settings, queries.query(command).map(Call::Query))
+            }
+            Work::RecordCreate => {
+                let record = self.parts.database_tools.records.record(command);
+                let (tool, settings) = self.parts.tools.of(&command.tool, None);
+                (tool, settings, record.map(Call::Record))
             }
             Work::HttpTool => {
                 let request = http_tool::request(command);
@@ -157,17 +185,22 @@ impl Dispatch {
                     .and_then(|request| request.uri().authority());
                 let host = host.map(Authority::as_str);
                 let (tool, settings) = self.parts.tools.of(&command.tool, host);
-                (tool, settings, request)
+                (tool, settings, request.map(Call::Host))
             }
         };
         self.check_controls(command, &tool, &settings)?;
-        let request = match request {
-            Ok(request) => request,
+        let call = match call {
+            Ok(call) => call,
             Err(failed) => return Ok(Report::Ended(Ended::Failed(failed))),
+        };
+        let seats = match call {
+            Call::Worker(_) | Call::Host(_) => settings.concurrency,
+            // More would only wait for a connection.
+            Call::Query(_) | Call::Record(_) => settings.concurrency.min(CONNECTIONS),
         };
         let key = settings.limit_key(&command.tool, &command.input);
         let left = self.left(command);
-        let seat = tool.seat(settings.concurrency, &key, left).await?;
+        let seat = tool.seat(seats, &key, left).await?;
         let _lease = self.limit(command, &tool, &settings, &key).await?;
         // Checked again, because the waits may have been long.
         self.check_controls(command, &tool, &settings)?;
@@ -175,7 +208,7 @@ impl Dispatch {
         if left.is_zero() {
             return Ok(Report::Nothing);
         }
-        let answer = self.call(command, work, request, left).await;
+        let answer = self.call(command, call, left).await;
         self.meters.called(&answer);
         seat.ended(&answer);
         Ok(match answer.ended {
@@ -208,38 +241,38 @@ impl Dispatch {
             .map_err(|e| Failed::permanent("invalid_url", e.to_string()))
     }
 
-    async fn call(
-        &self,
-        command: &StepCommand,
-        work: &Work,
-        request: Request<Bytes>,
-        left: Duration,
-    ) -> Answer {
-        let client = match work {
-            Work::Worker { .. } => &self.workers,
-            Work::HttpTool => &self.hosts,
-        };
-        let response = client.send_within(left, request).await;
-        self.read(command, work, response)
+    async fn call(&self, command: &StepCommand, call: Call, left: Duration) -> Answer {
+        let kind = command.kind();
+        match call {
+            Call::Worker(request) => {
+                let response = self.workers.send_within(left, request).await;
+                self.read(command, response, |response, now| {
+                    let (status, headers) = (response.status(), response.headers());
+                    answer::from_worker(kind, status, headers, response.body(), now)
+                })
+            }
+            Call::Host(request) => {
+                let response = self.hosts.send_within(left, request).await;
+                self.read(command, response, |response, now| {
+                    http_tool::answer(kind, response, now)
+                })
+            }
+            Call::Query(query) => query.answer(left).await,
+            Call::Record(record) => record.answer(left).await,
+        }
     }
 
+    /// What a response means, or that there is none.
     fn read(
         &self,
         command: &StepCommand,
-        work: &Work,
         response: Result<Response<Bytes>, RequestError>,
+        answered: impl FnOnce(&Response<Bytes>, Millis) -> Answer,
     ) -> Answer {
         let now = self.parts.clock.now();
-        match (response, work) {
-            (Err(error), _) => answer::from_error(command.kind(), &error, now),
-            (Ok(response), Work::HttpTool) => http_tool::answer(command.kind(), &response, now),
-            (Ok(response), Work::Worker { .. }) => answer::from_worker(
-                command.kind(),
-                response.status(),
-                response.headers(),
-                response.body(),
-                now,
-            ),
+        match response {
+            Err(error) => answer::from_error(command.kind(), &error, now),
+            Ok(response) => answered(&response, now),
         }
     }
 
@@ -321,8 +354,13 @@ impl Dispatch {
 fn work(command: &StepCommand) -> Option<Work> {
     match serde_json::from_str(&command.worker) {
         Ok(Worker::Http { url }) => Some(Work::Worker { url }),
-        Ok(Worker::Builtin(name)) if name == "http" => Some(Work::HttpTool),
-        Ok(Worker::Builtin(_) | Worker::Kafka {} | Worker::Claim {}) => None,
+        Ok(Worker::Builtin(name)) => match &*name {
+            "http" => Some(Work::HttpTool),
+            "sql_query" => Some(Work::SqlQuery),
+            "record_create" => Some(Work::RecordCreate),
+            _ => None,
+        },
+        Ok(Worker::Kafka {} | Worker::Claim {}) => None,
         Err(error) => {
             tracing::warn!(task = command.task_id, %error, "the worker of a step command is not known");
             None

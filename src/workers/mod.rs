@@ -1,11 +1,12 @@
-//! Carries out calls of steps: an effect over the topic `steps` that calls HTTP workers and the builtin tool `http`, and appends
-//! the results to `commands` (`docs/workers.md`). It skips calls for other kinds of workers.
+//! Carries out calls of steps: an effect over the topic `steps` that calls HTTP workers and the builtin tools that access other systems,
+//! and appends the results to `commands` (`docs/workers.md`). It skips calls for other kinds of workers.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `dispatch` | one step command, from the record to the result |
 //! | `request`, `lease` | the request to a worker; the lease with which it completes the call later |
 //! | `http_tool` | the builtin tool `http` |
+//! | `sql_query`, `record_create`, `database`, `database_tools` | the builtin tools that use a Postgres, and their connections |
 //! | `holds` | what the emergency controls hold |
 //! | `answer`, `retry_after` | the outcome of a call, from the answer; pure |
 //! | `states`, `settings`, `seats`, `pacer`, `breaker` | which calls of a tool are sent, queued or held |
@@ -14,17 +15,21 @@
 
 mod answer;
 mod breaker;
+mod database;
+mod database_tools;
 mod dispatch;
 mod holds;
 mod http_tool;
 mod lease;
 mod meters;
 mod pacer;
+mod record_create;
 mod request;
 mod results;
 mod retry_after;
 mod seats;
 mod settings;
+mod sql_query;
 mod states;
 
 use std::{io, sync::Arc, time::Duration};
@@ -32,6 +37,7 @@ use std::{io, sync::Arc, time::Duration};
 pub use self::{
     answer::{OUTPUT_MAX, read_output},
     breaker::State as BreakerState,
+    database_tools::{BadUrl, DatabaseTools},
     dispatch::Parts,
     holds::reason as held_by,
     lease::{TaskId, is_lease, lease},

@@ -9,7 +9,7 @@ use semver::Version;
 use serde_json::Value;
 
 use super::{tool::Definition, workflow::Workflow};
-use crate::plans::{Call, Fault, Plan, Pointer, Template};
+use crate::plans::{Builtin, Call, Fault, Plan, Pointer, Template, Worker};
 
 /// Workflows and tools, checked together.
 #[derive(Debug)]
@@ -106,10 +106,19 @@ impl Catalog {
         }
     }
 
-    /// Checks an input without expressions against the tool's schema, so that a wrong one is reported now instead of failing each run.
+    /// Checks an input without expressions against the tool's schema, so that a wrong one is reported now instead of failing each run; SQL
+    /// must have no expressions.
     pub(super) fn check_input(&self, tool: &str, input: &Template, at: &Pointer) -> Vec<Fault> {
-        let (Some(definition), Template::Fixed(value)) = (self.tools.get(tool), input) else {
+        let Some(definition) = self.tools.get(tool) else {
             return Vec::new();
+        };
+        let Template::Fixed(value) = input else {
+            let queries = definition.tool.worker == Worker::Builtin(Builtin::SqlQuery);
+            return queries
+                .then(|| changing_sql(input, at))
+                .flatten()
+                .into_iter()
+                .collect();
         };
         let Err(wrong) = definition.schema.check(value) else {
             return Vec::new();
@@ -139,6 +148,23 @@ impl Catalog {
             .collect();
         tools.into_iter()
     }
+}
+
+/// SQL that values are put into as text could become other SQL.
+fn changing_sql(input: &Template, at: &Pointer) -> Option<Fault> {
+    let (sql, at) = match input {
+        Template::Object(members) => {
+            let sql = members.iter().find(|(name, _)| name == "sql");
+            (&sql?.1, at.at("sql"))
+        }
+        whole => (whole, at.clone()),
+    };
+    if sql.is_fixed() {
+        return None;
+    }
+    let mut fault = Fault::new(&at, "`sql` must be text without expressions");
+    fault.note = Some("write $1, $2 … in it, and the values in `params`".into());
+    Some(fault)
 }
 
 fn highest<'w>(all: impl Iterator<Item = &'w Arc<Workflow>>) -> Option<&'w Arc<Workflow>> {

@@ -6,7 +6,7 @@ use hyper::Uri;
 use serde_json::Value;
 
 use super::{schema::Schema, source::Source};
-use crate::plans::{BUILTINS, Fault, Pointer, RESERVED, Tool, Worker};
+use crate::plans::{BUILTINS, Fault, Pointer, Tool, Worker};
 
 /// A tool with its compiled schema.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl Definition {
             }
         };
         let mut faults = Vec::new();
-        if BUILTINS.contains_key(tool.name.as_str()) || RESERVED.contains(&tool.name.as_str()) {
+        if BUILTINS.contains_key(tool.name.as_str()) {
             let message = format!("`{}` is the name of a builtin tool", tool.name);
             faults.push(Fault::new(&root.at("name"), message));
         }

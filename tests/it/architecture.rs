@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["config"],
     &["redis_connection", "telemetry"],
     &[
-        "embed", "envelope", "http", "limits", "plans", "state", "store",
+        "embed", "envelope", "guardian", "http", "limits", "plans", "state", "store",
     ],
     &["entity", "event_schemas", "log"],
     &["runs"],

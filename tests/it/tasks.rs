@@ -519,3 +519,71 @@ fn without_postgres_claims_are_unavailable() {
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     });
 }
+
+#[test]
+fn the_end_of_all_attempts_is_in_the_answer() {
+    let Some(queue) = Queue::start(&[PAY]) else {
+        return;
+    };
+    queue.database.runtime.block_on(async {
+        let step = json!([{ "id": "a", "tool": "pay", "input": {}, "deadline_s": 20 }]);
+        let run = queue.run("1", &step).await;
+        let task = queue.claim(&json!({ "lease_s": 50 })).await.remove(0);
+        let history = queue.until(&run, "step_started").await;
+        let started = history.iter().find(|record| record.kind == "step_started");
+        let started: Value = serde_json::from_str(&started.unwrap().body).unwrap();
+        assert_eq!(started["deadline"], task["deadline"], "{task}");
+        let scheduled = history
+            .iter()
+            .find(|record| record.kind == "step_scheduled");
+        let begun = scheduled.unwrap().at;
+        assert!(
+            (0..=20_000).contains(&(at(&task["deadline"]) - begun)),
+            "{task}"
+        );
+        assert!(
+            at(&task["lease_expires_at"]) <= at(&task["deadline"]),
+            "{task}"
+        );
+    });
+}
+
+#[test]
+fn tools_show_what_waits_and_what_is_claimed() {
+    let limited = format!("{PAY}limit: {{ concurrency: 5 }}");
+    let Some(queue) = Queue::start(&[&limited, REFUND]) else {
+        return;
+    };
+    queue.database.runtime.block_on(async {
+        let shown = async |tool: &str| -> Value {
+            let (node, none) = (&queue.node, Value::Null);
+            let answer = node
+                .request(Method::GET, "/v1/tools", &node.admin, &none)
+                .await;
+            let items = answer.json()["items"].clone();
+            let mut items = items.as_array().unwrap().iter();
+            items.find(|item| item["name"] == tool).unwrap().clone()
+        };
+        for id in ["1", "2", "3"] {
+            queue.run(id, &one()).await;
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while shown("pay").await["queued"] != 3 {
+            assert!(Instant::now() < deadline, "{}", shown("pay").await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let claimed = queue.claim(&json!({ "max": 2 })).await;
+        assert_eq!(claimed.len(), 2);
+        let pay = shown("pay").await;
+        assert_eq!(
+            (&pay["queued"], &pay["running"], &pay["limit"]["used"]),
+            (&json!(1), &json!(2), &json!(2)),
+            "{pay}"
+        );
+        let refund = shown("refund").await;
+        assert_eq!(
+            (&refund["queued"], &refund["running"]),
+            (&json!(0), &json!(0))
+        );
+    });
+}

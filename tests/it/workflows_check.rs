@@ -348,3 +348,34 @@ fn sighup_reads_the_files_again() {
     );
     assert_eq!(up.stop(), 0);
 }
+
+#[test]
+fn sql_has_no_expressions() {
+    let workflow = r#"name: q
+version: "1.0.0"
+plan:
+  steps:
+    - { id: a, tool: sql_query, input: { sql: "SELECT * FROM t WHERE x = '{{ params.x }}'" } }
+    - { id: b, tool: sql_query, input: "{{ params }}" }
+    - { id: c, tool: sql_query, input: { sql: "SELECT $1", params: ["{{ params.x }}"] } }
+    - { id: d, tool: own.query, input: { sql: "{{ params.sql }}" } }
+    - { id: e, tool: sql_query, input: { sql: "SELECT 1", limit: 5 } }
+    - { id: f, tool: record_create, input: { table: "{{ params.x }}", values: {} } }
+"#;
+    let tool = "name: own.query\nkind: read\nworker: { builtin: sql_query }\ncompensate: { tool: sql_query, input: { sql: \"{{ step.input.sql }}\" } }";
+    let note =
+        "`sql` must be text without expressions (write $1, $2 … in it, and the values in `params`)";
+    let found = problems(&[tool], &[workflow]);
+    let expected = [
+        format!("t0.yaml:4:46: error: {note}"),
+        format!("w0.yaml:5:47: error: step `a`: {note}"),
+        format!("w0.yaml:6:40: error: step `b`: {note}"),
+        format!("w0.yaml:8:47: error: step `d`: {note}"),
+    ];
+    assert_eq!(found[..4], expected, "{found:#?}");
+    let rest = &found[4..];
+    assert!(
+        rest.len() == 1 && rest[0].contains("step `e`: not an input of `sql_query`"),
+        "{found:#?}"
+    );
+}

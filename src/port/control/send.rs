@@ -85,7 +85,9 @@ impl Controller {
         let result = match self.exchange(run, &run_id, &message).await {
             Err(problem) => Err(problem),
             Ok(None) => Ok(ControlStatus::Accepted),
-            Ok(Some(Answer::Done | Answer::Ignored | Answer::Duplicate { .. })) => {
+            Ok(Some(
+                Answer::Done | Answer::Started { .. } | Answer::Ignored | Answer::Duplicate { .. },
+            )) => {
                 if let Some(of) = &message.decision {
                     let decided = &self.caller.shared.controlling.decided;
                     decided.remember(of.approval_id, of.decision_hash);

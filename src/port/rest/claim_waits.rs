@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::audit::Tables;
-use crate::store::tasks;
+use crate::store::task_counts;
 
 /// The average poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -131,7 +131,7 @@ async fn poll(waits: ClaimWaits, tables: Arc<dyn Tables>) {
         };
         let counts = async {
             let store = tables.store().ok()?;
-            let counted = tokio::time::timeout(TIMEOUT, tasks::waiting(&store, &wanted));
+            let counted = tokio::time::timeout(TIMEOUT, task_counts::waiting(&store, &wanted));
             counted.await.ok()?.ok()
         };
         match counts.await {

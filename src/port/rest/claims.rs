@@ -296,6 +296,9 @@ impl FirstClaim {
 
     fn apply(&mut self, answer: &Answer) {
         self.known = true;
+        if let Answer::Started { deadline } = answer {
+            self.claimed.deadline = *deadline;
+        }
         self.refused = matches!(
             answer,
             Answer::Ignored | Answer::UnknownRun | Answer::Refused { .. }
@@ -383,6 +386,9 @@ async fn poll_queue(
         if let Some(first) = &mut grants[place].first {
             first.known = standing != Standing::Unconfirmed;
             first.refused = standing == Standing::Over;
+            if let Standing::Started { deadline } = standing {
+                first.claimed.deadline = deadline;
+            }
         }
     }
     Ok(())
@@ -425,7 +431,7 @@ impl Grant {
             idempotency_key: idempotency_key(&row.run_id, &row.step_id, kind),
             task_id: row.task_id,
             lease: self.lease,
-            lease_expires_at: row.lease_expires_at,
+            lease_expires_at: row.lease_expires_at.min(deadline),
             tenant: caller.key.tenant.to_string(),
             run_id: row.run_id,
             workflow: row.workflow,

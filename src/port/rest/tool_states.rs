@@ -1,5 +1,7 @@
 //! `GET /v1/tools`.
 
+use std::{collections::HashMap, time::Duration};
+
 use axum::Json;
 
 use super::caller::Permitted;
@@ -11,18 +13,55 @@ use crate::{
     },
     plans::{self, Kind, Lane, Worker},
     port::problem::Refused,
+    store::task_counts::{self, Claims},
     workers::{Activity, BreakerState},
+    workflows::Catalog,
 };
+
+/// The time limit for counting tasks.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `GET /v1/tools`: the tools in force, by name, including builtin ones.
 pub(crate) async fn list(caller: Permitted) -> Result<Json<List<Tool>>, Refused> {
     let shared = &caller.shared;
     let catalog = shared.workflows.get();
+    let claims = claims(&caller, &catalog).await;
     let tools = catalog.tools().map(|definition| {
-        let activity = shared.tool_states.activity(&definition.tool.name);
-        shown(&definition.tool, activity)
+        let tool = &definition.tool;
+        let mut shown = shown(tool, shared.tool_states.activity(&tool.name));
+        if tool.worker == Worker::Claim {
+            let claims = claims.get(&*tool.name);
+            shown.running = claims.map(|claims| claims.claimed);
+            shown.queued = claims.map(|claims| claims.waiting);
+            if let Some(limit) = &mut shown.limit {
+                limit.used = claims.map(|claims| claims.used);
+            }
+        }
+        shown
     });
     Ok(Json(List::whole(tools.collect())))
+}
+
+/// The tasks of the tools that are claimed; none while Postgres cannot be read.
+async fn claims<'c>(caller: &Permitted, catalog: &'c Catalog) -> HashMap<&'c str, Claims> {
+    let tools = catalog.tools().map(|definition| &definition.tool);
+    let claimed = tools.filter(|tool| tool.worker == Worker::Claim);
+    let names: Vec<&str> = claimed.map(|tool| &*tool.name).collect();
+    if names.is_empty() {
+        return HashMap::new();
+    }
+    let Ok(store) = caller.shared.tables.store() else {
+        return HashMap::new();
+    };
+    let counted = task_counts::claims(&store, caller.key.tenant.as_str(), &names);
+    match tokio::time::timeout(TIMEOUT, counted).await {
+        Ok(Ok(claims)) => names.into_iter().zip(claims).collect(),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the tasks of tools cannot be counted");
+            HashMap::new()
+        }
+        Err(_) => HashMap::new(),
+    }
 }
 
 fn shown(tool: &plans::Tool, activity: Option<Activity>) -> Tool {
@@ -40,7 +79,7 @@ fn shown(tool: &plans::Tool, activity: Option<Activity>) -> Tool {
     };
     let limit = tool.limit.as_ref().map(|limit| ToolLimit {
         concurrency: limit.concurrency,
-        used: activity.running,
+        used: Some(activity.running as u64),
         rate: limit.rate.map(|rate| ToolRate {
             limit: rate.limit,
             window_s: rate.window_s,
@@ -66,8 +105,8 @@ fn shown(tool: &plans::Tool, activity: Option<Activity>) -> Tool {
             Worker::Claim => "claim",
             Worker::Builtin(_) => "builtin",
         },
-        running: activity.running,
-        queued: activity.queued,
+        running: Some(activity.running as u64),
+        queued: Some(activity.queued as u64),
         held: activity.held,
         hold_reason: activity.hold.as_ref().map(|(reason, _)| reason.to_string()),
         held_until: activity.hold.map(|(_, until)| rfc3339(until)),

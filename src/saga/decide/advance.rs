@@ -228,8 +228,8 @@ impl Turn<'_> {
     /// The builtin tool of a step, if the run carries it out itself.
     pub(super) fn builtin(step: &CompiledStep) -> Option<Builtin> {
         match step.tool.worker {
-            // An effect makes the request, as for workers.
-            Worker::Builtin(Builtin::Http) => None,
+            // An effect makes the call, as for workers.
+            Worker::Builtin(builtin) if builtin.is_effect() => None,
             Worker::Builtin(builtin) => Some(builtin),
             _ => None,
         }

@@ -161,7 +161,7 @@ impl Turn<'_> {
                 self.keep(index, step, Json::of(&output));
             }
             Some(Builtin::Wait) => self.take_signal(index, step),
-            Some(Builtin::Http) | None => {}
+            Some(Builtin::Http | Builtin::SqlQuery | Builtin::RecordCreate) | None => {}
         }
     }
 

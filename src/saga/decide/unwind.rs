@@ -180,7 +180,7 @@ impl Turn<'_> {
             deadline: self.after(limit_ms),
         });
         if let Worker::Builtin(builtin) = compensation.tool.worker
-            && builtin != Builtin::Http
+            && !builtin.is_effect()
         {
             self.emit(Event::CompensationSucceeded {
                 step_id: step.id.clone(),

@@ -4,7 +4,7 @@ use super::live::About;
 use crate::{
     base::clock::Millis,
     controls::{Emergency, EmergencyState, KILL_SWITCH},
-    plans::{Builtin, Kind, Tool, Worker},
+    plans::{Kind, Tool, Worker},
     saga::Hold,
 };
 
@@ -31,10 +31,10 @@ pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
         || workflow.is_some_and(|workflow| disabled(&format!("workflow:{}", workflow.name)))
 }
 
-/// Whether the work happens outside the run: by a worker, or by the builtin tool `http`.
+/// Whether the work happens outside the run: by a worker, or by a builtin tool that accesses other systems.
 fn works_outside(tool: &Tool) -> bool {
     match tool.worker {
-        Worker::Builtin(builtin) => builtin == Builtin::Http,
+        Worker::Builtin(builtin) => builtin.is_effect(),
         _ => true,
     }
 }

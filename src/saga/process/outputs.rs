@@ -201,10 +201,10 @@ impl Call<'_> {
     }
 }
 
-/// Whether the call goes to `steps`. Builtin tools other than `http` are carried out by the run.
+/// Whether the call goes to `steps`. Builtin tools that access no other system are carried out by the run.
 fn is_for_workers(worker: &Worker) -> bool {
     match worker {
-        Worker::Builtin(builtin) => *builtin == Builtin::Http,
+        Worker::Builtin(builtin) => builtin.is_effect(),
         _ => true,
     }
 }

@@ -269,7 +269,7 @@ impl Runs {
         let answer = match effects.refused {
             Some(refusal) => refused(refusal),
             None if effects.ignored => Answer::Ignored,
-            None => Answer::Done,
+            None => done(&effects.events),
         };
         match control {
             Some(control) if answer == Answer::Done => {
@@ -571,6 +571,15 @@ impl Transform for Runs {
 /// Whether a change of the controls may let the run continue: calls are held, or it has not begun.
 fn waits_for_controls(run: &saga::Run, about: &About) -> bool {
     run.waits_for_controls() || about.triggered && run.status() == RunStatus::Queued
+}
+
+/// The answer to what led to these events.
+fn done(events: &[Event]) -> Answer {
+    let started = events.iter().find_map(|event| match event {
+        Event::StepStarted { deadline, .. } => Some(*deadline),
+        _ => None,
+    });
+    started.map_or(Answer::Done, |deadline| Answer::Started { deadline })
 }
 
 fn refused(refusal: Refusal) -> Answer {

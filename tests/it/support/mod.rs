@@ -3,6 +3,7 @@
 pub mod canned;
 pub mod command;
 pub mod controls;
+pub mod database_tools;
 pub mod frames;
 pub mod hostile;
 pub mod issuer;

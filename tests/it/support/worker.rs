@@ -14,12 +14,13 @@ use omnilink::{
         Command,
         result::{HELD, RESULT, StepHeld, StepResult},
     },
+    config,
     controls::SecretKeys,
     limits::Limiter,
     log::{Append, Log},
     runs::{CallKind, CallKindName, StepCommand, idempotency_key},
     stream::{effect, progress::Progress},
-    workers::{self, Parts, Results},
+    workers::{self, DatabaseTools, Parts, Results},
     workflows::check_texts,
 };
 use parking_lot::Mutex;
@@ -150,6 +151,21 @@ pub fn start(node: &Node, allowed_hosts: &[&str]) -> effect::Running {
 }
 
 pub fn start_with(node: &Node, allowed_hosts: &[&str], drain: Duration) -> effect::Running {
+    start_all(
+        node,
+        allowed_hosts,
+        drain,
+        &config::DatabaseTools::default(),
+    )
+}
+
+/// With these databases of builtin tools.
+pub fn start_all(
+    node: &Node,
+    allowed_hosts: &[&str],
+    drain: Duration,
+    databases: &config::DatabaseTools,
+) -> effect::Running {
     let log: Arc<dyn Log> = node.log.clone();
     let parts = Parts {
         clock: Arc::new(SystemClock),
@@ -159,6 +175,7 @@ pub fn start_with(node: &Node, allowed_hosts: &[&str], drain: Duration) -> effec
         limiter: Limiter::in_memory(Arc::new(SystemClock)),
         results: Results::start(&log, node.names.commands.clone()),
         allowed_hosts: allowed_hosts.iter().map(ToString::to_string).collect(),
+        database_tools: DatabaseTools::new(databases).unwrap(),
         drain,
     };
     workers::start(parts, &log, &node.names, Arc::<Progress>::default()).unwrap()

@@ -1,0 +1,119 @@
+//! The guardian: what a goal in plain words is before anybody plans it. Personal data become placeholders, and patterns of prompt injection
+//! give a score. Pure: no model, no network.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `clean` | the text in one form, without what nobody sees |
+//! | `pii` | where personal data are |
+//! | `redact` | placeholders instead of them, and back |
+//! | `injection` | patterns of prompt injection |
+
+mod clean;
+mod injection;
+mod pii;
+mod redact;
+
+pub use self::{
+    clean::clean,
+    injection::{Met, score},
+    pii::Kind,
+    redact::{Redactor, Slot, bind, bind_value},
+};
+
+/// The lines of the guardian.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Lines {
+    /// The most characters of a goal, before and after it was cleaned.
+    pub max_length: usize,
+    /// From this score on a person has to approve.
+    pub flag_at: f64,
+    /// From this score on the goal is denied.
+    pub deny_at: f64,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            max_length: 20_000,
+            flag_at: 0.5,
+            deny_at: 0.95,
+        }
+    }
+}
+
+/// What becomes of a goal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is planned.
+    Pass,
+    /// A person has to approve it.
+    Flagged,
+    /// It is denied.
+    Denied,
+}
+
+/// A goal that was looked at.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Guarded {
+    /// The goal, cleaned, with placeholders instead of personal data.
+    pub text: String,
+    /// What the placeholders stand for.
+    pub slots: Vec<Slot>,
+    /// From 0, nothing suspicious, to 1.
+    pub score: f64,
+    /// The patterns met, each once.
+    pub patterns: Vec<Met>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+}
+
+/// A goal is too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a goal has at most {max} characters")]
+pub struct TooLong {
+    /// How many it may have.
+    pub max: usize,
+}
+
+/// Looks at a goal.
+///
+/// ```
+/// use omnilink::guardian::{Lines, Verdict, guard};
+///
+/// let guarded = guard("Send the offer to ann@example.com", &Lines::default()).unwrap();
+/// assert_eq!(guarded.text, "Send the offer to {EMAIL_1}");
+/// assert_eq!(guarded.verdict, Verdict::Pass);
+/// ```
+pub fn guard(goal: &str, lines: &Lines) -> Result<Guarded, TooLong> {
+    let too_long = |text: &str| text.chars().nth(lines.max_length).is_some();
+    let max = lines.max_length;
+    if too_long(goal) {
+        return Err(TooLong { max });
+    }
+    let cleaned = clean(goal);
+    // Some characters stand for several.
+    if too_long(&cleaned) {
+        return Err(TooLong { max });
+    }
+    let (score, patterns) = score(&cleaned);
+    let mut redactor = Redactor::default();
+    redactor.reserve(&cleaned);
+    let text = redactor.redact(&cleaned);
+    let verdict = if score >= lines.deny_at {
+        Verdict::Denied
+    } else if score >= lines.flag_at {
+        Verdict::Flagged
+    } else {
+        Verdict::Pass
+    };
+    Ok(Guarded {
+        text,
+        slots: redactor.into_slots(),
+        score,
+        patterns,
+        verdict,
+    })
+}
+
+#[cfg(test)]
+mod tests;
