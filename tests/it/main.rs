@@ -101,6 +101,8 @@ mod shop_example;
 mod stalls;
 mod starts;
 mod starts_agents;
+mod starts_kafka;
+mod starts_refused;
 mod store;
 mod store_embedded;
 mod support;

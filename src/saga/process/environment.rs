@@ -2,7 +2,12 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Settings, emitted, holds, live::About};
+use super::{
+    Settings,
+    emitted::{self, Emitter},
+    holds,
+    live::About,
+};
 use crate::{
     base::clock::Millis,
     controls::Emergency,
@@ -34,8 +39,7 @@ impl Environment<'_> {
         let hold = |tool: &Tool| holds::hold(holding?, tool);
         let check_event = |step: &str, input: &serde_json::Value| {
             let key = idempotency_key(&about.run_id, step, CallKind::Execute);
-            let run = (&about.tenant, &*about.run_id);
-            emitted::record(run, about.depth, &key, input, now).map(|_| ())
+            emitted::record(&Emitter::of(about), &key, input, now).map(|_| ())
         };
         core(&Env {
             now,

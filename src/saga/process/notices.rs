@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::live::About;
+use super::{begin::Origin, live::About};
 use crate::{
-    audit::{Entry, Outcome},
+    audit::{Entry, Outcome, START},
     base::{clock::Millis, id::Tenant},
-    commands::depth,
+    commands::{Command, depth},
     envelope::{Form, avro::encode_ingress, parse_structured},
     log::Record,
     runs::{ApprovalRequest, Event},
@@ -30,6 +30,33 @@ pub(super) fn refused(
         .by(principal, on_behalf_of)
         .resource("run", run_id)
         .detail(detail)
+}
+
+/// The entry about a start that no request has recorded: that of an event, a time or a Kafka producer. `position`: that of its record, as
+/// in the history.
+pub(super) fn started(
+    command: &Command,
+    origin: &Origin,
+    status: &str,
+    position: &str,
+    now: Millis,
+) -> Entry {
+    let fields: [(&str, &str); 6] = [
+        ("request_id", position),
+        ("run_id", &command.run_id),
+        ("kind", origin.request.name()),
+        ("type", &origin.kind),
+        ("source", &origin.source),
+        ("status", status),
+    ];
+    let detail = fields
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), Value::from(text)));
+    let tenant = Tenant::new(&command.tenant).ok();
+    Entry::new(tenant.as_ref(), START, Outcome::Ok, now)
+        .by(&command.principal, command.on_behalf_of.as_deref())
+        .resource("run", &command.run_id)
+        .detail(detail.collect())
 }
 
 /// The event about a request for a decision.
@@ -79,13 +106,16 @@ pub(super) fn ended(about: &About, run: &Run, last: &Event, now: Millis) -> Opti
 }
 
 fn event(about: &About, number: &str, kind: &str, data: &Value, now: Millis) -> Option<Record> {
-    let event = json!({
+    let mut event = json!({
         "id": format!("{}.{number}", about.run_id),
         "source": SOURCE,
         "type": kind,
         "entity": { "type": "run", "external_id": &*about.run_id },
         "data": data,
     });
+    for (name, value) in about.trace.attributes() {
+        event[name] = value.into();
+    }
     let body = event.to_string();
     // Always valid, because OmniLink sets all of its fields.
     let parsed = parse_structured(body.as_bytes(), Form::OmniLink, &about.tenant, now).ok()?;
