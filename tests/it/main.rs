@@ -87,6 +87,7 @@ mod replay_parquet;
 mod rls;
 mod run_controls;
 mod run_controls_sagas;
+mod runs_batch;
 mod runs_command;
 mod runs_projection;
 mod runs_read;

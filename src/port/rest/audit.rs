@@ -98,7 +98,7 @@ fn split_page<T>(
 }
 
 /// The store of this node's tables.
-pub(super) fn store(caller: &Permitted) -> Result<Store, Refused> {
+pub(crate) fn store(caller: &Permitted) -> Result<Store, Refused> {
     let store = caller.shared.tables.store();
     store.map_err(|why| caller.refuse(unavailable(why)))
 }
