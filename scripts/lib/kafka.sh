@@ -118,9 +118,9 @@ log.segment.delete.delay.ms=1000
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 group.min.session.timeout.ms=1000
 
-# A killed broker can register again only after its old session has expired.
+# A killed broker can register again only after its old session has expired; a shorter one expires when all cores are busy.
 broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=3000
+broker.session.timeout.ms=6000
 EOF
 }
 

@@ -11,19 +11,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{Request, Response, StatusCode, Uri, http::uri::Scheme};
+use hyper::{Request, Response, Uri, http::uri::Scheme};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{
-        Client as Pool,
-        connect::{HttpConnector, dns::Name},
-    },
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper_util::client::legacy::connect::{HttpConnector, dns::Name};
 use tower::Service;
 
-use super::reach::{Forbidden, Reach};
+use super::{
+    error::{NoRoots, RequestError},
+    pool::Pool,
+    reach::Reach,
+};
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -38,72 +35,12 @@ pub struct Options {
     pub reach: Reach,
 }
 
-/// There are no root certificates to verify a server's certificate with.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "https needs the machine's root certificates (the package ca-certificates, or SSL_CERT_FILE): {0}"
-)]
-pub struct NoRoots(#[source] Arc<io::Error>);
-
-/// A request that did not get a usable response.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// The address may not be reached.
-    #[error(transparent)]
-    Forbidden(#[from] Forbidden),
-    /// The URL is `https://`, and there are no root certificates.
-    #[error(transparent)]
-    NoRoots(#[from] NoRoots),
-    /// The URL has no host.
-    #[error("the URL has no host")]
-    NoHost,
-    /// The response was not complete in time. The server may have acted on the request.
-    #[error("no response within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    /// No connection could be established: the server has not seen the request.
-    #[error("cannot connect: {}", root_cause(.0))]
-    Connect(#[source] hyper_util::client::legacy::Error),
-    /// The connection failed before the response. The server may have acted on the request.
-    #[error("no response: {}", root_cause(.0))]
-    Request(#[source] hyper_util::client::legacy::Error),
-    /// The connection failed while the response body was read.
-    #[error("the response was cut off: {0}")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The response body exceeds [`Options::max_body_bytes`].
-    #[error("the response ({status}) has more than {max} bytes")]
-    TooLarge {
-        /// The status of the response.
-        status: StatusCode,
-        /// The limit, in bytes.
-        max: usize,
-    },
-}
-
-impl RequestError {
-    /// Whether the request never reached the server, so that the server cannot have acted on it.
-    pub fn not_sent(&self) -> bool {
-        matches!(
-            self,
-            Self::Forbidden(_) | Self::NoRoots(_) | Self::NoHost | Self::Connect(_)
-        )
-    }
-}
-
-/// The message of the root cause: hyper's outer errors add no information.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
 /// An HTTP/1.1 client, with and without TLS, and with a connection pool. Redirects are returned as responses and never followed. Cheap
 /// to clone; clones share the pool.
 #[derive(Clone)]
 pub struct Client {
-    plain: Pool<HttpConnector<Resolver>, Full<Bytes>>,
-    tls: Result<Pool<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>, NoRoots>,
+    plain: Pool<HttpConnector<Resolver>>,
+    tls: Result<Pool<HttpsConnector<HttpConnector<Resolver>>>, NoRoots>,
     options: Options,
 }
 
@@ -113,13 +50,10 @@ impl Client {
         let mut connector = HttpConnector::new_with_resolver(Resolver(options.reach.clone()));
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(options.connect_timeout));
-        let mut pool = Pool::builder(TokioExecutor::new());
-        pool.pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30));
-        let plain = pool.build(connector.clone());
+        let plain = Pool::new(connector.clone());
         connector.enforce_http(false);
         let tls = match HttpsConnectorBuilder::new().with_native_roots() {
-            Ok(builder) => Ok(pool.build(
+            Ok(builder) => Ok(Pool::new(
                 builder
                     .https_only()
                     .enable_http1()
@@ -168,49 +102,14 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, RequestError> {
-        let request = request.map(Full::new);
-        let response = if request.uri().scheme() == Some(&Scheme::HTTPS) {
-            let tls = self.tls.as_ref().map_err(Clone::clone)?;
-            tls.request(request).await
-        } else {
-            self.plain.request(request).await
-        };
-        let (head, body) = response.map_err(request_error)?.into_parts();
         let max = self.options.max_body_bytes;
-        let body = Limited::new(body, max).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                RequestError::TooLarge {
-                    status: head.status,
-                    max,
-                }
-            } else {
-                RequestError::Body(error)
-            }
-        })?;
-        Ok(Response::from_parts(head, body.to_bytes()))
-    }
-}
-
-fn request_error(error: hyper_util::client::legacy::Error) -> RequestError {
-    if !error.is_connect() {
-        return RequestError::Request(error);
-    }
-    let mut cause: &dyn std::error::Error = &error;
-    loop {
-        if let Some(forbidden) = forbidden(cause) {
-            return RequestError::Forbidden(forbidden.clone());
-        }
-        match cause.source() {
-            Some(inner) => cause = inner,
-            None => return RequestError::Connect(error),
+        if request.uri().scheme() == Some(&Scheme::HTTPS) {
+            let tls = self.tls.as_ref().map_err(Clone::clone)?;
+            tls.send(request, max).await
+        } else {
+            self.plain.send(request, max).await
         }
     }
-}
-
-/// The resolver's refusal, which reaches us wrapped in an I/O error.
-fn forbidden<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e Forbidden> {
-    let io: &io::Error = cause.downcast_ref()?;
-    io.get_ref()?.downcast_ref()
 }
 
 /// Resolves names with the system's resolver, and drops the addresses that may not be reached.
@@ -250,12 +149,14 @@ impl Service<Name> for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
     };
 
-    use super::*;
+    use super::{super::Forbidden, *};
 
     fn client(reach: Reach) -> Client {
         Client::new(Options {
@@ -323,6 +224,94 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(response.status(), 302);
+    }
+
+    /// Starts a server that answers `per_connection` requests of each connection with their first line and `Host`, and then closes it
+    /// without saying so; returns its port, and how many connections it has accepted.
+    async fn echo(per_connection: usize) -> (u16, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    for _ in 0..per_connection {
+                        let mut head = Vec::new();
+                        while !head.ends_with(b"\r\n\r\n") {
+                            let mut byte = [0];
+                            if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+                                return;
+                            }
+                            head.push(byte[0]);
+                        }
+                        let head = String::from_utf8(head).unwrap();
+                        let lines = head.lines();
+                        let wanted =
+                            lines.filter(|l| l.starts_with("GET") || l.starts_with("host"));
+                        let text: Vec<_> = wanted.collect();
+                        let text = text.join("|");
+                        let length = text.len();
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{text}");
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        (port, accepted)
+    }
+
+    fn roomy() -> Client {
+        let mut options = client(Reach::Configured).options;
+        options.max_body_bytes = 1024;
+        Client::new(options)
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_and_targets_are_paths() {
+        let ((port, accepted), client) = (echo(100).await, roomy());
+        for path in ["/", "/a/b?c=d", ""] {
+            let url = format!("http://127.0.0.1:{port}{path}");
+            let body = get(&client, &url).await.unwrap().into_body();
+            let target = if path.is_empty() { "/" } else { path };
+            let expected = format!("GET {target} HTTP/1.1|host: 127.0.0.1:{port}");
+            assert_eq!(body, expected.as_bytes());
+        }
+        assert_eq!(accepted.load(Ordering::Relaxed), 1);
+        // As many as there are requests at a time.
+        let url = format!("http://127.0.0.1:{port}/");
+        let all = futures_util::future::join_all((0..20).map(|_| get(&client, &url))).await;
+        assert!(all.iter().all(Result::is_ok));
+        assert!(accepted.load(Ordering::Relaxed) <= 20);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_server_has_closed_is_replaced() {
+        let ((port, accepted), client) = (echo(2).await, roomy());
+        let url = format!("http://127.0.0.1:{port}/");
+        for n in 1..=6 {
+            let response = get(&client, &url).await;
+            assert!(response.is_ok(), "{n}: {response:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(accepted.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_response_was_not_read_to_its_end_is_not_used_again() {
+        let ((port, accepted), narrow) = (echo(100).await, client(Reach::Configured));
+        let url = format!("http://127.0.0.1:{port}/");
+        for _ in 0..2 {
+            let error = get(&narrow, &url).await;
+            assert!(
+                matches!(error, Err(RequestError::TooLarge { .. })),
+                "{error:?}"
+            );
+        }
+        assert_eq!(accepted.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -5,10 +5,13 @@
 
 mod client;
 mod endpoint;
+mod error;
+mod pool;
 mod reach;
 mod signature;
 
-pub use client::{Client, NoRoots, Options, RequestError};
+pub use client::{Client, Options};
 pub use endpoint::{Endpoint, EndpointError};
+pub use error::{NoRoots, RequestError};
 pub use reach::{Forbidden, Reach};
 pub use signature::{NoSecret, SIGNATURE_HEADERS, SigningKey};
